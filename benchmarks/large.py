@@ -49,8 +49,8 @@ def main() -> None:
             seconds = time.perf_counter() - began
             peak = memory(process_id, "VmHWM")
         stored = sum(path.stat().st_size for path in Path(temporary).rglob("*.dcm"))
-    told = " and ".join(f"0x{status:04X}" for status in sorted(statuses))
-    print(f"status {told}, {stored} bytes at rest, {seconds:.1f} s, {stored / seconds / 1e6:.0f} MB/s")
+    reported = " and ".join(f"0x{status:04X}" for status in sorted(statuses))
+    print(f"status {reported}, {stored} bytes at rest, {seconds:.1f} s, {stored / seconds / 1e6:.0f} MB/s")
     print(f"memory of the node: {before} MB before, {peak} MB at its peak")
 
 

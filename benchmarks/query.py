@@ -264,10 +264,10 @@ def ask_while_receiving(port: int, web: str) -> None:
             sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             time.sleep(2.0)  # until it sends
         with httpx.Client(base_url=web, timeout=60) as client:
-            told = [f"{what} {median_ms(partial(qido, client, QUERIES[what]))[0]:.0f} ms" for what in PACED_QUERIES]
-            told.append(f"first page {median_ms(lambda: qido(client, {'limit': '100'}))[0]:.0f} ms")
+            reported = [f"{what} {median_ms(partial(qido, client, QUERIES[what]))[0]:.0f} ms" for what in PACED_QUERIES]
+            reported.append(f"first page {median_ms(lambda: qido(client, {'limit': '100'}))[0]:.0f} ms")
         received = sender.communicate()[0].strip() if sender is not None else "nothing"
-        print(f"QIDO-RS while receiving {received}: {', '.join(told)}")
+        print(f"QIDO-RS while receiving {received}: {', '.join(reported)}")
 
 
 def find_again_and_again(port: int) -> subprocess.Popen[bytes]:

@@ -174,8 +174,10 @@ def main(root: Path, *, is_in_postgresql: bool) -> None:
                 while sender.poll() is None:
                     times += [asked(client, {"words": part}) for part in typed("schröder, anna")]
                 assert sender.stdout is not None
-                told = sender.stdout.read().strip()
-            print(f"while receiving {told}: median {sorted(times)[len(times) // 2]:.0f} ms, worst {max(times):.0f} ms")
+                reported = sender.stdout.read().strip()
+            print(
+                f"while receiving {reported}: median {sorted(times)[len(times) // 2]:.0f} ms, worst {max(times):.0f} ms"
+            )
 
 
 def asked_badges(client: httpx.Client) -> float:

@@ -2,9 +2,9 @@
 
     acknowledged/00000000.ledger ...    segments of frames, each with a checksum; only ever appended to
 
-A frame names versions of instances that were acknowledged, or what is no longer owed: a study, a series or an instance
-that was deleted or written off, or a version whose place another one took. A version is a SOP Instance UID with a
-digest; the digest alone names it, because the data set has the UID. Entries are numbered from 0; what is no longer owed
+A frame names versions of instances that were acknowledged, or writes off: a study, a series or an instance that was
+deleted or given up, or a version that another one replaced. A version is a SOP Instance UID with a
+digest; the digest alone names it, because the data set has the UID. Entries are numbered from 0; a write-off
 covers the entries before a number. A full segment is sealed: its last frame has the SHA-256 of what is before it. The
 first frame of a segment has the number of its first entry, so that a segment that is gone or damaged leaves the numbers
 of the others as they are.
@@ -45,7 +45,7 @@ MAX_BEGIN_BYTES = 512
 """A segment without a whole frame that is larger than its first one is damaged rather than torn."""
 
 _HEAD = struct.Struct(">2sII")  # kind, bytes of the body, CRC-32 of kind and body
-_BEGIN, _NAMES, _SETTLED, _SEAL, _MENDED = b"VB", b"VA", b"VS", b"VE", b"VM"
+_BEGIN, _NAMES, _WRITTEN_OFF, _SEAL, _REPAIRED = b"VB", b"VA", b"VS", b"VE", b"VM"
 _KINDS = re.compile(rb"V[BASEM]")
 _NAME = re.compile(r"\d{8}\.ledger")
 
@@ -82,17 +82,17 @@ class LedgerPosition:
         return cls(identity, int(entries))
 
 
-class Settlement(NamedTuple):
-    """What a ledger says of a UID: the entries before a number are no longer owed, and when the last deletion that said
-    so was ordered; None: they were written off."""
+class WriteOff(NamedTuple):
+    """The entries of a UID before a number are written off. `ordered_at`: when the last deletion of it was ordered;
+    None if a person gave the instances up."""
 
     before: int
     ordered_at: str | None = None  # ISO 8601, in UTC
 
 
-NOT_SETTLED = Settlement(0)
+NOT_WRITTEN_OFF = WriteOff(0)
 
-Settlements = Mapping[tuple[str, str], Settlement]
+WriteOffs = Mapping[tuple[str, str], WriteOff]
 """By level and UID."""
 
 
@@ -136,30 +136,30 @@ class Ledger:
     def append(self, instances: Sequence[Acknowledged], superseded: Sequence[str] = ()) -> None:
         """Add instances; durable when this returns.
 
-        `superseded`: digests of the versions whose place these took, and which are no longer owed.
+        `superseded`: digests of the versions that these replace, which are written off.
 
         Raises OSError if the disk is full or fails: a part of it may be there, and the same may be appended again.
         """
         if instances:
             self._append(_NAMES, _encoded(instances), len(instances))
         if superseded:
-            self.settle("version", superseded, self.position.entries)
+            self.write_off("version", superseded, self.position.entries)
 
-    def note_mended(self, names: Sequence[str]) -> None:
+    def note_repaired(self, names: Sequence[str]) -> None:
         """Note durably that what these damaged segments named was added again, as far as it is known.
 
         Raises OSError if the disk is full or fails.
         """
-        self._append(_MENDED, _json(list(names)), 0)
+        self._append(_REPAIRED, _json(list(names)), 0)
 
-    def settle(self, level: Level, uids: Sequence[str], before: int, ordered_at: dt.datetime | None = None) -> None:
-        """Note durably that the entries before a number are no longer owed if they are of these.
+    def write_off(self, level: Level, uids: Sequence[str], before: int, ordered_at: dt.datetime | None = None) -> None:
+        """Write off the entries of these UIDs before a number, durably.
 
         `ordered_at`: when the deletion was ordered that removed them; see `node.index.nouns.lost.absent`.
 
         Raises OSError if the disk is full or fails.
         """
-        self._append(_SETTLED, _json([level, list(uids), before, ordered_at and ordered_at.isoformat()]), 0)
+        self._append(_WRITTEN_OFF, _json([level, list(uids), before, ordered_at and ordered_at.isoformat()]), 0)
 
     def keep_torn(self) -> bool:
         """Keep a torn end that no crash explains, and go on in another segment; return whether there is one.
@@ -210,9 +210,11 @@ class Ledger:
         segment = ReadSegment(self._folder / f"{number:08d}.ledger")
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
-        if before is not None and before.torn:  # how many entries are lost is unknown: no new one is settled already
-            settled = settlements(self._folder.parent).values()
-            segment.first = max(segment.first, *(settlement.before for settlement in settled), 0)
+        if (
+            before is not None and before.torn
+        ):  # how many entries are lost is unknown: no new one is written off already
+            written_off = write_offs(self._folder.parent).values()
+            segment.first = max(segment.first, *(write_off.before for write_off in written_off), 0)
         self._write(segment, _BEGIN, _json([VERSION, segment.identity, segment.first]))
         sync_folder(self._folder)
         reached("ledger-begun")
@@ -263,32 +265,32 @@ def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged
             number += len(some)
 
 
-def settlements(root: Path, since: int = 0) -> Settlements:
-    """Return up to which entry nothing is owed, by level and UID, as far as it can concern entries from `since` on.
+def write_offs(root: Path, since: int = 0) -> WriteOffs:
+    """Return the write-offs by level and UID that can concern entries from `since` on.
 
     Raises OSError if the disk fails.
     """
-    found: dict[tuple[str, str], Settlement] = {}
+    found: dict[tuple[str, str], WriteOff] = {}
 
     def take(kind: bytes, body: bytes) -> None:
-        if kind == _SETTLED:
+        if kind == _WRITTEN_OFF:
             level, uids, before, ordered_at = json.loads(body)
             for uid in uids:
-                known = found.get((level, uid), NOT_SETTLED)
+                known = found.get((level, uid), NOT_WRITTEN_OFF)
                 moments = [moment for moment in (known.ordered_at, ordered_at) if moment is not None]
-                found[level, uid] = Settlement(max(before, known.before), max(moments, default=None))
+                found[level, uid] = WriteOff(max(before, known.before), max(moments, default=None))
 
     paths = segments(root / FOLDER)
     behind = _behind(paths, since)
-    for path in paths[max(0, len(paths) - len(behind) - 1) :]:  # a deletion may be told just before what came behind it
+    for path in paths[max(0, len(paths) - len(behind) - 1) :]:  # a write-off may stand just before later entries
         read_segment(path, take)
     return found
 
 
-def is_settled(one: Acknowledged, number: int, found: Settlements) -> bool:
-    """Return whether an entry is no longer owed."""
+def is_written_off(one: Acknowledged, number: int, found: WriteOffs) -> bool:
+    """Return whether an entry is written off."""
     uids = ("instance", one.sop_instance_uid), ("series", one.series_instance_uid), ("study", one.study_instance_uid)
-    return any(number < found.get(key, NOT_SETTLED).before for key in (*uids, ("version", one.sha256)))
+    return any(number < found.get(key, NOT_WRITTEN_OFF).before for key in (*uids, ("version", one.sha256)))
 
 
 def problems(root: Path) -> Iterator[tuple[Path, str]]:
@@ -297,14 +299,14 @@ def problems(root: Path) -> Iterator[tuple[Path, str]]:
     Raises OSError if the disk fails.
     """
     paths = segments(root / FOLDER)
-    mended: set[str] = set()
-    yield from ((path, problem) for path, problem in list(_problems(paths, mended)) if path.name not in mended)
+    repaired: set[str] = set()
+    yield from ((path, problem) for path, problem in list(_problems(paths, repaired)) if path.name not in repaired)
 
 
-def _problems(paths: Sequence[Path], mended: set[str]) -> Iterator[tuple[Path, str]]:
+def _problems(paths: Sequence[Path], repaired: set[str]) -> Iterator[tuple[Path, str]]:
     def take(kind: bytes, body: bytes) -> None:
-        if kind == _MENDED:
-            mended.update(json.loads(body))
+        if kind == _REPAIRED:
+            repaired.update(json.loads(body))
 
     known: int | None = 0
     for path in paths:
@@ -355,7 +357,7 @@ def read_segment(path: Path, take: Any) -> ReadSegment:
                 segment.problem = "it is not as it was sealed"
         take(kind, body)
         segment.whole += _HEAD.size + len(body)
-    if content[segment.whole : segment.whole + 2] not in (_SETTLED, _MENDED):
+    if content[segment.whole : segment.whole + 2] not in (_WRITTEN_OFF, _REPAIRED):
         segment.torn = len(content) - segment.whole
     if segment.whole < len(content) and segment.problem is None and segment.is_sealed:
         segment.problem = f"it has {len(content) - segment.whole} bytes behind its seal"

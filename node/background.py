@@ -128,13 +128,13 @@ class BackgroundService(ABC):
 
     Attributes
     ----------
-    turn : str or None
-        What only one host does at a time, and this service does with it; None: each host does it.
+    lease : str or None
+        The lease that a host needs for the work of this service; None: every host does it.
     max_pause_seconds : float
         Longest pause after failures.
     """
 
-    turn: str | None = None
+    lease: str | None = None
     max_pause_seconds = MAX_PAUSE_SECONDS
 
     def __init__(self, name: str) -> None:

@@ -444,7 +444,7 @@ def _with_reported(verdict: Completeness, reported: Reported) -> Completeness:
 
     Its word decides with a second source. A list names what is not here. As many as are here are complete, and cast
     doubt on missing numbers and on counts in headers, but on no gap in space. A count alone that is greater makes a
-    series suspect, and one that is smaller is only told: a sender may have deleted what it has sent.
+    series suspect, and one that is smaller is only reported: a sender may have deleted what it has sent.
     """
     received, has = verdict.received, reported.instances
     if reported.received != received or verdict.rule in (ACKNOWLEDGED, "mpps"):

@@ -22,7 +22,7 @@ RECEIVING = (
     "file-written",
     "rows-written",
     "rows-committed",
-    "batch-settled",
+    "batch-cleared",
     "ledger-written",
     "ledger-synced",
     "journal-freed",
@@ -32,11 +32,11 @@ RECEIVING = (
 """Steps of receiving, in order: instances are answered after ``record-synced``, releases after ``release-recorded``."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
-JUDGING = ("sidecars-noted", "sidecar-written", "sidecars-renamed", "sidecars-told")
+JUDGING = ("sidecars-noted", "sidecar-written", "sidecars-renamed", "sidecars-done")
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
-DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-settled")
-ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-told")
-LISTING = ("ledger-begun", "write-off-settled")
+DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-noted")
+ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-certified")
+LISTING = ("ledger-begun", "write-off-noted")
 TRASH = ("restore-begun", "restore-indexed", "trash-emptied")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")

@@ -19,7 +19,7 @@ MAX_AGE_SECONDS = 15.0
 
 
 def write_counters(
-    counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str], told: Mapping[str, Any] | None = None
+    counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str], facts: Mapping[str, Any] | None = None
 ) -> None:
     """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
 
@@ -29,14 +29,14 @@ def write_counters(
         What `node.metrics.Metrics.snapshot` returns.
     reasons : mapping of str to str
         Why the node is not ready, by part.
-    told : mapping or None
+    facts : mapping or None
         What commands cannot know from their own settings: those of the node may be others.
     """
     content = {
         "at": dt.datetime.now(dt.UTC).isoformat(),
         "reasons": dict(reasons),
         "counters": dict(counters),
-        **(told or {}),
+        **(facts or {}),
     }
     text = json.dumps(content).encode()
     part = root / f"{LIVE_FILE}.part"
@@ -68,7 +68,7 @@ def read_counters(root: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and what else it told.
+        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and the facts.
     """
     try:
         content = json.loads((root / LIVE_FILE).read_bytes())

@@ -210,8 +210,8 @@ def keep_newest() -> None:
 
 def newest() -> list[dict[str, Any]]:
     """Return the newest lines of this process, at most `KEPT_LINES`, the oldest first; none unless they are kept."""
-    kept = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest))
-    return [json.loads(line) for handler in kept for line in tuple(handler.lines)]
+    rings = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest))
+    return [json.loads(line) for handler in rings for line in tuple(handler.lines)]
 
 
 def _ours() -> list[Processor]:

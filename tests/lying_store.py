@@ -51,9 +51,9 @@ class Lying:
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
-                status, told, content = lying.answer(self.command, self.path, headers, body)
+                status, reported, content = lying.answer(self.command, self.path, headers, body)
                 self.send_response(status)
-                for name, value in told.items():
+                for name, value in reported.items():
                     self.send_header(name, value)
                 if self.command != "HEAD":
                     self.send_header("Content-Length", str(len(content)))
@@ -84,16 +84,16 @@ class Lying:
             headers = {name: value for name, value in headers.items() if not name.lower().startswith("x-amz-c")}
         answer = httpx2.request(method, self._store + path, headers=headers, content=body, timeout=60)
         content, kept = answer.content, {"last-modified", "etag", "content-type", "content-range", "accept-ranges"}
-        told = {
+        reported = {
             name: value
             for name, value in answer.headers.items()
             if name.lower() in kept or name.lower().startswith("x-amz-meta")
         }
         if method == "HEAD" and "content-length" in answer.headers:
-            told["Content-Length"] = answer.headers["content-length"]
+            reported["Content-Length"] = answer.headers["content-length"]
         if method == "GET" and answer.status_code == 200 and is_object:
             content = self._read_wrongly(fault, name, content)
-        return answer.status_code, told, content
+        return answer.status_code, reported, content
 
     def _checksums(self, body: bytes) -> Iterator[tuple[str, str]]:
         for name, digest in (("x-amz-checksum-sha256", hashlib.sha256), ("content-md5", hashlib.md5)):

@@ -201,12 +201,12 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
             _serve(order, output, log)
         os.close(output)
         os.close(log)
-        with socket.socket(fileno=connection) as told:
-            told.send(str(child).encode())
+        with socket.socket(fileno=connection) as reported:
+            reported.send(str(child).encode())
             ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
             assert ended is not None
-            told.send(str(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status).encode())
-            told.recv(1)  # ends when nobody can send it a signal any more
+            reported.send(str(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status).encode())
+            reported.recv(1)  # ends when nobody can send it a signal any more
         os.waitpid(child, 0)
         status = 0
     finally:

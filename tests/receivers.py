@@ -67,13 +67,13 @@ class Receiver:
                 with receiver._received:
                     receiver.received.append(one)
                     receiver._received.notify_all()
-                told = answer(one)
-                if told.after is not None:
-                    told.after.wait(60)
-                self.send_response(told.status)
-                for name, value in told.headers:
+                reported = answer(one)
+                if reported.after is not None:
+                    reported.after.wait(60)
+                self.send_response(reported.status)
+                for name, value in reported.headers:
                     self.send_header(name, value)
-                if told.status != 204:
+                if reported.status != 204:
                     self.send_header("content-length", "0")
                 self.end_headers()
 

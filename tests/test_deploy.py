@@ -90,9 +90,9 @@ def test_the_unit_starts_a_command_that_exists(
     unit: configparser.ConfigParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, command, *options = unit["Service"]["ExecStart"].split()
-    told = help_of(command, capsys)
+    said = help_of(command, capsys)
     assert command == "serve"
-    assert [option for option in options if option.startswith("--") and option not in told] == []
+    assert [option for option in options if option.startswith("--") and option not in said] == []
 
 
 def test_the_unit_of_the_proof_starts_a_command_that_exists_as_the_user_of_the_node(
@@ -101,8 +101,8 @@ def test_the_unit_of_the_proof_starts_a_command_that_exists_as_the_user_of_the_n
     proof = configparser.ConfigParser(strict=True, interpolation=None)
     proof.read_string((DEPLOY / "voxelnode-proof.service").read_text(encoding="utf-8"))
     program, command, *options = proof["Service"]["ExecStart"].split()
-    told = help_of(command, capsys)
-    assert [option for option in options if option.startswith("--") and option not in told] == []
+    said = help_of(command, capsys)
+    assert [option for option in options if option.startswith("--") and option not in said] == []
     assert program == unit["Service"]["ExecStart"].split()[0]
     assert proof["Service"]["User"] == unit["Service"]["User"]
     assert {"/var/lib/voxelnode", "/var/lib/voxelnode-proof"} <= set(options)

@@ -214,10 +214,10 @@ def test_every_warning_and_every_reason_is_documented() -> None:
 
 
 def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
-    told = (ROOT / "docs/deidentify.md").read_text(encoding="utf-8")
+    reported = (ROOT / "docs/deidentify.md").read_text(encoding="utf-8")
     for option in (*(f"--retain {option}" for option in RETAIN), *(f"--clean {option}" for option in CLEAN)):
-        assert f"| `{option}` |" in told
-    assert [reason for reason in RefusalReason if f"| `{reason}` |" not in told] == []
+        assert f"| `{option}` |" in reported
+    assert [reason for reason in RefusalReason if f"| `{reason}` |" not in reported] == []
 
 
 def test_every_room_of_the_house_is_on_its_map() -> None:
@@ -295,8 +295,8 @@ def test_every_field_of_a_message_and_every_event_of_hooks_is_documented() -> No
             for title in ("The message", "Events", "Commands")
         )
     )
-    told = {name for event in get_args(HookEvent) for name in sample(event, "X", dt.datetime.now(dt.UTC)).content}
-    assert message == told | {"patient"}
+    reported = {name for event in get_args(HookEvent) for name in sample(event, "X", dt.datetime.now(dt.UTC)).content}
+    assert message == reported | {"patient"}
     assert events == set(get_args(HookEvent))
     assert commands == {f"{{{name}}}" for name in PLACEHOLDERS}
 

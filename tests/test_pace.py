@@ -77,7 +77,7 @@ SHARED = '@pytest.mark.parametrize("shared", [{}], indirect=True)\ndef test_it(s
 
 
 @pytest.mark.parametrize(
-    ("test", "found", "told"),
+    ("test", "found", "reported"),
     [
         (
             "def test_it(): wait(6)",
@@ -102,9 +102,9 @@ SHARED = '@pytest.mark.parametrize("shared", [{}], indirect=True)\ndef test_it(s
         ("def test_it():\n    wait(6)\n    assert 2 == 3", "failed", "assert 2 == 3"),
     ],
 )
-def test_only_what_a_test_would_take_on_an_idle_machine_counts(outcome, test: str, found: str, told: str) -> None:
+def test_only_what_a_test_would_take_on_an_idle_machine_counts(outcome, test: str, found: str, reported: str) -> None:
     what, text = outcome(test)
-    assert (what, told in text) == (found, True)
+    assert (what, reported in text) == (found, True)
     assert ("idle machine" in text) == (found == "failed" and "assert" not in test)  # a test that fails says why
 
 

@@ -11,7 +11,7 @@ CONFTEST += "    config.pluginmanager.register(NoSilentSkips())\n"
 
 
 @pytest.mark.parametrize(
-    ("test", "outcomes", "told"),
+    ("test", "outcomes", "reported"),
     [
         ("def test_it(): pytest.skip('no C compiler here')", {"failed": 1}, "no C compiler here, but VOXELNODE"),
         ("@pytest.mark.skipif(True, reason='no peer')\ndef test_it(): pass", {"errors": 1}, "no peer, but"),
@@ -26,11 +26,11 @@ CONFTEST += "    config.pluginmanager.register(NoSilentSkips())\n"
     ],
 )  # fmt: skip
 def test_a_skip_fails_unless_its_reason_is_on_the_list(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, test: str, outcomes: dict[str, int], told: str
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, test: str, outcomes: dict[str, int], reported: str
 ) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(f"import pytest\n{test}")
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     assert result.parseoutcomes() == outcomes
-    assert told in result.stdout.str()
+    assert reported in result.stdout.str()

@@ -116,9 +116,9 @@ def lies(assembly: Assembly, truth: Truth, tolerance_mm: float = 0.05) -> Iterat
     """
     for volume in assembly.volumes:
         if volume.kind is VolumeKind.VOLUME:
-            told = [[_told(voxels) for voxels in time] for time in volume.voxels]
-            yield from _lies_in_time(told)
-            yield from _lies_in_place(volume, told[0], truth, tolerance_mm)
+            reported = [[_told(voxels) for voxels in time] for time in volume.voxels]
+            yield from _lies_in_time(reported)
+            yield from _lies_in_place(volume, reported[0], truth, tolerance_mm)
 
 
 def _told(voxels: NDArray[Any]) -> tuple[int, int, int]:
@@ -127,29 +127,29 @@ def _told(voxels: NDArray[Any]) -> tuple[int, int, int]:
     return int(code) >> 8, int(code) >> 2 & 63, int(code) & 3
 
 
-def _lies_in_time(told: list[list[tuple[int, int, int]]]) -> Iterator[str]:
+def _lies_in_time(reported: list[list[tuple[int, int, int]]]) -> Iterator[str]:
     last = -1
-    for number, planes in enumerate(told):
+    for number, planes in enumerate(reported):
         times, slices, echoes = zip(*planes, strict=True)
         if len(set(times)) > 1:
             yield f"time {number} has slices of times {sorted(set(times))}"
         elif min(times) <= last:
             yield f"time {min(times)} comes after time {last}"
         last = max(times)
-        if slices != tuple(slice_ for _, slice_, _ in told[0]):
+        if slices != tuple(slice_ for _, slice_, _ in reported[0]):
             yield f"slices {slices} of time {number} are not those of the first time"
         if len(set(echoes)) > 1:
             yield f"time {number} mixes echoes"
 
 
 def _lies_in_place(
-    volume: Volume, told: list[tuple[int, int, int]], truth: Truth, tolerance_mm: float
+    volume: Volume, reported: list[tuple[int, int, int]], truth: Truth, tolerance_mm: float
 ) -> Iterator[str]:
     if volume.affine_lps is None:
         yield "the volume has no place"
         return
-    places = volume.affine_lps[:3, 3] + np.arange(len(told))[:, None] * volume.affine_lps[:3, 2]
-    true = np.array([truth.positions[time, slice_] for time, slice_, _ in told])
+    places = volume.affine_lps[:3, 3] + np.arange(len(reported))[:, None] * volume.affine_lps[:3, 2]
+    true = np.array([truth.positions[time, slice_] for time, slice_, _ in reported])
     away_mm = np.linalg.norm(places - true, axis=1).max()
     if away_mm > tolerance_mm:
         yield f"slices are up to {away_mm:.3f} mm away from their place"

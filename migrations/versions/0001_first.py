@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from node.index.engine.backend import backend_of
+from node.index.engine.sharing import FOLLOWED
 from node.index.engine.sql import NO_ID_TWICE, partial_index
-from node.index.engine.turn import FOLLOWED
 
 revision = "0001"
 down_revision = None

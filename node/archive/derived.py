@@ -25,7 +25,7 @@ class Derived:
     def __init__(self, root: Path) -> None:
         self._folder = root / "work" / "derived"
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, int] = OrderedDict()  # bytes by key, the least recently read first
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # bytes by key, the least recently read first
         self._bytes = 0
         self._is_new = True
 
@@ -74,7 +74,7 @@ class Derived:
     def drop(self, key: str) -> None:
         """Remove all that was made of an instance; call it after the file of the instance was removed."""
         with self._lock:
-            self._bytes -= self._kept.pop(key, 0)
+            self._bytes -= self._sizes.pop(key, 0)
         shutil.rmtree(self._of(key), ignore_errors=True)
 
     def _of(self, key: str) -> Path:
@@ -99,14 +99,14 @@ class Derived:
 
     def _note(self, key: str, added: int) -> None:
         with self._lock:
-            if added or key in self._kept:
-                self._kept[key] = self._kept.pop(key, 0) + added
+            if added or key in self._sizes:
+                self._sizes[key] = self._sizes.pop(key, 0) + added
                 self._bytes += added
 
     def _trim(self, max_bytes: int) -> None:
         while True:
             with self._lock:
-                if self._bytes <= max_bytes or not self._kept:
+                if self._bytes <= max_bytes or not self._sizes:
                     return
-                oldest = next(iter(self._kept))
+                oldest = next(iter(self._sizes))
             self.drop(oldest)

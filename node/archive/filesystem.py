@@ -207,7 +207,7 @@ class Archive:
         with self.intake.refusing():
             sync_folder(folder)
 
-    def in_turn(self, files: Sequence[ArchivedFile]) -> LocalFile | None:
+    def read_ahead(self, files: Sequence[ArchivedFile]) -> LocalFile | None:
         """Return what gives files that are asked for in about this order, and fetches those that follow meanwhile."""
         remote = self.remote
         if remote is None:

@@ -97,7 +97,7 @@ class Intake:
         """Return why work that needs room on the disk has to wait, with the remedy; None if it may begin."""
         if self.stopped is not None:
             return self._stopped_for()
-        return self._told(self._lack(self._reserve_bytes, 1.0, self._reserved()))
+        return self._reported(self._lack(self._reserve_bytes, 1.0, self._reserved()))
 
     @property
     def is_short(self) -> bool:
@@ -137,7 +137,7 @@ class Intake:
         rule = f"but {sized(self._low_bytes)} are required (twice [storage] reserve_bytes)"
         lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0, rule)
         self._low = lack is not None
-        return self._told(lack)
+        return self._reported(lack)
 
     def _stopped_for(self) -> str:
         return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
@@ -145,7 +145,7 @@ class Intake:
     def _reserved(self) -> str:
         return f"{sized(self._reserve_bytes)} are kept in reserve ([storage] reserve_bytes)"
 
-    def _told(self, lack: tuple[Path, str] | None) -> str | None:
+    def _reported(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
         return None if lack is None else f"{lack[0]}: {lack[1]}; remove files from its disk, or delete studies"
 
@@ -160,7 +160,7 @@ class Intake:
                 return folder, f"{sized(free)} free, {rule}"
             inodes = space.free_inodes(disk)
             if inodes is not None and inodes < MIN_FREE_INODES * factor:
-                return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk takes no more files"
+                return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk can hold no more files"
         return None
 
     def _look(self) -> None:

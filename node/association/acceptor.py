@@ -186,7 +186,7 @@ class AcceptedAssociation(Association):
         try:
             self._layer.connect()
             while self._layer.state is not State.IDLE:
-                self._turn()
+                self._step()
         except OSError as error:
             self._reports.failed_connection(error)
         except Exception as error:
@@ -197,7 +197,7 @@ class AcceptedAssociation(Association):
             self._reports.ended(self._layer.outcome, is_agreed=self._layer.is_agreed)
             self._admission.closed(self.connection)
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         """Do one thing: act on a deadline, process bytes from the buffer, or read."""
         try:
             if self._is_due():

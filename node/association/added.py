@@ -1,4 +1,4 @@
-"""What extensions run in a node that receives, and the parts of the node that they are given."""
+"""Services of extensions in a node that receives, and the parts of the node that they get."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Operate = Callable[["Operation"], None]
 
 
 class Listening(Protocol):
-    """Something that peers send to, beside DICOM and HTTP."""
+    """A listener beside DICOM and HTTP."""
 
     thread: SupervisedThread
 
@@ -48,7 +48,7 @@ class Listening(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What an extension runs in a node that receives.
+    """The services of an extension in a node that receives.
 
     Attributes
     ----------
@@ -72,8 +72,7 @@ class Running:
 class Parts:
     """The parts of a node that an extension may use.
 
-    `ingest` has the archive, the index and the clock. `on_refusal` lets people hear of what was refused, and must not
-    block.
+    `ingest` has the archive, the index and the clock. `on_refusal` reports a refusal to people, and must not block.
     """
 
     settings: Settings

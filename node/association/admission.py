@@ -181,7 +181,7 @@ class Admission:
         return frozenset(verb for peer in _matching(peers, address, requested).values() for verb in peer.may)
 
     def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
-        """Return what an application entity sees of the index, by all its names in [peers]; None: all of it."""
+        """Return the scope of an application entity, by all its names in [peers]; None: the whole index."""
         peers = _matching(self._peers(), address, requested).values()
         projects = {project for peer in peers for project in peer.projects}
         if not projects or any(not peer.projects and set(peer.may) & {"query", "retrieve"} for peer in peers):

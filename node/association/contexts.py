@@ -124,7 +124,7 @@ def negotiated(proposal: Proposal) -> Negotiated:
 
 
 def _supported(proposed: PresentationContext, proposal: Proposal) -> list[PresentationContext]:
-    """Return what the node supports of a proposed context: one transfer syntax, and the roles of the requestor."""
+    """Return the supported part of a proposed context: one transfer syntax, and the roles of the requestor."""
     syntax = str(proposed.abstract_syntax)
     if syntax not in proposal.verbs and not is_storage_class(syntax):
         return []

@@ -52,7 +52,7 @@ OTHER_PROTOCOLS = (
     ("HL7", (b"\x0bMSH",), "send it to [worklist] hl7_port"),
     ("SSH", (b"SSH-",), "correct the port of the client"),
 )
-"""What clients speak that are at the wrong port: its name, how it begins, and the remedy."""
+"""Other protocols of clients at the wrong port: name, first bytes, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Listener:
             (N_EVENT_REPORT_RQ, STORAGE_COMMITMENT): partial(serve_n_event_report, service=commitments),
             **self._added.operations,
         }
-        """What serves requests other than C-ECHO, C-STORE and C-FIND, by command field and SOP class."""
+        """Handlers of requests other than C-ECHO, C-STORE and C-FIND, by command field and SOP class."""
         self.find_service = FindService(ingest.index, settings.dicom.ae_title, audit, self._added.finds)
         self.admission = Admission(settings.dicom, lambda: settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
@@ -152,7 +152,7 @@ class Listener:
         return str(host), self.port
 
     def start_beside(self) -> None:
-        """Start what runs beside the accepting of associations."""
+        """Start the services beside the listener."""
         for service in self.services:
             service.start()
         for listener in self.listeners.values():
@@ -313,7 +313,7 @@ class Listener:
 
 
 def _added(parts: Parts) -> Running:
-    """Return what all extensions run together."""
+    """Return the services of all extensions."""
     services: list[BackgroundService] = []
     listeners: dict[str, Listening] = {}
     finds: dict[str, Find] = {}

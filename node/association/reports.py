@@ -1,4 +1,4 @@
-"""What people hear of an accepted association: lines of the log, refusals, metrics, and its end in the journal."""
+"""Reports of an accepted association: lines of the log, refusals, metrics, and its end in the journal."""
 
 from __future__ import annotations
 

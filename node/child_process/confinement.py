@@ -2,7 +2,7 @@
 
 - ``no_new_privs``: no program that it starts gets more rights.
 - Landlock (Linux 5.13, https://docs.kernel.org/userspace-api/landlock.html): of all files, it reads the program's own
-  and those that it was given, and writes where it was told to.
+  and those that it was given, and writes to the folder that it was given.
 - seccomp: the calls of `node.child_process.system_calls`, and no other.
 - Namespaces (https://man7.org/linux/man-pages/man7/namespaces.7.html): it sees no process but those of its keeper's
   work, and has no network, even where another measure is missing.
@@ -283,5 +283,5 @@ def _capabilities() -> tuple[int, ...]:
 def _drop_capabilities() -> None:
     """Keep the right to open files of other users at most, which a conversion by root needs."""
     effective, permitted, *_ = _capabilities()
-    kept = _CAPABILITIES.pack(effective & _OPENS_ANY_FILE, permitted & _OPENS_ANY_FILE, 0, 0, 0, 0)
-    _libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), kept)  # a filter around the node may refuse it
+    capabilities = _CAPABILITIES.pack(effective & _OPENS_ANY_FILE, permitted & _OPENS_ANY_FILE, 0, 0, 0, 0)
+    _libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), capabilities)  # a filter around the node may refuse it

@@ -317,11 +317,11 @@ def _isolate() -> bool:
     return True
 
 
-def _let_go_of_descriptors(kept: set[int]) -> None:
+def _let_go_of_descriptors(needed: set[int]) -> None:
     """Put ``/dev/null`` in the place of every other descriptor: objects of the keeper that own some may still exist."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if descriptor not in kept:
+        if descriptor not in needed:
             with suppress(OSError):  # that of the listing
                 os.fstat(descriptor)
                 os.dup2(nothing, descriptor, inheritable=False)

@@ -19,7 +19,7 @@ from node.index.database.reading import reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
-from node.lifecycle.fsck import Finding, examine, mend, require_mounted
+from node.lifecycle.fsck import Finding, examine, repair_findings, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.recovery import (
     Recovered,
@@ -73,7 +73,9 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates
-        return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
+        return repair_findings(
+            findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,9 @@ def drain_journal(settings: Settings) -> Replayed:
         folder = root / JOURNAL_FOLDER
         state = inspect(folder)
         if state.last > state.freed:
-            kept = counted(state.last - state.freed, "instance is", "instances are")
+            left = counted(state.last - state.freed, "instance is", "instances are")
             raise JournalNotEmpty(
-                f"{folder} is kept: {kept} not durable elsewhere; see the log, check the disk, and try again"
+                f"{folder} is kept: {left} not durable elsewhere; see the log, check the disk, and try again"
             )
         for path in (*segment_files(folder), folder / MARK_FILE):  # without its segments a mark means nothing
             path.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def loops(settings: Settings) -> Iterator[str]:
 
 
 def _is_this_machine(host: str, bound: str) -> bool:
-    """Return whether a host is this machine, as far as can be told without a name server."""
+    """Return whether a host is this machine, as far as it shows without a name server."""
     if is_loopback(host) or host in (bound, gethostname()):
         return True
     try:

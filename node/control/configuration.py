@@ -204,13 +204,13 @@ class ConfigurationChanges:
         return gone
 
     def _put(self, new: Configuration, changed: Settings) -> Mapping[str, Any]:
-        told = sorted(_differing(self._settings, changed))
+        names = sorted(_differing(self._settings, changed))
         if changed.log.level != self._settings.log.level:
             set_level(changed.log.level)
         self._settings.put_in_force(changed, changed.loaded_from)
         restart = list(changed.loaded_from.restart)
-        log.info("configuration_in_force", detail=", ".join(told) or "no change", restart=restart)
-        return {"changed": told, "restart": restart}
+        log.info("configuration_in_force", detail=", ".join(names) or "no change", restart=restart)
+        return {"changed": names, "restart": restart}
 
     def _order(self, who: str, what: str, action: AuditAction) -> AuditMessage:
         kind = EventType.SOFTWARE_CONFIGURATION

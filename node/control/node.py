@@ -222,13 +222,13 @@ class Node:
             try:
                 if stop.wait(PUBLISH_SECONDS):
                     return
-                self._tell_that_alive(notify_alive)
+                self._notify_if_alive(notify_alive)
             except Exception as error:
                 if not (is_out_of_memory(error) or isinstance(error, SystemError)):
                     raise
                 sleep(PUBLISH_SECONDS)  # takes no memory, unlike an event
 
-    def _tell_that_alive(self, notify_alive: Callable[[], None]) -> None:
+    def _notify_if_alive(self, notify_alive: Callable[[], None]) -> None:
         ended = [name for name, is_alive in self._alive().items() if not is_alive()]
         if not ended:
             notify_alive()
@@ -270,7 +270,7 @@ class Node:
 
     def _hand_over(self, membership: Any) -> None:
         """Claim nothing more, and let other hosts do what this one does alone; then wait until balancers know."""
-        services = {service.turn: service for service in self.services if service.turn is not None}
+        services = {service.lease: service for service in self.services if service.lease is not None}
         if self._worker is not None:
             services["housekeeping"] = self._worker
         for service in services.values():
@@ -378,8 +378,8 @@ class Node:
         self._reasons = reasons
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
-        told = {"port": self.listener.port if self._receives else None, "acknowledge": self._settings.acknowledge}
-        write_counters(self._repository.metrics.snapshot(), self._root, reasons, told)
+        facts = {"port": self.listener.port if self._receives else None, "acknowledge": self._settings.acknowledge}
+        write_counters(self._repository.metrics.snapshot(), self._root, reasons, facts)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not self._serves_web:
@@ -408,7 +408,7 @@ class Node:
     def _join(self, settings: Settings, repository: Repository) -> Any:
         """Return what makes this host one of several; None: the index has one host."""
         index = repository.index
-        if index.turn.host is None:
+        if index.sharing.host is None:
             return None
         subscribers = [str(worker.lane) for worker in (*self._notifier.workers, *self._router.workers)]
         interrupt = self._worker.interrupt if self._worker is not None else lambda: None
@@ -423,7 +423,7 @@ class Node:
         self._repository.audit.note(message)
 
     def _alert(self, refused: Refused) -> None:
-        """Note what a sender was told, and record in the audit log who was rejected (PS3.15 A.5.3.11)."""
+        """Note the refusal of a sender, and record in the audit log who was rejected (PS3.15 A.5.3.11)."""
         if refused.calling_ae_title:
             heard, word = self._repository.metrics.last_words.heard, f"{refused.what} refused: {refused.rule}"
             heard(refused.calling_ae_title, refused.peer, word, dt.datetime.now(dt.UTC))
@@ -437,7 +437,7 @@ class Node:
 
 def _note_open(index: Index, metrics: Metrics) -> None:
     """Note for the charts how many series are open."""
-    with suppress(IndexUnusable):  # told by `reasons_not_ready`
+    with suppress(IndexUnusable):  # `reasons_not_ready` reports it
         metrics.last_hour.waiting(index.series.count_open())
 
 

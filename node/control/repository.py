@@ -84,7 +84,7 @@ class Repository:
         keep_private()
         make_folder(root)
         if others_may(root):
-            log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --mend` closes it")
+            log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --repair` closes it")
         if (problem := lock_problem(root)) is not None:
             raise LocksUnusable(
                 f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
@@ -101,7 +101,7 @@ class Repository:
             raise
 
     def _open(self, root: Path, settings: Settings, previous: OldIndex | None, *, new_index: bool) -> None:
-        """Make the parts of the root, settle what the processes before have left, and take instances.
+        """Make the parts of the root, finish the work that earlier processes left, and take instances.
 
         The order of the steps is what a crash relies on; each says what it must come before. If the process dies in one
         of them, the next start begins with the first.
@@ -112,7 +112,7 @@ class Repository:
         is_older, marked = self._mark_missing_if_older()
         self._apply_journal()
         self._compare_files(marked)
-        self._adopt_what_only_files_tell(is_new=new_index, is_older=is_older)
+        self._adopt_from_files(is_new=new_index, is_older=is_older)
         resume_restores(self.archive, self.index, self._quiet_seconds, self.index.now())
         self._take_over_facts(previous)
         self._account_for_acknowledged(previous, is_new=new_index)
@@ -221,7 +221,7 @@ class Repository:
             digests=self.applier.lacks_segments,
         )
 
-    def _adopt_what_only_files_tell(self, *, is_new: bool, is_older: bool) -> None:
+    def _adopt_from_files(self, *, is_new: bool, is_older: bool) -> None:
         """Index what quarantine and the object store have and no row names, after the files of the archive.
 
         A file of the archive comes before another one of its instance.
@@ -288,7 +288,7 @@ class Repository:
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
-        if self.index.turn.holder is not None and not self.journal.freed:  # a host that joins others
+        if self.index.sharing.holder is not None and not self.journal.freed:  # a host that joins others
             return False
         applied = self.index.about.applied(self.journal.identity)
         return applied.journal != self.journal.identity or applied.sequence < self.journal.freed

@@ -39,7 +39,7 @@ OWN = (
     *("SOPInstanceUID", "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient"),
     *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"),
 )
-"""Attributes that tell its series and instances apart."""
+"""Attributes that distinguish its series and instances."""
 
 OWN_IN_GROUPS = ("FrameAcquisitionDateTime", "FrameAcquisitionNumber")
 """The same, of the frames of enhanced images."""
@@ -47,7 +47,7 @@ OWN_IN_GROUPS = ("FrameAcquisitionDateTime", "FrameAcquisitionNumber")
 POSITION_TOLERANCE_MM = 0.05
 
 STEP_SHARE = 0.5
-"""Largest deviation of a step between two volumes from the usual one, as a share of it: none was lost between them."""
+"""Largest deviation of a step from the usual one, as a share of it, if no volume was lost between the two."""
 
 LONE_STEP_SHARE = 0.1
 """The same, of the only step between two volumes, from Repetition Time (0018,0080)."""
@@ -57,7 +57,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class FrameHeader(NamedTuple):
-    """What one frame says; None where it says nothing. `start` in s, on one clock for all."""
+    """The header of one frame; None where it states nothing. `start` in s, on one clock for all."""
 
     instance: bytes
     same: tuple[bytes, ...]
@@ -167,7 +167,7 @@ def find_acquisitions(series: Mapping[Key, Sequence[FrameHeader | None]]) -> lis
 
 
 def _order(headers: Iterable[FrameHeader | None]) -> tuple[float, ...]:
-    """Return by what series are ordered: their numbers, then the first number and the first time of their instances."""
+    """Return the sort key of a series: its number, then the first number and the first time of its instances."""
     return min(
         tuple(math.inf if value is None else value for value in (own.series_number, own.instance_number, own.start))
         for own in headers

@@ -1,4 +1,4 @@
-"""What a converting child answers, as JSON, and what the node believes of it.
+"""The answer of a converting child, as JSON, and its checks in the node.
 
 Whoever made the data may have taken over the child. Its answer is therefore checked against the job and the folder: it
 can describe wrong voxels, but no file elsewhere, and no instance of another series.
@@ -41,7 +41,7 @@ def write_answer(converted: Converted) -> bytes:
 def read_answer(content: bytes, job: ConversionJob) -> Converted:
     """Return the result that a child gave for a job.
 
-    Raises NoAnswer if it is not of the right form, names what does not belong to the job, or the folder holds other
+    Raises NoAnswer if it is not of the right form, names files or instances of another job, or the folder holds other
     files.
     """
     try:

@@ -43,7 +43,7 @@ class ConversionEnds:
     def __init__(self, archive: Archive, index: Index, now: Callable[[], dt.datetime]) -> None:
         self._archive, self._index, self._now = archive, index, now
         self._shortage_logged_at = -inf
-        self._is_lack_told = True  # by the process before, for all that is known
+        self._is_lack_recorded = True  # by the process before, for all that is known
 
     def record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome) -> None:
         """Record volumes or refusals, with their files."""
@@ -114,14 +114,14 @@ class ConversionEnds:
         again = self._index.series.record_crash(claimed, detail, ATTEMPTS, self._now())
         _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
 
-    def tell_lack(self, lack: str | None, moment: dt.datetime, longest_wait: dt.timedelta) -> None:
+    def record_lack(self, lack: str | None, moment: dt.datetime, longest_wait: dt.timedelta) -> None:
         """Have due series tell that they wait for room, once in a while how much there is, and no more if there is."""
-        if lack is None and not self._is_lack_told:
+        if lack is None and not self._is_lack_recorded:
             return
         again = lack is not None and self._log_shortage(lack)
         with suppress(OutOfResources):  # the index lacks room as well: the log tells it
-            self._index.series.tell_lack(lack, moment, longest_wait, again=again)
-            self._is_lack_told = lack is not None
+            self._index.series.record_lack(lack, moment, longest_wait, again=again)
+            self._is_lack_recorded = lack is not None
 
     def _log_shortage(self, why: str) -> bool:
         """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait; return whether that was now."""

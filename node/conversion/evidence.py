@@ -1,8 +1,8 @@
-"""Evidence in the instances and volumes of a series that something of it was not received.
+"""Evidence in the instances and volumes of a series that some instances were not received.
 
-The geometry of what is left often looks whole: of an even stack without every second slice, of a time series without
-one time. Instance Numbers, stated distances and announced counts then tell. Each finding is one fact, with what it says
-is missing; `node.completeness` weighs them.
+The geometry of the rest often looks whole: an even stack without every second slice, a time series without one time.
+Instance Numbers, stated distances and announced counts then show the loss. Each finding is one fact and the missing
+instances; `node.completeness` weighs them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CROWDED = 0.2
 is a whole stack of several that thin."""
 
 MIN_CROWDED = 1 / 3
-"""Least share of the distances of a stack of which that is true: two times make more than half."""
+"""Least share of crowded distances in a stack: two times make more than half."""
 
 IMPLAUSIBLE = 0.05
 """No slices are planned closer than this share of their thickness, not even those of slabs."""
@@ -47,7 +47,7 @@ GAPS: dict[str, str] = {
     WarningKind.MISSING_TIME: "times",
     Reason.INCOMPLETE: "parts of a volume",
 }
-"""Warnings and refusals that show a gap, and what is missing then."""
+"""Warnings and refusals that show a gap, and the missing objects."""
 
 
 def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Evidence]:

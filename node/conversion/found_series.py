@@ -35,7 +35,7 @@ Read = TypeVar("Read")
 
 @dataclass(slots=True)
 class FolderSeries:
-    """The files of one series, and what its first one says of it."""
+    """The files of one series, and its attributes by the first file."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -98,7 +98,7 @@ def joined_series(all_series: list[FolderSeries]) -> list[FolderSeries]:
                 joined=Joined(tuple(series.series_instance_uid for series in parts), acquisition.proof),
             )
             joined |= {id(series): None for series in parts} | {id(parts[0]): first}
-    return [kept for series in all_series if (kept := joined.get(id(series), series)) is not None]
+    return [one for series in all_series if (one := joined.get(id(series), series)) is not None]
 
 
 def _headers_of(series: FolderSeries) -> Iterator[FrameHeader | None]:
@@ -162,7 +162,7 @@ def _attributes(file: MediaFile) -> dict[str, Any]:
 
 
 def _read_head(file: MediaFile, read: Callable[..., Read]) -> Read | None:
-    """Return what `read`, as `read_header`, finds in the beginning of a data set; None if it is damaged."""
+    """Return the result of `read`, such as `read_header`, for the beginning of a data set; None if it is damaged."""
     for size in HEAD_BYTES:
         try:
             with file.open_file() as stream:

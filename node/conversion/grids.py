@@ -1,4 +1,4 @@
-"""The instances of a volume by time and slice, with what their headers say: what evidence is looked for in."""
+"""The instances of a volume by time and slice, with their headers, in which evidence is looked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class InstanceHeader:
-    """Attributes of one instance that say what should lie beside it; None if the data set lacks one."""
+    """Attributes of one instance that announce its neighbours; None if the data set lacks one."""
 
     position: tuple[float, ...] | None
     is_derived: bool

@@ -1,4 +1,4 @@
-"""What the worker does beside conversions: quiet studies, changed verdicts, files of superseded revisions."""
+"""Work beside conversions: quiet studies, changed verdicts, files of superseded revisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.conversion.sidecars import tell_verdict
+from node.conversion.sidecars import write_verdict
 from node.conversion.volume_files import remove_folder
 from node.index.database.index import Index
 
@@ -49,7 +49,7 @@ class Housekeeping:
     def work(self) -> float:
         """Run the tasks that are due; return the seconds until the next one is."""
         moment = monotonic()
-        has_more = self.tell_verdicts()
+        has_more = self.write_verdicts()
         studies_wait = self._studies_at - moment
         if studies_wait <= 0:
             self.find_quiet_studies()
@@ -62,7 +62,7 @@ class Housekeeping:
             self._files_at = moment + FILES_SECONDS
         return 0.0 if has_more else min(self._files_at - moment, studies_wait)
 
-    def tell_verdicts(self) -> bool:
+    def write_verdicts(self) -> bool:
         """Write changed verdicts into sidecars; return whether more are to be written."""
         self._are_sidecars_owed |= self._index.conversions.are_sidecars_owed_since()
         if (moment := monotonic()) >= self._again_at:  # at the start as well: the process before may have left some
@@ -73,7 +73,7 @@ class Housekeeping:
         batch = self._index.conversions.owed_sidecars(BATCH, self._unwritable)
         for owed in batch:
             try:
-                tell_verdict(self._archive, self._index, owed)
+                write_verdict(self._archive, self._index, owed)
             except OSError as error:  # tried again later
                 log.error("verdict_not_written", folder=owed.folder, reason=error.strerror)
                 self._unwritable.add(owed.conversion_id)

@@ -81,7 +81,7 @@ def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) ->
 
 
 def _far_numbers(numbers: Sequence[int]) -> Sequence[int]:
-    """Return the few first or last of ascending numbers if more are missing beside them than there are; else none.
+    """Return the few first or last numbers if the gap beside them is longer than their run; else nothing.
 
     Such numbers, like 99 of a screen shot, count nothing. Where slices were lost, their positions show it.
     """
@@ -96,7 +96,7 @@ def _far_numbers(numbers: Sequence[int]) -> Sequence[int]:
 def _missing_in(places: Mapping[int, str], grids: Sequence[Grid], *, refused: bool) -> Iterator[range]:
     """Yield the missing numbers of one count, without those that the geometry explains.
 
-    `refused`: a stack was refused for planes that share positions: the numbers may tell why.
+    `refused`: a stack was refused for planes that share positions: the numbers may show why.
     """
     numbers = sorted(places)
     if len(numbers) < 2:

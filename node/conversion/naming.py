@@ -1,7 +1,7 @@
 """Names of the files of `voxelnode convert`: a template with tokens, filled from the first instance of a series.
 
-The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name. What
-people write to tell two series apart stays, as far as it can: signs (``+``, ``-``), the star of T2*, all of a text.
+The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name. Text
+by which people distinguish two series stays, as far as it can: signs (``+``, ``-``), the star of T2*, all of a text.
 
 Whatever a sender chose becomes part of a path by `safe_name`, or by `folder_name` if it is a UID, and in no other way.
 """
@@ -41,7 +41,7 @@ TOKENS = {
     "series_uid": "Series Instance UID (0020,000E)",
     "study_uid": "Study Instance UID (0020,000D)",
 }
-"""Each token, and what it stands for."""
+"""Tokens and their meanings."""
 
 COLUMNS = {
     "body_part": "body_part_examined",
@@ -182,7 +182,7 @@ def _text(value: Any) -> str:
 def safe_name(text: str) -> str:
     """Return `text` as a name that every file system takes: no folder, not hidden, not reserved, not too long."""
     spoken = _STAR.sub("star", unicodedata.normalize("NFC", text))
-    name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", "".join(map(_kept, spoken)))).lstrip("-._").rstrip("._")
+    name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", "".join(map(_allowed, spoken)))).lstrip("-._").rstrip("._")
     name = _cut(name, MAX_NAME_BYTES)
     if name.partition(".")[0].casefold() in RESERVED:
         name = f"_{name}"
@@ -190,13 +190,13 @@ def safe_name(text: str) -> str:
 
 
 def folder_name(uid: str) -> str:
-    """Return a UID as the name of a file or a folder: itself, or a digest of what is not digits with dots between."""
+    """Return a UID as the name of a file or a folder: itself, or its digest unless it consists of digits and dots."""
     if is_uid(uid):
         return uid
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _kept(letter: str) -> str:
+def _allowed(letter: str) -> str:
     category = unicodedata.category(letter)
     if category == "Pd" or letter == _MINUS:
         return "-"
@@ -224,7 +224,7 @@ def is_file_of(file_name: str, name: str) -> bool:
 
 
 class TakenNames:
-    """The names of the series of a run. In one folder, none is another's with a suffix of a volume, either."""
+    """The names of the series of a run. In one folder, no name is another one with a suffix of a volume."""
 
     def __init__(self, *, one_folder: bool) -> None:
         self._one_folder = one_folder
@@ -240,7 +240,7 @@ class TakenNames:
         self._beginnings.update(self._beginnings_of(name.casefold()))
 
     def _beginnings_of(self, name: str) -> Iterator[str]:
-        """Yield a name and, in one folder, what it is without the words at its end that may be a suffix."""
+        """Yield a name and, in one folder, its beginnings without final words that may be a suffix."""
         yield name
         while self._one_folder and (found := _LAST_WORD.search(name)):
             name = name[: found.start()]

@@ -1,4 +1,4 @@
-"""What instances of a kind become that are no stacks of slices: the interface of `node.hookspecs.ObjectKind`."""
+"""Conversion of instances that are no stacks of slices: the interface of `node.hookspecs.ObjectKind`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Output:
 
 
 class FileSource(NamedTuple):
-    """An instance of which a file has frames: the number of its stack, its SOP Instance UID, how many frames."""
+    """An instance whose frames are in a file: the number of its stack, its SOP Instance UID, its number of frames."""
 
     stack: int
     sop_instance_uid: str
@@ -85,7 +85,7 @@ class Objects:
         """Keep what is needed of one of them; `files` are its data sets, none if it is not here."""
 
     def evidence(self) -> Sequence[Evidence]:
-        """Return what speaks against completeness, after all instances were read."""
+        """Return the evidence against completeness, after all instances were read."""
         return ()
 
     def volumes(self, stack: int) -> Iterator[Volume]:

@@ -162,20 +162,20 @@ def _chosen(
 
     `join`: series that are one acquisition are one of them.
     """
-    kept, against = [], []
+    wanted, against = [], []
     for series in sorted(all_series, key=lambda series: series.order):
         reason = (chosen or Chosen()).reason_against(series.attributes, series.count)
         if reason is None:
-            kept.append(series)
+            wanted.append(series)
         else:
             against.append((series, reason))
     if join:
-        kept = joined_series(kept)
+        wanted = joined_series(wanted)
     if layout.anonymous:
-        _forget_identifiers([*kept, *(series for series, _ in against)])
+        _forget_identifiers([*wanted, *(series for series, _ in against)])
     left_out += [{**_described(series), "instances": series.count, "reason": reason} for series, reason in against]
-    _name(kept, out, layout)
-    return sorted(kept, key=lambda series: series.order)
+    _name(wanted, out, layout)
+    return sorted(wanted, key=lambda series: series.order)
 
 
 def _name(all_series: Iterable[FolderSeries], out: Path, layout: Layout) -> None:
@@ -252,9 +252,9 @@ def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
     """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
     from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
 
-    kept = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid", "study_date", "study_time"}
+    wanted = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid", "study_date", "study_time"}
     for series in all_series:
-        series.attributes = {name: value for name, value in series.attributes.items() if name in kept}
+        series.attributes = {name: value for name, value in series.attributes.items() if name in wanted}
         if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:
             series.attributes["series_number"] = None
 

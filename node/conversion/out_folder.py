@@ -102,7 +102,7 @@ def _owner_in(sidecar: Path) -> str | None:
 def replace_files(out: Path, name: str, folder: Path | None, layout: Layout) -> None:
     """Put the files in `folder`, if there are any, in the place of those of an earlier conversion of the series.
 
-    In one folder, sidecars come first: they tell a later run whose the other files are.
+    In one folder, sidecars come first: a later run reads in them which series the other files belong to.
     """
     files = sorted(folder.iterdir(), key=lambda file: file.suffix != ".json") if folder else []
     if layout.flat:

@@ -160,7 +160,7 @@ def _assembled(
 def _findings(
     known: Expectation, assembly: Assembly, headers: Mapping[str, InstanceHeader], others: Sequence[Evidence]
 ) -> Findings:
-    """Return what the geometry and the headers of a series tell of its completeness."""
+    """Return the findings on completeness from the geometry and the headers of a series."""
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     reasons = {*(refusal.reason for refusal in assembly.refusals), *(each.reason for each in assembly.exclusions)}
     return Findings(
@@ -289,7 +289,7 @@ class SeriesObjects:
         return tuple(refusal for objects in self._objects.values() for refusal in objects.refusals)
 
     def evidence(self) -> list[Evidence]:
-        """Return what speaks against completeness."""
+        """Return the evidence against completeness."""
         return [finding for objects in self._objects.values() for finding in objects.evidence()]
 
     def write(self, output: Output) -> WrittenObjects:

@@ -1,7 +1,7 @@
 """Child processes that convert: untrusted headers and pixels are decoded there, within limits.
 
 `serve` runs in a child; `Converters` is the node's side. ``voxelnode convert`` imports this module before it starts a
-child, which the rest waits for: what only an answer or a job needs is imported with it.
+child, on which everything waits: modules for answers and jobs are imported with these.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Worker(IndexFollower):
         """Claim due series while a converter is free; return the seconds until the next step."""
         self._follow_clock()
         lack = self._archive.intake.waits_for()
-        self._ends.tell_lack(lack, self._clock.moment, self._longest_wait)
+        self._ends.record_lack(lack, self._clock.moment, self._longest_wait)
         if lack is not None:  # no space for volumes: the series stay due
             return ROOM_SECONDS
         self._record_again()
@@ -150,7 +150,7 @@ class Worker(IndexFollower):
         self._interrupt_lost()
         self._take_over()
         seconds = CLOCK_SECONDS
-        if self._index.turn.has("housekeeping"):
+        if self._index.sharing.has("housekeeping"):
             seconds = min(seconds, self._housekeeping.work())
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
@@ -178,7 +178,7 @@ class Worker(IndexFollower):
             self._index.ahead.require_caught_up()
         except QueryRefused:
             return None
-        if self._index.turn.must_wait(moment):
+        if self._index.sharing.must_wait(moment):
             return None
         self._note_activity()
         return self._index.series.claim_due(moment, self._longest_wait)
@@ -240,8 +240,8 @@ class Worker(IndexFollower):
         if claimed.current is not None and claimed.current.holds_lost:
             return partial(self._ends.record_lost, claimed)
         try:
-            if (kept := self._ends.made_of_lost(claimed)) is not None:
-                return partial(self._ends.record_lost, claimed, f"; {kept} was made of them, and stays")
+            if (remains := self._ends.made_of_lost(claimed)) is not None:
+                return partial(self._ends.record_lost, claimed, f"; {remains} was made of them, and stays")
             if is_unchanged(claimed, self._archive, self._options):
                 return partial(self._ends.record_unchanged, claimed)
             outcome = write_volumes(

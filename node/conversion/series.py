@@ -98,7 +98,7 @@ def write_volumes(
         outcome = _outcome(claimed, converted, destination, options, used)
         if archive.remote is not None and converted.files:
             known = {file.path: file.sha256 for file in outcome.files}
-            outcome = replace(outcome, kept=stored_files(folder, str(destination), known))
+            outcome = replace(outcome, revision_files=stored_files(folder, str(destination), known))
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)

@@ -1,4 +1,4 @@
-"""Sidecars of which the verdict has changed since they were written: their `completeness` alone is written again.
+"""Write `completeness` of sidecars again if the verdict has changed since.
 
 A changed verdict converts nothing. The commit that changes it notes in the row of the conversion that its sidecars are
 owed; then, of each sidecar:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from node.index.nouns.records import OwedSidecars
 
 _LINE = b'  "completeness": '
-"""How its line begins, of which each sidecar has one at most."""
+"""The beginning of the line of `completeness`; a sidecar has at most one."""
 
 
-def tell_verdict(archive: Archive, index: Index, owed: OwedSidecars) -> None:
+def write_verdict(archive: Archive, index: Index, owed: OwedSidecars) -> None:
     """Write the verdict of a series into its current sidecars, and note that.
 
     Raises OSError if a sidecar cannot be read or written now.
@@ -57,9 +57,9 @@ def tell_verdict(archive: Archive, index: Index, owed: OwedSidecars) -> None:
         if changed:
             archive.sync_folder(archive.path(owed.folder))
             reached("sidecars-renamed")
-    told = [RevisionFile(key, len(content), hashlib.sha256(content).hexdigest()) for key, content in after.items()]
-    index.conversions.settle_sidecars(owed, told)
-    reached("sidecars-told")
+    noted = [RevisionFile(key, len(content), hashlib.sha256(content).hexdigest()) for key, content in after.items()]
+    index.conversions.end_sidecars(owed, noted)
+    reached("sidecars-done")
 
 
 def with_verdict(content: bytes, verdict: Completeness) -> bytes:
@@ -67,8 +67,8 @@ def with_verdict(content: bytes, verdict: Completeness) -> bytes:
     lines = content.split(b"\n")
     for number, line in enumerate(lines):
         if line.startswith(_LINE):
-            told = json.dumps(asdict(verdict), ensure_ascii=False).encode("utf-8", "replace")
-            lines[number] = _LINE + told + (b"," if line.endswith(b",") else b"")
+            encoded = json.dumps(asdict(verdict), ensure_ascii=False).encode("utf-8", "replace")
+            lines[number] = _LINE + encoded + (b"," if line.endswith(b",") else b"")
     return b"\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Names of what a node has of a study, for people: a folder for it, and what the files of each series begin with."""
+"""Names of a study for people: its folder, and the beginning of the names of its files by series."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from node.conversion.naming import TakenNames, numbered, safe_name
 
 VOLUME = "volume"
-"""What the names of the files of a volume begin with in the folder of a revision."""
+"""The beginning of the names of the files of a volume, in the folder of a revision."""
 
 _DATA_FILE = re.compile(rb"(ElementDataFile = )volume[^\n.]*(\.z?raw)")
 
@@ -26,7 +26,7 @@ def modalities_of(series: Sequence[Mapping[str, Any]]) -> str:
 
 
 def study_name(study: Mapping[str, Any], series: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a person calls a study: ``Doe_John_2026-11-20_CT-PT``."""
+    """Return the name of a study for people: ``Doe_John_2026-11-20_CT-PT``."""
     parts = (patient_of(study), study["study_date"], modalities_of(series))
     return safe_name("_".join(str(part) for part in parts if part))
 
@@ -39,7 +39,7 @@ def free_name(name: str, taken: TakenNames) -> str:
 
 
 def ending_of(name: str) -> str:
-    """Return what stands behind the name of its series for a file of a revision."""
+    """Return the ending of the name of a file of a revision, after the name of its series."""
     return name.removeprefix(VOLUME) if name.startswith((f"{VOLUME}.", f"{VOLUME}_")) else f"_{name}"
 
 

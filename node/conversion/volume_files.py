@@ -81,7 +81,7 @@ def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[Revis
 
 def revision_files(root: Path, index: ReadIndex, folder: str) -> list[RevisionFile]:
     """Return the files of a revision by its folder relative to the root, sorted by name; empty if there are none."""
-    if noted := index.volumes.kept_in(folder):
+    if noted := index.volumes.files_in(folder):
         return noted
     with suppress(FileNotFoundError):
         return [
@@ -93,13 +93,13 @@ def revision_files(root: Path, index: ReadIndex, folder: str) -> list[RevisionFi
 
 
 def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
-    """Return what gives files of revisions by their paths relative to the root; it raises an OSError as `local` does.
+    """Return the function that maps paths of revision files to local files; it raises OSError as `local` does.
 
     Without an object store, the file may be missing.
     """
 
     def path_of(path: str) -> Path:
-        file = index.volumes.kept(path)
+        file = index.volumes.file_at(path)
         return root / path if file is None else local(file)
 
     return path_of

@@ -506,20 +506,20 @@ class _Walker:
                 raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
                 self.left = left
-                is_kept = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
+                is_wanted = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
                 self.skip_undefined(tag, begin)
-                if is_kept:
+                if is_wanted:
                     elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
                 at, left = self.at, self.left
                 continue
             stop = at + length
             if tag in wanted and tag not in elements:
                 is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
-                kept = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
-                if kept > end:
+                end_of_value = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
+                if end_of_value > end:
                     self.left = left
                     raise HeaderCut(begin)
-                elements[tag] = bytes(data[at:kept])
+                elements[tag] = bytes(data[at:end_of_value])
             if stop > end:
                 self.left = left
                 raise HeaderCut(stop)

@@ -50,8 +50,8 @@ def once_per_series(*keywords: str) -> Callable[[Function[Arguments, Fact]], Fun
             nonlocal last
             found: tuple[Element | None, ...] = tuple(map(held_elements(ds).get, tags))
             if last is not None and last.found == found and last.arguments == (arguments, named):
-                kept: Fact = last.fact
-                return kept
+                known: Fact = last.fact
+                return known
             elements = [element for element in found if element is not None]
             given = Dataset({element.tag: element for element in elements})
             copy_encoding(ds, given)

@@ -67,7 +67,7 @@ class JournalUnusable(VoxelnodeError):
 
 
 class JournalFull(VoxelnodeError):
-    """The journal is full: what it holds could not be applied in time."""
+    """The journal is full: its records could not be applied in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,11 @@ class Journal:
 
     @property
     def freed(self) -> int:
-        """Number of the last record that is durable elsewhere; 0 if none is."""
+        """Number of the last record that is durable elsewhere, or 0."""
         return self._freed
 
     def replay(self, known: int = 0) -> Iterator[Record | Damage]:
-        """Yield what the processes before have left: every record that was not freed, and the damage between them.
+        """Yield every record that was not freed, and the damage between them.
 
         Must be read to its end before the first `append`. The records stay until they are freed.
 
@@ -248,9 +248,9 @@ class Journal:
             self._failed = error
 
     def problem(self) -> str | None:
-        """Return what is no longer at its path, the folder or a segment; None if all is.
+        """Return which path is missing or replaced, the folder or a segment; None if all are there.
 
-        From then on, no append succeeds. What was acknowledged can still be read, and can be made durable elsewhere.
+        After that, no append succeeds. Acknowledged records can still be read and made durable elsewhere.
         """
         if isinstance(self._failed, SegmentGone):
             return str(self._failed)
@@ -344,8 +344,8 @@ class Journal:
     def prepare(self) -> None:
         """Preallocate ahead of the appends; for the thread that reads, when it has time.
 
-        As much as half of what a segment holds is kept ready behind its end, and a spare segment once it is half
-        full: a journal of little traffic stays small. Want of room is left to the appends to tell.
+        As much as half of what a segment holds is kept ready behind its end, and a spare segment once it is half full:
+        a journal of little traffic stays small. If there is no room, the next append raises.
 
         Raises OSError if the disk fails; no append succeeds any more.
         """
@@ -383,7 +383,7 @@ class Journal:
         cursor : Cursor
             `start` of this journal, or what this method has returned.
         max_records, max_bytes : int
-            At most so many records; no further one once they have so many bytes.
+            Limits: the records of one call, and the bytes after which it returns.
 
         Raises
         ------
@@ -429,7 +429,7 @@ class Journal:
         self._drop_surplus()
 
     def begin_clean(self) -> None:
-        """Overwrite the free segments, and go on in one of them: what was appended before is freed with its segment.
+        """Overwrite the free segments, and continue in one of them: earlier records are freed with their segment.
 
         Raises as `append` does.
         """
@@ -586,7 +586,7 @@ def _locked(folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class JournalState:
-    """What a journal held at one moment. `identity` is empty where no record was ever written."""
+    """The state of a journal at one moment. `identity` is empty where no record was ever written."""
 
     identity: str
     segments: int

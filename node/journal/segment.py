@@ -26,7 +26,7 @@ VERSION = 1
 SEGMENT_MAGIC = b"VOXELJNL"
 RECORD_MAGIC = b"VXJR"
 HEADER_BYTES = 4096
-"""Of a segment; the first record begins behind them."""
+"""Bytes of the header of a segment; the first record follows."""
 
 _SEGMENT = struct.Struct("<8sL16s8sQL")  # magic, version, journal, salt, first sequence number, checksum
 _RECORD = struct.Struct("<4s8sQLQLL")  # magic, salt, sequence number, bytes of facts and payload, two checksums
@@ -100,7 +100,7 @@ def checksum(*parts: bytes) -> int:
 
 
 GROW_BYTES = 4 << 20
-"""By which a segment grows, filled with zeros: to write over them changes no metadata, so that a sync is cheaper."""
+"""Bytes by which a segment grows, filled with zeros: writing over them changes no metadata, so a sync is cheaper."""
 
 MAX_BUFFERS = 512
 """Most buffers of one write; a system allows at least 1024 (IOV_MAX)."""
@@ -108,8 +108,8 @@ MAX_BUFFERS = 512
 _SCAN_BYTES = 1 << 20
 
 _SMALL_READ_BYTES = 16 << 10
-"""Read with the header of a record: a small record takes one system call, at each of which the lock of the interpreter
-changes hands."""
+"""Bytes that are read with the header of a record: a small record takes one system call, and each call releases the
+interpreter lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,14 @@ class Record:
 
 
 class SegmentGone(VoxelnodeError):
-    """The file of a segment was removed, replaced or cut while it was open: what is written to it may be lost."""
+    """The file of a segment was removed, replaced or cut while it was open: bytes written to it may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
     """Records that were written, by their numbers, and can no longer be read; `segment` is the path of their file.
 
-    If a file is missing, or cut, and no later record tells how many it had, `last` is one less than `first`.
+    If a file is missing, or cut, and no later record shows how many it had, `last` is one less than `first`.
     """
 
     first: int
@@ -281,7 +281,7 @@ class Segment:
         """Yield the whole records behind a number; sets `first`, `last` and `end`.
 
         Bytes that are no record are skipped. Behind the last whole record that is usual: the sync of what is there
-        never ended, and nobody was told of it.
+        never ended, and no sender got an answer for it.
         """
         self.first = self.begins_at
         self.last, self.end = self.first - 1, HEADER_BYTES

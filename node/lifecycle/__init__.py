@@ -1,1 +1,1 @@
-"""What happens to stored studies later: uploads to an object store, copies, exports, checks, retention, deletion."""
+"""Later steps of stored studies: uploads to an object store, copies, exports, checks, retention, deletion."""

@@ -1,4 +1,4 @@
-"""Whether the clock can be believed by what deletes by age: its newest time is kept, and what contradicts it is told.
+"""Check the clock before studies are deleted by age: its newest time is stored, and contradictions are reported.
 
 The second source is the time since the machine started (CLOCK_BOOTTIME), which nobody sets. Across a restart of the
 machine there is none: the clock must then be later than it ever was, and not by more than `MAX_ABSENCE`.
@@ -37,7 +37,7 @@ def uptime() -> Uptime:
 def contradiction(last: ClockLook | None, now: dt.datetime, up: Uptime, receipts: Receipts) -> str | None:
     """Return why the clock cannot be believed, or None.
 
-    `last`: the last look that contradicted nothing; None: this is the first. `receipts`: of what was received since.
+    `last`: the last look that contradicted nothing; None: this is the first. `receipts`: of instances since then.
     """
     if last is not None and (jump := _jump(last, now, up)) is not None:
         return jump

@@ -1,7 +1,7 @@
 """Delete a study, a series or an instance: its rows, and every file made from it; its own files, or into the trash.
 
     audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced
-               -> ledger: no longer owed -> finished
+               -> ledger: written off -> finished
 
 Nothing is unlinked before the decision is durable in the audit log and in the index. A deletion is finished when the
 removal of its files is durable. If the process dies in between, the next start finishes the deletion.
@@ -64,8 +64,8 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     OSError
         A file cannot be deleted; the next start of the node tries again.
     """
-    kept = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
-    what = f"delete {plan.level}, {order.reason}{kept}"
+    until = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
+    what = f"delete {plan.level}, {order.reason}{until}"
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {what}"))
     try:
         index.ahead.require_caught_up()  # the terms are about what was acknowledged
@@ -93,12 +93,12 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
 
 
 def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None, now: dt.datetime) -> None:
-    """Remove the files of a committed deletion; the first `listed` entries of the ledger are then no longer owed.
+    """Remove the files of a committed deletion, and write off its UIDs in the first `listed` entries of the ledger.
 
-    If `listed` is None, the entries before the first one that came after the deletion.
+    `listed` is None: in the entries before the first one that came after the deletion.
 
-    What went to the trash is owed no longer from then on, and not again when the trash is emptied: it may have been
-    sent again in between.
+    Instances in the trash are written off when they go there, not when the trash is emptied: they may have been sent
+    again in between.
     """
     unlink(archive, ordered.paths)
     if ordered.went_to_trash:
@@ -107,10 +107,10 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:
         before = listed if listed is not None else _listed_before(archive, index, ordered)
-        archive.acknowledged.settle(ordered.level, [ordered.uid], before, ordered.ordered_at)
+        archive.acknowledged.write_off(ordered.level, [ordered.uid], before, ordered.ordered_at)
         if ordered.versions:
-            archive.acknowledged.settle("version", ordered.versions, before, ordered.ordered_at)
-        reached("deletion-settled")
+            archive.acknowledged.write_off("version", ordered.versions, before, ordered.ordered_at)
+        reached("deletion-noted")
     index.deletions.finish(ordered, now)
 
 
@@ -124,8 +124,8 @@ def _listed_before(archive: Archive, index: Index, ordered: Deletion) -> int:
     for first, some in entries(archive.root):
         its = [(number, one) for number, one in enumerate(some, first) if getattr(one, its_uid) == ordered.uid]
         later = (n for n, one in its if dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at)
-        kept = index.lost.first_kept([one for _, one in its])
-        if found := [*later, *(its[place][0] for place in (kept,) if place is not None)]:
+        first_here = index.lost.first_with_row([one for _, one in its])
+        if found := [*later, *(its[place][0] for place in (first_here,) if place is not None)]:
             return min(found)
     return position
 

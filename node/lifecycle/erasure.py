@@ -4,8 +4,8 @@
                               -> journal and deleted rows overwritten -> certificate in the row
 
 The row says what is still to go, and loses the UIDs before deleted rows are overwritten. If the process dies in
-between, the next start goes on with what the row has. The certificate says what was erased and who may still have it.
-It names no patient: it has digests of UIDs, by which whoever knows a UID finds it.
+between, the next start goes on with the rest in the row. The certificate says what was erased and who may still have
+it. It names no patient: it has digests of UIDs, by which whoever knows a UID finds it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from node.version import __version__
 log = structlog.get_logger()
 
 Object = tuple[Level, str, str]
-"""Level, UID and Study Instance UID of what is to go."""
+"""Level, UID and Study Instance UID of an object to be erased."""
 
 MAX_NAMED = 20
 """Jobs that a certificate names."""
@@ -98,7 +98,7 @@ class Certificate:
 
     @property
     def text(self) -> str:
-        """What people read and sign."""
+        """The text that people read and sign."""
         overwritten = "yes" if self.index_overwritten else "not yet: deleted rows go when their pages are reused"
         lines = [
             "Certificate of erasure",
@@ -136,7 +136,7 @@ class Erasing:
         self._lock = threading.Lock()  # what is resumed is under way in no other thread
 
     def erase(self, objects: Sequence[Object], trash: Sequence[int], order: Order) -> Certificate:
-        """Erase objects that are here, deletions in the trash, and what is left of them anywhere in the root.
+        """Erase objects that are here, deletions in the trash, and all their traces in the root.
 
         The terms of `order` are those of the first object.
 
@@ -234,14 +234,14 @@ class Erasing:
                 self._index.work.report(id, None, erasure, self._index.now())
                 reached("erasure-purged")
             downloads = remove_prepared(self._archive)
-            told = dict(erasure.certificate) | {"downloads": erasure.certificate["downloads"] + downloads}
-            self._index.work.report(id, None, Erasure(certificate=told), self._index.now())  # without UIDs
-            reached("erasure-told")
+            fields = dict(erasure.certificate) | {"downloads": erasure.certificate["downloads"] + downloads}
+            self._index.work.report(id, None, Erasure(certificate=fields), self._index.now())  # without UIDs
+            reached("erasure-certified")
             self._applier.overwrite_applied()
-            told["index_overwritten"] = self._index.overwrite_deleted()
-            told["erased_at"] = f"{self._index.now():%FT%TZ}"
-            self._index.work.record(id, Ended("succeeded", payload=Erasure(certificate=told)), self._index.now())
-        return certificate_of(told)
+            fields["index_overwritten"] = self._index.overwrite_deleted()
+            fields["erased_at"] = f"{self._index.now():%FT%TZ}"
+            self._index.work.record(id, Ended("succeeded", payload=Erasure(certificate=fields)), self._index.now())
+        return certificate_of(fields)
 
     def _empty(self, number: int, who: str) -> None:
         try:
@@ -257,16 +257,16 @@ class Erasing:
         return self._plan_of(what) is not None
 
 
-def certificate_of(told: Mapping[str, Any]) -> Certificate:
+def certificate_of(fields: Mapping[str, Any]) -> Certificate:
     """Return the certificate that a row of the ledger has."""
-    return Certificate(**{**told, "takers": [Taker(**taker) for taker in told["takers"]]})
+    return Certificate(**{**fields, "takers": [Taker(**taker) for taker in fields["takers"]]})
 
 
 def _without_first(erasure: Erasure, purged: int, stay: Iterable[str]) -> Erasure:
-    told = dict(erasure.certificate)
-    told["quarantined"] += purged
-    told["stays"] = [*told["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
-    return Erasure(erasure.objects[1:], erasure.deleted - 1, erasure.trash, told)
+    fields = dict(erasure.certificate)
+    fields["quarantined"] += purged
+    fields["stays"] = [*fields["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
+    return Erasure(erasure.objects[1:], erasure.deleted - 1, erasure.trash, fields)
 
 
 def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[str]) -> tuple[list[Taker], list[str]]:

@@ -1,6 +1,6 @@
 """Compare the journal, rows, files and volumes of a root, and repair the differences.
 
-`examine` changes nothing and may run while a node serves; `mend` requires the lock of the root.
+`examine` changes nothing and may run while a node serves; `repair_findings` requires the lock of the root.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.accounting import mend_ledger, note_lost, unaccounted
+from node.receive.accounting import note_lost, repair_ledger, unaccounted
 from node.receive.quarantine import reasons_of
 from node.receive.recovery import (
     ADOPTED,
@@ -81,14 +81,14 @@ MAX_MISSING_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference; `path` is relative to the root; `mended` is the repair, if any."""
+    """One difference; `path` is relative to the root; `repair` is its outcome, if any."""
 
     kind: Kind
     path: str
     detail: str = ""
     sop_instance_uid: str | None = None
     series: tuple[str, str] | None = None  # Study Instance UID, Series Instance UID
-    mended: str | None = None
+    repair: str | None = None
 
 
 def examine(
@@ -142,9 +142,9 @@ def examine(
 
 
 def require_mounted(root: Path, findings: list[Finding], instances: int) -> None:
-    """Raise if so many of all `instances` lack their file that this is hardly damage; one file alone may always lack.
+    """Raise if too many of all `instances` lack their file for this to be damage; one file may always be missing.
 
-    What quarantine has is not missing: in an archive that is newer than its index, later versions have replaced it.
+    Files in quarantine are not missing: in an archive that is newer than its index, later versions have replaced it.
     """
     keys = [finding.path for finding in findings if finding.kind == "file-missing"]
     missing = sum(not (root / "quarantine" / PurePath(key).name).exists() for key in keys)
@@ -155,7 +155,7 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
         )
 
 
-def mend(
+def repair_findings(
     findings: list[Finding],
     fates: Mapping[str, str],
     archive: Archive,
@@ -165,30 +165,28 @@ def mend(
 ) -> list[Finding]:
     """Repair the findings of `examine`; return them in order, with the repairs.
 
-    * what was acknowledged and is not here is noted; it stays a finding until it comes again or is written off;
-    * records of the journal that waited were applied when the root was opened;
-    * a file without a row gets one, or goes to quarantine if it cannot be read;
-    * a row without a file is marked: the next instance with its UID restores it;
-    * an altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong;
-    * an instance in quarantine that no row names is the missing file of its row, if its digest says so, or is noted;
-    * a series whose volumes are missing or altered is converted again;
-    * folders and objects of volumes that no row names are removed.
+    * a lost instance is noted; it stays a finding until it comes again or is written off; * records of the journal that
+    waited were applied when the root was opened; * a file without a row gets one, or goes to quarantine if it cannot be
+    read; * a row without a file is marked: the next instance with its UID restores it; * an altered file goes to
+    quarantine and its row is marked, unless the digest of the row is what is wrong; * an instance in quarantine that no
+    row names is the missing file of its row, if its digest says so, or is noted; * a series whose volumes are missing
+    or altered is converted again; * folders and objects of volumes that no row names are removed.
 
     `findings`: of `examine`: files without a row come after rows without a file. `fates`: what became of files when the
     root was opened (`node.receive.recovery`).
     """
     damaged = [PurePath(finding.path).name for finding in findings if finding.kind == "ledger-damaged"]
     if damaged:
-        mend_ledger(archive, index, damaged)
+        repair_ledger(archive, index, damaged)
     received = _digests(archive.root, findings)
-    steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
-    mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
+    steps = [(finding, _repaired(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
+    repaired = [replace(finding, repair=_replaced(finding, index) or done) for finding, done in steps]
     note_lost(archive, index, now)
     lost = {one.sop_instance_uid for one in index.lost.of(None)} if index.lost.count() else set()
     if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
-    # A version is found again by a digest that was mended.
-    return [finding for finding in mended if finding.kind != "instance-lost" or finding.sop_instance_uid in lost]
+    # A version is found again by a digest that was corrected.
+    return [finding for finding in repaired if finding.kind != "instance-lost" or finding.sop_instance_uid in lost]
 
 
 def _replaced(finding: Finding, index: Index) -> str | None:
@@ -207,10 +205,10 @@ _MENDED_TOGETHER: Mapping[Kind, str] = {
     "volume-unknown": "removed",
     "volume-kept": "stays until the lost instances of its series are here or written off",
 }
-"""What became of findings that are mended before or after the others."""
+"""Outcomes of findings that are repaired before or after the others."""
 
 
-def _mended(
+def _repaired(
     finding: Finding,
     fates: Mapping[str, str],
     archive: Archive,
@@ -221,9 +219,9 @@ def _mended(
 ) -> str | None:
     match finding.kind:
         case "file-unknown":
-            return fates.get(finding.path) or _mended_stray(finding.path, archive, index, quiet_seconds, now)
+            return fates.get(finding.path) or _repaired_stray(finding.path, archive, index, quiet_seconds, now)
         case "file-altered" | "file-missing":
-            return fates.get(finding.path) or _mended_file(finding, archive, index, now, received)
+            return fates.get(finding.path) or _repaired_file(finding, archive, index, now, received)
         case "file-back":
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
@@ -231,16 +229,16 @@ def _mended(
             index.instances.record_loser_damage(finding.path, finding.detail, now, gone=finding.kind == "loser-missing")
             return "marked"
         case "loser-unknown":
-            return _mended_loser(finding, archive, index, now, received)
+            return _repaired_loser(finding, archive, index, now, received)
         case "copy-altered" | "object-missing" | "object-altered" | "object-unknown":
-            return _mended_object(finding, archive, index, quiet_seconds, now)
+            return _repaired_object(finding, archive, index, quiet_seconds, now)
         case "volume-missing" | "volume-altered" | "volume-object":
-            return _mended_volume(finding, archive, index, now)
+            return _repaired_volume(finding, archive, index, now)
         case kind:
             return _MENDED_TOGETHER.get(kind)
 
 
-def _mended_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
+def _repaired_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
     """Have a revision with a damaged file converted again; an object is written again if its local file is whole."""
     file = index.objects.revision_file(finding.path) if finding.kind == "volume-object" else None
     if file is not None:
@@ -254,7 +252,7 @@ def _mended_volume(finding: Finding, archive: Archive, index: Index, now: dt.dat
     return "to be converted again"
 
 
-def _mended_object(
+def _repaired_object(
     finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str | None:
     """Have an object written again from its local copy, or mark its row; adopt one without a row."""
@@ -279,7 +277,7 @@ def _mended_object(
     return "marked"
 
 
-def _mended_stray(
+def _repaired_stray(
     key: str, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str | None:
     if not archive.path(key).exists():
@@ -290,7 +288,7 @@ def _mended_stray(
     return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
 
 
-def _mended_file(
+def _repaired_file(
     finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
 ) -> str | None:
     if not index.instances.named_keys([finding.path]):
@@ -315,15 +313,15 @@ def _mended_file(
     except OSError:  # it cannot be read now
         return None
     if sha256 is not None:
-        index.instances.mend_digest(finding.path, sha256, now)
-        return "kept: the digest of its row was mended"
+        index.instances.correct_digest(finding.path, sha256, now)
+        return "kept: the digest of its row was corrected"
     aside = archive.quarantine_key(finding.path)
     index.instances.set_aside_damaged(finding.path, aside, finding.detail, now)
     archive.quarantine(finding.path)
     return "to quarantine, marked as missing"
 
 
-def _mended_loser(
+def _repaired_loser(
     finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
 ) -> str | None:
     """Give a file in quarantine back to the row that misses it, or note it as one that lost."""
@@ -362,8 +360,8 @@ def _given_back(
         archive.sync([row.key])
     else:
         archive.move(aside, row.key)
-    index.instances.mend_digest(row.key, sha256, now)
-    return f"{'copied' if is_noted else 'moved'} back: the digest of its row was mended"
+    index.instances.correct_digest(row.key, sha256, now)
+    return f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected"
 
 
 def _is_in_store(archive: Archive, row: InstanceFile) -> bool:
@@ -380,8 +378,8 @@ def _believed(
     """Return the digest of a file that is believed although its row has another one; None if the file is damaged.
 
     The file is evidence as well: it must be an instance from its first byte to its last, with the UID and the length of
-    its row. What was acknowledged decides between the two digests (`received`: those of the ledger, by UID); if the
-    ledger has both or neither, and volumes were made of the instance, their sources do.
+    its row. The ledger decides between the two digests (`received`: those of the ledger, by UID); if the ledger has
+    both or neither, and volumes were made of the instance, their sources do.
     """
     try:
         attributes, file = stored_instance(archive.root, key, now)
@@ -399,7 +397,7 @@ def _believed(
 
 
 def _digests(root: Path, findings: list[Finding]) -> Mapping[str, set[str]]:
-    """Return what the ledger has of the instances whose files are in doubt: digests as received, by UID."""
+    """Return the digests in the ledger of the instances whose files are in doubt, by UID."""
     kinds = ("file-altered", "file-missing", "loser-unknown")
     doubted = {finding.sop_instance_uid for finding in findings if finding.kind in kinds}
     found: dict[str, set[str]] = {}
@@ -514,7 +512,7 @@ def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) ->
 
 
 def _unknown_losers(root: Path, url: str | None, named: set[str], *, serving: bool) -> Iterator[Finding]:
-    """Find what quarantine had already when an older copy of the index was made, and what came there since."""
+    """Find files that quarantine had when an older copy of the index was made, and files that came there since."""
     unknown = [one for one in not_named(root, named, dt.datetime.now(dt.UTC)) if not (serving and _is_young(one))]
     if not unknown:
         return

@@ -1,4 +1,4 @@
-"""The journal of a root as commands see it, also beside a node: its size, what waits for the index, what is damaged."""
+"""The journal of a root for commands, also beside a node: its size, its waiting instances, its damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOURNAL_FOLDER = "journal"
 
 @dataclass(frozen=True, slots=True)
 class JournalReport:
-    """What a journal held at one moment, and how far the index has it.
+    """The state of a journal at one moment, and how far the index has it.
 
     `last`, `applied` and `freed` are numbers of records: the last one that was written, that is in the index, and that
     is durable without the journal. `waiting` instances were acknowledged and are not in the index.

@@ -58,9 +58,9 @@ FEW = 3
 
 
 def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings) -> str:
-    """Confirm that the clock is right, and that the studies which are due may go; return what was confirmed.
+    """Confirm that the clock is right, and that due studies may go; return the confirmed doubt.
 
-    If the clock was in doubt, studies that were received meanwhile count as received now, and what is in the trash as
+    If the clock was in doubt, studies that were received meanwhile count as received now, and studies in the trash as
     deleted now.
     """
     state = index.retention.state()
@@ -68,8 +68,8 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
         return ""
     after = None if state.last is None else state.last.image
     image = index.retention.receipts(after or 0).image
-    told = {"id": uuid.uuid4().hex, "look": asdict(ClockLook(now, up, image)), "approved": state.asked or 0}
-    confirmation = json.dumps(told, default=dt.datetime.isoformat)
+    confirming = {"id": uuid.uuid4().hex, "look": asdict(ClockLook(now, up, image)), "approved": state.asked or 0}
+    confirmation = json.dumps(confirming, default=dt.datetime.isoformat)
     if state.held is not None:
         index.retention.confirm(after, now, confirmation, trash_until(rules, now))
     else:
@@ -108,7 +108,7 @@ def expired_studies(
     surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
     for study in studies:
         days = _days(study, rules)
-        if days == "never" or study.study_instance_uid in kept or (rules.only_converted and not study.settled):
+        if days == "never" or study.study_instance_uid in kept or (rules.only_converted and not study.is_finished):
             continue
         if days is not None and study.last_received_at < now - dt.timedelta(days=days):
             expired.append(Expired(study, f"older than {days:g} days"))
@@ -119,7 +119,7 @@ def expired_studies(
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What the next pass would delete; `bytes`: of the instances as they were received."""
+    """The studies that the next pass would delete; `bytes`: of the instances as they were received."""
 
     expired: list[Expired]
     studies: int
@@ -153,7 +153,7 @@ def trash_until(rules: RetentionSettings, now: dt.datetime) -> dt.datetime | Non
 class Retention(BackgroundService):
     """Look at the clock, delete expired studies, at startup and then hourly, and empty the trash."""
 
-    turn: str = "retention"
+    lease: str = "retention"
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class Retention(BackgroundService):
         super().start()
 
     def _is_ours(self) -> bool:
-        return self._index.turn.has(self.turn)
+        return self._index.sharing.has(self.lease)
 
     def step(self) -> float:
         """Look at the clock; delete expired studies if they are due. A deletion that fails ends the step."""
@@ -268,7 +268,7 @@ class Retention(BackgroundService):
         def require_expired(index: ReadIndex) -> None:
             """Keep a study that has received something since it was listed: the pass may have taken long."""
             for study in index.studies.stored(uid):
-                if study.last_received_at != last or (rules.only_converted and not study.settled):
+                if study.last_received_at != last or (rules.only_converted and not study.is_finished):
                     raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
 
         until = trash_until(rules, now)

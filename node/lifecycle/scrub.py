@@ -68,7 +68,7 @@ class ScrubPass:
     unreadable: int = 0
 
     def counting(self, problem: str | None, length: int = 0) -> ScrubPass:
-        """Return the pass with one more file, and what is wrong with it."""
+        """Return the pass with one more file, and its problem."""
         return replace(
             self,
             files=self.files + 1,
@@ -109,7 +109,7 @@ class Scrub(BackgroundService):
     `days`: duration of a pass.
     """
 
-    turn: str = "scrub"
+    lease: str = "scrub"
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Scrub(BackgroundService):
             self.wake(FIRST_FILES_SECONDS)
 
     def _is_ours(self) -> bool:
-        return self._index.turn.has(self.turn)
+        return self._index.sharing.has(self.lease)
 
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))
@@ -185,7 +185,7 @@ class Scrub(BackgroundService):
 
     def _finish(self, current: ScrubPass) -> None:
         for loser in self._index.instances.losers():
-            if self._index.turn.is_away(loser.holder):
+            if self._index.sharing.is_away(loser.holder):
                 continue
             problem = self._problem(loser.key, None, None, loser.sha256)
             current = current.counting(problem)
@@ -211,7 +211,7 @@ class Scrub(BackgroundService):
         if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
             problem = None  # deleted or replaced meanwhile
         now = self._now()
-        if problem is None and file.file_missing and not self._index.turn.is_away(file.holder):
+        if problem is None and file.file_missing and not self._index.sharing.is_away(file.holder):
             self._index.instances.mark_files([file.key], missing=False, now=now)
         elif problem is not None and problem != UNREADABLE:
             report_damage(self._archive, self._index, file.key, problem, now)
@@ -220,7 +220,7 @@ class Scrub(BackgroundService):
     def _problem_of(self, file: InstanceFile) -> str | None:
         """Compare a file; of one that only the object store has, whether the object is there."""
         remote = self._archive.remote
-        if self._index.turn.is_away(file.holder):  # its host reads it when it moves it to the store
+        if self._index.sharing.is_away(file.holder):  # its host reads it when it moves it to the store
             return None
         if remote is None or file.place != STORE or self._archive.path(file.key).exists():
             return self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)

@@ -71,20 +71,20 @@ def restore(
         Nothing was changed.
     """
     entry = index.trash.entry(number)
-    if others := index.trash.holders(number) - {index.turn.holder or ""}:
+    if others := index.trash.holders(number) - {index.sharing.holder or ""}:
         raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
-    _tell(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
+    _audit(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
     index.trash.begin_restore(number, now)
     reached("restore-begun")
     done = _indexed_again(archive, index, number, quiet_seconds, now)
-    _tell(audit, entry, AuditAction.UPDATE, who, f"done: {RESTORE}")
+    _audit(audit, entry, AuditAction.UPDATE, who, f"done: {RESTORE}")
     return done
 
 
 def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
     """Index what a crash has left of deletions that are being undone, after files and rows were compared."""
     for number in index.trash.restoring():
-        if not index.trash.holders(number) - {index.turn.holder or ""}:
+        if not index.trash.holders(number) - {index.sharing.holder or ""}:
             _indexed_again(archive, index, number, quiet_seconds, now)
             log.warning("restore_resumed", deletion=number)
 
@@ -153,16 +153,16 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     Raises NotInTrash; AuditFailed and OutOfResources if nothing was removed.
     """
     entry = index.trash.entry(number)
-    _tell(audit, entry, AuditAction.DELETE, who, f"ordered: empty the trash, {reason}")
+    _audit(audit, entry, AuditAction.DELETE, who, f"ordered: empty the trash, {reason}")
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")
     finish(archive, index, deletion, 0, now)
-    _tell(audit, entry, AuditAction.DELETE, who, f"done: empty the trash, {reason}")
+    _audit(audit, entry, AuditAction.DELETE, who, f"done: empty the trash, {reason}")
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
 def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool) -> None:
-    """Empty the trash of what is due: its time is over by a clock that is right, or the disk is short of room.
+    """Delete due entries of the trash: their time is over by a confirmed clock, or the disk is short of room.
 
     For lack of room, the oldest deletion goes first, and one is enough for a call.
     """
@@ -181,7 +181,7 @@ def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *,
             continue
 
 
-def _tell(audit: Audit, entry: dict[str, object], action: AuditAction, who: str, detail: str) -> None:
+def _audit(audit: Audit, entry: dict[str, object], action: AuditAction, who: str, detail: str) -> None:
     names = ("level", "uid", "study_instance_uid", "patient_id")
     objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
     is_deleted = action is AuditAction.DELETE and entry["level"] == "study"

@@ -1,4 +1,4 @@
-"""The interface of what delivers messages: webhooks, commands and plugins."""
+"""The interface of channels: webhooks, commands and plugins."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DeliveredMessage:
     output : str or None
         The end of the output of a command. It may contain patient data.
     is_pending : bool
-        The receiver reports later what became of the job of the message.
+        The receiver reports the outcome of the job later.
     location : str or None
         Where the receiver shows that job.
     results : object
@@ -76,8 +76,7 @@ class Channel(Protocol):
 
 
 OpenChannel = Callable[[Settings, str], Channel]
-"""Opens what delivers the messages of a hook. It takes the name of the hook; it raises `UsageError` if the hook
-cannot be used."""
+"""Opens the channel of a hook by its name. Raises `UsageError` if the hook cannot be used."""
 
 
 def hook_channel(settings: Settings, name: str) -> Channel:

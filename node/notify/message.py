@@ -134,14 +134,14 @@ def compose_test(
 
 
 def files_of(index: ReadIndex, message: HookMessage) -> list[ArchivedFile]:
-    """Return the files that a message names and that an object store may have, with what lies beside the volumes."""
+    """Return the files of a message that an object store may have: those it names, and those beside its volumes."""
     root = Path(index.root)
     if message.content["instance"] is not None:
         stored = index.instances.current(message.content["sop_instance_uid"])
         return [] if stored is None else [stored]
     paths = [Path(volume["path"]) for volume in message.content["volumes"] if volume["path"] is not None]
     folders = dict.fromkeys(str(path.parent.relative_to(root)) for path in paths)
-    return [file for folder in folders for file in index.volumes.kept_in(folder)]
+    return [file for folder in folders for file in index.volumes.files_in(folder)]
 
 
 def with_paths(message: HookMessage, paths: Mapping[str, str]) -> HookMessage:

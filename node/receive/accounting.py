@@ -1,7 +1,7 @@
-"""Account for what was acknowledged: what the ledger names is in the index, was deleted, or is noted as lost.
+"""Account for acknowledged instances: each that the ledger names is indexed, was deleted, or is noted as lost.
 
-A start looks only at what was acknowledged since the index last noted how far the ledger was: little after a crash, and
-everything since a copy of the index that was restored. A new index, `fsck` and the scrub look at all of it.
+A start reads the ledger from the position that the index last noted: little after a crash, and everything since the
+copy if an index was restored. A new index, `fsck` and the scrub look at all of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import Acknowledged, LedgerPosition, Settlements, entries, is_settled, settlements
+from node.acknowledged import Acknowledged, LedgerPosition, WriteOffs, entries, is_written_off, write_offs
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.failpoints import reached
@@ -29,15 +29,14 @@ LOOKED_UP_TOGETHER = 2048
 
 @dataclass(frozen=True, slots=True)
 class Accounted:
-    """What an examination of the ledger found: `lost` instances that were not noted yet, and whether it was `rewritten`
-    from the index."""
+    """The result of an examination: new `lost` instances; the ledger was `rewritten` from the index."""
 
     lost: int = 0
     rewritten: bool = False
 
 
 def acknowledged(received: Received) -> Acknowledged:
-    """Return what the ledger has of a received instance."""
+    """Return the entry of the ledger for a received instance."""
     attributes, file = received.attributes, received.file
     return Acknowledged(
         attributes.sop_instance_uid,
@@ -69,16 +68,16 @@ def mark_of(archive: Archive) -> str:
 
 
 def unaccounted(
-    root: Path, absent: Callable[[Sequence[Acknowledged], Settlements], list[int]], since: int = 0
+    root: Path, absent: Callable[[Sequence[Acknowledged], WriteOffs], list[int]], since: int = 0
 ) -> Iterator[list[Acknowledged]]:
     """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
 
     `absent`: of the index (`node.index.nouns.lost.absent`). Raises OSError if the ledger cannot be read.
     """
-    settled = settlements(root, since)
+    written_off = write_offs(root, since)
     for batch in _batches(root, since):
-        owed = [one for number, one in batch if not is_settled(one, number, settled)]
-        if found := [owed[place] for place in absent(owed, settled)]:
+        owed = [one for number, one in batch if not is_written_off(one, number, written_off)]
+        if found := [owed[place] for place in absent(owed, written_off)]:
             yield found
 
 
@@ -101,9 +100,9 @@ def note_lost(
     Raises OSError if the ledger cannot be read.
     """
     lost = 0
-    settled = settlements(archive.root, since)
+    written_off = write_offs(archive.root, since)
     for found in unaccounted(archive.root, index.lost.absent, since):
-        lost += index.lost.record(found, now, settled)
+        lost += index.lost.record(found, now, written_off)
         if stop():
             break
     if lost:
@@ -122,9 +121,9 @@ def account_for(
 ) -> Accounted:
     """Examine the ledger when a root is opened, once files and rows agree.
 
-    A torn end is damage, and kept, if no instances that the journal has are still to be added. A ledger that is
-    gone, or shorter than the index knew it, is written again from the index: what only the lost part named is not
-    known any more.
+    A torn end is damage, and kept, if no instances that the journal has are still to be added. A ledger that is gone,
+    or shorter than the index knew it, is written again from the index. Instances that only the lost part named are
+    forgotten.
 
     `gone`: instances of the previous index that have no file. `is_new`: the index was just built. `is_pending`: the
     journal has instances that are added to the ledger before their records are freed.
@@ -160,33 +159,33 @@ def account_for(
     return Accounted(lost, is_short or is_absent or is_torn)
 
 
-def mend_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:
+def repair_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:
     """Add everything that the index has to a ledger with damaged segments, which are then no problem any more.
 
     Raises OSError if the disk fails.
     """
     _rewrite(archive, index)
-    archive.acknowledged.note_mended(names)
+    archive.acknowledged.note_repaired(names)
 
 
 def write_off(
     archive: Archive, index: Index, audit: Audit, uid: str | None, reason: str, who: str, now: dt.datetime
 ) -> int:
-    """Let lost instances be owed no more: one, those of a series or a study, or all; return how many they are.
+    """Write off lost instances: one, those of a series or a study, or all; return how many they are.
 
     All of them includes the gaps of the journal, which alone are meant by the word `JOURNAL` in place of a UID.
 
     Raises AuditFailed or UsageError if nothing was changed, OSError if the disk fails.
     """
-    listed = archive.acknowledged.position.entries  # before the look: what is sent again from now on is owed
+    listed = archive.acknowledged.position.entries  # before the look: instances that are sent again from now on count
     gaps = index.lost.gaps() if uid in (None, JOURNAL) else []
     instances = index.lost.of(uid) if not gaps or (uid is None and index.lost.count()) else []
 
     def made() -> int:
         if instances:
             uids = [one.sop_instance_uid for one in instances]
-            archive.acknowledged.settle("instance", uids, listed)
-            reached("write-off-settled")
+            archive.acknowledged.write_off("instance", uids, listed)
+            reached("write-off-noted")
             index.lost.write_off(uids, who, now)
         if gaps:
             index.lost.accept_gaps()

@@ -1,7 +1,7 @@
-"""What a sender waits for behind the journal: the row of its instance, or its object ([journal] acknowledge).
+"""Hold the acknowledgement until an instance is indexed, or is in the object store ([journal] acknowledge).
 
-Uncertain is never success: if the index or the store has not taken the instance in time, its sender is told to send it
-again. It stays in the journal all the same, is indexed and uploaded later, and is there already when it comes again.
+Uncertain is never success: if the index or the store has not taken the instance in time, its sender gets a failure and
+sends it again. The instance stays in the journal, is indexed and uploaded later, and is a repeat when it comes again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Acknowledgement:
         return None
 
     def _reason(self) -> str:
-        """Return why the index takes nothing, in brackets, if that is known."""
+        """Return the reason, in brackets, why the index is behind, if it is known."""
         stall = self._applier.index_stall
         return f" (its server {stall})" if stall is not None else ""
 
@@ -61,11 +61,11 @@ class Acknowledgement:
         """
         with self._metrics.acknowledge_seconds.time():
             try:
-                kept = outcome.result(self.seconds if seconds is None else seconds)
+                reached_outcome = outcome.result(self.seconds if seconds is None else seconds)
             except TimeoutError:
                 place = "the object store" if self._promise == "object" else "the index"
                 took = f"not in {place} within {self.seconds:g} s{self._reason()}"
                 raise OutOfResources(f"{took}: send it again") from None
-        if self._promise == "object" and kept in NOT_CURRENT_OUTCOMES:
+        if self._promise == "object" and reached_outcome in NOT_CURRENT_OUTCOMES:
             raise OutOfResources("other bytes are current; these are only on the disk of this host, in quarantine")
-        return kept
+        return reached_outcome

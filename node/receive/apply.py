@@ -108,7 +108,7 @@ class Applier(BackgroundService):
         self._checkpoint = Checkpoint(journal, archive, index)
         self._contents = RecordContents(archive, self.expected, self._checkpoint)
         self._committed = 0
-        self._unsettled: deque[tuple[Received, Indexed]] = deque()
+        self._uncleared: deque[tuple[Received, Indexed]] = deque()
         self._parts_are_evidence = False
         self.lacks_segments = False
         self._cursor = journal.start
@@ -140,7 +140,7 @@ class Applier(BackgroundService):
         self.expected.add(key, attributes, outcome)
 
     def journal_problem(self) -> str | None:
-        """Return why the journal takes nothing more, or None; what it has is made durable elsewhere then."""
+        """Return why the journal accepts nothing more, or None. Its instances are made durable elsewhere then."""
         problem = self._journal.problem()
         if problem is not None and self._journal.freed < self._journal.last:
             self.wake()
@@ -169,7 +169,7 @@ class Applier(BackgroundService):
             raise QueryRefused(f"the index is {self.lag} instances behind what was received: ask again later")
 
     def step(self) -> float | None:
-        """Apply one batch of what the journal has."""
+        """Apply one batch of records."""
         with self._archive.intake.refusing():
             return self._step()
 
@@ -206,7 +206,7 @@ class Applier(BackgroundService):
         )
 
     def replay(self) -> Replayed:
-        """Apply what the processes before have left in the journal; before `start`.
+        """Apply the records that earlier processes left in the journal; before `start`.
 
         Raises OutOfResources if there is no room, or the index does not commit.
         """
@@ -225,13 +225,13 @@ class Applier(BackgroundService):
         return replayed
 
     def apply(self, records: Sequence[Record]) -> int:
-        """Write files and rows of records, and settle them; if this raises, apply the same records again.
+        """Write files and rows of records, and clear away files that these replace; if this raises, apply them again.
 
         Returns how many of them are of instances.
 
         Raises OutOfResources if there is no room, the disk fails, or the index does not commit.
         """
-        self._settle()
+        self._clear()
         applied = [(record, self._contents.read(record)) for record in records if record.sequence > self._committed]
         instances = sum(not isinstance(one, AssociationEnd) for _, one in applied)
         while applied:  # in their order: a crash must find either all or none of what is before `applied`
@@ -259,30 +259,30 @@ class Applier(BackgroundService):
         ends = [one for _, one in batch if isinstance(one, AssociationEnd)]
         sequence = batch[-1][0].sequence
         applied = AppliedPosition(self._journal.identity, sequence)
-        kept = add_compared(self._archive, self._index, received, applied, ends)
-        self._checkpoint.owe((acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True))
+        indexed = add_compared(self._archive, self._index, received, applied, ends)
+        self._checkpoint.owe((acknowledged(one), done.superseded) for one, done in zip(received, indexed, strict=True))
         self._committed = sequence
         if received:
             self._metrics.commit_instances.observe(len(received))
-        self._unsettled += zip(received, kept, strict=True)
-        self._settle()
-        reached("batch-settled")
+        self._uncleared += zip(received, indexed, strict=True)
+        self._clear()
+        reached("batch-cleared")
 
-    def _settle(self) -> None:
-        """Remove or move the files that the last commit let go; what fails is tried again before anything else."""
-        while self._unsettled:
-            received, done = self._unsettled[0]
-            settle(self._archive, done)
+    def _clear(self) -> None:
+        """Remove or move the files that the last commit replaced; a failure is tried again before anything else."""
+        while self._uncleared:
+            received, done = self._uncleared[0]
+            clear(self._archive, done)
             if done.quarantine is not None:
                 self._checkpoint.written(self._archive.quarantine_key(done.quarantine))
-            self._unsettled.popleft()
+            self._uncleared.popleft()
             if done.restored is not None:
                 self._note_restored(received, done.restored)
             if (outcome := self.expected.applied(received.file.key)) is not None:
-                self._tell(outcome, received.file.key, done)
+                self._resolve(outcome, received.file.key, done)
 
-    def _tell(self, outcome: Future[Outcome], key: str, done: Indexed) -> None:
-        """Tell the outcome to who waits for it, or have the instance uploaded before."""
+    def _resolve(self, outcome: Future[Outcome], key: str, done: Indexed) -> None:
+        """Resolve the future of an outcome; if the object is promised, after the upload."""
         remote = self._archive.remote
         awaited = remote.awaited if remote is not None else None
         if awaited is None or done.outcome in NOT_CURRENT_OUTCOMES:
@@ -337,7 +337,7 @@ class Applier(BackgroundService):
             yield
 
     def overwrite_applied(self) -> None:
-        """Overwrite every record of the journal that was appended before this call: what was deleted is not there.
+        """Overwrite every record that was appended before this call, so that the journal has no deleted instance.
 
         Raises QueryRefused if it is not applied in time, and OutOfResources.
         """
@@ -360,7 +360,7 @@ class Applier(BackgroundService):
 
 
 def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
-    """Return the first of what is to be applied as far as one transaction may have it; empty if the first cannot be."""
+    """Return the first records that one transaction may apply together; empty if the first cannot be applied."""
     batch: list[_Applicable] = []
     is_over = False  # an end that was not released counts for no instance behind it
     for record, one in applied:
@@ -371,18 +371,18 @@ def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
     return batch
 
 
-def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:
+def _pass_on(outcome: Future[Outcome], result: Outcome, upload: Future[None]) -> None:
     error = upload.exception()
     if error is None:
-        outcome.set_result(kept)
+        outcome.set_result(result)
     else:
         outcome.set_exception(error)
 
 
-def settle(archive: Archive, kept: Indexed) -> None:
+def clear(archive: Archive, indexed: Indexed) -> None:
     """After a commit, remove the file that no row names, or move it to quarantine."""
-    if kept.remove is not None:
-        archive.remove(kept.remove)
-    if kept.quarantine is not None:
+    if indexed.remove is not None:
+        archive.remove(indexed.remove)
+    if indexed.quarantine is not None:
         with suppress(FileNotFoundError):  # deleted meanwhile
-            archive.quarantine(kept.quarantine)
+            archive.quarantine(indexed.quarantine)

@@ -1,4 +1,4 @@
-"""Checkpoints: what was applied becomes durable where it is, and only then the journal writes over its records.
+"""Checkpoints: files, ledger and rows become durable, and only then the journal writes over its records.
 
     files synced -> ledger synced -> a durable commit -> the journal's mark
 
@@ -21,7 +21,7 @@ Unlisted = tuple[Acknowledged, Sequence[str]]
 
 
 class Checkpoint:
-    """What was applied since the last checkpoint: files to sync, and lines that the ledger lacks. Thread-safe."""
+    """Files to sync and entries to add to the ledger since the last checkpoint. Thread-safe."""
 
     def __init__(self, journal: Journal, archive: Archive, index: Index) -> None:
         self._journal, self._archive, self._index = journal, archive, index
@@ -41,9 +41,9 @@ class Checkpoint:
             self._unlisted += unlisted
 
     def make(self, applied: int) -> None:
-        """Make everything that was applied durable where it is, and let the journal write over it.
+        """Make applied records durable in archive, ledger and index, and free them in the journal.
 
-        `applied`: the number of the last record of which that is.
+        `applied`: the number of the last of these records.
 
         Raises OutOfResources if the disk or the index fails; the journal keeps everything.
         """
@@ -67,7 +67,7 @@ class Checkpoint:
                 raise
 
     def _list(self, unlisted: Sequence[Unlisted]) -> None:
-        """Add what was applied to the ledger, durably.
+        """Add the applied instances to the ledger, durably.
 
         Raises OutOfResources if the disk fails, or has failed before: intake stops.
         """

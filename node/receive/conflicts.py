@@ -169,8 +169,8 @@ class Conflicts:
         for row in self._rows(conflict, alike):
             if row["kind"] not in VERSIONS:
                 raise NotDecidable(
-                    f"conflict {row['id']} ({row['kind']}) has no other version of an instance: mend it with `patient "
-                    f"merge` or `delete`, or at the sender; then `conflicts keep {row['id']}`"
+                    f"conflict {row['id']} ({row['kind']}) has no other version of an instance: use `patient merge` "
+                    f"or `delete`, or correct the sender; then `conflicts keep {row['id']}`"
                 )
             current = self._index.instances.current(row["sop_instance_uid"])
             if current is not None and current.sha256 == row["sha256"] and not self._has_file(row["key"]):
@@ -179,7 +179,7 @@ class Conflicts:
                 continue
             if not self._has_file(row["key"]):
                 host = self._index.conflicts.host_of(row["id"])
-                if row["key"] is not None and self._index.turn.is_away(host):
+                if row["key"] is not None and self._index.sharing.is_away(host):
                     raise NotDecidable(f"the file of conflict {row['id']} is in the quarantine of {host}: decide there")
                 raise NotDecidable(
                     f"the file of conflict {row['id']} is not there any more: have the sender send that version again"

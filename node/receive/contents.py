@@ -1,4 +1,4 @@
-"""What a record of the journal says: the end of an association, or an instance, whose file is written."""
+"""Read records of the journal: the end of an association, or an instance, whose file is then written."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
 MAX_SPARE_BUFFERS = 8
-"""Buffers that are kept for the next data sets."""
+"""Largest number of free buffers."""
 
 
 class SpareBuffers:
@@ -44,8 +44,8 @@ class SpareBuffers:
 class Placed(NamedTuple):
     """Where the record of an instance finds its data set.
 
-    `key` is that of its file in the archive; `offset` is the length of what is before the data set in it. `sha256` is
-    empty if the record itself has the bytes.
+    `key` is that of its file in the archive; `offset` is the position of the data set in it. `sha256` is empty if the
+    record itself has the bytes.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Placed(NamedTuple):
 class IncomingDataSet:
     """One data set that is being received; used by one thread, ends with `release` or `abandon`.
 
-    `head`: what the file of the instance has before the data set.
+    `head`: the bytes of the file before the data set.
     """
 
     def __init__(self, archive: Archive, buffers: SpareBuffers, head: bytes) -> None:
@@ -125,7 +125,7 @@ class IncomingDataSet:
         return Placed(self._file.key, self._file.offset, self._file.digest.hexdigest())
 
     def release(self) -> None:
-        """Forget the data set: the file of it, if there is one, is the record's."""
+        """Forget the data set: its file, if there is one, now belongs to the record."""
         self._file = None
         self._release_buffer()
 
@@ -143,7 +143,7 @@ class IncomingDataSet:
 
 
 class _InPartFile:
-    """A part file, and the digest of what was written."""
+    """A part file, and the digest of its bytes."""
 
     def __init__(self, archive: Archive, head: bytes) -> None:
         self.key = archive.new_key()

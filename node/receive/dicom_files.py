@@ -41,7 +41,7 @@ PACKED = {
     b"\x1f\x8b": "compressed with gzip",
     b"\xfd7zXZ\x00": "compressed with xz",
 }
-"""How archives and compressed files begin, and what they are called."""
+"""First bytes of archives and compressed files, and their names."""
 
 TAR = slice(257, 262), b"ustar"
 """Where a tar archive says what it is (POSIX.1)."""
@@ -199,7 +199,7 @@ def _what_is_packed(head: bytes) -> str | None:
 
 
 def _unpacked(head: bytes) -> bytes:
-    """Return the beginning of what is compressed with gzip; empty if it is damaged."""
+    """Return the first bytes of a gzip file, decompressed; empty if it is damaged."""
     try:
         return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, 512)
     except zlib.error:

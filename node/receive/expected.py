@@ -1,4 +1,4 @@
-"""What receiving threads know of records that they are about to append: it need not be read from the journal again."""
+"""Attributes of records that receiving threads are about to append, so that nobody reads them back from the journal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Expected(NamedTuple):
 
 
 class ExpectedRecords:
-    """The attributes of records that will come, and who waits for their outcomes. Thread-safe.
+    """The attributes of coming records, and the futures of their outcomes. Thread-safe.
 
-    While the index takes nothing for long, attributes are dropped, and read from the journal again later; who waits is
-    never dropped.
+    While the index accepts nothing for long, attributes are dropped, and read from the journal later; futures are never
+    dropped.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class ExpectedRecords:
         return expected.outcome if expected is not None else None
 
     def waiting(self) -> list[Future[Outcome]]:
-        """Return what waits for outcomes that have not come."""
+        """Return the futures that have no outcome yet."""
         with self._lock:
             outcomes = [one.outcome for one in self._by_key.values() if one.outcome is not None]
         return [outcome for outcome in outcomes if not outcome.done()]

@@ -41,7 +41,7 @@ class ImportReport:
 
 
 def import_origin() -> Origin:
-    """Return what instances have as their origin that come from a medium at this machine."""
+    """Return the origin of instances from a medium at this machine."""
     return Origin(source="import", peer=socket.gethostname()[:64])
 
 
@@ -104,7 +104,7 @@ def _taken(
 
 
 def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome], refers: bool = False) -> None:
-    """Store the instance of a file; `outcome` gets what became of it when it is indexed, or the error at once.
+    """Store the instance of a file; `outcome` gets its outcome once it is indexed, or the error at once.
 
     `refers`: see `import_instances`.
     """

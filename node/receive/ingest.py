@@ -8,8 +8,8 @@ Every source of instances (an association, an import, a request over HTTP) does 
 
 The instance is durable when `finish` returns, and only then it may be acknowledged, or later, after
 `Ingest.acknowledgement`. File, row and timer are derived behind it (`node.receive.apply`). Everything that can refuse
-an instance is therefore decided before its record is written. If the process dies earlier, nobody was told of the
-instance, and the next start deletes its part file.
+an instance is therefore decided before its record is written. If the process dies earlier, no sender got an answer for
+the instance, and the next start deletes its part file.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ MAXIMUM_BYTES = 16_000_000_000
 
 
 SHOWN_SERIES = 20
-"""Of those that the process before was receiving, in what is told of a journal that is gone."""
+"""Limit of the instances that an error names if the journal is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
+    """The sender of an instance, and the way it came: ``dicom``, ``get``, ``stow`` or ``import``.
 
     `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
-    at `began_at`: `Ingest.association_ended` hears how it ended. `certificate` is the one that the peer has shown.
+    at `began_at`: `Ingest.association_ended` records its end. `certificate` is the one that the peer has shown.
     `wanted` are the study and the series that a peer was asked for, whose others are refused; an empty series: all.
     `releases`: False for a sender of which it is known that it never releases its associations.
     """
@@ -85,7 +85,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What the request and its presentation context, or the File Meta Information, say of an instance."""
+    """The identity of an instance by its request and presentation context, or by its File Meta Information."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -107,7 +107,7 @@ class Ingest:
     aborted_grace_seconds : float
         Wait of a series after its last instance if its association was not released.
     conflict_answer : {"success", "warning"}
-        Whether the sender of a version that is not current is told so.
+        Whether the sender of a version that is not current gets a warning.
     acknowledge_seconds : float
         See `Acknowledgement`.
     any_uids : bool
@@ -118,7 +118,7 @@ class Ingest:
     acknowledgement : Acknowledgement or None
         What is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
     warns : bool
-        Whether the sender of a version that is not current is told so.
+        Whether the sender of a version that is not current gets a warning.
     gaps : sequence of str
         What was acknowledged before and is not known any more, until a person accepts it (`node.index.nouns.lost`).
     """
@@ -158,7 +158,7 @@ class Ingest:
         self.gaps: Sequence[str] = ()
 
     def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
-        """Return what takes the bytes of one data set.
+        """Return the receiver of the bytes of one data set.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class Ingest:
         if not self.any_uids and not is_uid(uid):
             raise NotUnderstood(f"{name} is no UID (PS3.5 9.1): see [storage] any_uids")
 
-    def is_conflict_told(self, sop_instance_uid: str) -> bool:
+    def is_conflict_reported(self, sop_instance_uid: str) -> bool:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
         if not self.warns or self.acknowledgement is not None:
             return self.warns

@@ -62,7 +62,7 @@ class QuarantinedFile:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedFile:
-    """What a file in quarantine turns out to be, beside the file that is current under its SOP Instance UID.
+    """A file in quarantine, compared with the current file of its SOP Instance UID.
 
     `problem`: why it cannot be released, or None. `current_sha256`: digest of the current instance with its UID; None
     if there is none.
@@ -200,14 +200,14 @@ class Quarantine:
         uid = attributes.sop_instance_uid
         subject = {"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid}
         current = self._index.instances.current(uid)
-        is_kept = current is not None and self._is_whole(current)
-        if current is not None and is_kept and current.sha256 != file.sha256 and not replace:
+        is_whole = current is not None and self._is_whole(current)
+        if current is not None and is_whole and current.sha256 != file.sha256 and not replace:
             raise NotReleased(
                 f"another version of {uid} is current: compare the two, and use --replace to make this one current"
             )
 
         def made() -> None:
-            if not is_kept or (current is not None and current.sha256 != file.sha256):
+            if not is_whole or (current is not None and current.sha256 != file.sha256):
                 outcome = self._taken(attributes, file, "accept" if replace else "never")
                 if outcome not in (Outcome.STORED, Outcome.REPLACED):
                     raise NotReleased(f"{uid} is current in another series: use --replace to move it to this one")
@@ -217,7 +217,7 @@ class Quarantine:
         return {"released": name, "sop_instance_uid": uid}
 
     def purge(self, name: str, who: str) -> dict[str, Any]:
-        """Delete a file in quarantine permanently: its version is no longer owed, unless it is current.
+        """Delete a file in quarantine permanently: its version is written off, unless it is current.
 
         Raises AuditFailed if nothing was deleted.
         """
@@ -236,7 +236,7 @@ class Quarantine:
                 current = self._index.instances.current(file.sop_instance_uid or "")
                 if current is None or current.sha256 != file.sha256:
                     self._ingest.applier.checkpoint()  # its entry is in the ledger
-                    self._archive.acknowledged.settle(
+                    self._archive.acknowledged.write_off(
                         "version", [file.sha256], self._archive.acknowledged.position.entries
                     )
             self._remove(f"{FOLDER}/{name}", "quarantine-purged", who)

@@ -25,7 +25,7 @@ MAX_COUNTED = 100_000
 
 @dataclass(slots=True)
 class Brought:
-    """What an open association has brought.
+    """The instances of an open association.
 
     `series`: how many instances of each are stored, each UID once. `active_at`: when its last bytes came; `noted_at`:
     the last such moment that the index knows, or is about to.
@@ -73,7 +73,7 @@ class OpenAssociations:
             brought.series[series] += 1
 
     def brought_by(self, association: str) -> Brought | None:
-        """Return what an association has brought, if anything."""
+        """Return the instances of an association, if any."""
         with self._lock:
             return self._brought.get(association)
 

@@ -19,7 +19,7 @@ NEEDED: Mapping[Role, frozenset[str]] = {
 """The parts without which a host does not do what a role is for."""
 
 NEEDED_TO_ACKNOWLEDGE = frozenset({"index", "server of the index", "cluster"})
-"""What a receiver needs as well, unless it acknowledges from its own journal."""
+"""Further parts that a receiver needs, unless it acknowledges from its own journal."""
 
 
 def reasons_not_ready(

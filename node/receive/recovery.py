@@ -37,7 +37,7 @@ from node.index.database.index import Index
 from node.index.models.levels import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
-from node.receive.apply import MAX_BATCH, settle
+from node.receive.apply import MAX_BATCH, clear
 from node.receive.contents import attributes_of
 from node.receive.stored_files import add_compared, report_damage
 
@@ -53,7 +53,7 @@ COPIED = "copied from another file with the same bytes"
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Numbers of what was recovered, and by key what became of the files that were not simply adopted."""
+    """Numbers of recovered files, and by key the fate of those that were not simply adopted."""
 
     parts: int
     adopted: int
@@ -73,7 +73,7 @@ def recover(
     lengths: bool = False,
     digests: bool = False,
 ) -> Recovered:
-    """Make archive and index agree again, after `Applier.replay`; return what was done.
+    """Make archive and index agree again, after `Applier.replay`; return the repairs.
 
     Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
     all of them.
@@ -84,7 +84,7 @@ def recover(
     """
     parts = archive.sweep_incoming()
     reached("parts-swept")
-    settle_losers(archive, index)
+    quarantine_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
     note = f"swept_folder{archive.suffix}"
     compared = index.about.get(note) or ""
@@ -164,29 +164,29 @@ def without_deleted(archive: Archive, index: Index, keys: Sequence[str]) -> list
 def _indexed(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, str]:
     """Index files; quarantine those whose rows cannot be written."""
     try:
-        kept = add_compared(archive, index, batch)
+        indexed = add_compared(archive, index, batch)
     except NotIndexable as error:
         if len(batch) > 1:
             return {key: fate for one in batch for key, fate in _indexed(archive, index, [one]).items()}
         archive.quarantine(batch[0].file.key)
         return {batch[0].file.key: f"to quarantine: {error}"}
     fates = {}
-    for stray, done in zip(batch, kept, strict=True):
-        settle(archive, done)
+    for stray, done in zip(batch, indexed, strict=True):
+        clear(archive, done)
         fates[stray.file.key] = _fate(done)
         reached("file-adopted")
     return fates
 
 
-def _fate(kept: Indexed) -> str:
-    """Return in words what became of a file without a row."""
-    if kept.remove is not None:
-        return f"removed: {kept.repeats} has the same bytes"
-    if kept.quarantine is not None and kept.outcome is not Outcome.STORED:
+def _fate(indexed: Indexed) -> str:
+    """Return the fate of a file without a row, in words."""
+    if indexed.remove is not None:
+        return f"removed: {indexed.repeats} has the same bytes"
+    if indexed.quarantine is not None and indexed.outcome is not Outcome.STORED:
         return OTHER_BYTES
-    if kept.restored is not None:
+    if indexed.restored is not None:
         return IN_PLACE
-    return ADOPTED if kept.outcome is Outcome.STORED else SECOND_VERSION
+    return ADOPTED if indexed.outcome is Outcome.STORED else SECOND_VERSION
 
 
 def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> set[str]:
@@ -199,7 +199,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     gone = [
         row.key
         for row in rows
-        if not (row.file_missing or row.key in there or row.place == STORE or index.turn.is_away(row.holder))
+        if not (row.file_missing or row.key in there or row.place == STORE or index.sharing.is_away(row.holder))
     ]
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
@@ -232,7 +232,7 @@ def mark_all_missing(archive: Archive, index: Index, now: dt.datetime) -> dict[s
 
 
 def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.datetime) -> dict[str, str]:
-    """Give files back that rows miss in a folder and that quarantine has whole; return what became of their keys.
+    """Give files back that rows miss in a folder and that quarantine has whole; return their fates by key.
 
     In a copy that was made while an instance was replaced, quarantine may have the file that the copied row names, or,
     if the file was removed because its bytes were there already, another one with the same bytes.
@@ -277,7 +277,7 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> None
 
 
 def not_named(root: Path, named: set[str], now: dt.datetime) -> Iterator[Received]:
-    """Yield the instances in quarantine whose keys are not among `named`; nothing tells whose any other file is."""
+    """Yield the instances in quarantine whose keys are not among `named`; the instance of any other file is unknown."""
     for path in sorted((root / "quarantine").glob("*.dcm")):
         if (key := f"quarantine/{path.name}") in named:
             continue
@@ -314,7 +314,7 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
     )
 
 
-def settle_losers(archive: Archive, index: Index) -> int:
+def quarantine_losers(archive: Archive, index: Index) -> int:
     """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
     misplaced = [key for key in index.instances.loser_keys(here=True) if not archive.path(key).exists()]
     folders = archive.folders() if misplaced else []

@@ -1,7 +1,8 @@
-"""What a start does with the records that the processes before have left in the journal.
+"""Replay the records that earlier processes left in the journal.
 
-Of records that were applied already, the file is compared with the record, and written again where a power cut took it.
-The others are applied. Records that cannot be read were acknowledged: their segment is kept, and people are told.
+The file of an applied record is compared with the record, and written again where a power cut took it. Other records
+are applied. Records that cannot be read were acknowledged: their segment is copied to quarantine, and `lost` and the
+log report them.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class JournalReplay:
     ) -> None:
         self._journal, self._archive, self._index, self._checkpoint = journal, archive, index, checkpoint
         self._apply = apply
-        self._kept: dict[Path, str] = {}  # segments with damage, and their copies in quarantine
+        self._copies: dict[Path, str] = {}  # segments with damage, and their copies in quarantine
         self._replayed = Replayed()
         self.is_damaged = False
 
     def run(self, applied_before: int, most: int, most_bytes: int) -> Replayed:
-        """Go through all records, in batches of at most so many records and about so many bytes.
+        """Go through all records, in batches.
 
         `applied_before`: the number of the last record that the index has.
         """
@@ -78,17 +79,17 @@ class JournalReplay:
         return self._replayed
 
     def _keep_damaged(self, damage: Damage) -> None:
-        """Keep the segment of records that cannot be read, and tell: these were acknowledged."""
+        """Copy the segment of unreadable records to quarantine, and report these: they were acknowledged."""
         self._replayed.damaged += max(damage.last - damage.first + 1, 0)
         self.is_damaged = True
         which = f"records {damage.first} to {damage.last}"
         if damage.last < damage.first:
             which = f"records from {damage.first} on, if there were any,"
         if damage.segment.exists():
-            kept = self._kept.get(damage.segment)
-            if kept is None:
-                kept = self._kept[damage.segment] = self._archive.quarantine_copy(damage.segment)
-            detail = f"{which} of the journal cannot be read; the segment is kept: {kept}"
+            copy = self._copies.get(damage.segment)
+            if copy is None:
+                copy = self._copies[damage.segment] = self._archive.quarantine_copy(damage.segment)
+            detail = f"{which} of the journal cannot be read; the segment is kept: {copy}"
         else:
             detail = f"{which} of the journal are missing with its segment {damage.segment.name}"
         log.error("journal_damaged", detail=detail)

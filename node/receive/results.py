@@ -1,4 +1,4 @@
-"""What becomes of the results of hooks."""
+"""Store the results of hooks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Results:
         """Remove the folders of jobs that have ended."""
 
     def services(self, settings: Settings) -> Sequence[BackgroundService]:
-        """Return what a node runs for jobs."""
+        """Return the services of a node for jobs."""
         return ()
 
     def close(self) -> None:

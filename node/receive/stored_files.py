@@ -76,7 +76,7 @@ def flaws_of(
         if held.place == STORE and not held.file_missing and not archive.path(held.key).exists():
             only_in_store.append(held)
             continue
-        if index.turn.is_away(held.holder):
+        if index.sharing.is_away(held.holder):
             if held.data_set_offset is not None:  # the file of a row; what others have set aside is theirs
                 flaws[held.key] = Flaw.MISSING if held.file_missing else Flaw.AWAY
             continue
@@ -125,7 +125,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
 
 def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> bool:
     file = index.instances.of_key(key)
-    if file is None or index.turn.is_away(file.holder):
+    if file is None or index.sharing.is_away(file.holder):
         return False
     try:
         if archive.remote is not None:

@@ -28,7 +28,7 @@ class NotTaken(VoxelnodeError):
 
 
 class Unreachable(VoxelnodeError):
-    """A destination cannot be reached, or takes nothing at present: what is due waits, and costs no attempt.
+    """A destination cannot be reached, or accepts nothing at present: due work waits, and uses up no attempt.
 
     `retry_after`: wait in seconds that the destination requested.
     """

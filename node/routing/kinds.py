@@ -32,7 +32,7 @@ class DestinationKind(Protocol):
 
 
 def kind_that_follows(settings: Settings, name: str) -> DestinationKind | None:
-    """Return the kind of a destination that takes no instances one by one; None: it does, or is a peer.
+    """Return the kind of a destination that cannot take single instances; None: it can, or is a peer.
 
     Raises UsageError if its extension is switched off, as the function below does.
     """

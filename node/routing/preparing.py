@@ -20,7 +20,7 @@ from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable
 
 BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000
-"""Instances that are prepared in one turn of the thread: switching to it for each would cost more than a small one."""
+"""Instances that are prepared in one step of the thread: switching to it for each would cost more than a small one."""
 
 BATCHES_AHEAD = 2
 """Batches that are prepared before they are taken."""
@@ -36,7 +36,7 @@ class Preparer:
 
     `name`: of the thread. `root`: root of the archive. `folder`: `Archive.incoming`: copies lie there, where the next
     start removes them after a crash. `change`: how copies differ from what is stored. `local`: fetches files that are
-    not below the root; None: all of them are. `report`: is told the key of a file, and how it differs from what was
+    not below the root; None: all of them are. `report`: gets the key of a file, and how it differs from what was
     received; returns whether it is whole after all.
     """
 

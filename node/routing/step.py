@@ -174,7 +174,7 @@ class RouteStep:
         """Return whether an instance was taken in this step."""
         return self._tried.get(key_of(due), _UNTRIED) is None
 
-    def is_kept_back(self, due: DueInstance) -> bool:
+    def is_held_back(self, due: DueInstance) -> bool:
         """Return whether an instance is not to be sent now."""
         return series_of(due) in self._held_back or key_of(due) in self._skipped
 

@@ -37,7 +37,7 @@ from node.audit.audit_log import (
 )
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.database.work_loop import SETTLE_SECONDS, Interrupted, Outcomes
+from node.index.database.work_loop import RECORD_SECONDS, Interrupted, Outcomes
 from node.index.work.deliveries import Batch
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
@@ -171,7 +171,7 @@ class RouteWorker(HeldWorker):
                 if not damaged:
                     return attempt
                 again = after_failure(attempt.attempts, self._route.attempts, reason, self._now())
-                return replace(attempt, damaged=damaged, if_mended=again)
+                return replace(attempt, damaged=damaged, if_repaired=again)
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
         """Return whether a message needs no row: the route leaves it out, and no row says how far it is."""
@@ -278,7 +278,7 @@ class RouteWorker(HeldWorker):
                 step.note_cancelled(self._index.work.cancelled(self.lane))
                 if self._held_seconds() is not None:
                     raise Interrupted
-            if step.is_kept_back(due):
+            if step.is_held_back(due):
                 continue
             outstanding[due.image_id] = None
             try:
@@ -312,10 +312,10 @@ class RouteWorker(HeldWorker):
         is_given_up = self._under_way.note_problem(due, problem, is_last=is_last)
         self._count("given-up" if is_given_up else "failed", 1)
 
-    def _settle(self, outcomes: Outcomes) -> None:
+    def _record_outcomes(self, outcomes: Outcomes) -> None:
         """Record what was taken before the messages that it belongs to."""
         self._record()
-        super()._settle(outcomes)
+        super()._record_outcomes(outcomes)
 
     def _record(self) -> None:
         if taken := self._unrecorded:
@@ -325,7 +325,7 @@ class RouteWorker(HeldWorker):
             count = sum(count for _, count in taken)
             self._metrics.route_bytes.labels(self.lane.name, self.lane.destination).inc(count)
             reached("forwarded-recorded")
-        self._record_at = monotonic() + SETTLE_SECONDS
+        self._record_at = monotonic() + RECORD_SECONDS
         self._transfers.write_if_due()
 
     def _show_progress(self) -> None:

@@ -136,17 +136,17 @@ def pages_file(root: Path) -> Path:
     return root / DROP_INS / PAGES_FILE
 
 
-def with_table(text: str, table: str, keys: Mapping[str, Any] | None, kept: Sequence[str] = ()) -> str:
+def with_table(text: str, table: str, keys: Mapping[str, Any] | None, unchanged: Sequence[str] = ()) -> str:
     """Return the text of a file after a table was set, or removed (None); comments and order stay.
 
-    `kept`: keys of the table that stay as they are. Raises UsageError if the text is too unusual to be changed.
+    `unchanged`: keys of the table that stay as they are. Raises UsageError if the text is too unusual to be changed.
     """
     import tomlkit  # here: only changes need it
 
     document = tomlkit.parse(text or INTRODUCTION)
     above, name = _parent(document, table)
     before = dict(above.get(name, {}))
-    keys = None if keys is None else {**{key: before[key] for key in kept if key in before}, **keys}
+    keys = None if keys is None else {**{key: before[key] for key in unchanged if key in before}, **keys}
     if keys is None:
         del above[name]
     else:

@@ -69,7 +69,7 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
         Without it, all data sets are kept in memory, which takes several times the size of the pixels if instances
         are small.
     repair : bool
-        Mend what headers say wrongly where other values prove it; the volumes have the warning ``repaired``.
+        Correct wrong headers where other values prove it; the volumes have the warning ``repaired``.
 
     Returns
     -------
@@ -171,9 +171,9 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
 
 def _unplace_projections(frames: Sequence[Frame]) -> None:
     """Take the position from images of a run whose positioner turns: projections from several angles are no slices."""
-    turned = [frame for frame in frames if frame.time_key.get("angles") is not None]
-    if len({frame.time_key["angles"] for frame in turned}) > 1:
-        for frame in turned:
+    with_angles = [frame for frame in frames if frame.time_key.get("angles") is not None]
+    if len({frame.time_key["angles"] for frame in with_angles}) > 1:
+        for frame in with_angles:
             frame.position = frame.orientation = None
 
 

@@ -44,10 +44,10 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     nearest = nearest_axes(affine_lps[:3, :3])
     order = [nearest.index(axis) for axis in range(3)]
     signs = [np.sign(affine_lps[axis, voxel]) for axis, voxel in enumerate(order)]
-    turned = array.transpose(order)[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]  # (x, y, z)
+    oriented = array.transpose(order)[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]  # (x, y, z)
     if normal is Plane.AXIAL:
-        return turned.transpose(2, 1, 0)
-    return turned.transpose(normal, 2, 1 - normal)[:, ::-1]
+        return oriented.transpose(2, 1, 0)
+    return oriented.transpose(normal, 2, 1 - normal)[:, ::-1]
 
 
 def _plane(name: str) -> Plane:
@@ -123,5 +123,5 @@ def masked(array: Array, mask: Array, outside: float) -> Array:
     value = np.asarray(outside).astype(array.dtype)
     if value != outside and not (np.isnan(outside) and np.isnan(value)):
         raise ValueError(f"outside = {outside}: {array.dtype} has no such value")
-    kept = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)) != 0
-    return np.where(kept, array, value)
+    inside = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)) != 0
+    return np.where(inside, array, value)

@@ -74,11 +74,11 @@ def oriented(volume: Volume, time: int | None = None) -> Oriented:
     affine = np.eye(4) if volume.affine_lps is None else volume.affine_lps
     patient_axis = nearest_axes(affine[:3, :3])
     order = [2 - patient_axis.index(axis) for axis in (2, 1, 0)]  # array axes run (slice, row, column)
-    turned = voxels.transpose(*order, *range(3, voxels.ndim))
+    reordered = voxels.transpose(*order, *range(3, voxels.ndim))
     signs = [np.sign(affine[axis, patient_axis.index(axis)]) for axis in (2, 1, 0)]
-    turned = turned[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
+    reordered = reordered[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
     z, y, x = (volume.spacing_mm[2 - axis] for axis in order)
-    return Oriented(turned, (z, y, x), Plane(patient_axis[2]))
+    return Oriented(reordered, (z, y, x), Plane(patient_axis[2]))
 
 
 def nearest_axes(directions: Float) -> list[int]:

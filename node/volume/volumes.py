@@ -177,8 +177,8 @@ def _least_step_mm(placement: Placement | None) -> float | None:
 
 def _reversed_fields(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields about the direction of phase encoding, for a volume that was encoded against the stated one."""
-    turned = {"PhaseEncodingDirection": {"j": "j-", "j-": "j"}, "PhaseEncodingPolarityGE": _OTHER_POLARITY}
-    return {name: other[attributes[name]] for name, other in turned.items() if attributes.get(name) in other}
+    swapped = {"PhaseEncodingDirection": {"j": "j-", "j-": "j"}, "PhaseEncodingPolarityGE": _OTHER_POLARITY}
+    return {name: other[attributes[name]] for name, other in swapped.items() if attributes.get(name) in other}
 
 
 def _placement(frames: Sequence[Frame]) -> Placement | None:

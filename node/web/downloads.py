@@ -91,7 +91,7 @@ class Downloads(RequestLoop):
 
     def __init__(self, node: Services, trail: AuditTrail) -> None:
         self._node, self._trail = node, trail
-        self._host = node.index.turn.host or ""
+        self._host = node.index.sharing.host or ""
         super().__init__("downloads", node.index, {"download": self}, node.ingest.now, lanes=MAX_MADE, host=self._host)
 
     def begin(self, call: Call, download: Download) -> int:
@@ -102,9 +102,9 @@ class Downloads(RequestLoop):
         if (lack := self._node.archive.intake.waits_for()) is not None:
             raise OutOfResources(lack)
         lane, now = Lane("download", call.account.name, self._host), self._now()
-        kept_since = now - dt.timedelta(seconds=DOWNLOAD_KEPT_SECONDS)
+        ended_after = now - dt.timedelta(seconds=DOWNLOAD_KEPT_SECONDS)
         with within(None):  # the row is of the account itself
-            id = self._index.work.add_download(lane, download, kept_since, now)
+            id = self._index.work.add_download(lane, download, ended_after, now)
         if id is None:
             raise DownloadsBusy(
                 f"this account has {MAX_DOWNLOADS} downloads: remove one on its page, or wait, each is kept for an hour"

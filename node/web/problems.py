@@ -135,7 +135,7 @@ def respond(
 
 
 def _page_before(request: HTTPConnection) -> str:
-    """Return the path of another page of ours from which a browser came here; empty: there is none, or none is told."""
+    """Return the path of another page of ours from which a browser came here; empty if it is unknown."""
     before = urlsplit(request.headers.get("referer", ""))
     if before.netloc != request.headers.get("host") or before.path in ("", path_of(request)):
         return ""

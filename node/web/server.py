@@ -90,7 +90,7 @@ class Places:
         return self._claims[connection]
 
     def check(self) -> None:
-        """End TLS handshakes that take too long, and connections whose clients take nothing; free what is closed."""
+        """End slow TLS handshakes and connections whose clients read nothing; free those that are closed."""
         if self._is_tls and self._ended >= COLLECTED_CONNECTIONS:  # before those of this check, which tasks still hold
             self._ended = 0
             gc.collect()

@@ -234,8 +234,8 @@ def zip_response(
         raise PreconditionFailed(planned.etag)
     headers = {"Content-Type": ZIP, **headers, "ETag": planned.etag}
     if request.method != "POST" and has_etag(request.headers, planned.etag):
-        kept = ("ETag", "Vary", "Cache-Control")
-        return Response(status_code=304, headers={name: headers[name] for name in kept if name in headers})
+        of_unchanged = ("ETag", "Vary", "Cache-Control")
+        return Response(status_code=304, headers={name: headers[name] for name in of_unchanged if name in headers})
     start, stop = 0, planned.length
     if status == 200:
         headers["Accept-Ranges"] = "bytes"

@@ -38,20 +38,20 @@ def fits_analyze(volume: Volume) -> bool:
 
 def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
     """Write ``STEM_analyze.hdr`` and its ``.img``, never compressed. The volume must satisfy `fits_analyze`."""
-    turned = [oriented(volume, time) for time in range(volume.times)]
-    size = turned[0].voxels.shape[2::-1]
+    orientations = [oriented(volume, time) for time in range(volume.times)]
+    size = orientations[0].voxels.shape[2::-1]
     real = real_dtype(volume)
     dtype = np.dtype(PROMOTED_TYPES.get(real.name, real.name))
     head = AnalyzeHeader(endianness="<")
     head.set_data_dtype(RGB if volume.colour else dtype)
     shape = size if volume.times == 1 else (*size, volume.times)
     head.set_data_shape(shape)
-    spacing = turned[0].spacing_mm[::-1]
+    spacing = orientations[0].spacing_mm[::-1]
     head.set_zooms(spacing if volume.times == 1 else (*spacing, volume.time_step_s or 0.0))
     head["regular"], head["extents"] = b"r", EXTENTS
     image = folder / f"{stem}_analyze.img"
     with NewFile(image, digested=False) as stream:
-        for oriented_time in turned:
+        for oriented_time in orientations:
             _write_time(stream, oriented_time.voxels, volume, dtype)
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
     grid = FileGrid(shape, spacing, "uint8" if volume.colour else dtype.name)

@@ -55,7 +55,7 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
 
 
 def foreground(volume: Volume, threshold_hu: float) -> Array | None:
-    """Return the mask (slices, rows, columns) of the body at the middle time; None if it cannot be told from the rest.
+    """Return the mask (slices, rows, columns) of the body at the middle time; None if it cannot be recognised.
 
     For MR, the threshold is Otsu's, between the noise of the air and the body; signed values (phases, field maps) have
     no such threshold.

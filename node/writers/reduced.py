@@ -173,16 +173,16 @@ def _header_of_analyze(head: Any, fields: Mapping[str, Any]) -> Any:
         return _header_for(size, spacing, head.get_data_dtype(), None)
     affine = np.array(fields["affine_lps"], float)
     patient_axis = nearest_axes(affine[:3, :3])
-    turned = np.eye(4)
-    turned[:3, 3] = affine[:3, 3]
+    upright = np.eye(4)
+    upright[:3, 3] = affine[:3, 3]
     for axis, count in enumerate(size[:3]):
         column = affine[:3, patient_axis.index(axis)]
         # To the left, to anterior and to superior: in LPS+, y has the other sign.
         sign = math.copysign(1, column[axis]) * (-1 if axis == 1 else 1)
-        turned[:3, axis] = sign * column
+        upright[:3, axis] = sign * column
         if sign < 0:
-            turned[:3, 3] += (count - 1) * column
-    return _header_for(size, spacing, head.get_data_dtype(), turned)
+            upright[:3, 3] += (count - 1) * column
+    return _header_for(size, spacing, head.get_data_dtype(), upright)
 
 
 class _Inflated:

@@ -83,7 +83,7 @@ class Served:
         """Return when the node has noted the end of every association: killed before, it counts them as cut off."""
         until(lambda: not self.rows("SELECT id FROM open_associations"), 30, "the end of every association noted")
 
-    def wait_until_settled(self, seconds: float = 120) -> None:
+    def wait_until_idle(self, seconds: float = 120) -> None:
         """Return when no series waits for its conversion any more."""
         open_series = (
             "SELECT series_instance_uid, state, error FROM v_series WHERE state IN ('receiving', 'converting')"

@@ -36,7 +36,7 @@ def send(node: Served, folder: Path, *instances: Dataset) -> None:
     for path, ds in zip(paths, instances, strict=True):
         ds.save_as(path, enforce_file_format=True)
     assert send_files(paths, node.address, "CT1") == len(paths)
-    node.wait_until_settled()
+    node.wait_until_idle()
 
 
 def bids(*arguments: object, status: int = 0) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         [scans] = out.rglob("*_scans.tsv")
         assert all(line.split("\t")[1] < "1925" for line in scans.read_text().splitlines()[1:])
         text = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv"))
-        for told in ("Secret", "P1", "2026", "1.2.826", person["study_uid"]):
-            assert told not in text, "it leads back to the patient"
+        for reported in ("Secret", "P1", "2026", "1.2.826", person["study_uid"]):
+            assert reported not in text, "it leads back to the patient"
 
         before = snapshot(out)
         assert export(root, rules, out).change == SessionChange()
@@ -178,8 +178,8 @@ def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict
     rules, options = tmp_path / "rules.toml", ("--from", tmp_path / "scans", "--key", tmp_path / "key")
     drafted = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
     assert drafted.returncode == 0, drafted.stderr
-    told, following = drafted.stdout.splitlines()
-    assert told == f"{rules}: 1 rule proposed, 1 of them not decided. Read it, then:"
+    reported, following = drafted.stdout.splitlines()
+    assert reported == f"{rules}: 1 rule proposed, 1 of them not decided. Read it, then:"
     tried = run(*shlex.split(following)[1:])
     assert tried.returncode == 0, tried.stderr
     assert "nothing was written" in tried.stdout

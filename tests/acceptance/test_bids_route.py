@@ -76,7 +76,7 @@ def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatc
         send(node, tmp_path / "1", [*head, *lacking[:3], *lacking[4:], *rest, *ct])
         until(lambda: node.rows("SELECT 1 FROM v_routes WHERE trouble LIKE '%mount what belongs there'"), 60, "held")
         send(node, tmp_path / "2", later)
-        node.wait_until_settled()
+        node.wait_until_idle()
         out.mkdir()
         retry()
         assert node.process is not None
@@ -118,7 +118,7 @@ def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatc
         assert node.terminate() == 0
     assert images().items() > before.items()
     assert errors(out) == []
-    told = log + "".join(str(row["reason"]) for row in listed)
-    assert not [word for word in ("Secret", "MRN4711Q", subject.name) if word in told]
+    reported = log + "".join(str(row["reason"]) for row in listed)
+    assert not [word for word in ("Secret", "MRN4711Q", subject.name) if word in reported]
     report = json.loads(run("bids", out, "--rules", "rules.toml", "--root", root, "--json", check=True).stdout)
     assert not any(report["change"].values()), "the command has the same key and rules"

@@ -85,7 +85,7 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
 def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")
-    for arguments, typed, told in (
+    for arguments, typed, reported in (
         (("add", "a b"), PASSWORD, "is not a valid account name"),
         (("add", "anna"), "short", "12 to 256 characters"),
         (("add", "anna", "--role", "king"), PASSWORD, "'king' is not one of 'read', 'write', 'admin'"),
@@ -96,7 +96,7 @@ def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result
     ):
         done = account(root, *arguments, typed=typed)
         assert done.status == 2, done.err
-        assert told in done.err
+        assert reported in done.err
         assert "Traceback" not in done.err
     assert listed(account, root) == []
 

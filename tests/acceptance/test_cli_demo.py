@@ -15,15 +15,15 @@ from tests.preloaded import run
 def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
     done = run("demo", "--root", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["rows"]["v_series"], told["rows"]["v_images"], told["rows"]["v_failures"]) == (3, 66, 0)
-    volumes = [file for file in told["files"] if file["kind"] == "volume"]
+    reported = json.loads(done.stdout)
+    assert (reported["rows"]["v_series"], reported["rows"]["v_images"], reported["rows"]["v_failures"]) == (3, 66, 0)
+    volumes = [file for file in reported["files"] if file["kind"] == "volume"]
     assert sorted((file["format"], json.loads(file["shape"])) for file in volumes) == [
         (name, shape) for name in ("mhd", "nifti") for shape in ([16, 16, 5], [128, 128, 1], [176, 208, 60])
     ]
     assert {file["verdict"] for file in volumes} == {"right"}
-    assert [file["kind"] for file in told["files"]].count("thumbnail") == 3
-    for file in told["files"]:
+    assert [file["kind"] for file in reported["files"]].count("thumbnail") == 3
+    for file in reported["files"]:
         assert Path(file["path"]).stat().st_size == file["bytes"]
 
 

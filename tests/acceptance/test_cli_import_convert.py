@@ -87,7 +87,7 @@ def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_pat
     assert [row["format"] for row in listing["volumes"]] == ["npz", "png"]
 
 
-def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
+def test_each_series_is_reported_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
     done = run("convert", scan, "-o", tmp_path / "out")
     series, skipped, total = done.stdout.splitlines()
     assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
@@ -135,7 +135,7 @@ def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         (["-f", "mhd"], "for the format mhd, use --format mhd"),
         (["-f", "%p_%r"], "%r has no equivalent here"),
@@ -145,11 +145,11 @@ def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> 
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(
-    options: list[str], told: str, scan: Path, tmp_path: Path
+    options: list[str], reported: str, scan: Path, tmp_path: Path
 ) -> None:
     done = run("convert", scan, "-o", tmp_path / "out", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert told in done.stderr
+    assert reported in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -173,9 +173,9 @@ def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) 
     assert len(first["not_dicom"]) == 10
     status, again, _ = voxelnode("import", SHIPPED / "DICOMDIR", *root)
     assert (status, again["stored"], again["already_there"]) == (0, 0, 31)
-    _, told, _ = voxelnode("status", *root)
-    assert told["instances"] == 81
-    assert set(told["series"]) == {"receiving"}
+    _, reported, _ = voxelnode("status", *root)
+    assert reported["instances"] == 81
+    assert set(reported["series"]) == {"receiving"}
 
 
 @pytest.mark.slow
@@ -212,9 +212,9 @@ def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int,
     while not list(out.glob(".converting-*/*/*")):  # which takes a second in all
         assert process.poll() is None, "it ended before a conversion was seen"
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
+    _, reported = process.communicate(timeout=30)
     assert process.returncode == status
-    assert re.fullmatch(r"voxelnode: stopped after \d series; run it again for all of them\n", told)
+    assert re.fullmatch(r"voxelnode: stopped after \d series; run it again for all of them\n", reported)
     assert not list(out.glob(".*"))
     assert not (out / "conversion.json").exists()
 

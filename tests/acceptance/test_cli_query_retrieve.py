@@ -104,13 +104,13 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         config = tmp_path / "voxelnode.toml"
         config.write_text(f'[peers.other]\nae_title = "VOXELNODE"\nhost = "127.0.0.1"\nport = {target.port}\n')
         common = ("--to", "other", "--root", source.root, "--config", config)
-        status, told, _ = voxelnode("peers", "send", series[0].SeriesInstanceUID, *common)
-        assert (status, told) == (0, {"sent": 4, "warnings": 0, "failed": []})
+        status, reported, _ = voxelnode("peers", "send", series[0].SeriesInstanceUID, *common)
+        assert (status, reported) == (0, {"sent": 4, "warnings": 0, "failed": []})
         assert len(digests(target.root)) == 4
-        status, told, _ = voxelnode("peers", "send", STUDY, series[0].SOPInstanceUID, *common)
-        assert (status, told["sent"]) == (0, 7)
-        status, told, _ = voxelnode("peers", "send", "--patient", "P-1", *common)
-        assert (status, told["sent"]) == (0, 7)
+        status, reported, _ = voxelnode("peers", "send", STUDY, series[0].SOPInstanceUID, *common)
+        assert (status, reported["sent"]) == (0, 7)
+        status, reported, _ = voxelnode("peers", "send", "--patient", "P-1", *common)
+        assert (status, reported["sent"]) == (0, 7)
         assert digests(target.root) == digests(source.root)
 
 

@@ -159,9 +159,9 @@ def test_a_second_node_on_one_root_is_refused_with_the_reason(served: Served) ->
 def test_a_port_in_use_is_reported_in_one_line(served: Served, tmp_path: Path) -> None:
     second = run("serve", "--create", "--root", tmp_path / "two", "--port", served.port, "--web-port", "0")
     assert second.returncode == 2
-    told = second.stderr.splitlines()[-1]
-    assert told.startswith("voxelnode: ")
-    assert "in use" in told
+    reported = second.stderr.splitlines()[-1]
+    assert reported.startswith("voxelnode: ")
+    assert "in use" in reported
     assert "Traceback" not in second.stderr
 
 

@@ -82,7 +82,7 @@ def served(sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory)
             assert done.returncode == 0, done.stderr[-2000:]
         others = [as_file(one, folder) for one in sent.values() if not is_classic(one)]
         assert send_files(others, node.address, "SENDER") == len(others)
-        node.wait_until_settled(300)
+        node.wait_until_idle(300)
         yield node
 
 
@@ -144,7 +144,7 @@ def test_the_three_doors_give_the_same_voxels_and_affine(served: Served, corpus:
     listing = json.loads((tmp_path / "out" / "conversion.json").read_text())["volumes"]
     by_convert = {key(row): tmp_path / "out" / row["path"] for row in listing if row["format"] == "nifti"}
     with Served(tmp_path / "root") as imported:
-        imported.wait_until_settled()
+        imported.wait_until_idle()
         by_import = nifti(imported)
     by_network = {at: path for at, path in nifti(served).items() if at in by_convert}
     assert len(by_convert) == 1
@@ -187,7 +187,7 @@ def test_the_log_names_nobody(served: Served, sent: dict[str, MediaFile], tmp_pa
     del named[1].SeriesInstanceUID
     with pytest.raises(SendFailed, match="0xC000"):
         send(named[1])
-    served.wait_until_settled()
+    served.wait_until_idle()
     run("delete", named[0].StudyInstanceUID, "--yes", "--root", served.root, check=True)
     assert served.terminate() == 0
     log = (served.root.parent / "serve.log").read_text(encoding="utf-8", errors="replace").casefold()

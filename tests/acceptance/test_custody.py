@@ -52,7 +52,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
     study = make.ct_series(4, PatientID="P-1")
     with Served(tmp_path / "root") as node:
         assert send(node, tmp_path / "out", *study) == 4
-        node.wait_until_settled()
+        node.wait_until_idle()
         uid = str(study[0].StudyInstanceUID)
         planned = voxelnode(node.root, "delete", uid, "--dry-run")
         assert (planned["level"], planned["instances"], planned["deleted"]) == ("study", 4, False)
@@ -63,7 +63,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
         assert "no study" in voxelnode(node.root, "delete", "--patient", "P-1", "--yes", status=2)
         assert node.rows("SELECT 1 FROM v_patients") == []
         assert send(node, tmp_path / "out", *study) == 4, "what was deleted may come again"
-        node.wait_until_settled()
+        node.wait_until_idle()
         assert node.terminate() == 0
     codes = [line["event"]["code"] for line in audit_lines(tmp_path / "root")]
     assert codes == ["110100", "110104", "110105", "110105", "110104", "110100"]
@@ -77,7 +77,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
     uids = [str(series[0].StudyInstanceUID) for series in (first, second, other)]
     with Served(tmp_path / "root") as node:
         send(node, tmp_path / "out", *first, *second, *other)
-        node.wait_until_settled()
+        node.wait_until_idle()
         assert voxelnode(node.root, "share", "add", uids[1])["id"] == 1
         assert voxelnode(node.root, "delete", uids[0], "--yes")["trash_until"] is not None
         file = tmp_path / "erased.json"
@@ -102,7 +102,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 @pytest.mark.parametrize(
-    "point", ["erasure-owed", "deletion-ordered:2", "trash-emptied", "erasure-purged:2", "erasure-told"]
+    "point", ["erasure-owed", "deletion-ordered:2", "trash-emptied", "erasure-purged:2", "erasure-certified"]
 )
 def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_path: Path, point: str) -> None:
     """A patient with two studies, one that is in the trash, and copies in quarantine and among the downloads."""
@@ -110,7 +110,7 @@ def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_pa
     uids = [str(series[0].StudyInstanceUID) for series in studies]
     with Served(tmp_path / "root", VOXELNODE_FAILPOINT=point) as node:
         send(node, tmp_path / "out", *chain(*studies))
-        node.wait_until_settled()
+        node.wait_until_idle()
         voxelnode(node.root, "delete", uids[2], "--yes")
         [stored] = node.rows(f"SELECT path FROM v_images WHERE study_instance_uid = '{uids[0]}' LIMIT 1")
         for copy in ("quarantine/aside.dcm", "work/download-1"):  # of no row
@@ -196,7 +196,7 @@ def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> 
     study = make.ct_series(3, PatientID="P-1")
     with Served(tmp_path / "root") as node:
         send(node, tmp_path / "first", *study)
-        node.wait_until_settled()
+        node.wait_until_idle()
         for ds in study:
             ds.StudyInstanceUID, ds.PatientID = "1.2.3.4", "P-2"
         send(node, tmp_path / "second", *study)
@@ -208,7 +208,7 @@ def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> 
         assert len(voxelnode(node.root, "conflicts", "accept", str(listed[0]["id"]), "--alike")["accepted"]) == 3
         assert voxelnode(node.root, "conflicts") == []
         assert len(voxelnode(node.root, "conflicts", "--all")) == 6, "the first versions are conflicts, too"
-        node.wait_until_settled()
+        node.wait_until_idle()
         [series] = node.rows("SELECT study_instance_uid, state, instances FROM v_series")
         assert series == {"study_instance_uid": "1.2.3.4", "state": "converted", "instances": 3}
         assert "no conflict" in str(voxelnode(node.root, "conflicts", "keep", "999", status=2)).lower()

@@ -140,7 +140,7 @@ class Site:
         configuration.write_text("".join(sections))
         self.node = until_the_end.enter_context(Served(self.root, VOXELNODE_CONFIG=str(configuration)))
         self.web = re.search(r"http://\S+:\d+", self.node.process.stdout.readline())[0]
-        self.node.wait_until_settled()
+        self.node.wait_until_idle()
         taken = "SELECT 1 FROM v_routes WHERE route = 'trial' AND delivered > 0"
         until(lambda: self.node.rows(taken), 60, "what leaves without identities")
 

@@ -71,8 +71,8 @@ def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: P
             assert peer.receive() == (0x06, bytes(4))
         with urlopen(f"http://127.0.0.1:{web}/readyz", timeout=10) as answer:
             assert answer.status == 200
-        told = (tmp_path / "serve.log").read_text()
-        assert len(told.splitlines()) < 50, told[-3000:]
+        reported = (tmp_path / "serve.log").read_text()
+        assert len(reported.splitlines()) < 50, reported[-3000:]
 
 
 def echo(port: int) -> int:

@@ -86,7 +86,7 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
     assert run("import", "--root", root, folder / "first", folder / "second").returncode == 0
     assert run("account", "add", "anna", "--root", root, "--role", "read", "--no-password").returncode == 0
     with Served(root) as node:
-        node.wait_until_settled()
+        node.wait_until_idle()
         done = exported(root, target, "--group", GROUP)
         assert (done["copied"], done["kept"], done["removed"], done["absent"]) == (2, 0, 0, [])
         first, second = read_as_another_account(target, CATALOG)
@@ -96,10 +96,10 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
         assert (first["repetition_time_ms"], first["echo_time_ms"], first["slice_thickness_mm"]) == (500, 12, 1)
         assert (first["orientation"], first["slices"], first["times"], first["verdict"]) == ("axial", 4, 1, "complete")
         assert [len(line) for line in json.loads(first["affine_lps"])] == [4] * 4
-        told = audited(root)
+        reported = audited(root)
         assert node.terminate() == 0
-    assert told[-2].endswith(f"voxelnode db export to {target}, for {GROUP}: begun")
-    assert told[-1].endswith(": done, 2 conversions copied, 0 already there, 0 removed")
+    assert reported[-2].endswith(f"voxelnode db export to {target}, for {GROUP}: begun")
+    assert reported[-1].endswith(": done, 2 conversions copied, 0 already there, 0 removed")
     nothing_of_accounts_is_in(target / "index.sqlite")
     run("delete", first["study_instance_uid"], "--yes", "--root", root, check=True)
     assert read_as_another_account(target, CATALOG) == [first, second]
@@ -131,7 +131,7 @@ def test_an_export_without_damaged_volumes_and_of_its_owner_alone(tmp_path: Path
     series(tmp_path / "first", "first")
     run("import", "--root", root, tmp_path / "first", check=True)
     with Served(root) as node:
-        node.wait_until_settled()
+        node.wait_until_idle()
         [row] = node.rows("SELECT path FROM v_catalog")
         node.terminate()
     (target / "export.part").mkdir(parents=True)  # of an export that was killed
@@ -191,7 +191,7 @@ def test_an_export_of_a_project_has_nothing_else(folder: Path) -> None:
         series(folder / name, f"series {name}", study_uid=study, series_uid=f"{study}.{len(name)}", PatientID=study)
     with Served(root) as node:
         assert run("import", "--root", root, *(folder / name for name in ("seen", "hidden", "foreign"))).returncode == 0
-        node.wait_until_settled()
+        node.wait_until_idle()
         run("projects", "set", "trial", "--root", root, check=True)
         run("projects", "add", "trial", "1.2.901", "--series", "1.2.901.4", "--root", root, check=True)
         assert "no project" in run("db", "export", target, "--root", root, "--project", "trail").stderr

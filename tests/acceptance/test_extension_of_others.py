@@ -87,8 +87,8 @@ def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed
     without = run(None, "config", "check", "--config", kinds)
     assert without.returncode == 2
     unknown = "kind = 'greetings' is none of "
-    for told in ("[hello]: unknown section", f"[destinations.lines]: {unknown}", f"[hooks.lines]: {unknown}"):
-        assert told in without.stderr
+    for reported in ("[hello]: unknown section", f"[destinations.lines]: {unknown}", f"[hooks.lines]: {unknown}"):
+        assert reported in without.stderr
     assert run(None, "hello").returncode == 2
 
 

@@ -58,9 +58,9 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
             assert node.process.stdout is not None
             web = re.findall(r"http://\S+\d", node.process.stdout.readline())[0]
             send(node, series)
-            told = receiver.wait_for(7, 120)
+            reported = receiver.wait_for(7, 120)
             assert node.terminate() == 0
-    assert [one.content["event"] for one in told] == [
+    assert [one.content["event"] for one in reported] == [
         *["instance-stored"] * 4, "series-quiet", "volume-written", "study-quiet"
     ]  # fmt: skip
     files = ["nifti True", "mhd True", "png True"]  # the message that the series is quiet may go when they are there
@@ -131,8 +131,8 @@ def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) 
             until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'") != [], 60, "the outcome")
             assert replay()["delivered"] == 1
             assert replay("--again")["queued"] == [queued]
-            told = receiver.wait_for(3, 60)
+            reported = receiver.wait_for(3, 60)
             assert node.terminate() == 0
-    assert [one.content["id"] for one in told[1:]] == [queued, queued]
-    assert [one.content["series_instance_uid"] for one in told] == [uid] * 3
-    assert [one.content["test"] for one in told] == [True, False, False]
+    assert [one.content["id"] for one in reported[1:]] == [queued, queued]
+    assert [one.content["series_instance_uid"] for one in reported] == [uid] * 3
+    assert [one.content["test"] for one in reported] == [True, False, False]

@@ -57,7 +57,7 @@ def test_a_running_node_imports_and_its_page_says_how_far_it_is(tmp_path: Path) 
         assert served.rows("SELECT count(*) AS n FROM v_images WHERE source = 'import'") == [{"n": 83}]
         audit = run("audit", "--root", served.root, "--json").stdout
         assert audit.count('"Import"') == 3
-        served.wait_until_settled()
+        served.wait_until_idle()
 
 
 def test_a_node_that_is_killed_ends_the_command_and_the_next_one_completes_it(tmp_path: Path) -> None:

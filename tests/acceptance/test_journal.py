@@ -113,7 +113,7 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
         send(node, *small, large)
         node.kill()
     assert len(list(root.glob("incoming/*.part"))) == 1
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, reader, root / "journal", tmp_path / "rescued"],
         capture_output=True,
         text=True,
@@ -121,8 +121,8 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
         check=False,
         env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
     )
-    assert told.returncode == 0, told.stderr
-    assert "7 instances" in told.stdout
+    assert reported.returncode == 0, reported.stderr
+    assert "7 instances" in reported.stdout
     rescued = {path.name: path.read_bytes() for path in (tmp_path / "rescued").iterdir()}
     assert len(rescued) == 7
     for ds in (moved, *small, large):
@@ -141,8 +141,8 @@ def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp
     kill_with_records_that_wait(root, *make.ct_series(4))
     flip_a_byte_of_record(root, 2)
     command = [sys.executable, tmp_path / "rescue.py", root / "journal", tmp_path / "rescued"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "3 instances" in told.stdout
+    reported = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "3 instances" in reported.stdout
     assert len(list((tmp_path / "rescued").iterdir())) == 3
 
 
@@ -151,13 +151,13 @@ def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(r
     with Served(root) as node:
         with index_locked(root):
             send(node, *make.ct_series(3))
-            told = run("journal", "status", "--json")
-            assert (told.status, told.json["waiting"], told.json["damage"]) == (0, 3, [])
-            assert told.json["bytes"] >= 4096
+            reported = run("journal", "status", "--json")
+            assert (reported.status, reported.json["waiting"], reported.json["damage"]) == (0, 3, [])
+            assert reported.json["bytes"] >= 4096
             assert "3 instances" in run("journal", "status").out
             status = run("status", "--json").json
             assert (status["queued_instances"], status["journal_damage"]) == (3, [])
-            assert status["journal_bytes"] == told.json["bytes"]
+            assert status["journal_bytes"] == reported.json["bytes"]
             assert "3 instances waiting for the index" in run("status").out
         until(lambda: run("journal", "status", "--json").json["waiting"] == 0, 60, "all applied")
         node.kill()
@@ -170,8 +170,8 @@ def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: 
     kill_with_records_that_wait(root, *make.ct_series(2))
     lose_index(root)
     assert run("journal", "status", "--json").json["waiting"] == 2
-    told = run("db", "rebuild", "--json").json
-    assert (told["from_journal"], told["damaged_in_journal"], told["instances"]) == (2, 0, 0)
+    reported = run("db", "rebuild", "--json").json
+    assert (reported["from_journal"], reported["damaged_in_journal"], reported["instances"]) == (2, 0, 0)
     assert index_rows(root, "SELECT count(*) FROM v_images WHERE calling_ae_title = 'SENDER'") == [2]
 
 
@@ -181,8 +181,8 @@ def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path
         send(node, *make.ct_series(3))
         node.terminate()
     kill_with_records_that_wait(root, *make.ct_series(2))
-    told = run("db", "rebuild").out
-    assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in told
+    reported = run("db", "rebuild").out
+    assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in reported
     assert index_rows(root, "SELECT count(*) FROM v_images") == [5]
 
 
@@ -192,13 +192,13 @@ def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path
         send(node, *make.ct_series(3))
         until(lambda: objects(root), 30, "a file that has no row yet: no finding of its own")
         node.kill()
-    told = run("fsck", "--json")
-    assert told.status == 1
-    [finding] = told.json["findings"]
+    reported = run("fsck", "--json")
+    assert reported.status == 1
+    [finding] = reported.json["findings"]
     assert (finding["kind"], finding["path"]) == ("journal-waiting", "journal")
     assert "3 acknowledged instances" in finding["detail"]
-    [mended] = run("fsck", "--repair", "--json").json["findings"]
-    assert mended["mended"] == "applied"
+    [repaired] = run("fsck", "--repair", "--json").json["findings"]
+    assert repaired["repair"] == "applied"
     assert run("fsck", "--hash").status == 0
     assert index_rows(root, "SELECT count(*) FROM v_images") == [3]
 
@@ -224,7 +224,7 @@ def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run
     gone.unlink()
     os.truncate(torn, 0)
     findings = run("fsck", "--repair", "--json").json["findings"]
-    assert {(found["kind"], found["mended"]) for found in findings} == {
+    assert {(found["kind"], found["repair"]) for found in findings} == {
         ("file-missing", "written again from the journal"),
         ("file-altered", "written again from the journal"),
     }
@@ -235,15 +235,15 @@ def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_told_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
+def test_a_damaged_record_is_reported_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(4))
     flip_a_byte_of_record(root, 2)
     for path in objects(root):  # as a power cut would: they are not synced
         path.unlink()
-    told = run("journal", "status", "--json")
-    assert told.status == 1
-    assert told.json["damage"] == [{"first": 2, "last": 2, "segment": "00000000.journal"}]
-    assert told.json["waiting"] == 3
+    reported = run("journal", "status", "--json")
+    assert reported.status == 1
+    assert reported.json["damage"] == [{"first": 2, "last": 2, "segment": "00000000.journal"}]
+    assert reported.json["waiting"] == 3
     assert "send them again" in run("journal", "status").out
     assert "voxelnode journal status" in run("status").out
     [check] = [found for found in run("doctor", "--json").json["findings"] if found["check"] == "journal"]

@@ -67,7 +67,7 @@ def test_a_performed_step_outlives_a_kill_and_its_list_converts_the_series(tmp_p
         sender = Sender(node.port, images[3:])
         sender.start()
         sender.join()
-        node.wait_until_settled()
+        node.wait_until_idle()
         [series] = node.rows("SELECT state, revision, verdict, verdict_rule, expected_instances FROM v_series")
         assert series == {
             "state": "converted", "revision": 1, "verdict": "complete", "verdict_rule": "mpps", "expected_instances": 4

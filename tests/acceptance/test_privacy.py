@@ -40,7 +40,7 @@ def exposed(root: Path) -> set[str]:
 def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     with ServedForAll(tmp_path / "root") as node:
         send(node, tmp_path / "out", *make.ct_series(3))
-        node.wait_until_settled()
+        node.wait_until_idle()
         until(lambda: node.rows("SELECT 1 FROM v_volumes"), 10, "a volume is there")
         assert exposed(node.root) == set()
         assert node.terminate() == 0
@@ -48,7 +48,7 @@ def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_root_that_others_may_read_is_told_and_mended(tmp_path: Path) -> None:
+def test_a_root_that_others_may_read_is_reported_and_mended(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "objects").mkdir(parents=True)
     for folder in (root, root / "objects"):
@@ -58,9 +58,9 @@ def test_a_root_that_others_may_read_is_told_and_mended(tmp_path: Path) -> None:
     assert "root_open_to_others" in (tmp_path / "serve.log").read_text()
     assert exposed(root) == {".", "objects"}
     before = privacy(root)
-    assert (before["state"], "--mend" in before["remedy"]) == ("warning", True)
+    assert (before["state"], "--repair" in before["remedy"]) == ("warning", True)
     assert str(root / "objects") in before["found"]
-    assert privacy(root, "--mend")["state"] == "ok"
+    assert privacy(root, "--repair")["state"] == "ok"
     assert exposed(root) == set()
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 

@@ -133,12 +133,12 @@ def test_a_root_whose_archive_is_not_mounted_is_refused(tmp_path: Path, there: s
     (root / "objects").rename(tmp_path / "disk")
     if there != "nothing":
         (root / "objects").mkdir()
-    told = f"{root / 'objects'} has no file of the 1 instance of the index"
+    reported = f"{root / 'objects'} has no file of the 1 instance of the index"
     done = run("serve", "--root", root, "--port", "0", "--web-port", "0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert told in done.stderr
+    assert reported in done.stderr
     checks = json.loads(run("doctor", "--json", "--root", root).stdout)["findings"]
-    assert (told, "broken") in [(one["found"], one["state"]) for one in checks]
+    assert (reported, "broken") in [(one["found"], one["state"]) for one in checks]
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_a_missing_file_is_repaired_as_doctor_says(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no.toml", "with a blank & more.toml"])
-def test_a_missing_configuration_is_written_as_told(tmp_path: Path, name: str) -> None:
+def test_a_missing_configuration_is_written_as_reported(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     done = run("config", "check", "--config", file)
     assert done.returncode == 2

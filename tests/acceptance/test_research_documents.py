@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("node") / "root"
     run("import", folder, "--root", root, check=True)
     with Served(root) as node:
-        node.wait_until_settled()
+        node.wait_until_idle()
         node.terminate()
     return root
 

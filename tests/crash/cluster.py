@@ -50,7 +50,7 @@ from tests.postgresql import ACCOUNT, Server, programs, start
 
 ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]', "c2": '["convert"]'}
 SENDERS = 4
-SETTLE_SECONDS = 600.0
+IDLE_SECONDS = 600.0
 START_SECONDS = 120.0
 
 
@@ -122,7 +122,7 @@ class Cluster:
 
     def settle(self, expected: int) -> None:
         """Wait until every series is converted, and every instance in its place."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + IDLE_SECONDS
         while True:
             states = Counter(row["state"] for row in self.rows("SELECT state FROM v_series"))
             moving, elsewhere = 0, "WHERE place IS DISTINCT FROM 'store'"

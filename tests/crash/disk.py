@@ -113,7 +113,7 @@ def _leave(inode: Inode, durable: dict[Inode, Sync], place: Path) -> None:
 
 def _inode(path: Path) -> Inode:
     """As disk.c tells it; Python's stat knows no time of birth."""
-    told = subprocess.run(["stat", "--format=%i %.9W", path], check=True, capture_output=True, text=True)
-    number, birth = told.stdout.split()
+    reported = subprocess.run(["stat", "--format=%i %.9W", path], check=True, capture_output=True, text=True)
+    number, birth = reported.stdout.split()
     seconds, _, fraction = birth.partition(".")
     return int(number), int(seconds) * 1_000_000_000 + int(fraction or 0)

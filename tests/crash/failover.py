@@ -35,7 +35,7 @@ from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of
-from tests.crash.cluster import SENDERS, SETTLE_SECONDS, Sent, mistakes, send_until
+from tests.crash.cluster import IDLE_SECONDS, SENDERS, Sent, mistakes, send_until
 from tests.crash.harness import arguments
 from tests.replication import WAITS, Replicated, replicated
 
@@ -98,7 +98,7 @@ class Site:
 
     def settle(self, expected: int) -> None:
         """Wait until every series is converted."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + IDLE_SECONDS
         while True:
             states: Counter[str] = Counter()
             with suppress(IndexUnusable):  # the server has just come back

@@ -49,7 +49,7 @@ ONCE = (
     "folder-made",
     "rows-written",
     "rows-committed",
-    "batch-settled",
+    "batch-cleared",
     "ledger-written",
     "ledger-synced",
     "journal-freed",

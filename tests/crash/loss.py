@@ -30,8 +30,8 @@ from tests.made_once import lose_index
 from tests.preloaded import Process, run
 from tests.rows import view_rows
 
-SETTLE_SECONDS = 60.0
-REBUILDING = (*RECOVERING, "file-written", "rows-written", "rows-committed", "batch-settled", "ledger-written")
+IDLE_SECONDS = 60.0
+REBUILDING = (*RECOVERING, "file-written", "rows-written", "rows-committed", "batch-cleared", "ledger-written")
 HARMS = ("index lost", "index cut", "index kept")
 DAMAGED_BYTES = 3 << 12
 
@@ -95,7 +95,7 @@ class Losses(Campaign):
     def _settle(self) -> None:
         """Wait until nothing is owed to a series; what waits for its lost instances has failed."""
         open_ = "SELECT 1 FROM series WHERE state IN ('receiving', 'converting')"
-        assert within(SETTLE_SECONDS, lambda: not view_rows(self._root, open_)), "not converted in time"
+        assert within(IDLE_SECONDS, lambda: not view_rows(self._root, open_)), "not converted in time"
 
     def _whole(self) -> dict[str, tuple[int, Path]]:
         """Return revision and folder of the series all of whose instances are in their current volumes."""
@@ -145,13 +145,13 @@ class Losses(Campaign):
             process.kill()
             if process.wait() < 0:
                 self.done[f"rebuild killed at {point or 'a random moment'}"] += 1
-        told = run(*arguments, environment=self._environment)
-        if told.returncode not in (0, 1):
-            yield f"the rebuild failed: {told.stderr[-2000:]}"
+        reported = run(*arguments, environment=self._environment)
+        if reported.returncode not in (0, 1):
+            yield f"the rebuild failed: {reported.stderr[-2000:]}"
             return
-        lost = json.loads(told.stdout)["lost"]
-        if told.returncode != int(lost > 0):
-            yield f"the rebuild exits with {told.returncode} while {lost} instances are lost"
+        lost = json.loads(reported.stdout)["lost"]
+        if reported.returncode != int(lost > 0):
+            yield f"the rebuild exits with {reported.returncode} while {lost} instances are lost"
 
     def _instances(self, journal: Journal, lost: set[str]) -> Iterator[str]:
         """What was acknowledged is there, byte for byte, or named."""

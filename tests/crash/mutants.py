@@ -216,15 +216,15 @@ def no_volumes_root_sync() -> None:
 
 def resend_removes_both() -> None:
     """An instance that comes again takes the file of the first one with it."""
-    real = apply.settle
+    real = apply.clear
 
-    def settle(archive: Archive, kept: Indexed) -> None:
+    def clear(archive: Archive, kept: Indexed) -> None:
         real(archive, kept)
         if kept.remove is not None:
             newest = max((archive.root / "objects").glob("*/*.dcm"), key=lambda path: path.stat().st_mtime_ns)
             newest.unlink()
 
-    apply.settle = settle
+    apply.clear = clear
 
 
 def claims_stay() -> None:

@@ -45,7 +45,7 @@ from tests.programs import free_port
 from tests.protocol.conftest import data_set_bytes
 from tests.rows import view_rows
 
-SETTLE_SECONDS = 300.0
+IDLE_SECONDS = 300.0
 FAULTS = ("away", "cut", "error", "slow")
 HELD = "held"
 UNSETTLED = """
@@ -222,8 +222,8 @@ class Faults(Campaign):
             time.sleep(random_.uniform(0, 0.3))
 
     def _settle(self, root: Path) -> None:
-        if not within(SETTLE_SECONDS, lambda: not view_rows(root, UNSETTLED)):
-            self.problems.append(f"after {SETTLE_SECONDS:g} s there still wait {view_rows(root, UNSETTLED)}")
+        if not within(IDLE_SECONDS, lambda: not view_rows(root, UNSETTLED)):
+            self.problems.append(f"after {IDLE_SECONDS:g} s there still wait {view_rows(root, UNSETTLED)}")
 
     def _compare(self, store: ObjectStore, settings: Settings) -> None:
         findings = check_repository(settings, digests=True, repair=False)

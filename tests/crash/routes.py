@@ -41,7 +41,7 @@ from tests.protocol.conftest import data_set_bytes
 from tests.rows import view_rows
 
 SENDERS = 4
-SETTLE_SECONDS = 900.0
+IDLE_SECONDS = 900.0
 FULL_SECONDS = 2.0
 FAULTS = ("destination killed", "node killed", "node's disk full", "folder's disk full")
 
@@ -131,7 +131,7 @@ class Faults(Campaign):
                 sender.start()
             self._harm(here, there, folders, lambda: any(sender.is_alive() for sender in senders))
             for sender in senders:
-                sender.join(SETTLE_SECONDS)
+                sender.join(IDLE_SECONDS)
             uids = {one.sop_instance_uid for series in sent for one in series}
             self._settle(here, there, folders["share"], uids)
             self._compare(here, there, folders["share"], uids)
@@ -169,8 +169,8 @@ class Faults(Campaign):
             has_arrived = min(len(arrived_at(there.root)), len(files_in(share))) >= len(uids)
             return has_arrived and not waiting_at(here.root)
 
-        if not within(SETTLE_SECONDS, is_done):
-            self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here.root)}")
+        if not within(IDLE_SECONDS, is_done):
+            self.problems.append(f"after {IDLE_SECONDS:g} s there still waits {waiting_at(here.root)}")
 
     def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
         received = arrived_at(there.root)

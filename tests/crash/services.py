@@ -50,7 +50,7 @@ ALIVE_SECONDS = 2.0
 """Longest time until a kill."""
 
 OFTEN, SELDOM = 0.7, 0.3
-SETTLE_SECONDS = 60.0
+IDLE_SECONDS = 60.0
 DAY = 86400.0
 
 
@@ -343,8 +343,8 @@ class Services(Campaign):
         return not (hooks or open_ or routes.waiting_at(self._root))
 
     def _until(self, what: str, holds: Callable[[], bool]) -> Iterator[str]:
-        if not within(SETTLE_SECONDS, holds):
-            yield f"not in {SETTLE_SECONDS:g} s: {what}"
+        if not within(IDLE_SECONDS, holds):
+            yield f"not in {IDLE_SECONDS:g} s: {what}"
 
 
 def _digest(path: Path) -> str:

@@ -86,11 +86,11 @@ class Soak:
     folder: Path
     minutes: float
     seed: int = 0
-    told: Counter[str] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """All lives; `problems` says what was wrong, `told` how often each kind of peer came."""
+        """All lives; `problems` says what was wrong, `reported` how often each kind of peer came."""
         root = self.folder / "root"
         checker = Checker(root)
         served = Served(root, **ENVIRONMENT)
@@ -105,7 +105,7 @@ class Soak:
                 if self.problems:
                     return
                 served.start()
-            served.wait_until_settled()
+            served.wait_until_idle()
             checker.from_scratch()
             self.problems += checker.problems(journal)
             self.told["acknowledged"] = len(journal.acknowledged())
@@ -119,7 +119,7 @@ class Soak:
         self.problems += [f"life {life}: {what}" for what in end.grown(base)]
 
     def _rest(self, served: Served) -> Footprint:
-        served.wait_until_settled()
+        served.wait_until_idle()
         threading.Event().wait(12)  # longer than a connection without a request lives: what is left is left for good
         assert served.process is not None
         return Footprint.of(served.process.pid)

@@ -50,8 +50,8 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
         content[page * 4096 + 8 : page * 4096 + 16] = b"\xff" * 8
     index.write_bytes(content)
     assert "voxelnode db rebuild" in refused(node)
-    told = run("db", "rebuild", "--root", node.root)
-    assert "12 instances indexed" in told.stdout
+    reported = run("db", "rebuild", "--root", node.root)
+    assert "12 instances indexed" in reported.stdout
     assert node.start()
     assert Checker(node.root).problems(journal) == []
 
@@ -59,16 +59,16 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
 CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')"
 
 
-def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
+def test_a_root_that_may_only_be_read_is_reported(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m,ro", "none", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system needs root")
     try:
-        told = run("serve", "--create", "--root", str(place / "root"), "--port", "0", "--web-port", "0")
+        reported = run("serve", "--create", "--root", str(place / "root"), "--port", "0", "--web-port", "0")
     finally:
         subprocess.run(["umount", place], check=True)
-    assert told.returncode == 1
-    assert "Read-only file system" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert reported.returncode == 1
+    assert "Read-only file system" in reported.stderr
+    assert "Traceback" not in reported.stderr

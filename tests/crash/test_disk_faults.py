@@ -328,5 +328,5 @@ def test_a_study_can_be_deleted_from_a_disk_that_is_full(
         assert list((root / "objects").rglob("*.dcm")) == []
         with reading(root) as index:
             assert index.count_levels()["instances"] == 0
-        told = node.log.read_text()
-        assert told.count("conversions_wait") <= 2, told[-3000:]
+        reported = node.log.read_text()
+        assert reported.count("conversions_wait") <= 2, reported[-3000:]

@@ -28,7 +28,7 @@ def test_whatever_operators_do_nothing_acknowledged_is_lost_and_nothing_deleted_
     try_interleavings(orders, first=first, seed=seed)
 
 
-def test_a_disk_that_is_away_a_journal_that_is_gone_and_starts_in_a_loop_lose_only_what_is_told() -> None:
+def test_a_disk_that_is_away_a_journal_that_is_gone_and_starts_in_a_loop_lose_only_what_is_reported() -> None:
     with closing(Site("root", "replace", None)) as site:
         operators = Operators(site, Counter())
         site.send(new_series(3))

@@ -48,7 +48,7 @@ def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_segment_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
+def test_a_segment_that_is_missing_after_a_kill_is_reported_by_the_start(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
         assert node.start({VARIABLE: "rows-written:1"})
@@ -70,7 +70,7 @@ def test_a_segment_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_journal_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
+def test_a_journal_that_is_missing_after_a_kill_is_reported_by_the_start(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
         assert node.start()

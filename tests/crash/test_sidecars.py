@@ -22,7 +22,7 @@ from tests.preloaded import run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-def told(root: Path) -> list[dict[str, object]]:
+def said(root: Path) -> list[dict[str, object]]:
     return [json.loads(path.read_text())["completeness"] for path in sorted(root.glob("volumes/*/*/*/*.json"))]
 
 
@@ -47,9 +47,9 @@ def test_a_node_killed_in_any_step_writes_the_verdict_when_it_starts_again(tmp_p
         ds.save_as(out / f"{number}.dcm", enforce_file_format=True)
     with Served(root) as node:
         send_files(sorted(out.iterdir()), node.address, "CT1")
-        node.wait_until_settled()
+        node.wait_until_idle()
         node.terminate()
-    [before] = told(root)
+    [before] = said(root)
     assert before["state"] == "complete"
     for number, point in enumerate(JUDGING, start=1):
         judge(root, 3 + number)
@@ -60,15 +60,15 @@ def test_a_node_killed_in_any_step_writes_the_verdict_when_it_starts_again(tmp_p
         assert node.process.stdout is not None
         node.process.wait(30)
         node.process.stdout.close()
-        [after_kill] = told(root)
-        is_written = point in ("sidecars-renamed", "sidecars-told")
+        [after_kill] = said(root)
+        is_written = point in ("sidecars-renamed", "sidecars-done")
         assert after_kill["missing"] == (number if is_written else before["missing"]), point
         with Served(root) as node:
             until(partial(is_told, node), 30, "the verdict is told")
             [series] = node.rows("SELECT revision, state, verdict, missing_instances FROM v_series")
             assert tuple(series.values()) == (1, "converted", "incomplete", number)
             node.terminate()
-        [before] = told(root)
+        [before] = said(root)
         assert (before["state"], before["missing"]) == ("incomplete", number)
         assert not list(root.glob("volumes/**/*.part"))
         assert run("fsck", "--hash", "--root", root).returncode == 0

@@ -33,7 +33,7 @@ def test_a_node_killed_in_any_step_of_the_trash_finishes_it_when_it_starts_again
     uid = str(series[0].StudyInstanceUID)
     with Served(root) as node:
         send(node, tmp_path / "out", series)
-        node.wait_until_settled()
+        node.wait_until_idle()
         before = digests(node)
         voxelnode(root, "delete", uid, "--yes")
     for point in TRASH:
@@ -48,7 +48,7 @@ def test_a_node_killed_in_any_step_of_the_trash_finishes_it_when_it_starts_again
         with Served(root) as node:
             assert voxelnode(root, "trash") == []
             assert digests(node) == (before if restores else set()), point
-            node.wait_until_settled()
+            node.wait_until_idle()
             if restores:
                 voxelnode(root, "delete", uid, "--yes")
             else:
@@ -59,7 +59,7 @@ def test_a_rebuilt_index_keeps_the_trash_and_without_the_old_one_what_was_in_it_
     root, series = tmp_path / "root", make.ct_series(3)
     with Served(root) as node:
         send(node, tmp_path / "out", series)
-        node.wait_until_settled()
+        node.wait_until_idle()
         before = digests(node)
         voxelnode(root, "delete", str(series[0].StudyInstanceUID), "--yes")
     assert voxelnode(root, "db", "rebuild")["instances"] == 0

@@ -163,7 +163,7 @@ def record(folder: Path) -> None:
         found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
         assert found is not None
         send(node, study(), Path(name) / "study").wait()
-        node.wait_until_settled()
+        node.wait_until_idle()
         [row] = node.rows("SELECT * FROM v_series WHERE series_number = 1")
         url = f"{found[0]}/studies/{row['study_instance_uid']}"
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)

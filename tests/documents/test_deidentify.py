@@ -63,7 +63,7 @@ def test_a_second_node_has_pseudonyms_and_no_identity(tmp_path: Path) -> None:
             send_files(sorted(scans.iterdir()), clinic.address, "CT1")
             stored = "SELECT sop_instance_uid FROM v_images"
             until(lambda: len(research.rows(stored)) == 3, 60, "every copy is there")
-            research.wait_until_settled()
+            research.wait_until_idle()
             assert clinic.terminate() == 0
         mapped = run("pseudonyms", "map", "trial.key", scans, "--json", folder=tmp_path / "clinic", check=True).stdout
         [person] = [line for line in json.loads(mapped) if line["kind"] == "patient"]

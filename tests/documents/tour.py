@@ -108,7 +108,7 @@ def tour(page: Page, node: Served, folder: Path) -> Recording:
     recording = Recording(page)
     rows = page.locator("main tbody tr")
     send(node, small_series(), folder / "others").wait()
-    node.wait_until_settled()
+    node.wait_until_idle()
     page.goto("/")
     for name, instances in (("gap", head_without_a_slice()), ("head", head_phantom().instances)):
         recording.show(600)

@@ -72,8 +72,8 @@ def _of_one_series(found: Iterable[MediaFile]) -> tuple[tuple[str, Path], ...]:
 
 def _account(job: ConversionJob, converted: Converted) -> None:
     """Raise AssertionError if an instance is neither in a volume nor told of."""
-    told = {uid for _, uid, _ in converted.sources} | {uid for uid, _ in converted.damaged}
-    told |= {exclusion.sop_instance_uid for exclusion in converted.exclusions}
-    told |= {uid for refusal in converted.refusals for uid in refusal.sop_instance_uids}
-    if not converted.references and (silent := {uid for uid, _ in job.instances} - told):
+    reported = {uid for _, uid, _ in converted.sources} | {uid for uid, _ in converted.damaged}
+    reported |= {exclusion.sop_instance_uid for exclusion in converted.exclusions}
+    reported |= {uid for refusal in converted.refusals for uid in refusal.sop_instance_uids}
+    if not converted.references and (silent := {uid for uid, _ in job.instances} - reported):
         raise AssertionError(f"{len(silent)} of {len(job.instances)} instances are not accounted for")

@@ -136,11 +136,11 @@ class Root:
         """Convert what was claimed in this process; False if the claim was lost."""
         return convert_series(claimed, self.archive, self.index, options, run, self.clock)
 
-    def tell_verdicts(self) -> None:
+    def write_verdicts(self) -> None:
         """Write changed verdicts into the sidecars, as the worker does."""
         day = dt.timedelta(days=1)
         housekeeping = Housekeeping(self.archive, self.index, day, day, self.clock)
-        assert not housekeeping.tell_verdicts()
+        assert not housekeeping.write_verdicts()
 
     def convert_due(self, options: WriteOptions = QUICK) -> None:
         """Let the quiet time pass, and convert what is due."""

@@ -117,7 +117,7 @@ def test_what_was_deleted_is_not_missed_by_a_new_index(settings: Settings) -> No
 
 
 @pytest.mark.slow
-def test_lost_instances_are_told_until_they_are_written_off(settings: Settings) -> None:
+def test_lost_instances_are_reported_until_they_are_written_off(settings: Settings) -> None:
     root, sent = settings.storage.root, new_series(3)
     received(settings, sent)
     remove_files(root, sent[:2])
@@ -232,7 +232,7 @@ def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settin
         pytest.param("index", "last frame", marks=pytest.mark.long),
     ],
 )
-def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: str, damage: str) -> None:
+def test_an_end_that_no_crash_tore_is_reported_and_kept(settings: Settings, loss: str, damage: str) -> None:
     root, sent, later = settings.storage.root, new_series(2), new_series(2)
     received(settings, sent)
     before = len(segments(root / FOLDER)[0].read_bytes())

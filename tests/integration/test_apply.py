@@ -543,7 +543,7 @@ def test_an_instance_that_the_index_refuses_is_set_aside_alone(
     assert len(events(parts, "instance-set-aside")) == 1
 
 
-def test_a_damaged_record_is_told_and_its_segment_and_the_part_files_are_kept(started: Started) -> None:
+def test_a_damaged_record_is_reported_and_its_segment_and_the_part_files_are_kept(started: Started) -> None:
     first, large, last = make.ct_series(1)[0], large_instance(), make.ct_series(1)[0]
     parts = started()
     parts.receive_all([first, large, last])
@@ -563,7 +563,7 @@ def test_a_damaged_record_is_told_and_its_segment_and_the_part_files_are_kept(st
     assert list(kept.values()) == [bytes(content)]
 
 
-def test_a_lost_segment_is_told_and_the_part_files_are_kept(started: Started) -> None:
+def test_a_lost_segment_is_reported_and_the_part_files_are_kept(started: Started) -> None:
     large, parts = large_instance(), started()
     parts.receive(large)
     [part] = parts.folder.glob("incoming/*.part")

@@ -166,7 +166,7 @@ def test_an_emptied_session_leaves_no_folder_and_volumes_may_be_left(site: Site)
     assert (site.out / "participants.tsv").read_text() == "participant_id\n"
 
 
-def test_a_volume_that_cannot_be_copied_is_told_and_the_others_are_written(site: Site) -> None:
+def test_a_volume_that_cannot_be_copied_is_reported_and_the_others_are_written(site: Site) -> None:
     damaged = site.volume("s1")
     image = damaged.files[".nii.gz"]
     assert isinstance(image, NiftiCopy)

@@ -140,7 +140,7 @@ def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None
 
 
 @pytest.mark.slow
-def test_a_child_that_ends_is_told_with_its_status_and_replaced(child: Child) -> None:
+def test_a_child_that_ends_is_reported_with_its_status_and_replaced(child: Child) -> None:
     with pytest.raises(ChildDied) as died:
         call(child, 7)
     assert died.value.exitcode == 7
@@ -272,7 +272,7 @@ print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIM
     assert done.stdout.split() == [str(1 << 33)] * 2 + ["1000"] * 2
 
 
-def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later(child: Child) -> None:
+def test_a_child_that_cannot_be_started_is_reported_and_may_be_started_later(child: Child) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # which are open: none is free, wherever gaps are
     try:

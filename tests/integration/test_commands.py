@@ -196,13 +196,13 @@ def test_what_is_known_of_one_thing_is_lines_of_names_and_values(run) -> None:
     run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
     names, *lines = run("status", "--root", "here", "--tsv").out.splitlines()
     assert names == "name\tvalue"
-    told = dict(line.split("\t") for line in lines)
+    reported = dict(line.split("\t") for line in lines)
     whole = json.loads(run("status", "--root", "here", "--json").out)
-    assert (told["instances"], told["series.receiving"]) == ("1", str(whole["series"]["receiving"]))
-    told = dict(
+    assert (reported["instances"], reported["series.receiving"]) == ("1", str(whole["series"]["receiving"]))
+    reported = dict(
         line.split("\t") for line in run("info", "CompressedSamples", "--root", "here", "--tsv").out.splitlines()
     )
-    assert told["studies.0.series"] == "1"
+    assert reported["studies.0.series"] == "1"
 
 
 def test_a_wrong_configuration_is_lines_of_mistakes(run) -> None:
@@ -241,7 +241,7 @@ def _completed(command: Any, words: list[str], parameter: str) -> list[str]:
 
 
 @pytest.mark.sqlite("a database of a server is created by its administrator")
-def test_a_new_index_and_its_copy_are_told_as_json(run) -> None:
+def test_a_new_index_and_its_copy_are_reported_as_json(run) -> None:
     done = json.loads(run("db", "upgrade", "--root", "here", "--json").out)
     assert (done["before"], done["after"] is None) == (None, False)
     copied = json.loads(run("db", "backup", "copy.sqlite", "--root", "here", "--json").out)
@@ -303,7 +303,7 @@ def test_check_lists_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
     assert [f"voxelnode: {problem}" for problem in json.loads(as_json.out)["problems"]] == text.err.splitlines()
 
 
-def test_the_example_is_printed_and_its_settings_are_told_as_json(run) -> None:
+def test_the_example_is_printed_and_its_settings_are_reported_as_json(run) -> None:
     assert json.loads(run("config", "example", "--json").out)["properties"].keys() >= {"storage", "dicom"}
     assert tomllib.loads(run("config", "example").out).keys() >= {"storage", "dicom", "series", "convert", "log"}
 

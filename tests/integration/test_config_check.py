@@ -22,9 +22,9 @@ def check(folder: Path, text: str) -> dict[str, Any]:
     file = folder / "voxelnode.toml"
     file.write_text(f'[storage]\nroot = "{folder / "root"}"\n{text}')
     done = run("config", "check", "--config", file, "--json")
-    told = dict(json.loads(done.stdout))
-    assert done.returncode == (0 if told["ok"] else 2)
-    return told
+    reported = dict(json.loads(done.stdout))
+    assert done.returncode == (0 if reported["ok"] else 2)
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def check(folder: Path, text: str) -> dict[str, Any]:
     ],
 )
 def test_what_a_start_would_refuse_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
-    [told] = check(tmp_path, text)["problems"]
-    assert problem in told
+    [reported] = check(tmp_path, text)["problems"]
+    assert problem in reported
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_starts_is_valid(tmp_path: Path, text: str) -> None:
     assert check(tmp_path, text)["problems"] == []
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     problems = check(
         tmp_path,
         '[dicom]\nhost = "0.0.0.0"\nport = 8080\ntls_certificate = "/nowhere/a"\n[web]\nhost = "0.0.0.0"\n'
@@ -137,7 +137,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert len(problems) == 5
 
 
-def test_every_broken_rule_of_one_table_is_told(tmp_path: Path) -> None:
+def test_every_broken_rule_of_one_table_is_reported(tmp_path: Path) -> None:
     problems = check(
         tmp_path,
         '[hooks.one]\nkind = "command"\non = ["series-quiet"]\ncommand = ["{path}", "{nothing}"]\n'

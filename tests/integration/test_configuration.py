@@ -336,7 +336,7 @@ def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_ag
             put(here, "hooks.x", {"on": STORED, "url": whole.url})
             here.act("pause-hooks", hooks=["x"], paused=False)
             here.act("retry-deliveries", hook="x", message_id=None)
-            until(lambda: set(uids) <= told(whole), DEADLINE_SECONDS, "what waited, at the new address")
+            until(lambda: set(uids) <= reported(whole), DEADLINE_SECONDS, "what waited, at the new address")
             here.act("pause-hooks", hooks=["x"], paused=True)
             here.receive(tmp_path)
             assert here.act("remove-table", table="hooks.x", who="chief", drops=9)["dropped"] == 2
@@ -345,7 +345,7 @@ def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_ag
             here.stop()
 
 
-def told(receiver: Receiver) -> set[str]:
+def reported(receiver: Receiver) -> set[str]:
     return {str(one.content["sop_instance_uid"]) for one in receiver.received}
 
 

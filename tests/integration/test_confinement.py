@@ -216,7 +216,7 @@ def keeper(others: set[int | None]) -> int:
 
 
 @pytest.mark.parametrize("end", [crash, exit_quietly])
-def test_the_end_of_such_a_process_is_told_and_costs_no_start(
+def test_the_end_of_such_a_process_is_reported_and_costs_no_start(
     decoder: Decoder, others: set[int | None], given: Path, end: Callable[[Path], bytes]
 ) -> None:
     decoder.run(process, given.parent / "neighbour")

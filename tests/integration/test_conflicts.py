@@ -184,7 +184,7 @@ def test_an_acceptance_that_was_cut_short_is_finished_by_the_next(root: Root) ->
     assert_sound(root)
 
 
-def test_what_cannot_be_decided_is_told_with_the_remedy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_decided_is_reported_with_the_remedy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make.ct_series(1)
     root.take_all([*first, *corrected(first, **OTHER_STUDY)])
     [conflict] = root.rows(UNDECIDED)
@@ -192,7 +192,7 @@ def test_what_cannot_be_decided_is_told_with_the_remedy(root: Root, monkeypatch:
     with pytest.raises(NotDecidable, match="again"):
         conflicts(root).accept(conflict["id"], "someone")
     write_rows(root.folder, "UPDATE conflicts SET host = 'there'")
-    monkeypatch.setattr(root.index.turn, "is_away", lambda holder: holder == "there")
+    monkeypatch.setattr(root.index.sharing, "is_away", lambda holder: holder == "there")
     with pytest.raises(NotDecidable, match="in the quarantine of there: decide there"):
         conflicts(root).accept(conflict["id"], "someone")
     with pytest.raises(NoSuchConflict):

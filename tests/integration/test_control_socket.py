@@ -370,7 +370,7 @@ def test_an_idle_server_does_not_wake_up(server: ControlServer, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
+def test_a_node_that_is_killed_while_it_works_is_distinguished_from_one_that_did_nothing(
     tmp_path: Path, run_child: RunChild
 ) -> None:
     node = run_child(WORKING_NODE, str(tmp_path))

@@ -345,7 +345,7 @@ def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(
 
 
 @pytest.mark.slow
-def test_a_child_that_the_kernel_kills_is_told_as_such(job: ConversionJob) -> None:
+def test_a_child_that_the_kernel_kills_is_reported_as_such(job: ConversionJob) -> None:
     converters = Converters()
     with ThreadPoolExecutor(1) as thread:
         try:

@@ -110,7 +110,7 @@ def test_a_job_cannot_take_all_memory(decoder: Decoder) -> None:
     assert decoder.run(bytes, 3) == b"\0\0\0"
 
 
-def test_what_the_data_forbid_is_told_in_words(decoder: Decoder) -> None:
+def test_what_the_data_forbid_is_reported_in_words(decoder: Decoder) -> None:
     with pytest.raises(NotDecoded, match="the instance has 1 frame, but frame 2 was requested"):
         decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 2)
     with pytest.raises(NotDecoded, match="no Pixel Data"):

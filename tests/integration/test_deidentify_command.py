@@ -106,8 +106,8 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     assert f"[deidentify.trial] {key}: others may read or change the key" in wrong.stderr
     key.chmod(0o600)
 
-    told = list(csv.DictReader(io.StringIO(run("pseudonyms", "map", key, originals).stdout)))
-    [patient] = [row for row in told if row["kind"] == "patient"]
+    reported = list(csv.DictReader(io.StringIO(run("pseudonyms", "map", key, originals).stdout)))
+    [patient] = [row for row in reported if row["kind"] == "patient"]
     assert patient["original"] == "SECRET-4711"
     assert {ds.PatientID for ds in results(out)} == {patient["pseudonym"]}
 

@@ -364,14 +364,14 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
         (root / "quarantine/torn.dcm").write_bytes(b"Zwicklbauer " + uid.encode())
         (root / "quarantine/other.dcm").write_bytes(uid.encode() + b".1")
         done = repository.actions.by_name["erase"](objects=[["study", uid, uid]], trash=[], who="test")
-        told = done["certificate"]
+        reported = done["certificate"]
         counts = {"trash": 0, "quarantined": 1, "downloads": 1, "index_overwritten": True}
-        assert {name: told[name] for name in counts} == counts
-        assert [what for what in told["stays"] if "quarantine" in what] == [
+        assert {name: reported[name] for name in counts} == counts
+        assert [what for what in reported["stays"] if "quarantine" in what] == [
             "quarantine/torn.dcm: it has a UID of what was erased"
         ]
         [row] = read_rows(root, "SELECT outcome, payload FROM work WHERE kind = 'erasure'")
-        assert (row["outcome"], json.loads(row["payload"])["certificate"]) == ("succeeded", told)
+        assert (row["outcome"], json.loads(row["payload"])["certificate"]) == ("succeeded", reported)
         (root / "quarantine/torn.dcm").unlink()
         assert {path for path in bytes_with(b"Zwicklbauer") if not path.startswith("audit")} == set()
         later = received(repository, "Later")

@@ -63,11 +63,11 @@ def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Setting
     wrong = {"sha256": "0" * 64, "uid": str(sent[1].SOPInstanceUID)}
     write_rows(settings.storage.root, "UPDATE images SET sha256 = :sha256 WHERE sop_instance_uid = :uid", **wrong)
     [finding] = repaired(settings)
-    assert (finding.kind, finding.mended) == ("file-altered", "kept: the digest of its row was mended")
+    assert (finding.kind, finding.repair) == ("file-altered", "kept: the digest of its row was corrected")
     row = row_of(settings, sent[1])
     assert row["sha256"] == hashlib.sha256(data_set_bytes(sent[1])).hexdigest()
     assert Path(row["path"]).read_bytes().endswith(data_set_bytes(sent[1]))
-    assert events(settings) == ["digest-mended"]
+    assert events(settings) == ["digest-corrected"]
     assert list((settings.storage.root / "quarantine").iterdir()) == []
     assert repaired(settings) == []
 
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_whole_instance_is_set_aside_and_its_study_takes_it_al
         uid = str(second.SOPInstanceUID).encode()
         path.write_bytes(content.replace(uid, uid[:-1] + (b"1" if uid[-1:] != b"1" else b"2")))
     [finding] = repaired(settings)
-    assert finding.mended == "to quarantine, marked as missing"
+    assert finding.repair == "to quarantine, marked as missing"
     assert events(settings) == ["file-damaged"]
     assert repaired(settings) == []
     with Repository(settings) as store:
@@ -160,7 +160,7 @@ def test_fsck_tells_what_it_could_not_read_and_does_nothing_to_it(
     with monkeypatch.context() as failing:
         fail_to_read(failing, path, number)
         [finding] = repaired(settings)
-    assert (finding.kind, finding.mended) == ("file-unreadable", None)
+    assert (finding.kind, finding.repair) == ("file-unreadable", None)
     assert Path(path).exists()
     assert events(settings) == []
     assert repaired(settings) == []
@@ -193,7 +193,7 @@ def test_a_version_that_is_not_current_is_compared_as_well(settings: Settings, h
     [loser] = view_rows(settings.storage.root, "SELECT path FROM v_conflicts")
     Path(loser["path"]).unlink() if harm == "gone" else flip(Path(loser["path"]))
     [finding] = repaired(settings)
-    assert (finding.kind, finding.mended) == (f"loser-{'missing' if harm == 'gone' else 'altered'}", "marked")
+    assert (finding.kind, finding.repair) == (f"loser-{'missing' if harm == 'gone' else 'altered'}", "marked")
     assert [finding.kind for finding in repaired(settings)] == ["instance-lost"]
     take(settings, other)
     assert repaired(settings) == []

@@ -61,8 +61,8 @@ def test_a_configuration_that_needs_a_missing_library_is_refused(
         [sys.executable, "-c", code, *command], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True,
         text=True, timeout=60, check=False,
     )  # fmt: skip
-    told = f"{feature} needs a library that is not installed: pip install 'voxelnode[{extra}]'"
-    assert (done.returncode, done.stderr) == (2, f"voxelnode: voxelnode.toml: {told}\n")
+    reported = f"{feature} needs a library that is not installed: pip install 'voxelnode[{extra}]'"
+    assert (done.returncode, done.stderr) == (2, f"voxelnode: voxelnode.toml: {reported}\n")
 
 
 def test_every_extra_that_a_configuration_may_need_is_here() -> None:

@@ -83,7 +83,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
     content = lost.read_bytes()
     lost.unlink()
     [finding] = found(settings, repair=True)
-    assert (finding.kind, finding.path, finding.mended) == ("file-missing", str(lost.relative_to(filled)), "marked")
+    assert (finding.kind, finding.path, finding.repair) == ("file-missing", str(lost.relative_to(filled)), "marked")
     assert found(settings) == []
     [row] = view_rows(filled, "SELECT * FROM v_images WHERE file_missing")
     assert row["sop_instance_uid"] == finding.sop_instance_uid
@@ -118,9 +118,9 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     flip(objects(filled)[2])
     assert found(settings) == []
     [finding] = found(settings, digests=True)
-    assert (finding.kind, finding.mended) == ("file-altered", None)
-    [mended] = found(settings, digests=True, repair=True)
-    assert mended.mended == "to quarantine, marked as missing"
+    assert (finding.kind, finding.repair) == ("file-altered", None)
+    [repaired] = found(settings, digests=True, repair=True)
+    assert repaired.repair == "to quarantine, marked as missing"
     assert len(list((filled / "quarantine").iterdir())) == 1
     assert found(settings, digests=True) == []
 
@@ -137,8 +137,8 @@ def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
     if is_noted:  # as after a copy that was made while versions came
         with closing(Index(filled, Metrics())) as index:
             record_quarantined(Archive(filled), index, FAR)
-    repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
-    assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was mended" in repairs
+    repairs = [finding.repair for finding in found(settings, digests=True, repair=True)]
+    assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected" in repairs
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
 
@@ -154,7 +154,7 @@ def test_a_marked_row_gets_its_file_back_from_quarantine(settings: Settings, fil
     if is_noted:
         with closing(Index(filled, Metrics())) as index:
             record_quarantined(Archive(filled), index, FAR)
-    repairs = {finding.kind: finding.mended for finding in found(settings, repair=True)}
+    repairs = {finding.kind: finding.repair for finding in found(settings, repair=True)}
     assert repairs["file-missing"] == (COPIED if is_noted else RETURNED)
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
@@ -165,7 +165,7 @@ def test_a_damaged_file_does_not_come_back_from_quarantine(settings: Settings, f
     lost = objects(filled)[0]
     flip(lost)
     lost.rename(filled / "quarantine" / lost.name)
-    repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
+    repairs = [finding.repair for finding in found(settings, digests=True, repair=True)]
     assert sorted(map(str, repairs)) == ["marked", "noted as a version that is not current"]
     assert view_rows(filled, "SELECT kind FROM v_conflicts") == [{"kind": "instance-quarantined"}]
 
@@ -209,7 +209,7 @@ def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings,
     make.instance(SOPInstanceUID="1.2.3").save_as(stray, enforce_file_format=True)
     (folder / f"{'b' * 32}.dcm").write_bytes(b"no DICOM")
     assert kinds(found(settings)) == ["file-unknown", "file-unknown"]
-    assert all(finding.mended for finding in found(settings, repair=True))
+    assert all(finding.repair for finding in found(settings, repair=True))
     assert found(settings, digests=True) == []
     assert len(view_rows(filled, "SELECT 1 FROM v_images")) == 6
 
@@ -233,8 +233,8 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     volume = next(filled.glob("volumes/*/*/1-*/*.nii.gz"))
     volume.unlink() if harm == "lost" else flip(volume)
     assert kinds(found(settings, digests=True)) == [f"volume-{'missing' if harm == 'lost' else 'altered'}"]
-    [mended] = found(settings, digests=True, repair=True)
-    assert mended.mended == "to be converted again"
+    [repaired] = found(settings, digests=True, repair=True)
+    assert repaired.repair == "to be converted again"
     with Repository(settings) as store:
         convert_all(store)
     rows = view_rows(filled, "SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
@@ -279,7 +279,7 @@ def images(root: Path) -> list[dict[str, object]]:
 )
 def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: Path, harm: str) -> None:
     before = images(filled)
-    [told] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
+    [reported] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
     if harm == "deleted":
         lose_index(filled)
     elif harm == "damaged":
@@ -295,7 +295,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert [row["state"] for row in view_rows(filled, "SELECT state FROM v_series")] == ["converted"]
     [received] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
     first = dt.datetime.fromtimestamp(min(path.stat().st_mtime for path in objects(filled)), dt.UTC)
-    assert received == told if harm == "sound" else str(received["first"])[:19] == f"{first:%Y-%m-%d %H:%M:%S}"
+    assert received == reported if harm == "sound" else str(received["first"])[:19] == f"{first:%Y-%m-%d %H:%M:%S}"
     assert found(settings, digests=True, repair=True) == []
 
 

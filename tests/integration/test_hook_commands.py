@@ -32,8 +32,8 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code, *arguments)
 
 
-def run(command: Sequence[str], told: HookMessage | None = None, seconds: float = 30) -> str | None:
-    return HookCommand(command, seconds).deliver(told or message(), NEVER).output
+def run(command: Sequence[str], reported: HookMessage | None = None, seconds: float = 30) -> str | None:
+    return HookCommand(command, seconds).deliver(reported or message(), NEVER).output
 
 
 def test_placeholders_become_whole_arguments_without_a_shell() -> None:
@@ -53,8 +53,8 @@ def test_placeholders_become_whole_arguments_without_a_shell() -> None:
 
 
 def test_the_message_is_the_standard_input() -> None:
-    told = message(detail="x" * 1_000_000)  # more than a pipe holds
-    output = run(python("import json, sys; print(len(json.load(sys.stdin)['detail']))"), told)
+    reported = message(detail="x" * 1_000_000)  # more than a pipe holds
+    output = run(python("import json, sys; print(len(json.load(sys.stdin)['detail']))"), reported)
     assert output == "1000000"
 
 

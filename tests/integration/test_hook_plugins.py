@@ -70,7 +70,7 @@ def test_a_plugin_gets_the_message(install: Install) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("body", "function", "told"),
+    ("body", "function", "reported"),
     [
         (
             'raise ValueError("Nemo^Captain")',
@@ -88,10 +88,10 @@ def test_a_plugin_gets_the_message(install: Install) -> None:
         "has one that is in no specification",
     ],
 )
-def test_a_plugin_has_failed_that(install: Install, body: str, function: str, told: str) -> None:
+def test_a_plugin_has_failed_that(install: Install, body: str, function: str, reported: str) -> None:
     install(body, function)
     with closing(Plugin("recorder", 30)) as plugin:
-        with pytest.raises(NotDelivered, match=told):
+        with pytest.raises(NotDelivered, match=reported):
             plugin.deliver(message(), NEVER)
         if function == "study_quiet":
             plugin.deliver(message("study-quiet"), NEVER)

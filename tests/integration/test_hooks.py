@@ -74,11 +74,11 @@ def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(ro
 def refusing(*statuses: int, **headers: str) -> Callable[[Received], Answer]:
     """Answers so in turn, and 204 after that."""
     left = list(statuses)
-    told = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return lambda received: Answer(left.pop(0), told) if left else Answer()
+    reported = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return lambda received: Answer(left.pop(0), reported) if left else Answer()
 
 
-def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root, start: Start) -> None:
+def test_a_hook_is_reported_everything_in_the_order_in_which_it_happened(root: Root, start: Start) -> None:
     series = make.ct_series(3)
     with Receiver() as receiver:
         worker = start(receiver)
@@ -99,7 +99,7 @@ def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root,
     assert len({one.headers["webhook-id"] for one in receiver.received}) == 5
 
 
-def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start) -> None:
+def test_a_hook_is_reported_only_of_series_that_it_selects(root: Root, start: Start) -> None:
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written", "study-quiet"), where={"modality": "CT", "slices": ">=4"})
         few, enough = make.ct_series(3), make.ct_series(5)
@@ -183,8 +183,8 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
         worker.work()
         take(root, make.ct_series(3))
         worker.work()
-    told = root.rows("SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
-    assert [(row["state"], row["attempts"], row["reason"]) for row in told] == [
+    reported = root.rows("SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
+    assert [(row["state"], row["attempts"], row["reason"]) for row in reported] == [
         ("waiting", 1, "HTTP status 500"),
         ("waiting", 0, None),  # of the same study: it waits behind
     ]
@@ -193,7 +193,7 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
 
 
 @pytest.mark.slow
-def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: Start) -> None:
+def test_what_failed_is_reported_again_later_under_the_same_id(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 503)) as receiver:
         worker = start(receiver, ("volume-written",))
         take(root, make.ct_series(3))
@@ -228,9 +228,9 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
         worker.work()
         root.clock.move(60)
         worker.work()
-        told = [(one.content["study_instance_uid"], one.content["event"]) for one in receiver.received]
+        reported = [(one.content["study_instance_uid"], one.content["event"]) for one in receiver.received]
     a, b = str(first[0].StudyInstanceUID), str(other[0].StudyInstanceUID)
-    assert told == [
+    assert reported == [
         (a, "series-quiet"),
         (b, "series-quiet"),
         (b, "volume-written"),
@@ -283,7 +283,7 @@ def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
         assert len(waits) > 1
 
 
-def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
+def test_what_was_deleted_is_reported_no_more(root: Root, start: Start) -> None:
     series = make.ct_series(2)
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("volume-written",))
@@ -309,7 +309,7 @@ def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, start: 
     assert kept == {str(series[0].StudyInstanceUID): None, str(other[0].StudyInstanceUID): "Nemo^Captain"}
 
 
-def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start: Start) -> None:
+def test_an_instance_whose_row_number_was_another_ones_is_reported(root: Root, start: Start) -> None:
     first, second, third = make.ct_series(3), make.ct_series(2), make.ct_series(4)
     with Receiver() as receiver:
         worker = start(receiver, ("instance-stored",))
@@ -321,8 +321,8 @@ def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start
         root.delete("instance", str(second[1].SOPInstanceUID))
         take(root, third)
         worker.work()
-        told = [one.content["sop_instance_uid"] for one in receiver.received]
-    assert told == [str(ds.SOPInstanceUID) for ds in (*first, *second, *third)]
+        reported = [one.content["sop_instance_uid"] for one in receiver.received]
+    assert reported == [str(ds.SOPInstanceUID) for ds in (*first, *second, *third)]
 
 
 def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, start: Start) -> None:
@@ -334,10 +334,10 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
         assert len(read.new) == 3
         root.delete("series", str(first[0].SeriesInstanceUID))
         take(root, second)
-        root.index.deliveries.settle(Lane("hook", "one"), [], read.new, root.clock())
+        root.index.deliveries.record(Lane("hook", "one"), [], read.new, root.clock())
         worker.work()
-        told = [one.content["sop_instance_uid"] for one in receiver.received]
-    assert told == [str(ds.SOPInstanceUID) for ds in second]
+        reported = [one.content["sop_instance_uid"] for one in receiver.received]
+    assert reported == [str(ds.SOPInstanceUID) for ds in second]
 
 
 def test_only_of_some_senders(root: Root, start: Start) -> None:
@@ -348,10 +348,10 @@ def test_only_of_some_senders(root: Root, start: Start) -> None:
         take(root, wanted, "CT1")
         root.convert_due()
         worker.work()
-        told = [one.content for one in receiver.received]
-    assert [one["event"] for one in told] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
-    assert {one["study_instance_uid"] for one in told} == {str(wanted[0].StudyInstanceUID)}
-    assert {tuple(one["calling_ae_titles"]) for one in told} == {("CT1",)}
+        reported = [one.content for one in receiver.received]
+    assert [one["event"] for one in reported] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
+    assert {one["study_instance_uid"] for one in reported} == {str(wanted[0].StudyInstanceUID)}
+    assert {tuple(one["calling_ae_titles"]) for one in reported} == {("CT1",)}
     assert len(root.rows("SELECT 1 FROM v_deliveries")) == 2  # nothing of what nobody wants to know
 
 
@@ -366,11 +366,11 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
         root.convert_due()
         assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"refused", "not-an-image"}
         worker.work()
-        [told] = [one.content for one in receiver.received]
-    assert (told["state"], told["volumes"]) == ("refused", [])
-    assert told["failures"]
+        [reported] = [one.content for one in receiver.received]
+    assert (reported["state"], reported["volumes"]) == ("refused", [])
+    assert reported["failures"]
     assert {row["reason"] for row in root.rows("SELECT reason FROM v_failures")} > {"not-an-image"}
-    assert all(set(one) == {"stack", "reason", "detail"} for one in told["failures"])
+    assert all(set(one) == {"stack", "reason", "detail"} for one in reported["failures"])
 
 
 def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root: Root, start: Start) -> None:
@@ -382,13 +382,15 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
         take(root, [last])
         root.convert_due()
         worker.work()
-        told = [(one.content["event"], one.content["revision"]) for one in receiver.received]
+        reported = [(one.content["event"], one.content["revision"]) for one in receiver.received]
         newest = receiver.received[-1].content["volumes"]
-    assert told == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
+    assert reported == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
     assert [volume["shape"][2] for volume in newest] == [4]
 
 
-def test_a_changed_verdict_is_told_with_the_one_before_also_after_a_failed_attempt(root: Root, start: Start) -> None:
+def test_a_changed_verdict_is_reported_with_the_one_before_also_after_a_failed_attempt(
+    root: Root, start: Start
+) -> None:
     series = make.ct_series(3)
     with Receiver(refusing(204, 503)) as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded", "verdict-changed"), where="slices == 3")
@@ -401,14 +403,16 @@ def test_a_changed_verdict_is_told_with_the_one_before_also_after_a_failed_attem
         worker.work()
         root.clock.move(60)
         worker.work()
-        told = [one.content for one in receiver.received]
-    assert [(one["event"], one["revision"]) for one in told] == [("volume-written", 1)] + 2 * [("verdict-changed", 1)]
-    assert told[1] == told[2]
-    assert told[0]["verdict_before"] is None
-    assert told[1]["verdict_before"] == told[0]["verdict"]
-    assert (told[1]["verdict"]["certainty"], told[1]["verdict"]["missing_instances"]) == ("suspect", 2)
-    assert told[1]["detail"] == told[1]["verdict"]["reason"]
-    assert told[1]["volumes"] == told[0]["volumes"]
+        reported = [one.content for one in receiver.received]
+    assert [(one["event"], one["revision"]) for one in reported] == [("volume-written", 1)] + 2 * [
+        ("verdict-changed", 1)
+    ]
+    assert reported[1] == reported[2]
+    assert reported[0]["verdict_before"] is None
+    assert reported[1]["verdict_before"] == reported[0]["verdict"]
+    assert (reported[1]["verdict"]["certainty"], reported[1]["verdict"]["missing_instances"]) == ("suspect", 2)
+    assert reported[1]["detail"] == reported[1]["verdict"]["reason"]
+    assert reported[1]["volumes"] == reported[0]["volumes"]
 
 
 def test_a_route_of_complete_series_hears_of_each_verdict() -> None:
@@ -428,11 +432,11 @@ def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: St
             assert (b"Nemo" in one.body) is is_included
             assert one.content.get("patient", {}).get("patient_id") == ("N1" if is_included else None)
     lines = [json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines()]
-    told = [(line["event"]["meaning"], line["outcome"], line["objects"][0]["patient_id"]) for line in lines]
-    assert told == ([("Export", 0, "N1")] * 3 if is_included else [])
+    reported = [(line["event"]["meaning"], line["outcome"], line["objects"][0]["patient_id"]) for line in lines]
+    assert reported == ([("Export", 0, "N1")] * 3 if is_included else [])
 
 
-def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, start: Start) -> None:
+def test_an_instance_that_was_replaced_is_reported_under_another_id(root: Root, start: Start) -> None:
     root.ingest.overwrite_policy = "replace"
     [ds] = make.ct_series(1)
     with Receiver() as receiver:
@@ -449,15 +453,15 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("on", "told"),
+    ("on", "reported"),
     [
         (ALL, (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4 + ["study-quiet"] * 4),
         (("study-quiet",), ["study-quiet"] * 4),  # behind many events that this hook does not want
     ],
     ids=["everything", "the last"],
 )
-def test_a_long_backlog_is_told_whole_and_in_order(
-    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch, on: tuple[str, ...], told: list[str]
+def test_a_long_backlog_is_reported_whole_and_in_order(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch, on: tuple[str, ...], reported: list[str]
 ) -> None:
     monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
@@ -468,7 +472,7 @@ def test_a_long_backlog_is_told_whole_and_in_order(
         root.mark_quiet()
         while worker.step() == 0.0:
             pass
-        assert receiver.events() == told
+        assert receiver.events() == reported
 
 
 def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(root: Root, start: Start) -> None:
@@ -518,8 +522,8 @@ def test_a_hook_that_is_gone_lets_news_wait_without_rows(
         root.clock.move(3600)
         while worker.work():
             pass
-        told = [one.content["sop_instance_uid"] for one in receiver.received[count:]]
-    assert sorted(told) == sorted(str(ds.SOPInstanceUID) for one in series for ds in one)
+        reported = [one.content["sop_instance_uid"] for one in receiver.received[count:]]
+    assert sorted(reported) == sorted(str(ds.SOPInstanceUID) for one in series for ds in one)
 
 
 def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start) -> None:

@@ -35,12 +35,12 @@ from node.index.database.index import Index
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
-from node.index.engine.turn import TurnLost
+from node.index.engine.sharing import LeaseLost
 from node.index.models.levels import STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile
-from node.index.work.deliveries import turn_of
+from node.index.work.deliveries import lease_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
@@ -81,8 +81,8 @@ class Host:
     def beat(
         self, now: dt.datetime, *wanted: str, is_behind: bool = False, clock_ahead_seconds: float = 0.0
     ) -> frozenset[str]:
-        assert isinstance(self.index.turn, SeveralHosts)
-        self.index.turn.join(self.leases)
+        assert isinstance(self.index.sharing, SeveralHosts)
+        self.index.sharing.join(self.leases)
         says = {"is_behind": is_behind, "clock_ahead_seconds": clock_ahead_seconds}
         return self.index.repository(HostRepository).beat(self.member, wanted, now, now, **says)
 
@@ -181,15 +181,15 @@ def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Hosts) -> None:
 @pytest.mark.slow
 def test_what_exists_once_is_done_by_one_living_host(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
-    now, name = a.index.now(), turn_of(Lane("hook", "hook"))
+    now, name = a.index.now(), lease_of(Lane("hook", "hook"))
     a.index.deliveries.begin("hook", {Lane("hook", "hook"): ("series-quiet",)})
     assert a.beat(now, name, "scrub") == {name, "scrub"}
     assert b.beat(now, name, "retention") == {"retention"}
     b_later = now + LEASE + dt.timedelta(seconds=1)
     assert b.beat(b_later, name) == {name, "retention"}
-    with pytest.raises(TurnLost):  # it was slow, and does not know
-        a.index.deliveries.settle(Lane("hook", "hook"), [], [], now)
-    b.index.deliveries.settle(Lane("hook", "hook"), [], [], now)
+    with pytest.raises(LeaseLost):  # it was slow, and does not know
+        a.index.deliveries.record(Lane("hook", "hook"), [], [], now)
+    b.index.deliveries.record(Lane("hook", "hook"), [], [], now)
     with pytest.raises(UsageError, match="b was seen 0 s ago: stop it first"):
         a.index.repository(HostRepository).forget("b", b_later)
     b.index.repository(HostRepository).leave("b", b_later)
@@ -273,7 +273,9 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hos
     assert b.index.series.claim_due(now) is not None
 
 
-def test_a_gap_of_the_journal_that_was_accepted_at_another_host_is_told_no_more(hosts: Hosts, tmp_path: Path) -> None:
+def test_a_gap_of_the_journal_that_was_accepted_at_another_host_is_reported_no_more(
+    hosts: Hosts, tmp_path: Path
+) -> None:
     a, b = hosts("a"), hosts("b")
     a.index.lost.note_gap("the journal is gone", a.index.now())
     with opened_ingest(Archive(tmp_path), b.index, Metrics(), lambda sender: 1.0, 1 << 20) as ingest:
@@ -289,8 +291,8 @@ def test_no_host_claims_while_another_one_is_behind(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     a.beat(now, is_behind=True)
-    assert (a.index.turn.must_wait(now), b.index.turn.must_wait(now)) == (False, True)
-    assert not b.index.turn.must_wait(now + LEASE)  # it vanished: its instances reopen the series when they come
+    assert (a.index.sharing.must_wait(now), b.index.sharing.must_wait(now)) == (False, True)
+    assert not b.index.sharing.must_wait(now + LEASE)  # it vanished: its instances reopen the series when they come
 
 
 @pytest.mark.slow
@@ -555,17 +557,17 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         until(lambda: membership.trouble is None, 60, "an answer")
 
 
-def test_a_host_without_an_answer_for_half_of_its_lease_is_told_until_it_has_one() -> None:
-    told: list[bool] = []
-    watch = LeaseWatch(dt.timedelta(seconds=60), lambda: told.append(True))
+def test_a_host_without_an_answer_for_half_of_its_lease_is_reported_until_it_has_one() -> None:
+    reported: list[bool] = []
+    watch = LeaseWatch(dt.timedelta(seconds=60), lambda: reported.append(True))
     assert watch.step() > 25
     watch.renewed(monotonic() - 31)
     with capture_logs() as lines:
         watch.step(), watch.step()
-    assert (len(told), [line["event"] for line in lines]) == (2, ["cut_off"])
+    assert (len(reported), [line["event"] for line in lines]) == (2, ["cut_off"])
     watch.renewed(monotonic())
     assert watch.step() > 25
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
 @pytest.mark.slow

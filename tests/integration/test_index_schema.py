@@ -20,7 +20,7 @@ from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
-from node.index.engine.turn import FOLLOWED
+from node.index.engine.sharing import FOLLOWED
 from node.index.models.levels import Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer

@@ -195,7 +195,7 @@ def test_a_slow_sender_has_a_quiet_time_of_its_own(root: Root) -> None:
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=300)) is not None
 
 
-def test_a_series_uid_in_two_studies_stays_two_series_and_is_told(root: Root) -> None:
+def test_a_series_uid_in_two_studies_stays_two_series_and_is_reported(root: Root) -> None:
     first, second = make.ct_series(2)
     second.StudyInstanceUID = "1.2.3"
     root.take(first)
@@ -204,7 +204,7 @@ def test_a_series_uid_in_two_studies_stays_two_series_and_is_told(root: Root) ->
     assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == ["series-in-two-studies"]
 
 
-def test_a_study_under_a_second_patient_is_accepted_and_told_once(root: Root) -> None:
+def test_a_study_under_a_second_patient_is_accepted_and_reported_once(root: Root) -> None:
     instances = make.ct_series(3, PatientID="A")
     root.take(instances[0])
     for ds in instances[1:]:

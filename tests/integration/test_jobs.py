@@ -91,7 +91,7 @@ def test_what_hooks_make_comes_to_an_end(root: Root, begin: Begin) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_is_not_told_again_for_what_its_hooks_made(root: Root, begin: Begin) -> None:
+def test_a_study_is_not_reported_again_for_what_its_hooks_made(root: Root, begin: Begin) -> None:
     series = make.ct_series(1)
     manifest = json.dumps(
         {"results": [{"file": "report.pdf", "series_instance_uid": str(series[0].SeriesInstanceUID)}]}
@@ -141,7 +141,7 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "reported"),
     [
         ('truncate -s 40G "$0/mask.nii"', "mask.nii: the file is larger than 8000000000 bytes"),
         ('truncate -s 300M "$0/report.pdf"', "report.pdf: the file is larger than 200000000 bytes"),
@@ -156,7 +156,7 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
     ],
 )
 def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
-    root: Root, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+    root: Root, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reported: str
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -170,7 +170,7 @@ def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
     take(root, make.ct_series(1))
     work(root, worker)
     [job] = jobs(root)
-    assert (job["state"], str(job["detail"])[: len(told)]) == ("failed", told)
+    assert (job["state"], str(job["detail"])[: len(reported)]) == ("failed", reported)
     assert root.rows("SELECT 1 FROM v_images WHERE source = 'result'") == []
     assert [path.name for path in elsewhere.iterdir()] == ["report.pdf"]
     assert list((root.folder / "jobs").iterdir()) == []
@@ -263,7 +263,7 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
     ended.mkdir(parents=True)
     (ended / "report.pdf").write_bytes(b"of a patient")
     root.clock.move(101)
-    monkeypatch.setattr(root.index.turn, "has", lambda work: host == "this one")
+    monkeypatch.setattr(root.index.sharing, "has", lambda work: host == "this one")
     expiry = JobExpiry(root.index, root.results, root.clock)
     expiry.start()
     try:
@@ -334,13 +334,13 @@ def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: R
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "reported"),
     [
         ({"on": ("instance-stored",), "command": ("true",), "results": True}, "results come from series-quiet"),
         ({"on": ("series-quiet",), "command": ("true", "{out}")}, "{out} in command needs results = true"),
         ({"on": ("series-quiet",), "url": "http://example.org", "results": True}, "messages have a token"),
     ],
 )
-def test_a_hook_that_could_give_no_results_is_refused(keys: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_hook_that_could_give_no_results_is_refused(keys: dict[str, Any], reported: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reported)):
         (WebhookSettings if "url" in keys else CommandSettings)(**keys)

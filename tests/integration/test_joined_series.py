@@ -136,7 +136,7 @@ def test_no_series_are_joined_if_that_is_switched_off(tmp_path: Path) -> None:
     assert len(volumes(listing)) == TIMES
 
 
-def test_a_lost_volume_of_the_acquisition_is_told(tmp_path: Path) -> None:
+def test_a_lost_volume_of_the_acquisition_is_reported(tmp_path: Path) -> None:
     series = split_series(TIMES, SLICES, by_volume)
     kept = [ds for index, ds in enumerate(series.datasets) if index // SLICES != 2]
     listing, _ = converted(kept, tmp_path)

@@ -49,7 +49,7 @@ def found(root: Root, label: str) -> list[str]:
         return listed
 
 
-def test_only_what_changes_is_told_and_labels_are_of_one_target(two: Root) -> None:
+def test_only_what_changes_is_reported_and_labels_are_of_one_target(two: Root) -> None:
     assert change(two, FIRST, SERIES, FIRST, add=("a", "b")) == [FIRST, SERIES]
     assert change(two, FIRST, SECOND, add=("a",)) == [SECOND]
     assert change(two, FIRST, SECOND, remove=("b",)) == [FIRST]

@@ -35,7 +35,7 @@ def waits(root: Root) -> Work:
     root.index.deliveries.begin("hook", {HOOK: ("volume-written",)})
     pending = PendingEvent("m", "volume-written", root.clock(), "1.2")
     attempt = Attempt(pending, Postponed(root.clock() + dt.timedelta(seconds=30), "busy"), 1)
-    root.index.deliveries.settle(HOOK, [attempt], [], root.clock())
+    root.index.deliveries.record(HOOK, [attempt], [], root.clock())
     [row] = read_rows(root.folder, "SELECT id FROM work WHERE kind = 'hook'")
     return root.index.work.one(row["id"])
 

@@ -83,8 +83,8 @@ def told_by_sidecars(root: Root, uid: str, *names: str) -> set[tuple[Any, ...]]:
     """What the sidecars of the current volumes of a series tell of its verdict."""
     query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
     sidecars = {path for row in root.rows(query, uid=uid) for path in Path(row["path"]).parent.glob("*.json")}
-    told = [json.loads(path.read_text())["completeness"] for path in sidecars]
-    return {tuple(one[name] for name in names) for one in told}
+    reported = [json.loads(path.read_text())["completeness"] for path in sidecars]
+    return {tuple(one[name] for name in names) for one in reported}
 
 
 def written_verdicts(root: Root) -> set[tuple[Any, ...]]:
@@ -98,7 +98,7 @@ def settle_all(root: Root) -> int:
         root.convert(claimed)
         count += 1
         assert count < 10, "it is converted for ever"
-    root.tell_verdicts()
+    root.write_verdicts()
     return count
 
 
@@ -106,7 +106,7 @@ def require_sidecars_to_follow(root: Root) -> None:
     """The verdict of the index is in the sidecars in a moment, and no conversion is due for it."""
     series = the_series(root)
     assert (series["state"], series["revision"]) == ("converted", 1)
-    root.tell_verdicts()
+    root.write_verdicts()
     assert due(root) is None
     assert the_series(root) == series
     assert written_verdicts(root) == {(series["verdict"], series["missing_instances"])}
@@ -272,11 +272,11 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
     assert events(root) == ["series-quiet", "series-converted", "sender-aborted", "verdict-changed"]
     assert written_verdicts(root) == {("complete", 0)}
     require_sidecars_to_follow(root)
-    told = [path.read_bytes() for path in root.folder.glob("volumes/*/*/1-*/*.json")]
+    reported = [path.read_bytes() for path in root.folder.glob("volumes/*/*/1-*/*.json")]
     series = the_series(root)
     root.index.series.reopen([(series["study_instance_uid"], series["series_instance_uid"])], root.clock())
     root.convert(root.claim(0))
-    assert [path.read_bytes() for path in root.folder.glob("volumes/*/*/2-*/*.json")] == told != []
+    assert [path.read_bytes() for path in root.folder.glob("volumes/*/*/2-*/*.json")] == reported != []
 
 
 def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
@@ -353,7 +353,7 @@ def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> N
     for ds in instances:
         root.take(ds, replace(origin("a5"), began_at=root.clock()))
     root.end("a5", "released")
-    root.tell_verdicts()
+    root.write_verdicts()
     assert verdict(root) == ("complete", "geometry", None, 0)
     assert written_verdicts(root) == {("complete", 0)}
 
@@ -378,9 +378,9 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     verdicts = {(row["verdict"], row["verdict_rule"]) for row in rows}
     assert verdicts == {("complete", "geometry")} | (set() if converted else {("incomplete", "association")})
     assert not any("the sender did not release" in row["verdict_reason"] for row in rows), "the node did"
-    told, root = events(root), open_root()
+    reported, root = events(root), open_root()
     root.ingest.end_cut_off()
-    assert events(root) == told, "it is told once"
+    assert events(root) == reported, "it is told once"
 
 
 def ended(root: Root, association: str, outcome: str, **how: Any) -> None:
@@ -792,7 +792,7 @@ def begin_retries(root: Root) -> None:
     due_at = root.clock() + dt.timedelta(seconds=30)
     root.index.deliveries.begin("hook", {Lane("hook", "one"): ("volume-written",)})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
-    root.index.deliveries.settle(Lane("hook", "one"), [Attempt(pending, Postponed(due_at), 1)], [], root.clock())
+    root.index.deliveries.record(Lane("hook", "one"), [Attempt(pending, Postponed(due_at), 1)], [], root.clock())
     root.index.work.add_commitment("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
     job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
     root.index.jobs.accepted(job.id, None, due_at, root.clock())
@@ -1007,7 +1007,7 @@ def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(ro
     assert root.index.conversions.superseded_before(root.clock()) == []
 
 
-def test_a_claim_that_was_handed_back_is_told_quiet_once(root: Root) -> None:
+def test_a_claim_that_was_handed_back_is_reported_quiet_once(root: Root) -> None:
     root.take(make.ct_series(1)[0])
     claimed = root.claim()
     root.index.series.release_claim(claimed, root.clock())

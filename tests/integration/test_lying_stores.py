@@ -122,7 +122,7 @@ def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_bac
     """moto takes every checksum; each way in which a store can look at them is enough."""
     problem = "takes an object whose checksum is wrong: uploads are verified by reading back"
 
-    def told() -> tuple[str, str]:
+    def reported() -> tuple[str, str]:
         """Return what the doctor and the status tell of the store, after a start."""
         node.uploads._has_begun = False
         assert node.upload() is None
@@ -134,7 +134,7 @@ def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_bac
         lying.looks_at = frozenset(looks_at)
         capfd.readouterr()
         expected = f"{node.remote.store.place} {problem}" if names else ""
-        assert told() == (expected, expected), looks_at
+        assert reported() == (expected, expected), looks_at
         assert ("object_store_ignores_checksums" in "".join(capfd.readouterr())) is names
     [ds] = make.ct_series(1)
     node.take(ds)

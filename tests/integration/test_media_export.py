@@ -32,15 +32,15 @@ def written(root: Root, settings: Settings, folder: Path) -> Written:
 
 @pytest.mark.slow
 def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: Settings, tmp_path: Path) -> None:
-    told = {"PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "StudyID": "7"}
-    series = make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", **told)
+    reported = {"PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "StudyID": "7"}
+    series = make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", **reported)
     series += make.ct_series(
         2,
         study_uid="1.2.3",
         series_uid="1.2.3.2",
         transfer_syntax_uid=ImplicitVRLittleEndian,
         SeriesNumber=None,
-        **told,
+        **reported,
     )
     series += [make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1", PatientID="P2")]
     compressed = make.ct_series(1, study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P2")[0]

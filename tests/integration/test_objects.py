@@ -151,7 +151,7 @@ class Served:
     def kept(self) -> list[RevisionFile]:
         with self.repository.index.reading() as index:
             rows = view_rows(self.root, "SELECT key FROM revision_files ORDER BY key")
-            return [file for row in rows if (file := index.volumes.kept(row["key"])) is not None]
+            return [file for row in rows if (file := index.volumes.file_at(row["key"])) is not None]
 
     def close(self) -> None:
         if self.is_open:
@@ -219,8 +219,8 @@ def test_a_store_that_is_away_delays_and_loses_nothing(serve: Serve, tmp_path: P
     store = tmp_path / "store"
     store.rename(tmp_path / "elsewhere")
     assert node.take(*after) == [Outcome.STORED] * 2
-    told = f"file://{store} is not there: create it, or mount its file system"
-    assert node.upload() == told
+    reported = f"file://{store} is not there: create it, or mount its file system"
+    assert node.upload() == reported
     assert node.uploads.step() > 0.0  # and again later
     with pytest.raises(StoreAway, match="is not there"):
         node.content(before[0])
@@ -348,7 +348,7 @@ def test_an_upload_that_was_interrupted_is_found_to_be_there(
 
 
 @pytest.mark.slow
-def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Serve, tmp_path: Path) -> None:
+def test_what_the_store_lost_or_altered_is_reported_and_taken_again(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(4))
     store = tmp_path / "store"
@@ -373,8 +373,8 @@ def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Serve, tm
         report_damage(node.repository.archive, node.repository.index, file.key, problem, NOW)
     assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 2}]
     node.close()
-    mended = check_repository(node.settings, digests=True, repair=True)
-    assert {(finding.kind, finding.mended) for finding in mended} == {
+    repaired = check_repository(node.settings, digests=True, repair=True)
+    assert {(finding.kind, finding.repair) for finding in repaired} == {
         ("copy-altered", "removed: it is fetched again when it is read"),
         ("object-missing", "to be moved to the object store again"),
         ("object-unknown", "removed: objects/00000000/" + whole.name + " has the same bytes"),
@@ -574,7 +574,7 @@ def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
 
 
 @pytest.mark.slow
-def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
+def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys_file = tmp_path / "keys"
@@ -680,7 +680,7 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(serve: Serve
     stray.write_bytes(b"{}")
     node.close()
     found = check_repository(node.settings, digests=True, repair=True)
-    assert [(one.kind, one.mended) for one in found] == [
+    assert [(one.kind, one.repair) for one in found] == [
         ("volume-object", "to be converted again"),
         ("volume-object", "to be converted again"),
         ("object-unknown", "to be removed"),
@@ -816,10 +816,10 @@ def sidecars(node: Served) -> list[RevisionFile]:
     return [file for file in node.kept() if file.key.endswith(".json")]
 
 
-def tell_verdicts(node: Served) -> None:
+def write_verdicts(node: Served) -> None:
     day = dt.timedelta(days=1)
     index = node.repository.index
-    assert not Housekeeping(node.repository.archive, index, day, day, index.now).tell_verdicts()
+    assert not Housekeeping(node.repository.archive, index, day, day, index.now).write_verdicts()
 
 
 @pytest.mark.parametrize("step", JUDGING)
@@ -841,12 +841,12 @@ def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_a
 
     monkeypatch.setattr("node.conversion.sidecars.reached", die)
     with pytest.raises(KeyError):
-        tell_verdicts(node)
+        write_verdicts(node)
     monkeypatch.undo()
     node.upload()
     assert check_repository(node.settings, digests=True, repair=False) == []
     node = serve(cache_bytes=0)
-    tell_verdicts(node)
+    write_verdicts(node)
     assert node.upload() is None
     node.forget()
     assert [file.place for file in node.kept()] == ["store"] * len(before)
@@ -868,7 +868,7 @@ def test_a_sidecar_that_changes_while_it_is_uploaded_is_not_taken_for_the_new_on
     [old] = sidecars(node)
     index = node.repository.index
     index.series.record_reported(key_of(node), Reported(3, 5), index.now())
-    tell_verdicts(node)
+    write_verdicts(node)
     assert node.uploads._put(old) is False  # as of a batch that was read before
     index.objects.record_stored([old.key], index.now(), [old.sha256])
     [new] = sidecars(node)

@@ -71,8 +71,8 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
 def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
     whole, gap = make.ct_series(6), make.gap_series(6)
     converted(tmp_path, whole + gap)
-    told = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
-    found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in told}
+    reported = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
+    found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in reported}
     assert found == {
         whole[0].SeriesInstanceUID: (whole[0].StudyInstanceUID, "complete"),
         gap[0].SeriesInstanceUID: (gap[0].StudyInstanceUID, "incomplete"),
@@ -191,7 +191,7 @@ def test_of_a_nifti_that_itk_cannot_open_the_sidecar_says_what_it_can(tmp_path: 
             assert "the resampled volume" in warning
 
 
-def test_what_is_wrong_with_a_damaged_file_is_told_without_its_values(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_damaged_file_is_reported_without_its_values(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, PatientName="Doe^Jane")
     path = saved([ds], tmp_path / "in") / "0.dcm"
     data = path.read_bytes()
@@ -204,7 +204,7 @@ def test_what_is_wrong_with_a_damaged_file_is_told_without_its_values(tmp_path: 
     assert not any("Doe" in detail for detail in details)
 
 
-def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path: Path) -> None:
+def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_reported(tmp_path: Path) -> None:
     folder = saved(make.ct_series(4), tmp_path / "in")
     archive = tmp_path / "series.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as members:
@@ -214,8 +214,8 @@ def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path:
     content[content.rindex(b"DICM", 0, len(content) // 2) + 900] ^= 0xFF  # in the pixels: the checksum tells
     archive.write_bytes(content)
     listing = convert_folder([archive], tmp_path / "out", OPTIONS, here)
-    [told] = listing["not_dicom"]
-    assert "zip file" in told["reason"]
+    [reported] = listing["not_dicom"]
+    assert "zip file" in reported["reason"]
     assert sum(row["instances"] for row in listing["volumes"] if row["kind"] == "volume") == 3
 
 

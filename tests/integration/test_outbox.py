@@ -70,7 +70,7 @@ class Hooks:
             except Killed:
                 self.workers[name] = self._started(name)
 
-    def told(self, name: str) -> list[str]:
+    def reported(self, name: str) -> list[str]:
         """The ids of the messages, in the order in which each came first; repeats have the same bytes."""
         bodies: dict[str, bytes] = {}
         for one in self.receivers[name].received:
@@ -97,7 +97,7 @@ def test_kills_between_commit_delivery_and_record_lose_nothing_and_reorder_nothi
         hooks.reached()
 
     monkeypatch.setattr(notifier, "reached", hooks.reached)
-    monkeypatch.setattr(root.index.deliveries, "settle", settle_or_die)
+    monkeypatch.setattr(root.index.deliveries, "record", settle_or_die)
     series = [make.ct_series(2) for _ in range(3)]
     for number, one in enumerate(series, start=1):
         hooks.most = 6 * number

@@ -54,7 +54,7 @@ def kept_aside(root: Root) -> dict[str, bytes]:
         ("replace", Outcome.REPLACED, 1, "instance-replaced", "instance-replaced", "quarantine"),
     ],
 )
-def test_one_version_counts_and_the_other_is_kept_and_told(
+def test_one_version_counts_and_the_other_is_kept_and_reported(
     root: Root, policy: Any, outcome: Outcome, winner: int, kind: str, event: str, aside: str
 ) -> None:
     root.ingest.overwrite_policy = policy
@@ -175,7 +175,7 @@ def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "told"),
+    ("attributes", "reported"),
     [
         ({"PatientName": "Voxel^Test^"}, []),
         ({"PatientName": "VOXEL^TEST"}, []),
@@ -185,12 +185,12 @@ def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy:
         ({"PatientID": ""}, ["no-patient-id"]),
     ],
 )
-def test_a_patient_id_that_two_persons_share_or_that_is_empty_is_told(
-    root: Root, attributes: dict[str, str], told: list[str]
+def test_a_patient_id_that_two_persons_share_or_that_is_empty_is_reported(
+    root: Root, attributes: dict[str, str], reported: list[str]
 ) -> None:
     root.take(make.ct_series(1)[0])
     root.take(make.ct_series(1, **attributes)[0])
-    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == told
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == reported
     assert len(root.rows("SELECT 1 FROM v_images")) == 2
 
 

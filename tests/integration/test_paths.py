@@ -96,7 +96,7 @@ def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
         for number, ds in enumerate(series):
             ds.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
         assert send_files([tmp_path / f"{number}.dcm" for number in range(3)], node.address, "CT1") == 3
-        node.wait_until_settled()
+        node.wait_until_idle()
         [volume] = node.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
         assert Path(volume["path"]).is_file()
         run("delete", series[0].StudyInstanceUID, "--yes", "--root", node.root, check=True)

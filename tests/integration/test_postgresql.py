@@ -226,7 +226,7 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
-def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_told(
+def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.create("unfollowed", "migrated")
@@ -416,7 +416,7 @@ def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_
 def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server, place: ServerPlace) -> None:
     asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "migrated"}
     engine = open_engine(place, read_only=True)
-    settled = postgresql.SettledNumbers(engine)
+    settled = postgresql.CommittedNumbers(engine)
 
     def insert(connection: psycopg.Connection[Any]) -> int:
         row = connection.execute(f"SELECT {postgresql.next_number('events')}".encode()).fetchone()

@@ -183,8 +183,8 @@ def test_a_scope_shows_of_each_table_the_rows_of_what_it_sees_and_no_others(thre
         query = f'SELECT "{column}" FROM "{table}"'
         everything = {next(iter(row.values())) for row in read_rows(three.folder, query)}
         with within(ANNA), three.index._reader.connect() as connection:
-            told = connection.exec_driver_sql(query).scalars().all()
-        assert {names.get(value, value) for value in told} == expected, table
+            reported = connection.exec_driver_sql(query).scalars().all()
+        assert {names.get(value, value) for value in reported} == expected, table
         assert len(everything) > len(expected), f"nothing of {table} is hidden"
 
 

@@ -232,7 +232,7 @@ def test_only_senders_with_an_address_are_asked(root: Root, source: Source, aske
     assert not Peer(ae_title="OTHER", host="127.0.0.1", confirm_by_find=False).is_asked
 
 
-def test_a_count_told_twice_and_reached_makes_a_series_due_at_once_where_that_is_wanted(
+def test_a_count_reported_twice_and_reached_makes_a_series_due_at_once_where_that_is_wanted(
     root: Root, source: Source, asked: Asked
 ) -> None:
     source.count = 4

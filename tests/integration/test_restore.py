@@ -77,10 +77,10 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
         one.sop_instance_uid: one.sha256 for one in sent
     }
     assert came.is_file()
-    told = {root / finding.path: finding.mended for finding in findings}
+    reported = {root / finding.path: finding.repair for finding in findings}
     if how == "repair" and journal == "freed":
-        assert told[lost] == f"replaced by {came.relative_to(root)}"
-        assert told[came] == "adopted in place of a missing file"
+        assert reported[lost] == f"replaced by {came.relative_to(root)}"
+        assert reported[came] == "adopted in place of a missing file"
     assert check_repository(settings, digests=True, repair=False) == []
 
 
@@ -135,7 +135,7 @@ def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
     if how == "repair":
         name = kept.relative_to(root)
         expected = "adopted in place of a missing file" if harm == "flipped" else f"removed: {name} has the same bytes"
-        assert [finding.mended for finding in findings] == [expected]
+        assert [finding.repair for finding in findings] == [expected]
     assert check_repository(settings, digests=True, repair=False) == []
 
 

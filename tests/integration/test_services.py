@@ -58,23 +58,23 @@ def the_series(root: Root) -> dict[str, Any]:
 
 
 def test_a_commit_that_changes_rows_tells_its_listeners_and_a_look_does_not(root: Root) -> None:
-    told: list[str] = []
-    root.index.commit_listeners.append(lambda: told.append(threading.current_thread().name))
+    reported: list[str] = []
+    root.index.commit_listeners.append(lambda: reported.append(threading.current_thread().name))
     root.index._writer.run(lambda connection: connection.execute(select(func.count())).scalar_one())
-    assert told == []
+    assert reported == []
     root.take(make.ct_series(1)[0])
-    until(lambda: told == ["index-writer"])
+    until(lambda: reported == ["index-writer"])
     root.index.about.set("a", "b")
-    until(lambda: told == ["index-writer"] * 2)
+    until(lambda: reported == ["index-writer"] * 2)
 
 
 def test_a_commit_that_fails_tells_nobody(root: Root) -> None:
-    told: list[None] = []
-    root.index.commit_listeners.append(lambda: told.append(None))
+    reported: list[None] = []
+    root.index.commit_listeners.append(lambda: reported.append(None))
     with pytest.raises(ZeroDivisionError):
         root.index._writer.run(lambda connection: 1 / 0)
     root.index._writer.run(lambda connection: None)
-    assert told == []
+    assert reported == []
 
 
 def test_a_writer_whose_listener_raises_writes_on(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,10 +497,10 @@ def test_a_series_that_is_due_tells_that_it_waits_for_room_and_how_much_there_is
         full.setattr("node.archive.space.free_bytes", lambda disk: 4242)
         begin().start()
         until(lambda: the_series(root)["error"])
-        told = the_series(root)
-        assert (told["state"], told["attempts"]) == ("receiving", 0)
+        reported = the_series(root)
+        assert (reported["state"], reported["attempts"]) == ("receiving", 0)
         for part in ("waits: for room", str(root.folder), "4.2 kB free", "[storage] reserve_bytes", "remove files"):
-            assert part in told["error"]
+            assert part in reported["error"]
     until(lambda: the_series(root)["state"] == "converted")
     assert the_series(root)["error"] is None
 
@@ -514,9 +514,9 @@ def test_a_disk_that_fills_during_a_conversion_is_named_with_its_room(root: Root
 
     begin(convert_into_nothing).start()
     until(lambda: the_series(root)["error"])
-    told = the_series(root)["error"]
+    reported = the_series(root)["error"]
     for part in ("waits: disk: ", os.strerror(error), str(root.folder), "B and ", "free: remove files"):
-        assert part in told
+        assert part in reported
 
 
 @pytest.mark.slow

@@ -71,8 +71,8 @@ def test_a_series_whose_instance_was_set_aside_says_so_until_it_is_accepted(root
 def test_commands_name_the_conflict_of_what_is_in_no_series(root: Root) -> None:
     first, second = two_series()
     root.take_all([*first, second[1]])
-    told = run("info", second[1].SeriesInstanceUID, "--root", root.folder).stdout
-    assert "the instance came again with other bytes in another series" in told, told
+    reported = run("info", second[1].SeriesInstanceUID, "--root", root.folder).stdout
+    assert "the instance came again with other bytes in another series" in reported, reported
     assert "conflicts that nobody has decided" in run("info", first[0].SeriesInstanceUID, "--root", root.folder).stdout
     assert "1 not decided: voxelnode conflicts" in run("status", "--root", root.folder).stdout
     assert "nobody has decided 1 instance-bytes" in run("doctor", "--root", root.folder).stdout

@@ -421,7 +421,7 @@ def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     assert pacs.taken == [stored.SOPInstanceUID]
 
     c1.store.rename(c1.store.with_name("away"))
-    status, _, told = run("dump", stored.SOPInstanceUID)
-    assert (status, told.startswith("voxelnode: "), "Errno" in told) == (1, True, False)
+    status, _, reported = run("dump", stored.SOPInstanceUID)
+    assert (status, reported.startswith("voxelnode: "), "Errno" in reported) == (1, True, False)
     assert str(c1.store) in json.loads(run("info", stored.SOPInstanceUID)[1])["header"]["problem"]
     assert not list(c1.root.glob("objects/*/*.dcm"))

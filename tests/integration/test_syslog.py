@@ -195,8 +195,8 @@ def test_messages_of_dicom_are_those_of_the_schema(
     ]
     objects = [{"study_instance_uid": "1.2", "patient_id": "P<1>", "instances": 3}, {"uid": "1.9", "\x01": None}, {}]
     for event in AuditEvent:
-        for told in ((who, objects, "Doe^Jane & <\x00\udcff>"), ([], (), "")):
-            audit.note(AuditMessage(event, AuditAction.READ, Result.MINOR_FAILURE, *told, type=EventType.LOGIN))
+        for reported in ((who, objects, "Doe^Jane & <\x00\udcff>"), ([], (), "")):
+            audit.note(AuditMessage(event, AuditAction.READ, Result.MINOR_FAILURE, *reported, type=EventType.LOGIN))
     with accepted(collector, keys) as connection:
         received = [message(connection) for _ in range(2 * len(AuditEvent))]
         audit.close()

@@ -182,7 +182,7 @@ def test_emptying_takes_the_files_of_conflicts_along(root: Root, audit: Audit) -
         empty(root.archive, root.index, audit, number, "someone", "by hand", root.clock())
 
 
-def test_a_file_that_is_gone_is_told_and_keeps_nothing_else_from_coming_back(root: Root, audit: Audit) -> None:
+def test_a_file_that_is_gone_is_reported_and_keeps_nothing_else_from_coming_back(root: Root, audit: Audit) -> None:
     series = make.ct_series(3)
     take(root, series)
     number = trash(root, "study", series[0].StudyInstanceUID)

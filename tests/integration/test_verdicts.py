@@ -320,7 +320,7 @@ class Driver:
 
     def compare_sidecars(self) -> None:
         """The current sidecar of a closed series tells the verdict of the model."""
-        self.root.tell_verdicts()
+        self.root.write_verdicts()
         query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
         paths = {Path(row["path"]).parent / "volume.json" for row in self.root.rows(query, uid=self.key[1])}
         if self.model.state == "converted" and self.model.here:

@@ -34,9 +34,9 @@ def run(*command: str, ok: bool = True, folder: Path | None = None, **environmen
     done = subprocess.run(
         command, env=os.environ | environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
-    told = done.stdout + done.stderr
-    assert (done.returncode == 0) is ok, told
-    return told
+    reported = done.stdout + done.stderr
+    assert (done.returncode == 0) is ok, reported
+    return reported
 
 
 def is_answered(port: int) -> bool:

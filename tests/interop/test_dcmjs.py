@@ -39,8 +39,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, study: list[FileDataset], sto
 
 def dcmjs(node: Served, verb: str, *arguments: str) -> Any:
     """What the client tells, as JSON."""
-    told = run(needs("node", "nodejs"), str(CLIENT), verb, str(node.port), *arguments, NODE_PATH=str(NODE_MODULES))
-    return json.loads(next(line for line in told.splitlines() if line.startswith("{")))  # it logs on both streams
+    reported = run(needs("node", "nodejs"), str(CLIENT), verb, str(node.port), *arguments, NODE_PATH=str(NODE_MODULES))
+    return json.loads(next(line for line in reported.splitlines() if line.startswith("{")))  # it logs on both streams
 
 
 @pytest.mark.slow
@@ -49,21 +49,21 @@ def test_echo_is_answered(node: Served) -> None:
 
 
 def test_find_tells_the_study(node: Served) -> None:
-    told = dcmjs(node, "find", "DOE*")
-    assert told["found"] == [STUDY]
-    assert told["statuses"][-1] == 0
+    reported = dcmjs(node, "find", "DOE*")
+    assert reported["found"] == [STUDY]
+    assert reported["statuses"][-1] == 0
 
 
 def test_get_brings_the_study(node: Served, study: list[FileDataset]) -> None:
-    told = dcmjs(node, "get", STUDY)
-    assert told["statuses"][-1] == 0
-    assert sorted(told["stored"]) == sorted(str(ds.SOPInstanceUID) for ds in study)
+    reported = dcmjs(node, "get", STUDY)
+    assert reported["statuses"][-1] == 0
+    assert sorted(reported["stored"]) == sorted(str(ds.SOPInstanceUID) for ds in study)
 
 
 def test_move_brings_the_study_to_its_own_port(node: Served, study: list[FileDataset], store_port: int) -> None:
-    told = dcmjs(node, "move", STUDY, str(store_port))
-    assert told["statuses"][-1] == 0
-    assert sorted(told["stored"]) == sorted(str(ds.SOPInstanceUID) for ds in study)
+    reported = dcmjs(node, "move", STUDY, str(store_port))
+    assert reported["statuses"][-1] == 0
+    assert sorted(reported["stored"]) == sorted(str(ds.SOPInstanceUID) for ds in study)
 
 
 def test_what_it_stores_is_kept(node: Served, tmp_path: Path) -> None:

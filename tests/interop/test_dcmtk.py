@@ -103,12 +103,12 @@ def test_movescu_that_takes_no_compression_gets_the_pixels_uncompressed(
 def test_movescu_cancels(node: Served, store_port: int, study: list[FileDataset], tmp_path: Path) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     port = ["+P", str(store_port), "-od", str(tmp_path)]
-    told = dcmtk("movescu", node, "-S", "-aem", "DCMTK", "--cancel", "1", *port, *keys)
-    assert "Received Final Move Response (Cancel: SubOperationsTerminatedDueToCancelIndication)" in told
+    reported = dcmtk("movescu", node, "-S", "-aem", "DCMTK", "--cancel", "1", *port, *keys)
+    assert "Received Final Move Response (Cancel: SubOperationsTerminatedDueToCancelIndication)" in reported
     assert 1 <= len(data_sets(tmp_path)) < len(study)
 
 
-def test_movescu_is_told_that_a_destination_is_unknown(node: Served) -> None:
+def test_movescu_is_reported_that_a_destination_is_unknown(node: Served) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     assert "MoveDestinationUnknown" in dcmtk("movescu", node, "-S", "-aem", "ELSEWHERE", *keys, ok=False)
 
@@ -144,8 +144,8 @@ def test_a_peer_that_may_only_query_can_neither_get_nor_store(
 ) -> None:
     keys = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     assert STUDY in dcmtk("findscu", node, *keys, title="READER")
-    told = dcmtk("getscu", node, *keys, "-od", str(tmp_path), title="READER", ok=False)
-    assert "No Acceptable Presentation Contexts" in told
+    reported = dcmtk("getscu", node, *keys, "-od", str(tmp_path), title="READER", ok=False)
+    assert "No Acceptable Presentation Contexts" in reported
     path = tmp_path / "one.dcm"
     study[0].save_as(path, enforce_file_format=True)
     common = ["-aet", "READER", "-aec", "VOXELNODE", "127.0.0.1", str(node.port), str(path)]

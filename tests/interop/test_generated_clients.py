@@ -55,17 +55,17 @@ def operations(document: Path) -> set[str]:
     return {operation["operationId"] for path in paths.values() for operation in path.values()}
 
 
-def last_json(told: str) -> dict[str, Any]:
-    answers: dict[str, Any] = json.loads(told.splitlines()[-1])
+def last_json(reported: str) -> dict[str, Any]:
+    answers: dict[str, Any] = json.loads(reported.splitlines()[-1])
     return answers
 
 
-def check(told: dict[str, Any]) -> None:
+def check(reported: dict[str, Any]) -> None:
     """What both clients tell."""
-    assert told["patient"] == "Doe^Jane"
-    assert hashlib.sha256(bytes.fromhex(told["downloaded"])).hexdigest() == told["volume"]
-    assert told["missing"] == [NOT_FOUND.uri, 404]
-    assert told["refused"] == FORBIDDEN.uri
+    assert reported["patient"] == "Doe^Jane"
+    assert hashlib.sha256(bytes.fromhex(reported["downloaded"])).hexdigest() == reported["volume"]
+    assert reported["missing"] == [NOT_FOUND.uri, 404]
+    assert reported["refused"] == FORBIDDEN.uri
 
 
 @pytest.mark.long
@@ -76,11 +76,11 @@ def test_the_python_client_has_every_operation_and_works(
     if not (programs / "openapi-python-client").exists():
         pytest.skip("openapi-python-client is not installed (tests/interop/requirements.txt in tests/interop/.venv)")
     path = f"{programs}:{os.environ['PATH']}"  # of its ruff
-    told = run(
+    reported = run(
         str(programs / "openapi-python-client"), "generate", "--path", str(document), "--fail-on-warning",
         "--output-path", str(tmp_path / "made"), PATH=path,
     )  # fmt: skip
-    assert "WARNING" not in told
+    assert "WARNING" not in reported
     package = tmp_path / "made" / "voxelnode_client"
     assert {each.stem for each in package.glob("api/*/*.py")} - {"__init__"} == operations(document)
     script, python = str(CLIENTS / "client.py"), str(programs / "python")

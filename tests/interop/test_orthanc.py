@@ -96,7 +96,7 @@ def test_orthanc_sends_and_has_its_copies_committed(node: Served, orthanc: Ortha
     assert {one["SOPInstanceUID"] for one in report["Success"]} == uids(series)
 
 
-def test_orthanc_is_told_what_is_not_safe(node: Served, orthanc: Orthanc, study: list[FileDataset]) -> None:
+def test_orthanc_is_reported_what_is_not_safe(node: Served, orthanc: Orthanc, study: list[FileDataset]) -> None:
     ct = study[0]
     references = [
         {"SOPClassUID": str(ct.SOPClassUID), "SOPInstanceUID": str(ct.SOPInstanceUID)},
@@ -138,7 +138,7 @@ def test_our_commands_find_get_and_send_with_orthanc(
     found = run(*voxelnode, "peers", "find", "--from", "orthanc", "PatientID=P-9", "--json", *config)
     assert series[0].StudyInstanceUID in found
     root = ["--root", str(node.root), *config]
-    told = run(
+    reported = run(
         *voxelnode,
         "peers",
         "get",
@@ -147,7 +147,7 @@ def test_our_commands_find_get_and_send_with_orthanc(
         f"ORTHANC@127.0.0.1:{orthanc.dicom_port}",
         *root,
     )
-    assert "2" in told
+    assert "2" in reported
     assert uids(series) <= held(node)
     run(*voxelnode, "peers", "send", STUDY, "--to", "orthanc", *root)
     assert uids(study) <= orthanc.instances()

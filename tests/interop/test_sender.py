@@ -53,7 +53,7 @@ def test_the_end_of_a_series_that_its_archive_did_not_send_is_named(tmp_path: Pa
         peer = {"ae_title": address.ae_title, "host": address.host, "port": address.port}
         with served(tmp_path, {"archive": peer}) as node:
             send_files([*paths[:5], *paths[8:]], node.address, address.ae_title)
-            node.wait_until_settled()
+            node.wait_until_idle()
             # Up to 68 s were seen beside other work: an archive that is late is asked again after 30 s.
             until(lambda: len(node.rows("SELECT id FROM v_events WHERE kind = 'series-confirmed'")) == 2, 240)
             verdicts = {

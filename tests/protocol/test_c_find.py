@@ -191,7 +191,7 @@ def test_a_query_that_breaks_the_rules_is_refused_with_the_offending_element(
     assert final.ErrorComment
 
 
-def test_keys_that_are_not_supported_are_told_by_the_status(archive: tuple[Running, dict[str, str]]) -> None:
+def test_keys_that_are_not_supported_are_reported_by_the_status(archive: tuple[Running, dict[str, str]]) -> None:
     node, _ = archive
     ds = identifier("STUDY", PatientID="A1", RequestAttributesSequence=[Dataset()], EncapsulatedDocument=b"NO")
     answers, final = ask(node, ds)

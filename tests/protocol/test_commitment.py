@@ -161,7 +161,7 @@ def test_a_result_comes_on_another_association_when_the_first_is_released(
     assert [event for event, _ in asker.reports] == [1]
 
 
-def test_each_instance_that_is_not_safe_is_told_with_its_reason(
+def test_each_instance_that_is_not_safe_is_reported_with_its_reason(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(asker))
@@ -211,7 +211,7 @@ def test_an_instance_that_is_whole_at_a_second_look_is_committed(
 
 
 @pytest.mark.slow
-def test_who_sent_another_version_than_the_current_one_is_told_no(
+def test_who_sent_another_version_than_the_current_one_is_reported_no(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(asker))
@@ -260,7 +260,7 @@ def test_a_result_that_nobody_takes_is_tried_again(
 
 
 @pytest.mark.slow
-def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
+def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
     start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.05)
@@ -273,8 +273,8 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     assert row["attempts"] == 3
     assert "does not answer" in row["detail"]
     assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")))
-    [told] = node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")
-    assert "[peers]" in told["remedy"]
+    [reported] = node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")
+    assert "[peers]" in reported["remedy"]
 
 
 @pytest.mark.slow

@@ -53,18 +53,20 @@ def of_kind(*kinds: str) -> list[str]:
 def test_exactly_the_abstract_syntaxes_of_the_statement_are_accepted(
     start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
 ) -> None:
-    told = {row["SOP Class UID"] for row in tables["storage_classes"]}
-    told |= {row["SOP Class UID"] for row in tables["dimse_services"] if "SCP" in row["Role"] and row["SOP Class UID"]}
+    reported = {row["SOP Class UID"] for row in tables["storage_classes"]}
+    reported |= {
+        row["SOP Class UID"] for row in tables["dimse_services"] if "SCP" in row["Role"] and row["SOP Class UID"]
+    }
     proposals = ((uid, ImplicitVRLittleEndian) for uid in of_kind("SOP Class", "Meta SOP Class", "Service Class"))
-    assert {uid for uid, _ in accepted(start_node(), proposals)} == told
+    assert {uid for uid, _ in accepted(start_node(), proposals)} == reported
 
 
 def test_exactly_the_transfer_syntaxes_of_the_statement_are_accepted(
     start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
 ) -> None:
-    told = {row["Transfer Syntax UID"] for row in (*tables["read_syntaxes"], *tables["other_syntaxes"])}
+    reported = {row["Transfer Syntax UID"] for row in (*tables["read_syntaxes"], *tables["other_syntaxes"])}
     proposals = ((CT_IMAGE_STORAGE, uid) for uid in of_kind("Transfer Syntax"))
-    assert {uid for _, uid in accepted(start_node(), proposals)} == told
+    assert {uid for _, uid in accepted(start_node(), proposals)} == reported
 
 
 @pytest.mark.slow
@@ -97,10 +99,12 @@ def test_the_acceptance_names_the_implementation_of_the_statement(
 ) -> None:
     assoc = associate(start_node())
     acceptor = assoc.acceptor
-    told = {row["Parameter"]: row["Value"] for row in tables["association"]}
-    assert acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID == told["Implementation Class UID"]
-    assert acceptor.implementation_version_name == IMPLEMENTATION_VERSION_NAME == told["Implementation Version Name"]
-    assert acceptor.maximum_length == int(told["Maximum Length Received, bytes"])
+    reported = {row["Parameter"]: row["Value"] for row in tables["association"]}
+    assert acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID == reported["Implementation Class UID"]
+    assert (
+        acceptor.implementation_version_name == IMPLEMENTATION_VERSION_NAME == reported["Implementation Version Name"]
+    )
+    assert acceptor.maximum_length == int(reported["Maximum Length Received, bytes"])
     assoc.release()
 
 

@@ -289,9 +289,9 @@ def test_a_broken_pdu_aborts_and_leaves_nothing(guarded: Running) -> None:
     for name, (data, abort) in broken.items():
         with Raw(guarded).associate() as peer:
             peer.send(data)
-            told = peer.aborted()
-            assert told is not None, name
-            assert told == (abort or told), name
+            reported = peer.aborted()
+            assert reported is not None, name
+            assert reported == (abort or reported), name
             assert peer.closed(), name
 
 
@@ -540,7 +540,7 @@ def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
     assert node.part_files() == []
 
 
-def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Running]) -> None:
+def test_a_full_disk_is_reported_and_recovers_by_itself(start_node: Callable[..., Running]) -> None:
     node = start_node()
     ds = ct_series(1)[0]
     intake = node.ingest.archive.intake

@@ -48,7 +48,7 @@ def ask(port: int) -> int | None:
     return find_instance_count(Address("PACS", "127.0.0.1", port), "VOXELNODE", ("1.2.3", "1.2.3.4"), 5)
 
 
-def test_the_count_of_the_series_is_told_and_the_query_is_a_hierarchical_one(peer: Callable[..., int]) -> None:
+def test_the_count_of_the_series_is_reported_and_the_query_is_a_hierarchical_one(peer: Callable[..., int]) -> None:
     asked: list[Dataset] = []
     port = peer(
         (0xFF00, {"SeriesInstanceUID": "1.2.3.4", "NumberOfSeriesRelatedInstances": 120}), (0x0000, None), asked=asked
@@ -83,6 +83,6 @@ def test_a_failure_says_so(peer: Callable[..., int]) -> None:
         ask(peer((0xC001, None)))
 
 
-def test_a_peer_that_is_not_there_is_told_as_such(peer: Callable[..., int]) -> None:
+def test_a_peer_that_is_not_there_is_reported_as_such(peer: Callable[..., int]) -> None:
     with pytest.raises(NoAssociation, match="does not answer"):
         ask(1)

@@ -141,7 +141,7 @@ def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path
         ({"hl7_tls_certificate": "server.pem", "hl7_tls_key": "server.key", "hl7_tls_client_ca": "x"}, "tls_client_ca"),
     ],
 )
-def test_tls_that_is_configured_wrongly_is_told(keys: Path, files: dict[str, str], reason: str) -> None:
+def test_tls_that_is_configured_wrongly_is_reported(keys: Path, files: dict[str, str], reason: str) -> None:
     settings = Settings(worklist=WorklistSettings(hl7_port=0, **{key: keys / name for key, name in files.items()}))
     assert [problem for problem in problems(settings) if reason in problem]
 
@@ -177,7 +177,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
     with Sender(listening()) as ris:
         assert ris.send(written())[1] == ris.send(written(OMI, "OMI^O23", number=2))[1] == "AA"
         listening.index.repository(ScheduledStepRepository).set_state("1.2.840.1.6", "SPS2B", "completed")
-        for pid, verdict, told in (
+        for pid, verdict, reported in (
             ("PID|||P1^^^OTHER||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P1^^^HOSPITAL||Maier^Hans||19710203|m", "AA", "2 worklist entries updated"),
@@ -187,7 +187,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
         ):
             answer = ris.send(update(pid))
             assert answer[1] == verdict
-            assert answer[3].startswith(told)
+            assert answer[3].startswith(reported)
     rows = entries(listening)
     assert {step: row["patient_name"] for step, row in rows.items()} == {
         "SPS1": "Mayer^Hans", "SPS2A": "Mayer^Hans", "SPS2B": "Müller^Jörg^Q^Dr^III",

@@ -128,7 +128,7 @@ def test_what_is_in_no_project_of_a_peer_is_as_if_it_did_not_exist(
         is_seen_in_part = any(SERIES[one] == study for one in SEEN[title])
         levels = ("SERIES", "IMAGE") if is_seen_in_part else ("PATIENT", "STUDY", "SERIES", "IMAGE")
         for level in levels:
-            told = []
+            reported = []
             for identities in ((patient, study, series, instance), ABSENT):
                 keys = keys_of(level, *identities)
                 answers = found(node, title, uids.PATIENT_ROOT_FIND, level, **keys)
@@ -136,8 +136,8 @@ def test_what_is_in_no_project_of_a_peer_is_as_if_it_did_not_exist(
                 moved = move(node, identifier(level, **keys), model=uids.PATIENT_ROOT_MOVE, title=title)
                 assert not got.stored
                 responses = [(status.Status, counts(status)) for status, _ in [*got.responses, *moved]]
-                told.append((answers, responses))
-            assert told[0] == told[1]
+                reported.append((answers, responses))
+            assert reported[0] == reported[1]
     assert not destination.stored
     series = sorted(SEEN[title])
     if series:

@@ -38,7 +38,7 @@ def acceptor(acceptor: str) -> str:
     return "pynetdicom"
 
 
-def test_a_stranger_is_told_that_it_is_rejected(start_node: Start) -> None:
+def test_a_stranger_is_reported_that_it_is_rejected(start_node: Start) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     assoc = associate(node, title="STRANGER")
     assert assoc.is_rejected

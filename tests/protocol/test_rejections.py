@@ -26,17 +26,17 @@ from tests.protocol.conftest import (
 UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
 
 
-def told(node: Running, what: str) -> list[dict[str, Any]]:
+def reported(node: Running, what: str) -> list[dict[str, Any]]:
     """The rows of `v_rejections` on one level, once there are any."""
     query = f"SELECT * FROM v_rejections WHERE what = '{what}' ORDER BY offered"
     assert until(lambda: bool(node.rows(query))), f"no {what} was told of"
     return node.rows(query)
 
 
-def test_a_stranger_is_told_with_the_remedy(start_node: Callable[..., Running]) -> None:
+def test_a_stranger_is_reported_with_the_remedy(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     assert not associate(node, title="STRANGER").is_established
-    [row] = told(node, "association")
+    [row] = reported(node, "association")
     assert (row["rule"], row["peer"], row["calling_ae_title"], row["called_ae_title"]) == (
         "calling AE title",
         "127.0.0.1",
@@ -59,7 +59,7 @@ def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Calla
     assert node.rows(query)[0]["number"] == 1
 
 
-def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> None:
+def test_each_refused_context_is_reported_with_what_was_offered(node: Running) -> None:
     assoc = associate(
         node,
         build_context(CT_IMAGE_STORAGE, [JPIPHTJ2KReferencedDeflate]),
@@ -67,7 +67,7 @@ def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> No
         build_context(VERIFICATION),
     )
     assoc.release()
-    service, syntax = sorted(told(node, "context"), key=lambda row: row["rule"])
+    service, syntax = sorted(reported(node, "context"), key=lambda row: row["rule"])
     assert (service["rule"], syntax["rule"]) == ("abstract syntax", "transfer syntaxes")
     assert service["offered"] == f"{UNIFIED_PROCEDURE_STEP_PULL}: {ExplicitVRLittleEndian}"
     assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {JPIPHTJ2KReferencedDeflate}"
@@ -83,7 +83,7 @@ def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Cal
         associate(node, *private, *finds, build_context(CT_IMAGE_STORAGE)).release()
     query = "SELECT sum(count) AS n FROM v_rejections"
     assert until(lambda: node.rows(query)[0]["n"] == 4)
-    permission, syntaxes = sorted(told(node, "context"), key=lambda row: row["rule"])
+    permission, syntaxes = sorted(reported(node, "context"), key=lambda row: row["rule"])
     assert (syntaxes["rule"], syntaxes["count"]) == ("transfer syntaxes", 2)
     assert syntaxes["offered"].startswith("1.2.999.0, 1.2.999.1, ")
     assert f"1.2.999.124: {JPIPHTJ2KReferencedDeflate}" in syntaxes["offered"]
@@ -94,13 +94,13 @@ def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Cal
     )
 
 
-def test_a_refused_instance_is_told_without_its_patient(node: Running) -> None:
+def test_a_refused_instance_is_reported_without_its_patient(node: Running) -> None:
     [ds] = make.ct_series(1, PatientName="Secret^Name", PatientID="SECRET-1")
     del ds.SeriesInstanceUID
     assoc = associate(node)
     assert assoc.send_c_store(ds).Status == 0xC000
     assoc.release()
-    [row] = told(node, "instance")
+    [row] = reported(node, "instance")
     assert (row["rule"], row["calling_ae_title"]) == ("status 0xC000", "GOOD")
     assert "Series Instance UID (0020,000E)" in row["reason"]
     assert row["offered"].startswith(CT_IMAGE_STORAGE)
@@ -117,19 +117,19 @@ OTHERS = {
 }
 
 
-def test_other_protocols_are_told_each_by_its_name(node: Running) -> None:
+def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
     for begin in OTHERS.values():
         with Raw(node) as raw:
             raw.send(begin)
             assert raw.closed()
-    assert until(lambda: len(told(node, "connection")) == len(OTHERS))
-    rows = told(node, "connection")
+    assert until(lambda: len(reported(node, "connection")) == len(OTHERS))
+    rows = reported(node, "connection")
     assert {(row["rule"], row["peer"], row["count"]) for row in rows} == {("request", "127.0.0.1", 1)}
     for words in OTHERS:
         assert any(words in row["reason"] for row in rows), words
 
 
-def test_instances_that_are_refused_for_different_reasons_are_told_each_by_itself(node: Running) -> None:
+def test_instances_that_are_refused_for_different_reasons_are_reported_each_by_itself(node: Running) -> None:
     wanting = ["StudyInstanceUID", "SeriesInstanceUID", "SeriesInstanceUID"]
     assoc = associate(node)
     for keyword in wanting:
@@ -137,17 +137,17 @@ def test_instances_that_are_refused_for_different_reasons_are_told_each_by_itsel
         del ds[keyword]
         assert assoc.send_c_store(ds).Status == 0xC000
     assoc.release()
-    assert until(lambda: sum(row["count"] for row in told(node, "instance")) == 3)
-    counts = {row["reason"].partition(" UID")[0]: row["count"] for row in told(node, "instance")}
+    assert until(lambda: sum(row["count"] for row in reported(node, "instance")) == 3)
+    counts = {row["reason"].partition(" UID")[0]: row["count"] for row in reported(node, "instance")}
     assert counts == {"Study Instance": 1, "Series Instance": 2}
 
 
-def test_a_peer_that_does_not_speak_tls_is_told(start_node: Callable[..., Running], keys: Path) -> None:
+def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Running], keys: Path) -> None:
     node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     with Raw(node) as raw:
         raw.send(associate_rq())
         assert raw.closed()
-    [row] = told(node, "connection")
+    [row] = reported(node, "connection")
     assert (row["rule"], row["peer"]) == ("TLS", "127.0.0.1")
 
 

@@ -96,7 +96,7 @@ RELEASE = pdu(0x05, b"\0\0\0\0")
         ([accepting, sending(pdu(0x04, b"\xff" * 40))], EchoFailed, "violates the protocol"),
     ],
 )
-def test_a_peer_that_does_not_behave_is_told_in_words(
+def test_a_peer_that_does_not_behave_is_reported_in_words(
     peer: Callable[..., int], steps: list[Script], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):

@@ -310,7 +310,7 @@ def test_every_level_selects_what_it_names(
     assert destination.stored.keys() == {ds.SOPInstanceUID for ds in expected}
 
 
-def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_told(
+def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_reported(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:
     node = start_node(peers=peers())
@@ -410,8 +410,8 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     assert failed is not None
     assert set(failed.FailedSOPInstanceUIDList) == {series[0].SOPInstanceUID, series[1].SOPInstanceUID}
     assert destination.stored.keys() == {series[2].SOPInstanceUID}
-    told = view_rows(node.root, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%'")
-    assert {row["kind"]: row["sop_instance_uid"] for row in told} == {
+    reported = view_rows(node.root, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%'")
+    assert {row["kind"]: row["sop_instance_uid"] for row in reported} == {
         "file-damaged": series[0].SOPInstanceUID,
         "file-missing": series[1].SOPInstanceUID,
     }
@@ -427,7 +427,7 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     ],
     ids=["level", "level of the model", "unique key", "several above"],
 )
-def test_an_identifier_that_breaks_the_model_is_told_so(
+def test_an_identifier_that_breaks_the_model_is_reported_so(
     start_node: Callable[..., Running], keys: Dataset, expected: int
 ) -> None:
     node = start_node(peers=peers(Destination(port=1)))
@@ -800,9 +800,9 @@ def test_a_destination_that_is_no_title_is_unknown_and_is_shown_safely(
         assert answer is not None
         assert decoded(answer[1])[0x0900] == b"\x01\xa8"
     assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
-    [told] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
-    assert len(told["offered"]) <= 16
-    assert told["offered"].isprintable()
+    [reported] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
+    assert len(reported["offered"]) <= 16
+    assert reported["offered"].isprintable()
 
 
 @pytest.mark.slow

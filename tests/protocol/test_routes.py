@@ -409,7 +409,7 @@ def test_a_report_that_comes_later_on_an_association_of_the_peer_counts_also_wit
 
 
 @pytest.mark.slow
-def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_with_it_is_told(
+def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_with_it_is_reported(
     source: Callable[..., Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = tmp_path / "credentials"
@@ -441,9 +441,9 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
             listed = store.ask("GET", "/scans?versions").text
             return re.findall("<Key>(.*?)</Key>", listed)
 
-        told = [troubled("all/BUCKET"), troubled("none/BUSY")]
-        assert told[0] == f"s3://scans at {store.url}: NoSuchBucket: create the bucket, or correct s3"
-        assert told[1].endswith(": status 503")
+        reported = [troubled("all/BUCKET"), troubled("none/BUSY")]
+        assert reported[0] == f"s3://scans at {store.url}: NoSuchBucket: create the bucket, or correct s3"
+        assert reported[1].endswith(": status 503")
         assert {one.headers["x-amz-checksum-sha256"] for one in busy.received} == {
             base64.b64encode(hashlib.sha256(one.body).digest()).decode() for one in busy.received
         }
@@ -472,13 +472,13 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
 
         index.routes.replay(lane_to("all", "BUCKET"), [key], True, node.clock())
         store.ask("POST", "/moto-api/reset-auth", "0")  # from now on, only known keys may do anything
-        told.append(troubled("all/BUCKET"))
-        assert told[-1].endswith("InvalidAccessKeyId: correct the credentials")
+        reported.append(troubled("all/BUCKET"))
+        assert reported[-1].endswith("InvalidAccessKeyId: correct the credentials")
         store.kill()
         index.routes.retry([lane_to("all", "BUCKET")], node.clock())
-        told.append(troubled("all/BUCKET"))
-        assert told[-1].endswith("no answer")
-        assert not [one for one in told if "hidden" in one or "MRN4711Q" in one]
+        reported.append(troubled("all/BUCKET"))
+        assert reported[-1].endswith("no answer")
+        assert not [one for one in reported if "hidden" in one or "MRN4711Q" in one]
 
 
 VERSIONED = (
@@ -671,7 +671,7 @@ def test_a_file_that_is_whole_again_before_its_message_is_given_up_is_sent(
             index.instances.mark_files([row["key"]], missing=False, now=node.clock.moment)
         settle(*arguments)
 
-    monkeypatch.setattr(index.deliveries, "settle", settle_late)
+    monkeypatch.setattr(index.deliveries, "record", settle_late)
     node.run("all/PACS")
     node.later("all/PACS")
     assert pacs.taken == uids([ds])

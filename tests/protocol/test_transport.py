@@ -39,7 +39,7 @@ def test_a_silent_peer_is_waited_for_no_longer_than_a_tick(pair: tuple[Transport
     assert 0.25 < time.monotonic() - began < 5
 
 
-def test_bytes_and_the_end_are_told_apart(pair: tuple[Transport, socket.socket]) -> None:
+def test_bytes_and_the_end_are_distinguished(pair: tuple[Transport, socket.socket]) -> None:
     connection, peer = pair
     space = memoryview(bytearray(100))
     peer.sendall(b"abc")

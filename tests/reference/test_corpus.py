@@ -37,7 +37,7 @@ def check(corpus: Path) -> ModuleType:
 def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[str, str]]]:
     """Write the volumes of one series; return its part of a listing as ``conversion.json`` has it."""
     folder.mkdir()
-    told = [
+    reported = [
         {"series_instance_uid": uid, "reason": refusal.reason.value, "detail": refusal.detail}
         for refusal in assembly.refusals
     ]
@@ -46,7 +46,7 @@ def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[s
         for volume in assembly.volumes
         for file in write_volume(volume, folder, stem_of(volume), WriteOptions(formats=("nifti",), thumbnails=False))
     ]
-    return {"volumes": made, "refusals": told}
+    return {"volumes": made, "refusals": reported}
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
@@ -57,8 +57,8 @@ def test_a_case_gives_the_expected_volumes_refusals_and_warnings(case, corpus, c
     for number, (uid, datasets) in enumerate(read_series(corpus / case).items()):
         assembly = assemble(datasets)
         assert assembly.unaccounted({str(ds.SOPInstanceUID) for ds in datasets}) == set()
-        told = {warning.name.value for volume in assembly.volumes for warning in volume.warnings}
-        assert set(expected[uid].get("warnings", ())) <= told or not assembly.volumes
+        reported = {warning.name.value for volume in assembly.volumes for warning in volume.warnings}
+        assert set(expected[uid].get("warnings", ())) <= reported or not assembly.volumes
         facts = [fact for volume in assembly.volumes for fact in volume.attributes.items()]
         assert {name for name, _ in facts} <= named_in("Sidecar")
         assert [fact for fact in facts if not is_of_bids(*fact)] == []

@@ -110,7 +110,7 @@ def assert_same_volumes(first: Assembly, second: Assembly) -> None:
         assert [str(entry) for entry in mine.diffusion or ()] == [str(entry) for entry in theirs.diffusion or ()]
 
 
-def told(assembly: Assembly) -> set[WarningKind]:
+def reported(assembly: Assembly) -> set[WarningKind]:
     return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
@@ -141,7 +141,7 @@ def copies_are_left_out(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     assembly = assemble([*origin.datasets, *copies])
     assert_same_volumes(assembly, origin.assembly)
     assert sum(exclusion.reason is Reason.DUPLICATE_SLICE for exclusion in assembly.exclusions) == len(copies)
-    assert WarningKind.DUPLICATE_SLICE in told(assembly)
+    assert WarningKind.DUPLICATE_SLICE in reported(assembly)
 
 
 def copies_with_numbers_of_their_own_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
@@ -152,7 +152,7 @@ def copies_with_numbers_of_their_own_are_told(origin: RealSeries, draw: Draw, _:
     ]
     assembly = assemble([*origin.datasets, *copies])
     assert {volume.shape[:3] for volume in volumes_of(assembly)} <= {volume.shape[:3] for volume in origin.volumes}
-    assert assembly.refusals or told(assembly) - told(origin.assembly)
+    assert assembly.refusals or reported(assembly) - reported(origin.assembly)
 
 
 def blank_pixels_take_no_time_away(origin: RealSeries, draw: Draw, _: Sibling) -> None:
@@ -249,7 +249,7 @@ def an_echo_that_lost_slices_is_told(origin: RealSeries, draw: Draw, _: Sibling)
     assembly = assemble(left)
     assert_sound(assembly, left, origin)
     assert judged(left, assembly).state != "complete"
-    assert assembly.refusals or told(assembly) & {
+    assert assembly.refusals or reported(assembly) & {
         WarningKind.UNEQUAL_STACKS,
         WarningKind.MISSING_TIME,
         WarningKind.MISSING_SLICE,
@@ -374,7 +374,9 @@ def a_jitter_of_positions_is_small_or_told(origin: RealSeries, draw: Draw, _: Si
     shapes = [sorted(volume.shape for volume in volumes_of(each)) for each in (assembly, origin.assembly)]
     if width_mm <= 0.01:
         assert_sound(assembly, moved, origin)
-    assert shapes[0] == shapes[1] or (width_mm > 1e-3 and (assembly.refusals or told(assembly) - told(origin.assembly)))
+    assert shapes[0] == shapes[1] or (
+        width_mm > 1e-3 and (assembly.refusals or reported(assembly) - reported(origin.assembly))
+    )
 
 
 UNEVEN = {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE, WarningKind.SAME_POSITION_TWICE}
@@ -405,7 +407,7 @@ def missing_positions_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> No
     ]
     assembly = assemble(datasets)
     wrong = {str(datasets[index].SOPInstanceUID) for index in lacking}
-    assert assembly.refusals or assembly.exclusions or told(assembly) - told(origin.assembly)
+    assert assembly.refusals or assembly.exclusions or reported(assembly) - reported(origin.assembly)
     for volume in volumes_of(assembly):
         uids = {source.sop_instance_uid for source in volume.sources}
         assert uids <= wrong or uids.isdisjoint(wrong)
@@ -527,7 +529,11 @@ def dropped_frames_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     cut = edited(ds, NumberOfFrames=len(groups) - 1, PixelData=pixels + bytes(len(pixels) % 2), **left)
     datasets = [cut if each is ds else each for each in origin.datasets]
     assembly = assemble(datasets)
-    assert judged(datasets, assembly).state != "complete" or assembly.refusals or told(assembly) - told(origin.assembly)
+    assert (
+        judged(datasets, assembly).state != "complete"
+        or assembly.refusals
+        or reported(assembly) - reported(origin.assembly)
+    )
 
 
 def a_negative_spacing_changes_nothing(origin: RealSeries, draw: Draw, _: Sibling) -> None:

@@ -35,7 +35,7 @@ def _with_warnings() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def told(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
+def reported(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
     """By series: the warnings of conversion.json, those of the sidecars, and the reasons of refusals."""
     out = tmp_path_factory.mktemp("converted")
     cases = sorted({corpus / case for case, _ in _with_warnings()})
@@ -65,11 +65,11 @@ def test_the_names_of_the_reference_are_names_of_warnings() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "uid"), _with_warnings() or [("-", "-")])
-def test_a_series_is_told_with_the_warnings_of_the_reference(
-    case: str, uid: str, told: dict[str, dict[str, set[str]]]
+def test_a_series_is_reported_with_the_warnings_of_the_reference(
+    case: str, uid: str, reported: dict[str, dict[str, set[str]]]
 ) -> None:
     expected = set(_expected()[case]["series"][uid]["warnings"])
-    if told[uid]["refused"] and not told[uid]["listed"]:
+    if reported[uid]["refused"] and not reported[uid]["listed"]:
         return  # a refusal says more than a warning
-    assert expected <= told[uid]["listed"]
-    assert expected <= told[uid]["sidecar"]
+    assert expected <= reported[uid]["listed"]
+    assert expected <= reported[uid]["sidecar"]

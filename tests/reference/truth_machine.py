@@ -135,8 +135,8 @@ def _told(volume: Volume, series: Series) -> list[list[Plane]] | None:
         if plane is None or real.shape != plane.values.shape or not np.allclose(real, plane.values, rtol=1e-6):
             return None
         planes[source.time_index][source.slice_index] = plane
-    told = [[plane for plane in time if plane is not None] for time in planes]
-    return told if all(len(time) == volume.shape[2] for time in told) else None
+    reported = [[plane for plane in time if plane is not None] for time in planes]
+    return reported if all(len(time) == volume.shape[2] for time in reported) else None
 
 
 def _lies_of_volume(
@@ -226,8 +226,8 @@ def _lies_of_movement(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iter
     centres = np.array([np.mean([plane.position for plane in own], axis=0) for own in planes])
     farthest_mm = float(np.linalg.norm(centres - centres[0], axis=1).max())
     for warning in volume.warnings:
-        told = MOVED_BY.search(warning.detail) if warning.name is WarningKind.POSITIONS_VARY_IN_TIME else None
-        if told is not None and abs(float(told[1]) - farthest_mm) > MOVEMENT_TOLERANCE_MM:
+        reported = MOVED_BY.search(warning.detail) if warning.name is WarningKind.POSITIONS_VARY_IN_TIME else None
+        if reported is not None and abs(float(reported[1]) - farthest_mm) > MOVEMENT_TOLERANCE_MM:
             yield "the movement is not that from the first time"
 
 

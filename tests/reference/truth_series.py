@@ -113,10 +113,10 @@ class Case:
     arrival: int = 0
 
     def __repr__(self) -> str:
-        told = (
+        reported = (
             f"{each.name}={value!r}" for each in fields(self) if (value := getattr(self, each.name)) != each.default
         )
-        return f"Case({', '.join(told)})"
+        return f"Case({', '.join(reported)})"
 
     @property
     def is_enhanced(self) -> bool:

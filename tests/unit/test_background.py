@@ -116,8 +116,8 @@ def test_a_step_that_fails_is_logged_once_with_its_place_and_made_again(start: S
         service = start(*[ValueError("Nemo^Captain")] * 3, OSError("another"), None)
         service.wait_for(5)
         service.stop(DEADLINE_SECONDS)
-    told = [(line["event"], line.get("reason", "").partition(",")[0], line.get("failed")) for line in lines]
-    assert told == [
+    reported = [(line["event"], line.get("reason", "").partition(",")[0], line.get("failed")) for line in lines]
+    assert reported == [
         ("service_failed", "ValueError at step", None),
         ("service_failed", "OSError at step", None),
         ("service_recovered", "", 4),

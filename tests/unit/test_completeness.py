@@ -168,7 +168,7 @@ def test_numbers_that_are_not_counted_one_by_one_have_no_holes() -> None:
     assert expectation(every_tenth).holes == expectation(same).holes == 0
 
 
-def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:
+def test_a_gap_is_reported_although_the_count_agrees_and_the_reason_names_both() -> None:
     found = verdict_of(expectation(series(5, images_in_acquisition=5)), Findings((GAP,), placed=True, times=1))
     assert (found.state, found.rule, found.expected, found.missing) == ("incomplete", "geometry", 5, None)
     assert "missing-slice" in found.reason

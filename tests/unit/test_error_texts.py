@@ -10,7 +10,7 @@ DATA = b"\x10\x00\x10\x00PN\x08\x00Doe^Jane 0008 \x08\x00\x16\x00UI"
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (ValueError("Attempted to set non-group 2 elements: [(0008, 0000)]"),) * 2,
         (ValueError("invalid literal for int() with base 10: 'xyz'"), "invalid literal for int() with base 10: ..."),
@@ -19,8 +19,8 @@ DATA = b"\x10\x00\x10\x00PN\x08\x00Doe^Jane 0008 \x08\x00\x16\x00UI"
         (EOFError(), ""),
     ],
 )
-def test_the_text_of_an_error_repeats_nothing_that_was_read(error: Exception, told: object) -> None:
-    assert text_without(error, DATA) == str(told)
+def test_the_text_of_an_error_repeats_nothing_that_was_read(error: Exception, reported: object) -> None:
+    assert text_without(error, DATA) == str(reported)
 
 
 def test_a_long_text_is_cut() -> None:
@@ -28,7 +28,7 @@ def test_a_long_text_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "message", "told"),
+    ("kind", "message", "reported"),
     [
         ("value_error", "Value error, at character 10: = is not an operator", "at character 10: = is not an operator"),
         ("string_too_long", "String should have at most 16 characters", "must have at most 16 characters"),
@@ -37,8 +37,10 @@ def test_a_long_text_is_cut() -> None:
         ("missing", "Field required", "must be given"),
     ],
 )
-def test_a_rule_that_a_form_or_a_request_breaks_is_told_in_plain_words(kind: str, message: str, told: str) -> None:
-    assert broken_rule(kind, message) == told
+def test_a_rule_that_a_form_or_a_request_breaks_is_reported_in_plain_words(
+    kind: str, message: str, reported: str
+) -> None:
+    assert broken_rule(kind, message) == reported
 
 
 @pytest.mark.parametrize("output", ["Traceback:\n  line 1\nModuleNotFoundError: x\n\n", "ModuleNotFoundError: x"])

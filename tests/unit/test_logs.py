@@ -86,10 +86,10 @@ def test_our_own_errors_tell_their_message_and_their_cause(lines: Any) -> None:
             raise OutOfResources("the disk is full") from error
     except OutOfResources:
         structlog.get_logger("node.test").exception("c_store_failed")
-    told = lines()[0]["exception"]
-    assert "the disk is full" in told
-    assert told.index("builtins.ValueError") < told.index("OutOfResources: the disk")
-    assert "doe^jane" not in told
+    reported = lines()[0]["exception"]
+    assert "the disk is full" in reported
+    assert reported.index("builtins.ValueError") < reported.index("OutOfResources: the disk")
+    assert "doe^jane" not in reported
 
 
 def test_text_of_libraries_is_replaced_by_its_place(lines: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_file_is_renamed_when_it_is_full_and_the_oldest_goes(lines: Any, tmp_p
     assert len(lines()) == 1000
 
 
-def test_a_file_that_cannot_be_written_is_told_with_its_key(lines: Any, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_with_its_key(lines: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[log\] file = .*No such file or directory"):
         logs.write_to_file(tmp_path / "nowhere" / "node.log", 10_000, 3)
 

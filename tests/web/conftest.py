@@ -71,9 +71,9 @@ class Whole(httpx2.SyncByteStream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                told = dict(message["headers"]).get(b"content-length")
+                reported = dict(message["headers"]).get(b"content-length")
                 self._has_body &= message["status"] not in (204, 304)
-                self._length = int(told) if told is not None and self._has_body else None
+                self._length = int(reported) if reported is not None and self._has_body else None
             else:
                 self._sent += len(message.get("body", b""))
                 self._is_over = not message.get("more_body", False)

@@ -208,8 +208,8 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
         return guarded.client(headers={"Authorization": f"Bearer {token}"}).get(API).status_code
 
     assert (status(good), status(over), status("vxn_guess"), status("vxn_" + "A" * 3000)) == (200, 401, 401, 401)
-    told = [(line["detail"], line["outcome"]) for line in guarded.audited("User Authentication")]
-    assert told == [("a wrong or expired token", 4)], "once for one address"
+    reported = [(line["detail"], line["outcome"]) for line in guarded.audited("User Authentication")]
+    assert reported == [("a wrong or expired token", 4)], "once for one address"
     guarded.services.index.accounts.remove_token("reader", good[-8:])
     assert status(good) == 401
 
@@ -328,8 +328,8 @@ def scoped(site: Site, name: str, role: Role | None, *routes: str, project: str 
 
 def test_a_token_does_no_more_than_its_role_and_its_account(guarded: Site) -> None:
     header, client = scoped(guarded, "admin", Role.WRITE), guarded.client()
-    told = client.get("/api/v1/account", headers=header).json()
-    assert (told["account"], told["role"]) == ("admin", "write")
+    reported = client.get("/api/v1/account", headers=header).json()
+    assert (reported["account"], reported["role"]) == ("admin", "write")
     assert client.get("/api/v1/quarantine", headers=header).status_code == 403
     guarded.services.index.accounts.set_role("admin", Role.READ)
     assert client.get("/api/v1/account", headers=header).json()["role"] == "read"

@@ -70,10 +70,10 @@ def test_accounts_are_made_changed_and_removed(site: Site, chief: httpx2.Client)
     chief.post("/administration/accounts/ann/remove")
     assert roles(site) == {"chief": "ADMIN"}
     assert {line["event"]["type"]["code"] for line in site.audited("Security Alert")} == {"110132", "110136", "110137"}
-    told = [line["detail"] for line in site.audited("Security Alert") + site.audited("Application Activity")]
-    told += [str(line) for line in site.audited("User Security Attributes Changed")]
-    assert sum("account ann" in one for one in told) >= 4, told
-    assert NEW not in str(told)
+    reported = [line["detail"] for line in site.audited("Security Alert") + site.audited("Application Activity")]
+    reported += [str(line) for line in site.audited("User Security Attributes Changed")]
+    assert sum("account ann" in one for one in reported) >= 4, reported
+    assert NEW not in str(reported)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,15 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     chief = signed_in(site, "chief")
     site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): ()})
     shown = chief.get("/administration/connections").text
-    for told in ("PACS", "127.0.0.1:1", "the node never calls it", "modality == &#39;CT&#39;", "/bin/true", "ready"):
-        assert told in shown, told
+    for reported in (
+        "PACS",
+        "127.0.0.1:1",
+        "the node never calls it",
+        "modality == &#39;CT&#39;",
+        "/bin/true",
+        "ready",
+    ):
+        assert reported in shown, reported
     paused = chief.post("/administration/routes/night/pacs", data={"action": "pause"})
     assert paused.headers["location"] == "/administration/connections"
     assert "paused" in chief.get("/administration/connections").text
@@ -201,8 +208,13 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     changes = chief.get("/administration/changes").text
     types = {line["detail"]: line["event"]["type"]["code"] for line in site.audited("Security Alert")}
     assert types["route night to pacs: pause"] == types["hook mute: test message"] == "110131", types
-    for told in ("route night to pacs: pause", "hook bell: retry of 0 messages", "hook mute: test message", "chief"):
-        assert told in changes, told
+    for reported in (
+        "route night to pacs: pause",
+        "hook bell: retry of 0 messages",
+        "hook mute: test message",
+        "chief",
+    ):
+        assert reported in changes, reported
     site.account("ann", Role.WRITE)
     ann = signed_in(site, "ann")
     for path in ("connections", "retention", "changes"):
@@ -241,7 +253,7 @@ def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -
     assert shown.index("account ann") < shown.index("labels changed"), "newest first"
 
 
-def test_a_form_that_breaks_a_rule_is_told_in_plain_words_and_can_be_sent_again(chief: httpx2.Client) -> None:
+def test_a_form_that_breaks_a_rule_is_reported_in_plain_words_and_can_be_sent_again(chief: httpx2.Client) -> None:
     form = {"name": "ct9", "ae_title": "X" * 17, "may": "echo", "host": "127.0.0.1:104"}
     answer = chief.post("/administration/set/peers", data=form, headers={"Accept": "text/html"})
     assert answer.status_code == 400

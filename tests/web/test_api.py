@@ -37,7 +37,7 @@ def items(site: Site, path: str, **query: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_study_is_told_with_what_became_of_it(filled: Site) -> None:
+def test_a_study_is_reported_with_what_became_of_it(filled: Site) -> None:
     study = filled.client().get("/api/v1/studies/1.2.3").json()
     assert (study["series"], study["instances"], study["modalities"]) == (1, 5, ["CT"])
     assert study["states"] == {"converted": 1}
@@ -130,7 +130,7 @@ def test_a_list_has_a_bound_and_takes_no_forged_cursor(
 
 
 @pytest.mark.parametrize(
-    ("path", "query", "told"),
+    ("path", "query", "reported"),
     [
         ("studies", "patientid=1", "(do you mean patient_id?)"),
         ("series", "verdicts=complete&limit=1", "(do you mean verdict?)"),
@@ -142,11 +142,11 @@ def test_a_list_has_a_bound_and_takes_no_forged_cursor(
     ids=["near", "one of two", "case", "none", "stream", "many and long"],
 )
 def test_a_misspelt_filter_is_refused_with_the_name_that_is_meant(
-    empty: Site, path: str, query: str, told: str
+    empty: Site, path: str, query: str, reported: str
 ) -> None:
     answer = empty.client().get(f"/api/v1/{path}?{query}")
     assert (answer.status_code, answer.json()["type"]) == (422, UNKNOWN_PARAMETER.uri)
-    assert told in answer.json()["detail"]
+    assert reported in answer.json()["detail"]
     assert len(answer.json()["detail"]) < 1000
 
 
@@ -182,8 +182,8 @@ def test_dicomweb_ignores_unknown_parameters(empty: Site) -> None:
 )
 def test_a_list_is_counted_when_it_is_asked_for(filled: Site, path: str, query: dict[str, Any], total: int) -> None:
     def page(**more: Any) -> dict[str, Any]:
-        told: dict[str, Any] = filled.client().get(f"/api/v1/{path}", params={**query, **more}).json()
-        return told
+        reported: dict[str, Any] = filled.client().get(f"/api/v1/{path}", params={**query, **more}).json()
+        return reported
 
     assert page()["total"] is None
     first = page(total=True, limit=1)
@@ -203,8 +203,8 @@ def test_every_list_can_be_counted(filled: Site) -> None:
     assert len(lists) > 10
     for path in lists:
         path = path.replace("{id}", "1")
-        told = filled.client().get(path, params={"total": True, "limit": 1000}).json()
-        assert told["total"] == len(told["items"]), path
+        reported = filled.client().get(path, params={"total": True, "limit": 1000}).json()
+        assert reported["total"] == len(reported["items"]), path
 
 
 def encoding(site: Site, path: str, accepted: str) -> tuple[str, str]:
@@ -280,7 +280,7 @@ def volume(site: Site, format: str = "nifti", kind: str = "volume") -> dict[str,
     return items(site, "volumes", series_instance_uid="1.2.3.1", format=format, kind=kind)[0]
 
 
-def test_a_volume_is_told_and_downloaded(filled: Site) -> None:
+def test_a_volume_is_reported_and_downloaded(filled: Site) -> None:
     one = volume(filled)
     assert one["shape"][-1] == 5 or 5 in one["shape"]
     assert filled.client().get(f"/api/v1/volumes/{one['id']}").json() == one
@@ -319,7 +319,7 @@ def test_a_name_that_is_not_its_own_finds_no_volume(filled: Site) -> None:
     assert filled.client().get(f"/api/v1/volumes/{one['id']}/file/..%2findex.sqlite").status_code == 404
 
 
-def test_a_file_that_has_gone_is_told_with_the_remedy(site: Site) -> None:
+def test_a_file_that_has_gone_is_reported_with_the_remedy(site: Site) -> None:
     ds = make.instance()
     site.take(ds)
     for path in (site.root / "objects").rglob("*.dcm"):
@@ -334,7 +334,7 @@ def test_states_of_series_are_those_of_the_index() -> None:
 
 
 @pytest.mark.slow
-def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
+def test_what_gave_no_volume_is_reported_with_its_reason(site: Site) -> None:
     one, other = make.ct_series(2, series_uid="1.5", study_uid="1.4")
     other.PixelSpacing = one.PixelSpacing = ["0", "0"]
     site.take(one, other)
@@ -354,12 +354,12 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     assert "series-refused" in [event["kind"] for event in items(site, "history", series_instance_uid="1.5")]
 
 
-def test_what_was_refused_is_told_with_the_remedy(site: Site) -> None:
+def test_what_was_refused_is_reported_with_the_remedy(site: Site) -> None:
     refused = Refused("association", "calling AE title", "not known", "add it to [peers]", "192.0.2.1", "STRANGER")
     now = dt.datetime.now(dt.UTC)
     site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
-    [told] = items(site, "rejections", rule="calling AE title")
-    assert (told["count"], told["calling_ae_title"], told["remedy"]) == (3, "STRANGER", "add it to [peers]")
+    [reported] = items(site, "rejections", rule="calling AE title")
+    assert (reported["count"], reported["calling_ae_title"], reported["remedy"]) == (3, "STRANGER", "add it to [peers]")
 
 
 @pytest.mark.slow

@@ -90,7 +90,9 @@ def test_pixel_data_of_all_levels_are_the_frames(client: httpx2.Client) -> None:
         ("/dicom-web/studies/1.2.3/pixeldata", "application/octet-stream", 406),
     ],
 )
-def test_what_is_not_there_or_not_accepted_is_told(client: httpx2.Client, path: str, accept: str, status: int) -> None:
+def test_what_is_not_there_or_not_accepted_is_reported(
+    client: httpx2.Client, path: str, accept: str, status: int
+) -> None:
     assert client.get(path, headers={"Accept": accept}).status_code == status
 
 

@@ -48,10 +48,10 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
     for path, route in every_route(site.app.routes):
         if path.startswith("/dicom-web") and route.methods != {"OPTIONS"}:
             routes.setdefault(path, set()).update(route.methods - {"HEAD"})
-    told: dict[str, set[str]] = {}
+    reported: dict[str, set[str]] = {}
     for resource in offered(Settings()):
-        told.setdefault(resource.path, set()).update(resource.methods)
-    assert told == routes
+        reported.setdefault(resource.path, set()).update(resource.methods)
+    assert reported == routes
     answer = site.client().options("/dicom-web", headers={"Accept": "application/json"})
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["base"] == f"{site.origin}/dicom-web"
@@ -88,7 +88,7 @@ def methods_of(application: ElementTree.Element) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_media_type_that_is_told_is_given(site: Site, resource: CapabilityResource) -> None:
+def test_every_media_type_that_is_reported_is_given(site: Site, resource: CapabilityResource) -> None:
     for media_type in resource.transaction.produces:
         parameters = {"contentType": media_type} if resource.path.endswith("/wado") else {}
         answer = get(site, resource, media_type, **parameters)
@@ -111,7 +111,7 @@ def test_every_media_type_that_is_told_is_given(site: Site, resource: Capability
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: CapabilityResource) -> None:
+def test_every_parameter_that_is_reported_has_an_effect(site: Site, resource: CapabilityResource) -> None:
     for name in resource.transaction.parameters:
         other = {"contentType": "application/dicom"} if name == "transferSyntax" else {}
         answer = get(site, resource, **other | {"PatientName" if name == "{attribute}" else name: "no such!value"})
@@ -120,7 +120,7 @@ def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: Capabi
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_header_that_is_told_has_an_effect(site: Site, resource: CapabilityResource) -> None:
+def test_every_header_that_is_reported_has_an_effect(site: Site, resource: CapabilityResource) -> None:
     long = {"includefield": "all"} if resource.transaction.name == "Search" else {}  # short answers are not compressed
     path = str(get(site, resource, **long).request.url)
     plain = site.client().get(path, headers={"Accept": resource.transaction.produces[0], "Accept-Encoding": "identity"})

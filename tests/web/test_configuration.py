@@ -196,7 +196,7 @@ def test_rules_of_retention_are_set_and_files_are_applied_in_the_browser(
         here.stop()
 
 
-def test_a_stale_form_and_a_folder_that_cannot_be_written_are_told_on_the_page(tmp_path: Path) -> None:
+def test_a_stale_form_and_a_folder_that_cannot_be_written_are_reported_on_the_page(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "root", web=WEB)
     chief_of(settings)
     here = Started(settings)

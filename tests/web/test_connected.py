@@ -68,7 +68,7 @@ def test_a_header_comes_with_its_voxels(filled: Site) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_refused_and_excluded_is_told(site: Site) -> None:
+def test_what_was_refused_and_excluded_is_reported(site: Site) -> None:
     site.take(*make.duplicate_series(5), make.structured_report(study_uid="1.9", series_uid="1.9.1"))
     site.convert()
     for one in node.connect(site.url).series():
@@ -87,7 +87,7 @@ def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_volume_that_was_replaced_is_told_from_one_that_is_wrong(site: Site) -> None:
+def test_a_volume_that_was_replaced_is_distinguished_from_one_that_is_wrong(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.2.1"))
     site.convert()
     [series] = node.connect(site.url).series()

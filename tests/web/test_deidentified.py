@@ -273,8 +273,8 @@ def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Calla
     assert file.headers["content-disposition"] == 'attachment; filename="deidentified.zip"'
     assert len(instances_in(file.content)) == 4
     assert report_in(file.content)["left_out"] == []
-    told = [line["detail"] for line in site.audited("DICOM Instances Transferred")]
-    assert "deidentified.zip, prepared before" in told
+    reported = [line["detail"] for line in site.audited("DICOM Instances Transferred")]
+    assert "deidentified.zip, prepared before" in reported
     assert [two.get(f"{page}{part}").status_code for part in ("", "/progress", "/file")] == [404, 404, 404]
     assert one.post(f"{page}/remove", follow_redirects=False).status_code == 303
     assert one.get(page).status_code == 404

@@ -52,9 +52,9 @@ def documents(answer: httpx2.Response) -> list[dict[str, Any]]:
 def test_xml_and_json_carry_the_same(pair: Site, path: str) -> None:
     answer = pair.client().get(f"/dicom-web/{path}", headers={"Accept": XML})
     assert answer.headers["content-type"].startswith('multipart/related; type="application/dicom+xml"; boundary=')
-    told = pair.client().get(f"/dicom-web/{path}").json()
-    assert as_data_sets(documents(answer)) == as_data_sets(told)
-    assert {tag for model in told for tag in model} == {tag for model in documents(answer) for tag in model}
+    reported = pair.client().get(f"/dicom-web/{path}").json()
+    assert as_data_sets(documents(answer)) == as_data_sets(reported)
+    assert {tag for model in reported for tag in model} == {tag for model in documents(answer) for tag in model}
     etag = answer.headers["etag"]
     again = pair.client().get(f"/dicom-web/{path}", headers={"Accept": XML, "If-None-Match": etag})
     assert again.status_code == 304
@@ -85,12 +85,12 @@ def test_the_first_accepted_form_is_taken(pair: Site) -> None:
         assert answer.headers["content-type"].partition(";")[0] == expected
 
 
-def test_what_was_stored_is_told_in_xml(site: Site) -> None:
+def test_what_was_stored_is_reported_in_xml(site: Site) -> None:
     body = body_of(*(file_of(ds) for ds in make.ct_series(2, study_uid="1.2.3")))
-    told = post(site, body).json()
+    reported = post(site, body).json()
     single = post(site, body, Accept="application/dicom+xml")
     assert (single.status_code, single.headers["content-type"]) == (200, "application/dicom+xml")
-    assert json_from_native(single.content) == told
-    assert documents(post(site, body, Accept=XML)) == [told]
+    assert json_from_native(single.content) == reported
+    assert documents(post(site, body, Accept=XML)) == [reported]
     refused = post(site, body_of(b"x"), Accept="application/dicom+xml")
     assert (refused.status_code, list(json_from_native(refused.content))) == (409, ["0008119A"])

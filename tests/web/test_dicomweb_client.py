@@ -30,9 +30,9 @@ def web(site: Site) -> Iterator[DICOMwebClient]:
 @pytest.mark.slow
 def test_a_series_goes_in_and_comes_out_the_same(site: Site, web: DICOMwebClient) -> None:
     series = make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1")
-    told = web.store_instances(series)
-    assert len(told.ReferencedSOPSequence) == 5
-    assert "FailedSOPSequence" not in told
+    reported = web.store_instances(series)
+    assert len(reported.ReferencedSOPSequence) == 5
+    assert "FailedSOPSequence" not in reported
     assert [study["0020000D"]["Value"] for study in web.search_for_studies()] == [["1.2.3"]]
     assert len(web.search_for_series("1.2.3")) == 1
     assert len(web.search_for_instances("1.2.3", "1.2.3.1", search_filters={"InstanceNumber": 2})) == 1

@@ -176,7 +176,7 @@ def test_what_is_not_there_is_not_found(client: TestClient, path: str) -> None:
 
 
 @pytest.mark.slow
-def test_files_that_are_removed_while_a_download_begins_are_told(
+def test_files_that_are_removed_while_a_download_begins_are_reported(
     site: Site, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The series is converted again between the look at the folder of its files and their reading."""

@@ -189,9 +189,9 @@ def test_each_request_is_answered_as_its_route_declares(walked: Walked, monkeypa
     assert not wrong, "\n".join(map(str, wrong))
     assert asked == len(ASKERS) * len(found) > 3000
     alerts = [line for line in site.audited("Security Alert") if line["event"]["type"]["code"] == "110132"]
-    told = {(line["participants"][0]["user"], line["detail"]) for line in alerts}
+    reported = {(line["participants"][0]["user"], line["detail"]) for line in alerts}
     refused = {"read": roles[1:], "write": roles[2:], "read-manage": ("write",)}
-    assert told == {
+    assert reported == {
         (name, f"the role is {name.partition('-')[0]}; the request requires {role}")
         for name, higher in refused.items()
         for role in higher
@@ -242,7 +242,7 @@ def test_a_call_of_a_route_that_asks_nobody_is_refused(guarded: Site, dependenci
     assert guarded.client(auth=("admin", PASSWORD)).get("/forgotten").status_code == 401
 
 
-def test_each_declaration_of_a_route_counts_and_the_strictest_is_told() -> None:
+def test_each_declaration_of_a_route_counts_and_the_strictest_is_reported() -> None:
     router = APIRouter(dependencies=READERS)
     router.add_api_route("/one", lambda: {}, dependencies=ADMINS)
     router.add_api_route("/two", lambda: {}, dependencies=ANYBODY)

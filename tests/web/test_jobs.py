@@ -92,8 +92,8 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     assert status("PUT", f"{path}/files/..%2Fx.pdf", content=b"") in (404, 422)
     reader = bearer(site.token("reader"))
     assert client.post(f"{path}/progress", headers=reader, json={"percent": 1}).status_code == 403
-    told = client.post(f"{path}/progress", headers=headers, json={"percent": 40, "detail": "half"}).json()
-    assert (told["percent"], told["detail"], told["state"]) == (40, "half", "waiting")
+    reported = client.post(f"{path}/progress", headers=headers, json={"percent": 40, "detail": "half"}).json()
+    assert (reported["percent"], reported["detail"], reported["state"]) == (40, "half", "waiting")
 
     wrong = client.put(f"{path}/files/mask.nii.gz", headers=headers, content=mask_of(site, tmp_path, shifted=1.0))
     assert wrong.json()["file"] == "mask.nii.gz"
@@ -144,7 +144,7 @@ def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way
     hook, deliveries, client = Lane("hook", "one"), site.store.index.deliveries, site.client()
     deliveries.begin("hook", {hook: ()})
     given_up = Attempt(PendingEvent("m", "volume-written", NOW, "1.2"), Ended("failed", "status 500"), 9)
-    deliveries.settle(hook, [given_up], [], NOW)
+    deliveries.record(hook, [given_up], [], NOW)
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("failed", 9)
     if way == "REST":

@@ -60,8 +60,8 @@ def test_a_medium_is_made_and_opened_as_its_dicomdir_says(site: Site, tmp_path: 
     readme = (tmp_path / "README.TXT").read_text("ascii")
     assert "4 instances of 2 studies" in readme
     assert "no type of record" in readme, "what was left out is on the medium"
-    told = [line["detail"] for line in site.audited("Export")[before:]]  # whichever tests a worker ran before
-    assert told == [
+    reported = [line["detail"] for line in site.audited("Export")[before:]]  # whichever tests a worker ran before
+    assert reported == [
         "a medium as a ZIP file: begun", "a medium as a ZIP file: done, 4 instances, 1 left out",
     ]  # fmt: skip
     assert not [path for path in (site.root / "work").iterdir() if path.is_dir()], "nothing is left behind"

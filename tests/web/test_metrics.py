@@ -191,7 +191,7 @@ def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
     assert samples(site)["voxelnode_queued_instances"] == 0
 
 
-def test_a_short_lag_is_no_reason_to_be_told(site: Site) -> None:
+def test_a_short_lag_is_no_reason_to_be_reported(site: Site) -> None:
     with index_locked(site.root):
         receive(site)
         assert site.client().get("/readyz").json() == {"ready": True, "reasons": {}}

@@ -12,7 +12,7 @@ MORE_THAN_A_ROW_HAS = (2**63, -(2**63) - 1, 10**40)
 
 
 @pytest.mark.slow
-def test_a_number_that_no_row_can_have_is_told(filled: Site) -> None:
+def test_a_number_that_no_row_can_have_is_reported(filled: Site) -> None:
     client, failed, asked = filled.client(), [], 0
     for path, route in every_route(filled.app.routes):
         numbers = {

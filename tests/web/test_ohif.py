@@ -181,7 +181,7 @@ def test_a_package_that_is_another_one_is_refused_and_nothing_changes(package: P
     assert not list(tmp_path.glob("root/viewers/*"))
 
 
-def test_a_registry_that_cannot_be_reached_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_registry_that_cannot_be_reached_is_reported_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(NotInstalled, match="--from"):
         install(tmp_path, None, "http://127.0.0.1:9/")
 
@@ -218,12 +218,12 @@ def test_links_in_a_package_are_not_followed(tmp_path: Path, monkeypatch: pytest
 def test_the_command_tells_what_is_installed_and_takes_it_away(root: Path, tmp_path: Path) -> None:
     shutil.copytree(folder_of(root), folder_of(tmp_path))
 
-    def told(*arguments: str) -> str:
+    def reported(*arguments: str) -> str:
         return run("viewers", *arguments, "--root", tmp_path, check=True).stdout
 
-    assert json.loads(told("list", "--json"))[0]["installed"] == OHIF.version
-    assert "ohif removed" in told("remove", "ohif")
-    assert json.loads(told("list", "--json"))[0]["installed"] is None
+    assert json.loads(reported("list", "--json"))[0]["installed"] == OHIF.version
+    assert "ohif removed" in reported("remove", "ohif")
+    assert json.loads(reported("list", "--json"))[0]["installed"] is None
 
 
 def packed(folder: Path, files: dict[str, bytes], link: str = "") -> Path:

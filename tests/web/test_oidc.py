@@ -356,7 +356,7 @@ def test_the_sign_in_leads_back_to_the_page_that_asked_for_it(start: StartSite) 
 # The provider
 
 
-def test_a_provider_that_is_down_is_told_and_own_accounts_go_on(start: StartSite, provider: Provider) -> None:
+def test_a_provider_that_is_down_is_reported_and_own_accounts_go_on(start: StartSite, provider: Provider) -> None:
     site = start()
     site.account("reader", Role.READ)
     begun = browser_of(site)

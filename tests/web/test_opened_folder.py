@@ -72,10 +72,10 @@ def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
     answers = [site.client().get(f"/api/v1/instances/{row['sop_instance_uid']}/file") for row in (changed, gone)]
     assert [answer.status_code for answer in answers] == [410, 410]
     assert all("damaged" in answer.json()["detail"] for answer in answers)
-    told = {
+    reported = {
         row["sop_instance_uid"] for row in view_rows(site.root, "SELECT * FROM v_events WHERE kind = 'file-damaged'")
     }
-    assert changed["sop_instance_uid"] in told
+    assert changed["sop_instance_uid"] in reported
     Path(links[changed["path"]]).write_bytes(before[Path(links[changed["path"]]).name][2])
     Path(links[gone["path"]]).write_bytes(before[Path(links[gone["path"]]).name][2])
     there = state_of(files[0].parent)
@@ -126,7 +126,7 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
 
 
 @pytest.mark.slow
-def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_dicom_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
     temporary = tmp_path / "tmp"
     temporary.mkdir()

@@ -184,9 +184,11 @@ def test_a_search_is_as_long_as_its_fields_at_most(filled: Site, search: dict[st
 
 def test_what_is_not_ours_is_what_its_licence_list_says() -> None:
     vendor = FOLDER / "vendor"
-    told = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", (vendor / "LICENSES.md").read_text(), re.MULTILINE))
+    reported = dict(
+        re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", (vendor / "LICENSES.md").read_text(), re.MULTILINE)
+    )
     scripts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
-    assert told == scripts
+    assert reported == scripts
 
 
 def test_ohif_is_offered_where_it_is_installed(site: Site) -> None:

@@ -700,7 +700,7 @@ def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[str], 
 
 
 @pytest.mark.slow
-def test_files_that_are_dropped_are_stored_and_others_told(
+def test_files_that_are_dropped_are_stored_and_others_reported(
     site: Site, visit: Callable[[str], Visitor], tmp_path: Path
 ) -> None:
     files = []

@@ -260,7 +260,7 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
         (Counts(), "it does not answer", "failed", "it does not answer"),
     ],
 )  # fmt: skip
-def test_the_outcome_is_told_in_words(counts: Counts, problem: str, state: str, words: str) -> None:
+def test_the_outcome_is_reported_in_words(counts: Counts, problem: str, state: str, words: str) -> None:
     assert outcome(counts, problem, "disk", None) == (state, words)
 
 

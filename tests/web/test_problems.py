@@ -109,7 +109,7 @@ def test_an_error_page_leads_to_no_page_of_others_and_not_to_itself(empty: Site,
     assert 'href="/">Studies</a>' in shown
 
 
-def test_a_form_that_lacks_a_value_and_an_address_of_forms_are_told_in_plain_words(empty: Site) -> None:
+def test_a_form_that_lacks_a_value_and_an_address_of_forms_are_reported_in_plain_words(empty: Site) -> None:
     client = empty.client()
     sent = client.post("/problems/acknowledge", headers=PAGE, data={"problem": "x"})
     assert (sent.status_code, "The form was sent without &#39;reason&#39;." in sent.text) == (422, True)

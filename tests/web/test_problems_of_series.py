@@ -1,4 +1,4 @@
-"""What a person has to settle: series that lack instances or a volume, until they are mended or acknowledged."""
+"""What a person has to settle: series that lack instances or a volume, until they are whole or acknowledged."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def body_of(path: str, values: Mapping[str, str]) -> dict[str, Any]:
     return {"data": {**selected, "label": "walked", "comment": "walked"}}
 
 
-def told(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ...]:
+def reported(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ...]:
     """What an answer tells, without the identifiers of the request."""
     text = answer.text
     headers = {name: answer.headers.get(name) for name in ("etag", "content-type", "location", "warning")}
@@ -208,7 +208,7 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
                     text = text.replace(value, "")
                 assert answer.status_code < 500, (method, path)
                 if "{" in path:
-                    answers.append(told(answer, values))
+                    answers.append(reported(answer, values))
                 else:
                     assert not [mark for mark in marks if mark in text], (method, path)
             assert len({*answers}) <= 1, (method, path, answers)
@@ -439,13 +439,13 @@ def test_what_an_account_has_made_before_shows_nothing_that_it_sees_no_more(shar
 
 @pytest.mark.slow
 def test_a_stream_has_the_events_of_what_is_seen(shared: Site) -> None:
-    told, expected = set(), SEEN["ben"]
+    reported, expected = set(), SEEN["ben"]
     with as_account(shared, "ben").stream("GET", "/api/v1/events", params={"after": 0}) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))
                 assert event["series_instance_uid"] in {None, *expected}
                 assert event["study_instance_uid"] in {SERIES[one] for one in expected}
-                told.add(event["series_instance_uid"])
-                if told >= expected:
+                reported.add(event["series_instance_uid"])
+                if reported >= expected:
                     break

@@ -65,7 +65,7 @@ def test_every_url_in_every_answer_can_be_followed(site: Site) -> None:
     (image,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     image.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
     client, host = site.client(), {"Host": "127.0.0.1"}
-    told = post(site, body_of(file_of(image), file_of(sample("SC_rgb_rle_16bit_2frame.dcm").read())), **host).text
+    reported = post(site, body_of(file_of(image), file_of(sample("SC_rgb_rle_16bit_2frame.dcm").read())), **host).text
     xml = 'multipart/related; type="application/dicom+xml"'
     for path in (
         "studies", "series", "instances", "studies/1.2.3/metadata", "studies/1.2.3", "studies/1.2.3/series/1.2.3.1",
@@ -73,7 +73,7 @@ def test_every_url_in_every_answer_can_be_followed(site: Site) -> None:
     ):  # fmt: skip
         for accept in ("multipart/related", "*/*", xml):
             answer = client.get(f"/dicom-web/{path}", headers=host | {"Accept": accept})
-            told += answer.text if answer.status_code == 200 else ""
-    urls = set(re.findall(r"http://[^\s\"<>\\]*/dicom-web/[^\s\"<>\\]*", told))
+            reported += answer.text if answer.status_code == 200 else ""
+    urls = set(re.findall(r"http://[^\s\"<>\\]*/dicom-web/[^\s\"<>\\]*", reported))
     assert len(urls) > 8
     assert {url: client.get(url).status_code for url in urls} == dict.fromkeys(urls, 200)

@@ -160,7 +160,7 @@ def test_there_is_an_end_to_what_one_answer_holds(client: httpx2.Client, monkeyp
      "RequestAttributesSequence." * 9 + "CodeValue=1", "PatientID=" + "x" * 2000,
      "includefield=" + ",".join(["PatientID"] * 600)],
 )  # fmt: skip
-def test_a_query_that_makes_no_sense_is_told_why(client: httpx2.Client, query: str) -> None:
+def test_a_query_that_makes_no_sense_is_reported_why(client: httpx2.Client, query: str) -> None:
     response = client.get(f"/dicom-web/instances?{query}")
     assert response.status_code == 400
     assert response.json()["detail"]
@@ -184,16 +184,16 @@ NO_ATTRIBUTE = "name no attribute"
     ],
     ids=range(9),
 )  # fmt: skip
-def test_what_is_not_searched_for_restricts_nothing_and_is_told_by_a_warning(
+def test_what_is_not_searched_for_restricts_nothing_and_is_reported_by_a_warning(
     client: httpx2.Client, parameters: dict[str, str], warning: str | None
 ) -> None:
     response = client.get("/dicom-web/studies", params={**parameters, "limit": 3})
     assert len(response.json()) == 3
     assert all(study["00081190"]["Value"] for study in response.json())
-    told = response.headers.get("warning")
-    assert (warning or "") in (told or "")
-    assert (told is None) == (warning is None)
-    assert warning is None or ("neither" in told) == ("neither" in warning)
+    reported = response.headers.get("warning")
+    assert (warning or "") in (reported or "")
+    assert (reported is None) == (warning is None)
+    assert warning is None or ("neither" in reported) == ("neither" in warning)
 
 
 def test_kinds_of_matching_are_performed_or_told_to_be_not(client: httpx2.Client) -> None:

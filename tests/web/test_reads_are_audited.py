@@ -111,7 +111,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "project": "walked",
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip
-    silent, told = set(), set()
+    silent, reported = set(), set()
     for path, route in every_route(walked.app.routes):
         for method in sorted(route.methods - {"HEAD"}):
             if NOT_READ.fullmatch(f"{method} {path}") or path == "/api/v1/events":
@@ -133,12 +133,12 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
             if is_patient_data and not new:
                 silent.add((method, path))
             if new:
-                told.add(path)
+                reported.add(path)
             elif path not in WITHOUT_PATIENTS:
                 silent.add((method, path))
     assert silent == set()
-    assert len(told) > 60
-    assert "/worklist" in told
+    assert len(reported) > 60
+    assert "/worklist" in reported
 
 
 def _query(path: str) -> dict[str, str]:

@@ -360,7 +360,7 @@ def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) 
     assert empty.server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
-def test_an_address_that_is_taken_is_told_with_the_remedy(empty: Site) -> None:
+def test_an_address_that_is_taken_is_reported_with_the_remedy(empty: Site) -> None:
     port = int(empty.url.rpartition(":")[2])
     with pytest.raises(UsageError, match=r"\[web\] host and port"):
         WebServer(Web(port=port), empty.app).start()
@@ -435,10 +435,10 @@ def test_log_lines_name_the_route_and_never_what_was_asked_for(site: Site) -> No
         client.get("/api/v1/patients", params={"name": "Secret"})
         client.get("/nothing/Secret")
         until(lambda: len(lines) >= 3)
-    told = str(lines)
-    assert "'route': '/api/v1/studies/{study_instance_uid}'" in told
-    assert "9.8.7.6" not in told
-    assert "Secret" not in told
+    reported = str(lines)
+    assert "'route': '/api/v1/studies/{study_instance_uid}'" in reported
+    assert "9.8.7.6" not in reported
+    assert "Secret" not in reported
     assert {key for line in lines for key in line} <= ALLOWED_FIELDS | {"log_level"}
 
 
@@ -448,8 +448,8 @@ def test_what_pages_and_probes_ask_by_themselves_is_no_line_of_the_log(empty: Si
         for path in (*by_themselves, "/queue"):
             assert empty.client().get(path).status_code == 200
         until(lambda: len(lines) >= 7)
-    told = [(line["route"], line["log_level"]) for line in lines]
-    assert told == [*((path.partition("?")[0], "debug") for path in by_themselves), ("/queue", "info")]
+    reported = [(line["route"], line["log_level"]) for line in lines]
+    assert reported == [*((path.partition("?")[0], "debug") for path in by_themselves), ("/queue", "info")]
 
 
 def test_no_websocket_is_opened_and_a_request_for_one_is_answered_as_any_other(guarded: Site) -> None:

@@ -37,8 +37,8 @@ def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site)
     with ZipFile(BytesIO(client.post("/selected/volumes.zip", data=both, follow_redirects=True).content)) as volumes:
         assert sum(name.endswith(".nii.gz") for name in volumes.namelist()) == 2
     for line in three.audited("DICOM Instances Transferred")[-2:]:
-        told = [one["study_instance_uid"] for one in line["objects"]]
-        assert sorted(set(told)) == [*STUDIES[:2]], "nothing of a study that is not there"
+        reported = [one["study_instance_uid"] for one in line["objects"]]
+        assert sorted(set(reported)) == [*STUDIES[:2]], "nothing of a study that is not there"
         assert {one["patient_id"] for one in line["objects"]} == {"P0", "P1"}
 
     assert client.post("/selected/send", data={**both, "to": "pacs"}).headers["location"] == "/routes"

@@ -76,7 +76,7 @@ def test_the_minutes_before_the_start_are_those_of_rows() -> None:
     assert with_received([Span()] * 4, before, 1)[0] == Span(1, 10)
 
 
-def test_series_that_wait_for_a_converter_are_told_when_their_turn_comes() -> None:
+def test_series_that_wait_for_a_converter_are_reported_when_their_turn_comes() -> None:
     due, later = (NOW - dt.timedelta(seconds=1)).isoformat(), (NOW + dt.timedelta(seconds=1)).isoformat()
     series = [
         {"state": "converting", "due_at": None},

@@ -86,15 +86,15 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
     response = post(site, body_of(*(one.file for one in samples)))
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/dicom+json"
-    told = {item["00081155"]: item for item in items(response, REFERENCED)}
-    assert set(told) == {one.instance for one in samples}
+    reported = {item["00081155"]: item for item in items(response, REFERENCED)}
+    assert set(reported) == {one.instance for one in samples}
     with site.store.index.reading() as index:
         for one in index.instances.stored():
             origin = next(each for each in samples if each.instance == one.sop_instance_uid)
             kept = site.store.archive.path(one.key).read_bytes()
             assert kept[one.data_set_offset :] == data_set(origin.file)
             assert kept[:128] == bytes(128)
-            assert told[one.sop_instance_uid]["00081190"] == f"{site.origin}{origin.path}"
+            assert reported[one.sop_instance_uid]["00081190"] == f"{site.origin}{origin.path}"
             assert site.client().get(origin.path).status_code == 200
         rows = view_rows(site.store.index.root, "SELECT DISTINCT source, calling_ae_title, peer FROM v_images")
     assert [row["source"] for row in rows] == ["stow"]
@@ -157,17 +157,17 @@ def test_nothing_stored_is_409_and_415_where_the_transfer_syntax_is_why(site: Si
     assert items(response, FAILED)[0]["00081197"] == 0xC122
 
 
-def test_what_was_refused_is_told_where_people_look_for_it(site: Site) -> None:
-    told: list[Refused] = []
-    object.__setattr__(site.services, "on_refusal", told.append)
+def test_what_was_refused_is_reported_where_people_look_for_it(site: Site) -> None:
+    reported: list[Refused] = []
+    object.__setattr__(site.services, "on_refusal", reported.append)
     referring = make.instance()
     referring.file_meta.TransferSyntaxUID = JPIPHTJ2KReferencedDeflate
     post(site, body_of(b"no DICOM", file_of(referring)))
-    assert [(one.what, one.rule, one.peer) for one in told] == [
+    assert [(one.what, one.rule, one.peer) for one in reported] == [
         ("instance", "status 0xC000", "127.0.0.1"),
         ("instance", "status 0xC122", "127.0.0.1"),
     ]
-    assert all(one.remedy for one in told)
+    assert all(one.remedy for one in reported)
 
 
 def test_a_study_in_the_url_takes_its_own_instances_only(site: Site) -> None:
@@ -299,7 +299,7 @@ def test_a_body_larger_than_allowed_is_refused(start_site: Any, monkeypatch: pyt
     assert part_files(site) == []
 
 
-def test_a_full_disk_is_told_before_anything_is_sent(site: Site) -> None:
+def test_a_full_disk_is_reported_before_anything_is_sent(site: Site) -> None:
     site.store.archive.intake.stop("disk: EIO: Input/output error")
     response = post(site, body_of(file_of(make.instance())))
     assert response.status_code == 503

@@ -50,8 +50,8 @@ def kept(site: Site, uid: str) -> Dataset:
 
 
 def reason(response: httpx2.Response) -> str:
-    told = items(response, FAILED) or items(response, OTHERS)
-    return str(told[0]["00000902"])
+    reported = items(response, FAILED) or items(response, OTHERS)
+    return str(reported[0]["00000902"])
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def _changed(**elements: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "reported"),
     [
         (b"no JSON", "the metadata are not JSON"),
         (b"[" * 100_000, "the metadata are not JSON"),
@@ -219,14 +219,14 @@ def _changed(**elements: Any) -> list[dict[str, Any]]:
     ids=range(22),
 )
 def test_metadata_that_cannot_be_meant_are_refused_with_the_reason(
-    targets: dict[str, Site], metadata: Any, told: str
+    targets: dict[str, Site], metadata: Any, reported: str
 ) -> None:
     site = targets["nothing"]
     body = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
     (ds,) = make.ct_series(1)
     response = post(site, part(METADATA, body), part("application/octet-stream", ds.PixelData, "bulk/7FE00010"))
     assert response.status_code == 409, response.text
-    assert reason(response).startswith(told[:64])
+    assert reason(response).startswith(reported[:64])
     assert (stored(site), part_files(site)) == (set(), [])
     assert site.client().get("/healthz").status_code == 200
 
@@ -246,7 +246,7 @@ def test_entities_and_deep_nesting_are_refused(targets: dict[str, Site]) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content_type", "told"),
+    ("name", "content_type", "reported"),
     [
         ("MR_small_jpeg_ls_lossless.dcm", "image/jpeg", "7FE00010: a frame is not encoded"),
         ("MR_small_jpeg_ls_lossless.dcm", "image/jp2", "7FE00010: a frame is not encoded"),
@@ -258,14 +258,16 @@ def test_entities_and_deep_nesting_are_refused(targets: dict[str, Site]) -> None
     ],
 )
 def test_frames_under_a_wrong_media_type_are_refused(
-    origin: Site, targets: dict[str, Site], name: str, content_type: str, told: str
+    origin: Site, targets: dict[str, Site], name: str, content_type: str, reported: str
 ) -> None:
     (_, model), site = given_out(origin, name), targets["nothing"]
     uri = model["7FE00010"]["BulkDataURI"]
     ((_, frame),) = parts_of(origin.client().get(uri, headers=AS_STORED))
     response = post(site, part(METADATA, json.dumps([model]).encode()), part(content_type, frame, uri))
     assert response.status_code == 409, response.text
-    assert told in [failure["00000902"][: len(told)] for tag in (FAILED, OTHERS) for failure in items(response, tag)]
+    assert reported in [
+        failure["00000902"][: len(reported)] for tag in (FAILED, OTHERS) for failure in items(response, tag)
+    ]
     assert stored(site) == set()
 
 
@@ -308,7 +310,7 @@ def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[s
     (_, model), site = given_out(origin, "MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
     pixels = model.pop("7FE00010")
     ((_, frame),) = parts_of(origin.client().get(pixels["BulkDataURI"], headers=AS_STORED))
-    for hidden, told in (
+    for hidden, reported in (
         ({"7FE00010": {"vr": "OW"}}, "7FE00010: the metadata have neither"),
         ({"7fe00010": {"vr": "OW"}, "7FE00010": {"vr": "OW"}}, "a tag occurs twice"),
         ({"00880200": {"vr": "SQ", "Value": [{"7FE00010": pixels}]}}, "only pixel data may be compressed"),
@@ -316,7 +318,7 @@ def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[s
     ):
         metadata = part(METADATA, json.dumps([model | hidden]).encode())
         response = post(site, metadata, part("image/jls", frame, pixels["BulkDataURI"]))
-        assert (response.status_code, reason(response)[: len(told)]) == (409, told)
+        assert (response.status_code, reason(response)[: len(reported)]) == (409, reported)
     lower = part(
         METADATA, json.dumps([model | {"7fe00010": pixels, "00080018": {"vr": "UI", "Value": ["1.9"]}}]).encode()
     )
@@ -378,7 +380,7 @@ def test_a_picture_is_stored_with_the_media_type_alone(
 
 def test_documents_are_stored_with_their_media_type_alone(targets: dict[str, Site]) -> None:
     site = targets["xml"]
-    for sop_class_uid, media_type, data, told in (
+    for sop_class_uid, media_type, data, reported in (
         ("1.2.840.10008.5.1.4.1.1.104.1", "application/pdf", b"%PDF-1.4 odd", "application/pdf"),
         ("1.2.840.10008.5.1.4.1.1.104.2", "text/xml", b"<ClinicalDocument/>", "text/XML"),
         ("1.2.840.10008.5.1.4.1.1.104.3", "model/stl", b"solid x", "model/stl"),
@@ -390,7 +392,7 @@ def test_documents_are_stored_with_their_media_type_alone(targets: dict[str, Sit
         response = post(site, metadata, part(media_type, data, "bulk"), content_type=XML_TYPE)
         assert response.status_code == 200, response.text
         given = kept(site, uid_of(model))
-        assert given.MIMETypeOfEncapsulatedDocument == told
+        assert given.MIMETypeOfEncapsulatedDocument == reported
         assert given.EncapsulatedDocument[: given.EncapsulatedDocumentLength] == data
         assert given.EncapsulatedDocumentLength == len(data)
 
@@ -409,7 +411,7 @@ def test_a_film_is_stored_with_the_description_of_the_metadata(targets: dict[str
 
 
 @pytest.mark.parametrize(
-    ("media_type", "data", "told"),
+    ("media_type", "data", "reported"),
     [
         ("image/jpeg", picture("RGB", "JPEG", progressive=True)[0], "7FE00010: progressive JPEG"),
         ("image/jpeg", picture("RGB", "PNG")[0], "7FE00010: compressed frame: "),
@@ -420,16 +422,18 @@ def test_a_film_is_stored_with_the_description_of_the_metadata(targets: dict[str
     ids=range(5),
 )
 def test_pictures_that_dicom_cannot_have_are_refused_with_the_cause(
-    targets: dict[str, Site], media_type: str, data: bytes, told: str
+    targets: dict[str, Site], media_type: str, data: bytes, reported: str
 ) -> None:
     site = targets["nothing"]
     response = post(site, part(METADATA, json.dumps([captured()]).encode()), part(media_type, data, "bulk"))
     assert response.status_code == 409, response.text
-    assert told in [failure["00000902"][: len(told)] for tag in (FAILED, OTHERS) for failure in items(response, tag)]
+    assert reported in [
+        failure["00000902"][: len(reported)] for tag in (FAILED, OTHERS) for failure in items(response, tag)
+    ]
     assert (stored(site), part_files(site)) == (set(), [])
 
 
-def test_a_part_that_belongs_to_no_instance_is_told(targets: dict[str, Site]) -> None:
+def test_a_part_that_belongs_to_no_instance_is_reported(targets: dict[str, Site]) -> None:
     report = make.structured_report()
     stray = part("application/octet-stream", b"1234", "elsewhere")
     response = post(targets["json"], part(METADATA, json.dumps([model_of(report)]).encode()), stray)

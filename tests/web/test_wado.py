@@ -165,7 +165,7 @@ def test_the_accept_query_parameter_goes_before_the_header(client: httpx2.Client
         (f"{SAMPLES['rtdose_rle.dcm'].path}/frames/1,2", "application/octet-stream"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_given_is_told_by_406_with_what_is_offered(
+def test_what_cannot_be_given_is_reported_by_406_with_what_is_offered(
     client: httpx2.Client, path: str, accept: str
 ) -> None:
     response = get(client, path, accept)
@@ -354,7 +354,7 @@ def test_one_frame_may_be_asked_for_by_itself(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("frames", "status"), [("0", 400), ("a", 400), ("1,", 400), ("-1", 400), ("2", 404), ("1,99", 404)]
 )
-def test_frames_that_there_are_not_are_told(client: httpx2.Client, frames: str, status: int) -> None:
+def test_frames_that_there_are_not_are_reported(client: httpx2.Client, frames: str, status: int) -> None:
     assert client.get(f"{SAMPLES['CT_small.dcm'].path}/frames/{frames}").status_code == status
     assert client.get(f"{SAMPLES['rtplan.dcm'].path}/frames/1").status_code == 404
 
@@ -394,22 +394,22 @@ def test_frames_of_an_instance_that_was_replaced_are_those_of_the_new_one(start_
 def test_metadata_hold_every_attribute_and_no_pixels(client: httpx2.Client, name: str) -> None:
     one, response = SAMPLES[name], client.get(f"{SAMPLES[name].path}/metadata")
     assert response.headers["content-type"] == "application/dicom+json"
-    (told,) = response.json()
+    (reported,) = response.json()
     ds = one.read()
     expected = {f"{tag:08X}" for tag in ds.keys() if tag & 0xFFFF}  # noqa: SIM118
     behind_pixels = {"FFFAFFFA", "FFFCFFFC"}  # signatures and padding
-    assert set(told) - {"00083002"} - behind_pixels == expected - behind_pixels
-    assert told["0020000D"]["Value"] == [one.study]
-    assert list(told) == sorted(told)
+    assert set(reported) - {"00083002"} - behind_pixels == expected - behind_pixels
+    assert reported["0020000D"]["Value"] == [one.study]
+    assert list(reported) == sorted(reported)
     if name in WITH_PIXELS:
-        assert set(told["7FE00010"]) == {"vr", "BulkDataURI"}
-        assert told["00083002"]["Value"] == [web_transfer_syntax(ds.file_meta.TransferSyntaxUID)]
+        assert set(reported["7FE00010"]) == {"vr", "BulkDataURI"}
+        assert reported["00083002"]["Value"] == [web_transfer_syntax(ds.file_meta.TransferSyntaxUID)]
 
 
 def test_bulk_data_are_where_the_metadata_say(client: httpx2.Client) -> None:
     one = SAMPLES["examples_palette.dcm"]
-    (told,) = client.get(f"{one.path}/metadata").json()
-    uri = told["7FE00010"]["BulkDataURI"]
+    (reported,) = client.get(f"{one.path}/metadata").json()
+    uri = reported["7FE00010"]["BulkDataURI"]
     ((_, body),) = parts_of(client.get(uri))
     assert body == one.read().PixelData
     ((headers, frame),) = parts_of(
@@ -427,8 +427,8 @@ def test_long_values_in_sequences_are_bulk_data_too(site: Site) -> None:
     ds.add_new(0x54000100, "SQ", [make.instance(), item])
     site.take(ds)
     client = site.client()
-    (told,) = client.get("/dicom-web/studies/1.2.3/metadata").json()
-    uri = told["54000100"]["Value"][1]["54001010"]["BulkDataURI"]
+    (reported,) = client.get("/dicom-web/studies/1.2.3/metadata").json()
+    uri = reported["54000100"]["Value"][1]["54001010"]["BulkDataURI"]
     assert uri.endswith("/bulkdata/54000100.2.54001010")
     assert get(client, uri, "application/octet-stream").content == bytes(range(256)) * 20
     ((_, body),) = parts_of(client.get(uri))
@@ -444,9 +444,9 @@ def test_numbers_that_json_does_not_know_are_words(site: Site) -> None:
     ds.add_new(0x00189306, "FD", [float("nan"), float("inf"), 1.5])
     site.take(ds)
     response = site.client().get("/dicom-web/studies/1.2.3/metadata")
-    (told,) = json.loads(response.content.decode("utf-8"), parse_constant=pytest.fail)
-    assert told["00189306"] == {"vr": "FD", "Value": ["NaN", "inf", 1.5]}
-    assert told["00100010"]["Value"] == [{"Alphabetic": "Müller^Jürg"}]
+    (reported,) = json.loads(response.content.decode("utf-8"), parse_constant=pytest.fail)
+    assert reported["00189306"] == {"vr": "FD", "Value": ["NaN", "inf", 1.5]}
+    assert reported["00100010"]["Value"] == [{"Alphabetic": "Müller^Jürg"}]
 
 
 def test_an_unreadable_file_leaves_the_metadata_of_the_others(site: Site) -> None:
@@ -454,20 +454,20 @@ def test_an_unreadable_file_leaves_the_metadata_of_the_others(site: Site) -> Non
     with site.store.index.reading() as index:
         _, second, _ = index.instances.stored("1.2.3")
     site.store.archive.path(second.key).write_bytes(b"nothing")
-    told = site.client().get("/dicom-web/studies/1.2.3/metadata").json()
-    assert [one["00080018"]["Value"][0] == second.sop_instance_uid for one in told] == [False, True, False]
-    assert len(told[1]) < len(told[0])
+    reported = site.client().get("/dicom-web/studies/1.2.3/metadata").json()
+    assert [one["00080018"]["Value"][0] == second.sop_instance_uid for one in reported] == [False, True, False]
+    assert len(reported[1]) < len(reported[0])
 
 
 @pytest.mark.parametrize(("most", "most_bytes"), [(2, 64 << 20), (128, 1)])
 def test_metadata_of_several_jobs_are_in_the_order_of_the_instances(
     pair: Site, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
-    told = pair.client().get("/dicom-web/studies/1.2.3/metadata").content
+    reported = pair.client().get("/dicom-web/studies/1.2.3/metadata").content
     monkeypatch.setattr(wado, "AT_ONCE", most)
     monkeypatch.setattr(wado, "AT_ONCE_BYTES", most_bytes)
-    assert pair.client().get("/dicom-web/studies/1.2.3/metadata").content == told
-    assert len(json.loads(told)) == 5
+    assert pair.client().get("/dicom-web/studies/1.2.3/metadata").content == reported
+    assert len(json.loads(reported)) == 5
 
 
 @pytest.mark.parametrize(
@@ -581,7 +581,9 @@ def test_annotations_are_burned_into_the_picture(client: httpx2.Client) -> None:
      {"quality": "101"}, {"quality": "x"}, {"annotation": ""}, {"annotation": 'patient,"x\r\n'},
      {"iccprofile": ""}, {"iccprofile": "cmyk"}, {"iccprofile": "srgb", "accept": "image/gif"}],
 )  # fmt: skip
-def test_parameters_of_pictures_that_make_no_sense_are_told(client: httpx2.Client, parameters: dict[str, str]) -> None:
+def test_parameters_of_pictures_that_make_no_sense_are_reported(
+    client: httpx2.Client, parameters: dict[str, str]
+) -> None:
     response = get(client, f"{SAMPLES['CT_small.dcm'].path}/rendered", **parameters)
     assert response.status_code == 400
     assert "PS3.18" in response.json()["detail"]

@@ -171,9 +171,9 @@ class World:
             self.ask_counts(caller)
 
     def ask(self, caller: str, name: str) -> None:
-        method, path, params, told, expected = QUESTIONS[name]
+        method, path, params, reported, expected = QUESTIONS[name]
         answer = self.answered(caller, method, path, params)
-        assert told(answer) == set(expected(self.seen[caller])), (caller, name, self.steps)
+        assert reported(answer) == set(expected(self.seen[caller])), (caller, name, self.steps)
 
     def answered(self, caller: str, method: str, path: str, params: dict[str, Any]) -> httpx2.Response:
         """Ask, and look for what the caller does not see anywhere in the answer."""
@@ -208,8 +208,8 @@ class World:
         said = {one["comment"] for one in comments.json()["items"]} if comments.status_code == 200 else set()
         assert said == {f"said of {name}" for name in ("A1", "A2") if name in seen}
         patients = self.answered(caller, "GET", f"{REST}/patients", {}).json()["items"]
-        told = {one["patient_id"] for one in patients if one["studies"]}
-        assert told == {self.patients[name[0]] for name in seen}
+        reported = {one["patient_id"] for one in patients if one["studies"]}
+        assert reported == {self.patients[name[0]] for name in seen}
 
 
 @pytest.fixture(scope="module")

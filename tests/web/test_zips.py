@@ -251,19 +251,19 @@ def test_the_audit_log_tells_parts_from_the_whole_and_nothing_of_what_is_not_sen
     site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1"))
     client = site.client()
 
-    def told(url: str, **headers: str) -> list[str]:
+    def reported(url: str, **headers: str) -> list[str]:
         before = len(site.audited("DICOM Instances Transferred"))
         client.get(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
         return [line["detail"] for line in site.audited("DICOM Instances Transferred")[before:]]
 
     for url, whole in ((ZIPS[0], "DICOM of 1 study as a ZIP file"), (ZIPS[2], "zip")):
-        assert told(url, Range="bytes=99999999-") == []
-        assert told(url, If_None_Match="*") == []
-        assert told(url, Range="lines=0-") == [whole]
-        assert told(url, Range="bytes=0-") == []  # the whole again, within a minute
-        assert told(url, Range="bytes=1-", If_Range='"another"') == []
-        assert told(url, Range="bytes=1-") == [f"{whole}, a part"]
-        assert told(url, Range="bytes=2-") == []
+        assert reported(url, Range="bytes=99999999-") == []
+        assert reported(url, If_None_Match="*") == []
+        assert reported(url, Range="lines=0-") == [whole]
+        assert reported(url, Range="bytes=0-") == []  # the whole again, within a minute
+        assert reported(url, Range="bytes=1-", If_Range='"another"') == []
+        assert reported(url, Range="bytes=1-") == [f"{whole}, a part"]
+        assert reported(url, Range="bytes=2-") == []
 
 
 @pytest.mark.slow

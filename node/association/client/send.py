@@ -47,7 +47,7 @@ class NotSendable(VoxelnodeError):
 
 
 class NotAsStored(NotSendable):
-    """The file of an instance is missing or damaged; `problem` tells how it differs from what was stored."""
+    """The file of an instance is missing or damaged; `problem` is the difference from the stored bytes."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"damaged: its file {problem}; send the instance to this node again")
@@ -97,7 +97,7 @@ class SendOutcome(Enum):
 class Sent:
     """An instance and the outcome of sending it, with our `reason` and the peer's *Error Comment*.
 
-    `damage` tells how its file differs from what was stored, if that is why it was not sent.
+    `damage`: the difference of its file from the stored bytes, if it was not sent because of that.
 
     The comment may name a patient; it is never logged.
     """

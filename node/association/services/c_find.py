@@ -59,7 +59,7 @@ _MAX_AUDITED_CHARACTERS = 256
 
 @dataclass(frozen=True, slots=True)
 class FindService:
-    """What C-FIND needs of the node.
+    """The parts of the node that C-FIND needs.
 
     `ae_title`: our AE title, returned as *Retrieve AE Title* (0008,0054); `audit`: records every query (PS3.15
     A.5.3.10); `added`: what extensions answer, by SOP class.
@@ -121,7 +121,7 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
             count=find.count,
             seconds=round(perf_counter() - began_at, 3),
         )
-        find.tell(last.status)
+        find.audit(last.status)
 
 
 class FindOperation:
@@ -151,7 +151,7 @@ class FindOperation:
         return FinalStatus(SUCCESS)
 
     def final(self, error: Exception) -> FinalStatus:
-        """Return the final status after an error. Raises PeerGone: there is nobody to tell."""
+        """Return the final status after an error. Raises PeerGone: nobody is left to answer."""
         match error:
             case QueryRefused():
                 return FinalStatus(OUT_OF_RESOURCES, str(error))
@@ -222,7 +222,7 @@ class FindOperation:
         pdus, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
         self._operation.association.send_pdus(pdus)
 
-    def tell(self, status: int) -> None:
+    def audit(self, status: int) -> None:
         """Record the query in the audit log (PS3.15 A.5.3.10)."""
         if self._service.audit is None:
             return

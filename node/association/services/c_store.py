@@ -153,17 +153,17 @@ class Reception:
     def _stored(self, incoming: Incoming) -> ResponseStatus:
         """Make the instance durable, wait for what else its acknowledgement promises, and return the answer."""
         ingest = self._service.ingest
-        is_told = ingest.is_conflict_told(self._request.sop_instance_uid)
-        outcome: Future[Outcome] | None = None if ingest.acknowledgement is None and not is_told else Future()
+        is_reported = ingest.is_conflict_reported(self._request.sop_instance_uid)
+        outcome: Future[Outcome] | None = None if ingest.acknowledgement is None and not is_reported else Future()
         incoming.finish(outcome)
         if outcome is None:
             return STORED
         if ingest.acknowledgement is None:
-            return self._told(outcome)
+            return self._reported(outcome)
         is_other = ingest.acknowledgement.wait(outcome) in NOT_CURRENT_OUTCOMES
-        return NOT_CURRENT if is_other and is_told else STORED
+        return NOT_CURRENT if is_other and is_reported else STORED
 
-    def _told(self, outcome: Future[Outcome]) -> ResponseStatus:
+    def _reported(self, outcome: Future[Outcome]) -> ResponseStatus:
         """Return the answer for an instance that is durable, once it is indexed, or will not be soon."""
         self._service.ingest.applier.catch_up()
         is_other = outcome.done() and (outcome.exception() is not None or outcome.result() in NOT_CURRENT_OUTCOMES)

@@ -100,8 +100,8 @@ def verify(
 ) -> CommitmentResult | None:
     """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True.
 
-    An instance of which the requestor, by its AE title, sent another version than the current one is not committed:
-    what it would delete is not what it could retrieve.
+    An instance is not committed if the requestor, by its AE title, sent another version than the current one: it would
+    delete bytes that it could not retrieve.
     """
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
@@ -275,7 +275,7 @@ def _is_peer_waiting(operation: Operation) -> bool:
 
 
 def reported(work: Work, result: CommitmentResult) -> Ended:
-    """Return what becomes of a request whose result the peer has accepted."""
+    """Return the end of a request whose result the peer has accepted."""
     return Ended("succeeded", payload=replace(work.payload, references=(), failed=len(result.failed)))
 
 

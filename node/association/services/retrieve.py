@@ -204,11 +204,11 @@ class Retrieve:
         self._tally = Tally(len(selected.instances))
         self._reasons: Counter[str] = Counter()
         archive, instances = service.archive, selected.instances
-        self.outgoing = outgoing_of(instances, archive.root, archive.in_turn(instances))
+        self.outgoing = outgoing_of(instances, archive.root, archive.read_ahead(instances))
 
     def run(self, sub_operations: Iterator[Sent]) -> None:
         """Report each sub-operation, and send the final response when the last has ended or the peer cancels."""
-        self._tell_audit(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
+        self._audit_retrieve(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
         outcome = "the peer is gone"
         try:
             with self._turn():
@@ -222,7 +222,7 @@ class Retrieve:
     @contextmanager
     def handed_on(self) -> Iterator[Callable[[Sent], None]]:
         """Record begin and end where pynetdicom sends and reports; yields what counts an instance that it was given."""
-        self._tell_audit(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
+        self._audit_retrieve(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
         outcome = "the peer is gone"
         try:
             with self._turn():
@@ -307,9 +307,9 @@ class Retrieve:
             reason=next(iter(self._reasons), None),
         )
         result = Result.SUCCESS if outcome == "completed" else Result.MINOR_FAILURE
-        self._tell_audit(AuditEvent.INSTANCES_TRANSFERRED, result, outcome)
+        self._audit_retrieve(AuditEvent.INSTANCES_TRANSFERRED, result, outcome)
 
-    def _tell_audit(self, event: AuditEvent, result: Result, outcome: str) -> None:
+    def _audit_retrieve(self, event: AuditEvent, result: Result, outcome: str) -> None:
         """Record who sent which studies where (PS3.15 A.5.3.3, A.5.3.7)."""
         audit, origin = self._service.audit, self._operation.origin
         if audit is None:
@@ -417,17 +417,17 @@ def destination_of(operation: Operation, service: RetrieveService) -> Address:
     title = operation.parameter("MoveDestination")
     address = service.destinations.get(title)
     if address is None:
-        origin, told = operation.origin, title[:MAX_SHOWN_TITLE]
+        origin, shown_title = operation.origin, title[:MAX_SHOWN_TITLE]
         service.on_refusal(
             Refused(
                 "retrieve",
                 "move destination",
-                f"no peer with a host has the AE title {told or '(empty)'}",
-                f'set host and port of the peer with ae_title = "{told}" in [peers]',
+                f"no peer with a host has the AE title {shown_title or '(empty)'}",
+                f'set host and port of the peer with ae_title = "{shown_title}" in [peers]',
                 peer=origin.address,
                 calling_ae_title=origin.calling_ae_title,
                 called_ae_title=origin.called_ae_title,
-                offered=told,
+                offered=shown_title,
             )
         )
         raise RequestRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")

@@ -112,7 +112,7 @@ def convert(
         bool | None,
         typer.Option(
             "--repair/--no-repair",
-            help="Mend headers that are wrong where other values prove it, and name these values in the sidecar. "
+            help="Correct wrong headers where other values prove it, and name these values in the sidecar. "
             "Overrides [convert] repair.",
         ),
     ] = None,
@@ -285,9 +285,9 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
     verdict = series["verdict"]
-    told = _verdict(verdict) if verdict and verdict["state"] in ("incomplete", "suspect") else ""
-    notes += sorted({warning for row in volumes for warning in row["warnings"] if f" {warning}: " not in told})
-    notes += [told] if told else []
+    verdict_note = _verdict(verdict) if verdict and verdict["state"] in ("incomplete", "suspect") else ""
+    notes += sorted({warning for row in volumes for warning in row["warnings"] if f" {warning}: " not in verdict_note})
+    notes += [verdict_note] if verdict_note else []
     notes += ["a resampled copy is beside it"] if is_resampled else []
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)

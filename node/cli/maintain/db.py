@@ -138,9 +138,9 @@ def export(
     )
     with audited_export(settings, what) as outcome:
         done = resolve(EXPORT)(root.folder, target, group, settings.index.url, lambda: archive_files(settings), project)
-        outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
+        outcome.counts = f"{done.copied} conversions copied, {done.unchanged} already there, {done.removed} removed"
     lines = [
-        f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
+        f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.unchanged} already there, "
         f"{done.removed} removed"
     ]
     lines += [f"{absent}: its files are missing or damaged; `voxelnode fsck` tells more" for absent in done.absent]

@@ -72,12 +72,12 @@ def delete(
     confirm("deletion", question, yes)
     if erase:
         objects = [(plan.level, plan.uid, plan.study_instance_uid) for plan in plans]
-        told = root.order("erase", objects=objects, trash=[row["number"] for row in trash])["certificate"]
+        done = root.order("erase", objects=objects, trash=[row["number"] for row in trash])["certificate"]
         if certificate is not None:
-            write_durably(certificate, f"{dumps(told, indent=2)}\n".encode())
-            write_durably(certificate.with_suffix(".txt"), certificate_of(told).text.encode())
-        answer = {**fields, "certificate": told, "deleted": True, "trash_until": None}
-        return Answer(answer, _erased(certificate_of(told)))
+            write_durably(certificate, f"{dumps(done, indent=2)}\n".encode())
+            write_durably(certificate.with_suffix(".txt"), certificate_of(done).text.encode())
+        answer = {**fields, "certificate": done, "deleted": True, "trash_until": None}
+        return Answer(answer, _erased(certificate_of(done)))
     done = [
         root.order("delete", level=plan.level, uid=plan.uid, study_instance_uid=plan.study_instance_uid)
         for plan in plans
@@ -108,13 +108,13 @@ def _erased(certificate: Certificate) -> str:
     by_route = f" ({', '.join(sent)})" if sent else ", none of which has taken it by a route,"
     proved = next((taker.who for taker in certificate.takers if taker.how == "backup that was proved"), None)
     known = f", such as {proved}," if proved is not None else ""
-    kept = f"erased; backups{known} destinations{by_route} receivers of hooks and the audit log keep what they have"
+    lines = f"erased; backups{known} destinations{by_route} receivers of hooks and the audit log keep what they have"
     others = [taker for taker in certificate.takers if taker.who not in (*sent, proved)]
-    kept += "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in others)
-    kept += "".join(f"\n  stays: {what}" for what in certificate.stays)
+    lines += "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in others)
+    lines += "".join(f"\n  stays: {what}" for what in certificate.stays)
     if not certificate.index_overwritten:
-        kept += "\n  the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
-    return kept
+        lines += "\n  the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
+    return lines
 
 
 def _level(index: ReadIndex, uid: str) -> Level:

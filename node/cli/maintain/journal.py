@@ -92,11 +92,11 @@ def fsck(
 
     findings = check_repository(root.settings, digests=digests, repair=repair, force=force)
     rows = [asdict(finding) for finding in findings]
-    left = [row for row in rows if row["mended"] is None]
+    left = [row for row in rows if row["repair"] is None]
     first, more = first_of_each_kind(rows)
     shown = listing(
         "",
-        {"kind": "kind", "path": "path", "detail": "detail", "repair": "mended"},
+        {"kind": "kind", "path": "path", "detail": "detail", "repair": "repair"},
         first,
         below=more,
         none=f"{root.folder}: journal, index, archive and volumes agree",

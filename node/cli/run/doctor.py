@@ -56,8 +56,8 @@ class Check:
 
 
 def doctor(
-    mend: Annotated[
-        bool, typer.Option("--mend", help="Take the rights of others than the owner on the root away.")
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take the rights of others than the owner on the root away.")
     ] = False,
     *,
     root: Root,
@@ -71,7 +71,7 @@ def doctor(
     load_names()
     with absent("rich"):  # with which structlog would colour tracebacks
         import structlog  # noqa: F401
-    if mend and root.folder.is_dir():
+    if repair and root.folder.is_dir():
         make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
         _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _acknowledgement,
@@ -166,9 +166,9 @@ def _privacy(settings: Settings) -> Iterator[Check]:
     exposed = list(islice(open_to_others(root), SHOWN_PATHS)) if is_open else []
     if len(exposed) > 1:
         found = f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
-        yield Check("privacy", "warning", found, "run `voxelnode doctor --mend` as the owner, or chmod -R go= the root")
+        yield Check("privacy", "warning", found, "run `voxelnode doctor --repair` as the owner, or chmod -R go= it")
     elif is_open:
-        yield Check("privacy", "warning", f"others can list {root}", "run `voxelnode doctor --mend` as the owner")
+        yield Check("privacy", "warning", f"others can list {root}", "run `voxelnode doctor --repair` as the owner")
     else:
         yield Check("privacy", "ok", f"only its owner can enter {root}")
 

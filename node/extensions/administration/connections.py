@@ -80,7 +80,7 @@ def remove(
     drops: Annotated[int, Form(ge=0)] = 0,
     seen: Annotated[str | None, Form(max_length=64)] = None,
 ) -> Response:
-    """Remove what was set here, and drop as many messages as the page has told."""
+    """Remove what was set here, and drop as many messages as the page showed."""
     require_session(call)
     call.act("remove-table", table=f"{section}.{name}", drops=drops, digest=seen)
     return _back(section)

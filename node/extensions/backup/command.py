@@ -38,7 +38,7 @@ def backup(
     done = prove_backup(root.settings, folder.absolute(), scratch and scratch.absolute(), sample)
     rows = [asdict(difference) for difference in done.differences]
     for row in rows:
-        del row["mended"]  # nothing is
+        del row["repair"]  # nothing is
     compared = f"{counted(done.instances, 'instance')} compared, {done.converted} series converted again"
     if done.not_comparable:
         compared += f", {done.not_comparable} not: open, or made by another version or with other options"

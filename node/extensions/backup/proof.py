@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from node.acknowledged import Acknowledged, entries, is_settled, settlements
+from node.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.archive.intact import problem_with
 from node.archive.proof import Proof, last_proof, note
 from node.archive.space import free_bytes_of
@@ -209,12 +209,12 @@ def _without_deleted(root: Path, differences: list[Finding]) -> list[Finding]:
     """Leave out missing files of instances that were deleted after the index was copied: the ledger, copied later,
     does not owe them any more."""
     missing = {one.sop_instance_uid for one in differences if one.kind == "file-missing"}
-    settled = settlements(root) if missing else {}
+    written_off = write_offs(root) if missing else {}
     is_owed: dict[str, bool] = {}
-    for first, some in entries(root) if settled else ():
+    for first, some in entries(root) if written_off else ():
         for number, one in enumerate(some, first):
             if one.sop_instance_uid in missing:
-                is_owed[one.sop_instance_uid] = not is_settled(one, number, settled)
+                is_owed[one.sop_instance_uid] = not is_written_off(one, number, written_off)
     return [
         one
         for one in differences
@@ -239,7 +239,7 @@ def _convert_again(
         held.callback(converters.close)
         for key in chosen:
             found = _converted_again(key, made[key], settings, repository, converters)
-            if found:  # once in thousands of files igzip packs the same voxels otherwise: told is what differs twice
+            if found:  # once in thousands of files igzip packs the same voxels otherwise: report what differs twice
                 again = _converted_again(key, made[key], settings, repository, converters)
                 found = [one for one in found if again is None or one in again]
             if found is None:

@@ -142,7 +142,7 @@ def bids(
         with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
-    return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
+    return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_up_to_date)
 
 
 def _write_draft(file: Path, source: PatientSource, rules: Rules, where: Selector | None, given: list[str]) -> None:

@@ -454,8 +454,8 @@ def _target(folder: Path, state: SessionState, stem: str, volume: WantedVolume, 
 
 def _describe(targets: Mapping[str, _Target], state: SessionState, change: SessionChange, place: str) -> None:
     """Add to a change what becomes of each volume."""
-    kept = {target.before for target in targets.values()}
-    change.removed += [f"{place}/{stem}" for stem in sorted(state.volumes.keys() - kept)]
+    names_before = {target.before for target in targets.values()}
+    change.removed += [f"{place}/{stem}" for stem in sorted(state.volumes.keys() - names_before)]
     for stem, target in sorted(targets.items()):
         if target.before is None:
             change.added.append(f"{place}/{stem}")

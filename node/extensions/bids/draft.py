@@ -91,8 +91,8 @@ class Group:
         """What somebody needs to know for an answer: how many series, their size, their sequence."""
         facts = self.facts
         size = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times") if facts[name])
-        told = [f"{len(self.series)} series", size, kind_of_image(facts)]
-        return ", ".join([*told, *([f"{facts['repetition_time']:g} s"] if facts["repetition_time"] else [])])
+        facts_shown = [f"{len(self.series)} series", size, kind_of_image(facts)]
+        return ", ".join([*facts_shown, *([f"{facts['repetition_time']:g} s"] if facts["repetition_time"] else [])])
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ def draft(source: PatientSource, rules: Rules, where: Selector | None = None) ->
     `where`: the series to look at.
     """
     groups = groups_of(source.series_of(list(source.patients())), rules, where)
-    apart = told_apart(groups)
+    apart = distinguished(groups)
     rows = [row_of(group, apart.get(id(group), "")) for group in groups]
     return written(groups, [{"skip": f"not decided: {row.problems[0]}"} if row.problems else row.keys for row in rows])
 
@@ -178,7 +178,7 @@ def groups_of(found: Iterable[SubjectSeries], rules: Rules, where: Selector | No
     return [groups[key] for key in sorted(groups)]
 
 
-def told_apart(groups: Sequence[Group]) -> dict[int, str]:
+def distinguished(groups: Sequence[Group]) -> dict[int, str]:
     """Return the `acq` of groups that have one name in a study, by their `id`; words that count runs tell nothing."""
     by_name: dict[str, list[Group]] = defaultdict(list)
     for group in groups:

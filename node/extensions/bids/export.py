@@ -54,7 +54,7 @@ class ExportReport:
     volumes: int = 0
 
     @property
-    def is_settled(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Whether nothing stands between the data set and what it is to be."""
         return not (self.change.conflicts or self.change.failed)
 

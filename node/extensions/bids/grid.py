@@ -81,13 +81,13 @@ def changed(call: CurrentCall, form: Annotated[RulesGrid, Form()]) -> Response:
 
 
 def _answer(call: Call, form: RulesGrid) -> Response:
-    from node.extensions.bids.draft import COLUMNS, LEFT_OUT, groups_of, row_of, told_apart, written
+    from node.extensions.bids.draft import COLUMNS, LEFT_OUT, distinguished, groups_of, row_of, written
 
     with call.node.index.reading() as index:
         series = _series(call, index, form.study)
         rules = read_rules(None)
         groups = groups_of(series, rules)[:MAX_ROWS]
-        cells, apart = dict(form.rows()), told_apart(groups)
+        cells, apart = dict(form.rows()), distinguished(groups)
         rows = [row_of(group, apart.get(id(group), ""), cells) for group in groups]
     problems = sum(len(row.problems) for row in rows)
     made = written([row.group for row in rows], [row.keys for row in rows]) if not problems else None

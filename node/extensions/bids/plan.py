@@ -339,17 +339,17 @@ class Planner:
         session.volumes = [volume for volume in session.volumes if not volume.volume.is_recording]
         complete_echo_times(session.volumes)
         _set_calibration(session.volumes)
-        kept = []
+        remaining = []
         suffixes = {volume.named.kind.suffix for volume in session.volumes}
         for volume in session.volumes:
             reason = _lacking(volume, suffixes)
             if reason is None:
-                kept.append(volume)
+                remaining.append(volume)
             else:
                 skipped.append(volume.series.skipped(reason, volume.volume.suffix))
-        _number_runs(kept, state)
-        connect(kept, label)
-        session.volumes = [*kept, *_placed(recordings, kept, skipped)]
+        _number_runs(remaining, state)
+        connect(remaining, label)
+        session.volumes = [*remaining, *_placed(recordings, remaining, skipped)]
 
 
 def _placed(
@@ -491,7 +491,7 @@ def _number_runs(volumes: Sequence[PlannedVolume], state: SessionState) -> None:
         if key not in planned:
             others[_without_run(name)].add(_run_of(name))
     for name, group in alike.items():
-        runs = {id(volume): _kept_run(volume, name, earlier) for volume in group}
+        runs = {id(volume): _earlier_run(volume, name, earlier) for volume in group}
         if len(group) == 1 and not others[name]:
             fresh = [volume for volume in group if runs[id(volume)] == 0]
             runs |= {id(volume): None for volume in fresh}
@@ -510,7 +510,7 @@ def _number_runs(volumes: Sequence[PlannedVolume], state: SessionState) -> None:
                 volume.named = replace(volume.named, entities={**volume.named.entities, "run": str(run)})
 
 
-def _kept_run(volume: PlannedVolume, name: str, earlier: Mapping[tuple[str, int], str]) -> int | None:
+def _earlier_run(volume: PlannedVolume, name: str, earlier: Mapping[tuple[str, int], str]) -> int | None:
     """Return the run that a volume has in the data set, None if it has none; 0 if the volume is new there."""
     before = earlier.get((volume.mark, volume.volume.stack))
     return 0 if before is None or _without_run(before) != name else _run_of(before)

@@ -271,10 +271,10 @@ def read_text(text: str, source: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source}: {error}") from error
     except ValidationError as error:
-        raise UsageError("\n".join(f"{source}: {_told(problem, text)}" for problem in error.errors())) from error
+        raise UsageError("\n".join(f"{source}: {_reported(problem, text)}" for problem in error.errors())) from error
 
 
-def _told(problem: Any, text: str) -> str:
+def _reported(problem: Any, text: str) -> str:
     """Return one problem of pydantic as the place in the file and what is wrong there."""
     place = list(problem["loc"])
     if place[:1] == ["rules"] and len(place) > 1:

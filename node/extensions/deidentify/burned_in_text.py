@@ -35,7 +35,7 @@ _CALCULATED = frozenset((SegmentationStorage, _LABEL_MAP, ParametricMapStorage, 
 _ROUNDS = 4
 """How often a frame is examined whose text is blanked, until none is seen."""
 
-_TOLD = 5
+_LISTED = 5
 """Rectangles that a refusal names."""
 
 
@@ -160,6 +160,6 @@ def pictures(ds: Dataset, reader: FrameReader, index: int) -> Iterator[NDArray[n
 
 
 def _places(index: int, found: list[Rectangle]) -> str:
-    told = ", ".join(str(list(rectangle)) for rectangle in found[:_TOLD])
-    more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
-    return f"frame {index + 1} at {told}{more} (left, top, width, height)"
+    listed = ", ".join(str(list(rectangle)) for rectangle in found[:_LISTED])
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"frame {index + 1} at {listed}{more} (left, top, width, height)"

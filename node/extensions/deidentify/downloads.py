@@ -84,7 +84,7 @@ class LeftOut(VoxelnodeError):
         self.reason, self.detail = reason, detail
 
     @property
-    def told(self) -> dict[str, str]:
+    def row(self) -> dict[str, str]:
         """The reason and the detail, as a report has them."""
         return {"reason": self.reason, "detail": self.detail}
 
@@ -376,7 +376,7 @@ class _Download:
             }
         if not rows:
             why = LeftOut("not-here", "the study is not here, or was deleted meanwhile")
-            self._left_out.append({"study_instance_uid": self._deidentifier.uid(study), **why.told})
+            self._left_out.append({"study_instance_uid": self._deidentifier.uid(study), **why.row})
         for row in wanted:
             uid = row["series_instance_uid"]
             if damaged[uid]:
@@ -458,7 +458,7 @@ class _Download:
         row = {"study_instance_uid": uid(study), "series_instance_uid": uid(series)}
         if copy_uid is not None:
             row["sop_instance_uid"] = copy_uid
-        self._left_out.append({**row, **why.told})
+        self._left_out.append({**row, **why.row})
 
     def _report(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """Where text stands in a picture: RapidOCR with its own models on ONNX Runtime, the optional extra ``ocr``.
 
-Nothing that is read is kept or told, only where it stands. The models are files of the package: none is fetched. ONNX
+Only positions are reported; no text that is read is stored. The models are files of the package: none is fetched. ONNX
 Runtime from 1.29 on reports to its maker; the extra has an earlier version, and the reports are switched off as well.
 
 This module loads none of these libraries; `load` does. They start no thread, so a process that has loaded them forks.

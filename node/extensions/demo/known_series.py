@@ -152,9 +152,9 @@ def head_phantom() -> Phantom:
 
 def _affine() -> NDArray[np.float64]:
     """Return the affine to LPS of the planes, tilted about x (front up) and turned about z."""
-    tilt, turn = np.radians(TILT_DEGREES), np.radians(TURN_DEGREES)
+    tilt, spin = np.radians(TILT_DEGREES), np.radians(TURN_DEGREES)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    about_z = np.array([[np.cos(spin), -np.sin(spin), 0], [np.sin(spin), np.cos(spin), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = about_z @ about_x @ np.diag([PIXEL_MM, PIXEL_MM, STEP_MM])
     affine[:3, 3] = CENTRE_LPS - affine[:3, :3] @ (np.array([COLUMNS - 1, ROWS - 1, SLICES - 1]) / 2)
@@ -328,27 +328,27 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float64) -> str | None:
         right[:3, 2] = affine_lps[:3, 2]
     # From indices of the volume to indices of the truth: a rotation by quarter turns if the axes are correct.
     between = np.linalg.inv(right) @ affine_lps
-    turn = np.rint(between[:3, :3]).astype(int)
-    if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(
-        np.abs(turn).sum(axis=1), [1, 1, 1]
+    spin = np.rint(between[:3, :3]).astype(int)
+    if not np.array_equal(np.abs(spin).sum(axis=0), [1, 1, 1]) or not np.array_equal(
+        np.abs(spin).sum(axis=1), [1, 1, 1]
     ):
         return "axes or spacing differ"
-    axes = np.abs(turn).argmax(axis=0)
-    turned = expected.transpose(axes)
-    turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
-    if voxels.shape != turned.shape:
-        return f"shape is {voxels.shape}, expected {turned.shape}"
-    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, voxels.shape)
+    axes = np.abs(spin).argmax(axis=0)
+    rotated = expected.transpose(axes)
+    rotated = rotated[tuple(slice(None, None, spin[axis, index]) for index, axis in enumerate(axes))]
+    if voxels.shape != rotated.shape:
+        return f"shape is {voxels.shape}, expected {rotated.shape}"
+    off = _farthest_corner_mm(right, affine_lps, spin, expected.shape, voxels.shape)
     if off > TOLERANCE_MM:
         return f"a corner is off by {off:.4f} mm"
-    wrong = int(np.count_nonzero(voxels != turned))
+    wrong = int(np.count_nonzero(voxels != rotated))
     return f"{wrong} voxels have wrong values" if wrong else None
 
 
 def _farthest_corner_mm(
     right: Float64,
     affine: Float64,
-    turn: Array,
+    spin: Array,
     expected_shape: tuple[int, ...],
     found_shape: tuple[int, ...],
 ) -> float:
@@ -356,7 +356,7 @@ def _farthest_corner_mm(
     corners = np.array([np.unravel_index(corner, (2, 2, 2)) for corner in range(8)])
     indices = corners * (np.array(found_shape) - 1)
     # On a reversed axis, index 0 is the truth's last index.
-    start = np.where(turn.sum(axis=1) < 0, np.array(expected_shape) - 1, 0)
-    of_truth = indices @ turn.T + start
+    start = np.where(spin.sum(axis=1) < 0, np.array(expected_shape) - 1, 0)
+    of_truth = indices @ spin.T + start
     corners_mm = indices @ affine[:3, :3].T + affine[:3, 3]
     return float(np.linalg.norm(of_truth @ right[:3, :3].T + right[:3, 3] - corners_mm, axis=1).max())

@@ -20,7 +20,7 @@ OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 
 
 class FolderDestination(WrittenDestination):
-    """Writes DICOM files below a folder, which must exist: a share that is not mounted takes nothing.
+    """Writes DICOM files below a folder, which must exist: nothing is written while a share is not mounted.
 
     `layout`: see `WrittenDestination`. `is_read_again`: read each file again after it was written, as a proof that it
     is kept.

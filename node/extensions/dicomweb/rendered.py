@@ -177,8 +177,8 @@ def _with_warnings(target: SelectedInstances, response: Response) -> Response:
     """Add the warning about annotations that are not supported (PS3.18 8.3.5.1.1)."""
     _, unknown = annotations_of(target.request.query_params.get("annotation"))
     if unknown:
-        told = f"The following annotation values are not supported: {quotable(unknown)}"
-        response.headers["Warning"] = warning_header([told])
+        unsupported = f"The following annotation values are not supported: {quotable(unknown)}"
+        response.headers["Warning"] = warning_header([unsupported])
     return response
 
 

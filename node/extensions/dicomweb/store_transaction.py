@@ -190,7 +190,7 @@ class StoreTransaction:
 
     def end(self) -> StoreReport:
         """Wait until every part is stored or refused; 400 if the body ended early, or has no parts."""
-        self._settle(0)
+        self._finish_incoming(0)
         if not self.is_whole:
             raise HTTPException(
                 400, "the body ends before its last boundary; complete parts are stored; send the request again"
@@ -227,7 +227,7 @@ class StoreTransaction:
         """Discard an incomplete part, and wait until complete ones are stored."""
         if self._part is not None:
             self._part.abandon()
-        self._settle(0)
+        self._finish_incoming(0)
         self._threads.shutdown()
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(self._origin, "ended")
@@ -290,11 +290,11 @@ class StoreTransaction:
         if part.failure is not None:
             self.refused(part.failure)
         elif incoming is not None and part.identity is not None:
-            self._settle(FINISHING - 1)
+            self._finish_incoming(FINISHING - 1)
             outcome: Future[Outcome] = Future()
             self._finishing.append((part.identity, self._threads.submit(incoming.finish, outcome), outcome))
 
-    def _settle(self, left: int) -> None:
+    def _finish_incoming(self, left: int) -> None:
         """Record the outcome of instances that wait for the disk, until at most `left` wait."""
         while len(self._finishing) > left:
             identity, future, outcome = self._finishing.pop(0)

@@ -76,8 +76,8 @@ def separate(
 ) -> Answer:
     """Undo the merge of a patient, or keep two people apart.
 
-    The studies whose files name this person are this patient's again. Two people who share a Patient ID are told apart
-    by an issuer for one of them.
+    The studies whose files name this person are this patient's again. Two people who share a Patient ID are
+    distinguished by an issuer for one of them.
     """
     with root.reading() as index:
         number = _number(index, patient)

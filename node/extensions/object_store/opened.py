@@ -31,13 +31,13 @@ class RootStore(CachedStore):
     """
 
     def __init__(self, storage: StoreSettings, archive: Archive, index: Index, *, new_index: bool) -> None:
-        store = configured_store(storage, index.turn.holder or "")
+        store = configured_store(storage, index.sharing.holder or "")
         identity = index.about.get(STORE)
         if not identity:
             identity = (marked(store) if new_index else None) or uuid.uuid4().hex
-            identity = index.about.settle(STORE, identity)
+            identity = index.about.set_once(STORE, identity)
         self._archive, self._index, self._places = archive, index, index.repository(PlaceRepository)
-        if index.turn.holder is not None:
+        if index.sharing.holder is not None:
             key = self._places.of_no_host()
             if key is not None and archive.path(key).exists():
                 self._places.own_spool()

@@ -102,7 +102,7 @@ class PlaceRepository(ObjectRepository):
             rows = [
                 {
                     "conversion_id": conversion_id, "key": file.key, "bytes": file.bytes, "sha256": file.sha256,
-                    "place": SPOOL, "spool_host": self._turn.holder,
+                    "place": SPOOL, "spool_host": self._sharing.holder,
                 }
                 for file in files
             ]  # fmt: skip
@@ -112,7 +112,7 @@ class PlaceRepository(ObjectRepository):
     def spool_all(self, connection: Connection) -> None:
         """Note that the files that are in the folder alone are to be moved to the store."""
         for table in (ImageRow, RevisionFileRow):
-            spooled = {"place": SPOOL, "spool_host": self._turn.holder}
+            spooled = {"place": SPOOL, "spool_host": self._sharing.holder}
             connection.execute(update(table).where(table.place.is_(None)).values(spooled))
         set_about(connection, STORE_SPOOLED, "yes")
 
@@ -128,13 +128,13 @@ class PlaceRepository(ObjectRepository):
         """Note that this host has what is to be moved, from when the index had one host."""
         for table, is_spooled in ((ImageRow, SPOOLED), (RevisionFileRow, SPOOLED_FILES)):
             unowned = update(table).where(is_spooled, table.spool_host.is_(None))
-            connection.execute(unowned.values(spool_host=self._turn.holder))
+            connection.execute(unowned.values(spool_host=self._sharing.holder))
 
     @on_reader
     def host_of(self, connection: Connection, key: str) -> str | None:
         """Return which other host alone has a file; None if it is in the store, here, or lost."""
         host = only_host_of(connection, key)
-        return host if host != self._turn.holder else None
+        return host if host != self._sharing.holder else None
 
     @on_reader
     def current_of(self, connection: Connection, key: str) -> list[SeriesKey]:
@@ -185,7 +185,7 @@ class PlaceRepository(ObjectRepository):
         connection.execute(delete(RevisionFileRow))
         connection.execute(delete(ObjectRemovalRow))
         connection.execute(delete(HostRemovalRow))
-        of_holder = update(ConflictRow).where(ConflictRow.host == self._turn.holder)
+        of_holder = update(ConflictRow).where(ConflictRow.host == self._sharing.holder)
         connection.execute(of_holder.values(host=None))  # from now on, in the archive of all
         set_about(connection, STORE_SPOOLED, "")
         set_about(connection, STORE_IDENTITY, "")
@@ -201,8 +201,8 @@ class PlaceRepository(ObjectRepository):
         removals = select(ObjectRemovalRow.key).order_by(ObjectRemovalRow.key).limit(limit)
         came_again = select(ImageRow.received_at).where(SPOOLED)  # the moment of their orders
         removals = removals.where(ObjectRemovalRow.ordered_at.not_in(came_again))
-        if self._turn.holder is not None:
-            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._turn.holder)
+        if self._sharing.holder is not None:
+            aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._sharing.holder)
             removals = removals.where(~aside)
         return list(connection.scalars(removals))
 
@@ -210,14 +210,14 @@ class PlaceRepository(ObjectRepository):
     def host_removals(self, connection: Connection, limit: int) -> list[str]:
         """Return files and folders to be removed from the disk of this host; their objects are gone."""
         removals = select(HostRemovalRow.path).where(
-            HostRemovalRow.host == self._turn.holder, ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path)
+            HostRemovalRow.host == self._sharing.holder, ~exists().where(ObjectRemovalRow.key == HostRemovalRow.path)
         )
         return list(connection.scalars(removals.order_by(HostRemovalRow.path).limit(limit)))
 
     @on_writer
     def removed_here(self, connection: Connection, paths: Sequence[str]) -> None:
         """Note that files and folders are gone from the disk of this host."""
-        of_holder = HostRemovalRow.host == self._turn.holder, HostRemovalRow.path.in_(paths)
+        of_holder = HostRemovalRow.host == self._sharing.holder, HostRemovalRow.path.in_(paths)
         connection.execute(delete(HostRemovalRow).where(*of_holder))
 
     @on_writer
@@ -234,7 +234,7 @@ class PlaceRepository(ObjectRepository):
         return PlaceCount(int(instances), int(size))
 
     def _is_here(self, table: type[ImageRow | RevisionFileRow]) -> ColumnElement[bool]:
-        return table.spool_host.is_(None) if self._turn.holder is None else table.spool_host == self._turn.holder
+        return table.spool_host.is_(None) if self._sharing.holder is None else table.spool_host == self._sharing.holder
 
     @on_reader
     def count_spooled_files(self, connection: Connection) -> int:

@@ -625,12 +625,12 @@ def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, na
     try:
         if not store.put(trial, CONTENT):
             return f"{store.place} has an object under a name that was never used"
-        if (problem := _kept_problem(store, trial, CONTENT)) is not None:
+        if (problem := _trial_problem(store, trial, CONTENT)) is not None:
             return problem
         if store.put(trial, OTHER_CONTENT):
             return f"{store.place} replaces an object that should only be created: it does not honour If-None-Match"
         store.put(trial, OTHER_CONTENT, replace=True)
-        if (problem := _kept_problem(store, trial, OTHER_CONTENT)) is not None:
+        if (problem := _trial_problem(store, trial, OTHER_CONTENT)) is not None:
             return problem
     finally:
         store.delete([trial.key])
@@ -646,7 +646,7 @@ def checksum_problem(store: ObjectStore, name: str | None = None) -> str | None:
     return store.checksum_problem(trial, CONTENT)
 
 
-def _kept_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:
+def _trial_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:
     """Return how a store does not keep the object that it has just confirmed, or None."""
     try:
         length, digest = store.digest(trial.key, 0)

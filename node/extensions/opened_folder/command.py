@@ -2,7 +2,7 @@
 
 The folders are read, and never written to. The root of the node is temporary; it has the links, the index and the
 volumes, and goes when the command ends. A file that changes or vanishes meanwhile is no longer what its row says: who
-reads it next is told, and it is listed under Problems.
+reads it next gets an error, and it is listed under Problems.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def open_(
                     if report.files
                     else f"there are no files in {', '.join(printable(str(path)) for path in paths)}"
                 )
-            _tell(report)
+            _print(report)
             print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made and uploaded.", flush=True)
             node.serve_until(stop)
 
@@ -118,7 +118,7 @@ def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> Impo
     return report
 
 
-def _tell(report: ImportReport) -> None:
+def _print(report: ImportReport) -> None:
     """Print the outcome of all files in numbers, and the first that are DICOM and could not be stored."""
     unread = [file for file in report.skipped if file.reason.startswith(UNREAD)]
     counts = {

@@ -95,11 +95,11 @@ def _png(shown: Array, affine: Float, pixels: int) -> bytes:
     """Return (i, j, 3) colours as radiologists view their plane, with square pixels."""
     axes = nearest_axes(affine[:3, :3])
     plane, of_rows, of_columns = PLANES[axes[2]]
-    turned = np.stack([viewed(shown[:, :, None, colour], affine, plane)[0] for colour in range(3)], axis=-1)
+    oriented = np.stack([viewed(shown[:, :, None, colour], affine, plane)[0] for colour in range(3)], axis=-1)
     spacing = [float(np.linalg.norm(affine[:3, axes.index(axis)])) for axis in (of_rows, of_columns)]
-    height, width = (size * step for size, step in zip(turned.shape[:2], spacing, strict=True))
+    height, width = (size * step for size, step in zip(oriented.shape[:2], spacing, strict=True))
     scale = pixels / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     content = BytesIO()
-    Image.fromarray(np.ascontiguousarray(turned)).resize(size, Image.Resampling.LANCZOS).save(content, "PNG")
+    Image.fromarray(np.ascontiguousarray(oriented)).resize(size, Image.Resampling.LANCZOS).save(content, "PNG")
     return content.getvalue()

@@ -52,8 +52,8 @@ def _values(call: Call, number: int) -> dict[str, Any]:
     file = downloads.file(work)
     with call.node.index.reading(wait=False) as index:
         row = only_row(index.work, "download", id=number)
-    kept = dt.timedelta(seconds=DOWNLOAD_KEPT_SECONDS)
-    left = row["ended_at"] + kept - call.node.ingest.now() if row["ended_at"] is not None else kept
+    keep_time = dt.timedelta(seconds=DOWNLOAD_KEPT_SECONDS)
+    left = row["ended_at"] + keep_time - call.node.ingest.now() if row["ended_at"] is not None else keep_time
     return {
         "download": row,
         "bytes": file.stat().st_size if file is not None else None,

@@ -124,7 +124,7 @@ def withdraw(call: CurrentCall, form: Annotated[ProblemOfSeries, Form()]) -> Res
 @router.get("/problems/unconvertible")
 def unconvertible(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Series, or single stacks, without a volume about which nobody can do anything."""
-    return _problems(call, "unconvertible", lambda index: index.failures.beyond_mending, number)
+    return _problems(call, "unconvertible", lambda index: index.failures.beyond_repair, number)
 
 
 @router.get("/problems/rejections")

@@ -149,7 +149,7 @@ def _named(file: Mapping[str, Any]) -> dict[str, Any]:
     return {**file, "name": name, "url": file_url(file, name), "warnings": listed(file["warnings"])}
 
 
-def _revisions(files: list[dict[str, Any]], kept: Callable[[int], list[RevisionFile]]) -> list[dict[str, Any]]:
+def _revisions(files: list[dict[str, Any]], noted_files: Callable[[int], list[RevisionFile]]) -> list[dict[str, Any]]:
     """Return the files of each revision, newest first; `beside` are files without a row, such as sidecars."""
     revisions: dict[int, dict[str, Any]] = {}
     for file in files:
@@ -159,7 +159,7 @@ def _revisions(files: list[dict[str, Any]], kept: Callable[[int], list[RevisionF
         known = {file["name"] for file in revision["files"]}
         revision["beside"] = [
             {"name": name, "url": file_url(revision, name), "bytes": file.bytes}
-            for file in kept(number)
+            for file in noted_files(number)
             if (name := PurePath(file.key).name) not in known
         ]
     return list(revisions.values())

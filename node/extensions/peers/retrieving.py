@@ -117,18 +117,18 @@ class _Run:
         get(target, peer, settings.dicom, ingest, self._progress, self._answered, self._refused, self._is_abandoned)
 
     def _answered(self, status: int) -> None:
-        is_kept = status in (STORED.status, NOT_CURRENT.status)
-        stored, refused = self._counts.stored + is_kept, self._counts.refused + (not is_kept)
+        is_stored = status in (STORED.status, NOT_CURRENT.status)
+        stored, refused = self._counts.stored + is_stored, self._counts.refused + (not is_stored)
         self._counts = replace(self._counts, stored=stored, refused=refused)
 
     def _refused(self, refused: Refused) -> None:
         self._refusal = self._refusal or refused.reason
         self._node.on_refusal(refused)
 
-    def _progress(self, told: SubOperationCounts) -> None:
+    def _progress(self, progress: SubOperationCounts) -> None:
         """Take over what the peer says. For the peer, an instance that the node refused has failed as well."""
-        announced = told.completed + told.failed + told.warning + told.remaining
-        failed = max(told.failed - self._counts.refused, 0)
+        announced = progress.completed + progress.failed + progress.warning + progress.remaining
+        failed = max(progress.failed - self._counts.refused, 0)
         self._counts = replace(self._counts, announced=max(announced, self._counts.announced or 0), failed=failed)
 
     def _is_abandoned(self) -> bool:

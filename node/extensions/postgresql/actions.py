@@ -26,7 +26,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     hosts = index.repository(HostRepository)
 
     def drain(host: str, who: str) -> Mapping[str, Any]:
-        if index.turn.host is None:
+        if index.sharing.host is None:
             raise UsageError("the index is a file, and has no hosts: stop the node with SIGTERM")
         hosts.ask_to_drain(host, index.now())
         log.info("drain_asked", host=host, detail=f"by {who}")

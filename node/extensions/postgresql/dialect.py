@@ -1,4 +1,4 @@
-"""What SQLAlchemy and psycopg are told of PostgreSQL, so that statements, types and values are those of SQLite.
+"""Settings of SQLAlchemy and psycopg for PostgreSQL, so that statements, types and values are those of SQLite.
 
 Importing this module registers the dialect ``voxelnode``.
 """

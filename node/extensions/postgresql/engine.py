@@ -57,7 +57,7 @@ from node.index.engine.backend import (
     WriterServer,
 )
 from node.index.engine.place import schema_by
-from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
+from node.index.engine.sharing import COMPLETED, FOLLOWED, Watermarks
 
 Error = psycopg.Error
 FIRST_VERSION = 15
@@ -504,19 +504,19 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
 
 
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
-    """A row gets its number from a transaction that has its own already: `SettledNumbers` relies on that order."""
+    """A row gets its number from a transaction that has its own already: `CommittedNumbers` relies on that order."""
     for table in tables:
         connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
 
 
-_NO_NUMBERS: Settled = dict.fromkeys(FOLLOWED, 0)
+_NO_NUMBERS: Watermarks = dict.fromkeys(FOLLOWED, 0)
 
 
-def turn(place: ServerPlace, reader: Engine) -> SeveralHosts:
-    return SeveralHosts(reader, place.host, place.has_roots, SettledNumbers(reader))
+def sharing(place: ServerPlace, reader: Engine) -> SeveralHosts:
+    return SeveralHosts(reader, place.host, place.has_roots, CommittedNumbers(reader))
 
 
-class SettledNumbers:
+class CommittedNumbers:
     """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
 
     Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come.
@@ -532,25 +532,25 @@ class SettledNumbers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._settled = self._given = _NO_NUMBERS
+        self._watermarks = self._given = _NO_NUMBERS
         self._awaited: set[str] = set()
         self._server: Any = None
 
-    def __call__(self) -> Settled:
+    def __call__(self) -> Watermarks:
         with self._lock, self._engine.connect() as connection:
             server, *numbers = connection.exec_driver_sql(_GIVEN).one()
             given = dict(zip(FOLLOWED, numbers, strict=True))
             under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
             if server != self._server:
-                self._server, self._settled, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
+                self._server, self._watermarks, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
             self._awaited &= under_way
             if not self._awaited:
-                self._settled = self._given
+                self._watermarks = self._given
                 self._given, self._awaited = given, under_way
             if not under_way:
-                self._settled = given
+                self._watermarks = given
             completed = connection.exec_driver_sql(_COMPLETED).scalar_one()
-            return {**self._settled, COMPLETED: completed}
+            return {**self._watermarks, COMPLETED: completed}
 
 
 # A server loses its statistics in a crash, and those of a standby are its own.

@@ -5,7 +5,7 @@ has claimed: series under conversion, and the leases in the table of that name (
 retention). Once it is over, others take them over. All moments are of the clock of the database.
 
 A lease does not stop a host that was only slow, so what such a host writes is fenced: by the claim of a series, and by
-`Turn.require` for everything else.
+`Sharing.require` for everything else.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class HostRepository(IndexRepository):
         # A replaced version that the store still has is set aside by this host instead.
         is_in_store = exists().where(aside_of_order() == ConflictRow.key)
         of_host = ConflictRow.host == name
-        connection.execute(update(ConflictRow).where(of_host, is_in_store).values(host=self._turn.host))
+        connection.execute(update(ConflictRow).where(of_host, is_in_store).values(host=self._sharing.host))
         connection.execute(update(ConflictRow).where(of_host).values(key=None, host=None))
         set_about(connection, f"swept_folder-{name}", "")  # if it starts again, it compares all of its folders
         connection.execute(delete(HostRow).where(HostRow.name == name))
@@ -289,6 +289,6 @@ def _series_waiting_for_hosts(connection: Connection, since: dt.datetime) -> dic
         awaited.setdefault(row.id, []).append(
             f"host {row.spool_host}, which alone has {row.instances} of its instances"
         )
-    told = {row.id: row.error for row in found}
+    errors_before = {row.id: row.error for row in found}
     errors = {series_id: f"waits: for {', and '.join(hosts)}" for series_id, hosts in awaited.items()}
-    return {series_id: error for series_id, error in errors.items() if error != told[series_id]}
+    return {series_id: error for series_id, error in errors.items() if error != errors_before[series_id]}

@@ -91,8 +91,8 @@ class Membership(BackgroundService):
         not_ready: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         super().__init__("cluster")
-        assert isinstance(index.turn, SeveralHosts)
-        self._index, self._turn, self._ingest, self._member = index, index.turn, ingest, member
+        assert isinstance(index.sharing, SeveralHosts)
+        self._index, self._sharing, self._ingest, self._member = index, index.sharing, ingest, member
         self._hosts = index.repository(HostRepository)
         self._why_not_ready = not_ready
         self._not_ready: Mapping[str, str] = {}
@@ -102,7 +102,7 @@ class Membership(BackgroundService):
         self._answered_at = monotonic()
         self._leases = Leases()
         self._started_at = index.now()
-        self._seen = index.turn.settled()
+        self._seen = index.sharing.watermarks()
         self._beat_at = 0.0
         self._is_behind = False
         self._wanted: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class Membership(BackgroundService):
 
     def start(self) -> None:
         """Join the hosts of the index. From here on, this one does only what it holds a lease for."""
-        self._turn.join(self._leases)
+        self._sharing.join(self._leases)
         self._not_ready = self._why_not_ready()
         self._beat()
         self._hosts.set_drain(self._member.name, None)
@@ -132,7 +132,7 @@ class Membership(BackgroundService):
         self.wake()
 
     def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
-        """Take nothing more, and give back each lease once the service that works with it has ended."""
+        """Claim nothing more, and give back each lease once the service that works with it has ended."""
         self._leases.close()
         self._ending = services
         self.wake()
@@ -163,9 +163,9 @@ class Membership(BackgroundService):
         if self._begins_to_drain:
             self._hosts.set_drain(self._member.name, BEGUN)
             self._begins_to_drain = False
-        if (settled := self._turn.settled()) != self._seen:
+        if (watermarks := self._sharing.watermarks()) != self._seen:
             self._hear()
-            self._seen = settled
+            self._seen = watermarks
             self._index.note_commits()
         self._answered_at = monotonic()
         ended = [lease for lease, service in self._ending.items() if not service.is_alive]
@@ -187,7 +187,7 @@ class Membership(BackgroundService):
             self._beat_at = 0.0
 
     def _beat(self, gives: Collection[str] = ()) -> None:
-        self._turn.clock.measure()
+        self._sharing.clock.measure()
         began, wanted = monotonic(), self._leases.wanted
         held = self._hosts.beat(
             self._member,
@@ -195,7 +195,7 @@ class Membership(BackgroundService):
             self._started_at,
             self._index.now(),
             is_behind=self._is_behind,
-            clock_ahead_seconds=self._turn.clock.ahead_seconds,
+            clock_ahead_seconds=self._sharing.clock.ahead_seconds,
             not_ready=self._not_ready,
             gives=gives,
         )

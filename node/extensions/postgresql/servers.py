@@ -40,7 +40,7 @@ _FILES = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 
 
 def mistakes_in(url: str) -> list[str]:
-    """Return what is wrong with ``[index] url`` as sentences, as far as can be told without a connection."""
+    """Return what is wrong with ``[index] url`` as sentences, as far as it shows without a connection."""
     try:
         parameters = parameters_of(url)
         addresses = addresses_of(parameters)

@@ -1,4 +1,4 @@
-"""One of several hosts, as it asks whose turn it is; see `node.index.engine.turn`."""
+"""One of several hosts that share an index; see `node.index.engine.sharing`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.engine.backend import IndexUnusable, backend_of, reason_of
-from node.index.engine.turn import Settled, TurnLost
+from node.index.engine.sharing import LeaseLost, Watermarks
 from node.index.models.levels import ImageRow, SeriesRow, is_only_at_host
 from node.index.models.work import HostRow, LeaseRow
 
@@ -85,19 +85,21 @@ class SharedClock:
 
 
 class SeveralHosts:
-    """This host among those of an index; see `Turn`.
+    """This host among those of an index; see `Sharing`.
 
-    It has every turn until it joins the others: a command that opens the index does so for a moment, and no node of
+    It has every lease until it joins the others: a command that opens the index does so for a moment, and no node of
     this host runs meanwhile.
 
-    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `settled`: see
-    `Turn.settled`.
+    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `watermarks`: see
+    `Sharing.watermarks`.
     """
 
-    def __init__(self, reader: Engine, host: str, shares_store: bool, settled: Callable[[], Settled | None]) -> None:
+    def __init__(
+        self, reader: Engine, host: str, shares_store: bool, watermarks: Callable[[], Watermarks | None]
+    ) -> None:
         self.host: str | None = host
         self.holder: str | None = host if shares_store else None
-        self._reader, self._settled = reader, settled
+        self._reader, self._watermarks = reader, watermarks
         self._leases: Leases | None = None
         self.clock = SharedClock(reader)
 
@@ -106,7 +108,7 @@ class SeveralHosts:
         self._leases = leases
 
     def has(self, work: str) -> bool:
-        """See `Turn`; so for the methods below."""
+        """See `Sharing`; so for the methods below."""
         return self._leases is None or self._leases.holds(work)
 
     def require(self, connection: Connection, work: str) -> None:
@@ -114,7 +116,7 @@ class SeveralHosts:
             return
         held = select(LeaseRow.name).where(LeaseRow.name == work, LeaseRow.host == self.host)
         if connection.execute(held.with_for_update(read=True)).first() is None:
-            raise TurnLost(f"another host has taken over {work}")
+            raise LeaseLost(f"another host has taken over {work}")
 
     def must_wait(self, now: dt.datetime) -> bool:
         behind = select(HostRow.name).where(HostRow.is_behind, HostRow.lease_until > now, HostRow.name != self.host)
@@ -131,8 +133,8 @@ class SeveralHosts:
     def others_subscribers(self, connection: Connection) -> set[str]:
         return set() if self._leases is None else subscribers_beside(connection, self.host)
 
-    def settled(self) -> Settled | None:
-        return self._settled()
+    def watermarks(self) -> Watermarks | None:
+        return self._watermarks()
 
     def is_own(self, host: Any) -> ColumnElement[bool]:
         own: ColumnElement[bool] = host == self.host

@@ -62,7 +62,7 @@ class Exported:
     """What an export did; `absent` are folders of conversions whose files are missing or damaged in the root."""
 
     copied: int
-    kept: int
+    unchanged: int
     removed: int
     bytes: int
     absent: tuple[str, ...]
@@ -174,12 +174,12 @@ def _export(
     return Exported(copied, len(folders) - copied - len(absent), removed, size, tuple(absent))
 
 
-def _copy(kept: Sequence[RevisionFile], files: Sequence[ExportedFile], copy: Path, local: LocalFile) -> bool:
+def _copy(stored: Sequence[RevisionFile], files: Sequence[ExportedFile], copy: Path, local: LocalFile) -> bool:
     """Copy the files of a conversion; return whether all of them are as the index records them."""
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     try:
-        for file in kept:
+        for file in stored:
             path = local(file)
             shutil.copyfile(path, copy / path.name, follow_symlinks=False)
             sync_file(copy / path.name)
@@ -189,9 +189,9 @@ def _copy(kept: Sequence[RevisionFile], files: Sequence[ExportedFile], copy: Pat
     return all(_is_as_recorded(copy / Path(file.path).name, file) for file in files)
 
 
-def _copy_changed(kept: Sequence[RevisionFile], copy: Path, work: Path, local: LocalFile) -> None:
+def _copy_changed(stored: Sequence[RevisionFile], copy: Path, work: Path, local: LocalFile) -> None:
     """Copy the sidecars again that tell another verdict than those that were copied before."""
-    for file in kept:
+    for file in stored:
         there = copy / Path(file.key).name
         if there.suffix != ".json" or (there.is_file() and there.stat().st_size == file.bytes):
             continue

@@ -50,7 +50,7 @@ _RELEASE_RQ = 0x05
 """Type of the PDU A-RELEASE-RQ (PS3.8 9.3.6)."""
 
 MAX_REGISTERED = 1000
-"""Private and new storage classes that pynetdicom is told of; contexts of further ones are not accepted."""
+"""Private and new storage classes that pynetdicom gets from us; contexts of further ones are not accepted."""
 
 
 class _Accepted:

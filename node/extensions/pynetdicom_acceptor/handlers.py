@@ -220,7 +220,7 @@ class AcceptorHandlers:
                 status = last.status
                 yield _status(last.status, last.comment, last.offending), None
             finally:
-                find.tell(status)
+                find.audit(status)
 
     def get(self, event: Event) -> Responses:
         """Answer C-GET: the instances go out by pynetdicom, each whole in memory."""

@@ -289,7 +289,7 @@ class ResultIntake(Results):
         raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
 
     def _require_own_series(self, job: Job, entry: ManifestEntry, series_instance_uid: str) -> None:
-        """Refuse an instance in a series of others: its hook would not be told of that series any more."""
+        """Refuse an instance in a series of others: no message of that series would be delivered to its hook."""
         with self._index.reading() as index:
             is_there = index.series.row(job.study_instance_uid, series_instance_uid) is not None
             is_own = index.jobs.descends(job.hook, job.study_instance_uid, series_instance_uid)
@@ -369,7 +369,7 @@ class JobExpiry(WorkLoop):
     """
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
-        super().__init__("jobs", index, now, turn="jobs")
+        super().__init__("jobs", index, now, lease="jobs")
         self._intake, self._results = intake, index.repository(ResultRepository)
 
     def _is_ours(self) -> bool:

@@ -126,7 +126,7 @@ class Manifest(_Model):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise ResultRefused(f"{MANIFEST}: {_told(error)}") from None
+            raise ResultRefused(f"{MANIFEST}: {_reported(error)}") from None
 
 
 class Measured(_Model):
@@ -287,10 +287,10 @@ def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
     try:
         return Report.model_validate(content).measurements
     except ValidationError as error:
-        raise ResultRefused(_told(error)) from None
+        raise ResultRefused(_reported(error)) from None
 
 
-def _told(error: ValidationError) -> str:
+def _reported(error: ValidationError) -> str:
     """Return the first mistakes, without the values."""
     mistakes = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(

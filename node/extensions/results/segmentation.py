@@ -267,11 +267,11 @@ def lattice_of(frames: Sequence[Frame]) -> Lattice:
     spacing = first.pixel_spacing
     if spacing is None or any(vector is None for vector in (*positions, *orientations)):
         raise ResultRefused("the images of the volume have no position in the patient, so a mask has no place in it")
-    turned = np.array(orientations, dtype=np.float64)
+    stated = np.array(orientations, dtype=np.float64)
     sizes = {(frame.rows, frame.columns, frame.pixel_spacing) for frame in frames}
-    if len(sizes) > 1 or np.abs(turned - turned[0]).max() > ORIENTATION_TOLERANCE:
+    if len(sizes) > 1 or np.abs(stated - stated[0]).max() > ORIENTATION_TOLERANCE:
         raise ResultRefused("the images of the volume differ in orientation, size or pixel spacing")
-    axes = stack_axes(turned)
+    axes = stack_axes(stated)
     placed = np.array(positions, dtype=np.float64)
     numbers = position_numbers((placed - placed[0]) @ axes.normal, position_tolerance(spacing))
     chosen = [int(np.flatnonzero(numbers == number)[0]) for number in range(int(numbers.max()) + 1)]
@@ -292,16 +292,16 @@ def on_lattice(voxels: Array, affine_lps: Float, lattice: Lattice) -> Array:
     between = np.linalg.inv(lattice.affine_lps) @ affine_lps
     steps = between[:3, :3]
     largest = np.abs(steps).max(axis=0)
-    turn = np.rint(steps / np.where(largest > 0, largest, 1.0))
-    if (np.abs(turn).sum(axis=0) != 1).any() or (np.abs(turn).sum(axis=1) != 1).any():
+    rotation = np.rint(steps / np.where(largest > 0, largest, 1.0))
+    if (np.abs(rotation).sum(axis=0) != 1).any() or (np.abs(rotation).sum(axis=1) != 1).any():
         raise ResultRefused(f"the axes of the mask are not those of the volume; {_REMEDY}")
-    axis_of = [int(np.flatnonzero(turn[axis])[0]) for axis in range(3)]  # axis of the mask for each of the lattice
+    axis_of = [int(np.flatnonzero(rotation[axis])[0]) for axis in range(3)]  # axis of the mask for each of the lattice
     if tuple(voxels.shape[axis] for axis in axis_of) != lattice.shape:
         raise ResultRefused(
             f"the mask has {_times(voxels.shape)} voxels, the volume {_times(lattice.shape)} (columns, rows, slices); "
             f"{_REMEDY}"
         )
-    flipped = [turn[axis, axis_of[axis]] < 0 for axis in range(3)]
+    flipped = [rotation[axis, axis_of[axis]] < 0 for axis in range(3)]
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(voxels.shape) - 1)
     there = corners @ steps.T + between[:3, 3]
     here = corners[:, axis_of]

@@ -62,10 +62,10 @@ def add(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the links, with how often each was used."""
-    from node.extensions.shares.rows import ReadShares, told
+    from node.extensions.shares.rows import ReadShares, described
 
     with root.reading() as index:
-        rows = [told(share) for share in index.repository(ReadShares).listed()]
+        rows = [described(share) for share in index.repository(ReadShares).listed()]
     return listing(counted(len(rows), "link"), SHARES, rows)
 
 

@@ -78,9 +78,9 @@ def shared_picture(call: CurrentCall, series_instance_uid: str) -> Response:
         row = _pictures(index, share).get(series_instance_uid)
         if row is None:
             raise ResourceNotFound("picture")
-        kept = index.volumes.kept(row["path"])
+        noted = index.volumes.file_at(row["path"])
     call.audit.accessed([{"study_instance_uid": share.study}], f"link {share.id}: pictures")
-    path = call.node.archive.path(row["path"]) if kept is None else local_or_gone(call.node, kept)
+    path = call.node.archive.path(row["path"]) if noted is None else local_or_gone(call.node, noted)
     return file_response(path, "image/png", PurePath(row["path"]).name, row["sha256"])
 
 

@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.shares.actions import MAX_DAYS
-from node.extensions.shares.rows import ReadShares, told
+from node.extensions.shares.rows import ReadShares, described
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.web.access import WRITERS, Call, CurrentCall
@@ -82,7 +82,7 @@ def list_shares(call: CurrentCall, study_instance_uid: StudyUid) -> Shares:
     """The links to a study, with how often each was used."""
     with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(study_instance_uid)
-        items = [ShareResource(**told(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
+        items = [ShareResource(**described(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
     call.audit.accessed([of_study(study_instance_uid, patient_id)], "links")
     return Shares(items=items)
 
@@ -125,7 +125,7 @@ def revoke_share(call: CurrentCall, change: Change, share: ShareNumber) -> Revok
         found = next((one for one in index.repository(ReadShares).listed() if one.id == share), None)
         if found is None or not (any_account or found.made_by == call.account.name):
             raise ResourceNotFound("link")
-        return ShareResource(**told(found))
+        return ShareResource(**described(found))
 
     def act(_: object) -> RevokedShare:
         with call.node.index.reading() as index:

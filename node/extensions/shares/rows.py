@@ -22,8 +22,8 @@ MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
 
 
-def told(share: Share) -> dict[str, Any]:
-    """Return what people are told of a link: whether it has a passphrase, and not its hash."""
+def described(share: Share) -> dict[str, Any]:
+    """Return the fields of a link that people see: whether it has a passphrase, and not its hash."""
     row = {name: value for name, value in asdict(share).items() if name != "passphrase_hash"}
     return {**row, "has_passphrase": share.has_passphrase}
 

@@ -271,13 +271,13 @@ def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float,
     if any(size is None or size[0] <= 0 for size in sizes):
         return VoxelPlace(None, None, "Philips' volume (2005,xx85) states no size")
     spacing = size_along(axes, *(size[0] for size in sizes if size is not None))
-    if spacing is None or not _is_turned_alike(angles, stack_angles):
+    if spacing is None or not _is_oriented_alike(angles, stack_angles):
         return VoxelPlace(None, None, "Philips' volume (2005,xx85) is turned otherwise than the image plane")
     spacing_mm = (spacing[0], spacing[1], spacing[2])
     return VoxelPlace(affine_of(axes, spacing_mm, centre), spacing_mm)
 
 
-def _is_turned_alike(first: Sequence[Any], second: Sequence[Any]) -> bool:
+def _is_oriented_alike(first: Sequence[Any], second: Sequence[Any]) -> bool:
     if len(first) != len(second) or None in first or None in second:
         return False
     return all(abs(one[0] - other[0]) <= ANGLE_TOLERANCE_DEGREES for one, other in zip(first, second, strict=True))

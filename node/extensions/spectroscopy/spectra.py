@@ -94,12 +94,12 @@ class SpectraOfSeries(Objects):
 
     def _without_copies(self) -> list[Signals]:
         """Return the signals in order. Noise never repeats: equal signals are copies under another UID."""
-        kept: dict[bytes, Signals] = {}
+        by_plane: dict[bytes, Signals] = {}
         ordered = sorted(self._signals, key=lambda signal: (signal.number or 0, signal.sop_instance_uid))
         distinct = []
         for signal in ordered:
             content = signal.voxels.tobytes()
-            if not signal.voxels.any() or kept.setdefault(content, signal) is signal:
+            if not signal.voxels.any() or by_plane.setdefault(content, signal) is signal:
                 distinct.append(signal)
                 continue
             detail = "a copy of the signals of an instance under another SOP Instance UID (0008,0018)"

@@ -71,8 +71,8 @@ class WorklistFolder:
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 if reason != self._failed:
-                    told = f"{reason}: create the folder of [worklist], mount it, or let this user read it"
-                    log.error("worklist_folder_not_read", folder=str(self._folder), reason=told)
+                    detail = f"{reason}: create the folder of [worklist], mount it, or let this user read it"
+                    log.error("worklist_folder_not_read", folder=str(self._folder), reason=detail)
                 self._failed = reason
             self._scanned_at = monotonic()
 

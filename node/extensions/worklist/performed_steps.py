@@ -298,7 +298,7 @@ _ACTIONS = {N_CREATE_RQ: AuditAction.CREATE, N_GET_RQ: AuditAction.READ, N_SET_R
 
 
 def _note(operation: Operation, service: StepService, field: int, step: PerformedStep | None, status: int) -> None:
-    """Record in the audit log what a modality told of a step, or who read it (PS3.15 A.5.3.9)."""
+    """Record in the audit log what a modality reported of a step, or who read it (PS3.15 A.5.3.9)."""
     if service.audit is None:
         return
     origin = operation.origin

@@ -151,9 +151,9 @@ class ScheduledStepRepository(IndexRepository):
             connection.execute(delete(ScheduledStepRow).where(ScheduledStepRow.source == "file", named))
 
     @on_reader
-    def old_before(self, connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
+    def old_before(self, connection: Connection, now: dt.datetime, keep_time: dt.timedelta) -> dt.datetime | None:
         """See `node.index.nouns.retention.old_before`."""
-        return old_before(connection, now, kept)
+        return old_before(connection, now, keep_time)
 
     @on_writer
     def remove_old(self, connection: Connection, before: dt.date) -> int:

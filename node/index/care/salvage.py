@@ -33,7 +33,7 @@ from node.index.models.levels import OPEN_STATES, STORE, ImageRow
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 from node.index.nouns.levels import identity_of
-from node.index.nouns.received import DIGEST_MENDED
+from node.index.nouns.received import DIGEST_CORRECTED
 from node.index.work.payloads import PAYLOADS
 
 Row = dict[str, Any]
@@ -95,8 +95,8 @@ class SalvageRepository(IndexRepository):
                 set_about(connection, row["key"], row["value"])
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
-        kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
-        _insert(connection, old, "conflicts", kept)
+        chosen = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
+        _insert(connection, old, "conflicts", chosen)
         _note_left(old)
         backend_of(connection).number_after(connection, {})
 
@@ -212,8 +212,8 @@ def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
     rows = list(old.rows("patients", _names("patients")))
     targets = {row["merged_into"] for row in rows} - {None}
     targets |= {row["id"] for row in rows if row["patient_id"] and row["identity"] != identity_of(row, "")}
-    kept = [row for row in rows if row["id"] in targets and row["merged_into"] is None]
-    return kept + [row for row in rows if row["merged_into"] is not None]
+    chosen = [row for row in rows if row["id"] in targets and row["merged_into"] is None]
+    return chosen + [row for row in rows if row["merged_into"] is not None]
 
 
 def _read_images(connection: Connection, old: OldIndex) -> None:
@@ -277,10 +277,10 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
             connection.execute(damaged.values(sha256=row.sha256, file_missing=True))
             record_event(connection, "file-damaged", now, detail=f"{detail}: send the instance again", **uids)
         else:
-            mended = {"kind": DIGEST_MENDED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
+            corrected = {"kind": DIGEST_CORRECTED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
             detail += "; the file is believed"
-            connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **mended, **uids))
-            record_event(connection, "digest-mended", now, detail=detail, **uids)
+            connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **corrected, **uids))
+            record_event(connection, "digest-corrected", now, detail=detail, **uids)
 
 
 def _take_over_ids(connection: Connection) -> int:
@@ -466,9 +466,9 @@ def _numbers_of_now(connection: Connection, old: OldIndex, level: str) -> Mappin
     if level == "studies":
         return {before["id"]: now["id"] for before, now in pairs}
     known = {tuple(row) for row in _run(connection, "SELECT id, identity FROM patients")}
-    kept = {row["id"]: row["id"] for row in old.rows("patients", ("id", "identity")) if tuple(row.values()) in known}
+    chosen = {row["id"]: row["id"] for row in old.rows("patients", ("id", "identity")) if tuple(row.values()) in known}
     found = {before[name]: now[name] for before, now in pairs for name in names[1:] if before[name] and now[name]}
-    return {**kept, **found}
+    return {**chosen, **found}
 
 
 _UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")

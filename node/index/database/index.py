@@ -23,7 +23,7 @@ from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
-from node.index.engine.turn import Turn
+from node.index.engine.sharing import Sharing
 from node.index.engine.writer import IndexWriter, Rows, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.association_ends import AssociationRepository
@@ -94,7 +94,7 @@ class Index:
 
     Attributes
     ----------
-    turn : Turn
+    sharing : Sharing
         Of this host.
     now : callable () -> aware datetime
         The clock that all hosts of the index share.
@@ -141,9 +141,9 @@ class Index:
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self.large_counts = LargeCounts()
-        self.turn: Turn = backend_at(place).turn(place, self._watcher.whole)
-        self.now = self.turn.now
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn, place)
+        self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
+        self.now = self.sharing.now
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)
@@ -213,9 +213,9 @@ class Index:
         """
         if wait:
             self.ahead.require_caught_up()
-        settled = self.turn.settled() if following else None
+        watermarks = self.sharing.watermarks() if following else None
         with self._reader.connect() as connection:
-            yield ReadIndex(connection, settled)
+            yield ReadIndex(connection, watermarks)
 
     @contextmanager
     def searching(self) -> Iterator[ReadIndex]:

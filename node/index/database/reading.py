@@ -29,8 +29,8 @@ from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_there, schema_of, unreadable
 from node.index.engine.scope import Scope, current_scope, within
+from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
-from node.index.engine.turn import Settled
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
@@ -62,16 +62,16 @@ Added = TypeVar("Added")
 class ReadIndex(AboutViews):
     """A view of the index on one read-only connection. Not thread-safe.
 
-    `settled`: how far cursors may read; None: to the end. Read before the first query.
+    `watermarks`: how far cursors may read; None: to the end. Read before the first query.
     """
 
-    def __init__(self, connection: Connection, settled: Settled | None = None) -> None:
+    def __init__(self, connection: Connection, watermarks: Watermarks | None = None) -> None:
         self._connection = connection
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
         self.conflicts = ReadConflicts(connection)
         self.deletions = ReadDeletions(connection)
-        self.events = ReadEvents(connection, settled)
+        self.events = ReadEvents(connection, watermarks)
         self.exclusions = ReadExclusions(connection)
         self.exports = ReadExports(connection)
         self.facts = ReadFacts(connection)
@@ -206,7 +206,7 @@ class LargeCounts:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._levels, self._states, self._failures = _Kept(clock), _Kept(clock), _Kept(clock)
+        self._levels, self._states, self._failures = _Cached(clock), _Cached(clock), _Cached(clock)
 
     def levels(self, index: ReadIndex) -> Counted:
         """Return the numbers of patients, studies, series and instances."""
@@ -225,13 +225,13 @@ class LargeCounts:
         return self._failures.get(index.failures.count_by_reason)
 
 
-class _Kept:
+class _Cached:
     """Numbers that are kept for a while if they are large."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept = Counted({})
+        self._last = Counted({})
         self._until = clock()
 
     def get(self, count: Callable[[], Mapping[str, int]]) -> Counted:
@@ -240,11 +240,11 @@ class _Kept:
         with self._lock:
             began = self._clock()
             if began < self._until:
-                return self._kept
+                return self._last
             numbers = count()
             if sum(numbers.values()) > LARGE_ROWS:
                 ended = self._clock()
-                self._kept = Counted(numbers, dt.datetime.now(dt.UTC))
+                self._last = Counted(numbers, dt.datetime.now(dt.UTC))
                 self._until = ended + max(KEPT_SECONDS, KEPT_FACTOR * (ended - began))
-                return self._kept
+                return self._last
             return Counted(numbers)

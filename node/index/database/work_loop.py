@@ -23,7 +23,7 @@ import structlog
 
 from node.background import BackgroundService
 from node.errors import VoxelnodeError
-from node.index.work.deliveries import Batch, turn_of
+from node.index.work.deliveries import Batch, lease_of
 from node.index.work.ledger import Decision, Lane, Postponed, Work, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Kind
@@ -48,7 +48,7 @@ RETRY_SECONDS = 5.0
 CANCEL_SECONDS = 5.0
 """Longest wait for a cancelled attempt to end. An unanswered DNS lookup may take longer."""
 
-SETTLE_SECONDS = 1.0
+RECORD_SECONDS = 1.0
 """Longest delay before outcomes of messages are recorded. After a crash, those of this period are delivered twice."""
 
 FOLLOW_SECONDS = 0.25
@@ -60,20 +60,20 @@ class IndexFollower(BackgroundService):
 
     A step that commits wakes its own service again. It must therefore commit only if it had something to do.
 
-    `within` (seconds): longest delay from a commit to the next step. `turn`: the work that only one host does at a
-    time, if several share the index; None: all of them do it.
+    `within` (seconds): longest delay from a commit to the next step. `lease`: the lease that a host needs for
+    the work, if several share the index; None: every host does it.
     """
 
-    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, turn: str | None = None) -> None:
+    def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
         super().__init__(name)
-        self._index, self._within, self.turn = index, within, turn
+        self._index, self._within, self.lease = index, within, lease
 
     def start(self) -> None:
         self._index.commit_listeners.append(self._follow)
         super().start()
 
     def _is_ours(self) -> bool:
-        return self.turn is None or self._index.turn.has(self.turn)
+        return self.lease is None or self._index.sharing.has(self.lease)
 
     def _close(self) -> None:
         self._index.commit_listeners.remove(self._follow)
@@ -93,16 +93,16 @@ class WorkLoop(IndexFollower):
     ----------
     name : str
         Of its thread.
-    turn : str or None
-        The work that one host does at a time; None: each host does it.
+    lease : str or None
+        The lease that a host needs for the work; None: every host does it.
     within : float, seconds
         Longest delay from a commit to the next step.
     """
 
     def __init__(
-        self, name: str, index: Index, now: Callable[[], dt.datetime], turn: str | None, within: float = FOLLOW_SECONDS
+        self, name: str, index: Index, now: Callable[[], dt.datetime], lease: str | None, within: float = FOLLOW_SECONDS
     ) -> None:
-        super().__init__(name, index, within, turn)
+        super().__init__(name, index, within, lease)
         self._now = now
 
     def step(self) -> float | None:
@@ -159,7 +159,7 @@ class RequestLoop(WorkLoop):
         lanes: int = MAX_LANES,
         host: str | None = None,
     ) -> None:
-        super().__init__(name, index, now, turn=name if host is None else None)
+        super().__init__(name, index, now, lease=name if host is None else None)
         self._steps, self._looked_at = steps, now()
         self._lanes, self._destination = lanes, host or ""
         self._lock = threading.Lock()
@@ -260,7 +260,7 @@ class MessageLoop(WorkLoop):
         now: Callable[[], dt.datetime],
         within: float = FOLLOW_SECONDS,
     ) -> None:
-        super().__init__(name, index, now, turn_of(lane), within)
+        super().__init__(name, index, now, lease_of(lane), within)
         self.lane, self.events = lane, events
         self._cancelled = threading.Event()
 
@@ -280,7 +280,7 @@ class MessageLoop(WorkLoop):
                     self._take(pending, outcomes, is_new=False)
             for pending in batch.new:
                 self._take(pending, outcomes, is_new=True)
-        self._settle(outcomes)
+        self._record_outcomes(outcomes)
         return bool(batch.again or batch.new or batch.known)
 
     def _next_due_at(self) -> dt.datetime | None:
@@ -309,19 +309,19 @@ class MessageLoop(WorkLoop):
             outcomes.attempts.append(attempt)
         if is_new:
             outcomes.taken.append(pending)
-        if monotonic() >= outcomes.settle_at:
-            self._settle(outcomes)
+        if monotonic() >= outcomes.record_at:
+            self._record_outcomes(outcomes)
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
         """Return whether the outcome of the first attempt of a message needs no row."""
         return attempt.outcome == "dropped"
 
-    def _settle(self, outcomes: Outcomes) -> None:
-        """Record outcomes, and what the subscriber is owed no more."""
+    def _record_outcomes(self, outcomes: Outcomes) -> None:
+        """Record outcomes, and remove from the outbox what they cover."""
         if outcomes.attempts or outcomes.taken:
-            self._index.deliveries.settle(self.lane, outcomes.attempts, outcomes.taken, self._now())
+            self._index.deliveries.record(self.lane, outcomes.attempts, outcomes.taken, self._now())
             outcomes.attempts, outcomes.taken = [], []
-        outcomes.settle_at = monotonic() + SETTLE_SECONDS
+        outcomes.record_at = monotonic() + RECORD_SECONDS
 
 
 def stop_loops(loops: Sequence[MessageLoop], seconds: float) -> None:
@@ -342,7 +342,7 @@ class Outcomes:
 
     def __init__(self, batch: Batch) -> None:
         self.attempts: list[Attempt] = []
-        self.taken = list(batch.known)  # what the subscriber is owed no more
+        self.taken = list(batch.known)  # to be removed from the outbox
         self.held = batch.held
         self.failed: set[str] = set()  # studies with a message that failed in this step
-        self.settle_at = monotonic() + SETTLE_SECONDS
+        self.record_at = monotonic() + RECORD_SECONDS

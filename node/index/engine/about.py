@@ -39,7 +39,7 @@ class AboutRepository(IndexRepository):
         set_about(connection, key, value)
 
     @on_writer
-    def settle(self, connection: Connection, key: str, value: str) -> str:
+    def set_once(self, connection: Connection, key: str, value: str) -> str:
         """Store a fact unless another host has done so before, and return what is stored."""
         absent = _INSERT.values(key=key, value=value)
         is_empty = AboutRow.value == ""

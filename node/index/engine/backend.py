@@ -61,7 +61,7 @@ def column(name: str, there: set[str]) -> str:
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Engine
 
-    from node.index.engine.turn import Turn
+    from node.index.engine.sharing import Sharing
 
 REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
@@ -218,9 +218,9 @@ class Backend(Protocol):
         """Make the table and the triggers of `node.index.engine.grams`, in a migration."""
 
     def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Prepare tables for `Turn.settled`, in a migration."""
+        """Prepare tables for `Sharing.watermarks`, in a migration."""
 
-    def turn(self, place: Any, reader: Engine) -> Turn:
+    def sharing(self, place: Any, reader: Engine) -> Sharing:
         """Return what this process may do among those that write to the index, which reads with an engine."""
 
     def moment(self, connection: Connection) -> dt.datetime:
@@ -261,7 +261,7 @@ class ServerBackend(Backend, Protocol):
         """Return a cursor of a connection of the driver whose rows have the values that SQLite gives them."""
 
     def next_number(self, table: str) -> str:
-        """Return the SQL for the id of a new row of a table of `node.index.engine.turn.FOLLOWED`."""
+        """Return the SQL for the id of a new row of a table of `node.index.engine.sharing.FOLLOWED`."""
 
 
 SQLITE, SERVER = "sqlite", "postgresql"
@@ -297,7 +297,7 @@ def backend_of(connection: Connection) -> Backend:
 def reason_of(error: BaseException, *, coded: bool = False) -> str:
     """Return the reason that a database gives for an error, for a person; `coded`: with SQLite's name of it.
 
-    PostgreSQL's reason may quote rows; its code does not, and is all that is told.
+    PostgreSQL's reason may quote rows; its code does not; only the code is reported.
     """
     cause = getattr(error, "orig", None) or error
     code, name = getattr(cause, "sqlstate", None), getattr(cause, "sqlite_errorname", None)

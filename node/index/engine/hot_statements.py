@@ -132,8 +132,8 @@ class PreparedRows:
     """A SELECT compiled once, whose rows are read in one step.
 
     The driver gives up the interpreter's lock for each step and waits for it afterwards. While other threads compute,
-    each of these waits takes up to a turn of theirs, and delays them as well. One step therefore returns all rows, as a
-    JSON array.
+    each of these waits takes up to one of their time slices, and delays them as well. One step therefore returns all
+    rows, as a JSON array.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:

@@ -271,7 +271,7 @@ def unreadable(place: Place, error: Exception) -> IndexUnusable:
 
 
 def require_sound(place: Place) -> None:
-    """Return if a database is whole after a crash, as far as can be told in seconds.
+    """Return if a database is whole after a crash, as far as a few seconds allow.
 
     Raises IndexUnusable if it is damaged.
     """
@@ -296,7 +296,7 @@ def backup(place: Place, target: Path) -> int:
 
 
 def mistakes_of(place: Place) -> list[str]:
-    """Return what is wrong with a configured place as sentences, as far as can be told without a connection."""
+    """Return what is wrong with a configured place as sentences, as far as it shows without a connection."""
     return backend_at(place).mistakes(place)
 
 

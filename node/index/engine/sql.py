@@ -282,9 +282,9 @@ def partial_index(name: str, columns: str | tuple[str, ...], condition: str) -> 
 def in_partial_index(column: Any, index: Index) -> ColumnElement[bool]:
     """Return the condition that a column has a value which a `partial_index` has in its first column.
 
-    SQLite is told to read the index: without statistics, it takes reading the whole table for quicker. The index is of
-    the table, also where a caller sees a part of that (`node.index.engine.narrowed`): the condition must be on a column
-    that says which of the rows they are, or stand beside one of what they see.
+    SQLite is forced to read the index: without statistics, it takes reading the whole table for quicker. The index is
+    of the table, also where a caller sees a part of that (`node.index.engine.narrowed`): the condition must be on a
+    column that says which of the rows they are, or stand beside one of what they see.
     """
     table = index.table
     assert table is not None

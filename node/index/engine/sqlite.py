@@ -17,8 +17,8 @@ from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
 from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
+from node.index.engine.sharing import OneHost
 from node.index.engine.sqlite_file import KEPT_WAL_BYTES, connect, damage, missing
-from node.index.engine.turn import OneHost
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
 
@@ -190,7 +190,7 @@ _GRAMS = (
 
 
 def make_grams(connection: Connection) -> None:
-    """FTS5 has no texts of its own: of what it is to forget, it is told the grams again."""
+    """FTS5 stores no texts: to delete a row, it needs the grams of that row again."""
 
     def noted(patient: str, study: str, source: str, *, deleted: bool = False) -> str:
         columns, kind = (f"{NAME}, rowid", "'delete', ") if deleted else ("rowid", "")
@@ -220,7 +220,7 @@ def make_grams(connection: Connection) -> None:
         connection.exec_driver_sql(f"CREATE TRIGGER {NAME}_{name} AFTER {change} BEGIN {statements} END")
 
 
-def turn(path: Path, reader: Engine) -> OneHost:
+def sharing(path: Path, reader: Engine) -> OneHost:
     return OneHost()
 
 

@@ -44,7 +44,7 @@ from node.errors import OutOfResources
 from node.index.engine.backend import Failure, IndexUnusable, Place, WriterServer, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.scope import OutOfScope, current_scope
-from node.index.engine.turn import OneHost, Turn
+from node.index.engine.sharing import OneHost, Sharing
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -88,7 +88,7 @@ class IndexWriter:
     Work may be run several times, of which all but the last were undone.
 
     `on_disk_error`: called once, with the reason, when the disk of the database fails. Nothing is written after that:
-    after a failed sync a later success would prove nothing. `turn`: for the repositories that write through it.
+    after a failed sync a later success would prove nothing. `sharing`: for the repositories that write through it.
     `place`: where the index is, for who finds it locked.
     """
 
@@ -97,10 +97,10 @@ class IndexWriter:
         engine: Engine,
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
-        turn: Turn = _ONE_HOST,
+        sharing: Sharing = _ONE_HOST,
         place: Place | None = None,
     ) -> None:
-        self.turn, self._place = turn, place
+        self.sharing, self._place = sharing, place
         self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
@@ -165,7 +165,7 @@ class IndexWriter:
         """Return whether a commit since the last call has noted something; always, if other hosts commit as well."""
         is_noted = what in self._noted
         self._noted.discard(what)
-        return is_noted or self.turn.host is not None
+        return is_noted or self.sharing.host is not None
 
     def give_up(self, reason: str) -> None:
         """Commit nothing more; the commit under way, which somebody has to interrupt, counts as failed."""
@@ -221,7 +221,7 @@ class IndexWriter:
 
     def _transactions(self, batch: list[_Work]) -> Iterator[list[_Work]]:
         """Yield the work of a batch, in its order, by transaction."""
-        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.turn.host is not None):
+        for is_apart, some in groupby(batch, lambda work: work.takes_many_locks and self.sharing.host is not None):
             together = list(some)
             yield from ([work] for work in together) if is_apart else [together]
 
@@ -322,7 +322,7 @@ class IndexRepository:
     """
 
     def __init__(self, writer: IndexWriter, reader: Readers) -> None:
-        self._writer, self._reader, self._turn = writer, reader, writer.turn
+        self._writer, self._reader, self._sharing = writer, reader, writer.sharing
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -41,7 +41,7 @@ class HostRow(Base):
     roles: Mapped[list[str]] = mapped_column(JSON)
     version: Mapped[str] = mapped_column(String(32))  # of voxelnode
     subscribers: Mapped[list[str]] = mapped_column(JSON)  # in its configuration, as in `hooks`
-    is_behind: Mapped[bool] = mapped_column(default=False, server_default=false())  # has acknowledged more than it told
+    is_behind: Mapped[bool] = mapped_column(default=False, server_default=false())  # of what it acknowledged
     not_ready: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # why, by role
     started_at: Mapped[dt.datetime] = mapped_column(Utc)
     seen_at: Mapped[dt.datetime] = mapped_column(Utc)

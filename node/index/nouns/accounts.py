@@ -345,8 +345,8 @@ class AccountRepository(IndexRepository):
         connection.execute(insert(WebSessionRow).values(row))
         waits = WebSessionRow.has_factor
         alike = WebSessionRow.account_id == account_id, waits.is_(False) if has_factor is False else waits.is_not(False)
-        kept = select(WebSessionRow.id).where(*alike).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
-        connection.execute(delete(WebSessionRow).where(*alike, WebSessionRow.id.not_in(kept)))
+        newest = select(WebSessionRow.id).where(*alike).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
+        connection.execute(delete(WebSessionRow).where(*alike, WebSessionRow.id.not_in(newest)))
 
     @on_writer
     def begin_factor(self, connection: Connection, account_id: int, secret: str) -> None:

@@ -100,7 +100,7 @@ class AssociationRepository(IndexRepository):
 
     @property
     def _host(self) -> str:
-        return self._turn.host or ""
+        return self._sharing.host or ""
 
 
 def _left(host: str) -> Any:

@@ -23,18 +23,18 @@ class AuditLineRepository(IndexRepository):
     @on_reader
     def last(self, connection: Connection) -> bytes:
         """Return the line that was copied last, with its line end; empty if there is none."""
-        query = select(AuditLineRow.line).where(AuditLineRow.host == self._turn.host)
+        query = select(AuditLineRow.line).where(AuditLineRow.host == self._sharing.host)
         line = connection.execute(query.order_by(AuditLineRow.number.desc()).limit(1)).scalar()
         return b"" if line is None else f"{line}\n".encode()
 
     @on_writer
     def add(self, connection: Connection, lines: Sequence[bytes], now: dt.datetime) -> None:
         """Add lines behind the last one."""
-        query = select(func.max(AuditLineRow.number)).where(AuditLineRow.host == self._turn.host)
+        query = select(func.max(AuditLineRow.number)).where(AuditLineRow.host == self._sharing.host)
         first = (connection.execute(query).scalar() or 0) + 1
         texts = [line.decode(errors="backslashreplace").removesuffix("\n") for line in lines]
         rows = [
-            {"host": self._turn.host, "number": number, "at": _moment(line) or now, "line": line}
+            {"host": self._sharing.host, "number": number, "at": _moment(line) or now, "line": line}
             for number, line in enumerate(texts, start=first)
         ]
         connection.execute(insert(AuditLineRow), rows)

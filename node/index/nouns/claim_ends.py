@@ -45,7 +45,7 @@ class ClaimEnds(IndexRepository):
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
-        insert_conversion(connection, series, outcome, self._turn.holder, now)
+        insert_conversion(connection, series, outcome, self._sharing.holder, now)
         completeness, row = outcome.completeness, row_of(connection, series.id)
         if completeness is not None and row.state not in OPEN_STATES:
             completeness = verdict_now(connection, row, now)  # with what was heard meanwhile

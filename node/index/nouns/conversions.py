@@ -89,7 +89,7 @@ class ConversionRepository(IndexRepository):
         Files that another host is about to move to the object store wait until they are there.
         """
         row = RevisionFileRow
-        elsewhere = row.spool_host.is_not(None), row.spool_host.is_distinct_from(self._turn.holder)
+        elsewhere = row.spool_host.is_not(None), row.spool_host.is_distinct_from(self._sharing.holder)
         is_elsewhere = select(row.id).where(row.conversion_id == ConversionRow.id, *elsewhere).exists()
         query: Select[*tuple[Any, ...]] = (
             select(
@@ -112,18 +112,18 @@ class ConversionRepository(IndexRepository):
         """Note that sidecars are about to be written again: no digest holds, and only this host has them."""
         row = RevisionFileRow
         in_store = row.place.is_not(None)
-        values = {"sha256": "", "place": case((in_store, SPOOL)), "spool_host": case((in_store, self._turn.holder))}
+        values = {"sha256": "", "place": case((in_store, SPOOL)), "spool_host": case((in_store, self._sharing.holder))}
         connection.execute(update(row).where(row.conversion_id == owed.conversion_id, row.key.in_(keys)).values(values))
 
     @on_writer
-    def settle_sidecars(self, connection: Connection, owed: OwedSidecars, files: Sequence[RevisionFile]) -> None:
+    def end_sidecars(self, connection: Connection, owed: OwedSidecars, files: Sequence[RevisionFile]) -> None:
         """Note that sidecars were written, and owe them again if the verdict has changed meanwhile."""
         for file in files:
             begun = RevisionFileRow.key == file.key, RevisionFileRow.sha256 == ""
             connection.execute(update(RevisionFileRow).where(*begun).values(bytes=file.bytes, sha256=file.sha256))
         number = ConversionRow.owes_sidecars
-        told = update(ConversionRow).where(ConversionRow.id == owed.conversion_id, ConversionRow.superseded.is_(False))
-        connection.execute(told.values(owes_sidecars=case((number == owed.number, 0), else_=number + 1)))
+        owing = update(ConversionRow).where(ConversionRow.id == owed.conversion_id, ConversionRow.superseded.is_(False))
+        connection.execute(owing.values(owes_sidecars=case((number == owed.number, 0), else_=number + 1)))
 
     @on_writer
     def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
@@ -164,9 +164,9 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     columns = select(VolumeRow.path, VolumeRow.bytes, VolumeRow.shape).where(VolumeRow.conversion_id == row.id)
     volumes = connection.execute(columns).all()
     columns_of_all = select(RevisionFileRow.key, RevisionFileRow.bytes, RevisionFileRow.place)
-    kept = connection.execute(columns_of_all.where(RevisionFileRow.conversion_id == row.id)).all()
-    stored = {file.key for file in kept if file.place == STORE}
-    sizes = {file.path: file.bytes for file in volumes} | {file.key: file.bytes for file in kept}
+    listed = connection.execute(columns_of_all.where(RevisionFileRow.conversion_id == row.id)).all()
+    stored = {file.key for file in listed if file.place == STORE}
+    sizes = {file.path: file.bytes for file in volumes} | {file.key: file.bytes for file in listed}
     local = tuple((path, size) for path, size in sizes.items() if path not in stored)
     is_lost = (
         VolumeSourceRow.conversion_id == row.id,
@@ -268,12 +268,12 @@ def _insert_details(
         {"conversion_id": conversion_id, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
         for uid, frames, reason, detail in outcome.exclusions
     ]
-    kept = [
+    listed = [
         {"conversion_id": conversion_id, "place": SPOOL, "spool_host": holder}
         | {name: getattr(file, name) for name in ("key", "bytes", "sha256")}
-        for file in outcome.kept
+        for file in outcome.revision_files
     ]
-    tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, kept)
+    tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, listed)
     for table, rows in tables:
         if rows:
             connection.execute(insert(table), rows)

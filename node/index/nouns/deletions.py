@@ -203,7 +203,7 @@ class DeletionRepository(IndexRepository):
 
     def deleted_by_others(self, keys: Collection[str]) -> set[str]:
         """Return those of `keys` that another host may have deleted, which could not remove them from this disk."""
-        return set() if self._turn.holder is None else self.deleted_among(keys)
+        return set() if self._sharing.holder is None else self.deleted_among(keys)
 
     @on_writer
     def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:

@@ -20,7 +20,7 @@ class First:
     Attributes
     ----------
     holder : str or None
-        The only host that has its file; see `node.index.engine.turn`.
+        The only host that has its file; see `node.index.engine.sharing`.
     is_pending : bool
         Its row is yet to be inserted: it is of the same batch.
     is_of_series : bool

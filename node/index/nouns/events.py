@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from sqlalchemy import Connection, func, insert, select
 
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.turn import Settled, is_settled
+from node.index.engine.sharing import Watermarks, is_below
 from node.index.models.history import EventRow
 from node.index.nouns.converted import SeriesKey
 from node.index.work.outbox import owe_event
@@ -36,7 +36,7 @@ EventKind = Literal[
     "file-missing",  # fsck found a row without its file
     "file-damaged",  # a file is not as it was received: the instance must be sent again
     "file-found",  # a missing file is back, or a damaged one is whole again
-    "digest-mended",  # fsck or a rebuild believed a whole file against the digest of its row
+    "digest-corrected",  # fsck or a rebuild believed a whole file against the digest of its row
     "file-restored",  # an instance came again, and took the place of its file, which was not whole
     "instances-lost",  # instances of a series were acknowledged and are not here
     "lost-written-off",  # a person has written lost instances of a series off
@@ -103,9 +103,9 @@ def _record(connection: Connection, values: Mapping[str, Any]) -> None:
 class ReadEvents(PagedRepository):
     """Rows of ``events`` and ``v_events``; see `node.index.database.reading.ReadIndex`."""
 
-    def __init__(self, connection: Connection, settled: Settled | None) -> None:
+    def __init__(self, connection: Connection, watermarks: Watermarks | None) -> None:
         super().__init__(connection)
-        self._is_settled = is_settled(settled, EventRow.id)
+        self._is_below = is_below(watermarks, EventRow.id)
 
     listing = select(EventRow.__table__)
     filters = (EventRow.kind, EventRow.series_instance_uid)
@@ -113,7 +113,7 @@ class ReadEvents(PagedRepository):
     def since(self, id: int, limit: int) -> list[Row]:
         """Return at most `limit` events after the event `id`, oldest first."""
         rows = self._connection.execute(
-            self.listing.where(EventRow.id > id, self._is_settled).order_by(EventRow.id).limit(limit)
+            self.listing.where(EventRow.id > id, self._is_below).order_by(EventRow.id).limit(limit)
         )
         return [dict(row) for row in rows.mappings()]
 
@@ -123,7 +123,7 @@ class ReadEvents(PagedRepository):
 
     def newest(self) -> int:
         """Return the id of the newest event, or 0 if there are no events."""
-        return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_settled)).scalar() or 0)
+        return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_below)).scalar() or 0)
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
         """Return the last events of a series, newest first."""

@@ -42,12 +42,12 @@ from node.index.nouns.instance_files import (
 )
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
-from node.index.nouns.received import DIGEST_MENDED, add_instances
+from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
-from node.index.work.messages import begin_mended
+from node.index.work.messages import begin_repaired
 
 _FIND_HELD = PreparedStatement(
     select(*columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)).where(
@@ -107,26 +107,26 @@ class InstanceRepository(IndexRepository):
         self._note_received()
 
         def write(connection: Connection) -> list[Indexed]:
-            host, is_acknowledged = self._turn.host or "", applied is not None
-            kept = add_instances(
-                connection, batch, flaws, self._turn.holder, host=host, are_acknowledged=is_acknowledged
+            host, is_acknowledged = self._sharing.host or "", applied is not None
+            indexed = add_instances(
+                connection, batch, flaws, self._sharing.holder, host=host, are_acknowledged=is_acknowledged
             )
             for end in ends:
                 end_association(connection, end, host)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")
-            return kept
+            return indexed
 
         try:
-            kept = self._writer.run(write, durable=applied is None, takes_many_locks=True)
+            indexed = self._writer.run(write, durable=applied is None, takes_many_locks=True)
         except (SQLAlchemyError, self._writer.database.Error, ValueError, TypeError, OverflowError) as error:
             if Failure.ROWS not in self._writer.database.failure(error):
                 raise  # no room, or the disk, or the server
             cause = getattr(error, "orig", error)
             raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
         reached("rows-committed")
-        return kept
+        return indexed
 
     @on_writer
     def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition, now: dt.datetime) -> None:
@@ -190,7 +190,7 @@ class InstanceRepository(IndexRepository):
         return connection.execute(select(ConflictRow.id).where(ConflictRow.key == key).limit(1)).first() is not None
 
     @on_writer
-    def mend_digest(self, connection: Connection, key: str, sha256: str, now: dt.datetime) -> None:
+    def correct_digest(self, connection: Connection, key: str, sha256: str, now: dt.datetime) -> None:
         """Give a row the digest of its file, which is whole.
 
         The digest that it had is kept: if an instance with it comes, it was the file that was wrong.
@@ -198,8 +198,8 @@ class InstanceRepository(IndexRepository):
         row = connection.execute(_row_of(key)).one()
         detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
-        record_event(connection, "digest-mended", now, detail=detail, **_uids(row))
-        _insert_conflict(connection, DIGEST_MENDED, row, detail, now, sha256=row.sha256)
+        record_event(connection, "digest-corrected", now, detail=detail, **_uids(row))
+        _insert_conflict(connection, DIGEST_CORRECTED, row, detail, now, sha256=row.sha256)
 
     @on_writer
     def set_aside_damaged(
@@ -210,7 +210,7 @@ class InstanceRepository(IndexRepository):
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
-        aside = {"key": quarantine_key, "host": self._turn.holder}
+        aside = {"key": quarantine_key, "host": self._sharing.holder}
         _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, **aside)
 
     @on_writer
@@ -256,7 +256,7 @@ class InstanceRepository(IndexRepository):
         detail = "found in quarantine; the index did not know why it is there"
         file = found.file
         record_conflict(
-            connection, "instance-quarantined", found, detail, file.key, file.sha256, holder=self._turn.holder
+            connection, "instance-quarantined", found, detail, file.key, file.sha256, holder=self._sharing.holder
         )
 
     named_keys = reads(named_keys)
@@ -269,7 +269,7 @@ class InstanceRepository(IndexRepository):
 
         A crash between the commit and the move leaves such a file where it was received.
         """
-        return loser_keys(connection, self._turn.holder if here else None)
+        return loser_keys(connection, self._sharing.holder if here else None)
 
     @on_writer
     def mark_files(
@@ -299,7 +299,7 @@ class InstanceRepository(IndexRepository):
             reopen_damaged(connection, [row.id for row in rows], now)
             for row in rows:
                 uids = row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid
-                begin_mended(connection, *uids, now)
+                begin_repaired(connection, *uids, now)
         return len(rows)
 
 

@@ -292,7 +292,7 @@ def record_conflict(
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
 
-    `holder` is the only host that has this file; see `node.index.engine.turn`. `uids_of_file`: its study and series, if
+    `holder` is the only host that has this file; see `Sharing`. `uids_of_file`: its study and series, if
     the received instance is of others.
 
     `decided_by` is given if there is nothing left to decide: the received instance was accepted.

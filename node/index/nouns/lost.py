@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import join
 
-from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
+from node.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.completeness import lost_instances
 from node.errors import UsageError
 from node.index.engine.about import about, set_about
@@ -93,13 +93,13 @@ def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[Colum
 
 
 def absent(
-    connection: Connection, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})
+    connection: Connection, instances: Sequence[Acknowledged], written_off: WriteOffs = MappingProxyType({})
 ) -> list[int]:
     """Return which of some acknowledged versions are nowhere and were not deleted since, by their places in the list.
 
     A version is here if its UID and its digest are those of a row, or of a file that a conflict names. A deletion
     counts from the moment of its order: what was received later is not covered by it. One that the ledger has
-    (`settled`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
+    (`written_off`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
     applied after it is still owed.
     """
     places = list(range(len(instances)))
@@ -118,8 +118,8 @@ def absent(
     tombstones = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
     rows = connection.execute(tombstones.where(looked_up_in(of.uid, list(uids))))
     for level, uid, paths, ordered_at, is_in_trash in rows:
-        told = settled.get((level, uid), NOT_SETTLED).ordered_at
-        if told is not None and ordered_at <= dt.datetime.fromisoformat(told):
+        noted_at = written_off.get((level, uid), NOT_WRITTEN_OFF).ordered_at
+        if noted_at is not None and ordered_at <= dt.datetime.fromisoformat(noted_at):
             continue
         if is_in_trash or removes_instances(paths):
             deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
@@ -137,7 +137,7 @@ class LostRepository(IndexRepository):
     absent = reads(absent)
 
     @on_reader
-    def first_kept(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
+    def first_with_row(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
         """Return the place of the first of some acknowledged instances that has the row of this very receipt."""
         known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
         rows = connection.execute(select(ImageRow.sop_instance_uid, ImageRow.received_at).where(known)).all()
@@ -187,13 +187,13 @@ class LostRepository(IndexRepository):
         connection: Connection,
         instances: Sequence[Acknowledged],
         now: dt.datetime,
-        settled: Settlements = MappingProxyType({}),
+        written_off: WriteOffs = MappingProxyType({}),
     ) -> int:
         """Note instances as lost, unless they came meanwhile; return for how many this is news.
 
-        The verdict of a closed series becomes incomplete; its volumes stay. `settled`: see `absent`.
+        The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
         """
-        lost = [instances[place] for place in absent(connection, instances, settled)]
+        lost = [instances[place] for place in absent(connection, instances, written_off)]
         news: Counter[tuple[str, str]] = Counter()
         for one in lost:
             values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}

@@ -73,7 +73,7 @@ class ObjectRepository(IndexRepository):
     @on_writer
     def record_spooled(self, connection: Connection, keys: Sequence[str]) -> None:
         """Note that files are to be moved to the store again: it lacks their objects, or has other bytes."""
-        spooled = {"place": SPOOL, "spool_host": self._turn.holder}
+        spooled = {"place": SPOOL, "spool_host": self._sharing.holder}
         connection.execute(update(ImageRow).where(ImageRow.key.in_(keys)).values(spooled))
         connection.execute(update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(spooled))
 

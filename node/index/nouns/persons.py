@@ -97,9 +97,9 @@ class PersonRepository(IndexRepository):
         named = {"named_patient_id": _NAMED, "patient_id": target}
         connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
         _record(connection, "patient-merged", moved.studies, f"patient #{source} is now #{target}", now)
-        settled = [number for number, is_settled in _conflicts(connection, (target,), None) if is_settled]
+        resolved = [number for number, is_resolved in _conflicts(connection, (target,), None) if is_resolved]
         decision = {"decision": "merged", "decided_at": now, "decided_by": who}
-        connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, settled)).values(decision))
+        connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
         return moved
 
     @on_reader
@@ -147,7 +147,7 @@ class PersonRepository(IndexRepository):
         _record(connection, "patient-separated", moved.studies, detail, now)
         if former is not None:
             found = _conflicts(connection, (patient, former), "merged")
-            open_again = [number for number, is_settled in found if not is_settled]
+            open_again = [number for number, is_resolved in found if not is_resolved]
             connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
             delete_empty_patient(connection, patient)
             delete_empty_patient(connection, former)
@@ -354,8 +354,8 @@ def _conflicts(connection: Connection, patients: Collection[int], decision: str 
         )
     )
     rows = connection.execute(query).all()
-    settled = {}
+    resolved = {}
     for identity in {row.identity for row in rows}:
         groups = select(func.count(_GROUP.distinct())).where(PatientRow.identity == identity)
-        settled[identity] = connection.scalar(groups) == 1
-    return [(row.id, settled[row.identity]) for row in rows]
+        resolved[identity] = connection.scalar(groups) == 1
+    return [(row.id, resolved[row.identity]) for row in rows]

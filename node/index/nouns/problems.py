@@ -196,7 +196,7 @@ class ReadFailures(PagedRepository, FailureViews):
     ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
     filters = (FailureRow.reason, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
 
-    def beyond_mending(self, limit: int, skip: int) -> list[Row]:
+    def beyond_repair(self, limit: int, skip: int) -> list[Row]:
         """Return the failures of images about which nobody can do anything, with series and patient, newest first."""
         reasons = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING if reason != "not-an-image")
         return self._rows(

@@ -34,10 +34,10 @@ from node.index.nouns.levels import (
 from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
-from node.index.work.messages import begin_mended
+from node.index.work.messages import begin_repaired
 from node.index.work.outbox import owe_images
 
-DIGEST_MENDED = "digest-mended"
+DIGEST_CORRECTED = "digest-corrected"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
 
 _NO_FLAWS: Mapping[str, Flaw] = {}
@@ -63,10 +63,10 @@ _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.key.is_not(None),
     or_(ConflictRow.host.is_(None), ConflictRow.host == bindparam("host")),
 )
-_FIND_MENDED = select(ConflictRow.id).where(
+_FIND_CORRECTED = select(ConflictRow.id).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
-    ConflictRow.kind == DIGEST_MENDED,
+    ConflictRow.kind == DIGEST_CORRECTED,
 )
 _INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], order_by="sop_instance_uid")
 
@@ -91,7 +91,7 @@ def add_instances(
         The kept files under the UIDs of the batch that were just found not to be whole, by key; None: most instances
         are new, and nothing was compared yet.
     holder : str or None
-        The host that alone has the files; see `node.index.engine.turn`.
+        The host that alone has the files; see `node.index.engine.sharing`.
     host : str
         The host that has received them, if several share the index.
     are_acknowledged : bool
@@ -126,13 +126,13 @@ def add_instances(
     """
     places = hold_new_places(connection, batch)
     _forget_losers(connection, flaws or _NO_FLAWS)
-    kept: list[Indexed] = []
+    indexed: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            kept += _Batch(connection, together, flaws, places, holder, host, are_acknowledged).add()
-    return kept
+            indexed += _Batch(connection, together, flaws, places, holder, host, are_acknowledged).add()
+    return indexed
 
 
 class _Batch:
@@ -159,22 +159,22 @@ class _Batch:
 
     def add(self) -> list[Indexed]:
         """Write the rows of all instances; return what became of each."""
-        kept = [self._taken(received) for received in self._batch]
+        indexed = [self._taken(received) for received in self._batch]
         if self._images:
             self._insert_images()
         write_documents(self._connection, self._current)
         record_growth(self._connection, self._seen, self._host)
         if any_lost(self._connection):
-            return [self._found_again(received, one) for received, one in zip(self._batch, kept, strict=True)]
-        return kept
+            return [self._found_again(received, one) for received, one in zip(self._batch, indexed, strict=True)]
+        return indexed
 
-    def _found_again(self, received: Received, kept: Indexed) -> Indexed:
+    def _found_again(self, received: Received, indexed: Indexed) -> Indexed:
         """Let a received version be lost no more; with one that became current, no other version of its UID is."""
         uid, file = received.attributes.sop_instance_uid, received.file
-        is_current = uid in self._current and kept.outcome in (Outcome.STORED, Outcome.REPLACED)
+        is_current = uid in self._current and indexed.outcome in (Outcome.STORED, Outcome.REPLACED)
         for_all = is_current and self._are_acknowledged
         others = found_again(self._connection, uid, file.sha256, file.received_at, for_all=for_all)
-        return replace(kept, superseded=(*kept.superseded, *others)) if others else kept
+        return replace(indexed, superseded=(*indexed.superseded, *others)) if others else indexed
 
     def _insert_images(self) -> None:
         taken = _INSERT_IMAGES.execute(self._connection, list(self._images.values()))
@@ -216,8 +216,8 @@ class _Batch:
         series = find_series(self._connection, received)
         if series is None or series[0] != first.series_id:
             return first
-        mended = self._connection.execute(_FIND_MENDED, {"uid": uid, "sha256": received.file.sha256}).first()
-        return replace(first, is_of_series=True, had_digest=mended is not None)
+        corrected = self._connection.execute(_FIND_CORRECTED, {"uid": uid, "sha256": received.file.sha256}).first()
+        return replace(first, is_of_series=True, had_digest=corrected is not None)
 
     def _insert(self, received: Received) -> Indexed:
         series_id = self._series_id(received)
@@ -240,7 +240,7 @@ class _Batch:
         )
         record_received_event(self._connection, "file-restored", received, detail)
         of = received.attributes
-        begin_mended(
+        begin_repaired(
             self._connection,
             of.study_instance_uid,
             of.series_instance_uid,

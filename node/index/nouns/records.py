@@ -295,7 +295,7 @@ class SeriesOutcome:
     input_sha256: str | None = None
     error: str | None = None
     references: Sequence[tuple[SeriesKey, int]] = ()
-    kept: Sequence[RevisionFile] = ()
+    revision_files: Sequence[RevisionFile] = ()
 
 
 Level = Literal["study", "series", "instance"]
@@ -344,11 +344,11 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:
-    """A study as retention sees it; `settled` if each series is converted or contains no images."""
+    """A study as retention sees it; `is_finished` if each series is converted or contains no images."""
 
     study_instance_uid: str
     last_received_at: dt.datetime
-    settled: bool
+    is_finished: bool
     calling_ae_titles: frozenset[str]
 
 

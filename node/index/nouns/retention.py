@@ -37,12 +37,12 @@ def newest_look(connection: Connection) -> dt.datetime | None:
     return last.at if last is not None else None
 
 
-def old_before(connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
+def old_before(connection: Connection, now: dt.datetime, keep_time: dt.timedelta) -> dt.datetime | None:
     """Return when what is kept for a time, and may go now, is from; None: nothing goes while the clock is in doubt.
 
     For its time after a person has confirmed the clock, nothing goes either: nobody knows how old it is.
     """
-    state, before = retention_state(about(connection, RETENTION)), now - kept
+    state, before = retention_state(about(connection, RETENTION)), now - keep_time
     if not state.is_free or (state.last is not None and abs(now - state.last.at) > MAX_STALENESS):
         return None
     confirmed = json.loads(about(connection, RETENTION_CONFIRMED) or "null")

@@ -86,7 +86,7 @@ def learn_end(
 
     Returns the series that were whole, if a sender is known by them never to release.
     """
-    settled: list[SeriesKey] = []
+    whole: list[SeriesKey] = []
     titles = select(ImageRow.calling_ae_title).where(ImageRow.series_id == series_id).distinct()
     for title in connection.scalars(titles.where(ImageRow.calling_ae_title.is_not(None))).all():
         known = [(study, series) for study, series in _unreleased(connection, str(title)) if (study, series) != key]
@@ -95,8 +95,8 @@ def learn_end(
         row = insert(SenderRow).values(calling_ae_title=title, gaps=[], **values)
         connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
         if len(known) >= MIN_SERIES:
-            settled += known
-    return settled
+            whole += known
+    return whole
 
 
 def _unreleased(connection: Connection, calling_ae_title: str) -> Sequence[tuple[str, str]]:

@@ -87,7 +87,7 @@ class SeriesRepository(ClaimEnds):
             .values(
                 state="converting",
                 claim=uuid.uuid4().hex,
-                claimed_by=self._turn.host,
+                claimed_by=self._sharing.host,
                 claimed_receptions=SeriesRow.receptions,
             )
             .returning(SeriesRow)
@@ -97,14 +97,14 @@ class SeriesRepository(ClaimEnds):
     def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
         """Select the series that has been due the longest, of those whose instances can be read here."""
         waiting = select(SeriesRow.id).where(_is_due(now, longest_wait))
-        return waiting.where(self._turn.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
+        return waiting.where(self._sharing.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
         """Claim a series of a host whose lease is over; return it with the name of that host, None if there is none.
 
         Whatever that host still does, its outcome will not count.
         """
-        is_abandoned = self._turn.abandoned(now)
+        is_abandoned = self._sharing.abandoned(now)
         if is_abandoned is None or not self._is_any(is_abandoned):
             return None
         return self._take_over(is_abandoned, now)
@@ -122,7 +122,7 @@ class SeriesRepository(ClaimEnds):
         if found is None:
             return None
         taken = update(SeriesRow).where(SeriesRow.id == found.id)
-        values = {"claim": uuid.uuid4().hex, "claimed_by": self._turn.host}
+        values = {"claim": uuid.uuid4().hex, "claimed_by": self._sharing.host}
         row = connection.execute(taken.values(values).returning(SeriesRow)).one()
         return _claimed(connection, row, now), str(found.claimed_by)
 
@@ -144,22 +144,22 @@ class SeriesRepository(ClaimEnds):
         is_held = SeriesRow.state == "converting", SeriesRow.claim.in_(claims), SeriesRow.claimed_receptions != REVOKED
         return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
 
-    def tell_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
+    def record_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
         """Have the series that are due tell in `error` what disk has no room for their volumes.
 
         `lack`: None if there is room again: nothing is told any more. `again`: series that tell it already tell it
         with these words.
         """
-        tells = SeriesRow.error.startswith(FOR_ROOM)
+        states_lack = SeriesRow.error.startswith(FOR_ROOM)
         if lack is None:
-            concerned = and_(SeriesRow.state == "receiving", tells)
+            concerned = and_(SeriesRow.state == "receiving", states_lack)
         else:
-            concerned = and_(_is_due(now, longest_wait), true() if again else tells.is_not(true()))
+            concerned = and_(_is_due(now, longest_wait), true() if again else states_lack.is_not(true()))
         if self._is_any(concerned):
-            self._tell(concerned, None if lack is None else f"{FOR_ROOM}{lack}")
+            self._set_error(concerned, None if lack is None else f"{FOR_ROOM}{lack}")
 
     @on_writer
-    def _tell(self, connection: Connection, concerned: ColumnElement[bool], error: str | None) -> None:
+    def _set_error(self, connection: Connection, concerned: ColumnElement[bool], error: str | None) -> None:
         connection.execute(update(SeriesRow).where(concerned).values(error=error))
 
     def release_all_claims(self, now: dt.datetime) -> int:
@@ -181,7 +181,7 @@ class SeriesRepository(ClaimEnds):
         return connection.execute(update(SeriesRow).where(self._is_stalled(held)).values(values)).rowcount
 
     def _is_stalled(self, held: Collection[str]) -> ColumnElement[bool]:
-        is_own = or_(self._turn.is_own(SeriesRow.claimed_by), SeriesRow.claimed_by.is_(None))
+        is_own = or_(self._sharing.is_own(SeriesRow.claimed_by), SeriesRow.claimed_by.is_(None))
         return and_(SeriesRow.state == "converting", SeriesRow.claim.not_in(held), is_own)
 
     @on_writer

@@ -45,7 +45,7 @@ from node.index.nouns.study_search import (
 )
 from node.index.nouns.views import StudyViews
 
-SETTLED_STATES = ("converted", "not-an-image")
+FINISHED_STATES = ("converted", "not-an-image")
 
 
 def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
@@ -62,17 +62,17 @@ def stored_studies(connection: Connection, study_instance_uid: str | None = None
     for study_id, title in connection.execute(senders):
         titles.setdefault(study_id, set()).add(title or "")
     last = func.max(SeriesRow.last_received_at)
-    settled = func.min(case((SeriesRow.state.in_(SETTLED_STATES), 1), else_=0))
+    finished = func.min(case((SeriesRow.state.in_(FINISHED_STATES), 1), else_=0))
     rows = connection.execute(
-        select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
+        select(StudyRow.id, StudyRow.study_instance_uid, last, finished)
         .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
         .where(is_wanted)
         .group_by(StudyRow.id)
         .order_by(last, StudyRow.id)
     )
     return [
-        StoredStudy(uid, last_received_at, bool(is_settled), frozenset(titles.get(study_id, ())))
-        for study_id, uid, last_received_at, is_settled in rows
+        StoredStudy(uid, last_received_at, bool(is_finished), frozenset(titles.get(study_id, ())))
+        for study_id, uid, last_received_at, is_finished in rows
     ]
 
 

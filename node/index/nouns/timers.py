@@ -25,7 +25,7 @@ class TimerRepository(IndexRepository):
 
     def shift(self, step: dt.timedelta) -> None:
         """Move all timers by a step of the system clock."""
-        if self._turn.host is None:
+        if self._sharing.host is None:
             self._shift(step)
 
     def correct(self, now: dt.datetime) -> None:
@@ -33,7 +33,7 @@ class TimerRepository(IndexRepository):
 
         Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
         """
-        if self._turn.host is None:
+        if self._sharing.host is None:
             self._correct(now)
 
     @on_writer

@@ -105,7 +105,7 @@ def judge(connection: Connection, series_id: int, now: dt.datetime) -> None:
     update_series(connection, series_id, values)
     if row.state != "failed":  # the sidecars of an earlier revision keep its verdict
         owe_sidecars(connection, series_id)
-    if row.verdict is not None and _told(before) != _told(values):
+    if row.verdict is not None and _reported(before) != _reported(values):
         key = row.study_instance_uid, row.series_instance_uid
         record_series_event(connection, "verdict-changed", key, now, verdict.reason, row.revision, before)
 
@@ -117,7 +117,7 @@ def row_of(connection: Connection, series_id: int) -> Row[Any]:
     return connection.execute(row.with_for_update(key_share=True, of=SeriesRow)).one()
 
 
-def _told(verdict: Mapping[str, Any]) -> tuple[Any, ...]:
+def _reported(verdict: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the parts of a verdict whose change sends a message."""
     return certainty(verdict["verdict"], verdict["verdict_rule"]), verdict["missing_instances"]
 

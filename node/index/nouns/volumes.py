@@ -116,12 +116,12 @@ class ReadVolumes(PagedRepository, VolumeViews):
         for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
             yield VolumeFile(*row)
 
-    def kept(self, path: str) -> RevisionFile | None:
+    def file_at(self, path: str) -> RevisionFile | None:
         """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
         row = self._connection.execute(REVISION_FILES.where(RevisionFileRow.key == path)).first()
         return None if row is None else RevisionFile(*row)
 
-    def kept_in(self, folder: str) -> list[RevisionFile]:
+    def files_in(self, folder: str) -> list[RevisionFile]:
         """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
         inside = RevisionFileRow.key > f"{folder}/", RevisionFileRow.key < f"{folder}0"  # "0" follows "/"
         return [

@@ -131,13 +131,13 @@ class DeliveryRepository(IndexRepository):
         connection.execute(
             update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None)).values(retry_at=None)
         )
-        kept = {str(lane) for lane in wanted} | self._turn.others_subscribers(connection)
+        lanes = {str(lane) for lane in wanted} | self._sharing.others_subscribers(connection)
         waits = WorkRow.kind == kind, WorkRow.outcome.is_(None)
         found = select(WorkRow.kind, WorkRow.name, WorkRow.destination).where(*waits)
         count = 0
         for _, *names in connection.execute(select(*_LANE).where(of_kind).union(found)).all():
             lane = Lane(kind, *names)
-            if str(lane) not in kept:
+            if str(lane) not in lanes:
                 count += _forget(connection, lane, dt.datetime.now(dt.UTC))
         for lane, events in wanted.items():
             kinds, wants_instances = kinds_of(events), "instance-stored" in events
@@ -170,7 +170,7 @@ class DeliveryRepository(IndexRepository):
         return connection.execute(select(func.min(WorkRow.due_at)).where(WorkRow.id.in_(first))).scalar()
 
     @on_writer
-    def settle(
+    def record(
         self,
         connection: Connection,
         lane: Lane,
@@ -178,11 +178,11 @@ class DeliveryRepository(IndexRepository):
         taken: Collection[PendingEvent],
         now: dt.datetime,
     ) -> None:
-        """Record what became of attempts, and owe the subscriber no more what was `taken`.
+        """Record the outcomes of attempts, and remove `taken` from the outbox of the subscriber.
 
-        Raises TurnLost if another host delivers to this subscriber by now: it will deliver these messages once more.
+        Raises LeaseLost if another host delivers to this subscriber by now: it will deliver these messages once more.
         """
-        self._turn.require(connection, turn_of(lane))
+        self._sharing.require(connection, lease_of(lane))
         delivered = 0
         for attempt in attempts:
             is_delivered = attempt.outcome == "succeeded"
@@ -195,7 +195,7 @@ class DeliveryRepository(IndexRepository):
         if taken:
             events = [pending.event_id for pending in taken if pending.event_id is not None]
             images = [pending.image_id for pending in taken if pending.image_id is not None]
-            outbox.settle(connection, _subscriber(connection, lane), events, images)
+            outbox.forget(connection, _subscriber(connection, lane), events, images)
 
     @on_writer
     def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
@@ -264,8 +264,8 @@ def _forget(connection: Connection, lane: Lane, now: dt.datetime) -> int:
     return end(connection, Ended("dropped", "it is no longer configured"), now, in_lane(lane))
 
 
-def turn_of(lane: Lane) -> str:
-    """Return what the host that delivers to a subscriber has the turn of."""
+def lease_of(lane: Lane) -> str:
+    """Return the name of the lease under which a host delivers to a subscriber."""
     return f"deliver/{lane}"
 
 

@@ -1,6 +1,6 @@
 """The ledger of work: what the node owes, one row each, until it has ended and its row is old.
 
-Work has its row before anybody is told that it will be done. If the process dies, the next start does the work that
+Work has its row before it is acknowledged. If the process dies, the next start does the work that
 was waiting, and repeats the work that was running: a step may run twice, but none is skipped.
 
 Work waits in lanes: one for each hook, destination of a route, peer, requestor, or account that downloads. In a lane,
@@ -227,15 +227,15 @@ class WorkRepository(IndexRepository):
 
     @on_writer
     def add_download(
-        self, connection: Connection, lane: Lane, download: Download, kept_since: dt.datetime, now: dt.datetime
+        self, connection: Connection, lane: Lane, download: Download, ended_after: dt.datetime, now: dt.datetime
     ) -> int | None:
         """Have a download made, unless the same one waits or is made; return its id.
 
-        None: the account has `MAX_DOWNLOADS` that wait, are made, or have ended with a file after `kept_since`, by a
+        None: the account has `MAX_DOWNLOADS` that wait, are made, or have ended with a file after `ended_after`, by a
         clock that was not ahead.
         """
-        is_kept = and_(WorkRow.outcome == "succeeded", WorkRow.ended_at > kept_since, WorkRow.ended_at <= now)
-        rows = connection.execute(_rows(in_lane(lane), or_(WorkRow.outcome.is_(None), is_kept))).all()
+        has_file = and_(WorkRow.outcome == "succeeded", WorkRow.ended_at > ended_after, WorkRow.ended_at <= now)
+        rows = connection.execute(_rows(in_lane(lane), or_(WorkRow.outcome.is_(None), has_file))).all()
         for work in map(work_of, rows):
             if work.outcome is None and work.payload == download:
                 return work.id

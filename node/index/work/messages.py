@@ -2,7 +2,7 @@
 
 A message that is caused by an event has a row once it was attempted; until then, the cursor of its subscriber is before
 the event (`node.index.work.deliveries`). Its key is the same each time the event is read. A message has no state for an
-attempt that is under way, since the process that makes it has the turn of the lane: if it dies, the message is due.
+attempt that is under way, since the process that makes it has the lease of the lane: if it dies, the message is due.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class PendingEvent:
 class Attempt:
     """What becomes of a message after `attempts`; `output` may hold patient data, the decision never does.
 
-    `damaged`: the keys of damaged files that it failed for. `if_mended`: the decision if none of them is damaged by
-    now: `begin_mended` finds a message only once it is given up.
+    `damaged`: the keys of damaged files that it failed for. `if_repaired`: the decision if none of them is damaged by
+    now: `begin_repaired` finds a message only once it is given up.
     """
 
     pending: PendingEvent
@@ -65,7 +65,7 @@ class Attempt:
     attempts: int
     output: str | None = None
     damaged: tuple[str, ...] = ()
-    if_mended: Decision | None = None
+    if_repaired: Decision | None = None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -76,8 +76,8 @@ class Attempt:
 def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime) -> None:
     """Record what became of an attempt in the row of its message."""
     pending = attempt.pending
-    if attempt.if_mended is not None and not _is_marked(connection, attempt.damaged):
-        attempt = replace(attempt, decision=attempt.if_mended)
+    if attempt.if_repaired is not None and not _is_marked(connection, attempt.damaged):
+        attempt = replace(attempt, decision=attempt.if_repaired)
     payload = Message(pending.detail, attempt.output, pending.verdict_before)
     of_message = in_lane(lane), WorkRow.key == pending.message_id
     row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*of_message)).first()
@@ -139,7 +139,7 @@ def retry(connection: Connection, now: dt.datetime, ended_as: Collection[Outcome
     return count + begin_again(connection, now, *which, WorkRow.outcome.in_(ended_as))
 
 
-def begin_mended(
+def begin_repaired(
     connection: Connection, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, now: dt.datetime
 ) -> None:
     """Make what routes gave up due again once a file is whole: what its damage kept back is still owed."""

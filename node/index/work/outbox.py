@@ -50,14 +50,14 @@ def owe_images(connection: Connection, sop_instance_uids: Collection[str]) -> No
 
 
 def forget_images(connection: Connection, *which: ColumnElement[bool]) -> None:
-    """Owe instances to nobody any more, before their rows are deleted."""
+    """Remove instances from the outbox, before their rows are deleted."""
     gone = select(ImageRow.id).where(*which)
     everybody = OwedImageRow.subscriber_id.in_(select(SubscriberRow.id))  # so that the key of the table is used
     connection.execute(delete(OwedImageRow).where(everybody, OwedImageRow.image_id.in_(gone)))
 
 
-def settle(connection: Connection, subscriber: int, events: Sequence[int], images: Sequence[int]) -> None:
-    """Owe a subscriber these events and instances no more."""
+def forget(connection: Connection, subscriber: int, events: Sequence[int], images: Sequence[int]) -> None:
+    """Remove events and instances from the outbox of a subscriber."""
     for table, column, ids in (
         (OwedEventRow, OwedEventRow.event_id, events),
         (OwedImageRow, OwedImageRow.image_id, images),
@@ -77,7 +77,7 @@ def wants(kind: str) -> ColumnElement[bool]:
 
 
 def narrow(connection: Connection, subscriber: int, kinds: Collection[str], *, wants_instances: bool) -> None:
-    """Owe a subscriber nothing that it does not want now."""
+    """Remove from the outbox of a subscriber everything that it no longer wants."""
     is_wanted = exists().where(EventRow.id == OwedEventRow.event_id, EventRow.kind.in_(kinds))
     connection.execute(delete(OwedEventRow).where(OwedEventRow.subscriber_id == subscriber, ~is_wanted))
     if not wants_instances:

@@ -299,10 +299,10 @@ class RouteRepository(IndexRepository):
         ).all()  # fmt: skip
         if not rows:
             return False
-        kept = [row.image_id for row in rows if row.sop_instance_uid in committed]
+        confirmed_ids = [row.image_id for row in rows if row.sop_instance_uid in committed]
         connection.execute(
             update(SentInstanceRow)
-            .where(*asked, listed_in(SentInstanceRow.image_id, kept))
+            .where(*asked, listed_in(SentInstanceRow.image_id, confirmed_ids))
             .values(state="confirmed", confirmed_at=now)
         )
         lost = [row for row in rows if row.sop_instance_uid in failed]

@@ -409,11 +409,11 @@ def _is_credible(step_mm: float, own_mm: float, frame: Frame) -> bool:
 
 def _at_first_position(time: _Time, first: _Time) -> Iterator[tuple[Frame, Frame]]:
     """Yield each frame of a time, and its copy at the position of the same slice of `first`."""
-    turn = first.axes @ time.axes.T
+    between = first.axes @ time.axes.T
     for frame, target in zip(time.frames, first.frames, strict=True):
         diffusion = frame.diffusion
         if diffusion is not None and diffusion.direction_lps is not None:
-            diffusion = replace(diffusion, direction_lps=turn @ diffusion.direction_lps)
+            diffusion = replace(diffusion, direction_lps=between @ diffusion.direction_lps)
         yield frame, _at(frame, target, diffusion)
 
 

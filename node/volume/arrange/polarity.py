@@ -86,8 +86,8 @@ def _correlation(one: Array, other: Array) -> float:
 def _marked(frame: Frame, *, is_reversed: bool) -> Frame:
     """Return a frame with its polarity; a reversed one with its rows in the order that its position means."""
     variant = {**frame.variant_key, "polarity": "reversed" if is_reversed else "forward"}
-    return replace(frame, read=partial(_turned, frame) if is_reversed else frame.read, variant_key=variant)
+    return replace(frame, read=partial(_reversed, frame) if is_reversed else frame.read, variant_key=variant)
 
 
-def _turned(frame: Frame) -> Array:
+def _reversed(frame: Frame) -> Array:
     return np.ascontiguousarray(frame.read()[::-1])

@@ -141,7 +141,7 @@ def _doubt_of_order(bins: list[Bin], attribute: str, others: dict[str, str]) -> 
 def _doubt_by_others(name: str, bins: list[Bin]) -> str | None:
     """Return what puts frames into other times than an attribute that nothing confirms; None if nothing does.
 
-    Instance Numbers count times if they run through all of them in one order of slices. Weightings are told by
+    Instance Numbers count times if they run through all of them in one order of slices. Weightings are recognised by
     themselves, and the clock of a phase says when its heart beat was.
     """
     if name not in NUMBERED_KEYS or any(frame.diffusion is not None for frames in bins for frame in frames):
@@ -219,7 +219,7 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     """
     if _are_whole_instances(bins) or (name == "instance" and are_instances(bins)):
         return all(len({frame.sop_instance_uid for frame in time}) == 1 for time in zip(*bins, strict=True))
-    if name in RUNNING_KEYS and told_apart(bins) is not None:
+    if name in RUNNING_KEYS and distinguishing(bins) is not None:
         return False
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
     if all(own == values[0] for own in values[1:]):
@@ -248,7 +248,7 @@ def _follow_each_other(bins: list[Bin], name: str) -> bool:
     return True
 
 
-def told_apart(bins: list[Bin]) -> str | None:
+def distinguishing(bins: list[Bin]) -> str | None:
     """Return the attribute that tells frames of one rank apart; None if none does.
 
     Its values name times, although several may share one, if every position has the same ones equally often: as those

@@ -16,12 +16,12 @@ from node.errors import ConversionRefused
 from node.volume.arrange.time_order import (
     SHARED_TIME_KEYS,
     TIME_KEYS,
+    distinguishing,
     doubt_of_counts,
     is_time_order,
     order_by_diffusion,
     same_diffusion,
     time_orders,
-    told_apart,
     weighting,
     without_wrong_clocks,
 )
@@ -122,7 +122,7 @@ def _doubt_of_pauses(name: str, bins: list[Bin]) -> str | None:
 def _why_no_times(bins: list[Bin]) -> str:
     """Return why no attribute orders the frames of a stack with equally many at every position."""
     numbered = dict(time_orders(bins)).get("instance")
-    if numbered is not None and (attribute := told_apart(numbered)) is not None:
+    if numbered is not None and (attribute := distinguishing(numbered)) is not None:
         return f"Instance Numbers (0020,0013) put frames into one time that differ in {attribute}"
     return (
         f"each of {len(bins)} positions has {len(bins[0])} frames, but no attribute (such as Temporal Position "
@@ -212,7 +212,7 @@ def _whole_by_number(bins: list[Bin]) -> Arrangement | None:
 def _whole_by(bins: list[Bin], labels: Labels) -> Arrangement | None:
     """Return the grid of the whole times; None if all are whole, or if one mixes weightings or acquisitions."""
     whole = whole_times(bins, labels)
-    if whole is None or not same_diffusion(whole[0]) or told_apart(whole[0]) is not None:
+    if whole is None or not same_diffusion(whole[0]) or distinguishing(whole[0]) is not None:
         return None
     return _arrange_whole(*whole)
 
@@ -229,15 +229,15 @@ def _whole_weightings(bins: list[Bin]) -> Arrangement | None:
     return None if whole is None else _arrange_whole(*whole)
 
 
-def _arrange_whole(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
+def _arrange_whole(whole_bins: list[Bin], dropped: list[Frame]) -> Arrangement:
     """Return the grid of whole times, with a warning about the frames of the others."""
-    detail = f"the frame belongs to a time that lacks some of its {len(kept)} slices"
+    detail = f"the frame belongs to a time that lacks some of its {len(whole_bins)} slices"
     warning = VolumeWarning(
         WarningKind.INCOMPLETE_VOLUME,
         f"{counted(len(dropped), 'frame was', 'frames were')} left out because of a time that lacks slices; "
-        f"{counted(len(kept[0]), 'time is', 'times are')} whole",
+        f"{counted(len(whole_bins[0]), 'time is', 'times are')} whole",
     )
-    grid = [list(time) for time in zip(*kept, strict=True)]
+    grid = [list(time) for time in zip(*whole_bins, strict=True)]
     return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
 
 

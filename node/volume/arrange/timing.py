@@ -218,7 +218,7 @@ def missing_time_warnings(
     is_continuous = not is_labelled and _is_continuous(starts, repetition_s)
     if not is_numbered or any(found.values()) or is_continuous:
         found["by their starts"] = _whole_steps(units)
-    details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
+    details = [f"{_worded(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:
         return [VolumeWarning(WarningKind.MISSING_TIME, "times seem to be missing: " + "; ".join(details))]
     if units is not None and (units > LONG_STEP).any():
@@ -227,7 +227,7 @@ def missing_time_warnings(
     return []
 
 
-def _told(gaps: Gaps) -> str:
+def _worded(gaps: Gaps) -> str:
     return f"{sum(gaps.values())} after time{'' if len(gaps) == 1 else 's'} {_shown(index + 1 for index in gaps)}"
 
 

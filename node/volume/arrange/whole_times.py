@@ -151,11 +151,11 @@ def whole_times(
     if not are_times and ((len(dropped) == 1 and least == 1) or 2 * len(whole) < least):
         return None
     order = {labels[id(frame)]: rank for rank, frame in enumerate(bins[0])}
-    kept = [
+    grid = [
         sorted((frame for frame in frames if labels[id(frame)] in whole), key=lambda frame: order[labels[id(frame)]])
         for frames in bins
     ]
-    return kept, dropped
+    return grid, dropped
 
 
 def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:

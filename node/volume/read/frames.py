@@ -418,8 +418,8 @@ def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Count
 
 def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
     """Return the numbers that order slices without a position: Slice Vector (0054,0080) or Slice Location Vector."""
-    turns = [stated_numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
-    if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(turn)) > 1 for turn in turns):
+    increments = [stated_numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
+    if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(steps)) > 1 for steps in increments):
         return [None] * frames  # projections from several angles
     for keyword in ("SliceVector", "SliceLocationVector"):
         vector = stated_numbers(ds, keyword)

@@ -127,10 +127,12 @@ def _place_in_volume(grouped: Sequence[FrameArguments], groups: Sequence[_Group]
 
 def _volume_plane(group: _Group) -> tuple[Any, Any]:
     """Return position and orientation of a frame in the volume's own frame of reference (PS3.3 C.7.6.16.2.21)."""
-    plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
-    if plane is None or turned is None:
+    plane, oriented = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
+    if plane is None or oriented is None:
         return None, None
-    return checked_plane(stated_numbers(plane, "ImagePositionVolume"), stated_numbers(turned, "ImageOrientationVolume"))
+    return checked_plane(
+        stated_numbers(plane, "ImagePositionVolume"), stated_numbers(oriented, "ImageOrientationVolume")
+    )
 
 
 class _Group:
@@ -138,14 +140,14 @@ class _Group:
 
     def __init__(self, groups: Dataset, ds: Dataset, shared: _Group | None = None) -> None:
         self.groups, self.ds, self.shared = groups, ds, shared
-        self._kept: dict[str, Dataset | None] = {}
+        self._macros: dict[str, Dataset | None] = {}
 
     def macro(self, keyword: str) -> Dataset | None:
         """Return the item of a functional group's sequence."""
-        if keyword not in self._kept:
+        if keyword not in self._macros:
             own = item(self.groups, keyword)
-            self._kept[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
-        return self._kept[keyword]
+            self._macros[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
+        return self._macros[keyword]
 
     def macros(self, keyword: str) -> Sequence[Dataset]:
         """Return all items of a functional group's sequence."""
@@ -267,10 +269,10 @@ def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -
 
 def _plane(group: _Group) -> tuple[Any, Any]:
     """Return position and orientation of a frame; some converters keep the orientation at the top of the data set."""
-    plane, turned = group.macro("PlanePositionSequence"), group.macro("PlaneOrientationSequence")
+    plane, oriented = group.macro("PlanePositionSequence"), group.macro("PlaneOrientationSequence")
     if plane is None:
         return None, None
-    orientation = stated_numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
+    orientation = stated_numbers(group.ds if oriented is None else oriented, "ImageOrientationPatient")
     return checked_plane(stated_numbers(plane, "ImagePositionPatient"), orientation)
 
 

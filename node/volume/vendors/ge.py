@@ -168,10 +168,10 @@ def planned_slice_timings(ds: Dataset, slices: int, repetition_time_s: float) ->
     duration_s = repetition_time_s - pause_s(ds)
     timings = []
     for count in counts:
-        turns = np.arange(count)
+        ranks = np.arange(count)
         if order == _INTERLEAVED:
-            turns = np.argsort(np.concatenate((turns[::2], turns[1::2])))
-        timings.append(tuple((np.resize(turns, slices) * (duration_s / count)).tolist()))
+            ranks = np.argsort(np.concatenate((ranks[::2], ranks[1::2])))
+        timings.append(tuple((np.resize(ranks, slices) * (duration_s / count)).tolist()))
     return timings
 
 

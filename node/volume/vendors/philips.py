@@ -33,7 +33,7 @@ def scale_slope(ds: Dataset) -> float | None:
 
 def image_type(group: Dataset) -> tuple[str, ...]:
     """Return Image Type (0008,0008) of the frame as a classic image; Frame Type does not separate water and fat."""
-    return tuple(kind for kept in private_items(group, FRAME) for kind in texts(kept, "ImageType"))
+    return tuple(kind for private in private_items(group, FRAME) for kind in texts(private, "ImageType"))
 
 
 def component(ds: Dataset) -> str | None:

@@ -170,10 +170,10 @@ def _planned_times(ds: Dataset, text: Mapping[str, str], count: int, steps: Floa
     slices = np.arange(count)
     if mode == _INTERLEAVED:
         first = 1 - count % 2
-        turns = np.argsort(np.concatenate((slices[first::2], slices[1 - first :: 2])))
+        ranks = np.argsort(np.concatenate((slices[first::2], slices[1 - first :: 2])))
     else:
-        turns = slices if mode == _ASCENDING else slices[::-1]
+        ranks = slices if mode == _ASCENDING else slices[::-1]
     if float((planned[-1] - planned[0]) @ (steps[-1] - steps[0])) < 0:
-        turns = turns[::-1]
+        ranks = ranks[::-1]
     step_s = (repetition_ms / 1000 - (protocol_integer(text, "lDelayTimeInTR") or 0) / 1_000_000) / count
-    return tuple((turns * step_s).tolist())
+    return tuple((ranks * step_s).tolist())

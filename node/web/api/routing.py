@@ -132,8 +132,8 @@ class ApiRoute(APIRoute):
             response = await handle(request)
             etag = response.headers.get("etag")
             if etag is not None and response.status_code == 200 and has_etag(request.headers, etag):
-                kept = {name: response.headers[name] for name in OF_UNCHANGED if name in response.headers}
-                return Response(status_code=304, headers=kept)
+                of_unchanged = {name: response.headers[name] for name in OF_UNCHANGED if name in response.headers}
+                return Response(status_code=304, headers=of_unchanged)
             if _is_compressible(response):
                 response.headers.add_vary_header("Accept-Encoding")
                 if accepts_gzip(request.headers):

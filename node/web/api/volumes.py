@@ -100,8 +100,8 @@ def _file(call: Call, row: dict[str, Any]) -> Response:
     if row["files_removed_at"] is not None:
         raise ResourceNotFound("file")
     with call.node.index.reading() as index:
-        kept = index.volumes.kept(row["path"])
-    return _sent(call, row, kept, row["sha256"])
+        noted = index.volumes.file_at(row["path"])
+    return _sent(call, row, noted, row["sha256"])
 
 
 def _sent(call: Call, row: dict[str, Any], file: RevisionFile | None, sha256: str | None) -> Response:

@@ -53,8 +53,8 @@ class NamedSeries(NamedTuple):
 
     def line(self, **values: object) -> list[object]:
         """Return a line of the list."""
-        told = {name: self.study[name] for name in OF_STUDY} | {name: self.series[name] for name in OF_SERIES} | values
-        return [told.get(column) for column in COLUMNS]
+        known = {name: self.study[name] for name in OF_STUDY} | {name: self.series[name] for name in OF_SERIES} | values
+        return [known.get(column) for column in COLUMNS]
 
 
 class Names:

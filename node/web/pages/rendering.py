@@ -246,7 +246,7 @@ def intake_of(node: Services) -> dict[str, Any]:
 
 
 NO_INTAKE: Mapping[str, Any] = {"refusal": None, "room": 0, "used": 0, "free": 0}
-"""What members of projects are told of the disk of the node."""
+"""What members of projects see of the disk of the node."""
 
 
 def _dicom_host(request: Request, node: Services) -> str:

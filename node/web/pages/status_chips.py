@@ -182,7 +182,7 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-replaced": "No action needed if the second version is correct. The first one is in quarantine.",
     "instance-damaged": "Send the instance again if its file is still missing. The damaged one is kept.",
     "instance-quarantined": "Compare it with the current version, and accept the correct one.",
-    "digest-mended": "Compare the instance with its sender's. If it is sent again, the sent file takes its place.",
+    "digest-corrected": "Compare the instance with its sender's. If it is sent again, the sent file takes its place.",
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
     "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",

@@ -152,7 +152,7 @@ def test_without_inodes_nothing_is_accepted(
             intake.require()
 
 
-def test_a_shortage_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_is_reported_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     intake = Intake(tmp_path)
     assert intake.shortage is None
     intake.failed(OSError(errno.EDQUOT, "quota"))

@@ -108,22 +108,22 @@ def test_waiting_for_the_last_connection_ends_with_it() -> None:
     assert doorkeeper.wait_until_empty(0)
 
 
-def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_told(
+def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 1)
-    told: list[Refused] = []
-    door = Admission(Dicom(), lambda: {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append)
+    reported: list[Refused] = []
+    door = Admission(Dicom(), lambda: {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=reported.append)
     door.connected(Thread(), "10.0.0.1")
     second = door.connected(Thread(), "10.0.0.2")
     assert door.judge(second, asking("CT1")) is not None
-    assert [(one.what, one.rule, one.peer, one.calling_ae_title) for one in told] == [
+    assert [(one.what, one.rule, one.peer, one.calling_ae_title) for one in reported] == [
         ("connection", "pending connections", "10.0.0.1", ""),
         ("association", "calling AE title", "10.0.0.2", "CT1"),
     ]
 
 
-def test_what_a_peer_may_do_is_told_by_its_title_and_address() -> None:
+def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
     doorkeeper = admission(
         {
             "ct": Peer(ae_title="CT", networks=(ip_network("10.1.0.0/16"),), may=("store", "echo")),

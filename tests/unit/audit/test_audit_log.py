@@ -109,7 +109,9 @@ def test_a_line_torn_by_a_power_cut_stays_and_the_chain_goes_on(tmp_path: Path) 
     assert json.loads(path.read_text().splitlines()[-1])["detail"] == "after"
 
 
-def test_a_disk_that_is_full_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_is_reported_and_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     tell(audit)
     write = os.write
@@ -156,7 +158,7 @@ def test_a_name_that_is_no_text_has_a_line(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     (tmp_path / "audit.jsonl").mkdir()
     with pytest.raises(AuditFailed, match=r"audit\.jsonl"):
         Audit(tmp_path, "VOXELNODE")
@@ -251,7 +253,7 @@ def test_an_association_that_broke_off_has_an_outcome_that_says_so(tmp_path: Pat
     assert [(line["outcome"], line["detail"]) for line in lines(tmp_path)] == [(4, "aborted")]
 
 
-def test_a_long_association_is_told_in_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_association_is_reported_in_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINE_SECONDS", -1.0)
     transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
     transfers.brought(SENDER, attributes("1.1"))
@@ -259,7 +261,7 @@ def test_a_long_association_is_told_in_several_lines(tmp_path: Path, monkeypatch
     assert [line["detail"] for line in lines(tmp_path)] == ["under way", "under way"]
 
 
-def test_an_import_is_told_as_one(tmp_path: Path) -> None:
+def test_an_import_is_reported_as_one(tmp_path: Path) -> None:
     transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
     transfers.brought(Origin("import", peer="workstation"), attributes("1.1"))
     transfers.close()

@@ -312,5 +312,5 @@ def test_the_studies_of_people_with_one_patient_id_stand_below_their_own(capsys:
         {"patient": 4, "study_instance_uid": "1.4", **study},
     ]
     _print({"patients": people, "studies": studies})
-    told = capsys.readouterr().out
-    assert told.index("Ann") < told.index("study 1.4") < told.index("Bob") < told.index("study 1.6")
+    reported = capsys.readouterr().out
+    assert reported.index("Ann") < reported.index("study 1.4") < reported.index("Bob") < reported.index("study 1.6")

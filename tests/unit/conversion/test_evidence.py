@@ -313,8 +313,8 @@ def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_t
     series = echoes_in_time() if of_times else echoes(5)
     series = series[:-4] if of_times else series[:-1]
     result = converted(series, tmp_path)
-    told = {file.suffix: "unequal-stacks" in file.warnings for file in result.files if file.kind == "volume"}
-    assert told == {"e1": False, "e2": True}
+    reported = {file.suffix: "unequal-stacks" in file.warnings for file in result.files if file.kind == "volume"}
+    assert reported == {"e1": False, "e2": True}
     assert (result.completeness.state, result.completeness.missing) == ("incomplete", 4 if of_times else 1)
     steps = [json.loads((tmp_path / f"volume_e{echo}.json").read_text())["time_step_s"] for echo in (1, 2)]
     assert steps == ([2.0, None] if of_times else [None, None])

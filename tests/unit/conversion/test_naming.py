@@ -69,7 +69,7 @@ def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "reported"),
     [
         ("{serie}", "no token {serie}; the tokens are series_number, "),
         ("{series_number:x}", "':x' is not a number of digits"),
@@ -80,10 +80,10 @@ def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
         ("%", "has no equivalent"),
     ],
 )
-def test_a_wrong_template_is_refused_by_name(template: str, told: str) -> None:
+def test_a_wrong_template_is_refused_by_name(template: str, reported: str) -> None:
     with pytest.raises(UsageError, match=r"-f|--name") as refused:
         name_template(template)
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
     assert template in str(refused.value)
 
 
@@ -182,7 +182,7 @@ def test_in_one_folder_no_name_is_another_with_a_suffix_of_a_volume() -> None:
         assert name not in taken
 
 
-def test_files_of_a_series_are_told_from_those_that_somebody_put_beside_them() -> None:
+def test_files_of_a_series_are_distinguished_from_those_that_somebody_put_beside_them() -> None:
     for extension in EXTENSIONS.replace("\\", "").split("|"):
         assert is_file_of(f"T1.{extension}", "T1")
         assert is_file_of(f"T1_e2_ph_t003.{extension}", "T1")

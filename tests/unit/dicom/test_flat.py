@@ -37,14 +37,14 @@ values = st.fixed_dictionaries(
 )
 
 
-def data_set(told: dict[str, Any]) -> Dataset:
-    return make.changed(make.dataset(SpecificCharacterSet="ISO_IR 192"), **told)
+def data_set(reported: dict[str, Any]) -> Dataset:
+    return make.changed(make.dataset(SpecificCharacterSet="ISO_IR 192"), **reported)
 
 
 @pytest.mark.slow
-@given(told=values, syntax=st.sampled_from(SYNTAXES))
-def test_it_is_encoded_as_pydicom_does(told: dict[str, Any], syntax: Any) -> None:
-    ds = data_set(told)
+@given(reported=values, syntax=st.sampled_from(SYNTAXES))
+def test_it_is_encoded_as_pydicom_does(reported: dict[str, Any], syntax: Any) -> None:
+    ds = data_set(reported)
     stream = BytesIO()
     target = DicomIO(stream)
     target.is_implicit_VR, target.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian

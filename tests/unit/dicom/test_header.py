@@ -146,7 +146,7 @@ def test_items_are_read_in_their_own_encoding_behind_empty_ones(syntax: str) -> 
 
 
 @pytest.mark.parametrize("raw", [item(A)[:-1], item(A[:-1]), item(A) + item(B)[:-2], item(A, is_undefined=True)[:12]])
-def test_a_sequence_that_is_cut_is_told(raw: bytes) -> None:
+def test_a_sequence_that_is_cut_is_reported(raw: bytes) -> None:
     with pytest.raises(HeaderCut):
         read_sequence(raw, ExplicitVRLittleEndian)
 

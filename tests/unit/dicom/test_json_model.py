@@ -20,10 +20,10 @@ NAMES = sorted(path.name for path in PYDICOM_FILES.glob("*.dcm"))
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with its own test files
 
 
-def compared(told: dict[str, Any]) -> dict[str, Any]:
+def compared(reported: dict[str, Any]) -> dict[str, Any]:
     """A model without what pydicom tells otherwise: group lengths, bulk data, padding, and values that are empty."""
     kept = {}
-    for name, element in told.items():
+    for name, element in reported.items():
         if (
             name.endswith("0000")
             or name.startswith(("0002", "7FE0"))
@@ -74,7 +74,7 @@ def test_long_values_are_reported_by_their_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "vr", "value", "told"),
+    ("tag", "vr", "value", "reported"),
     [
         (0x00101030, "DS", b"heavy ", {"vr": "DS"}),
         (0x00101030, "DS", b"1e999 ", {"vr": "DS", "Value": ["inf"]}),
@@ -88,6 +88,6 @@ def test_long_values_are_reported_by_their_place() -> None:
         (0x00100020, "LO", b" a \\b\0", {"vr": "LO", "Value": ["a", "b"]}),
     ],
 )
-def test_values_that_anyone_may_have_sent(tag: int, vr: str, value: bytes, told: dict[str, Any] | None) -> None:
+def test_values_that_anyone_may_have_sent(tag: int, vr: str, value: bytes, reported: dict[str, Any] | None) -> None:
     ds = Dataset({BaseTag(tag): RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)})
-    assert json_model(ds, lambda path: None).get(f"{tag:08X}") == told
+    assert json_model(ds, lambda path: None).get(f"{tag:08X}") == reported

@@ -33,7 +33,7 @@ def revision(root: Path, study_uid: str, series_uid: str, number: int = 1) -> st
     return folder
 
 
-def told(root: Path) -> dict[str, str]:
+def reported(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root / "names")): path.read_text()
         for path in sorted((root / "names").rglob("*"))
@@ -47,30 +47,30 @@ def test_links_follow_revisions_and_deletions_and_two_studies_of_one_name_keep_t
     for uid in ("1.1", "1.2"):
         tree.change(uid, study(uid), [series(f"{uid}.1")], {f"{uid}.1": revision(tmp_path, uid, f"{uid}.1")})
     first, second = "Doe_Jane_2026-11-20_MR", "Doe_Jane_2026-11-20_MR-2"
-    assert told(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 1 volume.nii.gz"
-    assert told(tmp_path)[f"{second}/002_T1_MPRAGE.json"] == "1.2.1 1 volume.json"
-    assert told(tmp_path)[f"{second}/002_T1_MPRAGE.mhd"].endswith("ElementDataFile = 002_T1_MPRAGE.zraw\n")
-    assert not [name for name in told(tmp_path) if name.endswith(".png")]
-    before = told(tmp_path)
+    assert reported(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 1 volume.nii.gz"
+    assert reported(tmp_path)[f"{second}/002_T1_MPRAGE.json"] == "1.2.1 1 volume.json"
+    assert reported(tmp_path)[f"{second}/002_T1_MPRAGE.mhd"].endswith("ElementDataFile = 002_T1_MPRAGE.zraw\n")
+    assert not [name for name in reported(tmp_path) if name.endswith(".png")]
+    before = reported(tmp_path)
 
     (tmp_path / "names" / first / "notes.txt").write_text("mine")
     newer = revision(tmp_path, "1.1", "1.1.1", 2)
     again = Tree(tmp_path, read_template(TEMPLATE))
     assert again.scan() == {"1.1", "1.2"}
     again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": newer})
-    assert told(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 2 volume.nii.gz"
+    assert reported(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 2 volume.nii.gz"
     again.change("1.1", None, [], {})
-    assert [name for name in told(tmp_path) if name.startswith(f"{first}/")] == [f"{first}/notes.txt"]
+    assert [name for name in reported(tmp_path) if name.startswith(f"{first}/")] == [f"{first}/notes.txt"]
     again.change("1.2", study("1.2"), [series("1.2.1")], {"1.2.1": "volumes/1.2/1.2.1/1-abc"})
-    assert {name: text for name, text in told(tmp_path).items() if name.startswith(second)} == {
+    assert {name: text for name, text in reported(tmp_path).items() if name.startswith(second)} == {
         name: text for name, text in before.items() if name.startswith(second)
     }
     again.change("1.2", study("1.2", "Roe^Ann"), [series("1.2.1")], {"1.2.1": "volumes/1.2/1.2.1/1-abc"})
-    assert "Roe_Ann_2026-11-20_MR/002_T1_MPRAGE.nii.gz" in told(tmp_path)
+    assert "Roe_Ann_2026-11-20_MR/002_T1_MPRAGE.nii.gz" in reported(tmp_path)
     assert not (tmp_path / "names" / second).exists()
 
 
-def test_series_of_one_name_are_told_apart_and_keep_their_numbers(tmp_path: Path) -> None:
+def test_series_of_one_name_are_distinguished_and_keep_their_numbers(tmp_path: Path) -> None:
     tree = Tree(tmp_path, read_template(TEMPLATE))
     tree.scan()
     rows = [series("1.1.5")]
@@ -90,7 +90,7 @@ def test_what_a_crash_or_a_person_left_is_brought_to_its_end(tmp_path: Path) -> 
     tree = Tree(tmp_path, read_template(TEMPLATE))
     tree.scan()
     tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
-    whole = told(tmp_path)
+    whole = reported(tmp_path)
     there = tmp_path / "names/Doe_Jane_2026-11-20_MR"
     (there / ".002_T1_MPRAGE.nii.gz.part").symlink_to(f"../../{folder}/volume.nii.gz")
     (there / "002_T1_MPRAGE.json").unlink()
@@ -98,13 +98,13 @@ def test_what_a_crash_or_a_person_left_is_brought_to_its_end(tmp_path: Path) -> 
     again = Tree(tmp_path, read_template(TEMPLATE))
     again.scan()
     again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
-    assert told(tmp_path) == whole
+    assert reported(tmp_path) == whole
 
     shutil.rmtree(tmp_path / "names")
     assert again.is_lost
     again.scan()
     again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
-    assert told(tmp_path) == whole
+    assert reported(tmp_path) == whole
 
     none = Tree(tmp_path, None)
     for uid in none.scan():
@@ -179,7 +179,7 @@ def test_a_hostile_name_stays_in_its_folder(tmp_path: Path) -> None:
         ("{patient}/{series_number}", "there is no token {patient}"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_told(text: str, said: str) -> None:
+def test_a_template_that_cannot_be_used_is_reported(text: str, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         read_template(text)
     assert said in str(refused.value)

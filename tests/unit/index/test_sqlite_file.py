@@ -14,7 +14,7 @@ from node.index.engine import sqlite, sqlite_file
 from node.index.engine.sqlite_file import connect, held_back, wal_bytes
 
 
-def test_a_reader_that_holds_a_transaction_is_told_and_the_log_is_cut_once_it_has_ended(
+def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_it_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "index.sqlite"
@@ -36,10 +36,10 @@ def test_a_reader_that_holds_a_transaction_is_told_and_the_log_is_cut_once_it_ha
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM t").fetchone()
         write(20)
-        told = held_back(path)
-        assert told is not None
-        assert "keeps a transaction open" in told
-        assert str(path) in told
+        reported = held_back(path)
+        assert reported is not None
+        assert "keeps a transaction open" in reported
+        assert str(path) in reported
     write(3)
     assert held_back(path) is None
     assert wal_bytes(path) <= 5 << 20

@@ -74,7 +74,7 @@ def test_a_flipped_bit_of_a_record_costs_this_record_only(opened: Opened, number
     assert [(gap.first, gap.last) for gap in inspect(opened.folder).damage] == [(number, number)]
 
 
-def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_told_with_its_own_segment(opened: Opened) -> None:
+def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_reported_with_its_own_segment(opened: Opened) -> None:
     opened.filled(2 * PER_SEGMENT)
     first = opened.segments()[0]
     flip(first, offset(PER_SEGMENT))
@@ -117,7 +117,7 @@ def test_the_only_segment_with_a_damaged_header_belongs_to_the_same_journal(open
     assert inspect(opened.folder).identity == identity
 
 
-def test_a_lost_segment_is_told_as_damage(opened: Opened) -> None:
+def test_a_lost_segment_is_reported_as_damage(opened: Opened) -> None:
     opened.filled(3 * PER_SEGMENT)
     opened.segments()[1].unlink()
     numbers, gaps = split(opened.left())
@@ -127,7 +127,7 @@ def test_a_lost_segment_is_told_as_damage(opened: Opened) -> None:
 
 @pytest.mark.parametrize("cut", [None, 0, 100, HEADER_BYTES])
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_told(
+def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_reported(
     opened: Opened, at: int, cut: int | None
 ) -> None:
     opened.filled(3 * PER_SEGMENT)

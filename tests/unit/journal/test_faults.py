@@ -69,9 +69,9 @@ def test_an_append_without_room_or_descriptor_is_refused_and_the_next_one_is_not
 
 def test_a_segment_that_cannot_grow_is_an_error_that_names_it(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = opened.filled(1)._used[-1]
-    with Fault(monkeypatch, "pwrite", errno.ENOSPC), pytest.raises(OSError, match="No space left") as told:
+    with Fault(monkeypatch, "pwrite", errno.ENOSPC), pytest.raises(OSError, match="No space left") as reported:
         segment.grow(segment.capacity + 1)
-    assert told.value.filename == str(segment.path)
+    assert reported.value.filename == str(segment.path)
 
 
 @pytest.mark.parametrize("name", ["pwrite", "fdatasync"])
@@ -261,7 +261,7 @@ def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: O
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["freed", "written to"])
-def test_a_segment_that_is_gone_is_told_before_the_next_append(opened: Opened, number: int) -> None:
+def test_a_segment_that_is_gone_is_reported_before_the_next_append(opened: Opened, number: int) -> None:
     journal = opened.filled(PER_SEGMENT + 1)
     journal.free(PER_SEGMENT)
     opened.segments()[number].unlink()

@@ -42,11 +42,11 @@ def test_a_clock_that_runs_with_the_machine_is_believed(clock: float, up: float 
         (-2 * HOUR, None, "2.0 hours behind the newest time that it showed"),
     ],
 )
-def test_a_jump_is_told(clock: float, up: float | None, words: str) -> None:
+def test_a_jump_is_reported(clock: float, up: float | None, words: str) -> None:
     assert words in str(after(clock, up))
 
 
-def test_receipts_that_the_order_of_events_contradicts_are_told() -> None:
+def test_receipts_that_the_order_of_events_contradicts_are_reported() -> None:
     assert "received 3.0 years before others" in str(after(60, 60, oldest=-3 * YEAR, newest=10))
     assert "received 2.0 days in the future" in str(after(60, 60, oldest=10, newest=2 * DAY + 60))
     assert after(60, 60, oldest=-DAY / 2, newest=60) is None, "the index was away for half a day"

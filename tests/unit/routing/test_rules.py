@@ -121,7 +121,7 @@ def settings(peer: dict[str, Any], **tables: Any) -> Settings:
     return Settings.model_validate({"peers": peers, "routes": {"r": {"to": ["P"], "confirm": True}}} | tables)
 
 
-def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_path: Any) -> None:
+def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_reported(tmp_path: Any) -> None:
     dicom = {"dicom": {"ae_title": "US", "host": "127.0.0.1", "port": 11112}, "web": {"enabled": False}}
     assert problems(settings({}, **dicom)) == []
     assert "our own AE title" in "".join(problems(settings({"ae_title": "US"}, **dicom)))
@@ -153,7 +153,7 @@ def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_pa
 def test_a_route_for_what_others_leave_names_routes_that_leave_something() -> None:
     ct, mr = {"to": ["P"], "where": {"modality": "CT"}}, {"to": ["P"], "where": {"modality": "MR"}}
 
-    def told(**routes: dict[str, Any]) -> str:
+    def reported(**routes: dict[str, Any]) -> str:
         with pytest.raises(ValueError, match="otherwise") as raised:
             settings({}, routes=routes)
         return str(raised.value)
@@ -165,16 +165,16 @@ def test_a_route_for_what_others_leave_names_routes_that_leave_something() -> No
     chain = settings({}, routes={"ct": ct, "rest": {"to": ["P"], "otherwise": ["ct"]}, "last": last})
     selector = selector_of(chain, chain.routes["last"])
     assert [selector.matches({"modality": one}) for one in ("CT", "PT")] == [True, False]
-    assert 'mean "ct"' in told(ct=ct, rest={"to": ["P"], "otherwise": ["cy"]})
-    assert "in turn" in told(rest={"to": ["P"], "otherwise": ["rest"]})
-    assert "in turn" in told(a={"to": ["P"], "otherwise": ["b"]}, b={"to": ["P"], "otherwise": ["a"]})
-    assert "takes everything" in told(all={"to": ["P"]}, rest={"to": ["P"], "otherwise": ["all"]})
-    assert "must be that of this route" in told(
+    assert 'mean "ct"' in reported(ct=ct, rest={"to": ["P"], "otherwise": ["cy"]})
+    assert "in turn" in reported(rest={"to": ["P"], "otherwise": ["rest"]})
+    assert "in turn" in reported(a={"to": ["P"], "otherwise": ["b"]}, b={"to": ["P"], "otherwise": ["a"]})
+    assert "takes everything" in reported(all={"to": ["P"]}, rest={"to": ["P"], "otherwise": ["all"]})
+    assert "must be that of this route" in reported(
         ct=ct, rest={"to": ["P"], "when": "instance-stored", "otherwise": ["ct"]}
     )
 
 
-def test_every_mistake_of_every_route_is_told_at_once() -> None:
+def test_every_mistake_of_every_route_is_reported_at_once() -> None:
     peers = {"P": {"ae_title": "P", "host": "192.0.2.1"}, "D": {"ae_title": "D"}}
     routes = {
         "a": {"to": ["P", "Q"]},

@@ -99,11 +99,11 @@ def test_an_instance_that_is_not_taken_keeps_its_series_back_unless_its_message_
     other = due(3, "1.2.2")
     step = step_with((message(), [ONE, TWO, other]))
     assert step.note_problem(ONE, LATER, is_last=step.is_last(ONE)) is False
-    assert (step.is_kept_back(TWO), step.is_kept_back(other)) == (True, False)
+    assert (step.is_held_back(TWO), step.is_held_back(other)) == (True, False)
     last = step_with((message(attempts=2), [ONE, TWO]))
     assert last.is_last(ONE)
     assert last.note_problem(ONE, LATER, is_last=True) is True
-    assert not last.is_kept_back(TWO)
+    assert not last.is_held_back(TWO)
     last.note_taken(TWO)
     assert not last.is_last(ONE), "its message gets on"
 
@@ -112,7 +112,7 @@ def test_what_only_cancelled_messages_ask_for_is_skipped() -> None:
     one, two = message("one"), message("two")
     step = step_with((one, [ONE, TWO]), (two, [TWO]))
     step.note_cancelled({"one": "ann"})
-    assert (step.is_kept_back(ONE), step.is_kept_back(TWO)) == (True, False)
+    assert (step.is_held_back(ONE), step.is_held_back(TWO)) == (True, False)
     step.note_taken(TWO)
     assert step.outcome_of(one) == Done("cancelled", 1, "cancelled by ann")
     assert step.outcome_of(two) == Done("succeeded", 1)

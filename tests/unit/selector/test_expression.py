@@ -133,7 +133,7 @@ def test_what_is_wrong_is_refused_with_the_place_and_the_remedy(where: Any, prob
     assert problem in str(refusal.value)
 
 
-def test_the_clauses_that_fail_are_told_with_their_values() -> None:
+def test_the_clauses_that_fail_are_reported_with_their_values() -> None:
     selector = compile_selector(
         'modality == "MR" and slices >= 50 and (verdict == "suspect" or body_part == "CHEST") and not slices > 5'
     )

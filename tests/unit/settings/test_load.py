@@ -91,7 +91,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
     assert load().file == other
 
 
-def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_is_wrong_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS", "-3")
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECOND", "3")
     monkeypatch.setenv("VOXELNODE_CONVERT__THUMBNAILS", "perhaps")
@@ -103,7 +103,7 @@ def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatc
         '[stroage]\nroot = "x"\n'
         '[peers.CT1]\nae_titl = "A"\nnetworks = ["10.0.0.300/8"]\n'
     )
-    told = problems(None, **{"dicom.maximum_associations": 0})
+    reported = problems(None, **{"dicom.maximum_associations": 0})
     for expected in (
         'voxelnode.toml: [dicom] ae_titel: unknown key, did you mean "ae_title"?',
         "voxelnode.toml: [dicom] port: 70000: must be at most 65535",
@@ -119,11 +119,11 @@ def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatc
         'environment: VOXELNODE_STORAG__ROOT: unknown section, did you mean "storage"?',
         "environment: VOXELNODE_DICOM_PORT: two underscores between section and key",
     ):
-        assert [line for line in told if line.startswith(expected)], f"{expected!r} not in {told}"
-    assert len(told) == 13
+        assert [line for line in reported if line.startswith(expected)], f"{expected!r} not in {reported}"
+    assert len(reported) == 13
 
 
-def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_in_the_environment_that_is_no_json_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXELNODE_CONVERT__FORMATS", "nifti,mhd")
     (line,) = problems()
     assert line.startswith("environment: VOXELNODE_CONVERT__FORMATS: 'nifti,mhd': ")
@@ -131,7 +131,7 @@ def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monke
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ('[storage]\nroot = ["x"]', "[storage] root: must be a path, as a text"),
         ('[storage]\nreserve_bytes = "2GB"', "[storage] reserve_bytes: '2GB': must be a whole number"),
@@ -159,19 +159,19 @@ def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monke
         ),
     ],
 )
-def test_a_wrong_value_is_told_in_words_of_the_file(text: str, told: str) -> None:
+def test_a_wrong_value_is_reported_in_words_of_the_file(text: str, reported: str) -> None:
     (line,) = problems(written(text))
-    assert line.removeprefix("voxelnode.toml: ").startswith(told)
+    assert line.removeprefix("voxelnode.toml: ").startswith(reported)
     assert line.count("'echo'") <= 1
     assert "environment" not in line
 
 
-def test_a_mistake_of_the_environment_is_told_as_such_beside_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_the_environment_is_reported_as_such_beside_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
     written(example_toml())
     monkeypatch.setenv("VOXELNODE_DICOM__PORT", "abc")
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECOND", "3")
-    told = problems()
-    assert [line.partition(": ")[0] for line in told] == ["environment"] * 2, told
+    reported = problems()
+    assert [line.partition(": ")[0] for line in reported] == ["environment"] * 2, reported
 
 
 def test_the_host_of_a_peer_may_be_any_name_or_address() -> None:
@@ -180,12 +180,12 @@ def test_the_host_of_a_peer_may_be_any_name_or_address() -> None:
 
 
 @pytest.mark.parametrize("text", ["[dicom\nport = 1", "\x00", "[dicom]\nport = 1\nport = 2\n"])
-def test_a_file_that_is_no_toml_is_told_by_name(text: str) -> None:
+def test_a_file_that_is_no_toml_is_reported_by_name(text: str) -> None:
     (line,) = problems(written(text))
     assert line.startswith("voxelnode.toml: not valid TOML: ")
 
 
-def test_a_file_that_is_not_there_is_told_by_name() -> None:
+def test_a_file_that_is_not_there_is_reported_by_name() -> None:
     (line,) = problems(Path("absent.toml"))
     assert line.startswith("absent.toml: cannot be read")
 
@@ -275,9 +275,9 @@ def test_a_wrong_identity_provider_is_explained(lines: str, expected: str) -> No
     ],
 )
 def test_the_servers_of_an_index_have_no_password_and_are_in_one_list(url: str, problem: str) -> None:
-    [told] = problems(written(f'[index]\nurl = "{url}"\n'))
-    assert problem in told
-    assert "secret" not in told
+    [reported] = problems(written(f'[index]\nurl = "{url}"\n'))
+    assert problem in reported
+    assert "secret" not in reported
     several = "postgresql://v@a:5432,[::1]:5433/v?target_session_attrs=read-write"
     assert load(written(f'[index]\nurl = "{several}"\n')).settings.index.url == several
 
@@ -307,25 +307,27 @@ def test_hosts_that_share_index_and_store_acknowledge_once_it_has_the_instance(
 
 
 def test_a_promise_of_the_object_store_needs_one() -> None:
-    told = problems(written('[journal]\nacknowledge = "object"\n'))
-    assert told[0].startswith('voxelnode.toml: journal: acknowledge = "object" needs an object store: set [storage]')
+    reported = problems(written('[journal]\nacknowledge = "object"\n'))
+    assert reported[0].startswith(
+        'voxelnode.toml: journal: acknowledge = "object" needs an object store: set [storage]'
+    )
 
 
 @pytest.mark.parametrize("tables", ["", POSTGRESQL, '[storage]\nurl = "file:///srv/store"\n'])
 def test_roles_need_an_index_and_a_store_that_hosts_can_share(tables: str) -> None:
-    [told] = problems(written(tables + '[cluster]\nroles = ["receive"]\n'))
-    assert "roles share work of hosts with one index and one store: set [index] url and [storage] url" in told
+    [reported] = problems(written(tables + '[cluster]\nroles = ["receive"]\n'))
+    assert "roles share work of hosts with one index and one store: set [index] url and [storage] url" in reported
 
 
 def test_only_extensions_that_there_are_can_be_switched_off() -> None:
-    told = problems(written('[extensions]\ndisabled = ["worklst"]\n'))
-    assert "extensions: disabled: 'worklst' is not an extension, did you mean \"worklist\"?" in told[0]
+    reported = problems(written('[extensions]\ndisabled = ["worklst"]\n'))
+    assert "extensions: disabled: 'worklst' is not an extension, did you mean \"worklist\"?" in reported[0]
 
 
 def test_a_part_of_the_node_cannot_be_switched_off_as_an_extension() -> None:
-    [told] = problems(written('[extensions]\ndisabled = ["worklist", "retrieve"]\n'))
+    [reported] = problems(written('[extensions]\ndisabled = ["worklist", "retrieve"]\n'))
     remedy = "'retrieve' is a part of the node: leave \"retrieve\" out of `may` of the peers in [peers]"
-    assert f"extensions: disabled: {remedy}" in told
+    assert f"extensions: disabled: {remedy}" in reported
 
 
 HERE = {"ae_title": "A", "host": "127.0.0.1"}

@@ -72,7 +72,7 @@ def test_a_repetition_into_which_the_echoes_of_all_slices_do_not_fit_is_of_one_s
         ({"RepetitionTime": 0.8, "EchoTime": 0.03}, False),
     ],
 )
-def test_a_repetition_of_single_lines_or_volumes_is_told_by_its_fields(fields: dict[str, Any], found: bool) -> None:
+def test_a_repetition_of_single_lines_or_volumes_is_reported_by_its_fields(fields: dict[str, Any], found: bool) -> None:
     assert is_of_excitations(fields, 40) is found
 
 

@@ -23,9 +23,9 @@ def test_a_password_fits_its_own_hash_only() -> None:
 
 @pytest.mark.parametrize("password", ["", "eleven char", "x" * (MAX_PASSWORD_LENGTH + 1)])
 def test_a_password_that_is_too_short_or_too_long_is_refused_without_quoting_it(password: str) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as reported:
         hash_password(password)
-    assert not password or password not in str(told.value)
+    assert not password or password not in str(reported.value)
 
 
 def test_tokens_are_random_and_long() -> None:

@@ -73,7 +73,7 @@ def test_markup_of_ours_never_takes_what_came_over_the_network_for_markup() -> N
     assert escape(uid) == "1<wbr>.2&lt;b&gt;<wbr>.3"
 
 
-def test_spacing_is_told_in_millimetres() -> None:
+def test_spacing_is_reported_in_millimetres() -> None:
     assert spacing("[0.5, 0.75, 2.5]") == "0.5 × 0.75 × 2.5 mm"
 
 

@@ -17,15 +17,15 @@ def test_the_best_comes_first_and_what_is_not_wanted_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1',
         "multipart/related;type=application/dicom;transfer-syntax=1.2.840.10008.1.2.1",
         'Multipart/Related; Type="application/dicom"; Transfer-Syntax="1.2.840.10008.1.2.1"',
     ],
 )
-def test_parameters_may_be_quoted_or_not(told: str) -> None:
-    (one,) = media_ranges(told)
+def test_parameters_may_be_quoted_or_not(reported: str) -> None:
+    (one,) = media_ranges(reported)
     assert (one.type, one.multipart, one.transfer_syntax) == ("application/dicom", True, EXPLICIT)
 
 
@@ -34,15 +34,15 @@ def test_a_comma_in_quotes_ends_no_media_type() -> None:
 
 
 @given(st.text(alphabet=st.sampled_from('ab/;=", *\\q0.1-\0é\ufffd'), max_size=60))
-def test_no_list_however_broken_is_an_error(told: str) -> None:
-    ranges = media_ranges(told)
+def test_no_list_however_broken_is_an_error(reported: str) -> None:
+    ranges = media_ranges(reported)
     dicom_form(ranges)
     frame_forms(ranges, RLE, True)
     names(ranges, "image/png")
 
 
 @pytest.mark.parametrize(
-    ("told", "syntaxes", "multipart"),
+    ("reported", "syntaxes", "multipart"),
     [
         ("*/*", {EXPLICIT}, True),
         ("application/dicom", {EXPLICIT}, False),
@@ -56,19 +56,19 @@ def test_no_list_however_broken_is_an_error(told: str) -> None:
         ),
     ],
 )
-def test_the_form_of_instances(told: str, syntaxes: set[str], multipart: bool) -> None:
-    form = dicom_form(media_ranges(told))
+def test_the_form_of_instances(reported: str, syntaxes: set[str], multipart: bool) -> None:
+    form = dicom_form(media_ranges(reported))
     assert form is not None
     assert (form.transfer_syntaxes, form.multipart) == (syntaxes, multipart)
 
 
-@pytest.mark.parametrize("told", ["image/jpeg", 'multipart/related; type="image/jpeg"', "application/json"])
-def test_what_is_no_instance_has_no_form(told: str) -> None:
-    assert dicom_form(media_ranges(told)) is None
+@pytest.mark.parametrize("reported", ["image/jpeg", 'multipart/related; type="image/jpeg"', "application/json"])
+def test_what_is_no_instance_has_no_form(reported: str) -> None:
+    assert dicom_form(media_ranges(reported)) is None
 
 
 @pytest.mark.parametrize(
-    ("told", "stored", "expected"),
+    ("reported", "stored", "expected"),
     [
         # accepted, how frames are stored, (media type, transfer syntax, in multipart, as stored)
         ("*/*", RLE, ("application/octet-stream", EXPLICIT, True, False)),
@@ -87,8 +87,8 @@ def test_what_is_no_instance_has_no_form(told: str) -> None:
          ("application/octet-stream", EXPLICIT, True, False)),
     ],
 )  # fmt: skip
-def test_the_form_of_frames(told: str, stored: str, expected: tuple[str, str, bool, bool] | None) -> None:
-    form = next(iter(frame_forms(media_ranges(told), stored, stored != EXPLICIT)), None)
+def test_the_form_of_frames(reported: str, stored: str, expected: tuple[str, str, bool, bool] | None) -> None:
+    form = next(iter(frame_forms(media_ranges(reported), stored, stored != EXPLICIT)), None)
     if expected is None:
         assert form is None
     else:

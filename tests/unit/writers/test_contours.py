@@ -68,15 +68,19 @@ def test_contours_are_in_the_patient_and_name_their_images(tmp_path: Path) -> No
     assert [(file.kind, file.format, file.path.name) for file in files][1:] == [
         ("contours", "json", "volume_contours.json")
     ]
-    told = json.loads(files[1].path.read_text())
-    assert (told["SeriesInstanceUID"], told["FrameOfReferenceUID"], told["threshold_hu"]) == ("1.2", "1.3", -300)
-    assert [(each["time"], each["slice"], each["sop_instance_uid"]) for each in told["contours"]] == [
+    reported = json.loads(files[1].path.read_text())
+    assert (reported["SeriesInstanceUID"], reported["FrameOfReferenceUID"], reported["threshold_hu"]) == (
+        "1.2",
+        "1.3",
+        -300,
+    )
+    assert [(each["time"], each["slice"], each["sop_instance_uid"]) for each in reported["contours"]] == [
         (0, 1, "1.2.0.1"),
         (0, 2, "1.2.0.2"),
     ]
     corners = np.array([[4.5, 9.5], [54.5, 9.5], [54.5, 29.5], [4.5, 29.5]])
     expected = {(10 + 3.0 * 2, 20 + 2 * column, 30 - 2 * row) for column, row in corners}
-    assert {tuple(point) for point in told["contours"][1]["points_lps_mm"]} == expected
+    assert {tuple(point) for point in reported["contours"][1]["points_lps_mm"]} == expected
 
 
 def test_where_no_affine_is_exact_there_are_no_contours(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_first_window_that_shows_anything_is_the_display_range() -> None:
         ({"attributes": {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}}, ("none", "")),
     ],
 )
-def test_labels_and_maps_are_told_by_their_intent(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+def test_labels_and_maps_are_reported_by_their_intent(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     code, _, name = header(**changes).get_intent()
     assert (code, name) == expected
 

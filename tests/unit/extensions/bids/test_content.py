@@ -31,9 +31,11 @@ def copied(file: Path, out: Path, *, link: bool = False) -> bytes:
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_a_copy_is_compressed_and_without_the_sidecar_in_its_header(tmp_path: Path, compress: bool) -> None:
-    plain, told = (WriteOptions(formats=("nifti",), compress=compress, nifti_extension=kept) for kept in (False, True))
+    plain, reported = (
+        WriteOptions(formats=("nifti",), compress=compress, nifti_extension=kept) for kept in (False, True)
+    )
     [small, *_] = write_volume(volume(), tmp_path, "small", plain)
-    [large, *_] = write_volume(volume(), tmp_path, "large", told)
+    [large, *_] = write_volume(volume(), tmp_path, "large", reported)
     assert large.bytes > small.bytes
     copies = [copied(file.path, tmp_path / f"{file.path.stem}.copy") for file in (small, large)]
     assert gzip.decompress(copies[0]) == gzip.decompress(copies[1])

@@ -69,7 +69,7 @@ def test_what_the_rules_name_needs_no_new_one(tmp_path: Path, scanner: Scanner) 
     assert exported(tmp_path, made, *series)[0] == ["T1w", "task-a_bold"]
 
 
-def test_two_descriptions_with_one_name_are_told_apart(tmp_path: Path, scanner: Scanner) -> None:
+def test_two_descriptions_with_one_name_are_distinguished(tmp_path: Path, scanner: Scanner) -> None:
     series = [scanner.series("t1_mprage_sag"), scanner.series("t1_mprage_sag_ND"), scanner.series("t1_mprage_sag_2")]
     made = drafted(*series)
     assert exported(tmp_path, made, *series)[0] == ["acq-ND_T1w", "run-1_T1w", "run-2_T1w"]

@@ -148,8 +148,8 @@ def test_only_whole_series_of_one_patient_with_a_place_are_exported(scanner: Sca
 
 
 def test_sidecars_name_nobody_unless_they_may(scanner: Scanner, tmp_path: Path) -> None:
-    told = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": 747197466, "warnings": [], "EchoTime": 0.003}
-    series = scanner.series("t1_mprage Jane Doe", **told)
+    reported = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": 747197466, "warnings": [], "EchoTime": 0.003}
+    series = scanner.series("t1_mprage Jane Doe", **reported)
     [volume] = PLANNER.plan("a", [series], {}).sessions["01"].volumes
     assert volume.fields.keys() == {"Modality", "AcquisitionTime", "EchoTime"}
     named = rules_of("[dataset]\nanonymous = false\ndates = 'omitted'", tmp_path)

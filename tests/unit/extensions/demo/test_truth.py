@@ -36,7 +36,7 @@ def test_a_mirrored_volume_differs(truth: Truth) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (np.diag([1, 1, 1.6, 1]), "spacing"),
         (np.diag([1, 1, 1.001, 1]), "is off by"),
@@ -44,8 +44,8 @@ def test_a_mirrored_volume_differs(truth: Truth) -> None:
         (np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "axes"),
     ],
 )
-def test_another_place_differs(truth: Truth, change: np.ndarray, told: str) -> None:
-    assert told in (difference(truth, truth.voxels.T, AFFINE @ change) or "")
+def test_another_place_differs(truth: Truth, change: np.ndarray, reported: str) -> None:
+    assert reported in (difference(truth, truth.voxels.T, AFFINE @ change) or "")
 
 
 def test_a_missing_slice_differs(truth: Truth) -> None:

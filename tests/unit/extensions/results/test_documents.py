@@ -65,8 +65,8 @@ def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
     making.file.write_text(json.dumps({"verdict": "nodule", "scores": [0.5, 0.7]}))
     make_report(making)
     items = dcmread(making.into).ContentSequence
-    told = {item.ConceptNameCodeSequence[0].CodeMeaning: item.TextValue for item in items}
-    assert told == {"verdict": "nodule", "scores": "[0.5, 0.7]"}
+    reported = {item.ConceptNameCodeSequence[0].CodeMeaning: item.TextValue for item in items}
+    assert reported == {"verdict": "nodule", "scores": "[0.5, 0.7]"}
 
 
 @pytest.mark.parametrize(

@@ -448,7 +448,7 @@ def test_a_structure_set_without_regions_is_refused(convert: Convert, has_images
     assert (result.reasons, result.details) == (["not-an-image"], ["the structure set has no regions of interest"])
 
 
-def test_images_and_a_structure_set_of_one_series_are_told_apart(convert: Convert) -> None:
+def test_images_and_a_structure_set_of_one_series_are_distinguished(convert: Convert) -> None:
     images = make.ct_series(3)
     own = make.structure_set(images, {"Heart": on_slices(images, SQUARE)}, series_uid=images[0].SeriesInstanceUID)
     result = convert([*images, own])

@@ -28,7 +28,7 @@ def of_one_echo_by_its_header(times: int, echoes: int, **private: Any) -> list[F
             ds.InstanceNumber = time * SLICES + place + 1
             block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
             block.add_new(0xA2, "SL", 500 + echo * SLICES + place)
-            block.add_new(0xA9, "DS", private.get("told", str(echoes)))
+            block.add_new(0xA9, "DS", private.get("reported", str(echoes)))
         out += series
     return out
 
@@ -44,7 +44,7 @@ def test_echoes_of_ge_that_only_their_raw_data_tell_apart_are_no_times(times: in
         assert [warning.name for warning in volume.warnings] == [WarningKind.PARAMETER_VARIES]
 
 
-@pytest.mark.parametrize("told", ["0.000000", "3"])
-def test_runs_of_raw_data_that_are_not_as_many_as_echoes_divide_nothing(told: str) -> None:
-    [volume] = assemble(numbered(of_one_echo_by_its_header(3, 2, told=told))).volumes
+@pytest.mark.parametrize("reported", ["0.000000", "3"])
+def test_runs_of_raw_data_that_are_not_as_many_as_echoes_divide_nothing(reported: str) -> None:
+    [volume] = assemble(numbered(of_one_echo_by_its_header(3, 2, reported=reported))).volumes
     assert volume.voxels.shape[:2] == (6, SLICES)

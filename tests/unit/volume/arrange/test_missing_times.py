@@ -79,7 +79,7 @@ def test_temporal_positions_tell_of_lost_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("starts_s", "told"),
+    ("starts_s", "reported"),
     [
         ((0, 2, 4, 6, 8), None),
         ((0, 2, 4, 8, 10), "missing-time: times seem to be missing: 1 after time 3 by their starts"),
@@ -93,10 +93,10 @@ def test_temporal_positions_tell_of_lost_times() -> None:
         ((0, 3, 10), None),  # too few to know which step is usual
     ],
 )
-def test_long_steps_between_steady_ones_are_told(starts_s: tuple[float, ...], told: str | None) -> None:
+def test_long_steps_between_steady_ones_are_reported(starts_s: tuple[float, ...], reported: str | None) -> None:
     volume = only(started(starts_s))
-    assert gaps(volume) == ([told] if told else [])
-    assert volume.time_step_s is None or told is None
+    assert gaps(volume) == ([reported] if reported else [])
+    assert volume.time_step_s is None or reported is None
 
 
 def test_numbers_of_another_stack_are_not_missing() -> None:
@@ -124,16 +124,16 @@ def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("repetition_ms", "told"),
+    ("repetition_ms", "reported"),
     [
         ("2000", ["missing-time: times seem to be missing: 1 after time 3 by their starts"]),
         ("4.2", ["irregular-time-steps: longer steps than usual follow times 3"]),
     ],
 )
 def test_a_pause_between_numbers_without_a_hole_is_a_lost_time_only_of_a_continuous_scan(
-    repetition_ms: str, told: list[str]
+    repetition_ms: str, reported: list[str]
 ) -> None:
     clock = ["101500", "101502", "101504", "101508", "101510", "101512"]
     volume = only(make.time_series(6, 4, RepetitionTime=repetition_ms, AcquisitionTime=clock))
-    assert gaps(volume) == told
+    assert gaps(volume) == reported
     assert volume.time_step_s is None

@@ -216,9 +216,9 @@ def test_volumes_that_were_planned_at_several_places_stay_several() -> None:
     assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
 
 
-@pytest.mark.parametrize(("moved_mm", "told"), [((0, 0, 4.3), True), ((2, 0, 3.1), True), ((0, 0, 11.3), False)])
+@pytest.mark.parametrize(("moved_mm", "reported"), [((0, 0, 4.3), True), ((2, 0, 3.1), True), ((0, 0, 11.3), False)])
 def test_volumes_that_overlap_at_other_places_say_that_they_may_be_times(
-    moved_mm: tuple[float, float, float], told: bool
+    moved_mm: tuple[float, float, float], reported: bool
 ) -> None:
     uids, first = of_one_series(), np.array((-50.0, -40.0, 10.0))
     places = [first, first + moved_mm]
@@ -227,7 +227,7 @@ def test_volumes_that_overlap_at_other_places_say_that_they_may_be_times(
     assert [volume.shape[2] for volume in assembly.volumes] == [8, 8]
     for volume in assembly.volumes:
         details = [one.detail for one in volume.warnings if one.name is WarningKind.SEVERAL_POSITIONS]
-        assert bool(details) == told
+        assert bool(details) == reported
         assert all(f"{np.linalg.norm(moved_mm):.2f} mm away" in detail for detail in details)
 
 

@@ -269,10 +269,10 @@ def test_slices_of_several_weightings_that_share_no_position_are_no_volume() -> 
 
 
 @pytest.mark.parametrize(
-    "told", [{"TemporalPositionIdentifier": [1, 2]}, {"DiffusionBValue": [500.0, 1000.0]}], ids=str
+    "reported", [{"TemporalPositionIdentifier": [1, 2]}, {"DiffusionBValue": [500.0, 1000.0]}], ids=str
 )
-def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(told: dict[str, list[Any]]) -> None:
-    series = make.time_series(2, 5, AcquisitionTime=None, InstanceNumber=1, **told)
+def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(reported: dict[str, list[Any]]) -> None:
+    series = make.time_series(2, 5, AcquisitionTime=None, InstanceNumber=1, **reported)
     [refusal] = assemble([*series[:3], *series[7:]]).refusals  # the third position has both
     assert refusal.reason is Reason.INCOMPLETE
 

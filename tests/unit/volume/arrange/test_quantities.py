@@ -98,15 +98,15 @@ def test_frames_of_an_instance_at_several_positions_are_reported_as_assumed_time
     assert warned(assembly) == {WarningKind.TIMES_ASSUMED}
 
 
-@pytest.mark.parametrize(("clock", "told"), [(None, {WarningKind.TIMES_ASSUMED}), (["101500", "101502"], set())])
+@pytest.mark.parametrize(("clock", "reported"), [(None, {WarningKind.TIMES_ASSUMED}), (["101500", "101502"], set())])
 def test_instances_at_one_position_that_only_numbers_order_are_reported(
-    clock: list[str] | None, told: set[WarningKind]
+    clock: list[str] | None, reported: set[WarningKind]
 ) -> None:
     shared = of_one_series()
     series = make.mr_series(2, positions=np.zeros((2, 3)), AcquisitionTime=clock, **shared)
     assembly = assemble(series)
     assert [len(grid) for grid in grids(assembly)] == [2]
-    assert warned(assembly) == told
+    assert warned(assembly) == reported
 
 
 # Signs

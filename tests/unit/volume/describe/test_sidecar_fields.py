@@ -45,10 +45,10 @@ def test_a_zero_says_that_there_is_none(name: str) -> None:
     assert name not in describe(ds, [frame(0)])
 
 
-@pytest.mark.parametrize(("written", "told"), [("128.175953", 128.175953), ("128175953", None)])
-def test_a_frequency_that_cannot_be_in_megahertz_is_left_out(written: str, told: float | None) -> None:
+@pytest.mark.parametrize(("written", "reported"), [("128.175953", 128.175953), ("128175953", None)])
+def test_a_frequency_that_cannot_be_in_megahertz_is_left_out(written: str, reported: float | None) -> None:
     [ds] = make.mr_series(1, ImagingFrequency=written)
-    assert describe(ds, [frame(0)]).get("ImagingFrequency") == told
+    assert describe(ds, [frame(0)]).get("ImagingFrequency") == reported
 
 
 def test_an_enhanced_object_tells_its_time_of_day_with_its_date_which_is_left_out() -> None:
@@ -210,9 +210,11 @@ def test_scalings_beside_the_rescale_are_recorded() -> None:
     assert facts["PhilipsScaleSlope"] == 0.25
 
 
-@pytest.mark.parametrize(("told", "expected"), [("101500.25", "10:15:00.25"), ("101500", "10:15:00"), ("1015", None)])
-def test_the_time_of_day_is_reported_in_full_or_not_at_all(told: str, expected: str | None) -> None:
-    [ds] = make.mr_series(1, AcquisitionTime=told)
+@pytest.mark.parametrize(
+    ("reported", "expected"), [("101500.25", "10:15:00.25"), ("101500", "10:15:00"), ("1015", None)]
+)
+def test_the_time_of_day_is_reported_in_full_or_not_at_all(reported: str, expected: str | None) -> None:
+    [ds] = make.mr_series(1, AcquisitionTime=reported)
     assert describe(ds, [frame(0)]).get("AcquisitionTime") == expected
 
 

@@ -88,7 +88,7 @@ def test_a_direction_that_is_stated_as_zeros_is_known() -> None:
     assert not diffusion.direction_lps.any()
 
 
-def test_trace_images_are_told_from_maps() -> None:
+def test_trace_images_are_distinguished_from_maps() -> None:
     assert weighted(image(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\TRACEW", DiffusionBValue=500.0)).trace
     assert weighted(image(DiffusionBValue=500.0, DiffusionDirectionality="ISOTROPIC")).trace
     assert not weighted(image(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\ADC", DiffusionBValue=500.0)).trace

@@ -39,7 +39,7 @@ def test_an_empty_overlay_shows_nothing() -> None:
     assert volume.warnings == ()
 
 
-def test_an_overlay_of_an_instance_with_many_frames_is_told_too() -> None:
+def test_an_overlay_of_an_instance_with_many_frames_is_reported_too() -> None:
     ds = make.enhanced_mr(4)
     draw(ds, 0x6000, b"\x01\0" * 8)
     [volume] = assemble([ds]).volumes

@@ -143,8 +143,8 @@ def test_philips_tells_the_water_fat_shift() -> None:
 
 def test_classic_images_of_philips_tell_their_acceleration_in_a_private_item() -> None:
     ds = make.mr_series(1, Manufacturer="Philips Medical Systems")[0]
-    told = make.dataset(ParallelReductionFactorInPlane=2.0)
-    ds.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [told])
+    reported = make.dataset(ParallelReductionFactorInPlane=2.0)
+    ds.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [reported])
     assert describe(ds, [])["ParallelReductionFactorInPlane"] == 2
 
 
