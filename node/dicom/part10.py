@@ -25,12 +25,8 @@ _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = "") -> bytes:
     """Return the bytes before the data set in a DICOM file.
 
-    Parameters
-    ----------
-    sop_class_uid, sop_instance_uid, transfer_syntax_uid : str
-        (0002,0002), (0002,0003) and (0002,0010).
-    source_ae_title : str
-        (0002,0016), the sender of the instance; left out if empty.
+    `sop_class_uid`, `sop_instance_uid`, `transfer_syntax_uid`: (0002,0002), (0002,0003) and (0002,0010).
+    `source_ae_title`: (0002,0016), the sender of the instance; left out if empty.
 
     Returns
     -------
@@ -63,10 +59,7 @@ def file_meta(head: bytes) -> tuple[dict[int, str], int]:
 
     Preamble and group may be absent. The group's own length is often wrong, and is not believed.
 
-    Parameters
-    ----------
-    head : bytes
-        The beginning of a file.
+    `head`: the beginning of a file.
     """
     values: dict[int, str] = {}
     at = 132 if head[128:132] == b"DICM" else 0

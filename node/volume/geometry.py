@@ -60,21 +60,11 @@ class Axes:
 class Placement:
     """The placement of the planes of a stack.
 
-    Attributes
-    ----------
-    geometry : Geometry
-    affine_lps : (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
-    spacing_mm : (float, float, float)
-        Between columns, between rows, between slices.
-    step_mm : float
-        The usual distance along the normal between neighbouring planes.
-    axes : Axes
-    along : (N,) float, mm
-        Distances of the planes from the first, along the normal.
-    offsets : (N, 2) float, mm
-        Shift of each plane along its rows and columns.
-    warnings : tuple of VolumeWarning
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `spacing_mm`, (float, float, float): between columns, between rows, between slices.
+    `step_mm`: the usual distance along the normal between neighbouring planes.
+    `along`, (N,) float, mm: distances of the planes from the first, along the normal.
+    `offsets`, (N, 2) float, mm: shift of each plane along its rows and columns.
     """
 
     geometry: Geometry
@@ -122,12 +112,8 @@ def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
     Distances within `tolerance` share a number. Distances that jitter by up to five times as much share one too, if
     only that makes an even stack with equally many planes at each position.
 
-    Parameters
-    ----------
-    distances : (N,) float, mm
-        Distances of planes from a common origin; planes may share positions.
-    tolerance : float, mm
-        See `position_tolerance`.
+    `distances`, (N,) float, mm: distances of planes from a common origin; planes may share positions.
+    `tolerance`: see `position_tolerance`.
 
     Returns
     -------
@@ -181,17 +167,10 @@ def place_planes(
 ) -> Placement:
     """Return the placement of planes at distinct positions.
 
-    Parameters
-    ----------
-    positions : (N, 3) float, mm, LPS
-        *Image Position (Patient)* in ascending order along the normal.
-    axes : Axes
-    pixel_spacing : (float, float), mm
-        Between rows, then between columns.
-    single_spacing_mm : float
-        Slice distance to use if there is only one plane.
-    equally_thick : bool
-        All slices have one thickness, so that a distance of several steps is a gap.
+    `positions`, (N, 3) float, mm, LPS: *Image Position (Patient)* in ascending order along the normal.
+    `pixel_spacing`, (float, float), mm: between rows, then between columns.
+    `single_spacing_mm`: slice distance to use if there is only one plane.
+    `equally_thick`: all slices have one thickness, so that a distance of several steps is a gap.
 
     Returns
     -------
@@ -242,13 +221,9 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
     The step is the median distance. It is the smallest distance if all others are multiples of it and fewer slices are
     missing than present.
 
-    Parameters
-    ----------
-    along : (N,) float, mm
-        Ascending distances of planes along the normal, N >= 2.
-    noise_share : float
-        Largest distance of a plane from the even grid that fits them best, as a share of its step, if distances are
-        no multiples of the step.
+    `along`, (N,) float, mm: ascending distances of planes along the normal, N >= 2.
+    `noise_share`: largest distance of a plane from the even grid that fits them best, as a share of its step, if
+        distances are no multiples of the step.
 
     Returns
     -------
@@ -372,9 +347,7 @@ def is_shifted(offsets: Float, pixel_spacing: tuple[float, float]) -> bool:
 def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
     """Return the distance of each frame along the stack's normal, and the number of its position.
 
-    Parameters
-    ----------
-    frames : N frames with position and orientation
+    `frames`: N frames with position and orientation.
 
     Returns
     -------

@@ -52,9 +52,7 @@ def read_frame(frame: Frame) -> Array:
 def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
     """Return the voxels of a grid of frames, their slope and their intercept.
 
-    Parameters
-    ----------
-    planes : (times, slices) sequences of Frame
+    `planes`: (times, slices) sequences of Frame.
 
     Returns
     -------
@@ -63,10 +61,7 @@ def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
     float, float
         Slope and intercept for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
 
-    Raises
-    ------
-    FrameRefused
-        A frame cannot be decoded.
+    Raises FrameRefused: a frame cannot be decoded.
     """
     frames = [frame for time in planes for frame in time]
     scalings = {(frame.slope, frame.intercept) for frame in frames}

@@ -42,13 +42,9 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     Planes are shifted within themselves, and values between planes are computed, by linear interpolation. Voxels
     outside the planes get `fill`. No distance is stretched: the first plane keeps its position.
 
-    Parameters
-    ----------
-    voxels : (times, slices, rows, columns[, 3]) array
-    placement : Placement
-        Placement of the planes, at least two.
-    fill : float
-        Stored value for voxels that no plane covers.
+    `voxels`: (times, slices, rows, columns[, 3]) array.
+    `placement`: placement of the planes, at least two.
+    `fill`: stored value for voxels that no plane covers.
 
     Returns
     -------

@@ -38,12 +38,8 @@ def read_voxels(path: Path) -> tuple[Array, Float]:
     affine_lps : (4, 4) float64, mm
         From (i, j, k) to LPS+.
 
-    Raises
-    ------
-    OSError
-        The file is missing.
-    ValueError
-        It is no volume that the libraries can read.
+    Raises OSError: the file is missing.
+    Raises ValueError: it is no volume that the libraries can read.
     """
     with _refused(path):
         if path.name.endswith(NIFTI):

@@ -74,10 +74,7 @@ def read_document(ds: Dataset) -> Document | None:
 
     None if the instance is of another class, or has neither measurements nor references.
 
-    Raises
-    ------
-    ConversionRefused
-        ``too-large``: more content than a report may have.
+    Raises ConversionRefused: ``too-large``: more content than a report may have.
 
     Notes
     -----

@@ -29,10 +29,7 @@ class NotAMask(ValueError):
 def read_mask(path: Path, max_voxels: int) -> tuple[Array, Float]:
     """Return a label volume.
 
-    Parameters
-    ----------
-    max_voxels : int
-        Number of voxels above which the file is not read.
+    `max_voxels`: number of voxels above which the file is not read.
 
     Returns
     -------
@@ -41,9 +38,7 @@ def read_mask(path: Path, max_voxels: int) -> tuple[Array, Float]:
     affine_lps : (4, 4) float64, mm
         From (i, j, k) to LPS+.
 
-    Raises
-    ------
-    NotAMask
+    Raises NotAMask.
     """
     try:
         image = opened_nifti(path)

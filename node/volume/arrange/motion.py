@@ -122,10 +122,7 @@ class _Time:
 def undo_motion(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames at the position of one time if their series moves between times, else unchanged.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        Alike in all traits except position and time.
+    `frames`: alike in all traits except position and time.
 
     Returns
     -------

@@ -36,16 +36,10 @@ def slice_timing(
 ) -> tuple[list[float] | None, VolumeWarning | None]:
     """Return BIDS' SliceTiming of a stack: seconds from the first excited slice to each, in the order of the slices.
 
-    Parameters
-    ----------
-    ds : Dataset
-        The first data set of the stack.
-    planes : sequence of sequence of Frame
-        Frames by time, then by slice.
-    repetition_time_s : float or None
-        Time from one volume to the next, including any pause.
-    bands : int
-        Number of slices that were excited together.
+    `ds`: the first data set of the stack.
+    `planes`: frames by time, then by slice.
+    `repetition_time_s`: time from one volume to the next, including any pause.
+    `bands`: number of slices that were excited together.
 
     Returns
     -------

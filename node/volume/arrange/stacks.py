@@ -79,10 +79,7 @@ def _lacking(
 def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ...]]:
     """Return the stacks of a series, and warnings about their number.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        All frames of one series.
+    `frames`: all frames of one series.
 
     Returns
     -------

@@ -75,12 +75,8 @@ SAME_INSTANT_S = 0.001
 def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     """Return the allowed fields of one stack, with BIDS' names and units (seconds, millimetres, degrees, tesla).
 
-    Parameters
-    ----------
-    ds : Dataset
-        The first data set of the stack.
-    frames : sequence of Frame
-        All planes of the stack in order: slices of the first time first.
+    `ds`: the first data set of the stack.
+    `frames`: all planes of the stack in order: slices of the first time first.
 
     Returns
     -------

@@ -51,10 +51,7 @@ def begins(data: bytes) -> bool:
 def read_codestream(data: bytes) -> Codestream:
     """Return the header of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
-    Raises
-    ------
-    ConversionRefused
-        ``undecodable``: not such a codestream, a broken header, or a missing end.
+    Raises ConversionRefused: ``undecodable``: not such a codestream, a broken header, or a missing end.
 
     Notes
     -----
