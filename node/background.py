@@ -31,16 +31,10 @@ ASK_AGAIN_SECONDS = 5.0
 class SupervisedThread:
     """A long-lived thread: a function that is called again after a pause if it raises, until it returns.
 
-    Parameters
-    ----------
-    name : str
-        Name of the thread, in the log, in ``/readyz`` and in ``/metrics``.
-    run : callable
-        Returns when it is to end.
-    stopping : Event or None
-        Ends the pauses.
-    max_pause_seconds : float
-        Longest pause.
+    `name`: name of the thread, in the log, in ``/readyz`` and in ``/metrics``.
+    `run`: returns when it is to end.
+    `stopping`: ends the pauses.
+    `max_pause_seconds`: longest pause.
     """
 
     def __init__(
@@ -121,17 +115,10 @@ class BackgroundService(ABC):
     The thread sleeps until the time that the last step requested, or until `wake` requests an earlier one; it does not
     poll. An exception ends a step, never the service (`SupervisedThread`), and the next step follows after a pause.
 
-    Parameters
-    ----------
-    name : str
-        Name of the thread.
+    `name`: name of the thread.
 
-    Attributes
-    ----------
-    turn : str or None
-        What only one host does at a time, and this service does with it; None: each host does it.
-    max_pause_seconds : float
-        Longest pause after failures.
+    `turn`: what only one host does at a time, and this service does with it; None: each host does it.
+    `max_pause_seconds`: longest pause after failures.
     """
 
     turn: str | None = None

@@ -23,14 +23,9 @@ def write_counters(
 ) -> None:
     """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
 
-    Parameters
-    ----------
-    counters : mapping
-        What `node.metrics.Metrics.snapshot` returns.
-    reasons : mapping of str to str
-        Why the node is not ready, by part.
-    told : mapping or None
-        What commands cannot know from their own settings: those of the node may be others.
+    `counters`: what `node.metrics.Metrics.snapshot` returns.
+    `reasons`: why the node is not ready, by part.
+    `told`: what commands cannot know from their own settings: those of the node may be others.
     """
     content = {
         "at": dt.datetime.now(dt.UTC).isoformat(),

@@ -34,15 +34,9 @@ class WrittenDestination:
 def file_name(prepared: Prepared, layout: Literal["names", "archive"]) -> Path:
     """Return the relative path of the file of an instance.
 
-    Parameters
-    ----------
-    layout : str
-        ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
+    `layout`: ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
 
-    Raises
-    ------
-    NotTaken
-        The copy cannot be read, or its attributes.
+    Raises NotTaken: the copy cannot be read, or its attributes.
     """
     if layout == "archive":
         return Path(prepared.due.key)
