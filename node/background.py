@@ -135,12 +135,9 @@ class BackgroundService(ABC):
 
     @abstractmethod
     def step(self) -> float | None:
-        """Do the work that is due now.
+        """Do the work that is due now; return the seconds until the next step.
 
-        Returns
-        -------
-        float or None
-            Seconds until the next step: 0 if there is more to do, None to sleep until `wake`.
+        0 if there is more to do, None to sleep until `wake`.
         """
 
     def _is_ours(self) -> bool:

@@ -272,8 +272,6 @@ def expectation(instances: Sequence[InstanceCounts], **known: Any) -> Expectatio
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
     """Return the counts announced in headers with their sources, without implausible ones.
 
-    Notes
-    -----
     *Images in Acquisition* (0020,1002) counts one acquisition (PS3.3 C.7.6.1); some senders put the count of the
     series into it, others the count of one temporal position. *Number of Slices* (0054,0081) and *Number of Time
     Slices* (0054,0101): PS3.3 C.8.9.1. (0020,1209) belongs to the query model (PS3.4 C.3.4); some data sets contain

@@ -60,10 +60,7 @@ def remove_counters(root: Path) -> None:
 def read_counters(root: Path) -> dict[str, Any] | None:
     """Return the counters of the node running on a root, and their age, or None if no node is running.
 
-    Returns
-    -------
-    dict or None
-        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and what else it told.
+    They are ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and what else it told.
     """
     try:
         content = json.loads((root / LIVE_FILE).read_bytes())

@@ -59,8 +59,6 @@ class Apart:
     `writes`: existing files that it writes, and existing folders in which it creates, reads and removes files.
     `assistants`: number of processes that compute for it, each with a quarter of its memory.
 
-    Notes
-    -----
     `node.child_process.confinement` has what the kernel does for that.
     """
 

@@ -467,11 +467,8 @@ def contours(mask: Array, affine_lps: Float) -> Iterator[tuple[int, Float]]:
     `mask`, (i, j, k) array: not 0 inside.
     `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
 
-    Yields
-    ------
-    k : int
-    points_lps : (n, 3) float, mm
-        Corners of a closed polygon. The inside is on the right as the slice is displayed, of holes on the left.
+    An outline is k, and the corners of a closed polygon, (n, 3) float, mm, LPS. The inside is on the right as the slice
+    is displayed, of holes on the left.
     """
     for index, plane in enumerate(np.moveaxis(mask, 2, 0)):
         for outline in outlines(plane.T):

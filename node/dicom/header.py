@@ -136,11 +136,8 @@ def read_header(
     `wanted`: tags as ``0xggggeeee``; the reader stops after the largest.
     `is_cut`: whether there may be more of the data set than `data` has.
 
-    Returns
-    -------
-    dict of int to bytes
-        Values with padding, cut to `MAX_VALUE_BYTES`; absent elements are omitted. The value of a sequence is its
-        items, cut to `MAX_SEQUENCE_BYTES`, for `read_items`.
+    Values have their padding, and are cut to `MAX_VALUE_BYTES`; absent elements are omitted. The value of a sequence is
+    its items, cut to `MAX_SEQUENCE_BYTES`, for `read_items`.
 
     Raises HeaderCut: `data` ends too early; read again with more of the data set.
     Raises NotUnderstood: the encoding is broken, or there are more than `MAX_ELEMENTS`; the message names the tag, or

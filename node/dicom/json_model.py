@@ -83,10 +83,7 @@ def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
         sequences and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the
         value is omitted.
 
-    Returns
-    -------
-    dict
-        Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
+    Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
     """
     return _data_set(ds, bulk_data_uri, "")
 

@@ -154,8 +154,6 @@ def read_query(
         its level.
     Raises InvalidQuery: the value of a key violates its value representation or the matching rules.
 
-    Notes
-    -----
     PS3.4 C.2.2 and C.4.1.1.3.1. Hierarchical queries also match keys of higher levels, which the standard does not
     require.
     """

@@ -28,14 +28,8 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
     `sop_class_uid`, `sop_instance_uid`, `transfer_syntax_uid`: (0002,0002), (0002,0003) and (0002,0010).
     `source_ae_title`: (0002,0016), the sender of the instance; left out if empty.
 
-    Returns
-    -------
-    bytes
-        128 zeros, ``DICM`` and group 0002 in explicit VR little endian. The data set's own bytes follow unchanged.
-
-    Notes
-    -----
-    PS3.10 7.1, table 7.1-1.
+    128 zeros, ``DICM`` and group 0002 in explicit VR little endian (PS3.10 7.1, table 7.1-1). The data set's own bytes
+    follow unchanged.
     """
     before, behind = _around_instance_uid(sop_class_uid, transfer_syntax_uid, source_ae_title)
     body = before + _text(0x00020003, "UI", sop_instance_uid) + behind

@@ -32,8 +32,6 @@ def once_per_series(*keywords: str) -> Callable[[Function[Arguments, Fact]], Fun
         Character Set (0008,0005), which decides what others mean; it has no File Meta Information. Nobody may change
         the result.
 
-    Notes
-    -----
     A result is not kept if pydicom has converted an element, because a converted element can be changed.
     Threads may call the function at the same time.
     """

@@ -179,15 +179,10 @@ class Journal:
         self._is_ready = True
 
     def append(self, facts: bytes, *payload: bytes) -> int:
-        """Append one record; it is durable when this returns.
+        """Append one record, and return its sequence number; it is durable when this returns.
 
         `facts`: what describes the record.
         `payload`: consecutive parts.
-
-        Returns
-        -------
-        int
-            Its sequence number, one more than that of the record before.
 
         Raises JournalFull: no segment was freed within `ROOM_SECONDS`.
         Raises JournalUnusable: the journal is closed.

@@ -66,10 +66,7 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
         instances are small.
     `repair`: mend what headers say wrongly where other values prove it; the volumes have the warning ``repaired``.
 
-    Returns
-    -------
-    Assembly
-        Volumes in LPS and mm, refusals and exclusions.
+    Volumes in LPS and mm, refusals and exclusions.
 
     Raises VoxelnodeError: a frame was lost or duplicated: a bug in this program, never a fault of the data.
     """

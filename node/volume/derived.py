@@ -22,11 +22,8 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
     `plane`: ``"axial"``, ``"coronal"`` or ``"sagittal"``: the nearest plane of an oblique volume.
 
-    Returns
-    -------
-    (slices, rows, columns) array
-        Slices from inferior to superior, anterior to posterior or right to left; right is at the left of axial and
-        coronal slices, anterior at the left of sagittal ones.
+    They are (slices, rows, columns): slices from inferior to superior, anterior to posterior or right to left; right is
+    at the left of axial and coronal slices, anterior at the left of sagittal ones.
 
     Raises ValueError: the array has other dimensions, or there is no such plane.
     """

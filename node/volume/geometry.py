@@ -107,18 +107,13 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
 
 
 def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
-    """Return a position number for each distance along the normal, ascending with the distance.
+    """Return a position number for each distance along the normal, (N,) int from 0, ascending with the distance.
 
     Distances within `tolerance` share a number. Distances that jitter by up to five times as much share one too, if
     only that makes an even stack with equally many planes at each position.
 
     `distances`, (N,) float, mm: distances of planes from a common origin; planes may share positions.
     `tolerance`: see `position_tolerance`.
-
-    Returns
-    -------
-    (N,) int
-        Numbers from 0.
     """
     near = cluster_numbers(distances, tolerance)
     if _is_whole(distances, near):
@@ -142,8 +137,6 @@ def _is_whole(distances: Float, labels: NDArray[np.intp]) -> bool:
 def stack_axes(orientations: Float) -> Axes:
     """Return the orthonormal axes nearest to the mean of (N, 6) orientations of one cluster.
 
-    Notes
-    -----
     Polar decomposition: the nearest orthonormal pair of vectors rotates neither of the two alone.
     """
     mean = orientations.mean(axis=0).reshape(2, 3)
@@ -172,15 +165,10 @@ def place_planes(
     `single_spacing_mm`: slice distance to use if there is only one plane.
     `equally_thick`: all slices have one thickness, so that a distance of several steps is a gap.
 
-    Returns
-    -------
-    Placement
-        The slice column of its affine is measured from the first to the last position. If distances are uneven, it is
-        the median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is
-        then at its true position. For planes that only jitter around an even grid, that grid is used.
+    The slice column of the affine is measured from the first to the last position. If distances are uneven, it is the
+    median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is then at
+    its true position. For planes that only jitter around an even grid, that grid is used.
 
-    Notes
-    -----
     PS3.3 C.7.6.2.1.1.
     """
     relative = positions - positions[0]
@@ -225,10 +213,8 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
     `noise_share`: largest distance of a plane from the even grid that fits them best, as a share of its step, if
         distances are no multiples of the step.
 
-    Returns
-    -------
-    (float, (N - 1,) int) or None
-        Step in mm. None if the distances are not multiples of a step, or if nothing is missing.
+    The step is in mm, the numbers are (N - 1,) int; None if the distances are not multiples of a step, or if nothing is
+    missing.
     """
     steps = np.diff(along)
     for step_mm in (float(np.median(steps)), float(steps.min())):
@@ -349,12 +335,8 @@ def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
 
     `frames`: N frames with position and orientation.
 
-    Returns
-    -------
-    (N,) float, mm
-        Distances from the origin of LPS.
-    (N,) int
-        Position numbers, ascending with the distance; frames of one number share a position.
+    Distances, (N,) float, mm, are from the origin of LPS. Numbers, (N,) int, ascend with the distance; frames of one
+    number share a position.
     """
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     distances: Float = np.array([frame.position for frame in frames]) @ axes.normal

@@ -54,12 +54,8 @@ def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
 
     `planes`: (times, slices) sequences of Frame.
 
-    Returns
-    -------
-    (times, slices, rows, columns[, 3]) array
-        Allocated once; each frame is decoded into its place.
-    float, float
-        Slope and intercept for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
+    The voxels, (times, slices, rows, columns[, 3]), are allocated once; each frame is decoded into its place. Slope and
+    intercept are for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
 
     Raises FrameRefused: a frame cannot be decoded.
     """

@@ -30,13 +30,9 @@ def opened_nifti(path: Path) -> nifti1.Nifti1Image | nifti2.Nifti2Image:
 def read_voxels(path: Path) -> tuple[Array, Float]:
     """Return a volume file as it is: NIfTI as nibabel reads it, other formats as SimpleITK does.
 
-    Returns
-    -------
-    voxels : (i, j, k) or (i, j, k, time) array
-        Real values, first axis of the file first; in the type of the file unless it has a slope and an intercept.
-        Colours are a structured type of ``R``, ``G`` and ``B``.
-    affine_lps : (4, 4) float64, mm
-        From (i, j, k) to LPS+.
+    `voxels`, (i, j, k) or (i, j, k, time) array: real values, first axis of the file first; in the type of the file
+        unless it has a slope and an intercept. Colours are a structured type of ``R``, ``G`` and ``B``.
+    `affine_lps`, (4, 4) float64, mm: from (i, j, k) to LPS+.
 
     Raises OSError: the file is missing.
     Raises ValueError: it is no volume that the libraries can read.
@@ -90,12 +86,8 @@ def _itk_affine(path: Path) -> Float:
 def read_nifti(path: Path) -> tuple[Array, Float]:
     """Return a three-dimensional NIfTI file as nibabel reads it.
 
-    Returns
-    -------
-    voxels : (slices, rows, columns) float64
-        Real values, with slope and intercept applied.
-    affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+.
+    `voxels`, (slices, rows, columns) float64: real values, with slope and intercept applied.
+    `affine_lps`, (4, 4) float64, mm: from (column, row, slice) to LPS+.
     """
     image = nifti1.Nifti1Image.from_filename(path)
     return np.asarray(image.dataobj, dtype=np.float64).transpose(2, 1, 0), LPS_TO_RAS @ image.affine

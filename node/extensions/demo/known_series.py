@@ -281,8 +281,6 @@ class Truth:
 def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
     """Return the Series Instance UID and the expected volume of an evenly spaced CT series, read from its files.
 
-    Notes
-    -----
     PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
     """
     instances = [dcmread(path) for path in paths]

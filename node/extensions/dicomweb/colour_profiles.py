@@ -32,8 +32,6 @@ def source_profile(ds: Dataset, frame_number: int, codestream: bytes | None) -> 
     `frame_number`: from 1.
     `codestream`: the compressed frame.
 
-    Notes
-    -----
     PS3.18 8.3.5.1.5. Without any, *Color Space* (0028,2002) names the space, and sRGB is taken.
     """
     path = _optical_path(ds, frame_number)

@@ -128,8 +128,6 @@ def find_instance_count(
     Raises NoAssociation: the address does not answer, or the peer rejects the association.
     Raises FindFailed: the query failed, or the peer has several such series.
 
-    Notes
-    -----
     A hierarchical query at the SERIES level of the Study Root model (PS3.4 C.6.2.1). The count is an optional key
     (PS3.4 C.3.4).
     """

@@ -45,8 +45,6 @@ def read_classic(ds: Dataset) -> Signals:
 
     Raises ConversionRefused.
 
-    Notes
-    -----
     The data of (7FE1,xx10) are in the convention of NIfTI-MRS already: the conjugate of what XA writes.
     """
     data = private_bytes(ds, CSA_DATA)

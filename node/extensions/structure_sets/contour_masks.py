@@ -160,8 +160,6 @@ def masks_of(
     `stack`: number of the masks' stack in their series.
     `suffix`: distinguishes the masks from those of other structure sets of the series.
 
-    Notes
-    -----
     PS3.3 C.8.8.6. Contours that enclose others make holes, whether a keyhole joins them or not.
     """
     work = MAX_WORK

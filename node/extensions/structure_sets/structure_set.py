@@ -119,8 +119,6 @@ def read_structure_set(ds: Dataset) -> StructureSet:
     Raises ConversionRefused: ``too-large``: more series, regions or points than a structure set may have;
         ``not-an-image``: no regions.
 
-    Notes
-    -----
     PS3.3 C.8.8.5, C.8.8.6 and C.8.8.8.
     """
     references = _references(ds)

@@ -124,11 +124,8 @@ def undo_motion(frames: Sequence[Frame]) -> list[Frame]:
 
     `frames`: alike in all traits except position and time.
 
-    Returns
-    -------
-    list of Frame, in the same order
-        Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to
-        the image. `Frame.acquired` has the position before.
+    Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to the
+    image. `Frame.acquired` has the position before.
     """
     if any(frame.position is None for frame in frames):
         return list(frames)

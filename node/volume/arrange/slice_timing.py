@@ -41,13 +41,9 @@ def slice_timing(
     `repetition_time_s`: time from one volume to the next, including any pause.
     `bands`: number of slices that were excited together.
 
-    Returns
-    -------
-    list of float or None
-        None if it is unknown: no clock, one time for all slices, or times that span more than a repetition, and so are
-        those of volumes or of whole passes. Also None if nothing confirms the clocks, or if something contradicts them.
-    VolumeWarning or None
-        What is doubtful.
+    None if it is unknown: no clock, one time for all slices, or times that span more than a repetition, and so are
+    those of volumes or of whole passes; also if nothing confirms the clocks, or something contradicts them. The warning
+    says what is doubtful.
     """
     if repetition_time_s is None or len(planes[0]) < 2 or planes[0][0].position is None:
         return None, None

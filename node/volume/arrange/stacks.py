@@ -81,11 +81,8 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
 
     `frames`: all frames of one series.
 
-    Returns
-    -------
-    list of Stack
-        In order of orientation (by first appearance), component, echo time and inversion time, then of the first frame.
-    tuple of VolumeWarning
+    Stacks are in order of orientation (by first appearance), component, echo time and inversion time, then of the first
+    frame.
     """
     frames = with_field_maps(frames)
     traits = _traits(frames)

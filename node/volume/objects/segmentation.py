@@ -46,8 +46,6 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     Raises ConversionRefused: ``bad-geometry``: the planes are unevenly spaced, or have no position; ``contradictory``
         or ``too-large``; or the pixels are refused.
 
-    Notes
-    -----
     PS3.3 C.8.20 and A.51.
     """
     reader = frame_reader(ds)

@@ -53,8 +53,6 @@ def read_codestream(data: bytes) -> Codestream:
 
     Raises ConversionRefused: ``undecodable``: not such a codestream, a broken header, or a missing end.
 
-    Notes
-    -----
     ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.4 and A.5 (JPEG 2000).
     """
     try:

@@ -39,12 +39,7 @@ def checked_frames(
     `data`: the value of Pixel Data: basic offset table and fragments.
     `syntax`: Transfer Syntax UID.
 
-    Returns
-    -------
-    list of bytes
-        One codestream for each frame.
-    sequence of Codestream or None
-        Headers of the frames; None in formats without headers (RLE, deflated frames).
+    There is one codestream for each frame; its header is None in formats without headers (RLE, deflated frames).
 
     Raises ConversionRefused: ``undecodable``: no decoder for the transfer syntax, or a damaged codestream.
         ``contradictory`` or ``too-large``.

@@ -62,10 +62,7 @@ def frames_of(ds: Dataset) -> list[Frame]:
 
     `ds`: one instance, with its pixel data.
 
-    Returns
-    -------
-    list of Frame
-        Positions in mm, LPS. The pixels are not decoded yet: `Frame.read` decodes them.
+    Positions in mm, LPS. The pixels are not decoded yet: `Frame.read` decodes them.
 
     Raises ConversionRefused: ``contradictory``, ``too-large`` or ``undecodable``: the pixels do not match the header.
         ``bad-geometry``: the position, orientation or spacing is impossible. ``unproven-layout``: the layout of a

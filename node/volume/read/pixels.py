@@ -96,8 +96,6 @@ def frame_reader(ds: Dataset) -> FrameReader:
     Raises ConversionRefused: ``not-an-image``, ``contradictory``, ``too-large`` or ``undecodable``; `detail` names tag,
         value and rule.
 
-    Notes
-    -----
     PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25 (Image Pixel, Floating Point and Double Floating Point Image Pixel);
     PS3.5 8 and annex A. Overlays in unused high bits are masked off. Supplemental palettes leave grey values unchanged.
     """

@@ -24,8 +24,6 @@ def decompressed_frame(ds: Dataset) -> bytes:
 
     Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
 
-    Notes
-    -----
     PS3.5 8.1.1 and A.2.
     """
     decompressed = decompressed_frames(ds)
