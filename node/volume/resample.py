@@ -46,7 +46,7 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     `placement`: placement of the planes, at least two.
     `fill`: stored value for voxels that no plane covers.
 
-    Voxels, (times, slices', rows', columns'[, 3]), are of the same type; integers are rounded. Then come the affine, mm,
+    Voxels, (times, slices', rows', columns'[, 3]), are of the same type, integers rounded. Then come the affine, mm,
     from voxel index (column, row, slice) to LPS+, and the distance between slices, mm. None if the grid would be larger
     than ``MAX_GROWTH`` times the voxels.
     """
