@@ -94,10 +94,7 @@ def locked(path: Path, flags: int) -> int | None:
 
     The kernel releases the lock when the process ends for any reason.
 
-    Parameters
-    ----------
-    flags : int
-        How it is opened (`os.open`).
+    `flags`: how it is opened (`os.open`).
     """
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:

@@ -96,10 +96,7 @@ def passing_key() -> PseudonymKey:
 def read_keys(path: Path) -> list[PseudonymKey]:
     """Return the keys of a file: the first one is used, the others were.
 
-    Raises
-    ------
-    UsageError
-        The file is missing, others than its owner have rights on it, or a line of it is not a key.
+    Raises UsageError: the file is missing, others than its owner have rights on it, or a line of it is not a key.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -133,10 +130,7 @@ def read_keys(path: Path) -> list[PseudonymKey]:
 def made_key(path: Path) -> PseudonymKey:
     """Return the key that is used of a file, which is made if it is missing.
 
-    Raises
-    ------
-    UsageError
-        See `read_keys`.
+    Raises UsageError: see `read_keys`.
     """
     if not path.exists():
         with suppress(FileExistsError):  # another run was first

@@ -18,10 +18,7 @@ def wait_seconds(attempts: int) -> float:
 def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
     """Return the seconds to wait after `attempts` failures, randomized so that retries are spread out.
 
-    Parameters
-    ----------
-    retry_after : float or None
-        Wait requested by the other side; the result is not shorter, up to `MAX_WAIT_SECONDS`.
+    `retry_after`: wait requested by the other side; the result is not shorter, up to `MAX_WAIT_SECONDS`.
     """
     longest = wait_seconds(attempts)
     wait = random.uniform(longest / 2, longest)

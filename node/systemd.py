@@ -14,11 +14,8 @@ log = structlog.get_logger()
 class ServiceManager:
     """The service manager that started this process. Without one, its methods do nothing.
 
-    Parameters
-    ----------
-    environment : mutable mapping of str
-        ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` are removed, so that no child process notifies in
-        our name.
+    `environment`: ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` are removed, so that no child process
+        notifies in our name.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:

@@ -16,17 +16,11 @@ def server_context(
 ) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer that presents a certificate.
 
-    Parameters
-    ----------
-    section, prefix : str
-        Section of the configuration, and what its keys begin with, for messages.
-    client_ca : Path or None
-        PEM file of the authorities of which one must have signed the certificate of a client; None: it needs none.
+    `section`, `prefix`: section of the configuration, and what its keys begin with, for messages.
+    `client_ca`: PEM file of the authorities of which one must have signed the certificate of a client; None: it needs
+        none.
 
-    Raises
-    ------
-    UsageError
-        A file is missing, unreadable or not in PEM format; the message names the key.
+    Raises UsageError: a file is missing, unreadable or not in PEM format; the message names the key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -54,17 +48,11 @@ def client_context(ca_file: Path | None = None, system_authorities: bool = True)
     (``VERIFY_X509_STRICT``), and lets a chain end at any trusted certificate, self-signed or not
     (``VERIFY_X509_PARTIAL_CHAIN``).
 
-    Parameters
-    ----------
-    ca_file : Path or None
-        PEM file of certificates to trust.
-    system_authorities : bool
-        Whether the authorities of the system are trusted in addition to those of `ca_file`; always true without it.
+    `ca_file`: PEM file of certificates to trust.
+    `system_authorities`: whether the authorities of the system are trusted in addition to those of `ca_file`; always
+        true without it.
 
-    Raises
-    ------
-    OSError
-        `ca_file` is missing, unreadable or contains no certificate.
+    Raises OSError: `ca_file` is missing, unreadable or contains no certificate.
     """
     context = ssl.create_default_context(cafile=None if system_authorities else ca_file)
     if system_authorities and ca_file is not None:

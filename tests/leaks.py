@@ -49,12 +49,8 @@ def leaks(original: Dataset, result: bytes, profile: Profile) -> list[Leak]:
     cleaned texts also not if they are part of such a value. Nor are harmless words of cleaned texts, times of day of
     dates that are shifted, and numbers in UIDs that are kept.
 
-    Parameters
-    ----------
-    original : Dataset
-        As it was received.
-    result : bytes
-        The de-identified instance without its pixels, or any other file made of it, such as a sidecar.
+    `original`: as it was received.
+    `result`: the de-identified instance without its pixels, or any other file made of it, such as a sidecar.
     """
     kept: set[str] = set()
     removed: dict[str, tuple[BaseTag, str]] = {}

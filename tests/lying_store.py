@@ -28,12 +28,8 @@ _HOP = frozenset({"connection", "host", "transfer-encoding", "content-length", "
 class Lying:
     """A server of HTTP that passes requests on to a store of S3, apart from what it does wrong.
 
-    Attributes
-    ----------
-    fault : str or None
-        One of the constants of this module; None: it does as it should.
-    looks_at : frozenset of str
-        Headers whose checksums it compares, as S3 does; moto looks at none.
+    `fault`: one of the constants of this module; None: it does as it should.
+    `looks_at`: headers whose checksums it compares, as S3 does; moto looks at none.
     """
 
     def __init__(self, store: str) -> None:

@@ -182,14 +182,10 @@ def image_series(
 ) -> list[FileDataset]:
     """Return one classic instance for each slice, in order of position.
 
-    Parameters
-    ----------
-    pixels : (slices, rows, columns[, 3]) array
-        By default `pattern`.
-    positions : (slices, 3) mm, LPS
-        In place of an even stack of `spacing` from `origin`.
-    attributes
-        Of every instance; a list gives one value to each (several values of one attribute: a string with backslashes).
+    `pixels`, (slices, rows, columns[, 3]) array: by default `pattern`.
+    `positions`, (slices, 3) mm, LPS: in place of an even stack of `spacing` from `origin`.
+    `attributes`: of every instance; a list gives one value to each (several values of one attribute: a string with
+        backslashes).
     """
     places = stack_positions(slices, spacing, origin, orientation, shear_mm) if positions is None else positions
     planes = pattern(slices, rows, columns) if pixels is None else pixels
@@ -338,12 +334,8 @@ def enhanced_mr(
 ) -> FileDataset:
     """Return an enhanced MR of `slices` x `times` frames (PS3.3 C.7.6.16), times outermost unless `order` says else.
 
-    Parameters
-    ----------
-    pixels : (times * slices, rows, columns) array
-        In order of time, then slice.
-    order : sequence of int
-        Which of these frames comes first, second ... in the instance.
+    `pixels`, (times * slices, rows, columns) array: in order of time, then slice.
+    `order`: which of these frames comes first, second ... in the instance.
     """
     planes = pattern(times * slices, ROWS, COLUMNS) if pixels is None else pixels
     places = stack_positions(slices, SPACING_MM, ORIGIN_MM, orientation)

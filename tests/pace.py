@@ -102,40 +102,34 @@ def idle_seconds(began: Span, enough: float) -> float:
 class Pace:
     """The plugin: measures each test, and fails those that are slow and not marked."""
 
-    def __init__(
-        self,
-        limit_seconds: float = LIMIT_SECONDS,
-        now: Callable[[], Span] = now,
-        settle: Callable[[], None] = settle,
-    ) -> None:
-        self._limit_seconds, self._now, self._settle = limit_seconds, now, settle
+    def __init__(self) -> None:
         self._test, self._shared = Span(), list[tuple[str, Span]]()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
-        self._shared, began = [], self._now()
+        self._shared, began = [], now()
         try:
             return (yield)
         finally:
-            self._test = self._now() - began
+            self._test = now() - began
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, Any, Any]:
-        began = self._now()
+        began = now()
         try:
             return (yield)
         finally:
-            self._test += self._now() - began
+            self._test += now() - began
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
         if fixturedef.scope == "function":
             return (yield)
-        began = self._now()
+        began = now()
         try:
             return (yield)
         finally:
-            self._shared.append((fixturedef.argname, self._now() - began))
+            self._shared.append((fixturedef.argname, now() - began))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -146,7 +140,7 @@ class Pace:
         if call.when == "call" and report.passed and not is_marked and (slow := self._slow()):
             report.outcome = "failed"
             report.longrepr = (
-                f"{item.nodeid}: {', and '.join(slow)} of an idle machine, more than {self._limit_seconds:g} s: "
+                f"{item.nodeid}: {', and '.join(slow)} of an idle machine, more than {LIMIT_SECONDS:g} s: "
                 "make it quicker, or mark it pytest.mark.slow"
             )
         return report
@@ -157,11 +151,9 @@ class Pace:
         for _, span in self._shared:
             own -= span
         spans = {"it took": own, **{f"its fixture {name} took": span for name, span in self._shared}}
-        if not any(span.least > self._limit_seconds for span in spans.values()):
+        if not any(span.least > LIMIT_SECONDS for span in spans.values()):
             return []
-        before = self._now()
-        self._settle()
-        late = Span(stalled=(self._now() - before).stalled)
-        return [
-            f"{what} {span.least:.1f} s" for what, span in spans.items() if (span + late).least > self._limit_seconds
-        ]
+        before = now()
+        settle()
+        late = Span(stalled=(now() - before).stalled)
+        return [f"{what} {span.least:.1f} s" for what, span in spans.items() if (span + late).least > LIMIT_SECONDS]

@@ -134,10 +134,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, as `subprocess.run` does; it has what this process has in its environment, and more.
 
-    Raises
-    ------
-    subprocess.CalledProcessError
-        It failed, and `check` is true.
+    Raises subprocess.CalledProcessError: it failed, and `check` is true.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = Process([str(argument) for argument in arguments], environment or {}, log, folder)

@@ -20,12 +20,8 @@ WAITS = "synchronous_standby_names=*"
 class Replicated:
     """Two servers. Commits wait while there is no standby.
 
-    Attributes
-    ----------
-    servers : tuple of Server
-        In the order of `url`.
-    primary, standby : Server
-        One of them each.
+    `servers`: in the order of `url`.
+    `primary`, `standby`: one of them each.
     """
 
     def __init__(self) -> None:

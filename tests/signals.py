@@ -50,12 +50,8 @@ def enhanced_spectra(
 ) -> FileDataset:
     """Return an instance of MR Spectroscopy Storage.
 
-    Parameters
-    ----------
-    data : (frames, rows, columns, points) complex64
-        As the standard has it; a single voxel by default.
-    frames : sequence of mapping
-        Of each frame, ``position``, and what its Frame Content says.
+    `data`, (frames, rows, columns, points) complex64: as the standard has it; a single voxel by default.
+    `frames`: of each frame, ``position``, and what its Frame Content says.
     """
     data = signal(1, 1, 1, POINTS) if data is None else data
     count, rows, columns, points = data.shape

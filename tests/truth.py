@@ -73,14 +73,10 @@ def series(
 ) -> Truth:
     """Return a series in time of classic instances, numbered time by time.
 
-    Parameters
-    ----------
-    offsets_mm : (times, 3) or (times, slices, 3) array
-        Where the slices are, relative to an even stack that stays in its place.
-    clock : bool
-        Acquisition Time tells the times. Without it nothing does but positions and numbers.
-    attributes
-        Of all instances.
+    `offsets_mm`, (times, 3) or (times, slices, 3) array: where the slices are, relative to an even stack that stays in
+        its place.
+    `clock`: Acquisition Time tells the times. Without it nothing does but positions and numbers.
+    `attributes`: of all instances.
     """
     assert times <= MAX_TIMES
     assert slices <= MAX_SLICES

@@ -96,16 +96,10 @@ class Remote(Protocol):
 
     Unless it says otherwise, a method raises `StoreAway` if the store does not answer, or is that of another archive.
 
-    Attributes
-    ----------
-    is_away : bool
-        Whether the last upload found that the store does not answer, or not as that of this archive.
-    foreign : str or None
-        How it found that the store is not that of this archive, in words.
-    unkept : str or None
-        How it failed its trial, or did not keep the last objects that it confirmed; None once it keeps one again.
-    awaited : AwaitedUploads or None
-        The uploads for which senders wait; None: nobody waits for uploads.
+    `is_away`: whether the last upload found that the store does not answer, or not as that of this archive.
+    `foreign`: how it found that the store is not that of this archive, in words.
+    `unkept`: how it failed its trial, or did not keep the last objects that it confirmed; None once it keeps one again.
+    `awaited`: the uploads for which senders wait; None: nobody waits for uploads.
     """
 
     is_away: bool

@@ -32,22 +32,13 @@ class Derived:
     def opened(self, key: str, source: Path, name: str, max_bytes: int, write: Callable[[Path], object]) -> IO[bytes]:
         """Return a file made of an instance, which is written if it is not there; the caller closes it.
 
-        Parameters
-        ----------
-        key : str
-            Of the instance, in the archive.
-        source : Path
-            The file of the instance: what is made of it is kept only as long as this is there.
-        name : str
-            Of the file; says by which bytes and how it is made.
-        max_bytes : int
-            What all that is kept may take; what was read longest ago goes first. 0: nothing is kept.
-        write : callable (Path)
-            Writes an existing, empty file; what it raises is raised.
+        `key`: of the instance, in the archive.
+        `source`: the file of the instance: what is made of it is kept only as long as this is there.
+        `name`: of the file; says by which bytes and how it is made.
+        `max_bytes`: what all that is kept may take; what was read longest ago goes first. 0: nothing is kept.
+        `write`: writes an existing, empty file; what it raises is raised.
 
-        Raises
-        ------
-        OSError
+        Raises OSError.
         """
         folder = self._of(key)
         self._forget_earlier()

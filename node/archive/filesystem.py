@@ -63,27 +63,15 @@ def is_key(text: str) -> bool:
 class Archive:
     """The archive under `root`. Thread-safe.
 
-    Parameters
-    ----------
-    root : Path
-        Created if missing, readable by the owner only.
-    reserve_bytes, low_bytes : int
-        See `Intake`.
-    host : str
-        The name of this host, if several share the object store.
+    `root`: created if missing, readable by the owner only.
+    `reserve_bytes`, `low_bytes`: see `Intake`.
+    `host`: the name of this host, if several share the object store.
 
-    Attributes
-    ----------
-    incoming, work : Path
-        Folders for files that are not finished; the next start of this host empties them.
-    suffix : str
-        Of the names of its folders among those of the hosts; empty if there are no others.
-    derived : Derived
-        What was made of instances for requests.
-    acknowledged : Ledger
-        Of the instances that were acknowledged here.
-    remote : Remote or None
-        The object store behind the local files; None: the local files are all there is.
+    `incoming`, `work`: folders for files that are not finished; the next start of this host empties them.
+    `suffix`: of the names of its folders among those of the hosts; empty if there are no others.
+    `derived`: what was made of instances for requests.
+    `acknowledged`: of the instances that were acknowledged here.
+    `remote`: the object store behind the local files; None: the local files are all there is.
     """
 
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, *, host: str = "") -> None:

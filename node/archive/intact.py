@@ -22,17 +22,10 @@ _GROUP_LENGTH = b"DICM\x02\x00\x00\x00UL\x04\x00"
 def problem_with(path: Path, offset: int, length: int | None, sha256: str | None) -> str | None:
     """Return how the bytes of a file from `offset` differ from what was received, or None if it is whole.
 
-    Parameters
-    ----------
-    length : int or None
-        None: any.
-    sha256 : str or None
-        None: the digest is not compared, and the file is not read.
+    `length`: None: any.
+    `sha256`: None: the digest is not compared, and the file is not read.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read.
+    Raises OSError: the file cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

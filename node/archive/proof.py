@@ -18,18 +18,10 @@ FILE = "backup-proof.json"
 class Proof:
     """The outcome of the last proof of a backup; times in ISO 8601, in UTC.
 
-    Attributes
-    ----------
-    ended_at : str
-    succeeded_at : str or None
-        The end of the last proof that found no difference; None: there was none yet.
-    backup : str
-        The folder of the backup.
-    differences : int
-    instances, volumes_again : int
-        How many instances were compared, and how many series were converted again.
-    problem : str
-        Why there was no comparison; empty: there was one.
+    `succeeded_at`: the end of the last proof that found no difference; None: there was none yet.
+    `backup`: the folder of the backup.
+    `instances`, `volumes_again`: how many instances were compared, and how many series were converted again.
+    `problem`: why there was no comparison; empty: there was one.
     """
 
     ended_at: str

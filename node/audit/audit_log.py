@@ -162,19 +162,11 @@ class AuditCopy(Protocol):
 class Audit:
     """Appends to the audit log of one root. Thread-safe.
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the files (`node.audit.audit_files`), which only their owner can read.
-    ae_title : str
-        AE title of this node, the source of every line.
-    copy : AuditCopy or None
-        Where every line is sent as well.
+    `root`: folder of the files (`node.audit.audit_files`), which only their owner can read.
+    `ae_title`: AE title of this node, the source of every line.
+    `copy`: where every line is sent as well.
 
-    Raises
-    ------
-    AuditFailed
-        The file cannot be opened.
+    Raises AuditFailed: the file cannot be opened.
     """
 
     def __init__(
@@ -221,14 +213,9 @@ class Audit:
     ) -> Made:
         """Make a change that somebody orders, with a line before it and a line after it; return what `make` returns.
 
-        Parameters
-        ----------
-        order : AuditMessage
-            Who orders what. The lines add to its detail whether it is ordered, done or not done.
-        make : callable
-            Makes the change, or raises VoxelnodeError and has changed nothing.
-        done : callable or None
-            Returns what the last line is about, from what `make` returned; None for what the first line is about.
+        `order`: who orders what. The lines add to its detail whether it is ordered, done or not done.
+        `make`: makes the change, or raises VoxelnodeError and has changed nothing.
+        `done`: returns what the last line is about, from what `make` returned; None for what the first line is about.
 
         Raises AuditFailed if nothing was changed because the first line may be missing. If the process dies in between,
         the log has an order of which it does not say what became of it.

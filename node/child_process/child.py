@@ -33,12 +33,8 @@ _END_SECONDS = 10.0
 class ChildDied(VoxelnodeError):
     """The child process ended without an answer.
 
-    Parameters
-    ----------
-    exitcode : int or None
-        Negative: the number of the signal that killed it.
-    out_of_memory : bool
-        A library ended the process with an out-of-memory message.
+    `exitcode`: negative: the number of the signal that killed it.
+    `out_of_memory`: a library ended the process with an out-of-memory message.
     """
 
     def __init__(self, exitcode: int | None, out_of_memory: bool = False) -> None:
@@ -57,18 +53,12 @@ class Child:
     Starting a process takes most of a second, so it starts with the first request and serves many. It is replaced when
     it dies, is late, or sends something that is no answer.
 
-    Parameters
-    ----------
-    serve : callable
-        Called in the child with a `node.child_process.serving.ChildPipes` and `arguments`; answers requests until the
-        channel closes. Its module is loaded before the child is configured.
-    name : str
-        Name of the process.
-    max_answer_bytes : int
-        Longest answer.
-    reads_stderr : bool
-        Whether to search the output of the process for the cause of death. Its standard error is then non-blocking and
-        fails when full: C libraries tolerate that, third-party Python code does not.
+    `serve`: called in the child with a `node.child_process.serving.ChildPipes` and `arguments`; answers requests until
+        the channel closes. Its module is loaded before the child is configured.
+    `name`: name of the process.
+    `max_answer_bytes`: longest answer.
+    `reads_stderr`: whether to search the output of the process for the cause of death. Its standard error is then
+        non-blocking and fails when full: C libraries tolerate that, third-party Python code does not.
     """
 
     def __init__(
@@ -103,12 +93,8 @@ class Child:
 
         The child may be in the hands of whoever made the data that it reads, so its answer is not to be trusted either.
 
-        Raises
-        ------
-        ChildLate
-            There was no answer within `seconds`.
-        ChildCancelled
-            One of the events was set first.
+        Raises ChildLate: there was no answer within `seconds`.
+        Raises ChildCancelled: one of the events was set first.
         """
         process, requests, answers = self._running()
         wait = Wait(monotonic() + seconds, process.sentinel, cancelled)
@@ -196,10 +182,7 @@ class ChildPool:
     Each call has a child to itself, so the death of a child affects only the request that it was serving. The child
     used last serves the next call: its memory is warm, and the others stay idle.
 
-    Parameters
-    ----------
-    serve, arguments, name, max_answer_bytes
-        See `Child`.
+    `serve`, `arguments`, `name`, `max_answer_bytes`: see `Child`.
     """
 
     def __init__(self, serve: Callable[..., None], *arguments: object, name: str, max_answer_bytes: int) -> None:
@@ -221,10 +204,7 @@ class ChildPool:
     def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
         """Send a request to an idle child, or to a new one, and return its answer; see `Child.call`.
 
-        Raises
-        ------
-        ChildCancelled
-            One of the events was set first, or the pool is closed.
+        Raises ChildCancelled: one of the events was set first, or the pool is closed.
         """
         with self._child() as child:
             return child.call(request, seconds, self._closed, *cancelled)

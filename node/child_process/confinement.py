@@ -261,10 +261,7 @@ def leave_namespaces() -> bool:
     user namespace for that, in which it has no more rights to files than before, unless it may open the files of other
     users: it could not do that any more.
 
-    Returns
-    -------
-    bool
-        Whether the kernel, and the container around the node, allow it.
+    Return whether the kernel, and the container around the node, allow it.
     """
     return bool(_libc.unshare(_namespaces()) == 0)
 

@@ -167,12 +167,9 @@ class WrongType(VoxelnodeError):
 def of_type(kind: Any, value: Any) -> Any:
     """Return a value that `json.loads` gave as an object of a type.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass, a `StrEnum`, ``str``, ``int``, ``float``, ``bool``, a literal, an optional one or a tuple of these.
-        A list becomes a tuple, an object a dataclass, an integer a float where one is wanted, and a whole float an
-        integer.
+    `kind`: a dataclass, a `StrEnum`, ``str``, ``int``, ``float``, ``bool``, a literal, an optional one or a tuple of
+        these. A list becomes a tuple, an object a dataclass, an integer a float where one is wanted, and a whole float
+        an integer.
     """
     return _reader(kind)(value, "")
 

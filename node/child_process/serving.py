@@ -54,19 +54,11 @@ class ChildLimits:
 class Apart:
     """A request to `serve_apart`: work for one file or series, in a process that may touch nothing else.
 
-    Attributes
-    ----------
-    work : object
-        Passed to the function that works.
-    reads : tuple of Path
-        Files that it reads.
-    writes : tuple of Path
-        Existing files that it writes, and existing folders in which it creates, reads and removes files.
-    assistants : int
-        Number of processes that compute for it, each with a quarter of its memory.
+    `work`: passed to the function that works.
+    `reads`: files that it reads.
+    `writes`: existing files that it writes, and existing folders in which it creates, reads and removes files.
+    `assistants`: number of processes that compute for it, each with a quarter of its memory.
 
-    Notes
-    -----
     `node.child_process.confinement` has what the kernel does for that.
     """
 
@@ -81,12 +73,8 @@ class Apart:
 class Assistance:
     """What assistants compute, and who asks them.
 
-    Attributes
-    ----------
-    compute : callable (bytearray) -> bytes
-        Answers a request, in an assistant.
-    lend : callable (Assistants)
-        Called before the work begins, in the process that works.
+    `compute`: answers a request, in an assistant.
+    `lend`: called before the work begins, in the process that works.
     """
 
     compute: Callable[[bytearray], bytes]
@@ -163,17 +151,11 @@ def serve_apart(
 
     What most work needs must be loaded before, and this process must have no other thread.
 
-    Parameters
-    ----------
-    work : callable (object, ChildLimits) -> bytes
-        An exception ends its process, as it would end the child.
-    max_requests : int
-        Number of requests for the same files that follow each other in one process, which keeps what it has read. A
-        bound, because codecs leak memory.
-    load : callable (object)
-        Loads large libraries that a request needs and others do not, in this process: their memory is not counted.
-    assistance : Assistance or None
-        For requests with assistants.
+    `work`: an exception ends its process, as it would end the child.
+    `max_requests`: number of requests for the same files that follow each other in one process, which keeps what it has
+        read. A bound, because codecs leak memory.
+    `load`: loads large libraries that a request needs and others do not, in this process: their memory is not counted.
+    `assistance`: for requests with assistants.
     """
     _Keeper(channel, work, max_requests, load, assistance).serve()
 

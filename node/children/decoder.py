@@ -66,23 +66,14 @@ class Decoder:
     The first job starts the children; `close` ends them. A file on which a function crashed or exceeded its budget is
     refused for an hour without another try, and so is a frame whose refusal took long.
 
-    Parameters
-    ----------
-    workers : int
-        Number of jobs at once.
-    memory_bytes : int
-        Address space of a child beyond that of its loaded program.
-    cpu_seconds : int
-        Processor time of one job.
-    frame_cpu_seconds : int
-        Processor time of a job whose result is short enough for a pipe: a frame, a picture, a header.
-    deadline_seconds : float
-        Wall time of one job, and the longest wait for its turn.
-    max_waiting : int
-        Number of jobs that may wait. Another one is refused at once, so that waiting jobs never occupy all threads of
-        a server.
-    max_answer_bytes : int
-        Longest result; a function that may exceed it writes a file instead.
+    `workers`: number of jobs at once.
+    `memory_bytes`: address space of a child beyond that of its loaded program.
+    `cpu_seconds`: processor time of one job.
+    `frame_cpu_seconds`: processor time of a job whose result is short enough for a pipe: a frame, a picture, a header.
+    `deadline_seconds`: wall time of one job, and the longest wait for its turn.
+    `max_waiting`: number of jobs that may wait. Another one is refused at once, so that waiting jobs never occupy all
+        threads of a server.
+    `max_answer_bytes`: longest result; a function that may exceed it writes a file instead.
     """
 
     def __init__(
@@ -111,14 +102,9 @@ class Decoder:
         The job reads the files that are among its arguments, and writes the existing file that its keyword `into`
         names.
 
-        Raises
-        ------
-        NotDecoded
-            The data cannot be decoded, the child crashed on them, or they need more than a job may use.
-        DecoderBusy
-            Too many jobs are waiting, or this one took longer than `deadline_seconds`.
-        OSError
-            The file cannot be read.
+        Raises NotDecoded: the data cannot be decoded, the child crashed on them, or they need more than a job may use.
+        Raises DecoderBusy: too many jobs are waiting, or this one took longer than `deadline_seconds`.
+        Raises OSError: the file cannot be read.
         """
         job = partial(function, *arguments, **keywords)
         into = keywords.get("into")

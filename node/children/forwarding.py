@@ -88,12 +88,8 @@ class WrittenCopy:
 def copy_of(answer: bytes, change: CopyChange) -> WrittenCopy:
     """Return the copy that `forward` answers with for a change.
 
-    Raises
-    ------
-    Withheld
-        The instance cannot be called clean; there is no copy.
-    Garbled
-        It is no answer of `forward`.
+    Raises Withheld: the instance cannot be called clean; there is no copy.
+    Raises Garbled: it is no answer of `forward`.
     """
     try:
         content = json.loads(answer)

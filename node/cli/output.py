@@ -34,14 +34,9 @@ _UNUSUAL = re.compile(r"[^\n -~]")
 class Answer:
     """What a command answers.
 
-    Attributes
-    ----------
-    data
-        What ``--json`` prints.
-    text
-        What people read, a function that prints it, or an error, which they read as that of any command.
-    failed
-        Whether the exit status is 1, or 2 for a usage error.
+    `data`: what ``--json`` prints.
+    `text`: what people read, a function that prints it, or an error, which they read as that of any command.
+    `failed`: whether the exit status is 1, or 2 for a usage error.
     """
 
     data: Any
@@ -69,10 +64,7 @@ class Answer:
 class Listing(Answer):
     """Rows: a table for people, and lines of fields for programs.
 
-    Attributes
-    ----------
-    rows
-        What ``--tsv`` prints: the names of the fields, and a line for each row; nothing without rows.
+    `rows`: what ``--tsv`` prints: the names of the fields, and a line for each row; nothing without rows.
     """
 
     rows: Sequence[Mapping[str, Any]] = ()

@@ -57,10 +57,7 @@ class _ByName(dict[str, RootAction]):
 class Actions:
     """The actions on one opened root.
 
-    Attributes
-    ----------
-    by_name : mapping of str to callable
-        Commands call them by `node.control.repository.perform_action`.
+    `by_name`: commands call them by `node.control.repository.perform_action`.
     """
 
     def __init__(self, settings: Settings, ingest: Ingest, applier: Applier, audit: Audit, results: Results) -> None:

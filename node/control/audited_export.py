@@ -35,10 +35,7 @@ def audited_export(settings: Settings, order: str) -> Iterator[ExportOutcome]:
 
     Where the first line could not be written, the second is not tried: each may wait for the process with the root.
 
-    Parameters
-    ----------
-    order : str
-        What the command does, how, and to where.
+    `order`: what the command does, how, and to where.
     """
     is_audited = _note(settings, f"{order}: begun", Result.SUCCESS)
     outcome = ExportOutcome()

@@ -32,19 +32,11 @@ from node.settings.model import Settings
 def check_repository(settings: Settings, *, digests: bool, repair: bool, force: bool = False) -> list[Finding]:
     """Compare the index, archive and volumes of a root; see `node.lifecycle.fsck`.
 
-    Parameters
-    ----------
-    force : bool
-        Repair although so many files are missing that the archive may not be mounted.
+    `force`: repair although so many files are missing that the archive may not be mounted.
 
-    Raises
-    ------
-    VoxelnodeError
-        Repair was requested without `force`, and so many files are missing; nothing was changed.
-    RootInUse
-        Repair was requested, but another process holds the lock of the root.
-    IndexUnusable
-        The index does not exist or cannot be read.
+    Raises VoxelnodeError: repair was requested without `force`, and so many files are missing; nothing was changed.
+    Raises RootInUse: repair was requested, but another process holds the lock of the root.
+    Raises IndexUnusable: the index does not exist or cannot be read.
     """
     root = settings.storage.root.absolute()
     held = root.is_dir() and is_held(root)

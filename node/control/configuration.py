@@ -77,12 +77,8 @@ class ConfigurationChanges:
     ) -> Mapping[str, Any]:
         """Add a table such as ``peers.CT1``, or change it; `keys` has its keys, and all others have their defaults.
 
-        Parameters
-        ----------
-        drops
-            How many messages may be dropped that wait for what the changed hook or route does not send.
-        digest
-            Of the files that the keys were made from; None: any.
+        `drops`: how many messages may be dropped that wait for what the changed hook or route does not send.
+        `digest`: of the files that the keys were made from; None: any.
         """
         with self._changing:
             require_settable(table)

@@ -217,17 +217,10 @@ class Connected(Opened):
     def download_medium(self, into: str | PathLike[str], studies: Sequence[str], series: Sequence[str] = ()) -> Path:
         """Write studies, or series of one, with a DICOMDIR as a ZIP file; return its path.
 
-        Parameters
-        ----------
-        into : path
-            The file, which is replaced if it is there.
-        studies, series : sequence of str
-            Study and Series Instance UIDs; without series, whole studies.
+        `into`: the file, which is replaced if it is there.
+        `studies`, `series`: Study and Series Instance UIDs; without series, whole studies.
 
-        Raises
-        ------
-        NodeFailed
-            The node does not answer, refuses, or could not make the file.
+        Raises NodeFailed: the node does not answer, refuses, or could not make the file.
         """
         return self._downloaded("medium", into, studies, series)
 
@@ -258,25 +251,15 @@ def connect(
 ) -> Connected:
     """Connect to a running node, for reading by REST.
 
-    Parameters
-    ----------
-    url : str
-        Address of its pages, such as ``https://pacs.example.org:8080``.
-    token : str, optional
-        Of ``voxelnode account token``, if the node requires accounts. The role ``read`` suffices.
-    ca_file : path, optional
-        Certificates (PEM) of the authorities that vouch for the node; by default those of this machine. The
+    `url`: address of its pages, such as ``https://pacs.example.org:8080``.
+    `token`: of ``voxelnode account token``, if the node requires accounts. The role ``read`` suffices.
+    `ca_file`: certificates (PEM) of the authorities that vouch for the node; by default those of this machine. The
         certificate of the node is always verified.
-    timeout : float
-        Seconds that the node may be silent.
+    `timeout`: seconds that the node may be silent.
 
-    Raises
-    ------
-    UsageError
-        The URL is not the address of a node.
-    NodeFailed
-        The node does not answer, or refuses: without a valid token, with status 401. Every call of the objects may
-        raise it.
+    Raises UsageError: the URL is not the address of a node.
+    Raises NodeFailed: the node does not answer, or refuses: without a valid token, with status 401. Every call of the
+        objects may raise it.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:

@@ -68,21 +68,12 @@ def actions_of(ingest: Ingest) -> Mapping[str, Action]:
 def hand_over(root: Path, folder: str, paths: Iterable[Path], total: int, on_file: Callable[[], None]) -> ImportReport:
     """Have the node that holds `root` import every instance in `paths`, and return the outcomes of all files.
 
-    Parameters
-    ----------
-    folder : str
-        Name that ``begin-import`` has answered.
-    total : int
-        Number of files, for the page Status of the node.
-    on_file : callable
-        Called after each file.
+    `folder`: name that ``begin-import`` has answered.
+    `total`: number of files, for the page Status of the node.
+    `on_file`: called after each file.
 
-    Raises
-    ------
-    NotPerformed
-        The node refused, failed or ended; instances that were stored before stay.
-    OSError
-        The root has no room for a batch.
+    Raises NotPerformed: the node refused, failed or ended; instances that were stored before stay.
+    Raises OSError: the root has no room for a batch.
     """
     report = ImportReport()
     try:

@@ -76,11 +76,7 @@ class RowSource(Protocol):
 class OpenedVolume:
     """A volume file.
 
-    Attributes
-    ----------
-    name : str
-    row : mapping
-        Columns of ``v_volumes``, such as ``shape``, ``spacing_mm``, ``geometry``, ``warnings`` and ``sha256``.
+    `row`: columns of ``v_volumes``, such as ``shape``, ``spacing_mm``, ``geometry``, ``warnings`` and ``sha256``.
     """
 
     name: str
@@ -110,14 +106,9 @@ class OpenedVolume:
     def array(self) -> Array:
         """Return the voxels: (i, j, k) or (i, j, k, time), real values such as HU, or colours.
 
-        Raises
-        ------
-        OSError
-            The file is missing: it was replaced or deleted, or only the object store has it.
-        ValueError
-            The file is no volume any more.
-        NodeFailed
-            The node does not send it.
+        Raises OSError: the file is missing: it was replaced or deleted, or only the object store has it.
+        Raises ValueError: the file is no volume any more.
+        Raises NodeFailed: the node does not send it.
         """
         with self._file() as path:
             return read_voxels(path)[0]
@@ -136,10 +127,7 @@ class OpenedVolume:
 
         Returns the path of the copy; raises as `array`.
 
-        Raises
-        ------
-        FileExistsError
-            Another file has its name there: many volumes of a node are called ``volume.nii.gz``.
+        Raises FileExistsError: another file has its name there: many volumes of a node are called ``volume.nii.gz``.
         """
         there = Path(folder, self.name)
         with suppress(FileNotFoundError), there.open("rb") as file:
@@ -194,15 +182,9 @@ class OpenedVolume:
 class OpenedSeries:
     """A series, and what became of it.
 
-    Attributes
-    ----------
-    uid, study_uid : str
-    verdict : str or None
-        ``complete``, ``incomplete`` or ``suspect``; None while it is not converted, or if its conversion failed.
-    reason : str or None
-        Of the verdict, in words.
-    row : mapping
-        Columns of ``v_series``; of a folder, what ``conversion.json`` has.
+    `verdict`: ``complete``, ``incomplete`` or ``suspect``; None while it is not converted, or if its conversion failed.
+    `reason`: of the verdict, in words.
+    `row`: columns of ``v_series``; of a folder, what ``conversion.json`` has.
     """
 
     uid: str
@@ -433,18 +415,10 @@ class _Folder(_OnDisk):
 def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> Opened:
     """Open the root of a node, or a folder that ``voxelnode convert`` or `convert` wrote, for reading.
 
-    Parameters
-    ----------
-    folder : path
-    keys : mapping, optional
-        Of the configuration of a node, such as ``{"index.url": "postgresql://..."}``.
+    `keys`: of the configuration of a node, such as ``{"index.url": "postgresql://..."}``.
 
-    Raises
-    ------
-    UsageError
-        The configuration is wrong.
-    IndexUnusable
-        The folder has neither an index nor a ``conversion.json``, or the index cannot be read.
+    Raises UsageError: the configuration is wrong.
+    Raises IndexUnusable: the folder has neither an index nor a ``conversion.json``, or the index cannot be read.
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
@@ -460,22 +434,13 @@ def convert(
 
     Conversions run in child processes: a program calls this below ``if __name__ == "__main__":``.
 
-    Parameters
-    ----------
-    paths : path or iterable of paths
-        Folders, files, zip files or DICOMDIRs.
-    out : path
-        Created if missing. The files of a series replace those of an earlier conversion of it, and no others.
-    options
-        Keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or ``body_masks=True``; by
-        default ``formats=("nifti",)`` and no thumbnails.
+    `paths`: folders, files, zip files or DICOMDIRs.
+    `out`: created if missing. The files of a series replace those of an earlier conversion of it, and no others.
+    `options`: keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or
+        ``body_masks=True``; by default ``formats=("nifti",)`` and no thumbnails.
 
-    Raises
-    ------
-    pydantic.ValidationError
-        There is no such option, or it has another value.
-    OSError
-        `out` cannot be written.
+    Raises pydantic.ValidationError: there is no such option, or it has another value.
+    Raises OSError: `out` cannot be written.
     """
     from node.conversion.job import limits
     from node.conversion.offline import convert_folder
@@ -499,18 +464,11 @@ def convert(
 def contours(mask: Array, affine_lps: Float) -> Iterator[tuple[int, Float]]:
     """Yield the outlines of a mask along the edges of its pixels, slice by slice.
 
-    Parameters
-    ----------
-    mask : (i, j, k) array
-        Not 0 inside.
-    affine_lps : (4, 4) float, mm
-        From (i, j, k) to LPS+.
+    `mask`, (i, j, k) array: not 0 inside.
+    `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
 
-    Yields
-    ------
-    k : int
-    points_lps : (n, 3) float, mm
-        Corners of a closed polygon. The inside is on the right as the slice is displayed, of holes on the left.
+    An outline is k, and the corners of a closed polygon, (n, 3) float, mm, LPS. The inside is on the right as the slice
+    is displayed, of holes on the left.
     """
     for index, plane in enumerate(np.moveaxis(mask, 2, 0)):
         for outline in outlines(plane.T):

@@ -61,22 +61,13 @@ class StoreNeeded(VoxelnodeError):
 class Repository:
     """Archive, index and ingest of one root, locked by this process: a node without its services.
 
-    Parameters
-    ----------
-    settings : Settings
-    new_index : bool
-        If there is no index, build one from the instances; by default, instances without an index are an error.
-    previous : OldIndex or None
-        The index before the new one: what the instances do not tell is taken over from it.
+    `new_index`: if there is no index, build one from the instances; by default, instances without an index are an
+        error.
+    `previous`: the index before the new one: what the instances do not tell is taken over from it.
 
-    Raises
-    ------
-    RootInUse
-        Another process holds the lock of the root.
-    LocksUnusable
-        Locks do not work on its file system.
-    IndexUnusable
-        The index is damaged, or it is missing although there are instances.
+    Raises RootInUse: another process holds the lock of the root.
+    Raises LocksUnusable: locks do not work on its file system.
+    Raises IndexUnusable: the index is damaged, or it is missing although there are instances.
     """
 
     def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
@@ -325,22 +316,12 @@ def perform_action(
 
     If that process accepts no requests (an import, or a node that is still starting), wait for it.
 
-    Parameters
-    ----------
-    action : str
-    may_create_index : bool
-        The action is useful on a root that is still empty: create the root and its index.
-    arguments
-        Keyword arguments of the action, as JSON values.
+    `may_create_index`: the action is useful on a root that is still empty: create the root and its index.
+    `arguments`: keyword arguments of the action, as JSON values.
 
-    Raises
-    ------
-    IndexUnusable
-        There is no index at the root, or it is missing although there are instances.
-    NotPerformed
-        The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
-    VoxelnodeError
-        The action was refused.
+    Raises IndexUnusable: there is no index at the root, or it is missing although there are instances.
+    Raises NotPerformed: the node refused or failed, or no process was ready within `REQUEST_SECONDS`.
+    Raises VoxelnodeError: the action was refused.
     """
     root = settings.storage.root.absolute()
     if not may_create_index:

@@ -37,12 +37,8 @@ text. A sequence is a list of items. An empty value is empty text."""
 class Found(dict[str, str | list[Item]]):
     """An answer of the index.
 
-    Attributes
-    ----------
-    others : dict
-        Attributes that have no column, in the DICOM JSON Model.
-    is_certain : bool
-        Whether it is known that it matches all keys.
+    `others`: attributes that have no column, in the DICOM JSON Model.
+    `is_certain`: whether it is known that it matches all keys.
     """
 
     def __init__(self, answer: Answer, others: Json, is_certain: bool) -> None:
@@ -77,13 +73,8 @@ def encoded_answer(model: Json, transfer_syntax_uid: str) -> bytes:
 class AnswerEncoder:
     """Encodes answers that have the same attributes, in an uncompressed transfer syntax (PS3.5 7.1).
 
-    Parameters
-    ----------
-    keywords : iterable of str
-        The attributes of the answers.
-    transfer_syntax_uid : str
-    items : mapping of str to iterable of str
-        The attributes in the items of sequences.
+    `keywords`: the attributes of the answers.
+    `items`: the attributes in the items of sequences.
     """
 
     def __init__(
@@ -169,10 +160,7 @@ def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:
 
     Elements that are not converted yet are little endian, and copied. Sequences may contain data sets of the same kind.
 
-    Raises
-    ------
-    NotFlat
-        The VR of an element is not in `FLAT_VRS`, or its value is longer than 65534 bytes.
+    Raises NotFlat: the VR of an element is not in `FLAT_VRS`, or its value is longer than 65534 bytes.
     """
     return _Encoding(transfer_syntax_uid).data_set(ds)
 

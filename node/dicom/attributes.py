@@ -166,22 +166,13 @@ def instance_attributes(
 ) -> InstanceAttributes:
     """Return the indexed attributes of a data set.
 
-    Parameters
-    ----------
-    data : bytes-like
-        The data set, or its beginning up to the pixels.
-    transfer_syntax_uid : str
-        Transfer syntax of the data set.
-    is_cut : bool
-        Whether there may be more before the pixels than `data` has.
+    `data`: the data set, or its beginning up to the pixels.
+    `transfer_syntax_uid`: transfer syntax of the data set.
+    `is_cut`: whether there may be more before the pixels than `data` has.
 
-    Raises
-    ------
-    HeaderCut
-        `data` ends before the last indexed element.
-    NotUnderstood
-        The encoding is broken, one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys), or a text has
-        more than `MAX_TEXT_BYTES`.
+    Raises HeaderCut: `data` ends before the last indexed element.
+    Raises NotUnderstood: the encoding is broken, one of the four identifying UIDs is missing (PS3.4 C.6: the unique
+        keys), or a text has more than `MAX_TEXT_BYTES`.
     """
     return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, is_cut=is_cut), transfer_syntax_uid)
 
@@ -194,10 +185,7 @@ def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid
 def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attribute]) -> Mapping[str, Value]:
     """Return attributes of any data set, such as an answer to a query, by column.
 
-    Raises
-    ------
-    NotUnderstood
-        The encoding is broken, or a text has more than `MAX_TEXT_BYTES`.
+    Raises NotUnderstood: the encoding is broken, or a text has more than `MAX_TEXT_BYTES`.
     """
     tags = frozenset({SPECIFIC_CHARACTER_SET, *(attribute.tag for attribute in wanted)})
     try:

@@ -60,12 +60,8 @@ _OF_FIRST = {"iso2022_jp": "latin_1", "iso2022_jp_2": "latin_1", "iso8859": "lat
 def decoded(raw: bytes, encodings: Iterable[str], vr: str) -> str:
     """Return the text of a value; what is not encoded as it should be becomes U+FFFD.
 
-    Parameters
-    ----------
-    raw : bytes
-        The value, with all its components and values.
-    encodings : iterable of str
-        Python's names of the character sets, as `pydicom.charset.convert_encodings` gives them.
+    `raw`: the value, with all its components and values.
+    `encodings`: Python's names of the character sets, as `pydicom.charset.convert_encodings` gives them.
     """
     first = next(iter(encodings), "iso8859")
     if first.lower() in WITHOUT_EXTENSIONS:

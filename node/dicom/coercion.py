@@ -58,19 +58,11 @@ class Coercion:
     def of(cls, set_: Mapping[str, str], replace: Mapping[str, str], remove: Sequence[str]) -> Coercion:
         """Return the coercion of a configuration.
 
-        Parameters
-        ----------
-        set_ : mapping of keyword to str
-            Values that the copy has, whether or not the original has the attribute.
-        replace : mapping of keyword to str
-            Values of attributes that the original has.
-        remove : sequence of str
-            Keywords, or tags such as ``(0009,1010)``, of attributes that the copy lacks, at every level.
+        `set_`: values that the copy has, whether or not the original has the attribute.
+        `replace`: values of attributes that the original has.
+        `remove`: keywords, or tags such as ``(0009,1010)``, of attributes that the copy lacks, at every level.
 
-        Raises
-        ------
-        UsageError
-            A keyword does not exist, or a value is invalid for it; the message names both.
+        Raises UsageError: a keyword does not exist, or a value is invalid for it; the message names both.
         """
         return cls(
             tuple((_settable(name, value, "set"), value) for name, value in set_.items()),
@@ -84,10 +76,7 @@ class Coercion:
     def apply(self, ds: Dataset) -> None:
         """Change a data set.
 
-        Raises
-        ------
-        NotCoerced
-            A template gives a value that its attribute cannot have.
+        Raises NotCoerced: a template gives a value that its attribute cannot have.
         """
         values = {tag: _filled(template, ds) for tag, template in self.set}
         values |= {tag: _filled(template, ds) for tag, template in self.replace if tag in ds}

@@ -128,11 +128,8 @@ def printable(text: str) -> str:
 def decode_command(encoded: bytes | bytearray) -> CommandSet:
     """Return the decoded command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1).
 
-    Raises
-    ------
-    MalformedCommand
-        A length overruns the set, an element is of another group or occurs twice, or the *Command Field* (0000,0100) or
-        *Command Data Set Type* (0000,0800) is missing or invalid.
+    Raises MalformedCommand: a length overruns the set, an element is of another group or occurs twice, or the *Command
+        Field* (0000,0100) or *Command Data Set Type* (0000,0800) is missing or invalid.
     """
     elements: dict[int, bytes] = {}
     at, end = 0, len(encoded)
@@ -175,10 +172,7 @@ def decode_command(encoded: bytes | bytearray) -> CommandSet:
 def encode_command(elements: Mapping[Element, int | str | bytes]) -> bytes:
     """Return an encoded command set with its group length (PS3.7 6.3.1).
 
-    Parameters
-    ----------
-    elements : mapping
-        Numbers are unsigned shorts; text is ASCII; bytes are used unchanged.
+    `elements`: numbers are unsigned shorts; text is ASCII; bytes are used unchanged.
     """
     body = b"".join([_element(number, _value(number, elements[number])) for number in sorted(elements)])
     return _element(0x0000, struct.pack("<L", len(body))) + body

@@ -68,23 +68,13 @@ PIXELS = 0x7FE0
 class DocumentKey:
     """A key of a query for an attribute that has no column: it is returned, and matched if it has values.
 
-    Attributes
-    ----------
-    name : str
-        In documents.
-    tag : int
-        In the query; the block of a private tag is that of the query.
-    creator : str
-        Of a private element; else empty.
-    vr : str
-        Of the query; empty if it is not known.
-    texts : tuple of str
-        Values to match, of which one must match.
-    fuzzy : bool
-    items : tuple of DocumentKey
-        Keys in the item of a sequence (PS3.4 C.2.2.2.6); empty: all attributes of its items.
-    restricts : bool
-        Whether it is matched, or one of its items.
+    `name`: in documents.
+    `tag`: in the query; the block of a private tag is that of the query.
+    `creator`: of a private element; else empty.
+    `vr`: of the query; empty if it is not known.
+    `texts`: values to match, of which one must match.
+    `items`: keys in the item of a sequence (PS3.4 C.2.2.2.6); empty: all attributes of its items.
+    `restricts`: whether it is matched, or one of its items.
     """
 
     name: str

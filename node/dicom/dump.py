@@ -42,24 +42,14 @@ _NAMED_VRS = {"OB or OW": "OW"}
 class DumpedElement:
     """One element of a dump.
 
-    Attributes
-    ----------
-    tag : str
-        ``(gggg,eeee)``.
-    vr : str
-        Value representation; empty if it is unknown.
-    keyword : str
-        Keyword of the standard (PS3.6); for a private element the name that pydicom knows; else empty.
-    creator : str
-        Private creator of the block of a private element (PS3.5 7.8.1).
-    values : tuple of str, int or float
-        Empty for binary values and sequences.
-    length : int or None
-        Length of a binary value in bytes; for compressed pixels, of all fragments.
-    items : tuple of tuple of DumpedElement
-        Items of a sequence.
-    error : str or None
-        The reason why the value cannot be read, or how much of it is missing.
+    `tag`: ``(gggg,eeee)``.
+    `vr`: value representation; empty if it is unknown.
+    `keyword`: keyword of the standard (PS3.6); for a private element the name that pydicom knows; else empty.
+    `creator`: private creator of the block of a private element (PS3.5 7.8.1).
+    `values`: empty for binary values and sequences.
+    `length`: length of a binary value in bytes; for compressed pixels, of all fragments.
+    `items`: items of a sequence.
+    `error`: the reason why the value cannot be read, or how much of it is missing.
     """
 
     tag: str
@@ -84,16 +74,10 @@ class Dump:
 class DumpLimits:
     """How much of a file is listed.
 
-    Attributes
-    ----------
-    elements : int or None
-        Most elements and items, on all levels; None: all.
-    characters : int or None
-        Most values of an element, and most characters of each; None: all.
-    inflated_bytes : int
-        Bytes of a deflated data set that are inflated.
-    view : callable
-        Returns the file from which pydicom reads, in each of its two passes.
+    `elements`: most elements and items, on all levels; None: all.
+    `characters`: most values of an element, and most characters of each; None: all.
+    `inflated_bytes`: bytes of a deflated data set that are inflated.
+    `view`: returns the file from which pydicom reads, in each of its two passes.
     """
 
     elements: int | None = None

@@ -102,13 +102,8 @@ None: what it is read from is gone.
 class Header:
     """The elements before the pixels.
 
-    Attributes
-    ----------
-    elements : Elements
-    transfer_syntax_uid : str
-        By whose encoding they were read.
-    pieces : list of tuple
-        Of each element, in their order: tag, the bytes that it begins with, and how many it has in all. One that
+    `transfer_syntax_uid`: by whose encoding they were read.
+    `pieces`: of each element, in their order: tag, the bytes that it begins with, and how many it has in all. One that
         begins with them elsewhere has the same value, or one that is too long. Empty: other headers cannot be compared
         with this one.
     """
@@ -135,30 +130,18 @@ def read_header(
 ) -> dict[int, bytes]:
     """Return the raw values of some top-level elements of a data set.
 
-    Parameters
-    ----------
-    data : bytes-like
-        The data set from its first byte (no preamble, no File Meta Information), or its beginning.
-    transfer_syntax_uid : str
-        Transfer syntax of the data set; unknown ones are read as Explicit VR Little Endian, like all compressed ones
-        (PS3.5 A.4).
-    wanted : frozenset of int
-        Tags as ``0xggggeeee``; the reader stops after the largest.
-    is_cut : bool
-        Whether there may be more of the data set than `data` has.
+    `data`: the data set from its first byte (no preamble, no File Meta Information), or its beginning.
+    `transfer_syntax_uid`: transfer syntax of the data set; unknown ones are read as Explicit VR Little Endian, like all
+        compressed ones (PS3.5 A.4).
+    `wanted`: tags as ``0xggggeeee``; the reader stops after the largest.
+    `is_cut`: whether there may be more of the data set than `data` has.
 
-    Returns
-    -------
-    dict of int to bytes
-        Values with padding, cut to `MAX_VALUE_BYTES`; absent elements are omitted. The value of a sequence is its
-        items, cut to `MAX_SEQUENCE_BYTES`, for `read_items`.
+    Values have their padding, and are cut to `MAX_VALUE_BYTES`; absent elements are omitted. The value of a sequence is
+    its items, cut to `MAX_SEQUENCE_BYTES`, for `read_items`.
 
-    Raises
-    ------
-    HeaderCut
-        `data` ends too early; read again with more of the data set.
-    NotUnderstood
-        The encoding is broken, or there are more than `MAX_ELEMENTS`; the message names the tag, or the byte offset.
+    Raises HeaderCut: `data` ends too early; read again with more of the data set.
+    Raises NotUnderstood: the encoding is broken, or there are more than `MAX_ELEMENTS`; the message names the tag, or
+        the byte offset.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
@@ -366,12 +349,8 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
     that the encoding or the data dictionary (PS3.6) calls a sequence, and values of an unknown VR that begin with an
     item.
 
-    Raises
-    ------
-    HeaderCut
-        The data set ends too early.
-    NotUnderstood
-        The encoding is broken, or there are more.
+    Raises HeaderCut: the data set ends too early.
+    Raises NotUnderstood: the encoding is broken, or there are more.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         raise NotUnderstood("a deflated data set is only read as an instance")
@@ -411,10 +390,7 @@ def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:
 
     `most`: the length that it may have, or `MAX_INFLATED_BYTES`.
 
-    Raises
-    ------
-    NotUnderstood
-        It is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
+    Raises NotUnderstood: it is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
     """
     length, most = 0, most or MAX_INFLATED_BYTES
     for piece in inflated(pieces):

@@ -78,19 +78,12 @@ _INFINITIES = {"INF": math.inf, "inf": math.inf, "-INF": -math.inf, "-inf": -mat
 def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
     """Return a data set in the DICOM JSON Model, without group 0002 and group lengths.
 
-    Parameters
-    ----------
-    ds : Dataset
-        As `node.dicom.reading` or pydicom reads it.
-    bulk_data_uri : callable (path) -> str or None
-        Returns the URI of a long value. `path` is the tag of the value, after the tags of the enclosing sequences
-        and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the value is
-        omitted.
+    `ds`: as `node.dicom.reading` or pydicom reads it.
+    `bulk_data_uri`: returns the URI of a long value. `path` is the tag of the value, after the tags of the enclosing
+        sequences and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the
+        value is omitted.
 
-    Returns
-    -------
-    dict
-        Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
+    Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
     """
     return _data_set(ds, bulk_data_uri, "")
 
@@ -259,19 +252,12 @@ def write_model(
     Group 0002, group lengths and Available Transfer Syntax UID (0008,3002), which metadata have in addition, are left
     out. If any text is not ASCII, Specific Character Set (0008,0005) becomes ``ISO_IR 192``.
 
-    Parameters
-    ----------
-    out : binary file
-    model : dict
-        See `node.dicom.json_model`; numbers of DS, IS, SV and UV may be text.
-    bulk_data : callable (uri) -> BulkData or None
-        Returns the bytes of a ``BulkDataURI``, in little endian; text in UTF-8. None: there are none.
-    frames : list of BulkData or None
-        Fragments of encapsulated Pixel Data, which replace those of the model (PS3.5 A.4); None: native Pixel Data.
+    `model`: see `node.dicom.json_model`; numbers of DS, IS, SV and UV may be text.
+    `bulk_data`: returns the bytes of a ``BulkDataURI``, in little endian; text in UTF-8. None: there are none.
+    `frames`: fragments of encapsulated Pixel Data, which replace those of the model (PS3.5 A.4); None: native Pixel
+        Data.
 
-    Raises
-    ------
-    NotEncodable
+    Raises NotEncodable.
     """
     _Writer(out, bulk_data, frames, _is_unicode(model)).write(model, 0)
 

@@ -82,10 +82,8 @@ class Moments:
 class NameLike:
     """A person name: patterns of component groups, `folded`.
 
-    Attributes
-    ----------
-    patterns : tuple of str
-        One pattern: any component group must match it. Three: each group must match its pattern unless that is empty.
+    `patterns`: one pattern: any component group must match it. Three: each group must match its pattern unless that is
+        empty.
     """
 
     patterns: tuple[str, ...]
@@ -102,10 +100,7 @@ class NameWords:
 class InItem:
     """Sequence Matching (PS3.4 C.2.2.2.6): one item has a match for each of these keys.
 
-    Attributes
-    ----------
-    keys : tuple of (Key, tuple of Match)
-        Keys of the item that are matched, each with its alternatives.
+    `keys`: keys of the item that are matched, each with its alternatives.
     """
 
     keys: tuple[tuple[Key, tuple[Match, ...]], ...]

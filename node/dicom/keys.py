@@ -53,17 +53,10 @@ class QueryModel(Enum):
 class Key:
     """A supported query key.
 
-    Attributes
-    ----------
-    keyword, vr : str
-    level : Level
-        Level of the attribute.
-    column : str or None
-        Column in the table of its level; None: computed from the rows below.
-    matched : bool
-        Whether its values can be matched; else it can only be returned.
-    items : tuple of Key
-        Keys in the item of a sequence (PS3.4 C.2.2.2.6).
+    `level`: level of the attribute.
+    `column`: column in the table of its level; None: computed from the rows below.
+    `matched`: whether its values can be matched; else it can only be returned.
+    `items`: keys in the item of a sequence (PS3.4 C.2.2.2.6).
     """
 
     keyword: str

@@ -105,27 +105,17 @@ class Options:
 class Query:
     """A parsed query.
 
-    Attributes
-    ----------
-    level : Level
-        Level of the answers.
-    conditions : tuple of Condition
-        Conditions that must all hold. Those of a lower level hold if one entity below matches all of them.
-    returned : tuple of str
-        Keywords of the returned attributes, including the unique keys.
-    items : mapping of str to tuple of str
-        Keywords of the returned attributes in the items of a returned sequence.
-    unsupported : tuple of str
-        Keys that are not matched, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), keys of a lower
-        level, and values of a key that is only returned.
-    limit, offset : int
-        Limit and offset in the ordered answers; None: no limit.
-    documents : tuple of DocumentKey
-        Keys for attributes that have no column. An entity matches if one instance of it matches all of them.
-    with_all : bool
-        All attributes are returned.
-    malformed : InvalidQuery or None
-        A value that is no UID (PS3.5 9.1): a query that finds nothing is refused for it, since some senders have such.
+    `level`: level of the answers.
+    `conditions`: conditions that must all hold. Those of a lower level hold if one entity below matches all of them.
+    `returned`: keywords of the returned attributes, including the unique keys.
+    `items`: keywords of the returned attributes in the items of a returned sequence.
+    `unsupported`: keys that are not matched, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), keys of a
+        lower level, and values of a key that is only returned.
+    `limit`, `offset`: limit and offset in the ordered answers; None: no limit.
+    `documents`: keys for attributes that have no column. An entity matches if one instance of it matches all of them.
+    `with_all`: all attributes are returned.
+    `malformed`: a value that is no UID (PS3.5 9.1): a query that finds nothing is refused for it, since some senders
+        have such.
     """
 
     level: Level
@@ -156,24 +146,14 @@ def read_query(
 ) -> Query:
     """Return the query of an identifier.
 
-    Parameters
-    ----------
-    identifier : Dataset
-        The keys, with *Query/Retrieve Level* (0008,0052). Text is decoded by its *Specific Character Set* (0008,0005).
-    model : QueryModel
-    options : Options
-    limit, offset, with_all
-        See `Query`.
+    `identifier`: the keys, with *Query/Retrieve Level* (0008,0052). Text is decoded by its *Specific Character Set*
+        (0008,0005).
+    `limit`, `offset`, `with_all`: see `Query`.
 
-    Raises
-    ------
-    IdentifierMismatch
-        The level is not in the model, or the query is hierarchical and lacks a unique key above its level.
-    InvalidQuery
-        The value of a key violates its value representation or the matching rules.
+    Raises IdentifierMismatch: the level is not in the model, or the query is hierarchical and lacks a unique key above
+        its level.
+    Raises InvalidQuery: the value of a key violates its value representation or the matching rules.
 
-    Notes
-    -----
     PS3.4 C.2.2 and C.4.1.1.3.1. Hierarchical queries also match keys of higher levels, which the standard does not
     require.
     """

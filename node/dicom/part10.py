@@ -25,21 +25,11 @@ _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = "") -> bytes:
     """Return the bytes before the data set in a DICOM file.
 
-    Parameters
-    ----------
-    sop_class_uid, sop_instance_uid, transfer_syntax_uid : str
-        (0002,0002), (0002,0003) and (0002,0010).
-    source_ae_title : str
-        (0002,0016), the sender of the instance; left out if empty.
+    `sop_class_uid`, `sop_instance_uid`, `transfer_syntax_uid`: (0002,0002), (0002,0003) and (0002,0010).
+    `source_ae_title`: (0002,0016), the sender of the instance; left out if empty.
 
-    Returns
-    -------
-    bytes
-        128 zeros, ``DICM`` and group 0002 in explicit VR little endian. The data set's own bytes follow unchanged.
-
-    Notes
-    -----
-    PS3.10 7.1, table 7.1-1.
+    128 zeros, ``DICM`` and group 0002 in explicit VR little endian (PS3.10 7.1, table 7.1-1). The data set's own bytes
+    follow unchanged.
     """
     before, behind = _around_instance_uid(sop_class_uid, transfer_syntax_uid, source_ae_title)
     body = before + _text(0x00020003, "UI", sop_instance_uid) + behind
@@ -63,10 +53,7 @@ def file_meta(head: bytes) -> tuple[dict[int, str], int]:
 
     Preamble and group may be absent. The group's own length is often wrong, and is not believed.
 
-    Parameters
-    ----------
-    head : bytes
-        The beginning of a file.
+    `head`: the beginning of a file.
     """
     values: dict[int, str] = {}
     at = 132 if head[128:132] == b"DICM" else 0

@@ -28,15 +28,10 @@ Function = Callable[Concatenate[Dataset, Arguments], Fact]
 def once_per_series(*keywords: str) -> Callable[[Function[Arguments, Fact]], Function[Arguments, Fact]]:
     """Let a function give its last result again while the elements that it declares, and its arguments, are the same.
 
-    Parameters
-    ----------
-    *keywords : str
-        Keywords of the elements. The function is called with a data set that consists of these and of Specific
+    `*keywords`: keywords of the elements. The function is called with a data set that consists of these and of Specific
         Character Set (0008,0005), which decides what others mean; it has no File Meta Information. Nobody may change
         the result.
 
-    Notes
-    -----
     A result is not kept if pydicom has converted an element, because a converted element can be changed.
     Threads may call the function at the same time.
     """

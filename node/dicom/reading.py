@@ -171,22 +171,13 @@ def _file_of(ds: Dataset) -> InstanceSource | None:
 def data_set_of_file(data: bytes, file_bytes: int, file: InstanceSource) -> Dataset:
     """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` or more stay in the file.
 
-    Parameters
-    ----------
-    data : bytes
-        The file, or its beginning.
-    file_bytes : int
-        Length of the file.
-    file : StoredFile
+    `data`: the file, or its beginning.
+    `file_bytes`: length of the file.
 
-    Raises
-    ------
-    DataSetCut
-        The data set goes on behind `data`, and not with pixel data that end the file; call again with the whole file.
-    LeftToPydicom
-        pydicom must read the file.
-    Exception
-        Anything that pydicom raises for a damaged file.
+    Raises DataSetCut: the data set goes on behind `data`, and not with pixel data that end the file; call again with
+        the whole file.
+    Raises LeftToPydicom: pydicom must read the file.
+    Raises Exception: anything that pydicom raises for a damaged file.
     """
     whole = len(data) >= file_bytes
     length = struct.unpack_from("<I", data, 140)[0] if data[128:140] == _GROUP_LENGTH and len(data) > 144 else 0

@@ -97,8 +97,6 @@ def is_storage_class(sop_class_uid: str) -> bool:
     contain: a private class, or one newer than the dictionary. False for the standard's other services
     (Query/Retrieve, worklists, print, ...).
 
-    Notes
-    -----
     PS3.6 Annex A names every storage class "... Storage".
     """
     if sop_class_uid in _STORED_BY_OTHER_MEANS:

@@ -51,18 +51,11 @@ class Order:
 def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
     """Carry out a planned deletion.
 
-    Raises
-    ------
-    AuditFailed
-        Nothing was deleted.
-    NotThere
-        The object was deleted after the plan was made.
-    OutOfResources
-        The index did not commit; nothing was deleted.
-    QueryRefused
-        What was acknowledged is not indexed in time; nothing was deleted.
-    OSError
-        A file cannot be deleted; the next start of the node tries again.
+    Raises AuditFailed: nothing was deleted.
+    Raises NotThere: the object was deleted after the plan was made.
+    Raises OutOfResources: the index did not commit; nothing was deleted.
+    Raises QueryRefused: what was acknowledged is not indexed in time; nothing was deleted.
+    Raises OSError: a file cannot be deleted; the next start of the node tries again.
     """
     until = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
     what = f"delete {plan.level}, {order.reason}{until}"

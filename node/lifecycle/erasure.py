@@ -60,22 +60,14 @@ IN_STORE = "the object store, until the node has removed its objects, and for as
 class Certificate:
     """What was erased, when and where, and who may still have it.
 
-    Attributes
-    ----------
-    erased_at : str
-        In ISO 8601, in UTC.
-    node : str
-        AE title of the node.
-    uids_sha256 : sequence of str
-        SHA-256 of each UID that was given or belongs to the patient, in hexadecimal digits.
-    quarantined, downloads, trash : int
-        Files in quarantine, prepared downloads and deletions in the trash that were erased as well.
-    index_overwritten : bool
-        Whether no file of the index has deleted rows; if not, they go when they are reused.
-    takers : sequence of Taker
-        Who may have it, as far as the node knows.
-    stays : sequence of str
-        What the node itself keeps, in words.
+    `erased_at`: in ISO 8601, in UTC.
+    `node`: AE title of the node.
+    `uids_sha256`: SHA-256 of each UID that was given or belongs to the patient, in hexadecimal digits.
+    `quarantined`, `downloads`, `trash`: files in quarantine, prepared downloads and deletions in the trash that were
+        erased as well.
+    `index_overwritten`: whether no file of the index has deleted rows; if not, they go when they are reused.
+    `takers`: who may have it, as far as the node knows.
+    `stays`: what the node itself keeps, in words.
     """
 
     erased_at: str
@@ -140,12 +132,9 @@ class Erasing:
 
         The terms of `order` are those of the first object.
 
-        Raises
-        ------
-        NotThere, NotInTrash
-            One of them is not here; nothing was erased.
-        AuditFailed, OutOfResources, QueryRefused
-            As of `node.lifecycle.deletion.delete`. What was begun is finished by the next start.
+        Raises NotThere, NotInTrash: one of them is not here; nothing was erased.
+        Raises AuditFailed, OutOfResources, QueryRefused: as of `node.lifecycle.deletion.delete`. What was begun is
+            finished by the next start.
         """
         with self._lock:
             erasure = self._planned(objects, trash)

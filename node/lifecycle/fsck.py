@@ -103,21 +103,13 @@ def examine(
 ) -> Iterator[Finding]:
     """Yield every difference between the index and the files below `root`; of an index with another schema, only that.
 
-    Parameters
-    ----------
-    index : ReadIndex
-        The index of that root. The root recorded in the index itself is ignored, so that a copy can be examined.
-    digests : bool
-        Compare the SHA-256 of every file; otherwise only the length.
-    serving : bool
-        A node is serving the root: instances being received are not differences.
-    url : str or None
-        ``[index] url``.
-    objects : callable or None
-        Takes the keys of files of conflicts, and yields the differences between the index and the object store.
-    host : str or None
-        The host whose root this is, if several with roots of their own share the store. What only others have is not
-        compared: files that are still to be moved to the store, quarantine, and volumes.
+    `index`: the index of that root. The root recorded in the index itself is ignored, so that a copy can be examined.
+    `digests`: compare the SHA-256 of every file; otherwise only the length.
+    `serving`: a node is serving the root: instances being received are not differences.
+    `url`: ``[index] url``.
+    `objects`: takes the keys of files of conflicts, and yields the differences between the index and the object store.
+    `host`: the host whose root this is, if several with roots of their own share the store. What only others have is
+        not compared: files that are still to be moved to the store, quarantine, and volumes.
     """
     place = place_of(root, url)
     name = place.name if isinstance(place, Path) else str(place)

@@ -61,14 +61,9 @@ def restore(
 ) -> Restored:
     """Undo a deletion that is in the trash.
 
-    Raises
-    ------
-    NotInTrash
-        It is not there.
-    UsageError
-        Only another host has its files.
-    AuditFailed
-        Nothing was changed.
+    Raises NotInTrash: it is not there.
+    Raises UsageError: only another host has its files.
+    Raises AuditFailed: nothing was changed.
     """
     entry = index.trash.entry(number)
     if others := index.trash.holders(number) - {index.sharing.holder or ""}:

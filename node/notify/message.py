@@ -156,14 +156,9 @@ def with_paths(message: HookMessage, paths: Mapping[str, str]) -> HookMessage:
 def with_job(message: HookMessage, job_id: str, url: str, token: str, folder: str | None) -> HookMessage:
     """Return a message that names the job to which its receiver may give results.
 
-    Parameters
-    ----------
-    url : str
-        Of the job in REST, relative to the address of the node's pages if that is not known.
-    token : str
-        Valid for this job alone.
-    folder : str or None
-        Empty folder for files, for a receiver on this machine.
+    `url`: of the job in REST, relative to the address of the node's pages if that is not known.
+    `token`: valid for this job alone.
+    `folder`: empty folder for files, for a receiver on this machine.
     """
     return HookMessage({**message.content, "job": {"id": job_id, "url": url, "token": token, "folder": folder}})
 

@@ -14,12 +14,8 @@ from node.index.work.routes import DueInstance, OwedInstance
 class NotTaken(VoxelnodeError):
     """A destination did not take an instance; the message gives reason and remedy, without patient data.
 
-    Parameters
-    ----------
-    is_final : bool
-        Whether another attempt would fail in the same way.
-    damaged : str or None
-        The key of the file, if it is not as it was received.
+    `is_final`: whether another attempt would fail in the same way.
+    `damaged`: the key of the file, if it is not as it was received.
     """
 
     def __init__(self, reason: str, *, is_final: bool = False, damaged: str | None = None) -> None:

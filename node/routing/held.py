@@ -34,14 +34,9 @@ MAX_HELD_SECONDS = 300.0
 class RouteParts:
     """What the worker of one destination of a route is given.
 
-    Attributes
-    ----------
-    route_name : str
-        Empty for what people send by hand.
-    destination : str
-        Name in [peers] or [destinations].
-    selector : Selector or None
-        What the route sends; None: all.
+    `route_name`: empty for what people send by hand.
+    `destination`: name in [peers] or [destinations].
+    `selector`: what the route sends; None: all.
     """
 
     settings: Settings
@@ -58,10 +53,7 @@ class RouteParts:
 class HeldWorker(MessageLoop):
     """The worker of one destination of a route.
 
-    Parameters
-    ----------
-    within : float, seconds
-        Longest delay from a commit to the next step.
+    `within`: longest delay from a commit to the next step.
     """
 
     def __init__(self, parts: RouteParts, events: Collection[LedgerEvent], within: float) -> None:

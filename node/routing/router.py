@@ -50,14 +50,8 @@ class _Plan:
 class RouteWorkers(MessageLoops[_Plan, HeldWorker]):
     """Send to every destination of every route, and what people send by hand.
 
-    Parameters
-    ----------
-    settings : Settings
-    archive : Archive
-    decoder : Decoder
-        Changes and decompresses copies.
-    delete_confirmed : callable (str)
-        Deletes what all destinations of a route have confirmed.
+    `decoder`: changes and decompresses copies.
+    `delete_confirmed`: deletes what all destinations of a route have confirmed.
     """
 
     kind = "route"

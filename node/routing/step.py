@@ -44,10 +44,7 @@ class Asked:
 class Done:
     """A message has ended.
 
-    Attributes
-    ----------
-    attempts : int
-        Of this step: 1, or 0 if nothing was tried.
+    `attempts`: of this step: 1, or 0 if nothing was tried.
     """
 
     outcome: Outcome
@@ -59,15 +56,10 @@ class Done:
 class Failed:
     """An attempt of a message failed.
 
-    Attributes
-    ----------
-    counts : bool
-        Whether the attempts before it count. A message that gets on begins anew: a connection that often breaks costs a
-        long series many attempts.
-    is_final : bool
-        No further attempt would succeed.
-    damaged : tuple of str
-        The keys of files that are not as they were received.
+    `counts`: whether the attempts before it count. A message that gets on begins anew: a connection that often breaks
+        costs a long series many attempts.
+    `is_final`: no further attempt would succeed.
+    `damaged`: the keys of files that are not as they were received.
     """
 
     reason: str
@@ -115,14 +107,9 @@ class RouteStep:
     An instance that is not taken now keeps the later ones of its series back, unless its message is attempted for the
     last time and has not got on.
 
-    Attributes
-    ----------
-    cancelled_by : mapping of str to str
-        Who wants which messages to end, by their ids.
-    is_cut : bool
-        The step ended before everything that it asked for was tried.
-    shown : dict of str to int
-        How many instances were taken, by the ids of the messages whose rows say so.
+    `cancelled_by`: who wants which messages to end, by their ids.
+    `is_cut`: the step ended before everything that it asked for was tried.
+    `shown`: how many instances were taken, by the ids of the messages whose rows say so.
     """
 
     cancelled_by: Mapping[str, str] = field(default_factory=dict)
@@ -152,11 +139,7 @@ class RouteStep:
     def join(self, first: PendingEvent, ask: Callable[[PendingEvent], Asked], attempts: int) -> list[DueInstance]:
         """Return what a message and those behind it ask for, as far as it is not sent and goes together.
 
-        Parameters
-        ----------
-        ask : callable (PendingEvent) -> Asked
-        attempts : int
-            That a message has.
+        `attempts`: that a message has.
         """
         left: dict[InstanceKey, DueInstance] = {}
         self._last_of = {}

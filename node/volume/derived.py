@@ -18,24 +18,14 @@ from node.volume.rendering import Plane, Projection, nearest_axes
 def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     """Return the slices of a plane as radiologists view them (a view of the array, not a copy).
 
-    Parameters
-    ----------
-    array : (i, j, k) array
-    affine_lps : (4, 4) float, mm
-        From (i, j, k) to LPS+.
-    plane : str
-        ``"axial"``, ``"coronal"`` or ``"sagittal"``: the nearest plane of an oblique volume.
+    `array`: (i, j, k) array.
+    `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
+    `plane`: ``"axial"``, ``"coronal"`` or ``"sagittal"``: the nearest plane of an oblique volume.
 
-    Returns
-    -------
-    (slices, rows, columns) array
-        Slices from inferior to superior, anterior to posterior or right to left; right is at the left of axial and
-        coronal slices, anterior at the left of sagittal ones.
+    They are (slices, rows, columns): slices from inferior to superior, anterior to posterior or right to left; right is
+    at the left of axial and coronal slices, anterior at the left of sagittal ones.
 
-    Raises
-    ------
-    ValueError
-        The array has other dimensions, or there is no such plane.
+    Raises ValueError: the array has other dimensions, or there is no such plane.
     """
     _require_numbers(array)
     if array.ndim != 3:

@@ -60,21 +60,11 @@ class Axes:
 class Placement:
     """The placement of the planes of a stack.
 
-    Attributes
-    ----------
-    geometry : Geometry
-    affine_lps : (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
-    spacing_mm : (float, float, float)
-        Between columns, between rows, between slices.
-    step_mm : float
-        The usual distance along the normal between neighbouring planes.
-    axes : Axes
-    along : (N,) float, mm
-        Distances of the planes from the first, along the normal.
-    offsets : (N, 2) float, mm
-        Shift of each plane along its rows and columns.
-    warnings : tuple of VolumeWarning
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `spacing_mm`, (float, float, float): between columns, between rows, between slices.
+    `step_mm`: the usual distance along the normal between neighbouring planes.
+    `along`, (N,) float, mm: distances of the planes from the first, along the normal.
+    `offsets`, (N, 2) float, mm: shift of each plane along its rows and columns.
     """
 
     geometry: Geometry
@@ -117,22 +107,13 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
 
 
 def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
-    """Return a position number for each distance along the normal, ascending with the distance.
+    """Return a position number for each distance along the normal, (N,) int from 0, ascending with the distance.
 
     Distances within `tolerance` share a number. Distances that jitter by up to five times as much share one too, if
     only that makes an even stack with equally many planes at each position.
 
-    Parameters
-    ----------
-    distances : (N,) float, mm
-        Distances of planes from a common origin; planes may share positions.
-    tolerance : float, mm
-        See `position_tolerance`.
-
-    Returns
-    -------
-    (N,) int
-        Numbers from 0.
+    `distances`, (N,) float, mm: distances of planes from a common origin; planes may share positions.
+    `tolerance`: see `position_tolerance`.
     """
     near = cluster_numbers(distances, tolerance)
     if _is_whole(distances, near):
@@ -156,8 +137,6 @@ def _is_whole(distances: Float, labels: NDArray[np.intp]) -> bool:
 def stack_axes(orientations: Float) -> Axes:
     """Return the orthonormal axes nearest to the mean of (N, 6) orientations of one cluster.
 
-    Notes
-    -----
     Polar decomposition: the nearest orthonormal pair of vectors rotates neither of the two alone.
     """
     mean = orientations.mean(axis=0).reshape(2, 3)
@@ -181,27 +160,15 @@ def place_planes(
 ) -> Placement:
     """Return the placement of planes at distinct positions.
 
-    Parameters
-    ----------
-    positions : (N, 3) float, mm, LPS
-        *Image Position (Patient)* in ascending order along the normal.
-    axes : Axes
-    pixel_spacing : (float, float), mm
-        Between rows, then between columns.
-    single_spacing_mm : float
-        Slice distance to use if there is only one plane.
-    equally_thick : bool
-        All slices have one thickness, so that a distance of several steps is a gap.
+    `positions`, (N, 3) float, mm, LPS: *Image Position (Patient)* in ascending order along the normal.
+    `pixel_spacing`, (float, float), mm: between rows, then between columns.
+    `single_spacing_mm`: slice distance to use if there is only one plane.
+    `equally_thick`: all slices have one thickness, so that a distance of several steps is a gap.
 
-    Returns
-    -------
-    Placement
-        The slice column of its affine is measured from the first to the last position. If distances are uneven, it is
-        the median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is
-        then at its true position. For planes that only jitter around an even grid, that grid is used.
+    The slice column of the affine is measured from the first to the last position. If distances are uneven, it is the
+    median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is then at
+    its true position. For planes that only jitter around an even grid, that grid is used.
 
-    Notes
-    -----
     PS3.3 C.7.6.2.1.1.
     """
     relative = positions - positions[0]
@@ -242,18 +209,12 @@ def missing_slices(along: Float, *, noise_share: float = 0.0) -> tuple[float, ND
     The step is the median distance. It is the smallest distance if all others are multiples of it and fewer slices are
     missing than present.
 
-    Parameters
-    ----------
-    along : (N,) float, mm
-        Ascending distances of planes along the normal, N >= 2.
-    noise_share : float
-        Largest distance of a plane from the even grid that fits them best, as a share of its step, if distances are
-        no multiples of the step.
+    `along`, (N,) float, mm: ascending distances of planes along the normal, N >= 2.
+    `noise_share`: largest distance of a plane from the even grid that fits them best, as a share of its step, if
+        distances are no multiples of the step.
 
-    Returns
-    -------
-    (float, (N - 1,) int) or None
-        Step in mm. None if the distances are not multiples of a step, or if nothing is missing.
+    The step is in mm, the numbers are (N - 1,) int; None if the distances are not multiples of a step, or if nothing is
+    missing.
     """
     steps = np.diff(along)
     for step_mm in (float(np.median(steps)), float(steps.min())):
@@ -372,16 +333,10 @@ def is_shifted(offsets: Float, pixel_spacing: tuple[float, float]) -> bool:
 def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
     """Return the distance of each frame along the stack's normal, and the number of its position.
 
-    Parameters
-    ----------
-    frames : N frames with position and orientation
+    `frames`: N frames with position and orientation.
 
-    Returns
-    -------
-    (N,) float, mm
-        Distances from the origin of LPS.
-    (N,) int
-        Position numbers, ascending with the distance; frames of one number share a position.
+    Distances, (N,) float, mm, are from the origin of LPS. Numbers, (N,) int, ascend with the distance; frames of one
+    number share a position.
     """
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     distances: Float = np.array([frame.position for frame in frames]) @ axes.normal

@@ -52,21 +52,12 @@ def read_frame(frame: Frame) -> Array:
 def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
     """Return the voxels of a grid of frames, their slope and their intercept.
 
-    Parameters
-    ----------
-    planes : (times, slices) sequences of Frame
+    `planes`: (times, slices) sequences of Frame.
 
-    Returns
-    -------
-    (times, slices, rows, columns[, 3]) array
-        Allocated once; each frame is decoded into its place.
-    float, float
-        Slope and intercept for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
+    The voxels, (times, slices, rows, columns[, 3]), are allocated once; each frame is decoded into its place. Slope and
+    intercept are for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
 
-    Raises
-    ------
-    FrameRefused
-        A frame cannot be decoded.
+    Raises FrameRefused: a frame cannot be decoded.
     """
     frames = [frame for time in planes for frame in time]
     scalings = {(frame.slope, frame.intercept) for frame in frames}

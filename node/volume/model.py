@@ -62,37 +62,21 @@ class Frame:
     A classic instance has one frame, an enhanced one as many as it has functional groups, a mosaic one per tile. Values
     are None if the data set does not state them.
 
-    Attributes
-    ----------
-    sop_instance_uid : str
-    frame_number : int
-        From 1, as in DICOM; for a tile of a mosaic, the number of the frame that holds it.
-    read : callable () -> (rows, columns) or (rows, columns, 3) array
-        Decodes and returns the stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes expanded,
-        Modality LUT applied (`slope` is then 1 and `intercept` 0); never rescaled, never inverted.
-    dtype : numpy.dtype
-        Type of the values that `read` returns.
-    position : (3,) float, mm, LPS
-        Image Position (Patient): centre of the first voxel of this plane (of this tile).
-    orientation : (6,) float
-        Image Orientation (Patient): unit vectors along a row, then down a column.
-    pixel_spacing : (float, float), mm
-        Between rows, then between columns.
-    split_key : mapping
-        Traits by name (echo, component, ...). Frames that differ in one belong to different stacks.
-    variant_key : mapping
-        Traits by name (image type, kernel, flip angle, ...). Frames that differ in one belong to different stacks only
-        if each part is whole.
-    time_key : dict
-        Values by name that order the planes that share a position.
-    acquisition_time_s : float
-        Seconds since midnight, for slice timing.
-    duration_s : float
-        Duration of the acquisition.
-    overlays : int
-        Number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
-    acquired : Frame
-        The frame where its header places it, if its motion was undone.
+    `frame_number`: from 1, as in DICOM; for a tile of a mosaic, the number of the frame that holds it.
+    `read`: decodes and returns the stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes
+        expanded, Modality LUT applied (`slope` is then 1 and `intercept` 0); never rescaled, never inverted.
+    `dtype`: type of the values that `read` returns.
+    `position`, (3,) float, mm, LPS: Image Position (Patient): centre of the first voxel of this plane (of this tile).
+    `orientation`, (6,) float: Image Orientation (Patient): unit vectors along a row, then down a column.
+    `pixel_spacing`, (float, float), mm: between rows, then between columns.
+    `split_key`: traits by name (echo, component, ...). Frames that differ in one belong to different stacks.
+    `variant_key`: traits by name (image type, kernel, flip angle, ...). Frames that differ in one belong to different
+        stacks only if each part is whole.
+    `time_key`: values by name that order the planes that share a position.
+    `acquisition_time_s`: seconds since midnight, for slice timing.
+    `duration_s`: duration of the acquisition.
+    `overlays`: number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
+    `acquired`: the frame where its header places it, if its motion was undone.
     """
 
     sop_instance_uid: str
@@ -170,31 +154,20 @@ class Source:
 class Volume:
     """Voxels with their position in the patient, and their sources.
 
-    Attributes
-    ----------
-    voxels : (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order
-        Stored values; real values are ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
-    affine_lps : (4, 4) float64 or None, mm
-        From voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the centre of the first voxel. None if the
-        data set gives no position in the patient; `spacing_mm` is valid even then.
-    spacing_mm : (3,) float
-        Between columns, between rows, between slices.
-    stack : int
-        Number of the stack in its series, from 0.
-    suffix : str
-        Distinguishes this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
-        ASCII letters, digits and ``-`` only.
-    least_step_mm : float or None
-        The smallest distance along the normal between two slices, if they lie unevenly.
-    time_step_s : float or None
-        Between volumes of a 4-D array.
-    times_s : (times,) or None
-        Start of each volume after the first, if known; empty for one of several times whose start is unknown.
-    durations_s : (times,) or None
-        Acquisition duration of each volume, if known and equal for all its slices.
-    diffusion : (times,) of Diffusion, or None
-    attributes : mapping
-        BIDS-like fields for the sidecar, from an allow-list without patient data.
+    `voxels`, (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order: stored values; real
+        values are ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
+    `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the
+        centre of the first voxel. None if the data set gives no position in the patient; `spacing_mm` is valid even
+        then.
+    `spacing_mm`, (3,) float: between columns, between rows, between slices.
+    `stack`: number of the stack in its series, from 0.
+    `suffix`: distinguishes this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``,
+        ``"i1"`` ... ASCII letters, digits and ``-`` only.
+    `least_step_mm`: the smallest distance along the normal between two slices, if they lie unevenly.
+    `time_step_s`: between volumes of a 4-D array.
+    `times_s`: start of each volume after the first, if known; empty for one of several times whose start is unknown.
+    `durations_s`: acquisition duration of each volume, if known and equal for all its slices.
+    `attributes`: BIDS-like fields for the sidecar, from an allow-list without patient data.
     """
 
     voxels: Array

@@ -84,10 +84,7 @@ def oriented(volume: Volume, time: int | None = None) -> Oriented:
 def nearest_axes(directions: Float) -> list[int]:
     """Return for each voxel axis the nearest patient axis (0 x, 1 y, 2 z); each patient axis occurs once.
 
-    Parameters
-    ----------
-    directions : (3, 3) float
-        Directions of the voxel axes in LPS, as columns.
+    `directions`, (3, 3) float: directions of the voxel axes in LPS, as columns.
     """
     cosines = np.abs(directions / np.linalg.norm(directions, axis=0))
     nearest = [-1, -1, -1]
@@ -123,11 +120,7 @@ class Shades:
     def over(self, stored: Array, found: NDArray[np.bool_]) -> Grey:
         """Return the grey values of a projection, from its own 1st to 99.5th percentile, since its values are high.
 
-        Parameters
-        ----------
-        stored : array
-        found : array of bool
-            Where the line of sight met a value; elsewhere the picture is darkest.
+        `found`, array of bool: where the line of sight met a value; elsewhere the picture is darkest.
         """
         values = real(self._volume, stored)
         visible = values[found & np.isfinite(values)]
@@ -298,10 +291,8 @@ def project(
 
     Works slice by slice, so that no copy of the volume is held.
 
-    Parameters
-    ----------
-    inside : (slices, rows, columns) array, optional
-        Not 0 where voxels count: without it, the smallest values of a patient are those of the air around.
+    `inside`, (slices, rows, columns) array, optional: not 0 where voxels count: without it, the smallest values of a
+        patient are those of the air around.
     """
     whole = oriented(volume)
     axis = 2 - plane

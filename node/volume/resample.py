@@ -42,24 +42,13 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     Planes are shifted within themselves, and values between planes are computed, by linear interpolation. Voxels
     outside the planes get `fill`. No distance is stretched: the first plane keeps its position.
 
-    Parameters
-    ----------
-    voxels : (times, slices, rows, columns[, 3]) array
-    placement : Placement
-        Placement of the planes, at least two.
-    fill : float
-        Stored value for voxels that no plane covers.
+    `voxels`: (times, slices, rows, columns[, 3]) array.
+    `placement`: placement of the planes, at least two.
+    `fill`: stored value for voxels that no plane covers.
 
-    Returns
-    -------
-    None
-        The grid would be larger than ``MAX_GROWTH`` times the voxels.
-    (times, slices', rows', columns'[, 3]) array
-        Of the same type; integers are rounded.
-    (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
-    float
-        Distance between slices, mm.
+    Voxels, (times, slices', rows', columns'[, 3]), are of the same type, integers rounded. Then come the affine, mm,
+    from voxel index (column, row, slice) to LPS+, and the distance between slices, mm. None if the grid would be larger
+    than ``MAX_GROWTH`` times the voxels.
     """
     columns_mm, rows_mm, _ = placement.spacing_mm
     step = _even_step(placement.along)

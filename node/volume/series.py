@@ -222,18 +222,11 @@ def _with_unique_suffixes(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
 class Shortage:
     """Stacks that have fewer slices, or times, than others of their series.
 
-    Attributes
-    ----------
-    stacks : frozenset of int
-        The numbers of the stacks that have fewer.
-    of_times : bool
-        They lack times, not slices.
-    detail : str
-        The counts of all stacks, as a sentence.
-    instances : int
-        Number of instances that seem to be missing.
-    is_doubtful : bool
-        They may have been planned so: they are acquisitions or variants of one stack, not its echoes.
+    `stacks`: the numbers of the stacks that have fewer.
+    `of_times`: they lack times, not slices.
+    `detail`: the counts of all stacks, as a sentence.
+    `instances`: number of instances that seem to be missing.
+    `is_doubtful`: they may have been planned so: they are acquisitions or variants of one stack, not its echoes.
     """
 
     stacks: frozenset[int]

@@ -50,12 +50,8 @@ CHECKED_BYTES = 64 << 20
 class Making:
     """A download that is made.
 
-    Attributes
-    ----------
-    stopping : Event
-        Set when the node stops.
-    check : callable
-        To be called before each instance; raises VoxelnodeError once the download is to end.
+    `stopping`: set when the node stops.
+    `check`: to be called before each instance; raises VoxelnodeError once the download is to end.
     """
 
     node: Services

@@ -155,10 +155,7 @@ ADMINISTRATORS_SHARE = 8
 class WebServer:
     """Serves an application.
 
-    Raises
-    ------
-    UsageError
-        The TLS files are unusable or, in `start`, the address cannot be bound.
+    Raises UsageError: the TLS files are unusable or, in `start`, the address cannot be bound.
     """
 
     def __init__(self, web: Web, app: FastAPI) -> None:

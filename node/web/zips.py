@@ -76,12 +76,8 @@ class TooManyFiles(UsageError):
 class Known:
     """What was read of files of an archive, by their keys; no key ever stands for other bytes.
 
-    Attributes
-    ----------
-    checksums : dict
-        CRC-32 of whole files, for `PlannedZip`.
-    digests : dict
-        SHA-256 of files of which the index has none, for lists of what is in a ZIP file.
+    `checksums`: CRC-32 of whole files, for `PlannedZip`.
+    `digests`: SHA-256 of files of which the index has none, for lists of what is in a ZIP file.
     """
 
     def __init__(self) -> None:
@@ -123,25 +119,14 @@ Content = ArchivedFile | bytes
 class PlannedZip:
     """A ZIP file of files of the archive, and of bytes such as a list of them.
 
-    Parameters
-    ----------
-    entries : sequence of (str, file or bytes)
-        Name and content of each member.
-    archive : Archive
-    read : callable (file)
-        Gives the content of a file in pieces; it raises Damaged before the last one if they are not what was stored.
-    known : Known
+    `entries`: name and content of each member.
+    `read`: gives the content of a file in pieces; it raises Damaged before the last one if they are not what was
+        stored.
 
-    Attributes
-    ----------
-    length : int
-        In bytes.
-    etag : str
-        A strong entity tag (RFC 9110 8.8.3): two ZIP files with the same one have the same bytes.
+    `length`: in bytes.
+    `etag`: a strong entity tag (RFC 9110 8.8.3): two ZIP files with the same one have the same bytes.
 
-    Raises
-    ------
-    TooManyFiles
+    Raises TooManyFiles.
     """
 
     def __init__(

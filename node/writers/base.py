@@ -37,15 +37,10 @@ SCALING_TOLERANCE = 0.01
 class FileGrid:
     """The numbers in a file, as its readers find them.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        (columns, rows, slices), with a fourth number if there are several times; (width, height) of a picture. Colour
-        is no axis.
-    spacing_mm : tuple of float
-        Along the first axes of `shape`; empty for a picture, whose pixels follow no axis of the patient.
-    dtype : str
-        NumPy's name of the type of a stored number.
+    `shape`: (columns, rows, slices), with a fourth number if there are several times; (width, height) of a picture.
+        Colour is no axis.
+    `spacing_mm`: along the first axes of `shape`; empty for a picture, whose pixels follow no axis of the patient.
+    `dtype`: NumPy's name of the type of a stored number.
     """
 
     shape: tuple[int, ...]
@@ -63,18 +58,10 @@ def grid_of(volume: Volume, dtype: np.dtype[Any] | None = None) -> FileGrid:
 class WrittenFile:
     """One file, written and closed.
 
-    Attributes
-    ----------
-    kind : str
-        A value of `node.volume.model.VolumeKind`.
-    format : str
-        The configured name of a volume format, or ``"png"``.
-    grid : Grid
-    path : Path
-    bytes, sha256 : int, str
-        Size and digest of the file at `path`, without companions.
-    companions : tuple of Path
-        Other files that belong to this one: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
+    `kind`: a value of `node.volume.model.VolumeKind`.
+    `format`: the configured name of a volume format, or ``"png"``.
+    `bytes`, `sha256`: size and digest of the file at `path`, without companions.
+    `companions`: other files that belong to this one: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
     """
 
     kind: str
@@ -117,10 +104,7 @@ class NewFile(RawIOBase):
     A written piece must not change until the file is closed. `digested`: not of a companion, whose digest nobody asks
     for.
 
-    Raises
-    ------
-    FileExistsError
-        `path` exists. No volume is ever overwritten; two volumes with one name are a bug.
+    Raises FileExistsError: `path` exists. No volume is ever overwritten; two volumes with one name are a bug.
     """
 
     def __init__(self, path: Path, *, digested: bool = True) -> None:

@@ -36,19 +36,12 @@ def reduced(
     Voxels are picked, never averaged: values of label volumes and of phases have no mean. The steps along the axes
     make the voxels as nearly cubic as they can be.
 
-    Parameters
-    ----------
-    path : Path
-        ``.nii``, ``.nii.gz``, ``.nrrd``, ``.npz``, or the header of a pair: ``.hdr`` (of NIfTI or Analyze), ``.mhd``;
-        written by this package.
-    voxel_file : Path
-        The other file of a pair, else `path`.
-    max_voxels : int
-        Largest number of voxels of the copy.
-    only_body : bool
-        Of a CT in HU: replace everything outside of the body, such as the table, with air.
-    sidecar : Path, optional
-        The sidecar of the volume, which has the position that Analyze lacks; other formats need none.
+    `path`: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.npz``, or the header of a pair: ``.hdr`` (of NIfTI or Analyze),
+        ``.mhd``; written by this package.
+    `voxel_file`: the other file of a pair, else `path`.
+    `max_voxels`: largest number of voxels of the copy.
+    `only_body`: of a CT in HU: replace everything outside of the body, such as the table, with air.
+    `sidecar`: the sidecar of the volume, which has the position that Analyze lacks; other formats need none.
     """
     with ExitStack() as files:
         head, stream = _opened(path, voxel_file, sidecar, files)

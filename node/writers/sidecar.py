@@ -221,10 +221,7 @@ def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Flo
 def write_document(record: Mapping[str, Any], kind: VolumeKind, folder: Path, stem: str) -> WrittenFile:
     """Write ``STEM.json``.
 
-    Raises
-    ------
-    FileExistsError
-        A file exists already: the stems in one folder must differ.
+    Raises FileExistsError: a file exists already: the stems in one folder must differ.
     """
     parts = (f"  {json.dumps(name)}: {_lines(content)}" for name, content in record.items())
     text = "{\n" + ",\n".join(parts) + "\n}\n"

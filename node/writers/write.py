@@ -38,10 +38,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     ``STEM_mip_axial_projected``. A format that cannot hold the volume is skipped, and the
     sidecar says so.
 
-    Raises
-    ------
-    FileExistsError
-        A file exists already: the stems in one folder must differ.
+    Raises FileExistsError: a file exists already: the stems in one folder must differ.
     """
     formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
     fields = sidecar_fields(volume, options, _notes(volume, options, stem))

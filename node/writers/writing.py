@@ -13,19 +13,12 @@ from node.volume.model import Array, Float
 def write_voxels(path: Path, voxels: Array, affine_lps: Float) -> None:
     """Write an array as a volume file whose format its suffix says, in place of what is there.
 
-    Parameters
-    ----------
-    voxels : (i, j, k) or (i, j, k, time) array
-        First axis of the file first.
-    affine_lps : (4, 4) float, mm
-        From (i, j, k) to LPS+.
+    `voxels`, (i, j, k) or (i, j, k, time) array: first axis of the file first.
+    `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
 
-    Raises
-    ------
-    OSError
-        The folder is missing, or cannot be written.
-    ValueError
-        SimpleITK writes no such file: the suffix, the type of the voxels, or axes that are not perpendicular.
+    Raises OSError: the folder is missing, or cannot be written.
+    Raises ValueError: SimpleITK writes no such file: the suffix, the type of the voxels, or axes that are not
+        perpendicular.
     """
     spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
     time = (1.0,) * (voxels.ndim - 3)

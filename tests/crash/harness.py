@@ -74,13 +74,8 @@ BEHIND_THE_ANSWER = frozenset(ONCE) - frozenset(RECOVERING)
 class Node:
     """A `voxelnode serve` process, or a mutant of it, that is expected to die and is started again and again.
 
-    Parameters
-    ----------
-    root : Path
-    mutant : str, optional
-        See `tests.crash.mutants`.
-    environment : mapping, optional
-        Of every start.
+    `mutant`: see `tests.crash.mutants`.
+    `environment`: of every start.
     """
 
     def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
@@ -157,24 +152,16 @@ def beside_random_moments(points: Iterable[str]) -> list[str | None]:
 class Run:
     """Cycles on one root below `folder`.
 
-    Parameters
-    ----------
-    senders : int
-        Associations at once.
-    mutant : str, optional
-        See `tests.crash.mutants`.
-    moments : sequence of Moment
-        When the node is killed, in turn. Where it is killed after a release, each sender sends one new series.
-    policy : str, optional
-        ``[storage] overwrite_policy``; each restart is checked for which versions are current.
-    has_reader : bool
-        Somebody holds a transaction on the index from before the senders come until the node has started again.
-    has_two_disks : bool
-        The folder of instances is a link to another disk.
-    settle_seconds : float
-        How long everything may take to be converted in the end; a fifth of a second is added for each data set.
-    node : callable
-        Makes what is killed.
+    `senders`: associations at once.
+    `mutant`: see `tests.crash.mutants`.
+    `moments`: when the node is killed, in turn. Where it is killed after a release, each sender sends one new series.
+    `policy`: ``[storage] overwrite_policy``; each restart is checked for which versions are current.
+    `has_reader`: somebody holds a transaction on the index from before the senders come until the node has started
+        again.
+    `has_two_disks`: the folder of instances is a link to another disk.
+    `settle_seconds`: how long everything may take to be converted in the end; a fifth of a second is added for each
+        data set.
+    `node`: makes what is killed.
     """
 
     folder: Path

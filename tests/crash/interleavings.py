@@ -31,17 +31,11 @@ def try_interleavings(
 ) -> None:
     """Try so many interleavings, always the same ones for a seed.
 
-    Parameters
-    ----------
-    first : int
-        Number of the first one: to repeat one that failed.
-    counts : Counter, optional
-        Gets what was done.
+    `first`: number of the first one: to repeat one that failed.
+    `counts`: gets what was done.
 
-    Raises
-    ------
-    AssertionError
-        The node lost something, or kept something that was deleted; the notes of the error list the operations.
+    Raises AssertionError: the node lost something, or kept something that was deleted; the notes of the error list the
+        operations.
     """
     for number in range(first, first + orders):
         name = f"seed {seed}, order {number}"

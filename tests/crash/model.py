@@ -114,12 +114,8 @@ class Snapshot:
 def problems(root: Path, model: Model, *, is_full: bool, has_volumes: bool) -> Iterator[str]:
     """Yield in what a root differs from what its node owes.
 
-    Parameters
-    ----------
-    is_full : bool
-        Acknowledged instances may wait for room in the journal.
-    has_volumes : bool
-        The volumes are those of the index; an older index names others.
+    `is_full`: acknowledged instances may wait for room in the journal.
+    `has_volumes`: the volumes are those of the index; an older index names others.
     """
     changes = model.changes
     with closing(opened(root)) as index:

@@ -54,11 +54,7 @@ QUICK_SECONDS = 4.0
 class Operators:
     """Senders and operators at one root.
 
-    Parameters
-    ----------
-    site : Site
-    counts : Counter
-        Gets what was done.
+    `counts`: gets what was done.
     """
 
     def __init__(self, site: Site, counts: Counter[str]) -> None:

@@ -63,10 +63,7 @@ def session(
 
     Some instances are large, and there are enough to fill every segment of the journal more than once.
 
-    Parameters
-    ----------
-    has_two_disks : bool
-        The folder of instances is a disk of its own, which is mounted there.
+    `has_two_disks`: the folder of instances is a disk of its own, which is mounted there.
     """
     journal, first, second = Journal(disk.root.parent / "journal"), new_series(6), new_series(6)
     environment = {**disk.environment, VARIABLE: single_syncs}

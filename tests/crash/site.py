@@ -38,20 +38,12 @@ RECOVERY_SECONDS = 60.0
 class Site:
     """One root, what its node owes, and what can be done to both.
 
-    Parameters
-    ----------
-    name : str
-        Of the folder that is the root.
-    policy : str
-        ``[storage] overwrite_policy``.
-    mutant : str or None
-        See `tests.crash.mutants`.
+    `name`: of the folder that is the root.
+    `policy`: ``[storage] overwrite_policy``.
+    `mutant`: see `tests.crash.mutants`.
 
-    Attributes
-    ----------
-    lacking : str or None
-        What the disk has none of: ``bytes``, ``inodes``, or ``quota`` (calls fail although the disk seems to have
-        room).
+    `lacking`: what the disk has none of: ``bytes``, ``inodes``, or ``quota`` (calls fail although the disk seems to
+        have room).
     """
 
     def __init__(self, name: str, policy: OverwritePolicy, mutant: str | None) -> None:
@@ -115,10 +107,7 @@ class Site:
     def end(self, how: signal.Signals | None = None) -> None:
         """End the process, and whatever a conversion waits for.
 
-        Parameters
-        ----------
-        how : signal, optional
-            By default SIGTERM; on a full disk SIGKILL, because a node that stops waits for room.
+        `how`: by default SIGTERM; on a full disk SIGKILL, because a node that stops waits for room.
         """
         self.let_go()
         self.node.end(how or (signal.SIGTERM if self.lacking is None else signal.SIGKILL))
@@ -145,10 +134,7 @@ class Site:
     ) -> None:
         """Send instances over one association; the node may die at a named step.
 
-        Parameters
-        ----------
-        then : (int, callable) or None
-            What happens after so many answers.
+        `then`: what happens after so many answers.
         """
         if point is not None:
             self.end()

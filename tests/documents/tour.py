@@ -156,10 +156,7 @@ def look_through(page: Page, recording: Recording, slices: int) -> None:
 def record(path: Path) -> None:
     """Record the tour.
 
-    Raises
-    ------
-    ValueError
-        The file is too large for a README.
+    Raises ValueError: the file is too large for a README.
     """
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)

@@ -7,10 +7,8 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import re
 import signal
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,53 +471,3 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
 
 def log_of(folder: Path) -> str:
     return (folder / "serve.log").read_text()
-
-
-FORMER = {
-    "peers": {
-        "pacs": {"ae_title": "PACS", "host": "10.0.0.1", "tls_ca": None},
-        "modality": {"ae_title": "OTHER"},
-    },
-    "routes": {"r": {"to": ["pacs"], "set": {"PatientID": "X"}}},
-    "hooks": {"h": {"on": STORED, "url": "https://example.org/"}},  # it had no kind then
-    "retention": {"": {"rules": {"days": 9.0, "keep_where": None}, "beside": {}, "confirmed": 0}},
-}
-
-
-def former_index(path: Path) -> None:
-    """Write the tables of an index that had configuration in rows."""
-    connection = sqlite3.connect(path)
-    for section, rows in FORMER.items():
-        connection.execute(
-            f"CREATE TABLE added_{section} (name VARCHAR(64) NOT NULL PRIMARY KEY, settings JSON NOT NULL, "
-            "changed_by VARCHAR(64) NOT NULL, changed_at DATETIME NOT NULL, secret VARCHAR(4000))"
-        )
-        for name, settings in rows.items():
-            values = name, json.dumps(settings), "chief", "2026-11-26", SECRET if section == "hooks" else None
-            connection.execute(f"INSERT INTO added_{section} VALUES (?, ?, ?, ?, ?)", values)
-    connection.commit()
-    connection.close()
-
-
-def test_rows_of_an_index_from_before_become_a_drop_in_once(tmp_path: Path) -> None:
-    settings_of(tmp_path / "root", web=HERE)
-    config = ("--config", tmp_path / "voxelnode.toml")
-    (tmp_path / "root").mkdir()
-    index = tmp_path / "root" / "index.sqlite"
-    former_index(index)
-    done = run("config", "export", *config, check=True).stdout
-    assert done == (
-        "wrote peers.pacs, routes.r, hooks.h, retention\n"
-        f"left out [peers.modality], which is in {tmp_path / 'voxelnode.toml'}\n"
-    )
-    settings = load(tmp_path / "voxelnode.toml").settings
-    assert (settings.peers["pacs"].host, settings.peers["modality"].ae_title) == ("10.0.0.1", "CT1")
-    assert (settings.routes["r"].set, settings.hooks["h"].secret) == ({"PatientID": "X"}, SECRET)
-    assert settings.retention.days == 9
-    assert run("config", "export", index, *config, check=True).stdout.startswith("wrote nothing\nleft out [peers.")
-    os.remove(index)
-    assert run("config", "export", *config).returncode == 2
-    with Repository(settings):
-        pass
-    refused = run("config", "export", *config)
-    assert (refused.returncode, "are not in it" in refused.stderr) == (2, True)

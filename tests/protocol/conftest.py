@@ -367,10 +367,7 @@ class Raw:
     def store(self, instance_uid: str, data: bytes, message_id: int = 1) -> int:
         """The status of a C-STORE on context 1.
 
-        Raises
-        ------
-        ConnectionError
-            The node is gone.
+        Raises ConnectionError: the node is gone.
         """
         self.send(p_data(pdv(1, 3, c_store_rq(instance_uid, message_id=message_id))))
         for start in range(0, len(data), FRAGMENT_BYTES):

@@ -143,13 +143,8 @@ def assert_sound(assembly: Assembly, datasets: Sequence[FileDataset], *origins: 
 
     If losses left one frame at each position, of several times that only numbers separate, the verdict must say so.
 
-    Parameters
-    ----------
-    assembly : Assembly
-    datasets : sequence of FileDataset
-        Its instances.
-    origins : RealSeries
-        The whole series that they are from.
+    `datasets`: its instances.
+    `origins`: the whole series that they are from.
     """
     places = {frame: place for origin in origins for frame, place in origin.places.items()}
     by_uid = {str(ds.SOPInstanceUID): ds for ds in datasets}

@@ -62,14 +62,9 @@ class Plane:
 class Case:
     """A series that somebody's program converted wrongly.
 
-    Attributes
-    ----------
-    issues : tuple of int
-        Issues of dcm2niix that tell of this kind of mistake.
-    mistake : str
-        What the result was.
-    needs : frozenset of int
-        Of `planes`, those that no volume may lack; by default all.
+    `issues`: issues of dcm2niix that tell of this kind of mistake.
+    `mistake`: what the result was.
+    `needs`: of `planes`, those that no volume may lack; by default all.
     """
 
     name: str

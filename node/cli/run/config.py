@@ -87,28 +87,6 @@ def reload(root: ChangedRoot) -> Answer:
     return in_force(root.order("reload"))
 
 
-@app.command("export")
-def export_rows(
-    index: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Index to read. [default: that of the root]")
-    ] = None,
-    *,
-    root: Root,
-) -> Answer:
-    """Write what an index had of it to a drop-in, once.
-
-    An earlier version kept peers, routes, hooks and rules of retention there that administrators added. Names that a
-    file has are left out, as they had no effect.
-    """
-    from node.control.former_rows import export
-
-    if index is None and root.settings.index.url is not None:
-        raise UsageError("config export reads an index in a file, and this one is at [index] url")
-    written, left_out = export(root.settings, index or root.existing() / "index.sqlite")
-    lines = [f"wrote {', '.join(written) or 'nothing'}", *(f"left out {one}" for one in left_out)]
-    return Answer({"written": written, "left_out": left_out}, "\n".join(lines))
-
-
 def _toml(value: object) -> str:
     from node.settings.example import as_toml
 

@@ -55,14 +55,10 @@ EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "vo
 class Proved:
     """What a proof compared.
 
-    Attributes
-    ----------
-    differences : list of Finding
-        What the backup does not give back; their paths are relative to the backup.
-    converted : int
-        Series that were converted again.
-    not_comparable : int
-        Series of the sample that another version, or other options, made: their volumes may rightly differ.
+    `differences`: what the backup does not give back; their paths are relative to the backup.
+    `converted`: series that were converted again.
+    `not_comparable`: series of the sample that another version, or other options, made: their volumes may rightly
+        differ.
     """
 
     differences: list[Finding]
@@ -74,20 +70,12 @@ class Proved:
 def prove(settings: Settings, backup: Path, scratch: Path | None, sample: int) -> Proved:
     """Prove a backup of a root, and note the outcome there.
 
-    Parameters
-    ----------
-    backup : Path
-        The folder of the backup; it is only read.
-    scratch : Path or None
-        The folder in which the backup is restored for the time of the proof; None: that in which the backup is.
-    sample : int
-        How many series are converted again.
+    `backup`: the folder of the backup; it is only read.
+    `scratch`: the folder in which the backup is restored for the time of the proof; None: that in which the backup is.
+    `sample`: how many series are converted again.
 
-    Raises
-    ------
-    VoxelnodeError
-        There is no backup, no room, or the backup cannot be restored; this is noted as well.
-    OSError
+    Raises VoxelnodeError: there is no backup, no room, or the backup cannot be restored; this is noted as well.
+    Raises OSError.
     """
     root = settings.storage.root.absolute()
     _require_provable(settings, root, backup, scratch)

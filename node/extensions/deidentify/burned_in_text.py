@@ -52,11 +52,8 @@ def without_text(ds: Dataset, mask: NDArray[np.bool_] | None, how: Deidentificat
     `mask`: (rows, columns) array of bool or None; what is blanked anyway is not examined. It is returned as it is if no
     text was seen.
 
-    Raises
-    ------
-    NotDeidentified
-        ``burned-in-text``: text was seen, and is to be refused, or is seen still where it was blanked. ``too-large``:
-        the time did not suffice for all frames. ``undecodable``: a frame cannot be examined.
+    Raises NotDeidentified: ``burned-in-text``: text was seen, and is to be refused, or is seen still where it was
+        blanked. ``too-large``: the time did not suffice for all frames. ``undecodable``: a frame cannot be examined.
     """
     try:
         search = _Search(ds, mask, how.search_seconds)

@@ -70,12 +70,8 @@ def load() -> Any:
 def lines_in(picture: NDArray[np.uint8], before_each: Callable[[], None]) -> list[Rectangle]:
     """Return where lines of text stand in a picture.
 
-    Parameters
-    ----------
-    picture : (rows, columns) or (rows, columns, 3) array of uint8
-        Grey or RGB.
-    before_each : callable
-        Called before each part of the picture; what it raises ends the search.
+    `picture`, (rows, columns) or (rows, columns, 3) array of uint8: grey or RGB.
+    `before_each`: called before each part of the picture; what it raises ends the search.
     """
     candidates = list(_candidates(picture, before_each))
     if not any(candidate.is_text for candidate in candidates):

@@ -49,12 +49,8 @@ _UID = re.compile(r"[0-9.]{1,64}")
 class SpooledPart:
     """A part of a request: its bytes in the spool file, and what its headers say.
 
-    Attributes
-    ----------
-    transfer_syntax_uid : str
-        Encoding of a bulk data part; empty for metadata.
-    is_assumed : bool
-        Whether the client did not give it: it is the default of the media type.
+    `transfer_syntax_uid`: encoding of a bulk data part; empty for metadata.
+    `is_assumed`: whether the client did not give it: it is the default of the media type.
     """
 
     media_type: str
@@ -108,10 +104,7 @@ def assemble_file(spool: Path, metadata: Sequence[SpooledPart], bulk_data: Seque
 def read_assembled(content: bytes) -> list[Assembled]:
     """Return what a child process says that it assembled; what it wrote is checked like any received instance.
 
-    Raises
-    ------
-    ValueError
-        It is no such list.
+    Raises ValueError: it is no such list.
     """
     try:
         found = [Assembled(**one) for one in json.loads(content)]

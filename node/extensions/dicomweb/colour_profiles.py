@@ -29,15 +29,9 @@ _ROMM_RGB = ((0.79767, 0.28804, 0.0), (0.13519, 0.71187, 0.00009), (0.03135, 0.0
 def source_profile(ds: Dataset, frame_number: int, codestream: bytes | None) -> bytes | ColourSpace:
     """Return the profile of a frame: that of the data set, else that in its compressed frame, else a well-known one.
 
-    Parameters
-    ----------
-    frame_number : int
-        From 1.
-    codestream : bytes or None
-        The compressed frame.
+    `frame_number`: from 1.
+    `codestream`: the compressed frame.
 
-    Notes
-    -----
     PS3.18 8.3.5.1.5. Without any, *Color Space* (0028,2002) names the space, and sRGB is taken.
     """
     path = _optical_path(ds, frame_number)

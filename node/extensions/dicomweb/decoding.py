@@ -54,20 +54,13 @@ Crop = tuple[int, int, int | None, int | None]
 class PictureOrder:
     """How to render a frame.
 
-    Attributes
-    ----------
-    frame_number : int
-        Counts from 1.
-    size : (int, int) or None
-        Width and height of the box into which the picture is scaled; None: the size of the frame with square pixels.
-    quality : int
-        JPEG quality, 1 to 100.
-    flip : (bool, bool)
-        Whether left and right, and top and bottom of the region change places.
-    profile : str
-        Which ICC profile the picture has, and which colours.
-    annotations : tuple of str
-        What is written into the picture.
+    `frame_number`: counts from 1.
+    `size`: width and height of the box into which the picture is scaled; None: the size of the frame with square
+        pixels.
+    `quality`: JPEG quality, 1 to 100.
+    `flip`: whether left and right, and top and bottom of the region change places.
+    `profile`: which ICC profile the picture has, and which colours.
+    `annotations`: what is written into the picture.
     """
 
     frame_number: int

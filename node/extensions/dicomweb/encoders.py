@@ -15,21 +15,12 @@ from node.volume.read.transfer_syntaxes import NotTranscodable
 def encoded_frame(header: Dataset, samples: bytes, transfer_syntax_uid: str) -> bytes:
     """Return the codestream of one frame; decode it before anybody gets it, since an encoder may err.
 
-    Parameters
-    ----------
-    header : Dataset
-        The header of its instance.
-    samples : bytes
-        The frame as an uncompressed data set in little endian holds it.
-    transfer_syntax_uid : str
-        One of `node.volume.read.transfer_syntaxes.ENCODERS`.
+    `header`: the header of its instance.
+    `samples`: the frame as an uncompressed data set in little endian holds it.
+    `transfer_syntax_uid`: one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
-    Raises
-    ------
-    NotTranscodable
-        The frame is neither grey nor RGB by pixel, or has other samples than of 8 or 16 bits.
-    ConversionRefused
-        The header contradicts itself.
+    Raises NotTranscodable: the frame is neither grey nor RGB by pixel, or has other samples than of 8 or 16 bits.
+    Raises ConversionRefused: the header contradicts itself.
     """
     layout = pixel_layout(header, "PixelData")
     return _ENCODE[transfer_syntax_uid](_shaped(layout, samples), layout)

@@ -30,17 +30,10 @@ MAX_DEPTH = 16
 def metadata(path: Path, transfer_syntax_uid: str, url: str, *, as_xml: bool = False) -> bytes:
     """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
 
-    Parameters
-    ----------
-    url : str
-        URL of the instance, the prefix of all bulk data URIs.
-    as_xml : bool
-        Return the Native DICOM Model instead.
+    `url`: URL of the instance, the prefix of all bulk data URIs.
+    `as_xml`: return the Native DICOM Model instead.
 
-    Raises
-    ------
-    Exception
-        As from `node.files.reading.read_instance`.
+    Raises Exception: as from `node.files.reading.read_instance`.
     """
     ds = _header(path, transfer_syntax_uid)
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
@@ -92,17 +85,10 @@ def _header(path: Path, transfer_syntax_uid: str) -> Dataset:
 def long_value(path: Path, tag_path: str) -> bytes:
     """Return a value that `metadata` omits.
 
-    Parameters
-    ----------
-    tag_path : str
-        The end of the value's URI: tags, and numbers of items from 1, joined by dots.
+    `tag_path`: the end of the value's URI: tags, and numbers of items from 1, joined by dots.
 
-    Raises
-    ------
-    NoSuchValue
-        The instance has no such bulk data.
-    OSError
-        The file cannot be read.
+    Raises NoSuchValue: the instance has no such bulk data.
+    Raises OSError: the file cannot be read.
     """
     steps = tag_path.split(".")
     try:

@@ -32,10 +32,7 @@ def json_from_native(document: bytes) -> Json:
 
     Values of DS and IS stay text, as the sender wrote them; the JSON Model allows that (PS3.18 table F.2.3-1).
 
-    Raises
-    ------
-    NotNative
-        The document is no XML, has a document type definition, or is not in the model.
+    Raises NotNative: the document is no XML, has a document type definition, or is not in the model.
     """
     reader = _Reader()
     parser = expat.ParserCreate(namespace_separator=" ")

@@ -28,17 +28,10 @@ def with_profile(
 
     Grey pictures become colour ones: their levels are those of sRGB.
 
-    Parameters
-    ----------
-    source : bytes or str
-        The profile of the picture, or a well-known colour space.
-    wanted : str or None
-        None: the colours stay as they are.
+    `source`: the profile of the picture, or a well-known colour space.
+    `wanted`: None: the colours stay as they are.
 
-    Raises
-    ------
-    ConversionRefused
-        The profile of the picture is not one of RGB.
+    Raises ConversionRefused: the profile of the picture is not one of RGB.
     """
     given = profile_of("srgb" if image.mode != "RGB" else source)
     colour = image.convert("RGB")

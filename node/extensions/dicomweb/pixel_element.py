@@ -67,23 +67,14 @@ class FrameNotFound(NoSuchValue):
 class PixelElement:
     """Location of the pixel data of a file, without its header.
 
-    Attributes
-    ----------
-    tag : int
-        Tag of Pixel Data, or Float or Double Float Pixel Data.
-    vr : str
-        ``OB``, ``OW``, ``OF`` or ``OD``.
-    offset, length : int
-        Position of the value in the file, in bytes. If the pixel data are encapsulated, `offset` is that of the first
-        item, and `length` reaches to the end of the file.
-    frames : int
-        Number of Frames (0028,0008); 1 if it is absent.
-    frame_bits : int
-        Bits of one native frame; 0 if unknown.
-    word_bytes : int
-        Number of bytes that are swapped together when big endian is converted to little endian.
-    extended_offsets : (bytes, bytes) or None
-        Extended Offset Table and its lengths, PS3.3 C.7.6.3.1.8.
+    `tag`: Tag of Pixel Data, or Float or Double Float Pixel Data.
+    `vr`: ``OB``, ``OW``, ``OF`` or ``OD``.
+    `offset`, `length`: position of the value in the file, in bytes. If the pixel data are encapsulated, `offset` is
+        that of the first item, and `length` reaches to the end of the file.
+    `frames`: Number of Frames (0028,0008); 1 if it is absent.
+    `frame_bits`: bits of one native frame; 0 if unknown.
+    `word_bytes`: number of bytes that are swapped together when big endian is converted to little endian.
+    `extended_offsets`: Extended Offset Table and its lengths, PS3.3 C.7.6.3.1.8.
     """
 
     path: Path

@@ -63,10 +63,8 @@ def report_file(path: Path, into: Path) -> bytes:
 def report_html(ds: Dataset) -> str:
     """Return a structured report as a document in HTML.
 
-    Raises
-    ------
-    NotReport
-        The data set has no content items, or more than `MAX_ITEMS`, or they are nested more deeply than `MAX_DEPTH`.
+    Raises NotReport: the data set has no content items, or more than `MAX_ITEMS`, or they are nested more deeply than
+        `MAX_DEPTH`.
     """
     if value(ds, "ValueType") != "CONTAINER":
         raise NotReport("the instance has no content tree of a structured report (PS3.3 C.17.3)")

@@ -72,12 +72,8 @@ def export(
 def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Settings, local: LocalFile) -> Written:
     """Write a file-set into a folder that is new or empty.
 
-    Raises
-    ------
-    MixedPatients
-        Two people would become one.
-    OSError
-        The folder cannot be written, or a file cannot be read; nothing is left behind.
+    Raises MixedPatients: two people would become one.
+    Raises OSError: the folder cannot be written, or a file cannot be read; nothing is left behind.
     """
     from node.archive.intact import MISSING, problem_with
     from node.children.decoder import Decoder

@@ -105,10 +105,7 @@ class Medium:
     def finish(self) -> list[str]:
         """Write what describes the files; return the names, that of the DICOMDIR, which is in `TEMPORARY`, last.
 
-        Raises
-        ------
-        MixedPatients
-            Two people would become one.
+        Raises MixedPatients: two people would become one.
         """
         written = self.written
         written.invented = sorted(self._directory.invented)

@@ -98,14 +98,9 @@ class Tree:
     ) -> None:
         """Make the folder of a study agree with the index.
 
-        Parameters
-        ----------
-        study : mapping or None
-            Its row in ``v_studies``; None: it is not there any more.
-        series : sequence of mapping
-            Rows of ``v_series``.
-        revisions : mapping
-            The folder of the newest revision of each series that has files, relative to the root.
+        `study`: its row in ``v_studies``; None: it is not there any more.
+        `series`: rows of ``v_series``.
+        `revisions`: the folder of the newest revision of each series that has files, relative to the root.
         """
         if self._template is None or study is None or not revisions:
             if (name := self._names.pop(uid, None)) is not None:

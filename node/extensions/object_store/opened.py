@@ -24,10 +24,7 @@ class RootStore(CachedStore):
 
     Nothing is asked of it unless the index is new.
 
-    Raises
-    ------
-    StoreAway
-        A new index needs to know whose store it is.
+    Raises StoreAway: a new index needs to know whose store it is.
     """
 
     def __init__(self, storage: StoreSettings, archive: Archive, index: Index, *, new_index: bool) -> None:

@@ -132,16 +132,10 @@ class _Hosts:
 class CachedStore:
     """The store of one archive, and the copies of its objects: most of a `node.archive.base.Remote`. Thread-safe.
 
-    Parameters
-    ----------
-    root : Path
-        Of the local archive.
-    intake : Intake
-        Of the same root; nothing is fetched while its disk has no room.
-    cache_bytes : int
-        Bound of the local copies.
-    identity : str
-        Of this archive. A store of another one is never read or written.
+    `root`: of the local archive.
+    `intake`: of the same root; nothing is fetched while its disk has no room.
+    `cache_bytes`: bound of the local copies.
+    `identity`: of this archive. A store of another one is never read or written.
     """
 
     def __init__(
@@ -219,14 +213,9 @@ class CachedStore:
         If the store has no object of an instance either, there is no file; if the object has other bytes, the file has
         them too.
 
-        Raises
-        ------
-        HostAway
-            Another host alone has the file, and does not move it to the store within `HOST_SECONDS`.
-        FileNotFoundError
-            A file of a revision is neither here nor in the store.
-        OSError
-            There is no room for it, or the object of a file of a revision has other bytes.
+        Raises HostAway: another host alone has the file, and does not move it to the store within `HOST_SECONDS`.
+        Raises FileNotFoundError: a file of a revision is neither here nor in the store.
+        Raises OSError: there is no room for it, or the object of a file of a revision has other bytes.
         """
         path = self._root / file.key
         with self._lock:

@@ -193,21 +193,12 @@ def bucket_options(
 ) -> tuple[S3Config, ClientConfig]:
     """Return the options of the library for a bucket.
 
-    Parameters
-    ----------
-    endpoint : str or None
-        Address of a server that is not Amazon's.
-    region : str or None
-        None: of the environment.
-    ca_file : Path or None
-        Certificate authorities in addition to those of the system.
-    timeout : float, seconds
-        Longest time of a request.
+    `endpoint`: address of a server that is not Amazon's.
+    `region`: None: of the environment.
+    `ca_file`: certificate authorities in addition to those of the system.
+    `timeout`: longest time of a request.
 
-    Raises
-    ------
-    UsageError
-        `ca_file` cannot be read.
+    Raises UsageError: `ca_file` cannot be read.
     """
     config: S3Config = {"checksum_algorithm": "SHA256"}
     if endpoint is not None:

@@ -79,17 +79,10 @@ MAX_AWAITED_SECONDS = 5.0
 class ObjectUploads(UploadService):
     """Uploads and removals of an archive that has an object store.
 
-    Parameters
-    ----------
-    awaited : bool
-        Senders wait for the upload of what they send: it goes first.
+    `awaited`: senders wait for the upload of what they send: it goes first.
 
-    Attributes
-    ----------
-    away : str or None
-        Why nothing can be moved now.
-    moved : (int, int)
-        Instances, and files of revisions, that were moved.
+    `away`: why nothing can be moved now.
+    `moved`: instances, and files of revisions, that were moved.
     """
 
     def __init__(

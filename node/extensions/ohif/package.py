@@ -129,17 +129,10 @@ def installed(root: Path) -> dict[str, object] | None:
 def install(root: Path, package: Path | None, registry: str) -> int:
     """Install OHIF under a root, replacing any previous version; return the number of files.
 
-    Parameters
-    ----------
-    package : Path or None
-        The npm tarball; None: fetch it.
-    registry : str
-        URL of an npm registry.
+    `package`: the npm tarball; None: fetch it.
+    `registry`: URL of an npm registry.
 
-    Raises
-    ------
-    NotInstalled
-        The package cannot be fetched or read, is a different one, or has unexpected files.
+    Raises NotInstalled: the package cannot be fetched or read, is a different one, or has unexpected files.
     """
     with _opened(package) if package is not None else _fetched(OHIF, registry) as stream:
         _require_digest(stream, OHIF)

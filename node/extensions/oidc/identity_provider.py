@@ -78,10 +78,7 @@ class _Provider:
 class IdentityProvider:
     """The provider of `[web.oidc]`. Thread-safe.
 
-    Raises
-    ------
-    UsageError
-        The secret or the certificates cannot be read.
+    Raises UsageError: the secret or the certificates cannot be read.
     """
 
     def __init__(self, oidc: Oidc, clock: Callable[[], float] = monotonic) -> None:

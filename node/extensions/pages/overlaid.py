@@ -33,22 +33,13 @@ PLANES: tuple[tuple[PlaneName, int, int], ...] = (("sagittal", 2, 1), ("coronal"
 def overlaid(masks: Sequence[Path], image: Path, *, is_ct: bool, pixels: int) -> bytes:
     """Return a PNG of masks over an image.
 
-    Parameters
-    ----------
-    masks : sequence of Path
-        Volumes of labels, as `node.writers.reading.read_voxels` reads them; 0 is outside. Those on another grid than
-        the first one are left out.
-    image : Path
-        A volume in the same frame of reference; of several times, the first one is shown.
-    is_ct : bool
-        Show the window of soft tissue rather than the range of the slice.
-    pixels : int
-        Longer side of the picture.
+    `masks`: volumes of labels, as `node.writers.reading.read_voxels` reads them; 0 is outside. Those on another grid
+        than the first one are left out.
+    `image`: a volume in the same frame of reference; of several times, the first one is shown.
+    `is_ct`: show the window of soft tissue rather than the range of the slice.
+    `pixels`: longer side of the picture.
 
-    Raises
-    ------
-    ValueError
-        A file cannot be read, the image has colours, or it is elsewhere.
+    Raises ValueError: a file cannot be read, the image has colours, or it is elsewhere.
     """
     first, affine = read_voxels(masks[0])
     labels = [_one_time(first)]

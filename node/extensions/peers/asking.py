@@ -63,12 +63,8 @@ def questions(settings: Settings, index: Index, now: Callable[[], dt.datetime]) 
 class Questioner(IndexFollower):
     """Puts questions on the ledger when series are about to be quiet.
 
-    Parameters
-    ----------
-    peers : mapping of str to str
-        The senders that may be asked, by calling AE title: their names in [peers].
-    early : collection of str
-        Names of those whose series are converted as soon as all instances were received.
+    `peers`: the senders that may be asked, by calling AE title: their names in [peers].
+    `early`: names of those whose series are converted as soon as all instances were received.
     """
 
     def __init__(

@@ -50,23 +50,13 @@ def find(
 ) -> Iterator[Dataset]:
     """Yield the answers to a query as they arrive.
 
-    Parameters
-    ----------
-    query : Dataset
-        With *Query/Retrieve Level* (0008,0052).
-    timeout : float, seconds
-        Longest wait for the connection, its acceptance and each response.
-    maximum : int or None
-        The query is cancelled after this number of answers.
-    is_abandoned : callable
-        Called for each answer and during each wait for one; True ends the query.
+    `query`: with *Query/Retrieve Level* (0008,0052).
+    `timeout`: longest wait for the connection, its acceptance and each response.
+    `maximum`: the query is cancelled after this number of answers.
+    `is_abandoned`: called for each answer and during each wait for one; True ends the query.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    FindFailed
-        The query failed.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises FindFailed: the query failed.
     """
     found = find_encoded(query, peer, calling_ae_title, timeout, maximum, is_abandoned, sop_class_uid)
     return (assoc.decoded(message) for assoc, message in found)
@@ -132,22 +122,12 @@ def find_instance_count(
 
     0 if it has no such series.
 
-    Parameters
-    ----------
-    series : (str, str)
-        Study Instance UID and Series Instance UID.
-    timeout : float, seconds
-        Longest wait for the connection, its acceptance and each response.
+    `series`, (str, str): Study Instance UID and Series Instance UID.
+    `timeout`: longest wait for the connection, its acceptance and each response.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    FindFailed
-        The query failed, or the peer has several such series.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises FindFailed: the query failed, or the peer has several such series.
 
-    Notes
-    -----
     A hierarchical query at the SERIES level of the Study Root model (PS3.4 C.6.2.1). The count is an optional key
     (PS3.4 C.3.4).
     """

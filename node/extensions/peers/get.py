@@ -88,25 +88,15 @@ def get(
     Instances of other studies or series are refused, as not authorized (PS3.7 C.5.16), and stay at the peer.
     C-FIND first asks the peer for the SOP classes, because Role Selection has to name them (PS3.7 D.3.3.4).
 
-    Parameters
-    ----------
-    on_progress : callable (SubOperationCounts)
-        Called with the counts that the peer reports, on its way and in the end.
-    on_answer : callable (int)
-        Called with the status by which the node answered each instance.
-    on_refusal : callable (Refused)
-        Called for each instance that the node refused.
-    is_abandoned : callable
-        Called for each piece of an instance and during each wait; True ends the retrieve. What is stored stays.
+    `on_progress`: called with the counts that the peer reports, on its way and in the end.
+    `on_answer`: called with the status by which the node answered each instance.
+    `on_refusal`: called for each instance that the node refused.
+    `is_abandoned`: called for each piece of an instance and during each wait; True ends the retrieve. What is stored
+        stays.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    NotFound
-        The peer does not answer the queries.
-    GetFailed
-        The peer has no such instances, or the retrieve failed.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises NotFound: the peer does not answer the queries.
+    Raises GetFailed: the peer has no such instances, or the retrieve failed.
     """
     timeout = dicom.response_seconds
     classes = _classes(target, peer, dicom.ae_title, timeout, is_abandoned)

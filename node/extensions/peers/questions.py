@@ -52,12 +52,8 @@ class QuestionRepository(IndexRepository):
     ) -> tuple[list[Question], dt.datetime | None]:
         """Return what is to be asked now, and when there may be more; None: after another commit.
 
-        Parameters
-        ----------
-        peers : mapping of str to str
-            The senders that may be asked, by calling AE title: their names in [peers].
-        early : collection of str
-            Names of those that are asked as soon as a series waits.
+        `peers`: the senders that may be asked, by calling AE title: their names in [peers].
+        `early`: names of those that are asked as soon as a series waits.
         """
         is_waiting = SeriesRow.state == "receiving", SeriesRow.attempts == 0, is_awaiting()
         columns = SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.due_at, SeriesRow.reported

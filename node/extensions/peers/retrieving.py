@@ -36,10 +36,7 @@ LOOK_SECONDS = 0.5
 class Retrieving:
     """Does the work of a retrieval.
 
-    Parameters
-    ----------
-    on_refusal : callable (Refused)
-        Called for each instance that the node refused.
+    `on_refusal`: called for each instance that the node refused.
     """
 
     max_attempts = 3

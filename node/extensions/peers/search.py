@@ -71,12 +71,8 @@ class PeerSearches:
     def find(self, peer: str, level: Level, keys: Mapping[str, str]) -> dict[str, Any]:
         """Search at a peer.
 
-        Parameters
-        ----------
-        peer : str
-            Name in [peers].
-        keys : mapping
-            Matching keys: keyword -> value in the form of DICOM (PS3.4 C.2.2.2).
+        `peer`: name in [peers].
+        `keys`: matching keys: keyword -> value in the form of DICOM (PS3.4 C.2.2.2).
         """
         address = address_of(peer, self._settings)
         with self._turn(peer):

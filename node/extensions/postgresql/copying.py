@@ -31,18 +31,12 @@ from node.settings.model import Settings
 def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
     """Copy the index of a root to another database; return the number of rows of each table.
 
-    Parameters
-    ----------
-    url : str or None
-        Of PostgreSQL; None: ``index.sqlite`` in the root. One that was moved from there makes room: it is renamed.
+    `url`: Of PostgreSQL; None: ``index.sqlite`` in the root. One that was moved from there makes room: it is renamed.
 
-    Raises
-    ------
-    RootInUse
-        A node or an import holds the lock of the root.
-    IndexUnusable
-    UsageError
-        Hosts have files that are not in the object store: in a file, the index has no hosts that could move them.
+    Raises RootInUse: a node or an import holds the lock of the root.
+    Raises IndexUnusable.
+    Raises UsageError: hosts have files that are not in the object store: in a file, the index has no hosts that could
+        move them.
     """
     root = settings.storage.root.absolute()
     source, target = place_of(root, settings.index.url), place_of(root, url)

@@ -99,16 +99,10 @@ class HostRepository(IndexRepository):
     ) -> frozenset[str]:
         """Lengthen the lease of a host, and take what it wants and no living host has; return what it holds.
 
-        Parameters
-        ----------
-        is_behind : bool
-            It has acknowledged instances that are not in the index after a second.
-        clock_ahead_seconds : float, seconds
-            Of its own clock before that of the database.
-        not_ready : mapping of str to str
-            Why it is not ready, by role.
-        gives : collection of str
-            What it does no more: another host takes it at once.
+        `is_behind`: it has acknowledged instances that are not in the index after a second.
+        `clock_ahead_seconds`: of its own clock before that of the database.
+        `not_ready`: why it is not ready, by role.
+        `gives`: what it does no more: another host takes it at once.
         """
         values = {
             "roles": list(member.roles),

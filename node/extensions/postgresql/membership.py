@@ -140,10 +140,7 @@ class Membership(BackgroundService):
     def leave(self, left_behind: int) -> None:
         """Give back what this host still holds; everything that works with it has stopped.
 
-        Parameters
-        ----------
-        left_behind : int
-            Instances that only its disk has.
+        `left_behind`: instances that only its disk has.
         """
         self.stop()
         self.watch.stop()

@@ -81,27 +81,15 @@ def export(
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
-    Parameters
-    ----------
-    root, target : Path
-        Absolute. `target` is created if it does not exist.
-    group : str or None
-        Group that may read the export; None: only the owner.
-    url : str or None
-        ``[index] url``.
-    open_files : callable or None
-        Yields what gives the files of the archive; None: all are below `root`.
-    project : str or None
-        Project whose series it has, as members see them; None: all series.
+    `root`, `target`: absolute. `target` is created if it does not exist.
+    `group`: group that may read the export; None: only the owner.
+    `url`: ``[index] url``.
+    `open_files`: yields what gives the files of the archive; None: all are below `root`.
+    `project`: project whose series it has, as members see them; None: all series.
 
-    Raises
-    ------
-    UsageError
-        The group or the project does not exist, or `target` is in the root, or the root in it.
-    VoxelnodeError
-        `target` has other files or is an export of another root, or another process writes to it.
-    OSError
-        The store does not answer, or another host has a file and does not move it there.
+    Raises UsageError: the group or the project does not exist, or `target` is in the root, or the root in it.
+    Raises VoxelnodeError: `target` has other files or is an export of another root, or another process writes to it.
+    Raises OSError: the store does not answer, or another host has a file and does not move it there.
     """
     gid = _gid(group)
     root, target = root.resolve(), target.resolve()

@@ -87,13 +87,8 @@ def read_document(ds: Dataset) -> Document | None:
 
     None if the instance is of another class, or has neither measurements nor references.
 
-    Raises
-    ------
-    ConversionRefused
-        ``too-large``: more content than a report may have.
+    Raises ConversionRefused: ``too-large``: more content than a report may have.
 
-    Notes
-    -----
     PS3.3 C.17.3, C.17.6; PS3.16 TID 300, 1500 and 2010.
     """
     sop_class = text(ds, "SOPClassUID")

@@ -29,21 +29,12 @@ class NotAMask(ValueError):
 def read_mask(path: Path, max_voxels: int) -> tuple[Array, Float]:
     """Return a label volume.
 
-    Parameters
-    ----------
-    max_voxels : int
-        Number of voxels above which the file is not read.
+    `max_voxels`: number of voxels above which the file is not read.
 
-    Returns
-    -------
-    voxels : (i, j, k) array of uint8 or uint16
-        As stored, first axis of the file first.
-    affine_lps : (4, 4) float64, mm
-        From (i, j, k) to LPS+.
+    `voxels`, (i, j, k) array of uint8 or uint16: as stored, first axis of the file first.
+    `affine_lps`, (4, 4) float64, mm: from (i, j, k) to LPS+.
 
-    Raises
-    ------
-    NotAMask
+    Raises NotAMask.
     """
     try:
         image = opened_nifti(path)

@@ -237,15 +237,9 @@ thousandth of a voxel; a mask that was resampled to another grid is off by half 
 class Lattice:
     """The grid of a stack.
 
-    Attributes
-    ----------
-    affine_lps : (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
-    shape : (int, int, int)
-        Columns, rows, slices.
-    geometry : Geometry
-    frames : tuple of Frame
-        One for each slice, in ascending order along the normal: of several times, the first that is stored.
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `shape`, (int, int, int): columns, rows, slices.
+    `frames`: one for each slice, in ascending order along the normal: of several times, the first that is stored.
     """
 
     affine_lps: Float

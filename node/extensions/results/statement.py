@@ -106,15 +106,10 @@ RECORD = "made.json"
 class MadeAttribute:
     """An attribute of the instances that are made of one kind of file.
 
-    Attributes
-    ----------
-    name : str
-        Its name in PS3.6, after ``>`` for each sequence in which it is.
-    value : str
-        The value that it always has; empty: it differs.
-    presence, source : str
-        In the terms of PS3.2 Annex N: ALWAYS, ANAP (if the source has it), VNAP (else empty) or EMPTY; AUTO (the node),
-        SRC_INSTANCE (the instances of the series) or HOOK.
+    `name`: its name in PS3.6, after ``>`` for each sequence in which it is.
+    `value`: the value that it always has; empty: it differs.
+    `presence`, `source`: in the terms of PS3.2 Annex N: ALWAYS, ANAP (if the source has it), VNAP (else empty) or
+        EMPTY; AUTO (the node), SRC_INSTANCE (the instances of the series) or HOOK.
     """
 
     name: str

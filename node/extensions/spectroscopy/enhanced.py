@@ -82,9 +82,7 @@ class _Groups:
 def read_enhanced(ds: Dataset) -> list[Signals]:
     """Return the signals of an instance: its spectra, and the references without water suppression apart.
 
-    Raises
-    ------
-    ConversionRefused
+    Raises ConversionRefused.
     """
     data = value(ds, "SpectroscopyData")
     if not isinstance(data, bytes) or not data:
@@ -215,10 +213,7 @@ def _slices(grid: Complex, frames: Sequence[int]) -> Complex:
 def _in_time(groups: _Groups, chosen: Sequence[int], positions: Sequence[tuple[float, ...] | None]) -> list[int]:
     """Return the frames of a single voxel in the order of their acquisition.
 
-    Raises
-    ------
-    ConversionRefused
-        They are several voxels, or nothing tells their order.
+    Raises ConversionRefused: they are several voxels, or nothing tells their order.
     """
     known = np.array([position for position in positions if position is not None], float)
     if len(known) and np.ptp(known, axis=0).max() > POSITION_TOLERANCE_MM:

@@ -34,14 +34,10 @@ class Slab:
 class VoxelPlace:
     """Where the voxels lie.
 
-    Attributes
-    ----------
-    affine_lps : (4, 4) float64 or None, mm
-        From voxel index (column, row, slice) to the centre of a voxel; None if the position is unknown.
-    spacing_mm : (3,) float or None
-        Sizes of a voxel along these axes; None if they are unknown.
-    doubt : str
-        Why the position is unknown or less certain than usual, in a sentence; empty if it is neither.
+    `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to the centre of a voxel; None if
+        the position is unknown.
+    `spacing_mm`, (3,) float or None: sizes of a voxel along these axes; None if they are unknown.
+    `doubt`: why the position is unknown or less certain than usual, in a sentence; empty if it is neither.
     """
 
     affine_lps: Float | None
@@ -75,10 +71,8 @@ def affine_of(axes: Float, spacing_mm: Sequence[float], first: Sequence[float] |
 def box_of_slabs(slabs: Sequence[Slab], axes: Float | None) -> VoxelPlace | None:
     """Return the voxel that three orthogonal slabs share; None if they do not describe one.
 
-    Parameters
-    ----------
-    axes : (3, 3) float or None
-        Axes of the image plane, which the axes of the voxel follow if they are parallel; else the patient's.
+    `axes`, (3, 3) float or None: axes of the image plane, which the axes of the voxel follow if they are parallel; else
+        the patient's.
     """
     if len(slabs) != 3 or any(abs(slab.normal @ slab.normal - 1) > UNIT_TOLERANCE for slab in slabs):
         return None

@@ -46,13 +46,9 @@ FROM_SIDECAR = {
 class Spectra:
     """The content of one file.
 
-    Attributes
-    ----------
-    voxels : (columns, rows, slices, points, ...) complex64
-    signals : tuple of Signals
-        Their sources.
-    tags : mapping
-        ``dim_5`` and so on of the header extension; empty without further dimensions.
+    `voxels`: (columns, rows, slices, points, ...) complex64.
+    `signals`: their sources.
+    `tags`: ``dim_5`` and so on of the header extension; empty without further dimensions.
     """
 
     voxels: Complex
@@ -65,10 +61,7 @@ class Spectra:
 def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:
     """Write a ``.nii.gz`` (or ``.nii``, without compression) with its sidecar.
 
-    Raises
-    ------
-    FileExistsError
-        A file exists already: names in one folder must differ.
+    Raises FileExistsError: a file exists already: names in one folder must differ.
     """
     words = [output.name or "spectra", *(word for word in spectra.suffix.split("-") if word)]
     stem = "_".join(words)

@@ -62,16 +62,10 @@ class SampledChannel:
 class PhysioLog:
     """All texts of one recording.
 
-    Attributes
-    ----------
-    volume_starts : tuple of int
-        Tick at which the first slice of each volume begins.
-    planned_volumes : int or None
-        How many the log announces.
-    detected : mapping of str to tuple of int
-        Ticks of what the scanner detects, by the names of `DETECTED`.
-    first, last : int
-        Ticks within which the samples lie.
+    `volume_starts`: tick at which the first slice of each volume begins.
+    `planned_volumes`: how many the log announces.
+    `detected`: ticks of what the scanner detects, by the names of `DETECTED`.
+    `first`, `last`: ticks within which the samples lie.
     """
 
     channels: Mapping[str, SampledChannel]
@@ -116,14 +110,9 @@ def is_log(data: bytes) -> bool:
 def read_log(data: bytes, rows: int) -> PhysioLog:
     """Return a recording.
 
-    Parameters
-    ----------
-    rows : int
-        Acquisition Number (0020,0012).
+    `rows`: Acquisition Number (0020,0012).
 
-    Raises
-    ------
-    ConversionRefused
+    Raises ConversionRefused.
     """
     texts = [_parsed(text) for text in _texts(data, rows)]
     versions = {text.assigned.get("LogVersion", "none") for text in texts}
@@ -155,9 +144,7 @@ def log_of(
 ) -> PhysioLog:
     """Return a recording whose times are within reason.
 
-    Raises
-    ------
-    ConversionRefused
+    Raises ConversionRefused.
     """
     marks = [int(mark) for channel in channels.values() for mark in (channel.ticks[0], channel.ticks[-1])]
     marks += [*starts, *(tick for ticks in detected.values() for tick in ticks)]
@@ -221,10 +208,7 @@ def _channels(text: _Text) -> dict[str, SampledChannel]:
 def channel_of(pairs: Sequence[tuple[int, int]], sample_ticks: int, kind: str) -> SampledChannel:
     """Return a channel from ticks and values; of several at one tick, the last one counts.
 
-    Raises
-    ------
-    ConversionRefused
-        The times do not ascend.
+    Raises ConversionRefused: the times do not ascend.
     """
     ticks, values = np.array(pairs, np.int64).T
     if np.diff(ticks).min(initial=1) < 0:

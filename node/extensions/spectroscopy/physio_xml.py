@@ -22,9 +22,7 @@ def read_xml(data: bytes) -> PhysioLog | None:
 
     What the scanner detects (``PhysioTriggers``) is a bit mask whose bits are not documented: it is left out.
 
-    Raises
-    ------
-    ConversionRefused
+    Raises ConversionRefused.
     """
     if not data.startswith(GZIP):
         return None

@@ -43,12 +43,8 @@ def is_spectrum(ds: Dataset) -> bool:
 def read_classic(ds: Dataset) -> Signals:
     """Return the signals of an instance.
 
-    Raises
-    ------
-    ConversionRefused
+    Raises ConversionRefused.
 
-    Notes
-    -----
     The data of (7FE1,xx10) are in the convention of NIfTI-MRS already: the conjugate of what XA writes.
     """
     data = private_bytes(ds, CSA_DATA)
@@ -181,10 +177,7 @@ def place_in_field(
     Siemens' software before XA puts the corner of the field of view into Image Position (Patient), where PS3.3
     C.7.6.2.1.1 wants the centre of the first voxel. The protocol has the centre of the field of view, which tells.
 
-    Parameters
-    ----------
-    counts : (int, int)
-        Columns and rows.
+    `counts`: columns and rows.
     """
     centre = _planned_centre(assignments)
     if centre is None:

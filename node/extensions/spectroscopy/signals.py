@@ -32,30 +32,18 @@ _NUCLEUS = re.compile(r"[1-9]\d{0,2}[A-Z]{1,2}")
 class Signals:
     """The free induction decays of one instance that belong together.
 
-    Attributes
-    ----------
-    voxels : (columns, rows, slices, points, transients) complex64
-        In the convention of NIfTI-MRS: the complex conjugate of that of PS3.3 C.8.14.4.1.
-    frames : tuple of int
-        The numbers of the frames, from 1.
-    dwell_s : float
-        Between two points.
-    facts : mapping
-        Names and values of NIfTI-MRS that the header states, in its units.
-    fields : mapping
-        Fields of the sidecar.
-    coil : str
-        Receive coil, or its element if each has data of its own.
-    role : str
-        ``"ref"`` for a reference without water suppression; else empty.
-    conditions : tuple of str
-        ``"ON"`` or ``"OFF"`` for each transient of an edited acquisition; else empty.
-    averages : float or None
-        How many acquisitions each transient is the mean of.
-    planned_averages : int or None
-        How many the protocol plans.
-    doubts : tuple of str
-        Sentences about what was left out.
+    `voxels`, (columns, rows, slices, points, transients) complex64: in the convention of NIfTI-MRS: the complex
+        conjugate of that of PS3.3 C.8.14.4.1.
+    `frames`: the numbers of the frames, from 1.
+    `dwell_s`: between two points.
+    `facts`: names and values of NIfTI-MRS that the header states, in its units.
+    `fields`: fields of the sidecar.
+    `coil`: receive coil, or its element if each has data of its own.
+    `role`: ``"ref"`` for a reference without water suppression; else empty.
+    `conditions`: ``"ON"`` or ``"OFF"`` for each transient of an edited acquisition; else empty.
+    `averages`: how many acquisitions each transient is the mean of.
+    `planned_averages`: how many the protocol plans.
+    `doubts`: sentences about what was left out.
     """
 
     sop_instance_uid: str
@@ -79,15 +67,9 @@ class Signals:
 def complex_points(data: bytes, counts: Mapping[str, int], name: str, *, big_endian: bool = False) -> Complex:
     """Return the points of a data stream of pairs of 32 bits, without change of their sign.
 
-    Parameters
-    ----------
-    counts : mapping of str to int
-        What the header says of the number of points: their product.
+    `counts`: what the header says of the number of points: their product.
 
-    Raises
-    ------
-    ConversionRefused
-        The data are of another length, or hold numbers that are none.
+    Raises ConversionRefused: the data are of another length, or hold numbers that are none.
     """
     expected = 8 * int(np.prod([int(count) for count in counts.values()], dtype=object))
     if expected <= 0 or len(data) not in (expected, expected + len(data) % 2):
@@ -103,10 +85,7 @@ def complex_points(data: bytes, counts: Mapping[str, int], name: str, *, big_end
 def checked_nucleus(nucleus: str, frequency_mhz: float | None, field_t: float | None) -> str:
     """Return a nucleus in capitals, as NIfTI-MRS has it.
 
-    Raises
-    ------
-    ConversionRefused
-        It is missing, or does not resonate at this frequency in this field.
+    Raises ConversionRefused: it is missing, or does not resonate at this frequency in this field.
     """
     code = nucleus.upper().strip()
     if not _NUCLEUS.fullmatch(code):

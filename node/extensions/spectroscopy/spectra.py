@@ -191,10 +191,7 @@ def _suffixes(groups: Sequence[Sequence[Signals]]) -> list[str]:
 def _combined(group: Sequence[Signals]) -> Spectra:
     """Return the spectra of a group with the dimensions that are more than one.
 
-    Raises
-    ------
-    ConversionRefused
-        Nothing tells their order, or elements of the coil lack transients.
+    Raises ConversionRefused: nothing tells their order, or elements of the coil lack transients.
     """
     first = group[0]
     if len(group) > 1 and (None in (numbers := [signal.number for signal in group]) or len(set(numbers)) < len(group)):

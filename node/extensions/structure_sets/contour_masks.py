@@ -75,23 +75,13 @@ Window = tuple[slice, slice]
 class ImageGrid:
     """The slices of an image volume, without its voxels.
 
-    Attributes
-    ----------
-    volume : Volume
-        The image volume, of which `voxels` has been replaced by an empty array.
-    shape : (int, int, int)
-        Slices, rows, columns.
-    origins : (slices, 3) float, mm, LPS
-        Centre of the first voxel of each slice.
-    axes : (3, 2) float, mm, LPS
-        From a voxel to the next one in its row, and in its column.
-    normal : (3,) float
-        Unit vector across the slices.
-    along : (slices,) float, mm
-        Ascending distances of the slices from the first, along the normal.
-    step_mm : float
-        The usual distance between slices.
-    slices_of : mapping of SOP Instance UID to the indices of its slices
+    `volume`: the image volume, of which `voxels` has been replaced by an empty array.
+    `shape`, (int, int, int): slices, rows, columns.
+    `origins`, (slices, 3) float, mm, LPS: centre of the first voxel of each slice.
+    `axes`, (3, 2) float, mm, LPS: from a voxel to the next one in its row, and in its column.
+    `normal`, (3,) float: unit vector across the slices.
+    `along`, (slices,) float, mm: ascending distances of the slices from the first, along the normal.
+    `step_mm`: the usual distance between slices.
     """
 
     volume: Volume
@@ -177,17 +167,10 @@ def masks_of(
     number of contours of its slice, else 0. Each is made when it is requested, because a hundred of them do not fit
     into memory.
 
-    Parameters
-    ----------
-    images : mapping of (Study Instance UID, Series Instance UID) to ReferencedImages
-        Every series to which the structure set refers.
-    stack : int
-        Number of the masks' stack in their series.
-    suffix : str
-        Distinguishes the masks from those of other structure sets of the series.
+    `images`: every series to which the structure set refers.
+    `stack`: number of the masks' stack in their series.
+    `suffix`: distinguishes the masks from those of other structure sets of the series.
 
-    Notes
-    -----
     PS3.3 C.8.8.6. Contours that enclose others make holes, whether a keyhole joins them or not.
     """
     work = MAX_WORK

@@ -74,18 +74,11 @@ class Contour:
 class RegionOfInterest:
     """A region of interest (ROI).
 
-    Attributes
-    ----------
-    number : int
-        ROI Number (3006,0022), which is unique in a structure set.
-    contours : tuple of Contour
-        Its closed contours; a point is inside if an odd number of them enclose it.
-    without_area : mapping of str to int
-        The numbers of its other contours by Contour Geometric Type.
-    problem : (Reason, str) or None
-        Why it has no mask.
-    fields : mapping
-        What the sidecar tells of it, without patient data.
+    `number`: ROI Number (3006,0022), which is unique in a structure set.
+    `contours`: its closed contours; a point is inside if an odd number of them enclose it.
+    `without_area`: the numbers of its other contours by Contour Geometric Type.
+    `problem`, (Reason, str) or None: why it has no mask.
+    `fields`: what the sidecar tells of it, without patient data.
     """
 
     number: int
@@ -131,13 +124,9 @@ class StructureSet:
 def read_structure_set(ds: Dataset) -> StructureSet:
     """Return the regions of interest of a structure set.
 
-    Raises
-    ------
-    ConversionRefused
-        ``too-large``: more series, regions or points than a structure set may have; ``not-an-image``: no regions.
+    Raises ConversionRefused: ``too-large``: more series, regions or points than a structure set may have;
+        ``not-an-image``: no regions.
 
-    Notes
-    -----
     PS3.3 C.8.8.5, C.8.8.6 and C.8.8.8.
     """
     references = _references(ds)

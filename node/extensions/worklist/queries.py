@@ -62,10 +62,8 @@ class WorklistQuery:
 def read_worklist_query(identifier: Dataset) -> WorklistQuery:
     """Return the query of an identifier.
 
-    Raises
-    ------
-    InvalidQuery
-        The value of a key violates its value representation or the matching rules (PS3.4 C.2.2.2, K.4.1.1).
+    Raises InvalidQuery: the value of a key violates its value representation or the matching rules (PS3.4 C.2.2.2,
+        K.4.1.1).
     """
     unsupported: list[str] = []
     keys = tuple(_keys(identifier, unsupported, 0))

@@ -122,16 +122,10 @@ class _Time:
 def undo_motion(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames at the position of one time if their series moves between times, else unchanged.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        Alike in all traits except position and time.
+    `frames`: alike in all traits except position and time.
 
-    Returns
-    -------
-    list of Frame, in the same order
-        Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to
-        the image. `Frame.acquired` has the position before.
+    Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to the
+    image. `Frame.acquired` has the position before.
     """
     if any(frame.position is None for frame in frames):
         return list(frames)

@@ -31,13 +31,8 @@ _NAMES = (("RL", "LR"), ("AP", "PA"), ("IS", "SI"))
 def split_by_polarity(grid: Arrangement, voxels: Array, ds: Dataset) -> list[Arrangement]:
     """Return the volumes of each polarity, mirrored ones turned back; empty unless header and pixels prove them.
 
-    Parameters
-    ----------
-    grid : Arrangement
-    voxels : (times, slices, rows, columns) array
-        The stored values of its frames.
-    ds : Dataset
-        The data set of its first frame.
+    `voxels`, (times, slices, rows, columns) array: the stored values of its frames.
+    `ds`: the data set of its first frame.
     """
     first, forward = first_reversed_volume(ds), is_encoded_upwards(ds)
     frame = grid.planes[0][0]

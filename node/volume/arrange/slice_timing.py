@@ -36,24 +36,14 @@ def slice_timing(
 ) -> tuple[list[float] | None, VolumeWarning | None]:
     """Return BIDS' SliceTiming of a stack: seconds from the first excited slice to each, in the order of the slices.
 
-    Parameters
-    ----------
-    ds : Dataset
-        The first data set of the stack.
-    planes : sequence of sequence of Frame
-        Frames by time, then by slice.
-    repetition_time_s : float or None
-        Time from one volume to the next, including any pause.
-    bands : int
-        Number of slices that were excited together.
+    `ds`: the first data set of the stack.
+    `planes`: frames by time, then by slice.
+    `repetition_time_s`: time from one volume to the next, including any pause.
+    `bands`: number of slices that were excited together.
 
-    Returns
-    -------
-    list of float or None
-        None if it is unknown: no clock, one time for all slices, or times that span more than a repetition, and so are
-        those of volumes or of whole passes. Also None if nothing confirms the clocks, or if something contradicts them.
-    VolumeWarning or None
-        What is doubtful.
+    None if it is unknown: no clock, one time for all slices, or times that span more than a repetition, and so are
+    those of volumes or of whole passes; also if nothing confirms the clocks, or something contradicts them. The warning
+    says what is doubtful.
     """
     if repetition_time_s is None or len(planes[0]) < 2 or planes[0][0].position is None:
         return None, None

@@ -207,10 +207,7 @@ def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
 def _fields_by_acquisition(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
     """Split tilted stacks that lie beside each other: none of their planes shares its offset with another one.
 
-    Raises
-    ------
-    ConversionRefused
-        ``same-position-twice``: no attribute says which planes are of one stack.
+    Raises ConversionRefused: ``same-position-twice``: no attribute says which planes are of one stack.
     """
     for name in ACQUISITIONS:
         parts = _by(frames, partial(_key, name))

@@ -79,16 +79,10 @@ def _lacking(
 def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ...]]:
     """Return the stacks of a series, and warnings about their number.
 
-    Parameters
-    ----------
-    frames : sequence of Frame
-        All frames of one series.
+    `frames`: all frames of one series.
 
-    Returns
-    -------
-    list of Stack
-        In order of orientation (by first appearance), component, echo time and inversion time, then of the first frame.
-    tuple of VolumeWarning
+    Stacks are in order of orientation (by first appearance), component, echo time and inversion time, then of the first
+    frame.
     """
     frames = with_field_maps(frames)
     traits = _traits(frames)

@@ -100,12 +100,8 @@ def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
     A three-dimensional volume takes several excitations. So does one of slices, if each excitation acquires one line,
     or if it would have to excite more slices at once than any sequence does to leave time for each echo.
 
-    Parameters
-    ----------
-    fields : mapping
-        Fields of the stack by BIDS' names, times in seconds.
-    slices : int
-        Number of slices of a volume.
+    `fields`: fields of the stack by BIDS' names, times in seconds.
+    `slices`: number of slices of a volume.
     """
     repetition_s, echo_s = fields.get("RepetitionTime"), fields.get("EchoTime")
     if fields.get("MRAcquisitionType") == "3D":

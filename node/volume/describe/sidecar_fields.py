@@ -75,20 +75,11 @@ SAME_INSTANT_S = 0.001
 def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     """Return the allowed fields of one stack, with BIDS' names and units (seconds, millimetres, degrees, tesla).
 
-    Parameters
-    ----------
-    ds : Dataset
-        The first data set of the stack.
-    frames : sequence of Frame
-        All planes of the stack in order: slices of the first time first.
+    `ds`: the first data set of the stack.
+    `frames`: all planes of the stack in order: slices of the first time first.
 
-    Returns
-    -------
-    dict
-        Values that JSON can hold, by BIDS name.
+    Values that JSON can hold, by BIDS name.
 
-    Notes
-    -----
     Attributes of enhanced objects come from the shared functional groups and from those of the first frame
     (PS3.3 C.7.6.16). `PhaseEncodingDirection` is along the axes of the volume as the stack has them: i along a row, j
     down a column, k in the order of the frames.

@@ -77,12 +77,7 @@ def with_uptake(
     ``suv``, and its attributes state what the factor was computed from. If a factor is unknown, the warning
     ``suv-unknown`` of the volume names what is missing.
 
-    Parameters
-    ----------
-    assembly : Assembly
-    dataset_of : callable (SOP Instance UID) -> Dataset
-    suv_types : sequence of str
-        Values of SUV Type (0054,1006).
+    `suv_types`: Values of SUV Type (0054,1006).
     """
     volumes: list[Volume] = []
     for volume in assembly.volumes:

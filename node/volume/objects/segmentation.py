@@ -43,14 +43,9 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     Maximum Fractional Value (0062,000E), which `slope` scales to the range 0 to 1. Empty planes that the sender left
     out between others are restored.
 
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: the planes are unevenly spaced, or have no position; ``contradictory`` or ``too-large``; or
-        the pixels are refused.
+    Raises ConversionRefused: ``bad-geometry``: the planes are unevenly spaced, or have no position; ``contradictory``
+        or ``too-large``; or the pixels are refused.
 
-    Notes
-    -----
     PS3.3 C.8.20 and A.51.
     """
     reader = frame_reader(ds)
@@ -212,15 +207,9 @@ MIN_SPACING_MM = 1e-3
 class PlaneGrid:
     """An even grid of planes.
 
-    Attributes
-    ----------
-    geometry : Geometry
-        Single, regular or sheared.
-    affine_lps : (4, 4) float64, mm
-        From voxel index (column, row, slice) to LPS+.
-    spacing_mm : (float, float, float)
-        Between columns, between rows, between slices.
-    slices : int
+    `geometry`: single, regular or sheared.
+    `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
+    `spacing_mm`, (float, float, float): between columns, between rows, between slices.
     """
 
     geometry: Geometry

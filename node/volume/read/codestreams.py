@@ -51,13 +51,8 @@ def begins(data: bytes) -> bool:
 def read_codestream(data: bytes) -> Codestream:
     """Return the header of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
-    Raises
-    ------
-    ConversionRefused
-        ``undecodable``: not such a codestream, a broken header, or a missing end.
+    Raises ConversionRefused: ``undecodable``: not such a codestream, a broken header, or a missing end.
 
-    Notes
-    -----
     ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.4 and A.5 (JPEG 2000).
     """
     try:

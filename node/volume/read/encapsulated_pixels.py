@@ -36,27 +36,13 @@ def checked_frames(
 ) -> tuple[list[bytes], Sequence[Codestream | None]]:
     """Return the compressed frames and their headers, after every check that needs no decoding.
 
-    Parameters
-    ----------
-    ds : Dataset
-    layout : PixelLayout
-    data : bytes
-        The value of Pixel Data: basic offset table and fragments.
-    syntax : str
-        Transfer Syntax UID.
+    `data`: the value of Pixel Data: basic offset table and fragments.
+    `syntax`: Transfer Syntax UID.
 
-    Returns
-    -------
-    list of bytes
-        One codestream for each frame.
-    sequence of Codestream or None
-        Headers of the frames; None in formats without headers (RLE, deflated frames).
+    There is one codestream for each frame; its header is None in formats without headers (RLE, deflated frames).
 
-    Raises
-    ------
-    ConversionRefused
-        ``undecodable``: no decoder for the transfer syntax, or a damaged codestream. ``contradictory`` or
-        ``too-large``.
+    Raises ConversionRefused: ``undecodable``: no decoder for the transfer syntax, or a damaged codestream.
+        ``contradictory`` or ``too-large``.
     """
     if not can_decode(syntax):
         raise ConversionRefused(Reason.UNDECODABLE, f"voxelnode has no decoder for {_shown(syntax)}")

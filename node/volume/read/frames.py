@@ -60,21 +60,13 @@ VOLUME_MODALITIES = frozenset({"MG", "OPT"})
 def frames_of(ds: Dataset) -> list[Frame]:
     """Return the frames of one instance in the order in which the instance stores them.
 
-    Parameters
-    ----------
-    ds : Dataset
-        One instance, with its pixel data.
+    `ds`: one instance, with its pixel data.
 
-    Returns
-    -------
-    list of Frame
-        Positions in mm, LPS. The pixels are not decoded yet: `Frame.read` decodes them.
+    Positions in mm, LPS. The pixels are not decoded yet: `Frame.read` decodes them.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``, ``too-large`` or ``undecodable``: the pixels do not match the header. ``bad-geometry``: the
-        position, orientation or spacing is impossible. ``unproven-layout``: the layout of a mosaic is unknown.
+    Raises ConversionRefused: ``contradictory``, ``too-large`` or ``undecodable``: the pixels do not match the header.
+        ``bad-geometry``: the position, orientation or spacing is impossible. ``unproven-layout``: the layout of a
+        mosaic is unknown.
     """
     reader = frame_reader(ds)
     refuse_projections(ds, reader.frames)

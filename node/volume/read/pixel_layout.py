@@ -77,10 +77,7 @@ class PixelLayout:
 def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
     """Return the layout of the samples of the pixel data element `keyword`.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``; `detail` names tag, value and rule.
+    Raises ConversionRefused: ``contradictory``; `detail` names tag, value and rule.
     """
     rows = _required(ds, "Rows", "(0028,0010)", 1, 65535)
     columns = _required(ds, "Columns", "(0028,0011)", 1, 65535)

@@ -46,18 +46,10 @@ PIECE_BYTES = 1 << 20
 class FrameReader:
     """Read the frames of one instance one by one: ``reader(index)``, with `index` from 0.
 
-    Attributes
-    ----------
-    frames : int
-    rows, columns : int
-    colour : bool
-        Frames are (rows, columns, 3), RGB of 8 bits; else (rows, columns).
-    dtype : numpy.dtype
-        Type of the returned values, in the machine's byte order.
-    modality_lut : bool
-        A Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
-    lossy : bool
-        The pixels went through a lossy codec, now or before they were received.
+    `colour`: frames are (rows, columns, 3), RGB of 8 bits; else (rows, columns).
+    `dtype`: type of the returned values, in the machine's byte order.
+    `modality_lut`: a Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
+    `lossy`: the pixels went through a lossy codec, now or before they were received.
     """
 
     def __init__(
@@ -99,18 +91,11 @@ def frame_reader(ds: Dataset) -> FrameReader:
     Nothing is allocated by a number from the data set before the numbers agree with each other, with the length of the
     pixel data and with the headers of the compressed frames.
 
-    Parameters
-    ----------
-    ds : Dataset
-        One instance, with its pixel data; the reader keeps them, or their place in the file.
+    `ds`: one instance, with its pixel data; the reader keeps them, or their place in the file.
 
-    Raises
-    ------
-    ConversionRefused
-        ``not-an-image``, ``contradictory``, ``too-large`` or ``undecodable``; `detail` names tag, value and rule.
+    Raises ConversionRefused: ``not-an-image``, ``contradictory``, ``too-large`` or ``undecodable``; `detail` names tag,
+        value and rule.
 
-    Notes
-    -----
     PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25 (Image Pixel, Floating Point and Double Floating Point Image Pixel);
     PS3.5 8 and annex A. Overlays in unused high bits are masked off. Supplemental palettes leave grey values unchanged.
     """

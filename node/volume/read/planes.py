@@ -107,25 +107,13 @@ def image_plane(ds: Dataset) -> tuple[Any, Any]:
 
 
 def checked_plane(position: tuple[float, ...] | None, orientation: tuple[float, ...] | None) -> tuple[Any, Any]:
-    """Return position and orientation as arrays; both None if either is absent.
+    """Return position, (3,) in mm, LPS, and orientation, (6,), as float64; both None if either is absent.
 
-    Parameters
-    ----------
-    position : 3 floats or None
-        *Image Position (Patient)* (0020,0032) in mm, LPS.
-    orientation : 6 floats or None
-        *Image Orientation (Patient)* (0020,0037): along a row, then down a column.
+    `position`, 3 floats or None: *Image Position (Patient)* (0020,0032) in mm, LPS.
+    `orientation`, 6 floats or None: *Image Orientation (Patient)* (0020,0037): along a row, then down a column.
 
-    Returns
-    -------
-    (3,) float64, mm, LPS, or None
-    (6,) float64, or None
-
-    Raises
-    ------
-    ConversionRefused
-        ``bad-geometry``: a number is missing, not finite or too large, or the direction cosines are not two unit
-        vectors at a right angle within `COSINE_TOLERANCE` (PS3.3 C.7.6.2.1.1).
+    Raises ConversionRefused: ``bad-geometry``: a number is missing, not finite or too large, or the direction cosines
+        are not two unit vectors at a right angle within `COSINE_TOLERANCE` (PS3.3 C.7.6.2.1.1).
     """
     if position is None or orientation is None:
         return None, None

@@ -50,10 +50,7 @@ def instead_of_rescale(ds: Dataset, mappings: Sequence[Dataset]) -> tuple[float,
     `mappings` are the items of Real World Value Mapping Sequence of the image or of its frame; tables of values count
     as none.
 
-    Raises
-    ------
-    ConversionRefused
-        ``contradictory``: see `real_world_mapping`.
+    Raises ConversionRefused: ``contradictory``: see `real_world_mapping`.
     """
     if not mappings or text(ds, "Modality") != "MR" or not text(ds, "Manufacturer").upper().startswith("PHILIPS"):
         return None

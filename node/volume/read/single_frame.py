@@ -22,13 +22,8 @@ def decompressed_frame(ds: Dataset) -> bytes:
 
     Colours are by pixel, in the colour space that the decoder returns (see `decompressed_frames`).
 
-    Raises
-    ------
-    ConversionRefused
-        The pixel data do not match the header, or cannot be decoded.
+    Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
 
-    Notes
-    -----
     PS3.5 8.1.1 and A.2.
     """
     decompressed = decompressed_frames(ds)
@@ -43,23 +38,13 @@ def rendered_frame(
 ) -> Picture:
     """Return a picture of one frame, by the display rules of PS3.3 C.11.
 
-    Parameters
-    ----------
-    ds : Dataset
-        The header of the instance.
-    frame_number : int
-        Number of the frame in that instance, from 1.
-    reader : FrameReader
-        Reads the frame.
-    index : int
-        Index of the frame in `reader`, from 0.
-    window : Window or None
-        Replaces the windows and VOI LUT of the data set.
+    `ds`: the header of the instance.
+    `frame_number`: number of the frame in that instance, from 1.
+    `reader`: reads the frame.
+    `index`: index of the frame in `reader`, from 0.
+    `window`: replaces the windows and VOI LUT of the data set.
 
-    Raises
-    ------
-    ConversionRefused
-        The pixel data do not match the header, or cannot be decoded.
+    Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
     """
     stored = reader(index)
     volume = _as_volume(ds, reader, frame_number, stored)

@@ -44,19 +44,12 @@ _WORD_BYTES = {
 def transcoded(file: BinaryIO, target: str) -> bytes:
     """Return the data set of a DICOM file in another transfer syntax, without preamble and File Meta Information.
 
-    Parameters
-    ----------
-    file : binary file
-        A DICOM file whose File Meta Information names its transfer syntax.
-    target : str
-        One of `node.volume.read.transfer_syntaxes.TARGETS`.
+    `file`: a DICOM file whose File Meta Information names its transfer syntax.
+    `target`: one of `node.volume.read.transfer_syntaxes.TARGETS`.
 
-    Raises
-    ------
-    NotTranscodable
-        The frames cannot be decoded, or are longer than a native value can be; or the file is damaged.
-    OSError
-        The file cannot be read.
+    Raises NotTranscodable: the frames cannot be decoded, or are longer than a native value can be; or the file is
+        damaged.
+    Raises OSError: the file cannot be read.
     """
     try:
         ds = dcmread(file)
@@ -72,12 +65,9 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
 def encoded(ds: Dataset, target: str) -> bytes:
     """Return a data set, as pydicom read it, encoded in one of `TARGETS`; `ds` cannot be used afterwards.
 
-    Raises
-    ------
-    ConversionRefused
-        The compressed frames cannot be decoded, or the attributes that describe them contradict each other.
-    NotTranscodable
-        The decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
+    Raises ConversionRefused: the compressed frames cannot be decoded, or the attributes that describe them contradict
+        each other.
+    Raises NotTranscodable: the decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
     """
     syntax = UID(ds.file_meta.TransferSyntaxUID)
     if syntax not in NATIVE and _PIXEL_DATA in ds:
@@ -94,12 +84,8 @@ def encoded(ds: Dataset, target: str) -> bytes:
 def decompress(ds: Dataset) -> None:
     """Replace compressed frames by decoded ones, and correct the Image Pixel module.
 
-    Raises
-    ------
-    ConversionRefused
-        See `encoded`.
-    NotTranscodable
-        See `encoded`.
+    Raises ConversionRefused: see `encoded`.
+    Raises NotTranscodable: see `encoded`.
     """
     decompressed = decompressed_frames(ds)
     layout = decompressed.layout

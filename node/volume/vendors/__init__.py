@@ -171,18 +171,11 @@ def is_noise_frame(ds: Dataset, groups: Dataset) -> bool:
 class MRKind(NamedTuple):
     """What vendors say of the kind of an MR image; all but the first two only GE.
 
-    Attributes
-    ----------
-    component : str or None
-        See `component`.
-    noise : bool
-        See `is_noise`.
-    maps_field : bool
-        The sequence maps the field in hertz.
-    collapse_flag : int or None
-        The flag that separates kinds of images of one series.
-    raw_data_run : (int, int) or None
-        The number of echoes, if above one, and the run of raw data.
+    `component`: see `component`.
+    `noise`: see `is_noise`.
+    `maps_field`: the sequence maps the field in hertz.
+    `collapse_flag`: the flag that separates kinds of images of one series.
+    `raw_data_run`: the number of echoes, if above one, and the run of raw data.
     """
 
     component: str | None = None

@@ -27,8 +27,6 @@ def parse_csa(data: bytes) -> CsaHeader:
 
     A broken element ends the parsing; the elements before it are returned.
 
-    Notes
-    -----
     Siemens documents neither version. Both are a list of elements of 84 bytes (name, multiplicity, value
     representation, type, number of items, check), each followed by its items: four integers with the length, then the
     text, padded to four bytes. Version 2 begins with ``SV10``. Version 1 adds a constant to its lengths: the number of

@@ -1,15 +1,13 @@
-"""An index in a file: who lets its write-ahead log grow is told, and it is cut; rows of one from before are read."""
+"""An index in a file: who lets its write-ahead log grow is told, and it is cut."""
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from node.index.care.former_rows import former_tables
 from node.index.engine import sqlite, sqlite_file
 from node.index.engine.sqlite_file import connect, held_back, wal_bytes
 
@@ -44,19 +42,3 @@ def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_i
     assert held_back(path) is None
     assert wal_bytes(path) <= 5 << 20
     engine.dispose()
-
-
-def test_settings_in_rows_of_an_index_from_before_are_read_without_what_was_not_set(tmp_path: Path) -> None:
-    path = tmp_path / "index.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
-        for table in ("added_peers", "added_routes", "added_hooks"):
-            connection.execute(f"CREATE TABLE {table} (name, settings, secret)")
-        connection.execute("CREATE TABLE added_retention (settings)")
-        for row in (("CT1", '{"host": "10.0.0.1", "tls_ca": null}', None), ("CT2", '{"port": 0}', "s")):
-            connection.execute("INSERT INTO added_peers VALUES (?, ?, ?)", row)
-        connection.execute("""INSERT INTO added_retention VALUES ('{"rules": {"days": 9, "keep_where": null}}')""")
-    assert former_tables(path) == [
-        ("peers.CT1", {"host": "10.0.0.1"}),
-        ("peers.CT2", {"port": 0, "secret": "s"}),
-        ("retention", {"days": 9}),
-    ]

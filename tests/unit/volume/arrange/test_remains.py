@@ -18,10 +18,7 @@ TIMES, SLICES = 4, 5
 def series_in_time(numbers_between: int = 0, *, clock_s: float | None = None) -> list[FileDataset]:
     """Return a series without times; between two of them so many numbers are those of others.
 
-    Parameters
-    ----------
-    clock_s : float, optional
-        Seconds from slice to slice, and twice that from the last slice of a time to the first one of the next.
+    `clock_s`: seconds from slice to slice, and twice that from the last slice of a time to the first one of the next.
     """
     series = make.time_series(TIMES, SLICES, AcquisitionTime=None)
     for index, ds in enumerate(series):
