@@ -31,16 +31,10 @@ ASK_AGAIN_SECONDS = 5.0
 class SupervisedThread:
     """A long-lived thread: a function that is called again after a pause if it raises, until it returns.
 
-    Parameters
-    ----------
-    name : str
-        Name of the thread, in the log, in ``/readyz`` and in ``/metrics``.
-    run : callable
-        Returns when it is to end.
-    stopping : Event or None
-        Ends the pauses.
-    max_pause_seconds : float
-        Longest pause.
+    `name`: name of the thread, in the log, in ``/readyz`` and in ``/metrics``.
+    `run`: returns when it is to end.
+    `stopping`: ends the pauses.
+    `max_pause_seconds`: longest pause.
     """
 
     def __init__(
@@ -121,17 +115,10 @@ class BackgroundService(ABC):
     The thread sleeps until the time that the last step requested, or until `wake` requests an earlier one; it does not
     poll. An exception ends a step, never the service (`SupervisedThread`), and the next step follows after a pause.
 
-    Parameters
-    ----------
-    name : str
-        Name of the thread.
+    `name`: name of the thread.
 
-    Attributes
-    ----------
-    lease : str or None
-        The lease that a host needs for the work of this service; None: every host does it.
-    max_pause_seconds : float
-        Longest pause after failures.
+    `lease`: the lease that a host needs for the work of this service; None: every host does it.
+    `max_pause_seconds`: longest pause after failures.
     """
 
     lease: str | None = None
@@ -150,10 +137,7 @@ class BackgroundService(ABC):
     def step(self) -> float | None:
         """Do the work that is due now.
 
-        Returns
-        -------
-        float or None
-            Seconds until the next step: 0 if there is more to do, None to sleep until `wake`.
+        The result is the seconds until the next step: 0 if there is more to do, None to sleep until `wake`.
         """
 
     def _is_ours(self) -> bool:

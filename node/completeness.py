@@ -103,16 +103,10 @@ COUNT_KEYWORDS = (
 class Performed:
     """What ended performed procedure steps list of a series (PS3.4 F.7.2).
 
-    Attributes
-    ----------
-    listed : int
-        Number of instances in their lists.
-    missing : int
-        Number of those that are not stored.
-    named : tuple of str
-        SOP Instance UIDs of at most `MAX_NAMED` of the missing ones.
-    unlisted : int
-        Number of stored instances that are in no list.
+    `listed`: number of instances in their lists.
+    `missing`: number of those that are not stored.
+    `named`: SOP Instance UIDs of at most `MAX_NAMED` of the missing ones.
+    `unlisted`: number of stored instances that are in no list.
     """
 
     listed: int
@@ -131,18 +125,12 @@ def performed(listed: Collection[str], stored: Collection[str]) -> Performed:
 class Reported:
     """What the sender of a series says that it has, by C-FIND (PS3.4 C.4.1).
 
-    Attributes
-    ----------
-    received : int
-        Number of instances that were stored when it was asked; its word counts only for these.
-    instances : int or None
-        Its *Number of Series Related Instances* (0020,1209), else the length of its list; None if it gives neither.
-    missing : int or None
-        Number of the instances in its list that are not stored; None: it was not asked for a list, or gave none.
-    named : tuple of str
-        SOP Instance UIDs of at most `MAX_NAMED` of these.
-    problem : str
-        Why nothing is known, to be read after "the sender"; empty: it answered.
+    `received`: number of instances that were stored when it was asked; its word counts only for these.
+    `instances`: its *Number of Series Related Instances* (0020,1209), else the length of its list; None if it gives
+        neither.
+    `missing`: number of the instances in its list that are not stored; None: it was not asked for a list, or gave none.
+    `named`: SOP Instance UIDs of at most `MAX_NAMED` of these.
+    `problem`: why nothing is known, to be read after "the sender"; empty: it answered.
     """
 
     received: int
@@ -156,15 +144,9 @@ class Reported:
 class Usual:
     """How many instances nearly all series of a protocol have, on the same scanner.
 
-    Attributes
-    ----------
-    instances : int
-    series, of : int
-        So many of the last ones have this number.
-    first_day, last_day : str
-        Days on which the first and the last of them were converted, in ISO 8601.
-    studies : tuple of str
-        Study Instance UIDs of some of them.
+    `series`, `of`: so many of the last ones have this number.
+    `first_day`, `last_day`: days on which the first and the last of them were converted, in ISO 8601.
+    `studies`: Study Instance UIDs of some of them.
     """
 
     instances: int
@@ -179,38 +161,22 @@ class Usual:
 class Expectation:
     """The facts about a series that are known before its pixels are read.
 
-    Attributes
-    ----------
-    received : int
-        Number of stored instances.
-    announced : tuple of (int, str)
-        Counts that headers announce, each with its source, most likely first.
-    holes : int
-        Number of Instance Numbers missing between the smallest and the largest.
-    reported : Reported or None
-        What the sender says that it has; None: it was not asked.
-    aborted : Party
-        Who ended the association of the last instance otherwise than by release, if nothing was received after it.
-    forced : bool
-        Instances are still being received, but the longest wait is over.
-    siblings : tuple of int
-        Numbers of instances of the other closed series of its study that have the same protocol.
-    split : bool
-        Another series of the study has the same protocol and announces as many times: each may hold one of them.
-    is_part : bool
-        Other series of the study seem to be of the same acquisition.
-    performed : Performed or None
-        The lists of ended performed procedure steps; None: no step lists this series.
-    lost : int
-        Number of instances that were acknowledged and are not here.
-    aside : int
-        Number of its instances that were set aside because their SOP Instance UIDs are current in other series.
-    versions : int
-        Number of undecided versions that were set aside of instances that are current in it.
-    usual : Usual or None
-        What the series of its protocol usually have, if that is more.
-    lacking : tuple of (str, str) or None
-        What says that its study lacks series of its protocol, and which.
+    `received`: number of stored instances.
+    `announced`, tuple of (int, str): counts that headers announce, each with its source, most likely first.
+    `holes`: Number of Instance Numbers missing between the smallest and the largest.
+    `reported`: what the sender says that it has; None: it was not asked.
+    `aborted`: who ended the association of the last instance otherwise than by release, if nothing was received after
+        it.
+    `forced`: instances are still being received, but the longest wait is over.
+    `siblings`: numbers of instances of the other closed series of its study that have the same protocol.
+    `split`: another series of the study has the same protocol and announces as many times: each may hold one of them.
+    `is_part`: other series of the study seem to be of the same acquisition.
+    `performed`: the lists of ended performed procedure steps; None: no step lists this series.
+    `lost`: number of instances that were acknowledged and are not here.
+    `aside`: number of its instances that were set aside because their SOP Instance UIDs are current in other series.
+    `versions`: number of undecided versions that were set aside of instances that are current in it.
+    `usual`: what the series of its protocol usually have, if that is more.
+    `lacking`, tuple of (str, str) or None: what says that its study lacks series of its protocol, and which.
     """
 
     received: int
@@ -249,18 +215,11 @@ class Evidence:
 class Findings:
     """What a conversion has found of the completeness of a series; a later verdict needs no pixels.
 
-    Attributes
-    ----------
-    evidence : tuple of Evidence
-        Facts in its instances and volumes, the strongest first.
-    placed : bool
-        The planes have positions in the patient, so a gap would have been found.
-    times : int
-        Largest number of planes at one position; 0 if unknown.
-    has_images : bool
-        False: counts of images were copied, and say nothing of it.
-    forced : bool
-        See `Expectation`.
+    `evidence`: facts in its instances and volumes, the strongest first.
+    `placed`: the planes have positions in the patient, so a gap would have been found.
+    `times`: largest number of planes at one position; 0 if unknown.
+    `has_images`: false: counts of images were copied, and say nothing of it.
+    `forced`: see `Expectation`.
     """
 
     evidence: tuple[Evidence, ...] = ()
@@ -313,8 +272,6 @@ def expectation(instances: Sequence[InstanceCounts], **known: Any) -> Expectatio
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
     """Return the counts announced in headers with their sources, without implausible ones.
 
-    Notes
-    -----
     *Images in Acquisition* (0020,1002) counts one acquisition (PS3.3 C.7.6.1); some senders put the count of the
     series into it, others the count of one temporal position. *Number of Slices* (0054,0081) and *Number of Time
     Slices* (0054,0101): PS3.3 C.8.9.1. (0020,1209) belongs to the query model (PS3.4 C.3.4); some data sets contain

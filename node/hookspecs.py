@@ -29,14 +29,9 @@ Panel = Literal["Run", "Convert", "Exchange", "Look", "Maintain"]
 class Command:
     """``voxelnode NAME``: a function with the parameters of a Typer command, or a ``typer.Typer`` with subcommands.
 
-    Attributes
-    ----------
-    name : str
-        ``GROUP NAME`` is a command of one that has commands.
-    examples : tuple of str
-        Whole command lines, which end the help of the command.
-    before : str
-        Command before which it is listed; empty: last.
+    `name`: ``GROUP NAME`` is a command of one that has commands.
+    `examples`: whole command lines, which end the help of the command.
+    `before`: command before which it is listed; empty: last.
     """
 
     name: str
@@ -67,12 +62,9 @@ class Router:
 
     Two extensions may have one, which is served once.
 
-    Attributes
-    ----------
-    service : str
-        Of DICOMweb: the name of the service, for the conformance statement.
-    transactions : Place
-        Of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities; empty: it is not in them.
+    `service`: of DICOMweb: the name of the service, for the conformance statement.
+    `transactions`: of DICOMweb: a mapping of its functions to their `Transaction`, for the capabilities; empty: it is
+        not in them.
     """
 
     kind: Literal["rest", "dicomweb", "pages"]
@@ -85,19 +77,12 @@ class Router:
 class MenuEntry:
     """A page in the menu.
 
-    Attributes
-    ----------
-    before : str
-        Path of the page before which it stands; empty: last.
-    key : str
-        Letter that opens the page behind ``g``; empty: none.
-    badge : str
-        Name of a number beside the label: `badge_counts` in `node/extensions/pages/rendering.py`.
-    is_used : str
-        Place of a function that is called with the services of the node and the index, and returns whether the page has
-        something to show; empty: always.
-    for_members : bool
-        Whether accounts see it that see their projects only.
+    `before`: path of the page before which it stands; empty: last.
+    `key`: letter that opens the page behind ``g``; empty: none.
+    `badge`: name of a number beside the label: `badge_counts` in `node/extensions/pages/rendering.py`.
+    `is_used`: place of a function that is called with the services of the node and the index, and returns whether the
+        page has something to show; empty: always.
+    `for_members`: whether accounts see it that see their projects only.
     """
 
     path: str
@@ -113,10 +98,7 @@ class MenuEntry:
 class Service:
     """A SOP class of PS3.6 for which the node is an SCP, beside its own.
 
-    Attributes
-    ----------
-    verb : str
-        What a peer needs in its `may`, such as ``"worklist"``.
+    `verb`: what a peer needs in its `may`, such as ``"worklist"``.
     """
 
     sop_class_uid: str
@@ -131,12 +113,8 @@ Action = Callable[..., Mapping[str, Any]]
 class Kind:
     """``kind = NAME`` of a table [destinations.NAME] or [hooks.NAME].
 
-    Attributes
-    ----------
-    section : Place
-        The model of such a table: a subclass of `Destination` or `HookSettings` whose `kind` has this name.
-    place : Place
-        Opens what such a table describes: see `Extension.destinations` and `Extension.hooks`.
+    `section`: the model of such a table: a subclass of `Destination` or `HookSettings` whose `kind` has this name.
+    `place`: opens what such a table describes: see `Extension.destinations` and `Extension.hooks`.
     """
 
     name: str
@@ -148,12 +126,10 @@ class Kind:
 class ObjectKind:
     """Instances that become files of their own, such as spectra.
 
-    Attributes
-    ----------
-    sop_classes : frozenset of str
-        SOP Class UIDs of all instances that may be of this kind; one that ends with a dot stands for all below it.
-    place : Place
-        A function without parameters that returns the `Objects` of one series, in the child process of a conversion.
+    `sop_classes`: SOP Class UIDs of all instances that may be of this kind; one that ends with a dot stands for all
+        below it.
+    `place`: a function without parameters that returns the `Objects` of one series, in the child process of a
+        conversion.
     """
 
     sop_classes: frozenset[str]
@@ -170,16 +146,13 @@ class ObjectKind:
 class Statement:
     """Lines of the conformance statement.
 
-    Attributes
-    ----------
-    sections : mapping of str to Place
-        By the title of a section: a text in Markdown, which takes the place of "Not supported." or is added below what
-        the section says. Titles that the statement has twice have that of the chapter before them: ``CHAPTER/TITLE``.
-    tables : Place
-        A function of the settings that returns tables by name: those that stand in these texts as ``[table NAME]``, and
-        rows for tables that the statement has, with the same columns; empty: there are none.
-    words : mapping of str to str
-        By the name of a value that sentences of the statement have (`WORDS` of the extension `conformance`): the value.
+    `sections`: by the title of a section: a text in Markdown, which takes the place of "Not supported." or is added
+        below what the section says. Titles that the statement has twice have that of the chapter before them:
+        ``CHAPTER/TITLE``.
+    `tables`: a function of the settings that returns tables by name: those that stand in these texts as ``[table
+        NAME]``, and rows for tables that the statement has, with the same columns; empty: there are none.
+    `words`: by the name of a value that sentences of the statement have (`WORDS` of the extension `conformance`): the
+        value.
     """
 
     sections: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}))

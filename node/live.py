@@ -23,14 +23,9 @@ def write_counters(
 ) -> None:
     """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
 
-    Parameters
-    ----------
-    counters : mapping
-        What `node.metrics.Metrics.snapshot` returns.
-    reasons : mapping of str to str
-        Why the node is not ready, by part.
-    facts : mapping or None
-        What commands cannot know from their own settings: those of the node may be others.
+    `counters`: what `node.metrics.Metrics.snapshot` returns.
+    `reasons`: why the node is not ready, by part.
+    `facts`: what commands cannot know from their own settings: those of the node may be others.
     """
     content = {
         "at": dt.datetime.now(dt.UTC).isoformat(),
@@ -65,10 +60,7 @@ def remove_counters(root: Path) -> None:
 def read_counters(root: Path) -> dict[str, Any] | None:
     """Return the counters of the node running on a root, and their age, or None if no node is running.
 
-    Returns
-    -------
-    dict or None
-        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and the facts.
+    ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and the facts.
     """
     try:
         content = json.loads((root / LIVE_FILE).read_bytes())

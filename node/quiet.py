@@ -17,12 +17,10 @@ from typing import NamedTuple
 class Awaited(NamedTuple):
     """What a series awaits of one sender.
 
-    Attributes
-    ----------
-    quiet_at, received_at : datetime or None
-        End of the quiet time after its last instance, and when that was received; None: it has sent none.
-    grace_until, aborted_at : datetime or None
-        End of the grace after its last association that was not released, and when that ended; None: there is none.
+    `quiet_at`, `received_at`: end of the quiet time after its last instance, and when that was received; None: it has
+        sent none.
+    `grace_until`, `aborted_at`: end of the grace after its last association that was not released, and when that ended;
+        None: there is none.
     """
 
     quiet_at: dt.datetime | None = None

@@ -50,16 +50,10 @@ class Listening(Protocol):
 class Running:
     """The services of an extension in a node that receives.
 
-    Attributes
-    ----------
-    services : sequence of BackgroundService
-        Started before the node is ready, and stopped after it accepts no associations any more.
-    listeners : mapping of str to Listening
-        By the names under which the node logs and watches them.
-    finds : mapping of SOP Class UID to Find
-        What C-FIND answers on the presentation contexts of a `Service`.
-    operations : mapping of (command field, SOP Class UID) to Operate
-        What serves other requests there.
+    `services`: started before the node is ready, and stopped after it accepts no associations any more.
+    `listeners`: by the names under which the node logs and watches them.
+    `finds`: what C-FIND answers on the presentation contexts of a `Service`.
+    `operations`, mapping of (command field, SOP Class UID) to Operate: what serves other requests there.
     """
 
     services: Sequence[BackgroundService] = ()

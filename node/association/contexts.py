@@ -105,8 +105,6 @@ class Negotiated:
 def negotiated(proposal: Proposal) -> Negotiated:
     """Decide on each proposed presentation context by itself, by pynetdicom's rules for what the node supports of it.
 
-    Notes
-    -----
     pynetdicom decides by one list of supported contexts, whose order of transfer syntaxes wins, and knows no
     permissions.  The node takes any storage class, and mostly the requestor's order: so each context has a list of its
     own.

@@ -67,23 +67,13 @@ EXHAUSTED_SECONDS = 0.1
 class Listener:
     """The node's side of every association.
 
-    Parameters
-    ----------
-    settings : Settings
-        The sections ``dicom`` and ``peers``.
-    ingest : Ingest
-        Stores the received instances.
-    decoder : Decoder
-        Decompresses what a peer does not accept as it is stored.
-    on_refusal : callable (Refused)
-        Called for each refused connection, association, presentation context and instance; must not block.
-    audit : Audit or None
-        Records queries and retrieves.
+    `settings`: the sections ``dicom`` and ``peers``.
+    `ingest`: stores the received instances.
+    `decoder`: decompresses what a peer does not accept as it is stored.
+    `on_refusal`: called for each refused connection, association, presentation context and instance; must not block.
+    `audit`: records queries and retrieves.
 
-    Raises
-    ------
-    UsageError
-        The TLS files of the configuration cannot be used.
+    Raises UsageError: the TLS files of the configuration cannot be used.
     """
 
     def __init__(
@@ -123,10 +113,7 @@ class Listener:
     def start(self) -> tuple[str, int]:
         """Bind and accept; return address and port. With port 0 the kernel chooses the port.
 
-        Raises
-        ------
-        UsageError
-            The address cannot be bound.
+        Raises UsageError: the address cannot be bound.
         """
         address = (self._settings.bind_host, self.dicom.port)
         name = self.dicom.acceptor

@@ -49,11 +49,8 @@ def certificate_of(secure: ssl.SSLSocket) -> PeerCertificate | None:
 def tls_context(dicom: Dicom, peers: Mapping[str, Peer]) -> ssl.SSLContext | None:
     """Return the context that the configuration asks for, or None without TLS.
 
-    Raises
-    ------
-    UsageError
-        A file is missing, unreadable or not in PEM format, or the certificates of peers are not asked for; the message
-        names the key.
+    Raises UsageError: a file is missing, unreadable or not in PEM format, or the certificates of peers are not asked
+        for; the message names the key.
     """
     for name, peer in peers.items():
         if peer.certificate is not None and (dicom.tls_certificate is None or dicom.tls_client_ca is None):
@@ -71,10 +68,7 @@ def peer_tls_context(peer: Peer, dicom: Dicom) -> ssl.SSLContext | None:
     The peer's certificate must be for its host and signed by `Peer.tls_ca`, or by an authority of the system. The node
     presents its own.
 
-    Raises
-    ------
-    UsageError
-        A file is missing, unreadable or not in PEM format; the message names the key.
+    Raises UsageError: a file is missing, unreadable or not in PEM format; the message names the key.
     """
     if not peer.tls:
         return None

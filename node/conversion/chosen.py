@@ -33,12 +33,8 @@ def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
 class Chosen:
     """The series to convert.
 
-    Attributes
-    ----------
-    include : Selector or None
-        They must fit it; None: every series does.
-    exclude : Selector or None
-        They must not fit it.
+    `include`: they must fit it; None: every series does.
+    `exclude`: they must not fit it.
     """
 
     include: Selector | None = None
@@ -47,12 +43,8 @@ class Chosen:
     def reason_against(self, attributes: Mapping[str, Any], instances: int) -> str | None:
         """Return why a series is not converted, or None if it is.
 
-        Parameters
-        ----------
-        attributes : mapping
-            By the columns of `node.dicom.attributes`.
-        instances : int
-            Their number.
+        `attributes`: by the columns of `node.dicom.attributes`.
+        `instances`: their number.
         """
         facts = known_facts(attributes, instances)
         if self.include is not None and not self.include.matches(facts):
@@ -65,10 +57,7 @@ class Chosen:
 def chosen(include: str | None, exclude: str | None) -> Chosen:
     """Compile the two expressions.
 
-    Raises
-    ------
-    UsageError
-        One is wrong, or has a field that is known only of series that a node has received or converted.
+    Raises UsageError: one is wrong, or has a field that is known only of series that a node has received or converted.
     """
     return Chosen(_compiled("--include", include), _compiled("--exclude", exclude))
 

@@ -28,17 +28,12 @@ _LONG_VALUE_BYTES = 1 << 20
 class SeriesFiles:
     """The data sets of a series, in order. Only the last one stays in memory; others are read again on request.
 
-    Attributes
-    ----------
-    unreadable : list of Exclusion
-        Instances whose files cannot be read; filled during iteration.
-    counts : list of InstanceCounts
-        Counts announced by the readable instances, of an instance with several files only once: a copy is not the
+    `unreadable`: instances whose files cannot be read; filled during iteration.
+    `counts`: counts announced by the readable instances, of an instance with several files only once: a copy is not the
         instance that is missing. Filled during iteration.
-    damaged : list of (str, str)
-        Instances whose files are not as they were received, and how they differ; filled during iteration.
-    headers : dict of SOP Instance UID to InstanceHeader
-        What the readable instances say about their neighbours; filled during iteration.
+    `damaged`, list of (str, str): instances whose files are not as they were received, and how they differ; filled
+        during iteration.
+    `headers`: what the readable instances say about their neighbours; filled during iteration.
     """
 
     def __init__(self, instances: Sequence[tuple[str, Path]], as_received: Mapping[Path, ClaimedInstance]) -> None:

@@ -29,16 +29,10 @@ if TYPE_CHECKING:
 class ReferencedSeries:
     """A series to which instances of a job refer.
 
-    Attributes
-    ----------
-    key : SeriesKey
-        As the instances name it; the study may be empty.
-    instances : tuple of (str, Path)
-        SOP Instance UID and file of each of its instances.
-    problem : (Reason, str) or None
-        Why it cannot be used.
-    is_of_patient : bool
-        The index says that it is of the same patient; else Patient ID (0010,0020) must be the same.
+    `key`: as the instances name it; the study may be empty.
+    `instances`: SOP Instance UID and file of each of its instances.
+    `problem`, (Reason, str) or None: why it cannot be used.
+    `is_of_patient`: the index says that it is of the same patient; else Patient ID (0010,0020) must be the same.
     """
 
     key: SeriesKey
@@ -59,30 +53,17 @@ class Joined:
 class ConversionJob:
     """One series to convert.
 
-    Attributes
-    ----------
-    instances : tuple of (str, Path)
-        SOP Instance UID and file of each instance.
-    folder : Path
-        Existing empty folder for the files.
-    expectation : Expectation or None
-        Expected counts; None: the counts that the data sets announce.
-    as_received : mapping of Path to ClaimedInstance
-        The files that must be as they were received; others are taken as they are.
-    referenced : tuple of ReferencedSeries
-        The series to which the instances refer, as far as they are known; see `Converted.references`.
-    name : str
-        What the names of all files begin with; empty: as in a node, without a name.
-    descriptions : mapping of str to str
-        Fields for the sidecars that people typed, and that a node leaves out.
-    transfer_syntax_uids : frozenset of str
-        Transfer syntaxes of the instances, as they were announced.
-    objects : tuple of ObjectKind
-        The instances without pixels that extensions turn into files.
-    sop_class_uids : frozenset of str or None
-        SOP classes of the instances; None: any.
-    joined : Joined or None
-        The instances are those of several series.
+    `instances`: SOP Instance UID and file of each instance.
+    `folder`: existing empty folder for the files.
+    `expectation`: expected counts; None: the counts that the data sets announce.
+    `as_received`: the files that must be as they were received; others are taken as they are.
+    `referenced`: the series to which the instances refer, as far as they are known; see `Converted.references`.
+    `name`: what the names of all files begin with; empty: as in a node, without a name.
+    `descriptions`: fields for the sidecars that people typed, and that a node leaves out.
+    `transfer_syntax_uids`: transfer syntaxes of the instances, as they were announced.
+    `objects`: the instances without pixels that extensions turn into files.
+    `sop_class_uids`: SOP classes of the instances; None: any.
+    `joined`: the instances are those of several series.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -120,15 +101,11 @@ class ConversionJob:
 class Converted:
     """The result of converting one series.
 
-    Attributes
-    ----------
-    sources : tuple of (int, str, int)
-        Stack, SOP Instance UID, and number of frames of that instance in that stack.
-    damaged : tuple of (str, str)
-        SOP Instance UID of each instance that is not as it was received, and how it differs; then there are no files.
-    references : tuple of SeriesKey
-        The series to which the instances refer. If the job lacks one of them, nothing was converted: the conversion is
-        to be repeated with all of them.
+    `sources`, tuple of (int, str, int): stack, SOP Instance UID, and number of frames of that instance in that stack.
+    `damaged`, tuple of (str, str): SOP Instance UID of each instance that is not as it was received, and how it
+        differs; then there are no files.
+    `references`: the series to which the instances refer. If the job lacks one of them, nothing was converted: the
+        conversion is to be repeated with all of them.
     """
 
     files: tuple[ConvertedFile, ...]
@@ -156,12 +133,8 @@ def converted_file(
 ) -> ConvertedFile:
     """Return the row of a file in the folder of a job.
 
-    Parameters
-    ----------
-    affine_lps : (4, 4) float64 or None, mm
-        From voxel index (column, row, slice) to LPS+.
-    columns
-        Those of `ConvertedFile` that describe the scan, and ``orientation``.
+    `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to LPS+.
+    `columns`: those of `ConvertedFile` that describe the scan, and ``orientation``.
     """
     return ConvertedFile(
         stack=stack,
@@ -198,12 +171,8 @@ def run_with_references(
 
     Only the child process reads data sets, and only the caller knows where other series are.
 
-    Parameters
-    ----------
-    look_up : callable
-        Returns a record for each of these series, whether it is here or not.
-    known : sequence of SeriesKey
-        The references that an earlier conversion found.
+    `look_up`: returns a record for each of these series, whether it is here or not.
+    `known`: the references that an earlier conversion found.
     """
     converted = run(replace(job, referenced=look_up(known)))
     if converted.damaged or set(known).issuperset(converted.references):

@@ -117,11 +117,8 @@ class NameTemplate:
 def name_template(text: str, *, anonymous: bool = False, key: str = "--name") -> NameTemplate:
     """Return a template, from our tokens or from dcm2niix's letters (``%p_%s``).
 
-    Raises
-    ------
-    UsageError
-        A token does not exist, the template names a folder, or a token could name a person and `anonymous` is set. The
-        message names `key`.
+    Raises UsageError: a token does not exist, the template names a folder, or a token could name a person and
+        `anonymous` is set. The message names `key`.
     """
     template = from_dcm2niix(text) if "%" in text else text
     if "/" in template or "\\" in template:

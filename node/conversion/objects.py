@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 class Output:
     """Where and how the files of a series are written.
 
-    Attributes
-    ----------
-    stack : int
-        Number of the first of these files; each further output has the next number.
-    name : str
-        What the names of all files begin with; empty: as in a node, without a name.
-    fields : mapping
-        What every sidecar of the series has.
+    `stack`: number of the first of these files; each further output has the next number.
+    `name`: what the names of all files begin with; empty: as in a node, without a name.
+    `fields`: what every sidecar of the series has.
     """
 
     folder: Path
@@ -69,10 +64,7 @@ class Objects:
     def take(self, ds: Dataset) -> bool:
         """Return whether an instance is of this kind, and keep what its file needs; nothing else reads it then.
 
-        Raises
-        ------
-        ConversionRefused
-            It is of this kind, but cannot be used: it is excluded for this reason.
+        Raises ConversionRefused: it is of this kind, but cannot be used: it is excluded for this reason.
         """
         raise NotImplementedError
 

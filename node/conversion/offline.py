@@ -55,30 +55,17 @@ def convert_folder(
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-    out : Path
-        Created if missing. The files of a series replace those of an earlier conversion of it, and no others.
-    run : callable (ConversionJob, threading.Event) -> Converted
-        The command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
-    workers : int
-        Number of series converted at the same time.
-    on_series : callable (listing)
-        Called after each series, in their order, with what the listing will have of it.
-    layout : Layout or None
-        By default, a folder for each series, named by its number and description.
-    chosen : Chosen or None
-        Which series are converted; by default all. Regions are drawn on images also if these are not chosen.
-    shown : callable
-        Yields the series that it gets, and may show how many are done.
+    `out`: created if missing. The files of a series replace those of an earlier conversion of it, and no others.
+    `run`: the command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
+    `workers`: number of series converted at the same time.
+    `on_series`: called after each series, in their order, with what the listing will have of it.
+    `layout`: by default, a folder for each series, named by its number and description.
+    `chosen`: which series are converted; by default all. Regions are drawn on images also if these are not chosen.
+    `shown`: yields the series that it gets, and may show how many are done.
 
-    Returns
-    -------
-    dict
-        ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
-        ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not
-        DICOM instances, with the reason. The result does not depend on `workers`.
+    ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
+    ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not DICOM
+    instances, with the reason. The result does not depend on `workers`.
     """
     layout = layout or Layout()
     listing = _empty_listing()
@@ -123,11 +110,8 @@ def planned(
 
     `join`: as a conversion with `repair` does, of files that are not in a zip file.
 
-    Returns
-    -------
-    dict
-        ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and
-        ``not_dicom``.
+    ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and
+    ``not_dicom``.
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 

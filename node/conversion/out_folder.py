@@ -30,12 +30,8 @@ MAX_MOVES = 10
 class Layout:
     """Names and places of the files.
 
-    Attributes
-    ----------
-    flat : bool
-        All files are in one folder; otherwise each series has its own.
-    anonymous : bool
-        Neither sidecars nor ``conversion.json`` contain texts that people typed.
+    `flat`: all files are in one folder; otherwise each series has its own.
+    `anonymous`: neither sidecars nor ``conversion.json`` contain texts that people typed.
     """
 
     template: NameTemplate = field(default_factory=lambda: name_template(DEFAULT))

@@ -46,10 +46,7 @@ def convert(job: ConversionJob) -> Converted:
 
     Bad input never raises: an unreadable instance is excluded, and a stack with doubtful geometry is refused.
 
-    Raises
-    ------
-    OSError
-        The folder is not writable.
+    Raises OSError: the folder is not writable.
     """
     began = perf_counter()
     with warnings.catch_warnings(), _rare_garbage_collection():

@@ -50,14 +50,9 @@ class ShortOfResources(VoxelnodeError):
 class Converters:
     """A pool of child processes that grows to the number of concurrent conversions. Thread-safe.
 
-    Parameters
-    ----------
-    niceness : int
-        Niceness of the children.
-    objects : tuple of ObjectKind
-        What jobs have of it (`ConversionJob.objects`), if their instances may be of that kind.
-    options : WriteOptions, optional
-        Those of most jobs: a child loads what they need before its first job, and with the job otherwise.
+    `niceness`: niceness of the children.
+    `objects`: what jobs have of it (`ConversionJob.objects`), if their instances may be of that kind.
+    `options`: those of most jobs: a child loads what they need before its first job, and with the job otherwise.
     """
 
     def __init__(
@@ -75,13 +70,9 @@ class Converters:
     def run(self, job: ConversionJob, limits: ChildLimits, cancelled: threading.Event) -> Converted:
         """Convert one series in a child.
 
-        Raises
-        ------
-        ConverterDied
-            The message gives the cause: a signal, a limit, an error of ours.
-        ShortOfResources
-        ChildCancelled
-            `cancelled` was set first, or the converters are closed; the conversion may begin again.
+        Raises ConverterDied: the message gives the cause: a signal, a limit, an error of ours.
+        Raises ShortOfResources.
+        Raises ChildCancelled: `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
         job = job.with_objects(self.objects)
         apart = Apart(job, limits, tuple(job.files), (job.folder,), self._assistants() if job.has_codestreams else 0)

@@ -71,12 +71,8 @@ class Worker(IndexFollower):
     releases its claims, or another host takes the series over once the lease of this one has ended; that counts as a
     crash of the converter.
 
-    Parameters
-    ----------
-    note_activity : callable
-        Notes in the index which associations are sending an instance now.
-    objects : tuple of ObjectKind
-        The instances without pixels that extensions turn into files.
+    `note_activity`: notes in the index which associations are sending an instance now.
+    `objects`: the instances without pixels that extensions turn into files.
     """
 
     def __init__(

@@ -60,20 +60,12 @@ def write_volumes(
 ) -> SeriesOutcome:
     """Convert a claimed series into files under ``volumes/``; return the outcome to be recorded.
 
-    Parameters
-    ----------
-    run : callable (ConversionJob) -> Converted
-        `node.conversion.pipeline.convert`, or `Converters.run`, which calls it in a child process.
+    `run`: `node.conversion.pipeline.convert`, or `Converters.run`, which calls it in a child process.
 
-    Raises
-    ------
-    SeriesDamaged
-        Files of the series, or of one to which it refers, are not as they were received.
-    ReferencedSeriesOpen
-        The conversion is to wait for another series, unless it has waited for the longest time.
+    Raises SeriesDamaged: files of the series, or of one to which it refers, are not as they were received.
+    Raises ReferencedSeriesOpen: the conversion is to wait for another series, unless it has waited for the longest
+        time.
 
-    Notes
-    -----
     No row names a file that is not durable: one rename moves the folder to ``volumes/`` before `record_outcome` commits
     its rows. If the process dies in between, `sweep` removes the folder without rows at the next start. If the claim is
     lost by then, as the series was deleted, nothing is moved: files of a deleted series do not appear again.
@@ -159,15 +151,9 @@ def record_outcome(
 ) -> bool:
     """Record what `write_volumes` returned; may be called again after an error.
 
-    Returns
-    -------
-    bool
-        False if the claim was lost meanwhile; then nothing is recorded, and the files are removed.
+    The result is False if the claim was lost meanwhile; then nothing is recorded, and the files are removed.
 
-    Raises
-    ------
-    OutOfResources
-        The commit failed, or its outcome is unknown.
+    Raises OutOfResources: the commit failed, or its outcome is unknown.
     """
     recorded = index.series.record_outcome(claimed, outcome, now())
     reached("outcome-recorded")

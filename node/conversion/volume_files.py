@@ -57,17 +57,10 @@ def stem_of(name: str) -> str:
 def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:
     """Return all files in a folder of a revision, as an object store is to have them.
 
-    Parameters
-    ----------
-    folder : Path
-    key : str
-        The folder of the revision, relative to the root.
-    known : mapping
-        Digests of some of the files, by their keys; the other files are read.
+    `key`: the folder of the revision, relative to the root.
+    `known`: digests of some of the files, by their keys; the other files are read.
 
-    Raises
-    ------
-    OSError
+    Raises OSError.
     """
     files = []
     for path in sorted(folder.iterdir()):
@@ -135,15 +128,9 @@ def _sync_all(folder: Path, sync_folder: Callable[[Path], None]) -> None:
 def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda folder: None) -> None:
     """Remove a folder of files, if it exists, and the folders of its series and study if they are empty then.
 
-    Parameters
-    ----------
-    sync_folder : callable (Path)
-        Makes the removal durable.
+    `sync_folder`: makes the removal durable.
 
-    Raises
-    ------
-    OSError
-        The files cannot be removed.
+    Raises OSError: the files cannot be removed.
     """
     with suppress(FileNotFoundError):
         shutil.rmtree(folder)

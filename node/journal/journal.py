@@ -92,19 +92,11 @@ class _Waiting:
 class Journal:
     """The journal in one folder. Many threads may append; one thread reads and frees.
 
-    Parameters
-    ----------
-    folder : Path
-        Created if missing; locked for this process.
-    segment_bytes, max_bytes : int
-        Size of a segment, and of all of them.
+    `folder`: created if missing; locked for this process.
+    `segment_bytes`, `max_bytes`: size of a segment, and of all of them.
 
-    Raises
-    ------
-    JournalUnusable
-        Another process holds it, or a newer version has written it.
-    OSError
-        It cannot be read or made.
+    Raises JournalUnusable: another process holds it, or a newer version has written it.
+    Raises OSError: it cannot be read or made.
     """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES, max_bytes: int = MAX_BYTES) -> None:
@@ -189,29 +181,16 @@ class Journal:
     def append(self, facts: bytes, *payload: bytes) -> int:
         """Append one record; it is durable when this returns.
 
-        Parameters
-        ----------
-        facts : bytes
-            What describes the record.
-        payload : bytes
-            Consecutive parts.
+        `facts`: what describes the record.
+        `payload`: consecutive parts.
 
-        Returns
-        -------
-        int
-            Its sequence number, one more than that of the record before.
+        Its sequence number, one more than that of the record before.
 
-        Raises
-        ------
-        JournalFull
-            No segment was freed within `ROOM_SECONDS`.
-        JournalUnusable
-            The journal is closed.
-        SegmentGone
-            A segment is no longer at its path; no append succeeds any more.
-        OSError
-            There is no room on the disk, or it fails. After anything but want of room, no append succeeds until the
-            journal is opened anew: after a failed sync a later success would prove nothing.
+        Raises JournalFull: no segment was freed within `ROOM_SECONDS`.
+        Raises JournalUnusable: the journal is closed.
+        Raises SegmentGone: a segment is no longer at its path; no append succeeds any more.
+        Raises OSError: there is no room on the disk, or it fails. After anything but want of room, no append succeeds
+            until the journal is opened anew: after a failed sync a later success would prove nothing.
         """
         size = RECORD_HEAD_BYTES + len(facts) + sum(map(len, payload))
         if size > self._segment_bytes - HEADER_BYTES:
@@ -378,17 +357,10 @@ class Journal:
     def read(self, cursor: Cursor, max_records: int, max_bytes: int) -> tuple[list[Record], Cursor]:
         """Return durable records from `cursor` on, and the cursor behind them; for one thread.
 
-        Parameters
-        ----------
-        cursor : Cursor
-            `start` of this journal, or what this method has returned.
-        max_records, max_bytes : int
-            Limits: the records of one call, and the bytes after which it returns.
+        `cursor`: `start` of this journal, or what this method has returned.
+        `max_records`, `max_bytes`: limits: the records of one call, and the bytes after which it returns.
 
-        Raises
-        ------
-        OSError
-            The disk fails, or a record that was written is no longer readable.
+        Raises OSError: the disk fails, or a record that was written is no longer readable.
         """
         records: list[Record] = []
         sequence, offset, size = cursor.sequence, cursor.offset, 0

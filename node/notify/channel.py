@@ -23,14 +23,10 @@ HOOK_VARIABLES = "VOXELNODE_HOOK_"
 class NotDelivered(VoxelnodeError):
     """The message was not delivered; the error gives the reason, without patient data.
 
-    Parameters
-    ----------
-    retry_after : float, optional
-        Wait in seconds that the receiver requested.
-    is_final : bool
-        Whether another attempt would fail in the same way.
-    output : str, optional
-        The end of the output of a command. It may contain patient data, so it goes into the index, never into a log.
+    `retry_after`: wait in seconds that the receiver requested.
+    `is_final`: whether another attempt would fail in the same way.
+    `output`: the end of the output of a command. It may contain patient data, so it goes into the index, never into a
+        log.
     """
 
     def __init__(
@@ -44,16 +40,10 @@ class NotDelivered(VoxelnodeError):
 class DeliveredMessage:
     """A message was delivered.
 
-    Attributes
-    ----------
-    output : str or None
-        The end of the output of a command. It may contain patient data.
-    is_pending : bool
-        The receiver reports the outcome of the job later.
-    location : str or None
-        Where the receiver shows that job.
-    results : object
-        What a plugin returned: the manifest of its results, as JSON values.
+    `output`: the end of the output of a command. It may contain patient data.
+    `is_pending`: the receiver reports the outcome of the job later.
+    `location`: where the receiver shows that job.
+    `results`: what a plugin returned: the manifest of its results, as JSON values.
     """
 
     output: str | None = None

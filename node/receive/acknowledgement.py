@@ -45,19 +45,12 @@ class Acknowledgement:
     def wait(self, outcome: Future[Outcome], seconds: float | None = None) -> Outcome:
         """Return the outcome of an instance that is in the journal, once it may be acknowledged.
 
-        Parameters
-        ----------
-        outcome : Future
-            As given to `Incoming.finish`.
-        seconds : float or None
-            Longest wait; None: that of the configuration.
+        `outcome`: as given to `Incoming.finish`.
+        `seconds`: longest wait; None: that of the configuration.
 
-        Raises
-        ------
-        OutOfResources
-            That takes longer, or only the disk of this host has these bytes, which is not what was promised.
-        NotUnderstood
-            The index can never take it: it is in quarantine.
+        Raises OutOfResources: that takes longer, or only the disk of this host has these bytes, which is not what was
+            promised.
+        Raises NotUnderstood: the index can never take it: it is in quarantine.
         """
         with self._metrics.acknowledge_seconds.time():
             try:

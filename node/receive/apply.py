@@ -72,17 +72,10 @@ _Applicable = tuple[Record, Received | AssociationEnd | None]
 class Applier(BackgroundService):
     """Apply records in their order, on one thread.
 
-    Parameters
-    ----------
-    journal : Journal
-        Before its `replay`.
-    is_awaited : bool
-        Senders wait for the index: records are applied at once.
+    `journal`: before its `replay`.
+    `is_awaited`: senders wait for the index: records are applied at once.
 
-    Attributes
-    ----------
-    lacks_segments : bool
-        `replay` found damage: files that a power cut took may not have been written again.
+    `lacks_segments`: `replay` found damage: files that a power cut took may not have been written again.
     """
 
     def __init__(

@@ -153,17 +153,10 @@ class Conflicts:
 
         Patient, study and series get the attributes of the version, and a series that it leaves is converted again.
 
-        Parameters
-        ----------
-        alike : bool
-            Also those in all undecided conflicts of the same kind, study and sender.
+        `alike`: also those in all undecided conflicts of the same kind, study and sender.
 
-        Raises
-        ------
-        NotDecidable
-            The conflict has no version to accept. With `alike`, those before it are decided.
-        NotReleased
-            The file is not a DICOM file that can be indexed.
+        Raises NotDecidable: the conflict has no version to accept. With `alike`, those before it are decided.
+        Raises NotReleased: the file is not a DICOM file that can be indexed.
         """
         decided = []
         for row in self._rows(conflict, alike):

@@ -50,20 +50,12 @@ def import_instances(
 ) -> ImportReport:
     """Store and index every instance in `paths`; instances that are stored already are skipped, so it may be repeated.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-        Folders, files, zip files, DICOMDIRs.
-    on_file : callable
-        Called on this thread after each file.
-    refers : bool
-        Copy nothing where the archive can have a link to a file instead: a DICOM file with a head as the node writes
-        it. Others are written as always.
+    `paths`: folders, files, zip files, DICOMDIRs.
+    `on_file`: called on this thread after each file.
+    `refers`: copy nothing where the archive can have a link to a file instead: a DICOM file with a head as the node
+        writes it. Others are written as always.
 
-    Raises
-    ------
-    OutOfResources
-        The disk is full, or the index does not commit; instances that were stored before stay.
+    Raises OutOfResources: the disk is full, or the index does not commit; instances that were stored before stay.
     """
     report = ImportReport()
     origin = import_origin()

@@ -95,32 +95,18 @@ class Announced:
 class Ingest:
     """Receive instances; safe to use from many threads.
 
-    Parameters
-    ----------
-    maximum_bytes : int
-        Largest data set that is accepted.
-    overwrite_policy : {"never", "replace", "keep_both"}
-        What happens to other bytes under a SOP Instance UID that is stored; see
+    `maximum_bytes`: largest data set that is accepted.
+    `overwrite_policy`: what happens to other bytes under a SOP Instance UID that is stored; see
         `node.index.nouns.received.add_instances`.
-    transfers : Transfers or None
-        Notes each instance that is stored, for the audit log.
-    aborted_grace_seconds : float
-        Wait of a series after its last instance if its association was not released.
-    conflict_answer : {"success", "warning"}
-        Whether the sender of a version that is not current gets a warning.
-    acknowledge_seconds : float
-        See `Acknowledgement`.
-    any_uids : bool
-        Whether UIDs may have other characters than digits and dots; see `is_identifier`.
+    `transfers`: notes each instance that is stored, for the audit log.
+    `aborted_grace_seconds`: wait of a series after its last instance if its association was not released.
+    `conflict_answer`: whether the sender of a version that is not current gets a warning.
+    `acknowledge_seconds`: see `Acknowledgement`.
+    `any_uids`: whether UIDs may have other characters than digits and dots; see `is_identifier`.
 
-    Attributes
-    ----------
-    acknowledgement : Acknowledgement or None
-        What is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
-    warns : bool
-        Whether the sender of a version that is not current gets a warning.
-    gaps : sequence of str
-        What was acknowledged before and is not known any more, until a person accepts it (`node.index.nouns.lost`).
+    `acknowledgement`: what is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
+    `warns`: whether the sender of a version that is not current gets a warning.
+    `gaps`: what was acknowledged before and is not known any more, until a person accepts it (`node.index.nouns.lost`).
     """
 
     def __init__(
@@ -160,17 +146,11 @@ class Ingest:
     def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
         """Return the receiver of the bytes of one data set.
 
-        Parameters
-        ----------
-        overwrite_policy : {"never", "replace", "keep_both", "accept"} or None
-            For this instance; None: that of the node.
+        `overwrite_policy`: for this instance; None: that of the node.
 
-        Raises
-        ------
-        OutOfResources
-            The disk is down to its reserve, intake has stopped, or the instance could not be acknowledged.
-        NotUnderstood
-            A UID is missing, longer than 64 characters, or none that the node accepts.
+        Raises OutOfResources: the disk is down to its reserve, intake has stopped, or the instance could not be
+            acknowledged.
+        Raises NotUnderstood: a UID is missing, longer than 64 characters, or none that the node accepts.
         """
         if self._closed.is_set():
             raise OutOfResources("the node is stopping")
@@ -320,21 +300,12 @@ class Incoming:
     def finish(self, outcome: Future[Outcome] | None = None) -> None:
         """Make the instance durable; after this it may be acknowledged.
 
-        Parameters
-        ----------
-        outcome : Future or None
-            Gets the outcome when the instance is indexed.
+        `outcome`: gets the outcome when the instance is indexed.
 
-        Raises
-        ------
-        NotUnderstood
-            The data set cannot be read, or lacks an identifying UID.
-        ClassMismatch
-            Its class or UID is not the announced one.
-        NotPermitted
-            It is of another study or series than the peer was asked for.
-        OutOfResources
-            It could not be made durable.
+        Raises NotUnderstood: the data set cannot be read, or lacks an identifying UID.
+        Raises ClassMismatch: its class or UID is not the announced one.
+        Raises NotPermitted: it is of another study or series than the peer was asked for.
+        Raises OutOfResources: it could not be made durable.
         """
         data_set = self._data_set.in_memory()
         try:

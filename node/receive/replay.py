@@ -39,10 +39,8 @@ class JournalReplay:
 
     `apply`: applies records, and returns how many of them are of instances.
 
-    Attributes
-    ----------
-    is_damaged : bool
-        Records could not be read, or are missing: files that a power cut took may not have been written again.
+    `is_damaged`: records could not be read, or are missing: files that a power cut took may not have been written
+        again.
     """
 
     def __init__(

@@ -78,22 +78,13 @@ def load(
 ) -> Configuration:
     """Return the configuration from other defaults, files, the environment and `flags`, in ascending precedence.
 
-    Parameters
-    ----------
-    file
-        TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if it
-        exists, else no file. Its drop-ins are read as well (`node.settings.files`).
-    flags
-        Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
-    options
-        The options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.
-    drafts
-        Contents of files that are not written yet.
+    `file`: TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if
+        it exists, else no file. Its drop-ins are read as well (`node.settings.files`).
+    `flags`: dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
+    `options`: the options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.
+    `drafts`: contents of files that are not written yet.
 
-    Raises
-    ------
-    UsageError
-        A file cannot be read, or a key or value is invalid; the message has one line for each mistake.
+    Raises UsageError: a file cannot be read, or a key or value is invalid; the message has one line for each mistake.
     """
     chosen = _chosen_file(file)
     defaults = os.environ.get(DEFAULTS_VARIABLE)

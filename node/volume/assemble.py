@@ -59,27 +59,16 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
     Every frame of every instance is in exactly one volume, exclusion or refusal. The result does not depend on the
     order of `datasets`.
 
-    Parameters
-    ----------
-    datasets : iterable of Dataset
-        Instances of one Series Instance UID, in any order; copies of an instance count once. Only their stored pixels
-        are kept in memory.
-    dataset_of : callable (SOP Instance UID) -> Dataset, optional
-        Returns the first data set with a UID again; only the few that supply the fields of a volume are requested.
-        Without it, all data sets are kept in memory, which takes several times the size of the pixels if instances
-        are small.
-    repair : bool
-        Correct wrong headers where other values prove it; the volumes have the warning ``repaired``.
+    `datasets`: instances of one Series Instance UID, in any order; copies of an instance count once. Only their stored
+        pixels are kept in memory.
+    `dataset_of`: returns the first data set with a UID again; only the few that supply the fields of a volume are
+        requested. Without it, all data sets are kept in memory, which takes several times the size of the pixels if
+        instances are small.
+    `repair`: correct wrong headers where other values prove it; the volumes have the warning ``repaired``.
 
-    Returns
-    -------
-    Assembly
-        Volumes in LPS and mm, refusals and exclusions.
+    Volumes in LPS and mm, refusals and exclusions.
 
-    Raises
-    ------
-    VoxelnodeError
-        A frame was lost or duplicated: a bug in this program, never a fault of the data.
+    Raises VoxelnodeError: a frame was lost or duplicated: a bug in this program, never a fault of the data.
     """
     if dataset_of is None:
         datasets = list(datasets)

@@ -30,20 +30,12 @@ def opened_nifti(path: Path) -> nifti1.Nifti1Image | nifti2.Nifti2Image:
 def read_voxels(path: Path) -> tuple[Array, Float]:
     """Return a volume file as it is: NIfTI as nibabel reads it, other formats as SimpleITK does.
 
-    Returns
-    -------
-    voxels : (i, j, k) or (i, j, k, time) array
-        Real values, first axis of the file first; in the type of the file unless it has a slope and an intercept.
-        Colours are a structured type of ``R``, ``G`` and ``B``.
-    affine_lps : (4, 4) float64, mm
-        From (i, j, k) to LPS+.
+    `voxels`, (i, j, k) or (i, j, k, time) array: real values, first axis of the file first; in the type of the file
+        unless it has a slope and an intercept. Colours are a structured type of ``R``, ``G`` and ``B``.
+    `affine_lps`, (4, 4) float64, mm: from (i, j, k) to LPS+.
 
-    Raises
-    ------
-    OSError
-        The file is missing.
-    ValueError
-        It is no volume that the libraries can read.
+    Raises OSError: the file is missing.
+    Raises ValueError: it is no volume that the libraries can read.
     """
     with _refused(path):
         if path.name.endswith(NIFTI):

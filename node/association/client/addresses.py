@@ -58,10 +58,7 @@ class PeerAddresses(Mapping[str, Address]):
 def _addresses(settings: Settings) -> dict[str, Address]:
     """Return the addresses of all peers that have a host, by AE title.
 
-    Raises
-    ------
-    UsageError
-        The TLS files of a peer cannot be used.
+    Raises UsageError: the TLS files of a peer cannot be used.
     """
     return {
         peer.ae_title: _configured(name, peer, peer.host, settings)
@@ -73,10 +70,7 @@ def _addresses(settings: Settings) -> dict[str, Address]:
 def address_of(name: str, settings: Settings) -> Address:
     """Return the address of a peer, given as a name in [peers] or as AET@HOST:PORT.
 
-    Raises
-    ------
-    UsageError
-        The name is neither, the peer has no host, or its TLS files cannot be used.
+    Raises UsageError: the name is neither, the peer has no host, or its TLS files cannot be used.
     """
     peer = settings.peers.get(name)
     if peer is None:

@@ -107,17 +107,10 @@ def association(
 ) -> Iterator[RequestedAssociation]:
     """Open an association for a ``with`` block: released at its end, aborted after an error.
 
-    Parameters
-    ----------
-    timeout : float, seconds
-        Longest wait for the connection, for its acceptance and for each response.
-    is_abandoned : callable
-        Called every half second of a wait for a response; True ends the association.
+    `timeout`: longest wait for the connection, for its acceptance and for each response.
+    `is_abandoned`: called every half second of a wait for a response; True ends the association.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
     """
     assoc = _associated(peer, calling_ae_title, contexts, timeout, roles or {})
     assoc.is_abandoned = is_abandoned
@@ -162,12 +155,8 @@ def _associated(
 class RequestedAssociation(Association):
     """An association that the node requested; for one thread.
 
-    Attributes
-    ----------
-    is_abandoned : callable
-        Whether nobody wants the answers of the peer any more.
-    maximum_data_set_bytes : int
-        Longest data set of an answer.
+    `is_abandoned`: whether nobody wants the answers of the peer any more.
+    `maximum_data_set_bytes`: longest data set of an answer.
     """
 
     def __init__(self, connected: socket.socket, peer: Address, timeout: float) -> None:
@@ -188,10 +177,7 @@ class RequestedAssociation(Association):
     def negotiate(self, calling_ae_title: str, contexts: Sequence[PresentationContext], roles: Roles) -> None:
         """Propose `contexts` and `roles`, and process the answer.
 
-        Raises
-        ------
-        NoAssociation
-            The peer rejects the association, does not answer, or accepts no context.
+        Raises NoAssociation: the peer rejects the association, does not answer, or accepts no context.
         """
         self._framing.expect_answer()
         try:
@@ -219,10 +205,7 @@ class RequestedAssociation(Association):
     def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
         """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
 
-        Raises
-        ------
-        AssociationLost
-            The peer is gone, or the file is shorter than it was; the association is aborted.
+        Raises AssociationLost: the peer is gone, or the file is shorter than it was; the association is aborted.
         """
         try:
             super().send_instance(context_id, elements, source)
@@ -232,10 +215,7 @@ class RequestedAssociation(Association):
     def receive(self) -> DimseMessage:
         """Return the next message of the peer.
 
-        Raises
-        ------
-        AssociationLost
-            The peer ended the association, or did not answer in time.
+        Raises AssociationLost: the peer ended the association, or did not answer in time.
         """
         command: CommandSet | None = None
         encoded_command, data_set = bytearray(), bytearray()
@@ -275,10 +255,8 @@ class RequestedAssociation(Association):
     def answer_to(self, message_id: int) -> CommandSet:
         """Return the response to a request that has one response only, without its data set.
 
-        Raises
-        ------
-        AssociationLost
-            The peer sent something else first: its answers would be taken for those of other requests.
+        Raises AssociationLost: the peer sent something else first: its answers would be taken for those of other
+            requests.
         """
         answer = self.receive().command
         if not answer.is_response or answer.responded_to != message_id:
@@ -288,10 +266,7 @@ class RequestedAssociation(Association):
     def decoded(self, message: DimseMessage) -> Dataset:
         """Return the decoded data set of a message.
 
-        Raises
-        ------
-        AssociationLost
-            The data set cannot be decoded.
+        Raises AssociationLost: the data set cannot be decoded.
         """
         try:
             syntax = UID(self.accepted[message.context_id].transfer_syntax_uid)

@@ -81,17 +81,10 @@ def request_commitment(
 ) -> CommitmentReport | None:
     """Ask a peer to keep instances, and return its report; None if the report comes later.
 
-    Parameters
-    ----------
-    references : sequence of (str, str)
-        SOP Class UID and SOP Instance UID of each instance.
+    `references`, sequence of (str, str): SOP Class UID and SOP Instance UID of each instance.
 
-    Raises
-    ------
-    NoAssociation
-        The peer cannot be reached or rejects the association.
-    CommitmentRefused
-        It does not offer the service, or refuses the request.
+    Raises NoAssociation: the peer cannot be reached or rejects the association.
+    Raises CommitmentRefused: it does not offer the service, or refuses the request.
     """
     contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     try:

@@ -22,12 +22,8 @@ class EchoFailed(VoxelnodeError):
 def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
     """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    EchoFailed
-        C-ECHO was not answered in time, or not with success.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises EchoFailed: C-ECHO was not answered in time, or not with success.
     """
     began = perf_counter()
     try:

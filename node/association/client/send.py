@@ -216,15 +216,9 @@ def bytes_for_peer(
 ) -> Iterator[tuple[int, InstanceBytes]]:
     """Yield the ID of an accepted context for an instance, and its bytes for that context.
 
-    Parameters
-    ----------
-    accepted : mapping of transfer syntax UID to context ID
-        The accepted contexts of its SOP class.
+    `accepted`: the accepted contexts of its SOP class.
 
-    Raises
-    ------
-    NotSendable
-        No context fits, the file is damaged or missing, or it cannot be decompressed.
+    Raises NotSendable: no context fits, the file is damaged or missing, or it cannot be decompressed.
     """
     target = choose_target(instance.transfer_syntax_uid, accepted.keys())
     if target is None:
@@ -287,12 +281,9 @@ def batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 def send_files(paths: Sequence[Path], peer: Address, calling_ae_title: str, timeout: float = 60.0) -> int:
     """Send files unchanged and return their number.
 
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    SendFailed
-        A file is not DICOM, its context was refused, or its answer was a failure; the files before it are sent.
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises SendFailed: a file is not DICOM, its context was refused, or its answer was a failure; the files before it
+        are sent.
     """
     instances = [read_outgoing(path) for path in paths]
     for sent in send(instances, peer, calling_ae_title, never_transcode, timeout):
@@ -324,10 +315,7 @@ def read_outgoing(path: Path) -> Outgoing:
 def outgoing_of(instances: Iterable[StoredInstance], root: Path, local: LocalFile | None = None) -> list[Outgoing]:
     """Return the selected instances with their files below the root of the archive.
 
-    Parameters
-    ----------
-    local : LocalFile or None
-        Fetches files that are not there; None: all of them are.
+    `local`: fetches files that are not there; None: all of them are.
     """
     return [
         Outgoing(
@@ -347,10 +335,7 @@ def outgoing_of(instances: Iterable[StoredInstance], root: Path, local: LocalFil
 class Transcoder:
     """Decompresses in a child process into a file that is removed after it was sent.
 
-    Parameters
-    ----------
-    folder : Path
-        `Archive.incoming`: the files lie beside part files; after a crash the next start removes them.
+    `folder`: `Archive.incoming`: the files lie beside part files; after a crash the next start removes them.
     """
 
     def __init__(self, decoder: Decoder, folder: Path) -> None:

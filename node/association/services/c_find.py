@@ -98,8 +98,6 @@ class FinalStatus:
 def serve_c_find(operation: Operation, service: FindService) -> None:
     """Serve one C-FIND-RQ, on the association's own thread.
 
-    Notes
-    -----
     The final status, PS3.4 C.4.1.1.4:
 
     * 0x0000: every answer was sent, each with 0xFF00, or with 0xFF01 if the query has unsupported optional keys

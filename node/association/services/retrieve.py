@@ -155,13 +155,9 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
 def read_selection(identifier: Dataset, model: QueryModel) -> Selection:
     """Return the selection of an identifier.
 
-    Raises
-    ------
-    IdentifierMismatch
-        The level is not in the model, the unique key of the level is missing, or a key above it has several values.
+    Raises IdentifierMismatch: the level is not in the model, the unique key of the level is missing, or a key above it
+        has several values.
 
-    Notes
-    -----
     PS3.4 C.4.2.2.1: the unique key of the level may be a list of UIDs. Unique keys of higher levels may be
     omitted, as in a relational retrieve (PS3.4 C.4.2.2.2): a UID alone is unambiguous.
     """

@@ -119,14 +119,9 @@ OPENINGS = (
 class Phantom:
     """The series, and the volume that it must yield.
 
-    Attributes
-    ----------
-    instances : list of Dataset
-        Not in the order of their positions, as from some senders.
-    hounsfield : (slices, rows, columns) int16
-        Voxels, with slices in order along the normal of the planes.
-    affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+.
+    `instances`: not in the order of their positions, as from some senders.
+    `hounsfield`, (slices, rows, columns) int16: voxels, with slices in order along the normal of the planes.
+    `affine_lps`, (4, 4) float64, mm: from (column, row, slice) to LPS+.
     """
 
     instances: list[Dataset]
@@ -273,13 +268,9 @@ def _decimal(numbers: NDArray[Any]) -> Iterator[str]:
 class Truth:
     """The expected volume of one series.
 
-    Attributes
-    ----------
-    title : str
-        Descriptive name.
-    voxels : (slices, rows, columns), Hounsfield units
-    affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+; the slice axis of a single slice is ignored.
+    `title`: descriptive name.
+    `voxels`: (slices, rows, columns), Hounsfield units
+    `affine_lps`, (4, 4) float64, mm: from (column, row, slice) to LPS+; the slice axis of a single slice is ignored.
     """
 
     title: str
@@ -290,8 +281,6 @@ class Truth:
 def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
     """Return the Series Instance UID and the expected volume of an evenly spaced CT series, read from its files.
 
-    Notes
-    -----
     PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
     """
     instances = [dcmread(path) for path in paths]
@@ -315,12 +304,8 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float64) -> str | None:
 
     Axes may have a different order or direction if the affine agrees.
 
-    Parameters
-    ----------
-    voxels : (columns, rows, slices)
-        Real-world values.
-    affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+.
+    `voxels`, (columns, rows, slices): real-world values.
+    `affine_lps`, (4, 4) float64, mm: from (column, row, slice) to LPS+.
     """
     expected = truth.voxels.transpose(2, 1, 0)
     right = truth.affine_lps.copy()

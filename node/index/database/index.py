@@ -81,32 +81,17 @@ class _NothingAhead:
 class Index:
     """The rows of one root, one repository a noun.
 
-    Parameters
-    ----------
-    url : str or None
-        ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
-    on_disk_error : callable
-        See `IndexWriter`.
-    host : str
-        The name of this host, if several can share the index.
-    has_roots : bool
-        Each of them has a root of its own, and they share an object store.
+    `url`: ``[index] url``; None: ``index.sqlite`` in the root. The database is created or upgraded.
+    `on_disk_error`: see `IndexWriter`.
+    `host`: the name of this host, if several can share the index.
+    `has_roots`: each of them has a root of its own, and they share an object store.
 
-    Attributes
-    ----------
-    sharing : Sharing
-        Of this host.
-    now : callable () -> aware datetime
-        The clock that all hosts of the index share.
-    large_counts : LargeCounts
-        Counts that read whole tables.
-    watch : ServerWatch or None
-        None: the index is a file.
+    `sharing`: of this host.
+    `now`: the clock that all hosts of the index share.
+    `large_counts`: counts that read whole tables.
+    `watch`: None: the index is a file.
 
-    Raises
-    ------
-    IndexUnusable
-        The file is damaged or newer than this program.
+    Raises IndexUnusable: the file is damaged or newer than this program.
     """
 
     def __init__(
@@ -198,18 +183,11 @@ class Index:
     def reading(self, *, wait: bool = True, following: bool = False) -> Iterator[ReadIndex]:
         """Open a view of the committed rows, beside the writer; for one thread.
 
-        Parameters
-        ----------
-        wait : bool
-            Wait until what was acknowledged before this call is in the view. Monitoring, and what follows commits, look
-            at once instead.
-        following : bool
-            Rows are read behind a cursor: leave out those before which others may still be committed.
+        `wait`: wait until what was acknowledged before this call is in the view. Monitoring, and what follows commits,
+            look at once instead.
+        `following`: rows are read behind a cursor: leave out those before which others may still be committed.
 
-        Raises
-        ------
-        QueryRefused
-            What was acknowledged does not become part of the view in time.
+        Raises QueryRefused: what was acknowledged does not become part of the view in time.
         """
         if wait:
             self.ahead.require_caught_up()

@@ -89,14 +89,9 @@ class Interrupted(VoxelnodeError):
 class WorkLoop(IndexFollower):
     """Does work when it is due.
 
-    Parameters
-    ----------
-    name : str
-        Of its thread.
-    lease : str or None
-        The lease that a host needs for the work; None: every host does it.
-    within : float, seconds
-        Longest delay from a commit to the next step.
+    `name`: of its thread.
+    `lease`: the lease that a host needs for the work; None: every host does it.
+    `within`: longest delay from a commit to the next step.
     """
 
     def __init__(
@@ -139,14 +134,9 @@ class Step(Protocol):
 class RequestLoop(WorkLoop):
     """Does the work of some kinds, each piece of it by the step of its kind.
 
-    Parameters
-    ----------
-    name : str
-        Of its thread, and of the work that one host does at a time.
-    lanes : int
-        Lanes in which work is done at the same time.
-    host : str or None
-        Each host does its own work, whose lanes have this destination.
+    `name`: of its thread, and of the work that one host does at a time.
+    `lanes`: lanes in which work is done at the same time.
+    `host`: each host does its own work, whose lanes have this destination.
     """
 
     def __init__(
@@ -244,11 +234,7 @@ class MessageLoop(WorkLoop):
     waits in a row, and later messages of its study wait behind it; other studies continue. If the process dies between
     a delivery and the record of it, the next start delivers the message again with the same id.
 
-    Parameters
-    ----------
-    lane : Lane
-    events : collection of LedgerEvent
-        The events that it subscribes to.
+    `events`: the events that it subscribes to.
     """
 
     def __init__(

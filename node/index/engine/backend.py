@@ -110,14 +110,9 @@ def place_of(root: Path, url: str | None) -> Place:
 class Standbys:
     """The standbys of a server.
 
-    Attributes
-    ----------
-    counts : mapping of str to int
-        How many there are, by how they follow; ``unknown`` without the right to see it.
-    weakness : str or None
-        Why a commit may be lost although it was durable.
-    stall : str or None
-        Why no commit ends at present.
+    `counts`: how many there are, by how they follow; ``unknown`` without the right to see it.
+    `weakness`: why a commit may be lost although it was durable.
+    `stall`: why no commit ends at present.
     """
 
     counts: Mapping[str, int]

@@ -38,23 +38,16 @@ SEEN_WITH_STUDY_OR_SERIES = OF_STUDY_OR_SERIES.format(of_study="t.series_instanc
 class IndexTables:
     """The tables that an extension has in the index.
 
-    Attributes
-    ----------
-    metadata : MetaData
-        Foreign keys name tables of its own, patients, studies, series and images; ``ondelete`` of the latter is CASCADE
-        or SET NULL. A number that the database gives is called ``id``.
-    migrations : Path
-        Folder of its migrations by Alembic, which begin with one without `down_revision` and have no `depends_on`.
-    revision : str
-        The last of them. Each is called as the extension, with an underscore and a number or a word behind it.
-    seen : mapping of str to str
-        By table, in SQL, which rows (``t``) those see who see their projects only; of other tables, they see nothing.
-        The tables that it reads have what they see.
-    views : mapping of str to str
-        The queries of its documented views, by name.
-    forget : callable
-        Called with the Study Instance UID when the last files of a study, or of a part of it, are deleted, in that
-        transaction: deletes the rows that name by UID what is not there any more.
+    `metadata`: foreign keys name tables of its own, patients, studies, series and images; ``ondelete`` of the latter is
+        CASCADE or SET NULL. A number that the database gives is called ``id``.
+    `migrations`: folder of its migrations by Alembic, which begin with one without `down_revision` and have no
+        `depends_on`.
+    `revision`: the last of them. Each is called as the extension, with an underscore and a number or a word behind it.
+    `seen`: by table, in SQL, which rows (``t``) those see who see their projects only; of other tables, they see
+        nothing. The tables that it reads have what they see.
+    `views`: the queries of its documented views, by name.
+    `forget`: called with the Study Instance UID when the last files of a study, or of a part of it, are deleted, in
+        that transaction: deletes the rows that name by UID what is not there any more.
     """
 
     metadata: MetaData

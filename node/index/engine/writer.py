@@ -119,19 +119,13 @@ class IndexWriter:
     def run(self, work: Callable[[Connection], T], *, durable: bool = True, takes_many_locks: bool = False) -> T:
         """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
 
-        Parameters
-        ----------
-        durable : bool
-            Sync the commit. Without it, a power cut may undo this commit, but no durable one that came before it.
-        takes_many_locks : bool
-            On rows that other writers may be about to lock.
+        `durable`: sync the commit. Without it, a power cut may undo this commit, but no durable one that came before
+            it.
+        `takes_many_locks`: on rows that other writers may be about to lock.
 
-        Raises
-        ------
-        OutOfResources
-            The commit failed or may have failed.
-        OutOfScope
-            The caller has a scope (`node.index.engine.scope`): whoever has compared the change with it leaves it first.
+        Raises OutOfResources: the commit failed or may have failed.
+        Raises OutOfScope: the caller has a scope (`node.index.engine.scope`): whoever has compared the change with it
+            leaves it first.
         """
         if current_scope() is not None:
             raise OutOfScope("what a caller changes is compared with their projects first")

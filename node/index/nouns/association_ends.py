@@ -154,20 +154,12 @@ def _wait_after_end(
     A series that is closed already gets another verdict: an idle association may end long after its last instance. The
     node's own end says nothing about a series that was quiet by then.
 
-    Parameters
-    ----------
-    calling_ae_title : str
-        The sender. Its grace ends when it comes back, with an association that begins later.
-    grace : timedelta
-        Wait after the last instance; never shortens a longer wait.
-    why : str
-        How the association ended, in one word.
-    party : Party
-        Who ended it.
-    not_over : collection of SeriesKey
-        Series that were not quiet, whatever their waits say.
-    ending_at : datetime or None
-        When the node began to end it; None: now.
+    `calling_ae_title`: the sender. Its grace ends when it comes back, with an association that begins later.
+    `grace`: wait after the last instance; never shortens a longer wait.
+    `why`: how the association ended, in one word.
+    `party`: who ended it.
+    `not_over`: series that were not quiet, whatever their waits say.
+    `ending_at`: when the node began to end it; None: now.
     """
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
@@ -223,14 +215,9 @@ def _note_return(
     It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
     knew which instances were not acknowledged. A closed series is judged again.
 
-    Parameters
-    ----------
-    keys : collection of SeriesKey
-        The series of which `doubted_series` says so.
-    repeated : mapping
-        How many instances of each series it repeated; fewer than it had brought before tell nothing.
-    began_at : datetime
-        Begin of the association, after the abort: one that was open meanwhile tells nothing.
+    `keys`: the series of which `doubted_series` says so.
+    `repeated`: how many instances of each series it repeated; fewer than it had brought before tell nothing.
+    `began_at`: begin of the association, after the abort: one that was open meanwhile tells nothing.
     """
     for key in keys:
         for row in connection.execute(held_at(key)).all():

@@ -81,17 +81,10 @@ class ClaimEnds(IndexRepository):
     ) -> bool:
         """Record that the converter crashed on a series: it is due again later, or `failed` after too many attempts.
 
-        Parameters
-        ----------
-        detail : str
-            The cause, in a sentence.
-        attempts : int
-            Number of crashes after which the series is set aside.
+        `detail`: the cause, in a sentence.
+        `attempts`: number of crashes after which the series is set aside.
 
-        Returns
-        -------
-        bool
-            Whether it will be tried again.
+        The result says whether it will be tried again.
         """
         before = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar()
         if before is None:  # the series was deleted meanwhile

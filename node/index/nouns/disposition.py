@@ -17,17 +17,11 @@ NOT_THERE = frozenset({Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED})
 class First:
     """The instance that has the UID in the index.
 
-    Attributes
-    ----------
-    holder : str or None
-        The only host that has its file; see `node.index.engine.sharing`.
-    is_pending : bool
-        Its row is yet to be inserted: it is of the same batch.
-    is_of_series : bool
-        The received one is of the same series by its own UIDs; only asked if the bytes differ.
-    had_digest : bool
-        The received bytes have the digest that the row had before `fsck` believed its file; only asked of the same
-        series.
+    `holder`: the only host that has its file; see `node.index.engine.sharing`.
+    `is_pending`: its row is yet to be inserted: it is of the same batch.
+    `is_of_series`: the received one is of the same series by its own UIDs; only asked if the bytes differ.
+    `had_digest`: the received bytes have the digest that the row had before `fsck` believed its file; only asked of the
+        same series.
     """
 
     sha256: str

@@ -79,30 +79,17 @@ class InstanceRepository(IndexRepository):
     ) -> list[Indexed]:
         """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 
-        Parameters
-        ----------
-        applied : Applied or None
-            The last record of the journal that they came from, noted in the same transaction: the commit is not synced
-            then, because the journal still has them. Without it, the commit is durable when this returns.
-        flaws : mapping or None
-            The stored files that are not whole, by key; None: nothing was compared. See
+        `applied`: the last record of the journal that they came from, noted in the same transaction: the commit is not
+            synced then, because the journal still has them. Without it, the commit is durable when this returns.
+        `flaws`: the stored files that are not whole, by key; None: nothing was compared. See
             `node.receive.stored_files.add_compared`.
-        ends : sequence of AssociationEnd
-            The ends of associations that came with them, which count after all of `batch`.
+        `ends`: the ends of associations that came with them, which count after all of `batch`.
 
-        Returns
-        -------
-        list of Kept
-            In the order of `batch`.
+        The answers are in the order of `batch`.
 
-        Raises
-        ------
-        NotCompared
-            An instance is there already, and `flaws` is None; nothing of the batch was written.
-        NotIndexable
-            The rows of an instance cannot be written; nothing of the batch was.
-        OutOfResources
-            The commit failed or may have failed: try again.
+        Raises NotCompared: an instance is there already, and `flaws` is None; nothing of the batch was written.
+        Raises NotIndexable: the rows of an instance cannot be written; nothing of the batch was.
+        Raises OutOfResources: the commit failed or may have failed: try again.
         """
         self._note_received()
 

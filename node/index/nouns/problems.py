@@ -43,17 +43,10 @@ class ProblemRepository(IndexRepository):
     ) -> list[SeriesProblem]:
         """Record that a person has seen the problems of series and leaves them as they are, in one transaction.
 
-        Parameters
-        ----------
-        problems : Sequence[SeriesProblem]
-            The ``problem`` of each row that the person saw.
-        reason : str
-            Why nothing is to be done, in the words of the person.
+        `problems`: the ``problem`` of each row that the person saw.
+        `reason`: why nothing is to be done, in the words of the person.
 
-        Returns
-        -------
-        list[SeriesProblem]
-            Those that were recorded: not those whose series is not there or has changed since.
+        The result has those that were recorded: not those whose series is not there or has changed since.
         """
         done = []
         for key, problem in problems:

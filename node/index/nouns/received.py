@@ -85,33 +85,18 @@ def add_instances(
     Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
     places, then images, then series, each kind in its order, so that none waits for another that waits for it.
 
-    Parameters
-    ----------
-    flaws : mapping or None
-        The kept files under the UIDs of the batch that were just found not to be whole, by key; None: most instances
-        are new, and nothing was compared yet.
-    holder : str or None
-        The host that alone has the files; see `node.index.engine.sharing`.
-    host : str
-        The host that has received them, if several share the index.
-    are_acknowledged : bool
-        They come from the journal: one that becomes current stands for the lost versions of its UID.
+    `flaws`: the kept files under the UIDs of the batch that were just found not to be whole, by key; None: most
+        instances are new, and nothing was compared yet.
+    `holder`: the host that alone has the files; see `node.index.engine.sharing`.
+    `host`: the host that has received them, if several share the index.
+    `are_acknowledged`: they come from the journal: one that becomes current stands for the lost versions of its UID.
 
-    Returns
-    -------
-    list of Kept
-        In the order of `batch`.
+    The answers are in the order of `batch`.
 
-    Raises
-    ------
-    NotCompared
-        An instance is there already, and `flaws` is None.
-    Overtaken
-        Another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done again, this
-        finds it.
+    Raises NotCompared: an instance is there already, and `flaws` is None.
+    Raises Overtaken: another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done
+        again, this finds it.
 
-    Notes
-    -----
     The first instance of a patient, study or series sets the attributes of the level. Recorded in `conflicts` are a
     study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
     persons.

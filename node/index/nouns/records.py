@@ -58,24 +58,15 @@ class Received:
 class AssociationEnd:
     """How an association ended that has brought instances.
 
-    Attributes
-    ----------
-    outcome : str
-        ``released``, or how else it ended; one of `node.index.nouns.association_ends.BY_NODE` if the node has ended it.
-    brought : dict
-        How many instances of each series came, each UID once.
-    last : SeriesKey
-        The series of the last instance.
-    grace_seconds : float
-        Wait of a series after its last instance if the association was not released.
-    is_agreed : bool
-        The sender answered the release that the node asked for, which then counts as released.
-    is_cut : bool
-        It ended in the middle of an instance.
-    releases : bool
-        False if it is known that the sender never does: how it ends says nothing.
-    ending_at : datetime or None
-        When the node began to end it: a series that was quiet by then was over. None: at `ended_at`.
+    `outcome`: ``released``, or how else it ended; one of `node.index.nouns.association_ends.BY_NODE` if the node has
+        ended it.
+    `brought`: how many instances of each series came, each UID once.
+    `last`: the series of the last instance.
+    `grace_seconds`: wait of a series after its last instance if the association was not released.
+    `is_agreed`: the sender answered the release that the node asked for, which then counts as released.
+    `is_cut`: it ended in the middle of an instance.
+    `releases`: false if it is known that the sender never does: how it ends says nothing.
+    `ending_at`: when the node began to end it: a series that was quiet by then was over. None: at `ended_at`.
     """
 
     association: str
@@ -174,18 +165,11 @@ class CountedRefusal:
 class FoundSeries:
     """What is here of a series to which another one refers.
 
-    Attributes
-    ----------
-    key : SeriesKey
-        As it is referred to; the study may be empty.
-    revision : int
-        0 if it was not converted yet, or is not here.
-    is_open : bool
-        It awaits the outcome of a conversion.
-    is_of_patient : bool
-        It is of the same patient as the series that refers to it.
-    instances : tuple of ClaimedInstance
-        Empty if the series is not here.
+    `key`: as it is referred to; the study may be empty.
+    `revision`: 0 if it was not converted yet, or is not here.
+    `is_open`: it awaits the outcome of a conversion.
+    `is_of_patient`: it is of the same patient as the series that refers to it.
+    `instances`: empty if the series is not here.
     """
 
     key: SeriesKey

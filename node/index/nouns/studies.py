@@ -135,26 +135,15 @@ class Thumbnail:
 class ListedStudy:
     """A study with a summary of its series.
 
-    Attributes
-    ----------
-    patient : int
-        The `id` of the patient.
-    patient_age : float or None
-        In years.
-    series, instances : int
-        Numbers of series and instances.
-    modalities : tuple of str
-        Distinct modalities of the series.
-    states : mapping of str to int
-        Number of series in each state.
-    due_at : datetime or None
-        When the last of the series that are received will be due; None if none is.
-    incomplete : int
-        Number of series that are incomplete or suspect.
-    certainties : mapping of str to int
-        Number of converted series of each certainty, and of others that are incomplete or suspect.
-    labels : tuple of str
-        Labels of the study.
+    `patient`: the `id` of the patient.
+    `patient_age`: in years.
+    `series`, `instances`: numbers of series and instances.
+    `modalities`: distinct modalities of the series.
+    `states`: number of series in each state.
+    `due_at`: when the last of the series that are received will be due; None if none is.
+    `incomplete`: number of series that are incomplete or suspect.
+    `certainties`: number of converted series of each certainty, and of others that are incomplete or suspect.
+    `labels`: labels of the study.
     """
 
     cursor: StudyCursor

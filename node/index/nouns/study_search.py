@@ -67,23 +67,14 @@ COUNTED_STUDIES = 200_000
 class StudyFilter:
     """A search for studies; an unset field matches every study.
 
-    Attributes
-    ----------
-    words : str
-        Each word must occur in Patient's Name, Patient ID or Accession Number. Case is ignored; in names,
-        accents are ignored too.
-    description : str
-        Part of Study Description or of a Series Description.
-    modality : str
-        Modality of at least one series.
-    modalities : tuple of str
-        At least one series has one of these modalities.
-    first_date, last_date : date or None
-        First and last Study Date, both inclusive.
-    study_instance_uid, patient_id, accession_number : str or None
-        Exact values.
-    label : str
-        Label of the study or of at least one series.
+    `words`: each word must occur in Patient's Name, Patient ID or Accession Number. Case is ignored; in names, accents
+        are ignored too.
+    `description`: Part of Study Description or of a Series Description.
+    `modality`: modality of at least one series.
+    `modalities`: at least one series has one of these modalities.
+    `first_date`, `last_date`: first and last Study Date, both inclusive.
+    `study_instance_uid`, `patient_id`, `accession_number`: exact values.
+    `label`: label of the study or of at least one series.
     """
 
     words: str = ""

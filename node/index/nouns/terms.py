@@ -12,11 +12,8 @@ from sqlalchemy import Connection
 class Terms:
     """Demands of one request.
 
-    Attributes
-    ----------
-    check : callable
-        Raises an exception if what it reads on the connection of the writer is not what the client has seen; nothing is
-        changed then. See `node.index.database.reading.checked`.
+    `check`: raises an exception if what it reads on the connection of the writer is not what the client has seen;
+        nothing is changed then. See `node.index.database.reading.checked`.
     """
 
     check: Callable[[Connection], None]

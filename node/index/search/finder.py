@@ -290,19 +290,11 @@ class Finder:
 
         Instances stored or deleted during the query may or may not be in the answers.
 
-        Parameters
-        ----------
-        maximum : int or None
-            Largest number of answers; a query with more is refused.
-        stop : callable
-            Polled, even while a statement runs; True ends the query.
+        `maximum`: largest number of answers; a query with more is refused.
+        `stop`: polled, even while a statement runs; True ends the query.
 
-        Raises
-        ------
-        QueryRefused
-            There are more answers than `maximum`, too many queries wait, or this one takes too long.
-        QueryStopped
-            `stop` returned True.
+        Raises QueryRefused: there are more answers than `maximum`, too many queries wait, or this one takes too long.
+        Raises QueryStopped: `stop` returned True.
         """
         if maximum is not None and (query.limit is None or query.limit > maximum):
             query = replace(query, limit=maximum + 1)

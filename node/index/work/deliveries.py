@@ -122,10 +122,7 @@ class DeliveryRepository(IndexRepository):
         Runs at startup, for the hooks and for the destinations of routes, and when routes change. Returns the number of
         messages that waited for those that were removed, and are dropped.
 
-        Parameters
-        ----------
-        wanted : mapping of Lane to collection of LedgerEvent
-            The configured subscribers of this kind, and the events that each wants.
+        `wanted`: the configured subscribers of this kind, and the events that each wants.
         """
         of_kind = SubscriberRow.kind == kind
         connection.execute(
@@ -209,10 +206,7 @@ class DeliveryRepository(IndexRepository):
     def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
         """Make the waiting and given-up messages of a hook due at once; return how many there were.
 
-        Parameters
-        ----------
-        message_id : str or None
-            Only this message; None: all of them.
+        `message_id`: only this message; None: all of them.
         """
         retriable = [in_lane(Lane("hook", hook)), or_(WorkRow.outcome.is_(None), WorkRow.outcome == "failed")]
         if message_id is not None:
@@ -234,12 +228,7 @@ class DeliveryRepository(IndexRepository):
 
         The messages wait in the same rows as all others and are delivered like them.
 
-        Parameters
-        ----------
-        events : collection of HookEvent
-        series : sequence of SeriesKey
-        before : datetime or None
-            Queue also messages that were delivered before this moment; None: none that were delivered.
+        `before`: queue also messages that were delivered before this moment; None: none that were delivered.
         """
         room = MAX_REPLAYED - waiting_by_study(connection, Lane("hook", hook)).total()
         queued: list[str] = []
@@ -395,10 +384,7 @@ class ReadHooks(ReadRepository):
     def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Listed]:
         """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
 
-        Parameters
-        ----------
-        hook, state : str or None
-            Filters; None matches all.
+        `hook`, `state`: filters; None matches all.
         """
         return self._rows(
             "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "

@@ -50,10 +50,7 @@ class ReadRoutes(ReadRepository):
 
         One that waits for a destination that is paused or held has the reason of that, and when it goes on.
 
-        Parameters
-        ----------
-        route, destination, state : str or None
-            Filters; None matches all.
+        `route`, `destination`, `state`: filters; None matches all.
         """
         rows = self._rows(
             "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "

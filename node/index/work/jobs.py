@@ -243,10 +243,7 @@ class ReadJobs(ReadRepository):
         Hooks on ``study-quiet`` have the whole study as their input. What one of them makes is therefore no news for
         the others either: two of them would wake each other for ever.
 
-        Parameters
-        ----------
-        happened_at : datetime
-            Time of the event in question: jobs of it and of later ones do not count.
+        `happened_at`: time of the event in question: jobs of it and of later ones do not count.
         """
         of_quiet_study = (
             WorkRow.name == hook,

@@ -77,13 +77,9 @@ class WorkEnded(VoxelnodeError):
 class Lane(NamedTuple):
     """Where work waits: at a hook, a destination of a route, a peer, the AE title of a requestor, or an account.
 
-    Attributes
-    ----------
-    name : str
-        Of the hook, the route, the peer, or the AE title, or of the account. The route of what people send by hand has
-        an empty name.
-    destination : str
-        Of a route. Of a download, the host that makes it, if several share the index. Else empty.
+    `name`: of the hook, the route, the peer, or the AE title, or of the account. The route of what people send by hand
+        has an empty name.
+    `destination`: of a route. Of a download, the host that makes it, if several share the index. Else empty.
     """
 
     kind: Kind
@@ -145,14 +141,9 @@ def after_failure(
 ) -> Decision:
     """Return what becomes of work whose attempt failed: another attempt after a wait, or it is given up.
 
-    Parameters
-    ----------
-    attempts : int
-        With the failed one.
-    is_final : bool
-        Another attempt would fail in the same way.
-    retry_after : float or None, seconds
-        Wait that the other side asked for.
+    `attempts`: with the failed one.
+    `is_final`: another attempt would fail in the same way.
+    `retry_after`, float or None, seconds: wait that the other side asked for.
     """
     if is_final or attempts >= max_attempts:
         return Ended("failed", reason[:REASON_LENGTH])
@@ -211,12 +202,8 @@ class WorkRepository(IndexRepository):
     ) -> Work:
         """Record a request for storage commitment; a repeated one by the same peer takes the place of the first.
 
-        Parameters
-        ----------
-        peer : str
-            Address of the peer, without the port.
-        due_at : datetime
-            When the result is to be reported.
+        `peer`: address of the peer, without the port.
+        `due_at`: when the result is to be reported.
         """
         lane = Lane("commitment", calling_ae_title)
         connection.execute(delete(WorkRow).where(in_lane(lane), WorkRow.key == transaction_uid))
@@ -388,10 +375,7 @@ class WorkRepository(IndexRepository):
     ) -> None:
         """Let work wait again that was running when the process ended, unless it was cancelled or begun too often.
 
-        Parameters
-        ----------
-        limits : mapping of Kind to int
-            The kinds that are resumed, and how often each may begin: work may be what ends the process.
+        `limits`: the kinds that are resumed, and how often each may begin: work may be what ends the process.
         """
         for kind, limit in limits.items():
             ran = WorkRow.kind == kind, WorkRow.destination == destination, WorkRow.state == "running"

@@ -16,14 +16,9 @@ Reference = tuple[str, str]
 class Message:
     """Of a message to a hook, or to a destination of a route.
 
-    Attributes
-    ----------
-    detail : str or None
-        What the event says.
-    output : str or None
-        End of the output of a command in the last attempt; it may name patients.
-    verdict_before : mapping or None
-        See `EventRow`.
+    `detail`: what the event says.
+    `output`: end of the output of a command in the last attempt; it may name patients.
+    `verdict_before`: see `EventRow`.
     """
 
     detail: str | None = None
@@ -47,14 +42,9 @@ class Assignment:
 class Counts:
     """Of a retrieval: numbers of instances.
 
-    Attributes
-    ----------
-    announced : int or None
-        As the peer says.
-    stored, refused : int
-        That came, and that the node has stored or refused.
-    failed : int
-        That the peer says it could not send.
+    `announced`: as the peer says.
+    `stored`, `refused`: that came, and that the node has stored or refused.
+    `failed`: that the peer says it could not send.
     """
 
     announced: int | None = None
@@ -67,15 +57,9 @@ class Counts:
 class CommitmentRequest:
     """Of a request for storage commitment (PS3.4 J.3.2).
 
-    Attributes
-    ----------
-    peer : str
-        Address of the requestor, without the port.
-    instances : int
-    references : tuple of Reference
-        Empty once the result was reported or given up.
-    failed : int or None
-        Instances that were reported as not committed.
+    `peer`: address of the requestor, without the port.
+    `references`: empty once the result was reported or given up.
+    `failed`: instances that were reported as not committed.
     """
 
     peer: str = ""
@@ -88,14 +72,9 @@ class CommitmentRequest:
 class Inquiry:
     """Of a question to the sender of a series.
 
-    Attributes
-    ----------
-    instances : int or None
-        What it said the last time.
-    silent_seconds : float
-        How long it is not asked again, because it did not answer.
-    has_failed : bool
-        It did not answer once, and is to be asked a second time.
+    `instances`: what it said the last time.
+    `silent_seconds`: how long it is not asked again, because it did not answer.
+    `has_failed`: it did not answer once, and is to be asked a second time.
     """
 
     instances: int | None = None
@@ -107,16 +86,10 @@ class Inquiry:
 class Erasure:
     """Of an erasure.
 
-    Attributes
-    ----------
-    objects : tuple of (str, str, str)
-        Level, UID and Study Instance UID of what is to go; empty once it is gone.
-    deleted : int
-        How many of these, from the first on, were deleted: what came again after that is new, and stays.
-    trash : tuple of int
-        Numbers of deletions in the trash that go with it.
-    certificate : mapping
-        The columns of `node.lifecycle.erasure.Certificate`, of what is planned or done.
+    `objects`, tuple of (str, str, str): level, UID and Study Instance UID of what is to go; empty once it is gone.
+    `deleted`: how many of these, from the first on, were deleted: what came again after that is new, and stays.
+    `trash`: numbers of deletions in the trash that go with it.
+    `certificate`: the columns of `node.lifecycle.erasure.Certificate`, of what is planned or done.
     """
 
     objects: tuple[tuple[Literal["study", "series", "instance"], str, str], ...] = ()
@@ -129,26 +102,15 @@ class Erasure:
 class Download:
     """Of a download.
 
-    Attributes
-    ----------
-    maker : str
-        What makes it; see `node.web.downloads.makes`.
-    file_name : str
-        Of the ZIP file; it may name the patient.
-    studies : tuple of str
-        That were asked for.
-    series : tuple of (str, str)
-        That the account saw of these, by study, and that are to be in it.
-    instances : int
-        How often its maker says how far it is; 0: it does not.
-    options : tuple of str
-        What else its maker has to know.
-    groups : tuple of str or None
-        Of an account that sees its projects only; None: it sees the whole node.
-    projects : tuple of int
-        Row ids of these projects.
-    address : str
-        Of the client, for the audit log.
+    `maker`: what makes it; see `node.web.downloads.makes`.
+    `file_name`: of the ZIP file; it may name the patient.
+    `studies`: that were asked for.
+    `series`, tuple of (str, str): that the account saw of these, by study, and that are to be in it.
+    `instances`: how often its maker says how far it is; 0: it does not.
+    `options`: what else its maker has to know.
+    `groups`: of an account that sees its projects only; None: it sees the whole node.
+    `projects`: row ids of these projects.
+    `address`: of the client, for the audit log.
     """
 
     maker: str = ""

@@ -214,10 +214,7 @@ class RouteRepository(IndexRepository):
     ) -> None:
         """Record which series of a study a data set leaves out now; what was recorded before is forgotten.
 
-        Parameters
-        ----------
-        reasons : mapping
-            By Series Instance UID; None: what the data set keeps of series that are no longer here.
+        `reasons`: By Series Instance UID; None: what the data set keeps of series that are no longer here.
         """
         before = in_lane(lane), WorkRow.study_instance_uid == study_instance_uid
         connection.execute(delete(WorkRow).where(*before, WorkRow.outcome == "skipped"))
@@ -280,12 +277,8 @@ class RouteRepository(IndexRepository):
 
         An instance that the destination does not keep is sent again, up to `MAX_ASKS` times.
 
-        Parameters
-        ----------
-        committed : collection of str
-            SOP Instance UIDs, as sent.
-        failed : mapping of str to str
-            SOP Instance UIDs and reasons.
+        `committed`: SOP Instance UIDs, as sent.
+        `failed`: SOP Instance UIDs and reasons.
         """
         asked = SentInstanceRow.transaction_uid == transaction_uid, SentInstanceRow.state == "asked"
         rows = connection.execute(
@@ -330,10 +323,7 @@ class RouteRepository(IndexRepository):
     ) -> Replay:
         """Queue a message about each series of which the destination has not taken everything.
 
-        Parameters
-        ----------
-        again : bool
-            Queue those that it has taken, too, and send all of their instances.
+        `again`: queue those that it has taken, too, and send all of their instances.
         """
         room = MAX_REPLAYED - waiting_by_study(connection, lane).total()
         queued: list[str] = []

@@ -28,12 +28,7 @@ Move = Literal["begin", "postpone", "end", "again"]
 class Transition(NamedTuple):
     """A move of work to another state.
 
-    Attributes
-    ----------
-    before : tuple of State
-        The states in which it is possible; in any other one, nothing changes.
-    after : State
-    why : str
+    `before`: the states in which it is possible; in any other one, nothing changes.
     """
 
     before: tuple[State, ...]
