@@ -154,13 +154,7 @@ def _affine() -> NDArray[np.float64]:
     """Return the affine to LPS of the planes, tilted about x (front up) and turned about z."""
     tilt, spin = np.radians(TILT_DEGREES), np.radians(TURN_DEGREES)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    about_z = np.array(
-        [
-            [np.cos(spin), -np.sin(spin), 0],
-            [np.sin(spin), np.cos(spin), 0],
-            [0, 0, 1],
-        ]
-    )
+    about_z = np.array([[np.cos(spin), -np.sin(spin), 0], [np.sin(spin), np.cos(spin), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = about_z @ about_x @ np.diag([PIXEL_MM, PIXEL_MM, STEP_MM])
     affine[:3, 3] = CENTRE_LPS - affine[:3, :3] @ (np.array([COLUMNS - 1, ROWS - 1, SLICES - 1]) / 2)
