@@ -210,9 +210,7 @@ class Ledger:
         segment = ReadSegment(self._folder / f"{number:08d}.ledger")
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
-        if (
-            before is not None and before.torn
-        ):  # how many entries are lost is unknown: no new one is written off already
+        if before is not None and before.torn:  # unknown how many entries are lost: no new one is written off
             written_off = write_offs(self._folder.parent).values()
             segment.first = max(segment.first, *(write_off.before for write_off in written_off), 0)
         self._write(segment, _BEGIN, _json([VERSION, segment.identity, segment.first]))

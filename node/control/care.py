@@ -19,7 +19,7 @@ from node.index.database.reading import reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
-from node.lifecycle.fsck import Finding, examine, repair_findings, require_mounted
+from node.lifecycle.fsck import Finding, examine, repair_all, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.recovery import (
     Recovered,
@@ -65,9 +65,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates
-        return repair_findings(
-            findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now
-        )
+        return repair_all(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
 @dataclass(frozen=True, slots=True)

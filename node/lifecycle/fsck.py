@@ -1,6 +1,6 @@
 """Compare the journal, rows, files and volumes of a root, and repair the differences.
 
-`examine` changes nothing and may run while a node serves; `repair_findings` requires the lock of the root.
+`examine` changes nothing and may run while a node serves; `repair_all` requires the lock of the root.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
         )
 
 
-def repair_findings(
+def repair_all(
     findings: list[Finding],
     fates: Mapping[str, str],
     archive: Archive,

@@ -90,16 +90,14 @@ class SeveralHosts:
     It has every lease until it joins the others: a command that opens the index does so for a moment, and no node of
     this host runs meanwhile.
 
-    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `watermarks`: see
+    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `marks`: see
     `Sharing.watermarks`.
     """
 
-    def __init__(
-        self, reader: Engine, host: str, shares_store: bool, watermarks: Callable[[], Watermarks | None]
-    ) -> None:
+    def __init__(self, reader: Engine, host: str, shares_store: bool, marks: Callable[[], Watermarks | None]) -> None:
         self.host: str | None = host
         self.holder: str | None = host if shares_store else None
-        self._reader, self._watermarks = reader, watermarks
+        self._reader, self._watermarks = reader, marks
         self._leases: Leases | None = None
         self.clock = SharedClock(reader)
 
