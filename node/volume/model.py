@@ -77,6 +77,7 @@ class Frame:
     `duration_s`: duration of the acquisition.
     `overlays`: number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
     `acquired`: the frame where its header places it, if its motion was undone.
+    `notes`: warnings about the volume that the frame is in.
     """
 
     sop_instance_uid: str
@@ -103,6 +104,7 @@ class Frame:
     duration_s: float | None = None
     overlays: int = 0
     acquired: Frame | None = None
+    notes: tuple[VolumeWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

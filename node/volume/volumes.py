@@ -281,6 +281,7 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         detail = counted(len(drawn_on), "instance has", "instances have")
         detail += " overlays (60xx,3000), such as drawn regions or text; no file has them"
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
+    warnings += dict.fromkeys(note for frame in frames for note in frame.notes)
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]
     if any(frame.diffusion is not None and frame.diffusion.is_unknown for frame in frames):

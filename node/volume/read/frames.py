@@ -24,6 +24,7 @@ from node.volume import vendors
 from node.volume.elements import instant, item, number, seconds_of_day, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
+from node.volume.read.assumed_slices import assumption, slice_step_mm
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import ANGLES, TURNED_MODALITIES, FrameArguments, frame_arguments
 from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, times_of, timing_of, views_of
@@ -39,7 +40,7 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
-from node.volume.reasons import Reason
+from node.volume.reasons import Reason, VolumeWarning
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
 """Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
@@ -279,7 +280,18 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
         slices = [common["time_key"]["slice_location"]]
     if reader.frames > 1 and text(ds, "Modality") == "OPT" and None in slices and None in steps:
         raise unplaced_tomography(reader.frames)
-    if position is not None and reader.frames > 1 and None in steps:
+    places = [position] * reader.frames
+    notes: tuple[VolumeWarning, ...] = ()
+    uncounted = reader.frames > 1 and None in steps and None in slices and not reader.colour
+    step_mm = slice_step_mm(ds, is_placed=position is not None) if uncounted else None
+    if step_mm is not None:
+        own_stack = {"instance": common["sop_instance_uid"]}
+        notes = (assumption(step_mm, is_placed=position is not None),)
+        slices = [float(index) for index in range(reader.frames)]
+        if position is not None:
+            step = step_mm * np.cross(orientation[:3], orientation[3:])
+            places = [position + index * step for index in range(reader.frames)]
+    elif position is not None and reader.frames > 1 and None in steps:
         raise ConversionRefused(
             Reason.UNPROVEN_LAYOUT,
             f"the instance has {reader.frames} frames but only one Image Position (Patient) (0020,0032), and no "
@@ -291,8 +303,9 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
             reader,
             common,
             index,
-            position=position,
+            position=places[index],
             orientation=orientation,
+            notes=notes,
             duration_s=timing[index][1],
             split_key={**own_stack, "view": views[index]},
             time_key={"frame_time": steps[index], "slice": slices[index], "dimensions": counted[index]},

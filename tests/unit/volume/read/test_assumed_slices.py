@@ -1,0 +1,81 @@
+"""Frames of one instance that only a stated distance calls slices, as of cone beam CT."""
+
+import numpy as np
+import pytest
+
+from node.volume.assemble import assemble
+from node.volume.reasons import Reason, WarningKind
+from tests import make
+
+PIXELS = make.pattern(6, 8, 10)
+
+
+def frames(**attributes):
+    scaled = {"RescaleSlope": "1", "RescaleIntercept": "-1000", "PixelSpacing": ["0.4", "0.3"]}
+    return make.set_pixels(make.instance(**(scaled | {"SpacingBetweenSlices": "0.3"} | attributes)), PIXELS)
+
+
+def placed(**attributes):
+    place = {"ImagePositionPatient": [-20, -30, 40], "ImageOrientationPatient": list(make.OBLIQUE)}
+    return frames(**(place | attributes))
+
+
+def only(*series):
+    (volume,) = assemble(series).volumes
+    return volume
+
+
+def names(volume):
+    return {warning.name for warning in volume.warnings}
+
+
+def test_frames_at_one_position_with_a_distance_between_slices_are_slices_along_the_normal():
+    volume = only(placed())
+    assert volume.shape == (10, 8, 6)
+    assert np.array_equal(volume.voxels[0], PIXELS)
+    normal = np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:])
+    assert volume.affine_lps[:3, 3] == pytest.approx((-20, -30, 40))
+    assert volume.affine_lps[:3, 2] == pytest.approx(0.3 * normal)
+    assert names(volume) == {WarningKind.SLICES_ASSUMED}
+
+
+def test_the_rotation_of_an_x_ray_machine_is_slices_if_a_distance_between_them_is_stated():
+    assert only(placed(modality="XA")).shape == (10, 8, 6)
+
+
+@pytest.mark.parametrize(("stated", "spacing"), [({}, 0.3), ({"SpacingBetweenSlices": None, "SliceThickness": "2"}, 2)])
+def test_frames_of_ct_without_a_position_are_slices(stated, spacing):
+    volume = only(frames(**stated))
+    assert (volume.shape, volume.spacing_mm) == ((10, 8, 6), (0.3, 0.4, spacing))
+    assert np.array_equal(volume.voxels[0], PIXELS)
+    assert names(volume) == {WarningKind.SLICES_ASSUMED, WarningKind.NO_GEOMETRY}
+
+
+@pytest.mark.parametrize("ds", [frames(FrameTime="40"), frames(CineRate="25"), frames(modality="US")])
+def test_frames_with_times_and_frames_of_another_modality_stay_times(ds):
+    volume = only(ds)
+    assert volume.shape == (10, 8, 1, 6)
+    assert WarningKind.SLICES_ASSUMED not in names(volume)
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [
+        placed(SpacingBetweenSlices=None),
+        placed(NumberOfTemporalPositions=3),
+        placed(modality="MR"),
+        placed(modality="XA", PositionerPrimaryAngleIncrement=["0", "1", "2", "3", "4", "5"]),
+        placed(FrameIncrementPointer=0x00540100, TimeSliceVector=[1, 2, 3, 1, 2, 3]),
+    ],
+)
+def test_frames_at_one_position_without_that_proof_stay_refused(ds):
+    assembly = assemble([ds])
+    assert [refusal.reason for refusal in assembly.refusals] == [Reason.UNPROVEN_LAYOUT]
+
+
+def test_two_such_instances_at_one_position_are_two_volumes():
+    uid = "1.2.3"
+    assembly = assemble(
+        [placed(series_uid=uid), make.changed(placed(series_uid=uid, InstanceNumber=2), RescaleIntercept="0")]
+    )
+    assert [volume.shape for volume in assembly.volumes] == [(10, 8, 6)] * 2
