@@ -22,6 +22,7 @@ from node.volume.arrange.duplicates import (
 from node.volume.arrange.motion import at_first_time
 from node.volume.arrange.polarity import split_by_polarity
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
+from node.volume.arrange.rounded import unrounded
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.timing import unwrap_midnight
 from node.volume.elements import number, text
@@ -32,6 +33,7 @@ from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 from node.volume.series import ExcludedFrame, SeriesUnderAssembly, SourceInstance
 from node.volume.volumes import DatasetOf, volumes_of
+from node.volume.widths import read_as_bytes
 
 DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
 """Exceptions that pydicom and numpy raise for a value that contradicts its header."""
@@ -168,7 +170,7 @@ def _unplace_projections(frames: Sequence[Frame]) -> None:
 
 def _assemble_stack(stack: Stack, series: SeriesUnderAssembly, warnings: tuple[VolumeWarning, ...]) -> None:
     """Add the volumes of one stack; frames that cannot be decoded are excluded."""
-    frames: Sequence[Frame] = stack.frames
+    frames: Sequence[Frame] = unrounded(stack.frames) if series.repair else stack.frames
     try:
         try:
             volumes, left_out, count = _volumes(frames, stack.suffix, series, warnings)
@@ -207,6 +209,8 @@ def _volumes(
     while waiting:
         grid = waiting.popleft()
         filled = fill(grid.planes)
+        if read_as_bytes(frame.widths for frame in grid.frames):
+            filled = fill(grid.planes)
         quantities = split_by_sign(grid, *filled)
         if quantities:
             waiting.extendleft(reversed(quantities))

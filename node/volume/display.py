@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from pydicom import Dataset
 
 from node.dicom.values import items, stated_numbers, value
 from node.volume.elements import item, number, text
-from node.volume.model import Display
+from node.volume.model import Array, Display
+from node.volume.read.lookup_tables import plain_entries
 from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
 
 
@@ -51,23 +51,18 @@ def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _voi_lut(ds: Dataset) -> tuple[int, np.ndarray] | None:
+def _voi_lut(ds: Dataset) -> tuple[int, Array] | None:
     """Return first input value and table of VOI LUT Sequence (0028,3010), PS3.3 C.11.2.1.1; None if it is unusable."""
     lut = item(ds, "VOILUTSequence")
     descriptor = None if lut is None else stated_numbers(lut, "LUTDescriptor")
     if lut is None or descriptor is None or len(descriptor) != 3 or not all(map(math.isfinite, descriptor)):
         return None
-    data = value(lut, "LUTData")
-    if isinstance(data, bytes):
-        table = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
-    else:
-        table = np.asarray(data if data is not None else [], np.int64)
-    entries = int(descriptor[0]) or 65536
-    if table.ndim != 1 or len(table) < entries:
+    table = plain_entries(value(lut, "LUTData"), int(descriptor[0]) or 65536, ds)
+    if table is None:
         return None
     first = int(descriptor[1])
     signed = number(ds, "PixelRepresentation") == 1
-    return (first - 65536 if signed and first > 32767 else first), table[:entries]
+    return (first - 65536 if signed and first > 32767 else first), table
 
 
 def _padding(ds: Dataset) -> tuple[float, float] | None:

@@ -19,6 +19,9 @@ TASK_BYTES = 1 << 20
 reading them."""
 
 
+SCALING_TOLERANCE = 0.01
+"""Largest rounding error of an intercept, in steps of the stored values (a step is the slope), in float32."""
+
 Filled = tuple[Array, float, float]
 """Voxels of a grid of frames, their slope and their intercept."""
 
@@ -121,10 +124,13 @@ def _put_scaled(voxels: Array, index: int, frame: Frame) -> None:
 def _exact_type(stored: np.dtype, scalings: set[tuple[float, float]]) -> np.dtype:
     """Return the smallest type for all scaled values: an integer if every slope and intercept is one, else float."""
     if stored.kind == "f":
-        return stored
+        return np.dtype(np.float64) if any(intercept for _, intercept in scalings) else stored
     whole = all(slope.is_integer() and intercept.is_integer() for slope, intercept in scalings)
     if not whole:
-        return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
+        least = min(abs(slope) for slope, _ in scalings)
+        rounding = np.finfo(np.float32).eps / 2 * max(abs(intercept) for _, intercept in scalings)
+        is_fine = stored.itemsize <= 2 and rounding <= SCALING_TOLERANCE * least
+        return np.dtype(np.float32 if is_fine else np.float64)
     ends = [np.iinfo(stored).min, np.iinfo(stored).max]
     values = [end * int(slope) + int(intercept) for end in ends for slope, intercept in scalings]
     for candidate in (np.int16, np.int32):

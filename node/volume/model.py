@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.volume.reasons import Exclusion, Refusal, VolumeWarning
+from node.volume.widths import Widths
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -78,6 +79,7 @@ class Frame:
     `overlays`: number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
     `acquired`: the frame where its header places it, if its motion was undone.
     `notes`: warnings about the volume that the frame is in.
+    `widths`: what the samples that were read say of the width and the sign that their header states.
     """
 
     sop_instance_uid: str
@@ -105,6 +107,7 @@ class Frame:
     overlays: int = 0
     acquired: Frame | None = None
     notes: tuple[VolumeWarning, ...] = ()
+    widths: Widths | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

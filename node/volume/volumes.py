@@ -43,6 +43,7 @@ from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.resample import upright_volume
 from node.volume.vendors import reverses_polarity
+from node.volume.widths import width_warnings
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
@@ -281,6 +282,8 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         detail = counted(len(drawn_on), "instance has", "instances have")
         detail += " overlays (60xx,3000), such as drawn regions or text; no file has them"
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
+    is_phase = frames[0].split_key.get("component") == "phase"
+    warnings += width_warnings((frame.widths for frame in frames), is_cyclic=is_phase)
     warnings += dict.fromkeys(note for frame in frames for note in frame.notes)
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]

@@ -178,8 +178,8 @@ def real_dtype(volume: Volume) -> np.dtype[Any]:
     stored = voxels.dtype.newbyteorder("=")
     if slope == 1 and intercept == 0:
         return stored
-    if stored.kind not in "iu":
-        return np.result_type(stored, np.float32)
+    if stored.kind not in "iu":  # nothing says how far an intercept may round them
+        return np.dtype(np.float64) if intercept else stored
     ends = sorted(int(end) * slope + intercept for end in (voxels.min(), voxels.max()))
     if float(slope).is_integer() and float(intercept).is_integer():
         for candidate in (stored, np.dtype(np.int16), np.dtype(np.int32)):
@@ -204,6 +204,11 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
+    if flat.dtype.itemsize == 8 and dtype.kind in "iu":
+        # Modulo 2**64 whole numbers are exact, and the results fit.
+        slope, intercept = (np.uint64(int(number) % 2**64) for number in (volume.slope, volume.intercept))
+        yield from stored_slabs((flat.astype(np.uint64) * slope + intercept).astype(dtype))
+        return
     step = SLAB_BYTES // 8  # computed in float64, where whole numbers are exact
     for start in range(0, flat.size, step):
         real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from pydicom.pixels.processing import convert_color_space
@@ -15,19 +14,32 @@ from node.volume.read.pixel_layout import HALF_SAMPLED, PixelLayout
 from node.volume.read.transfer_syntaxes import JPEG_2000_SYNTAXES
 
 
-def native_colours(layout: PixelLayout) -> Callable[[Array], Array] | None:
-    """Return a function that converts (rows, columns, 3) samples of a native frame to RGB; None for grey frames."""
-    if layout.samples == 1:
-        return None
-    return partial(to_rgb, layout.photometric, layout.bits_stored)
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """Convert (rows, columns, 3) samples of a frame to RGB of 8 bits.
+
+    `photometric`: Photometric Interpretation (0028,0004) of the samples. `bits`: bits per sample.
+    """
+
+    photometric: str
+    bits: int
+
+    def __call__(self, samples: Array, *, as_bytes: bool = False) -> Array:
+        """Return RGB; `as_bytes`: the samples are below 256, whatever `bits` says."""
+        return to_rgb(self.photometric, 8 if as_bytes else self.bits, samples)
 
 
-def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: str) -> Callable[[Array], Array] | None:
-    """Return a function that converts (rows, columns, 3) samples of a decoded frame to RGB; None for grey frames."""
+def native_colours(layout: PixelLayout) -> Colours | None:
+    """Return what converts the samples of a native frame to RGB; None for grey frames."""
+    return None if layout.samples == 1 else Colours(layout.photometric, layout.bits_stored)
+
+
+def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: str) -> Colours | None:
+    """Return what converts the samples of a decoded frame to RGB; None for grey frames."""
     if layout.samples == 1:
         return None
     bits = layout.bits_stored if stream is None else stream.precision
-    return partial(to_rgb, decoded_photometric(layout, stream, syntax), bits)
+    return Colours(decoded_photometric(layout, stream, syntax), bits)
 
 
 def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: str) -> str:

@@ -23,6 +23,7 @@ from node.volume.read.transfer_syntaxes import (
     can_decode,
 )
 from node.volume.reasons import Reason
+from node.volume.widths import Widths
 
 MAX_FRAME_BYTES = 1 << 30
 """Largest decoded frame: 32768 x 32768 pixels of 8 bits. Larger frames are decompression bombs or slides."""
@@ -130,7 +131,9 @@ def _decode(layout: PixelLayout, frame: bytes, stream: Codestream | None, syntax
     )
 
 
-def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestream | None) -> Array:
+def _as_stored(
+    samples: Array, layout: PixelLayout, syntax: str, stream: Codestream | None, widths: Widths | None
+) -> Array:
     """Return decoded samples in the type in which the data set stores them.
 
     Codecs without signed samples, and encoders that marked samples wrongly, return the bits of a two's complement as an
@@ -139,11 +142,13 @@ def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestr
     """
     if stream is None:
         words = samples.view(layout.stored_dtype) if layout.bits_allocated > 1 else samples
-        return stored_bits(words, layout, layout.bits_stored, layout.shift)
+        return stored_bits(words, layout, layout.bits_stored, layout.shift, widths)
     bits = stream.precision
     signed = layout.signed
     if syntax in EXACT_JPEG_SYNTAXES:
         bits = min(bits, layout.bits_stored)
+    if widths is not None and bits < stream.precision:
+        widths.see_cut(samples, bits, 0, signed=signed)
     spare = samples.dtype.itemsize * 8 - bits
     if syntax in JPEG_2000_SYNTAXES and stream.signed == signed:
         if signed:
@@ -155,7 +160,9 @@ def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestr
     return samples.astype(layout.stored_dtype, copy=False)
 
 
-def decode_frame(layout: PixelLayout, frame: bytes, codestream: Codestream | None, syntax: str) -> Array:
+def decode_frame(
+    layout: PixelLayout, frame: bytes, codestream: Codestream | None, syntax: str, widths: Widths | None = None
+) -> Array:
     """Return the samples of one compressed frame in the type in which the data set stores them.
 
     `frame`: the codestream. `codestream`: its header, as `checked_frames` returned it. `syntax`: Transfer Syntax UID.
@@ -164,4 +171,4 @@ def decode_frame(layout: PixelLayout, frame: bytes, codestream: Codestream | Non
 
     Raises ConversionRefused ``undecodable``: the codec failed.
     """
-    return _as_stored(_decode(layout, frame, codestream, syntax), layout, syntax, codestream)
+    return _as_stored(_decode(layout, frame, codestream, syntax), layout, syntax, codestream, widths)

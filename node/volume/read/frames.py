@@ -110,6 +110,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         "dtype": reader.dtype,
         "colour": reader.colour,
         "lossy": reader.lossy,
+        "widths": reader.widths,
         "overlays": overlays_of(ds),
         "slope": slope,
         "intercept": intercept,

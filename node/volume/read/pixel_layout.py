@@ -14,6 +14,7 @@ from node.errors import ConversionRefused
 from node.volume.elements import number, text
 from node.volume.model import Array
 from node.volume.reasons import Reason
+from node.volume.widths import Widths
 
 FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
     "FloatPixelData": (np.dtype(np.float32), 32),
@@ -137,14 +138,17 @@ def _check_samples(samples: int, photometric: str) -> None:
         )
 
 
-def stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) -> Array:
+def stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0, widths: Widths | None = None) -> Array:
     """Return the low `bits` of words after a shift: the other bits may hold overlays or garbage (PS3.5 8.1.1, annex D).
 
-    `bits`: number of bits that hold the value. `shift`: lowest bit of the value.
+    `bits`: number of bits that hold the value. `shift`: lowest bit of the value. `widths`: takes note of what is
+    cut off.
     """
     spare = layout.bits_allocated - bits
     if not spare or layout.real is not None or (not shift and _fit(words, bits, layout.signed)):
         return words
+    if widths is not None:
+        widths.see_cut(words, bits, shift, signed=layout.signed)
     if layout.signed:
         return (words << (spare - shift)) >> spare
     masked: Array = (words >> shift if shift else words) & words.dtype.type((1 << bits) - 1)

@@ -1,28 +1,29 @@
 """Stored values of the frames of an instance, checked against the header first, then decoded one frame at a time.
 
-Native frames (PS3.5 8) are read one at a time from memory or from their file. Palettes and the Modality LUT are part of
-the stored values.
+Native frames (PS3.5 8) are read one at a time from memory or from their file. Palettes and the Modality LUT
+(`node.volume.read.lookup_tables`) are part of the stored values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.reading import FileBytes, stored_bytes
-from node.dicom.values import held, items, numbers, standard_tag, value
+from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import text
 from node.volume.model import Array
-from node.volume.read.colours import compressed_colours, decoded_photometric, from_half_sampled, native_colours
+from node.volume.read.colours import Colours, compressed_colours, decoded_photometric, from_half_sampled, native_colours
 from node.volume.read.encapsulated_pixels import checked_frames, decode_frame
+from node.volume.read.lookup_tables import LookupTable, modality_lut, palette
 from node.volume.read.pixel_layout import (
     GREY,
     HALF_SAMPLED,
@@ -33,6 +34,7 @@ from node.volume.read.pixel_layout import (
     stored_bits,
 )
 from node.volume.reasons import Reason
+from node.volume.widths import Widths
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, "1.2.840.10008.1.2.1.99")
 
@@ -50,6 +52,7 @@ class FrameReader:
     `dtype`: type of the returned values, in the machine's byte order.
     `modality_lut`: a Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
     `lossy`: the pixels went through a lossy codec, now or before they were received.
+    `widths`: what the frames that were read say of their width and sign.
     """
 
     def __init__(
@@ -57,8 +60,9 @@ class FrameReader:
         layout: PixelLayout,
         stored: Callable[[int], Array],
         table: LookupTable | None,
-        to_rgb: Callable[[Array], Array] | None,
+        colours: Colours | None,
         lossy: bool,
+        widths: Widths,
     ) -> None:
         self.frames = layout.frames
         self.rows = layout.rows
@@ -72,7 +76,9 @@ class FrameReader:
             self.dtype = layout.stored_dtype if table is None else table.entries.dtype
         self._stored = stored
         self._table = table
-        self._to_rgb = to_rgb
+        self._colours = colours
+        self._grey_bits = layout.bits_stored if table is None and colours is None and layout.real is None else 0
+        self.widths = widths
 
     def __call__(self, index: int) -> Array:
         """Return one frame as `Frame.read` describes; it may be a read-only view into the data set.
@@ -82,7 +88,12 @@ class FrameReader:
         stored = self._stored(index)
         if self._table is not None:
             return self._table(stored)
-        return stored if self._to_rgb is None else self._to_rgb(stored)
+        if self._colours is None:
+            self.widths.see_sign(stored, self._grey_bits)
+            return stored
+        if self._colours.bits > 8:
+            self.widths.see_colour(stored, self._colours.bits)
+        return self._colours(stored, as_bytes=self.widths.as_bytes)
 
 
 def frame_reader(ds: Dataset) -> FrameReader:
@@ -109,6 +120,7 @@ def frame_reader(ds: Dataset) -> FrameReader:
         raise contradictory("(7FE0,0010) Pixel Data is empty or unreadable")
     table = _table(ds, layout)
     lossy = text(ds, "LossyImageCompression") == "01"
+    widths = Widths(_overlay_bits(ds), "" if table is None else table.doubt)
     if syntax in _NATIVE or (not syntax and not encapsulated):
         if encapsulated:
             raise contradictory(
@@ -116,8 +128,16 @@ def frame_reader(ds: Dataset) -> FrameReader:
             )
         big = syntax == ExplicitVRBigEndian or (not syntax and ds.original_encoding[1] is False)
         swapped = big and layout.bits_allocated <= 8 and ds[keyword].VR == "OW"
-        return FrameReader(layout, native_frames(layout, data, big, swapped), table, native_colours(layout), lossy)
-    return _compressed(ds, layout, data[:], syntax, table, lossy)
+        frames = native_frames(layout, data, big, swapped, widths)
+        return FrameReader(layout, frames, table, native_colours(layout), lossy, widths)
+    return _compressed(ds, layout, data[:], syntax, table, lossy, widths)
+
+
+def _overlay_bits(ds: Dataset) -> int:
+    """Return the bits of a stored word that belong to overlays: Overlay Bit Position (60xx,0102)."""
+    tags = (BaseTag(group << 16 | 0x0102) for group in range(0x6000, 0x6020, 2))
+    places = {ds[tag].value for tag in tags if held(ds, tag) is not None}
+    return sum(1 << place for place in places if isinstance(place, int) and 0 < place < 64)
 
 
 def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
@@ -127,15 +147,21 @@ def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
 
 
 def _compressed(
-    ds: Dataset, layout: PixelLayout, data: bytes, syntax: str, table: LookupTable | None, lossy: bool
+    ds: Dataset,
+    layout: PixelLayout,
+    data: bytes,
+    syntax: str,
+    table: LookupTable | None,
+    lossy: bool,
+    widths: Widths,
 ) -> FrameReader:
     frames, streams = checked_frames(ds, layout, data, syntax)
     lossy = lossy or any(stream.lossy for stream in streams if stream)
 
     def stored(index: int) -> Array:
-        return decode_frame(layout, frames[index], streams[index], syntax)
+        return decode_frame(layout, frames[index], streams[index], syntax, widths)
 
-    return FrameReader(layout, stored, table, compressed_colours(layout, streams[0], syntax), lossy)
+    return FrameReader(layout, stored, table, compressed_colours(layout, streams[0], syntax), lossy, widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +194,9 @@ def decompressed_frames(ds: Dataset) -> DecompressedFrames:
     return DecompressedFrames(decoded_photometric(layout, streams[0], syntax), layout, decoded)
 
 
-def native_frames(layout: PixelLayout, data: StoredBytes, big: bool, swapped: bool) -> Callable[[int], Array]:
+def native_frames(
+    layout: PixelLayout, data: StoredBytes, big: bool, swapped: bool, widths: Widths | None = None
+) -> Callable[[int], Array]:
     """Return a function that reads one native frame by its index from 0, after the length of the data is checked.
 
     `data`: pixel data. `big`: the data are big endian. `swapped`: the data are bytes in big-endian words of 16 bits
@@ -186,7 +214,7 @@ def native_frames(layout: PixelLayout, data: StoredBytes, big: bool, swapped: bo
         data = np.frombuffer(data[: len(data) // 2 * 2], "u2").byteswap().tobytes()
     if layout.bits_allocated == 1:
         return partial(_native_bits, layout, data)
-    return partial(_native_words, layout, data, layout.stored_dtype.newbyteorder(">" if big else "<"))
+    return partial(_native_words, layout, data, layout.stored_dtype.newbyteorder(">" if big else "<"), widths)
 
 
 def _check_length(layout: PixelLayout, data: StoredBytes) -> None:
@@ -208,13 +236,15 @@ def _native_bits(layout: PixelLayout, data: StoredBytes, index: int) -> Array:
     return bits.reshape(layout.rows, layout.columns)
 
 
-def _native_words(layout: PixelLayout, data: StoredBytes, dtype: np.dtype[Any], index: int) -> Array:
+def _native_words(
+    layout: PixelLayout, data: StoredBytes, dtype: np.dtype[Any], widths: Widths | None, index: int
+) -> Array:
     count = layout.frame_bits // layout.bits_allocated
     frame_bytes = count * dtype.itemsize
     words = _bytes_as(dtype, data, index * frame_bytes, (index + 1) * frame_bytes)
     if not dtype.isnative:
         words = words.astype(layout.stored_dtype)
-    words = stored_bits(words, layout, layout.bits_stored, layout.shift)
+    words = stored_bits(words, layout, layout.bits_stored, layout.shift, widths)
     if layout.photometric in HALF_SAMPLED:
         return from_half_sampled(words).reshape(layout.rows, layout.columns, 3)
     if layout.samples == 1:
@@ -236,89 +266,3 @@ def _bytes_as(dtype: np.dtype[Any], data: StoredBytes, start: int, stop: int) ->
     except (OSError, EOFError) as error:
         detail = "the file can no longer be read, or is shorter than when its header was read"
         raise ConversionRefused(Reason.UNREADABLE, detail) from error
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LookupTable:
-    """Outputs by stored value. `first` is the stored value of the first entry; values outside take the first or last
-    entry.
-
-    `entries` is (entries,) for the Modality LUT, (entries, 3) for a palette.
-    """
-
-    first: int
-    entries: Array
-
-    def __call__(self, stored: Array) -> Array:
-        index = np.clip(stored.astype(np.int64) - self.first, 0, len(self.entries) - 1)
-        return self.entries[index]
-
-
-def palette(ds: Dataset) -> LookupTable:
-    """Return the palette of a PALETTE COLOR image as 8-bit RGB; 16-bit entries are reduced to their high byte.
-
-    Plain tables, 8-bit entries in 16-bit words, and segmented tables (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
-
-    Raises ConversionRefused ``contradictory``: the palette is missing, or its data do not match its descriptor.
-    """
-    entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
-    try:
-        table = apply_color_lut(np.arange(first, first + entries, dtype=np.int64), ds)[:, :3]
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken table makes pydicom raise anything
-        raise contradictory(
-            "the palette in (0028,1101) to (0028,1223) cannot be expanded: its data do not match its descriptor"
-        ) from error
-    if table.dtype == np.uint16 and table.max(initial=0) > 0xFF:
-        table = table >> 8  # otherwise: 8-bit entries in 16-bit words
-    return LookupTable(first, table.astype(np.uint8))
-
-
-def modality_lut(ds: Dataset) -> LookupTable | None:
-    """Return the table of Modality LUT Sequence (0028,3000); None if it is absent (PS3.3 C.11.1).
-
-    Raises ConversionRefused ``contradictory``: the data do not match the descriptor.
-    """
-    sequence = items(ds, "ModalityLUTSequence")
-    return lookup_table(sequence[0], ds) if sequence else None
-
-
-def lookup_table(item: Dataset, ds: Dataset) -> LookupTable:
-    """Return the table that an item of a data set has in LUT Descriptor (0028,3002) and LUT Data (0028,3006).
-
-    Raises ConversionRefused ``contradictory``: the data do not match the descriptor.
-    """
-    entries, first = _descriptor(item, "LUTDescriptor", "(0028,3002)")
-    data = value(item, "LUTData")
-    bits = (numbers(item, "LUTDescriptor", 3) or (0, 0, 16))[2]
-    table = _entries(data, entries, int(bits), ds)
-    if table is None:
-        raise contradictory(
-            f"(0028,3006) LUT Data does not contain the {entries} entries of (0028,3002) LUT Descriptor"
-        )
-    return LookupTable(first, table)
-
-
-def _descriptor(ds: Dataset, keyword: str, tag: str) -> tuple[int, int]:
-    """Return the number of entries and the first stored value of a table; 0 entries mean 65536."""
-    descriptor = numbers(ds, keyword, 3)
-    if descriptor is None or descriptor[0] < 0:
-        raise contradictory(f"{tag} lookup table descriptor is missing, or is not three numbers")
-    return int(descriptor[0]) or 65536, int(descriptor[1])
-
-
-def _entries(data: object, entries: int, bits: int, ds: Dataset) -> Array | None:
-    if isinstance(data, bytes):
-        order = "<" if ds.original_encoding[1] is not False else ">"
-        wide = len(data) >= 2 * entries
-        entry_values: Array = np.frombuffer(
-            data[: len(data) // 2 * 2 if wide else None], f"{order}u2" if wide else "u1"
-        )
-    elif isinstance(data, Sequence):
-        entry_values = np.asarray(data)
-    else:
-        return None
-    if entry_values.ndim != 1 or len(entry_values) < entries or entry_values.dtype.kind not in "iu":
-        return None
-    return entry_values[:entries].astype(np.uint8 if bits <= 8 else np.uint16)

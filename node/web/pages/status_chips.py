@@ -87,9 +87,11 @@ _SERIOUS_WARNINGS = frozenset(
         "several-matrices",
         "several-patients",
         "several-positions",
+        "slices-assumed",
         "spacing-assumed",
         "suv-unknown",
         "unequal-stacks",
+        "values-doubtful",
     }
 )
 """Warnings to know before a volume is measured or registered; the others tell how it was made."""

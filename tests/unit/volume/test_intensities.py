@@ -65,9 +65,16 @@ def test_the_type_holds_every_value_and_none_wraps(dtype: str, scalings: list[Sc
 
 
 def test_stored_floats_stay_what_they_are() -> None:
-    voxels, slope, intercept = fill([frames_of("float32", (2, 0), (1, 1), ends=(-1.5, 2.5))])
+    voxels, slope, intercept = fill([frames_of("float32", (2, 0), (1, 0), ends=(-1.5, 2.5))])
     assert (voxels.dtype, slope, intercept) == (np.float32, 1, 0)
-    assert voxels[0, :, 0].tolist() == [[-3, 5], [-0.5, 3.5]]
+    assert voxels[0, :, 0].tolist() == [[-3, 5], [-1.5, 2.5]]
+
+
+def test_an_intercept_does_not_round_stored_values() -> None:
+    voxels, _, _ = fill([frames_of("float32", (1, 0), (1, 1e6), ends=(-0.001, 0.001))])
+    assert voxels[0, 1, 0] == pytest.approx([1e6 - 0.001, 1e6 + 0.001], abs=1e-6)
+    voxels, _, _ = fill([frames_of("uint16", (0.001, 0), (0.001, 1000), ends=(0, 5))])
+    assert voxels[0, 1, 0] == pytest.approx([1000, 1000.005], abs=1e-6)
 
 
 @pytest.mark.parametrize(("decoded", "found"), [("int16", "int32"), ("int8", "int32"), ("uint8", "uint16")])
