@@ -27,7 +27,7 @@ from node.volume.arrange.timing import unwrap_midnight
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
-from node.volume.read.diffusion import without_repair
+from node.volume.read.diffusion import settle_unweighted, without_repair
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 from node.volume.series import ExcludedFrame, SeriesUnderAssembly, SourceInstance
@@ -146,6 +146,7 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     if not series.repair:
         frames[:] = [without_repair(frame) for frame in frames]
     unwrap_midnight(frames)
+    settle_unweighted(frames)
     join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:
         left_out = {id(frame): frame for frame in lacking(frames)}
