@@ -32,11 +32,11 @@ Rule = Literal[
     "quiet",
 ]
 """The rule that decided: instances that were acknowledged and are not here; instances that were set aside, because
-other series have their UIDs; the list of the performed procedure step; the count of the sender; gaps in space, or times
-that lack slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from
-those stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; what the
-series of a protocol usually have; the end of the longest wait; an association that was not released; only that no more
-instances were received."""
+other series have their UIDs, or that are not the same as others of their UIDs; the list of the performed procedure
+step; the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in
+headers; missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their
+counts or because they seem to be of the same acquisition; what the series of a protocol usually have; the end of the
+longest wait; an association that was not released; only that no more instances were received."""
 
 Party = Literal["", "sender", "cut", "node"]
 """Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
@@ -62,6 +62,8 @@ C_FIND = "C-FIND"
 NO_MORE = "as well (C-FIND)"
 """In the reason of a verdict: the sender lacks what seems to be missing, too."""
 MPPS = "Performed Series Sequence (0040,0340)"
+OF_THESE_INSTANCES = "the SOP Instance UIDs of these instances"
+"""The end of a reason that counts further files of the same instances."""
 MAX_NAMED = 10
 """UIDs of missing instances that a reason names."""
 
@@ -175,6 +177,7 @@ class Expectation:
     `lost`: number of instances that were acknowledged and are not here.
     `aside`: number of its instances that were set aside because their SOP Instance UIDs are current in other series.
     `versions`: number of undecided versions that were set aside of instances that are current in it.
+    `copies`: number of files that have the SOP Instance UIDs of the others; a node stores each instance once.
     `usual`: what the series of its protocol usually have, if that is more.
     `lacking`, tuple of (str, str) or None: what says that its study lacks series of its protocol, and which.
     """
@@ -192,6 +195,7 @@ class Expectation:
     lost: int = 0
     aside: int = 0
     versions: int = 0
+    copies: int = 0
     usual: Usual | None = None
     lacking: tuple[str, str] | None = None
 
@@ -339,13 +343,17 @@ def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Complete
         return Completeness(
             "incomplete", ACKNOWLEDGED, total, "acknowledgments", known.received, known.lost, reason, reason
         )
-    return _with_conflicts(_judged(known, found), known)
+    verdict = _with_conflicts(_judged(known, found), known)
+    if not known.copies:
+        return verdict
+    more = counted(known.copies, "more file has", "more files have")
+    return replace(verdict, reason=f"{verdict.reason}; {more} {OF_THESE_INSTANCES}")
 
 
 def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
     """Return a verdict that names what was set aside: it may be what seems to be missing."""
     if not known.aside:
-        if verdict.state == "complete" or not known.versions:
+        if not known.versions:
             return verdict
         set_aside = counted(known.versions, "version was", "versions were")
         return replace(verdict, reason=f"{verdict.reason}; {set_aside} set aside: `voxelnode conflicts`")

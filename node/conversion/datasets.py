@@ -31,6 +31,7 @@ class SeriesFiles:
     `unreadable`: instances whose files cannot be read; filled during iteration.
     `counts`: counts announced by the readable instances, of an instance with several files only once: a copy is not the
         instance that is missing. Filled during iteration.
+    `copies`: number of further files of these instances; filled during iteration.
     `damaged`, list of (str, str): instances whose files are not as they were received, and how they differ; filled
         during iteration.
     `headers`: what the readable instances say about their neighbours; filled during iteration.
@@ -42,6 +43,7 @@ class SeriesFiles:
         self._last: tuple[str, Dataset] | None = None
         self.unreadable: list[Exclusion] = []
         self.counts: list[InstanceCounts] = []
+        self.copies = 0
         self.damaged: list[tuple[str, str]] = []
         self.headers: dict[str, InstanceHeader] = {}
 
@@ -63,6 +65,8 @@ class SeriesFiles:
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self.counts.append(counts)
                 self._last = sop_instance_uid, dataset
+            else:
+                self.copies += 1
             yield dataset
             self.headers.setdefault(sop_instance_uid, header_of(dataset, counts))  # its values are converted by now
 

@@ -23,7 +23,7 @@ from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceH
 from node.conversion.instance_numbers import holes_in
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
-from node.volume.reasons import Reason, WarningKind
+from node.volume.reasons import OTHER_VERSION, Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
 
 TEMPORAL_POSITIONS = "Number of Temporal Positions (0020,0105)"
@@ -73,7 +73,16 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_wide_spacing(grids),
         *_crowded(grids),
         *_moved_parts(grids),
+        *_other_versions(assembly),
     ]
+
+
+def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
+    """Yield a finding if instances share their SOP Instance UID with others, and are not the same."""
+    left_out = (*assembly.exclusions, *assembly.refusals)
+    if any(one.detail.startswith(OTHER_VERSION) for one in left_out):
+        fact = "instances have the SOP Instance UIDs of others, but not the same pixels, position or time"
+        yield Evidence("conflict", fact, "", doubtful=True)
 
 
 # Gaps in space and time

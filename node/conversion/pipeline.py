@@ -136,7 +136,7 @@ def _assembled(
     `others` reads what is not an image, and returns the rest.
     """
     assembly = assemble(others(files), files.dataset_of, repair=job.options.repair)
-    known = job.expectation or expectation(files.counts)
+    known = job.expectation or expectation(files.counts, copies=files.copies)
     if files.damaged:
         return assembly, known
     if len(files.unreadable) == len(job.instances):

@@ -28,9 +28,9 @@ from node.volume.arrange.timing import unwrap_midnight
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
-from node.volume.read.diffusion import without_repair
+from node.volume.read.diffusion import settle_unweighted, without_repair
 from node.volume.read.frames import frames_of
-from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
+from node.volume.reasons import OTHER_VERSION, Exclusion, Reason, VolumeWarning, WarningKind
 from node.volume.series import ExcludedFrame, SeriesUnderAssembly, SourceInstance
 from node.volume.volumes import DatasetOf, volumes_of
 from node.volume.widths import read_as_bytes
@@ -94,21 +94,28 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
 
 def _distinct(datasets: Iterable[Dataset], series: SeriesUnderAssembly) -> list[SourceInstance]:
     """Return the content of each SOP Instance UID; a different data set under a known UID is excluded."""
-    instances = []
+    instances: dict[str, SourceInstance] = {}
     for ds in datasets:
         uid = text(ds, "SOPInstanceUID") or ""
-        if uid not in series.uids:
+        if uid not in instances:
             series.uids.add(uid)
-            instances.append(_instance(ds, uid))
+            instances[uid] = _instance(ds, uid)
             continue
         first = series.dataset_of(uid)
         differs = "different pixels" if not has_same_pixels(first, ds) else None
         if differs is None and states_another_place(first, ds):
             differs = "another position, number or time"
         if differs is not None:
-            detail = f"another instance with this SOP Instance UID (0008,0018) has {differs}; the first is used"
+            used = "the first"
+            if not _can_be_decoded(instances[uid]) and _can_be_decoded(other := _instance(ds, uid)):
+                instances[uid], used = other, "the first that can be decoded"
+            detail = f"{OTHER_VERSION} {differs}; {used} is used"
             series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
-    return instances
+    return list(instances.values())
+
+
+def _can_be_decoded(instance: SourceInstance) -> bool:
+    return instance.exclusion is None and not _decodable(instance.frames)[1]
 
 
 def _instance(ds: Dataset, uid: str) -> SourceInstance:
@@ -148,6 +155,7 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     if not series.repair:
         frames[:] = [without_repair(frame) for frame in frames]
     unwrap_midnight(frames)
+    settle_unweighted(frames)
     join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:
         left_out = {id(frame): frame for frame in lacking(frames)}

@@ -290,8 +290,7 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     if any(frame.diffusion is not None and frame.diffusion.is_unknown for frame in frames):
         detail = "images are diffusion weighted, but state no b-value (0018,9087): there is no gradient table"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
-    elif _lacks_directions(frames):
-        detail = "the volume is diffusion weighted, but no attribute states the gradient directions"
+    elif detail := _missing_directions([time[0].diffusion for time in planes]):
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
     if reverses_polarity(ds) and "polarity" not in frames[0].variant_key:
         detail = "images of reversed polarity may be mirrored along the phase encoding; it is not proved which"
@@ -335,15 +334,19 @@ def _spacing_warnings(frames: Sequence[Frame], *, placed: bool) -> list[VolumeWa
     return warnings
 
 
-def _lacks_directions(frames: Sequence[Frame]) -> bool:
-    """Return whether a frame is diffusion weighted in an unknown direction."""
-    return any(
-        frame.diffusion is not None
-        and frame.diffusion.b_value > UNWEIGHTED_B_VALUE
-        and frame.diffusion.direction_lps is None
-        and not frame.diffusion.derived
-        for frame in frames
-    )
+def _missing_directions(table: Sequence[Diffusion | None]) -> str:
+    """Return in words that weighted volumes have no direction, or zeros where others have one; empty if all have."""
+    weighted = [
+        entry for entry in table if entry is not None and entry.b_value > UNWEIGHTED_B_VALUE and not entry.derived
+    ]
+    directed = [entry for entry in weighted if entry.direction_lps is not None and entry.direction_lps.any()]
+    if not directed:
+        is_unknown = any(entry.direction_lps is None for entry in weighted)
+        return "the volume is diffusion weighted, but no attribute states the gradient directions" if is_unknown else ""
+    lacking = len(weighted) - len(directed)
+    if not lacking:
+        return ""
+    return f"{lacking} of {len(weighted)} diffusion weighted times have no gradient direction: zeros stand for it"
 
 
 def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:

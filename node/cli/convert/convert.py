@@ -15,6 +15,7 @@ import typer
 
 from node.cli.options import Configured, Given, Json
 from node.cli.output import Answer, each_shown, printable
+from node.completeness import OF_THESE_INSTANCES
 from node.counted import counted
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
@@ -288,6 +289,8 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     verdict_note = _verdict(verdict) if verdict and verdict["state"] in ("incomplete", "suspect") else ""
     notes += sorted({warning for row in volumes for warning in row["warnings"] if f" {warning}: " not in verdict_note})
     notes += [verdict_note] if verdict_note else []
+    if verdict and not verdict_note and verdict["reason"].endswith(OF_THESE_INSTANCES):
+        notes.append(verdict["reason"].rpartition("; ")[2])
     notes += ["a resampled copy is beside it"] if is_resampled else []
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
 from node.volume.model import Diffusion, Frame
-from node.volume.vendors import bruker
+from node.volume.vendors import bruker, ge
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
 UNWEIGHTED_B_VALUE = 1e-6
@@ -43,6 +43,9 @@ TAKEN_FROM_NINE = (
     "the b-matrix (0018,9601) of Bruker holds xx, xy, xz, yx, yy, yz in the attributes of xx, xy, xz, yy, yz, zz: one "
     "matrix of VisuAcqDiffusionBMatrix in (0177,xx01) begins with them, is symmetric, and was taken"
 )
+
+MAX_COMBINED = 4
+"""Most directions whose images a scanner combines to one: three axes, or the corners of a tetrahedron."""
 
 _MATRIX = (
     "DiffusionBValueXX",
@@ -74,7 +77,9 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
         kinds, standard = _kinds(ds, shared, per_frame), _standard(ds, shared, per_frame)
         lacks_b_value = _lacks_b_value(ds, shared, per_frame)
     trace, derived = bool(kinds & _TRACE_TYPES), bool(kinds & (_TRACE_TYPES | _MAP_TYPES))
-    gradient = _possible(vendors.gradient_before_standard(ds, manufacturer)) or _possible(standard)
+    gradient = _possible(vendors.gradient_before_standard(ds, manufacturer)) or _possible(
+        vendors.with_scaled_b_value(standard, manufacturer)
+    )
     if gradient is None or (gradient.direction_lps is None and not gradient.isotropic):
         vendor = _possible(vendors.gradient(ds, manufacturer)) or _possible(_of_frame(manufacturer, shared, per_frame))
         gradient = _completed(gradient, vendor)
@@ -90,7 +95,29 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
         gradient.b_value,
         _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None,
         repaired=gradient.repaired if gradient.b_value > UNWEIGHTED_B_VALUE else "",
+        is_nominal=gradient.nominal is not None,
     )
+
+
+def settle_unweighted(frames: Sequence[Frame]) -> None:
+    """Set the b-value to 0 where the gradient has no length, and the b-value that is stated is that of the scan.
+
+    b is proportional to the square of the length. But combined images, which are weighted, have no direction either.
+    They are made of few directions, beside images that state 0; a tensor file has many, or states the b-value of the
+    scan in every image.
+    """
+    known = [frame.diffusion for frame in frames if frame.diffusion is not None]
+    directions = {tuple(entry.direction_lps.round(2)) for entry in known if entry.direction_lps is not None}
+    directions.discard((0.0, 0.0, 0.0))
+    states_zero = any(entry.b_value == 0 and not entry.is_nominal for entry in known)
+    if not directions or (states_zero and len(directions) <= MAX_COMBINED):
+        return
+    for frame in frames:
+        entry, flag = frame.diffusion, frame.variant_key.get("collapse_flag")
+        if entry is None or not entry.is_nominal or entry.direction_lps is None or flag == ge.COMBINED:
+            continue
+        if not entry.direction_lps.any():
+            frame.diffusion = replace(entry, b_value=0.0, direction_lps=None)
 
 
 def without_repair(frame: Frame) -> Frame:
@@ -122,9 +149,11 @@ def _possible(gradient: Gradient | None) -> Gradient | None:
 
 
 def _completed(standard: Gradient | None, vendor: Gradient | None) -> Gradient | None:
-    """Return the standard's b-value with the vendor's direction."""
+    """Return the vendor's direction with the standard's b-value, unless that is the b-value of the scan."""
     if standard is None or vendor is None:
         return standard or vendor
+    if vendor.nominal == standard.b_value:
+        return vendor
     return vendor._replace(b_value=standard.b_value)
 
 

@@ -223,6 +223,14 @@ def gradient(ds: Dataset, manufacturer: str) -> Gradient | None:
     return None
 
 
+def with_scaled_b_value(gradient: Gradient | None, manufacturer: str) -> Gradient | None:
+    """Return a weighting of the standard's attributes; GE states the b-value of the scan there, too."""
+    if gradient is None or gradient.direction_lps is None or not manufacturer.upper().startswith("GE"):
+        return gradient
+    b_value = ge.scaled_b_value(gradient.b_value, gradient.direction_lps)
+    return gradient._replace(b_value=b_value, nominal=gradient.b_value)
+
+
 @lru_cache(maxsize=64)
 def _gradients(manufacturer: str) -> tuple[Callable[[Dataset], Gradient | None], ...]:
     """Return the functions that read the weighting of a manufacturer's images, or of anybody's if none is named."""

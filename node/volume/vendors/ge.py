@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -55,6 +55,9 @@ _VERSIONS = (5.0, 40.0)
 
 _MOVED_VERSION = 25.002
 """Since this version, the header begins with 76 more bytes, and 140 bytes before the direction are gone."""
+
+COMBINED = 15
+"""The flag (0043,xx30) of images that combine those of all directions."""
 
 B_VALUE_FLAG = 100_000
 """(0043,xx39) holds the b-value below this number; multiples of it are flags."""
@@ -228,23 +231,31 @@ def gradient(ds: Dataset) -> Gradient | None:
     The direction is along frequency, phase and slice encoding. In-plane Phase Encoding Direction (0018,1312) maps these
     to rows and columns; without it the direction is unknown. With several shells, all images carry the largest b-value,
     and the directions of lower shells are shorter, like their gradients: b is proportional to the square of the length.
+    No direction alone shows whether an image is unweighted: combined images have zeros, too.
     """
     flagged = private_numbers(ds, _B_VALUE)
     if not flagged or flagged[0] < 0:
         return None
-    b_value = flagged[0] % B_VALUE_FLAG
-    if not b_value:
+    nominal = b_value = flagged[0] % B_VALUE_FLAG
+    if not nominal:
         return Gradient(0.0)
     parts = [private_numbers(ds, tag, 1) for tag in _DIRECTION]
     encoded = tuple(part[0] for part in parts if part)
-    length = math.hypot(*encoded)
-    if len(encoded) == 3 and SCALED_LENGTHS[0] < length < SCALED_LENGTHS[1]:
-        b_value = float(round(b_value * length**2))
+    if len(encoded) == 3:
+        if math.hypot(*encoded) <= SCALED_LENGTHS[0]:
+            return Gradient(nominal, (0.0, 0.0, 0.0), nominal=nominal)
+        b_value = scaled_b_value(nominal, encoded)
     orientation = numbers(ds, "ImageOrientationPatient", 6)
     phase = text(ds, "InPlanePhaseEncodingDirection")
     if len(encoded) != 3 or orientation is None or phase not in ("ROW", "COL"):
-        return Gradient(b_value)
-    return Gradient(b_value, along_encoding(*encoded, orientation, phase == "ROW"))
+        return Gradient(b_value, nominal=nominal)
+    return Gradient(b_value, along_encoding(*encoded, orientation, phase == "ROW"), nominal=nominal)
+
+
+def scaled_b_value(nominal: float, direction: Sequence[float]) -> float:
+    """Return the b-value of an image in s/mm2, by that of the scan and the length of the direction."""
+    length = math.hypot(*direction)
+    return float(round(nominal * length**2)) if SCALED_LENGTHS[0] < length < SCALED_LENGTHS[1] else nominal
 
 
 def _acceleration(place: int) -> Callable[[Dataset], float | None]:

@@ -11,13 +11,15 @@ import numpy as np
 class Gradient(NamedTuple):
     """A b-value in s/mm2, a direction in the patient frame (LPS, any length), and whether it is a trace image.
 
-    `repaired` says how the direction was recovered from a wrong header; empty if it is as stated.
+    `repaired` says how the direction was recovered from a wrong header; empty if it is as stated. `nominal`: the
+    b-value that the header states, if the vendor states that of the scan and scales it by the square of the length.
     """
 
     b_value: float
     direction_lps: tuple[float, ...] | None = None
     isotropic: bool = False
     repaired: str = ""
+    nominal: float | None = None
 
 
 def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:

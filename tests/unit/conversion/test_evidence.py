@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,34 @@ def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_t
     assert (result.completeness.state, result.completeness.missing) == ("incomplete", 4 if of_times else 1)
     steps = [json.loads((tmp_path / f"volume_e{echo}.json").read_text())["time_step_s"] for echo in (1, 2)]
     assert steps == ([2.0, None] if of_times else [None, None])
+
+
+def with_other_pixels(ds: FileDataset, seed: int) -> FileDataset:
+    """The instance with other pixels, under its own SOP Instance UID."""
+    return make.set_pixels(deepcopy(ds), make.pattern(1, ds.Rows, ds.Columns, seed=seed)[0])
+
+
+def test_further_files_of_an_instance_are_counted_in_the_verdict(judge: Judge) -> None:
+    [image] = make.ct_series(1)
+    verdict = judge([image] * 5)
+    assert (verdict.state, verdict.received) == ("complete", 1)
+    assert verdict.reason.endswith("; 4 more files have the SOP Instance UIDs of these instances")
+
+
+@pytest.mark.parametrize("slices", [1, 6])
+def test_a_series_with_two_contents_under_one_uid_is_not_complete(judge: Judge, slices: int) -> None:
+    series = make.ct_series(slices)
+    verdict = judge([*series, with_other_pixels(series[0], 7), with_other_pixels(series[0], 8)])
+    assert (verdict.state, verdict.rule) == ("suspect", "conflict")
+    assert "not the same pixels" in verdict.reason
+
+
+def test_the_first_copy_that_can_be_decoded_is_used(tmp_path: Path) -> None:
+    series = make.ct_series(4)
+    cut = make.changed(deepcopy(series[1]), PixelData=series[1].PixelData[:20])
+    found = converted([series[0], cut, *series[1:]], tmp_path / "cut")
+    assert [file.shape for file in found.files if file.shape] == [(make.COLUMNS, make.ROWS, 4)]
+    assert [exclusion.detail.split("; ")[1] for exclusion in found.exclusions] == [
+        "the first that can be decoded is used"
+    ]
+    assert found.completeness.rule == "conflict"

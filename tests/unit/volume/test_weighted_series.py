@@ -1,0 +1,126 @@
+"""Diffusion series whose headers state the b-value of the scan, or no direction of some volumes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import FileDataset
+
+from node.volume.assemble import assemble
+from node.volume.model import Volume
+from node.volume.reasons import WarningKind
+from tests import make
+from tests.reference.test_gradients import weigh
+
+SLICES = 3
+NONE = (0.0, 0.0, 0.0)
+SIX = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0.8, 0), (0, 0.6, 0.8), (0.8, 0, 0.6))
+VENDORS = ("GE", "SIEMENS", "PHILIPS", "CANON", "UIH")
+PRIVATE_DIRECTIONS = (0x001910BB, 0x001910BC, 0x001910BD, 0x200510B0, 0x200510B1, 0x200510B2, 0x0019100E, 0x00651037)
+
+Weighting = tuple[int, tuple[float, ...] | None]
+
+
+def series(vendor: str, weightings: list[Weighting]) -> list[FileDataset]:
+    """A time for each b-value and direction; without a direction, its elements are absent."""
+    found = make.time_series(len(weightings), SLICES, InPlanePhaseEncodingDirection="COL")
+    for index, ds in enumerate(found):
+        b_value, direction = weightings[index // SLICES]
+        weigh(ds, vendor, b_value, np.array(direction or NONE))
+        if direction is None:
+            for tag in PRIVATE_DIRECTIONS:
+                ds.pop(tag, None)
+            ds.pop("ImageComments", None)
+    return found
+
+
+def enhanced(vendor: str, weightings: list[Weighting]) -> FileDataset:
+    ds = make.enhanced_mr(SLICES, len(weightings), Manufacturer=vendor)
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        b_value, direction = weightings[index // SLICES]
+        item = make.dataset(
+            DiffusionBValue=float(b_value), DiffusionDirectionality="DIRECTIONAL" if b_value else "NONE"
+        )
+        if direction is not None and b_value:
+            item.DiffusionGradientDirectionSequence = [make.dataset(DiffusionGradientOrientation=list(direction))]
+        group.MRDiffusionSequence = [item]
+    return ds
+
+
+def b_values(volume: Volume) -> list[float]:
+    assert volume.diffusion is not None
+    return [weighting.b_value for weighting in volume.diffusion]
+
+
+def says(volume: Volume) -> str:
+    return "; ".join(
+        warning.detail for warning in volume.warnings if warning.name is WarningKind.NO_DIFFUSION_DIRECTIONS
+    )
+
+
+def shell(b_value: int, *directions: tuple[float, ...]) -> list[Weighting]:
+    return [(b_value, direction) for direction in directions]
+
+
+def halved(directions: tuple[tuple[float, ...], ...]) -> list[tuple[float, ...]]:
+    return [tuple(part / 2 for part in direction) for direction in directions]
+
+
+@pytest.mark.parametrize("stated", [1000, 0], ids=["every image states that of the scan", "the first states 0"])
+def test_volumes_of_a_tensor_file_of_ge_without_a_gradient_are_unweighted(stated: int) -> None:
+    rest = shell(1000, SIX[0], NONE, *SIX[1:], *halved(SIX[:2]))
+    [volume] = assemble(series("GE", [(stated, NONE), *rest])).volumes
+    assert b_values(volume) == [0, 1000, 0, 1000, 1000, 1000, 1000, 1000, 250, 250]
+    assert not says(volume)
+
+
+@pytest.mark.parametrize("has_orientation", [False, True])
+def test_the_b_value_of_the_standard_is_that_of_the_scan_too_in_images_of_ge(has_orientation: bool) -> None:
+    weightings = shell(1000, NONE, *halved(SIX))
+    images = series("GE", weightings)
+    for index, ds in enumerate(images):
+        ds.DiffusionBValue = 1000.0
+        if has_orientation:
+            ds.DiffusionGradientOrientation = list(weightings[index // SLICES][1] or NONE)
+    [volume] = assemble(images).volumes
+    assert b_values(volume) == [0, *[250] * 6]
+
+
+def test_enhanced_images_of_ge_without_a_gradient_are_unweighted() -> None:
+    [volume] = assemble([enhanced("GE MEDICAL SYSTEMS", shell(1000, NONE, *SIX, *halved(SIX[:1])))]).volumes
+    assert b_values(volume) == [0, *[1000] * 6, 250]
+
+
+def test_combined_images_of_ge_stay_weighted_and_have_a_warning() -> None:
+    [volume] = assemble(series("GE", [(0, NONE), *shell(1000, *SIX[:3], NONE)])).volumes
+    assert b_values(volume) == [0, 1000, 1000, 1000, 1000]
+    assert says(volume).startswith("1 of 4 ")
+    flagged = series("GE", [(0, NONE), *shell(1000, *SIX, NONE)])
+    for ds in flagged[-SLICES:]:
+        ds.private_block(0x0043, "GEMS_PARM_01").add_new(0x30, "SS", 15)
+    [volume] = assemble(flagged).volumes
+    assert b_values(volume)[-1] == 1000
+    assert says(volume).startswith("1 of 7 ")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("direction", [None, NONE], ids=["absent", "zeros"])
+def test_a_weighted_volume_without_a_direction_among_others_is_reported(
+    vendor: str, direction: tuple[float, ...] | None
+) -> None:
+    found = assemble(series(vendor, [(0, NONE), (1000, direction), *shell(1000, *SIX)])).volumes
+    if direction == NONE and vendor == "GE":
+        assert b_values(found[0])[1] == 0
+    elif direction == NONE and vendor == "PHILIPS":  # its trace images have zeros
+        assert [volume.suffix for volume in found] == ["", "map"]
+    else:
+        assert says(found[0]) == "1 of 7 diffusion weighted times have no gradient direction: zeros stand for it"
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("direction", [None, NONE], ids=["absent", "zeros"])
+def test_a_weighted_time_of_an_enhanced_instance_without_a_direction_is_reported(
+    vendor: str, direction: tuple[float, ...] | None
+) -> None:
+    [volume] = assemble([enhanced(vendor, [(0, NONE), (1000, direction), *shell(1000, *SIX)])]).volumes
+    assert says(volume).startswith("1 of 7 ") != (vendor == "GE" and direction == NONE)
