@@ -39,6 +39,7 @@ ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-certifi
 LISTING = ("ledger-begun", "write-off-noted")
 TRASH = ("restore-begun", "restore-indexed", "trash-emptied")
 DELIVERING = ("message-composed", "message-delivered")
+RESULTS = ("result-stored", "results-stored", "results-done")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 CHANGING = ("change-ordered", "configuration-written", "configuration-renamed", "change-committed", "workers-ended")
 EXPORTING = ("session-replaced", "study-exported")
@@ -53,6 +54,7 @@ POINTS = (
     + TRASH
     + LISTING
     + DELIVERING
+    + RESULTS
     + FORWARDING
     + CHANGING
     + EXPORTING

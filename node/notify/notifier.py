@@ -17,13 +17,14 @@ from node.index.database.index import Index
 from node.index.database.message_loops import MessageLoops
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import Interrupted, MessageLoop
+from node.index.search.finder import QueryRefused
 from node.index.work.jobs import Job, JobEnded, ResultThere
-from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
+from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
 from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
-from node.receive.results import Results
+from node.receive.results import KeptResults, Results
 from node.selector import compile_selector
 from node.settings.hooks import HookSettings
 from node.settings.model import Settings
@@ -35,7 +36,10 @@ MAX_MESSAGES_PER_SECOND = 50
 
 
 MAX_TURN_SECONDS = 3600.0
-"""Longest wait of a job for the results of other jobs: its command or plugin would have to run again."""
+"""Longest wait of a job for the results of other jobs, before other messages of its hook have their turn."""
+
+SHORTAGE_SECONDS = 10.0
+"""Pause before results are stored again for which this node had no room, or whose series its index did not have."""
 
 
 Held = Callable[[Sequence[ArchivedFile]], AbstractContextManager[None]]
@@ -109,31 +113,57 @@ class HookWorker(MessageLoop):
         if is_own:
             return _dropped(pending, "the hook made it")
         self._keep_pace()
-        attempts = pending.attempts + 1
         reached("message-composed")
+        return self._attempt_wanted(pending, message, files)
+
+    def _attempt_wanted(self, pending: PendingEvent, message: HookMessage, files: Sequence[ArchivedFile]) -> Attempt:
+        """Deliver a message, unless an earlier attempt did and its results are kept, and store its results."""
+        attempts = pending.attempts + 1
         job: Job | None = None
+        token, kept = "", None
         try:
             if self._hook.results:
                 job, token = self._index.jobs.begin(self._hook_name, pending, self._now(), self._job_time)
                 if not job.is_open:  # a receiver that was not heard in time has done its work
                     return _done_before(pending, job)
-                message = self._for_job(message, job, token)
-            with self._at_hand(files):
-                delivered = self._deliver(message, job)
-            reached("message-delivered")
-            if job is not None:
-                self._take_results(job, delivered)
+                kept = self._results.kept(job.job_id)
+            if kept is None:
+                kept = self._delivered(message, job, token, files)
+            if job is not None and kept is not None:
+                self._take_results(job, kept)
         except Interrupted:
             raise
+        except (OutOfResources, QueryRefused, ResultsBusy) as error:  # of this node: no fault of the receiver
+            return self._waits(pending, str(error), job)
         except Exception as error:  # a bug must not block all other messages
             if not isinstance(error, NotDelivered):
                 log.exception("hook_failed", hook=self._hook_name)
                 error = NotDelivered(f"{type(error).__name__} while delivering")
-            self._audit_export(message, Result.MINOR_FAILURE)
             return self._failed(pending, attempts, error, job)
-        self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
-        return Attempt(pending, Ended("succeeded"), attempts, delivered.output)
+        return Attempt(pending, Ended("succeeded"), attempts, kept.output if kept is not None else None)
+
+    def _delivered(
+        self, message: HookMessage, job: Job | None, token: str, files: Sequence[ArchivedFile]
+    ) -> KeptResults | None:
+        """Deliver a message; return what the receiver left, or None if it reports later."""
+        if job is not None:
+            message = self._for_job(message, job, token)
+        try:
+            with self._at_hand(files):
+                delivered = self._deliver(message, job)
+        except Interrupted:
+            raise
+        except Exception:
+            self._audit_export(message, Result.MINOR_FAILURE)
+            raise
+        self._audit_export(message, Result.SUCCESS)
+        reached("message-delivered")
+        if job is None or not delivered.is_pending:
+            return KeptResults(delivered.results, delivered.output)
+        now = self._now()
+        self._index.jobs.accepted(job.id, delivered.location, now + self._job_time, now)
+        return None
 
     @contextmanager
     def _at_hand(self, files: Sequence[ArchivedFile]) -> Iterator[None]:
@@ -158,11 +188,23 @@ class HookWorker(MessageLoop):
             if self._hook.is_here:
                 self._index.jobs.begin_here(job.id, self._now())
             try:
-                return self._channel.deliver(message, self._ends_delivery)
+                delivered = self._channel.deliver(message, self._ends_delivery)
+                if not delivered.is_pending:
+                    self._keep(job, KeptResults(delivered.results, delivered.output))
+                return delivered
             except Interrupted:
                 if self._cancelled.is_set():
                     raise
         raise NotDelivered(self._index.jobs.with_id(job.job_id).detail or "cancelled", is_final=True)
+
+    def _keep(self, job: Job, kept: KeptResults) -> None:
+        """Keep what a receiver left, once there is room for it; until then, this process alone knows that it ended."""
+        while True:
+            try:
+                return self._results.keep(job.job_id, kept)
+            except OutOfResources:
+                if self._ends_delivery.wait(SHORTAGE_SECONDS):
+                    raise Interrupted from None
 
     def _is_own(self, index: ReadIndex, pending: PendingEvent) -> bool:
         """Return whether the hook itself made what an event is about: it would never come to an end."""
@@ -179,26 +221,17 @@ class HookWorker(MessageLoop):
         folder = str(self._results.empty_folder(job.job_id)) if is_here else None
         return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
 
-    def _take_results(self, job: Job, delivered: DeliveredMessage) -> None:
-        """Store what a hook left, unless it reports later."""
-        now = self._now()
-        if delivered.is_pending:
-            due_at = now + self._job_time
-            self._index.jobs.accepted(job.id, delivered.location, due_at, now)
-            return
+    def _take_results(self, job: Job, kept: KeptResults) -> None:
+        """Store what a hook left."""
         try:
-            self._results.finish(job.job_id, delivered.results, wait_seconds=MAX_TURN_SECONDS)
+            self._results.finish(job.job_id, kept.content, wait_seconds=MAX_TURN_SECONDS)
         except JobEnded:  # it reported its outcome itself, or a person cancelled the job
             return
         except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
             with suppress(JobEnded):
                 self._results.end(job.job_id, "failed", str(error))
             reason = "a result was refused: `voxelnode hooks jobs` has the reason"
-            raise NotDelivered(reason, is_final=True, output=delivered.output) from error
-        except (OutOfResources, ResultsBusy) as error:
-            if self._cancelled.is_set():
-                raise Interrupted from error
-            raise NotDelivered(str(error), output=delivered.output) from error
+            raise NotDelivered(reason, is_final=True, output=kept.output) from error
 
     def _audit_export(self, message: HookMessage, result: Result) -> None:
         line = export_line(self._hook_name, self._hook, message, self._ae_title, result)
@@ -227,6 +260,16 @@ class HookWorker(MessageLoop):
         if self._stopping.wait(max(0.0, wait)) or self._is_paused:
             raise Interrupted
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
+
+    def _waits(self, pending: PendingEvent, reason: str, job: Job | None) -> Attempt:
+        """Return that a message waits until this node has room, or its index has caught up; that is no attempt."""
+        if self._cancelled.is_set():
+            raise Interrupted
+        log.warning("message_waits", hook=self._hook_name, kind=pending.event, reason=reason)
+        if job is not None and self._hook.is_here:
+            self._index.jobs.wait_here(job.id, reason, self._now())
+        due_at = self._now() + dt.timedelta(seconds=SHORTAGE_SECONDS)
+        return Attempt(pending, Postponed(due_at, reason[:REASON_LENGTH]), pending.attempts)
 
     def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered, job: Job | None) -> Attempt:
         reason, limit = str(error)[:REASON_LENGTH], self._hook.attempts

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from node.background import BackgroundService
 from node.errors import UsageError
@@ -15,6 +16,17 @@ from node.index.work.jobs import Job, JobState
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResults:
+    """What a hook has left, beside the files in the folder of its job.
+
+    `content`: the manifest as JSON values; None: as the folder says. `output`: the end of the output of a command.
+    """
+
+    content: Any = None
+    output: str | None = None
 
 
 class Results:
@@ -36,6 +48,14 @@ class Results:
 
     def empty_folder(self, job_id: str) -> Path:
         """Return the folder of a job, empty."""
+        raise _off()
+
+    def keep(self, job_id: str, kept: KeptResults) -> None:
+        """Keep what a hook left in the folder of a job, durably; see `kept`."""
+        raise _off()
+
+    def kept(self, job_id: str) -> KeptResults | None:
+        """Return what was kept of a job, whose hook need not run again; None: nothing."""
         raise _off()
 
     def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pydicom import dcmread
 
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
@@ -24,9 +26,11 @@ from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
+from node.receive.apply import Applier
+from node.receive.ingest import Origin
 from tests import make
 from tests.acceptance.served import until
-from tests.integration.conftest import Root
+from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_hooks import take
 from tests.receivers import Answer, Received, Receiver, channel_of
 
@@ -344,3 +348,83 @@ def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: R
 def test_a_hook_that_could_give_no_results_is_refused(keys: dict[str, Any], reported: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reported)):
         (WebhookSettings if "url" in keys else CommandSettings)(**keys)
+
+
+MASK = """
+import sys, nibabel, numpy
+image = nibabel.load(sys.argv[1])
+mask = (numpy.asanyarray(image.dataobj) > 0).astype("u1")
+nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[2] + "/mask.nii")
+open(sys.argv[2] + "/report.json", "w").write('{"lungs": "clear"}')
+open(sys.argv[2] + "/report.pdf", "w").write("%PDF-1.4 %%EOF")
+"""
+
+
+@pytest.mark.slow
+def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(root: Root, begin: Begin) -> None:
+    series = make.ct_series(3)
+    uids = {"study_uid": str(series[0].StudyInstanceUID), "series_uid": str(series[0].SeriesInstanceUID)}
+    report = make.structured_report(**uids, PatientName=series[0].PatientName, PatientID=series[0].PatientID)
+    worker = begin("one", ("volume-written",), command=(sys.executable, "-c", MASK, "{path}", "{out}"))
+    take(root, [report, *series])
+    work(root, worker)
+    assert [(job["state"], job["results_stored"], job["detail"]) for job in jobs(root)] == [("succeeded", 3, None)]
+    for row in root.rows("SELECT path FROM v_images WHERE source = 'result'"):
+        ds = dcmread(row["path"])
+        assert ds.PatientName == series[0].PatientName
+        assert report.SOPInstanceUID not in str(ds), "only images are what a result was made of"
+
+
+def counted_runs(folder: Path) -> tuple[str, Callable[[], int]]:
+    """A script that leaves a PDF and counts how often it ran, and what it has counted."""
+    runs = folder / "runs"
+    return f"echo run >> {runs}; {WRITE}", lambda: len(runs.read_text().splitlines())
+
+
+def test_a_hook_runs_once_though_the_index_is_behind(
+    root: Root, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, runs = counted_runs(tmp_path)
+    worker = begin("one", script=script, attempts=1)
+    take(root, make.ct_series(1))
+    root.convert_due()
+    monkeypatch.setattr(Applier.catch_up, "__defaults__", (0.1,))
+    other = make.ct_series(1)[0]
+    with root.ingest.applier.standing():
+        incoming = root.ingest.begin(announced(other), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(other))
+        incoming.finish()
+        for _ in range(2):
+            worker.work()
+            [delivery] = root.rows("SELECT state, attempts, reason FROM v_deliveries")
+            assert (delivery["state"], delivery["attempts"]) == ("waiting", 0)
+            assert "behind what was received" in delivery["reason"]
+            root.clock.move(60)
+    assert root.ingest.applier.catch_up(10)
+    worker.work()
+    assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("succeeded", 1)]
+    assert runs() == 1
+    assert list((root.folder / "jobs").iterdir()) == []
+
+
+def test_a_hook_runs_once_though_the_disk_is_full_for_a_while(root: Root, begin: Begin, tmp_path: Path) -> None:
+    script, runs = counted_runs(tmp_path)
+    begin_full = tmp_path / "begin"
+    os.mkfifo(begin_full)
+    worker = begin("one", script=f"{script}; read line < {begin_full}", attempts=1)
+    take(root, make.ct_series(1))
+    root.convert_due()
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    with begin_full.open("w") as release:
+        reserve, root.archive.intake._reserve_bytes = root.archive.intake._reserve_bytes, 1 << 62
+        release.write("\n")
+    thread.join(30)
+    assert not thread.is_alive()
+    [delivery] = root.rows("SELECT state, attempts FROM v_deliveries")
+    assert (delivery["state"], delivery["attempts"]) == ("waiting", 0)
+    root.archive.intake._reserve_bytes = reserve
+    root.clock.move(60)
+    worker.work()
+    assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("succeeded", 1)]
+    assert runs() == 1

@@ -1,21 +1,22 @@
 """What hooks leave for their jobs becomes instances: checked, made, and stored by the one way in.
 
 All results of a job are made before the first one is stored, so a job whose second file is refused stores nothing. A
-result is durable and indexed before its job has succeeded. If the process dies in between, the hook, or its message,
-comes again, and the instances that are stored already are not made a second time: their UIDs follow from job, file name
-and content.
+result is durable and indexed before its job has succeeded. What a hook left is kept before anything is made of it, so
+that the hook runs once, though the index lags, the disk is full for a while, or the process dies. Instances that are
+stored already are not made a second time: their UIDs follow from job, file name and content.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import os
 import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ import structlog
 
 from node.archive.space import reason_of
 from node.background import BackgroundService
-from node.durable import NO_ROOM, make_folder
+from node.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
 from node.extensions.results.makers import Makers
 from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
@@ -42,9 +43,11 @@ from node.extensions.results.manifest import (
     opened_folder,
 )
 from node.extensions.results.rows import NewResult, ReadResults, ResultRepository
+from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import WorkLoop
+from node.index.engine.rows import Row
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState
@@ -52,14 +55,19 @@ from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
-from node.receive.results import Results
+from node.receive.results import KeptResults, Results
 from node.receive.stored_files import damage_of
 from node.settings.model import Settings
 
 log = structlog.get_logger()
 
 FOLDER = "jobs"
-"""Folder in the root; each job has one in it, with its id, while it is open."""
+"""Folder in the root; each job has one in it, with its id, while it is open, and one for what is kept."""
+
+KEPT = ".kept"
+"""End of the name of the folder of a job once its hook has ended: nothing of it is lost or changed from then on."""
+
+JOB_ID_CHARACTERS = 32
 
 FIRST_SERIES_NUMBER = 9001
 """Series Number (0020,0011) of the first result in a study; they count from there."""
@@ -73,7 +81,7 @@ MAX_SOURCE_INSTANCES = 1_000_000
 
 PIECE_BYTES = 1 << 20
 
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_JOB_ID = re.compile(rf"[0-9a-f]{{{JOB_ID_CHARACTERS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,28 @@ class ResultIntake(Results):
         make_folder(folder)
         return folder
 
+    def keep(self, job_id: str, kept: KeptResults) -> None:
+        """Keep what a hook left in the folder of a job, durably; see `kept`. Raises OutOfResources."""
+        folder = self.folder(job_id)
+        try:
+            make_folder(self._folder)
+            with suppress(FileExistsError):  # a webhook may have left nothing
+                folder.mkdir()
+            folder.with_suffix(".json").write_text(json.dumps([kept.content, kept.output]))
+            sync_file_system(self._folder)
+            folder.rename(folder.with_suffix(KEPT))  # last: without it, the hook runs again
+            sync_folder(self._folder)
+        except OSError as error:
+            raise _shortage(error, folder) from error
+
+    def kept(self, job_id: str) -> KeptResults | None:
+        """Return what `keep` was given for a job; None: its hook has left nothing yet, or on another host."""
+        folder = self.folder(job_id)
+        if not os.path.lexists(folder.with_suffix(KEPT)):
+            return None
+        content, output = json.loads(folder.with_suffix(".json").read_text())
+        return KeptResults(content, output)
+
     @contextmanager
     def new_file(self, job: Job, name: str) -> Iterator[IO[bytes]]:
         """Open a file of a job for writing: durable, and in place of an earlier one of its name, when the block ends.
@@ -147,9 +177,7 @@ class ResultIntake(Results):
                     os.fsync(file.fileno())
                 os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                raise OutOfResources(f"disk: {reason_of(error, path)}") from error
+                raise _shortage(error, path) from error
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=folder)
@@ -178,7 +206,11 @@ class ResultIntake(Results):
                 return
             with self._ingest.archive.working_folder() as own:  # no hook knows it
                 self._store(job, self._made(job, manifest, own) if job.is_open else [])
+            reached("results-stored")
             self.end(job_id, "succeeded", detail)
+            reached("results-done")
+        except OSError as error:
+            raise _shortage(error, self._folder) from error
         finally:
             self._turn.release()
 
@@ -192,7 +224,8 @@ class ResultIntake(Results):
         under_way = self._under_way.get(job.job_id)
         if state == "cancelled" and under_way is not None:
             under_way.set()
-        _remove(self.folder(job.job_id))
+        for path in self._folder.glob(f"{job.job_id}*"):
+            _remove(path)
         self._metrics.jobs.labels(job.hook, state).inc()
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
 
@@ -205,7 +238,7 @@ class ResultIntake(Results):
         there = list(self._folder.glob("*"))  # first: another host may begin a job, whose row comes before its folder
         is_open = self._results.open_ids()
         for folder in there:
-            if folder.name not in is_open:
+            if folder.name[:JOB_ID_CHARACTERS] not in is_open:
                 _remove(folder)
 
     def services(self, settings: Settings) -> Sequence[BackgroundService]:
@@ -220,6 +253,8 @@ class ResultIntake(Results):
     def _made(self, job: Job, manifest: Manifest | None, own: Path) -> list[_Made]:
         """Make the instances of a job, in a folder of our own."""
         folder = self.folder(job.job_id)
+        if os.path.lexists(folder.with_suffix(KEPT)):
+            folder = folder.with_suffix(KEPT)
         entries = left_in(folder, manifest, job.hook)
         return [self._make(job, folder, entry, own, number) for number, entry in enumerate(entries)]
 
@@ -261,27 +296,51 @@ class ResultIntake(Results):
         if row is None or not stored:
             raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
         revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]
-        stacks: dict[int, list[StoredInstance]] = {}
-        if entry.kind == "segmentation":
-            for used in index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES):
-                one = stored.get(used["sop_instance_uid"])
-                if one is None or one.sha256 != used["sha256"]:
-                    raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
-                if entry.stack in (None, used["stack"]):
-                    stacks.setdefault(used["stack"], []).append(one)
+        used = index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES)
+        classes = {stored[one["sop_instance_uid"]].sop_class_uid for one in used if one["sop_instance_uid"] in stored}
+        images = [one for one in stored.values() if not classes or one.sop_class_uid in classes]
         return ResultSource(
             study,
             series,
-            tuple((one.sop_class_uid, one.sop_instance_uid) for one in stored.values()),
-            self._intact(next(iter(stored.values()))),
-            tuple(
-                SourceStack(stack, tuple((one.sop_instance_uid, self._intact(one)) for one in stacks[stack]))
-                for stack in sorted(stacks)
-            ),
+            tuple((one.sop_class_uid, one.sop_instance_uid) for one in images),
+            self._sample(images),
+            self._stacks(entry, used, stored) if entry.kind == "segmentation" else (),
         )
 
+    def _sample(self, images: Sequence[StoredInstance]) -> Path:
+        """Return the file of the first image that is as it was received: a result has its patient from it."""
+        refusal = None
+        for one in images:
+            try:
+                return self._intact(one)
+            except ResultRefused as error:
+                refusal = refusal or error
+        raise refusal or ResultRefused("the series has no image")
+
+    def _stacks(
+        self, entry: ManifestEntry, used: Sequence[Row], stored: Mapping[str, StoredInstance]
+    ) -> tuple[SourceStack, ...]:
+        """Return the volumes that a mask may be of: those whose images are all as they were converted."""
+        stacks: dict[int, list[tuple[str, Path]]] = {}
+        refusals: dict[int, ResultRefused] = {}
+        for row in used:
+            stack, uid = row["stack"], row["sop_instance_uid"]
+            if entry.stack not in (None, stack) or stack in refusals:
+                continue
+            try:
+                one = stored.get(uid)
+                if one is None or one.sha256 != row["sha256"]:
+                    raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
+                stacks.setdefault(stack, []).append((uid, self._intact(one)))
+            except ResultRefused as error:
+                refusals[stack] = error
+        whole = tuple(SourceStack(stack, tuple(stacks[stack])) for stack in sorted(stacks.keys() - refusals.keys()))
+        if refusals and not whole:
+            raise next(iter(refusals.values()))
+        return whole
+
     def _intact(self, one: StoredInstance) -> Path:
-        """Return the file of an image, after comparing it with what was received: a result has its patient from it."""
+        """Return the file of an image, after comparing it with what was received."""
         path = self._ingest.archive.local(one)
         problem = damage_of(self._ingest.archive, self._index, one, path, self._ingest.now())
         if problem is None:
@@ -305,6 +364,7 @@ class ResultIntake(Results):
                     self._take_in(one)
                 self._results.stored(uid, self._ingest.now())
                 self._metrics.results.labels(job.hook, one.result.kind).inc()
+                reached("result-stored")
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(ORIGIN, "ended")
 
@@ -333,26 +393,26 @@ def _taken(folder: Path, entry: ManifestEntry, into: Path) -> str:
     The copy has at most the bytes that the file has at the beginning, whatever its hook still writes.
     """
     digest, nothing = hashlib.sha256(), bytes(PIECE_BYTES)
-    try:
-        with (
-            opened_folder(folder) as descriptor,
-            opened_file(descriptor, entry.file, MAX_BYTES[entry.kind]) as file,
-            into.open("xb") as copy,
-        ):
-            left = os.fstat(file.fileno()).st_size
-            while left and (piece := file.read(min(PIECE_BYTES, left))):
-                digest.update(piece)
-                left -= len(piece)
-                if piece == nothing:
-                    copy.seek(PIECE_BYTES, os.SEEK_CUR)
-                else:
-                    copy.write(piece)
-            copy.truncate()
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise OutOfResources(f"disk: {reason_of(error, into.parent)}") from error
+    with (
+        opened_folder(folder) as descriptor,
+        opened_file(descriptor, entry.file, MAX_BYTES[entry.kind]) as file,
+        into.open("xb") as copy,
+    ):
+        left = os.fstat(file.fileno()).st_size
+        while left and (piece := file.read(min(PIECE_BYTES, left))):
+            digest.update(piece)
+            left -= len(piece)
+            if piece == nothing:
+                copy.seek(PIECE_BYTES, os.SEEK_CUR)
+            else:
+                copy.write(piece)
+        copy.truncate()
     return digest.hexdigest()
+
+
+def _shortage(error: OSError, path: Path) -> Exception:
+    """Return what to raise for an error of the disk: OutOfResources if it ends once there is room again."""
+    return OutOfResources(f"disk: {reason_of(error, path)}") if error.errno in NO_ROOM else error
 
 
 def _remove(folder: Path) -> None:

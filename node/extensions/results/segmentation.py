@@ -55,7 +55,7 @@ def make_segmentation(making: ResultMaking) -> dict[str, Any]:
     """
     if not making.source.stacks:
         raise ResultRefused("the series has no volume that the mask could be of")
-    grids = [_grid(stack) for stack in making.source.stacks]
+    grids = _grids(making.source.stacks)
     try:
         voxels, affine = read_mask(making.file, max(int(np.prod(lattice.shape)) for lattice, _ in grids))
     except NotAMask as error:
@@ -72,6 +72,19 @@ def make_segmentation(making: ResultMaking) -> dict[str, Any]:
     found = finished(ds, making, sample)
     _read_back(making, numbered, lattice)
     return {**found, "segments": {str(label): number for label, number in numbers.items()}}
+
+
+def _grids(stacks: Sequence[SourceStack]) -> list[tuple[Lattice, dict[str, Dataset]]]:
+    """Return the grids of the volumes that have one; if none has, raise why the first has none."""
+    grids, refusal = [], None
+    for stack in stacks:
+        try:
+            grids.append(_grid(stack))
+        except ResultRefused as error:
+            refusal = refusal or error
+    if refusal is not None and not grids:
+        raise refusal
+    return grids
 
 
 def _grid(stack: SourceStack) -> tuple[Lattice, dict[str, Dataset]]:
