@@ -19,11 +19,11 @@ from time import monotonic
 from node.association import framing
 from node.association.admission import Admission, Rejection
 from node.association.association import Association, DimseMessage
-from node.association.contexts import ReceivedRequest
 from node.association.framing import Piece, Violation
 from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.reports import Reports
+from node.association.request import ReceivedRequest
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
@@ -293,7 +293,7 @@ class AcceptedAssociation(Association):
     def opened(self, request: ReceivedRequest) -> None:
         """Take messages from now on."""
         assert self._admitted is not None
-        self.agree(self._admitted.answers.contexts, request.maximum_pdu_bytes)
+        self.agree(self._admitted.answers.accepted(), request.maximum_pdu_bytes)
         store_service = self._admitted.store_service
         self._messages = Messages(self, store_service, self._answers.append, self._cancelled.add)
 

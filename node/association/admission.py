@@ -40,6 +40,7 @@ class AssociationRequest:
     presentation_contexts: int
     abstract_syntaxes: tuple[str, ...] = ()
     certificate: PeerCertificate | None = None
+    is_of_known_version: bool = True
 
 
 _REASONS = {
@@ -47,6 +48,7 @@ _REASONS = {
     (1, 2): "application context name not supported",
     (1, 3): "calling AE title not recognised",
     (1, 7): "called AE title not recognised",
+    (2, 2): "protocol version not supported",
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
@@ -230,10 +232,12 @@ class Admission:
         self._metrics.open_associations.set(self._budget.count(Stage.PLACED))
 
     def _malformed(self, requested: AssociationRequest) -> Rejection | None:
+        if not requested.is_of_known_version:
+            return Rejection(1, 2, 2, "protocol version", "use protocol version 1 (PS3.8 9.3.2)")
         if requested.application_context != APPLICATION_CONTEXT:
             return Rejection(1, 1, 2, "application context", f"use the application context {APPLICATION_CONTEXT}")
         if not 1 <= requested.presentation_contexts <= 128:
-            remedy = "propose 1 to 128 presentation contexts, each with an abstract syntax and transfer syntaxes"
+            remedy = "propose 1 to 128 presentation contexts (PS3.8 9.3.2.2)"
             return Rejection(1, 1, 1, "presentation contexts", remedy)
         return None
 

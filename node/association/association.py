@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom.presentation import PresentationContext
 
 from node.association.outgoing import (
     MAXIMUM_PDU_BYTES,
@@ -66,19 +65,9 @@ class Association(ABC):
         self.fragment_bytes = MAXIMUM_PDU_BYTES
         self._message_id = 0
 
-    def agree(self, answers: Iterable[PresentationContext], peer_maximum_bytes: int) -> None:
-        """Keep the result of the negotiation: of all presentation contexts, those that were accepted."""
-        accepted = (answer for answer in answers if answer.result == ACCEPTED and answer.transfer_syntax)
-        self.accepted = {
-            answer.context_id or 0: AcceptedContext(
-                answer.context_id or 0,
-                str(answer.abstract_syntax),
-                str(answer.transfer_syntax[0]),
-                bool(answer.as_scu),
-                bool(answer.as_scp),
-            )
-            for answer in accepted
-        }
+    def agree(self, accepted: Iterable[AcceptedContext], peer_maximum_bytes: int) -> None:
+        """Keep the result of the negotiation: the accepted presentation contexts."""
+        self.accepted = {context.context_id: context for context in accepted}
         self.peer_maximum_bytes = peer_maximum_bytes
         self.fragment_bytes = fragment_bytes(peer_maximum_bytes)
 

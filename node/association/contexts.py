@@ -1,37 +1,28 @@
 """Accept presentation contexts and choose their transfer syntaxes (PS3.8 7.1.1.13, 9.3.3.2).
 
-At the end are the PDUs of the acceptor: the A-ASSOCIATE-RQ that it reads, and its answers (PS3.8 7.1, 9.3).
+At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `association.request` reads what it is asked.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydicom import uid
 from pydicom.uid import UID
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    A_RELEASE,
-    AsynchronousOperationsWindowNegotiation,
-    SCP_SCU_RoleSelectionNegotiation,
-    SOPClassExtendedNegotiation,
-)
-from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
+from pynetdicom.pdu_primitives import A_RELEASE
+from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
-from node.association.admission import AssociationRequest, Rejection
-from node.association.association import ACCEPTED
-from node.association.primitives import (
-    Roles,
-    decoded_primitive,
-    encoded_pdu,
-    own_user_information,
-    peer_maximum_bytes,
-    roles_of,
-)
+from node.association.admission import Rejection
+from node.association.association import ACCEPTED, AcceptedContext
+from node.association.framing import ASSOCIATE_AC
+from node.association.primitives import encoded_pdu
+from node.association.request import ProposedContext, ReceivedRequest, Roles
 from node.dicom import uids
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import APPLICATION_CONTEXT, choose_transfer_syntax, is_storage_class
 from node.index.nouns.records import Refused
 from node.registry import enabled
@@ -78,15 +69,15 @@ class Proposal:
     Selection a requestor is the SCU. `verbs` is what the node serves besides storage.
     """
 
-    contexts: tuple[PresentationContext, ...]
+    contexts: tuple[ProposedContext, ...]
     permitted: frozenset[Verb]
     verbs: Mapping[str, Verb]
     roles: Roles
 
     def is_sent_to(self, abstract_syntax: str) -> bool:
         """Whether the requestor becomes the SCP of a storage class: by C-GET the node sends it instances."""
-        _, is_scp = self.roles.get(UID(abstract_syntax), (True, False))
-        return bool(is_scp) and "retrieve" in self.permitted and is_storage_class(abstract_syntax)
+        _, is_scp = self.roles.get(abstract_syntax, (True, False))
+        return is_scp and "retrieve" in self.permitted and is_storage_class(abstract_syntax)
 
     def is_permitted(self, abstract_syntax: str) -> bool:
         """Whether the requestor may have a context for an abstract syntax; proposed roles decide by themselves."""
@@ -95,66 +86,104 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Negotiated:
-    """The answer to each proposed presentation context, by rising ID, and to the proposed roles."""
+class Answer:
+    """The answer to a proposed context; `as_scu`, `as_scp`: the roles of the node in it, if it is accepted."""
 
-    contexts: Sequence[PresentationContext]
-    roles: Sequence[SCP_SCU_RoleSelectionNegotiation]
+    proposed: ProposedContext
+    result: int
+    transfer_syntax_uid: str = ""
+    as_scu: bool = False
+    as_scp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The answer to each proposed presentation context, in their order, and to the proposed roles."""
+
+    contexts: Sequence[Answer]
+    roles: Roles
+
+    def accepted(self) -> list[AcceptedContext]:
+        """Return the accepted contexts."""
+        return [
+            AcceptedContext(
+                answer.proposed.context_id,
+                answer.proposed.abstract_syntax,
+                answer.transfer_syntax_uid,
+                answer.as_scu,
+                answer.as_scp,
+            )
+            for answer in self.contexts
+            if answer.result == ACCEPTED
+        ]
 
 
 def negotiated(proposal: Proposal) -> Negotiated:
-    """Decide on each proposed presentation context by itself, by pynetdicom's rules for what the node supports of it.
+    """Decide on each proposed presentation context by itself; pynetdicom decides on its roles.
 
-    pynetdicom decides by one list of supported contexts, whose order of transfer syntaxes wins, and knows no
-    permissions.  The node takes any storage class, and mostly the requestor's order: so each context has a list of its
-    own.
+    The node takes any storage class, and mostly the requestor's order of transfer syntaxes, and it knows permissions:
+    so pynetdicom gets the chosen transfer syntax alone.
     """
-    contexts: list[PresentationContext] = []
-    roles: dict[str, SCP_SCU_RoleSelectionNegotiation] = {}
+    answers: list[Answer] = []
+    roles: dict[str, tuple[bool, bool]] = {}
     for proposed in proposal.contexts:
-        [answer], answered = negotiate_as_acceptor([proposed], _supported(proposed, proposal), proposal.roles)
-        if answer.result != ABSTRACT_SYNTAX_NOT_SUPPORTED and not proposal.is_permitted(str(answer.abstract_syntax)):
-            answer.result = USER_REJECTION
+        syntax = proposed.abstract_syntax
+        if not syntax or (syntax not in proposal.verbs and not is_storage_class(syntax)):
+            answers.append(Answer(proposed, ABSTRACT_SYNTAX_NOT_SUPPORTED))
+            continue
+        chosen = choose_transfer_syntax(syntax, _by_usefulness(proposed, proposal))
+        if not proposal.is_permitted(syntax):
+            answers.append(Answer(proposed, USER_REJECTION))
+        elif chosen is None:
+            answers.append(Answer(proposed, TRANSFER_SYNTAXES_NOT_SUPPORTED))
         else:
-            roles |= {str(item.sop_class_uid): item for item in answered}
-        contexts.append(answer)
-    return Negotiated(sorted(contexts, key=lambda context: context.context_id or 0), list(roles.values()))
+            [context], items = negotiate_as_acceptor(
+                [_context(1, syntax, chosen)], [_supported(syntax, chosen, proposal)], _roles(proposal.roles)
+            )
+            roles |= {str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role)) for item in items}
+            answers.append(
+                Answer(proposed, context.result or ACCEPTED, chosen, bool(context.as_scu), bool(context.as_scp))
+            )
+    return Negotiated(answers, roles)
 
 
-def _supported(proposed: PresentationContext, proposal: Proposal) -> list[PresentationContext]:
-    """Return the supported part of a proposed context: one transfer syntax, and the roles of the requestor."""
-    syntax = str(proposed.abstract_syntax)
-    if syntax not in proposal.verbs and not is_storage_class(syntax):
-        return []
-    offered = [str(uid) for uid in proposed.transfer_syntax]
-    chosen = choose_transfer_syntax(syntax, _by_usefulness(offered, syntax, proposal))
-    supported = PresentationContext()
-    supported.abstract_syntax = proposed.abstract_syntax
-    supported.transfer_syntax = [chosen] if chosen is not None else []
+def _context(context_id: int, abstract_syntax: str, transfer_syntax: str) -> PresentationContext:
+    context = build_context(abstract_syntax, transfer_syntax)
+    context.context_id = context_id
+    return context
+
+
+def _roles(roles: Roles) -> dict[UID, tuple[bool | None, bool | None]]:
+    return {UID(syntax): proposed for syntax, proposed in roles.items()}
+
+
+def _supported(syntax: str, chosen: str, proposal: Proposal) -> PresentationContext:
+    """Return the supported part of a proposed context: its transfer syntax, and the roles of the requestor."""
+    supported = build_context(syntax, chosen)
     if syntax == uids.STORAGE_COMMITMENT:  # as its SCP, the requestor reports on what we asked (PS3.4 J.3.3)
         supported.scu_role = supported.scp_role = True
     elif is_storage_class(syntax):
         supported.scu_role, supported.scp_role = "store" in proposal.permitted, "retrieve" in proposal.permitted
-    return [supported]
+    return supported
 
 
-def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Proposal) -> Sequence[str]:
+def _by_usefulness(proposed: ProposedContext, proposal: Proposal) -> Sequence[str]:
     """Return the offered transfer syntaxes, first the one in which we can send most if the requestor is an SCP.
 
-    An uncompressed one suits every instance that can be decoded; videos are sent only as they are stored.
+    An uncompressed one suits every instance that can be decoded: of those, the requestor's first one. If another
+    context of the class offers nothing else, every instance can be sent in that, and the requestor's order holds.
+    Videos are sent only as they are stored.
     """
-    if not proposal.is_sent_to(abstract_syntax):
+    offered, syntax = proposed.transfer_syntaxes, proposed.abstract_syntax
+    if not proposal.is_sent_to(syntax):
         return offered
-    if abstract_syntax in VIDEO_CLASSES:
-        return sorted(offered, key=lambda syntax: syntax in NATIVE or can_decode(syntax))
-    targets = [target for target in TARGETS if target in offered]
-    return [*targets, *(syntax for syntax in offered if syntax not in targets)]
-
-
-def count_contexts(proposed: Iterable[PresentationContext]) -> int:
-    """Count the proposed contexts; 0 if any lacks its abstract or transfer syntax (PS3.8 table 9-13)."""
-    contexts = list(proposed)
-    return len(contexts) if all(context.abstract_syntax and context.transfer_syntax for context in contexts) else 0
+    if syntax in VIDEO_CLASSES:
+        return sorted(offered, key=lambda one: one in NATIVE or can_decode(one))
+    for other in proposal.contexts:
+        others = other.transfer_syntaxes
+        if other is not proposed and other.abstract_syntax == syntax and others and set(others) <= set(TARGETS):
+            return offered
+    return sorted(offered, key=lambda one: one not in TARGETS)
 
 
 _REFUSALS = {
@@ -177,18 +206,17 @@ MAX_OFFERED_LENGTH = 2000
 
 
 def refused_contexts(
-    proposal: Proposal, answers: Iterable[PresentationContext], peer: Refused, named: Sequence[str]
+    proposal: Proposal, answers: Iterable[Answer], peer: Refused, named: Sequence[str]
 ) -> list[Refused]:
     """Return one refusal for each rule that refused contexts, with these contexts.
 
     `answers`: to each proposed context; `peer`: has the fields of the peer; `named`: names under which the peer is in
     [peers]; empty: it is not.
     """
-    proposals = {context.context_id or 0: context for context in proposal.contexts}
-    by_result: dict[int, list[PresentationContext]] = {}
+    by_result: dict[int, list[ProposedContext]] = {}
     for answer in answers:
         if answer.result != ACCEPTED:
-            by_result.setdefault(answer.result or 0, []).append(proposals[answer.context_id or 0])
+            by_result.setdefault(answer.result, []).append(answer.proposed)
     refusals = []
     for result, contexts in by_result.items():
         if result == USER_REJECTION:
@@ -199,13 +227,13 @@ def refused_contexts(
     return refusals
 
 
-def _offered(contexts: Sequence[PresentationContext]) -> str:
+def _offered(contexts: Sequence[ProposedContext]) -> str:
     """Return abstract and transfer syntaxes, those of equal transfer syntaxes together."""
     by_syntaxes: dict[str, list[str]] = {}
     for context in contexts:
-        abstract_syntaxes = by_syntaxes.setdefault(", ".join(map(str, context.transfer_syntax)), [])
-        if str(context.abstract_syntax) not in abstract_syntaxes:
-            abstract_syntaxes.append(str(context.abstract_syntax))
+        abstract_syntaxes = by_syntaxes.setdefault(", ".join(context.transfer_syntaxes) or "none", [])
+        if (name := context.abstract_syntax or "none") not in abstract_syntaxes:
+            abstract_syntaxes.append(name)
     text = "; ".join(f"{', '.join(abstract)}: {transfer}" for transfer, abstract in by_syntaxes.items())
     if len(text) <= MAX_OFFERED_LENGTH:
         return text
@@ -213,9 +241,9 @@ def _offered(contexts: Sequence[PresentationContext]) -> str:
 
 
 def _not_permitted(
-    contexts: Sequence[PresentationContext], proposal: Proposal, named: Sequence[str]
+    contexts: Sequence[ProposedContext], proposal: Proposal, named: Sequence[str]
 ) -> tuple[str, str, str]:
-    verbs = sorted({_verb(str(context.abstract_syntax), proposal) for context in contexts})
+    verbs = sorted({_verb(context.abstract_syntax, proposal) for context in contexts})
     quoted = ", ".join(f'"{verb}"' for verb in verbs)
     if named:
         remedy = f"if it may, add {quoted} to `may` of [peers.{named[0]}]"
@@ -226,99 +254,40 @@ def _not_permitted(
 
 def _verb(syntax: str, proposal: Proposal) -> Verb:
     """Return the permission that a context lacks."""
-    return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(UID(syntax), (True, False))[1] else "store")
-
-
-_PROTOCOL_VERSION = 1
-"""The only version that there is (PS3.8 9.3.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedRequest:
-    """An A-ASSOCIATE-RQ; `primitive` is pynetdicom's."""
-
-    primitive: Any
-    protocol_version: int
-
-    @property
-    def is_of_known_version(self) -> bool:
-        """Whether the request is of the protocol version of the node."""
-        return self.protocol_version == _PROTOCOL_VERSION
-
-    @property
-    def maximum_pdu_bytes(self) -> int:
-        """The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit."""
-        return peer_maximum_bytes(self.primitive)
-
-    @property
-    def extended_negotiation(self) -> Mapping[str, bytes]:
-        """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
-        return {
-            str(item.sop_class_uid): item.service_class_application_information or b""
-            for item in self.primitive.user_information
-            if isinstance(item, SOPClassExtendedNegotiation)
-        }
-
-    def fields(self) -> AssociationRequest:
-        """Return the fields by which admission decides."""
-        contexts = self.primitive.presentation_context_definition_list
-        return AssociationRequest(
-            self.primitive.calling_ae_title.strip(),
-            self.primitive.called_ae_title.strip(),
-            str(self.primitive.application_context_name),
-            count_contexts(contexts),
-            tuple(str(context.abstract_syntax) for context in contexts),
-        )
-
-    def proposal(self, permitted: frozenset[Verb], verbs: Mapping[str, Verb]) -> Proposal:
-        """Return the proposed contexts and roles, of a requestor that may use the services `permitted` of `verbs`."""
-        contexts = tuple(self.primitive.presentation_context_definition_list)
-        return Proposal(contexts, permitted, verbs, roles_of(self.primitive))
-
-
-def decoded_request(encoded: bytes) -> ReceivedRequest:
-    """Decode an A-ASSOCIATE-RQ."""
-    pdu = A_ASSOCIATE_RQ()
-    primitive = decoded_primitive(pdu, encoded)
-    return ReceivedRequest(primitive, pdu.protocol_version)
+    return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
 
 
 def acceptance_pdu(
     request: ReceivedRequest, answers: Negotiated, extended: Mapping[str, bytes], maximum_pdu_bytes: int
 ) -> bytes:
-    """Encode the A-ASSOCIATE-AC (PS3.8 9.3.3).
+    """Encode the A-ASSOCIATE-AC (PS3.8 9.3.3, PS3.7 D.3.3).
 
-    `extended`: the answers to SOP Class Extended Negotiation; `maximum_pdu_bytes`: our *Maximum Length Received*.
+    `extended`: the answers to SOP Class Extended Negotiation; `maximum_pdu_bytes`: our *Maximum Length Received*. An
+    asynchronous operations window is answered with one operation at a time.
     """
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = UID(APPLICATION_CONTEXT)
-    primitive.calling_ae_title = request.primitive.calling_ae_title
-    primitive.called_ae_title = request.primitive.called_ae_title
-    primitive.result, primitive.result_source = 0, 1
-    primitive.presentation_context_definition_results_list = list(answers.contexts)
-    primitive.user_information = [
-        *own_user_information(maximum_pdu_bytes),
-        *answers.roles,
-        *_operations_window(request),
-        *(_extended_item(uid, information) for uid, information in extended.items()),
-    ]
-    return encoded_pdu(A_ASSOCIATE_AC(), primitive)
+    user = _item(0x51, struct.pack(">L", maximum_pdu_bytes)) + _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
+    if request.has_operations_window:
+        user += _item(0x53, struct.pack(">HH", 1, 1))
+    for syntax, roles in answers.roles.items():
+        user += _item(0x54, _sized(syntax) + bytes(roles))
+    user += _item(0x55, IMPLEMENTATION_VERSION_NAME.encode())
+    for syntax, information in extended.items():
+        user += _item(0x56, _sized(syntax) + information)
+    body = struct.pack(">HH", 1, 0) + request.echoed + _item(0x10, APPLICATION_CONTEXT.encode())
+    for answer in answers.contexts:
+        # The transfer syntax of a context that was not accepted has no meaning, but must be there (PS3.8 9.3.3.2).
+        chosen = _item(0x40, (answer.transfer_syntax_uid or IMPLICIT_LITTLE_ENDIAN).encode())
+        body += _item(0x21, bytes((answer.proposed.context_id, 0, answer.result, 0)) + chosen)
+    body += _item(0x50, user)
+    return struct.pack(">BxL", ASSOCIATE_AC, len(body)) + body
 
 
-def _operations_window(request: ReceivedRequest) -> list[AsynchronousOperationsWindowNegotiation]:
-    """Answer an asynchronous operations window with one operation at a time (PS3.7 D.3.3.3)."""
-    kind = AsynchronousOperationsWindowNegotiation
-    if not any(isinstance(item, kind) for item in request.primitive.user_information):
-        return []
-    answer = kind()
-    answer.maximum_number_operations_invoked = answer.maximum_number_operations_performed = 1
-    return [answer]
+def _item(kind: int, data: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(data)) + data
 
 
-def _extended_item(sop_class_uid: str, information: bytes) -> SOPClassExtendedNegotiation:
-    item = SOPClassExtendedNegotiation()
-    item.sop_class_uid, item.service_class_application_information = UID(sop_class_uid), information
-    return item
+def _sized(uid: str) -> bytes:
+    return struct.pack(">H", len(uid)) + uid.encode()
 
 
 def rejection_pdu(rejection: Rejection) -> bytes:

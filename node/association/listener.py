@@ -22,8 +22,9 @@ from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitte
 from node.association.added import Find, Listening, Operate, Parts, Running
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import DimseMessage
-from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
+from node.association.contexts import Negotiated, Proposal, negotiated, refused_contexts, served
 from node.association.operation import Operation
+from node.association.request import ReceivedRequest
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import (
@@ -236,7 +237,8 @@ class Listener:
             return rejection
         log.debug("association_accepted")
         address = connection.address
-        proposal = request.proposal(self.admission.permitted(address, requested), self.verbs)
+        permitted = self.admission.permitted(address, requested)
+        proposal = Proposal(request.contexts, permitted, self.verbs, request.roles)
         answers = negotiated(proposal)
         self._report_refused_contexts(proposal, answers, requested, address)
         shown = str(certificate) if certificate is not None else ""

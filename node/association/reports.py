@@ -9,6 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from node.association.admission import Admission
+from node.association.request import MalformedRequest
 from node.association.services.c_store import StoreService
 from node.budget import Claim
 from node.errors import VoxelnodeError
@@ -49,8 +50,11 @@ class Reports:
         remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
         if other_protocol is not None:
             reason, remedy = f"this is {other_protocol[0]}, not DICOM: {violation}", other_protocol[1]
-        self._log_of_address("request_not_understood", reason)
-        self._refused("connection", "request", reason, remedy)
+        titles = {}
+        if isinstance(violation, MalformedRequest):
+            titles = {"calling_ae_title": violation.calling_ae_title, "called_ae_title": violation.called_ae_title}
+        self._log_of_address("request_not_understood", reason, **titles)
+        self._refused("connection", "request", reason, remedy, **titles)
 
     def violated(self, violation: VoxelnodeError) -> None:
         """Report a violation of the protocol on an association."""
@@ -68,21 +72,15 @@ class Reports:
         self._metrics.last_words.heard(title, self._connection.address, f"association {outcome}", now)
         self.log.info("association_ended", state=outcome)
 
-    def _log_of_address(self, event: str, reason: str) -> None:
+    def _log_of_address(self, event: str, reason: str, **titles: str) -> None:
         """Log what anybody can cause, unless the address has done so often in this minute."""
         if self._admission.lines.is_due(event, self._connection.address):
-            self.log.warning(event, address=self._connection.address, reason=reason)
+            self.log.warning(event, address=self._connection.address, reason=reason, **titles)
 
-    def _refused(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
-        origin = self.store_service.origin if self.store_service is not None else None
-        self._admission.on_refusal(
-            Refused(
-                what,
-                rule,
-                reason,
-                remedy,
-                peer=self._connection.address,
-                calling_ae_title=origin.calling_ae_title if origin else "",
-                called_ae_title=origin.called_ae_title if origin else "",
-            )
-        )
+    def _refused(
+        self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str, **titles: str
+    ) -> None:
+        if self.store_service is not None:
+            origin = self.store_service.origin
+            titles = {"calling_ae_title": origin.calling_ae_title, "called_ae_title": origin.called_ae_title}
+        self._admission.on_refusal(Refused(what, rule, reason, remedy, peer=self._connection.address, **titles))

@@ -18,16 +18,15 @@ from node.association import framing
 from node.association.admission import Rejection
 from node.association.contexts import (
     Negotiated,
-    ReceivedRequest,
     abort_pdu,
     acceptance_pdu,
-    decoded_request,
     rejection_pdu,
     release_answer_pdu,
     release_request_pdu,
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.request import ReceivedRequest, decoded_request
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
 from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
@@ -43,8 +42,6 @@ ANSWER_TICK_SECONDS = 0.25
 
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
 """Sources of an A-ABORT, PS3.8 table 9-26."""
-
-_OTHER_VERSION = Rejection(1, 2, 2, "protocol version", "use protocol version 1 (PS3.8 9.3.2)")
 
 _EVENTS = {
     framing.RELEASE_RQ: Event.RELEASE_RECEIVED,
@@ -235,7 +232,7 @@ class UpperLayer:
 
     def _indicate_request(self, request: ReceivedRequest) -> None:
         self._deadlines.stop_timer()
-        decision = self._user.indicate_request(request) if request.is_of_known_version else _OTHER_VERSION
+        decision = self._user.indicate_request(request)
         if isinstance(decision, Rejection):
             self.happens(Event.REJECT, decision)
         else:

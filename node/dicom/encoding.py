@@ -26,6 +26,9 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations whose length has two bytes (PS3.5 7.1.2)."""
 
+NO_VRS = frozenset((b"\0\0", b"  ", b"??"))
+"""What stands for the VR of private elements in files of old devices and de-identifiers; their length has two bytes."""
+
 Head = tuple[int, bytes, int, int]
 """Tag, value representation (empty if it is not encoded), length, and offset of the value."""
 
@@ -48,6 +51,8 @@ class Encoding:
     def head(self, data: bytes | bytearray | memoryview, at: int, *, is_implicit: bool) -> Head:
         """Return the head of the element at an offset; a VR may be none that PS3.5 knows.
 
+        A private element without a VR (`NO_VRS`) is of VR UN, as other programs read it.
+
         `is_implicit` is that of the encoding, except within a sequence of VR UN (PS3.5 6.2.2).
 
         Raises struct.error if the data end within the head.
@@ -57,6 +62,8 @@ class Encoding:
             return group << 16 | number, b"", self._implicit.unpack_from(data, at)[2], at + 8
         if vr in _LONG_VRS:
             return group << 16 | number, vr, self._long.unpack_from(data, at)[3], at + 12
+        if vr in NO_VRS and group % 2:
+            return group << 16 | number, b"UN", length, at + 8
         return group << 16 | number, vr, length, at + 8
 
     def head_writer(self, tag: int, vr: str = "") -> Callable[[int], bytes]:

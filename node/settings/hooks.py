@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from node.selector import FIELDS, compile_selector
-from node.settings.section import AETitle, Seconds, SettingsSection
+from node.settings.section import PeerTitle, Seconds, SettingsSection
 from node.settings.where import Where
 
 HookEvent = Literal[
@@ -36,7 +36,7 @@ class HookSettings(SettingsSection):
 
     kind: str = Field(description="What the receiver is: webhook, command, plugin.", examples=["webhook"])
     on: tuple[HookEvent, ...] = Field(min_length=1, description="Events", examples=[["volume-written"]])
-    calling_ae_titles: tuple[AETitle, ...] = Field((), description="Only events of these senders; empty: all.")
+    calling_ae_titles: tuple[PeerTitle, ...] = Field((), description="Only events of these senders; empty: all.")
     where: Where | None = Field(
         None,
         description='Only series that fit, such as { modality = "CT", slices = ">=50" } (docs/select.md).',

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from pydantic import Field
 
 from node.registry import verbs
-from node.settings.section import AETitle, Host, Seconds, SettingsSection
+from node.settings.section import AETitle, Host, PeerTitle, Seconds, SettingsSection
 
 if TYPE_CHECKING:
     Verb = str
@@ -72,7 +72,7 @@ class Dicom(SettingsSection):
 class Peer(SettingsSection):
     """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
 
-    ae_title: AETitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
+    ae_title: PeerTitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='Networks that it may call from, such as ["10.1.2.0/24"]; empty: any.'
     )

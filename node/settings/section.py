@@ -24,6 +24,14 @@ AETitle = Annotated[
 ]
 """An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
 
+PeerTitle = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
+    ),
+]
+"""The AE title of another device, which may have a backslash and Latin-1: real devices have such."""
+
 
 def _host(text: str) -> str:
     if port := re.fullmatch(r"([^\s/:@]+):(\d+)", text):

@@ -330,6 +330,19 @@ def test_a_request_that_is_none_is_refused(
     assert node.rows(COMMITMENTS) == []
 
 
+def test_a_peer_without_a_host_is_refused_at_once_and_a_person_hears_why(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    node = start_node(peers={"asker": Peer(ae_title="ASKER"), "sender": Peer(ae_title="SENDER")})
+    series = stored(node, ct_series(1), tmp_path)
+    assert Asker().ask(node, references(series)) == 0x0110  # processing failure, PS3.7 C.5.14
+    assert node.rows(COMMITMENTS) == []
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    [row] = node.rows("SELECT * FROM v_rejections")
+    assert (row["what"], row["rule"], row["calling_ae_title"]) == ("commitment", "peer without a host", "ASKER")
+    assert "[peers]" in row["remedy"]
+
+
 @pytest.mark.slow
 def test_the_node_proposes_the_role_of_a_provider(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path

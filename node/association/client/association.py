@@ -21,7 +21,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pynetdicom.presentation import PresentationContext, build_context, build_role, negotiate_as_requestor
 
 from node.association import framing
-from node.association.association import Association, DimseMessage
+from node.association.association import ACCEPTED, AcceptedContext, Association, DimseMessage
 from node.association.client.addresses import Address
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
@@ -68,14 +68,16 @@ def request_pdu(
     """Encode an A-ASSOCIATE-RQ (PS3.8 9.3.2); numbers the contexts 1, 3, 5, ..."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(APPLICATION_CONTEXT)
-    primitive.calling_ae_title, primitive.called_ae_title = calling_ae_title, called_ae_title
+    primitive.calling_ae_title = primitive.called_ae_title = "ANY"  # pynetdicom refuses titles that real devices have
     for number, context in enumerate(contexts):
         context.context_id = 2 * number + 1
         context.scu_role, context.scp_role = roles.get(str(context.abstract_syntax), (None, None))
     primitive.presentation_context_definition_list = list(contexts)
     primitive.user_information = own_user_information(MAXIMUM_PDU_BYTES)
     primitive.user_information += [build_role(syntax, scu, scp) for syntax, (scu, scp) in roles.items()]
-    return encoded_pdu(A_ASSOCIATE_RQ(), primitive)
+    encoded = encoded_pdu(A_ASSOCIATE_RQ(), primitive)
+    titles = b"".join(title.encode("latin-1").ljust(16) for title in (called_ae_title, calling_ae_title))
+    return encoded[:10] + titles + encoded[42:]  # PS3.8 table 9-11
 
 
 def rejection_reason(data: bytes) -> str:
@@ -193,7 +195,21 @@ class RequestedAssociation(Association):
         except UndecodablePdu as error:
             raise NoAssociation(f"{self.peer}: its answer to the request cannot be decoded") from error
         answers = primitive.presentation_context_definition_results_list
-        self.agree(negotiate_as_requestor(list(contexts), answers, roles_of(primitive)), peer_maximum_bytes(primitive))
+        agreed = negotiate_as_requestor(list(contexts), answers, roles_of(primitive))
+        self.agree(
+            (
+                AcceptedContext(
+                    context.context_id or 0,
+                    str(context.abstract_syntax),
+                    str(context.transfer_syntax[0]),
+                    bool(context.as_scu),
+                    bool(context.as_scp),
+                )
+                for context in agreed
+                if context.result == ACCEPTED and context.transfer_syntax
+            ),
+            peer_maximum_bytes(primitive),
+        )
         self._framing.expect_data(asks_release=True)
         self._is_open = True
         if not self.accepted:

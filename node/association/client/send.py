@@ -212,15 +212,16 @@ def sent_with_status(instance: Outgoing, status: int | None, comment: str = "") 
 
 @contextmanager
 def bytes_for_peer(
-    instance: Outgoing, accepted: Mapping[str, int], transcode: Transcode
+    instance: Outgoing, accepted: Mapping[str, int], transcode: Transcode, preferred: Sequence[str] = TARGETS
 ) -> Iterator[tuple[int, InstanceBytes]]:
     """Yield the ID of an accepted context for an instance, and its bytes for that context.
 
-    `accepted`: the accepted contexts of its SOP class.
+    `accepted`: the accepted contexts of its SOP class; `preferred`: the order in which one is chosen for an instance
+    that is transcoded.
 
     Raises NotSendable: no context fits, the file is damaged or missing, or it cannot be decompressed.
     """
-    target = choose_target(instance.transfer_syntax_uid, accepted.keys())
+    target = choose_target(instance.transfer_syntax_uid, accepted.keys(), preferred)
     if target is None:
         syntaxes = ", ".join(sorted(accepted)) or "none"
         raise NotSendable(

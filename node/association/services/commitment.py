@@ -196,6 +196,7 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
     Statuses are those of PS3.7 10.1.4.1.10:
 
     * 0x0000: the request is kept, and its result will be reported
+    * 0x0110: the peer has no host in [peers], so a result for which it does not wait could not be reported
     * 0x0112: the instance is not the well-known one; 0x0123: the action is another one
     * 0x0115: the Action Information lacks its Transaction UID or its references
     * 0x0122: the presentation context belongs to another service
@@ -238,10 +239,29 @@ def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
         raise RequestRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
     origin, now = operation.origin, service.now()
+    if origin.calling_ae_title not in service.peers:
+        raise _without_host(operation, service)
     due_at = now + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS)
     return service.index.work.add_commitment(
         transaction_uid, origin.calling_ae_title, origin.address, references, now, due_at
     )
+
+
+def _without_host(operation: Operation, service: CommitmentService) -> RequestRefused:
+    """Return the refusal of a request whose result could not be reported, and have a person hear of it."""
+    origin = operation.origin
+    service.on_refusal(
+        Refused(
+            "commitment",
+            "peer without a host",
+            "no peer with its AE title has a host, so the result could not be reported",
+            "set host and port of this peer in [peers] to where it takes results",
+            peer=origin.address,
+            calling_ae_title=origin.calling_ae_title,
+            called_ae_title=origin.called_ae_title,
+        )
+    )
+    return RequestRefused(PROCESSING_FAILURE, "no host for this AE title in [peers]: the result has nowhere to go")
 
 
 def _is_reported_here(operation: Operation, service: CommitmentService, work: Work) -> bool:

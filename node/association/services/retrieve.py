@@ -358,7 +358,8 @@ def _stored(operation: Operation, service: RetrieveService, instance: Outgoing) 
     association, message_id = operation.association, operation.next_message_id()
     accepted = association.accepted_for(instance.sop_class_uid)
     try:
-        with bytes_for_peer(instance, accepted, service.transcode) as (context_id, source):
+        # The requestor's order holds where the node may choose.
+        with bytes_for_peer(instance, accepted, service.transcode, list(accepted)) as (context_id, source):
             request = store_request(instance, message_id, priority=priority_of(operation))
             association.send_instance(context_id, request, source)
             answer = association.answer_to(message_id, service.timeout)

@@ -19,6 +19,7 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom.events import EVT_ABORTED, EVT_CONN_OPEN, EVT_DATA_RECV, EVT_RELEASED, EVT_REQUESTED, Event
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
@@ -26,10 +27,11 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from node.association.acceptor import Admitted
 from node.association.admission import Rejection
-from node.association.association import ACCEPTED
-from node.association.contexts import Negotiated, ReceivedRequest
+from node.association.contexts import Negotiated
 from node.association.listener import Listener
 from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.primitives import peer_maximum_bytes, roles_of
+from node.association.request import ProposedContext, ReceivedRequest
 from node.association.services.c_store import StoreService
 from node.association.transport import REQUEST_SECONDS
 from node.background import SupervisedThread
@@ -43,8 +45,6 @@ WATCH_SECONDS = 0.1
 
 SILENT_SECONDS = 0.5
 """A node that stops ends an association between two messages, once its time is over or it has been silent this long."""
-
-PROTOCOL_VERSION = 1
 
 _RELEASE_RQ = 0x05
 """Type of the PDU A-RELEASE-RQ (PS3.8 9.3.6)."""
@@ -192,7 +192,7 @@ class PynetdicomAcceptor(AcceptorHandlers):
             return
         accepted, claim = self._accepted[event.assoc]
         requestor = event.assoc.requestor
-        request = ReceivedRequest(requestor.primitive, PROTOCOL_VERSION)
+        request = _request(requestor.primitive)
         judged = self._listener.judge(f"{requestor.address}:{requestor.port}", claim, request)
         if isinstance(judged, Rejection):
             event.assoc.acse.send_reject(judged.result, judged.source, judged.diagnostic)
@@ -280,23 +280,39 @@ class PynetdicomAcceptor(AcceptorHandlers):
         listener.admission.closed(claim)
 
 
+def _request(primitive: Any) -> ReceivedRequest:
+    """Return the request that pynetdicom has decoded."""
+    contexts = primitive.presentation_context_definition_list
+    return ReceivedRequest(
+        primitive.calling_ae_title.strip(),
+        primitive.called_ae_title.strip(),
+        tuple(
+            ProposedContext(one.context_id, str(one.abstract_syntax or ""), tuple(map(str, one.transfer_syntax)))
+            for one in contexts
+        ),
+        str(primitive.application_context_name),
+        maximum_pdu_bytes=peer_maximum_bytes(primitive),
+        roles={str(syntax): (bool(scu), bool(scp)) for syntax, (scu, scp) in roles_of(primitive).items()},
+        extended_negotiation={
+            str(item.sop_class_uid): item.service_class_application_information or b""
+            for item in primitive.user_information
+            if isinstance(item, SOPClassExtendedNegotiation)
+        },
+    )
+
+
 def _supported(answers: Negotiated) -> list[PresentationContext]:
     """Return contexts by which pynetdicom comes to the answers of the node, by abstract syntax."""
-    roles = {str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role)) for item in answers.roles}
     contexts: dict[str, PresentationContext] = {}
-    for answer in answers.contexts:
-        if answer.result != ACCEPTED:
-            continue
-        syntax = str(answer.abstract_syntax)
+    for answer in answers.accepted():
+        syntax = answer.abstract_syntax
         if not _is_served(syntax):
             continue
         context = contexts.setdefault(syntax, PresentationContext())
-        context.abstract_syntax = answer.abstract_syntax
-        for chosen in answer.transfer_syntax:
-            if chosen not in context.transfer_syntax:
-                context.transfer_syntax = [*context.transfer_syntax, chosen]
-        if syntax in roles:
-            context.scu_role, context.scp_role = roles[syntax]
+        context.abstract_syntax = UID(syntax)
+        context.add_transfer_syntax(answer.transfer_syntax_uid)
+        if syntax in answers.roles:
+            context.scu_role, context.scp_role = answers.roles[syntax]
     return list(contexts.values())
 
 

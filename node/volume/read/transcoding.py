@@ -20,6 +20,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from node.dicom.encoding import NO_VRS
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused, is_of_system
 from node.volume.read.colours import to_rgb
@@ -39,6 +40,8 @@ _WORD_BYTES = {
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
 """Bytes that change order with the endianness, by value representation: PS3.5 7.3."""
+
+_NO_VRS = frozenset(vr.decode("ascii") for vr in NO_VRS)
 
 
 def transcoded(file: BinaryIO, target: str) -> bytes:
@@ -146,6 +149,8 @@ def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endia
     if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom accepts a truncated value
         raise NotTranscodable(f"the data set ends within {element.tag}")
     vr = element.VR or _representation(ds, element)
+    if vr in _NO_VRS:
+        vr = "UN"
     if vr == "SQ":
         return element._replace(VR="SQ")
     if value and is_big_endian and vr in _WORD_BYTES:

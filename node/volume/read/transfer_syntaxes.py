@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -74,16 +74,18 @@ def can_decode(transfer_syntax_uid: str) -> bool:
     return transfer_syntax_uid in PACKAGES
 
 
-def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | None:
+def choose_target(
+    transfer_syntax_uid: str, accepted: Collection[str], preferred: Sequence[str] = TARGETS
+) -> str | None:
     """Return the transfer syntax in which an instance is sent: its own if the receiver accepts it.
 
-    Else one of `TARGETS`; None if the receiver accepts none of them.
+    Else one of `TARGETS`, by the order of `preferred`; None if the receiver accepts none of them.
     """
     if transfer_syntax_uid in accepted:
         return transfer_syntax_uid
     if transfer_syntax_uid not in NATIVE and not can_decode(transfer_syntax_uid):
         return None
-    return next((target for target in TARGETS if target in accepted), None)
+    return next((target for target in preferred if target in TARGETS and target in accepted), None)
 
 
 def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
