@@ -7,7 +7,8 @@ that contradict them are reported, and the whole volume decides, because a singl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class Widths:
     colour_bits: int = 8
     brightest: int = 0
     as_bytes: bool = False
+    _lock: Lock = field(default_factory=Lock, repr=False)  # several threads read frames
 
     def see_cut(self, words: Array, bits: int, shift: int, *, signed: bool) -> None:
         """Look at words of which only `bits` bits from `shift` on are read; the others may repeat the sign."""
@@ -57,28 +59,35 @@ class Widths:
             above = unsigned.dtype.type(int(others) >> (shift + bits) << (shift + bits))
             is_negative = (unsigned >> unsigned.dtype.type(shift + bits - 1)) & unsigned.dtype.type(1) == 1
             lost = np.where(is_negative & (lost & above == above), lost & ~above, lost)
-        self.cut |= int(np.bitwise_or.reduce(lost, axis=None))
+        with self._lock:
+            self.cut |= int(np.bitwise_or.reduce(lost, axis=None))
 
     def see_sign(self, plane: Array, bits: int) -> None:
         """Look at grey samples of `bits` bits, as read: small steps across the end of the range are doubtful."""
         whole = 1 << bits
-        if bits <= 8 or plane.dtype.kind not in "iu" or plane.dtype.itemsize > 4:
-            return
+        if plane.dtype.kind not in "iu" or (bits <= 8 and plane.dtype.kind == "u"):
+            return  # pictures of 8 bits have sharp edges
         least, most = int(plane.min()), int(plane.max())
         if most - least <= whole * NEAR_WRAP:
             return
         low, middle = (-(whole >> 1), 0) if plane.dtype.kind == "i" else (0, whole >> 1)
-        values = plane.astype(np.int64)
+        values = plane.astype(np.float64)  # whole numbers of 64 bits leave int64 here
         other = np.where(values >= middle, values - whole, values)
         inner = (values > low) & (values < low + whole - 1)  # saturated samples, as of letters, have sharp edges
         inner = inner[:, 1:] & inner[:, :-1]
-        self.wraps += int((inner & (np.abs(np.diff(values)) > whole * NEAR_WRAP)).sum())
-        self.wraps_otherwise += int((inner & (np.abs(np.diff(other)) > whole * NEAR_WRAP)).sum())
+        wraps, otherwise = (
+            int((inner & (np.abs(np.diff(read)) > whole * NEAR_WRAP)).sum()) for read in (values, other)
+        )
+        with self._lock:
+            self.wraps += wraps
+            self.wraps_otherwise += otherwise
 
     def see_colour(self, samples: Array, bits: int) -> None:
         """Look at colour samples of which only the high 8 bits are read."""
-        self.colour_bits = bits
-        self.brightest = max(self.brightest, int(samples.max()))
+        brightest = int(samples.max())
+        with self._lock:
+            self.colour_bits = bits
+            self.brightest = max(self.brightest, brightest)
 
 
 def read_as_bytes(of_frames: Iterable[Widths | None]) -> bool:
@@ -113,8 +122,8 @@ def width_warnings(of_frames: Iterable[Widths | None], *, is_cyclic: bool) -> li
     wraps, otherwise = sum(own.wraps for own in widths), sum(own.wraps_otherwise for own in widths)
     if wraps >= MIN_WRAPS and wraps > WRAP_RATIO * otherwise and not is_cyclic:
         details.append(
-            f"{wraps} pairs of neighbouring samples are almost the whole range apart: Pixel Representation (0028,0103) "
-            "may state the wrong sign"
+            "neighbouring samples are almost the whole range apart: Pixel Representation (0028,0103) may state the "
+            "wrong sign"
         )
     if any(own.as_bytes for own in widths):
         bits = max(own.colour_bits for own in widths)

@@ -82,7 +82,8 @@ def _stated(frames: Sequence[Frame], along: Float) -> Iterator[tuple[Float, str]
             yield sign * locations, f"Slice Location (0020,1041) and {confirmed[0]}"
     if numbers is None:
         return
-    steps = np.rint(np.diff(np.sort(along)) / UNIT_MM)
+    order = np.argsort(along)
+    steps = np.rint(np.diff(along[order]) / UNIT_MM)[np.abs(np.diff(numbers[order])) == 1]
     counts = np.unique(steps, return_counts=True)[1]
     if len(counts) > 1 and counts.min() >= MIN_LONG_STEPS and len(_distinct(along)) == len(frames):
         for distance, name in stated:

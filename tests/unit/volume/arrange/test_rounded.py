@@ -72,12 +72,13 @@ def test_numbers_and_a_stated_distance_place_rounded_slices(stated, is_reversed)
 
 
 @pytest.mark.parametrize("located", [{}, {"SliceLocation": None}])
-def test_a_slice_that_is_lost_between_rounded_ones_stays_lost(located):
-    datasets, _ = series(left_out=(6,), **located)
+@pytest.mark.parametrize("step_mm", [1.25, 2.5])
+def test_a_slice_that_is_lost_between_rounded_ones_stays_lost(located, step_mm):
+    datasets, _ = series(step_mm, left_out=(6,), origin=37.25, **located)
     volume = only(datasets)
     assert set(names(volume)) == {WarningKind.REPAIRED, WarningKind.MISSING_SLICE}
     (lost,) = [warning.detail for warning in volume.warnings if warning.name is WarningKind.MISSING_SLICE]
-    assert lost.startswith("1 slice is missing at 1.25 mm spacing, after slice 6")
+    assert lost.startswith(f"1 slice is missing at {step_mm} mm spacing, after slice 6")
 
 
 def test_slices_that_are_lost_from_whole_positions_stay_lost_although_the_rest_was_numbered_again():
