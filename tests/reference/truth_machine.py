@@ -256,7 +256,10 @@ def _lies_of_time(
         return
     if len({tuple(plane.slice for plane in own) for own in planes}) > 1:
         yield "times have other slices than the first"
-    if is_order_known and CLOCKS.isdisjoint(series.false):  # Acquisition Number names times, and counts none
+    tells_starts = not set(series.honest_labels) <= NAMES | {"ContentTime"}
+    if (
+        is_order_known and tells_starts and CLOCKS.isdisjoint(series.false)
+    ):  # Acquisition Number names times, and counts none
         yield from _lies_of_starts(volume, order)
 
 

@@ -124,7 +124,7 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
         ordered.append(frames if is_in_order else [frames[rank] for rank in ranks])
     if all(own is frames for own, frames in zip(ordered, bins, strict=True)):
         return bins
-    if source.key == "instance" and not follow_each_other(ordered, "instance"):
+    if source.key == "instance" and (_is_one_slice_of_an_instance(bins) or not follow_each_other(ordered, "instance")):
         return None
     if source.key == "trigger_time" and not is_cardiac_order(ordered):
         return None
@@ -132,6 +132,11 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
         frame.time_key.get(key) is not None for key in _PHASES for frame in bins[0]
     )
     return None if is_phased and source.kind is Kind.CLOCK else ordered
+
+
+def _is_one_slice_of_an_instance(bins: list[Bin]) -> bool:
+    """Return whether all frames are of one instance and one position: they follow each other in any order."""
+    return len(bins) == 1 and len({frame.sop_instance_uid for frame in bins[0]}) == 1
 
 
 def _weight(name: str, confirming: list[Source], source: Source) -> float:
@@ -187,6 +192,8 @@ def _words(name: str) -> str:
 
 def _worded(name: str, bins: list[Bin], against: _Witness) -> str:
     what = "put the times into different orders" if _times(bins) == _times(against.bins) else "tell different times"
+    if against.source.key == name:  # numbers of instances ordered its names
+        return f"{_words(name)} and {SOURCE_OF['instance'].attribute} {what}"
     return f"{_words(name)}, by which the frames were ordered, and {against.source.attribute} {what}"
 
 

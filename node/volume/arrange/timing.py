@@ -158,6 +158,12 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     phases = _steady(_starts(planes, _triggered))
     if repetition_s is None:
         return phases if starts is None else _steady(starts)
+    if (
+        starts is None
+        and phases is None
+        and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None
+    ):
+        return None  # a repetition has several phases
     if phases is not None and abs(phases - repetition_s) > PHASE_STEP_TOLERANCE * repetition_s:
         return phases
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
