@@ -264,3 +264,16 @@ def test_parts_with_unequal_numbers_of_phases_are_reported() -> None:
     assert [volume.times for volume in assembly.volumes] == [5, 3]
     assert WarningKind.UNEQUAL_STACKS in {one.name for volume in assembly.volumes for one in volume.warnings}
     assert judged(series.datasets, assembly).state == "suspect"
+
+
+@pytest.mark.parametrize("clock", [(0, 1, 2, 3), (3, 2, 1, 0), None])
+def test_numbers_of_pictures_without_a_position_are_compared_with_their_clock(clock: tuple[int, ...] | None) -> None:
+    def unplaced(ds: Any, time: int, slice_: int) -> None:
+        del ds.ImagePositionPatient
+        if clock is not None:
+            ds.AcquisitionTime = f"10150{clock[time]}"
+
+    [volume] = assemble(truth.series(4, 1).edited(unplaced).datasets).volumes
+    assert volume.times == 4
+    is_false = clock is not None and clock[0] > clock[-1]
+    assert (WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}) == is_false

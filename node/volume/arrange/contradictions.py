@@ -62,7 +62,7 @@ def settle(name: str, bins: list[Bin]) -> Settled:
             return Settled(
                 first.key, order, f"{_words(name)} contradicts the times by which {first.attribute} and others agree"
             )
-        against = _weightiest(name, confirming, others)
+        against = _weightiest(name, bins, confirming, others)
         if against is not None:
             return Settled(name, bins, _worded(name, bins, against))
     return Settled(name, bins, _doubt_of_frames(name, bins) or _doubt_of_repeats(name, bins))
@@ -112,7 +112,7 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
     """Return bins in the order of another attribute, those given if it is theirs; None if it tells no times.
 
     Instance Numbers tell times if they run through all of them in one order of slices, Trigger Time if it counts
-    phases. The clock of a phase says when its heart beat was.
+    phases.
     """
     ordered = []
     for frames in bins:
@@ -124,31 +124,39 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
         ordered.append(frames if is_in_order else [frames[rank] for rank in ranks])
     if all(own is frames for own, frames in zip(ordered, bins, strict=True)):
         return bins
-    if source.key == "instance" and (_is_one_slice_of_an_instance(bins) or not follow_each_other(ordered, "instance")):
+    if source.key == "instance" and not follow_each_other(ordered, "instance"):
         return None
     if source.key == "trigger_time" and not is_cardiac_order(ordered):
         return None
-    is_phased = SOURCE_OF[name].kind in (Kind.COUNT, Kind.PHASE) and any(
-        frame.time_key.get(key) is not None for key in _PHASES for frame in bins[0]
-    )
-    return None if is_phased and source.kind is Kind.CLOCK else ordered
+    is_phased = source.kind is Kind.CLOCK and _are_phases(name, bins)
+    return None if is_phased and all(map(_is_turned, bins, ordered)) else ordered
 
 
-def _is_one_slice_of_an_instance(bins: list[Bin]) -> bool:
-    """Return whether all frames are of one instance and one position: they follow each other in any order."""
-    return len(bins) == 1 and len({frame.sop_instance_uid for frame in bins[0]}) == 1
+def _are_phases(name: str, bins: list[Bin]) -> bool:
+    """Return whether an order counts the phases of a beat, whose clock says when its heart beat was."""
+    is_counted = SOURCE_OF[name].kind in (Kind.COUNT, Kind.PHASE)
+    return is_counted and any(frame.time_key.get(key) is not None for key in _PHASES for frame in bins[0])
 
 
-def _weight(name: str, confirming: list[Source], source: Source) -> float:
+def _is_turned(frames: Bin, others: Bin) -> bool:
+    """Return whether three or more phases only begin elsewhere in the beat."""
+    first = next(index for index, frame in enumerate(frames) if frame is others[0])
+    return len(frames) > 2 and frames[first:] + frames[:first] == others
+
+
+def _weight(name: str, bins: list[Bin], confirming: list[Source], source: Source) -> float:
     """Return what an attribute weighs against an order by another one.
 
     An instance may store its frames in an order of its own, and each dimension counts more than time. Acquisition
     Number names acquisitions (PS3.3 C.7.6.1), it does not count them.
     """
-    if source.kind is Kind.EXPORT:
+    if source.kind is Kind.EXPORT or (source.kind is Kind.CLOCK and _are_phases(name, bins)):
         return FAINT
     if name == "dimensions" and source.kind in (Kind.CLOCK, Kind.NUMBER):
         return HALF
+    is_one_slice = len(bins) == 1 and len({frame.sop_instance_uid for frame in bins[0]}) == 1
+    if source.key == "instance" and is_one_slice and SOURCE_OF[name].kind is Kind.COUNT:
+        return 0.0  # frames of one slice follow each other in any order
     is_clocked = any(other.kind is Kind.CLOCK for other in confirming) or SOURCE_OF[name].kind is Kind.CLOCK
     return FAINT if source.key == "acquisition_number" and is_clocked else FULL
 
@@ -177,11 +185,11 @@ def _better(name: str, confirming: list[Source], others: list[_Witness]) -> tupl
     return None
 
 
-def _weightiest(name: str, confirming: list[Source], others: list[_Witness]) -> _Witness | None:
+def _weightiest(name: str, bins: list[Bin], confirming: list[Source], others: list[_Witness]) -> _Witness | None:
     """Return an attribute whose order weighs enough to be reported; None if none does."""
     least = FULL if confirming or name == "dimensions" else FAINT
     for group in _groups(others):
-        if sum(_weight(name, confirming, witness.source) for witness in group) >= least:
+        if sum(_weight(name, bins, confirming, witness.source) for witness in group) >= least:
             return group[0]
     return None
 
