@@ -24,7 +24,7 @@ from node.volume.arrange.polarity import split_by_polarity
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
 from node.volume.arrange.rounded import unrounded
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
-from node.volume.arrange.timing import unwrap_midnight
+from node.volume.arrange.timing import on_one_clock
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
@@ -154,7 +154,7 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     _unplace_projections(frames)
     if not series.repair:
         frames[:] = [without_repair(frame) for frame in frames]
-    unwrap_midnight(frames)
+    on_one_clock(frames)
     settle_unweighted(frames)
     join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:

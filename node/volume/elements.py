@@ -57,8 +57,23 @@ def instant(day: str | None, time: str | None) -> float | None:
 
 
 def instant_of(date_time: str | None) -> float | None:
-    """Return a date and time (DT, PS3.5 6.2) in seconds on the scale of `instant`; the offset from UTC is ignored."""
-    if not date_time:
-        return None
-    local = date_time.split("+")[0].split("-")[0]
+    """Return a date and time (DT, PS3.5 6.2) in seconds on the scale of `instant`, as its own clock shows it."""
+    local = _without_offset(date_time or "")
     return instant(local[:8], local[8:]) if len(local) > 8 else None
+
+
+def time_of_day(date_time: str | None) -> float | None:
+    """Return the time of a date and time (DT) in seconds since midnight, as its own clock shows it."""
+    return seconds_of_day(_without_offset(date_time or "")[8:] or None)
+
+
+def offset_s(date_time: str | None) -> float | None:
+    """Return how far the clock of a date and time (DT), or of ``+0100`` alone, is ahead of UTC; None if unstated."""
+    suffix = (date_time or "").strip()[len(_without_offset(date_time or "")) :]
+    if len(suffix) != 5 or not suffix[1:].isdecimal():
+        return None
+    return (-60.0 if suffix[0] == "-" else 60.0) * (60 * int(suffix[1:3]) + int(suffix[3:]))
+
+
+def _without_offset(date_time: str) -> str:
+    return date_time.strip().split("+")[0].split("-")[0]

@@ -268,7 +268,7 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
 
 
 def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
-    """Yield the parts of a divided stack that lack a few slices which other parts have at the same positions."""
+    """Yield the parts of a divided stack that lack a few slices, or phases, that others have at the same positions."""
     parts: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
         *names, number = volume.suffix.split("-")
@@ -287,6 +287,12 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
         if short:
             detail = f"parts of one stack lack slices that others have at the same positions: {_listed(own, slices)}"
             yield Shortage(frozenset(short), False, detail, sum(short.values()), is_doubtful=True)
+        phased = [volume for volume in own if "TriggerTime" in volume.attributes.get("of_each_time", {})]
+        phases = [volume.times for volume in phased]
+        if len(set(phases)) > 1:
+            detail = f"parts of one stack have unequal numbers of cardiac phases: {_listed(phased, phases)}"
+            missing = sum((max(phases) - volume.times) * _instances_of_time(volume) for volume in phased)
+            yield Shortage(_below_most(phased, phases), True, detail, missing, is_doubtful=True)
 
 
 def _range_within(volume: Volume, largest: Volume) -> range | None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from time import process_time
 from typing import Any
 
+import numpy as np
 import pytest
 
+from node.volume.arrange.contradictions import settle
 from node.volume.assemble import assemble
+from node.volume.model import Volume
 from node.volume.reasons import WarningKind
 from tests import truth
 from tests.reference.real_series import judged
+from tests.reference.truth_series import ENHANCED_LABELS, LABELS, Case, Series, build
+from tests.volumes import axial_frame
 
 EPI = {"ScanningSequence": "EP", "MRAcquisitionType": "2D"}
 
@@ -122,3 +128,152 @@ def test_a_hole_in_echo_numbers_is_a_lost_echo(echoes: tuple[int, ...], state: s
         ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2.3", f"1.2.3.{rank + 1}"
     verdict = judged(datasets, assemble(datasets))
     assert verdict.state == state, verdict.reason
+
+
+FALSE = ("reverse", "mix", "exchange")
+ONE_FILE = "mr-enhanced"
+FALSE_KEYS = [
+    *(("mr", label, how) for label in LABELS if label not in ("dimensions", "frame-reference") for how in FALSE),
+    *(("pt", "frame-reference", how) for how in FALSE),
+    *(
+        (ONE_FILE, label, how)
+        for label in ENHANCED_LABELS
+        for how in FALSE
+        if (label, how) != ("dimensions", "reverse")
+    ),
+]
+"""Each attribute of the table. The dimensions of an instance order its frames, whatever their own order is."""
+
+
+@pytest.mark.parametrize(("kind", "label", "how"), FALSE_KEYS)
+def test_times_by_a_false_attribute_are_right_by_another_one_or_doubted(kind: str, label: str, how: str) -> None:
+    keyword = (ENHANCED_LABELS if kind == ONE_FILE else LABELS)[label]
+    series = build(Case(kind=kind, times=4, slices=4, labels=(label,), changes=(("lie", keyword, how, 5),)))
+    assembly = assemble(series.datasets)
+    if assembly.refusals and not assembly.volumes:
+        return
+    for volume in assembly.volumes:
+        told = [[series.planes[one.sop_instance_uid, one.frame_number].time for one in of] for of in _by_time(volume)]
+        is_right = told == [[time] * 4 for time in range(4)]
+        assert is_right or WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}, told
+
+
+def _by_time(volume: Volume) -> list[list[Any]]:
+    return [[one for one in volume.sources if one.time_index == time] for time in range(volume.times)]
+
+
+def _order(series: Series, volume: Volume) -> list[int]:
+    return [series.planes[of[0].sop_instance_uid, of[0].frame_number].time for of in _by_time(volume)]
+
+
+@pytest.mark.parametrize("numbering", ["times", "slices"])
+def test_clock_and_acquisition_number_that_contradict_the_order_of_the_frames_are_doubted(numbering: str) -> None:
+    false = (("lie", "FrameAcquisitionDateTime", "reverse", 0), ("lie", "FrameAcquisitionNumber", "reverse", 0))
+    labels = ("clock", "FrameAcquisitionNumber")
+    series = build(Case(kind=ONE_FILE, times=4, slices=4, labels=labels, numbering=numbering, changes=false))
+    [volume] = assemble(series.datasets).volumes
+    assert WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}
+
+
+def test_a_temporal_position_that_falls_while_clock_and_numbers_rise_loses() -> None:
+    false = (("lie", "TemporalPositionIdentifier", "reverse", 0),)
+    series = build(Case(kind="mr", times=4, slices=3, labels=("temporal", "clock"), changes=false))
+    [volume] = assemble(series.datasets).volumes
+    [doubt] = [one.detail for one in volume.warnings if one.name is WarningKind.TIMES_ASSUMED]
+    assert _order(series, volume) == [0, 1, 2, 3]
+    assert "Temporal Position" in doubt
+    assert "Acquisition Time (0008,0032)" in doubt
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_end_of_summer_time_is_no_other_order(numbered: bool) -> None:
+    def stamp(ds: Any, time: int, slice_: int) -> None:
+        second = 9000 + 30 * time - (3600 if time >= 3 else 0)
+        at = f"20241027{second // 3600:02d}{second % 3600 // 60:02d}{second % 60:02d}"
+        winter = "+0100" if time >= 3 else "+0200"
+        if numbered:
+            ds.AcquisitionDateTime = at + winter
+        else:
+            ds.AcquisitionDate, ds.AcquisitionTime, ds.TimezoneOffsetFromUTC = at[:8], at[8:], winter
+        ds.InstanceNumber = None
+
+    series = truth.series(6, 3, RepetitionTime="30000").edited(stamp)
+    volume = truth.whole(assemble(series.datasets), series)
+    assert volume.times_s == (0.0, 30.0, 60.0, 90.0, 120.0, 150.0)
+    assert volume.warnings == ()
+
+
+def test_moments_of_frames_without_an_offset_are_on_the_clock_of_their_instance() -> None:
+    series = build(Case(kind=ONE_FILE, times=4, slices=3, labels=("FrameReferenceDateTime", "instances")))
+    for ds in series.datasets:
+        ds.TimezoneOffsetFromUTC = "+0200"
+        time = series.planes[str(ds.SOPInstanceUID), 1].time
+        second, offset = (9000 + 30 * time, "") if time < 2 else (5400 + 30 * time, "+0100")
+        at = f"20241027{second // 3600:02d}{second % 3600 // 60:02d}{second % 60:02d}"
+        for frame in ds.PerFrameFunctionalGroupsSequence:
+            frame.FrameContentSequence[0].FrameReferenceDateTime = at + offset
+        ds.InstanceNumber = 5 - ds.InstanceNumber  # false
+    [volume] = assemble(series.datasets).volumes
+    assert _order(series, volume) == [0, 1, 2, 3]
+    assert volume.times_s == (0.0, 30.0, 60.0, 90.0)
+
+
+@pytest.mark.parametrize("phases", [(4, 4), (4, 3)])
+def test_phases_of_several_encodings_that_nothing_names_are_doubted(phases: tuple[int, int]) -> None:
+    def phase(ds: Any, time: int, slice_: int) -> None:
+        ds.TriggerTime = str(100 * (time if time < phases[0] else time - phases[0]))
+
+    series = truth.series(sum(phases), 4).edited(phase)
+    for volume in assemble(series.datasets).volumes:
+        assert WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_twenty_thousand_frames_are_settled_at_once() -> None:
+    pixels = np.zeros((2, 2), np.int16)
+    bins = [
+        [
+            axial_frame(
+                time * 40 + slice_,
+                pixels,
+                (0, 0, slice_),
+                time_key={
+                    "instance": (time * 40 + slice_ + 1, 1),
+                    "acquisition_time": 2.0 * time,
+                    "temporal_position": float(time),
+                    "content_time": 500.0 - time,
+                },
+            )
+            for time in range(500)
+        ]
+        for slice_ in range(40)
+    ]
+    began = process_time()
+    settle("temporal_position", bins)
+    assert process_time() - began < 2.0  # of a processor that has other work: 0.1 s of an idle one
+
+
+def test_parts_with_unequal_numbers_of_phases_are_reported() -> None:
+    def phase(ds: Any, time: int, slice_: int) -> None:
+        ds.TriggerTime = str(100 * (time % 5))
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "M" if time < 5 else "PCA"]
+
+    series = truth.series(8, 4).edited(phase)
+    assembly = assemble(series.datasets)
+    assert [volume.times for volume in assembly.volumes] == [5, 3]
+    assert WarningKind.UNEQUAL_STACKS in {one.name for volume in assembly.volumes for one in volume.warnings}
+    assert judged(series.datasets, assembly).state == "suspect"
+
+
+@pytest.mark.parametrize("clock", [(0, 1, 2, 3), (3, 2, 1, 0), None])
+def test_numbers_of_pictures_without_a_position_are_compared_with_their_clock(clock: tuple[int, ...] | None) -> None:
+    def unplaced(ds: Any, time: int, slice_: int) -> None:
+        del ds.ImagePositionPatient
+        if clock is not None:
+            ds.AcquisitionTime = f"10150{clock[time]}"
+
+    [volume] = assemble(truth.series(4, 1).edited(unplaced).datasets).volumes
+    assert volume.times == 4
+    is_false = clock is not None and clock[0] > clock[-1]
+    assert (WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}) == is_false

@@ -26,6 +26,7 @@ import numpy as np
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from node.volume.arrange.sources import SOURCES, Kind
 from node.volume.assemble import assemble
 from node.volume.geometry import NOISE_SHARE
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
@@ -88,7 +89,14 @@ SAYS_OF_PLACE = frozenset(
 SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, WarningKind.SEVERAL_ORIENTATIONS}
 """Warnings by which a volume says why it is not all of what the series has."""
 
-CLOCKS = frozenset({"AcquisitionTime", "FrameAcquisitionDateTime"})
+CLOCKS = frozenset(
+    keyword for source in SOURCES if source.kind in (Kind.CLOCK, Kind.PHASE, Kind.EXPORT) for keyword in source.keywords
+) - {"FrameReferenceTime"}
+"""What each slice may have for itself."""
+
+NAMES = frozenset({"AcquisitionNumber", "FrameAcquisitionNumber"})
+"""What names times, and counts none."""
+
 
 TELL_ECHOES = frozenset({"EchoTime", "EffectiveEchoTime"})
 TELL_COMPONENTS = frozenset({"ImageType", "ComplexImageComponent"})
@@ -156,7 +164,7 @@ def _lies_of_volume(
         return
     known = set(series.honest_labels)
     if known and not _are_apart(series):
-        yield from _lies_of_time(volume, planes, series, is_order_known=bool(known - {"AcquisitionNumber"}))
+        yield from _lies_of_time(volume, planes, series, is_order_known=bool(known - NAMES))
 
 
 def _are_remains(series: Series) -> bool:
@@ -174,8 +182,8 @@ def _are_remains(series: Series) -> bool:
     for plane in every(series):
         times.setdefault(plane.group, []).append(plane.time)
     if all(len(set(own)) == len(own) for own in times.values()):
-        counts.discard("AcquisitionNumber")
-    return bool(series.lost) and max(left.values()) == 1 and counts.isdisjoint(series.honest_labels)
+        counts -= NAMES
+    return bool(series.lost) and max(left.values(), default=0) == 1 and counts.isdisjoint(series.honest_labels)
 
 
 def _are_echoes_unknown(series: Series) -> bool:
@@ -248,7 +256,10 @@ def _lies_of_time(
         return
     if len({tuple(plane.slice for plane in own) for own in planes}) > 1:
         yield "times have other slices than the first"
-    if is_order_known and "AcquisitionTime" not in series.false:  # Acquisition Number names times, and counts none
+    tells_starts = not set(series.honest_labels) <= NAMES | {"ContentTime"}
+    if (
+        is_order_known and tells_starts and CLOCKS.isdisjoint(series.false)
+    ):  # Acquisition Number names times, and counts none
         yield from _lies_of_starts(volume, order)
 
 
@@ -385,7 +396,7 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
         seed.map(lambda own: ("lose-but-one", own)),
     )
     losses = st.one_of(some.map(lambda own: ("lose", *own)), whole)
-    how = st.sampled_from(("constant", "exchange", "mix", "wrong"))
+    how = st.sampled_from(("constant", "exchange", "mix", "reverse", "wrong"))
     may_be_false = [keyword for keyword in _KEYWORDS[kind] if keyword != "RescaleSlope"]  # nothing else tells
     false = st.tuples(st.just("lie"), st.sampled_from(may_be_false), how, seed)
     missing = st.builds(
@@ -406,11 +417,13 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
 _OF_CLASSIC = (
     *("InstanceNumber", "TemporalPositionIdentifier", "NumberOfTemporalPositions", "AcquisitionTime"),
     *("AcquisitionNumber", "SliceLocation", "SpacingBetweenSlices", "SliceThickness", "FrameOfReferenceUID"),
+    *sorted(set(LABELS.values()) - {"AcquisitionNumber", "TemporalPositionIdentifier", "AcquisitionTime"}),
 )
 _OF_MR = (*_OF_CLASSIC, "EchoTime", "EchoNumbers", "RepetitionTime")
 _OF_GROUPS = (
     *("TemporalPositionIndex", "InStackPositionNumber", "DimensionIndexValues", "FrameAcquisitionDateTime"),
     *("StackID", "DimensionIndexSequence", "SpacingBetweenSlices", "FrameContentSequence"),
+    *sorted(set(ENHANCED_LABELS.values()) - {"TemporalPositionIndex", "DimensionIndexValues"}),
 )
 _KEYWORDS = {
     "mr": _OF_MR,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -31,6 +31,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from node.volume.arrange.sources import SOURCES
 from tests import make
 
 ROWS, COLUMNS = 8, 6
@@ -66,21 +67,67 @@ MODALITIES = {"mr": "MR", "dwi": "MR", "ct": "CT", "pt": "PT"}
 Change = tuple[Any, ...]
 """A change by name, and its arguments: see `_CHANGES`."""
 
-LABELS = {
-    "clock": "AcquisitionTime",
-    "slice-clock": "AcquisitionTime",
-    "temporal": "TemporalPositionIdentifier",
-    "acquisition": "AcquisitionNumber",
-    "frame-reference": "FrameReferenceTime",
-    "dimensions": "DimensionIndexValues",
+
+def _clock(plane: Plane) -> str:
+    return f"{101500 + plane.start_s:013.6f}"
+
+
+_CLASSIC_VALUES: dict[str, Callable[[Plane], Any]] = {
+    "AcquisitionTime": _clock,
+    "AcquisitionDateTime": lambda plane: f"20240102{_clock(plane)}",
+    "ContentTime": _clock,
+    "TemporalPositionIdentifier": lambda plane: plane.time + 1,
+    "AcquisitionNumber": lambda plane: plane.time + 1,
+    "FrameReferenceTime": lambda plane: make.decimal(1000 * STEP_S * plane.time + 500),
+    "TriggerTime": lambda plane: make.decimal(1000 * STEP_S * plane.time),
+    "NominalPercentageOfCardiacPhase": lambda plane: 10.0 * plane.time,
 }
+"""What classic instances state of the time of a plane, by keyword."""
+
+_FRAME_VALUES: dict[str, tuple[str, Callable[[Plane], Any]]] = {
+    "FrameAcquisitionDateTime": ("FrameContentSequence", lambda plane: f"20240102{_clock(plane)}"),
+    "FrameReferenceDateTime": ("FrameContentSequence", lambda plane: f"20240102{_clock(plane)}"),
+    "TemporalPositionIndex": ("FrameContentSequence", lambda plane: plane.time + 1),
+    "FrameAcquisitionNumber": ("FrameContentSequence", lambda plane: plane.time + 1),
+    "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence", lambda plane: 1000 * STEP_S * plane.time),
+    "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence", lambda plane: 10.0 * plane.time),
+}
+"""What frames state of their time, by keyword: the functional group and the value."""
+
+_OF_THEIR_KINDS = frozenset(
+    {
+        *("InstanceNumber", "DimensionIndexValues", "ImageIndex", "TimeSlotVector", "FrameTime"),
+        *("PhaseVector", "TimeSliceVector", "FrameTimeVector", "CineRate"),
+    }
+)
+"""What series of some kind state anyhow, or in place of another one of these."""
+
+_ALIASES = {
+    "clock": ("AcquisitionTime", "FrameAcquisitionDateTime"),
+    "slice-clock": ("AcquisitionTime", None),
+    "temporal": ("TemporalPositionIdentifier", "TemporalPositionIndex"),
+    "acquisition": ("AcquisitionNumber", None),
+    "frame-reference": ("FrameReferenceTime", None),
+    "dimensions": ("DimensionIndexValues", "DimensionIndexValues"),
+}
+
+_STATED = [keyword for source in SOURCES for keyword in source.keywords]
+"""What orders or labels frames: a new attribute of the table has no value here, and fails."""
+
+assert set(_STATED) == {*_CLASSIC_VALUES, *_FRAME_VALUES, *_OF_THEIR_KINDS}, "an attribute of the table has no label"
+
+
+def _labels(values: Collection[str], rank: int) -> dict[str, str]:
+    """Return the keywords by label: by their short names, and all others by themselves."""
+    short = {label: own for label, keywords in _ALIASES.items() if (own := keywords[rank]) is not None}
+    others = {keyword: keyword for keyword in _STATED if keyword in values and keyword not in short.values()}
+    return short | others
+
+
+LABELS = _labels(_CLASSIC_VALUES, 0)
 """Attributes that tell the time of a plane, by the name of the label."""
 
-ENHANCED_LABELS = {
-    "clock": "FrameAcquisitionDateTime",
-    "temporal": "TemporalPositionIndex",
-    "dimensions": "DimensionIndexValues",
-}
+ENHANCED_LABELS = _labels(_FRAME_VALUES, 1)
 
 NUMBERINGS = ("times", "slices", "backwards", "echoes", "shuffled", "restarting", "none")
 """What Instance Numbers, or the order of the frames of one instance, follow; the last three tell no time."""
@@ -361,15 +408,12 @@ def _of_modality(case: Case, plane: Plane, slope: float, intercept: float) -> di
 
 def _of_time(case: Case, plane: Plane) -> dict[str, Any]:
     """Return the attributes that tell the time of a plane."""
-    own: dict[str, Any] = {}
-    if "clock" in case.labels or "slice-clock" in case.labels:
-        own["AcquisitionTime"] = f"{101500 + plane.start_s:013.6f}"
-    if "temporal" in case.labels:
-        own |= {"TemporalPositionIdentifier": plane.time + 1, "NumberOfTemporalPositions": case.times}
-    if "acquisition" in case.labels:
-        own["AcquisitionNumber"] = plane.time + 1
-    if "frame-reference" in case.labels:
-        own |= {"FrameReferenceTime": make.decimal(1000 * STEP_S * plane.time + 500), "ActualFrameDuration": "2000"}
+    known = {LABELS[label] for label in case.labels if label in LABELS}
+    own = {keyword: value(plane) for keyword, value in _CLASSIC_VALUES.items() if keyword in known}
+    if "TemporalPositionIdentifier" in own:
+        own["NumberOfTemporalPositions"] = case.times
+    if "FrameReferenceTime" in own:
+        own["ActualFrameDuration"] = "2000"
     return own
 
 
@@ -428,7 +472,7 @@ def _copy(draft: _Draft, is_numbered: bool, *indices: int) -> None:
 
 
 def _lie(draft: _Draft, keyword: str, how: str, seed: int) -> None:
-    """Falsify an attribute: one value in all, two exchanged, all mixed, or one that is wrong."""
+    """Falsify an attribute: one value in all, two exchanged, all mixed or reversed, or one that is wrong."""
     holders = [holder for holder in (_holder(ds, keyword) for _, ds in draft.planes) if holder is not None]
     values = [deepcopy(holder[keyword].value) for holder in holders]
     if len({str(value) for value in values}) < 2 and how != "wrong":
@@ -442,6 +486,8 @@ def _lie(draft: _Draft, keyword: str, how: str, seed: int) -> None:
         values[one], values[other] = values[other], values[one]
     elif how == "mix":
         dice.shuffle(values)
+    elif how == "reverse":
+        values.reverse()
     elif values:
         chosen = dice.randrange(len(values))
         values[chosen] = _wrong(keyword, values[chosen], values[dice.randrange(len(values))])
@@ -451,7 +497,7 @@ def _lie(draft: _Draft, keyword: str, how: str, seed: int) -> None:
 
 def _wrong(keyword: str, value: Any, other: Any) -> Any:
     """Return another value: that of another plane for a label, else a number that is off."""
-    if keyword in ("AcquisitionTime", "FrameAcquisitionDateTime", "DimensionIndexValues", "ImagePositionPatient"):
+    if keyword in ("DimensionIndexValues", "ImagePositionPatient"):
         return other
     if isinstance(value, int):
         return value + 1
@@ -551,13 +597,15 @@ def _groups(case: Case, plane: Plane) -> Dataset:
     """Return the functional groups of one frame."""
     groups = Dataset()
     content = make.dataset(StackID="1", InStackPositionNumber=plane.slice + 1)
-    if "temporal" in case.labels:
-        content.TemporalPositionIndex = plane.time + 1
     timed = "dimensions" in case.labels
     content.DimensionIndexValues = [plane.slice + 1, plane.time + 1] if timed else plane.slice + 1
-    if "clock" in case.labels:
-        content.FrameAcquisitionDateTime = f"20240102{101500 + plane.start_s:013.6f}"
     groups.FrameContentSequence = [content]
+    known = {ENHANCED_LABELS[label] for label in case.labels if label in ENHANCED_LABELS}
+    for keyword, (macro, value) in _FRAME_VALUES.items():
+        if keyword in known:
+            if macro not in groups:
+                setattr(groups, macro, [Dataset()])
+            setattr(groups[macro][0], keyword, value(plane))
     groups.PlanePositionSequence = [
         make.dataset(ImagePositionPatient=[make.decimal(value) for value in plane.position])
     ]

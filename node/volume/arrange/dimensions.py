@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from node.errors import ConversionRefused
+from node.volume.arrange.contradictions import settle
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
 from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
@@ -188,7 +189,9 @@ def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
     for frame in frames:
         slices[frame.time_key.get("slice")].append(frame)
     if None in slices or len(slices) == 1:
-        return Arrangement([[frame] for frame in sorted(frames, key=instance_order)])
+        _, [ordered], doubt = settle("instance", [sorted(frames, key=instance_order)])
+        doubts = () if doubt is None else (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
+        return Arrangement([[frame] for frame in ordered], warnings=doubts)
     bins = [own for _, own in sorted(slices.items(), key=lambda entry: entry[0] or 0.0)]
     if set(map(len, bins)) == {1}:
         return Arrangement([[only for (only,) in bins]])

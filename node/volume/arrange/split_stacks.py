@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.arrange.whole_times import COUNTING_KEYS, Bin
+from node.volume.arrange.sources import COUNTING_KEYS
+from node.volume.arrange.whole_times import Bin
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     cluster_numbers,

@@ -13,60 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from node.volume.arrange.sources import EVENT_KEYS, RUNNING_KEYS, SHARED_TIME_KEYS, TIME_KEYS
 from node.volume.arrange.whole_times import Bin, are_instances, instance_order
 from node.volume.model import Frame
 
-TIME_KEYS = (
-    "temporal_position",
-    "dimensions",
-    "trigger_time",
-    "cardiac_phase",
-    "frame_reference_time",
-    "acquisition_time",
-    "acquisition_number",
-    "content_time",
-    "frame_time",
-    "instance",
-)
-"""Attributes that can order the planes at one position; the first usable one is used."""
-
-SHARED_TIME_KEYS = {
-    "temporal_position": "Temporal Position Identifier (0020,0100)",
-    "time_slice": "time slices by Image Index (0054,1330)",
-    "frame_reference_time": "Frame Reference Time (0054,1300)",
-    "acquisition_number": "Acquisition Number (0020,0012)",
-    "acquisition_time": "Acquisition Time (0008,0032)",
-}
-"""Attributes that frames of one time may share, by their time key."""
-
-RUNNING_KEYS = frozenset({"content_time", "instance"})
-"""Attributes that differ in every frame, and say nothing of how it was acquired."""
-
 B_VALUE_TOLERANCE = 0.01  # relative, or 5 s/mm2 if that is more: scanners write measured values
 DIRECTION_TOLERANCE = 0.01
-
-COUNTS = {
-    "temporal_position": "Temporal Position Index (0020,9128) or Identifier (0020,0100)",
-    "dimensions": "Dimension Index Values (0020,9157) or the vectors of the frames",
-}
-"""Attributes that count times, by their time key."""
-
-BESIDE_FRAME_REFERENCE = {"acquisition_time": "acquisition times", "time_slice": "Image Index (0054,1330)"}
-"""What runs with Frame Reference Time, which counts from the start of the series."""
-
-NUMBERED_KEYS = {
-    "temporal_position": "Temporal Position Identifier (0020,0100)",
-    "frame_reference_time": "Frame Reference Time (0054,1300)",
-    "acquisition_time": "Acquisition Time (0008,0032)",
-    "acquisition_number": "Acquisition Number (0020,0012)",
-}
-"""Attributes, by their time key, with whose times Instance Numbers run if they count times at all."""
-
-MAX_ASTRAY = 1 / 3
-"""Largest share of slices whose frames are out of order by mistake; beyond it an instance has an order of its own."""
-
-PHASE_KEYS = frozenset({"trigger_time", "cardiac_phase", "frame_time"})
-"""Attributes that count from an event which each position has separately."""
 
 MAX_VALUES_PER_TIME = 1.5
 """The values of an attribute can name shared times only if they are at most this many times as many as the frames per
@@ -76,109 +28,23 @@ position."""
 def time_orders(bins: list[Bin]) -> Iterator[tuple[str, list[Bin]]]:
     """Yield the name of each attribute that can order the frames in time, and the bins in that order."""
     for name in TIME_KEYS:
-        ordered = _ordered_by(bins, name)
+        ordered = ordered_by(bins, name)
         if ordered is None or not same_diffusion(ordered):
             continue
-        if name != "trigger_time" or _is_cardiac_order(ordered):
+        if name != "trigger_time" or is_cardiac_order(ordered):
             yield name, ordered
 
 
-def without_wrong_clocks(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
-    """Return the order by a clock; the one by Acquisition Number if that puts other frames into one time.
-
-    A clock that is wrong by a whole time still follows the others. All positions have the same Acquisition Numbers.
-    """
-    numbered = _ordered_by(bins, "acquisition_number") if name == "acquisition_time" else None
-    if numbered is None or not same_diffusion(numbered) or not is_time_order(numbered, "acquisition_number"):
-        return name, bins
-    return (name, bins) if _times(bins) == _times(numbered) else ("acquisition_number", numbered)
-
-
-def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
-    """Return what contradicts an order by an attribute that counts times, or their seconds; None if nothing does.
-
-    Slices may not share its values, or the other count may put frames into other times. Frames of one instance that
-    nearly all slices have in the order of times are so in the others too: those may have exchanged all that they say of
-    their times.
-
-    `bins`: frames by position; within a bin in the order of the attribute. All bins have equally many frames.
-    """
-    if name == "frame_reference_time":
-        doubt = _doubt_of_order(bins, NUMBERED_KEYS[name], BESIDE_FRAME_REFERENCE)
-        return doubt or _doubt_by_others(name, bins)
-    if name not in COUNTS:
-        return _doubt_by_others(name, bins)
-    if len({frozenset(frame.time_key[name] for frame in frames) for frames in bins}) > 1:
-        return f"the slices do not share values of {COUNTS[name]}: only the order of these says which are of one time"
-    is_lone = len(bins) == 1 and name == "temporal_position"  # slices may have clocks of their own, and phases wrap
-    others = COUNTS | ({"acquisition_time": "acquisition times"} if is_lone else {})
-    others = {other: attribute for other, attribute in others.items() if other != name}
-    if (doubt := _doubt_of_order(bins, COUNTS[name], others)) is not None:
-        return doubt
-    is_one_instance = len({frame.sop_instance_uid for frames in bins for frame in frames}) == 1
-    if not is_one_instance and (name != "dimensions" or len(bins) > 1):
-        return _doubt_by_others(name, bins)
-    astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
-    if not is_one_instance or not 0 < astray <= MAX_ASTRAY * len(bins):
-        clock = _ordered_by(bins, "acquisition_time")
-        if clock in (None, bins) or clock != _ordered_by(bins, "instance"):
-            return None
-        return f"acquisition times and the order of the frames tell other times than {COUNTS[name]}"
-    return (
-        f"by {COUNTS[name]} the frames of {astray} of {len(bins)} slices are not in the order of the instance, but all "
-        "others are: frames of these may have each other's times"
-    )
-
-
-def _doubt_of_order(bins: list[Bin], attribute: str, others: dict[str, str]) -> str | None:
-    """Return which of other attributes, by their time keys, has another order than bins that `attribute` ordered."""
-    for other, of_other in others.items():
-        if _ordered_by(bins, other) not in (None, bins):
-            return f"{attribute}, by which the frames were ordered, and {of_other} put them into different orders"
-    return None
-
-
-def _doubt_by_others(name: str, bins: list[Bin]) -> str | None:
-    """Return what puts frames into other times than an attribute that nothing confirms; None if nothing does.
-
-    Instance Numbers count times if they run through all of them in one order of slices. Weightings are recognised by
-    themselves, and the clock of a phase says when its heart beat was.
-    """
-    if name not in NUMBERED_KEYS or any(frame.diffusion is not None for frames in bins for frame in frames):
-        return None
-    orders = {NUMBERED_KEYS[other]: _ordered_by(bins, other) for other in NUMBERED_KEYS if other != name}
-    numbered = _ordered_by(bins, "instance")
-    if numbered is not None and _follow_each_other(numbered, "instance"):
-        orders["Instance Numbers (0020,0013)"] = numbered
-    elif name not in ("frame_reference_time", "acquisition_number"):
-        return None
-    labels = [frame.time_key[name] for frame in bins[0]]
-    if name == "acquisition_number" and orders[NUMBERED_KEYS["acquisition_time"]] is None and labels != sorted(labels):
-        return f"{NUMBERED_KEYS[name]} and Instance Numbers (0020,0013) put the times into different orders"
-    if bins in orders.values():
-        return None
-    times = _times(bins)
-    for other, ordered in orders.items():
-        if ordered is not None and (ordered is numbered or _times(ordered) != times):
-            return f"{NUMBERED_KEYS[name]}, by which the frames were ordered, and {other} tell different times"
-    return None
-
-
-def _times(bins: list[Bin]) -> set[frozenset[int]]:
-    """Return the frames of each time, by their `id`."""
-    return {frozenset(map(id, time)) for time in zip(*bins, strict=True)}
-
-
-def _is_cardiac_order(bins: list[Bin]) -> bool:
+def is_cardiac_order(bins: list[Bin]) -> bool:
     """Return whether trigger times count phases.
 
     If one frame is acquired per heart beat, trigger times scatter while beats ascend.
     """
-    beats = _ordered_by(bins, "acquisition_time")
-    return beats is None or beats == bins or _ordered_by(bins, "instance") != beats
+    beats = ordered_by(bins, "acquisition_time")
+    return beats is None or beats == bins or ordered_by(bins, "instance") != beats
 
 
-def _ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
+def ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
     """Return the bins in order of an attribute; None unless it separates the frames of every bin."""
     for frames in bins:
         values = [frame.time_key.get(name) for frame in frames]
@@ -225,12 +91,12 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     if all(own == values[0] for own in values[1:]):
         return True
     are_names = len(set.union(*values)) <= MAX_VALUES_PER_TIME * len(bins[0])  # names of times; some lack slices
-    if name in PHASE_KEYS:
+    if name in EVENT_KEYS:
         return not are_names or _have_one_rank(bins, name)
-    return not are_names and _follow_each_other(bins, name)
+    return not are_names and follow_each_other(bins, name)
 
 
-def _follow_each_other(bins: list[Bin], name: str) -> bool:
+def follow_each_other(bins: list[Bin], name: str) -> bool:
     """Return whether values that differ in each frame run time by time, slice by slice, or package by package."""
     ranks = _ranks(bins, name)
     sequence = sorted(
@@ -300,30 +166,3 @@ def weighting(frame: Frame) -> tuple[float, float, float, float]:
     direction = frame.diffusion.direction_lps
     x, y, z = (0.0, 0.0, 0.0) if direction is None else map(float, direction)
     return (frame.diffusion.b_value, x, y, z)
-
-
-def order_by_diffusion(bins: list[Bin]) -> list[Bin] | None:
-    """Return the bins in order of diffusion weighting; None if the weighting does not separate the times.
-
-    Frames of one weighting at one position are ordered by a time attribute, or each must come from one instance.
-    """
-    if all(frame.diffusion is None for frames in bins for frame in frames):
-        return None
-    ordered = [
-        sorted(frames, key=lambda frame: (*weighting(frame), *instance_order(frame), frame.sop_instance_uid))
-        for frames in bins
-    ]
-    if not same_diffusion(ordered):
-        return None
-    start = 0
-    for _, alike in groupby(ordered[0], key=weighting):
-        end = start + len(list(alike))
-        parts = [frames[start:end] for frames in ordered]
-        if len({tuple(frame.sop_instance_uid for frame in part) for part in parts}) > 1 and end - start > 1:
-            in_time = next((order for name, order in time_orders(parts) if is_time_order(order, name)), None)
-            if in_time is None:
-                return None
-            for frames, part in zip(ordered, in_time, strict=True):
-                frames[start:end] = part
-        start = end
-    return ordered

@@ -13,20 +13,10 @@ from dataclasses import dataclass, field
 
 from node.counted import counted
 from node.errors import ConversionRefused
-from node.volume.arrange.time_order import (
-    SHARED_TIME_KEYS,
-    TIME_KEYS,
-    distinguishing,
-    doubt_of_counts,
-    is_time_order,
-    order_by_diffusion,
-    same_diffusion,
-    time_orders,
-    weighting,
-    without_wrong_clocks,
-)
+from node.volume.arrange.contradictions import Settled, order_by_diffusion, settle
+from node.volume.arrange.sources import COUNTING_KEYS, SHARED_TIME_KEYS, TIME_KEYS
+from node.volume.arrange.time_order import distinguishing, is_time_order, same_diffusion, time_orders, weighting
 from node.volume.arrange.whole_times import (
-    COUNTING_KEYS,
     Bin,
     Labels,
     instance_order,
@@ -85,26 +75,26 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
 
     Raises ConversionRefused ``same-position-twice``: no attribute orders the frames.
     """
-    order = None
+    order: Settled | None = None
     for name, ordered in time_orders(bins):
         if is_time_order(ordered, name):
-            order = without_wrong_clocks(name, ordered)
+            order = settle(name, ordered)
             break
         whole = _whole_of_incomplete(name, ordered, clocks=True)
         if whole is not None:
             return whole
-    if order is None and (weighted := order_by_diffusion(bins)) is not None:
-        order = "diffusion", weighted
+    order = order or order_by_diffusion(bins)
     if order is None:
         raise ConversionRefused(Reason.SAME_POSITION_TWICE, f"{_why_no_times(bins)}; {SEND_AGAIN}")
-    warnings = _number_warnings(order[1]) if order[0] == "instance" else ()
-    if (doubt := doubt_of_counts(*order) or _doubt_of_pauses(*order)) is not None:
+    name, bins, doubt = order
+    warnings = _number_warnings(bins) if name == "instance" else ()
+    if (doubt := doubt or _doubt_of_pauses(name, bins)) is not None:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
-    labels = labels_of_remains(*order)
+    labels = labels_of_remains(name, bins)
     if labels is not None:
-        return _arrange_without_remains(order[1], labels)
-    whole = _whole_of_incomplete(*order, clocks=False)
-    return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)], warnings=warnings)
+        return _arrange_without_remains(bins, labels)
+    whole = _whole_of_incomplete(name, bins, clocks=False)
+    return whole or Arrangement([list(time) for time in zip(*bins, strict=True)], warnings=warnings)
 
 
 def _doubt_of_pauses(name: str, bins: list[Bin]) -> str | None:

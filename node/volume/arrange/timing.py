@@ -54,18 +54,42 @@ Gaps = dict[int, int]
 """Number of lost times by the index of the time before them."""
 
 
-def unwrap_midnight(frames: Sequence[Frame]) -> None:
-    """Put the times of the frames of one series on one scale if its clock passed midnight.
+def on_one_clock(frames: Sequence[Frame]) -> None:
+    """Put the times of the frames of one series on one scale, that of the clock of the first: it may have been set.
+
+    The clock changes with summer time: offsets from UTC tell by how much. Times without one are of the first clock.
 
     At midnight, a time of day without a date starts again, and so does one with a constant date, as anonymisers write
     (PS3.15 E.1-1 removes Acquisition Date). No series takes half a day: if times of one day are farther apart, the
     early ones belong to the next day.
     """
+    _without_offsets(frames)
     for name in ("acquisition_time", "content_time"):
         for frame, time in zip(frames, _unwrapped([frame.time_key.get(name) for frame in frames]), strict=True):
             frame.time_key[name] = time
     for frame, time in zip(frames, _unwrapped([frame.acquisition_time_s for frame in frames]), strict=True):
         frame.acquisition_time_s = time
+
+
+def _without_offsets(frames: Sequence[Frame]) -> None:
+    """Take the offsets from UTC from frames, and move their times to the clock of the earliest if offsets differ."""
+    for name in ("acquisition", "content"):
+        offsets = [frame.time_key.pop(f"{name}_offset", None) for frame in frames]
+        if len({offset for offset in offsets if offset is not None}) < 2:
+            continue
+        times = [frame.time_key.get(f"{name}_time") for frame in frames]
+        known = [
+            (time - offset, offset)
+            for time, offset in zip(times, offsets, strict=True)
+            if time is not None and offset is not None
+        ]
+        first = min(known, default=(0.0, 0.0))[1]
+        for frame, time, offset in zip(frames, times, offsets, strict=True):
+            moved = 0.0 if offset is None else first - offset
+            if time is not None:
+                frame.time_key[f"{name}_time"] = time + moved
+            if name == "acquisition" and frame.acquisition_time_s is not None:
+                frame.acquisition_time_s += moved
 
 
 def _unwrapped(times: list[float | None]) -> list[float | None]:
@@ -134,6 +158,12 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     phases = _steady(_starts(planes, _triggered))
     if repetition_s is None:
         return phases if starts is None else _steady(starts)
+    if (
+        starts is None
+        and phases is None
+        and _starts(planes, lambda frame: frame.time_key.get("cardiac_phase")) is not None
+    ):
+        return None  # a repetition has several phases
     if phases is not None and abs(phases - repetition_s) > PHASE_STEP_TOLERANCE * repetition_s:
         return phases
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:

@@ -15,6 +15,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from node.volume.arrange.sources import COUNTING_KEYS
 from node.volume.model import Frame
 
 Bin = list[Frame]
@@ -22,9 +23,6 @@ Bin = list[Frame]
 
 Labels = Mapping[int, Hashable]
 """The time that a frame belongs to, by the frame's `id`."""
-
-COUNTING_KEYS = frozenset({"temporal_position", "dimensions", "cardiac_phase"})
-"""Attributes that number the times, so that each position must have the same values."""
 
 COUNTED = frozenset({"acquisition_time", "content_time", "instance"})
 """Attributes that may have another value in each slice of a time."""

@@ -21,7 +21,7 @@ from node.dicom.per_series import once_per_series
 from node.dicom.values import held, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant, item, number, seconds_of_day, text
+from node.volume.elements import instant, item, number, offset_s, seconds_of_day, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.assumed_slices import assumption, slice_step_mm
@@ -32,6 +32,7 @@ from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     SPACING_KEYWORDS,
     acquisition_instant,
+    acquisition_offset_s,
     checked_plane,
     image_plane,
     is_diffusion_map,
@@ -141,6 +142,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     "AcquisitionTime",
     "ContentDate",
     "ContentTime",
+    "TimezoneOffsetFromUTC",
 )
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
@@ -151,6 +153,8 @@ def _time_key(ds: Dataset) -> FrameArguments:
         "acquisition_number": number(ds, "AcquisitionNumber"),
         "acquisition_time": acquisition_instant(ds),
         "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
+        "acquisition_offset": acquisition_offset_s(ds),
+        "content_offset": offset_s(text(ds, "TimezoneOffsetFromUTC")),
     }
 
 

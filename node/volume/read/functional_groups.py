@@ -15,7 +15,7 @@ from pydicom import Dataset
 from node.dicom.values import items, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant_of, item, number, seconds_of_day, text
+from node.volume.elements import instant_of, item, number, offset_s, text, time_of_day
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
@@ -32,6 +32,8 @@ POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0
 """Dimension Index Pointers to a frame's position. They do not separate frames that share a position."""
 
 TEMPORAL_POSITION_INDEX = 0x00209128
+
+TIMEZONE = "TimezoneOffsetFromUTC"
 
 FRAME_TYPES = (
     "MRImageFrameTypeSequence",
@@ -197,7 +199,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
     acquired = text(content, "FrameAcquisitionDateTime") or text(content, "FrameReferenceDateTime")
-    own["acquisition_time_s"] = seconds_of_day((acquired or "")[8:].split("+")[0].split("-")[0] or None)
+    own["acquisition_time_s"] = time_of_day(acquired)
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
@@ -213,6 +215,9 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
+    if acquired is not None:
+        stated = offset_s(acquired)
+        own["time_key"]["acquisition_offset"] = offset_s(text(group.ds, TIMEZONE)) if stated is None else stated
     if position is None:
         own["time_key"]["slice"] = number(content, "InStackPositionNumber")
     return own
