@@ -79,8 +79,8 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
 
 def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
     """Yield a finding if instances share their SOP Instance UID with others, and are not the same."""
-    left_out = (*assembly.exclusions, *assembly.refusals)
-    if any(one.detail.startswith(OTHER_VERSION) for one in left_out):
+    details = [*(one.detail for one in assembly.exclusions), *(one.detail for one in assembly.refusals)]
+    if any(detail.startswith(OTHER_VERSION) for detail in details):
         fact = "instances have the SOP Instance UIDs of others, but not the same pixels, position or time"
         yield Evidence("conflict", fact, "", doubtful=True)
 
