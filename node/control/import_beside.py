@@ -141,5 +141,6 @@ def _add(answer: Mapping[str, Any], copied: list[MediaFile], report: ImportRepor
     report.stored += answer["stored"]
     report.already_there += answer["already_there"]
     report.other_bytes += map(name_of, answer["other_bytes"])
+    report.cut += map(name_of, answer["cut"])
     for other, kind in ((report.refused, "refused"), (report.skipped, "skipped")):
         other += (SkippedFile(name_of(file["name"]), file["reason"]) for file in answer[kind])

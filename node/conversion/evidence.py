@@ -24,7 +24,7 @@ from node.conversion.instance_numbers import holes_in
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.reasons import OTHER_VERSION, Reason, WarningKind
-from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
+from node.volume.series import WITHOUT_EXCITATION, WITHOUT_PIXELS, find_shortages, has_all_times
 
 TEMPORAL_POSITIONS = "Number of Temporal Positions (0020,0105)"
 
@@ -59,7 +59,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         Grid(volume, headers) for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME and volume.sources
     ]
     refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
-    in_numbers = list(holes_in(headers, grids, refused=refused))
+    in_numbers = list(holes_in(_without_far_reports(headers, assembly), grids, refused=refused))
     return [
         *_gaps(assembly, grids, headers, numbered=bool(in_numbers)),
         *in_numbers,
@@ -77,10 +77,28 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
     ]
 
 
+def _without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> Mapping[str, InstanceHeader]:
+    """Return the headers without those of reports and the like whose numbers are outside the range of the images.
+
+    Some senders give a report 99, whatever the images count; one between two images is no hole.
+    """
+    images = {source.sop_instance_uid for volume in assembly.volumes for source in volume.sources}
+    images.update(one.sop_instance_uid for one in assembly.exclusions if one.reason not in WITHOUT_PIXELS)
+    for refusal in assembly.refusals:
+        images.update(refusal.sop_instance_uids if refusal.reason not in WITHOUT_PIXELS else ())
+    numbers = [own.counts.instance_number for uid, own in headers.items() if uid in images]
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return headers
+    first, last = min(known), max(known)
+    return {
+        uid: own for uid, own in headers.items() if uid in images or first <= (own.counts.instance_number or 0) <= last
+    }
+
+
 def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
     """Yield a finding if instances share their SOP Instance UID with others, and are not the same."""
-    details = [exclusion.detail for exclusion in assembly.exclusions]
-    details += [refusal.detail for refusal in assembly.refusals]
+    details = [*(one.detail for one in assembly.exclusions), *(one.detail for one in assembly.refusals)]
     if any(detail.startswith(OTHER_VERSION) for detail in details):
         fact = "instances have the SOP Instance UIDs of others, but not the same pixels, position or time"
         yield Evidence("conflict", fact, "", doubtful=True)

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -48,6 +48,9 @@ MAX_ITEMS = 16
 
 WINDOW_BYTES = 1 << 20
 HEAD_BYTES = 32 << 10
+MAX_FRAGMENTS = 1_000_000
+"""Fragments of pixels that are visited to find the end of the pixels."""
+
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
 
@@ -65,6 +68,12 @@ MAX_CHANGED = 100
 
 PER_FRAME_FUNCTIONAL_GROUPS = 0x52009230
 """A sequence as long as the pixels have frames, which is not walked for the elements behind it."""
+
+NUMBER_OF_FRAMES, PHOTOMETRIC_INTERPRETATION = 0x00280008, 0x00280004
+_PIXEL_COUNTS = (NUMBER_OF_FRAMES, 0x00280002, 0x00280010, 0x00280011, 0x00280100)
+"""Number of Frames, an IS, and Samples per Pixel, Rows, Columns, Bits Allocated, of which each pixel has bits."""
+
+_OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION))
 
 REST = 0
 """In place of a tag: elements that are not named here may be there all the same."""
@@ -383,6 +392,59 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             continue
         if walker.at < walker.end or len(data) >= length:
             return
+
+
+def ends_in_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
+    """Return whether a data set ends within its pixels.
+
+    `read`: reads from the data set, of `length` bytes. False for a deflated one: see `require_inflatable`.
+    """
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        return False
+    syntax = found_syntax(read(0, 8), transfer_syntax_uid)
+    encoding, at, left = encoding_of(syntax), 0, MAX_FRAGMENTS
+    for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
+        try:
+            at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, frozenset())[1]
+            break
+        except (HeaderCut, NotUnderstood):
+            if size >= length:
+                return False
+    is_open = False  # within the fragments of encapsulated pixels
+    while at and left and (is_open or at < length):
+        left -= 1
+        try:
+            tag, _, value_length, start = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
+        except struct.error:
+            return True
+        if not is_open and tag >> 16 != PIXELS_GROUP:
+            return False
+        if value_length == UNDEFINED_LENGTH or tag == SEQUENCE_END:
+            is_open, value_length = tag != SEQUENCE_END, 0
+        at += start + value_length
+    return at > length
+
+
+def lacks_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
+    """Return whether a data set ends within its pixels, or has less of native ones than its header states.
+
+    `read`: reads from the data set, of `length` bytes. False for a deflated one.
+    """
+    if ends_in_pixels(read, length, transfer_syntax_uid):
+        return True
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        return False
+    try:
+        elements, at = read_to_pixels(memoryview(read(0, WINDOW_BYTES)), transfer_syntax_uid, _OF_PIXELS)
+        encoding = encoding_of(found_syntax(read(0, 8), transfer_syntax_uid))
+        tag, _, value_length, _ = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
+        frames = int(elements.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
+        counts = [struct.unpack(f"{encoding.order}H", elements[count])[0] for count in _PIXEL_COUNTS[1:]]
+    except (HeaderCut, NotUnderstood, KeyError, ValueError, struct.error):
+        return False
+    is_subsampled = elements.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
+    bits = frames * prod(counts) * (1 / 2 if is_subsampled else 1)
+    return tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < bits // 8
 
 
 def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:

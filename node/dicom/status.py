@@ -27,6 +27,9 @@ CANNOT_UNDERSTAND = 0xC000
 ANOTHER_VERSION_IS_CURRENT = 0xB000
 """A warning: the instance is durable, but another version of it is current (PS3.4 B.2.3)."""
 
+DATA_SET_IS_CUT = 0xB007
+"""A warning: the instance is durable, but not as its SOP class requires (PS3.4 B.2.3, PS3.18 table 10.5.3-2)."""
+
 PENDING = 0xFF00
 """One answer; more may follow (PS3.4 C.4.1.1.4)."""
 
@@ -123,6 +126,7 @@ class ResponseStatus:
 
 STORED = ResponseStatus(SUCCESS)
 NOT_CURRENT = ResponseStatus(ANOTHER_VERSION_IS_CURRENT, "kept, but another version is current: see the conflicts")
+CUT = ResponseStatus(DATA_SET_IS_CUT, "kept, but the data set has not all pixels that it states")
 FAILED = ResponseStatus(OUT_OF_RESOURCES, "internal failure, see the log of this node")
 
 

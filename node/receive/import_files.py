@@ -32,6 +32,8 @@ class ImportReport:
     stored: int = 0
     already_there: int = 0
     other_bytes: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    """Files of instances that lack pixels which their headers state; they are counted elsewhere, too."""
     refused: list[SkippedFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
 
@@ -61,8 +63,9 @@ def import_instances(
     origin = import_origin()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
         try:
-            for file, outcome in _taken(threads, find_instances(paths), ingest, origin, refers):
+            for file, outcome, is_cut in _taken(threads, find_instances(paths), ingest, origin, refers):
                 _count(report, file, outcome)
+                report.cut += [file.name] if is_cut else []
                 on_file()
         except BaseException:
             threads.shutdown(cancel_futures=True)
@@ -70,7 +73,7 @@ def import_instances(
     return report
 
 
-Taken = tuple[MediaFile, Outcome | InstanceRefused | OSError] | tuple[SkippedFile, None]
+Taken = tuple[MediaFile, Outcome | InstanceRefused | OSError, bool] | tuple[SkippedFile, None, bool]
 
 
 def _taken(
@@ -80,23 +83,27 @@ def _taken(
     origin: Origin,
     refers: bool,
 ) -> Iterator[Taken]:
-    """Yield each file with its outcome, in their order; a bounded number of files is under way at once."""
-    under_way: deque[tuple[MediaFile, Future[Outcome]]] = deque()
+    """Yield each file with its outcome, in their order, and whether it lacks pixels that it states.
+
+    A bounded number of files is under way at once.
+    """
+    under_way: deque[tuple[MediaFile, Future[Outcome], Future[bool]]] = deque()
     for file in files:
         if isinstance(file, SkippedFile):
-            yield file, None
+            yield file, None, False
             continue
         outcome: Future[Outcome] = Future()
-        threads.submit(take_in, file, ingest, origin, outcome, refers)
-        under_way.append((file, outcome))
+        under_way.append((file, outcome, threads.submit(take_in, file, ingest, origin, outcome, refers)))
         if len(under_way) >= MAX_UNDER_WAY:
             yield _outcome(*under_way.popleft())
     while under_way:
         yield _outcome(*under_way.popleft())
 
 
-def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome], refers: bool = False) -> None:
+def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome], refers: bool = False) -> bool:
     """Store the instance of a file; `outcome` gets its outcome once it is indexed, or the error at once.
+
+    Return whether the data set lacks pixels that it states.
 
     `refers`: see `import_instances`.
     """
@@ -111,16 +118,19 @@ def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Out
             else:
                 for piece in file.data_set():
                     incoming.take_fragment(piece)
+            is_cut = incoming.lacks_pixels()
             incoming.finish(outcome)
         finally:
             incoming.abandon()
     except BaseException as error:
         outcome.set_exception(error)
+        return False
+    return is_cut
 
 
-def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outcome | InstanceRefused | OSError]:
+def _outcome(file: MediaFile, outcome: Future[Outcome], is_cut: Future[bool]) -> Taken:
     try:
-        return file, outcome.result(INDEX_SECONDS)
+        return file, outcome.result(INDEX_SECONDS), is_cut.result(INDEX_SECONDS)
     except TimeoutError:
         raise OutOfResources(
             "what was read is safe in the journal, but the index does not take it: see the log"
@@ -128,7 +138,7 @@ def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outc
     except OutOfResources:
         raise
     except (InstanceRefused, OSError) as error:
-        return file, error
+        return file, error, False
 
 
 def _count(report: ImportReport, file: MediaFile | SkippedFile, outcome: Outcome | Exception | None) -> None:

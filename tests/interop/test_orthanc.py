@@ -96,6 +96,15 @@ def test_orthanc_sends_and_has_its_copies_committed(node: Served, orthanc: Ortha
     assert {one["SOPInstanceUID"] for one in report["Success"]} == uids(series)
 
 
+def test_orthanc_takes_the_warning_about_cut_pixels_as_success(node: Served, orthanc: Orthanc, tmp_path: Path) -> None:
+    series = ct_series(3)
+    series[0].PixelData = series[0].PixelData[:-100]
+    sent = [orthanc.ask("/instances", raw=file_bytes(ds, tmp_path))["ID"] for ds in series]
+    job = orthanc.ask("/modalities/voxelnode/store", {"Resources": sent, "Synchronous": True})
+    assert (job["InstancesCount"], job["FailedInstancesCount"]) == (3, 0)
+    assert uids(series) <= held(node)
+
+
 def test_orthanc_is_reported_what_is_not_safe(node: Served, orthanc: Orthanc, study: list[FileDataset]) -> None:
     ct = study[0]
     references = [

@@ -16,6 +16,7 @@ import structlog
 
 from node.association.association import AcceptedContext
 from node.dicom.status import (
+    CUT,
     FAILED,
     NOT_CURRENT,
     STORED,
@@ -155,19 +156,20 @@ class Reception:
         ingest = self._service.ingest
         is_reported = ingest.is_conflict_reported(self._request.sop_instance_uid)
         outcome: Future[Outcome] | None = None if ingest.acknowledgement is None and not is_reported else Future()
+        success = CUT if incoming.lacks_pixels() else STORED
         incoming.finish(outcome)
         if outcome is None:
-            return STORED
+            return success
         if ingest.acknowledgement is None:
-            return self._reported(outcome)
+            return self._reported(outcome, success)
         is_other = ingest.acknowledgement.wait(outcome) in NOT_CURRENT_OUTCOMES
-        return NOT_CURRENT if is_other and is_reported else STORED
+        return NOT_CURRENT if is_other and is_reported else success
 
-    def _reported(self, outcome: Future[Outcome]) -> ResponseStatus:
+    def _reported(self, outcome: Future[Outcome], success: ResponseStatus) -> ResponseStatus:
         """Return the answer for an instance that is durable, once it is indexed, or will not be soon."""
         self._service.ingest.applier.catch_up()
         is_other = outcome.done() and (outcome.exception() is not None or outcome.result() in NOT_CURRENT_OUTCOMES)
-        return NOT_CURRENT if is_other else STORED
+        return NOT_CURRENT if is_other else success
 
     def abandon(self) -> None:
         """Drop the instance: its sender is gone."""

@@ -92,10 +92,13 @@ def _reported(report: ImportReport) -> Answer:
                 "stored": report.stored,
                 "already stored": report.already_there,
                 "same UID, different bytes": len(report.other_bytes),
+                "cut within their pixels": len(report.cut),
                 "refused": len(report.refused),
                 "skipped, not DICOM": len(report.skipped),
             }
         )
+        for name in report.cut[:NAMED_FILES]:
+            print(printable(f"cut within its pixels: {name}"))
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
         if report.stored:
@@ -108,6 +111,7 @@ def _reported(report: ImportReport) -> Answer:
         "stored": report.stored,
         "already_there": report.already_there,
         "other_bytes": report.other_bytes,
+        "cut": report.cut,
         "refused": _named(report.refused),
         "not_dicom": _named(report.skipped),
     }

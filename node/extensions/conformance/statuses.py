@@ -21,6 +21,7 @@ STATUSES = status_table(
         status.ANOTHER_VERSION_IS_CURRENT,
         'durable, but another version is current; only with [storage] conflict_answer = "warning"',
     ),
+    ("C-STORE", status.DATA_SET_IS_CUT, "durable, but the data set has not all pixels that its header states"),
     (
         "C-STORE",
         status.OUT_OF_RESOURCES,

@@ -181,7 +181,7 @@ WHOLE = {
 def test_a_lone_number_outside_of_the_volume_is_suspect_and_counts_nothing(judge: Judge) -> None:
     series = make.ct_series(12)
     uids = {"study_uid": series[0].StudyInstanceUID, "series_uid": series[0].SeriesInstanceUID}
-    verdict = judge([*series, make.structured_report(InstanceNumber=99, **uids)])
+    verdict = judge([*series, make.rgb_capture(InstanceNumber=99, **uids)])
     assert (verdict.state, verdict.rule, verdict.missing) == ("suspect", "instance-numbers", None)
     assert "Instance Number 99 is far from the others, 1-12" in verdict.reason
 
@@ -350,3 +350,11 @@ def test_the_first_copy_that_can_be_decoded_is_used(tmp_path: Path) -> None:
         "the first that can be decoded is used"
     ]
     assert found.completeness.rule == "conflict"
+
+
+def test_the_number_of_a_report_in_a_series_of_images_is_no_hole(judge: Judge) -> None:
+    series = make.ct_series(60, rows=8, columns=8)
+    uids = {"study_uid": series[0].StudyInstanceUID, "series_uid": series[0].SeriesInstanceUID}
+    report = make.structured_report(**uids, InstanceNumber=99)
+    verdict = judge([*numbered(series, range(1, 61)), report])
+    assert verdict.state == "complete", verdict.reason

@@ -1,0 +1,87 @@
+"""An instance without all its pixels is stored, and its sender is warned (PS3.4 B.2.3)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydicom import FileDataset
+from pydicom.uid import RLELossless
+
+from node.dicom.header import lacks_pixels
+from node.receive.import_files import import_instances
+from tests import make
+from tests.protocol.conftest import Running, after_file_meta, associate, data_set_bytes
+
+LOST = 100
+
+
+def shortened(ds: FileDataset) -> FileDataset:
+    """The instance with less of its pixels, in an element whose length is right."""
+    return make.changed(ds, PixelData=ds.PixelData[:-LOST])
+
+
+def in_memory(data: bytes, syntax: str) -> bool:
+    return lacks_pixels(lambda offset, length: data[offset : offset + length], len(data), syntax)
+
+
+def encoded(ds: FileDataset, folder: Path) -> bytes:
+    [path] = make.saved([ds], folder)
+    return after_file_meta(path.read_bytes())
+
+
+def test_pixels_that_are_cut_or_too_few_are_found(tmp_path: Path) -> None:
+    [image] = make.ct_series(1)
+    syntax = image.file_meta.TransferSyntaxUID
+    whole = encoded(image, tmp_path / "whole")
+    assert not in_memory(whole, syntax)
+    assert in_memory(whole[:-LOST], syntax)
+    assert in_memory(encoded(shortened(image), tmp_path / "short"), syntax)
+    [image] = make.ct_series(1)
+    image.compress(RLELossless, generate_instance_uid=False)
+    packed = encoded(image, tmp_path / "packed")
+    assert not in_memory(packed, RLELossless)
+    assert in_memory(packed[:-8], RLELossless)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422"])
+def test_colours_that_share_samples_have_two_thirds_of_the_pixels(photometric: str, tmp_path: Path) -> None:
+    capture = make.rgb_capture(8, 10)
+    syntax = capture.file_meta.TransferSyntaxUID
+    capture.PhotometricInterpretation = photometric
+    if photometric != "RGB":
+        capture.PixelData = capture.PixelData[: 8 * 10 * 2]
+    assert not in_memory(encoded(capture, tmp_path / "a"), syntax)
+    capture.PixelData = capture.PixelData[:-80]
+    assert in_memory(encoded(capture, tmp_path / "b"), syntax)
+
+
+def test_an_instance_without_all_its_pixels_is_kept_and_answered_with_a_warning(node: Running) -> None:
+    whole, short = make.ct_series(2)
+    association = associate(node)
+    responses = [association.send_c_store(ds) for ds in (whole, shortened(short))]
+    association.release()
+    assert [response.Status for response in responses] == [0x0000, 0xB007]
+    assert responses[1].ErrorComment == "kept, but the data set has not all pixels that it states"
+    assert node.stored_data_sets()[short.SOPInstanceUID] == data_set_bytes(short)
+
+
+def test_an_import_lists_files_without_all_their_pixels(node: Running, tmp_path: Path) -> None:
+    _, cut = make.saved(make.ct_series(2), tmp_path / "in")
+    cut.write_bytes(cut.read_bytes()[:-LOST])
+    report = import_instances([tmp_path / "in"], node.ingest)
+    assert (report.stored, report.cut) == (2, [str(cut)])
+
+
+@pytest.mark.peer
+def test_storescu_takes_the_warning_as_success(node: Running, tmp_path: Path) -> None:
+    program = shutil.which("storescu")
+    if program is None:
+        pytest.skip("storescu is not installed")
+    one, other = make.saved([shortened(ds) for ds in make.ct_series(2)], tmp_path / "in")
+    command = [program, "-aec", "VOXELNODE", "-aet", "GOOD", node.host, str(node.port), one, other]
+    sent = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert sent.returncode == 0, sent.stderr
+    assert len(node.rows()) == 2
