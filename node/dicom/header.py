@@ -48,6 +48,9 @@ MAX_ITEMS = 16
 
 WINDOW_BYTES = 1 << 20
 HEAD_BYTES = 32 << 10
+MAX_FRAGMENTS = 1_000_000
+"""Fragments of pixels that are visited to find the end of the pixels."""
+
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
 
@@ -383,6 +386,37 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             continue
         if walker.at < walker.end or len(data) >= length:
             return
+
+
+def ends_in_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
+    """Return whether a data set ends within its pixels.
+
+    `read`: reads from the data set, of `length` bytes. False for a deflated one: see `require_inflatable`.
+    """
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        return False
+    syntax = found_syntax(read(0, 8), transfer_syntax_uid)
+    encoding, at, left = encoding_of(syntax), 0, MAX_FRAGMENTS
+    for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
+        try:
+            at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, frozenset())[1]
+            break
+        except (HeaderCut, NotUnderstood):
+            if size >= length:
+                return False
+    is_open = False  # within the fragments of encapsulated pixels
+    while at and left and (is_open or at < length):
+        left -= 1
+        try:
+            tag, _, value_length, start = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
+        except struct.error:
+            return True
+        if not is_open and tag >> 16 != PIXELS_GROUP:
+            return False
+        if value_length == UNDEFINED_LENGTH or tag == SEQUENCE_END:
+            is_open, value_length = tag != SEQUENCE_END, 0
+        at += start + value_length
+    return at > length
 
 
 def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:

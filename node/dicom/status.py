@@ -27,6 +27,9 @@ CANNOT_UNDERSTAND = 0xC000
 ANOTHER_VERSION_IS_CURRENT = 0xB000
 """A warning: the instance is durable, but another version of it is current (PS3.4 B.2.3)."""
 
+DATA_SET_IS_CUT = 0xB007
+"""A warning: the instance is durable, but not as its SOP class requires (PS3.4 B.2.3, PS3.18 table 10.5.3-2)."""
+
 PENDING = 0xFF00
 """One answer; more may follow (PS3.4 C.4.1.1.4)."""
 
