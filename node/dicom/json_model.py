@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Protocol
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
 
@@ -83,7 +84,8 @@ def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
         sequences and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the
         value is omitted.
 
-    Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
+    Nothing is left out: a value that cannot be read in its VR has its bytes, as UN, and a DS or IS that is no number is
+    text; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
     """
     return _data_set(ds, bulk_data_uri, "")
 
@@ -106,7 +108,9 @@ def _data_set(ds: Dataset, bulk_data_uri: Callable[[str], str | None], path: str
         try:
             model[name] = _element(ds, tag, vr, little, bulk_data_uri, path + name)
         except (*CONVERSION_ERRORS, AssertionError):
-            continue
+            if not isinstance(element.value, bytes):
+                raise
+            model[name] = _as_unknown(element.value, bulk_data_uri, path + name)
     return dict(sorted(model.items()))
 
 
@@ -123,6 +127,14 @@ def _element(
         if simple is not None:
             return simple
     return _converted(ds[tag], bulk_data_uri, path)
+
+
+def _as_unknown(value: bytes, bulk_data_uri: Callable[[str], str | None], path: str) -> Json:
+    """Return an element whose bytes are no value of its VR (PS3.5 6.2.2)."""
+    if len(value) > INLINE_BYTES:
+        uri = bulk_data_uri(path)
+        return {"vr": "UN", "BulkDataURI": uri} if uri else {"vr": "UN"}
+    return {"vr": "UN", "InlineBinary": base64.b64encode(value).decode("ascii")}
 
 
 def _is_long(vr: str | None, value: Any) -> bool:
@@ -161,16 +173,13 @@ def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
 def text_element(vr: str, text: str) -> Json:
     """Return an element of text that is decoded, with backslashes between several values.
 
-    Numbers, which may be of US as well, are decimal text; others than numbers are omitted.
+    Numbers, which may be of US as well, are decimal text. A DS or IS that is no number stays text.
     """
     parts = text.split("\\") if text else []
     if vr == "PN":
         return _with_values(vr, [name_groups(part.rstrip(" \0")) or None for part in parts])
     if vr in ("DS", "IS", "US"):
-        try:
-            return _with_values(vr, [_number(vr, part.strip(" \0")) for part in parts])
-        except ValueError:
-            return {"vr": vr}
+        return _with_values(vr, [_number(vr, part.strip(" \0")) for part in parts])
     return _with_values(vr, [part.strip(" \0") or None for part in parts])
 
 
@@ -182,7 +191,13 @@ def name_groups(name: str) -> dict[str, str]:
 def _number(vr: str, text: str) -> float | int | str | None:
     if not text:
         return None
-    return finite(float(text)) if vr == "DS" else int(float(text))
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if vr == "DS":
+        return finite(number)  # type: ignore[no-any-return]
+    return int(number) if number.is_integer() else text
 
 
 def _words(vr: str, value: bytes, little: bool) -> tuple[Any, ...]:
@@ -208,6 +223,9 @@ def _converted(element: DataElement, bulk_data_uri: Callable[[str], str | None],
             _data_set(item, bulk_data_uri, f"{path}.{number}.") for number, item in enumerate(element.value, start=1)
         ]
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    if element.VR == "PN":
+        names = element.value if isinstance(element.value, MultiValue) else [element.value]
+        return _with_values("PN", [name_groups(str(name).rstrip(" \0")) or None for name in names])
     converted: Json = element.to_json_dict(None, 0)
     if "Value" in converted:
         converted["Value"] = [finite(part) for part in converted["Value"]]
@@ -249,8 +267,8 @@ def write_model(
 ) -> None:
     """Write a data set without preamble and File Meta Information.
 
-    Group 0002, group lengths and Available Transfer Syntax UID (0008,3002), which metadata have in addition, are left
-    out. If any text is not ASCII, Specific Character Set (0008,0005) becomes ``ISO_IR 192``.
+    Group 0002 and group lengths are left out. If any text is not ASCII, Specific Character Set (0008,0005) becomes
+    ``ISO_IR 192``.
 
     `model`: see `node.dicom.json_model`; numbers of DS, IS, SV and UV may be text.
     `bulk_data`: returns the bytes of a ``BulkDataURI``, in little endian; text in UTF-8. None: there are none.
@@ -295,7 +313,7 @@ class _Writer:
             elements[CHARACTER_SET] = {"vr": "CS", "Value": [UTF_8]}
         for tag in sorted(elements):
             self._check(tag, elements[tag])
-            if tag.startswith("0002") or tag.endswith("0000") or (depth == 0 and tag == AVAILABLE_TRANSFER_SYNTAX):
+            if tag.startswith("0002") or tag.endswith("0000"):
                 continue
             element = elements[tag]
             if tag == CHARACTER_SET and self._is_unicode:

@@ -28,7 +28,7 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.header import HeaderCut, ends_in_pixels, lacks_pixels, require_inflatable, require_parsable
+from node.dicom.header import HeaderCut, lacks_pixels, require_inflatable, require_parsable
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
@@ -292,14 +292,6 @@ class Incoming:
         if self._data_set.bytes + len(fragment) > self._ingest.maximum_bytes:
             raise OutOfResources(f"data set exceeds {self._ingest.maximum_bytes} bytes")
         self._data_set.append(fragment)
-
-    def ends_in_pixels(self) -> bool:
-        """Return whether the data set, as far as it was received, ends within its pixels: see `node.dicom.header`."""
-        syntax = self._announced.transfer_syntax_uid
-        if not self._data_set.is_in_memory:
-            return ends_in_pixels(self._data_set.read, self._data_set.bytes, syntax)
-        data_set = self._data_set.in_memory()
-        return ends_in_pixels(lambda offset, length: data_set[offset : offset + length], len(data_set), syntax)
 
     def lacks_pixels(self) -> bool:
         """Return whether the received data set has not all pixels: see `node.dicom.header`."""

@@ -239,6 +239,18 @@ def test_a_series_is_found_by_the_request_that_it_fulfils(start_node: Callable[.
     assert found(node, query, transfer_syntax=syntax) == []
 
 
+@pytest.mark.parametrize("asked", [{}, {"ImageType": None}])
+def test_the_transfer_syntax_of_images_is_answered_beside_any_other_key(
+    archive: tuple[Running, dict[str, str]], asked: dict[str, None]
+) -> None:
+    node, uids = archive
+    ds = identifier(
+        "IMAGE", StudyInstanceUID=uids["early"], SeriesInstanceUID=uids["ct"], SOPInstanceUID=None,
+        AvailableTransferSyntaxUID=None, **asked,
+    )  # fmt: skip
+    assert [answer.AvailableTransferSyntaxUID for answer in found(node, ds)] == [ExplicitVRLittleEndian] * 2
+
+
 def test_relational_queries_are_answered_once_agreed_on(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     series = identifier("SERIES", Modality="MR")

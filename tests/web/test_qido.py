@@ -205,8 +205,29 @@ def test_kinds_of_matching_are_performed_or_told_to_be_not(client: httpx2.Client
         '299 voxelnode "The emptyvaluematching parameter is not supported. '
         'Empty Value Matching has not been performed."'
     )
+    for keyword in ("StudyDate", "StudyTime", "PatientName", "PatientSex"):
+        matched = client.get("/dicom-web/studies", params={"emptyvaluematching": "true", keyword: '""'})
+        assert (matched.status_code, len(matched.json())) == (200, 3), keyword
+        assert matched.headers["warning"] == empty.headers["warning"]
     for name in ("emptyvaluematching", "multiplevaluematching"):
         assert client.get("/dicom-web/studies", params={name: "maybe"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("accept", "status", "media_type"),
+    [
+        ("application/dicom+json;q=0, */*;q=0.5", 200, "application/json"),
+        ("application/dicom+json;q=0, application/json;q=0, */*", 200, "multipart/related"),
+        ("application/dicom+json;q=0.1, */*", 200, "application/json"),
+        ("application/dicom+json;q=0", 406, "application/problem+json"),
+        ("*/*;q=0", 406, "application/problem+json"),
+    ],
+)
+def test_media_types_have_the_quality_of_the_most_specific_range(
+    client: httpx2.Client, accept: str, status: int, media_type: str
+) -> None:
+    response = client.get("/dicom-web/studies", params={"limit": 1}, headers={"Accept": accept})
+    assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (status, media_type)
 
 
 def test_any_attribute_is_matched_and_answered(tmp_path: Path) -> None:

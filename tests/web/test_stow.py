@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from pydicom import FileDataset
-from pydicom.uid import JPIPHTJ2KReferencedDeflate
+from pydicom.uid import JPIPHTJ2KReferencedDeflate, RLELossless
 
 from node.index.nouns.records import Refused
 from tests import make
@@ -209,6 +209,27 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
         warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
         assert warned == {first.SOPInstanceUID: reason, other.SOPInstanceUID: None}
     assert post(site, body_of(file_of(first))).status_code == 200
+
+
+@pytest.mark.parametrize("rows", [16, 1024])
+@pytest.mark.parametrize("is_encapsulated", [False, True])
+def test_an_instance_that_ends_within_its_pixels_is_stored_with_a_warning(
+    site: Site, rows: int, is_encapsulated: bool
+) -> None:
+    whole, cut = make.ct_series(2, rows=rows, columns=rows)
+    if is_encapsulated:
+        for ds in (whole, cut):
+            ds.compress(RLELossless, generate_instance_uid=False)
+    data = file_of(cut)
+    for lost in (1, 8, 20, rows * rows):
+        response = post(site, body_of(file_of(whole), data[:-lost]))
+        assert response.status_code == 202, lost
+        warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
+        assert warned == {whole.SOPInstanceUID: None, cut.SOPInstanceUID: 0xB007}
+        assert response.headers["warning"] == (
+            f'299 voxelnode "{cut.SOPInstanceUID}: the data set ends within its pixels"'
+        )
+    assert post(site, body_of(data)).status_code == 200
 
 
 def test_a_single_instance_may_be_the_whole_body(site: Site) -> None:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
-from node.dicom.json_model import PIXEL_DATA, PIXEL_TAGS, BulkData, Json, NotEncodable, text_of, write_model
+from node.dicom.json_model import (
+    AVAILABLE_TRANSFER_SYNTAX,
+    PIXEL_DATA,
+    PIXEL_TAGS,
+    BulkData,
+    Json,
+    NotEncodable,
+    text_of,
+    write_model,
+)
 from node.dicom.part10 import file_head
 from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
 from node.extensions.dicomweb.native_reader import NotNative, json_from_native
@@ -151,6 +160,7 @@ def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -
         model = _with_document(pixels.model, located)
         out.write(file_head(*uids, pixels.transfer_syntax_uid))
         frames = None if pixels.is_native else pixels.parts
+        model.pop(AVAILABLE_TRANSFER_SYNTAX, None)  # metadata have it in addition (PS3.18 10.4.1.1.2)
         write_model(out, model, lambda uri: _bulk_data(model, located, uri, pixels), frames)
         if pixels.is_native:
             _check_native(model, pixels.parts)

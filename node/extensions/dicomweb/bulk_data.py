@@ -324,7 +324,7 @@ def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")
-    if not (ranges[0].multipart or ranges[0].type == "*/*"):
+    if not ranges[0].covers_parts(OCTETS):
 
         def content(start: int) -> Iterator[bytes]:
             file.seek(start)

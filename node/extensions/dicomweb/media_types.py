@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import HTTPException, Request
 from python_multipart.multipart import parse_options_header
@@ -73,12 +73,16 @@ _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
 
 @dataclass(frozen=True, slots=True)
 class MediaRange:
-    """An acceptable media type; with `multipart` it is the type of the parts of ``multipart/related``."""
+    """An acceptable media type; with `multipart` it is the type of the parts of ``multipart/related``.
+
+    `apart`: more specific ranges of the list: what they match has their quality (RFC 9110 12.5.1), 0 included.
+    """
 
     type: str
     parameters: Mapping[str, str]
     quality: float
     multipart: bool
+    apart: tuple[MediaRange, ...] = ()
 
     @property
     def transfer_syntax(self) -> str | None:
@@ -86,10 +90,29 @@ class MediaRange:
         return self.parameters.get("transfer-syntax")
 
     def covers(self, media_type: str) -> bool:
-        """Return whether this range includes a media type."""
-        if self.type in ("*/*", media_type):
-            return True
-        return self.type.endswith("/*") and media_type.startswith(self.type[:-1])
+        """Return whether this range includes a media type, by itself or in parts."""
+        return self.covers_single(media_type) or self.covers_parts(media_type)
+
+    def covers_single(self, media_type: str) -> bool:
+        """Return whether this range includes a media type by itself."""
+        return not self.multipart and self._is_first_for(media_type, multipart=False)
+
+    def covers_parts(self, media_type: str) -> bool:
+        """Return whether this range includes ``multipart/related`` with parts of a media type."""
+        return (self.multipart or self.type == "*/*") and self._is_first_for(media_type, multipart=True)
+
+    def _is_first_for(self, media_type: str, *, multipart: bool) -> bool:
+        return self._matches(media_type) and not any(
+            other.multipart == multipart and other._matches(media_type) for other in self.apart
+        )
+
+    def _matches(self, media_type: str) -> bool:
+        return self.type in ("*/*", media_type) or (self.type.endswith("/*") and media_type.startswith(self.type[:-1]))
+
+    @property
+    def breadth(self) -> int:
+        """How many parts of the type are wild cards."""
+        return self.type.count("*")
 
 
 class NotAcceptable(HTTPException):
@@ -117,9 +140,12 @@ def media_ranges(accept: str) -> list[MediaRange]:
     """Return the media types of a list in the format of an Accept header, best first."""
     ascii_only = accept.encode("ascii", "replace").decode("ascii")  # like all media type names (RFC 6838 4.2)
     ranges = [_media_range(element) for element in _ELEMENT.findall(ascii_only)]
-    return sorted(
-        (media_range for media_range in ranges if media_range.quality > 0), key=lambda media_range: -media_range.quality
-    )
+    named = [one for one in ranges if one.transfer_syntax is None and one.breadth < 2]
+    wanted = sorted((one for one in ranges if one.quality > 0), key=lambda one: -one.quality)
+    return [
+        replace(one, apart=tuple(other for other in named if other.breadth < one.breadth)) if one.breadth else one
+        for one in wanted
+    ]
 
 
 def _media_range(element: str) -> MediaRange:
@@ -155,14 +181,14 @@ def dicom_form(ranges: Sequence[MediaRange]) -> DicomForm | None:
     if not fitting:
         return None
     syntaxes = frozenset(media_range.transfer_syntax or EXPLICIT_LITTLE_ENDIAN for media_range in fitting)
-    return DicomForm(syntaxes, any(media_range.multipart or media_range.type == "*/*" for media_range in fitting))
+    return DicomForm(syntaxes, any(media_range.covers_parts(DICOM) for media_range in fitting))
 
 
 def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
     """Return the first of `media_types` covered by the best matching range, or None if no range matches."""
     for media_range in ranges:
-        covered = next((media_type for media_type in media_types if media_range.covers(media_type)), None)
-        if covered is not None and not media_range.multipart:
+        covered = next((media_type for media_type in media_types if media_range.covers_single(media_type)), None)
+        if covered is not None:
             return covered
     return None
 
@@ -189,15 +215,13 @@ def document_form(ranges: Sequence[MediaRange], *, is_single: bool = False) -> D
     With `is_single`, the answer is always one data set, which may be XML by itself.
     """
     for media_range in ranges:
-        if media_range.multipart:
-            if media_range.covers(DICOM_XML):
-                return DocumentForm(DICOM_XML, True)
-            continue
-        media_type = next((name for name in (DICOM_JSON, JSON) if media_range.covers(name)), None)
+        media_type = next((name for name in (DICOM_JSON, JSON) if media_range.covers_single(name)), None)
         if media_type is not None:
             return DocumentForm(media_type, False)
-        if is_single and media_range.covers(DICOM_XML):
+        if is_single and media_range.covers_single(DICOM_XML):
             return DocumentForm(DICOM_XML, False)
+        if media_range.covers_parts(DICOM_XML):
+            return DocumentForm(DICOM_XML, True)
     raise NotAcceptable(DOCUMENTS)
 
 
@@ -238,14 +262,15 @@ def frame_forms(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -
     """
     forms = []
     for media_range in ranges:
-        multipart = media_range.multipart or media_range.type == "*/*"
         if encapsulated and _takes_stored(media_range, stored):
-            forms.append(FrameForm(frame_media_type(stored), stored, multipart, True))
+            media_type = frame_media_type(stored)
+            in_parts = media_range.multipart or media_range.covers_parts(media_type)
+            forms.append(FrameForm(media_type, stored, in_parts, True))
         wanted = media_range.transfer_syntax or EXPLICIT_LITTLE_ENDIAN
         if media_range.covers(OCTETS) and media_range.type != "image/*" and (wanted in UNCOMPRESSED or wanted == ANY):
-            forms.append(FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, multipart, not encapsulated))
+            forms.append(FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, media_range.covers_parts(OCTETS), not encapsulated))
         forms += [
-            FrameForm(media_range.type, syntax, multipart, False)
+            FrameForm(media_range.type, syntax, media_range.multipart, False)
             for syntax in ENCODERS
             if FRAME_TYPES[syntax] == media_range.type and media_range.transfer_syntax in (None, ANY, syntax)
         ]
@@ -256,7 +281,7 @@ def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
     wanted = accepted_range.transfer_syntax
     media_type = frame_media_type(stored)
     if accepted_range.type == media_type or accepted_range.type == f"{media_type.partition('/')[0]}/*":
-        return media_type != OCTETS and wanted in (None, ANY, stored)
+        return media_type != OCTETS and accepted_range.covers(media_type) and wanted in (None, ANY, stored)
     return accepted_range.covers(OCTETS) and wanted in (ANY, stored)
 
 

@@ -134,6 +134,7 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
         elif path != RETRIEVE_URL:  # every answer has it
             put_key(identifier, path, [])
     parameters = request.query_params.multi_items()
+    unmatched = EMPTY if _is_true(request, "emptyvaluematching", "PS3.18 8.3.4") else None
     if len(parameters) > MAX_PARAMETERS:
         raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
     for name, text in parameters:
@@ -142,7 +143,8 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
                 unknown[name[:64]] = None
                 continue
             values = text.split(",") if representation(path[-1]) in _LISTS else [text]
-            put_key(identifier, path, [part for value in values for part in value.split("\\")])
+            parts = [part for value in values for part in value.split("\\")]
+            put_key(identifier, path, [] if unmatched in parts else parts)
     for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
         if name in request.path_params:
             put_key(identifier, (BaseTag(tag_for_keyword(keyword) or 0),), [request.path_params[name]], replace=True)
@@ -174,6 +176,9 @@ CONTROLS = frozenset(
     ("includefield", "limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept")
 )
 
+EMPTY = '""'
+"""The value of Empty Value Matching (PS3.4 C.2.2.2.7)."""
+
 Path = tuple[BaseTag, ...]
 """An attribute: the tags of its sequences, then its own."""
 
@@ -192,7 +197,7 @@ def kinds_not_performed(request: Request) -> list[str]:
     """Return a warning of PS3.18 8.3.4 for each kind of matching that a search asks for and that is not performed.
 
     Values separated by a backslash are alternatives, which is multiple value matching, whether a search asks for it or
-    not; ``""`` is matched as it stands.
+    not. A key with `EMPTY` among its values is not matched; without the parameter it is, as it stands.
     """
     _is_true(request, "multiplevaluematching", "PS3.18 8.3.4")
     if not _is_true(request, "emptyvaluematching", "PS3.18 8.3.4"):

@@ -23,8 +23,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from node.children.decoder import DecoderBusy, NotDecoded
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from node.dicom.status import (
+    ANOTHER_VERSION_IS_CURRENT,
     CANNOT_UNDERSTAND,
     CLASS_MISMATCH,
+    DATA_SET_IS_CUT,
     OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
     answer_to,
@@ -79,18 +81,23 @@ class PartFailure:
 
 @dataclass(slots=True)
 class StoreReport:
-    """The stored instances and the failed parts; `is_indexed` if the index is known to have what is stored."""
+    """The stored instances and the failed parts.
 
-    stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
+    `stored`: SOP Instance UIDs.
+    `warnings`: Warning Reason (0008,1196) of some of `stored`.
+    `is_indexed`: whether the index is known to have what is stored.
+    """
+
+    stored: list[str] = field(default_factory=list)
     failures: list[PartFailure] = field(default_factory=list)
-    not_current: set[str] = field(default_factory=set)  # those of `stored` whose sender is warned of another version
+    warnings: dict[str, int] = field(default_factory=dict)
     is_indexed: bool = False
 
     @property
     def status(self) -> int:
         """The status code, PS3.18 table 10.5.3-1."""
         if not self.failures:
-            return 202 if self.not_current else 200
+            return 202 if self.warnings else 200
         if self.stored:
             return 202
         reasons = {failure.reason for failure in self.failures}
@@ -221,7 +228,7 @@ class StoreTransaction:
 
     def _note(self, identity: Identity, outcome: Outcome) -> None:
         if outcome in NOT_CURRENT_OUTCOMES and self._ingest.warns:
-            self.report.not_current.add(identity.sop_instance_uid)
+            self.report.warnings[identity.sop_instance_uid] = ANOTHER_VERSION_IS_CURRENT
 
     def close(self) -> None:
         """Discard an incomplete part, and wait until complete ones are stored."""
@@ -291,6 +298,8 @@ class StoreTransaction:
             self.refused(part.failure)
         elif incoming is not None and part.identity is not None:
             self._finish_incoming(FINISHING - 1)
+            if incoming.lacks_pixels():
+                self.report.warnings[part.identity.sop_instance_uid] = DATA_SET_IS_CUT
             outcome: Future[Outcome] = Future()
             self._finishing.append((part.identity, self._threads.submit(incoming.finish, outcome), outcome))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import AuditAction, AuditEvent, Result
-from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
-from node.extensions.dicomweb.documents import respond_data_set
+from node.dicom.status import ANOTHER_VERSION_IS_CURRENT, DATA_SET_IS_CUT
+from node.extensions.dicomweb.documents import respond_data_set, warning_header
 from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form, shown
 from node.extensions.dicomweb.resources import base_url, dicomweb_router, instance_url, resource_url
 from node.extensions.dicomweb.store_transaction import (
@@ -39,6 +40,16 @@ PIECE_BYTES = 1 << 20
 
 RETRY_SECONDS = 60
 
+_NOT_QUOTABLE = re.compile(r'[^ -~]|["\\]')
+
+MAX_COMMENTS = 20
+"""Comments in the header of one answer."""
+
+_WARNINGS = {
+    ANOTHER_VERSION_IS_CURRENT: "another version is current",
+    DATA_SET_IS_CUT: "the data set ends within its pixels",
+}
+
 
 @router.post("/studies")
 @router.post("/studies/{study}")
@@ -63,6 +74,8 @@ async def store(call: CurrentCall, study: str | None = None) -> Response:
         await run_in_threadpool(_close, transaction, call.audit)
     response = await run_in_threadpool(_store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
+    if comments := _comments(report):
+        headers["Warning"] = warning_header(comments)
     return respond_data_set(request, response, form, report.status, headers)
 
 
@@ -150,9 +163,9 @@ def _element(vr: str, value: str | int) -> dict[str, Any]:
 
 
 def _referenced(base: str, instance: StoredInstance, report: StoreReport) -> dict[str, Any]:
-    """Return the reference to an instance, with a *Warning Reason* (0008,1196) if another version is current."""
-    is_current = instance.sop_instance_uid not in report.not_current
-    warning = {} if is_current else {"00081196": _element("US", ANOTHER_VERSION_IS_CURRENT)}
+    """Return the reference to an instance, with a *Warning Reason* (0008,1196) if there is one."""
+    reason = report.warnings.get(instance.sop_instance_uid)
+    warning = {} if reason is None else {"00081196": _element("US", reason)}
     return {
         "00081150": _element("UI", instance.sop_class_uid),
         "00081155": _element("UI", instance.sop_instance_uid),
@@ -168,5 +181,17 @@ def _failed(failure: PartFailure) -> dict[str, Any]:
 
 
 def _failure_reason(failure: PartFailure) -> dict[str, Any]:
-    """Return Failure Reason and, beyond the standard, the Error Comment (0000,0902) of C-STORE."""
-    return {"00000902": _element("LO", failure.comment[:64]), "00081197": _element("US", failure.reason)}
+    return {"00081197": _element("US", failure.reason)}
+
+
+def _comments(report: StoreReport) -> list[str]:
+    """Return why parts were not stored, and what is wrong with those that were, for a Warning header.
+
+    The Store Instances Response Module has no attribute for it (PS3.18 table 10.5.3-2), and no data set has group 0000.
+    """
+    found = [(failure.identity, failure.comment) for failure in report.failures]
+    comments = [comment if one is None else f"{one.sop_instance_uid}: {comment}" for one, comment in found]
+    comments += [f"{uid}: {_WARNINGS[reason]}" for uid, reason in report.warnings.items()]
+    different = list(dict.fromkeys(_NOT_QUOTABLE.sub("'", comment) for comment in comments))
+    more = [f"and {len(different) - MAX_COMMENTS} more"] if len(different) > MAX_COMMENTS else []
+    return different[:MAX_COMMENTS] + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.json_model import json_model
 from node.files.reading import read_instance
+from tests import make
 from tests.make import PYDICOM_FILES
 
 NAMES = sorted(path.name for path in PYDICOM_FILES.glob("*.dcm"))
@@ -76,13 +78,14 @@ def test_long_values_are_reported_by_their_place() -> None:
 @pytest.mark.parametrize(
     ("tag", "vr", "value", "reported"),
     [
-        (0x00101030, "DS", b"heavy ", {"vr": "DS"}),
+        (0x00101030, "DS", b"heavy ", {"vr": "DS", "Value": ["heavy"]}),
         (0x00101030, "DS", b"1e999 ", {"vr": "DS", "Value": ["inf"]}),
         (0x00101030, "DS", b"nan\\2 ", {"vr": "DS", "Value": ["NaN", 2.0]}),
         (0x00101030, "DS", b"\\2 ", {"vr": "DS", "Value": [None, 2.0]}),
-        (0x00200013, "IS", b"1e999 ", None),
+        (0x00200013, "IS", b"1e999 ", {"vr": "IS", "Value": ["1e999"]}),
+        (0x00200013, "IS", b"7.5 ", {"vr": "IS", "Value": ["7.5"]}),
         (0x00200013, "IS", b"7.0 ", {"vr": "IS", "Value": [7]}),
-        (0x00280010, "US", b"\x01", None),
+        (0x00280010, "US", b"\x01", {"vr": "UN", "InlineBinary": "AQ=="}),
         (0x00280010, "US", b"\x01\0\x02\0", {"vr": "US", "Value": [1, 2]}),
         (0x00100020, "LO", b"  ", {"vr": "LO"}),
         (0x00100020, "LO", b" a \\b\0", {"vr": "LO", "Value": ["a", "b"]}),
@@ -91,3 +94,36 @@ def test_long_values_are_reported_by_their_place() -> None:
 def test_values_that_anyone_may_have_sent(tag: int, vr: str, value: bytes, reported: dict[str, Any] | None) -> None:
     ds = Dataset({BaseTag(tag): RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)})
     assert json_model(ds, lambda path: None).get(f"{tag:08X}") == reported
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["Ärzt^A", "Bob^B"], ["Ärzt^A", "", "Bob^B"], ["Art^A", "", "Bob^B"], ["", "Ärzt^A"], ["", ""], ["山^田=X"]],
+)
+def test_lists_of_names_keep_every_value(names: list[str]) -> None:
+    ds = Dataset()
+    ds.SpecificCharacterSet, ds.PhysiciansOfRecord = "ISO_IR 192", names
+    ds.OtherPatientIDsSequence = [make.dataset(PatientID="1", PatientName="Ärzt^A")]
+    model = json_model(read_back(ds), lambda path: None)
+    groups = [name.partition("=") for name in names]
+    expected = [
+        {key: text for key, text in (("Alphabetic", first), ("Ideographic", second)) if text} or None
+        for first, _, second in groups
+    ]
+    assert model["00081048"] == ({"vr": "PN", "Value": expected} if any(expected) else {"vr": "PN"})
+
+
+def test_every_element_that_a_file_has_is_in_its_model() -> None:
+    for name in NAMES:
+        try:
+            ds = read_instance(PYDICOM_FILES / name)
+        except Exception:  # a file that is damaged on purpose
+            continue
+        model = json_model(ds, lambda path: path)
+        assert set(model) == {f"{tag:08X}" for tag in ds.keys() if tag & 0xFFFF and tag >> 16 != 2}, name  # noqa: SIM118
+
+
+def read_back(ds: Dataset) -> Dataset:
+    out = BytesIO()
+    ds.save_as(out, implicit_vr=False, little_endian=True)
+    return dcmread(BytesIO(out.getvalue()), force=True)
