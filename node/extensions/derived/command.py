@@ -142,7 +142,7 @@ def rectangles(
     plane: PlaneOption = "axial",
     window: Window = None,
 ) -> Answer:
-    """Draw rectangles of a table on slices, and write these as PNG files.
+    """Write slices with the rectangles of a table as PNG files.
 
     The first row names the columns slice, left, top, width, height and, if there are labels, label. Slices count from
     1, as the files of `voxelnode volume slices`; the others are pixels of the slice from its top left corner.
