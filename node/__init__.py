@@ -11,10 +11,27 @@ from node.version import __version__
 if TYPE_CHECKING:
     from node.control.connected import connect
     from node.control.handlers import Handlers
-    from node.control.opened import contours, convert, masked, montage, open, project, threshold
+    from node.control.opened import (
+        Rectangle,
+        contours,
+        convert,
+        masked,
+        montage,
+        open,
+        project,
+        read_rectangles,
+        refined,
+        threshold,
+        write_labelled_npz,
+        write_montage,
+        write_rectangles,
+        write_slices,
+    )
 
 __all__ = [
-    "__version__", "connect", "contours", "convert", "handlers", "masked", "montage", "open", "project", "threshold",
+    "Rectangle", "__version__", "connect", "contours", "convert", "handlers", "masked", "montage", "open", "project",
+    "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage", "write_rectangles",
+    "write_slices",
 ]  # fmt: skip
 
 

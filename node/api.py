@@ -238,7 +238,14 @@ if TYPE_CHECKING:
     from node.web.pages.selected import Wanted as Wanted
     from node.web.services import Node as Node
     from node.web.services import Services as Services
+    from node.writers.from_arrays import refined as refined
+    from node.writers.from_arrays import write_labelled_npz as write_labelled_npz
+    from node.writers.from_arrays import write_montage as write_montage
+    from node.writers.from_arrays import write_rectangles as write_rectangles
+    from node.writers.from_arrays import write_slices as write_slices
+    from node.writers.reading import read_sidecar as read_sidecar
     from node.writers.reading import read_voxels as read_voxels
+    from node.writers.rectangles import read_rectangles as read_rectangles
     from node.writers.sidecar import write_document as write_document
     from node.writers.writing import write_voxels as write_voxels
 
@@ -321,7 +328,9 @@ PLACES = {
     "node.volume.planes": "PlaneName",
     "node.volume.read.frames": "frames_of",
     "node.volume.reasons": "Exclusion Reason Refusal VolumeWarning WarningKind",
-    "node.writers.reading": "read_voxels",
+    "node.writers.from_arrays": "refined write_labelled_npz write_montage write_rectangles write_slices",
+    "node.writers.reading": "read_sidecar read_voxels",
+    "node.writers.rectangles": "read_rectangles",
     "node.writers.writing": "write_voxels",
     # Files by name
     "node.archive.base": "VOLUMES",

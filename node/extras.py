@@ -8,10 +8,11 @@ from typing import Literal
 
 from node.errors import UsageError
 
-Extra = Literal["cluster", "frames", "ocr", "oidc", "s3", "webhooks"]
+Extra = Literal["cluster", "excel", "frames", "ocr", "oidc", "s3", "webhooks"]
 
 MODULES: Mapping[Extra, tuple[str, ...]] = {
     "cluster": ("psycopg",),
+    "excel": ("openpyxl",),
     "frames": ("polars",),
     "ocr": ("rapidocr", "onnxruntime"),
     "oidc": ("authlib", "joserfc"),

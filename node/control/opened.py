@@ -32,13 +32,18 @@ from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float
 from node.volume.planes import PlaneName, ProjectionName
 from node.writers.contours import outlines, points_lps
+from node.writers.from_arrays import refined, write_labelled_npz, write_montage, write_rectangles, write_slices
 from node.writers.reading import read_affine, read_voxels
+from node.writers.rectangles import Rectangle, read_rectangles
 
 if TYPE_CHECKING:
     import pandas
     import polars
 
-__all__ = ["contours", "convert", "masked", "montage", "open", "project", "threshold"]
+__all__ = [
+    "Rectangle", "contours", "convert", "masked", "montage", "open", "project", "read_rectangles", "refined",
+    "threshold", "write_labelled_npz", "write_montage", "write_rectangles", "write_slices",
+]  # fmt: skip
 
 Row = Mapping[str, Any]
 

@@ -14,6 +14,7 @@ from node.counted import counted
 from node.durable import locked, make_folder
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
+from node.index.engine.sqlite_file import has_schema
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.registry import store_kind
@@ -152,7 +153,7 @@ def require_index(root: Path, url: str | None = None) -> None:
     if (root / REBUILDING_FILE).exists():
         raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
     place = place_of(root, url)
-    if isinstance(place, Path) and place.exists():
+    if isinstance(place, Path) and place.exists() and has_schema(place):
         return
     from node.index.engine.place import exists, require_there  # here, because a look at a root needs no SQLAlchemy
 

@@ -27,10 +27,10 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
 
     Raises ValueError: the array has other dimensions, or there is no such plane.
     """
-    _require_numbers(array)
+    require_numbers(array)
     if array.ndim != 3:
         raise ValueError(f"the array has {array.ndim} dimensions, not three: choose one time")
-    normal = _plane(plane)
+    normal = named_plane(plane)
     nearest = nearest_axes(affine_lps[:3, :3])
     order = [nearest.index(axis) for axis in range(3)]
     signs = [np.sign(affine_lps[axis, voxel]) for axis, voxel in enumerate(order)]
@@ -40,7 +40,8 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     return oriented.transpose(normal, 2, 1 - normal)[:, ::-1]
 
 
-def _plane(name: str) -> Plane:
+def named_plane(name: str) -> Plane:
+    """Return a plane by its name. Raises ValueError if there is none."""
     try:
         return Plane[name.upper()]
     except KeyError:
@@ -62,8 +63,8 @@ def collapse(array: Array, affine_lps: Float, plane: PlaneName, projection: Proj
 
     Parameters and errors are those of `project`; the array may have times, of which each is projected.
     """
-    _require_numbers(array)
-    axis = nearest_axes(affine_lps[:3, :3]).index(_plane(plane))
+    require_numbers(array)
+    axis = nearest_axes(affine_lps[:3, :3]).index(named_plane(plane))
     return np.asarray(_extreme(projection).reduce(array, axis=axis, keepdims=True))
 
 
@@ -74,7 +75,8 @@ def _extreme(projection: str) -> np.ufunc:
         raise ValueError(f"{projection!r} is not a projection: mip or minip") from None
 
 
-def _require_numbers(array: Array) -> None:
+def require_numbers(array: Array) -> None:
+    """Raise ValueError if an array has colours or complex numbers."""
     if array.dtype.kind not in "buif":
         raise ValueError(f"the voxels are {array.dtype}: only of real numbers, one is the larger")
 
@@ -98,7 +100,7 @@ def montage(array: Array, affine_lps: Float, plane: PlaneName = "axial", step: i
 
 def threshold(array: Array, lower: float = -np.inf, upper: float = np.inf) -> Array:
     """Return a mask (uint8) with 1 where ``lower <= value <= upper``: every such voxel, connected or not."""
-    _require_numbers(array)
+    require_numbers(array)
     mask: Array = ((array >= lower) & (array <= upper)).astype(np.uint8)
     return mask
 
@@ -115,3 +117,44 @@ def masked(array: Array, mask: Array, outside: float) -> Array:
         raise ValueError(f"outside = {outside}: {array.dtype} has no such value")
     inside = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)) != 0
     return np.where(inside, array, value)
+
+
+GRID_TOLERANCE_VOXELS = 0.05
+"""Largest distance of a label from the voxel that it is for, in voxels: files keep affines with 32 bits."""
+
+
+def placed(labels: Array, labels_affine_lps: Float, affine_lps: Float, shape: tuple[int, ...]) -> Array:
+    """Return labels on the grid of a volume, without interpolation; 0 where they have no voxel.
+
+    A segmentation may have fewer slices than its volume, and its axes in another order or direction.
+
+    `labels`: (i, j, k) array of whole numbers.
+    `labels_affine_lps`, `affine_lps`: (4, 4) float, mm: from (i, j, k) of the labels and of the volume to LPS+.
+    `shape`: of the volume, (i, j, k).
+
+    Raises ValueError if voxels of the labels are not those of the volume, or labels lie outside of it.
+    """
+    require_numbers(labels)
+    if labels.ndim != 3:
+        raise ValueError(f"the labels have {labels.ndim} dimensions, not three")
+    whole = labels if labels.dtype.kind in "bui" else np.rint(labels).astype(np.int32)
+    if not np.array_equal(whole, labels):
+        raise ValueError("the labels are not whole numbers")
+    between = np.linalg.inv(affine_lps) @ labels_affine_lps
+    turn, start = np.rint(between[:3, :3]), np.rint(between[:3, 3])
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.shape) - 1)
+    off = np.abs(corners @ (between[:3, :3] - turn).T + between[:3, 3] - start).max()
+    is_turned = all((np.abs(turn).sum(axis=axis) == 1).all() for axis in (0, 1))
+    if not (is_turned and off <= GRID_TOLERANCE_VOXELS):
+        raise ValueError("the labels have another grid than the volume: resample them there, by nearest neighbour")
+    axes = np.abs(turn).argmax(axis=1)
+    signs = turn[range(3), axes]
+    arranged = whole.transpose(axes)[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
+    first = np.where(signs < 0, start - np.array(arranged.shape) + 1, start).astype(int)
+    begin, end = np.maximum(first, 0), np.minimum(first + arranged.shape, shape)
+    inside = arranged[tuple(map(slice, begin - first, np.maximum(end - first, begin - first)))]
+    if np.count_nonzero(inside) != np.count_nonzero(whole):
+        raise ValueError("labels lie outside of the volume")
+    result = np.zeros(shape, whole.dtype)
+    result[tuple(map(slice, begin, np.maximum(end, begin)))] = inside
+    return result

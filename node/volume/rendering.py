@@ -264,10 +264,22 @@ def preview(volume: Volume, shades: Shades) -> list[Picture]:
 
 def montage(volume: Volume, shades: Shades, step: int) -> Iterator[Picture]:
     """Yield every `step`-th slice of the middle time, starting from inferior, anterior or right."""
+    for _, picture in slices(volume, shades, None, step):
+        yield picture
+
+
+def slices(volume: Volume, shades: Shades, plane: Plane | None, step: int) -> Iterator[tuple[int, Picture]]:
+    """Yield every `step`-th slice of a plane (None: that of the stack) as `montage`, each with its number from 1.
+
+    Raises ValueError: a step is less than 1.
+    """
+    if step < 1:
+        raise ValueError(f"step = {step}: a step is at least 1")
     whole = oriented(volume)
-    count = whole.voxels.shape[2 - whole.stacked]
+    plane = whole.stacked if plane is None else plane
+    count = whole.voxels.shape[2 - plane]
     for index in range((count - 1) % step // 2, count, step):
-        yield cut(whole, whole.stacked, index, shades)
+        yield index + 1, cut(whole, plane, index, shades)
 
 
 def each_slice(volume: Volume, shades: Shades) -> Iterator[Picture]:

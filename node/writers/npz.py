@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +28,14 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
     ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN without a fixed step.
     ``series_uid`` : text. ``json`` : text, the sidecar fields of the series as JSON, without ``completeness``.
     """
+    path = folder / f"{stem}.npz"
+    return write_arrays(path, arrays_of(volume)).written(volume.kind, "npz", grid_of(volume))
+
+
+def arrays_of(volume: Volume) -> dict[str, Any]:
+    """Return the arrays of a file by name; see `write_npz`."""
     nowhere = np.full((4, 4), np.nan)
-    arrays = {
+    return {
         "data": volume.voxels if volume.times > 1 else volume.voxels[0],
         "slope": np.float64(volume.slope),
         "intercept": np.float64(volume.intercept),
@@ -37,9 +45,13 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
         "series_uid": np.str_(volume.attributes.get("SeriesInstanceUID", "")),
         "json": np.str_(json.dumps(without_verdict(stack_fields(volume)), ensure_ascii=False)),
     }
-    with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> NewFile:
+    """Write arrays as one ``.npz``; return the file, which is there."""
+    with NewFile(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980; a plain name would get the current time
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
-    return stream.written(volume.kind, "npz", grid_of(volume))
+    return stream

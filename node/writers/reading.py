@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel import nifti1, nifti2
@@ -81,3 +83,12 @@ def _itk_affine(path: Path) -> Float:
     affine[:spatial, :spatial] = (directions * reader.GetSpacing())[:spatial, :spatial]
     affine[:spatial, 3] = reader.GetOrigin()[:spatial]
     return affine
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the fields of the JSON file beside a volume file; none if there is no such file."""
+    stem = next((path.name[: -len(end)] for end in (".nii.gz", ".nii") if path.name.endswith(end)), path.stem)
+    with suppress(FileNotFoundError):
+        fields = json.loads(path.with_name(f"{stem}.json").read_bytes())
+        return fields if isinstance(fields, dict) else {}
+    return {}

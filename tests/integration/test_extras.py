@@ -66,4 +66,4 @@ def test_a_configuration_that_needs_a_missing_library_is_refused(
 
 
 def test_every_extra_that_a_configuration_may_need_is_here() -> None:
-    assert NEEDS.keys() | {"frames"} == MODULES.keys()
+    assert NEEDS.keys() | {"excel", "frames"} == MODULES.keys()

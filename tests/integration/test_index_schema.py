@@ -10,16 +10,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from alembic.config import CommandLine
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from node.errors import UsageError
 from node.index.database.reading import reading
 from node.index.engine import sqlite_file
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
+from node.index.engine.downgrade import BASE, Lost, downgrade
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
-from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.engine.place import FILE_NAME, IndexUnusable, check, exists, open_engine, upgrade
 from node.index.engine.sharing import FOLLOWED
 from node.index.models.levels import Base
 from tests.made_once import IN_POSTGRESQL
@@ -27,6 +30,8 @@ from tests.newer import NEWER, newer
 from tests.postgresql import shared
 
 pytestmark = pytest.mark.postgresql
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
@@ -225,3 +230,75 @@ def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
                 upgrade(database)
         assert "backup" not in str(refused.value)
         upgrade(database)
+
+
+ROWS = (
+    "INSERT INTO patients (id, identity, patient_id, patient_name) VALUES (1, 'a', 'a', 'A')",
+    "UPDATE patients SET merged_into = 1",
+    "INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (7, 1, '1.7')",
+    "INSERT INTO comments (study_instance_uid, series_instance_uid, comment, written_by, written_at) "
+    "VALUES ('1.7', '', 'clear', 'anna', '2026-01-01 00:00:00')",
+)
+
+
+def tables_of(place: Place) -> set[str]:
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        found = set(inspect(connection).get_table_names())
+    engine.dispose()
+    return found
+
+
+@pytest.mark.slow
+def test_it_goes_up_and_down_and_up_with_rows_in_it_and_says_before_what_is_lost(database: Place) -> None:
+    run(database, *ROWS)
+    tables, lost = tables_of(database), dict[str, int]()
+
+    def refuse(found: Lost) -> None:
+        lost.update(found)
+        raise UsageError("not agreed")
+
+    with pytest.raises(UsageError, match="not agreed"):
+        downgrade(database, BASE, refuse)
+    assert {table: count for table, count in lost.items() if count} == {"patients": 1, "studies": 1, "comments": 1}
+    assert tables_of(database) == tables
+    assert check(database) == []
+    assert downgrade(database, BASE, lost.update) is None
+    assert tables_of(database) == set()
+    assert not exists(database), "no half of an index is one"
+    assert upgrade(database) == (None, REVISION)
+    assert tables_of(database) == tables
+    assert check(database) == []
+    run(database, *ROWS)
+
+
+def test_it_goes_down_one_schema_with_the_rows_of_the_others(database: Place, tmp_path: Path) -> None:
+    run(database, *ROWS)
+    lost = dict[str, int]()
+    body = 'op.add_column("patients", sa.Column("colour", sa.String(8)))'
+    with newer(tmp_path / "newer", body, 'op.drop_column("patients", "colour")'):
+        upgrade(database)
+        run(database, "UPDATE patients SET colour = 'red'")
+        assert downgrade(database, REVISION, lost.update) == REVISION
+    assert lost == {"patients.colour": 1}
+    assert check(database) == ["the views are missing: `voxelnode db upgrade` makes them"]
+    assert upgrade(database) == (REVISION, REVISION)
+    assert check(database) == []
+    run(database, "SELECT patient_name FROM v_patients", "SELECT comment FROM v_comments")
+
+
+@pytest.mark.slow
+def test_alembic_runs_in_a_checkout(database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)  # here and not in a process: the server of the tests does not sync
+
+    def alembic(*words: str) -> None:
+        CommandLine().main(["-x", f"url={database}", *words])
+
+    run(database, *ROWS)
+    alembic("current")
+    assert check(database) == []
+    alembic("downgrade", "base")
+    assert not exists(database)
+    alembic("upgrade", "heads")
+    assert check(database) == []
+    run(database, *ROWS)

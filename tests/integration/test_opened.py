@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import openpyxl
 import pytest
+from PIL import Image
 
 import node
+from node import extras
 from node.cli.application import main
 from node.index.engine.backend import IndexUnusable
-from node.volume.derived import masked, montage, project, threshold
+from node.volume.derived import masked, montage, project, threshold, viewed
+from node.writers.from_arrays import DRAWN_PIXELS, YELLOW
 from node.writers.options import WriteOptions
+from node.writers.pictures import GAP_PIXELS
 from node.writers.reading import read_voxels
 from node.writers.writing import write_voxels
 from tests import make
@@ -110,6 +117,182 @@ def test_the_commands_write_projections_and_masks(tmp_path: Path) -> None:
     assert np.array_equal(read_voxels(out)[0], np.where(array >= 10, array, -1))
     assert status("volume", "mask", volume, "-o", out) == 2
     assert status("volume", "project", volume, "-o", tmp_path / "out.txt") == 2
+
+
+def voxelnode(*command: object) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in command])
+    return ended.value.code
+
+
+def gradient(folder: Path) -> tuple[Path, Any, Any]:
+    """A volume whose values say where they are: more to the left, to the back and to the head; j runs to the front."""
+    i, j, k = np.meshgrid(np.arange(20), np.arange(30), np.arange(12), indexing="ij")
+    array, affine = (i + 20 * (29 - j) + 600 * k).astype(np.int16), np.diag((1.0, -1.0, 2.5, 1.0))
+    write_voxels(folder / "volume.nii.gz", array, affine)
+    return folder / "volume.nii.gz", array, affine
+
+
+@pytest.mark.parametrize(
+    ("plane", "count", "size"), [("axial", 12, (20, 30)), ("coronal", 30, (20, 30)), ("sagittal", 20, (30, 30))]
+)
+def test_slices_of_every_plane_become_pictures_as_they_are_viewed(
+    tmp_path: Path, plane: Any, count: int, size: tuple[int, int]
+) -> None:
+    volume, array, affine = gradient(tmp_path)
+    out = tmp_path / plane
+    assert voxelnode("volume", "slices", volume, "-o", out, "--plane", plane, "--window", 3600, 7200) == 0
+    files = sorted(out.iterdir())
+    assert len(files) == count
+    for number, seen in enumerate(viewed(array, affine, plane)):
+        picture = np.asarray(Image.open(files[number]))
+        assert picture.shape == size[::-1], "square pixels"
+        grey = np.clip(seen / 7200, 0, 1) * 255
+        wanted = np.asarray(Image.fromarray(np.rint(grey).astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))
+        assert np.abs(picture.astype(int) - wanted).max() <= 1, "32 bits round otherwise"
+    assert voxelnode("volume", "slices", volume, "-o", tmp_path / "some", "--plane", plane, "--step", 5) == 0
+    assert {file.name for file in (tmp_path / "some").iterdir()} < {file.name for file in files}
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as image:
+        return image.size
+
+
+def test_a_montage_has_the_step_and_the_grid_that_were_asked_for(tmp_path: Path) -> None:
+    volume, _, _ = gradient(tmp_path)
+    out = tmp_path / "montage.png"
+    assert voxelnode("volume", "montage", volume, "-o", out, "--step", 3, "--columns", 2) == 0
+    assert size_of(out) == (2 * (20 + GAP_PIXELS), 2 * (30 + GAP_PIXELS))
+    assert voxelnode("volume", "montage", volume, "-o", out, "--step", 1, "--columns", 12) == 0
+    assert size_of(out) == (12 * (20 + GAP_PIXELS), 30 + GAP_PIXELS)
+
+
+def test_a_mask_is_opened_in_millimetres_and_then_filled(tmp_path: Path) -> None:
+    array = np.zeros((24, 24, 12), np.int16)
+    array[4:18, 4:18, 2:10] = 100
+    array[9:12, 9:12, 5:7] = 0  # a hole
+    array[18:23, 10, 5] = 100  # a wire
+    volume, out = tmp_path / "volume.nii.gz", tmp_path / "mask.nii.gz"
+    write_voxels(volume, array, np.diag((1.0, 1.0, 2.0, 1.0)))
+
+    def mask(*words: object) -> Any:
+        assert voxelnode("volume", "mask", volume, "-o", out, "--above", 50, *words) == 0
+        return read_voxels(out)[0]
+
+    assert np.array_equal(mask(), array > 50)
+    assert mask("--fill")[9:12, 9:12, 5:7].all()
+    opened = mask("--open", 1.5)
+    assert not opened[18:].any()
+    assert not opened[10, 10, 5]
+    refined = mask("--open", 1.5, "--fill")
+    assert refined[9:12, 9:12, 5:7].all()
+    assert not refined[18:].any()
+    assert voxelnode("volume", "mask", volume, "-o", out, "--above", 50, "--open", 0.5) == 2
+
+
+TABLE = [("Slice", "left", "top", "width", "height", "label"), (3, 4, 6, 8, 10, ""), (7, 0, 0, 20, 30, "all")]
+
+
+def write_table(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+    if path.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    else:
+        separator = ";" if path.stem == "german" else ","
+        path.write_text("".join(separator.join(map(str, row)) + "\n" for row in rows), encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize("name", ["table.csv", "german.csv", "table.xlsx"])
+def test_rectangles_of_a_table_are_drawn_on_their_slices(tmp_path: Path, name: str) -> None:
+    volume, _, _ = gradient(tmp_path)
+    out = tmp_path / "out"
+    table = write_table(tmp_path / name, TABLE)
+    assert voxelnode("volume", "rectangles", volume, table, "-o", out, "--window", 3600, 7200) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["axial03.png", "axial07.png"]
+    picture = np.asarray(Image.open(out / "axial03.png"))
+    is_line = (picture == YELLOW).all(2)
+    larger = DRAWN_PIXELS // 30
+    wanted = np.zeros((30 * larger, 20 * larger), bool)
+    wanted[6 * larger : 16 * larger, 4 * larger : 12 * larger] = True
+    wanted[6 * larger + 1 : 16 * larger - 1, 4 * larger + 1 : 12 * larger - 1] = False
+    assert np.array_equal(is_line, wanted)
+
+
+@pytest.mark.parametrize(
+    ("row", "reported"),
+    [
+        ((3, 4, 6, 80, 10, ""), "row 2: the rectangle is not within the slice of 20 x 30 pixels"),
+        ((99, 4, 6, 8, 10, ""), "row 2: there is no axial slice 99"),
+        ((3, "x", 6, 8, 10, ""), "row 2: left is not a number"),
+        ((3, 4, 6, 0, 10, ""), "row 2: width and height are more than 0"),
+        ((2.5, 4, 6, 8, 10, ""), "row 2: slice is not a whole number"),
+    ],
+)
+def test_a_table_with_a_mistake_is_refused_with_its_row_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: Sequence[Any], reported: str
+) -> None:
+    volume, _, _ = gradient(tmp_path)
+    table = write_table(tmp_path / "table.csv", [TABLE[0], row])
+    assert voxelnode("volume", "rectangles", volume, table, "-o", tmp_path / "out") == 2
+    assert reported in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_in_xlsx_without_its_library_names_the_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, _, _ = gradient(tmp_path)
+    table = write_table(tmp_path / "table.xlsx", TABLE)
+    monkeypatch.setitem(extras.MODULES, "excel", ("a_module_that_is_not_there",))  # type: ignore[arg-type]
+    assert voxelnode("volume", "rectangles", volume, table, "-o", tmp_path / "out") == 2
+    assert "voxelnode[excel]" in capsys.readouterr().err
+
+
+def test_an_npz_has_a_volume_and_its_labels_on_one_grid(tmp_path: Path) -> None:
+    volume, array, affine = gradient(tmp_path)
+    (tmp_path / "volume.json").write_text('{"Modality": "CT", "SeriesInstanceUID": "1.2.3"}')
+    labels = np.zeros(array.shape, np.uint8)
+    labels[5:9, 10:15, 4:7], labels[2, 3, 5] = 1, 7
+    part = labels[:, ::-1, 3:8]  # fewer slices, j runs to the back
+    place = affine @ [[1, 0, 0, 0], [0, -1, 0, 29], [0, 0, 1, 3], [0, 0, 0, 1]]
+    segmentation, region, out = (tmp_path / name for name in ("seg.nii.gz", "roi.nrrd", "out.npz"))
+    write_voxels(segmentation, part, place)
+    write_voxels(region, (labels == 7).astype(np.uint8), affine)
+    (tmp_path / "seg.json").write_text('{"segments": [{"number": 1, "label": "Lung"}]}')
+    assert voxelnode("volume", "npz", volume, segmentation, "-o", out) == 0
+    with np.load(out) as found:
+        assert np.array_equal(found["labels"], labels.T)
+        assert np.array_equal(found["data"], array.T)
+        assert np.allclose(found["affine"], np.diag((-1, -1, 1, 1)) @ affine)
+        assert str(found["series_uid"]) == "1.2.3"
+        assert json.loads(str(found["labels_json"])) == [{"segments": [{"number": 1, "label": "Lung"}]}]
+    assert voxelnode("volume", "npz", volume, segmentation, region, "-o", out) == 0
+    with np.load(out) as found:
+        assert np.array_equal(found["labels"], [labels.T, (labels == 7).T])
+    write_voxels(segmentation, part, place @ [[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert voxelnode("volume", "npz", volume, segmentation, "-o", out) == 2
+    write_voxels(segmentation, part, affine @ [[1, 0, 0, 15], [0, 1, 0, 0], [0, 0, 1, 3], [0, 0, 0, 1]])
+    assert voxelnode("volume", "npz", volume, segmentation, "-o", out) == 2
+
+
+@pytest.mark.slow
+def test_an_npz_has_a_series_and_its_structure_set_as_they_were_converted(tmp_path: Path) -> None:
+    ct = make.ct_series(8, rows=16, columns=20)
+    region = [make.contour(make.on_slice(one, [(3, 3), (3, 10), (9, 10), (9, 3)]), [one]) for one in ct[2:6]]
+    (tmp_path / "scans").mkdir()
+    make.saved([*ct, make.structure_set(ct, {"Lung": region})], tmp_path / "scans")
+    assert voxelnode("convert", tmp_path / "scans", "-o", tmp_path / "out", "--flat") == 0
+    [image] = (tmp_path / "out").glob("*_CT.nii.gz")
+    [mask] = (tmp_path / "out").glob("*roi1_mask.nii.gz")
+    assert voxelnode("volume", "npz", image, mask, "-o", tmp_path / "out.npz") == 0
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["data"].shape == found["labels"].shape == (8, 16, 20)
+        assert sorted(set(np.argwhere(found["labels"])[:, 0].tolist())) == [2, 3, 4, 5]
+        assert json.loads(str(found["labels_json"]))[0]["roi"]["name"] == "Lung"
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ from node.extensions.postgresql.dialect import (
     rows_as_sqlite,
     to_json,
 )
+from node.extensions.postgresql.grams import drop_grams as drop_grams
 from node.extensions.postgresql.grams import make_grams as make_grams
 from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
@@ -56,7 +57,7 @@ from node.index.engine.backend import (
     Standbys,
     WriterServer,
 )
-from node.index.engine.place import schema_by
+from node.index.engine.place import has_schema, schema_by
 from node.index.engine.sharing import COMPLETED, FOLLOWED, Watermarks
 
 Error = psycopg.Error
@@ -248,7 +249,7 @@ def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> 
 def missing(place: ServerPlace) -> str | None:
     try:
         with _reading(place) as connection:
-            if connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None:
+            if has_schema(connection):
                 return None
     except DatabaseMissing:
         pass

@@ -32,3 +32,10 @@ def make_grams(connection: Connection) -> None:
         connection.exec_driver_sql(
             f"CREATE TRIGGER {NAME} AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {NAME}_of_{row}()"
         )
+
+
+def drop_grams(connection: Connection) -> None:
+    """See `node.index.engine.backend.Backend`."""
+    for row in "sp":
+        connection.exec_driver_sql(f"DROP FUNCTION {NAME}_of_{row}() CASCADE")  # and its trigger
+    connection.exec_driver_sql(f"DROP TABLE {NAME}")

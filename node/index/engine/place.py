@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from node.index.engine.backend import (
     Failure,
     IndexUnusable,
     Place,
+    ServerPlace,
     backend_at,
     backend_of,
     place_of,
@@ -67,7 +68,15 @@ def schema_of(connection: Connection) -> Schema:
     core = revisions.get("")
     if core == REVISION and not _has_columns_of_models(connection, revisions):
         return Schema(core, _UNRELEASED, is_final=True)
-    return schema_by(revisions.values())
+    schema = schema_by(revisions.values())
+    if schema.trouble is None and not inspect(connection).has_table("v_studies"):  # a newer version went down to it
+        return Schema(core, "the views are missing: `voxelnode db upgrade` makes them")
+    return schema
+
+
+def has_schema(connection: Connection) -> bool:
+    """Return whether there are tables of the core."""
+    return "" in _revisions_at(connection)
 
 
 def _revisions_at(connection: Connection) -> Mapping[str, str]:
@@ -103,7 +112,7 @@ def _owners() -> Mapping[str, IndexTables]:
 
 def migrations() -> list[str]:
     """Return the revisions that this version and the extensions know."""
-    return [script.revision for script in _script().walk_revisions()]
+    return [script.revision for script in script_directory().walk_revisions()]
 
 
 def migrate(connection: Connection) -> None:
@@ -111,21 +120,28 @@ def migrate(connection: Connection) -> None:
 
     Rows of extensions that are not installed stay.
     """
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-
-    script, known = _script(), frozenset(migrations())
-    config = Config()
-    config.attributes["connection"] = connection
+    script, known = script_directory(), frozenset(migrations())
 
     def steps(last: str, there: Iterable[str], _: object) -> Any:
         return script._upgrade_revs(last, cast(str, tuple(known.intersection(there))))
 
     drop_views(connection)
     for own in _owners().values():  # the core first: the others refer to its tables
-        with EnvironmentContext(config, script, fn=partial(steps, own.revision)):
-            script.run_env()
+        run_migrations(connection, script, partial(steps, own.revision))
     make_views(connection)
+
+
+def run_migrations(
+    connection: Connection, script: ScriptDirectory, steps: Callable[[Iterable[str], object], Any]
+) -> None:
+    """Run steps of Alembic in the transaction of a connection; `steps` chooses them by the revisions that are there."""
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+
+    config = Config()
+    config.attributes["connection"] = connection
+    with EnvironmentContext(config, script, fn=steps):
+        script.run_env()
 
 
 def schema_by(revisions: Iterable[str]) -> Schema:
@@ -169,7 +185,8 @@ def folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[3] / "migrations"
 
 
-def _script() -> ScriptDirectory:
+def script_directory() -> ScriptDirectory:
+    """Return the migrations of the core and of the installed extensions."""
     from alembic.script import ScriptDirectory  # here and above: only a migration and a refusal need Alembic
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -224,21 +241,57 @@ def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
     try:
         if not isinstance(place, Path) and exists(place) and _trouble_at(place) is None:  # others may have it open
             return REVISION, REVISION
-        with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
-            before = schema_of(connection)
-            if before.trouble is None:
-                return REVISION, REVISION
-            if before.is_final:
-                raise IndexUnusable(f"{place}: {before.trouble}")
-            migrate(connection)
-            if (trouble := schema_of(connection).trouble) is not None:  # the migrations of an extension end elsewhere
-                raise IndexUnusable(f"{place}: {trouble}")
-            return before.core, REVISION
     except (DatabaseError, backend.Error) as error:
-        if Failure.LOCKED in backend.failure(error):
-            raise IndexUnusable(f"{place}: {backend.lockers(place)}, then start again") from error
-        cause = getattr(error, "orig", error)
-        raise IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}") from error
+        raise _unusable(place, error) from error
+    with alone(place) as connection:
+        before = schema_of(connection)
+        if before.trouble is None:
+            return REVISION, REVISION
+        if before.is_final:
+            raise IndexUnusable(f"{place}: {before.trouble}")
+        migrate(connection)
+        if (trouble := schema_of(connection).trouble) is not None:  # the migrations of an extension end elsewhere
+            raise IndexUnusable(f"{place}: {trouble}")
+        return before.core, REVISION
+
+
+@contextmanager
+def alone(place: Place) -> Iterator[Connection]:
+    """Yield a connection to a database that no other process has open, in one transaction.
+
+    Raises IndexUnusable.
+    """
+    backend = backend_at(place)
+    try:
+        with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
+            yield connection
+    except (DatabaseError, backend.Error) as error:
+        raise _unusable(place, error) from error
+
+
+@contextmanager
+def by_alembic(place: Place) -> Iterator[Connection]:
+    """Yield a connection for Alembic's own command, in one transaction; the views are made if the schema is newest."""
+    backend_at(place).prepare(place)
+    with alone(place) as connection:
+        drop_views(connection)
+        yield connection
+        if schema_by(_revisions_at(connection).values()).trouble is None:
+            make_views(connection)
+
+
+def given_place(url: str) -> Place:
+    """Return the place that a URL or a path of a file names, without a configuration."""
+    if url.startswith("postgresql"):
+        return ServerPlace(url, Path.cwd())
+    return Path(url.removeprefix("sqlite:///")).absolute()
+
+
+def _unusable(place: Place, error: Exception) -> IndexUnusable:
+    if Failure.LOCKED in backend_at(place).failure(error):
+        return IndexUnusable(f"{place}: {backend_at(place).lockers(place)}, then start again")
+    cause = getattr(error, "orig", error)
+    return IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}")
 
 
 def _trouble_at(place: Place) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -77,12 +78,22 @@ class _ClockedCursor(sqlite3.Cursor):
 
 def missing(path: Path) -> str | None:
     """Return why there is no index, or None; see `node.index.engine.backend.Backend`."""
-    if path.exists():
+    if path.exists() and has_schema(path):
         return None
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
     return f"no index at {path}: is the root right? `voxelnode db upgrade` or a start makes a new index"
+
+
+def has_schema(path: Path) -> bool:
+    """Return whether a file has tables of the core, or cannot be read; without a migration of them it is no index."""
+    with suppress(sqlite3.Error), closing(connect(path, read_only=True)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
+            return False
+        revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        return any("_" not in str(revision) for (revision,) in revisions)
+    return True
 
 
 def damage(execute: Callable[[str], Iterable[Any]], *, after_crash: bool = False) -> list[str]:

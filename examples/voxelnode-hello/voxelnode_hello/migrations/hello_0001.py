@@ -18,3 +18,7 @@ def upgrade() -> None:
         sa.Column("greeted_at", sa.DateTime(), nullable=False),
         sa.UniqueConstraint("study_id"),
     )
+
+
+def downgrade() -> None:
+    op.drop_table("hello_greetings")

@@ -1,0 +1,215 @@
+"""Files made of the array of a volume file: PNG pictures of slices, NPZ with labels, masks without specks and holes.
+
+Arrays are (i, j, k) or (i, j, k, time), as `node.writers.reading.read_voxels` returns them; affines are in LPS+, in mm.
+Pictures show the middle time, as radiologists view a plane; slices count from 1, from the feet, the front or the right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from node.volume.derived import named_plane, placed, require_numbers
+from node.volume.model import Array, Display, Float, Geometry, Volume, VolumeKind
+from node.volume.planes import PlaneName
+from node.volume.rendering import Picture, Shades, slices
+from node.writers.npz import arrays_of, write_arrays
+from node.writers.pictures import MONTAGE_STEP, SLICE_PIXELS, TILE_PIXELS, arranged, resized
+from node.writers.rectangles import Rectangle
+
+Window = tuple[float, float]
+"""Centre and width, in values of the array."""
+
+DRAWN_PIXELS = 512
+"""A picture with rectangles is enlarged up to this longer side, so that their labels can be read."""
+
+LINE_PIXELS = 256
+"""A line is a pixel wide for each so many of the longer side of a picture."""
+
+YELLOW = (255, 220, 0)
+
+
+def write_slices(
+    folder: str | PathLike[str],
+    array: Array,
+    affine_lps: Float,
+    plane: PlaneName = "axial",
+    step: int = 1,
+    window: Window | None = None,
+    modality: str = "",
+) -> list[Path]:
+    """Write every `step`-th slice of a plane as a PNG, into a folder that is made if it is not there.
+
+    `window`: by default that of the `modality`, else the 1st to the 99th percentile.
+
+    Raises ValueError: the array has colours, or there is no such plane or step.
+    """
+    volume = _volume(array, affine_lps, window, modality)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, picture in _pictures(volume, plane, step):
+        path = Path(folder, _name(volume, plane, number))
+        resized(picture, SLICE_PIXELS).save(path)
+        written.append(path)
+    return written
+
+
+def write_montage(
+    path: str | PathLike[str],
+    array: Array,
+    affine_lps: Float,
+    plane: PlaneName = "axial",
+    step: int = MONTAGE_STEP,
+    columns: int = 0,
+    window: Window | None = None,
+    modality: str = "",
+) -> int:
+    """Write every `step`-th slice of a plane in a grid, as one PNG; return how many there are.
+
+    `columns` is by default what makes the grid nearly square. Errors and others are those of `write_slices`.
+    """
+    if columns < 0:
+        raise ValueError(f"columns = {columns}: there is no such grid")
+    volume = _volume(array, affine_lps, window, modality)
+    tiles = [resized(picture, TILE_PIXELS) for _, picture in _pictures(volume, plane, step)]
+    arranged(tiles, columns or int(np.ceil(np.sqrt(len(tiles))))).save(path, "PNG")
+    return len(tiles)
+
+
+def write_rectangles(
+    folder: str | PathLike[str],
+    array: Array,
+    affine_lps: Float,
+    rectangles: Sequence[Rectangle],
+    plane: PlaneName = "axial",
+    window: Window | None = None,
+    modality: str = "",
+) -> list[Path]:
+    """Write each slice that has rectangles as a PNG with these drawn on it.
+
+    Errors and others are those of `write_slices`; also raises ValueError if a rectangle is not within its slice, and
+    then writes nothing.
+    """
+    volume = _volume(array, affine_lps, window, modality)
+    wanted: dict[int, list[Rectangle]] = {}
+    for one in rectangles:
+        wanted.setdefault(one.slice, []).append(one)
+    drawn = {
+        number: _drawn(picture, wanted.pop(number))
+        for number, picture in _pictures(volume, plane, 1)
+        if number in wanted
+    }
+    if wanted:
+        absent = next(iter(wanted.values()))[0]
+        raise ValueError(f"{absent.place}: there is no {plane} slice {absent.slice}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, image in drawn.items():
+        path = Path(folder, _name(volume, plane, number))
+        image.save(path)
+        written.append(path)
+    return written
+
+
+def _drawn(picture: Picture, rectangles: Sequence[Rectangle]) -> Image.Image:
+    height, width = picture.pixels.shape[:2]
+    image = resized(picture, SLICE_PIXELS).convert("RGB")
+    larger = max(1, DRAWN_PIXELS // max(image.size))
+    image = image.resize((image.width * larger, image.height * larger), Image.Resampling.LANCZOS)
+    across, down = image.width / width, image.height / height
+    draw = ImageDraw.Draw(image)
+    for one in rectangles:
+        if one.left < 0 or one.top < 0 or one.left + one.width > width or one.top + one.height > height:
+            raise ValueError(f"{one.place}: the rectangle is not within the slice of {width} x {height} pixels")
+        left, top = one.left * across, one.top * down
+        right, bottom = (one.left + one.width) * across - 1, (one.top + one.height) * down - 1
+        line = max(1, max(image.size) // LINE_PIXELS)
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=YELLOW, width=line)
+        if one.label:
+            draw.text((left + 2 * line, top + line), one.label, fill=YELLOW)
+    return image
+
+
+def write_labelled_npz(
+    path: str | PathLike[str],
+    array: Array,
+    affine_lps: Float,
+    labels: Sequence[tuple[Array, Float]],
+    fields: Mapping[str, Any] | None = None,
+    label_fields: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write a volume and label volumes of it as one NPZ: the arrays of `node.writers.npz.write_npz`, and these.
+
+    ``labels`` : (slices, rows, columns), on the grid of the volume; of several label volumes, these come first.
+    ``labels_json`` : text, `label_fields` as JSON: the sidecars of the label volumes.
+
+    `fields`: the sidecar of the volume. Raises ValueError if labels are not whole numbers, or have another grid: see
+    `node.volume.derived.placed`.
+    """
+    if not labels:
+        raise ValueError("there are no labels")
+    here = [placed(one, its_affine, affine_lps, array.shape[:3]).transpose() for one, its_affine in labels]
+    volume = _volume(array, affine_lps, None, "")
+    fields = {name: value for name, value in (fields or {}).items() if name != "completeness"}
+    text = {"json": fields, "labels_json": list(label_fields)}
+    arrays = arrays_of(volume) | {
+        "series_uid": np.str_(fields.get("SeriesInstanceUID", "")),
+        "labels": here[0] if len(here) == 1 else np.stack(here),
+        **{name: np.str_(json.dumps(value, ensure_ascii=False)) for name, value in text.items()},
+    }
+    part = Path(path).with_name(f".{Path(path).name}.part")
+    part.unlink(missing_ok=True)
+    write_arrays(part, arrays)
+    part.replace(path)
+
+
+def refined(mask: Array, affine_lps: Float, opening_mm: float = 0.0, fill: bool = False) -> Array:
+    """Return a mask without what is thinner than a ball of radius `opening_mm`, and then, with `fill`, without holes.
+
+    A hole is what no path of neighbouring voxels outside of the mask connects with the border of the volume.
+
+    Raises ValueError if the ball is smaller than a voxel along each axis.
+    """
+    import SimpleITK as sitk  # here, because pictures need it not
+
+    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
+    radius = np.floor(opening_mm / spacing + 1e-6).astype(int).tolist()
+    if opening_mm and (opening_mm < 0 or not any(radius)):
+        raise ValueError(f"an opening by {opening_mm:g} mm changes nothing: a voxel is {min(spacing):g} mm long")
+    times = mask[..., None] if mask.ndim == 3 else mask
+    refined_times = np.empty(times.shape, np.uint8)
+    for time in range(times.shape[3]):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(times[..., time].transpose() != 0).astype(np.uint8))
+        if any(radius):
+            image = sitk.BinaryMorphologicalOpening(image, radius, sitk.sitkBall)
+        if fill:
+            image = sitk.BinaryFillhole(image)
+        refined_times[..., time] = sitk.GetArrayFromImage(image).transpose()
+    return refined_times.reshape(mask.shape)
+
+
+def _volume(array: Array, affine_lps: Float, window: Window | None, modality: str) -> Volume:
+    require_numbers(array)
+    if array.ndim not in (3, 4):
+        raise ValueError(f"the array has {array.ndim} dimensions, not three or four")
+    voxels = (array[..., None] if array.ndim == 3 else array).transpose()
+    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0).tolist()
+    windows = () if window is None else (window,)
+    return Volume(
+        voxels, affine_lps, tuple(spacing), Geometry.REGULAR, VolumeKind.VOLUME, 0, "", modality, (),
+        display=Display(windows, "LINEAR_EXACT"),
+    )  # fmt: skip
+
+
+def _pictures(volume: Volume, plane: PlaneName, step: int) -> Any:
+    return slices(volume, Shades(volume), named_plane(plane), step)
+
+
+def _name(volume: Volume, plane: str, number: int) -> str:
+    return f"{plane}{number:0{len(str(max(volume.shape[:3])))}}.png"
