@@ -182,6 +182,11 @@ class Admission:
             return EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
         return frozenset(verb for peer in _matching(peers, address, requested).values() for verb in peer.may)
 
+    def takes(self, address: str, requested: AssociationRequest) -> frozenset[str] | None:
+        """Return the SOP classes that the node takes from an application entity, by all its names; None: all."""
+        taken = [peer.taken_classes for peer in _matching(self._peers(), address, requested).values()]
+        return frozenset().union(*filter(None, taken)) if taken and None not in taken else None
+
     def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
         """Return the scope of an application entity, by all its names in [peers]; None: the whole index."""
         peers = _matching(self._peers(), address, requested).values()
@@ -243,13 +248,13 @@ class Admission:
 
     def _unknown_peer(self, address: str, requested: AssociationRequest) -> Rejection | None:
         dicom = self._dicom
-        if dicom.require_called_ae_title and requested.called_ae_title != dicom.ae_title:
+        if dicom.require_called_ae_title and requested.called_ae_title not in dicom.titles:
             return Rejection(
                 1,
                 1,
                 7,
                 "called AE title",
-                f"this node is {dicom.ae_title}: correct the sender, or set [dicom] ae_title",
+                f"this node is {' or '.join(dicom.titles)}: correct the sender, or add to [dicom] called_ae_titles",
             )
         peers = self._peers()
         same_title = _with_title(peers, requested.calling_ae_title)

@@ -65,14 +65,20 @@ VIDEO_CLASSES = frozenset(
 class Proposal:
     """The proposal of an association requestor, and the services it may use.
 
-    `roles` maps an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7 D.3.3.4); without Role
-    Selection a requestor is the SCU. `verbs` is what the node serves besides storage.
+    `takes`: the SOP classes that it may store; None: all. `verbs` is what the node serves besides storage. `roles` maps
+    an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7 D.3.3.4); without Role Selection a
+    requestor is the SCU.
     """
 
     contexts: tuple[ProposedContext, ...]
     permitted: frozenset[Verb]
     verbs: Mapping[str, Verb]
     roles: Roles
+    takes: frozenset[str] | None = None
+
+    def may_store(self, abstract_syntax: str) -> bool:
+        """Whether the requestor may send instances of a storage class."""
+        return "store" in self.permitted and (self.takes is None or abstract_syntax in self.takes)
 
     def is_sent_to(self, abstract_syntax: str) -> bool:
         """Whether the requestor becomes the SCP of a storage class: by C-GET the node sends it instances."""
@@ -82,7 +88,8 @@ class Proposal:
     def is_permitted(self, abstract_syntax: str) -> bool:
         """Whether the requestor may have a context for an abstract syntax; proposed roles decide by themselves."""
         by_roles = abstract_syntax in self.roles and is_storage_class(abstract_syntax)
-        return by_roles or self.verbs.get(abstract_syntax, "store") in self.permitted
+        verb = self.verbs.get(abstract_syntax)
+        return by_roles or (self.may_store(abstract_syntax) if verb is None else verb in self.permitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +170,7 @@ def _supported(syntax: str, chosen: str, proposal: Proposal) -> PresentationCont
     if syntax == uids.STORAGE_COMMITMENT:  # as its SCP, the requestor reports on what we asked (PS3.4 J.3.3)
         supported.scu_role = supported.scp_role = True
     elif is_storage_class(syntax):
-        supported.scu_role, supported.scp_role = "store" in proposal.permitted, "retrieve" in proposal.permitted
+        supported.scu_role, supported.scp_role = proposal.may_store(syntax), "retrieve" in proposal.permitted
     return supported
 
 
@@ -200,6 +207,9 @@ _REFUSALS = {
 }
 """Rule, reason and remedy of a result."""
 
+
+MAX_NAMED_CLASSES = 5
+"""SOP classes that a remedy names."""
 
 MAX_OFFERED_LENGTH = 2000
 """Characters of the list of refused contexts; an association may propose 128."""
@@ -243,6 +253,9 @@ def _offered(contexts: Sequence[ProposedContext]) -> str:
 def _not_permitted(
     contexts: Sequence[ProposedContext], proposal: Proposal, named: Sequence[str]
 ) -> tuple[str, str, str]:
+    if named and "store" in proposal.permitted and all(is_storage_class(one.abstract_syntax) for one in contexts):
+        classes = ", ".join(sorted({f'"{one.abstract_syntax}"' for one in contexts})[:MAX_NAMED_CLASSES])
+        return "not taken", "not taken from this peer", f"if it may, add {classes} to `takes` of [peers.{named[0]}]"
     verbs = sorted({_verb(context.abstract_syntax, proposal) for context in contexts})
     quoted = ", ".join(f'"{verb}"' for verb in verbs)
     if named:

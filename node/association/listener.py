@@ -106,10 +106,11 @@ class Listener:
         self.find_service = FindService(ingest.index, settings.dicom.ae_title, audit, self._added.finds)
         self.admission = Admission(settings.dicom, lambda: settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
-        self.port = settings.dicom.port
-        self._socket: socket.socket | None = None
+        self.port, self.tls_port = settings.dicom.port, settings.dicom.tls_port
+        self._sockets: list[socket.socket] = []
         self._acceptor: Any = None
-        self.thread: SupervisedThread | None = None
+        self.threads: dict[str, SupervisedThread] = {}
+        """Threads that accept connections, by name."""
 
     def start(self) -> tuple[str, int]:
         """Bind and accept; return address and port. With port 0 the kernel chooses the port.
@@ -123,21 +124,32 @@ class Listener:
             if acceptor is not None:
                 self._acceptor = acceptor(self)
                 host, self.port = self._acceptor.start(*address)
-                self.thread = self._acceptor.thread
+                self.threads["listener"] = self._acceptor.thread
                 self.start_beside()
                 return host, self.port
-            self._socket = listening = _listening(*address)
+            self._sockets.append(_listening(*address))
+            if self.dicom.tls_port is not None:
+                address = (address[0], self.dicom.tls_port)
+                self._sockets.append(_listening(*address))
         except OSError as error:
+            self._stop_accepting()
             raise UsageError(
                 f"cannot listen on {address[0]} port {address[1]}: {error.strerror or error}; "
-                "set [dicom] host and port to an address of this machine that is free"
+                "set [dicom] host, port and tls_port to addresses of this machine that are free"
             ) from error
-        self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
-        self.thread.start()
+        host, self.port = self._sockets[0].getsockname()[:2]
+        if self.dicom.tls_port is None:
+            self._accept_on("listener", self._sockets[0], self.tls)
+        else:
+            self.tls_port = self._sockets[1].getsockname()[1]
+            self._accept_on("listener", self._sockets[0], None)
+            self._accept_on("tls listener", self._sockets[1], self.tls)
         self.start_beside()
-        host, port = listening.getsockname()[:2]
-        self.port = int(port)
         return str(host), self.port
+
+    def _accept_on(self, name: str, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self.threads[name] = SupervisedThread(f"dicom {name}", partial(self._accept, listening, tls))
+        self.threads[name].start()
 
     def start_beside(self) -> None:
         """Start the services beside the listener."""
@@ -149,8 +161,8 @@ class Listener:
     @property
     def is_listening(self) -> bool:
         """Whether the listener accepts connections."""
-        is_open = self._socket is not None or self._acceptor is not None
-        return is_open and self.thread is not None and self.thread.is_alive
+        is_open = bool(self._sockets) or self._acceptor is not None
+        return is_open and bool(self.threads) and all(thread.is_alive for thread in self.threads.values())
 
     def drain(self, seconds: float, finish_seconds: float = 0.0) -> None:
         """Stop accepting, let each association finish its current instance, and return when none is left.
@@ -177,34 +189,34 @@ class Listener:
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.stop()
-        listening, self._socket = self._socket, None
-        if listening is None:
-            return
-        listening.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        if self.thread is not None:
-            self.thread.join()
-        listening.close()
+        sockets, self._sockets = self._sockets, []
+        for listening in sockets:
+            listening.shutdown(socket.SHUT_RDWR)  # wakes its thread
+        for thread in self.threads.values() if sockets else ():
+            thread.join()
+        for listening in sockets:
+            listening.close()
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Accept connections; everything that can block runs on the connection's own thread."""
         while True:
             try:
                 accepted, address = listening.accept()
             except OSError as error:
-                if self._socket is None:
+                if not self._sockets:
                     return
                 logger.error("accept_failed", error=error.strerror)
                 if error.errno in EXHAUSTED:
                     time.sleep(EXHAUSTED_SECONDS)  # the connection stays queued, so this loop would spin
                 continue
             try:
-                self._begin(accepted, str(address[0]), int(address[1]))
+                self._begin(accepted, tls, str(address[0]), int(address[1]))
             except Exception as error:  # such as no memory and no thread left
                 accepted.close()
                 logger.error("connection_refused", address=str(address[0]), exc_info=error)
 
-    def _begin(self, accepted: socket.socket, host: str, port: int) -> None:
-        transport = Transport(accepted, self.tls, TICK_SECONDS, PDU_SECONDS)
+    def _begin(self, accepted: socket.socket, tls: ssl.SSLContext | None, host: str, port: int) -> None:
+        transport = Transport(accepted, tls, TICK_SECONDS, PDU_SECONDS)
         judge = partial(self._judge, f"{host}:{port}")
         association = AcceptedAssociation(transport, host, self.dicom, self.admission, self.metrics, judge)
         # A daemon: a second signal ends the process even while peers are connected.
@@ -238,7 +250,8 @@ class Listener:
         log.debug("association_accepted")
         address = connection.address
         permitted = self.admission.permitted(address, requested)
-        proposal = Proposal(request.contexts, permitted, self.verbs, request.roles)
+        takes = self.admission.takes(address, requested)
+        proposal = Proposal(request.contexts, permitted, self.verbs, request.roles, takes)
         answers = negotiated(proposal)
         self._report_refused_contexts(proposal, answers, requested, address)
         shown = str(certificate) if certificate is not None else ""

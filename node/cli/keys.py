@@ -17,7 +17,9 @@ Keys = Annotated[
 ]
 Drop = Annotated[int, typer.Option("--drop", metavar="N", min=0, help="Drop up to N messages that wait.")]
 
-LISTS = frozenset({"to", "otherwise", "remove", "on", "calling_ae_titles", "networks", "may", "projects"})
+LISTS = frozenset(
+    {"to", "otherwise", "remove", "on", "calling_ae_titles", "called_ae_titles", "networks", "may", "takes", "projects"}
+)
 """Keys that take several values; one alone needs no brackets."""
 
 TEXTS = frozenset(

@@ -58,7 +58,9 @@ def loops(settings: Settings) -> Iterator[str]:
                         f"[routes.{name}] to: [peers.{to}] has our own AE title {dicom.ae_title}, by which loops are "
                         "found: give one of the nodes another"
                     )
-                elif peer.port == dicom.port and _is_this_machine(peer.host or "", settings.bind_host):
+                elif peer.port in (dicom.port, dicom.tls_port) and _is_this_machine(
+                    peer.host or "", settings.bind_host
+                ):
                     yield f"[routes.{name}] to: [peers.{to}] is our own listener: remove it from the route"
             elif (address := settings.destinations[to].address) and web.enabled:
                 parts = urlsplit(address)
@@ -170,6 +172,8 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 def _require_ports(settings: Settings) -> None:
     web = settings.web
     listening = [("[dicom] port", settings.bind_host, settings.dicom.port)] if settings.dicom.enabled else []
+    if settings.dicom.enabled and settings.dicom.tls_port is not None:
+        listening.append(("[dicom] tls_port", settings.bind_host, settings.dicom.tls_port))
     if web.enabled:
         listening.append(("[web] port", web.host, web.port))
     for table in (one for extension in enabled(settings) for one in extension.tables if not one.is_named):

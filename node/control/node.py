@@ -61,12 +61,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+def tls_words(tls_port: int | None) -> str:
+    """Return in words what listens beside the port of associations; empty: nothing does."""
+    return f"TLS on port {tls_port}" if tls_port is not None else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Addresses at which a running node accepts associations and HTTP requests."""
 
     dicom: Address | None
     """None: this host does not receive ([cluster] roles, [dicom] enabled)."""
+    tls_port: int | None = None
+    """The port that takes TLS, beside that of `dicom`; None: there is none."""
     web: str | None = None
     """URL of the pages; None: [web] is disabled."""
 
@@ -180,10 +187,16 @@ class Node:
         else:
             log.warning("decoders_not_confined", detail=described())
         if dicom is not None:
-            log.info("ready", host=dicom.host, port=dicom.port, ae_title=dicom.ae_title)
+            log.info(
+                "ready",
+                host=dicom.host,
+                port=dicom.port,
+                ae_title=dicom.ae_title,
+                detail=tls_words(self.listener.tls_port),
+            )
         else:
             log.info("ready")
-        return Endpoints(dicom, web)
+        return Endpoints(dicom, self.listener.tls_port if dicom is not None else None, web)
 
     def _forget_ends(self) -> None:
         """Let what [peers] says of releases now count for what was received before."""
@@ -345,7 +358,7 @@ class Node:
     def _supervised(self) -> dict[str, SupervisedThread | BackgroundService]:
         """Everything that runs until the node stops, by name."""
         threads = {
-            "listener": self.listener.thread if self._listens else None,
+            **(self.listener.threads if self._listens else {}),
             "index": self._repository.index.thread,
             "control socket": self._control.thread,
         }
@@ -378,7 +391,11 @@ class Node:
         self._reasons = reasons
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
-        facts = {"port": self.listener.port if self._receives else None, "acknowledge": self._settings.acknowledge}
+        facts = {
+            "port": self.listener.port if self._receives else None,
+            "tls_port": self.listener.tls_port if self._receives else None,
+            "acknowledge": self._settings.acknowledge,
+        }
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, facts)
 
     def _web_server(self, settings: Settings) -> WebServer | None:

@@ -129,7 +129,7 @@ def complete_pydicom() -> None:
         data["value"] = kind(stripped[0]) if len(stripped) == 1 else MultiValue(kind, stripped)
 
     no_vrs = frozenset(vr.decode("ascii") for vr in NO_VRS)
-    filereader.ENCODED_VR |= NO_VRS
+    filereader.ENCODED_VR.update(NO_VRS)
     hooks.register_callback("raw_element_value", value_of)
     charset.python_encoding.update(NEW_CODECS)
     charset.CODES_TO_ENCODINGS[b"\x1b-b"] = "iso8859_15"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from urllib.parse import quote
 
+from pydicom._uid_dict import UID_dictionary
 from pydicom.config import IGNORE
 from pydicom.uid import (
     JPEG2000,
@@ -18,6 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node.dicom.attributes import is_uid
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,
@@ -103,6 +105,19 @@ def is_storage_class(sop_class_uid: str) -> bool:
         return False
     known = registered(sop_class_uid)
     return not known.type or (known.type == "SOP Class" and "Storage" in known.name)
+
+
+def storage_class(name: str) -> str:
+    """Return the UID of a storage SOP class by its keyword (PS3.6 Annex A) or UID; empty if it is none."""
+    if is_uid(name):
+        return name if is_storage_class(name) else ""
+    return storage_classes().get(name, "")
+
+
+@cache
+def storage_classes() -> Mapping[str, str]:
+    """Return the UIDs of the storage SOP classes of PS3.6 by their keywords."""
+    return {known[4]: uid for uid, known in UID_dictionary.items() if known[4] and is_storage_class(uid)}
 
 
 def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:

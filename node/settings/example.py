@@ -29,7 +29,7 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "cluster": "host roles",
     },
     "Receive from scanners and archives, and let them query": {
-        "dicom": "ae_title host port tls_certificate tls_key tls_client_ca",
+        "dicom": "ae_title host port tls_port tls_certificate tls_key tls_client_ca",
         "peers": "ae_title networks host port may",
         "worklist": "folder hl7_port hl7_networks",
     },

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
+from node.errors import nearest
 from node.registry import verbs
 from node.settings.section import AETitle, Host, PeerTitle, Seconds, SettingsSection
 
@@ -37,11 +39,21 @@ class Dicom(SettingsSection):
         description="Listen beyond this machine without [peers]: anyone who reaches the port may store.",
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port.")
+    tls_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A second TCP port, which takes TLS connections alone, and `port` plain ones; unset: with "
+        "tls_certificate, `port` takes TLS.",
+    )
     acceptor: Literal["node", "pynetdicom"] = Field(
         "node",
         description="What accepts associations; that of pynetdicom is slower and has no TLS",
     )
     require_called_ae_title: bool = Field(False, description="Reject associations that call a different AE title.")
+    called_ae_titles: tuple[PeerTitle, ...] = Field(
+        (), description="AE titles by which the node may be called beside ae_title, with require_called_ae_title."
+    )
     maximum_associations: int = Field(
         64,
         ge=1,
@@ -58,7 +70,8 @@ class Dicom(SettingsSection):
     )
     drain_seconds: Seconds = Field(20, description="Time for open associations to finish when the node stops.")
     tls_certificate: Path | None = Field(
-        None, description="PEM file of the certificate chain; if set, only TLS connections are accepted."
+        None,
+        description="PEM file of the certificate chain; if set, only TLS is accepted, on tls_port or else on port.",
     )
     tls_key: Path | None = Field(
         None, description="PEM file of its private key; unset: in the file of the certificate."
@@ -67,6 +80,17 @@ class Dicom(SettingsSection):
         None,
         description="PEM file of the CAs whose client certificates are required; unset: clients need none.",
     )
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The AE titles by which the node may be called."""
+        return (self.ae_title, *self.called_ae_titles)
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.tls_port is not None and self.tls_certificate is None:
+            yield "tls_port needs tls_certificate: what the node shows there"
+        if self.called_ae_titles and not self.require_called_ae_title:
+            yield "called_ae_titles needs require_called_ae_title = true: without it, every AE title may be called"
 
 
 class Peer(SettingsSection):
@@ -84,6 +108,11 @@ class Peer(SettingsSection):
     may: tuple[Verb, ...] = Field(
         get_args(Verb),
         description="Services that it may use",
+    )
+    takes: tuple[str, ...] = Field(
+        (),
+        description='SOP classes that the node takes from it, by keyword or UID of PS3.6, such as ["CTImageStorage"]; '
+        "empty: all.",
     )
     projects: tuple[str, ...] = Field(
         (),
@@ -113,12 +142,26 @@ class Peer(SettingsSection):
         "the node learns that.",
     )
 
+    @cached_property
+    def taken_classes(self) -> frozenset[str] | None:
+        """The UIDs of the SOP classes that the node takes from it; None: all."""
+        from node.dicom.uids import storage_class  # here and below: most commands need no pydicom
+
+        return frozenset(map(storage_class, self.takes)) if self.takes else None
+
     @property
     def is_asked(self) -> bool:
         """Whether it is asked by C-FIND what it has of its series."""
         return self.host is not None and self.confirm_by_find is not False
 
     def _mistakes(self) -> Iterator[str]:
+        if self.takes:
+            from node.dicom.uids import storage_class, storage_classes
+
+            for name in self.takes:
+                if not storage_class(name):
+                    meant = nearest(name, storage_classes(), "PS3.6 Annex A")
+                    yield f"takes: {name!r} is not the keyword or UID of a storage SOP class{meant}"
         digits = (self.certificate or "").removeprefix(FINGERPRINT).replace(":", "")
         if (self.certificate or "").startswith(FINGERPRINT) and not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
             yield f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name"

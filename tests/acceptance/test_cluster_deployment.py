@@ -26,7 +26,12 @@ EVERYTHING: dict[str, Any] = {
     "objects": {"endpoint": "https://s3.example.org:9000", "region": "eu-central-1", "secret": "voxelnode-objects"},
     "receive": {"root": {"storageClass": "fast"}},
     "convert": {"autoscaling": {"enabled": True}},
-    "dicom": {"type": "ClusterIP", "annotations": {"example.org/address": "10.1.2.3"}},
+    "dicom": {
+        "type": "ClusterIP",
+        "tlsPort": 104,
+        "tlsSecret": "node",
+        "annotations": {"example.org/address": "10.1.2.3"},
+    },
     "serviceMonitor": {"enabled": True},
     "networkPolicy": {"enabled": True},
 }
@@ -84,7 +89,13 @@ def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_
         assert {settings.storage.url for settings in given.values()} == {"s3://voxelnode/archive"}
         assert {str(settings.storage.root) for settings in given.values()} == {"/var/lib/voxelnode"}
     for environment in hosts_of_chart(chart.manifests[1]).values():
-        assert settings_of(environment, file, tmp_path, monkeypatch).index.url == SERVERS
+        settings = settings_of(environment, file, tmp_path, monkeypatch)
+        assert (settings.index.url, settings.dicom.port, settings.dicom.tls_port) == (SERVERS, 11112, 2762)
+    [service] = [one for one in chart.manifests[1] if one["metadata"]["name"] == "imaging-dicom"]
+    assert [(one["port"], one["targetPort"]) for one in service["spec"]["ports"]] == [
+        (11112, "dicom"),
+        (104, "dicom-tls"),
+    ]
 
 
 @pytest.mark.peer

@@ -57,6 +57,7 @@ def check(folder: Path, text: str) -> dict[str, Any]:
         ),
         ('[log]\nfile = "/nowhere/a.log"', "[log] file = '/nowhere/a.log': '/nowhere' is not a folder"),
         ("[dicom]\nport = 8080", "[dicom] port and [web] port are both 8080"),
+        ("[dicom]\ntls_port = 2762", "tls_port needs tls_certificate"),
         ("[worklist]\nhl7_port = 8080", "[web] port and [worklist] hl7_port are both 8080"),
         ('[dicom]\nhost = "0.0.0.0"\nopen = true\nport = 8080', "[dicom] port and [web] port are both 8080"),
         ('[dicom]\nhost = "0.0.0.0"', "[dicom] host = 0.0.0.0 is reachable from other machines, and without [peers]"),
@@ -67,6 +68,13 @@ def check(folder: Path, text: str) -> dict[str, Any]:
 def test_what_a_start_would_refuse_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
     [reported] = check(tmp_path, text)["problems"]
     assert problem in reported
+
+
+def test_a_port_for_tls_that_is_taken_is_a_problem(tmp_path: Path) -> None:
+    problems = check(tmp_path, '[dicom]\ntls_port = 8080\ntls_certificate = "/nowhere/node.pem"')["problems"]
+    assert [problem.partition(":")[0] for problem in problems if "both" in problem] == [
+        "[dicom] tls_port and [web] port are both 8080"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -91,11 +92,11 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
     )
     accept, raised = node.listener._accept, []
 
-    def failing(listening: socket.socket) -> None:
+    def failing(*listening: Any) -> None:
         if len(raised) < 2:
             raised.append(None)
             raise MemoryError
-        accept(listening)
+        accept(*listening)
 
     monkeypatch.setattr(node.listener, "_accept", failing)
     address = node.start()

@@ -7,11 +7,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from pynetdicom import build_context, build_role
 
 from node.association import admission
-from node.settings.peers import Peer
+from node.dicom.uids import STUDY_ROOT_GET
+from node.settings.peers import Dicom, Peer
 from tests.make import instance
-from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    VERIFICATION,
+    Raw,
+    Running,
+    associate,
+    associate_rq,
+    echo_seconds,
+    pdu,
+    until,
+)
 
 
 def rejected(node: Running, **request: Any) -> tuple[int, ...] | None:
@@ -29,6 +42,55 @@ def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callabl
     assert rejected(node, called="OTHER") == (1, 1, 7)
     assert rejected(node, called="ARCHIVE") is None
     assert node.count("rejections_total{rule=called AE title}") == 1
+
+
+def test_a_node_may_have_several_ae_titles(start_node: Callable[..., Running]) -> None:
+    node = start_node(require_called_ae_title=True, ae_title="ARCHIVE", called_ae_titles=("OLD_PACS", "MR_STORE"))
+    assert [rejected(node, called=title) for title in ("ARCHIVE", "OLD_PACS", "MR_STORE")] == [None] * 3
+    assert rejected(node, called="OTHER") == (1, 1, 7)
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    [row] = node.rows("SELECT * FROM v_rejections")
+    assert row["remedy"].startswith("this node is ARCHIVE or OLD_PACS or MR_STORE: ")
+    with pytest.raises(ValidationError, match="needs require_called_ae_title"):
+        Dicom(called_ae_titles=("OLD_PACS",))
+
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+
+
+@pytest.mark.own_acceptor
+def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: Callable[..., Running]) -> None:
+    peers = {"ct": Peer(ae_title="CT1", takes=("CTImageStorage",)), "any": Peer(ae_title="ANY")}
+    node = start_node(peers=peers)
+    contexts = [build_context(CT_IMAGE_STORAGE), build_context(MR), build_context(VERIFICATION)]
+    assoc = associate(node, *contexts, title="CT1")
+    assert {one.abstract_syntax for one in assoc.accepted_contexts} == {CT_IMAGE_STORAGE, VERIFICATION}
+    assert {one.result for one in assoc.rejected_contexts} == {1}
+    assoc.release()
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
+    [row] = node.rows("SELECT * FROM v_rejections")
+    assert (row["what"], row["rule"], row["calling_ae_title"]) == ("context", "not taken", "CT1")
+    assert row["remedy"] == f'if it may, add "{MR}" to `takes` of [peers.ct]'
+    assoc = associate(node, *contexts, title="ANY")
+    assert not assoc.rejected_contexts
+    assoc.release()
+
+
+@pytest.mark.own_acceptor
+def test_a_peer_gets_what_is_not_taken_from_it(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"ct": Peer(ae_title="CT1", takes=(CT_IMAGE_STORAGE,))})
+    role = build_role(MR, scp_role=True)
+    assoc = associate(node, build_context(MR), build_context(STUDY_ROOT_GET), title="CT1", ext_neg=[role])
+    assert not assoc.rejected_contexts
+    assoc.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("CTImageStorag", 'did you mean "CTImageStorage"'), (VERIFICATION, "is not the keyword or UID")]
+)
+def test_what_is_taken_must_be_a_storage_class(name: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Peer(ae_title="CT1", takes=(name,))
 
 
 def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -> None:

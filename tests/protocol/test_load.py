@@ -203,7 +203,7 @@ def test_file_descriptors_beyond_1023_are_served(node: Running) -> None:
 
 def test_many_connections_may_wait_to_be_accepted(node: Running) -> None:
     # Five, on a plain acceptor of pynetdicom.
-    listening = node.listener._socket
+    listening = node.listener._sockets[0]
     assert listening is not None
     information = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     (backlog,) = struct.unpack_from("=L", information, 28)  # tcpi_sacked of a socket that listens

@@ -13,8 +13,10 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 
+from node.dicom.json_model import json_model
 from node.dicom.uids import STUDY_ROOT_GET
 from node.files.reading import read_instance
+from node.volume.read.transcoding import transcoded
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Raw, Running, data_set_bytes, identifier
 
@@ -79,3 +81,8 @@ def test_a_private_element_without_a_vr_is_kept_and_read_as_un(
     for read in (dcmread(row["path"]), read_instance(Path(row["path"]))):
         assert private(read) == [("UN", b"abcd")] * 2
         assert read.PixelData == ds.PixelData
+    with Path(row["path"]).open("rb") as file:
+        again = read_dataset(BytesIO(transcoded(file, ExplicitVRLittleEndian)), False, True)
+    assert private(again) == [("UN", b"abcd")] * 2
+    model = json_model(dcmread(row["path"]), lambda path: None)
+    assert model["00091001"] == {"vr": "UN", "InlineBinary": "YWJjZA=="}

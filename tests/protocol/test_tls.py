@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pynetdicom import AE, build_context
 from node.audit.audit_log import Audit
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import UsageError
-from node.settings.peers import Peer
+from node.settings.peers import Dicom, Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -81,6 +82,51 @@ def test_a_client_without_a_certificate_of_ours_is_refused(tls_node: Running, ke
     assert not is_answered(tls_node, client_context(keys, who))
     assert is_answered(tls_node, client_context(keys))
     assert tls_node.settled()
+
+
+def is_answered_plainly(node: Running) -> bool:
+    with Raw(node) as peer:
+        peer.send(associate_rq())
+        with suppress(ConnectionResetError):
+            return peer.socket.recv(1) == b"\x02"
+    return False
+
+
+@pytest.mark.slow
+def test_two_ports_take_plain_connections_and_tls_at_the_same_time(
+    start_node: Callable[..., Running], keys: Path
+) -> None:
+    node = start_node(
+        tls_port=0,
+        tls_certificate=keys / "server.pem",
+        tls_key=keys / "server.key",
+        tls_client_ca=keys / "ca.pem",
+        peers={
+            "raw": Peer(ae_title="RAW"),
+            "good": Peer(ae_title="GOOD"),
+            "sure": Peer(ae_title="SURE", certificate="client"),
+        },
+    )
+    plain, tls = node.port, node.listener.tls_port
+    assert tls not in (None, 0, plain)
+    assert is_answered_plainly(node)
+    node.port = tls
+    assert store(node, keys)
+    assert not is_answered_plainly(node)  # no plain connection there
+    with Raw(node) as silent:  # a handshake that never comes keeps nobody waiting
+        assert is_answered(node, client_context(keys))
+        node.port = plain
+        assert is_answered_plainly(node)
+        silent.socket.close()
+    assert not is_answered(node, client_context(keys))
+    with Raw(node) as unproven:  # a plain connection shows no certificate
+        unproven.send(associate_rq(calling="SURE"))
+        answer = unproven.receive()
+        assert answer is not None
+        assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 3)
+    assert node.settled()
+    node.listener.drain(5)
+    assert not node.listener.is_listening
 
 
 def fingerprint(path: Path) -> str:
@@ -167,6 +213,11 @@ def test_suites_that_bcp_195_does_not_recommend_are_refused(tls_node: Running, k
     weak.maximum_version = ssl.TLSVersion.TLSv1_2
     weak.set_ciphers(f"{suite}:@SECLEVEL=0")
     assert not is_answered(tls_node, weak)
+
+
+def test_a_port_for_tls_needs_a_certificate() -> None:
+    with pytest.raises(ValidationError, match="tls_port needs tls_certificate"):
+        Dicom(tls_port=2762)
 
 
 def test_a_missing_certificate_stops_the_start_with_its_key(start_node: Callable[..., Running], tmp_path: Path) -> None:

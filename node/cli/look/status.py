@@ -54,7 +54,7 @@ ACKNOWLEDGED = {
 }
 """What senders wait for, by [journal] acknowledge."""
 
-INTAKE = ("intake", "listener", "drain")
+INTAKE = ("intake", "listener", "tls listener", "drain")
 """The parts of a node without which it accepts nothing."""
 
 
@@ -79,6 +79,8 @@ def status(root: Root) -> Listing:
             "root": folder,
             "acknowledge": running(live).get("acknowledge", settings.acknowledge),
             "intake": intake_of(settings, live),
+            "port": running(live).get("port"),
+            "tls_port": running(live).get("tls_port"),
             "ready": readiness_of(live),
             "patients": levels["patients"],
             "studies": levels["studies"],
@@ -169,6 +171,11 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
     return "open"
 
 
+def _ports(facts: Mapping[str, Any]) -> str:
+    beside = f"; TLS alone on {facts['tls_port']}" if facts["tls_port"] is not None else ""
+    return f"{facts['port']}{beside}"
+
+
 def _journal(facts: Mapping[str, Any]) -> str:
     if facts["journal_damage"]:
         return "damaged: voxelnode journal status"
@@ -204,6 +211,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "root": facts["root"],
             "acknowledged": ACKNOWLEDGED[facts["acknowledge"]],
             "intake": facts["intake"],
+            **({"port": _ports(facts)} if facts["port"] is not None else {}),
             "ready": facts["ready"],
             "patients": facts["patients"],
             "studies": facts["studies"],

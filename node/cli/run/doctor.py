@@ -353,14 +353,19 @@ def _node(settings: Settings) -> Iterator[Check]:
 
 
 def _port(settings: Settings) -> Iterator[Check]:
-    if not settings.dicom.enabled:
-        return
+    if settings.dicom.enabled:
+        yield from _port_of(settings, "port", "listener", settings.dicom.port)
+        if settings.dicom.tls_port is not None:
+            yield from _port_of(settings, "tls_port", "tls listener", settings.dicom.tls_port)
+
+
+def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Check]:
     from node.live import read_counters, running
 
-    host, port = settings.bind_host, settings.dicom.port
+    host = settings.bind_host
     where = f"{host}:{port}"
     live = running(read_counters(settings.storage.root.absolute()))
-    if live.get("port") == port and "listener" not in live["reasons"]:
+    if live.get(key) == port and part not in live["reasons"]:
         yield Check("port", "ok", f"the running node listens at {where}")
         return
     try:
@@ -370,10 +375,13 @@ def _port(settings: Settings) -> Iterator[Check]:
             listener.bind(address)
     except PermissionError:
         yield Check(
-            "port", "broken", f"{where}: permission denied", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
+            "port",
+            "broken",
+            f"{where}: permission denied",
+            f"set dicom.{key} above 1023, or grant CAP_NET_BIND_SERVICE",
         )
     except OSError as error:
-        remedy = "end the program that listens there, or set dicom.port or dicom.host"
+        remedy = f"end the program that listens there, or set dicom.{key} or dicom.host"
         yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
     else:
         yield Check("port", "ok", f"{where} is free")

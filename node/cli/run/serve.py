@@ -113,6 +113,8 @@ def serve(
     listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
     if endpoints.dicom is not None:
         listening = f"AE {endpoints.dicom.ae_title} on {endpoints.dicom.host}:{endpoints.dicom.port}"
+        if endpoints.tls_port is not None:
+            listening += f" and, by TLS, {endpoints.tls_port}"
     lines = [f"voxelnode ready: {listening}, root {settings.storage.root.absolute()}"]
     if endpoints.web is not None:
         lines.append(f"pages, REST and DICOMweb: {endpoints.web}")

@@ -163,6 +163,7 @@ def _of_core(settings: Settings) -> dict[str, StatementTable]:
             ("Port", "Service", "Parameter"),
             [
                 (settings.dicom.port, "DIMSE, with or without TLS", "`[dicom] port`"),
+                (settings.dicom.tls_port or "unset", "DIMSE with TLS alone", "`[dicom] tls_port`"),
                 (settings.web.port, "HTTP or HTTPS", "`[web] port`"),
             ],
         ),

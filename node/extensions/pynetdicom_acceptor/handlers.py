@@ -172,7 +172,7 @@ class AcceptorHandlers:
             request: Any = event.request
             service = self.service(event)
             announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
-            reception = service.begin(announced, _context_of(event, as_scp=self._may(event, "store")))
+            reception = service.begin(announced, _context_of(event, as_scp=self._may_store(event)))
             try:
                 _, offset = split_dataset(event.dataset_path)
                 with event.dataset_path.open("rb") as file:
@@ -271,6 +271,10 @@ class AcceptorHandlers:
         if verb in ("query", "retrieve") and admission.scope(*peer) is not None:
             return False  # a scope ends with its block, and pynetdicom draws the responses afterwards
         return verb in admission.permitted(*peer)
+
+    def _may_store(self, event: Event) -> bool:
+        takes = self._listener.admission.takes(event.assoc.requestor.address, _requested(event))
+        return self._may(event, "store") and (takes is None or event.context.abstract_syntax in takes)
 
     def _require(self, event: Event, verb: Verb) -> None:
         if not self._may(event, verb):

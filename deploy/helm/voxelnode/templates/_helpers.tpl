@@ -65,11 +65,23 @@ spec:
         {{- end }}
         - name: VOXELNODE_DICOM__PORT
           value: "11112"
+        {{- if .Values.dicom.tlsPort }}
+        - name: VOXELNODE_DICOM__TLS_PORT
+          value: "2762"
+        - name: VOXELNODE_DICOM__TLS_CERTIFICATE
+          value: /etc/voxelnode/tls/tls.crt
+        - name: VOXELNODE_DICOM__TLS_KEY
+          value: /etc/voxelnode/tls/tls.key
+        {{- end }}
         - name: VOXELNODE_WEB__PORT
           value: "8080"
       ports:
         - name: dicom
           containerPort: 11112
+        {{- if .Values.dicom.tlsPort }}
+        - name: dicom-tls
+          containerPort: 2762
+        {{- end }}
         - name: web
           containerPort: 8080
       startupProbe:
@@ -98,6 +110,11 @@ spec:
           mountPath: /etc/voxelnode/voxelnode.toml
           subPath: voxelnode.toml
           readOnly: true
+        {{- if .Values.dicom.tlsPort }}
+        - name: tls
+          mountPath: /etc/voxelnode/tls
+          readOnly: true
+        {{- end }}
         - name: tmp
           mountPath: /tmp
   volumes:
@@ -105,6 +122,11 @@ spec:
     - name: root
       emptyDir:
         sizeLimit: {{ . }}
+    {{- end }}
+    {{- if .Values.dicom.tlsPort }}
+    - name: tls
+      secret:
+        secretName: {{ required "dicom.tlsPort needs dicom.tlsSecret" .Values.dicom.tlsSecret }}
     {{- end }}
     - name: config
       configMap:
