@@ -250,7 +250,27 @@ def missing_time_warnings(
     if units is not None and (units > LONG_STEP).any():
         detail = "longer steps than usual follow times " + _shown(np.flatnonzero(units > LONG_STEP) + 1)
         return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
+    if starts is not None and repetition_s is not None and _is_one_pause(planes, starts, repetition_s):
+        detail = (
+            f"the two times start {starts[1]:g} s apart, but their slices take one Repetition Time (0018,0080), "
+            f"{repetition_s:g} s: there is a pause, or a false clock, and no third time that shows the step"
+        )
+        return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
     return []
+
+
+def _is_one_pause(planes: Planes, starts: Sequence[float], repetition_s: float) -> bool:
+    """Return whether the only step takes several repetitions, although the clocks of slices say that a volume does not.
+
+    One volume is enough: the clocks of the first one of an fMRI may be false. Images of diffusion are often averages of
+    several repetitions.
+    """
+    is_averaged = planes[0][0].diffusion is not None
+    if is_averaged or len(starts) != 2 or starts[1] <= MIN_SEVERAL_REPETITIONS * repetition_s:
+        return False
+    clocks = np.array([[frame.acquisition_time_s for frame in time] for time in planes], float)
+    spans = np.ptp(clocks, axis=1)  # NaN if a slice has no time
+    return bool(((spans > 0) & (spans < repetition_s)).any())
 
 
 def _worded(gaps: Gaps) -> str:

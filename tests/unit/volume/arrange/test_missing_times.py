@@ -55,6 +55,21 @@ def test_numbers_alone_tell_of_lost_times() -> None:
     assert volume.time_step_s is None
 
 
+@pytest.mark.parametrize(("second_s", "step_s"), [(2.0, 2.0), (9.7, None), (8.0, None)])
+def test_two_times_far_apart_whose_slices_take_one_repetition_have_no_step(
+    second_s: float, step_s: float | None
+) -> None:
+    """The clock of the first volume of an fMRI may be that of a scan before it: nothing tells what the step is."""
+    series = make.time_series(2, 4)
+    for index, ds in enumerate(series):
+        time, slice_ = divmod(index, 4)
+        ds.AcquisitionTime = f"1015{second_s * time + 0.5 * slice_:09.6f}"
+    volume = only(series)
+    assert volume.time_step_s == step_s
+    assert bool(gaps(volume)) == (step_s is None)
+    assert volume.times_s == (0.0, second_s)
+
+
 def test_the_middle_one_of_three_times_is_missed() -> None:
     assert gaps(only(without(make.time_series(3, 4), 1)))
 
