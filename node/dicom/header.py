@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, prod
 
@@ -21,6 +21,7 @@ from node.dicom.encoding import (
     SEQUENCE_END,
     SHORT_VRS,
     UNDEFINED_LENGTH,
+    Encoding,
     encoding_of,
     found_syntax,
 )
@@ -394,24 +395,30 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             return
 
 
-def ends_in_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
-    """Return whether a data set ends within its pixels.
+def lacks_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
+    """Return whether a data set ends within its pixels, or has less of native ones than its header states.
 
     `read`: reads from the data set, of `length` bytes. False for a deflated one: see `require_inflatable`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         return False
-    syntax = found_syntax(read(0, 8), transfer_syntax_uid)
-    encoding, at, left = encoding_of(syntax), 0, MAX_FRAGMENTS
     for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
         try:
-            at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, frozenset())[1]
+            stated, at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, _OF_PIXELS)
             break
         except (HeaderCut, NotUnderstood):
             if size >= length:
                 return False
-    is_open = False  # within the fragments of encapsulated pixels
-    while at and left and (is_open or at < length):
+    else:
+        return False
+    encoding = encoding_of(found_syntax(read(0, 8), transfer_syntax_uid))
+    return bool(at) and (_ends_early(read, at, length, encoding) or _is_short(read(at, 12), stated, encoding))
+
+
+def _ends_early(read: Callable[[int, int], bytes], at: int, length: int, encoding: Encoding) -> bool:
+    """Return whether a data set ends within its pixels, which begin at `at`."""
+    left, is_open = MAX_FRAGMENTS, False  # open: within the fragments of encapsulated pixels
+    while left and (is_open or at < length):
         left -= 1
         try:
             tag, _, value_length, start = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
@@ -425,26 +432,17 @@ def ends_in_pixels(read: Callable[[int, int], bytes], length: int, transfer_synt
     return at > length
 
 
-def lacks_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
-    """Return whether a data set ends within its pixels, or has less of native ones than its header states.
-
-    `read`: reads from the data set, of `length` bytes. False for a deflated one.
-    """
-    if ends_in_pixels(read, length, transfer_syntax_uid):
-        return True
-    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
-        return False
+def _is_short(head: bytes, stated: Mapping[int, bytes], encoding: Encoding) -> bool:
+    """Return whether native pixels, of which this is the head, are shorter than the header states."""
     try:
-        elements, at = read_to_pixels(memoryview(read(0, WINDOW_BYTES)), transfer_syntax_uid, _OF_PIXELS)
-        encoding = encoding_of(found_syntax(read(0, 8), transfer_syntax_uid))
-        tag, _, value_length, _ = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
-        frames = int(elements.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
-        counts = [struct.unpack(f"{encoding.order}H", elements[count])[0] for count in _PIXEL_COUNTS[1:]]
-    except (HeaderCut, NotUnderstood, KeyError, ValueError, struct.error):
+        tag, _, value_length, _ = encoding.head(head, 0, is_implicit=encoding.is_implicit)
+        frames = int(stated.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
+        counts = [struct.unpack(f"{encoding.order}H", stated[count])[0] for count in _PIXEL_COUNTS[1:]]
+    except (KeyError, ValueError, struct.error):
         return False
-    is_subsampled = elements.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
-    bits = frames * prod(counts) * (1 / 2 if is_subsampled else 1)
-    return tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < bits // 8
+    is_subsampled = stated.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
+    bits = frames * prod(counts) // (2 if is_subsampled else 1)
+    return bool(tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < bits // 8)
 
 
 def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:
