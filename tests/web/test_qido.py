@@ -230,6 +230,33 @@ def test_media_types_have_the_quality_of_the_most_specific_range(
     assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (status, media_type)
 
 
+def test_an_attribute_that_some_series_or_instances_lack_does_not_vanish(tmp_path: Path) -> None:
+    site = open_site(tmp_path / "root")
+    client = site.client()
+
+    def institution(path: str, **parameters: Any) -> list[Any]:
+        return values(search(client, path, **({"includefield": "InstitutionName"} | parameters)), "00080080")
+
+    def take(series: int, *names: str | None) -> None:
+        for number, name in enumerate(names):
+            ds = make.instance(study_uid="1.2.3", series_uid=f"1.2.3.{series}", InstanceNumber=number)
+            if name is not None:
+                ds.InstitutionName = name
+            site.take(ds)
+
+    take(1, "General", "General")
+    take(2, None, "")
+    assert institution("studies") == ["General"]
+    assert institution("studies", includefield="all") == ["General"]
+    take(3, None, "Other", None, "Other", "General")
+    assert institution("studies") == ["General"]  # as many series: the first one
+    assert sorted(institution("series"), key=str) == ["General", None, "Other"]
+    assert institution("studies", InstitutionName="Oth*") == ["General"]
+    take(4, "Other")
+    assert institution("studies") == ["Other"]
+    site.close()
+
+
 def test_any_attribute_is_matched_and_answered(tmp_path: Path) -> None:
     site = open_site(tmp_path / "root")
     ds = make.ct_series(1)[0]

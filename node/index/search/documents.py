@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, func, literal, or_, select
 
 from node.dicom.documents import OTHERS, Document, effective, holds, selected, whole_model
 from node.dicom.json_model import Json
@@ -89,7 +89,8 @@ def restriction(query: Query, found: Matched) -> ColumnElement[bool]:
 def models(connection: Connection, query: Query, ids: Sequence[int]) -> dict[int, Json]:
     """Return the attributes without a column that answers have, by the row id of the query's level.
 
-    An attribute that is not the same in all instances of an entity is no attribute of the entity: it is empty.
+    An entity has the value of most of its series that have one, of as many that of the first series. A series has the
+    value of most of its instances. With all attributes, a series lacks those in which its instances differ.
     """
     names = None if query.with_all else [key.name for key in query.documents]
     documents = (
@@ -125,24 +126,54 @@ def _of_entities(
         level
     ]
     statement = (
-        select(
-            owner, SeriesDocumentRow.varying, SeriesDocumentRow.is_partial, *_columns(SeriesDocumentRow.document, names)
-        )
+        select(owner, SeriesRow.id, SeriesDocumentRow.varying, *_columns(SeriesDocumentRow.document, names))
         .select_from(SeriesRow)
         .join(StudyRow)
+        .join(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id)
+        .where(listed_in(owner, ids))
+        .order_by(SeriesRow.id)
     )
-    rows = connection.execute(
-        statement.outerjoin(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id).where(listed_in(owner, ids))
+    found = [
+        (id, series, _names(varying), _document(names, texts))
+        for id, series, varying, *texts in connection.execute(statement)
+    ]
+    for name in names or ():
+        various = {series: document for _, series, varying, document in found if name in varying}
+        if various:
+            _put_most_frequent(connection, name, various)
+    counted: dict[int, dict[str, dict[str, int]]] = {}
+    for id, _, varying, document in found:
+        counts = counted.setdefault(id, {})
+        for name, value in document.items():
+            if value and (names is not None or name not in varying):
+                values = counts.setdefault(name, {})
+                text = json.dumps(value)
+                values[text] = values.get(text, 0) + 1
+    return {
+        id: {name: _value(max(values, key=values.__getitem__)) for name, values in counts.items()}
+        for id, counts in counted.items()
+    }
+
+
+def _put_most_frequent(connection: Connection, name: str, documents: dict[int, Document]) -> None:
+    """Give the documents of some series the value that most of their instances have, the first one of as many.
+
+    Those that lack the attribute, have it without a value, or have no document, do not count.
+    """
+    images = (
+        select(ImageRow.series_id, ImageRow.id, JsonEntry(ImageDocumentRow.document, name).label("text"))
+        .join(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .where(listed_in(ImageRow.series_id, documents))
+        .subquery()
     )
-    documents: dict[int, Document] = {}
-    for id, varying, is_partial, *texts in rows:
-        same: Document = {}
-        if varying is not None and not is_partial:
-            different = _names(varying)
-            same = {name: value for name, value in _document(names, texts).items() if name not in different}
-        before = documents.setdefault(id, same)
-        documents[id] = {name: value for name, value in before.items() if name in same and same[name] == value}
-    return documents
+    counts = select(images.c.series_id, images.c.text, func.count()).group_by(images.c.series_id, images.c.text)
+    found: dict[int, Any] = {}
+    for series, text, _ in connection.execute(counts.order_by(func.count().desc(), func.min(images.c.id))):
+        value = documents[series].get(name) if text is None else _value(text)
+        if value:
+            found.setdefault(series, value)
+    for series, document in documents.items():
+        document[name] = found.get(series)
 
 
 def _series_documents(
