@@ -664,15 +664,15 @@ def test_a_file_that_is_whole_again_before_its_message_is_given_up_is_sent(
     content = Path(row["path"]).read_bytes()
     Path(row["path"]).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     index = node.node.ingest.index
-    settle = index.deliveries.settle
+    record = index.deliveries.record
 
-    def settle_late(*arguments: Any) -> None:
+    def record_late(*arguments: Any) -> None:
         if node.rows("SELECT 1 FROM v_images WHERE file_missing"):
             Path(row["path"]).write_bytes(content)
             index.instances.mark_files([row["key"]], missing=False, now=node.clock.moment)
-        settle(*arguments)
+        record(*arguments)
 
-    monkeypatch.setattr(index.deliveries, "record", settle_late)
+    monkeypatch.setattr(index.deliveries, "record", record_late)
     node.run("all/PACS")
     node.later("all/PACS")
     assert pacs.taken == uids([ds])
