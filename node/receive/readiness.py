@@ -12,7 +12,7 @@ MAX_LAG_SECONDS = 60.0
 """Longer than that, received instances are not found by queries and not converted: somebody should look."""
 
 NEEDED: Mapping[Role, frozenset[str]] = {
-    "receive": frozenset({"intake", "listener", "drain"}),
+    "receive": frozenset({"intake", "listener", "tls listener", "drain"}),
     "convert": frozenset({"intake", "object store", "index", "server of the index", "cluster", "worker", "drain"}),
     "web": frozenset({"index", "cluster", "web", "drain"}),
 }

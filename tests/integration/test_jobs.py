@@ -381,6 +381,7 @@ def counted_runs(folder: Path) -> tuple[str, Callable[[], int]]:
     return f"echo run >> {runs}; {WRITE}", lambda: len(runs.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_hook_runs_once_though_the_index_is_behind(
     root: Root, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

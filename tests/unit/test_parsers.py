@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import node
 
 PARSERS = frozenset(
@@ -143,6 +145,7 @@ def walked(names: frozenset[str]) -> Iterator[str]:
                 waiting.append(caller)
 
 
+@pytest.mark.slow
 def test_every_caller_of_a_parser_is_in_a_child_or_a_command_or_counts_first() -> None:
     allowed = (*IN_CHILDREN, *IN_COMMANDS, *APART)
     found = list(walked(PARSERS))

@@ -40,7 +40,7 @@ FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
 
 
-def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
+def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
     moments = [connection.execute(_FIRST_DUE_AT).scalar()]
     if longest_wait is not None:
         opened = connection.execute(_FIRST_OPENED_AT).scalar()
