@@ -49,7 +49,8 @@ NOT_RUN = {
     r"(docker|systemctl|useradd|install|chgrp|sudo|/opt/voxelnode|rm -f /var)": "changes the system it runs on",
     r"rsync|sqlite3": "tests/acceptance, with rsync's steps in tests/rsync.py; tests/test_docs.py has the SQL",
     r"voxelnode (deidentify|pseudonyms|convert clean)\b": "tests/integration/test_deidentify_command.py",
-    r"voxelnode volume (project|mask)\b": "needs a volume; tests/integration/test_opened.py",
+    r"voxelnode volume (project|mask|slices|montage|rectangles|npz)\b": "needs a volume; "
+    "tests/integration/test_opened.py",
     r"voxelnode projects member": "needs an account; tests/integration/test_projects.py",
     r"voxelnode (routes|peers|retention|hooks) (remove|test)": "needs what the line before sets; "
     "tests/integration/test_configuration.py",

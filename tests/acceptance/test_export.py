@@ -88,7 +88,7 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
     with Served(root) as node:
         node.wait_until_idle()
         done = exported(root, target, "--group", GROUP)
-        assert (done["copied"], done["kept"], done["removed"], done["absent"]) == (2, 0, 0, [])
+        assert (done["copied"], done["unchanged"], done["removed"], done["absent"]) == (2, 0, 0, [])
         first, second = read_as_another_account(target, CATALOG)
         assert first["head"] == "1f8b"  # a compressed NIfTI
         assert first["path"].startswith(f"{target}/volumes/")
@@ -104,7 +104,7 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
     run("delete", first["study_instance_uid"], "--yes", "--root", root, check=True)
     assert read_as_another_account(target, CATALOG) == [first, second]
     done = exported(root, target, "--group", GROUP)
-    assert (done["copied"], done["kept"], done["removed"]) == (0, 1, 1)
+    assert (done["copied"], done["unchanged"], done["removed"]) == (0, 1, 1)
     assert audited(root)[-1].endswith(": done, 0 conversions copied, 1 already there, 1 removed")
     assert verify(root) == []
     assert read_as_another_account(target, CATALOG) == [second]

@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.q\"'><é": (WEBHOOK, "letters, digits"),
     "hooks.file": (WEBHOOK, "is changed there"),
     "peers.ca": ({"ae_title": "A", "tls": True, "tls_ca": "/etc/shadow"}, "needs a file"),
-    "peers.title": ({"ae_title": "A\\B"}, "ae_title"),
+    "peers.title": ({"ae_title": "A" * 17}, "ae_title"),
     "peers.net": ({"ae_title": "B", "networks": ["10.1.2.0/99"]}, "networks"),
     "peers.cert": ({"ae_title": "C", "certificate": "c.example.org"}, "needs \\[dicom\\] tls_certificate"),
     "routes.gone": ({"to": ["gone"]}, "to: 'gone' is neither"),

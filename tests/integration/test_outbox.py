@@ -89,15 +89,15 @@ def hooks(root: Root, audit: Audit) -> Iterator[Hooks]:
 def test_kills_between_commit_delivery_and_record_lose_nothing_and_reorder_nothing(
     root: Root, hooks: Hooks, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    random, settle = Random(seed), root.index.deliveries.settle
+    random, record = Random(seed), root.index.deliveries.record
 
-    def settle_or_die(*arguments: Any) -> None:
+    def record_or_die(*arguments: Any) -> None:
         hooks.reached()
-        settle(*arguments)
+        record(*arguments)
         hooks.reached()
 
     monkeypatch.setattr(notifier, "reached", hooks.reached)
-    monkeypatch.setattr(root.index.deliveries, "record", settle_or_die)
+    monkeypatch.setattr(root.index.deliveries, "record", record_or_die)
     series = [make.ct_series(2) for _ in range(3)]
     for number, one in enumerate(series, start=1):
         hooks.most = 6 * number
@@ -113,15 +113,15 @@ def test_kills_between_commit_delivery_and_record_lose_nothing_and_reorder_nothi
         hooks.dies = lambda: random.random() < 0.1 and hooks.kills < hooks.most
         for name in random.sample(("one", "two"), random.randint(0, 2)):
             hooks.work(name)
-        if random.random() < 0.4 and all(hooks.told(name) == hooks.told("calm") for name in ("one", "two")):
+        if random.random() < 0.4 and all(hooks.reported(name) == hooks.reported("calm") for name in ("one", "two")):
             root.delete("series", str(one[0].SeriesInstanceUID))  # its numbers must not be those of the next series
             root.clock.move(1)
     hooks.dies = lambda: False
     for name in ("one", "two"):
         hooks.work(name)
-        assert hooks.told(name) == hooks.told("calm")
+        assert hooks.reported(name) == hooks.reported("calm")
     assert hooks.kills > 0
-    assert len(hooks.told("calm")) >= 6
+    assert len(hooks.reported("calm")) >= 6
     assert root.rows("SELECT 1 FROM v_hooks WHERE instances_behind + events_behind + waiting > 0") == []
 
 

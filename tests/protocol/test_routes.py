@@ -365,7 +365,7 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.association.services.commitment.LEAVE_SECONDS", 0.2)
-    asking = Peer(ae_title="VOXELNODE", host="127.0.0.1", port=1)  # reports come on the association that asked
+    asking = Peer(ae_title="SOURCE", host="127.0.0.1", port=1)  # reports come on the association that asked
     there = start_node(ae_title="PACS", peers={"asking": asking})
     peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there.port)}
     node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)

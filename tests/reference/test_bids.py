@@ -108,7 +108,7 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     cases = [path for name in COLLECTIONS for path in corpus.glob(f"{name}/*/") if not path.name.startswith("codec")]
     source = FolderSource(cases, work, here, 1, chosen('modality == "MR"', None))
     report = Exporter(source, rules_of(EVERYTHING, tmp_path), PSEUDONYMS).export(out)
-    assert report.is_settled
+    assert report.is_up_to_date
     assert len(report.change.added) == report.volumes >= 40
     assert {path.parent.name for path in out.rglob("*.nii.gz")} == {"anat", "dwi", "fmap", "func"}
     reasons = {skipped.reason.split(":")[0] for skipped in report.skipped}

@@ -28,13 +28,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
+from node.extensions.object_store.settings import StoreSettings
 from node.extensions.oidc.settings import WebWithOidc
 from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
 from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.web.application import application
 from node.web.credentials import digest, new_token
 from node.web.server import WebServer
@@ -244,7 +244,7 @@ def open_site(
     """Open a root; keyword arguments are keys of [web], `tables` are other tables of the configuration."""
     settings = Settings(
         **(tables or {}),
-        storage=Storage(root=root, reserve_bytes=0, **(storage or {})),
+        storage=StoreSettings(root=root, reserve_bytes=0, **(storage or {})),
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=WebWithOidc(**({"port": 0} | web)),
     )
