@@ -1,6 +1,6 @@
 """Accept presentation contexts and choose their transfer syntaxes (PS3.8 7.1.1.13, 9.3.3.2).
 
-At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `association.request` reads what it is asked.
+At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `association.request` decodes the request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,22 @@ from node.association.admission import Rejection
 from node.association.association import ACCEPTED, AcceptedContext
 from node.association.framing import ASSOCIATE_AC
 from node.association.primitives import encoded_pdu
-from node.association.request import ProposedContext, ReceivedRequest, Roles
+from node.association.request import (
+    APPLICATION_CONTEXT_ITEM,
+    CLASS_UID_ITEM,
+    CONTEXT_ANSWER_ITEM,
+    EXTENDED_ITEM,
+    ITEM_HEAD,
+    MAXIMUM_LENGTH_ITEM,
+    OPERATIONS_WINDOW_ITEM,
+    ROLE_ITEM,
+    TRANSFER_SYNTAX_ITEM,
+    USER_INFORMATION_ITEM,
+    VERSION_NAME_ITEM,
+    ProposedContext,
+    ReceivedRequest,
+    Roles,
+)
 from node.dicom import uids
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -65,9 +80,9 @@ VIDEO_CLASSES = frozenset(
 class Proposal:
     """The proposal of an association requestor, and the services it may use.
 
-    `takes`: the SOP classes that it may store; None: all. `verbs` is what the node serves besides storage. `roles` maps
-    an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7 D.3.3.4); without Role Selection a
-    requestor is the SCU.
+    `takes` has the SOP classes that the requestor may store; None stands for all. `verbs` has the services of the node
+    besides storage. `roles` maps an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7
+    D.3.3.4); without Role Selection a requestor is the SCU.
     """
 
     contexts: tuple[ProposedContext, ...]
@@ -278,25 +293,26 @@ def acceptance_pdu(
     `extended`: the answers to SOP Class Extended Negotiation; `maximum_pdu_bytes`: our *Maximum Length Received*. An
     asynchronous operations window is answered with one operation at a time.
     """
-    user = _item(0x51, struct.pack(">L", maximum_pdu_bytes)) + _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
+    user = _item(MAXIMUM_LENGTH_ITEM, struct.pack(">L", maximum_pdu_bytes))
+    user += _item(CLASS_UID_ITEM, IMPLEMENTATION_CLASS_UID.encode())
     if request.has_operations_window:
-        user += _item(0x53, struct.pack(">HH", 1, 1))
+        user += _item(OPERATIONS_WINDOW_ITEM, struct.pack(">HH", 1, 1))
     for syntax, roles in answers.roles.items():
-        user += _item(0x54, _sized(syntax) + bytes(roles))
-    user += _item(0x55, IMPLEMENTATION_VERSION_NAME.encode())
+        user += _item(ROLE_ITEM, _sized(syntax) + bytes(roles))
+    user += _item(VERSION_NAME_ITEM, IMPLEMENTATION_VERSION_NAME.encode())
     for syntax, information in extended.items():
-        user += _item(0x56, _sized(syntax) + information)
-    body = struct.pack(">HH", 1, 0) + request.echoed + _item(0x10, APPLICATION_CONTEXT.encode())
+        user += _item(EXTENDED_ITEM, _sized(syntax) + information)
+    body = struct.pack(">HH", 1, 0) + request.echoed + _item(APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode())
     for answer in answers.contexts:
         # The transfer syntax of a context that was not accepted has no meaning, but must be there (PS3.8 9.3.3.2).
-        chosen = _item(0x40, (answer.transfer_syntax_uid or IMPLICIT_LITTLE_ENDIAN).encode())
-        body += _item(0x21, bytes((answer.proposed.context_id, 0, answer.result, 0)) + chosen)
-    body += _item(0x50, user)
+        chosen = _item(TRANSFER_SYNTAX_ITEM, (answer.transfer_syntax_uid or IMPLICIT_LITTLE_ENDIAN).encode())
+        body += _item(CONTEXT_ANSWER_ITEM, bytes((answer.proposed.context_id, 0, answer.result, 0)) + chosen)
+    body += _item(USER_INFORMATION_ITEM, user)
     return struct.pack(">BxL", ASSOCIATE_AC, len(body)) + body
 
 
 def _item(kind: int, data: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(data)) + data
+    return ITEM_HEAD.pack(kind, len(data)) + data
 
 
 def _sized(uid: str) -> bytes:

@@ -1,8 +1,8 @@
 """Decode an A-ASSOCIATE-RQ (PS3.8 9.3.2, PS3.7 D.3.3).
 
-The invariant: a request is refused only for what the node cannot do without, and the refusal names who asked. Items of
-unknown type are skipped (PS3.8 9.3.1), and so are those that decide nothing, such as the name of the implementation.
-AE titles may be padded by NUL and have any characters, because those of real devices have.
+The node refuses a request only if an item that it needs cannot be decoded, and the refusal names both AE titles. The
+node skips items of unknown type (PS3.8 9.3.1) and items that decide nothing, such as the name of the implementation. AE
+titles of real devices are padded with NUL and have characters beyond PS3.5: the node takes both.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ _TITLE_BYTES = 16
 _FIXED_BYTES = 68
 """Bytes before the first item: protocol version, AE titles, and what is reserved (PS3.8 table 9-11)."""
 
-APPLICATION_CONTEXT_ITEM, CONTEXT_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x50
+APPLICATION_CONTEXT_ITEM, CONTEXT_ITEM, CONTEXT_ANSWER_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x21, 0x50
 ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM = 0x30, 0x40
-MAXIMUM_LENGTH_ITEM, OPERATIONS_WINDOW_ITEM, ROLE_ITEM, EXTENDED_ITEM = 0x51, 0x53, 0x54, 0x56
-"""Types of items and sub-items, PS3.8 9.3.2 and PS3.7 D.3.3."""
+MAXIMUM_LENGTH_ITEM, CLASS_UID_ITEM, OPERATIONS_WINDOW_ITEM = 0x51, 0x52, 0x53
+ROLE_ITEM, VERSION_NAME_ITEM, EXTENDED_ITEM = 0x54, 0x55, 0x56
+"""Types of items and sub-items, PS3.8 9.3.2, 9.3.3 and PS3.7 D.3.3."""
 
-_ITEM = struct.Struct(">BxH")
+ITEM_HEAD = struct.Struct(">BxH")
+"""Type and length of an item."""
 
 Roles = Mapping[str, tuple[bool, bool]]
 """The roles (SCU, SCP) of a requestor, by abstract syntax."""
@@ -127,10 +129,10 @@ def _items(data: memoryview, what: str) -> Iterator[tuple[int, memoryview]]:
     """Yield the types and the data of consecutive items."""
     at = 0
     while at < len(data):
-        if at + _ITEM.size > len(data):
+        if at + ITEM_HEAD.size > len(data):
             raise UndecodablePdu(f"{what} ends within the head of an item (PS3.8 9.3.1)")
-        kind, length = _ITEM.unpack_from(data, at)
-        at += _ITEM.size
+        kind, length = ITEM_HEAD.unpack_from(data, at)
+        at += ITEM_HEAD.size
         if at + length > len(data):
             raise UndecodablePdu(f"item type 0x{kind:02x} of {length} bytes overruns {what} (PS3.8 9.3.1)")
         yield kind, data[at : at + length]

@@ -115,11 +115,14 @@ class ConversionEnds:
         _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
 
     def record_lack(self, lack: str | None, moment: dt.datetime, longest_wait: dt.timedelta) -> None:
-        """Have due series tell that they wait for room, once in a while how much there is, and no more if there is."""
+        """Record in the due series that they wait for room, or that there is room again.
+
+        Every now and then, their words are renewed, because the room that is left changes.
+        """
         if lack is None and not self._is_lack_recorded:
             return
         again = lack is not None and self._log_shortage(lack)
-        with suppress(OutOfResources):  # the index lacks room as well: the log tells it
+        with suppress(OutOfResources):  # the index lacks room as well; the log has the reason
             self._index.series.record_lack(lack, moment, longest_wait, again=again)
             self._is_lack_recorded = lack is not None
 

@@ -80,7 +80,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
 def _without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> Mapping[str, InstanceHeader]:
     """Return the headers without those of reports and the like whose numbers are outside the range of the images.
 
-    Some senders give a report 99, whatever the images count; one between two images is no hole.
+    Some senders number a report 99, however many images there are. A report between two images fills its number.
     """
     images = {source.sop_instance_uid for volume in assembly.volumes for source in volume.sources}
     images.update(one.sop_instance_uid for one in assembly.exclusions if one.reason not in WITHOUT_PIXELS)

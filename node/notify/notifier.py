@@ -262,7 +262,7 @@ class HookWorker(MessageLoop):
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
     def _waits(self, pending: PendingEvent, reason: str, job: Job | None) -> Attempt:
-        """Return that a message waits until this node has room, or its index has caught up; that is no attempt."""
+        """Let a message wait until this node has room, or its index has caught up; a wait is no attempt."""
         if self._cancelled.is_set():
             raise Interrupted
         log.warning("message_waits", hook=self._hook_name, kind=pending.event, reason=reason)

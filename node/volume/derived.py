@@ -12,7 +12,7 @@ import numpy as np
 
 from node.volume.model import Array, Float
 from node.volume.planes import PlaneName, ProjectionName
-from node.volume.rendering import Plane, Projection, nearest_axes
+from node.volume.rendering import Plane, Projection, nearest_axes, rearranged
 
 
 def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
@@ -22,8 +22,8 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     `affine_lps`, (4, 4) float, mm: from (i, j, k) to LPS+.
     `plane`: ``"axial"``, ``"coronal"`` or ``"sagittal"``: the nearest plane of an oblique volume.
 
-    They are (slices, rows, columns): slices from inferior to superior, anterior to posterior or right to left; right is
-    at the left of axial and coronal slices, anterior at the left of sagittal ones.
+    The array is (slices, rows, columns): slices from inferior to superior, anterior to posterior or right to left;
+    right is at the left of axial and coronal slices, anterior at the left of sagittal ones.
 
     Raises ValueError: the array has other dimensions, or there is no such plane.
     """
@@ -33,8 +33,7 @@ def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:
     normal = named_plane(plane)
     nearest = nearest_axes(affine_lps[:3, :3])
     order = [nearest.index(axis) for axis in range(3)]
-    signs = [np.sign(affine_lps[axis, voxel]) for axis, voxel in enumerate(order)]
-    oriented = array.transpose(order)[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]  # (x, y, z)
+    oriented = rearranged(array, order, (affine_lps[axis, voxel] for axis, voxel in enumerate(order)))  # (x, y, z)
     if normal is Plane.AXIAL:
         return oriented.transpose(2, 1, 0)
     return oriented.transpose(normal, 2, 1 - normal)[:, ::-1]
@@ -149,7 +148,7 @@ def placed(labels: Array, labels_affine_lps: Float, affine_lps: Float, shape: tu
         raise ValueError("the labels have another grid than the volume: resample them there, by nearest neighbour")
     axes = np.abs(turn).argmax(axis=1)
     signs = turn[range(3), axes]
-    arranged = whole.transpose(axes)[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
+    arranged = rearranged(whole, axes.tolist(), signs)
     first = np.where(signs < 0, start - np.array(arranged.shape) + 1, start).astype(int)
     begin, end = np.maximum(first, 0), np.minimum(first + arranged.shape, shape)
     inside = arranged[tuple(map(slice, begin - first, np.maximum(end - first, begin - first)))]

@@ -6,7 +6,7 @@ together with the size of one of their pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
@@ -74,11 +74,15 @@ def oriented(volume: Volume, time: int | None = None) -> Oriented:
     affine = np.eye(4) if volume.affine_lps is None else volume.affine_lps
     patient_axis = nearest_axes(affine[:3, :3])
     order = [2 - patient_axis.index(axis) for axis in (2, 1, 0)]  # array axes run (slice, row, column)
-    reordered = voxels.transpose(*order, *range(3, voxels.ndim))
-    signs = [np.sign(affine[axis, patient_axis.index(axis)]) for axis in (2, 1, 0)]
-    reordered = reordered[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
+    signs = [affine[axis, patient_axis.index(axis)] for axis in (2, 1, 0)]
     z, y, x = (volume.spacing_mm[2 - axis] for axis in order)
-    return Oriented(reordered, (z, y, x), Plane(patient_axis[2]))
+    return Oriented(rearranged(voxels, order, signs), (z, y, x), Plane(patient_axis[2]))
+
+
+def rearranged(array: Array, order: Sequence[int], signs: Iterable[float]) -> Array:
+    """Return a view with the first axes in another order, and then those reversed whose sign is negative."""
+    moved = array.transpose(*order, *range(len(order), array.ndim))
+    return moved[tuple(slice(None, None, -1 if sign < 0 else 1) for sign in signs)]
 
 
 def nearest_axes(directions: Float) -> list[int]:

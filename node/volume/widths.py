@@ -70,14 +70,9 @@ class Widths:
         least, most = int(plane.min()), int(plane.max())
         if most - least <= whole * NEAR_WRAP:
             return
-        low, middle = (-(whole >> 1), 0) if plane.dtype.kind == "i" else (0, whole >> 1)
-        values = plane.astype(np.float64)  # whole numbers of 64 bits leave int64 here
-        other = np.where(values >= middle, values - whole, values)
-        inner = (values > low) & (values < low + whole - 1)  # saturated samples, as of letters, have sharp edges
-        inner = inner[:, 1:] & inner[:, :-1]
-        wraps, otherwise = (
-            int((inner & (np.abs(np.diff(read)) > whole * NEAR_WRAP)).sum()) for read in (values, other)
-        )
+        low = -(whole >> 1) if plane.dtype.kind == "i" else 0
+        wraps = _jumps(plane, low, whole, end=low + whole)
+        otherwise = _jumps(plane, low, whole, end=low + (whole >> 1))
         with self._lock:
             self.wraps += wraps
             self.wraps_otherwise += otherwise
@@ -88,6 +83,24 @@ class Widths:
         with self._lock:
             self.colour_bits = bits
             self.brightest = max(self.brightest, brightest)
+
+
+def _jumps(plane: Array, low: int, whole: int, *, end: int) -> int:
+    """Count the neighbours in a row that are almost the whole range apart, if the range ends before `end`.
+
+    Values from `end` on are then below all others. Saturated samples do not count: letters have sharp edges. Only
+    samples near the end of the range are compared, because most planes with one saturated voxel have few of these.
+    """
+    limit = whole * NEAR_WRAP
+    rows, columns = np.nonzero((plane >= max(end - whole // 16 - 1, low + 1)) & (plane < min(end, low + whole - 1)))
+    count = 0
+    for beside in (columns - 1, columns + 1):
+        there = (beside >= 0) & (beside < plane.shape[1])
+        others = plane[rows[there], beside[there]]
+        inner = (others > low) & (others < low + whole - 1)
+        upper, lower = (part[inner].astype(np.float64) for part in (plane[rows[there], columns[there]], others))
+        count += int(np.count_nonzero(upper - np.where(lower >= end, lower - whole, lower) > limit))
+    return count
 
 
 def read_as_bytes(of_frames: Iterable[Widths | None]) -> bool:

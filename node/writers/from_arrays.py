@@ -176,7 +176,7 @@ def refined(mask: Array, affine_lps: Float, opening_mm: float = 0.0, fill: bool 
 
     Raises ValueError if the ball is smaller than a voxel along each axis.
     """
-    import SimpleITK as sitk  # here, because pictures need it not
+    import SimpleITK as sitk  # pictures do not need it, and it loads slowly
 
     spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
     radius = np.floor(opening_mm / spacing + 1e-6).astype(int).tolist()

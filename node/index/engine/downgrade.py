@@ -1,4 +1,4 @@
-"""The way back to an older schema: what `node.index.engine.place.migrate` did, undone in one transaction.
+"""Bring an index back to an older schema, in one transaction.
 
 If the process dies, or the loss is not agreed to, the index has the schema that it had. Without a schema it is no index
 any more: a start on a root with instances refuses it. The views of an older schema are made by its version, at its next

@@ -145,10 +145,10 @@ class SeriesRepository(ClaimEnds):
         return set(connection.scalars(select(SeriesRow.claim).where(*is_held)))
 
     def record_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
-        """Have the series that are due tell in `error` what disk has no room for their volumes.
+        """Write into `error` of the due series that a disk has no room for their volumes.
 
-        `lack`: None if there is room again: nothing is told any more. `again`: series that tell it already tell it
-        with these words.
+        `lack`: the words; None: there is room again, and the words of before are removed. `again`: series that have
+        such words get these.
         """
         states_lack = SeriesRow.error.startswith(FOR_ROOM)
         if lack is None:

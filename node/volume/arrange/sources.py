@@ -24,9 +24,9 @@ class Kind(StrEnum):
 class Source:
     """An attribute, or several in place of each other.
 
-    `key`: its name in `Frame.time_key`. `attribute`: its name in a sentence. `keywords`: the elements it is read from.
-    `orders`: whether the frames of a position may be ordered by it alone. `names`: whether the frames of one time may
-        share its value although others have it too.
+    `key`: its name in `Frame.time_key`. `attribute`: its name in a sentence. `keywords`: the elements that have it.
+    `orders`: it can order the frames of a position without another attribute.
+    `names`: all frames of one time may have one value of it.
     """
 
     key: str
@@ -89,7 +89,6 @@ SOURCES = (
     Source("instance", "Instance Numbers (0020,0013)", Kind.NUMBER, ("InstanceNumber",)),
     Source("content_time", "Content Time (0008,0033)", Kind.EXPORT, ("ContentTime",)),
 )
-
 """In the order in which they are tried."""
 
 SOURCE_OF = {source.key: source for source in SOURCES}
