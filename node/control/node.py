@@ -230,12 +230,11 @@ class Node:
         """
         if self._membership is not None:
             self._membership.when_asked_to_drain(stop.set)
-        self._publish()
         while True:
             try:
+                self._notify_if_alive(notify_alive)
                 if stop.wait(PUBLISH_SECONDS):
                     return
-                self._notify_if_alive(notify_alive)
             except Exception as error:
                 if not (is_out_of_memory(error) or isinstance(error, SystemError)):
                     raise

@@ -108,6 +108,7 @@ def serve(
     except BaseException:
         start.end()
         raise
+    start.when_hung_up(node.reload)  # a thread, which the machine may lack later
     gc.freeze()
     gc.set_threshold(*SERVING)
     listening = f"host {settings.cluster.name}, {', '.join(settings.cluster.roles)}"
@@ -123,7 +124,6 @@ def serve(
     except BrokenPipeError:  # the parent does not read our output, which is no reason to stop
         stop_printing()
     manager.ready(listening)
-    start.when_hung_up(node.reload)
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)
