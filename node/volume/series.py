@@ -32,7 +32,7 @@ COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_LACKING = 1 / 2
-"""Largest share of the slices, or of the field of view, in which parts of a stack differ that were planned as one."""
+"""Largest share of its slices, or of the field of view, by which a part leaves a larger one that was planned with it."""
 
 MAX_MOVED = 1 / 2
 """Smallest distance within the planes, in pixels, at which parts of a stack are planned."""
@@ -268,11 +268,15 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
 
 
 def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
-    """Yield the parts of a divided stack that lack a few slices, or phases, that others have at the same positions."""
+    """Yield the parts of a divided stack that lack slices, or phases, that others have at the same positions.
+
+    Acquisitions, variants and inversion times divide a stack.
+    """
     parts: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
-        *names, number = volume.suffix.split("-")
-        if volume.kind is VolumeKind.VOLUME and volume.affine_lps is not None and number.isdigit():
+        kinds = volume.suffix.split("-")
+        names = [kind for kind in kinds if not kind.removeprefix("ti").isdigit()]
+        if volume.kind is VolumeKind.VOLUME and volume.affine_lps is not None and len(names) < len(kinds):
             parts[(*names, *volume.voxels.shape[2:4])].append(volume)
     for own in parts.values():
         slices = [volume.shape[2] for volume in own]
@@ -298,8 +302,9 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
 def _range_within(volume: Volume, largest: Volume) -> range | None:
     """Return the slices of the largest part where those of a part lie; None if they lie elsewhere, or share too few.
 
-    A part that lies beside the largest one within the planes has its slices too. One slice that they share is enough in
-    a diffusion series, where each is weighted in all ways, and in a part that lies too close to be planned apart.
+    A part that lies beside the largest one within the planes has its slices too. However few slices it has, they are
+    enough: a scan may have been stopped early. A part that leaves the largest one shares most of its own; one slice is
+    enough in a diffusion series, where each is weighted in all ways, and if it lies too close to be planned apart.
     """
     if volume.affine_lps is None or largest.affine_lps is None:
         return None
@@ -311,7 +316,7 @@ def _range_within(volume: Volume, largest: Volume) -> range | None:
     is_over_it = max(abs(column) / volume.shape[0], abs(row) / volume.shape[1]) < MAX_LACKING
     is_moved = SAME_GRID < max(abs(column), abs(row)) < MAX_MOVED
     is_weighted = volume.diffusion is not None or largest.diffusion is not None
-    least = 1 if is_moved or is_weighted else MAX_LACKING * largest.shape[2]
+    least = 1 if is_moved or is_weighted else MAX_LACKING * volume.shape[2]
     return within if is_same_grid and is_over_it and shared >= least else None
 
 

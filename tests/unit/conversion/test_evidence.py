@@ -321,6 +321,32 @@ def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_t
     assert steps == ([2.0, None] if of_times else [None, None])
 
 
+DIVIDED: dict[str, tuple[Any, Any]] = {
+    "AcquisitionTime": ("100000", "100130"),
+    "AcquisitionNumber": (1, 2),
+    "AcquisitionDateTime": ("20240102100000", "20240102100130"),
+    "TemporalPositionIdentifier": (1, 2),
+    "ConvolutionKernel": ("B30f", "B70f"),
+    "FlipAngle": ("5", "20"),
+    "InversionTime": ("100", "900"),
+}
+"""Attributes that divide a stack, and two values."""
+
+
+@pytest.mark.parametrize("keyword", DIVIDED)
+@pytest.mark.parametrize("first", [0, 3, 6, 8])
+def test_a_part_that_was_stopped_early_is_suspect(judge: Judge, keyword: str, first: int) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    make_series = make.ct_series if keyword == "ConvolutionKernel" else make.mr_series
+    start = (*make.ORIGIN_MM[:2], make.ORIGIN_MM[2] + make.SPACING_MM * first)
+    whole, short = DIVIDED[keyword]
+    series = make_series(10, **uids, **{keyword: whole}) + make_series(4, origin=start, **uids, **{keyword: short})
+    verdict = judge(numbered(series, range(1, 15)))
+    assert verdict.state == "suspect", verdict.reason
+    assert "lack slices that others have at the same positions" in verdict.reason
+    assert verdict.missing == (6 if first < 8 else 8 + 2)
+
+
 def with_other_pixels(ds: FileDataset, seed: int) -> FileDataset:
     """The instance with other pixels, under its own SOP Instance UID."""
     return make.set_pixels(deepcopy(ds), make.pattern(1, ds.Rows, ds.Columns, seed=seed)[0])

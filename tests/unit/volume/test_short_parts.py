@@ -21,9 +21,12 @@ LARGEST = np.diag([2.0, 3.0, 4.0, 1.0])
         (6, (0, 0, 2.04), range(2, 8)),
         (6, (0, 0, 2.5), None),  # between the slices
         (6, (0, 0, 4), range(4, 10)),
-        (6, (0, 0, 5), None),  # it shares less than a half
-        (6, (0.2, 0, 5), range(5, 11)),  # too close to be planned apart
-        (3, (0, 0, 0), None),
+        (6, (0, 0, 5), range(5, 11)),
+        (6, (0, 0, 6), None),  # it shares less than a half of its own
+        (6, (0.2, 0, 6), range(6, 12)),  # too close to be planned apart
+        (3, (0, 0, 0), range(3)),
+        (2, (0, 0, 6), range(6, 8)),
+        (4, (0, 0, 8), None),  # it continues the largest part
         (6, (2.4, 1.9, 0), range(6)),  # beside it
         (6, (2.6, 0, 0), None),
         (6, (0, 2.1, 0), None),
