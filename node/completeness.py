@@ -351,12 +351,15 @@ def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Complete
 
 
 def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
-    """Return a verdict that names what was set aside: it may be what seems to be missing."""
+    """Return a verdict that names what was set aside: it may be what seems to be missing, or the true content."""
     if not known.aside:
         if not known.versions:
             return verdict
-        set_aside = counted(known.versions, "version was", "versions were")
-        return replace(verdict, reason=f"{verdict.reason}; {set_aside} set aside: `voxelnode conflicts`")
+        versions = counted(known.versions, "version was", "versions were")
+        fact = f"{versions} set aside, with other bytes under the same SOP Instance UIDs: `voxelnode conflicts`"
+        if verdict.state == "complete":
+            return replace(verdict, state="suspect", rule="conflict", reason=f"{fact}; {verdict.reason}")
+        return replace(verdict, reason=f"{verdict.reason}; {fact}")
     instances = counted(known.aside, "instance was", "instances were")
     fact = f"{instances} set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"
     is_all = verdict.state == "complete" or (verdict.missing or 0) == known.aside

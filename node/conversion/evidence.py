@@ -21,9 +21,10 @@ from node.completeness import (
 )
 from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceHeader, originals_of
 from node.conversion.instance_numbers import holes_in
+from node.counted import counted
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
-from node.volume.reasons import OTHER_VERSION, Reason, WarningKind
+from node.volume.reasons import Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, WITHOUT_PIXELS, find_shortages, has_all_times
 
 TEMPORAL_POSITIONS = "Number of Temporal Positions (0020,0105)"
@@ -98,9 +99,11 @@ def _without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assemb
 
 def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
     """Yield a finding if instances share their SOP Instance UID with others, and are not the same."""
-    details = [*(one.detail for one in assembly.exclusions), *(one.detail for one in assembly.refusals)]
-    if any(detail.startswith(OTHER_VERSION) for detail in details):
-        fact = "instances have the SOP Instance UIDs of others, but not the same pixels, position or time"
+    if assembly.versions:
+        files = counted(
+            assembly.versions, "file has the SOP Instance UID of another", "files have the SOP Instance UIDs of others"
+        )
+        fact = f"{files}, but not the same pixels, position or time"
         yield Evidence("conflict", fact, "", doubtful=True)
 
 

@@ -30,7 +30,7 @@ from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
 from node.volume.read.diffusion import settle_unweighted, without_repair
 from node.volume.read.frames import frames_of
-from node.volume.reasons import OTHER_VERSION, Exclusion, Reason, VolumeWarning, WarningKind
+from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 from node.volume.series import ExcludedFrame, SeriesUnderAssembly, SourceInstance
 from node.volume.volumes import DatasetOf, volumes_of
 from node.volume.widths import read_as_bytes
@@ -78,11 +78,10 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
     series = SeriesUnderAssembly(dataset_of, repair)
     for instance in sorted(_distinct(datasets, series), key=lambda instance: instance.order):
         series.add(instance)
-    duplicates = sum(exclusion.reason is Reason.SAME_POSITION_TWICE for exclusion in series.exclusions)
-    if series.frames and duplicates > len(series.uids):  # some anonymisers give all instances one UID
+    if series.frames and series.versions > len(series.uids):  # some anonymisers give all instances one UID
         detail = (
-            f"{duplicates} instances have the SOP Instance UID (0008,0018) of another instance, but different pixels; "
-            "each instance must have its own UID"
+            f"{series.versions} instances have the SOP Instance UID (0008,0018) of another instance, but different "
+            "pixels; each instance must have its own UID"
         )
         series.refuse(Reason.CONTRADICTORY, detail, series.frames)
     else:
@@ -109,7 +108,8 @@ def _distinct(datasets: Iterable[Dataset], series: SeriesUnderAssembly) -> list[
             used = "the first"
             if not _can_be_decoded(instances[uid]) and _can_be_decoded(other := _instance(ds, uid)):
                 instances[uid], used = other, "the first that can be decoded"
-            detail = f"{OTHER_VERSION} {differs}; {used} is used"
+            series.versions += 1
+            detail = f"another instance with this SOP Instance UID (0008,0018) has {differs}; {used} is used"
             series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
     return list(instances.values())
 

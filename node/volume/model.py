@@ -224,11 +224,15 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The volumes of one series. Every instance is in the sources of a volume, in an exclusion or in a refusal."""
+    """The volumes of one series. Every instance is in the sources of a volume, in an exclusion or in a refusal.
+
+    `versions`: number of data sets that have the SOP Instance UID of another one, and not its content.
+    """
 
     volumes: tuple[Volume, ...]
     refusals: tuple[Refusal, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
+    versions: int = 0
 
     def unaccounted(self, sop_instance_uids: set[str]) -> set[str]:
         """Return the instances that are in no volume, exclusion or refusal: none, unless a slice was lost."""

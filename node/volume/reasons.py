@@ -70,10 +70,6 @@ class Reason(StrEnum):
     FAILED = "failed"  # the converter itself crashed or ran out of time or memory
 
 
-OTHER_VERSION = "another instance with this SOP Instance UID (0008,0018) has"
-"""How the details of exclusions begin of which the SOP Instance UID is that of an instance with another content."""
-
-
 @dataclass(frozen=True, slots=True)
 class VolumeWarning:
     """A warning about one volume: a fixed name and a sentence without patient data."""

@@ -32,7 +32,7 @@ COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_LACKING = 1 / 2
-"""Largest share of its slices, or of the field of view, by which a part leaves a larger one that was planned with it."""
+"""Largest share of its slices, or of the field of view, by which a part leaves a larger one of the same plan."""
 
 MAX_MOVED = 1 / 2
 """Smallest distance within the planes, in pixels, at which parts of a stack are planned."""
@@ -68,6 +68,7 @@ class SeriesUnderAssembly:
     refusals: list[Refusal] = field(default_factory=list)
     exclusions: list[Exclusion] = field(default_factory=list)
     concatenations: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    versions: int = 0  # data sets under the UID of another one, with another content
     refused_frames: int = 0
     stacks: int = 0
 
@@ -148,6 +149,7 @@ class SeriesUnderAssembly:
             with_moved_parts(with_shortages(_with_unique_suffixes(self.volumes))),
             tuple(self.refusals),
             tuple(self.exclusions),
+            self.versions,
         )
         lost = assembly.unaccounted(self.uids)
         if lost:

@@ -25,8 +25,8 @@ from node.index.engine.about_keys import RETENTION
 from node.index.engine.backend import Failure, Place, backend_at
 from node.index.engine.scope import within
 from node.index.engine.sqlite_file import held_back, wal_bytes
+from node.index.models.history import SET_ASIDE
 from node.index.models.levels import SERIES_STATES
-from node.index.nouns.conflicts import SET_ASIDE
 from node.index.nouns.retention_state import retention_state
 from node.index.work.destinations import outstanding
 from node.index.work.states import Kind

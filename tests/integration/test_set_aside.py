@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from pydicom import FileDataset
 
@@ -9,6 +11,7 @@ from node.index.database.look import looking
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_conflicts import accept, conflicts
+from tests.integration.test_lifecycle import require_sidecars_to_follow
 from tests.preloaded import run
 
 FACT = "1 instance was set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"
@@ -65,6 +68,42 @@ def test_a_series_whose_instance_was_set_aside_says_so_until_it_is_accepted(root
     root.convert_due()
     assert verdict_of(root, first)["verdict"] == "complete"
     assert verdict_of(root, second)["verdict_rule"] == "conflict"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("is_late", [True, False])
+@pytest.mark.parametrize("policy", ["never", "keep_both"])
+def test_a_series_with_versions_that_nobody_has_decided_about_is_suspect_until_somebody_does(
+    root: Root, is_kept: bool, is_late: bool, policy: str
+) -> None:
+    root.ingest.overwrite_policy = policy
+    series = make.ct_series(4)
+    root.take_all(series)
+    if is_late:
+        root.convert_due()
+        assert verdict_of(root, series)["verdict"] == "complete"
+    for seed in (1, 2):
+        other = make.set_pixels(deepcopy(series[1]), make.pattern(1, make.ROWS, make.COLUMNS, seed=seed)[0])
+        root.take(other)
+    root.convert_due()
+    found = verdict_of(root, series)
+    assert (found["verdict"], found["verdict_rule"], found["missing_instances"]) == ("suspect", "conflict", 0)
+    assert str(found["verdict_reason"]).startswith("2 versions were set aside, with other bytes")
+    require_sidecars_to_follow(root)
+    undecided = [row["id"] for row in root.rows("SELECT id FROM v_conflicts WHERE decision IS NULL ORDER BY id")]
+    conflicts(root).keep(undecided[0], "someone")
+    assert str(verdict_of(root, series)["verdict_reason"]).startswith("1 version was set aside")
+    if is_kept:
+        conflicts(root).keep(undecided[1], "someone")
+        require_sidecars_to_follow(root)
+    else:
+        conflicts(root).accept(undecided[1], "someone")
+        root.convert_due()
+    assert verdict_of(root, series)["verdict"] == "complete"
+    kinds = [row["kind"] for row in root.rows("SELECT kind FROM v_events ORDER BY id")]
+    assert kinds.count("verdict-changed") == is_late + is_kept
+    assert kinds.count("series-converted") == (1 if is_kept else 2)
 
 
 @pytest.mark.slow

@@ -154,6 +154,13 @@ class SeriesReferenceRow(Base):
     revision: Mapped[int | None] = mapped_column(Integer)  # 0: there was none; None: the conversion waits for one
 
 
+SET_ASIDE = "instance-bytes", "instance-versions"
+"""Kinds of conflicts of a version that was received and does not count."""
+
+REPLACED = "instance-replaced"
+"""Kind of the conflict of a version that was current, of the series that it was in."""
+
+
 class ConflictRow(Base):
     """An identity conflict: one UID or Patient ID, different content; recorded until a person or a policy decides."""
 

@@ -6,36 +6,18 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Literal
 
-from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer, reads
-from node.index.models.history import ConflictRow
-from node.index.models.levels import ImageRow
+from node.index.models.history import SET_ASIDE, ConflictRow
+from node.index.nouns.verdicts import judge_decided
 from node.index.nouns.views import ConflictViews
 
 Decision = Literal["accepted", "kept"]
 """Of the two versions, the one in the conflict is accepted, or the current one is kept."""
-
-
-SET_ASIDE = "instance-bytes", "instance-versions"
-"""Kinds of conflicts of a version that was received and does not count."""
-
-REPLACED = "instance-replaced"
-"""Kind of the conflict of a version that was current, of the series that it was in."""
-
-
-def count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
-    """Count what was set aside of a series: instances whose UIDs other series have, and versions of its own ones."""
-    row = ConflictRow
-    aside = select(row.sop_instance_uid).join(ImageRow, ImageRow.sop_instance_uid == row.sop_instance_uid)
-    aside = aside.where(row.study_instance_uid == study, row.series_instance_uid == series)
-    elsewhere = aside.where(row.kind.in_((*SET_ASIDE, REPLACED)), ImageRow.series_id != series_id).distinct()
-    here = aside.where(row.kind.in_(SET_ASIDE), ImageRow.series_id == series_id, row.decision.is_(None))
-    counts = [connection.scalar(select(func.count()).select_from(some.subquery())) or 0 for some in (elsewhere, here)]
-    return counts[0], counts[1]
 
 
 def host_of(connection: Connection, conflict: int) -> str | None:
@@ -53,9 +35,10 @@ class ConflictRepository(IndexRepository):
     def decide(
         self, connection: Connection, ids: Collection[int], decision: Decision, who: str, now: dt.datetime
     ) -> None:
-        """Record what a person has decided about conflicts."""
+        """Record what a person has decided about conflicts, and judge the series again that have the instances."""
         decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
-        connection.execute(decided.values(decision=decision, decided_at=now, decided_by=who))
+        decided = decided.values(decision=decision, decided_at=now, decided_by=who)
+        judge_decided(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
 
 
 class ReadConflicts(PagedRepository, ConflictViews):

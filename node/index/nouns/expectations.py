@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from node.completeness import Expectation, InstanceCounts, Party, Reported, expectation
-from node.index.models.history import EventRow, LostInstanceRow
+from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow, LostInstanceRow
 from node.index.models.levels import ImageRow, SeriesRow
-from node.index.nouns.conflicts import count_aside
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of
 from node.index.nouns.protocols import usual_of
@@ -31,7 +30,7 @@ def expectation_of(
     connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
 ) -> Expectation:
     """Return what the rows of a series and of its study let expect of it now."""
-    aside, versions = count_aside(connection, row.id, study_uid, row.series_instance_uid)
+    aside, versions = _count_aside(connection, row.id, study_uid, row.series_instance_uid)
     return expectation(
         counts,
         reported=_reported_of(row.reported),
@@ -73,6 +72,17 @@ def aborted_by(
     if event.kind == "sender-aborted":
         return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
     return "node" if event.kind == "node-ended" else ""
+
+
+def _count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
+    """Count what was set aside of a series: instances whose UIDs other series have, and versions of its own ones."""
+    row = ConflictRow
+    aside = select(row.sop_instance_uid).join(ImageRow, ImageRow.sop_instance_uid == row.sop_instance_uid)
+    aside = aside.where(row.study_instance_uid == study, row.series_instance_uid == series)
+    elsewhere = aside.where(row.kind.in_((*SET_ASIDE, REPLACED)), ImageRow.series_id != series_id).distinct()
+    here = aside.where(row.kind.in_(SET_ASIDE), ImageRow.series_id == series_id, row.decision.is_(None))
+    counts = [connection.scalar(select(func.count()).select_from(some.subquery())) or 0 for some in (elsewhere, here)]
+    return counts[0], counts[1]
 
 
 def count_lost(connection: Connection, series: SeriesKey) -> int:

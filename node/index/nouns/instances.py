@@ -45,6 +45,7 @@ from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
+from node.index.nouns.verdicts import judge_decided
 from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_repaired
@@ -166,6 +167,7 @@ class InstanceRepository(IndexRepository):
             .values(key=None, decision=decision, decided_at=now, decided_by=who)
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
+        judge_decided(connection, [row.sop_instance_uid for row in rows], now)
         uids = _uids(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 

@@ -30,7 +30,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
-from node.index.models.history import ConflictRow, LostInstanceRow, TombstoneRow
+from node.index.models.history import SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
@@ -281,7 +281,7 @@ _ASIDE = select(
     literal("").label("peer"),
     ConflictRow.found_at.label("received_at"),
 ).where(
-    ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
+    ConflictRow.kind.in_(SET_ASIDE),
     ConflictRow.key.is_not(None),
     ConflictRow.sha256.is_not(None),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -140,6 +141,7 @@ class _Batch:
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
+        self._contested: dict[int, dt.datetime] = {}  # series of which versions were set aside, and when
         self._current: dict[str, tuple[int, ReadHead | None]] = {}  # what documents are of
 
     def add(self) -> list[Indexed]:
@@ -149,6 +151,8 @@ class _Batch:
             self._insert_images()
         write_documents(self._connection, self._current)
         record_growth(self._connection, self._seen, self._host)
+        for series_id, at in self._contested.items():
+            judge(self._connection, series_id, at)
         if any_lost(self._connection):
             return [self._found_again(received, one) for received, one in zip(self._batch, indexed, strict=True)]
         return indexed
@@ -287,8 +291,8 @@ class _Batch:
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         self._record_conflict(kind, received, detail, key, file.sha256)
         record_received_event(self._connection, "instance-conflict", received, detail)
-        if (series := find_series(self._connection, received)) is not None and series[0] != first.series_id:
-            judge(self._connection, series[0], file.received_at)
+        if (series := find_series(self._connection, received)) is not None:
+            self._contested[series[0]] = file.received_at
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
     def _note_found(self, received: Received, first: First) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select, update
@@ -18,6 +18,7 @@ from node.completeness import (
     findings_of,
     verdict_of,
 )
+from node.index.engine.sql import looked_up_in
 from node.index.models.history import ConversionRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.awaited_senders import await_nobody
@@ -108,6 +109,13 @@ def judge(connection: Connection, series_id: int, now: dt.datetime) -> None:
     if row.verdict is not None and _reported(before) != _reported(values):
         key = row.study_instance_uid, row.series_instance_uid
         record_series_event(connection, "verdict-changed", key, now, verdict.reason, row.revision, before)
+
+
+def judge_decided(connection: Connection, sop_instance_uids: Collection[str | None], now: dt.datetime) -> None:
+    """Judge the closed series again that have instances whose versions a person has decided about."""
+    holding = select(ImageRow.series_id).where(looked_up_in(ImageRow.sop_instance_uid, sop_instance_uids)).distinct()
+    for series_id in connection.scalars(holding).all():
+        judge(connection, series_id, now)
 
 
 def row_of(connection: Connection, series_id: int) -> Row[Any]:
