@@ -223,6 +223,7 @@ class Findings:
     `placed`: the planes have positions in the patient, so a gap would have been found.
     `times`: largest number of planes at one position; 0 if unknown.
     `has_images`: false: counts of images were copied, and say nothing of it.
+    `holes`: see `Expectation`; here, without the numbers of reports that are far from those of images. None: unknown.
     `forced`: see `Expectation`.
     """
 
@@ -231,6 +232,7 @@ class Findings:
     times: int = 0
     has_images: bool = True
     forced: bool = False
+    holes: int | None = None
 
 
 def findings_of(document: Mapping[str, Any]) -> Findings:
@@ -270,7 +272,7 @@ def certainty(state: State, rule: Rule) -> Certainty:
 
 def expectation(instances: Sequence[InstanceCounts], **known: Any) -> Expectation:
     """Return the known facts about a series: what the attributes of its instances say, and other fields in `known`."""
-    return Expectation(len(instances), tuple(_announced(instances)), _holes(instances), **known)
+    return Expectation(len(instances), tuple(_announced(instances)), holes(instances), **known)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
@@ -308,22 +310,25 @@ def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
 
 
 def _without_counts_of_images(known: Expectation) -> Expectation:
-    """Return what is known of a series without images: counts of images were copied, and say nothing of it."""
+    """Return what is known of a series without images: counts of images were copied, and say nothing of it.
+
+    Nor do Instance Numbers: senders number reports in the study, or as 99.
+    """
     of_instances = tuple(count for count in known.announced if count[1] == SERIES_RELATED_INSTANCES)
-    return replace(known, announced=of_instances)
+    return replace(known, announced=of_instances, holes=0)
 
 
 def _greatest(values: Iterable[int | None]) -> int:
     return max((value for value in values if value), default=0)
 
 
-def _holes(instances: Sequence[InstanceCounts]) -> int:
+def holes(instances: Collection[InstanceCounts]) -> int:
     """Count the missing Instance Numbers; 0 if more are missing than present, since they are then no sequence."""
     numbers = {instance.instance_number for instance in instances if instance.instance_number is not None}
     if len(numbers) < len(instances) or len(numbers) < 2:
         return 0
-    holes = max(numbers) - min(numbers) + 1 - len(numbers)
-    return holes if holes < len(numbers) else 0
+    missing = max(numbers) - min(numbers) + 1 - len(numbers)
+    return missing if missing < len(numbers) else 0
 
 
 _NOT_CONVERTED = Findings()
@@ -336,6 +341,8 @@ def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Complete
     """
     if found.forced:
         known = replace(known, forced=True)
+    if found.holes is not None:
+        known = replace(known, holes=found.holes)
     if not found.has_images:
         known = _without_counts_of_images(known)
     if known.lost:

@@ -60,7 +60,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         Grid(volume, headers) for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME and volume.sources
     ]
     refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
-    in_numbers = list(holes_in(_without_far_reports(headers, assembly), grids, refused=refused))
+    in_numbers = list(holes_in(without_far_reports(headers, assembly), grids, refused=refused))
     return [
         *_gaps(assembly, grids, headers, numbered=bool(in_numbers)),
         *in_numbers,
@@ -78,7 +78,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
     ]
 
 
-def _without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> Mapping[str, InstanceHeader]:
+def without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> Mapping[str, InstanceHeader]:
     """Return the headers without those of reports and the like whose numbers are outside the range of the images.
 
     Some senders number a report 99, however many images there are. A report between two images fills its number.

@@ -19,9 +19,9 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import Evidence, Expectation, Findings, expectation, verdict_of
+from node.completeness import Evidence, Expectation, Findings, expectation, holes, verdict_of
 from node.conversion.datasets import SeriesFiles
-from node.conversion.evidence import find_evidence
+from node.conversion.evidence import find_evidence, without_far_reports
 from node.conversion.grids import InstanceHeader
 from node.conversion.job import ConversionJob, Converted, converted_file
 from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
@@ -166,6 +166,7 @@ def _findings(
         times=max((volume.times for volume in placed), default=0),
         has_images=bool(assembly.volumes) or not reasons <= set(WITHOUT_PIXELS),
         forced=known.forced,
+        holes=min(known.holes, holes([own.counts for own in without_far_reports(headers, assembly).values()])),
     )
 
 

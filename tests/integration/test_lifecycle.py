@@ -27,6 +27,7 @@ from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError
 from node.extensions.results.rows import ResultRepository
+from node.index.database.look import looking
 from node.index.models.levels import Base
 from node.index.nouns.association_ends import BY_NODE
 from node.index.nouns.converted import SeriesKey
@@ -1061,3 +1062,20 @@ def test_many_readers_do_not_keep_the_worker_from_what_is_due(root: Root) -> Non
         for _ in range(40):
             readers.enter_context(root.index.reading()).instances.totals()
         assert root.index.series.claim_due(root.clock()) is not None
+
+
+@pytest.mark.slow
+def test_the_numbers_of_reports_make_no_series_of_a_study_incomplete(root: Root) -> None:
+    series = make.ct_series(5)
+    study = str(series[0].StudyInstanceUID)
+    pictures = [make.rgb_capture(study_uid=study, series_uid="1.2.3", InstanceNumber=number) for number in range(1, 21)]
+    reports = [
+        make.structured_report(study_uid=study, series_uid=uid, InstanceNumber=number)
+        for uid, number in (("1.2.3", 30), ("1.2.4", 1), ("1.2.4", 3), ("1.2.5", 99), (series[0].SeriesInstanceUID, 9))
+    ]
+    root.take_all([*series, *pictures, *reports])
+    root.convert_due()
+    root.mark_quiet()
+    with looking(root.folder / "index.sqlite") as index:
+        assert index.series.count_incomplete() == 0
+    assert {row["missing_instances"] for row in root.rows("SELECT missing_instances FROM v_series")} == {0}

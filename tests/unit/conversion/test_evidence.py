@@ -384,3 +384,12 @@ def test_the_number_of_a_report_in_a_series_of_images_is_no_hole(judge: Judge) -
     report = make.structured_report(**uids, InstanceNumber=99)
     verdict = judge([*numbered(series, range(1, 61)), report])
     assert verdict.state == "complete", verdict.reason
+
+
+def test_the_number_of_a_report_beside_images_without_a_place_is_no_hole(judge: Judge) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()}
+    pictures = [make.rgb_capture(InstanceNumber=number, **uids) for number in range(1, 61)]
+    verdict = judge([*pictures, make.structured_report(**uids, InstanceNumber=99)])
+    assert (verdict.state, verdict.missing) == ("complete", 0), verdict.reason
+    verdict = judge([*pictures[:30], *pictures[31:], make.structured_report(**uids, InstanceNumber=99)])
+    assert (verdict.state, verdict.missing) == ("incomplete", 1), verdict.reason
