@@ -75,6 +75,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_crowded(grids),
         *_moved_parts(grids),
         *_other_versions(assembly),
+        *_left_beside(assembly),
     ]
 
 
@@ -105,6 +106,14 @@ def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
         )
         fact = f"{files}, but not the same pixels, position or time"
         yield Evidence("conflict", fact, "", doubtful=True)
+
+
+def _left_beside(assembly: Assembly) -> Iterator[Evidence]:
+    """Yield a finding if frames that are no copies were left out at the positions of others: a time may begin there."""
+    frames = sum(one.frames for one in assembly.exclusions if one.reason is Reason.SAME_POSITION_TWICE)
+    if frames:
+        fact = f"{counted(frames, 'frame was', 'frames were')} left out at positions of others, without being copies"
+        yield Evidence("geometry", f"{fact}: another time may lack its other slices", "", doubtful=True)
 
 
 # Gaps in space and time

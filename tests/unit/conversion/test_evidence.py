@@ -321,6 +321,17 @@ def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_t
     assert steps == ([2.0, None] if of_times else [None, None])
 
 
+@pytest.mark.parametrize("label", ["AcquisitionTime", "ContentTime", "TriggerTime", "TemporalPositionIdentifier", None])
+def test_a_single_slice_of_another_time_is_suspect(judge: Judge, label: str | None) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    times = [{} if label is None else {label: f"{value}0"} for value in (1, 2)]
+    first, second = (make.mr_series(count, **uids, **time) for count, time in zip((10, 1), times, strict=True))
+    make.set_pixels(second[0], make.pattern(1, make.ROWS, make.COLUMNS, seed=5)[0])
+    verdict = judge(numbered([*first, *second], range(1, 12)))
+    assert (verdict.state, verdict.rule) == ("suspect", "geometry"), verdict.reason
+    assert "1 frame was left out at positions of others" in verdict.reason
+
+
 DIVIDED: dict[str, tuple[Any, Any]] = {
     "AcquisitionTime": ("100000", "100130"),
     "AcquisitionNumber": (1, 2),
