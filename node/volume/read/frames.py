@@ -230,6 +230,7 @@ def _common_of_series(
                 "flip_angle": number(ds, "FlipAngle"),
                 "repetition_time": number(ds, "RepetitionTime"),
                 "slice_thickness": number(ds, "SliceThickness"),
+                "velocity": kind.velocity if kind else None,
                 "collapse_flag": kind.collapse_flag if kind else None,
                 "signed": signed if kind else None,
                 "raw_data_run": kind.raw_data_run if kind else None,

@@ -219,7 +219,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
-        "velocity": _velocity_direction(group),
+        "velocity": _velocity(group),
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
@@ -231,10 +231,15 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     return own
 
 
-def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
-    """Return the direction of velocity encoding (PS3.3 C.8.13.5.13); each direction is a separate image."""
+def _velocity(group: _Group) -> Any:
+    """Return direction and step of velocity encoding (PS3.3 C.8.13.5.13); each of them is a separate image."""
     encoding = group.macro("MRVelocityEncodingSequence")
-    return None if encoding is None else stated_numbers(encoding, "VelocityEncodingDirection")
+    if encoding is None:
+        return vendors.frame_velocity(group.ds, group.groups)
+    return (
+        stated_numbers(encoding, "VelocityEncodingDirection"),
+        number(encoding, "VelocityEncodingMaximumValue"),
+    )
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:
