@@ -92,7 +92,7 @@ UNITS = {
     "W/kg": ("SAR",),
     "pixels": ("WaterFatShift",),
     "V": ("TxRefAmp",),
-    "cm/s": ("VascularCrushingVENC",),
+    "cm/s": ("VascularCrushingVENC", "VelocityEncodingMaximumValue"),
     "kV": ("KVP",),
     "mA": ("XRayTubeCurrent",),
     "mAs": ("XRayExposure",),

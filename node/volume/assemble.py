@@ -40,7 +40,7 @@ DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
 
 MISSING_POSITION = (
     "Image Position (Patient) (0020,0032), Image Orientation (Patient) (0020,0037) or Pixel Spacing (0028,0030) is "
-    "missing (PS3.3 C.7.6.2), although the other slices of the stack have it"
+    "missing or impossible (PS3.3 C.7.6.2), although the other slices of the stack have it"
 )
 
 MISSING_RESCALE = (

@@ -260,7 +260,8 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     """Return the warnings about the frames of one volume, other than those of their arrangement."""
     frames = [frame for time in planes for frame in time]
     warnings = [] if placement is None else list(placement.warnings)
-    if placement is None:
+    notes = dict.fromkeys(note for frame in frames for note in frame.notes)
+    if placement is None and WarningKind.NO_GEOMETRY not in {note.name for note in notes}:
         detail = "the images have no position or orientation in the patient; the volume has voxel axes only"
         warnings.append(VolumeWarning(WarningKind.NO_GEOMETRY, detail))
     warnings += _spacing_warnings(planes[0], placed=placement is not None)
@@ -284,7 +285,7 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
     is_phase = frames[0].split_key.get("component") == "phase"
     warnings += width_warnings((frame.widths for frame in frames), is_cyclic=is_phase)
-    warnings += dict.fromkeys(note for frame in frames for note in frame.notes)
+    warnings += notes
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]
     if any(frame.diffusion is not None and frame.diffusion.is_unknown for frame in frames):

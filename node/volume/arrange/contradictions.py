@@ -235,7 +235,7 @@ def _doubt_of_repeats(name: str, bins: list[Bin]) -> str | None:
             if 1 < len(values[0]) < len(bins[0]) and all(own == values[0] for own in values):
                 return (
                     f"frames of one position repeat each {source.attribute}: they may differ in more than time, such "
-                    "as in the direction of velocity encoding"
+                    "as in the direction of velocity encoding (0018,9090), of Philips (2001,xx1A)"
                 )
     return None
 

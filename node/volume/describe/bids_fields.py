@@ -42,6 +42,12 @@ def positive(ds: Dataset, keyword: str) -> float | None:
     return first if first is not None and first > 0 else None
 
 
+def direction(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
+    """Return a direction in the patient (LPS); zeros mean that there is none."""
+    stated = numbers(ds, keyword, 3)
+    return stated if stated and any(stated) else None
+
+
 def count(ds: Dataset, keyword: str) -> int | None:
     """Return a whole number above zero."""
     first = whole(ds, keyword)
@@ -319,6 +325,8 @@ BIDS_FIELDS = (
     BidsField("ParallelReductionFactorOutOfPlane", ("ParallelReductionFactorOutOfPlane",), number),
     BidsField("PartialFourierDirection", ("PartialFourierDirection",), text),
     BidsField("SAR", ("SAR",), number),
+    BidsField("VelocityEncodingMaximumValue", ("VelocityEncodingMaximumValue",), positive),
+    BidsField("VelocityEncodingDirection", ("VelocityEncodingDirection",), direction),
     BidsField("ArterialSpinLabelingType", ("ArterialSpinLabelingContrast",), _labelling),
     BidsField("LabelingDuration", ("ASLPulseTrainDuration",), positive, MILLI),
     BidsField("LabelingOrientation", ("ASLSlabOrientation",), of_slab),

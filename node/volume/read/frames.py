@@ -34,6 +34,7 @@ from node.volume.read.planes import (
     acquisition_instant,
     acquisition_offset_s,
     checked_plane,
+    false_place,
     image_plane,
     is_diffusion_map,
     is_distance,
@@ -41,7 +42,7 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
-from node.volume.reasons import Reason, VolumeWarning
+from node.volume.reasons import Reason
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
 """Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
@@ -97,7 +98,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
     return {
         **_common_of_series(
             ds,
-            placed=held(ds, standard_tag("ImagePositionPatient")) is not None,
+            placed=held(ds, standard_tag("ImagePositionPatient")) is not None and not false_place(ds),
             map=is_diffusion_map(diffusion),
             scaled=modality not in RESCALED_MODALITIES or reader.modality_lut or reader.colour or _is_scaled(ds),
             signed=reader.dtype.kind == "i",
@@ -229,6 +230,7 @@ def _common_of_series(
                 "flip_angle": number(ds, "FlipAngle"),
                 "repetition_time": number(ds, "RepetitionTime"),
                 "slice_thickness": number(ds, "SliceThickness"),
+                "velocity": kind.velocity if kind else None,
                 "collapse_flag": kind.collapse_flag if kind else None,
                 "signed": signed if kind else None,
                 "raw_data_run": kind.raw_data_run if kind else None,
@@ -275,7 +277,9 @@ def _shared(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
 
 def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Frame]:
     """Return frames at the single position that the data set gives, or without a position."""
-    position, orientation = image_plane(ds)
+    notes = false_place(ds)
+    place: tuple[Any, Any] = (None, None) if notes else image_plane(ds)
+    position, orientation = place
     own_stack = {}
     if position is None and (reader.frames > 1 or text(ds, "Modality") in SEPARATE_MODALITIES):
         own_stack = {"instance": common["sop_instance_uid"]}  # a clip or a picture is a stack of its own
@@ -286,12 +290,11 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     if reader.frames > 1 and text(ds, "Modality") == "OPT" and None in slices and None in steps:
         raise unplaced_tomography(reader.frames)
     places = [position] * reader.frames
-    notes: tuple[VolumeWarning, ...] = ()
     uncounted = reader.frames > 1 and None in steps and None in slices and not reader.colour
     step_mm = slice_step_mm(ds, is_placed=position is not None) if uncounted else None
     if step_mm is not None:
         own_stack = {"instance": common["sop_instance_uid"]}
-        notes = (assumption(step_mm, is_placed=position is not None),)
+        notes = (*notes, assumption(step_mm, is_placed=position is not None))
         slices = [float(index) for index in range(reader.frames)]
         if position is not None:
             step = step_mm * np.cross(orientation[:3], orientation[3:])

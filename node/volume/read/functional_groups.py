@@ -18,7 +18,14 @@ from node.volume import vendors
 from node.volume.elements import instant_of, item, number, offset_s, text, time_of_day
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
-from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
+from node.volume.read.planes import (
+    acquisition_instant,
+    checked_plane,
+    false_place,
+    is_diffusion_map,
+    pixel_spacing,
+    rescale,
+)
 from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping
 from node.volume.reasons import Reason
 
@@ -179,8 +186,9 @@ class _Group:
 def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensions: Sequence[int]) -> FrameArguments:
     """Return the arguments of `Frame` from the functional groups of one frame."""
     content = group.macro("FrameContentSequence") or Dataset()
-    position, orientation = _plane(group)
-    own: FrameArguments = {"position": position, "orientation": orientation}
+    notes = false_place(group.ds, lambda _: _plane(group))
+    position, orientation = (None, None) if notes else _plane(group)
+    own: FrameArguments = {"position": position, "orientation": orientation, "notes": notes}
     measures = group.macro("PixelMeasuresSequence")
     if measures is not None:
         own["pixel_spacing"] = pixel_spacing(measures, placed=position is not None) or common["pixel_spacing"]
@@ -211,7 +219,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
-        "velocity": _velocity_direction(group),
+        "velocity": _velocity(group),
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
@@ -223,10 +231,15 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     return own
 
 
-def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
-    """Return the direction of velocity encoding (PS3.3 C.8.13.5.13); each direction is a separate image."""
+def _velocity(group: _Group) -> Any:
+    """Return direction and step of velocity encoding (PS3.3 C.8.13.5.13); each of them is a separate image."""
     encoding = group.macro("MRVelocityEncodingSequence")
-    return None if encoding is None else stated_numbers(encoding, "VelocityEncodingDirection")
+    if encoding is None:
+        return vendors.frame_velocity(group.ds, group.groups)
+    return (
+        stated_numbers(encoding, "VelocityEncodingDirection"),
+        number(encoding, "VelocityEncodingMaximumValue"),
+    )
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:

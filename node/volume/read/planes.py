@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from node.dicom.values import Element, held, held_elements, items, standard_tag,
 from node.errors import ConversionRefused
 from node.volume.elements import instant, instant_of, number, offset_s, text
 from node.volume.read.real_world import instead_of_rescale
-from node.volume.reasons import Reason
+from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 COSINE_TOLERANCE = 0.01
 """Largest deviation of a direction cosine vector from length 1, and of row and column from a right angle."""
@@ -23,6 +23,14 @@ COSINE_TOLERANCE = 0.01
 MAX_COORDINATE_MM = 1e6
 SPACING_LIMITS_MM = (1e-6, 1e4)
 """Positions and pixel spacings beyond these limits cannot be those of a patient, and their sums would overflow."""
+
+SECONDARY_CAPTURES = frozenset(f"1.2.840.10008.5.1.4.1.1.7{kind}" for kind in ("", ".1", ".2", ".3", ".4"))
+"""SOP classes of pictures of anything (PS3.3 A.8): they need no place in the patient."""
+
+IMPOSSIBLE_PLACE = (
+    "Image Position (Patient) (0020,0032) or Image Orientation (Patient) (0020,0037) is impossible (PS3.3 "
+    "C.7.6.2.1.1): the secondary captures are pictures without a place"
+)
 
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePlanePixelSpacing")
 _REGIONS = "SequenceOfUltrasoundRegions"
@@ -110,6 +118,20 @@ def image_plane(ds: Dataset) -> tuple[Any, Any]:
     Raises ConversionRefused ``bad-geometry``: see `checked_plane`.
     """
     return checked_plane(stated_numbers(ds, "ImagePositionPatient"), stated_numbers(ds, "ImageOrientationPatient"))
+
+
+def false_place(ds: Dataset, plane_of: Callable[[Dataset], tuple[Any, Any]] = image_plane) -> tuple[VolumeWarning, ...]:
+    """Return a warning if the place of a secondary capture is impossible: it is a picture without a place then.
+
+    Empty for all other images: an impossible place refuses them. `plane_of` reads the place from the data set.
+    """
+    if text(ds, "SOPClassUID") not in SECONDARY_CAPTURES:
+        return ()
+    try:
+        plane_of(ds)
+    except ConversionRefused:
+        return (VolumeWarning(WarningKind.NO_GEOMETRY, IMPOSSIBLE_PLACE),)
+    return ()
 
 
 def checked_plane(position: tuple[float, ...] | None, orientation: tuple[float, ...] | None) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -169,13 +169,14 @@ def is_noise_frame(ds: Dataset, groups: Dataset) -> bool:
 
 
 class MRKind(NamedTuple):
-    """What vendors say of the kind of an MR image; all but the first two only GE.
+    """What vendors say of the kind of an MR image; three of it only GE.
 
     `component`: see `component`.
     `noise`: see `is_noise`.
     `maps_field`: the sequence maps the field in hertz.
     `collapse_flag`: the flag that separates kinds of images of one series.
     `raw_data_run`: the number of echoes, if above one, and the run of raw data.
+    `velocity`: what tells directions and steps of velocity encoding apart; of GE, Philips and Siemens.
     """
 
     component: str | None = None
@@ -183,21 +184,29 @@ class MRKind(NamedTuple):
     maps_field: bool = False
     collapse_flag: int | None = None
     raw_data_run: tuple[int, int] | None = None
+    velocity: Hashable = None
 
 
 def mr_kind(ds: Dataset) -> MRKind:
     """Return the kind of an MR image."""
-    stated, is_of_ge = _stated_kind(ds)
+    stated, vendor, velocity = _stated_kind(ds)
     kind = stated or ge.component(ds) or philips.component(ds)
-    if is_of_ge:
-        return MRKind(kind, False, ge.maps_field(ds), ge.collapse_flag(ds), ge.raw_data_run(ds))
-    return MRKind(kind, is_noise(ds))
+    if vendor == "GE":
+        flag, run = ge.collapse_flag(ds), ge.raw_data_run(ds)
+        return MRKind(kind, False, ge.maps_field(ds), flag, run, ge.velocity(ds))
+    return MRKind(kind, is_noise(ds), velocity=philips.velocity(ds) if vendor == "PHILIPS" else velocity)
 
 
-@once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType")
-def _stated_kind(ds: Dataset) -> tuple[str | None, bool]:
-    """Return the component that a classic image states by the standard, and whether it is GE's."""
-    return _stated_component(ds), _is_by(ds, "GE")
+@once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType", "SequenceName")
+def _stated_kind(ds: Dataset) -> tuple[str | None, str, Hashable]:
+    """Return what a classic image states by the standard: component, one of three vendors, velocity by its sequence."""
+    vendor = next((name for name in ("GE", "PHILIPS", "SIEMENS") if _is_by(ds, name)), "")
+    return _stated_component(ds), vendor, siemens.velocity(text(ds, "SequenceName")) if vendor == "SIEMENS" else None
+
+
+def frame_velocity(ds: Dataset, groups: Dataset) -> Hashable:
+    """Return what tells the velocity encodings of frames apart that do not state them by the standard; Philips only."""
+    return philips.frame_velocity(groups) if _is_by(ds, "PHILIPS") else None
 
 
 def gradient_before_standard(ds: Dataset, manufacturer: str) -> Gradient | None:

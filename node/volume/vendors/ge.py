@@ -78,7 +78,11 @@ _DIFFUSION_SEQUENCE = "EPI2"
 _KINDS_OF_LABELLING = {"PSEUDOCONTINUOUS": "PCASL", "PULSED": "PASL"}
 """``CONTINUOUS`` are the proton density images beside perfusion images, which are not labelled."""
 
-_MICRO, _MILLI = 1e-6, 1e-3
+_FLOW_AXIS = PrivateTag(0x0019, _ACQUISITION, 0xCB, "SS")
+_VELOCITY = PrivateTag(0x0019, _ACQUISITION, 0xCC, "SS")
+"""Encoded velocity in mm/s; 0 if none is encoded."""
+
+_MICRO, _MILLI, _CENTIMETRES = 1e-6, 1e-3, 0.1
 
 
 def component(ds: Dataset) -> str | None:
@@ -100,6 +104,12 @@ def collapse_flag(ds: Dataset) -> int | None:
     """Return the flag (0043,xx30) that separates kinds of images of one series: direction, trace, field map, ..."""
     flag = private_numbers(ds, _COLLAPSE_FLAG, 1)
     return int(flag[0]) if flag else None
+
+
+def velocity(ds: Dataset) -> tuple[float, ...] | None:
+    """Return the flow axis (0019,xxCB), a number for each direction, and the encoded velocity (0019,xxCC) in mm/s."""
+    encoded = private_numbers(ds, _VELOCITY, 1)
+    return (*(private_numbers(ds, _FLOW_AXIS, 1) or ()), *encoded) if encoded and encoded[0] else None
 
 
 def maps_field(ds: Dataset) -> bool:
@@ -321,6 +331,7 @@ FIELDS = (
     VendorField("PhaseEncodingPolarityGE", "(0018,9034), (0043,xx2A)", _polarity),
     VendorField("ShimSetting", f"{notation(_SHIMS[0])} to {notation(_SHIMS[2])}", _shims),
     text_field("InternalPulseSequenceName", _SEQUENCE),
+    number_field("VelocityEncodingMaximumValue", _VELOCITY, _CENTIMETRES),
     text_field("PrescanReuseString", PrivateTag(0x0043, _PARAMETERS, 0x95, "LO")),
     number_field("AcquisitionDuration", PrivateTag(0x0019, _ACQUISITION, 0x5A, "FL"), _MICRO, digits=6),
     VendorField("TablePosition", f"{notation(_TABLE)}, third", _table_position),

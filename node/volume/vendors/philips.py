@@ -1,4 +1,4 @@
-"""Philips: diffusion, kind of image, the scale slope of its "floating point" values, and fields of the sidecar."""
+"""Philips: diffusion, velocity, kind of image, scale slope of its "floating point" values, fields of the sidecar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
 from node.dicom.values import number, texts
-from node.volume.vendors.fields import VendorField, number_field
+from node.volume.vendors.fields import VendorField, notation, number_field, rounded
 from node.volume.vendors.gradients import Gradient
 
 _IMAGING = "Philips Imaging DD 001"
@@ -21,6 +21,7 @@ FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
 
 _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
 
+_VELOCITY = PrivateTag(0x2001, _IMAGING, 0x1A, "FL")
 _WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
 _FREQUENCY = PrivateTag(0x2001, _IMAGING, 0x83, "DS")
 
@@ -57,9 +58,27 @@ def gradient(ds: Dataset) -> Gradient | None:
     return Gradient(b_value[0], direction if len(direction) == 3 else None, isotropic)
 
 
+def velocity(ds: Dataset) -> tuple[float, ...] | None:
+    """Return PC Velocity (2001,xx1A): the encoding in cm/s along three directions; None if no velocity is encoded."""
+    stated = private_numbers(ds, _VELOCITY)
+    return stated if stated and any(stated) else None
+
+
+def frame_velocity(group: Dataset) -> tuple[float, ...] | None:
+    """Return PC Velocity of the frame as a classic image."""
+    return next((stated for private in private_items(group, FRAME) if (stated := velocity(private))), None)
+
+
+def _velocity_encoding(ds: Dataset) -> float | None:
+    """Return the encoded velocity, if it is the same along every direction along which there is one."""
+    encoded = {abs(part) for part in velocity(ds) or () if part}
+    return rounded(encoded.pop(), 6) if len(encoded) == 1 else None
+
+
 FIELDS = (
     number_field("WaterFatShift", _WATER_FAT_SHIFT, digits=6),
     number_field("ImagingFrequency", _FREQUENCY),
+    VendorField("VelocityEncodingMaximumValue", notation(_VELOCITY), _velocity_encoding),
     VendorField("PhilipsRescaleSlope", "RescaleSlope (0028,1053)", lambda ds: number(ds, "RescaleSlope")),
     VendorField("PhilipsRescaleIntercept", "RescaleIntercept (0028,1052)", lambda ds: number(ds, "RescaleIntercept")),
     VendorField(

@@ -13,7 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
-from node.dicom.values import texts
+from node.dicom.values import text, texts
 from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol, protocol_integer
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
@@ -57,6 +57,9 @@ _SEQUENCE = {
     "ScanOptions": PrivateTag(0x0021, _SDS, 0x5C, "CS"),
 }
 _IN_PLANE, _TOGETHER = re.compile(r"p(\d+)"), re.compile(r"s(\d+)")
+_VELOCITIES = (PrivateTag(0x0051, HEADER, 0x14, "SH"), PrivateTag(0x0021, _SDI, 0x29, "SH"))
+"""Velocity encoding as text, such as ``v150_through``."""
+_ENCODED = re.compile(r"(?:^|_)v(\d+(?:\.\d+)?)(?:_?([a-z]+))?$", re.ASCII | re.IGNORECASE)
 _RECEIVE_COIL = re.compile(
     r"(asCoilSelectMeas|sCoilSelectMeas\.aRxCoilSelectData)\[0\]\.asList\[\d+\]\.sCoilElementID\.tCoilID"
 )
@@ -124,6 +127,24 @@ def _gradient(
     if direction is None and matrix is not None and not isotropic:
         direction = gradient_of_matrix(matrix).direction_lps
     return Gradient(b_value, direction, isotropic)
+
+
+def velocity(name: str) -> tuple[float, str] | None:
+    """Return velocity encoding in cm/s and its direction by a text such as ``v150_through``, or the name of a sequence.
+
+    Names end in it, as ``fl3d1_v150in`` does; None for others.
+    """
+    match = _ENCODED.search(name)
+    return (float(match[1]), (match[2] or "").lower()) if match else None
+
+
+def _velocity_encoding(ds: Dataset) -> float | None:
+    """Return the encoded velocity in cm/s."""
+    stated = csa_numbers(csa_image(ds), "FlowVenc", 1)
+    if stated and stated[0] > 0:
+        return rounded(stated[0], 6)
+    names = (*(private_text(ds, tag) for tag in _VELOCITIES), text(ds, "SequenceName"))
+    return next((encoded[0] for encoded in map(velocity, names) if encoded and encoded[0]), None)
 
 
 def _planned(name: str, key: str, read: Callable[[str], Any]) -> VendorField:
@@ -348,6 +369,11 @@ FIELDS = (
     ),
     VendorField("PostLabelingDelay", "protocol alTI[2] of pulsed labelling", _pulsed_seconds("alTI[2]")),
     VendorField("BolusCutOffDelayTime", "protocol alTI[0] of pulsed labelling", _pulsed_seconds("alTI[0]")),
+    VendorField(
+        "VelocityEncodingMaximumValue",
+        f"CSA FlowVenc, {' or '.join(map(notation, _VELOCITIES))}, end of SequenceName (0018,0024)",
+        _velocity_encoding,
+    ),
     VendorField("BackgroundSuppression", "protocol sAsl.ulSuppressionMode", _is_suppressed),
 )
 """What Siemens' images state, those of the V series and the private items of XA."""

@@ -332,6 +332,68 @@ def test_velocities_along_several_directions_are_no_times() -> None:
     assert grids(assemble([ds])) == [times[direction::3] for direction in range(3)]
 
 
+def flow(manufacturer: str, directions: Sequence[dict[str, Any]], add: Callable[[FileDataset, Any], None]) -> Any:
+    """Three slices of each direction at the same positions, as times, with what a vendor states of the direction."""
+    series = make.time_series(len(directions), 3, Manufacturer=manufacturer, ImageType=r"ORIGINAL\PRIMARY\P\ND")
+    for index, ds in enumerate(series):
+        add(ds, directions[index // 3])
+    return series
+
+
+def philips_velocity(ds: FileDataset, velocity: Any) -> None:
+    ds.private_block(0x2001, "Philips Imaging DD 002", create=True).add_new(0x1A, "FL", [9.0, 9.0, 9.0])
+    ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x1A, "FL", velocity)
+
+
+def ge_velocity(ds: FileDataset, axis: Any) -> None:
+    block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+    block.add_new(0xCB, "SS", axis)
+    block.add_new(0xCC, "SS", 1500)
+
+
+@pytest.mark.parametrize(
+    ("manufacturer", "directions", "add"),
+    [
+        ("Philips", [[150.0, 0.0, 0.0], [0.0, 150.0, 0.0], [0.0, 0.0, 150.0]], philips_velocity),
+        ("GE MEDICAL SYSTEMS", [3, 4, 5], ge_velocity),
+        (
+            "SIEMENS",
+            ["fl3d1_v150rl", "fl3d1_v150ap", "fl3d1_v150fh"],
+            lambda ds, name: setattr(ds, "SequenceName", name),
+        ),
+        ("SIEMENS", ["fl3d1_v50in", "fl3d1_v150in"], lambda ds, name: setattr(ds, "SequenceName", name)),
+    ],
+    ids=["Philips", "GE", "Siemens, directions", "Siemens, steps"],
+)
+def test_velocities_that_only_the_vendor_tells_apart_are_no_times(manufacturer: str, directions: Any, add: Any) -> None:
+    series = flow(manufacturer, directions, add)
+    assembly = assemble(series)
+    assert grids(assembly) == [[time] for time in in_turn(series, 3)]
+    assert {volume.attributes["VelocityEncodingMaximumValue"] for volume in assembly.volumes} <= {50.0, 150.0}
+
+
+def test_velocities_of_enhanced_frames_that_only_philips_tells_apart_are_no_times() -> None:
+    ds = make.enhanced_mr(slices=3, times=2, Manufacturer="Philips Medical Systems")
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        kept = make.dataset(ImageType=["ORIGINAL", "PRIMARY", "P", "FFE"])
+        philips_velocity(kept, [80.0, 0.0, 0.0] if index < 3 else [0.0, 80.0, 0.0])
+        group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [kept])
+    assembly = assemble([ds])
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 3)]
+    assert [volume.attributes["VelocityEncodingMaximumValue"] for volume in assembly.volumes] == [80.0, 80.0]
+
+
+def test_phases_that_repeat_for_each_direction_of_velocity_name_the_elements_that_would_tell() -> None:
+    series = make.time_series(6, 3, Manufacturer="Philips", TriggerTime=["0", "0", "0", "400", "400", "400"])
+    (detail,) = {
+        warning.detail
+        for volume in assemble(series).volumes
+        for warning in volume.warnings
+        if warning.name == WarningKind.TIMES_ASSUMED
+    }
+    assert "velocity encoding (0018,9090), of Philips (2001,xx1A)" in detail
+
+
 # Slices without a place
 
 

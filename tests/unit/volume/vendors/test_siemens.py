@@ -419,3 +419,9 @@ def older_mosaic(
     both = protocol(centres).split(b"\n### ASCCONV END")[0] + planned(**settings).split(b"###", 2)[2]
     ds.add_new((0x0029, 0x1020), "OB", both)
     return ds
+
+
+def test_the_csa_header_states_the_encoded_velocity_before_the_name_of_the_sequence() -> None:
+    ds = make.mr_series(1, Manufacturer="SIEMENS", SequenceName="*fl2d1_v150in")[0]
+    put_csa(ds, FlowVenc=("120.0",))
+    assert describe(ds, [])["VelocityEncodingMaximumValue"] == 120.0

@@ -246,3 +246,47 @@ def test_no_bytes_of_a_private_element_make_an_error() -> None:
             elements[Tag(number)] = RawDataElement(Tag(number), "LO", len(text), text, 0, False, True)
         with warnings.catch_warnings(action="ignore"):  # what pydicom says about each of them
             json.dumps(describe(Dataset(elements), []), allow_nan=False)
+
+
+def philips(velocity: list[float]) -> FileDataset:
+    ds = image("Philips Medical Systems")
+    ds.private_block(0x2001, "Philips Imaging DD 002", create=True).add_new(0x1A, "FL", [9.0, 9.0, 9.0])
+    ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x1A, "FL", velocity)
+    return ds
+
+
+def siemens_text(group: int, creator: str, offset: int, text: str) -> FileDataset:
+    ds = image("SIEMENS")
+    ds.private_block(group, creator, create=True).add_new(offset, "SH", text)
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("ds", "expected"),
+    [
+        (philips([0.0, 0.0, 120.0]), 120.0),
+        (philips([80.0, 80.0, 80.0]), 80.0),
+        (philips([80.0, 80.0, 120.0]), None),
+        (philips([0.0, 0.0, 0.0]), None),
+        (ge(e0019_CB=("SS", 5), e0019_CC=("SS", 1500)), 150.0),
+        (ge(e0019_CB=("SS", 0), e0019_CC=("SS", 0)), None),
+        (image("SIEMENS", SequenceName="*fl2d1_v150in"), 150.0),
+        (image("SIEMENS", SequenceName="*fl2d1"), None),
+        (siemens_text(0x0051, "SIEMENS MR HEADER", 0x14, "v33_through"), 33.0),
+        (siemens_text(0x0021, "SIEMENS MR SDI 02", 0x29, "v33.5_through"), 33.5),
+        (image("SIEMENS", VelocityEncodingMaximumValue=90.0, SequenceName="fl2d1_v150in"), 90.0),
+    ],
+)
+def test_the_velocity_encoding_is_in_centimetres_a_second(ds: FileDataset, expected: float | None) -> None:
+    assert describe(ds, []).get("VelocityEncodingMaximumValue") == expected
+
+
+@pytest.mark.parametrize(("direction", "expected"), [([0.0, 0.6, -0.8], [0.0, 0.6, -0.8]), ([0.0] * 3, None)])
+def test_the_velocity_encoding_of_functional_groups(direction: list[float], expected: list[float] | None) -> None:
+    ds = make.enhanced_mr(slices=2)
+    encoding = make.dataset(VelocityEncodingDirection=direction, VelocityEncodingMaximumValue=100.0)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        group.MRVelocityEncodingSequence = [encoding]
+    facts = describe(ds, [])
+    assert facts["VelocityEncodingMaximumValue"] == 100.0
+    assert facts.get("VelocityEncodingDirection") == expected
