@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 
 import httpx2
 import pytest
@@ -155,8 +156,10 @@ def test_frames_and_bulk_data_of_a_deflated_instance_are_those_of_its_data_set(s
     ds = make.rgb_capture(20, 30, frames=3, study_uid="1.2.6")
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
-    site.take(ds)
-    client, octets = site.client(), {"Accept": "application/octet-stream"}
+    client, octets, file = site.client(), {"Accept": "application/octet-stream"}, BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    stored = client.post("/dicom-web/studies", content=file.getvalue(), headers={"Content-Type": "application/dicom"})
+    assert stored.status_code == 200
     (model,) = client.get(f"{path_of(ds)}/metadata").json()
     values = {tag: client.get(model[tag]["BulkDataURI"], headers=octets).content for tag in ("7FE00010", "00091001")}
     assert values == {"7FE00010": ds.PixelData, "00091001": LONG}
