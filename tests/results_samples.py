@@ -128,11 +128,17 @@ def _source(folder: Path, rows: int, columns: int, *, is_full: bool) -> ResultSo
 
 _VALUES: Mapping[str, Any] = {
     "AS": "040Y", "CS": "M", "DA": "19700101", "DS": "1.5", "LO": "Copied", "PN": "Copied^Name", "SH": "Copied",
-    "TM": "010203",
+    "TM": "010203", "LT": "Copied", "UT": "Copied", "US": 4,
 }  # fmt: skip
 """Values by VR; in sequences, a single text."""
 
-_OF_KEYWORD = {"PatientIdentityRemoved": "YES", "TimezoneOffsetFromUTC": "+0000"}
+_CODE = ("110180", "Copied")
+"""Code value of DCM and meaning."""
+
+_OF_KEYWORD = {
+    "PatientIdentityRemoved": "YES", "PatientSexNeutered": "ALTERED", "SmokingStatus": "UNKNOWN",
+    "TimezoneOffsetFromUTC": "+0000",
+}  # fmt: skip
 
 
 def _fill(ds: Dataset) -> None:
@@ -148,11 +154,16 @@ def _fill(ds: Dataset) -> None:
     other.PatientID, other.TypeOfPatientID = "Copied", "TEXT"
     issuer = Dataset()
     issuer.LocalNamespaceEntityID = "Copied"
+    person = Dataset()
+    person.PersonIdentificationCodeSequence, person.InstitutionName = [code_item(*_CODE)], "Copied"
     items = {
         "OtherPatientIDsSequence": other,
-        "IssuerOfAccessionNumberSequence": issuer,
         "DeidentificationMethodCodeSequence": code_item(*BASIC_PROFILE),
+        **{keyword: issuer for keyword in VERBATIM if keyword.startswith("IssuerOf") and keyword.endswith("Sequence")},
+        **{keyword: person for keyword in VERBATIM if keyword.endswith("IdentificationSequence")},
     }
+    coded = {keyword for keyword in VERBATIM if keyword.endswith("CodeSequence")}
+    items |= {keyword: code_item(*_CODE) for keyword in coded - set(items)}
     for keyword in set(VERBATIM) - {"StudyInstanceUID"}:
         if keyword in items:
             setattr(ds, keyword, Sequence([items[keyword]]))

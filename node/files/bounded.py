@@ -46,13 +46,13 @@ class BoundedFile:
     def __init__(self, file: BinaryIO, max_bytes: int | None = None) -> None:
         self._file, self._left = file, max_bytes
         at = file.tell()
-        self._end = file.seek(0, SEEK_END)
+        self.length = file.seek(0, SEEK_END)
         file.seek(at)
         self.name = getattr(file, "name", "")
 
     def read(self, size: int = -1) -> bytes:
         """Read from the file; a read that would exceed the limit raises `TooLong` instead."""
-        rest = max(self._end - self._file.tell(), 0)
+        rest = max(self.length - self._file.tell(), 0)
         wanted = rest if size is None or size < 0 else min(size, rest)
         if self._left is not None:
             self._left -= wanted + READING_BYTES

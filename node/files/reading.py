@@ -34,21 +34,21 @@ def read_instance(path: Path) -> Dataset:
         file_bytes = len(head) if len(head) < HEAD_BYTES else os.fstat(file.fileno()).st_size
         try:
             try:
-                return data_set_of_file(head, file_bytes, _ClosedFile(path))
+                return data_set_of_file(head, file_bytes, ClosedFile(path))
             except DataSetCut:
-                return data_set_of_file(head + file.readall(), file_bytes, _ClosedFile(path))
+                return data_set_of_file(head + file.readall(), file_bytes, ClosedFile(path))
         except LeftToPydicom:
-            elements, offset = file_meta(head)
+            elements, _ = file_meta(head)
             if elements.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
                 with suppress(LeftToPydicom, DataSetCut):
-                    return _long_deflated(path, head[:offset])
+                    return _long_deflated(path)
             with path.open("rb") as buffered:
                 require_bounded(buffered)
                 return dcmread(BoundedFile(buffered), force=True)
 
 
 @dataclass(slots=True)
-class _ClosedFile(InstanceSource):
+class ClosedFile(InstanceSource):
     """A file that is open only while bytes are read from it: a series has more files than a process may hold open."""
 
     path: Path
@@ -60,6 +60,10 @@ class _ClosedFile(InstanceSource):
             file.seek(offset)
             return file.read(length)
 
+    def length(self) -> int:
+        """Return the length of the file."""
+        return self.path.stat().st_size
+
     def read(self, size: int = -1) -> bytes:
         """See `node.dicom.reading.InstanceSource`."""
         data = self.read_at(self._at, size)
@@ -69,7 +73,7 @@ class _ClosedFile(InstanceSource):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """See `node.dicom.reading.InstanceSource`."""
         if whence == os.SEEK_END:
-            offset += self.path.stat().st_size
+            offset += self.length()
         self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
         return self._at
 
@@ -78,26 +82,32 @@ class _ClosedFile(InstanceSource):
         return self._at
 
 
-def _long_deflated(path: Path, meta: bytes) -> Dataset:
+def _long_deflated(path: Path) -> Dataset:
     """Return the data set of a deflated file that is too long to be inflated at once, and read frame by frame.
-
-    `meta`: preamble and File Meta Information.
 
     Raises LeftToPydicom if it is short, LeftToPydicom or DataSetCut where `data_set_of_file` does, and NotUnderstood as
     `node.dicom.header.require_inflatable` does.
     """
-    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
-    file = _InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))
-    length = require_inflatable(file.deflated())
-    if length <= MAX_INFLATED_AT_ONCE:
+    file = inflated_file(path)
+    length = file.length()
+    if length - len(file.meta) <= MAX_INFLATED_AT_ONCE:
         raise LeftToPydicom
-    ds = data_set_of_file(file.read_at(0, MAX_DEFLATED_HEAD_BYTES), len(meta) + length, file)
+    ds = data_set_of_file(file.read_at(0, MAX_DEFLATED_HEAD_BYTES), length, file)
     ds.file_meta.TransferSyntaxUID = UID(DEFLATED_LITTLE_ENDIAN)
     return ds
 
 
+def inflated_file(path: Path) -> InflatedFile:
+    """Return a file with a deflated data set as it would be in Explicit VR Little Endian."""
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(HEAD_BYTES)
+    meta = head[: file_meta(head)[1]]
+    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
+    return InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))
+
+
 @dataclass(slots=True)
-class _InflatedFile(_ClosedFile):
+class InflatedFile(ClosedFile):
     """A deflated file as it would be if it were not: no more of it than a piece is kept between two reads.
 
     Reading on goes on; reading what is before begins again.
@@ -110,9 +120,13 @@ class _InflatedFile(_ClosedFile):
     def deflated(self) -> Iterator[bytes]:
         """Yield the deflated data set; the file is open only while a piece is read."""
         at = self.offset
-        while piece := _ClosedFile.read_at(self, at, WINDOW_BYTES):
+        while piece := ClosedFile.read_at(self, at, WINDOW_BYTES):
             yield piece
             at += len(piece)
+
+    def length(self) -> int:
+        """Return the length of the file, inflated; raises as `node.dicom.header.require_inflatable` does."""
+        return len(self.meta) + require_inflatable(self.deflated())
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `node.dicom.reading.InstanceSource`."""
@@ -132,5 +146,5 @@ class _InflatedFile(_ClosedFile):
         self._place = start, piece, pieces
         return bytes(found)
 
-    def __deepcopy__(self, _: object) -> _InflatedFile:
+    def __deepcopy__(self, _: object) -> InflatedFile:
         return self

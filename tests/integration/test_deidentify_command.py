@@ -106,7 +106,11 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     assert f"[deidentify.trial] {key}: others may read or change the key" in wrong.stderr
     key.chmod(0o600)
 
-    reported = list(csv.DictReader(io.StringIO(run("pseudonyms", "map", key, originals).stdout)))
+    (originals / "notes.txt").write_text("no instance")
+    mapped = run("pseudonyms", "map", key, originals)
+    assert "1 file without pseudonyms" in mapped.stderr
+    assert "notes.txt" in mapped.stderr
+    reported = list(csv.DictReader(io.StringIO(mapped.stdout)))
     [patient] = [row for row in reported if row["kind"] == "patient"]
     assert patient["original"] == "SECRET-4711"
     assert {ds.PatientID for ds in results(out)} == {patient["pseudonym"]}

@@ -268,7 +268,10 @@ def test_the_newest_changes_tell_a_deletion_from_its_end(site: Site, chief: http
     assert chief.delete("/api/v1/studies/1.2.3").is_success
     [trash] = chief.get("/api/v1/trash").json()
     assert chief.post(f"/api/v1/trash/{trash['number']}/restore").is_success
+    with (site.root / "audit.jsonl").open("a") as log:
+        log.write("no line\n")
     shown = chief.get("/administration/changes").text
+    assert "1 line of the audit log cannot be read" in shown
     assert shown.count("delete study, by") == 1, "as ordered and as done"
     assert shown.count("bring back from the trash") == 1
     assert shown.count("DICOM Study Deleted") == 1, "of the deletion alone"

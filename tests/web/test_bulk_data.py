@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 
 import httpx2
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from tests import make
 from tests.web.conftest import Site, open_site
@@ -148,3 +149,27 @@ def test_words_of_big_endian_are_given_in_little_endian(site: Site) -> None:
     assert model["00091001"]["InlineBinary"] == "AgECAQIB"
     bulk = site.client().get(model["00091002"]["BulkDataURI"], headers={"Accept": "application/octet-stream"})
     assert bulk.content == b"\x04\x03\x02\x01" * 1000
+
+
+@pytest.mark.slow
+def test_frames_and_bulk_data_of_a_deflated_instance_are_those_of_its_data_set(site: Site) -> None:
+    ds = make.rgb_capture(20, 30, frames=3, study_uid="1.2.6")
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
+    client, octets, file = site.client(), {"Accept": "application/octet-stream"}, BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    stored = client.post("/dicom-web/studies", content=file.getvalue(), headers={"Content-Type": "application/dicom"})
+    assert stored.status_code == 200
+    (model,) = client.get(f"{path_of(ds)}/metadata").json()
+    values = {tag: client.get(model[tag]["BulkDataURI"], headers=octets).content for tag in ("7FE00010", "00091001")}
+    assert values == {"7FE00010": ds.PixelData, "00091001": LONG}
+    size = len(ds.PixelData) // 3
+    for number in (2, 3, 1):
+        answer = client.get(f"{path_of(ds)}/frames/{number}", headers=octets)
+        assert answer.content == ds.PixelData[(number - 1) * size :][:size]
+    for what, count in (("frames/3,1", 2), ("pixeldata", 3), ("bulkdata", 4)):
+        answer = client.get(f"{path_of(ds)}/{what}", headers={"Accept": OCTETS})
+        assert (answer.status_code, len(parts_of(answer))) == (200, count)
+    assert client.get(f"{path_of(ds)}/frames/4", headers=octets).status_code == 404
+    compressed = client.get(f"{path_of(ds)}/frames/2", headers={"Accept": 'multipart/related; type="image/jls"'})
+    assert compressed.status_code == 200

@@ -602,7 +602,23 @@ def test_a_series_can_be_rendered_and_a_study_has_a_thumbnail(pair: Site) -> Non
     message = parts_of(get(client, "/dicom-web/studies/1.2.3/rendered", 'multipart/related; type="image/png"'))
     assert len(message) == 5
     assert client.get("/dicom-web/studies/1.2.3/thumbnail").status_code == 200
-    assert client.get("/dicom-web/studies/1.2.4/thumbnail").status_code == 406
+    for what in ("thumbnail", "rendered"):
+        assert client.get(f"/dicom-web/studies/1.2.4/{what}").status_code == 406
+
+
+def test_pictures_of_a_study_say_how_many_instances_have_none(site: Site) -> None:
+    site.take(*make.ct_series(2, study_uid="1.2.3"), make.structured_report(study_uid="1.2.3"))
+    answer = site.client().get("/dicom-web/studies/1.2.3/rendered", headers={"Accept": "image/png"})
+    assert (answer.status_code, len(parts_of(answer))) == (206, 2)
+    assert answer.headers["warning"] == '299 voxelnode "Instances that cannot be rendered are omitted: 1"'
+
+
+def test_an_image_that_cannot_be_rendered_is_in_no_answer_without_a_word(site: Site) -> None:
+    whole, contradictory = make.ct_series(2, study_uid="1.2.3")
+    contradictory.BitsAllocated = 12
+    site.take(whole, contradictory)
+    with site.serving().network_client() as client, pytest.raises(httpx2.RemoteProtocolError):
+        client.get("/dicom-web/studies/1.2.3/rendered", headers={"Accept": "image/png"})
 
 
 def test_the_thumbnail_of_a_study_is_of_images_even_where_most_of_it_are_reports(site: Site) -> None:

@@ -32,13 +32,14 @@ _CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 @router.get("/administration/changes")
 def changes(call: CurrentCall) -> Response:
     """The newest changes, newest first."""
-    rows = [_row(line) for line in _lines(call.node.archive.root) if _is_change(line)]
+    lines = list(_lines(call.node.archive.root))
+    rows = [_row(line) for line in lines if line is not None and _is_change(line)]
     call.audit.queried("changes of the audit log", len(rows[-SHOWN_CHANGES:]))
-    return page(call, "changes.html", part="changes", rows=rows[: -SHOWN_CHANGES - 1 : -1])
+    return page(call, "changes.html", part="changes", rows=rows[: -SHOWN_CHANGES - 1 : -1], damaged=lines.count(None))
 
 
-def _lines(root: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the last lines of the audit log, oldest first; one that is not whole is left out."""
+def _lines(root: Path) -> Iterator[Mapping[str, Any] | None]:
+    """Yield the last lines of the audit log, oldest first; None for one that is damaged."""
     left = READ_BYTES
     ends: list[bytes] = []
     for path in reversed(audit_files(root)):
@@ -54,7 +55,7 @@ def _lines(root: Path) -> Iterator[Mapping[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError:
-            continue
+            yield None
 
 
 def _is_change(line: Mapping[str, Any]) -> bool:

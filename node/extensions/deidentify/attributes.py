@@ -470,14 +470,11 @@ def _identities(ds: Dataset, identifying: frozenset[int], depth: int) -> Iterato
         return
     for tag, element in list(held_elements(ds).items()):
         vr = _vr(tag, element)
-        try:
-            if vr == "SQ":
-                for item in ds[tag].value:
-                    yield from _identities(item, identifying, depth + 1)
-            elif vr == "PN" or tag in identifying:
-                yield from _identities_in(_texts(ds, tag), vr)
-        except CONVERSION_ERRORS:
-            continue
+        if vr == "SQ":
+            for item in ds[tag].value:
+                yield from _identities(item, identifying, depth + 1)
+        elif vr == "PN" or tag in identifying:
+            yield from _identities_in(_texts(ds, tag), vr)
 
 
 def _identities_in(values: list[str], vr: str | None) -> Iterator[tuple[str, bool]]:

@@ -200,7 +200,14 @@ def map_(
     from node.pseudonyms import read_keys
 
     logs.configure_command()  # pydicom logs values, which are patient data
-    lines = pseudonyms_of([source], read_keys(path), with_uids=uids)
+    skipped: list[str] = []
+    lines = list(pseudonyms_of([source], read_keys(path), skipped, with_uids=uids))
+    if skipped:
+        print(
+            f"{counted(len(skipped), 'file')} without pseudonyms, because nothing can be read of them:", file=sys.stderr
+        )
+        for name in skipped:
+            print(f"  {printable(name)}", file=sys.stderr)
     if json:
         print_json([line._asdict() for line in lines])
         return
@@ -220,10 +227,13 @@ class Line(NamedTuple):
     days_earlier: int | None = None
 
 
-def pseudonyms_of(paths: Iterable[Path], keys: Sequence[PseudonymKey], *, with_uids: bool = False) -> Iterator[Line]:
+def pseudonyms_of(
+    paths: Iterable[Path], keys: Sequence[PseudonymKey], skipped: list[str], *, with_uids: bool = False
+) -> Iterator[Line]:
     """Yield the pseudonyms of patients, accession numbers and perhaps UIDs in files, each once for each key.
 
-    The map is computed anew from originals and keys: it is stored nowhere.
+    The map is computed anew from originals and keys: it is stored nowhere. The names of files that cannot be read are
+    added to `skipped`.
     """
     from pydicom import dcmread  # here and below, because the other commands do not need it
 
@@ -232,13 +242,15 @@ def pseudonyms_of(paths: Iterable[Path], keys: Sequence[PseudonymKey], *, with_u
     seen: set[Line] = set()
     for found in find_instances(paths):
         if isinstance(found, SkippedFile):
+            skipped.append(found.name)
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             try:
                 with found.open_file() as file:
                     ds = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ)
-            except Exception:  # pydicom raises anything for a damaged file, which has no pseudonyms then
+            except Exception:  # pydicom raises anything for a damaged file
+                skipped.append(found.name)
                 continue
             lines = [line for key in keys for line in _lines(ds, key, with_uids)]
         yield from (line for line in lines if line not in seen)

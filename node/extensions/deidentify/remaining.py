@@ -24,6 +24,9 @@ COLUMNS = ("attribute", "tag", "vr", "value", "count")
 MAX_VALUES = 1000
 """Values of one attribute that are listed; the others are counted together."""
 
+NOT_READABLE = "(not readable)"
+"""Stands for a value that contradicts its VR, and is still in the instance."""
+
 MAX_CHARACTERS = 500
 
 _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
@@ -72,6 +75,7 @@ class Remaining:
                 element = ds[tag]
                 vr, value = str(element.VR), None if str(element.VR) in _BYTES else element.value
             except CONVERSION_ERRORS:
+                self._count((name, number, ""), NOT_READABLE, 1)
                 continue
             if vr == "SQ":
                 for item in value or ():

@@ -107,17 +107,13 @@ def pixel_data(target: SelectedInstances, instance: StoredInstance) -> PixelElem
     """Return the pixel data element of an instance; 404 if it has none."""
     element = find_pixel_data(target, instance)
     if element is None:
-        is_deflated = instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN
-        why = "frames of a deflated data set cannot be located: retrieve the instance" if is_deflated else ""
-        raise HTTPException(404, why or "the instance has no pixel data")
+        raise HTTPException(404, "the instance has no pixel data")
     return element
 
 
 def find_pixel_data(target: SelectedInstances, instance: StoredInstance) -> PixelElement | None:
-    """Return the pixel data element of an instance, or None if it has none or its data set is deflated."""
+    """Return the pixel data element of an instance, or None if it has none."""
     try:
-        if instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
-            return None
         located = _of_many_frames if (instance.number_of_frames or 1) > FEW_FRAMES else _of_few_frames
         return located(whole_file(target.node, instance), target.node.decoder)
     except OSError as error:
@@ -371,8 +367,8 @@ def _with_frames_in_accepted_form(target: SelectedInstances) -> list[StoredInsta
     given = []
     for instance in target.instances:
         syntax = instance.transfer_syntax_uid
-        forms = frame_forms(ranges, syntax, encapsulated=syntax not in UNCOMPRESSED)
-        if syntax != DEFLATED_LITTLE_ENDIAN and any(form.multipart for form in forms):
+        forms = frame_forms(ranges, syntax, encapsulated=syntax not in (*UNCOMPRESSED, DEFLATED_LITTLE_ENDIAN))
+        if any(form.multipart for form in forms):
             given.append(instance)
     if not given:
         raise NotAcceptable(f"{MULTIPART}, as stored (transfer-syntax=*) or uncompressed")

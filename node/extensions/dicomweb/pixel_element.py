@@ -8,14 +8,15 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.tag import BaseTag
+from pydicom.uid import UID
 
 from node.children.decoding import NoSuchValue
 from node.counted import counted
@@ -25,7 +26,7 @@ from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import text, value, whole
 from node.errors import NotUnderstood
 from node.files.bounded import BoundedFile
-from node.files.reading import read_instance
+from node.files.reading import ClosedFile, InflatedFile, inflated_file
 
 PIECE_BYTES = 1 << 20
 
@@ -35,7 +36,7 @@ MAX_OFFSET_TABLE_BYTES = 4 << 20
 _WORDS = {2: "H", 4: "I", 8: "Q"}
 """Type codes of `array`, by bytes of a word."""
 
-_INTEGERS = ("tag", "offset", "length", "encapsulated", "frames", "frame_bits", "word_bytes")
+_INTEGERS = ("tag", "offset", "length", "encapsulated", "frames", "frame_bits", "word_bytes", "is_deflated")
 """Fields of `PixelElement` that are whole numbers."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
@@ -74,6 +75,7 @@ class PixelElement:
     `frames`: Number of Frames (0028,0008); 1 if it is absent.
     `frame_bits`: bits of one native frame; 0 if unknown.
     `word_bytes`: number of bytes that are swapped together when big endian is converted to little endian.
+    `is_deflated`: whether `offset` counts in the file as it would be if its data set was not deflated.
     `extended_offsets`: Extended Offset Table and its lengths, PS3.3 C.7.6.3.1.8.
     """
 
@@ -86,6 +88,7 @@ class PixelElement:
     frames: int
     frame_bits: int
     word_bytes: int
+    is_deflated: bool
     extended_offsets: tuple[bytes, bytes] | None
 
     def to_json(self) -> bytes:
@@ -108,14 +111,15 @@ class PixelElement:
             raise ValueError("not a number of bytes, bits or frames")
         if not isinstance(found.get("vr"), str) or not 1 <= integers["word_bytes"] <= 8:
             raise ValueError("not an encoding of pixels")
-        if integers["offset"] + integers["length"] > path.stat().st_size:
+        is_deflated = bool(integers["is_deflated"])
+        if not is_deflated and integers["offset"] + integers["length"] > path.stat().st_size:
             raise ValueError("not within the file")
         offsets = found.get("extended_offsets")
         if offsets is not None:
             offsets = tuple(bytes.fromhex(table) for table in offsets)
             if len(offsets) != 2:
                 raise ValueError("not an offset table and its lengths")
-        integers["encapsulated"] = bool(integers["encapsulated"])
+        integers |= {"encapsulated": bool(integers["encapsulated"]), "is_deflated": is_deflated}
         return cls(path=path, vr=found["vr"], extended_offsets=offsets, **integers)
 
     @property
@@ -152,8 +156,8 @@ class PixelElement:
         """Return bytes of the value in little endian."""
         word = self.word_bytes
         aligned = start // word * word
-        with self.path.open("rb") as file:
-            data = os.pread(file.fileno(), -(-stop // word) * word - aligned, self.offset + aligned)
+        file = _inflated(self.path) if self.is_deflated else ClosedFile(self.path)
+        data = file.read_at(self.offset + aligned, -(-stop // word) * word - aligned)
         if word > 1:
             whole_words = len(data) // word * word
             words = array(_WORDS[word], data[:whole_words])
@@ -190,6 +194,12 @@ class PixelElement:
                 raise FrameNotFound(f"frame {number} of {self.frames} cannot be located") from error
 
 
+@lru_cache(maxsize=16)
+def _inflated(path: Path) -> InflatedFile:
+    """Return a deflated file that goes on where it was read last: frames are requested one after another."""
+    return inflated_file(path)
+
+
 def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset:
     """Return a data set whose only frame is one frame (from 1) of encapsulated pixel data.
 
@@ -211,19 +221,22 @@ def with_frame(header: Dataset, codestream: bytes) -> Dataset:
 
 
 def header_and_pixels(path: Path) -> tuple[Dataset, PixelElement | None]:
-    """Return the header of a file, and the location of its pixel data; None if it has none, or if it is deflated.
+    """Return the header of a file, and the location of its pixel data; None if it has none.
 
     Errors are those of `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
         meta, _ = file_meta(whole_file.read(META_BYTES))
-        if meta.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
-            return read_instance(path), None
+        is_deflated = meta.get(0x0010) == DEFLATED_LITTLE_ENDIAN
         whole_file.seek(0)
-        file: Any = BoundedFile(whole_file)
+        source: Any = inflated_file(path) if is_deflated else whole_file
+        file: Any = BoundedFile(source)
         header = dcmread(file, stop_before_pixels=True, force=True)
         syntax, head = text(header.file_meta, "TransferSyntaxUID"), file.read(12)
-        return header, _element(whole_file, header, syntax, head, file.tell() - len(head))
+        if is_deflated:
+            header.file_meta.TransferSyntaxUID = UID(DEFLATED_LITTLE_ENDIAN)
+        at = file.tell() - len(head)
+        return header, _element(path, file.length, header, syntax, head, at, is_deflated=is_deflated)
 
 
 def nearby_pixels(path: Path) -> PixelElement | None:
@@ -250,11 +263,14 @@ def nearby_pixels(path: Path) -> PixelElement | None:
                 for tag, value in values.items()
             }
         )
-        return _element(file, header, syntax, bytes(data[start + at :][:12]), start + at)
+        size = os.fstat(file.fileno()).st_size
+        return _element(path, size, header, syntax, bytes(data[start + at :][:12]), start + at)
 
 
-def _element(file: FileIO | BinaryIO, header: Dataset, syntax: str, head: bytes, at: int) -> PixelElement | None:
-    """Return the pixel data that `head` begins, at a byte of the file; None if it is of another element."""
+def _element(
+    path: Path, size: int, header: Dataset, syntax: str, head: bytes, at: int, *, is_deflated: bool = False
+) -> PixelElement | None:
+    """Return the pixel data that `head` begins, at a byte of a file of `size`; None if it is of another element."""
     if len(head) < 8:
         return None
     # Contrary to its transfer syntax, too. No even length has the bytes of one of these VRs.
@@ -264,11 +280,13 @@ def _element(file: FileIO | BinaryIO, header: Dataset, syntax: str, head: bytes,
         return None
     vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]
     offset = at + start
-    rest = os.fstat(file.fileno()).st_size - offset
+    rest = size - offset
     encapsulated = length == UNDEFINED_LENGTH
+    if encapsulated and is_deflated:
+        return None  # contrary to PS3.5 A.5
     frames = max(whole(header, "NumberOfFrames") or 1, 1)
     return PixelElement(
-        path=Path(file.name),
+        path=path,
         tag=tag,
         vr=vr,
         offset=offset,
@@ -277,6 +295,7 @@ def _element(file: FileIO | BinaryIO, header: Dataset, syntax: str, head: bytes,
         frames=frames,
         frame_bits=_frame_bits(header, vr),
         word_bytes=_word_bytes(header, vr) if syntax == EXPLICIT_BIG_ENDIAN else 1,
+        is_deflated=is_deflated,
         extended_offsets=_extended_offsets(header, frames),
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -35,6 +36,7 @@ from node.extensions.dicomweb.resources import (
     respond,
 )
 from node.index.search.selection import StoredInstance
+from node.volume.read.transfer_syntaxes import NATIVE, can_decode
 from node.volume.window import Window
 from node.web.access import MEMBERS
 from node.web.files import whole_file
@@ -72,14 +74,31 @@ _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 @router.api_route("/studies/{study}/rendered", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
 def retrieve_rendered_series(target: RequestedInstances) -> Response:
-    """Every instance of a study or a series that can be rendered, each as a picture in its own part."""
+    """Every image of a study or a series as a picture in its own part.
+
+    206 and a warning if instances without pixels, such as reports, or of an encoding without a decoder are omitted. The
+    response is broken off at an image that cannot be rendered, as at one whose file is damaged.
+    """
     media_type = _media_type(target)
     message = Multipart(media_type)
+    order = _order(target, 1, media_type)
+    given = [one for one in target.instances if one.rows and _is_decoded(one.transfer_syntax_uid)]
+    if not given:
+        raise NotShown("the instances themselves", "none of the instances can be rendered")
     target.audit_access("rendered")
     etag = target.etag(f"rendered {media_type} {target.request.query_params}")
-    order = _order(target, 1, media_type)
-    response = respond(target, message.write(_pictures(target, order, media_type)), message.content_type, etag)
-    return _with_warnings(target, response)
+    omitted = len(target.instances) + target.unavailable - len(given)
+    warnings = [f"Instances that cannot be rendered are omitted: {omitted}"] if omitted else []
+    try:  # the first before the response starts, so that an error can set the status
+        pictures = chain([rendered(target, given[0], order)], (rendered(target, one, order) for one in given[1:]))
+    except NotDecoded as error:
+        raise NotShown("the instances themselves", f"the first image cannot be rendered: {error}") from error
+    parts = (
+        Part(media_type, (data,), f"{instance_url(target.base, one)}/rendered")
+        for one, data in zip(given, pictures, strict=True)
+    )
+    response = respond(target, message.write(parts), message.content_type, etag, status=206 if omitted else 200)
+    return _with_warnings(target, response, warnings)
 
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
@@ -121,6 +140,10 @@ def retrieve_thumbnail(target: RequestedInstances) -> Response:
 def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Response:
     """A small picture of one frame."""
     return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)
+
+
+def _is_decoded(transfer_syntax_uid: str) -> bool:
+    return transfer_syntax_uid in NATIVE or can_decode(transfer_syntax_uid)
 
 
 def _one_frame(frames: str) -> int:
@@ -173,12 +196,13 @@ def rendered(target: SelectedInstances, instance: StoredInstance, order: Picture
         return file.read()
 
 
-def _with_warnings(target: SelectedInstances, response: Response) -> Response:
-    """Add the warning about annotations that are not supported (PS3.18 8.3.5.1.1)."""
+def _with_warnings(target: SelectedInstances, response: Response, warnings: Sequence[str] = ()) -> Response:
+    """Add these warnings, and that about annotations that are not supported (PS3.18 8.3.5.1.1)."""
     _, unknown = annotations_of(target.request.query_params.get("annotation"))
     if unknown:
-        unsupported = f"The following annotation values are not supported: {quotable(unknown)}"
-        response.headers["Warning"] = warning_header([unsupported])
+        warnings = [*warnings, f"The following annotation values are not supported: {quotable(unknown)}"]
+    if warnings:
+        response.headers["Warning"] = warning_header(warnings)
     return response
 
 
@@ -201,15 +225,6 @@ def profile_of(text: str | None, media_type: str) -> Profile:
     if profile != "no" and media_type == GIF:
         raise HTTPException(400, "image/gif has no ICC profile: iccprofile must be no (PS3.18 8.3.5.1.5)")
     return profile
-
-
-def _pictures(target: SelectedInstances, order: PictureOrder, media_type: str) -> Iterator[Part]:
-    for instance in target.instances:
-        try:
-            data = rendered(target, instance, order)
-        except NotDecoded:
-            continue  # a report, a structure set, or an encoding without a decoder
-        yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")
 
 
 def _order(target: SelectedInstances, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:

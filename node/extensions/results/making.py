@@ -25,8 +25,20 @@ VERBATIM = (
     "PatientSize", "PatientWeight", "OtherPatientIDsSequence", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "IssuerOfAccessionNumberSequence", "StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC",
+    "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName", "ConsultingPhysicianIdentificationSequence",
+    "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "RequestingService", "RequestingServiceCodeSequence",
+    "ProcedureCodeSequence", "ReasonForPerformedProcedureCodeSequence", "AdmittingDiagnosesDescription",
+    "AdmittingDiagnosesCodeSequence", "PatientBodyMassIndex", "MedicalAlerts", "Allergies", "SmokingStatus",
+    "PregnancyStatus", "LastMenstrualDate", "PatientState", "PatientSexNeutered", "Occupation",
+    "AdditionalPatientHistory", "AdmissionID", "IssuerOfAdmissionIDSequence", "ReasonForVisit",
+    "ReasonForVisitCodeSequence", "ServiceEpisodeID", "IssuerOfServiceEpisodeIDSequence", "ServiceEpisodeDescription",
 )  # fmt: skip
-"""Attributes of patient and study, which a result has from its source as they are (PS3.3 C.7.1.1, C.7.2.1)."""
+"""Attributes of patient and study, which a result has from its source as they are (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2).
+
+Those of the equipment are not among them: Institution Name and the like say where the equipment stands that produced
+the instance (PS3.3 C.7.5.1), and this is the node, not the scanner.
+"""
 
 
 _NAMESPACE = uuid.UUID("c1f2a1de-6c5a-4e0b-8a51-5d6f4f4b2b9e")

@@ -30,6 +30,7 @@ class StoredInstance:
     data_set_offset: int
     bytes: int
     sha256: str
+    rows: int | None
 
 
 _STORED: Select[*tuple[Any, ...]] = (

@@ -279,6 +279,10 @@ def test_what_is_no_clean_instance_is_refused() -> None:
     escape = ct()
     escape.add(make.dataset(SOPInstanceUID="../../etc/passwd")["SOPInstanceUID"])
     assert deidentified(escape, how(Option.UIDS)).SOPInstanceUID.startswith("2.25.")
+    damaged = ct()
+    cut = b"\xfe\xff"  # of a sequence that is removed as a whole
+    damaged[0x00081072] = RawDataElement(BaseTag(0x00081072), "SQ", len(cut), cut, 0, False, True)
+    assert refusal_of(damaged, how()) is RefusalReason.UNREADABLE
     deep = Dataset()
     for _ in range(70):
         deep, inner = Dataset(), deep

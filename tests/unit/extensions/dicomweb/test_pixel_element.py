@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.dicomweb.pixel_element import (
@@ -141,12 +147,19 @@ def test_the_bounded_reader_locates_pixels_where_pydicom_does_or_leaves_them_to_
     assert located > 50
 
 
-@pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])
-def test_no_pixel_data_and_deflated_ones_are_none(name: str) -> None:
-    assert header_and_pixels(PYDICOM_FILES / name)[1] is None
+def test_no_pixel_data_are_none() -> None:
+    assert header_and_pixels(PYDICOM_FILES / "rtplan.dcm")[1] is None
 
 
-@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"])
+def test_frames_of_a_deflated_file_are_read_from_its_inflated_data_set() -> None:
+    path = PYDICOM_FILES / "image_dfl.dcm"
+    header, element = header_and_pixels(path)
+    assert element is not None
+    assert header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+    assert b"".join(element.native_frame(1)) == dcmread(path).PixelData
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"])
 def test_a_location_comes_back_from_a_child_as_it_was(name: str) -> None:
     path = PYDICOM_FILES / name
     element = header_and_pixels(path)[1]
