@@ -8,9 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -122,6 +123,33 @@ def test_configuration_keys_that_documents_name_exist() -> None:
         if section not in Settings.model_fields or key not in Settings.model_fields[section].annotation.model_fields
     ]
     assert unknown == []
+
+
+def shown_tables() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(document, tables) of each block of TOML in the documents that is of the configuration."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        blocks = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", text, flags=re.MULTILINE)
+        blocks += re.findall(r"^```toml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+        for block in blocks:
+            lines = re.sub(r"^ {4}", "", block, flags=re.MULTILINE)
+            for table in re.findall(r"^\[[^\]\n]+\] *(?:#.*)?\n(?:[^$].*\n|\n)*", lines, flags=re.MULTILINE):
+                tables = tomllib.loads(table.partition("\nEND\n")[0])
+                if tables.keys() <= Settings.model_fields.keys():
+                    yield document.name, tables
+
+
+def test_tables_of_the_configuration_that_documents_show_are_valid() -> None:
+    shown = list(shown_tables())
+    assert len(shown) >= 28
+    mistakes = []
+    for document, tables in shown:
+        try:
+            Settings.model_validate(tables)
+        except ValidationError as error:
+            # Without a place it is one of the whole: it names a table that the document does not show again.
+            mistakes += [(document, one["loc"], one["msg"]) for one in error.errors() if one["loc"]]
+    assert mistakes == []
 
 
 def test_variables_that_documents_name_exist() -> None:

@@ -10,7 +10,7 @@ import datetime as dt
 import re
 import unicodedata
 from calendar import isleap, monthrange
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from node.dicom.attributes import date_of, time_of
@@ -124,24 +124,16 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
     wanted = [text for text in texts if text]
     if any(_ANYTHING.fullmatch(text) for text in wanted):
         return ()
-    match key.vr:
-        case _ if not wanted:
-            return ()
-        case "UI" | "AS":
-            return (OneOf(tuple(_plain(key, text) for text in wanted)),)
-        case "IS" | "US" | "SS" | "UL" | "SL" | "UV" | "SV":
-            return (OneOf(tuple(_number(key, text) for text in wanted)),)
-        case "DS" | "FL" | "FD":
-            return (NumberOf(tuple(_decimal(key, text) for text in wanted)),)
-        case "DA":
-            return tuple(_dates(key, text) for text in wanted)
-        case "TM":
-            return tuple(_times(key, text) for text in wanted)
-        case "DT":
-            return tuple(_instants(key, text) for text in wanted)
-        case "PN":
-            return _words(wanted) if fuzzy else _names(key, wanted)
-    return tuple(_literal(text) for text in wanted)
+    if not wanted:
+        return ()
+    if fuzzy and key.vr == "PN":
+        return _words(wanted)
+    return _kind_of(key.vr).matches(key, wanted)
+
+
+def matching_of(vr: str) -> str:
+    """Return how the values of a VR are matched, as the conformance statement says it."""
+    return _kind_of(vr).name
 
 
 def compared(matches: Iterable[Match]) -> int:
@@ -220,7 +212,7 @@ def _words(texts: list[str]) -> tuple[Match, ...]:
     return tuple(NameWords(several) for several in words) if all(words) else ()
 
 
-def _names(key: Key, texts: list[str]) -> tuple[Match, ...]:
+def _names(key: Key, texts: Sequence[str]) -> tuple[Match, ...]:
     patterns = [tuple(re.sub(r"\*+", "*", folded(group)) for group in text.split("=")) for text in texts]
     if any(len(several) > GROUPS for several in patterns):
         raise _invalid(key, f"a PN has at most {GROUPS} component groups (PS3.5 6.2.1)")
@@ -317,6 +309,41 @@ def _last_moment(time: dt.time | None, text: str) -> dt.time | None:
     if len(digits) < 6:
         time = time.replace(second=59)
     return time.replace(microsecond=int(fraction.ljust(6, "9")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of matching: its name in the conformance statement, and the matches of the values of a key."""
+
+    name: str
+    matches: Callable[[Key, Sequence[str]], tuple[Match, ...]]
+
+
+_WILD_CARD = _Kind("wild card", lambda key, texts: tuple(map(_literal, texts)))
+_UID_LIST = _Kind("list of UID", lambda key, texts: (OneOf(tuple(_plain(key, text) for text in texts)),))
+_SINGLE = _Kind("single value", _UID_LIST.matches)
+_WHOLE_NUMBER = _Kind(
+    "single value, as a whole number", lambda key, texts: (OneOf(tuple(_number(key, text) for text in texts)),)
+)
+_NUMBER = _Kind(
+    "single value, as a number", lambda key, texts: (NumberOf(tuple(_decimal(key, text) for text in texts)),)
+)
+
+_KINDS: Mapping[str, _Kind] = {
+    "UI": _UID_LIST,
+    "AS": _SINGLE,
+    **dict.fromkeys(("IS", "US", "SS", "UL", "SL", "UV", "SV"), _WHOLE_NUMBER),
+    **dict.fromkeys(("DS", "FL", "FD"), _NUMBER),
+    "DA": _Kind("range", lambda key, texts: tuple(_dates(key, text) for text in texts)),
+    "TM": _Kind("range", lambda key, texts: tuple(_times(key, text) for text in texts)),
+    "DT": _Kind("range", lambda key, texts: tuple(_instants(key, text) for text in texts)),
+    "PN": _Kind("wild card, case-insensitive, by component group; fuzzy", _names),
+}
+"""Kinds of matching by value representation (PS3.4 C.2.2.2); of others it is `_WILD_CARD`."""
+
+
+def _kind_of(vr: str) -> _Kind:
+    return _KINDS.get(vr, _WILD_CARD)
 
 
 def folded(text: str) -> str:

@@ -30,7 +30,23 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 PROGRAMS = (
     *("voxelnode", "dcmsend", "storescu", "findscu", "getscu", "movescu", "echoscu", "curl", "openssl", "sqlite3"),
     *("rsync", "python", "python3", "pip", "npm", "docker", "systemctl", "useradd", "install", "chgrp", "chmod"),
-    *("umask", "sudo", "rm", "cp", "mv", "mkdir", "tar", "datasette", "uvicorn", "ssh"),
+    *(
+        "umask",
+        "sudo",
+        "rm",
+        "cp",
+        "mv",
+        "mkdir",
+        "tar",
+        "datasette",
+        "uvicorn",
+        "ssh",
+        "chown",
+        "export",
+        "uv",
+        "echo",
+    ),
+    *("pip-audit", "aws", "kubectl", "helm", "pg_basebackup", "pg_restore", "pytest", "run"),
 )
 
 NOT_RUN = {
@@ -47,6 +63,11 @@ NOT_RUN = {
     r"npm pack": "needs the npm registry",
     r"echoscu \+tls|openssl|umask|curl --cacert": "tests/acceptance/test_deploy_documents.py",
     r"(docker|systemctl|useradd|install|chgrp|sudo|/opt/voxelnode|rm -f /var)": "changes the system it runs on",
+    r"chown|export|kubectl|helm": "changes the system it runs on; tests/acceptance/test_cluster_deployment.py",
+    r"pip-audit|uv |echo .*uv ": "needs a package registry",
+    r"pg_basebackup|pg_restore": "needs two servers of PostgreSQL; tests/integration/test_postgresql.py",
+    r"aws ": "needs a bucket; tests/test_docs.py has the rules",
+    r"\.venv/bin/pytest|\.ci/run": "is what runs this",
     r"rsync|sqlite3": "tests/acceptance, with rsync's steps in tests/rsync.py; tests/test_docs.py has the SQL",
     r"voxelnode (deidentify|pseudonyms|convert clean)\b": "tests/integration/test_deidentify_command.py",
     r"voxelnode volume (project|mask|slices|montage|rectangles|npz)\b": "needs a volume; "
@@ -80,7 +101,7 @@ def command_lines() -> Iterator[tuple[str, str]]:
     """(document, command line) of each block, without comments; lines that end in a backslash are one."""
     for document in DOCUMENTS:
         text = re.sub(r" *\\\n +", " ", document.read_text(encoding="utf-8"))
-        for line in re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE):
+        for line in re.findall(r"^ {4,}(\S.*)$", text, flags=re.MULTILINE):
             command = re.sub(r"\s+#.*$", "", line)
             if command.split()[0].rpartition("/")[2] in PROGRAMS and "=" not in command.split()[:2]:
                 yield document.name, command
@@ -208,6 +229,22 @@ def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
     assert "coronal (" in done.stdout
     with Image.open(site.folder / "middle.png") as picture:
         assert picture.getextrema() == (0, 255)
+
+
+@pytest.mark.slow
+def test_the_program_of_dicomweb_gets_what_it_finds(site: Site) -> None:
+    text = (ROOT / "docs" / "dicomweb.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    for shown, here in (
+        ("http://127.0.0.1:8080", site.web),
+        (', headers={"Authorization": "Bearer ..."}', ""),  # there are no accounts here
+        ("20260101-", "20240101-"),
+    ):
+        assert program.count(shown) == 1
+        program = program.replace(shown, here)
+    program += "print(len(instances))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.fileset import FileSet
 from pydicom.tag import Tag
@@ -143,3 +145,20 @@ def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings
     )
     assert "IM000002" in shown.stdout + shown.stderr
     assert not dciodvfy.errors(medium / "DICOMDIR")
+
+
+def test_values_that_their_representation_cannot_have_do_not_get_into_the_dicomdir(tmp_path: Path) -> None:
+    ds = make.instance(Rows=2, Columns=2)
+    wrong = {"PatientBirthDate": "***", "StudyDate": "1.2.2026", "StudyTime": "noon", "ImageType": ["ORIGINAL", "A/B"]}
+    for keyword, value in wrong.items():
+        ds[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE)
+    directory = Directory("X")
+    directory.add(records_of(ds, ExplicitVRLittleEndian))
+    path = tmp_path / "DICOMDIR"
+    path.write_bytes(directory.encoded())
+    patient, study, _, image = dcmread(path).DirectoryRecordSequence
+    assert (study.StudyDate, study.StudyTime) == ("19000101", "000000")
+    assert "PatientBirthDate" not in patient
+    assert "ImageType" not in image
+    assert directory.invented == {"StudyDate", "StudyTime"}
+    assert not dciodvfy.errors(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -11,12 +12,17 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
-from pynetdicom import build_context
+from pynetdicom import AE, build_context, evt
 
+from node.association.client.addresses import Address
+from node.association.client.commitment import request_commitment
+from node.association.client.echo import verify
 from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION
+from node.errors import VoxelnodeError
 from node.extensions.conformance.statement import statement_for_programs
+from node.extensions.peers.find import find
 from node.settings.model import Settings
 from tests import make
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier
@@ -157,3 +163,88 @@ def test_every_key_of_the_statement_is_returned_and_matched(start_node: Callable
             assert len(found(level, key.keyword, value)) == 1, key.keyword
             assert found(level, key.keyword, OTHER_VALUES[key.vr]) == [], key.keyword
     assoc.release()
+
+
+VALUES: dict[str, tuple[str, Any, Any]] = {
+    "AE": ("PerformedStationAETitle", "STATION1", "STATION2"), "AS": ("PatientAge", "040Y", "041Y"),
+    "AT": ("DimensionIndexPointer", 0x00280010, 0x00280011), "CS": ("SmokingStatus", "YES", "NO"),
+    "DA": ("LastMenstrualDate", "20240110", "20240111"), "DS": ("PatientSize", "1.75", "1.76"),
+    "DT": ("CalibrationDateTime", "20240110101112", "20240110101113"), "FD": ("XAAcquisitionDuration", 2.5, 2.25),
+    "FL": ("B1rms", 1.5, 1.25), "IS": ("EvaluatorNumber", "7", "8"), "LO": ("InstitutionName", "General", "Other"),
+    "LT": ("PatientComments", "Words", "Other"), "PN": ("EvaluatorName", "Doe^Jane", "Doe^John"),
+    "SH": ("Occupation", "Nurse", "Other"), "SL": ("ReferencePixelX0", -3, 4),
+    "SS": ("PrimaryPositionerIncrementSign", -1, 1), "ST": ("InstitutionAddress", "Street", "Other"),
+    "SV": ("SelectorSVValue", -5, 5), "TM": ("SecondaryReviewTime", "101112", "101113"),
+    "UC": ("StrainDescription", "Long", "Other"), "UI": ("DeviceUID", "1.2.3.4", "1.2.3.5"),
+    "UL": ("TriggerSamplePosition", 70000, 70001), "UR": ("StorageURL", "http://a/b", "http://a/c"),
+    "US": ("PregnancyStatus", 4, 3), "UT": ("LensMake", "Text", "Other"), "UV": ("SelectorUVValue", 9, 10),
+}  # fmt: skip
+"""By VR: an attribute, a value that an image has, and one that it has not."""
+
+
+def test_values_are_matched_as_the_statement_says(
+    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
+) -> None:
+    stated = {vr: row["Matching"] for row in tables["matching"] for vr in row["Value Representations"].split(", ")}
+    assert stated.keys() == {*VALUES, "SQ"}
+    ds = make.instance(**{keyword: value for keyword, value, _ in VALUES.values()})
+    assoc = associate(start_node(), *map(build_context, (CT_IMAGE_STORAGE, STUDY_ROOT_FIND)))
+    assert assoc.send_c_store(ds).Status == 0
+
+    def found(keyword: str, value: Any) -> int | None:
+        """How many answers there are; None if the value is refused."""
+        vr = dictionary_VR(keyword)
+        query = identifier("IMAGE", StudyInstanceUID=ds.StudyInstanceUID, SeriesInstanceUID=ds.SeriesInstanceUID)
+        written = "LO" if isinstance(value, str) and vr not in ("PN", "UT", "UR") else vr  # a pattern is no value of it
+        query.add(DataElement(keyword, written, value, validation_mode=IGNORE))
+        statuses = [status.Status for status, _ in assoc.send_c_find(query, STUDY_ROOT_FIND)]
+        return statuses.count(0xFF00) if statuses[-1] == 0 else {0xC000: None}[statuses[-1]]
+
+    for vr, (keyword, value, other) in VALUES.items():
+        matching = stated[vr]
+        assert (found(keyword, value), found(keyword, other)) == (1, 0), vr
+        if vr not in ("LT", "ST", "UR", "UT"):  # in these a backslash is text
+            assert found(keyword, [other, value]) == 1, vr
+        if not isinstance(value, str):
+            continue
+        assert found(keyword, "*") == 1, vr
+        patterns = (f"{value[:-1]}?", f"{value[0]}*", f"?{value}")
+        expected = (1, 1, 0) if matching.startswith("wild card") else (None, None, None)
+        assert tuple(found(keyword, pattern) for pattern in patterns) == expected, vr
+        if matching == "range":
+            assert (found(keyword, f"{value}-"), found(keyword, f"-{value}"), found(keyword, f"{other}-")) == (1, 1, 0)
+        if "number" in matching:
+            assert (found(keyword, f"+0{value}"), found(keyword, f"{value}-{other}")) == (1, None), vr
+        if matching.startswith("wild card") and value != value.lower():
+            assert found(keyword, value.lower()) == ("case-insensitive" in matching), vr
+    assoc.release()
+
+
+def test_contexts_are_proposed_as_the_statement_says(tables: dict[str, list[dict[str, str]]]) -> None:
+    proposed: dict[str, list[str]] = {}
+
+    def note(event: Any) -> None:
+        for context in event.assoc.requestor.requested_contexts:
+            proposed[context.abstract_syntax] = [UID_dictionary[uid][0] for uid in context.transfer_syntax]
+
+    ae = AE("PEER")
+    ae.add_supported_context("1.2.3")  # none that is proposed
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_REQUESTED, note)])
+    peer = Address("PEER", "127.0.0.1", server.socket.getsockname()[1])
+    query = identifier("STUDY", StudyInstanceUID="1.2.3")
+    try:
+        with suppress(VoxelnodeError):
+            verify(peer, "VOXELNODE", 10)
+        with suppress(VoxelnodeError):
+            list(find(query, peer, "VOXELNODE", 10))
+        with suppress(VoxelnodeError):
+            request_commitment(peer, "VOXELNODE", "1.2.3", [(CT_IMAGE_STORAGE, "1.2.3")], 10)
+    finally:
+        server.shutdown()
+    asked = {row["SOP Class UID"] for row in tables["dimse_services"] if "SCU" in row["Role"]} - {"", STUDY_ROOT_GET}
+    assert proposed.keys() == asked
+    verification, others, *_ = tables["proposed_contexts"]
+    assert proposed.pop(VERIFICATION) == [verification["Transfer Syntaxes"]]
+    assert others["Transfer Syntaxes"] == "Explicit and Implicit VR Little Endian"
+    for syntaxes in proposed.values():
+        assert syntaxes == ["Explicit VR Little Endian", "Implicit VR Little Endian"]

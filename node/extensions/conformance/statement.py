@@ -19,7 +19,11 @@ from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
 from node.dicom.conformance import StatementTable, merged, parameters, table
+from node.dicom.documents import MATCHED_VRS
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.key_values import matching_of
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
+from node.dicom.matching import MAX_MATCHES
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
@@ -74,19 +78,8 @@ def is_read(transfer_syntax_uid: str) -> bool:
 _STORAGE = "Storage SOP classes of section 1.1"
 _NATIVE = "Explicit and Implicit VR Little Endian"
 
-_MATCHING = {
-    "UI": "list of UID",
-    "SQ": "one item",
-    "AS": "single value",
-    "IS": "single value",
-    "US": "single value",
-    "DA": "range",
-    "TM": "range",
-    "PN": "wild card, case-insensitive, by component group; fuzzy",
-}
-"""Matching by value representation (PS3.4 C.2.2.2); other representations are matched as `_MATCHING_OF_TEXT`."""
-
-_MATCHING_OF_TEXT = "wild card"
+_MATCHING_OF_ITEMS = "one item"
+"""Matching of sequences (PS3.4 C.2.2.2.6)."""
 
 
 WORDS: Mapping[str, str] = MappingProxyType(
@@ -118,6 +111,7 @@ def values_of(settings: Settings) -> Mapping[str, str]:
         "ae_title": settings.dicom.ae_title,
         "configuration": "the default configuration" if settings == Settings() else "that of one site",
         "character_sets": "; ".join(_terms(prefix) for prefix in ("ISO_IR", "ISO 2022 IR")),
+        "values_of_a_query": str(MAX_MATCHES),
         "tls_suites": BCP_195_SUITES,
     }
 
@@ -151,6 +145,9 @@ def _of_core(settings: Settings) -> dict[str, StatementTable]:
         "query_keys": table(
             ("Keys", "Level", "Matching"),
             merged(row for level in Level for row in _query_keys(level)),
+        ),
+        "matching": table(
+            ("Value Representations", "Matching"), merged((vr, _matching_of(vr)) for vr in sorted(MATCHED_VRS))
         ),
         "dicom_keys": _keys(Dicom, settings.dicom),
         "peer_keys": _keys(Peer, None),
@@ -218,19 +215,20 @@ def _asked(settings: Settings) -> set[str]:
 
 
 _USER_AGENT = {
-    "URI Service (WADO-URI)": "No",
-    "Studies Service: Retrieve (WADO-RS)": "No",
+    "URI Service (WADO-URI)": "",
+    "Studies Service: Retrieve (WADO-RS)": "",
     "Studies Service: Store (STOW-RS)": "Yes, by routes",
     "Studies Service: Search (QIDO-RS)": "Yes, of what routes have sent",
 }
-"""Services of DICOMweb, and whether the node uses those of others; a router names what is before the colon."""
+"""Services of DICOMweb, and how routes to DICOMweb servers use them; a router names what is before the colon."""
 
 
 def _web_services(settings: Settings) -> StatementTable:
     routers = [router for extension in enabled(settings) for router in extension.routers]
     served = [router.service for router in routers if router.service]
+    has_routes = any(kind.name == "dicomweb" for extension in enabled(settings) for kind in extension.destinations)
     rows = [
-        (name, by_routes, "Yes" if name.partition(":")[0] in served else "No")
+        (name, (has_routes and by_routes) or "No", "Yes" if name.partition(":")[0] in served else "No")
         for name, by_routes in _USER_AGENT.items()
     ]
     known = {name.partition(":")[0] for name in _USER_AGENT}
@@ -246,7 +244,7 @@ def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
         key = key_of(keyword, level)
         if key is None:
             continue
-        matching = _MATCHING.get(key.vr, _MATCHING_OF_TEXT) if key.matched else "returned only"
+        matching = _matching_of(key.vr) if key.matched else "returned only"
         if keyword == UNIQUE_KEYS[level]:
             matching += "; unique key"
         if keyword == TIMEZONE:
@@ -254,7 +252,11 @@ def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
         mark = "†" if keyword == UNIQUE_KEYS[level] or keyword in DEFAULTS[max(level, Level.STUDY)] else ""
         yield f"{keyword}{mark}", level.name, matching
         for inner in key.items:
-            yield f"{keyword}.{inner.keyword}{mark}", level.name, _MATCHING.get(inner.vr, _MATCHING_OF_TEXT)
+            yield f"{keyword}.{inner.keyword}{mark}", level.name, _matching_of(inner.vr)
+
+
+def _matching_of(vr: str) -> str:
+    return _MATCHING_OF_ITEMS if vr == "SQ" else matching_of(vr)
 
 
 def _keys(model: type[BaseModel], values: BaseModel | None) -> StatementTable:
@@ -292,7 +294,8 @@ def _association(dicom: Dicom) -> StatementTable:
 def _proposed_contexts(settings: Settings) -> StatementTable:
     retrieved = (f"{_STORAGE}, for C-GET", f"{_NATIVE}; {', '.join(USUAL_COMPRESSED)}", "SCP, by role selection")
     rows = [
-        ("SOP classes of section 1.2 with this role", _NATIVE, "SCU"),
+        (name_of(VERIFICATION), name_of(IMPLICIT_LITTLE_ENDIAN), "SCU"),
+        ("Others of section 1.2 with this role", _NATIVE, "SCU"),
         (f"{_STORAGE}, of the instances to send", f"as stored; {_NATIVE}", "SCU"),
         *([retrieved] if STUDY_ROOT_GET in _asked(settings) else ()),
         (name_of(STORAGE_COMMITMENT), _NATIVE, "SCP, for reports"),

@@ -38,7 +38,11 @@ STATUSES = status_table(
     ("C-FIND", status.PENDING_WITHOUT_KEYS, "one match; optional keys of the query were not matched"),
     ("C-FIND", status.SUCCESS, "all matches were returned"),
     ("C-FIND", status.CANCELLED, "the query was cancelled by C-CANCEL"),
-    ("C-FIND", status.OUT_OF_RESOURCES, "too many matches, search too long, or node stopping"),
+    (
+        "C-FIND",
+        status.OUT_OF_RESOURCES,
+        "too many matches or queries, search too long, index behind what was received, or node stopping",
+    ),
     (
         "C-FIND",
         status.IDENTIFIER_MISMATCH,

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 PROFILES = """\
-The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode deidentify` on files, on copies that
-leave by routes and downloads for which the configuration names it, and on those for the members of de-identified
-projects. All other instances are stored and transmitted as received.
+The Basic Profile of PS3.15 Annex E with the options of section E.2, by the command `voxelnode deidentify` on
+files, on copies that leave by routes and downloads for which the configuration names it, and on those for the members
+of de-identified projects. All other instances are stored and transmitted as received.
 """
 COPIES = """\
 A copy without identities has other values, or none, for the attributes of PS3.15 Table E.1-1, by the options of its
@@ -36,8 +36,8 @@ Information Modified (0028,0303) and, if pixels were cleaned, Burned In Annotati
 CONFIDENTIALITY = """\
 The Basic Application Level Confidentiality Profile of PS3.15 2026d Annex E, as a de-identifier (section 1.6).
 
-- All options are supported: Clean Pixel Data by ultrasound regions and by rules for devices, Clean Recognizable Visual
-  Features by plugins alone.
+- The options of section E.2 are supported, Clean Pixel Data by ultrasound regions and by rules for devices.
+- Clean Recognizable Visual Features is not supported: instances that state such features are refused.
 - Encrypted Attributes Data Sets are not written.
 - Instances that cannot be called clean are refused, among them encapsulated documents and, without Clean Structured
   Content, reports.

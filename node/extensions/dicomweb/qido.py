@@ -196,13 +196,14 @@ def whole_number(request: Request, name: str, default: int) -> int:
 def kinds_not_performed(request: Request) -> list[str]:
     """Return a warning of PS3.18 8.3.4 for each kind of matching that a search asks for and that is not performed.
 
-    Values separated by a backslash are alternatives, which is multiple value matching, whether a search asks for it or
-    not. A key with `EMPTY` among its values is not matched; without the parameter it is, as it stands.
+    Values separated by a backslash are alternatives; in multiple value matching all must match (PS3.4 C.2.2.2.8). A key
+    with `EMPTY` among its values is not matched; without the parameter it is, as it stands.
     """
-    _is_true(request, "multiplevaluematching", "PS3.18 8.3.4")
-    if not _is_true(request, "emptyvaluematching", "PS3.18 8.3.4"):
-        return []
-    return ["The emptyvaluematching parameter is not supported. Empty Value Matching has not been performed."]
+    return [
+        f"The {kind.lower()}valuematching parameter is not supported. {kind} Value Matching has not been performed."
+        for kind in ("Empty", "Multiple")
+        if _is_true(request, f"{kind.lower()}valuematching", "PS3.18 8.3.4")
+    ]
 
 
 def _is_true(request: Request, name: str, source: str) -> bool:

@@ -36,9 +36,9 @@ later requests for it are answered 410.
 
 ATTRIBUTES = f"""\
 The keys of C-FIND (section 5.2.7.2), by the same rules: always relational, with combined date-time matching, and with
-fuzzy matching for `fuzzymatching=true`. `emptyvaluematching=true` is answered with a warning. `limit` is at most
-{qido.MAX_RESULTS}, within one study {qido.MAX_RESULTS_OF_STUDY}. Timezone offsets are not adjusted. The answers also
-have Retrieve URL (0008,1190), and of instances Bits Allocated (0028,0100).
+fuzzy matching for `fuzzymatching=true`. `emptyvaluematching=true` and `multiplevaluematching=true` are answered with a
+warning. `limit` is at most {qido.MAX_RESULTS}, within one study {qido.MAX_RESULTS_OF_STUDY}. Timezone offsets are not
+adjusted. The answers also have Retrieve URL (0008,1190), and of instances Bits Allocated (0028,0100).
 """
 
 ASSEMBLED = f"""\
@@ -52,14 +52,14 @@ The first media type of a response is the default, of a single picture `image/jp
 stored, in the media type of their transfer syntax. Uncompressed frames, never instances, are compressed without loss \
 for
 clients that name image/jls (JPEG-LS) or, if an encoder is installed, image/jphc (HTJ2K). Implicit VR Little Endian and
-Explicit VR Big Endian are never sent.
+Explicit VR Big Endian are sent in ZIP files alone, which have the instances as received.
 
 [table web_media_types]
 """
 
 REQUESTS = """\
-Unknown parameters are ignored, with a warning in searches. All responses have `Vary` and, except of stores, `ETag`.
-Warnings have the code 299. Requests need `Authorization` if accounts are required.
+Unknown parameters are ignored, with a warning in searches. Found and retrieved content (200, 206, 304) has `Vary` and
+`ETag`. Warnings have the code 299. Requests need `Authorization` if accounts are required.
 
 [table web_requests]
 """
@@ -80,7 +80,7 @@ _HTTP = (
     (404, "the study, series, instance, frame or bulk data does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
     (408, "the body arrives too slowly"),
-    (409, "no instance was stored; the response has the reasons; or the commitment request is being answered"),
+    (409, "no instance was stored; the response has the reasons"),
     (410, "the requested object was deleted"),
     (412, "If-Match names another representation"),
     (413, "the body is too large, or has too many parts"),

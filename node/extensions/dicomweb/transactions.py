@@ -42,7 +42,8 @@ _SEARCH = Transaction(
         "includefield": "keywords or tags of further attributes, or all",
         "fuzzymatching": "true or false",
         "emptyvaluematching": "not supported: true is answered with a warning",
-        "multiplevaluematching": "true or false: values separated by a backslash are always alternatives",
+        "multiplevaluematching": "not supported: true is answered with a warning; values separated by a backslash are "
+        "alternatives",
         "limit": f"at most {qido.MAX_RESULTS}, or {qido.MAX_RESULTS_OF_STUDY} within one study",
         "offset": "number of results to skip",
     },

@@ -1,16 +1,17 @@
 """The DICOMDIR of a medium: the Basic Directory of PS3.3 F, in a file of PS3.10, with the names of PS3.10 8.
 
 The tree is PATIENT, STUDY, SERIES, and a record for each instance. Values that a record must have and an instance lacks
-(PS3.3 F.5) are invented in the record; the file of the instance stays as it is.
+(PS3.3 F.5), or has against their VR, are invented in the record; the file of the instance stays as it is.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from itertools import pairwise
@@ -24,8 +25,9 @@ from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from node.children.decoding import NoSuchValue
+from node.dicom.attributes import date_of, time_of
 from node.dicom.header import HeaderCut, require_few_elements
-from node.dicom.values import CONVERSION_ERRORS, items, text
+from node.dicom.values import CONVERSION_ERRORS, items, text, texts
 from node.errors import NotUnderstood, VoxelnodeError
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -266,7 +268,7 @@ def _filled(ds: Dataset, kind: str) -> tuple[Dataset, set[str]]:
     """Return the attributes with a value for each that a record must have, and which of them are invented."""
     head, invented = copy.copy(ds), set()
     for keyword, value in INVENTED.items():
-        if keyword not in ds or ds[keyword].is_empty:
+        if not _has_value(ds, keyword):
             setattr(head, keyword, value)
             invented.add(keyword)
     if not items(ds, "ConceptNameCodeSequence"):
@@ -290,10 +292,25 @@ def _filled(ds: Dataset, kind: str) -> tuple[Dataset, set[str]]:
     return head, invented
 
 
+def _has_value(ds: Dataset, keyword: str) -> bool:
+    """Return whether an attribute has a value; a date, time or code that its VR cannot have is none (PS3.5 6.2)."""
+    if keyword not in ds or ds[keyword].is_empty:
+        return False
+    is_valid = _VALID.get(ds[keyword].VR)
+    return is_valid is None or all(map(is_valid, texts(ds, keyword)))
+
+
+_VALID: Mapping[str, Callable[[str], object]] = {
+    "DA": date_of,
+    "TM": time_of,
+    "CS": re.compile(r"[A-Z0-9_ ]{0,16}").fullmatch,
+}
+
+
 def _record(head: Dataset, kind: str) -> Dataset:
     made: Dataset = DIRECTORY_RECORDERS[kind](head)
     for keyword in FURTHER.get(kind, ()):
-        if keyword in head and not head[keyword].is_empty:
+        if _has_value(head, keyword):
             made[keyword] = head[keyword]
     if "SpecificCharacterSet" in head:
         made.SpecificCharacterSet = head.SpecificCharacterSet

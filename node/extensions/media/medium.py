@@ -1,8 +1,8 @@
 """A file-set with a DICOMDIR, written file by file: for a CD, a DVD or a USB stick, or as a ZIP file.
 
-Files are in Explicit VR Little Endian and uncompressed, as the general purpose profiles want them (PS3.11 D, H and J:
-STD-GEN-CD, STD-GEN-DVD, STD-GEN-USB), and as IHE PDI does. What can not be decompressed goes as it is stored. The
-DICOMDIR comes last: what has none is no medium to readers.
+Files are in Explicit VR Little Endian and uncompressed, as the general purpose profiles take them (PS3.11 D, H and J:
+STD-GEN-CD, STD-GEN-DVD-JPEG, STD-GEN-USB-JPEG), and as IHE PDI does. What can not be decompressed goes as it is stored.
+The DICOMDIR comes last: what has none is no medium to readers.
 """
 
 from __future__ import annotations

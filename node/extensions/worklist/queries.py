@@ -27,7 +27,7 @@ STEP_SEQUENCE = "ScheduledProcedureStepSequence"
 MAX_DEPTH = 8
 """Most sequences within each other, in keys and in entries; the information model has four."""
 
-_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
+MATCHED_VRS = frozenset(("AE", "AS", "CS", "DA", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
 """Value representations that are matched; others are only returned."""
 
 _NO_KEYS = frozenset(("SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"))
@@ -91,7 +91,7 @@ def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[W
             if depth == MAX_DEPTH:
                 raise InvalidQuery(tag, f"keys must not be nested deeper than {MAX_DEPTH} sequences")
             yield WorklistKey(tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1)))
-        elif vr in _TEXT_VRS:
+        elif vr in MATCHED_VRS:
             key = Key(keyword, vr, Level.STUDY)
             matches = matches_of(key, texts_of(identifier, tag), fuzzy=False)
             for match in matches:

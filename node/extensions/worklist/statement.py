@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from node.dicom import status
-from node.dicom.conformance import StatementTable, status_table
+from node.dicom.conformance import StatementTable, status_table, table
+from node.extensions.worklist.queries import MATCHED_VRS
+from node.extensions.worklist.settings import WorklistSettings
 from node.settings.model import Settings
 
-BASIC_WORKLIST = """\
+BASIC_WORKLIST = f"""\
 ##### SCP of the Modality Worklist Information Model
 
 Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)).
 
 - Every attribute of PS3.6 is returned if requested, in sequences to a depth of eight, and empty if the entry lacks it.
-- Attributes of the value representations AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched as in
-  section 5.2.7.2; others are only returned (0xFF01 if a value is requested).
+- Attributes of these value representations are matched as in section 5.2.7.2, the others only returned (0xFF01 if a
+  value is requested): {", ".join(sorted(MATCHED_VRS))}.
 - Dates and times are matched separately. Extended negotiation is not supported.
 """
 
@@ -40,7 +42,9 @@ _STEP = "N-CREATE, N-SET"
 
 def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     """Return the rows of the statement."""
-    return {"statuses": _STATUSES}
+    port = settings.table(WorklistSettings).hl7_port
+    row = (port or "unset", "HL7 v2 by MLLP, with or without TLS", "`[worklist] hl7_port`")
+    return {"statuses": _STATUSES, "ports": table(("Port", "Service", "Parameter"), [row])}
 
 
 _STATUSES = status_table(
