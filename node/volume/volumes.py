@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from node.counted import counted
+from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.slice_timing import slice_timing
@@ -159,6 +160,7 @@ def volumes_of(
             *([] if doubt is None else [doubt]),
             *equal_times_warnings(planes, voxels),
             *_warnings(planes, placement, ds),
+            *place_warnings(planes, placement),
             *_movement_warnings(planes, placement),
         ),
         attributes=attributes,

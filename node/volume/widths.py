@@ -34,6 +34,7 @@ class Widths:
     `overlay_bits`: bits of a stored word that belong to overlays (PS3.5 8.1.2, retired). `table_doubt`: what
     contradicts the width of a lookup table. `cut`: the largest set of bits beyond Bits Stored that was cut off.
     `wraps`, `wraps_otherwise`: neighbours that are almost the whole range apart, as read and by the other sign.
+    `is_sign_denied`: a codestream has samples below zero where the header states none.
     `colour_bits`, `brightest`: bits of a colour sample that is reduced to 8 bits, and the largest one.
     `as_bytes`: colour samples are bytes in words, and are read so.
     """
@@ -43,6 +44,7 @@ class Widths:
     cut: int = 0
     wraps: int = 0
     wraps_otherwise: int = 0
+    is_sign_denied: bool = False
     colour_bits: int = 8
     brightest: int = 0
     as_bytes: bool = False
@@ -76,6 +78,11 @@ class Widths:
         with self._lock:
             self.wraps += wraps
             self.wraps_otherwise += otherwise
+
+    def see_denied_sign(self, samples: Array, bits: int) -> None:
+        """Look at unsigned samples of `bits` bits that their codestream calls signed: its high bit is a sign or not."""
+        if (samples & samples.dtype.type(1 << (bits - 1))).any():
+            self.is_sign_denied = True
 
     def see_colour(self, samples: Array, bits: int) -> None:
         """Look at colour samples of which only the high 8 bits are read."""
@@ -137,6 +144,11 @@ def width_warnings(of_frames: Iterable[Widths | None], *, is_cyclic: bool) -> li
         details.append(
             "neighbouring samples are almost the whole range apart: Pixel Representation (0028,0103) may state the "
             "wrong sign"
+        )
+    if any(own.is_sign_denied for own in widths):
+        details.append(
+            "samples are below zero by the codestream, but unsigned by Pixel Representation (0028,0103): they are read "
+            "as unsigned"
         )
     if any(own.as_bytes for own in widths):
         bits = max(own.colour_bits for own in widths)

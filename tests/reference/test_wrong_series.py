@@ -18,6 +18,8 @@ NOT_RIGHT = {
     "a gap of ten slices": "warned",
     "close slices, then far ones": "warned",
     "b-values missing in some slices": "refused",
+    "positions of two slices exchanged": "warned",
+    "positions at half the distance": "warned",
 }
 """Whose planes no affine has in their places, or whose times nothing states; the others must be right."""
 
@@ -47,7 +49,7 @@ def test_the_page_says_what_its_version_of_dcm2niix_makes_of_every_case() -> Non
     for make_case in CASES.values():
         case = make_case()
         state = by_dcm2niix(case).state
-        [line] = [line for line in page.splitlines() if line.startswith(f"| {case.name} | [#")]
+        [line] = [line for line in page.splitlines() if line.startswith(f"| {case.name} | ") and line.count(" | ") == 3]
         assert line.split(" | ")[3].partition(", ")[2] == f"{state} |", case.name
 
 

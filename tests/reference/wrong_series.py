@@ -62,7 +62,7 @@ class Plane:
 class Case:
     """A series that somebody's program converted wrongly.
 
-    `issues`: issues of dcm2niix that tell of this kind of mistake.
+    `issues`: issues of dcm2niix that tell of this kind of mistake; none if other programs make it.
     `mistake`: what the result was.
     `needs`: of `planes`, those that no volume may lack; by default all.
     """
@@ -794,6 +794,56 @@ def _three_stacks() -> Case:
     return replace(case, planes=planes)
 
 
+def _exchanged_positions() -> Case:
+    """Return slices two of which state each other's position: Slice Location and Instance Number deny it."""
+    case = _classic("positions of two slices exchanged", (), "slices in each other's place", make.mr_series(9))
+    for index, ds in enumerate(case.datasets):
+        ds.SliceLocation = make.decimal(index * make.SPACING_MM)
+    one, other = case.datasets[2], case.datasets[6]
+    one.ImagePositionPatient, other.ImagePositionPatient = other.ImagePositionPatient, one.ImagePositionPatient
+    return case
+
+
+def _denied_distance() -> Case:
+    """Return slices 5 mm apart whose positions are half as far apart as anything else says."""
+    datasets = make.mr_series(8, spacing=5.0, SpacingBetweenSlices="5")
+    case = _classic("positions at half the distance", (), "half of the distance between slices", datasets)
+    for index, ds in enumerate(datasets):
+        ds.SliceLocation = make.decimal(index * 5)
+        x, y, z = make.ORIGIN_MM
+        ds.ImagePositionPatient = [x, y, z + 2.5 * index]
+    return case
+
+
+def _high_bits() -> Case:
+    case = _classic("12 bits at the high end of words", (), "values 16 times too large", make.ct_series(5))
+    for ds in case.datasets:
+        make.set_pixels(ds, ds.pixel_array.astype(np.uint16) << 4)
+        ds.BitsStored = 12
+    return case
+
+
+def _two_fields_of_view() -> Case:
+    """Return two reconstructions of one scan, in one series."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    pixels = make.pattern(6, make.ROWS, make.COLUMNS, seed=4)
+    whole, part = make.ct_series(6, **uids), make.ct_series(6, pixel_spacing=(0.3, 0.2), pixels=pixels, **uids)
+    for number, ds in enumerate(part, start=7):
+        ds.InstanceNumber = number
+    planes = [plane_of(ds, image) for image, own in (("whole", whole), ("part", part)) for ds in own]
+    return Case("two fields of view", (), "times of one volume", [*whole, *part], planes)
+
+
+def _two_energies() -> Case:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    pixels = make.pattern(6, make.ROWS, make.COLUMNS, seed=4)
+    low, high = make.ct_series(6, KVP="80", **uids), make.ct_series(6, KVP="140", pixels=pixels, **uids)
+    for number, ds in enumerate(high, start=7):
+        ds.InstanceNumber = number
+    planes = [plane_of(ds, str(ds.KVP)) for ds in [*low, *high]]
+    return Case("two energies", (), "times of one volume", [*low, *high], planes)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "overlapping_ct": _overlapping_ct,
     "descending_ct": _descending_ct,
@@ -835,6 +885,11 @@ CASES: dict[str, Callable[[], Case]] = {
     "several_acquisitions": _several_acquisitions,
     "interpolated_slices": _interpolated_slices,
     "three_stacks": _three_stacks,
+    "exchanged_positions": _exchanged_positions,
+    "denied_distance": _denied_distance,
+    "high_bits": _high_bits,
+    "two_fields_of_view": _two_fields_of_view,
+    "two_energies": _two_energies,
 }
 """What makes each case, with new UIDs each time."""
 

@@ -159,9 +159,12 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
         if len(times) > 1:
             detail = f"the slices of the volume belong to {len(times)} {name}"
             warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
-    acquisitions = {frame.time_key.get("acquisition_number") for frame in frames} - {None}
-    # Each slice may have its own.
-    if frames[0].split_key.get("modality") == "MR" and 1 < len(acquisitions) < len(frames):
+    numbers = [number for frame in frames if (number := frame.time_key.get("acquisition_number")) is not None]
+    acquisitions = set(numbers)
+    modality = frames[0].split_key.get("modality")
+    # Each slice may have its own, and the bed positions of a PET follow each other.
+    is_told = modality == "MR" or (modality == "PT" and sorted(numbers) not in (numbers, numbers[::-1]))
+    if is_told and 1 < len(acquisitions) < len(frames):
         detail = f"the slices of the volume have {len(acquisitions)} Acquisition Numbers (0020,0012)"
         warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     slots = {frame.time_key.get("dimensions") for frame in frames if frame.split_key.get("modality") == "NM"}

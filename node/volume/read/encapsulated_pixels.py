@@ -157,6 +157,8 @@ def _as_stored(
         samples = (samples.view(f"i{samples.dtype.itemsize}") << spare) >> spare
     elif spare and (syntax in EXACT_JPEG_SYNTAXES or syntax in JPEG_2000_SYNTAXES):
         samples = samples & samples.dtype.type((1 << bits) - 1)
+    if widths is not None and stream.signed and not signed:
+        widths.see_denied_sign(samples, bits)
     return samples.astype(layout.stored_dtype, copy=False)
 
 

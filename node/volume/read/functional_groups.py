@@ -226,8 +226,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     if acquired is not None:
         stated = offset_s(acquired)
         own["time_key"]["acquisition_offset"] = offset_s(text(group.ds, TIMEZONE)) if stated is None else stated
-    if position is None:
-        own["time_key"]["slice"] = number(content, "InStackPositionNumber")
+    own["time_key"]["slice" if position is None else "in_stack"] = number(content, "InStackPositionNumber")
     return own
 
 

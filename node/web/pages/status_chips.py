@@ -83,6 +83,7 @@ _SERIOUS_WARNINGS = frozenset(
         "missing-slice",
         "missing-time",
         "no-geometry",
+        "positions-doubtful",
         "same-position-twice",
         "several-matrices",
         "several-patients",

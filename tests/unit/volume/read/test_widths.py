@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from pydicom.uid import JPEGLSLossless, RLELossless
+from openjpeg.utils import encode_array
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from node.volume.assemble import assemble
 from node.volume.display import display_of
@@ -195,3 +197,14 @@ def test_the_brightest_image_of_a_series_decides_how_all_of_them_are_read():
     volume = only(dark, bright)
     assert sorted(volume.voxels[:, :, 0, 0].reshape(-1, 3).tolist()) == [[0, 0, 0], [1, 0x80, 0xFF]]
     assert doubts(volume) == []
+
+
+@pytest.mark.parametrize(("least", "is_denied"), [(-400, True), (0, False)])
+def test_samples_below_zero_by_their_codestream_alone_are_reported(least, is_denied):
+    ds = image(np.tile(RAMP % 1000, (4, 6)).astype(np.int16) + least)  # a codestream of six resolutions
+    codestream = encode_array(ds.pixel_array, bits_stored=12)
+    ds.PixelData, ds.PixelRepresentation, ds.BitsStored, ds.HighBit = encapsulate([codestream]), 0, 12, 11
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    found = [doubt for doubt in doubts(only(ds)) if "codestream" in doubt]
+    assert len(found) == is_denied
