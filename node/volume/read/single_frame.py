@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import items
+from node.dicom.values import items, whole
 from node.volume.display import display_of
 from node.volume.elements import item, text
 from node.volume.model import Array, Geometry, Volume, VolumeKind
 from node.volume.read.pixels import FrameReader, decompressed_frames
 from node.volume.read.planes import pixel_spacing, rescale
 from node.volume.rendering import FUNCTIONS, Grey, Picture, Shades, padded, real
+from node.volume.widths import read_as_bytes
 from node.volume.window import Window
 
 
@@ -47,6 +48,9 @@ def rendered_frame(
     Raises ConversionRefused: the pixel data do not match the header, or cannot be decoded.
     """
     stored = reader(index)
+    # Of a clip, other frames may be brighter.
+    if (whole(ds, "NumberOfFrames") or 1) == 1 and read_as_bytes([reader.widths]):
+        stored = reader(index)
     volume = _as_volume(ds, reader, frame_number, stored)
     grey = Shades(volume)(stored) if window is None or volume.colour else _windowed(volume, window, stored)
     rows_mm, columns_mm, _ = volume.spacing_mm

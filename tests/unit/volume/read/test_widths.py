@@ -8,6 +8,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from node.volume.assemble import assemble
 from node.volume.display import display_of
+from node.volume.read.pixels import frame_reader
+from node.volume.read.single_frame import rendered_frame
 from node.volume.reasons import WarningKind
 from tests import make
 
@@ -189,6 +191,8 @@ def test_colours_of_bytes_in_words_are_not_black():
     volume = only(colours([10, 200, 255]))
     assert volume.voxels[0, 0, 0, 0].tolist() == [10, 200, 255]
     assert len(doubts(volume)) == 1
+    picture = rendered_frame(colours([10, 200, 255]), 1, frame_reader(colours([10, 200, 255])), 0)
+    assert picture.pixels[0, 0].tolist() == [10, 200, 255]
 
 
 def test_the_brightest_image_of_a_series_decides_how_all_of_them_are_read():
