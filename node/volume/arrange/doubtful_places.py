@@ -4,6 +4,8 @@ Image Position (Patient) places every slice. Slice Location, In-Stack Position N
 an order of their own, as those of interleaved slices do. Positions are doubtful if two of these agree on another order
 and none confirms that of the positions, or if one has the order of the positions but for few slices, whose positions
 were exchanged. Their distances are doubtful if two attributes agree on another one.
+
+Frames of several times at one position have one Slice Location.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ def place_warnings(planes: Sequence[Sequence[Frame]], placement: Placement | Non
 
     `planes`: frames by time and slice; the slices of each time ascend along the normal.
     """
-    if placement is None or len(planes[0]) < MIN_SLICES:
+    if placement is None:
         return []
-    detail = _other_order(planes) or next(filter(None, (_other_distance(time, placement) for time in planes)), None)
+    detail = _other_places(planes, placement)
+    if detail is None and len(planes[0]) >= MIN_SLICES:
+        detail = _other_order(planes) or next(filter(None, (_other_distance(time, placement) for time in planes)), None)
     return [] if detail is None else [VolumeWarning(WarningKind.POSITIONS_DOUBTFUL, detail)]
 
 
@@ -59,6 +63,19 @@ def _other_order(planes: Sequence[Sequence[Frame]]) -> str | None:
             names = " and ".join(agreeing)
             return f"positions (0020,0032) put {astray} of {in_place.size} slices elsewhere than the order by {names}"
     return None
+
+
+def _other_places(planes: Sequence[Sequence[Frame]], placement: Placement) -> str | None:
+    """Return in words that frames of one position have Slice Locations that are apart as slices are."""
+    locations = np.array([[frame.time_key.get("slice_location") for frame in time] for time in planes], float)
+    apart_mm = np.ptp(locations, axis=0)
+    doubtful = apart_mm > placement.step_mm / 2
+    if not doubtful.any():
+        return None
+    return (
+        "the frames at one position (0020,0032) have Slice Locations (0020,1041) that are up to "
+        f"{apart_mm[doubtful].max():.4g} mm apart, at {doubtful.sum()} of {len(doubtful)} slices"
+    )
 
 
 def _orders(planes: Sequence[Sequence[Frame]]) -> Iterator[tuple[str, NDArray[np.intp]]]:

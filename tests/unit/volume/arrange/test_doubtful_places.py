@@ -72,6 +72,19 @@ def test_one_time_with_exchanged_positions_is_enough() -> None:
     assert len(doubts(*series)) == 1
 
 
+def test_frames_of_one_position_have_one_slice_location() -> None:
+    series = truth.series(2, 2, clock=True).datasets
+    for ds, location in zip(series, (0, 1, 0, 1), strict=True):
+        ds.SliceLocation = make.decimal(make.SPACING_MM * location)
+    assert not doubts(*series)
+    series[1].ImagePositionPatient, series[2].ImagePositionPatient = (
+        series[2].ImagePositionPatient,
+        series[1].ImagePositionPatient,
+    )
+    [doubt] = doubts(*series)
+    assert "at 2 of 2 slices" in doubt
+
+
 def test_in_stack_position_numbers_deny_positions() -> None:
     ds = make.enhanced_mr(SLICES)
     assert not doubts(ds)
