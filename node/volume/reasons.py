@@ -20,7 +20,7 @@ class WarningKind(StrEnum):
     EQUAL_TIMES = "equal-times"  # times with the same voxels that only numbers separate: copies or not, all are kept
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
     MISSING_TIME = "missing-time"  # a whole time between others was not received, or was left out
-    IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps between times are longer than the others
+    IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps are longer than the others, or times start together
     UNEQUAL_STACKS = "unequal-stacks"  # other echoes or components of the series have more slices or times
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_POSITIONS = "several-positions"  # equal stacks overlap at other places: they may be times that moved far

@@ -21,6 +21,7 @@ from node.volume.arrange.timing import (
     is_of_excitations,
     is_of_labelling,
     missing_time_warnings,
+    simultaneous_warnings,
     starts_s,
     step_s,
 )
@@ -130,6 +131,9 @@ def volumes_of(
     is_labelled = is_of_labelling(attributes)
     # Each polarity has every second time.
     gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s, is_labelled=is_labelled)
+    time_step_s = None if gaps else step_s(planes, times_s, volume_repetition_s)
+    if time_step_s is None and not gaps:
+        gaps = simultaneous_warnings(planes)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,
@@ -148,7 +152,7 @@ def volumes_of(
         slope=slope,
         intercept=intercept,
         least_step_mm=_least_step_mm(placement),
-        time_step_s=None if gaps else step_s(planes, times_s, volume_repetition_s),
+        time_step_s=time_step_s,
         times_s=times_s,
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),

@@ -147,7 +147,7 @@ def _ours(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> di
         fields["inverted"] = True
     if notes:
         fields["formats"] = dict(notes)
-    if volume.diffusion is not None:
+    if volume.diffusion is not None and not _is_map(volume.diffusion):
         fields["b_values"] = [weighting.b_value for weighting in volume.diffusion]
     fields["sources"] = _sources(volume)
     return fields
@@ -166,7 +166,7 @@ def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]
 
     Trace and isotropic images have a table if they have several b-values; their directions are zeros, and so is one
     that the images state as zeros. If no direction is known, no ``.bvec`` is written: zeros would mean that none is
-    needed. Maps (ADC, FA) have no table.
+    needed. Maps (ADC, FA) have no table: their images may state the b-value of the scan.
     """
     if volume.diffusion is None or not _has_table(volume.diffusion):
         return ()
@@ -181,8 +181,12 @@ def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]
     return tuple(paths)
 
 
+def _is_map(diffusion: tuple[Diffusion, ...]) -> bool:
+    return any(weighting.derived and not weighting.trace for weighting in diffusion)
+
+
 def _has_table(diffusion: tuple[Diffusion, ...]) -> bool:
-    if any(weighting.derived and not weighting.trace for weighting in diffusion):
+    if _is_map(diffusion):
         return False
     several = len({weighting.b_value for weighting in diffusion}) > 1
     return several or not any(weighting.trace for weighting in diffusion)

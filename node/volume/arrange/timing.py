@@ -192,11 +192,20 @@ def _steady(starts: Sequence[float] | Float | None) -> float | None:
 
 def _starts(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
     """Return the earliest moment of each time in seconds after the first, if every frame has one and they ascend."""
+    earliest = _earliest(planes, time_of)
+    if earliest is None or not (np.diff(earliest) > 0).all():
+        return None
+    since_first: Float = np.round(earliest - earliest[0], MICROSECONDS)
+    return since_first
+
+
+def _earliest(planes: Planes, time_of: Callable[[Frame], float | None]) -> Float | None:
+    """Return the earliest moment of each of several times in seconds, if every frame has one."""
     table = [[time_of(frame) for frame in time] for time in planes]
     if len(planes) < 2 or any(value is None for row in table for value in row):
         return None
     earliest: Float = np.array(table, float).min(axis=1)
-    return np.round(earliest - earliest[0], MICROSECONDS) if (np.diff(earliest) > 0).all() else None
+    return earliest
 
 
 def _acquired(frame: Frame) -> float | None:
@@ -257,6 +266,26 @@ def missing_time_warnings(
         )
         return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
     return []
+
+
+def simultaneous_warnings(planes: Planes) -> list[VolumeWarning]:
+    """Return a warning if some times, but not all, start together by the clock; else none.
+
+    Philips gives label and control of a pair one Acquisition Time. One for all times is that of the series.
+
+    `planes`: frames by time, then by slice.
+    """
+    earliest = _earliest(planes, _acquired)
+    if earliest is None or not (np.diff(earliest) >= 0).all():
+        return []
+    moments = len(np.unique(earliest))
+    if not 1 < moments < len(planes):
+        return []
+    detail = (
+        f"the clock has {moments} starts for {len(planes)} times, such as one for label and control: nothing states "
+        "the step between those that start together"
+    )
+    return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
 
 
 def _is_one_pause(planes: Planes, starts: Sequence[float], repetition_s: float) -> bool:

@@ -29,7 +29,8 @@ _WEIGHTINGS = {
 
 MAPS = frozenset(
     {
-        *("ADC", "EADC", "FA", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "PD MAP", "FIELD_MAP"),
+        *("ADC", "APPARENT DIFFUSION COEFFICIENT", "EADC", "FA"),
+        *("T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "PD MAP", "FIELD_MAP"),
         *("CBF", "RELCBF", "REG_CBF", "CBV", "RELCBV", "REG_CBV", "MTT", "TTP", "TMAX"),
     }
 )

@@ -24,7 +24,10 @@ MAX_B_VALUE = 1e6
 """Largest possible b-value in s/mm2, far above any gradient system. Archives fill in 7e75 for absent numbers."""
 
 _TRACE_TYPES = frozenset(("TRACE", "TRACEW", "ISO", "ISOTROPIC"))
-_MAP_TYPES = frozenset(("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR"))
+_MAP_TYPES = frozenset(
+    ("ADC", "APPARENT DIFFUSION COEFFICIENT", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR")
+)
+_ADC_CODE = ("DCM", "113041")
 _WEIGHTED = frozenset(("DIRECTIONAL", "BMATRIX", "ISOTROPIC"))
 
 TRACE_TOLERANCE = 0.01
@@ -130,6 +133,7 @@ def without_repair(frame: Frame) -> Frame:
 @once_per_series(
     "Manufacturer",
     "ImageType",
+    "DerivationCodeSequence",
     "MRImageFrameTypeSequence",
     "MRDiffusionSequence",
     "DiffusionDirectionality",
@@ -201,12 +205,19 @@ def _standard_attributes(*groups: Dataset | None) -> Dataset:
 
 
 def _kinds(*datasets: Dataset | None) -> frozenset[str]:
-    """Return what Image Type and Frame Type say from their third value on."""
+    """Return what Image Type and Frame Type say after their first value, and ADC if Derivation Code Sequence does.
+
+    The kind is the third value or a later one (PS3.3 C.7.6.1.1.2), but some maps leave out the second.
+    """
     kinds: list[str] = []
     for ds in filter(None, datasets):
-        kinds += texts(ds, "ImageType")[2:]
+        kinds += texts(ds, "ImageType")[1:]
         for item in items(ds, "MRImageFrameTypeSequence"):
-            kinds += texts(item, "FrameType")[2:]
+            kinds += texts(item, "FrameType")[1:]
+        for derived in (ds, *items(ds, "DerivationImageSequence")):
+            for code in items(derived, "DerivationCodeSequence"):
+                if (text(code, "CodingSchemeDesignator"), text(code, "CodeValue")) == _ADC_CODE:
+                    kinds.append("ADC")
     return frozenset(kind.upper() for kind in kinds)
 
 

@@ -10,9 +10,12 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
+from node.volume.describe.scan_parameters import weighting
 from node.volume.model import Diffusion, Volume, VolumeKind
-from node.writers.sidecar import _directions_are_known, write_gradients
+from node.writers.options import WriteOptions
+from node.writers.sidecar import _directions_are_known, sidecar_fields, write_gradients
 from tests import make
+from tests.unit.volume.grids import grids, in_turn, one_item
 
 SLICES = 3
 
@@ -93,6 +96,43 @@ def test_maps_and_trace_images_of_one_b_value_have_no_table(kind: str, b_values:
     for number, volume in enumerate(assemble(series(b_values, ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")).volumes):
         (folder := tmp_path / str(number)).mkdir()
         assert table_of(volume, folder) is None
+
+
+ADC_NAMES = (
+    r"DERIVED\PRIMARY\ADC",
+    r"DERIVED\SECONDARY\APPARENT DIFFUSION COEFFICIENT",
+    r"DERIVED\ADC",
+    r"DERIVED\PRIMARY\DIFFUSION\ADC",
+)
+
+
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+@pytest.mark.parametrize("image_type", ADC_NAMES)
+def test_a_map_states_no_b_value_though_its_images_carry_that_of_the_scan(image_type: str, tmp_path: Path) -> None:
+    volume = only(series([1000], ImageType=image_type))
+    assert table_of(volume, tmp_path) is None
+    assert "b_values" not in sidecar_fields(volume, WriteOptions(), {})
+    assert (volume.warnings, weighting(volume)) == ((), None)
+
+
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+@pytest.mark.parametrize("image_type", ADC_NAMES)
+def test_a_map_beside_the_weighted_images_of_its_series_is_a_volume_of_its_own(image_type: str) -> None:
+    datasets = series([0, 1000, 1000], ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE")
+    for ds in datasets[2 * SLICES :]:
+        ds.ImageType = image_type.split("\\")
+    assembly = assemble(datasets)
+    assert grids(assembly) == [in_turn(datasets[: 2 * SLICES], SLICES), in_turn(datasets[2 * SLICES :], SLICES)]
+    assert [volume.suffix for volume in assembly.volumes] == ["", "map"]
+    stated = [sidecar_fields(volume, WriteOptions(), {}).get("b_values") for volume in assembly.volumes]
+    assert stated == [[0, 1000], None]
+
+
+def test_an_adc_is_a_map_by_its_derivation_code_alone() -> None:
+    datasets = series([1000], ImageType=r"DERIVED\SECONDARY\OTHER")
+    for ds in datasets:
+        ds.DerivationCodeSequence = one_item(CodeValue="113041", CodingSchemeDesignator="DCM")
+    assert "b_values" not in sidecar_fields(only(datasets), WriteOptions(), {})
 
 
 def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path) -> None:

@@ -114,6 +114,28 @@ def test_long_steps_between_steady_ones_are_reported(starts_s: tuple[float, ...]
     assert volume.time_step_s is None or reported is None
 
 
+@pytest.mark.parametrize(
+    ("acquired", "starts_s", "step_s", "reported"),
+    [
+        ("3D", (0, 0, 34, 34, 68, 68), None, "irregular-time-steps: the clock has 3 starts for 6 times"),
+        ("3D", (0, 0, 0, 0, 0, 0), None, None),  # the clock of the series
+        ("3D", (0, 17, 34, 51, 68, 85), 17.0, None),
+        ("2D", (0, 0, 4, 4, 8, 8), 2.0, None),  # the repetition is 2 s
+    ],
+)
+def test_label_and_control_that_start_together_by_the_clock_have_no_step_if_a_volume_takes_several_repetitions(
+    acquired: str, starts_s: tuple[float, ...], step_s: float | None, reported: str | None
+) -> None:
+    clock = [f"10{15 + start // 60}{start % 60:02d}.00" for start in starts_s]
+    positions = [1, 2, 3, 4, 5, 6]
+    series = make.time_series(
+        6, 4, AcquisitionTime=clock, MRAcquisitionType=acquired, TemporalPositionIdentifier=positions
+    )
+    volume = only(series)
+    assert (volume.times, volume.time_step_s) == (6, step_s)
+    assert [gap.split(", such as")[0] for gap in gaps(volume)] == ([reported] if reported else [])
+
+
 def test_numbers_of_another_stack_are_not_missing() -> None:
     first, second = make.time_series(4, 4, EchoTime="10"), make.time_series(4, 4, EchoTime="20")
     for index, (one, other) in enumerate(zip(first, second, strict=True)):
