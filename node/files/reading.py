@@ -136,8 +136,8 @@ class InflatedFile(ClosedFile):
         start, piece, pieces = place
         found = bytearray()
         while len(found) < length:
-            part = piece[offset + len(found) - start :][: length - len(found)]
-            found += part
+            at = offset + len(found) - start
+            found += piece[at : at + length - len(found)]
             if len(found) < length:
                 start += len(piece)
                 piece = next(pieces, b"")

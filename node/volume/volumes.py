@@ -69,6 +69,7 @@ CONSTANT_PARAMETERS = {
     "kvp": "KVP (0018,0060)",
     "kernel": "convolution kernel (0018,1210)",
     "slice_thickness": "slice thickness (0018,0050) in mm",
+    "velocity": "velocity encoding",
 }
 """Parameters that the slices of a volume should share; a volume whose slices differ gets a warning."""
 

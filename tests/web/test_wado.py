@@ -18,7 +18,7 @@ from PIL.ImageCms import ImageCmsProfile
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, MRSpectroscopyStorage
 
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb import bulk_data, wado
@@ -607,10 +607,11 @@ def test_a_series_can_be_rendered_and_a_study_has_a_thumbnail(pair: Site) -> Non
 
 
 def test_pictures_of_a_study_say_how_many_instances_have_none(site: Site) -> None:
-    site.take(*make.ct_series(2, study_uid="1.2.3"), make.structured_report(study_uid="1.2.3"))
+    spectrum = make.instance(sop_class_uid=MRSpectroscopyStorage, modality="MR", study_uid="1.2.3", Rows=1, Columns=1)
+    site.take(*make.ct_series(2, study_uid="1.2.3"), make.structured_report(study_uid="1.2.3"), spectrum)
     answer = site.client().get("/dicom-web/studies/1.2.3/rendered", headers={"Accept": "image/png"})
     assert (answer.status_code, len(parts_of(answer))) == (206, 2)
-    assert answer.headers["warning"] == '299 voxelnode "Instances that cannot be rendered are omitted: 1"'
+    assert answer.headers["warning"] == '299 voxelnode "Instances that cannot be rendered are omitted: 2"'
 
 
 def test_an_image_that_cannot_be_rendered_is_in_no_answer_without_a_word(site: Site) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from fastapi import HTTPException, Response
+from pydicom.uid import MRSpectroscopyStorage
 
 from node.children.decoder import NotDecoded
 from node.extensions.dicomweb.annotation import ANNOTATIONS, Annotation
@@ -82,7 +83,7 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
     media_type = _media_type(target)
     message = Multipart(media_type)
     order = _order(target, 1, media_type)
-    given = [one for one in target.instances if one.rows and _is_decoded(one.transfer_syntax_uid)]
+    given = [one for one in target.instances if _is_image(one)]
     if not given:
         raise NotShown("the instances themselves", "none of the instances can be rendered")
     target.audit_access("rendered")
@@ -142,8 +143,11 @@ def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Respons
     return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)
 
 
-def _is_decoded(transfer_syntax_uid: str) -> bool:
-    return transfer_syntax_uid in NATIVE or can_decode(transfer_syntax_uid)
+def _is_image(instance: StoredInstance) -> bool:
+    """Return whether an instance has pixels in an encoding with a decoder; spectra have rows without pixels."""
+    syntax = instance.transfer_syntax_uid
+    has_pixels = instance.rows and instance.sop_class_uid != MRSpectroscopyStorage
+    return bool(has_pixels) and (syntax in NATIVE or can_decode(syntax))
 
 
 def _one_frame(frames: str) -> int:

@@ -2,8 +2,8 @@
 
 Image Position (Patient) places every slice. Slice Location, In-Stack Position Numbers and Instance Numbers may run in
 an order of their own, as those of interleaved slices do. Positions are doubtful if two of these agree on another order
-and none confirms that of the positions, or if one has the order of the positions but for few slices, whose positions
-were exchanged. Their distances are doubtful if two attributes agree on another one.
+and none confirms that of the positions, or if one has the order of the positions but for few pairs of slices, which
+exchanged their positions. Their distances are doubtful if two attributes agree on another one.
 
 Frames of several times at one position have one Slice Location.
 """
@@ -22,8 +22,8 @@ from node.volume.reasons import VolumeWarning, WarningKind
 MIN_SLICES = 3
 """Fewest slices that have an order in one direction by more than accident."""
 
-MAX_ASTRAY = 1 / 3
-"""Largest share of slices, of all times, whose positions were exchanged; beyond it a source has an order of its own."""
+MAX_EXCHANGED = 1 / 3
+"""Largest share of slices, of all times, that exchanged positions; beyond it a source has an order of its own."""
 
 _SLICE_LOCATION = "Slice Location (0020,1041)"
 
@@ -59,7 +59,7 @@ def _other_order(planes: Sequence[Sequence[Frame]]) -> str | None:
         against.append((name, ranks, astray))
     for _, ranks, astray in against:
         agreeing = [other for other, order, _ in against if _is_same_order(order, ranks)]
-        if len(agreeing) > 1 or astray <= MAX_ASTRAY * in_place.size:
+        if len(agreeing) > 1 or _are_exchanged(ranks):
             names = " and ".join(agreeing)
             return f"positions (0020,0032) put {astray} of {in_place.size} slices elsewhere than the order by {names}"
     return None
@@ -76,6 +76,18 @@ def _other_places(planes: Sequence[Sequence[Frame]], placement: Placement) -> st
         "the frames at one position (0020,0032) have Slice Locations (0020,1041) that are up to "
         f"{apart_mm[doubtful].max():.4g} mm apart, at {doubtful.sum()} of {len(doubtful)} slices"
     )
+
+
+def _are_exchanged(ranks: NDArray[np.intp]) -> bool:
+    """Return whether the order of each time is that of the positions, or its reverse, but for few pairs of slices.
+
+    A slice that was taken again has a later number, and is no pair. A table that moves to and fro reverses times.
+    """
+    in_place = np.arange(ranks.shape[1])
+    is_against = (ranks[:, ::-1] == in_place).sum(axis=1) > (ranks == in_place).sum(axis=1)
+    ranks = np.where(is_against[:, np.newaxis], ranks[:, ::-1], ranks)
+    are_pairs = bool((np.take_along_axis(ranks, ranks, axis=1) == in_place).all())
+    return are_pairs and 0 < (ranks != in_place).sum() <= MAX_EXCHANGED * ranks.size
 
 
 def _orders(planes: Sequence[Sequence[Frame]]) -> Iterator[tuple[str, NDArray[np.intp]]]:

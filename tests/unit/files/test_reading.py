@@ -263,6 +263,20 @@ def test_a_long_deflated_data_set_is_read_frame_by_frame(tmp_path: Path, monkeyp
     assert found.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
 
 
+def test_a_short_read_of_deflated_bytes_copies_no_window(tmp_path: Path) -> None:
+    ds = make.enhanced_mr(2, pixels=np.zeros((2, 512, 512), "<u2"))
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    file = reading.inflated_file(tmp_path / "one.dcm")
+    at = len(file.meta)
+    file.read_at(at, 8)
+    tracemalloc.start()
+    file.read_at(at + 8, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < header.WINDOW_BYTES // 8, "a header with many frames has many elements"
+
+
 @pytest.mark.parametrize("is_bomb", [False, True])
 def test_a_long_deflated_data_set_without_frames_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_bomb: bool

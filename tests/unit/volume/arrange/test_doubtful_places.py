@@ -85,6 +85,21 @@ def test_frames_of_one_position_have_one_slice_location() -> None:
     assert "at 2 of 2 slices" in doubt
 
 
+def test_a_slice_that_was_taken_again_at_the_end_denies_no_positions() -> None:
+    series = make.mr_series(SLICES)
+    series[-3].InstanceNumber = SLICES + 1
+    assert not doubts(*series)
+
+
+def test_a_table_that_moves_to_and_fro_denies_no_positions() -> None:
+    series = truth.series(3, SLICES, clock=True).datasets
+    for ds, number in zip(series[SLICES : 2 * SLICES], range(2 * SLICES, SLICES, -1), strict=True):
+        ds.InstanceNumber = number
+    assert not doubts(*series)
+    placed(series[:SLICES], EXCHANGED)
+    assert len(doubts(*series)) == 1
+
+
 def test_in_stack_position_numbers_deny_positions() -> None:
     ds = make.enhanced_mr(SLICES)
     assert not doubts(ds)

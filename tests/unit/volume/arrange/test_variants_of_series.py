@@ -383,6 +383,15 @@ def test_velocities_of_enhanced_frames_that_only_philips_tells_apart_are_no_time
     assert [volume.attributes["VelocityEncodingMaximumValue"] for volume in assembly.volumes] == [80.0, 80.0]
 
 
+def test_a_volume_of_slices_with_several_velocity_encodings_says_so() -> None:
+    series = make.mr_series(4, Manufacturer="Philips")
+    for index, ds in enumerate(series):
+        philips_velocity(ds, [150.0, 0.0, 0.0] if index < 2 else [0.0, 150.0, 0.0])
+    [volume] = assemble(series).volumes
+    details = [warning.detail for warning in volume.warnings if warning.name == WarningKind.PARAMETER_VARIES]
+    assert details == ["velocity encoding differs within the volume: 2 values"]
+
+
 def test_phases_that_repeat_for_each_direction_of_velocity_name_the_elements_that_would_tell() -> None:
     series = make.time_series(6, 3, Manufacturer="Philips", TriggerTime=["0", "0", "0", "400", "400", "400"])
     (detail,) = {
