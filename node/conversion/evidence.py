@@ -7,7 +7,7 @@ instances; `node.completeness` weighs them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -42,6 +42,9 @@ IMPLAUSIBLE = 0.05
 MOVED_SHARE = 0.5
 """Equal volumes closer than this share of the distance between slices were not planned apart."""
 
+DECIMALS_MM = 2
+"""Decimals of a position in mm below which differences are rounding."""
+
 GAPS: dict[str, str] = {
     WarningKind.MISSING_SLICE: "slices between others",
     WarningKind.INCOMPLETE_VOLUME: "parts of a volume",
@@ -75,7 +78,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_crowded(grids),
         *_moved_parts(grids),
         *_other_versions(assembly),
-        *_left_beside(assembly),
+        *_left_beside(assembly, headers),
     ]
 
 
@@ -108,11 +111,26 @@ def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
         yield Evidence("conflict", fact, "", doubtful=True)
 
 
-def _left_beside(assembly: Assembly) -> Iterator[Evidence]:
-    """Yield a finding if frames that are no copies were left out at the positions of others: a time may begin there."""
+def _left_beside(assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Iterator[Evidence]:
+    """Yield a finding if frames that are no copies were left out at the positions of others: a time may begin there.
+
+    So it may if a series is refused because of them, and only some of its positions have several.
+    """
     frames = sum(one.frames for one in assembly.exclusions if one.reason is Reason.SAME_POSITION_TWICE)
     if frames:
         fact = f"{counted(frames, 'frame was', 'frames were')} left out at positions of others, without being copies"
+        yield Evidence("geometry", f"{fact}: another time may lack its other slices", "", doubtful=True)
+    for refusal in assembly.refusals:
+        if refusal.reason is Reason.SAME_POSITION_TWICE and refusal.stack is not None:
+            yield from _at_some_positions([headers[uid] for uid in refusal.sop_instance_uids if uid in headers])
+
+
+def _at_some_positions(stack: Sequence[InstanceHeader]) -> Iterator[Evidence]:
+    """Yield a finding if some positions of a refused stack have more instances than others."""
+    counts = Counter(tuple(np.round(own.position, DECIMALS_MM)) for own in stack if own.position is not None)
+    more = sum(count > min(counts.values()) for count in counts.values())
+    if more:
+        fact = f"{more} of {len(counts)} positions have more instances than the others"
         yield Evidence("geometry", f"{fact}: another time may lack its other slices", "", doubtful=True)
 
 

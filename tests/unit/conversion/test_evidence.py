@@ -16,6 +16,8 @@ from pydicom.uid import generate_uid
 from node.completeness import Completeness
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
+from node.volume.assemble import assemble
+from node.volume.reasons import Reason
 from node.writers.options import WriteOptions
 from tests import make
 
@@ -330,6 +332,20 @@ def test_a_single_slice_of_another_time_is_suspect(judge: Judge, label: str | No
     verdict = judge(numbered([*first, *second], range(1, 12)))
     assert (verdict.state, verdict.rule) == ("suspect", "geometry"), verdict.reason
     assert "1 frame was left out at positions of others" in verdict.reason
+
+
+@pytest.mark.parametrize(("again", "state"), [(4, "suspect"), (10, "complete")])
+def test_a_refused_series_is_suspect_if_only_some_of_its_positions_have_several_frames(
+    judge: Judge, again: int, state: str
+) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    series = [*make.mr_series(10, **uids), *make.mr_series(again, pixels=make.pattern(again, 16, 12, seed=5), **uids)]
+    for ds in series:
+        del ds.InstanceNumber
+    assert [refusal.reason for refusal in assemble(series).refusals] == [Reason.SAME_POSITION_TWICE]
+    verdict = judge(series)
+    assert verdict.state == state, verdict.reason
+    assert ("4 of 10 positions have more instances" in verdict.reason) == (state == "suspect")
 
 
 DIVIDED: dict[str, tuple[Any, Any]] = {
