@@ -1,4 +1,4 @@
-"""What else states the places of the slices of a volume, and denies their positions.
+"""Doubts about the positions of slices: other attributes agree against them.
 
 Image Position (Patient) places every slice. Slice Location, In-Stack Position Numbers and Instance Numbers may run in
 an order of their own, as those of interleaved slices do. Positions are doubtful if two of these agree on another order
@@ -32,7 +32,7 @@ _STATED: dict[str, Callable[[Frame], float | None]] = {
     "In-Stack Position Number (0020,9057)": lambda frame: frame.time_key.get("in_stack"),
     "Instance Number (0020,0013)": lambda frame: frame.instance_number,
 }
-"""What may run with the positions, by its name in a sentence."""
+"""Attributes that may run with the positions, by their names in sentences."""
 
 
 def place_warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) -> list[VolumeWarning]:
