@@ -284,7 +284,7 @@ def not_named(root: Path, named: set[str], now: dt.datetime) -> Iterator[Receive
         try:
             attributes, file = stored_instance(root, key, now)
         except (NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError, OSError) as error:
-            log.warning("quarantined_file_not_read", key=key, error=type(error).__name__)
+            log.warning("quarantined_file_not_read", path=key, error=type(error).__name__)
             continue
         yield Received(attributes, file, 0.0)
 

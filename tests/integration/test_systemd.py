@@ -128,7 +128,7 @@ def test_a_node_with_services_that_ended_is_not_alive_and_says_which(
     signs: list[str] = []
     try:
         assert {service.name for service in node.services} == SERVICES
-        node.serve_until(_Rounds(2), lambda: signs.append("alive"))
+        node.serve_until(_Rounds(1), lambda: signs.append("alive"))
         assert signs == ["alive", "alive"]
         ended: dict[str, str] = {}
         for service in node.services:
