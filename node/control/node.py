@@ -230,7 +230,7 @@ class Node:
         """
         if self._membership is not None:
             self._membership.when_asked_to_drain(stop.set)
-        while True:
+        while not stop.is_set():
             try:
                 self._notify_if_alive(notify_alive)
                 if stop.wait(PUBLISH_SECONDS):

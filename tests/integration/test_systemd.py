@@ -146,6 +146,25 @@ def test_a_node_with_services_that_ended_is_not_alive_and_says_which(
         node.stop(1)
 
 
+@pytest.mark.slow
+def test_a_node_without_memory_stops_when_it_is_told(tmp_path: Path) -> None:
+    node = Node(Settings.model_validate(EVERYTHING | {"storage": {"root": tmp_path / "root"}}))
+    node.start()
+    stop = threading.Event()
+
+    def without_memory() -> None:
+        stop.set()
+        raise MemoryError
+
+    serving = threading.Thread(target=node.serve_until, args=(stop, without_memory), daemon=True)
+    try:
+        serving.start()
+        serving.join(10)
+        assert not serving.is_alive()
+    finally:
+        node.stop(1)
+
+
 def _end_the_thread() -> None:
     raise SystemExit
 
