@@ -7,7 +7,7 @@ instances; `node.completeness` weighs them.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,7 +22,7 @@ from node.completeness import (
 from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceHeader, originals_of
 from node.conversion.instance_numbers import holes_in
 from node.counted import counted
-from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
+from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices, position_numbers
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.reasons import Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, WITHOUT_PIXELS, find_shortages, has_all_times
@@ -41,9 +41,6 @@ IMPLAUSIBLE = 0.05
 
 MOVED_SHARE = 0.5
 """Equal volumes closer than this share of the distance between slices were not planned apart."""
-
-DECIMALS_MM = 2
-"""Decimals of a position in mm below which differences are rounding."""
 
 GAPS: dict[str, str] = {
     WarningKind.MISSING_SLICE: "slices between others",
@@ -127,8 +124,14 @@ def _left_beside(assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> I
 
 def _at_some_positions(stack: Sequence[InstanceHeader]) -> Iterator[Evidence]:
     """Yield a finding if some positions of a refused stack have more instances than others."""
-    counts = Counter(tuple(np.round(own.position, DECIMALS_MM)) for own in stack if own.position is not None)
-    more = sum(count > min(counts.values()) for count in counts.values())
+    positions = np.array([own.position for own in stack if own.position is not None], float)
+    if not len(positions):
+        return
+    offsets = positions - positions[0]
+    lengths = np.linalg.norm(offsets, axis=1)
+    distances = offsets @ offsets[lengths.argmax()] / max(lengths.max(), POSITION_TOLERANCE_MM)
+    counts = np.bincount(position_numbers(distances, POSITION_TOLERANCE_MM))
+    more = int((counts > counts.min()).sum())
     if more:
         fact = f"{more} of {len(counts)} positions have more instances than the others"
         yield Evidence("geometry", f"{fact}: another time may lack its other slices", "", doubtful=True)

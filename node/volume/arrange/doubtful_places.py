@@ -66,15 +66,15 @@ def _other_order(planes: Sequence[Sequence[Frame]]) -> str | None:
 
 
 def _other_places(planes: Sequence[Sequence[Frame]], placement: Placement) -> str | None:
-    """Return in words that frames of one position have Slice Locations that are apart as slices are."""
+    """Return in words that Slice Location puts frames of one position as far apart as slices; None if it does not."""
     locations = np.array([[frame.time_key.get("slice_location") for frame in time] for time in planes], float)
     apart_mm = np.ptp(locations, axis=0)
     doubtful = apart_mm > placement.step_mm / 2
     if not doubtful.any():
         return None
     return (
-        "the frames at one position (0020,0032) have Slice Locations (0020,1041) that are up to "
-        f"{apart_mm[doubtful].max():.4g} mm apart, at {doubtful.sum()} of {len(doubtful)} slices"
+        f"{_SLICE_LOCATION} puts frames at one position (0020,0032) up to {apart_mm[doubtful].max():.4g} mm apart, at "
+        f"{doubtful.sum()} of {len(doubtful)} slices"
     )
 
 

@@ -334,6 +334,17 @@ def test_a_single_slice_of_another_time_is_suspect(judge: Judge, label: str | No
     assert "1 frame was left out at positions of others" in verdict.reason
 
 
+def test_positions_of_a_refused_series_that_differ_by_rounding_are_the_same(judge: Judge) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    series = [*make.mr_series(10, **uids), *make.mr_series(10, pixels=make.pattern(10, 16, 12, seed=5), **uids)]
+    for index, ds in enumerate(series):
+        del ds.InstanceNumber
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient = [x, y, make.decimal(round(float(z)) + (0.0051 if index == 10 else 0.0049))]
+    assert [refusal.reason for refusal in assemble(series).refusals] == [Reason.SAME_POSITION_TWICE]
+    assert judge(series).state == "complete"
+
+
 @pytest.mark.parametrize(("again", "state"), [(4, "suspect"), (10, "complete")])
 def test_a_refused_series_is_suspect_if_only_some_of_its_positions_have_several_frames(
     judge: Judge, again: int, state: str
