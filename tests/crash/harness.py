@@ -209,6 +209,7 @@ class _Course:
         self._reader = Reader(node.root)
         self._waiting: list[list[Sent]] = [[] for _ in range(run.senders)]
         self._released: set[str] = set()
+        self._altered: set[str] = set()  # series of which an instance was sent with other bytes
 
     def cycle(self, moment: Moment) -> None:
         environment = {}
@@ -265,8 +266,10 @@ class _Course:
             still += new_series(self._run.slices, large=number == 0)
             known = list(self._journal.sent.values())
             again = [] if has_news_only else self._random.sample(known, min(2, len(known)))
-            still += [one.altered(self._random.randint(1, 3)) if self._random.random() < 0.5 else one for one in again]
+            others = {one: one.altered(self._random.randint(1, 3)) for one in again if self._random.random() < 0.5}
+            still += [others.get(one, one) for one in again]
             self._released -= {one.series_instance_uid for one in again}
+            self._altered |= {one.series_instance_uid for one in others}
             title = f"SENDER{number}" + (f".{self._result.cycles}" if has_news_only else "")
             senders.append(Sender(self._node.port, list(still), self._journal, title))
         for sender in senders:
@@ -295,7 +298,10 @@ class _Course:
         self._check()
 
     def _judge(self) -> None:
-        """Note which series are not complete although all of them came and their associations were released."""
+        """Note which series are not complete although all of them came and their associations were released.
+
+        A series that came with other bytes as well may wait for somebody who decides between its versions.
+        """
         with closing(opened(self._node.root)) as index:
             rows = {row["series_instance_uid"]: row for row in index.execute("SELECT * FROM v_series")}
         self._result.released = len(self._released)
@@ -303,6 +309,7 @@ class _Course:
             f"{uid} is {rows[uid]['verdict']} ({rows[uid]['verdict_rule']}): {rows[uid]['verdict_reason']}"
             for uid in sorted(self._released)
             if rows[uid]["verdict"] != "complete"
+            and not (uid in self._altered and rows[uid]["verdict_rule"] == "conflict")
         ]
 
 

@@ -132,6 +132,20 @@ def test_a_sender_is_asked_once_before_its_series_is_quiet(root: Root, source: S
     assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
 
 
+def test_a_series_that_was_converted_before_anybody_asked_is_asked_about_afterwards(
+    root: Root, source: Source, asked: Asked
+) -> None:
+    whole = make.ct_series(8)
+    source.has, source.count = [str(ds.SOPInstanceUID) for ds in whole], 8
+    took(root, whole[:4])
+    settle(root)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+    questions = asked()
+    assert questions.ask() == ["succeeded"]
+    assert verdict(root) == ("incomplete", "c-find", 8, 4)
+    assert questions.ask() == []
+
+
 def test_a_loss_at_the_end_is_named(root: Root, source: Source, asked: Asked) -> None:
     whole = make.ct_series(8)
     source.has, source.count = [str(ds.SOPInstanceUID) for ds in whole], 8

@@ -1,7 +1,7 @@
 """Questions to the senders of series: what each has of a series that is about to be converted.
 
-A question is asked once for what is here, shortly before the series is quiet. A sender that may have it converted early
-is asked as soon as the series waits.
+A question is asked once for what is here, shortly before the series is quiet, or after that, if the series was claimed
+before anybody could ask. A sender that may have it converted early is asked as soon as the series waits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select, union
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -25,6 +25,9 @@ from node.quiet import Waits
 
 AHEAD = dt.timedelta(seconds=10)
 """How long before a series is quiet its sender is asked, or half of its wait if that is less."""
+
+RECENT = dt.timedelta(hours=1)
+"""A series that was claimed unasked is asked about if it was received since. A reconversion of old ones asks nobody."""
 
 _IS_QUESTION = WorkRow.kind == "question"
 
@@ -77,7 +80,12 @@ class QuestionRepository(IndexRepository):
             begins_at = now if peer in early else row.due_at - min(AHEAD, (row.due_at - heard_at) / 2)
             if begins_at > now:
                 moments.append(begins_at)
-            elif row.reported is None or row.reported["received"] != _received(connection, row.id):
+            elif _is_unanswered(connection, row):
+                questions.append(Question(peer, key))
+        for row in connection.execute(_claimed_lately(now)).all():
+            key = (row.study_instance_uid, row.series_instance_uid)
+            peer = peers.get(_last_title(connection, row.id))
+            if peer is not None and key not in asked and _is_unanswered(connection, row):
                 questions.append(Question(peer, key))
         silent = {peer for peer in {question.peer for question in questions} if _is_silent(connection, peer, now)}
         return [question for question in questions if question.peer not in silent], min(moments, default=None)
@@ -124,6 +132,30 @@ def _last_sender(waits: Waits) -> tuple[str, dt.datetime]:
     heard = ((its.received_at or its.aborted_at, title) for title, its in waits.items())
     moment, title = max((at, title) for at, title in heard if at is not None)
     return title, moment
+
+
+def _claimed_lately(now: dt.datetime) -> Select[Any]:
+    """Select series that wait no more: under conversion, or converted and of studies that are not yet quiet."""
+    converting = select(SeriesRow.id).where(SeriesRow.state == "converting")
+    studies = select(StudyRow.id).where(StudyRow.closed_at.is_not(None))
+    closed = select(SeriesRow.id).where(SeriesRow.study_id.in_(studies))
+    series = select(SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.reported, StudyRow.study_instance_uid)
+    return series.select_from(join(SeriesRow, StudyRow)).where(
+        SeriesRow.id.in_(union(converting, closed)),
+        SeriesRow.state != "receiving",
+        SeriesRow.last_received_at > now - RECENT,
+    )
+
+
+def _last_title(connection: Connection, series_id: int) -> str:
+    """Return the calling AE title of the instance of a series that was indexed last."""
+    titles = select(ImageRow.calling_ae_title).where(ImageRow.series_id == series_id).order_by(ImageRow.id.desc())
+    return connection.execute(titles.limit(1)).scalar() or ""
+
+
+def _is_unanswered(connection: Connection, series: Row[Any]) -> bool:
+    """Return whether nothing was reported about the instances that are here now."""
+    return series.reported is None or series.reported["received"] != _received(connection, series.id)
 
 
 def _received(connection: Connection, series_id: int) -> int:
