@@ -232,6 +232,11 @@ def gradient(ds: Dataset, manufacturer: str) -> Gradient | None:
     return None
 
 
+def named_b_value(ds: Dataset, manufacturer: str) -> float | None:
+    """Return the nominal b-value in s/mm2 by the name of the sequence; None except for Siemens."""
+    return siemens.named_b_value(ds) if manufacturer.upper().startswith("SIEMENS") else None
+
+
 def with_scaled_b_value(gradient: Gradient | None, manufacturer: str) -> Gradient | None:
     """Return a weighting of the standard's attributes; GE states the b-value of the scan there, too."""
     if gradient is None or gradient.direction_lps is None or not manufacturer.upper().startswith("GE"):
