@@ -209,6 +209,11 @@ def frame_velocity(ds: Dataset, groups: Dataset) -> Hashable:
     return philips.frame_velocity(groups) if _is_by(ds, "PHILIPS") else None
 
 
+def labelling(ds: Dataset) -> tuple[float, str, float] | None:
+    """Return repetition, label type and phase of a classic image of arterial spin labelling; Philips only."""
+    return philips.labelling(ds) if _is_by(ds, "PHILIPS") else None
+
+
 def gradient_before_standard(ds: Dataset, manufacturer: str) -> Gradient | None:
     """Return the diffusion weighting of private elements that take precedence over the standard's; None except for UIH.
 
