@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 
 Cell = str | Callable[[Any], Any]
@@ -26,6 +27,9 @@ Cell = str | Callable[[Any], Any]
 Columns = dict[str, Cell]
 
 Item = TypeVar("Item")
+
+MAX_NAMED_FILES = 20
+"""Maximum number of skipped or refused files to list."""
 
 _UNUSUAL = re.compile(r"[^\n -~]")
 
@@ -282,6 +286,15 @@ def _field(value: Any) -> str:
     if isinstance(value, bool | list | tuple | dict):
         return printable(json.dumps(value, ensure_ascii=False, default=_plain))
     return _cell(value)
+
+
+def named_files(what: str, files: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield lines with the names of the first `MAX_NAMED_FILES` files, and why each was skipped or refused (`what`)."""
+    every = list(files)
+    for name, reason in every[:MAX_NAMED_FILES]:
+        yield printable(f"{what} {name}: {reason}")  # a name in a zip file is whatever its sender wrote
+    if len(every) > MAX_NAMED_FILES:
+        yield f"{what} {counted(len(every) - MAX_NAMED_FILES, 'more file')}; --json lists all"
 
 
 def printable(text: str) -> str:

@@ -57,8 +57,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _TAG = re.compile(r"[0-9A-F]{8}")
 
-MATCHED_VRS = _TEXTS | _NUMBERS.keys() | {"AT", "SQ"}
-"""Values of other VRs are left out."""
+DOCUMENT_VRS = _TEXTS | _NUMBERS.keys() | {"AT", "SQ"}
+"""Value representations of the values that documents have; others are left out."""
 
 PIXELS = 0x7FE0
 """Group from which on documents have nothing."""

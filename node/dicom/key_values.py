@@ -331,7 +331,7 @@ _NUMBER = _Kind(
 
 _KINDS: Mapping[str, _Kind] = {
     "UI": _UID_LIST,
-    "AS": _SINGLE,
+    **dict.fromkeys(("AS", "AT"), _SINGLE),
     **dict.fromkeys(("IS", "US", "SS", "UL", "SL", "UV", "SV"), _WHOLE_NUMBER),
     **dict.fromkeys(("DS", "FL", "FD"), _NUMBER),
     "DA": _Kind("range", lambda key, texts: tuple(_dates(key, text) for text in texts)),

@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.attributes import clean_text, is_uid
 from node.dicom.documents import (
-    MATCHED_VRS,
+    DOCUMENT_VRS,
     PIXELS,
     DocumentKey,
     document_key,
@@ -253,7 +253,7 @@ def _of_document(identifier: Dataset, tag: BaseTag, options: Options) -> Documen
         item = key_item(identifier, tag)
         keys = (_of_document(item, inner, options) for inner in _tags(item) if not _is_creator(inner))
         return document_key(name, tag, creator=creator, vr=vr, items=tuple(key for key in keys if key is not None))
-    if vr and vr not in MATCHED_VRS:
+    if vr and vr not in DOCUMENT_VRS:
         return None
     texts = _plain_texts(element) if creator else texts_of(identifier, tag)
     return document_key(name, tag, creator=creator, vr=vr, texts=texts, fuzzy=options.fuzzy)

@@ -118,7 +118,8 @@ class Diffusion:
     states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these,
     `trace` marks trace and isotropic images, which are weighted in all directions. `repaired` says by which values a
     direction was recovered from a wrong header; empty if it is as stated. `is_unknown`: the image is weighted, but no
-    attribute states the b-value, which is 0 here. `is_nominal`: the header states the b-value of the scan.
+    attribute states the b-value, which is 0 here. `is_nominal`: the header states the b-value of the scan. `denied_by`:
+    the b-value in s/mm2 by the name of the sequence, if it contradicts the stated one.
     """
 
     b_value: float  # s/mm2
@@ -128,6 +129,7 @@ class Diffusion:
     repaired: str = ""
     is_unknown: bool = False
     is_nominal: bool = False
+    denied_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

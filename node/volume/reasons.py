@@ -37,6 +37,7 @@ class WarningKind(StrEnum):
     VALUES_AS_STORED = "values-as-stored"  # CT or PET without Rescale Slope or Intercept
     VALUES_DOUBTFUL = "values-doubtful"  # the samples contradict the width or the sign that their header states
     POSITIONS_DOUBTFUL = "positions-doubtful"  # other attributes agree on another order, or distance, of the slices
+    B_VALUES_DOUBTFUL = "b-values-doubtful"  # the name of the sequence contradicts the b-value that is stated
     OVERLAYS_LEFT_OUT = "overlays-left-out"  # regions or text that were drawn over the pixels, in bits of their own
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing is not in the data set; 1 mm is assumed
     PARAMETER_VARIES = "parameter-varies"  # slices of one volume differ in echo time, flip angle, ...

@@ -295,6 +295,7 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
     warnings += notes
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]
+    warnings += _weighting_warnings([frame.diffusion for frame in frames if frame.diffusion is not None], len(frames))
     if any(frame.diffusion is not None and frame.diffusion.is_unknown for frame in frames):
         detail = "images are diffusion weighted, but state no b-value (0018,9087): there is no gradient table"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
@@ -304,6 +305,18 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         detail = "images of reversed polarity may be mirrored along the phase encoding; it is not proved which"
         warnings.append(VolumeWarning(WarningKind.POLARITY_REVERSED, detail))
     return warnings
+
+
+def _weighting_warnings(known: Sequence[Diffusion], frames: int) -> list[VolumeWarning]:
+    """Return a warning if the names of sequences contradict b-values."""
+    denied = [entry for entry in known if entry.denied_by is not None]
+    if not denied:
+        return []
+    detail = (
+        f"{len(denied)} of {counted(frames, 'image')} state b = {denied[0].b_value:g}, and "
+        f"b = {denied[0].denied_by:g} by Sequence Name (0018,0024), or others as far apart: the first is used"
+    )
+    return [VolumeWarning(WarningKind.B_VALUES_DOUBTFUL, detail)]
 
 
 def _movement_warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) -> list[VolumeWarning]:

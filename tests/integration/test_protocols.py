@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import RawDataStorage, generate_uid
 from sqlalchemy import select, update
 
 from node.completeness import Findings, InstanceCounts, Usual, expectation, verdict_of
@@ -164,6 +164,20 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
     assert reason.startswith("10 of the last 10 studies with this protocol have 2 series of it (2026-01-02 to 2026-01-")
     [other] = field_map(study, "PA")
     assert [verdict_of(uid)[:2] for uid in (lone, other)] == [("complete", "geometry")] * 2
+
+
+@pytest.mark.slow
+def test_series_without_pixels_are_neither_counted_beside_images_nor_compared_among_themselves(root: Root) -> None:
+    raw: dict[str, Any] = {"sop_class_uid": RawDataStorage, "modality": "MR", "ProtocolName": "t2"}
+    for instances in (*[USUAL] * 10, USUAL // 2, 0):
+        study, series_uid = generate_uid(), generate_uid()
+        root.take_all(make.mr_series(2, study_uid=study, ProtocolName="t2"))
+        root.take_all(make.instance(study_uid=study, series_uid=series_uid, **raw) for _ in range(instances))
+        settle(root)
+        settle_all(root)
+        root.clock.move(86400)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+    assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
 
 
 @pytest.mark.slow

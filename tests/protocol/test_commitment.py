@@ -130,11 +130,12 @@ def settled(node: Running, state: str = "reported") -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
 def test_a_result_comes_on_the_association_that_waits_for_it(
-    start_node: Callable[..., Running], tmp_path: Path
+    start_node: Callable[..., Running], tmp_path: Path, host: str | None
 ) -> None:
     asker = Asker(port=1)  # nobody listens there: the result can come on one way only
-    node = start_node(peers=peers(asker))
+    node = start_node(peers=peers(asker) | {"asker": Peer(ae_title="ASKER", host=host, port=asker.port)})
     series = stored(node, ct_series(3), tmp_path)
     transaction = generate_uid()
     assert asker.ask(node, references(series), transaction, stay=True) == 0x0000
@@ -330,16 +331,18 @@ def test_a_request_that_is_none_is_refused(
     assert node.rows(COMMITMENTS) == []
 
 
-def test_a_peer_without_a_host_is_refused_at_once_and_a_person_hears_why(
+def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_and_a_person_hears_why(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:
     node = start_node(peers={"asker": Peer(ae_title="ASKER"), "sender": Peer(ae_title="SENDER")})
     series = stored(node, ct_series(1), tmp_path)
-    assert Asker().ask(node, references(series)) == 0x0110  # processing failure, PS3.7 C.5.14
-    assert node.rows(COMMITMENTS) == []
+    assert Asker().ask(node, references(series)) == 0x0000
+    row = settled(node, "given-up")
+    assert (row["attempts"], row["detail"]) == (1, "ASKER has no host in [peers], and did not wait for the report")
     assert until(lambda: bool(node.rows("SELECT * FROM v_rejections")))
     [row] = node.rows("SELECT * FROM v_rejections")
-    assert (row["what"], row["rule"], row["calling_ae_title"]) == ("commitment", "peer without a host", "ASKER")
+    assert (row["what"], row["rule"], row["calling_ae_title"]) == ("commitment", "not reported", "ASKER")
+    assert row["reason"].endswith("did not wait for the report; given up after 1 attempt")
     assert "[peers]" in row["remedy"]
 
 

@@ -1,8 +1,8 @@
 """Storage commitment: every file is read again before a peer hears that it may delete its own copy (PS3.4 J).
 
 A request is a row before it is answered. Its result is reported on the same association if the peer keeps it open, else
-on an association of ours to the host of the peer, until the peer has accepted it or all attempts have failed. If the
-process dies, the next start reports what is owed.
+on an association of ours to the host of the peer, until the peer has accepted it, all attempts have failed, or the peer
+has no host. If the process dies, the next start reports what is owed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import Operation, RequestRefused
 from node.association.primitives import primitive_of
 from node.association.upper_layer import PeerGone
+from node.counted import counted
 from node.dicom.attributes import is_identifier
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
@@ -196,7 +197,6 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
     Statuses are those of PS3.7 10.1.4.1.10:
 
     * 0x0000: the request is kept, and its result will be reported
-    * 0x0110: the peer has no host in [peers], so a result for which it does not wait could not be reported
     * 0x0112: the instance is not the well-known one; 0x0123: the action is another one
     * 0x0115: the Action Information lacks its Transaction UID or its references
     * 0x0122: the presentation context belongs to another service
@@ -239,29 +239,10 @@ def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
         raise RequestRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
     origin, now = operation.origin, service.now()
-    if origin.calling_ae_title not in service.peers:
-        raise _without_host(operation, service)
     due_at = now + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS)
     return service.index.work.add_commitment(
         transaction_uid, origin.calling_ae_title, origin.address, references, now, due_at
     )
-
-
-def _without_host(operation: Operation, service: CommitmentService) -> RequestRefused:
-    """Return the refusal of a request whose result could not be reported, and have a person hear of it."""
-    origin = operation.origin
-    service.on_refusal(
-        Refused(
-            "commitment",
-            "peer without a host",
-            "no peer with its AE title has a host, so the result could not be reported",
-            "set host and port of this peer in [peers] to where it takes results",
-            peer=origin.address,
-            calling_ae_title=origin.calling_ae_title,
-            called_ae_title=origin.called_ae_title,
-        )
-    )
-    return RequestRefused(PROCESSING_FAILURE, "no host for this AE title in [peers]: the result has nowhere to go")
 
 
 def _is_reported_here(operation: Operation, service: CommitmentService, work: Work) -> bool:
@@ -352,7 +333,7 @@ class Reporting:
                 Refused(
                     "commitment",
                     "not reported",
-                    f"{decision.reason}; given up after {work.attempts} tries",
+                    f"{decision.reason}; given up after {counted(work.attempts, 'attempt')}",
                     "set host and port of this peer in [peers] to where it takes results, and have it ask again",
                     peer=work.payload.peer,
                     calling_ae_title=work.lane.name,
@@ -364,7 +345,7 @@ class Reporting:
         service = self._service
         peer = service.peers.get(work.lane.name)
         if peer is None:
-            raise NotReported(f"{work.lane.name} has no host in [peers]")
+            raise NotReported(f"{work.lane.name} has no host in [peers], and did not wait for the report")
         contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
         roles = {STORAGE_COMMITMENT: (False, True)}  # we request the association, and are its SCP
         try:
@@ -380,7 +361,8 @@ class Reporting:
             raise NotReported(f"{peer} answered the report with 0x{answer.status or 0:04X}")
 
     def _failed(self, work: Work, reason: str) -> Decision:
-        decision = after_failure(work.attempts, self.max_attempts, reason, self._service.now())
+        service, has_host = self._service, work.lane.name in self._service.peers
+        decision = after_failure(work.attempts, self.max_attempts, reason, service.now(), is_final=not has_host)
         is_given_up = isinstance(decision, Ended)
         return replace(decision, payload=replace(work.payload, references=())) if is_given_up else decision
 

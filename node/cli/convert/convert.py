@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import Configured, Given, Json
-from node.cli.output import Answer, each_shown, printable
+from node.cli.output import Answer, each_shown, named_files, printable
 from node.completeness import OF_THESE_INSTANCES
 from node.counted import counted
 from node.registry import enabled, installed, objects_of
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
     from node.settings.convert import Convert
-
-MAX_SKIPPED_SHOWN = 10
 
 
 def convert(
@@ -312,11 +310,8 @@ def _print_problems(listing: dict[str, Any]) -> None:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
         print(f"{_head(series)}  left out {printable(subject)}, {instances}: it {series['reason']}")
-    skipped = listing["not_dicom"]
-    for file in skipped[:MAX_SKIPPED_SHOWN]:
-        print(f"skipped {printable(file['name'])}: {printable(file['reason'])}")
-    if len(skipped) > MAX_SKIPPED_SHOWN:
-        print(f"skipped {counted(len(skipped) - MAX_SKIPPED_SHOWN, 'more file')}")
+    for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
+        print(line)
 
 
 def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot
-from node.cli.output import Answer, print_fields, printable, progress_bar
+from node.cli.output import MAX_NAMED_FILES, Answer, named_files, print_fields, printable, progress_bar
 
 if TYPE_CHECKING:
     from node.receive.dicom_files import SkippedFile
     from node.receive.import_files import ImportReport
-
-NAMED_FILES = 20
-"""Maximum number of skipped or refused files to list; ``--json`` lists all."""
 
 NOTHING = "no DICOM file was found"
 
@@ -97,7 +94,7 @@ def _reported(report: ImportReport) -> Answer:
                 "skipped, not DICOM": len(report.skipped),
             }
         )
-        for name in report.cut[:NAMED_FILES]:
+        for name in report.cut[:MAX_NAMED_FILES]:
             print(printable(f"cut within its pixels: {name}"))
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
@@ -123,7 +120,5 @@ def _named(files: list[SkippedFile]) -> list[dict[str, str]]:
 
 
 def _print_names(title: str, files: list[SkippedFile]) -> None:
-    for file in files[:NAMED_FILES]:
-        print(printable(f"{title}: {file.name}: {file.reason}"))  # a name in a zip file is whatever its sender wrote
-    if len(files) > NAMED_FILES:
-        print(f"{title}: and {len(files) - NAMED_FILES} more (--json lists all)")
+    for line in named_files(title, ((file.name, file.reason) for file in files)):
+        print(line)

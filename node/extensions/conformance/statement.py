@@ -19,7 +19,7 @@ from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
 from node.dicom.conformance import StatementTable, merged, parameters, table
-from node.dicom.documents import MATCHED_VRS
+from node.dicom.documents import DOCUMENT_VRS
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.key_values import matching_of
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
@@ -147,7 +147,7 @@ def _of_core(settings: Settings) -> dict[str, StatementTable]:
             merged(row for level in Level for row in _query_keys(level)),
         ),
         "matching": table(
-            ("Value Representations", "Matching"), merged((vr, _matching_of(vr)) for vr in sorted(MATCHED_VRS))
+            ("Value Representations", "Matching"), merged((vr, _matching_of(vr)) for vr in sorted(DOCUMENT_VRS))
         ),
         "dicom_keys": _keys(Dicom, settings.dicom),
         "peer_keys": _keys(Peer, None),

@@ -67,7 +67,6 @@ STATUSES = status_table(
     ("N-ACTION", status.NO_SUCH_INSTANCE, "the Requested SOP Instance UID is not the well-known one"),
     ("N-ACTION", status.NO_SUCH_ACTION, "the Action Type ID is not 1"),
     ("N-ACTION", status.INVALID_ARGUMENT, "the Transaction UID or the references are missing"),
-    ("N-ACTION", status.PROCESSING_FAILURE, "the peer has no host in [peers], so its result could not be reported"),
     ("N-ACTION", status.OUT_OF_RESOURCES, "internal error of the node; see its log"),
     (_FAILURE_REASON, status.NO_SUCH_INSTANCE, "the instance is not stored"),
     (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "the instance is stored under another SOP class"),

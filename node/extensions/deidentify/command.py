@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from node.cli.options import Commands, Configured, Json
-from node.cli.output import Answer, print_json, printable
+from node.cli.output import Answer, named_files, print_json, printable
 from node.counted import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from node.pseudonyms import PseudonymKey
-
-MAX_SHOWN = 100
 
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
@@ -162,7 +160,7 @@ def deidentify(
         "refused": [{"name": each.name, "reason": each.reason, "detail": each.detail} for each in summary.refused],
         "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
     }
-    lines = [f"skipped {printable(one.name)}: {printable(one.reason)}" for one in summary.skipped[:MAX_SHOWN]]
+    lines = list(named_files("skipped", ((one.name, one.reason) for one in summary.skipped)))
     counts = f"{counted(summary.written, 'instance')} of {patients}"
     lines.append(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     return Answer(data, "\n".join(lines), failed=not summary.written)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from node.completeness import lacking_companions
 from node.index.models.levels import SeriesRow, StudyRow
-from node.index.nouns.protocols import digest, remember, usual_beside
+from node.index.nouns.protocols import digest, image_of, remember, usual_beside
 from node.index.nouns.verdicts import judge
 
 _DIRECTION = re.compile(
@@ -22,7 +22,7 @@ _DIRECTION = re.compile(
 
 
 def judge_companions(connection: Connection, study_id: int, now: dt.datetime) -> None:
-    """Remember how many series of each protocol a quiet study has; doubt those of which it has fewer than usual.
+    """Remember how many series of images a quiet study has of each protocol; doubt those of which it has too few.
 
     Those that were doubted before, and of which the others have come since, are doubted no more.
     """
@@ -30,6 +30,8 @@ def judge_companions(connection: Connection, study_id: int, now: dt.datetime) ->
     together: dict[str, list[Row[Any]]] = defaultdict(list)
     of_study = SeriesRow.study_id == study_id, SeriesRow.protocol_name.is_not(None)
     for row in connection.execute(select(SeriesRow.__table__).where(*of_study)):
+        if image_of(connection, row.id) is None:
+            continue
         name = " ".join(_DIRECTION.sub("", row.protocol_name.lower()).split())
         scanner = row.modality, row.manufacturer, row.manufacturer_model_name, row.station_name
         together[digest(json.dumps(["study", *scanner, name]))].append(row)

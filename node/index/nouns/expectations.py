@@ -17,7 +17,7 @@ from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow
 from node.index.models.levels import ImageRow, SeriesRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of
-from node.index.nouns.protocols import usual_of
+from node.index.nouns.protocols import image_of, usual_of
 
 IN_AN_INSTANCE = ", in the middle of an instance"
 """How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
@@ -93,16 +93,11 @@ def count_lost(connection: Connection, series: SeriesKey) -> int:
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
     """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
-    own = connection.execute(_first_image(row.id)).first()
     query = _of_same_protocol(row).where(
         SeriesRow.state == "converted", SeriesRow.series_description == row.series_description
     )
-    alike = [
-        series
-        for series in connection.execute(query).scalars().all()
-        if connection.execute(_first_image(series)).first() == own
-    ]
-    counts = (select(func.count()).where(ImageRow.series_id == series) for series in alike)
+    alike = _of_same_matrix(connection, row, query)
+    counts = (select(func.count()).where(ImageRow.series_id == series.id) for series in alike)
     return [connection.execute(count).scalar_one() for count in counts]
 
 
@@ -127,16 +122,14 @@ def parts_of(connection: Connection, row: Row[Any]) -> list[int]:
     """
     if row.modality != "MR" or row.series_number is None or row.frame_of_reference_uid is None:
         return []
-    own = connection.execute(_first_image(row.id)).first()
     alike = _of_same_protocol(row).where(
         SeriesRow.series_description.is_not_distinct_from(row.series_description),
         SeriesRow.frame_of_reference_uid == row.frame_of_reference_uid,
         SeriesRow.series_number.is_not(None),
     )
     numbered: dict[int, list[int]] = defaultdict(list)
-    for series, number in connection.execute(alike.add_columns(SeriesRow.series_number)).all():
-        if connection.execute(_first_image(series)).first() == own:
-            numbered[number].append(series)
+    for series in _of_same_matrix(connection, row, alike.add_columns(SeriesRow.series_number)):
+        numbered[series.series_number].append(series.id)
     if numbered[row.series_number]:
         return numbered[row.series_number]
     run = [series for number in _run_of(row.series_number, numbered) for series in numbered[number]]
@@ -162,9 +155,11 @@ def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
     )
 
 
-def _first_image(series_id: int) -> Select[int | None, int | None]:
-    """Select the matrix of one image of a series."""
-    return select(ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == series_id).limit(1)
+def _of_same_matrix(connection: Connection, row: Row[Any], others: Select[Any]) -> list[Row[Any]]:
+    """Return those of other series whose images have the matrix of a series; none for a series without images."""
+    own = image_of(connection, row.id)
+    found = connection.execute(others).all() if own is not None else ()
+    return [series for series in found if image_of(connection, series.id) == own]
 
 
 def _of_same_protocol(row: Row[Any]) -> Select[int]:

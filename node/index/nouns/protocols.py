@@ -100,16 +100,21 @@ def usual_count(counts: Sequence[int], received: int) -> int | None:
 
 
 def _key_of(connection: Connection, row: Row[Any]) -> str | None:
-    """Return a digest of what series of one protocol share; None if nothing names the protocol.
+    """Return a digest of what series of one protocol share; None if nothing names the protocol, or it has no images.
 
     A digest, because people type names of patients into descriptions, and the memory outlives a deletion.
     """
     if row.protocol_name is None and row.series_description is None:
         return None
-    first = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == row.id).limit(1)
-    image = connection.execute(first).first()
-    shared = [getattr(row, name) for name in _SAME]
-    return digest(json.dumps([*shared, *(image or ())]))
+    image = image_of(connection, row.id)
+    return None if image is None else digest(json.dumps([*(getattr(row, name) for name in _SAME), *image]))
+
+
+def image_of(connection: Connection, series_id: int) -> Row[str, int | None, int | None] | None:
+    """Return SOP class and matrix of one image of a series; None for a series without, such as of reports."""
+    one = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns)
+    one = one.where(ImageRow.series_id == series_id, ImageRow.rows.is_not(None)).limit(1)
+    return connection.execute(one).first()
 
 
 def digest(text: str) -> str:

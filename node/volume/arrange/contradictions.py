@@ -114,6 +114,8 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
     Instance Numbers tell times if they run through all of them in one order of slices, Trigger Time if it counts
     phases.
     """
+    if source.key == "labelling":  # its values have no order of their own
+        return ordered_by(bins, source.key)
     ordered = []
     for frames in bins:
         values: list[Any] = [frame.time_key.get(source.key) for frame in frames]

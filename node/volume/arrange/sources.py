@@ -52,6 +52,13 @@ SOURCES = (
         ("DimensionIndexValues", "PhaseVector", "TimeSliceVector", "TimeSlotVector"),
     ),
     Source(
+        "labelling",
+        "label type (2005,xx29) of Philips, with repetition and phase",
+        Kind.COUNT,
+        (),
+        names=True,
+    ),
+    Source(
         "trigger_time",
         "Trigger Time (0018,1060)",
         Kind.PHASE,

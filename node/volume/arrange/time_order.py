@@ -57,10 +57,10 @@ def ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
 def _ranks(bins: list[Bin], name: str) -> dict[Any, int]:
     """Return the rank of each value of an attribute."""
     frames = [frame for own in bins for frame in own]
-    if name != "acquisition_number":
+    if name not in ("acquisition_number", "labelling"):
         return {value: rank for rank, value in enumerate(sorted({frame.time_key[name] for frame in frames}))}
-    # Acquisition Number names acquisitions (PS3.3 C.7.6.1), it does not count: Instance Numbers tell their order,
-    # unless they tell another one at each position.
+    # Acquisition Number names acquisitions (PS3.3 C.7.6.1), it does not count, and label or control may be first:
+    # Instance Numbers tell their order, unless they tell another one at each position.
     orders = {tuple(frame.time_key[name] for frame in sorted(own, key=instance_order)) for own in bins}
     if len(orders) > 1 and len({frozenset(order) for order in orders}) == 1:
         return {number: rank for rank, number in enumerate(sorted(set(next(iter(orders)))))}

@@ -23,6 +23,9 @@ UNWEIGHTED_B_VALUE = 1e-6
 MAX_B_VALUE = 1e6
 """Largest possible b-value in s/mm2, far above any gradient system. Archives fill in 7e75 for absent numbers."""
 
+NOMINAL_TOLERANCE, NOMINAL_TOLERANCE_ABSOLUTE = 0.2, 50.0
+"""Largest deviation of a measured b-value from the nominal one, as a share of it or in s/mm2: imaging gradients add."""
+
 _TRACE_TYPES = frozenset(("TRACE", "TRACEW", "ISO", "ISOTROPIC"))
 _MAP_TYPES = frozenset(
     ("ADC", "APPARENT DIFFUSION COEFFICIENT", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR")
@@ -92,13 +95,15 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
         return (
             Diffusion(0.0, derived=derived, trace=trace, is_unknown=lacks_b_value) if derived or lacks_b_value else None
         )
+    denied_by = None if kinds & _MAP_TYPES else _denied_by(gradient.b_value, vendors.named_b_value(ds, manufacturer))
     if derived or gradient.isotropic:
-        return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES)
+        return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES, denied_by=denied_by)
     return Diffusion(
         gradient.b_value,
         _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None,
         repaired=gradient.repaired if gradient.b_value > UNWEIGHTED_B_VALUE else "",
         is_nominal=gradient.nominal is not None,
+        denied_by=denied_by,
     )
 
 
@@ -159,6 +164,13 @@ def _completed(standard: Gradient | None, vendor: Gradient | None) -> Gradient |
     if vendor.nominal == standard.b_value:
         return vendor
     return vendor._replace(b_value=standard.b_value)
+
+
+def _denied_by(b_value: float, named: float | None) -> float | None:
+    """Return the b-value that a sequence is named by, if it is another one than the measured b-value."""
+    if named is None or abs(named - b_value) <= max(NOMINAL_TOLERANCE * named, NOMINAL_TOLERANCE_ABSOLUTE):
+        return None
+    return named
 
 
 def _unit(gradient: Gradient) -> np.ndarray | None:

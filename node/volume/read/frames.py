@@ -123,6 +123,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
             "trigger_time": number(ds, "TriggerTime"),
+            "labelling": vendors.labelling(ds) if modality == "MR" else None,
             "angles": tuple(number(ds, f"Positioner{axis}Angle") for axis in ANGLES)
             if reader.frames == 1 and modality in TURNED_MODALITIES
             else None,

@@ -209,6 +209,11 @@ def frame_velocity(ds: Dataset, groups: Dataset) -> Hashable:
     return philips.frame_velocity(groups) if _is_by(ds, "PHILIPS") else None
 
 
+def labelling(ds: Dataset) -> tuple[float, str, float] | None:
+    """Return repetition, label type and phase of a classic image of arterial spin labelling; Philips only."""
+    return philips.labelling(ds) if _is_by(ds, "PHILIPS") else None
+
+
 def gradient_before_standard(ds: Dataset, manufacturer: str) -> Gradient | None:
     """Return the diffusion weighting of private elements that take precedence over the standard's; None except for UIH.
 
@@ -230,6 +235,11 @@ def gradient(ds: Dataset, manufacturer: str) -> Gradient | None:
         if private is not None:
             return private
     return None
+
+
+def named_b_value(ds: Dataset, manufacturer: str) -> float | None:
+    """Return the nominal b-value in s/mm2 by the name of the sequence; None except for Siemens."""
+    return siemens.named_b_value(ds) if manufacturer.upper().startswith("SIEMENS") else None
 
 
 def with_scaled_b_value(gradient: Gradient | None, manufacturer: str) -> Gradient | None:

@@ -22,6 +22,8 @@ FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
 _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
 
 _VELOCITY = PrivateTag(0x2001, _IMAGING, 0x1A, "FL")
+_PHASE = PrivateTag(0x2001, _IMAGING, 0x08, "IS")
+_LABEL = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x29, "CS")
 _WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
 _FREQUENCY = PrivateTag(0x2001, _IMAGING, 0x83, "DS")
 
@@ -67,6 +69,14 @@ def velocity(ds: Dataset) -> tuple[float, ...] | None:
 def frame_velocity(group: Dataset) -> tuple[float, ...] | None:
     """Return PC Velocity of the frame as a classic image."""
     return next((stated for private in private_items(group, FRAME) if (stated := velocity(private))), None)
+
+
+def labelling(ds: Dataset) -> tuple[float, str, float] | None:
+    """Return what tells the times of spin labelling apart: repetition, label type (2005,xx29) and phase (2001,xx08)."""
+    label, phase = private_text(ds, _LABEL), private_numbers(ds, _PHASE, 1)
+    if label not in ("CONTROL", "LABEL"):
+        return None
+    return number(ds, "TemporalPositionIdentifier") or 0.0, label, phase[0] if phase else 0.0
 
 
 def _velocity_encoding(ds: Dataset) -> float | None:

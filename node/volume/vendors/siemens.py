@@ -63,6 +63,8 @@ _ENCODED = re.compile(r"(?:^|_)v(\d+(?:\.\d+)?)(?:_?([a-z]+))?$", re.ASCII | re.
 _RECEIVE_COIL = re.compile(
     r"(asCoilSelectMeas|sCoilSelectMeas\.aRxCoilSelectData)\[0\]\.asList\[\d+\]\.sCoilElementID\.tCoilID"
 )
+_WEIGHTED_NAME = re.compile(r"_b(\d{1,6})(?:t|#\d+)?$", re.ASCII)
+"""The end of the name of a sequence: the nominal b-value, then ``t`` of a trace or the number of a direction."""
 _PARTIAL_FOURIER = {1: 0.5, 2: 0.625, 4: 0.75, 8: 0.875, 16: 1.0}
 _FIELD_MAPPING = "\\gre_field_mapping"
 """The sequence whose phase images are the difference of two echoes."""
@@ -118,6 +120,12 @@ def gradient(ds: Dataset) -> Gradient | None:
     directionality = csa.get("DiffusionDirectionality", ("",))[0]
     direction = csa_numbers(csa, "DiffusionGradientDirection", 3)
     return _gradient(b_value[0], directionality, direction, csa_numbers(csa, "B_matrix", 6))
+
+
+def named_b_value(ds: Dataset) -> float | None:
+    """Return the nominal b-value in s/mm2 by Sequence Name (0018,0024), such as ``*ep_b1000#3``; else None."""
+    match = _WEIGHTED_NAME.search(text(ds, "SequenceName"))
+    return float(match[1]) if match else None
 
 
 def _gradient(

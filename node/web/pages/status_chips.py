@@ -76,6 +76,7 @@ def here_chip(item: Mapping[str, Any]) -> StatusChip:
 
 _SERIOUS_WARNINGS = frozenset(
     {
+        "b-values-doubtful",
         "contours-without-slice",
         "gantry-tilt",
         "incomplete-volume",

@@ -74,6 +74,7 @@ def test_a_key_means_what_the_standard_says(keyword: str, value: Any, meant: tup
     [
         ("StudyInstanceUID", "1.2.*", "does not allow wild cards"),
         ("PatientAge", "04?Y", "does not allow wild cards"),
+        ("FrameIncrementPointer", "0018*", "does not allow wild cards"),
         ("SeriesNumber", "one", "whole number"),
         ("SeriesNumber", "1*", "whole number"),
         ("StudyDate", "2024", "a date YYYYMMDD"),

@@ -124,3 +124,29 @@ def test_a_weighted_time_of_an_enhanced_instance_without_a_direction_is_reported
 ) -> None:
     [volume] = assemble([enhanced(vendor, [(0, NONE), (1000, direction), *shell(1000, *SIX)])]).volumes
     assert says(volume).startswith("1 of 7 ") != (vendor == "GE" and direction == NONE)
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "is_doubtful"),
+    [
+        (1, "*ep_b1000#{}", True),
+        (10, "*ep_b1000t", True),
+        (1000, "*ep_b50t", True),
+        (1000, "*ep_b1000#{}", False),
+        (1025, "*re_b1000t", False),  # the measured b-value
+        (45, "*ep_b0", False),
+        (1000, "*ep_b50_1000", False),  # the two b-values of a map
+        (1000, "epi_b", False),
+    ],
+)
+def test_a_b_value_that_the_name_of_the_sequence_contradicts_is_reported(
+    stated: int, name: str, is_doubtful: bool
+) -> None:
+    found = series("SIEMENS", [(0, NONE), *shell(stated, *SIX[:2])])
+    for index, ds in enumerate(found):
+        ds.SequenceName = name.format(index // SLICES) if index >= SLICES else "*ep_b0"
+    [volume] = assemble(found).volumes
+    assert b_values(volume) == [0, stated, stated]
+    doubts = [warning.detail for warning in volume.warnings if warning.name == "b-values-doubtful"]
+    assert bool(doubts) == is_doubtful
+    assert not is_doubtful or doubts[0].startswith(f"6 of 9 images state b = {stated}, and ")
