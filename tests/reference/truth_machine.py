@@ -170,21 +170,19 @@ def _lies_of_volume(
 def _are_remains(series: Series) -> bool:
     """Return whether so much was lost that no position is left twice, and nothing that is left counts its times.
 
-    A clock may be that of each slice, of a package of slices or of a bed, and a CT often has several Acquisition
-    Numbers. One that each slice has for itself may number slices. Without labels, the numbers of instances that are
-    left may be those of one time. Acquisitions of a PET that follow each other along the patient may be its beds.
+    A clock may be that of each slice, of a package of slices or of a bed. An Acquisition Number that each slice has for
+    itself may number slices. Without labels, the numbers of instances that are left may be those of one time.
+    Acquisitions of a CT or a PET that follow each other along the patient may be the stations of its table.
     """
     left = Counter((plane.group, plane.slice) for plane in every(series))
     counts = {*LABELS.values(), *ENHANCED_LABELS.values()} - CLOCKS
-    if series.case.kind == "ct":
-        counts = {"TemporalPositionIdentifier"}
     times: dict[object, list[int]] = {}
     for plane in sorted(every(series), key=lambda plane: plane.slice):
         times.setdefault(plane.group, []).append(plane.time)
-    is_bed_by_bed = series.case.modality == "PT" and all(
+    is_station_by_station = series.case.modality != "MR" and all(
         own in (sorted(own), sorted(own, reverse=True)) for own in times.values()
     )
-    if is_bed_by_bed or all(len(set(own)) == len(own) for own in times.values()):
+    if is_station_by_station or all(len(set(own)) == len(own) for own in times.values()):
         counts -= NAMES
     return bool(series.lost) and max(left.values(), default=0) == 1 and counts.isdisjoint(series.honest_labels)
 
