@@ -359,3 +359,22 @@ def test_slices_that_share_some_phases_but_not_all_are_doubted(
     [volume] = assemble(truth.series(3, 2).edited(phase).datasets).volumes
     assert volume.times == 3
     assert (WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}) == is_doubted
+
+
+@pytest.mark.parametrize(
+    ("variant", "values", "step_s"),
+    [
+        ("FlipAngle", "2525", None),
+        ("FlipAngle", "2255", 2.0),
+        ("SliceThickness", "2525", None),
+        ("ImageType", [r"ORIGINAL\PRIMARY\M\ND", r"ORIGINAL\PRIMARY\M\DIS2D"] * 2, 2.0),
+    ],
+)
+def test_the_repetition_is_not_the_step_of_times_between_which_others_were_excited(
+    variant: str, values: Any, step_s: float | None
+) -> None:
+    def vary(ds: Any, time: int, slice_: int) -> None:
+        setattr(ds, variant, values[time])
+
+    volumes = assemble(truth.series(4, 4, **EPI).edited(vary).datasets).volumes
+    assert [volume.time_step_s for volume in volumes] == [step_s, step_s]

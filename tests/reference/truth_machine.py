@@ -261,15 +261,17 @@ def _lies_of_time(
     if (
         is_order_known and tells_starts and CLOCKS.isdisjoint(series.false)
     ):  # Acquisition Number names times, and counts none
-        yield from _lies_of_starts(volume, order)
+        yield from _lies_of_starts(volume, order, is_repetition_known="RepetitionTime" not in series.false)
 
 
-def _lies_of_starts(volume: Volume, order: Sequence[int]) -> Iterator[str]:
+def _lies_of_starts(volume: Volume, order: Sequence[int], *, is_repetition_known: bool) -> Iterator[str]:
+    """Yield what is wrong with starts. A false repetition is denied by a clock alone, which has whole seconds."""
+    step_tolerance_s = 0.01 if is_repetition_known else 1.0 if volume.times_s else math.inf
     true = STEP_S * (np.array(order) - order[0])
     if volume.diffusion is None or list(order) == sorted(order):
         if volume.times_s and len(volume.times_s) == len(order) and np.abs(true - volume.times_s).max() > 1.0:
             yield "the starts of times are false"
-        if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > 0.01:
+        if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > step_tolerance_s:
             yield "the step between times is false"
 
 

@@ -103,23 +103,26 @@ def order_by_diffusion(bins: list[Bin]) -> Settled | None:
     return Settled("diffusion", ordered, doubt)
 
 
-def doubt_of_parts(parts: Sequence[Sequence[Frame]]) -> str | None:
-    """Return in words an attribute by which parts of a stack have slices of several times each; None if none does.
+def parts_in_time(parts: Sequence[Sequence[Frame]]) -> tuple[str | None, bool]:
+    """Return what is wrong with parts of a stack in time, in words, and whether times of one follow times of others.
 
-    Content Time counts only if nothing else tells the times.
+    Parts contradict an attribute by which they have slices of several times each. Content Time counts only if nothing
+    else tells the times.
 
-    `parts`: frames that are a volume each, by something else than time.
+    `parts`: frames that are volumes, by something else than time.
     """
     bins = group_by_position([frame for part in parts for frame in part])
     if len(set(map(len, bins))) > 1 or len(bins[0]) == 1:
-        return None
+        return None, False
     part_of = {id(frame): number for number, part in enumerate(parts) for frame in part}
     orders = [order for order in time_orders(bins) if is_time_order(order[1], order[0])]
     for name, ordered in orders:
         is_mixed = any(len({part_of[id(frame)] for frame in time}) > 1 for time in zip(*ordered, strict=True))
         if is_mixed and (SOURCE_OF[name].kind is not Kind.EXPORT or len(orders) == 1):
-            return f"the volumes into which the stack was divided have slices of several times by {_words(name)}"
-    return None
+            doubt = f"the volumes into which the stack was divided have slices of several times by {_words(name)}"
+            return doubt, True
+    turns = [len(list(groupby(ordered[0], key=lambda frame: part_of[id(frame)]))) for _, ordered in orders[:1]]
+    return None, max(turns, default=0) > len(parts)
 
 
 def _by_shared_numbers(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
