@@ -126,7 +126,8 @@ def volumes_of(
         attributes["of_each_time"] = by_time
     times_s = starts_s(planes)
     repetition_s = _repetition_s(planes, attributes)
-    is_proved = polarity is None and (times_s is not None or not is_of_excitations(attributes, len(planes[0])))
+    is_alone = polarity is None and not arrangement.in_turns
+    is_proved = is_alone and (times_s is not None or not is_of_excitations(attributes, len(planes[0])))
     volume_repetition_s = repetition_s if is_proved else None
     others = set(numbers).difference(arrangement.numbers_left_out)
     is_labelled = is_of_labelling(attributes)

@@ -277,3 +277,104 @@ def test_numbers_of_pictures_without_a_position_are_compared_with_their_clock(cl
     assert volume.times == 4
     is_false = clock is not None and clock[0] > clock[-1]
     assert (WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}) == is_false
+
+
+OF_TIMES: dict[str, tuple[Any, Any]] = {
+    "InstanceNumber": (1, 2),
+    "TemporalPositionIdentifier": (1, 2),
+    "TriggerTime": ("0", "400"),
+    "NominalPercentageOfCardiacPhase": (10.0, 50.0),
+    "AcquisitionTime": ("101500", "101504"),
+    "AcquisitionNumber": (1, 2),
+    "ContentTime": ("101500", "101504"),
+}
+
+
+@pytest.mark.parametrize("is_crossed", [True, False])
+@pytest.mark.parametrize("keyword", OF_TIMES)
+@pytest.mark.parametrize("variant", ["SliceThickness", "FlipAngle"])
+def test_volumes_of_a_variant_that_have_slices_of_several_times_are_reported(
+    variant: str, keyword: str, is_crossed: bool
+) -> None:
+    def vary(ds: Any, time: int, slice_: int) -> None:
+        ds.InstanceNumber = 2 * slice_ + time + 1 if keyword == "InstanceNumber" else None
+        if keyword != "InstanceNumber":
+            setattr(ds, keyword, OF_TIMES[keyword][time])
+        is_other = (time + slice_) % 2 if is_crossed else time
+        setattr(ds, variant, ("2", "5")[is_other])
+
+    volumes = assemble(truth.series(2, 4).edited(vary).datasets).volumes
+    assert len(volumes) == 2
+    for volume in volumes:
+        assert (WarningKind.PARAMETER_VARIES in {one.name for one in volume.warnings}) == is_crossed
+
+
+def test_only_the_clock_of_an_export_does_not_deny_the_volumes_of_a_variant() -> None:
+    def vary(ds: Any, time: int, slice_: int) -> None:
+        ds.FlipAngle = ("2", "5")[time]
+        ds.AcquisitionTime = f"10150{time}"
+        ds.ContentTime = f"10160{(time + slice_) % 2}"
+
+    volumes = assemble(truth.series(2, 4).edited(vary).datasets).volumes
+    assert [volume.warnings for volume in volumes] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("modality", "numbers", "is_reported"),
+    [
+        ("CT", (1, 2, 2, 1), True),
+        ("CT", (1, 1, 2, 2), False),
+        ("CT", (3, 2, 2, 1), False),
+        ("CT", (1, 4, 2, 3), False),
+        ("PT", (1, 2, 2, 1), True),
+        ("PT", (1, 1, 2, 2), False),
+        ("MR", (1, 1, 2, 2), True),
+    ],
+)
+def test_acquisitions_that_come_back_along_the_patient_are_reported(
+    modality: str, numbers: tuple[int, ...], is_reported: bool
+) -> None:
+    def number(ds: Any, time: int, slice_: int) -> None:
+        ds.AcquisitionNumber = numbers[slice_]
+
+    [volume] = assemble(truth.series(1, 4, modality=modality).edited(number).datasets).volumes
+    assert (WarningKind.PARAMETER_VARIES in {one.name for one in volume.warnings}) == is_reported
+
+
+@pytest.mark.parametrize(
+    ("phases_ms", "is_doubted"),
+    [
+        (((0, 400, 600), (0, 200, 600)), True),  # another phase of each slice was lost
+        (((0, 200, 600), (0, 204, 600)), False),  # measured
+        (((0, 200, 400), (7, 211, 409)), False),  # counted for each slice by itself
+        (((0, 200, 400), (0, 200, 400)), False),
+    ],
+)
+def test_slices_that_share_some_phases_but_not_all_are_doubted(
+    phases_ms: tuple[tuple[int, ...], ...], is_doubted: bool
+) -> None:
+    def phase(ds: Any, time: int, slice_: int) -> None:
+        ds.TriggerTime, ds.InstanceNumber = str(phases_ms[slice_ % 2][time]), None
+
+    [volume] = assemble(truth.series(3, 2).edited(phase).datasets).volumes
+    assert volume.times == 3
+    assert (WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}) == is_doubted
+
+
+@pytest.mark.parametrize(
+    ("variant", "values", "step_s"),
+    [
+        ("FlipAngle", "2525", None),
+        ("FlipAngle", "2255", 2.0),
+        ("SliceThickness", "2525", None),
+        ("ImageType", [r"ORIGINAL\PRIMARY\M\ND", r"ORIGINAL\PRIMARY\M\DIS2D"] * 2, 2.0),
+    ],
+)
+def test_the_repetition_is_not_the_step_of_times_between_which_others_were_excited(
+    variant: str, values: Any, step_s: float | None
+) -> None:
+    def vary(ds: Any, time: int, slice_: int) -> None:
+        setattr(ds, variant, values[time])
+
+    volumes = assemble(truth.series(4, 4, **EPI).edited(vary).datasets).volumes
+    assert [volume.time_step_s for volume in volumes] == [step_s, step_s]

@@ -170,21 +170,19 @@ def _lies_of_volume(
 def _are_remains(series: Series) -> bool:
     """Return whether so much was lost that no position is left twice, and nothing that is left counts its times.
 
-    A clock may be that of each slice, of a package of slices or of a bed, and a CT often has several Acquisition
-    Numbers. One that each slice has for itself may number slices. Without labels, the numbers of instances that are
-    left may be those of one time. Acquisitions of a PET that follow each other along the patient may be its beds.
+    A clock may be that of each slice, of a package of slices or of a bed. An Acquisition Number that each slice has for
+    itself may number slices. Without labels, the numbers of instances that are left may be those of one time.
+    Acquisitions of a CT or a PET that follow each other along the patient may be the stations of its table.
     """
     left = Counter((plane.group, plane.slice) for plane in every(series))
     counts = {*LABELS.values(), *ENHANCED_LABELS.values()} - CLOCKS
-    if series.case.kind == "ct":
-        counts = {"TemporalPositionIdentifier"}
     times: dict[object, list[int]] = {}
     for plane in sorted(every(series), key=lambda plane: plane.slice):
         times.setdefault(plane.group, []).append(plane.time)
-    is_bed_by_bed = series.case.modality == "PT" and all(
+    is_station_by_station = series.case.modality != "MR" and all(
         own in (sorted(own), sorted(own, reverse=True)) for own in times.values()
     )
-    if is_bed_by_bed or all(len(set(own)) == len(own) for own in times.values()):
+    if is_station_by_station or all(len(set(own)) == len(own) for own in times.values()):
         counts -= NAMES
     return bool(series.lost) and max(left.values(), default=0) == 1 and counts.isdisjoint(series.honest_labels)
 
@@ -263,15 +261,17 @@ def _lies_of_time(
     if (
         is_order_known and tells_starts and CLOCKS.isdisjoint(series.false)
     ):  # Acquisition Number names times, and counts none
-        yield from _lies_of_starts(volume, order)
+        yield from _lies_of_starts(volume, order, is_repetition_known="RepetitionTime" not in series.false)
 
 
-def _lies_of_starts(volume: Volume, order: Sequence[int]) -> Iterator[str]:
+def _lies_of_starts(volume: Volume, order: Sequence[int], *, is_repetition_known: bool) -> Iterator[str]:
+    """Yield what is wrong with starts. A false repetition is denied by a clock alone, which has whole seconds."""
+    step_tolerance_s = 0.01 if is_repetition_known else 1.0 if volume.times_s else math.inf
     true = STEP_S * (np.array(order) - order[0])
     if volume.diffusion is None or list(order) == sorted(order):
         if volume.times_s and len(volume.times_s) == len(order) and np.abs(true - volume.times_s).max() > 1.0:
             yield "the starts of times are false"
-        if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > 0.01:
+        if volume.time_step_s is not None and np.abs(np.diff(true) - volume.time_step_s).max() > step_tolerance_s:
             yield "the step between times is false"
 
 

@@ -8,11 +8,15 @@ with both names; if two that have nothing to do with each other agree against th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from node.volume.arrange.sources import SOURCE_OF, SOURCES, Kind, Source
+import numpy as np
+
+from node.volume.arrange.sources import RUNNING_KEYS, SOURCE_OF, SOURCES, Kind, Source
 from node.volume.arrange.time_order import (
+    MAX_VALUES_PER_TIME,
     follow_each_other,
     is_cardiac_order,
     is_time_order,
@@ -22,6 +26,8 @@ from node.volume.arrange.time_order import (
     weighting,
 )
 from node.volume.arrange.whole_times import Bin, instance_order
+from node.volume.geometry import group_by_position
+from node.volume.model import Frame
 
 FULL, HALF, FAINT = 1.0, 0.5, 0.4
 """What an attribute weighs against an order: alone, only beside another one, or only if nothing confirms the order."""
@@ -65,7 +71,7 @@ def settle(name: str, bins: list[Bin]) -> Settled:
         against = _weightiest(name, bins, confirming, others)
         if against is not None:
             return Settled(name, bins, _worded(name, bins, against))
-    return Settled(name, bins, _doubt_of_frames(name, bins) or _doubt_of_repeats(name, bins))
+    return Settled(name, bins, _doubt_of_frames(name, bins) or _doubt_of_names(bins) or _doubt_of_repeats(name, bins))
 
 
 def order_by_diffusion(bins: list[Bin]) -> Settled | None:
@@ -95,6 +101,28 @@ def order_by_diffusion(bins: list[Bin]) -> Settled | None:
                 frames[start:end] = part
         start = end
     return Settled("diffusion", ordered, doubt)
+
+
+def parts_in_time(parts: Sequence[Sequence[Frame]]) -> tuple[str | None, bool]:
+    """Return what is wrong with parts of a stack in time, in words, and whether times of one follow times of others.
+
+    Parts contradict an attribute by which they have slices of several times each. Content Time counts only if nothing
+    else tells the times.
+
+    `parts`: frames that are volumes, by something else than time.
+    """
+    bins = group_by_position([frame for part in parts for frame in part])
+    if len(set(map(len, bins))) > 1 or len(bins[0]) == 1:
+        return None, False
+    part_of = {id(frame): number for number, part in enumerate(parts) for frame in part}
+    orders = [order for order in time_orders(bins) if is_time_order(order[1], order[0])]
+    for name, ordered in orders:
+        is_mixed = any(len({part_of[id(frame)] for frame in time}) > 1 for time in zip(*ordered, strict=True))
+        if is_mixed and (SOURCE_OF[name].kind is not Kind.EXPORT or len(orders) == 1):
+            doubt = f"the volumes into which the stack was divided have slices of several times by {_words(name)}"
+            return doubt, True
+    turns = [len(list(groupby(ordered[0], key=lambda frame: part_of[id(frame)]))) for _, ordered in orders[:1]]
+    return None, max(turns, default=0) > len(parts)
 
 
 def _by_shared_numbers(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
@@ -223,13 +251,34 @@ def _doubt_of_frames(name: str, bins: list[Bin]) -> str | None:
     )
 
 
+def _doubt_of_names(bins: list[Bin]) -> str | None:
+    """Return an attribute of which slices share values, but not all of them, in words: times of some are missing.
+
+    Those that are left of each slice may be equally many, and in one order. Clocks and phases of one time differ by
+    less than half of a step.
+    """
+    for source in SOURCES:
+        values: list[set[Any]] = [{frame.time_key.get(source.key) for frame in frames} for frames in bins]
+        if source.key in RUNNING_KEYS or any(None in own or len(own) < len(bins[0]) for own in values):
+            continue
+        is_count = source.kind is Kind.COUNT
+        are_names = is_count or len(set.union(*values)) <= MAX_VALUES_PER_TIME * len(bins[0])
+        if not are_names or all(own == values[0] for own in values):
+            continue
+        if is_count or _are_steps_apart([sorted(own) for own in values]):
+            return f"the slices do not share all values of {source.attribute}: frames of one time may be of several"
+    return None
+
+
+def _are_steps_apart(moments: list[list[float]]) -> bool:
+    """Return whether moments of one rank are half of a step apart, or more, by position and rank."""
+    table = np.array(moments, float)
+    return bool(np.ptp(table, axis=0).max() >= np.diff(table, axis=1).min() / 2)
+
+
 def _doubt_of_repeats(name: str, bins: list[Bin]) -> str | None:
     """Return what repeats at every position under an order that counts no times, as phases of several encodings do."""
     if SOURCE_OF[name].kind is Kind.COUNT:
-        if len({frozenset(frame.time_key[name] for frame in frames) for frames in bins}) > 1:
-            return (
-                f"the slices do not share values of {_words(name)}: only the order of these says which are of one time"
-            )
         return None
     for source in SOURCES:
         if source.kind in (Kind.COUNT, Kind.PHASE) and bins[0][0].time_key.get(source.key) is not None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.arrange.contradictions import settle
+from node.volume.arrange.contradictions import parts_in_time, settle
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
 from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
@@ -28,6 +28,9 @@ TIMES_OF_SLICES = {
     "time_slice": "time slices by Image Index (0054,1330)",
 }
 """Time keys that all slices of a volume share, and their names."""
+
+EXCITED_APART = ("flip_angle", "repetition_time", "slice_thickness")
+"""Variants that no two images of one excitation have."""
 
 FIRST_ECHO_WARNING = VolumeWarning(
     WarningKind.PARAMETER_VARIES,
@@ -77,8 +80,15 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
 
 def _arrange_parts(parts: Sequence[Sequence[Frame]]) -> list[Arrangement]:
     """Return the grids of several parts of a stack, numbered from 1."""
+    doubt, alternate = parts_in_time(parts)
+    doubts = () if doubt is None else (VolumeWarning(WarningKind.PARAMETER_VARIES, doubt),)
+    keys = [frame.variant_key for part in parts for frame in part]
+    in_turns = alternate and any(len({key.get(name) for key in keys}) > 1 for name in EXCITED_APART)
     grids = (grid for part in parts for grid in arrange(part))
-    return [replace(grid, variant=str(number)) for number, grid in enumerate(grids, start=1)]
+    return [
+        replace(grid, variant=str(number), warnings=(*grid.warnings, *doubts), in_turns=grid.in_turns or in_turns)
+        for number, grid in enumerate(grids, start=1)
+    ]
 
 
 def _split_by_raw_data_run(bins: Sequence[Bin]) -> list[list[Frame]]:
@@ -161,9 +171,8 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
             warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     numbers = [number for frame in frames if (number := frame.time_key.get("acquisition_number")) is not None]
     acquisitions = set(numbers)
-    modality = frames[0].split_key.get("modality")
-    # Each slice may have its own, and the bed positions of a PET follow each other.
-    is_told = modality == "MR" or (modality == "PT" and sorted(numbers) not in (numbers, numbers[::-1]))
+    # Each slice may have its own, and the stations of a table, such as the beds of a PET, follow each other.
+    is_told = frames[0].split_key.get("modality") == "MR" or sorted(numbers) not in (numbers, numbers[::-1])
     if is_told and 1 < len(acquisitions) < len(frames):
         detail = f"the slices of the volume have {len(acquisitions)} Acquisition Numbers (0020,0012)"
         warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))

@@ -49,13 +49,15 @@ SHIFTED_DETAIL = (
 class Arrangement:
     """A stack on its grid: `planes[time][slice]`, and the frames that have no place in it.
 
-    `variant` separates the stack from others of its series: a number, or empty.
+    `variant` separates the stack from others of its series: a number, or empty. `in_turns`: excitations of others lie
+    between its times.
     """
 
     planes: list[list[Frame]]
     left_out: list[tuple[Frame, Reason, str]] = field(default_factory=list)
     warnings: tuple[VolumeWarning, ...] = ()
     variant: str = ""
+    in_turns: bool = False
 
     @property
     def frames(self) -> list[Frame]:
