@@ -48,8 +48,10 @@ def check(configured: Configured) -> Listing:
     except UsageError as error:
         problems = str(error).splitlines()
         return Listing({"ok": False, "problems": problems}, error, failed=True, rows=_rows("problem", problems))
+    senders = checks.senders(settings)
     lines = [f"warning: {warning}" for warning in warnings] + [f"{file or 'defaults and environment'}: valid"]
-    data = {"ok": True, "file": file, "problems": [], "warnings": warnings}
+    lines += [senders] if senders else []
+    data = {"ok": True, "file": file, "problems": [], "warnings": warnings, "senders": senders}
     return Listing(data, "\n".join(lines), rows=_rows("warning", warnings))
 
 
