@@ -183,7 +183,11 @@ def test_whom_peers_have_the_node_reject_is_reported(tmp_path: Path, text: str, 
 
 
 def test_a_host_that_receives_nothing_reports_nothing_of_senders() -> None:
-    shared = {"index": {"url": "postgresql://v@db/v"}, "peers": {"CT1": {"ae_title": "CT1"}}}
+    shared = {
+        "index": {"url": "postgresql://v@db/v"},
+        "storage": {"url": "file:///srv"},
+        "peers": {"CT1": {"ae_title": "CT1"}},
+    }
     assert checks.senders(Settings.model_validate(shared)).startswith("[peers] lists 1 peer")
     assert checks.senders(Settings.model_validate({**shared, "cluster": {"roles": ["convert", "web"]}})) == ""
 
