@@ -95,7 +95,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         assert done == {
             "changed": ["hooks.h", "log", "peers.ct9", "peers.modality", "retention", "routes.r"],
             "restart": ["dicom.idle_seconds"],
-            "senders": "[peers] lists 3 peers, and 3 of them may store: all other senders are rejected",
+            "senders": "[peers] lists 2 peers, and 2 of them may store: all other senders are rejected",
         }
         assert (is_accepted(here.address, "CT1"), is_accepted(here.address, "CT9")) == (False, True)
         assert (here.settings.retention.days, logging.getLogger().level) == (5, logging.ERROR)
