@@ -44,6 +44,7 @@ def in_force(done: Mapping[str, Any]) -> Answer:
     """Return what a change of the configuration has done, for people."""
     lines = [f"in force: {', '.join(done['changed'])}" if done["changed"] else "in force: no change"]
     lines += [f"needs a restart of the node: {', '.join(done['restart'])}"] if done["restart"] else []
+    lines += [done["senders"]] if done.get("senders") else []
     lines += [f"{counted(done['dropped'], 'message')} that waited: dropped"] if done.get("dropped") else []
     return Answer(dict(done), "\n".join(lines))
 

@@ -14,6 +14,7 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
 from node.addresses import is_loopback
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
 from node.settings.model import Settings
@@ -91,6 +92,15 @@ def missing_account(web: Web) -> str:
         f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
         "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
     )
+
+
+def senders(settings: Settings) -> str:
+    """Return in a sentence whom `Admission` rejects because of [peers]; empty without peers, or without a listener."""
+    if not (settings.peers and settings.dicom.enabled and "receive" in settings.cluster.roles):
+        return ""
+    listed, may = len(settings.peers), sum("store" in peer.may for peer in settings.peers.values())
+    storing = f"{may or 'none'} of them may store" if listed > 1 else f"it may{'' if may else ' not'} store"
+    return f"[peers] lists {counted(listed, 'peer')}, and {storing}: all other senders are rejected"
 
 
 def problems(settings: Settings) -> list[str]:

@@ -206,7 +206,8 @@ class ConfigurationChanges:
         self._settings.put_in_force(changed, changed.loaded_from)
         restart = list(changed.loaded_from.restart)
         log.info("configuration_in_force", detail=", ".join(names) or "no change", restart=restart)
-        return {"changed": names, "restart": restart}
+        done: dict[str, Any] = {"changed": names, "restart": restart}
+        return done | {"senders": checks.senders(changed)} if any(name.startswith("peers.") for name in names) else done
 
     def _order(self, who: str, what: str, action: AuditAction) -> AuditMessage:
         kind = EventType.SOFTWARE_CONFIGURATION

@@ -94,7 +94,7 @@ class Dicom(SettingsSection):
 
 
 class Peer(SettingsSection):
-    """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
+    """[peers.NAME]: an application entity that may call us, or that we call. Once there is one, others are rejected."""
 
     ae_title: PeerTitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(

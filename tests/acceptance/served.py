@@ -14,7 +14,7 @@ from node.association.client.addresses import Address
 from tests.preloaded import Process
 from tests.rows import read_rows, view_rows, wait_until_applied
 
-READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
+READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+)(?: and, by TLS, \d+)?, root (.*)")
 
 
 def until(condition: Any, seconds: float, what: str) -> None:

@@ -98,6 +98,17 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_pa
     assert events[-1] == "stopped"
 
 
+@pytest.mark.slow
+def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(serve, tmp_path: Path) -> None:
+    (tmp_path / "voxelnode.toml").write_text('[peers.WS]\nae_title = "WS1"\nhost = "127.0.0.1"\nmay = []\n')
+    process = serve("--root", "here", "--host", "127.0.0.1")
+    title, host, port, _ = ready(process)
+    process.stdout.readline()
+    sentence = "[peers] lists 1 peer, and it may not store: all other senders are rejected\n"
+    assert process.stdout.readline() == sentence
+    assert echo(title, host, port)["ok"] is False
+
+
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_asks_to_stop_and_the_second_aborts(first: signal.Signals) -> None:
     code = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
 from tests.programs import SYSTEM_PATH, needs
+from tests.protocol.conftest import make_keys
 
 pytestmark = pytest.mark.slow  # for the node that they share
 
@@ -258,20 +260,66 @@ def test_a_command_for_a_stopped_node_works(tmp_path: Path, site: Site) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+PLAIN = "dcmsend -aec VOXELNODE +sd +r --no-halt 127.0.0.1 PORT FOLDER"
+DESTINATION = '[peers.WS]\nae_title = "WS1"\nhost = "127.0.0.1"\nmay = ["query"]\n'
+SENDERS = '[peers.CT1]\nae_title = "CT1"\ncertificate = "client"\n[peers.CT2]\nae_title = "CT 2"\n'
+AS_CT2, OVER_TLS = "-aet 'CT 2' -aec VOXELNODE", "+tls KEY CERTIFICATE +cf CA"
+CERTIFICATE = 'tls_certificate = "{keys}/server.pem"\ntls_key = "{keys}/server.key"\n'
+
+
 @pytest.mark.peer
-def test_the_command_on_the_pages_sends_a_folder_and_no_document_recommends_storescu_for_one(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("configuration", "command"),
+    [
+        ("", PLAIN),
+        (DESTINATION, None),
+        (f'{DESTINATION}[peers.CT2]\nae_title = "CT 2"', PLAIN.replace("-aec VOXELNODE", AS_CT2)),
+        (f"[dicom]\n{CERTIFICATE}", PLAIN.replace("dcmsend", "storescu +tla +cf CA")),
+        (
+            f'[dicom]\n{CERTIFICATE}tls_client_ca = "{{keys}}/ca.pem"\n{SENDERS}',
+            PLAIN.replace("dcmsend -aec VOXELNODE", f"storescu {OVER_TLS} {AS_CT2}"),
+        ),
+        (
+            f'[dicom]\n{CERTIFICATE}tls_client_ca = "{{keys}}/ca.pem"\ntls_port = 0\n{SENDERS}',
+            PLAIN.replace("-aec VOXELNODE", AS_CT2),
+        ),
+    ],
+)
+def test_the_command_on_an_empty_page_sends_a_folder_also_to_a_closed_node(
+    tmp_path: Path, configuration: str, command: str | None
+) -> None:
+    keys, scans = make_keys(tmp_path), tmp_path / "scans"
+    (tmp_path / "voxelnode.toml").write_text(configuration.format(keys=keys))
+    scans.mkdir()
+    for number, ds in enumerate(make.ct_series(2)):
+        ds.save_as(scans / f"{number}.dcm", enforce_file_format=True)
+    names = {"VOXELNODE_CONFIG": str(tmp_path / "voxelnode.toml"), "VOXELNODE_DICOM__HOST": "127.0.0.1"}
+    with Served(tmp_path / "root", **names) as node:
+        page = httpx.get(re.search(r"http://\S+:\d+", node.process.stdout.readline())[0]).text
+        shown = [html.unescape(one) for one in re.findall(r"<pre>(\w+ .*-aec .*?)</pre>", page)]
+        if command is None:
+            assert shown == []
+            assert "No peer may store, and all other senders are rejected" in page
+            return
+        assert shown == [command.replace("PORT", str(node.port))]
+        places = {
+            "FOLDER": scans,
+            "KEY": keys / "client.key",
+            "CERTIFICATE": keys / "client.pem",
+            "CA": keys / "ca.pem",
+        }
+        program, *arguments = (str(places.get(word, word)) for word in shlex.split(shown[0]))
+        done = subprocess.run([needs(program), *arguments], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        until(lambda: len(node.rows("SELECT 1 FROM v_images")) == 2, 60, "both instances")
+
+
+def test_no_document_recommends_storescu_for_a_folder() -> None:
     """Pynetdicom has a `storescu` without ``+sd``, which comes first in an active virtual environment.
 
     ``python -m pynetdicom storescu``, which the tutorial has, is that one wherever it is run.
     """
-    template = (ROOT / "node" / "extensions" / "pages" / "templates" / "parts.html").read_text(encoding="utf-8")
-    [shown] = re.findall(r"<pre>(\w+ -aec .*?)</pre>", template)
-    shown = shown.replace("{{ ae_title }}", "VOXELNODE").replace("{{ host }}", "127.0.0.1")
-    shown = shown.replace("{{ port }}", str(site.node.port)).replace("FOLDER", str(site.folder / "scans"))
-    program, *arguments = shlex.split(shown)
-    assert shutil.which(program, path=str(ROOT / ".venv" / "bin")) is None  # not shadowed
-    done = subprocess.run([needs(program), *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert shutil.which("dcmsend", path=str(ROOT / ".venv" / "bin")) is None  # not shadowed
     pages = [*DOCUMENTS, *(ROOT / "node").rglob("*.py"), *(ROOT / "node").rglob("*.html")]
     recommended = re.compile(r"(?<!python -m pynetdicom )storescu .*-aec")
     assert [page.name for page in pages if recommended.search(page.read_text(encoding="utf-8"))] == []

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ from node.cli.commands import OF_PROGRAM
 from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.metrics import Metrics
+from node.settings.model import Settings
 from tests.made_once import IN_POSTGRESQL
 from tests.test_docs import unknown_commands
 
@@ -262,6 +264,11 @@ def test_init_writes_a_valid_configuration_and_never_overwrites_one(run, tmp_pat
     assert tomllib.loads(file.read_text(encoding="utf-8"))
     assert run("config", "check", "--config", str(file)).status == 0
     assert (tmp_path / "voxelnode-data" / "objects").is_dir(), "the root of this configuration"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 15
+    every = Settings.model_validate(tomllib.loads("\n".join(re.sub("^#(?! )", "", line) for line in lines)))
+    assert every.model_copy(update={"peers": {}}) == Settings(), "its other keys have their defaults"
+    assert (every.peers["CT1"].ae_title, "store" in every.peers["CT1"].may) == ("CT1", True)
     file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
     again = run("init", "site")
     assert again.status == 2

@@ -162,6 +162,36 @@ def test_every_broken_rule_of_one_table_is_reported(tmp_path: Path) -> None:
     assert len(problems) == 6
 
 
+DESTINATION = '[peers.WS]\nae_title = "WS1"\nhost = "10.1.2.3"\nmay = []\n'
+SCANNER = '[peers.CT1]\nae_title = "CT1"\nmay = ["echo", "store"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", ""),
+        (DESTINATION, "[peers] lists 1 peer, and it may not store: all other senders are rejected"),
+        (SCANNER, "[peers] lists 1 peer, and it may store: all other senders are rejected"),
+        (DESTINATION + SCANNER, "[peers] lists 2 peers, and 1 of them may store: all other senders are rejected"),
+        (f"{DESTINATION}[dicom]\nenabled = false", ""),
+    ],
+)
+def test_whom_peers_have_the_node_reject_is_reported(tmp_path: Path, text: str, sentence: str) -> None:
+    assert check(tmp_path, text)["senders"] == sentence
+    shown = run("config", "check", "--config", tmp_path / "voxelnode.toml").stdout.splitlines()
+    assert shown[1:] == ([sentence] if sentence else [])
+
+
+def test_a_host_that_receives_nothing_reports_nothing_of_senders() -> None:
+    shared = {
+        "index": {"url": "postgresql://v@db/v"},
+        "storage": {"url": "file:///srv"},
+        "peers": {"CT1": {"ae_title": "CT1"}},
+    }
+    assert checks.senders(Settings.model_validate(shared)).startswith("[peers] lists 1 peer")
+    assert checks.senders(Settings.model_validate({**shared, "cluster": {"roles": ["convert", "web"]}})) == ""
+
+
 @pytest.mark.slow
 def test_peers_that_overlap_are_a_warning(tmp_path: Path) -> None:
     def warned(second: str) -> list[str]:

@@ -13,6 +13,24 @@ from node.cli.options import ChangedRoot, Commands, Configured, Json, Root
 from node.cli.output import Answer, Listing, listing, print_json
 from node.errors import UsageError
 
+_FIRST = """\
+# What a first node needs: its defaults, and a sender as an example. Remove the "#" before what you set.
+# `voxelnode config example` prints all keys that people set; `voxelnode config check` finds mistakes.
+
+[storage]
+#root = "voxelnode-data"        # folder of the archive, the index and the volumes
+
+[dicom]
+#ae_title = "VOXELNODE"
+#port = 11112
+
+# Without peers, only this machine can send. Once there is a peer, all other senders are rejected.
+#[peers.CT1]
+#ae_title = "CT1"
+#networks = ["10.1.2.0/24"]     # that it may call from
+#may = ["echo", "store", "commit"]
+"""
+
 app = Commands(help="Show, check or print an example of the configuration.", no_args_is_help=True)
 
 
@@ -48,8 +66,10 @@ def check(configured: Configured) -> Listing:
     except UsageError as error:
         problems = str(error).splitlines()
         return Listing({"ok": False, "problems": problems}, error, failed=True, rows=_rows("problem", problems))
+    senders = checks.senders(settings)
     lines = [f"warning: {warning}" for warning in warnings] + [f"{file or 'defaults and environment'}: valid"]
-    data = {"ok": True, "file": file, "problems": [], "warnings": warnings}
+    lines += [senders] if senders else []
+    data = {"ok": True, "file": file, "problems": [], "warnings": warnings, "senders": senders}
     return Listing(data, "\n".join(lines), rows=_rows("warning", warnings))
 
 
@@ -99,16 +119,13 @@ def init(
         Path | None, typer.Option(metavar="DIR", help="Folder of archive, index and volumes, for [storage] root.")
     ] = None,
 ) -> None:
-    """Write a commented voxelnode.toml and make its root."""
+    """Write a short voxelnode.toml and make its root."""
     from node.control.root import make_root
     from node.settings import DEFAULT_FILE
-    from node.settings.example import as_toml, example_toml
-    from node.settings.storage import Storage
 
-    file, text = folder / DEFAULT_FILE, example_toml()
+    file, text = folder / DEFAULT_FILE, _FIRST
     if root is not None:
-        default = f"#root = {as_toml(Storage().root)}"
-        text = text.replace(default, f"root = {as_toml(root.absolute())}", 1)
+        text = text.replace('#root = "voxelnode-data"', f"root = {_toml(root.absolute())}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as stream:

@@ -83,6 +83,7 @@ def serve(
         import structlog  # noqa: F401
 
     from node import logs
+    from node.control import checks
     from node.control.node import Node
     from node.systemd import ServiceManager
 
@@ -119,6 +120,8 @@ def serve(
     lines = [f"voxelnode ready: {listening}, root {settings.storage.root.absolute()}"]
     if endpoints.web is not None:
         lines.append(f"pages, REST and DICOMweb: {endpoints.web}")
+    if senders := checks.senders(settings):
+        lines.append(senders)
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # the parent does not read our output, which is no reason to stop

@@ -26,6 +26,7 @@ from node.version import __version__
 from node.web.access import Call
 from node.web.headers import accepts_gzip, path_of
 from node.web.pages.filters import FILTERS, static_url
+from node.web.pages.sending import dicom_port, sending
 from node.web.pages.status_chips import (
     CAUSES,
     CONFLICT_REMEDIES,
@@ -148,8 +149,8 @@ def page(
             may_delete=account.role >= Role.ADMIN,
             has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
-            host=_dicom_host(request, node),
-            dicom_port=_dicom_port(node),
+            dicom_port=dicom_port(node),
+            sending=None if is_member else sending(request, node),
             has_links="shares" not in node.settings.extensions.disabled and not is_member,
             has_media="media" not in node.settings.extensions.disabled,
             has_bids="bids" not in node.settings.extensions.disabled and not is_member,
@@ -165,13 +166,6 @@ def page(
         ),
         headers,
     )
-
-
-def _dicom_port(node: Services) -> int | None:
-    """Return the port to which people send over DICOM; None: nothing comes in that way."""
-    if not node.settings.dicom.enabled:
-        return None
-    return node.dicom_port() if node.dicom_port else node.settings.dicom.port
 
 
 def serves_studies(settings: Settings) -> bool:
@@ -247,12 +241,6 @@ def intake_of(node: Services) -> dict[str, Any]:
 
 NO_INTAKE: Mapping[str, Any] = {"refusal": None, "room": 0, "used": 0, "free": 0}
 """What members of projects see of the disk of the node."""
-
-
-def _dicom_host(request: Request, node: Services) -> str:
-    """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
-    host = node.settings.bind_host
-    return request.url.hostname or host if host in ("0.0.0.0", "::") else host
 
 
 def fragment(call: Call, template: str, **values: Any) -> Response:
