@@ -76,7 +76,7 @@ COMMANDS = (
         "series",
         "Look",
         "node.cli.look.series:series",
-        ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),
+        ("voxelnode series", "voxelnode series --state waiting", "voxelnode series --modality CT --since 2026-01-31"),
     ),
     Command(
         "select",

@@ -1,3 +1,4 @@
+import datetime as dt
 import errno
 import json
 import re
@@ -17,11 +18,15 @@ from node import __version__
 from node.cli import main
 from node.cli.application import application, commands
 from node.cli.commands import OF_PROGRAM
+from node.cli.look.series import PrintedState
 from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.metrics import Metrics
+from node.selector.fields import STATES
 from node.settings.model import Settings
+from tests import make
 from tests.made_once import IN_POSTGRESQL
+from tests.rows import write_rows
 from tests.test_docs import unknown_commands
 
 
@@ -461,6 +466,61 @@ def test_a_listing_without_rows_is_a_line_for_people_and_nothing_for_programs(ru
     assert run("series", "--root", "here", "--study", "1.2").out == "0 series\n"
     assert run("account", "list", "--root", "here").out == "0 accounts\n"
     assert run("series", "--root", "here", "--study", "1.2", "--tsv") == (0, "", "")
+
+
+@pytest.mark.slow
+def test_each_state_that_is_printed_of_a_series_selects_it(run, tmp_path: Path) -> None:
+    past, future = "2020-01-01 00:00:00.000000", "9999-01-01 00:00:00.000000"
+    values: dict[str, tuple[str | None, ...]] = {
+        "waiting": ("receiving", None, None, past),
+        "receiving": ("receiving", None, None, future),
+        **{
+            state: (state, "incomplete", "geometry", None)
+            for state in STATES
+            if state not in ("receiving", "converted")
+        },
+        "verified": ("converted", "complete", "mpps", None),
+        "no gap seen": ("converted", "complete", "quiet", None),
+        "suspect": ("converted", "suspect", "headers", None),
+        "incomplete": ("converted", "incomplete", "geometry", None),
+        "converted": ("converted", None, None, None),
+    }
+    assert set(values) == set(get_args(PrintedState))
+    make.saved([make.ct_series(1, SeriesNumber=number)[0] for number in range(len(values))], tmp_path / "scans")
+    run("import", "scans", "--root", "here")
+    for number, (state, verdict, rule, due_at) in enumerate(values.values()):
+        write_rows(
+            tmp_path / "here",
+            "UPDATE series SET state = :state, verdict = :verdict, verdict_rule = :rule, due_at = :due_at "
+            "WHERE series_number = :number",
+            **{"state": state, "verdict": verdict, "rule": rule, "due_at": due_at, "number": number},
+        )
+
+    def printed(*options: str) -> set[str]:
+        head, *lines = run("series", "--root", "here", *options).out.splitlines()[1:]
+        return {line[head.index("state") : head.index("series")].strip() for line in lines}
+
+    assert printed() == set(values)
+    of_converted = {name for name, row in values.items() if row[0] == "converted"}
+    several = {"receiving": {"receiving", "waiting"}, "converted": of_converted}
+    for state in values:
+        assert printed("--state", state) == several.get(state, {state})
+
+
+def test_series_are_listed_by_patient_modality_and_day(run, tmp_path: Path) -> None:
+    ct, mr = make.ct_series(1, PatientID="P1")[0], make.ct_series(1, PatientID="P2", Modality="MR")[0]
+    make.saved([ct, mr], tmp_path / "scans")
+    run("import", "scans", "--root", "here")
+    day = dt.datetime.now().astimezone().date()
+
+    def listed(*options: str) -> set[str]:
+        return {row["patient_id"] for row in json.loads(run("series", "--root", "here", "--json", *options).out)}
+
+    assert listed("--patient", "P1") == {"P1"}
+    assert listed("--modality", "mr") == {"P2"}
+    assert listed("--patient", "P1", "--modality", "MR") == set()
+    assert listed("--since", f"{day - dt.timedelta(days=1)}") == {"P1", "P2"}
+    assert listed("--since", f"{day + dt.timedelta(days=2)}") == set()
 
 
 def test_a_misspelt_hook_route_or_account_is_no_empty_list(run) -> None:

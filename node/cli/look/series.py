@@ -5,13 +5,20 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from itertools import takewhile
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, listing, patient, print_table, printable
+from node.cli.output import Columns, Listing, listing, moment_of, patient, print_table, printable
+from node.completeness import Certainty
 from node.selector.fields import SeriesState
+
+PrintedState = Literal[SeriesState, "waiting", Certainty]
+"""What the table says of a series (`_state`), and the states of ``v_series``."""
+
+_EVERY = 2**31 - 1
 
 FIELDS = (
     "series_instance_uid",
@@ -51,7 +58,7 @@ def _state(row: Mapping[str, Any]) -> Any:
     from node.index.nouns.views import is_due
 
     if row["state"] == "converted":
-        return row["certainty"]
+        return row["certainty"] or row["state"]
     is_waiting = row["state"] == "receiving" and is_due(row["due_at"], dt.datetime.now(dt.UTC))
     return "waiting" if is_waiting else row["state"]
 
@@ -81,7 +88,24 @@ SELECTED = (
 
 def series(
     study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
-    state: Annotated[SeriesState | None, typer.Option("--state", help="Only series in this state.")] = None,
+    state: Annotated[
+        PrintedState | None,
+        typer.Option(
+            "--state", metavar="STATE", help=f"Only series in this state: {', '.join(get_args(PrintedState))}."
+        ),
+    ] = None,
+    of_patient: Annotated[
+        str | None, typer.Option("--patient", metavar="ID", help="Only series of this Patient ID.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option("--modality", metavar="MODALITY", help="Only series of this modality, such as CT.")
+    ] = None,
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            "--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only series received since, such as 2026-01-31."
+        ),
+    ] = None,
     incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete and suspect series.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
@@ -94,7 +118,19 @@ def series(
     `voxelnode info` also takes the end of a UID.
     """
     with root.looking() as index:
-        rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
+        rows = index.series.newest(
+            _EVERY if state == "waiting" else limit,
+            study=study,
+            state="receiving" if state == "waiting" else state,
+            patient=of_patient,
+            modality=modality and modality.upper(),
+            incomplete=incomplete,
+        )
+    if state == "waiting":
+        rows = [row for row in rows if _state(row) == state][:limit]
+    if since is not None:
+        first = since.astimezone()
+        rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
     rows = [{name: row[name] for name in FIELDS} for row in rows]
     problems = [
         f"{row['series_instance_uid']}: {printable(row['error'] or row['verdict_reason'])}"

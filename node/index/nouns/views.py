@@ -265,20 +265,31 @@ class SeriesViews(ViewRows):
         )
 
     def newest(
-        self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
+        self,
+        limit: int,
+        *,
+        study: str | None = None,
+        state: str | None = None,
+        patient: str | None = None,
+        modality: str | None = None,
+        incomplete: bool = False,
     ) -> list[Row]:
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
-        `study`, `state`: Filters; None matches all. `incomplete`: only those whose verdict is ``incomplete`` or
-        ``suspect``.
+        `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
+        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``.
         """
         return self._rows(
             "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
             "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
+            "WHERE (:study IS NULL OR study_instance_uid = :study) "
+            "AND (:state IS NULL OR state = :state OR state = 'converted' AND certainty = :state) "
+            "AND (:patient IS NULL OR patient_id = :patient) AND (:modality IS NULL OR modality = :modality) "
             "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
             study=study,
             state=state,
+            patient=patient,
+            modality=modality,
             incomplete=incomplete,
             limit=limit,
         )
