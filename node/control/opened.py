@@ -437,8 +437,6 @@ def convert(
 ) -> Opened:
     """Convert DICOM files without a node, as ``voxelnode convert`` does, and open the folder.
 
-    Conversions run in child processes: a program calls this below ``if __name__ == "__main__":``.
-
     `paths`: folders, files, zip files or DICOMDIRs.
     `out`: created if missing. The files of a series replace those of an earlier conversion of it, and no others.
     `options`: keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or

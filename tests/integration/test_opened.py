@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -293,6 +296,36 @@ def test_an_npz_has_a_series_and_its_structure_set_as_they_were_converted(tmp_pa
         assert found["data"].shape == found["labels"].shape == (8, 16, 20)
         assert sorted(set(np.argwhere(found["labels"])[:, 0].tolist())) == [2, 3, 4, 5]
         assert json.loads(str(found["labels_json"]))[0]["roi"]["name"] == "Lung"
+
+
+AT_THE_TOP = """
+import sys, threading
+import node
+
+held = threading.Event()
+threading.Thread(target=held.wait, daemon=True).start()  # children are no copies of a process with threads
+print("begins")
+print(len(node.convert("scans", "volumes").series()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["program.py"], ["-c", AT_THE_TOP], ["-"], ["-i"]], ids=lambda words: words[0])
+def test_a_program_that_converts_at_its_top_runs_once(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "program.py").write_text(AT_THE_TOP)
+    (tmp_path / "scans").mkdir()
+    make.ct_series(1)[0].save_as(tmp_path / "scans" / "1.dcm", enforce_file_format=True)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=AT_THE_TOP if arguments[0] in ("-", "-i") else "",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout.splitlines(), done.returncode) == (["begins", "1"], 0), done.stderr
+    assert len(list((tmp_path / "volumes").rglob("*.nii.gz"))) == 1
 
 
 @pytest.mark.slow
