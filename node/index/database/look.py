@@ -21,12 +21,16 @@ from node.index.nouns.views import (
     ConflictViews,
     ExclusionViews,
     FailureViews,
+    HookViews,
     InstanceViews,
     LostViews,
     PatientViews,
+    RejectionViews,
+    RouteViews,
     SenderViews,
     SeriesViews,
     StudyViews,
+    TrashViews,
     VolumeViews,
 )
 
@@ -52,13 +56,17 @@ class Look(ViewRows, AboutViews):
         self.conflicts = ConflictViews(connection)
         self.exclusions = ExclusionViews(connection)
         self.failures = FailureViews(connection)
+        self.hooks = HookViews(connection)
         self.hosts = _OneHost()
         self.instances = InstanceViews(connection)
         self.lost = LostViews(connection)
         self.patients = PatientViews(connection)
+        self.rejections = RejectionViews(connection)
+        self.routes = RouteViews(connection)
         self.senders = SenderViews(connection)
         self.series = SeriesViews(connection)
         self.studies = StudyViews(connection)
+        self.trash = TrashViews(connection)
         self.volumes = VolumeViews(connection)
 
     def weakness(self) -> None:
