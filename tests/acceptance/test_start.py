@@ -125,11 +125,12 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
     unused = OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_HTTP | {"sqlalchemy", "structlog", "prometheus_client"}
     looking = (
         *("series", "status", "rejections", "conflicts", "lost list", "trash", "patient list", "hooks list"),
-        *("hooks deliveries", "routes list", "routes waiting"),
+        *("hooks deliveries", "routes list", "routes waiting", "account list"),
     )
     for command in (*((*words.split(), *root) for words in looking), ("config", "check")):
         assert run(*command).isdisjoint(unused | {"pydicom"}), command
-    assert run("account", "list", *root).isdisjoint(unused - {"sqlalchemy", "structlog", "prometheus_client"})
+    for words in ("select modality=='CT'", "hooks jobs"):
+        assert run(*words.split(), *root).isdisjoint(unused - {"sqlalchemy", "structlog", "prometheus_client"}), words
     assert run("info", "1CT1", *root).isdisjoint(unused)  # pydicom has the names of what the header says
 
 

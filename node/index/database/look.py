@@ -18,6 +18,7 @@ from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
 from node.index.nouns.views import (
     AboutViews,
+    AccountViews,
     ConflictViews,
     ExclusionViews,
     FailureViews,
@@ -53,6 +54,7 @@ class Look(ViewRows, AboutViews):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
+        self.accounts = AccountViews(connection)
         self.conflicts = ConflictViews(connection)
         self.exclusions = ExclusionViews(connection)
         self.failures = FailureViews(connection)

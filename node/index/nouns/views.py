@@ -14,7 +14,7 @@ from typing import Any
 
 from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, AppliedPosition
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
-from node.index.nouns.records import InstanceFile
+from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, Role
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
@@ -27,8 +27,8 @@ def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
 
 
-def _moment(text: str | None) -> dt.datetime | None:
-    return None if text is None else dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+def _moment(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
 class AboutViews:
@@ -55,6 +55,34 @@ class AboutViews:
     def store_checksums(self) -> str | None:
         """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
         return self._about(STORE_CHECKSUMS) or None
+
+
+class AccountViews(ViewRows):
+    """Accounts for HTTP."""
+
+    def listed(self) -> list[ListedAccount]:
+        """Return all accounts, sorted by name."""
+        tokens: dict[int, list[ListedToken]] = {}
+        for row in self._rows(
+            "SELECT t.*, p.name AS project FROM tokens t LEFT JOIN projects p ON p.id = t.project_id ORDER BY t.id"
+        ):
+            role = Role[row["role"].upper()] if row["role"] else None
+            routes = tuple((row["routes"] or "").split())
+            ends = (row[name] and _moment(row[name]) for name in ("expires_at", "used_at"))
+            known = row["id"], row["label"], role, routes, row["project"], _moment(row["created_at"])
+            listed = ListedToken(*known, *ends)
+            tokens.setdefault(row["account_id"], []).append(listed)
+        return [
+            ListedAccount(
+                row["name"],
+                Role[row["role"].upper()],
+                row["password_hash"] is not None,
+                row["totp_step"] is not None,
+                _moment(row["created_at"]),
+                tuple(tokens.get(row["id"], ())),
+            )
+            for row in self._rows("SELECT * FROM accounts ORDER BY name")
+        ]
 
 
 class ExclusionViews(ViewRows):
@@ -468,13 +496,15 @@ class TrashViews(ViewRows):
         """Return what `all` does; of one deletion, if its number is given."""
         rows = self._rows(
             "SELECT t.id AS number, t.level, t.uid, t.reason, t.ordered_at AS deleted_at, t.trash_until AS until, "
-            "count(f.id) AS files, CAST(coalesce(sum(f.bytes), 0) AS BIGINT) AS bytes, t.content "
-            "FROM tombstones t LEFT JOIN trash f ON f.deletion = t.id "
-            "WHERE t.content IS NOT NULL AND (:number IS NULL OR t.id = :number) GROUP BY t.id ORDER BY t.id DESC",
+            "coalesce(f.files, 0) AS files, coalesce(f.bytes, 0) AS bytes, t.content FROM tombstones t LEFT JOIN "
+            "(SELECT deletion, count(*) AS files, sum(bytes) AS bytes FROM trash GROUP BY deletion) f "
+            "ON f.deletion = t.id "
+            "WHERE t.content IS NOT NULL AND (:number IS NULL OR t.id = :number) ORDER BY t.id DESC",
             number=number,
         )
         for row in rows:
-            row |= {name: _moment(row[name]) for name in ("deleted_at", "until")} | json.loads(row.pop("content"))
+            until = row["until"] and _moment(row["until"])
+            row |= {"deleted_at": _moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
         return rows
 
 
