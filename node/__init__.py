@@ -52,3 +52,8 @@ def __getattr__(name: str) -> Any:
     from node.control import connected, opened
 
     return getattr(connected if name == "connect" else opened, name)
+
+
+def __dir__() -> list[str]:
+    """Return what programs use, whether or not it is loaded yet."""
+    return sorted(__all__)

@@ -2,7 +2,7 @@
 
 The start of the command takes more than a second of a processor, and that of a converter half of one, nearly all of it
 for imports. That the command itself starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for; its
-converters are spawned.
+converters are other processes of Python.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -20,10 +19,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, Any
 
+from tests.forked_children import fork_children
 from tests.made_once import IN_POSTGRESQL, migrated, migrated_in_postgresql, share_indexes
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -210,31 +209,6 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
         os._exit(status)
 
 
-def _fork_children() -> None:
-    """Have the children of this process forked by one that has imported everything, rather than spawned.
-
-    That process is Python's own server of forks: it ends with the node and its children.
-    """
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"\0voxelnode-tests-{os.getpid()}")
-        listener.listen()
-        lives, alive = os.pipe()
-        server = os.fork()
-        if server == 0:
-            os.close(alive)
-            os.dup2(2, 1)  # who reads the output of the node does not wait for this process
-            try:
-                forkserver.main(listener.detach(), lives, [])
-            finally:
-                os._exit(0)
-        vars(forkserver._forkserver).update(  # type: ignore[attr-defined]
-            _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
-        )
-    os.close(lives)
-    context_of = multiprocessing.get_context
-    multiprocessing.get_context = lambda method=None: context_of("forkserver" if method == "spawn" else method)
-
-
 def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
@@ -254,7 +228,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
-        _fork_children()
+        fork_children()
         if (stays := os.environ.get(STAYS)) is not None:
             remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
@@ -266,7 +240,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         mutant = os.environ.get(mutants.VARIABLE)
         if mutant is not None:
             mutants.MUTANTS[mutant]()
-        # What the converter's child imports as its main module: nothing more than that of a real node.
+        # What Python's server of forks has its children import: nothing more than what a real node imports.
         sys.modules["__main__"] = node.__main__ if mutant is None else mutants
         if order["program"]:
             sys.argv = ["-c", *order["arguments"]]

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def children() -> set[int]:
+    """Return the numbers of the children of this process, whichever thread started them."""
+    threads = Path("/proc/self/task").iterdir()
+    return {int(child) for thread in threads for child in (thread / "children").read_text().split()}
+
+
 def descendants(process: int) -> list[int]:
     """Return the numbers of the children of a process, of their children, and so on."""
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection
 from time import monotonic
-from typing import Any, Literal
 
 from node.child_process.messages import (
     DEATH,
@@ -23,7 +21,7 @@ from node.child_process.messages import (
     receive_answer,
     send_request,
 )
-from node.child_process.serving import SIGNALS_LEFT_TO_THE_NODE, serve_in_child
+from node.child_process.start import StartedChild, start_child
 from node.errors import VoxelnodeError, says_out_of_memory
 
 _END_SECONDS = 10.0
@@ -54,8 +52,9 @@ class Child:
     it dies, is late, or sends something that is no answer.
 
     `serve`: called in the child with a `node.child_process.serving.ChildPipes` and `arguments`; answers requests until
-        the channel closes. Its module is loaded before the child is configured.
-    `name`: name of the process.
+        the channel closes. Its module is loaded before the child is configured. It is not the file that the
+        program was started with: a child does not run that again.
+    `name`: in the command line of the process.
     `max_answer_bytes`: longest answer.
     `reads_stderr`: whether to search the output of the process for the cause of death. Its standard error is then
         non-blocking and fails when full: C libraries tolerate that, third-party Python code does not.
@@ -71,22 +70,19 @@ class Child:
     ) -> None:
         self._serve, self._arguments, self._name = serve, arguments, name
         self._max_answer_bytes, self._reads_stderr = max_answer_bytes, reads_stderr
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._requests: Connection | None = None
-        self._answers: Connection | None = None
-        self._stderr: Connection | None = None
+        self._started: StartedChild | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether there is a process that can answer at once."""
-        return self._process is not None and self._process.is_alive()
+        return self._started is not None and self._started.process.poll() is None
 
     def start(self) -> None:
         """Start the process in advance, so that it loads its modules before the first request.
 
         If this process has no other thread yet, fork, which takes no time.
         """
-        self._running("fork" if threading.active_count() == 1 else "spawn")
+        self._running(is_copy=threading.active_count() == 1)
 
     def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
         """Send a request and return the child's answer.
@@ -96,17 +92,18 @@ class Child:
         Raises ChildLate: there was no answer within `seconds`.
         Raises ChildCancelled: one of the events was set first.
         """
-        process, requests, answers = self._running()
-        wait = Wait(monotonic() + seconds, process.sentinel, cancelled)
+        started = self._running()
+        wait = Wait(monotonic() + seconds, started.lifeline, cancelled)
         identity = os.urandom(IDENTITY_BYTES)
         try:
-            send_request(requests.fileno(), identity, pickle.dumps(request), wait)
-            kind, content = receive_answer(answers.fileno(), identity, self._max_answer_bytes, wait)
+            send_request(started.requests, identity, pickle.dumps(request), wait)
+            kind, content = receive_answer(started.answers, identity, self._max_answer_bytes, wait)
         except (EOFError, OSError) as error:
-            process.join(_END_SECONDS)
-            process.kill()  # it may have closed its pipes and gone on
-            process.join()
-            died = ChildDied(process.exitcode, says_out_of_memory(self._printed()))
+            ended = select.poll()
+            ended.register(started.lifeline, select.POLLIN)
+            ended.poll(1000 * _END_SECONDS)
+            started.process.kill()  # it may have closed its pipes and gone on
+            died = ChildDied(started.process.wait(), says_out_of_memory(self._printed()))
             self.close()
             raise died from error
         except Garbled as error:
@@ -122,49 +119,27 @@ class Child:
 
     def close(self) -> None:
         """Kill the process and wait until it has ended."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process.close()
-        for end in (self._requests, self._answers, self._stderr):
-            if end is not None:
-                end.close()
-        self._process = self._requests = self._answers = self._stderr = None
+        started, self._started = self._started, None
+        if started is not None:
+            started.close()
 
     def _printed(self) -> str:
         """Return the output on standard error since the last call, at most 64 KiB.
 
         It may contain patient data: it is only searched for messages of libraries, and never passed on.
         """
-        if self._stderr is None:
+        if self._started is None or self._started.stderr is None:
             return ""
         try:
-            return os.read(self._stderr.fileno(), 1 << 16).decode("ascii", "replace")
+            return os.read(self._started.stderr, 1 << 16).decode("ascii", "replace")
         except BlockingIOError:
             return ""
 
-    def _running(
-        self, method: Literal["fork", "spawn"] = "spawn"
-    ) -> tuple[multiprocessing.process.BaseProcess, Connection, Connection]:
-        if self._process is None or self._requests is None or self._answers is None or not self._process.is_alive():
+    def _running(self, is_copy: bool = False) -> StartedChild:
+        if self._started is None or not self.is_running:
             self.close()
-            context: Any = multiprocessing.get_context(method)  # of either kind
-            with ExitStack() as on_failure, ExitStack() as theirs:
-                child_requests, requests = context.Pipe(duplex=False)
-                answers, child_answers = context.Pipe(duplex=False)
-                stderr, child_stderr = context.Pipe(duplex=False) if self._reads_stderr else (None, None)
-                for end in filter(None, (requests, answers, stderr)):
-                    on_failure.callback(end.close)
-                    os.set_blocking(end.fileno(), False)
-                for end in filter(None, (child_requests, child_answers, child_stderr)):
-                    theirs.callback(end.close)
-                arguments = (self._serve, child_requests, child_answers, child_stderr, *self._arguments)
-                process = context.Process(target=serve_in_child, args=arguments, name=self._name)
-                with _blocked_signals():
-                    process.start()
-                on_failure.pop_all()
-            self._requests, self._answers, self._stderr, self._process = requests, answers, stderr, process
-        return self._process, self._requests, self._answers
+            self._started = start_child(self._serve, self._arguments, self._name, self._reads_stderr, is_copy)
+        return self._started
 
 
 def _exit_status(text: bytes) -> int | None:
@@ -240,13 +215,3 @@ class ChildPool:
                 else:
                     child.close()
                 self._changed.notify_all()
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Block Ctrl-C while a child starts; it would kill the child before it is configured."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_LEFT_TO_THE_NODE)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

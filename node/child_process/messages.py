@@ -52,7 +52,7 @@ class Wait:
     """How long the node waits for a child: until a moment of `monotonic`, the end of the child, or an event."""
 
     deadline: float
-    sentinel: int
+    lifeline: int
     cancelled: Sequence[threading.Event]
 
     def for_(self, descriptor: int, event: int) -> None:
@@ -62,7 +62,7 @@ class Wait:
         """
         poll = select.poll()
         poll.register(descriptor, event)
-        poll.register(self.sentinel, select.POLLIN)
+        poll.register(self.lifeline, select.POLLIN)
         while True:
             if any(event.is_set() for event in self.cancelled):
                 raise ChildCancelled
@@ -70,7 +70,7 @@ class Wait:
             ready = [number for number, _ in poll.poll(1000 * max(min(left, _CHECK_SECONDS), 0.0))]
             if descriptor in ready and left > 0:
                 return
-            if self.sentinel in ready:
+            if self.lifeline in ready:
                 raise EOFError
             if left <= 0:
                 raise ChildLate

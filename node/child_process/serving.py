@@ -12,20 +12,19 @@ bytes are to blame.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import resource
 import select
 import signal
 import struct
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,17 +80,35 @@ class Assistance:
     lend: Callable[[Assistants], None]
 
 
-class ChildPipes:
-    """The child's ends of its pipes."""
+@dataclass(frozen=True, slots=True)
+class ChildEnds:
+    """Descriptors of a child: its ends of what connects it with the node.
 
-    def __init__(self, requests: Connection, answers: Connection) -> None:
-        self._held = requests, answers  # they close their descriptors when they are collected
-        self.requests_from, self.answers_to = requests.fileno(), answers.fileno()
+    `lifeline`: readable once the node has ended.
+    `stderr`: receives its standard error, which is dropped while the pipe is full; None: all is dropped.
+    """
+
+    requests: int
+    answers: int
+    lifeline: int
+    stderr: int | None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All of them."""
+        return [end for end in (self.requests, self.answers, self.lifeline, self.stderr) if end is not None]
+
+
+class ChildPipes:
+    """The pipes of a child."""
+
+    def __init__(self, ends: ChildEnds) -> None:
+        self.requests_from, self.answers_to, self.lifeline = ends.requests, ends.answers, ends.lifeline
         self._identity = b""
 
     def requests(self) -> Iterator[Any]:
         """Yield the requests until the pipe closes; each is to be answered before the next."""
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=self._end_with_node, daemon=True).start()
         while (request := read_request(self.requests_from)) is not None:
             self._identity = request[0]
             yield pickle.loads(request[1])
@@ -100,41 +117,42 @@ class ChildPipes:
         """Answer the last request."""
         write_answer(self.answers_to, self._identity, content)
 
+    def _end_with_node(self) -> None:
+        with suppress(OSError):
+            os.read(self.lifeline, 1)
+        os._exit(1)
 
-def serve_in_child(
-    serve: Callable[..., None], requests: Connection, answers: Connection, stderr: Connection | None, *arguments: object
-) -> None:
+
+def main() -> None:
+    """Become the child that the node describes on standard input."""
+    serve_in_child(*pickle.load(sys.stdin.buffer))
+
+
+def serve_in_child(ends: ChildEnds, serve: Callable[..., None], *arguments: object) -> None:
     """Configure this process as a child, and serve until its pipes close; see `node.child_process.child.Child`."""
-    _configure(stderr)
-    serve(ChildPipes(requests, answers), *arguments)
+    _configure(ends.stderr)
+    for descriptor in (ends.requests, ends.answers, ends.lifeline):
+        os.set_inheritable(descriptor, False)
+    serve(ChildPipes(ends), *arguments)
 
 
-def _configure(stderr: Connection | None) -> None:
-    """Configure a child to ignore signals, print nothing, and dump no core.
+def _configure(stderr: int | None) -> None:
+    """Configure a child to ignore signals, read and print nothing, and dump no core.
 
     Codecs and plugins may print values that they read, which may be patient data.
-
-    `stderr`: receives the standard error of the child, which is dropped while the pipe is full; None: all is dropped.
     """
     for number in SIGNALS_LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_LEFT_TO_THE_NODE)
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    silence = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(silence, descriptor)
     os.close(silence)
     if stderr is not None:
-        os.dup2(stderr.fileno(), 2)
-        stderr.close()
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.set_blocking(2, False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # A process for each file or series
@@ -186,16 +204,14 @@ class _Keeper:
         """Pass requests on until the node closes the channel or ends."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         adopt_orphans()
-        parent = multiprocessing.parent_process()
         while True:
             poll = select.poll()
             poll.register(self._channel.requests_from, select.POLLIN)
-            if parent is not None:
-                poll.register(parent.sentinel, select.POLLIN)
+            poll.register(self._channel.lifeline, select.POLLIN)
             if self._process is not None:
                 poll.register(self._orders, 0)  # POLLERR: it closed its end
             ready = {number for number, _ in poll.poll()}
-            if parent is not None and parent.sentinel in ready:
+            if self._channel.lifeline in ready:
                 os._exit(1)  # the process that works dies with this one
             if self._orders in ready:
                 write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)

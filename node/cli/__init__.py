@@ -19,10 +19,7 @@ LOADING = (50_000, 20, 100)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its status; `arguments` default to those of the process.
-
-    The command line is imported here, not at module level, because child processes re-import the main module.
-    """
+    """Run the command line and exit with its status; `arguments` default to those of the process."""
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(*LOADING)

@@ -141,9 +141,7 @@ class Root(Configured):
 
     def reading(self) -> AbstractContextManager[ReadIndex]:
         """Open the index for reading; see `node.index.database.reading`."""
-        from node.index.database.reading import reading
-
-        return reading(self.settings.storage.root, self.settings.index.url)
+        return self.reading_of(None)
 
     @contextmanager
     def reading_of(self, project: str | None) -> Iterator[ReadIndex]:
@@ -151,6 +149,9 @@ class Root(Configured):
 
         Raises UsageError if there is no such project.
         """
+        from node.dicom.lean_import import load_for_rows
+
+        load_for_rows()
         from node.index.database.reading import reading
         from node.index.engine.scope import Scope
         from node.index.nouns.projects import KnownProjects

@@ -423,13 +423,17 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     `keys`: of the configuration of a node, such as ``{"index.url": "postgresql://..."}``.
 
     Raises UsageError: the configuration is wrong.
+    Raises FileNotFoundError: there is no such folder.
     Raises IndexUnusable: the folder has neither an index nor a ``conversion.json``, or the index cannot be read.
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
         return Opened(_Folder(root))
     settings = load(flags={**(keys or {}), "storage.root": root}).settings
-    return Opened(_Root(place_of(root, settings.index.url)))
+    place = place_of(root, settings.index.url)
+    if isinstance(place, Path):  # a database server has rows also where the files are not
+        root.stat()
+    return Opened(_Root(place))
 
 
 def convert(
@@ -437,14 +441,13 @@ def convert(
 ) -> Opened:
     """Convert DICOM files without a node, as ``voxelnode convert`` does, and open the folder.
 
-    Conversions run in child processes: a program calls this below ``if __name__ == "__main__":``.
-
     `paths`: folders, files, zip files or DICOMDIRs.
     `out`: created if missing. The files of a series replace those of an earlier conversion of it, and no others.
     `options`: keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or
         ``body_masks=True``; by default ``formats=("nifti",)`` and no thumbnails.
 
     Raises pydantic.ValidationError: there is no such option, or it has another value.
+    Raises FileNotFoundError: one of `paths` does not exist; nothing is converted.
     Raises OSError: `out` cannot be written.
     """
     from node.conversion.job import limits
@@ -453,7 +456,9 @@ def convert(
     from node.registry import installed, objects_of
     from node.writers.options import write_options
 
-    given = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    given = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+    for path in given:
+        path.stat()
     section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
     bounds = limits(section)
 
@@ -462,7 +467,7 @@ def convert(
         def run(job: Any, cancelled: threading.Event) -> Any:
             return converters.run(job, bounds, cancelled)
 
-        convert_folder([Path(path) for path in given], Path(out), write_options(section), run, section.workers)
+        convert_folder(given, Path(out), write_options(section), run, section.workers)
     return open(out)
 
 

@@ -31,6 +31,13 @@ def load_names() -> None:
         import_module("pydicom")
 
 
+def load_for_rows() -> None:
+    """Load pydicom without NumPy, and structlog without Rich, for a process that reads the index and no pixels."""
+    load_names()
+    with absent("rich"):  # with which structlog would colour tracebacks
+        import_module("structlog")
+
+
 @contextmanager
 def absent(*libraries: str) -> Iterator[None]:
     """Let an import of `libraries` fail as if they were not installed, except for those that are loaded already."""

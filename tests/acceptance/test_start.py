@@ -123,8 +123,14 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
 
     run("import", str(get_testdata_file("CT_small.dcm")), *root)
     unused = OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_HTTP | {"sqlalchemy", "structlog", "prometheus_client"}
-    for command in (("series", *root), ("status", *root), ("config", "check")):
+    looking = (
+        *("series", "status", "rejections", "conflicts", "lost list", "trash", "patient list", "hooks list"),
+        *("hooks deliveries", "routes list", "routes waiting", "account list"),
+    )
+    for command in (*((*words.split(), *root) for words in looking), ("config", "check")):
         assert run(*command).isdisjoint(unused | {"pydicom"}), command
+    for words in ("select modality=='CT'", "hooks jobs"):
+        assert run(*words.split(), *root).isdisjoint(unused - {"sqlalchemy", "structlog", "prometheus_client"}), words
     assert run("info", "1CT1", *root).isdisjoint(unused)  # pydicom has the names of what the header says
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as F
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as GET
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as MOVE
 
+import node
 from node.failpoints import RECEIVING
 from tests import make
+from tests.acceptance.served import until
 from tests.crash.harness import Node, Run, beside_random_moments, gone
 from tests.preloaded import Process
 
@@ -55,9 +58,15 @@ class Program(Node):
         return False
 
     def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
-        arguments = [sys.executable, "-c", code, str(self.root), str(self.port)]
+        (program := self.root.parent / "program.py").write_text(code)
+        arguments = [sys.executable, str(program), str(self.root), str(self.port)]
         process = subprocess.Popen(
-            arguments, env={**os.environ, **environment}, cwd=DOCUMENT.parents[1], stdout=log, stderr=log, text=True
+            arguments,
+            env={**os.environ, "PYTHONPATH": str(DOCUMENT.parents[1]), **environment},
+            cwd=self.root.parent,
+            stdout=log,
+            stderr=log,
+            text=True,
         )
         process.stdout = io.StringIO()  # which nobody has to read
         return process
@@ -166,6 +175,21 @@ def test_the_program_stores_finds_and_gives_back(program: Program, destination: 
     assert [status for status, _ in answered(assoc.send_c_find(query, FIND))] == [0xA900]
     assert [status for status, _ in answered(assoc.send_c_get(query, GET))] == [0xA900]
     assoc.release()
+
+
+@pytest.mark.slow
+def test_the_program_converts_what_it_receives(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with Program(root) as program:
+        assert program.start(), program.log.read_text()
+        assoc = associate(program, "PEER", [])
+        assert [assoc.send_c_store(ds).Status for ds in make.ct_series(3)] == [0x0000] * 3
+        assoc.release()
+        until(lambda: [series.verdict for series in node.open(root).series()] == ["complete"], 120, "a volume")
+        assert program.end(signal.SIGTERM) == 0
+    [series] = node.open(root).series()
+    assert [volume.array().shape[2] for volume in series.volumes()] == [3]
+    assert "Traceback" not in program.log.read_text()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from node.child_process.child import Child
 from node.child_process.confinement import offered
 from node.child_process.serving import Apart, Assistance, Assistants, ChildLimits, ChildPipes, serve_apart
 from tests.acceptance.served import until
-from tests.processes import descendants, known_outside_as
+from tests.processes import children, descendants, known_outside_as
 
 SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
@@ -171,9 +171,10 @@ def test_without_assistants_there_is_none(given: Path) -> None:
 @pytest.mark.slow
 def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"")
+    before = children()
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
         answer = json.loads(child.call(asked(given, "pid", 3), SECONDS))
-        keeper = child._process.pid
+        [keeper] = children() - before
         descriptor = os.pidfd_open(known_outside_as(keeper, answer["assistant"]))
         for number in range(4):  # other files each time, so in another process
             child.call(asked((given, tmp_path / "other")[number % 2 == 0], "pid", 3), SECONDS)
@@ -183,9 +184,10 @@ def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Pa
 
 
 def test_assistants_end_with_the_keeper(given: Path) -> None:
+    before = children()
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
         answer = json.loads(child.call(asked(given, "pid"), SECONDS))
-        keeper = child._process.pid
+        [keeper] = children() - before
         descriptor = os.pidfd_open(known_outside_as(keeper, answer["assistant"]))
         os.kill(keeper, signal.SIGKILL)
         assert select.select([descriptor], [], [], SECONDS)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import resource
 import select
@@ -21,19 +20,19 @@ from node.child_process import confinement
 from node.child_process.confinement import MAX_OPEN_FILES, offered
 from node.child_process.messages import write_answer
 from node.children.decoder import Decoder, NotDecoded
-from tests.processes import descendants, known_outside_as
+from tests.processes import children, descendants, known_outside_as
 
 MEMORY_BYTES = 2_000_000_000
 
 
 @pytest.fixture(scope="module")
-def others() -> set[int | None]:
+def others() -> set[int]:
     """Children of tests that ran in this process before."""
-    return {child.pid for child in multiprocessing.active_children()}
+    return children()
 
 
 @pytest.fixture(scope="module")
-def decoder(others: set[int | None]) -> Iterator[Decoder]:
+def decoder(others: set[int]) -> Iterator[Decoder]:
     with closing(Decoder(memory_bytes=MEMORY_BYTES)) as decoder:
         yield decoder
 
@@ -178,9 +177,7 @@ def process(given: Path) -> bytes:
     return b"%d" % os.getpid()
 
 
-def test_each_file_has_a_process_of_its_own(
-    decoder: Decoder, others: set[int | None], given: Path, tmp_path: Path
-) -> None:
+def test_each_file_has_a_process_of_its_own(decoder: Decoder, others: set[int], given: Path, tmp_path: Path) -> None:
     other = tmp_path / "neighbour"
     first, again = (decoder.run(process, given) for _ in range(2))
     descriptor = os.pidfd_open(known_outside_as(keeper(others), int(first)))
@@ -208,16 +205,15 @@ def forge(given: Path, kind: bytes) -> bytes:
     return b"own"
 
 
-def keeper(others: set[int | None]) -> int:
+def keeper(others: set[int]) -> int:
     """Return the number of the process that forks those of the decoder of this module."""
-    [own] = (child.pid for child in multiprocessing.active_children() if child.pid not in others)
-    assert own is not None
+    [own] = children() - others
     return own
 
 
 @pytest.mark.parametrize("end", [crash, exit_quietly])
 def test_the_end_of_such_a_process_is_reported_and_costs_no_start(
-    decoder: Decoder, others: set[int | None], given: Path, end: Callable[[Path], bytes]
+    decoder: Decoder, others: set[int], given: Path, end: Callable[[Path], bytes]
 ) -> None:
     decoder.run(process, given.parent / "neighbour")
     before = keeper(others)
@@ -235,14 +231,13 @@ def test_what_it_forges_is_no_answer_to_a_later_request(decoder: Decoder, given:
 
 @pytest.mark.slow
 def test_it_ends_with_its_keeper(given: Path) -> None:
-    before = multiprocessing.active_children()
+    before = children()
     with closing(Decoder(deadline_seconds=60)) as decoder:
         number = int(decoder.run(process, given))
-        [own] = set(multiprocessing.active_children()) - set(before)
-        assert own.pid is not None
-        descriptors = [os.pidfd_open(process) for process in descendants(own.pid)]
-        assert known_outside_as(own.pid, number) in descendants(own.pid)
-        os.kill(own.pid, signal.SIGKILL)
+        [own] = children() - before
+        descriptors = [os.pidfd_open(process) for process in descendants(own)]
+        assert known_outside_as(own, number) in descendants(own)
+        os.kill(own, signal.SIGKILL)
         assert all(map(_ended, descriptors))
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -36,6 +35,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Clock, Root, announced, data_set_bytes, flip
+from tests.processes import children
 
 OPTIONS = write_options(Convert())
 LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
@@ -164,20 +164,17 @@ def test_a_series_with_a_file_that_is_not_as_it_was_received_keeps_its_volumes_u
 def test_a_child_is_started_shortly_before_the_first_series_is_due(root: Root) -> None:
     root.take(make.ct_series(1)[0])
     worker = Worker(root.archive, root.index, Convert(), root.clock)
+    before = children()
     try:
         assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=53)) == pytest.approx(2)
-        assert not children()
+        assert children() == before
         assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=57)) == pytest.approx(3)
-        [child] = children()
+        [child] = children() - before
         worker._seconds_until_due(root.clock() + dt.timedelta(seconds=58))
-        assert children() == [child]
+        assert children() - before == {child}
     finally:
         worker.stop()
-    assert not children()
-
-
-def children() -> list[int | None]:
-    return [child.pid for child in multiprocessing.active_children() if child.name == "voxelnode-converter"]
+    assert children() == before
 
 
 def convert_due(root: Root, worker: Worker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
 import os
 import select
 import signal
@@ -55,6 +54,7 @@ from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.newer import NEWER, newer
 from tests.postgresql import Server, start
+from tests.processes import children
 from tests.silent_line import Line, line_to
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -485,11 +485,10 @@ class Converting:
     def __init__(self, host: Host, root: Path) -> None:
         self.index, self.host = host.index, host
         self.worker = Worker(Archive(root), host.index, Convert(), host.index.now)
-        known = set(multiprocessing.active_children())
+        known = children()
         self.worker._converters.start()
-        [child] = set(multiprocessing.active_children()) - known
-        assert child.pid is not None
-        self._child = os.pidfd_open(child.pid)
+        [child] = children() - known
+        self._child = os.pidfd_open(child)
         signal.pidfd_send_signal(self._child, signal.SIGSTOP)
 
     def begin(self) -> None:

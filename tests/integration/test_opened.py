@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from PIL import Image
 
 import node
 from node import extras
+from node.cli import close_converters
 from node.cli.application import main
 from node.index.engine.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
@@ -120,8 +124,11 @@ def test_the_commands_write_projections_and_masks(tmp_path: Path) -> None:
 
 
 def voxelnode(*command: object) -> object:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in command])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in command])
+    finally:
+        close_converters()
     return ended.value.code
 
 
@@ -293,6 +300,59 @@ def test_an_npz_has_a_series_and_its_structure_set_as_they_were_converted(tmp_pa
         assert found["data"].shape == found["labels"].shape == (8, 16, 20)
         assert sorted(set(np.argwhere(found["labels"])[:, 0].tolist())) == [2, 3, 4, 5]
         assert json.loads(str(found["labels_json"]))[0]["roi"]["name"] == "Lung"
+
+
+def test_the_names_of_the_package_are_listed_before_they_are_loaded() -> None:
+    program = "import node; print(*dir(node), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == sorted(node.__all__)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(node.open, marks=pytest.mark.sqlite("a database server has rows also where the files are not")),
+        lambda path: node.convert(path, path.parent / "out"),
+        lambda path: node.convert([path.parent, path], path.parent / "out"),
+        node.read_rectangles,
+        lambda path: node.connect("https://127.0.0.1:9", ca_file=path),
+    ],
+    ids=["open", "convert", "convert several", "read_rectangles", "connect"],
+)
+def test_what_does_not_exist_is_not_taken_for_empty(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(FileNotFoundError):
+        use(tmp_path / "nothing.csv")
+    assert not list(tmp_path.iterdir())
+
+
+AT_THE_TOP = """
+import sys, threading
+import node
+
+held = threading.Event()
+threading.Thread(target=held.wait, daemon=True).start()  # children are no copies of a process with threads
+print("begins")
+print(len(node.convert("scans", "volumes").series()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["program.py"], ["-c", AT_THE_TOP], ["-"], ["-i"]], ids=lambda words: words[0])
+def test_a_program_that_converts_at_its_top_runs_once(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "program.py").write_text(AT_THE_TOP)
+    (tmp_path / "scans").mkdir()
+    make.ct_series(1)[0].save_as(tmp_path / "scans" / "1.dcm", enforce_file_format=True)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=AT_THE_TOP if arguments[0] in ("-", "-i") else "",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout.splitlines(), done.returncode) == (["begins", "1"], 0), done.stderr
+    assert len(list((tmp_path / "volumes").rglob("*.nii.gz"))) == 1
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.util
 import socket
 import sys
 from collections.abc import Generator
@@ -31,16 +30,7 @@ def _is_of_a_network(event: str, arguments: tuple[Any, ...]) -> bool:
     return event == "socket.__new__" and arguments[1] != socket.AF_UNIX
 
 
-_spawn = multiprocessing.util.spawnv_passfds
-
-
-def _spawn_and_tell(*arguments: Any) -> int:
-    sys.audit("os.posix_spawn", *arguments)  # which multiprocessing does not
-    return _spawn(*arguments)
-
-
 sys.addaudithook(_refuse)
-multiprocessing.util.spawnv_passfds = _spawn_and_tell
 
 
 def _refusing() -> Generator[None, Any, Any]:

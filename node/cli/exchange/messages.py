@@ -71,7 +71,7 @@ class MessageNotDelivered(VoxelnodeError):
 @hooks.command("list")
 def list_hooks(root: Root) -> Listing:
     """List the hooks and the progress of their deliveries."""
-    with root.reading() as index:
+    with root.looking() as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
     return listing(counted(len(rows), "hook"), HOOKS, rows)
@@ -92,7 +92,7 @@ def deliveries(
 
     Shows delivered, waiting and given-up messages, with the reasons of failures.
     """
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.hooks.deliveries(last, hook=hook, state=state)
     if hook is not None and not rows:
         configured(root, hook)  # a misspelt name has no messages, either
@@ -325,7 +325,7 @@ def _described(name: str, hook: HookSettings) -> dict[str, Any]:
 @routes.command("list")
 def list_routes(root: Root) -> Listing:
     """List the destinations of routes, and what waits for each."""
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.routes.destinations()
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
@@ -352,7 +352,7 @@ def waiting(
     """List what waits, was given up or left out, and why."""
     route, slash, destination = (name or "").partition("/")
     filters = {"route": route if name is not None else None, "destination": destination if slash else None}
-    with root.reading() as index:
+    with root.looking() as index:
         rows = [
             row
             for state in ("given-up", "waiting", "skipped")

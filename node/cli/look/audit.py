@@ -125,6 +125,6 @@ def rejections(
     root: Root,
 ) -> Listing:
     """List recent refusals with sender, reason and remedy."""
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.rejections.newest(last)[::-1]
     return listing(f"last {counted(len(rows), 'kind')} of refusals", REFUSALS, rows, none="no refusals")

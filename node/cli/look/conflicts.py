@@ -34,7 +34,7 @@ def list_(
     root: Root,
 ) -> Listing:
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.conflicts.all(decided=everything)
     return listing(counted(len(rows), "conflict"), CONFLICTS, rows, none="no conflicts")
 

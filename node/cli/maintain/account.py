@@ -82,7 +82,7 @@ def role_(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List accounts and their tokens."""
-    with root.reading() as index:
+    with root.looking() as index:
         accounts = index.accounts.listed()
     rows: list[dict[str, Any]] = [
         {

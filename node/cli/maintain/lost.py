@@ -26,7 +26,7 @@ def list_(root: Root) -> Listing:
     Exit 1 if there are any. Each instance stays in the list until somebody sends it again, a person deletes its series,
     or writes it off. A gap stays until it is written off.
     """
-    with root.reading() as index:
+    with root.looking() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
     title = f"acknowledged, not here: {len(rows)}"
     none = "everything that was acknowledged is here, was deleted or written off"

@@ -30,7 +30,7 @@ Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the del
 @app.callback()
 def list_(root: Root) -> Listing:
     """List the deletions that can be undone, the newest first."""
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.trash.all()
     return listing(f"{counted(len(rows), 'deletion')} in the trash", ENTRIES, rows, none="the trash is empty")
 
@@ -65,7 +65,7 @@ def empty(
         raise UsageError("give either the number of a deletion, or --all")
     numbers = [number] if number is not None else []
     if everything:
-        with root.reading() as index:
+        with root.looking() as index:
             numbers = [row["number"] for row in index.trash.all()]
     if numbers:
         confirm("emptying the trash", f"Permanently delete the files of {counted(len(numbers), 'deletion')}?", yes)

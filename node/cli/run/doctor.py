@@ -26,7 +26,7 @@ from node.cli.look.status import ACKNOWLEDGED, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, listing, moment_of
 from node.counted import counted, sized
-from node.dicom.lean_import import absent, load_names
+from node.dicom.lean_import import load_for_rows
 from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def doctor(
     node, port, open files and clock.
     Exit 1 if a check fails.
     """
-    load_names()
-    with absent("rich"):  # with which structlog would colour tracebacks
-        import structlog  # noqa: F401
+    load_for_rows()
     if repair and root.folder.is_dir():
         make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (

@@ -21,7 +21,7 @@ import typer
 from node.cli import SERVING
 from node.cli.options import Root
 from node.cli.output import stop_printing
-from node.dicom.lean_import import absent, load_names
+from node.dicom.lean_import import load_for_rows
 
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
@@ -78,10 +78,7 @@ def serve(
         }
     ).settings
 
-    load_names()  # children decode
-    with absent("rich"):  # structlog colours tracebacks with Rich
-        import structlog  # noqa: F401
-
+    load_for_rows()  # children decode
     from node import logs
     from node.control import checks
     from node.control.node import Node

@@ -25,7 +25,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the studies t
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the patients and their merges."""
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.patients.all()
     return listing(counted(len(rows), "patient"), PATIENTS, rows)
 

@@ -39,9 +39,9 @@ def list_(
     root: Root,
 ) -> Listing:
     """List recent jobs of hooks with results."""
-    from node.extensions.results.rows import ReadResults
+    with root.reading() as index:  # before the libraries, which load less then
+        from node.extensions.results.rows import ReadResults
 
-    with root.reading() as index:
         rows = index.repository(ReadResults).page(None, last, hook=hook, state=state)
     return listing(f"last {counted(len(rows), 'job')}", JOBS, rows, none="no jobs")
 
@@ -49,9 +49,9 @@ def list_(
 @app.command()
 def show(job: JobId, root: Root) -> Listing:
     """Show a job and its results."""
-    from node.extensions.results.rows import ReadResults
+    with root.reading() as index:  # before the libraries, which load less then
+        from node.extensions.results.rows import ReadResults
 
-    with root.reading() as index:
         jobs = index.repository(ReadResults)
         found = jobs.page(None, 1, job_id=job)
         if not found:

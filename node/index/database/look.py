@@ -18,15 +18,20 @@ from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
 from node.index.nouns.views import (
     AboutViews,
+    AccountViews,
     ConflictViews,
     ExclusionViews,
     FailureViews,
+    HookViews,
     InstanceViews,
     LostViews,
     PatientViews,
+    RejectionViews,
+    RouteViews,
     SenderViews,
     SeriesViews,
     StudyViews,
+    TrashViews,
     VolumeViews,
 )
 
@@ -49,16 +54,21 @@ class Look(ViewRows, AboutViews):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
+        self.accounts = AccountViews(connection)
         self.conflicts = ConflictViews(connection)
         self.exclusions = ExclusionViews(connection)
         self.failures = FailureViews(connection)
+        self.hooks = HookViews(connection)
         self.hosts = _OneHost()
         self.instances = InstanceViews(connection)
         self.lost = LostViews(connection)
         self.patients = PatientViews(connection)
+        self.rejections = RejectionViews(connection)
+        self.routes = RouteViews(connection)
         self.senders = SenderViews(connection)
         self.series = SeriesViews(connection)
         self.studies = StudyViews(connection)
+        self.trash = TrashViews(connection)
         self.volumes = VolumeViews(connection)
 
     def weakness(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
@@ -23,7 +22,11 @@ from node.index.models.people import (
     TokenRow,
     WebSessionRow,
 )
+from node.index.nouns.records import ListedAccount, ListedToken, Role
+from node.index.nouns.views import AccountViews
 from node.registry import shares
+
+__all__ = ["ListedAccount", "ListedToken", "Role"]  # for who asks for accounts
 
 MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
@@ -43,14 +46,6 @@ def is_current(begun_at: Any, expires_at: Any, now: dt.datetime) -> ColumnElemen
 
 MAX_STEPS_APART = 2
 """Between the codes of an authenticator app that are right at one moment (`node.web.second_factor.SKEW`)."""
-
-
-class Role(IntEnum):
-    """The permissions of an account; each role includes the lower ones."""
-
-    READ = 1
-    WRITE = 2
-    ADMIN = 3
 
 
 class NoSuchAccount(UsageError):
@@ -95,20 +90,6 @@ class KnownToken:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedToken:
-    """A token as its owner and administrators see it. `role` is None if it is that of the account."""
-
-    id: int
-    label: str
-    role: Role | None
-    routes: tuple[str, ...]
-    project: str | None
-    created_at: dt.datetime
-    expires_at: dt.datetime | None
-    used_at: dt.datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class KnownSession:
     """The session of a browser that presents its cookie.
 
@@ -139,18 +120,6 @@ class ListedSession:
     created_at: dt.datetime
     expires_at: dt.datetime
     used_at: dt.datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ListedAccount:
-    """An account as shown to an administrator."""
-
-    name: str
-    role: Role
-    has_password: bool
-    has_factor: bool
-    created_at: dt.datetime
-    tokens: tuple[ListedToken, ...]
 
 
 _KNOWN = select(*AccountRow.__table__.columns)
@@ -440,7 +409,7 @@ def _unknown(name: str) -> NoSuchAccount:
     return NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` lists accounts and tokens")
 
 
-class ReadAccounts(ReadRepository):
+class ReadAccounts(ReadRepository, AccountViews):
     """Accounts for HTTP."""
 
     def sessions(self, name: str, now: dt.datetime) -> list[ListedSession]:
@@ -452,26 +421,4 @@ class ReadAccounts(ReadRepository):
                 row.id, Client(row.address or "", row.agent or ""), row.created_at, row.expires_at, row.used_at
             )
             for row in self._connection.execute(query)
-        ]
-
-    def listed(self) -> list[ListedAccount]:
-        """Return all accounts, sorted by name."""
-        tokens: dict[int, list[ListedToken]] = {}
-        query = select(*TokenRow.__table__.columns, ProjectRow.name.label("project")).order_by(TokenRow.id)
-        for row in self._connection.execute(query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)):
-            role, routes = Role[row.role.upper()] if row.role else None, tuple((row.routes or "").split())
-            times = row.created_at, row.expires_at, row.used_at
-            listed = ListedToken(row.id, row.label, role, routes, row.project, *times)
-            tokens.setdefault(row.account_id, []).append(listed)
-        rows = self._connection.execute(_KNOWN.order_by(AccountRow.name))
-        return [
-            ListedAccount(
-                row.name,
-                Role[row.role.upper()],
-                row.password_hash is not None,
-                row.totp_step is not None,
-                row.created_at,
-                tuple(tokens.get(row.id, ())),
-            )
-            for row in rows
         ]

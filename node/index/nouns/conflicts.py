@@ -47,11 +47,6 @@ class ReadConflicts(PagedRepository, ConflictViews):
     listing = select(*columns_but(ConflictRow, "key", "host"))
     filters = (ConflictRow.study_instance_uid, ConflictRow.id)
 
-    def all(self, *, decided: bool) -> list[Row]:
-        """Return rows of ``v_conflicts``, oldest first; those that are decided only if asked for."""
-        which = "" if decided else "WHERE decision IS NULL"
-        return self._rows(f"SELECT * FROM v_conflicts {which} ORDER BY found_at, id")
-
     def one(self, conflict: int) -> Row | None:
         """Return one conflict with the ``key`` of its file; None if there is none."""
         query = self.listing.add_columns(ConflictRow.key).where(ConflictRow.id == conflict)

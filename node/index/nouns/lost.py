@@ -27,7 +27,7 @@ from node.errors import UsageError
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
@@ -306,11 +306,3 @@ class ReadLost(PagedRepository, LostViews):
     absent = reads(absent)
 
     by_series = reads(lost_by_series)
-
-    def newest(self, limit: int, skip: int = 0) -> list[Row]:
-        """Return at most `limit` rows of ``v_lost_instances``, the last received first."""
-        return self._rows(
-            "SELECT * FROM v_lost_instances ORDER BY received_at DESC, sop_instance_uid LIMIT :limit OFFSET :skip",
-            limit=limit,
-            skip=skip,
-        )

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from typing import Any, Literal
 
 from node.completeness import Completeness, Expectation, Findings
@@ -348,3 +348,37 @@ class InstanceFile:
     file_missing: bool
     place: str | None = None  # see `ImageRow`
     holder: str | None = None
+
+
+class Role(IntEnum):
+    """The permissions of an account; each role includes the lower ones."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ListedToken:
+    """A token as its owner and administrators see it. `role` is None if it is that of the account."""
+
+    id: int
+    label: str
+    role: Role | None
+    routes: tuple[str, ...]
+    project: str | None
+    created_at: dt.datetime
+    expires_at: dt.datetime | None
+    used_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedAccount:
+    """An account as shown to an administrator."""
+
+    name: str
+    role: Role
+    has_password: bool
+    has_factor: bool
+    created_at: dt.datetime
+    tokens: tuple[ListedToken, ...]

@@ -8,10 +8,11 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import RejectionRow
 from node.index.nouns.records import CountedRefusal, Refused, kind_of
+from node.index.nouns.views import RejectionViews
 
 ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals at most this far apart share a row."""
@@ -60,14 +61,8 @@ def _counted(connection: Connection, counted: CountedRefusal) -> bool:
     return True
 
 
-class ReadRejections(PagedRepository):
+class ReadRejections(PagedRepository, RejectionViews):
     """Rows of ``rejections`` and ``v_rejections``."""
 
     listing = select(RejectionRow.__table__)
     filters = (RejectionRow.rule,)
-
-    def newest(self, limit: int, skip: int = 0) -> list[Row]:
-        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
-        return self._rows(
-            "SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
-        )

@@ -24,6 +24,7 @@ from node.index.models.levels import STORE, ImageRow, PatientRow, StudyRow, Utc
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
 from node.index.nouns.records import Deletion, Level
+from node.index.nouns.views import TrashViews
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
 
@@ -51,7 +52,7 @@ def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
 
 
 def _entry(connection: Connection, number: int) -> dict[str, Any]:
-    entries = _entries(connection, TombstoneRow.id == number)
+    entries = ReadTrash(connection).entries(number)
     if not entries:
         raise NotInTrash
     return entries[0]
@@ -153,12 +154,8 @@ class TrashRepository(IndexRepository):
         return Deletion(number, tuple(paths), row.level, row.uid, row.ordered_at, went_to_trash=True)
 
 
-class ReadTrash(ReadRepository):
+class ReadTrash(ReadRepository, TrashViews):
     """What is in the trash."""
-
-    def all(self) -> list[dict[str, Any]]:
-        """Return what is in the trash, the newest deletion first."""
-        return _entries(self._connection, _IN_TRASH)
 
     entry = reads(_entry)
 
@@ -204,27 +201,6 @@ def put_in_trash(connection: Connection, deletion: int, rows: Collection[dict[st
     """Add rows to the trash."""
     if rows:
         connection.execute(insert(TrashRow), [{"deletion": deletion, **row} for row in rows])
-
-
-def _entries(connection: Connection, condition: ColumnElement[bool]) -> list[dict[str, Any]]:
-    counts = (
-        select(TrashRow.deletion, func.count().label("files"), func.sum(TrashRow.bytes).label("bytes"))
-        .group_by(TrashRow.deletion)
-        .subquery()
-    )
-    rows = connection.execute(
-        select(TombstoneRow, counts.c.files, counts.c.bytes)
-        .outerjoin(counts, counts.c.deletion == TombstoneRow.id)
-        .where(condition, _IN_TRASH)
-        .order_by(TombstoneRow.id.desc())
-    )
-    return [
-        {
-            "number": row.id, "level": row.level, "uid": row.uid, "reason": row.reason, "deleted_at": row.ordered_at,
-            "until": row.trash_until, "files": row.files or 0, "bytes": int(row.bytes or 0), **(row.content or {}),
-        }
-        for row in rows
-    ]  # fmt: skip
 
 
 def _encoded(value: Any) -> Any:

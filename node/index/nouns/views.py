@@ -14,7 +14,7 @@ from typing import Any
 
 from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, AppliedPosition
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
-from node.index.nouns.records import InstanceFile
+from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, Role
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
@@ -25,6 +25,10 @@ def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
     moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
     return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
+
+
+def _moment(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
 class AboutViews:
@@ -51,6 +55,34 @@ class AboutViews:
     def store_checksums(self) -> str | None:
         """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
         return self._about(STORE_CHECKSUMS) or None
+
+
+class AccountViews(ViewRows):
+    """Accounts for HTTP."""
+
+    def listed(self) -> list[ListedAccount]:
+        """Return all accounts, sorted by name."""
+        tokens: dict[int, list[ListedToken]] = {}
+        for row in self._rows(
+            "SELECT t.*, p.name AS project FROM tokens t LEFT JOIN projects p ON p.id = t.project_id ORDER BY t.id"
+        ):
+            role = Role[row["role"].upper()] if row["role"] else None
+            routes = tuple((row["routes"] or "").split())
+            ends = (row[name] and _moment(row[name]) for name in ("expires_at", "used_at"))
+            known = row["id"], row["label"], role, routes, row["project"], _moment(row["created_at"])
+            listed = ListedToken(*known, *ends)
+            tokens.setdefault(row["account_id"], []).append(listed)
+        return [
+            ListedAccount(
+                row["name"],
+                Role[row["role"].upper()],
+                row["password_hash"] is not None,
+                row["totp_step"] is not None,
+                _moment(row["created_at"]),
+                tuple(tokens.get(row["id"], ())),
+            )
+            for row in self._rows("SELECT * FROM accounts ORDER BY name")
+        ]
 
 
 class ExclusionViews(ViewRows):
@@ -145,6 +177,11 @@ class InstanceViews(ViewRows):
 class ConflictViews(ViewRows):
     """Rows of ``v_conflicts``."""
 
+    def all(self, *, decided: bool) -> list[Row]:
+        """Return rows of ``v_conflicts``, oldest first; those that are decided only if asked for."""
+        which = "" if decided else "WHERE decision IS NULL"
+        return self._rows(f"SELECT * FROM v_conflicts {which} ORDER BY found_at, id")
+
     def count_open(self) -> dict[str, int]:
         """Count the conflicts that nobody has decided, by kind."""
         rows = self._rows("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
@@ -173,8 +210,46 @@ class ConflictViews(ViewRows):
         )
 
 
+class HookViews(ViewRows):
+    """Rows of ``v_hooks`` and ``v_deliveries``."""
+
+    def progress(self) -> dict[str, Row]:
+        """Return the rows of ``v_hooks``, by name of the hook."""
+        return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
+
+    def troubles(self) -> dict[str, str]:
+        """Return why the last attempt failed of what waits, by name of the hook."""
+        waiting = (
+            "SELECT hook, reason FROM v_deliveries WHERE state = 'waiting' AND reason IS NOT NULL ORDER BY last_at"
+        )
+        return {row["hook"]: row["reason"] for row in self._rows(waiting)}
+
+    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
+        """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
+
+        `hook`, `state`: filters; None matches all.
+        """
+        return self._rows(
+            "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
+            "WHERE (:hook IS NULL OR hook = :hook) AND (:state IS NULL OR state = :state) "
+            "ORDER BY happened_at DESC LIMIT :limit) d "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY d.happened_at",
+            hook=hook,
+            state=state,
+            limit=limit,
+        )
+
+
 class LostViews(ViewRows):
     """Rows of ``v_lost_instances``."""
+
+    def newest(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return at most `limit` rows of ``v_lost_instances``, the last received first."""
+        return self._rows(
+            "SELECT * FROM v_lost_instances ORDER BY received_at DESC, sop_instance_uid LIMIT :limit OFFSET :skip",
+            limit=limit,
+            skip=skip,
+        )
 
     def count(self) -> int:
         """Count the lost instances."""
@@ -208,6 +283,60 @@ class PatientViews(ViewRows):
             pattern=pattern_of(text.split()),
             limit=limit,
         )
+
+
+class RejectionViews(ViewRows):
+    """Rows of ``v_rejections``."""
+
+    def newest(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
+        return self._rows(
+            "SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
+        )
+
+
+class RouteViews(ViewRows):
+    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+    def destinations(self) -> list[Row]:
+        """Return the rows of ``v_routes``."""
+        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
+
+    def messages(
+        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
+    ) -> list[Row]:
+        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
+
+        One that waits for a destination that is paused or held has the reason of that, and when it goes on.
+
+        `route`, `destination`, `state`: filters; None matches all.
+        """
+        rows = self._rows(
+            "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id, "
+            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
+            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
+            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "LEFT JOIN v_studies st USING (study_instance_uid) "
+            "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
+            "ORDER BY m.happened_at DESC",
+            route=route,
+            destination=destination,
+            state=state,
+            limit=limit,
+        )
+        return [_with_what_holds_it(row) for row in rows]
+
+
+def _with_what_holds_it(row: Row) -> Row:
+    """Return a message with the state of its destination as its reason, if it waits for that."""
+    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
+    if row["state"] == "waiting" and paused:
+        row |= {"reason": "the route is paused", "due_at": None}
+    elif row["state"] == "waiting" and trouble:
+        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
+    return row
 
 
 class SenderViews(ViewRows):
@@ -365,6 +494,29 @@ class StudyViews(ViewRows):
             study=study["study_instance_uid"],
         )
         return [list(of_study) for _, of_study in groupby(rows, itemgetter("id"))]
+
+
+class TrashViews(ViewRows):
+    """What is in the trash."""
+
+    def all(self) -> list[Row]:
+        """Return what is in the trash, the newest deletion first."""
+        return self.entries()
+
+    def entries(self, number: int | None = None) -> list[Row]:
+        """Return what `all` does; of one deletion, if its number is given."""
+        rows = self._rows(
+            "SELECT t.id AS number, t.level, t.uid, t.reason, t.ordered_at AS deleted_at, t.trash_until AS until, "
+            "coalesce(f.files, 0) AS files, coalesce(f.bytes, 0) AS bytes, t.content FROM tombstones t LEFT JOIN "
+            "(SELECT deletion, count(*) AS files, sum(bytes) AS bytes FROM trash GROUP BY deletion) f "
+            "ON f.deletion = t.id "
+            "WHERE t.content IS NOT NULL AND (:number IS NULL OR t.id = :number) ORDER BY t.id DESC",
+            number=number,
+        )
+        for row in rows:
+            until = row["until"] and _moment(row["until"])
+            row |= {"deleted_at": _moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
+        return rows
 
 
 class VolumeViews(ViewRows):

@@ -24,7 +24,6 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, 
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import ReadRepository
-from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
@@ -32,6 +31,7 @@ from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind
+from node.index.nouns.views import HookViews
 from node.index.work import jobs, outbox
 from node.index.work.ledger import Ended, Lane, begin_again, end, in_lane
 from node.index.work.messages import (
@@ -367,31 +367,5 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-class ReadHooks(ReadRepository):
+class ReadHooks(ReadRepository, HookViews):
     """Rows of ``v_hooks`` and ``v_deliveries``."""
-
-    def progress(self) -> dict[str, Listed]:
-        """Return the rows of ``v_hooks``, by name of the hook."""
-        return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
-
-    def troubles(self) -> dict[str, str]:
-        """Return why the last attempt failed of what waits, by name of the hook."""
-        waiting = (
-            "SELECT hook, reason FROM v_deliveries WHERE state = 'waiting' AND reason IS NOT NULL ORDER BY last_at"
-        )
-        return {row["hook"]: row["reason"] for row in self._rows(waiting)}
-
-    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Listed]:
-        """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
-
-        `hook`, `state`: filters; None matches all.
-        """
-        return self._rows(
-            "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
-            "WHERE (:hook IS NULL OR hook = :hook) AND (:state IS NULL OR state = :state) "
-            "ORDER BY happened_at DESC LIMIT :limit) d "
-            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY d.happened_at",
-            hook=hook,
-            state=state,
-            limit=limit,
-        )

@@ -13,6 +13,7 @@ from node.index.models.history import ConflictRow, EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.views import RouteViews
 from node.index.work.ledger import Lane
 from node.index.work.outbox import wants
 from node.index.work.routes import taken_by
@@ -26,48 +27,8 @@ def outstanding(row: Mapping[str, Any]) -> int:
     return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
 
 
-def _with_what_holds_it(row: Row) -> Row:
-    """Return a message with the state of its destination as its reason, if it waits for that."""
-    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
-    if row["state"] == "waiting" and paused:
-        row |= {"reason": "the route is paused", "due_at": None}
-    elif row["state"] == "waiting" and trouble:
-        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
-    return row
-
-
-class ReadRoutes(ReadRepository):
+class ReadRoutes(ReadRepository, RouteViews):
     """Rows of ``v_routes`` and ``v_route_messages``."""
-
-    def destinations(self) -> list[Row]:
-        """Return the rows of ``v_routes``."""
-        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
-
-    def messages(
-        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
-    ) -> list[Row]:
-        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
-
-        One that waits for a destination that is paused or held has the reason of that, and when it goes on.
-
-        `route`, `destination`, `state`: filters; None matches all.
-        """
-        rows = self._rows(
-            "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
-            "st.patient_name, st.patient_id, "
-            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
-            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
-            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
-            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "LEFT JOIN v_studies st USING (study_instance_uid) "
-            "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
-            "ORDER BY m.happened_at DESC",
-            route=route,
-            destination=destination,
-            state=state,
-            limit=limit,
-        )
-        return [_with_what_holds_it(row) for row in rows]
 
     def delivered(self, limit: int) -> list[Row]:
         """Return the last series whose instances destinations have taken, with names, the last one first.

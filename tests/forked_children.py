@@ -1,0 +1,67 @@
+"""Starts the children of a node quickly: a process that has imported everything forks them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+
+from node.child_process import start
+from node.child_process.serving import ChildEnds, serve_in_child
+
+
+def fork_children() -> None:
+    """Have the children of this process forked by one that has imported everything, rather than start another Python.
+
+    That process is Python's own server of forks: it ends with the node and its children.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0voxelnode-tests-{os.getpid()}")
+        listener.listen()
+        lives, alive = os.pipe()
+        server = os.fork()
+        if server == 0:
+            os.close(alive)
+            os.dup2(2, 1)  # who reads the output of the node does not wait for this process
+            try:
+                forkserver.main(listener.detach(), lives, [])
+            finally:
+                os._exit(0)
+        vars(forkserver._forkserver).update(  # type: ignore[attr-defined]
+            _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
+        )
+    os.close(lives)
+    start._another = _ForkedElsewhere  # type: ignore[assignment]
+
+
+class _ForkedElsewhere:
+    """A child of the server of forks, instead of `node.child_process.start._another`."""
+
+    def __init__(self, name: str, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        sent = [Connection(os.dup(end)) for end in ends.descriptors]
+        self._process = multiprocessing.get_context("forkserver").Process(
+            target=_serve_as_child, args=(sent, serve, arguments), name=name
+        )
+        self._process.start()
+        for end in sent:
+            end.close()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _serve_as_child(ends: list[Connection], serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    requests, answers, lifeline, *stderr = (os.dup(end.fileno()) for end in ends)
+    for end in ends:
+        end.close()
+    serve_in_child(ChildEnds(requests, answers, lifeline, stderr[0] if stderr else None), serve, *arguments)
