@@ -432,9 +432,8 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     page = visitor.open("/studies/1.2.65")
     cards = page.locator(".card")
     expect(cards).to_have_count(4)
-    for text in ("no gap seen", "incomplete", "missing-slice", "refused", "no image"):
+    for text in ("incomplete", "8 received, 1 missing", "refused", "no image"):
         expect(cards.filter(has_text=text).first).to_be_visible()
-    expect(page.locator("#cards .explained")).to_contain_text("no count was announced")
     pictures = cards.locator("img")
     assert pictures.count() == 2
     for picture in pictures.all():
@@ -450,6 +449,47 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     notice = page.locator(".notice.bad")
     expect(notice).to_contain_text("bad-geometry")
     expect(notice.locator(".remedy")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_complete_series_is_silent_an_incomplete_one_counts_and_a_report_names_its_file(
+    site: Site, visit: Callable[[str], Visitor]
+) -> None:
+    about = {"study_uid": "1.2.3", "modality": "CT"}
+    images = make.ct_series(4, series_uid="1.2.3.1", **about)
+    site.take(*images, *make.ct_series(3, series_uid="1.2.3.2", ImagesInAcquisition=2250, **about))
+    diameter = make.measured(("410668003", "SCT", "Length"), "12.5", "mm")
+    site.take(make.measurement_report(images, diameter, series_uid="1.2.3.3"))
+    site.take(make.structured_report(study_uid="1.2.3", series_uid="1.2.3.4"))
+    site.take(*make.ct_series(4, study_uid="1.2.4", series_uid="1.2.4.1"))
+    site.convert()
+    page = visit(site.url).open("/studies/1.2.3")
+    whole, part, report, plain = page.locator(".card").all()
+    expect(whole).to_contain_text("12 × 16 × 4")
+    expect(whole.locator(".chip")).to_have_count(0)
+    expect(part.locator(".chips + p")).to_have_text("3 of 2\u2009250 received")
+    expect(part).not_to_contain_text("(0020,1002)")
+    expect(report).to_contain_text("report: measurements.json")
+    expect(report.locator(".chip")).to_have_count(0)
+    expect(plain.locator(".chip")).to_have_text("no image")
+    page.goto("/studies/1.2.3?view=list")
+    expect(page.get_by_role("row").filter(has_text="SR").first).to_contain_text("report: measurements.json")
+    page.goto("/problems")
+    problem = page.locator("tbody tr")
+    expect(problem).to_contain_text("3 of 2\u2009250 received")
+    expect(problem.get_by_text("(0020,1002)")).not_to_be_visible()
+    problem.get_by_text("Details").click()
+    expect(problem.get_by_text("(0020,1002)")).to_be_visible()
+    page.goto("/")
+    expect(page.locator("#rows .state .chip")).to_have_text("1 incomplete")
+    page.goto("/studies/1.2.3/series/1.2.3.1")
+    expect(page.locator("#state .chip")).to_have_count(0)
+    page.locator("#state").get_by_text("Completeness").click()
+    expect(page.get_by_text("No gap seen:")).to_be_visible()
+    page.goto("/studies/1.2.3/series/1.2.3.3")
+    for word in ("not-an-image", "refused"):
+        expect(page.get_by_text(word)).to_have_count(0)
+    expect(page.locator(".stage").get_by_role("link", name="measurements.json")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -617,8 +657,9 @@ def test_open_pages_follow_what_happens(site: Site, visit: Callable[[str], Visit
     expect(studies.locator("#rows .chip")).to_have_text("waiting")
     expect(study.locator(".card")).to_contain_text("waiting")
     site.convert()
-    expect(studies.locator("#rows .chip")).to_have_text("no gap seen")
-    expect(study.locator(".card")).to_contain_text("no gap seen")
+    expect(studies.locator("#rows .state")).to_be_attached()
+    expect(studies.locator("#rows .chip")).to_have_count(0)
+    expect(study.locator(".card")).to_contain_text("12 × 16 × 5")
     expect(study.locator(".card img")).to_have_count(1)
     expect(queue.locator("main tbody tr").first).to_contain_text("converted")
     expect(queue.locator("main")).to_contain_text("The queue is empty")
@@ -646,7 +687,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     page.get_by_role("button", name="Convert again").click()
     expect(page.locator("#state")).to_contain_text("waiting")
     site.convert()
-    expect(page.locator("#state")).to_contain_text("no gap seen")
+    expect(page.locator("#state")).to_contain_text("No gap seen")
     revisions = page.locator("summary").filter(has_text=re.compile("^Revision"))
     expect(revisions).to_contain_text([re.compile("Revision 2 .*current"), re.compile("Revision 1 .*superseded")])
     assert "superseded" in page.locator("#volume option").last.inner_text()
@@ -658,7 +699,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     expect(older.locator("..")).to_have_attribute("open", "")
     site.convert()
     page.get_by_role("button", name="Show the new revision").click()  # it does not reload what somebody reads
-    expect(page.locator("#state")).to_contain_text("no gap seen")
+    expect(page.locator("#state")).to_contain_text("No gap seen")
 
 
 @pytest.mark.slow

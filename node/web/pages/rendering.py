@@ -33,6 +33,7 @@ from node.web.pages.status_chips import (
     event_chip,
     here_chip,
     series_chip,
+    shortfall,
     study_chip,
     warning_chips,
 )
@@ -85,6 +86,7 @@ def _environment() -> Environment:
         series_url,
         static_url,
         series_chip,
+        shortfall,
         study_chip,
         event_chip,
         here_chip,
