@@ -126,7 +126,7 @@ def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_events`` that ends a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
         return StatusChip("plain", "no image")
-    if event["kind"] == "series-converted" and event["certainty"] is not None:
+    if event["kind"] == "series-converted" and event["certainty"] not in (None, "no gap seen"):
         chip = certainty_chip(event["certainty"])
         return chip if chip.tone == "warning" else replace(chip, label="converted")
     return _OUTCOMES[event["kind"]]
