@@ -266,9 +266,42 @@ def test_filters_fold_on_a_telephone_and_those_that_are_set_are_shown(visitor: V
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_the_search_field_stays_as_wide_as_it_is(visitor: Visitor, width: int) -> None:
+    page = visitor.open("/", size={"width": width, "height": 800})
+    find = page.get_by_label("Patient, ID or accession")
+    before = find.bounding_box()
+    page.locator("select[name=condition]").select_option("no-gap-seen")
+    page.locator("#filters .code").first.evaluate(
+        "one => { for (let i = 0; i < 30; i++) one.after(one.cloneNode(true)) }"
+    )
+    assert find.bounding_box() == before
+    assert not is_wider_than_window(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 800, 390])
+def test_one_button_has_all_downloads(visitor: Visitor, shown: Shown, width: int) -> None:
+    page = visitor.open(shown.knee, size={"width": width, "height": 800})
+    menu = page.locator(".heading .menu")
+    expect(menu.get_by_role("link")).to_have_count(0)
+    menu.locator("summary").click()
+    expect(menu.get_by_role("link")).to_have_text(["Volumes", "All files", "DICOM", "CD or USB…"])
+    box = menu.locator(".panel").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert not is_wider_than_window(page)
+    assert accessibility_faults(page) == []
+    with page.expect_download():
+        menu.get_by_role("link", name="DICOM").click()
+    expect(menu.locator(".panel")).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_chosen_studies_are_taken_away_without_identities(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.locator("#rows > tr:not(.expansion)").filter(has_text="Müller").get_by_role("checkbox").check()
+    page.locator("#selected .menu summary").click()
     page.get_by_role("button", name="DICOM, de-identified").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download ").click()
@@ -308,6 +341,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     page.get_by_label("Patient, ID or accession").fill("phantom")
     expect(page.locator("#selected-count")).to_have_text("1 selected, 1 of them not shown")
     with page.expect_download() as download:
+        page.locator("#selected .menu summary").click()
         page.locator("#selected").get_by_role("button", name="DICOM", exact=True).click()
     assert len(ZipFile(download.value.path()).namelist()) == 17 + 1  # and the list
     page.get_by_role("button", name="Clear selection").click()
@@ -512,7 +546,7 @@ def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -
     with page.expect_download() as download:
         files.get_by_role("link", name="volume.nii.gz").click()
     assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
-    page.get_by_text("De-identified…").click()
+    page.locator(".heading .menu summary").click()
     page.get_by_label("What is downloaded").select_option("Volumes")
     page.get_by_role("button", name="Download de-identified").click()
     with page.expect_download() as download:

@@ -135,8 +135,7 @@ def log_lines(call: CurrentCall, level: Level = "info", requests: bool = False, 
         disposition = {"Content-Disposition": 'attachment; filename="voxelnode-log.jsonl"', "Cache-Control": "no-store"}
         content = "".join(f"{json.dumps(line)}\n" for line in rows)
         return Response(content, media_type="application/x-ndjson", headers=disposition)
-    chosen = {"level": level, "levels": LEVELS, "requests": requests}
-    return page(call, "log.html", part="log", rows=rows[::-1], **chosen)
+    return page(call, "log.html", part="log", rows=rows[::-1], level=level, levels=LEVELS, requests=requests)
 
 
 def _require_other(call: Call, name: str) -> None:
