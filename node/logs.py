@@ -65,7 +65,10 @@ MINUTE_SECONDS, LINES_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 1000
 counted at once."""
 
 KEPT_LINES = 500
-"""The newest lines that a process can keep: half a megabyte at most."""
+"""The newest lines that a process can keep, of HTTP requests and of all else: half a megabyte of each at most."""
+
+HTTP_REQUEST = "http_request"
+"""The event of a line about a request, of which open pages make many."""
 
 Event = MutableMapping[str, Any]
 
@@ -192,10 +195,12 @@ class _Newest(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.requests: deque[str] = deque(maxlen=KEPT_LINES)  # else they would push out what else there is
         self.setFormatter(_formatter(structlog.processors.JSONRenderer()))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        line = self.format(record)
+        (self.requests if f'"event": "{HTTP_REQUEST}"' in line else self.lines).append(line)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Pass over the line: the stream has it."""
@@ -209,9 +214,10 @@ def keep_newest() -> None:
 
 
 def newest() -> list[dict[str, Any]]:
-    """Return the newest lines of this process, at most `KEPT_LINES`, the oldest first; none unless they are kept."""
-    rings = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest))
-    return [json.loads(line) for handler in rings for line in tuple(handler.lines)]
+    """Return the newest lines of this process, the oldest first; none unless they are kept."""
+    rings = [handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest)]
+    lines = (json.loads(line) for ring in rings for line in (*ring.lines, *ring.requests))
+    return sorted(lines, key=lambda line: str(line["timestamp"]))
 
 
 def _ours() -> list[Processor]:

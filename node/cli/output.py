@@ -269,6 +269,21 @@ def each_shown(task: str, items: Sequence[Item]) -> Iterator[Item]:
             advance()
 
 
+WIDTH = 80
+"""Columns of a finding, on any terminal."""
+
+
+def print_finding(head: str, *texts: str) -> None:
+    """Print texts beside the head of the first line, each from a line of its own, within `WIDTH` columns."""
+    from textwrap import wrap
+
+    width = WIDTH - len(head) - len(GAP)
+    for text in texts:
+        for line in wrap(printable(text), width, break_long_words=False, break_on_hyphens=False):
+            print(f"{head}{GAP}{line}")
+            head = " " * len(head)
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Print each name and its value on a line of its own."""
     width = max(map(len, fields))

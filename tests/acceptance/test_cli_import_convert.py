@@ -105,6 +105,19 @@ def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(tmp_path: P
     assert line.endswith("; a resampled copy is beside it)")
 
 
+def test_a_report_is_a_file_and_a_document_no_refusal(tmp_path: Path) -> None:
+    images = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
+    diameter = make.measured(("410668003", "SCT", "Length"), "12.5", "mm")
+    report = make.measurement_report(images, diameter, series_uid="1.2.3.2")
+    plain = make.structured_report(study_uid="1.2.3", series_uid="1.2.3.3")
+    make.saved([*images, report, plain], tmp_path / "in")
+    printed = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout
+    assert "  report: " in printed
+    assert "_measurements.json" in printed
+    assert "  no image: Comprehensive SR Storage" in printed
+    assert "refused" not in printed
+
+
 def test_a_series_that_is_left_out_is_called_by_its_name(scan: Path, tmp_path: Path) -> None:
     done = run("convert", scan, "-o", tmp_path / "out", "--exclude", "modality == 'CT'")
     assert done.stdout.splitlines()[0] == "   1  CT   left out Oblique head phantom, 60 instances: it fits --exclude"

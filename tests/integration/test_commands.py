@@ -19,6 +19,7 @@ from node.cli import main
 from node.cli.application import application, commands
 from node.cli.commands import OF_PROGRAM
 from node.cli.look.series import PrintedState
+from node.cli.output import print_finding
 from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.metrics import Metrics
@@ -406,6 +407,33 @@ def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(
     (finding,) = (f for f in json.loads(sick.out)["findings"] if f["check"] == "root")
     assert finding["state"] == "broken"
     assert finding["remedy"]
+    states = [line.split()[0] for line in run("doctor", "--root", "/proc/voxelnode").out.splitlines() if line[0] != " "]
+    assert states == sorted(states, key=["broken", "warning", "ok"].index), "what is wrong stands first"
+
+
+def test_conflicts_fit_a_terminal_and_uids_are_there_if_asked_for(run) -> None:
+    first = make.instance(study_uid="1.2.3", series_uid="1.2.3.1", sop_instance_uid=f"1.2.3.{'9' * 56}")
+    make.saved([first], Path("first"))
+    make.saved([make.changed(first, PatientComments="other bytes")], Path("second"))
+    run("import", "first", "--root", "here")
+    run("import", "second", "--root", "here")
+    listed = run("conflicts", "--root", "here").out
+    assert max(map(len, listed.splitlines())) <= 80
+    _, finding, facts = listed.splitlines()
+    assert finding.split(maxsplit=1) == ["1", "the instance came again with other bytes; the first is current"]
+    assert facts.strip().startswith("instance-bytes")
+    assert first.SOPInstanceUID not in listed
+    assert first.SOPInstanceUID in run("conflicts", "--uids", "--root", "here").out.splitlines()[4]
+    assert first.SOPInstanceUID in run("conflicts", "--tsv", "--root", "here").out
+
+
+def test_a_finding_wraps_beside_its_head_and_paths_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/" + "a" * 90
+    print_finding("ok  disk", "word " * 30 + path, "", "-> remedy")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == [" " * 10 + path]
+    assert lines[0].startswith("ok  disk  word")
+    assert lines[-1] == " " * 10 + "-> remedy"
 
 
 def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from playwright.sync_api import expect
 
 from node import logs
 from node.index.nouns.accounts import Role
@@ -16,6 +18,7 @@ from node.index.work.routes import lane_to
 from node.settings.load import load
 from tests import make
 from tests.web.conftest import PASSWORD, Site
+from tests.web.pages import Visitor
 
 pytestmark = pytest.mark.slow
 
@@ -277,27 +280,68 @@ def test_the_newest_changes_tell_a_deletion_from_its_end(site: Site, chief: http
     assert shown.count("DICOM Study Deleted") == 1, "of the deletion alone"
 
 
-def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
-    site = start_site()
-    site.take(*make.ct_series(2, PatientName="SECRET^NAME"))
+@pytest.fixture
+def kept_log() -> Iterator[None]:
+    """Keep lines of all levels, as a node does."""
     root = logging.getLogger()
     before = list(root.handlers), root.level
     logs.configure("debug", "json")
     logs.keep_newest()
     logs.keep_newest()
-    try:
-        site.convert()
-        logs.log.warning("something_to_see", detail="<b>bold</b>")
-        logs.log.error("worse")
-        client = site.client()
-        everything = client.get("/administration/log", params={"level": "debug"}).text
-        assert everything.count("something_to_see") == 1, "kept once"
-        assert "&lt;b&gt;bold&lt;/b&gt;" in everything
-        assert "series_converted" in everything
-        assert "SECRET" not in everything
-        errors = client.get("/administration/log", params={"level": "error"}).text
-        assert "worse" in errors
-        assert "something_to_see" not in errors
-    finally:
-        root.handlers, level = before[0], before[1]
-        root.setLevel(level)
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kept_log")
+def test_the_log_is_searched_and_taken_away_and_shows_requests_if_wanted(
+    start_site: Callable[..., Site], visit: Callable[[str], Visitor]
+) -> None:
+    logs.log.warning("something_to_see", detail="the needle")
+    logs.log.warning("something_else")
+    page = visit(start_site().url).open("/administration/log")
+    rows = page.locator("#log-rows tr:visible")
+    expect(rows.filter(has_text="something")).to_have_count(2)
+    expect(rows.filter(has_text="http_request")).to_have_count(0)
+    page.keyboard.press("/")
+    page.keyboard.type("needle")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("something_to_see")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert "something_else" in {line["event"] for line in lines}
+    page.get_by_role("button", name="HTTP requests").click()
+    expect(page.get_by_role("button", name="HTTP requests", pressed=True)).to_be_visible()
+    expect(rows.filter(has_text="http_request").first).to_be_visible()
+    page.get_by_role("link", name="Warning and above").click()
+    expect(page.get_by_role("button", name="HTTP requests", pressed=True)).to_be_visible()
+
+
+@pytest.mark.usefixtures("kept_log")
+def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    site.take(*make.ct_series(2, PatientName="SECRET^NAME"))
+    site.convert()
+    logs.log.warning("something_to_see", detail="<b>bold</b>")
+    logs.log.error("worse")
+    client = site.client()
+    for _ in range(logs.KEPT_LINES + 1):
+        logs.log.info("http_request", route="/news")
+    everything = client.get("/administration/log", params={"level": "debug"}).text
+    assert "http_request" not in everything
+    both = client.get("/administration/log", params={"requests": True, "download": True})
+    assert both.headers["content-disposition"] == 'attachment; filename="voxelnode-log.jsonl"'
+    lines = [json.loads(line) for line in both.text.splitlines()]
+    assert lines == sorted(lines, key=lambda line: str(line["timestamp"]))
+    events = [line["event"] for line in lines]
+    assert events.count("http_request") == logs.KEPT_LINES
+    assert events.index("something_to_see") < events.index("http_request"), "no request pushes others out"
+    assert everything.count("something_to_see") == 1, "kept once"
+    assert "&lt;b&gt;bold&lt;/b&gt;" in everything
+    assert "series_converted" in everything
+    assert "SECRET" not in everything
+    errors = client.get("/administration/log", params={"level": "error"}).text
+    assert "worse" in errors
+    assert "something_to_see" not in errors

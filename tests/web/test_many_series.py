@@ -49,6 +49,7 @@ def test_a_person_finds_a_series_among_many(crowded: Site, visit: Callable[[str]
     page.get_by_label("Select series 50").check()
     expect(page.locator("#selected-count")).to_have_text("2 selected, 1 of them not shown")
     with page.expect_download() as download:
+        page.locator("#selected .menu summary").click()
         page.get_by_role("button", name="DICOM").click()
     with ZipFile(download.value.path()) as taken:
         assert sum(name.endswith(".dcm") for name in taken.namelist()) == 2

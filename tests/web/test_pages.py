@@ -266,9 +266,42 @@ def test_filters_fold_on_a_telephone_and_those_that_are_set_are_shown(visitor: V
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_the_search_field_stays_as_wide_as_it_is(visitor: Visitor, width: int) -> None:
+    page = visitor.open("/", size={"width": width, "height": 800})
+    find = page.get_by_label("Patient, ID or accession")
+    before = find.bounding_box()
+    page.locator("select[name=condition]").select_option("no-gap-seen")
+    page.locator("#filters .code").first.evaluate(
+        "one => { for (let i = 0; i < 30; i++) one.after(one.cloneNode(true)) }"
+    )
+    assert find.bounding_box() == before
+    assert not is_wider_than_window(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 800, 390])
+def test_one_button_has_all_downloads(visitor: Visitor, shown: Shown, width: int) -> None:
+    page = visitor.open(shown.knee, size={"width": width, "height": 800})
+    menu = page.locator(".heading .menu")
+    expect(menu.get_by_role("link")).to_have_count(0)
+    menu.locator("summary").click()
+    expect(menu.get_by_role("link")).to_have_text(["Volumes", "All files", "DICOM", "CD or USB…"])
+    box = menu.locator(".panel").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert not is_wider_than_window(page)
+    assert accessibility_faults(page) == []
+    with page.expect_download():
+        menu.get_by_role("link", name="DICOM").click()
+    expect(menu.locator(".panel")).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_chosen_studies_are_taken_away_without_identities(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.locator("#rows > tr:not(.expansion)").filter(has_text="Müller").get_by_role("checkbox").check()
+    page.locator("#selected .menu summary").click()
     page.get_by_role("button", name="DICOM, de-identified").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download ").click()
@@ -308,6 +341,7 @@ def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     page.get_by_label("Patient, ID or accession").fill("phantom")
     expect(page.locator("#selected-count")).to_have_text("1 selected, 1 of them not shown")
     with page.expect_download() as download:
+        page.locator("#selected .menu summary").click()
         page.locator("#selected").get_by_role("button", name="DICOM", exact=True).click()
     assert len(ZipFile(download.value.path()).namelist()) == 17 + 1  # and the list
     page.get_by_role("button", name="Clear selection").click()
@@ -432,9 +466,8 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     page = visitor.open("/studies/1.2.65")
     cards = page.locator(".card")
     expect(cards).to_have_count(4)
-    for text in ("no gap seen", "incomplete", "missing-slice", "refused", "no image"):
+    for text in ("incomplete", "8 received, 1 missing", "refused", "no image"):
         expect(cards.filter(has_text=text).first).to_be_visible()
-    expect(page.locator("#cards .explained")).to_contain_text("no count was announced")
     pictures = cards.locator("img")
     assert pictures.count() == 2
     for picture in pictures.all():
@@ -450,6 +483,47 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     notice = page.locator(".notice.bad")
     expect(notice).to_contain_text("bad-geometry")
     expect(notice.locator(".remedy")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_complete_series_is_silent_an_incomplete_one_counts_and_a_report_names_its_file(
+    site: Site, visit: Callable[[str], Visitor]
+) -> None:
+    about = {"study_uid": "1.2.3", "modality": "CT"}
+    images = make.ct_series(4, series_uid="1.2.3.1", **about)
+    site.take(*images, *make.ct_series(3, series_uid="1.2.3.2", ImagesInAcquisition=2250, **about))
+    diameter = make.measured(("410668003", "SCT", "Length"), "12.5", "mm")
+    site.take(make.measurement_report(images, diameter, series_uid="1.2.3.3"))
+    site.take(make.structured_report(study_uid="1.2.3", series_uid="1.2.3.4"))
+    site.take(*make.ct_series(4, study_uid="1.2.4", series_uid="1.2.4.1"))
+    site.convert()
+    page = visit(site.url).open("/studies/1.2.3")
+    whole, part, report, plain = page.locator(".card").all()
+    expect(whole).to_contain_text("12 × 16 × 4")
+    expect(whole.locator(".chip")).to_have_count(0)
+    expect(part.locator(".chips + p")).to_have_text("3 of 2\u2009250 received")
+    expect(part).not_to_contain_text("(0020,1002)")
+    expect(report).to_contain_text("report: measurements.json")
+    expect(report.locator(".chip")).to_have_count(0)
+    expect(plain.locator(".chip")).to_have_text("no image")
+    page.goto("/studies/1.2.3?view=list")
+    expect(page.get_by_role("row").filter(has_text="SR").first).to_contain_text("report: measurements.json")
+    page.goto("/problems")
+    problem = page.locator("tbody tr")
+    expect(problem).to_contain_text("3 of 2\u2009250 received")
+    expect(problem.get_by_text("(0020,1002)")).not_to_be_visible()
+    problem.get_by_text("Details").click()
+    expect(problem.get_by_text("(0020,1002)")).to_be_visible()
+    page.goto("/")
+    expect(page.locator("#rows .state .chip")).to_have_text("1 incomplete")
+    page.goto("/studies/1.2.3/series/1.2.3.1")
+    expect(page.locator("#state .chip")).to_have_count(0)
+    page.locator("#state").get_by_text("Completeness").click()
+    expect(page.get_by_text("No gap seen:")).to_be_visible()
+    page.goto("/studies/1.2.3/series/1.2.3.3")
+    for word in ("not-an-image", "refused"):
+        expect(page.get_by_text(word)).to_have_count(0)
+    expect(page.locator(".stage").get_by_role("link", name="measurements.json")).to_be_visible()
 
 
 @pytest.mark.slow
@@ -472,7 +546,7 @@ def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -
     with page.expect_download() as download:
         files.get_by_role("link", name="volume.nii.gz").click()
     assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
-    page.get_by_text("De-identified…").click()
+    page.locator(".heading .menu summary").click()
     page.get_by_label("What is downloaded").select_option("Volumes")
     page.get_by_role("button", name="Download de-identified").click()
     with page.expect_download() as download:
@@ -634,8 +708,9 @@ def test_open_pages_follow_what_happens(site: Site, visit: Callable[[str], Visit
     expect(studies.locator("#rows .chip")).to_have_text("waiting")
     expect(study.locator(".card")).to_contain_text("waiting")
     site.convert()
-    expect(studies.locator("#rows .chip")).to_have_text("no gap seen")
-    expect(study.locator(".card")).to_contain_text("no gap seen")
+    expect(studies.locator("#rows .state")).to_be_attached()
+    expect(studies.locator("#rows .chip")).to_have_count(0)
+    expect(study.locator(".card")).to_contain_text("12 × 16 × 5")
     expect(study.locator(".card img")).to_have_count(1)
     expect(queue.locator("main tbody tr").first).to_contain_text("converted")
     expect(queue.locator("main")).to_contain_text("The queue is empty")
@@ -663,7 +738,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     page.get_by_role("button", name="Convert again").click()
     expect(page.locator("#state")).to_contain_text("waiting")
     site.convert()
-    expect(page.locator("#state")).to_contain_text("no gap seen")
+    expect(page.locator("#state")).to_contain_text("No gap seen")
     revisions = page.locator("summary").filter(has_text=re.compile("^Revision"))
     expect(revisions).to_contain_text([re.compile("Revision 2 .*current"), re.compile("Revision 1 .*superseded")])
     assert "superseded" in page.locator("#volume option").last.inner_text()
@@ -675,7 +750,7 @@ def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
     expect(older.locator("..")).to_have_attribute("open", "")
     site.convert()
     page.get_by_role("button", name="Show the new revision").click()  # it does not reload what somebody reads
-    expect(page.locator("#state")).to_contain_text("no gap seen")
+    expect(page.locator("#state")).to_contain_text("No gap seen")
 
 
 @pytest.mark.slow

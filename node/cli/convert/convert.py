@@ -267,13 +267,26 @@ def _print_series(listing: dict[str, Any]) -> None:
     """Print one series in one line: its first volume, and what else there is to know."""
     [series] = listing["series"]
     head = _head(series)
-    volumes = [row for row in listing["volumes"] if row["kind"] == "volume"] or listing["volumes"]
+    grids = [row for row in listing["volumes"] if row["format"] != "json"]
+    volumes = [row for row in grids if row["kind"] == "volume"] or grids
     is_resampled = any(row["kind"] == "resampled" for row in listing["volumes"])
+    reports = [row for row in listing["volumes"] if row["format"] == "json"]
+    for row in reports:
+        print(f"{head}  report: {printable(row['path'])}")
     for refusal in listing["refusals"]:
+        if _is_no_image(refusal):
+            if not reports:
+                print(f"{head}  no image: {printable(refusal['detail'])}")
+            continue
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
         print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
     if volumes:
         _print_volumes(head, series, volumes, is_resampled=is_resampled)
+
+
+def _is_no_image(refusal: dict[str, Any]) -> bool:
+    """Return whether a series has nothing to refuse: a report is read, and a plan is no image."""
+    return bool(refusal["reason"] == "not-an-image")
 
 
 def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]], *, is_resampled: bool) -> None:
@@ -317,8 +330,8 @@ def _print_problems(listing: dict[str, Any]) -> None:
 def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
     _print_problems(listing)
     counts = [f"{len(listing['series'])} series", counted(len(listing["volumes"]), "file")]
-    if listing["refusals"]:
-        counts.append(f"{len(listing['refusals'])} refused")
+    if refused := [refusal for refusal in listing["refusals"] if not _is_no_image(refusal)]:
+        counts.append(f"{len(refused)} refused")
     if listing["not_chosen"]:
         counts.append(f"{len(listing['not_chosen'])} left out")
     if listing["not_dicom"]:

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, listing, minute, person, print_fields, print_table
+from node.cli.output import Answer, Listing, minute, person, print_fields, print_finding, print_table
 from node.counted import counted
 
 if TYPE_CHECKING:
     from node.receive.conflicts import Version
 
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
-
-CONFLICTS: Columns = {
-    "id": "id", "found": "found_at", "kind": "kind", "study": "study_instance_uid", "instance": "sop_instance_uid",
-    "sender": "calling_ae_title", "conflict": "detail", "kept at": "path", "decision": "decision",
-}  # fmt: skip
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="Number of the conflict, as listed.")]
 Alike = Annotated[
@@ -30,13 +25,27 @@ Alike = Annotated[
 @app.callback()
 def list_(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are decided.")] = False,
+    uids: Annotated[bool, typer.Option("--uids", help="With the UIDs, and the file that was set aside.")] = False,
     *,
     root: Root,
 ) -> Listing:
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
     with root.looking() as index:
         rows = index.conflicts.all(decided=everything)
-    return listing(counted(len(rows), "conflict"), CONFLICTS, rows, none="no conflicts")
+
+    def text() -> None:
+        print(counted(len(rows), "conflict") if rows else "no conflicts")
+        for row in rows:
+            facts = (
+                row["kind"],
+                row["calling_ae_title"] and f"from {row['calling_ae_title']}",
+                minute(row["found_at"]),
+                row["decision"],
+            )
+            of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
+            print_finding(f"{row['id']:>4}", row["detail"], ", ".join(filter(None, facts)), *filter(None, of_uids))
+
+    return Listing(rows, text, rows=rows)
 
 
 @app.command()

@@ -135,7 +135,7 @@ def series(
     problems = [
         f"{row['series_instance_uid']}: {printable(row['error'] or row['verdict_reason'])}"
         for row in rows
-        if incomplete or row["error"]
+        if (incomplete or row["error"]) and row["state"] != "not-an-image"
     ]
     return listing(f"{len(rows)} series", SERIES, rows, below=problems)
 

@@ -24,7 +24,7 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, readiness_of
 from node.cli.options import Root
-from node.cli.output import Listing, listing, moment_of
+from node.cli.output import Listing, moment_of, print_finding
 from node.counted import counted, sized
 from node.dicom.lean_import import load_for_rows
 from node.durable import NO_ROOM
@@ -77,8 +77,14 @@ def doctor(
     )  # fmt: skip
     rows = [asdict(finding) for check in checks for finding in check(root.settings)]
     is_broken = any(row["state"] == "broken" for row in rows)
-    columns = {name: name for name in ("check", "state", "found", "remedy")}
-    return listing("", columns, rows, data={"ok": not is_broken, "findings": rows}, failed=is_broken)
+
+    def text() -> None:
+        for row in sorted(rows, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
+            print_finding(
+                f"{row['state']:<7}  {row['check']:<12}", row["found"], row["remedy"] and f"-> {row['remedy']}"
+            )
+
+    return Listing({"ok": not is_broken, "findings": rows}, text, is_broken, rows)
 
 
 def _python(_: Settings) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Form, Path, Response
@@ -125,11 +126,16 @@ def apply(call: CurrentCall) -> Response:
 
 
 @router.get("/administration/log")
-def log_lines(call: CurrentCall, level: Level = "info") -> Response:
-    """The newest lines that this process has logged, newest first."""
+def log_lines(call: CurrentCall, level: Level = "info", requests: bool = False, download: bool = False) -> Response:
+    """The newest lines that this process has logged, newest first; as a file, the oldest first."""
     wanted = LEVELS[LEVELS.index(level) :]
     rows = [line for line in logs.newest() if line.get("level") in wanted]
-    return page(call, "log.html", part="log", rows=rows[::-1], level=level, levels=LEVELS)
+    rows = [line for line in rows if requests or line["event"] != logs.HTTP_REQUEST]
+    if download:
+        disposition = {"Content-Disposition": 'attachment; filename="voxelnode-log.jsonl"', "Cache-Control": "no-store"}
+        content = "".join(f"{json.dumps(line)}\n" for line in rows)
+        return Response(content, media_type="application/x-ndjson", headers=disposition)
+    return page(call, "log.html", part="log", rows=rows[::-1], level=level, levels=LEVELS, requests=requests)
 
 
 def _require_other(call: Call, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, cast, get_args
 
 from fastapi import APIRouter, Form, Query, Response
@@ -52,7 +53,7 @@ CONDITIONS: tuple[tuple[str, str], ...] = (
     ("", "Any state"),
     ("open", "Receiving or converting"),
     ("verified", "Verified"),
-    ("no-gap-seen", "No gap seen"),
+    ("no-gap-seen", "Complete, no count announced"),
     ("incomplete", "Suspect or incomplete"),
     ("refused", "Without volume"),
 )
@@ -359,6 +360,9 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
     return [
         {
             **row,
+            "documents": [
+                PurePath(one["path"]).name for one in files_of[row["series_instance_uid"]] if one["format"] == "json"
+            ],
             "labels": labels_of.get(row["series_instance_uid"], ()),
             "bytes": bytes_of.get(row["series_instance_uid"], 0),
             "volumes": _one_for_each_stack(files_of[row["series_instance_uid"]], "volume"),

@@ -34,6 +34,7 @@ from node.web.pages.status_chips import (
     event_chip,
     here_chip,
     series_chip,
+    shortfall,
     study_chip,
     warning_chips,
 )
@@ -86,6 +87,7 @@ def _environment() -> Environment:
         series_url,
         static_url,
         series_chip,
+        shortfall,
         study_chip,
         event_chip,
         here_chip,

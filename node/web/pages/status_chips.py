@@ -10,9 +10,10 @@ from typing import Any, Literal
 from node.completeness import CERTAINTIES, Certainty
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.views import is_due
-from node.web.pages.filters import listed
+from node.web.pages.filters import grouped, listed
 
-Tone = Literal["good", "warning", "bad", "busy", "plain"]
+Tone = Literal["good", "warning", "bad", "busy", "plain", "silent"]
+"""silent: no chip is shown, and the word stays in lists of words and in files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,22 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
     if state == "failed":
         return StatusChip("bad", "failed")
     if state == "not-an-image":
-        return StatusChip("plain", "no image")
+        return StatusChip("silent" if series.get("documents") else "plain", "no image")
     return certainty_chip(series["certainty"])
+
+
+def shortfall(series: Mapping[str, Any]) -> str:
+    """Return how much of an incomplete or suspect series is here; if that is unknown, what speaks against it."""
+    here, expected, missing = series["instances"], series["expected_instances"], series["missing_instances"]
+    if expected and here < expected:
+        return f"{grouped(here)} of {grouped(expected)} received"
+    return f"{grouped(here)} received, {grouped(missing)} missing" if missing else CAUSES[series["verdict_rule"]]
 
 
 _CERTAINTIES: Mapping[Certainty, StatusChip] = {
     "verified": StatusChip("good", "verified", "A count of instances was announced, and all of them are here."),
     "no gap seen": StatusChip(
-        "plain",
+        "silent",
         "no gap seen",
         "Nothing seems to be missing, but no count was announced: slices missing at an end would go unnoticed.",
     ),
@@ -118,7 +127,7 @@ def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_events`` that ends a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
         return StatusChip("plain", "no image")
-    if event["kind"] == "series-converted" and event["certainty"] is not None:
+    if event["kind"] == "series-converted" and event["certainty"] not in (None, "no gap seen"):
         chip = certainty_chip(event["certainty"])
         return chip if chip.tone == "warning" else replace(chip, label="converted")
     return _OUTCOMES[event["kind"]]

@@ -210,6 +210,7 @@ def test_tables_have_whole_uids_in_columns_and_fields_for_programs(run, tmp_path
         assert status == 0
         assert "\x1b" not in out
         assert uid in out or command[0] == "hooks"
+    assert "not-an-image: " not in run("series", "--root", "here")[1], "a document is no problem"
     head, *rows = run("series", "--root", "here")[1].splitlines()[1:3]
     assert all(_columns(row, _columns(head, "series")) == uid for row in rows if uid in row)
     as_json = json.loads(run("series", "--root", "here", "--json")[1])

@@ -187,7 +187,7 @@
 
   // A panel closes by a click elsewhere, and by Escape.
   const closePanels = (but) => document.querySelectorAll("details.popover[open]").forEach((one) => { if (one !== but) one.open = false; });
-  document.addEventListener("click", (event) => closePanels(event.target.closest("details.popover")));
+  document.addEventListener("click", (event) => closePanels(event.target.closest("a") ? null : event.target.closest("details.popover")));
   // What is typed next belongs into the field of the panel, not to the keys of the page.
   document.addEventListener("toggle", (event) => {
     if (event.target.matches("details.popover[open]")) event.target.querySelector(":is(input:not([type]), textarea)")?.focus();
