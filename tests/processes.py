@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
 def children() -> set[int]:
     """Return the numbers of the children of this process, whichever thread started them."""
-    threads = Path("/proc/self/task").iterdir()
-    return {int(child) for thread in threads for child in (thread / "children").read_text().split()}
+    return {number for number in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(number) == os.getpid()}
+
+
+def _parent(process: int) -> int | None:
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 def descendants(process: int) -> list[int]:

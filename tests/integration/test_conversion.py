@@ -167,14 +167,14 @@ def test_a_child_is_started_shortly_before_the_first_series_is_due(root: Root) -
     before = children()
     try:
         assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=53)) == pytest.approx(2)
-        assert children() == before
+        assert children() <= before
         assert worker._seconds_until_due(root.clock() + dt.timedelta(seconds=57)) == pytest.approx(3)
         [child] = children() - before
         worker._seconds_until_due(root.clock() + dt.timedelta(seconds=58))
         assert children() - before == {child}
     finally:
         worker.stop()
-    assert children() == before
+    assert children() <= before
 
 
 def convert_due(root: Root, worker: Worker) -> None:
@@ -343,14 +343,14 @@ def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(
 
 @pytest.mark.slow
 def test_a_child_that_the_kernel_kills_is_reported_as_such(job: ConversionJob) -> None:
-    converters = Converters()
+    converters, before = Converters(), children()
     with ThreadPoolExecutor(1) as thread:
         try:
             os.mkfifo(fifo := job.folder.parent / "fifo")
             waiting = dataclasses.replace(job, instances=(("1.2", fifo),))
             running = thread.submit(converters.run, waiting, LIMITS, threading.Event())
             with fifo.open("wb"):  # returns when the child reads
-                [child] = children()
+                [child] = children() - before
                 os.kill(child, signal.SIGKILL)
                 with pytest.raises(ConverterDied, match="killed by SIGKILL"):
                     running.result(60)
