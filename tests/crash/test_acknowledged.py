@@ -79,8 +79,8 @@ def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path, 
         assert [*store.glob(f"{INCOMING}/node/*.part")]
         assert node.start()
         send(node, series, journal)
-        moving = "SELECT key FROM images WHERE place <> 'store'"
-        until(lambda: not read_rows(root, moving), 30, "every instance in the store")
+        moved = "SELECT key FROM images WHERE place = 'store'"
+        until(lambda: len(read_rows(root, moved)) == len(series), 30, "every instance in the store")
         assert len(journal.acknowledged()) >= len(series)
         keys = {row["key"] for row in read_rows(root, "SELECT key FROM images")}
     found = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
