@@ -95,7 +95,7 @@ class ChildEnds:
 
     @property
     def descriptors(self) -> list[int]:
-        """All of them."""
+        """The descriptors that the child inherits."""
         return [end for end in (self.requests, self.answers, self.lifeline, self.stderr) if end is not None]
 
 

@@ -21,7 +21,7 @@ from typing import Protocol
 from node.child_process.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from node.child_process.serving import main; main()"
-"""What another Python runs, without the working folder on its path: its arguments are the name and the path of here."""
+"""The program of another Python: its arguments are the name of the child and the `sys.path` of this process."""
 
 
 class Process(Protocol):

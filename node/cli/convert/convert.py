@@ -285,7 +285,7 @@ def _print_series(listing: dict[str, Any]) -> None:
 
 
 def _is_no_image(refusal: dict[str, Any]) -> bool:
-    """Return whether a series has nothing to refuse: a report is read, and a plan is no image."""
+    """Return whether a refusal only says that the series has no images, such as a series of reports."""
     return bool(refusal["reason"] == "not-an-image")
 
 

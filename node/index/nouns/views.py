@@ -504,7 +504,7 @@ class TrashViews(ViewRows):
         return self.entries()
 
     def entries(self, number: int | None = None) -> list[Row]:
-        """Return what `all` does; of one deletion, if its number is given."""
+        """Return the deletions in the trash, the newest first; with `number`, this deletion alone."""
         rows = self._rows(
             "SELECT t.id AS number, t.level, t.uid, t.reason, t.ordered_at AS deleted_at, t.trash_until AS until, "
             "coalesce(f.files, 0) AS files, coalesce(f.bytes, 0) AS bytes, t.content FROM tombstones t LEFT JOIN "
