@@ -147,17 +147,20 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     `planes`: frames by time, then by slice. `starts`: the result of `starts_s`. `repetition_s`: Repetition Time
     (0018,0080), if all times share one, and if starts are known or it is not of excitations.
 
-    The Frame Time of a cine, and trigger times of cardiac phases, are the step itself. A repetition is the step of
-    volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock shows that a volume takes
+    The Frame Time of a cine, and trigger times of cardiac phases, are the step itself, or deny a fixed one. A
+    repetition is the step of volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock shows that a volume takes
     several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
     """
     if len(planes) == 1:
         return None
     if planes[0][0].time_key.get("frame_time") is not None:
         return _steady(starts)
-    phases = _steady(_starts(planes, _triggered))
+    triggers = _starts(planes, _triggered)
+    phases = _steady(triggers)
     if repetition_s is None:
         return phases if starts is None else _steady(starts)
+    if triggers is not None and phases is None:
+        return None
     if (
         starts is None
         and phases is None
@@ -242,15 +245,16 @@ def missing_time_warnings(
     is_numbered = _numbers_by_time(planes) is not None
     if not is_numbered:
         found["by Acquisition Number (0020,0012)"] = _gaps_in_labels(planes, "acquisition_number")
-    starts = starts_s(planes)
-    if repetition_s is not None and _starts(planes, _triggered) is None and _contradicts(starts, repetition_s):
+    starts, triggers = starts_s(planes), _starts(planes, _triggered)
+    if repetition_s is not None and triggers is None and _contradicts(starts, repetition_s):
         detail = (
             f"the clock has another step between volumes than Repetition Time (0018,0080), {repetition_s:g} s: one of "
             "the two is false, and the step is left out"
         )
         return [VolumeWarning(WarningKind.SLICE_TIMING_DOUBTFUL, detail)]
-    units = _steps_in_units(planes, starts, repetition_s)
-    is_continuous = not is_labelled and _is_continuous(starts, repetition_s)
+    clock = starts if starts is not None else triggers
+    units = _steps_in_units(planes, clock, repetition_s)
+    is_continuous = not is_labelled and _is_continuous(clock, repetition_s)
     if not is_numbered or any(found.values()) or is_continuous:
         found["by their starts"] = _whole_steps(units)
     details = [f"{_worded(gaps)} {source}" for source, gaps in found.items() if gaps]
@@ -369,7 +373,7 @@ def _gaps_in_labels(planes: Planes, name: str) -> Gaps:
     return {int(index): int(steps[index]) - 1 for index in np.flatnonzero(steps > 1)}
 
 
-def _steps_in_units(planes: Planes, starts: Sequence[float] | None, repetition_s: float | None) -> Float | None:
+def _steps_in_units(planes: Planes, starts: Sequence[float] | Float | None, repetition_s: float | None) -> Float | None:
     """Return the steps between the times in units of the usual one, if all are steady but those longer than that.
 
     Frames of different durations, as in a dynamic PET, have uneven steps by design. So have scans whose steps only grow
@@ -394,7 +398,7 @@ def _steps_in_units(planes: Planes, starts: Sequence[float] | None, repetition_s
     return units if np.abs(units[units <= LONG_STEP] - 1).max() <= 2 * STEP_TOLERANCE else None
 
 
-def _is_continuous(starts: Sequence[float] | None, repetition_s: float | None) -> bool:
+def _is_continuous(starts: Sequence[float] | Float | None, repetition_s: float | None) -> bool:
     """Return whether the usual step is one repetition."""
     if starts is None or repetition_s is None:
         return False
