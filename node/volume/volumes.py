@@ -315,7 +315,7 @@ def _weighting_warnings(known: Sequence[Diffusion], frames: int) -> list[VolumeW
         return []
     detail = (
         f"{len(denied)} of {counted(frames, 'image')} state b = {denied[0].b_value:g}, and "
-        f"b = {denied[0].denied_by:g} by Sequence Name (0018,0024), or others as far apart: the first is used"
+        f"b = {denied[0].denied_by:g} by Sequence Name (0018,0024), or others as far apart: the stated b-value is used"
     )
     return [VolumeWarning(WarningKind.B_VALUES_DOUBTFUL, detail)]
 

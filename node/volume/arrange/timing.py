@@ -148,8 +148,8 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     (0018,0080), if all times share one, and if starts are known or it is not of excitations.
 
     The Frame Time of a cine, and trigger times of cardiac phases, are the step itself, or deny a fixed one. A
-    repetition is the step of volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock shows that a volume takes
-    several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
+    repetition is the step of volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock
+    shows that a volume takes several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
     """
     if len(planes) == 1:
         return None
