@@ -2,8 +2,9 @@
 
 Image Position (Patient) places every slice. Slice Location, In-Stack Position Numbers and Instance Numbers may run in
 an order of their own, as those of interleaved slices do. Positions are doubtful if two of these agree on another order
-and none confirms that of the positions, or if one has the order of the positions but for few pairs of slices, which
-exchanged their positions. Their distances are doubtful if two attributes agree on another one.
+and none confirms that of the positions, if one has the order of the positions but for few pairs of slices, which
+exchanged their positions, or if Slice Location has the distances of the positions in another order. Their distances are
+doubtful if two attributes agree on another one.
 
 Frames of several times at one position have one Slice Location.
 """
@@ -44,11 +45,13 @@ def place_warnings(planes: Sequence[Sequence[Frame]], placement: Placement | Non
         return []
     detail = _other_places(planes, placement)
     if detail is None and len(planes[0]) >= MIN_SLICES:
-        detail = _other_order(planes) or next(filter(None, (_other_distance(time, placement) for time in planes)), None)
+        detail = _other_order(planes, placement) or next(
+            filter(None, (_other_distance(time, placement) for time in planes)), None
+        )
     return [] if detail is None else [VolumeWarning(WarningKind.POSITIONS_DOUBTFUL, detail)]
 
 
-def _other_order(planes: Sequence[Sequence[Frame]]) -> str | None:
+def _other_order(planes: Sequence[Sequence[Frame]], placement: Placement) -> str | None:
     """Return in words which attributes have another order than the positions of slices; None if no doubt is left."""
     in_place = np.broadcast_to(np.arange(len(planes[0])), (len(planes), len(planes[0])))
     against: list[tuple[str, NDArray[np.intp], int]] = []
@@ -57,9 +60,10 @@ def _other_order(planes: Sequence[Sequence[Frame]]) -> str | None:
         if not astray:
             return None
         against.append((name, ranks, astray))
-    for _, ranks, astray in against:
+    for name, ranks, astray in against:
         agreeing = [other for other, order, _ in against if _is_same_order(order, ranks)]
-        if len(agreeing) > 1 or _are_exchanged(ranks):
+        is_of_places = name == _SLICE_LOCATION and _has_distances_of_places(planes, placement)
+        if len(agreeing) > 1 or is_of_places or _are_exchanged(ranks):
             names = " and ".join(agreeing)
             return f"positions (0020,0032) put {astray} of {in_place.size} slices elsewhere than the order by {names}"
     return None
@@ -88,6 +92,16 @@ def _are_exchanged(ranks: NDArray[np.intp]) -> bool:
     ranks = np.where(is_against[:, np.newaxis], ranks[:, ::-1], ranks)
     are_pairs = bool((np.take_along_axis(ranks, ranks, axis=1) == in_place).all())
     return are_pairs and 0 < (ranks != in_place).sum() <= MAX_EXCHANGED * ranks.size
+
+
+def _has_distances_of_places(planes: Sequence[Sequence[Frame]], placement: Placement) -> bool:
+    """Return whether Slice Location, in its own order, is as far from slice to slice as positions are."""
+    locations = np.sort(np.array([[frame.time_key["slice_location"] for frame in time] for time in planes], float))
+    steps_mm = np.diff(locations)
+    return any(
+        bool((np.abs(steps_mm - step_mm) <= SPACING_TOLERANCE * step_mm).all())
+        for step_mm in (placement.step_mm, placement.spacing_mm[2])
+    )
 
 
 def _orders(planes: Sequence[Sequence[Frame]]) -> Iterator[tuple[str, NDArray[np.intp]]]:

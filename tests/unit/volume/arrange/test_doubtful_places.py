@@ -53,6 +53,11 @@ def test_numbers_alone_deny_only_positions_of_a_few_slices() -> None:
     assert not doubts(*placed(make.mr_series(SLICES), SHUFFLED))
 
 
+@pytest.mark.parametrize(("step_mm", "is_denied"), [(make.SPACING_MM, True), (2 * make.SPACING_MM, False)])
+def test_slice_location_alone_denies_positions_if_it_has_their_distances(step_mm: float, is_denied: bool) -> None:
+    assert len(doubts(*placed(located(step_mm, InstanceNumber=0), SHUFFLED))) == is_denied
+
+
 @pytest.mark.parametrize("wrong", ["SliceLocation", "InstanceNumber"])
 def test_positions_that_one_source_confirms_are_not_denied_by_another_one(wrong: str) -> None:
     series = located()
