@@ -62,20 +62,17 @@ if TYPE_CHECKING:
     from node.conversion.datasets import SeriesFiles as SeriesFiles
     from node.conversion.job import ReferencedSeries as ReferencedSeries
     from node.conversion.job import converted_file as converted_file
-    from node.conversion.naming import TOKENS as TOKENS
     from node.conversion.naming import NameTemplate as NameTemplate
     from node.conversion.naming import TakenNames as TakenNames
+    from node.conversion.naming import ending_of as ending_of
     from node.conversion.naming import is_file_of as is_file_of
-    from node.conversion.naming import name_template as name_template
+    from node.conversion.naming import node_template as node_template
     from node.conversion.naming import numbered as numbered
+    from node.conversion.naming import renamed_header as renamed_header
     from node.conversion.objects import FileSource as FileSource
     from node.conversion.objects import Objects as Objects
     from node.conversion.objects import Output as Output
     from node.conversion.objects import WrittenObjects as WrittenObjects
-    from node.conversion.study_names import ending_of as ending_of
-    from node.conversion.study_names import modalities_of as modalities_of
-    from node.conversion.study_names import patient_of as patient_of
-    from node.conversion.study_names import renamed_header as renamed_header
     from node.counted import counted as counted
     from node.counted import sized as sized
     from node.dicom.attributes import is_identifier as is_identifier
@@ -335,8 +332,7 @@ PLACES = {
     # Files by name
     "node.archive.base": "VOLUMES",
     "node.archive.space": "reason_of",
-    "node.conversion.naming": "TOKENS NameTemplate TakenNames is_file_of name_template numbered",
-    "node.conversion.study_names": "ending_of modalities_of patient_of renamed_header",
+    "node.conversion.naming": "NameTemplate TakenNames ending_of is_file_of node_template numbered renamed_header",
     "node.durable": "make_folder sync_folder",
     # The index, and rows of an extension in it
     "node.index.database.index": "Index",

@@ -35,7 +35,10 @@ Read = TypeVar("Read")
 
 @dataclass(slots=True)
 class FolderSeries:
-    """The files of one series, and its attributes by the first file."""
+    """The files of one series, and its attributes by the first file.
+
+    `folder`: that of its study, relative to OUT. `name`: what the names of its files begin with.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -43,8 +46,20 @@ class FolderSeries:
     instances: list[tuple[str, Path]] = field(default_factory=list)
     transfer_syntax_uids: set[str] = field(default_factory=set)
     sop_class_uids: set[str] = field(default_factory=set)
+    folder: str = ""
     name: str = ""
     joined: Joined | None = None
+
+    @property
+    def path(self) -> str:
+        """The name of the series behind the folder of its study."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+    @property
+    def person(self) -> tuple[str, str]:
+        """The Patient ID, or else the name: people differ in it."""
+        patient_id = self.attributes.get("patient_id") or ""
+        return patient_id, "" if patient_id else self.attributes.get("patient_name") or ""
 
     @property
     def owner(self) -> str:

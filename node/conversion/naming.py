@@ -1,19 +1,21 @@
-"""Names of the files of `voxelnode convert`: a template with tokens, filled from the first instance of a series.
+"""Names for people: a template with tokens, by which `voxelnode convert`, ZIP files and ``[storage] names`` call files.
+
+Slashes divide a template: the last part names a series, and what is before it is the folder of a study. Two studies
+never share a folder.
 
 The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name. Text
 by which people distinguish two series stays, as far as it can: signs (``+``, ``-``), the star of T2*, all of a text.
-
 Whatever a sender chose becomes part of a path by `safe_name`, or by `folder_name` if it is a UID, and in no other way.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 from node.dicom.attributes import is_uid
@@ -23,7 +25,7 @@ TOKENS = {
     "series_number": "Series Number (0020,0011)",
     "series_description": "Series Description (0008,103E), else Protocol Name, else Modality",
     "protocol_name": "Protocol Name (0018,1030), else Series Description, else Modality",
-    "modality": "Modality (0008,0060)",
+    "modality": "Modality (0008,0060); in a folder, all modalities of the study, as CT-PT",
     "series_date": "Series Date (0008,0021), as 20261231",
     "series_time": "Series Time (0008,0031), as 235959",
     "body_part": "Body Part Examined (0018,0015)",
@@ -36,7 +38,7 @@ TOKENS = {
     "study_id": "Study ID (0020,0010)",
     "accession_number": "Accession Number (0008,0050)",
     "patient_id": "Patient ID (0010,0020)",
-    "patient_name": "Patient's Name (0010,0010)",
+    "patient_name": "Patient's Name (0010,0010), else Patient ID",
     "folder": "name of the folder, or of the zip file, that holds the first file of the series",
     "series_uid": "Series Instance UID (0020,000E)",
     "study_uid": "Study Instance UID (0020,000D)",
@@ -55,11 +57,22 @@ COLUMNS = {
 OF_NOBODY = frozenset({"series_number", "modality", "manufacturer", "model", "series_uid", "study_uid"})
 """Tokens whose values nobody typed and that date nothing, for names without personal data."""
 
-DEFAULT = "{series_number:03}_{series_description}"
-ANONYMOUS = "{series_number:03}_{modality}"
+OF_SERIES = frozenset(
+    {"series_number", "series_description", "protocol_name", "series_date", "series_time", "body_part", "manufacturer"}
+    | {"model", "station", "folder", "series_uid"}
+)
+"""Tokens that no folder has: it is that of a study, whose series differ in them."""
+
+DEFAULT = "{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}"
+ANONYMOUS = "{study_uid}/{series_number:03}_{modality}"
+
+VOLUME = "volume"
+"""The beginning of the names of the files of a volume, in the folder of a revision."""
+
+_DATA_FILE = re.compile(rb"(ElementDataFile = )volume[^\n.]*(\.z?raw)")
 
 MAX_NAME_BYTES = 120
-"""Longest name, in UTF-8. File systems hold 255 bytes; suffixes and extensions of a volume take up to 60."""
+"""Longest part of a path, in UTF-8. File systems hold 255 bytes; suffixes and extensions of a volume take up to 60."""
 
 SUFFIX_WORDS = (
     r"ph|real|imag|fieldmap|other|map|derived|lbm|lbmjames128|bsa|suv|resampled|mask|masked|contours|analyze"
@@ -87,14 +100,20 @@ DCM2NIIX = {
 """The letters of dcm2niix's ``-f``. ``%e`` is nothing: the echo is added to names of series with several."""
 
 RESERVED = frozenset(
-    {"conversion", "con", "prn", "aux", "nul"}
+    {"conversion", "manifest", "con", "prn", "aux", "nul"}
     | {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
 )
-"""Names that Windows keeps for devices, and that of ``conversion.json``, whatever follows the first dot."""
+"""Names that Windows keeps for devices, and those of our lists beside them, whatever follows the first dot."""
 
 _TOKEN = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _STAR = re.compile(r"(?<=[^\W_])\*(?!\*)")
 """The star of T2*, which BIDS writes as T2starw. Without it, a T2 and a T2* map would have one name."""
+
+_ELSE = {
+    "series_description": ("series_description", "protocol_name", "modality"),
+    "protocol_name": ("protocol_name", "series_description", "modality"),
+}
+"""Columns of which a token takes the first with a value."""
 
 _MINUS = "\N{MINUS SIGN}"
 _WIDTH = re.compile(r"0?[1-9]")
@@ -105,24 +124,46 @@ _OF_VOLUME = re.compile(rf"(?:_(?:{SUFFIX_WORDS}))*(?:\.(?:{EXTENSIONS}))\Z")
 
 @dataclass(frozen=True, slots=True)
 class NameTemplate:
-    """A template such as ``{series_number:03}_{series_description}``, checked by `name_template`."""
+    """A template such as ``{patient_id}/{series_number:03}_{series_description}``, checked by `name_template`.
+
+    Values are by token, or by column of `node.dicom.attributes`: as attributes, or as in rows of the views.
+    """
 
     text: str
 
+    @property
+    def has_folder(self) -> bool:
+        """Whether each study has a folder."""
+        return "/" in self.text
+
+    @property
+    def folder_tokens(self) -> frozenset[str]:
+        """The tokens of the folder of a study."""
+        return frozenset(token for token, _ in _TOKEN.findall(self.text.rpartition("/")[0]))
+
+    def folder_of(self, study: Mapping[str, Any], series: Iterable[Mapping[str, Any]]) -> str:
+        """Return the folder of a study, whose parts slashes divide; empty if the template has none.
+
+        `series`: all series of the study.
+        """
+        modalities = "-".join(sorted({row["modality"] for row in series if row.get("modality")}))
+        values = {**study, "modality": modalities}
+        return "/".join(safe_name(_filled(part, values), "unknown") for part in self.text.split("/")[:-1])
+
     def name_of(self, values: Mapping[str, Any]) -> str:
-        """Return the name of a series; `values` are by token, or by column of `node.dicom.attributes`."""
-        return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
+        """Return the beginning of the names of the files of a series, whose `values` include those of its study."""
+        return safe_name(_filled(self.text.rpartition("/")[2], values))
 
 
 def name_template(text: str, *, anonymous: bool = False, key: str = "--name") -> NameTemplate:
     """Return a template, from our tokens or from dcm2niix's letters (``%p_%s``).
 
-    Raises UsageError: a token does not exist, the template names a folder, or a token could name a person and
-        `anonymous` is set. The message names `key`.
+    Raises UsageError: a token does not exist, a folder has no name or a token of series, or a token could name a person
+        and `anonymous` is set. The message names `key`.
     """
     template = from_dcm2niix(text) if "%" in text else text
-    if "/" in template or "\\" in template:
-        raise UsageError(f"{key} {text!r}: a name cannot contain a folder; use --out for it")
+    if "\\" in template or not all(part.strip(" .") for part in template.split("/")):
+        raise UsageError(f"{key} {text!r}: write a name before and behind each slash, other than . and ..")
     for token, width in _TOKEN.findall(template):
         if token not in TOKENS:
             raise UsageError(f"{key} {text!r}: there is no token {{{token}}}; the tokens are {', '.join(TOKENS)}")
@@ -134,7 +175,22 @@ def name_template(text: str, *, anonymous: bool = False, key: str = "--name") ->
             )
     if "{" in _TOKEN.sub("", template) or "}" in _TOKEN.sub("", template):
         raise UsageError(f"{key} {text!r}: a brace is missing; tokens look like {{series_number:03}}")
-    return NameTemplate(template)
+    checked = NameTemplate(template)
+    if wrong := sorted(checked.folder_tokens & OF_SERIES):
+        known = ", ".join(token for token in TOKENS if token not in OF_SERIES)
+        raise UsageError(f"{key} {text!r}: {{{wrong[0]}}} cannot be used in the folder of a study; use {known}")
+    return checked
+
+
+def node_template(text: str | None) -> NameTemplate:
+    """Return the template of ``[storage] names``, or the default one. Raises UsageError if a node cannot use it."""
+    template = name_template(text or DEFAULT, key="names")
+    if not template.has_folder:
+        example = '"{patient_id}/{study_date}/{series_number:03}_{series_description}"'
+        raise UsageError(f"names {text!r}: write the folder of a study and a slash before it, such as {example}")
+    if "{folder}" in template.text:
+        raise UsageError(f"names {text!r}: {{folder}} cannot be used, since a node finds no files in folders")
+    return template
 
 
 def from_dcm2niix(pattern: str) -> str:
@@ -154,36 +210,32 @@ def from_dcm2niix(pattern: str) -> str:
     return _LETTER.sub(token, pattern)
 
 
-def _filled(token: re.Match[str], values: Mapping[str, Any]) -> str:
-    name, width = token.groups()
-    if name == "series_description":
-        texts = [values.get(each) for each in ("series_description", "protocol_name", "modality")]
-    elif name == "protocol_name":
-        texts = [values.get(each) for each in ("protocol_name", "series_description", "modality")]
-    else:
-        texts = [values.get(COLUMNS.get(name, name))]
-    text = next((_text(value) for value in texts if value is not None), "")
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    return _TOKEN.sub(lambda token: _value(token[1], token[2], values), template)
+
+
+def _value(name: str, width: str | None, values: Mapping[str, Any]) -> str:
+    columns = _ELSE.get(name, (COLUMNS.get(name, name),))
+    text = next((str(value) for column in columns if (value := values.get(column)) is not None), "")
     if name == "patient_name":  # the first way to write it that is there (PS3.5 6.2.1)
-        text = next((group for group in text.split("=") if group.strip(" ^")), "")
+        groups = str(values.get("patient_name") or "").split("=")
+        text = next((group for group in groups if group.strip(" ^")), None) or str(values.get("patient_id") or "")
+    elif name.endswith(("_date", "_time")):
+        text = re.sub("[-:]", "", text.partition(".")[0])
     return text.zfill(int(width)) if width and text.isascii() and text.isdigit() else text
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, dt.date):
-        return value.strftime("%Y%m%d")
-    if isinstance(value, dt.time):
-        return value.strftime("%H%M%S")
-    return str(value)
+def safe_name(text: str, empty: str = "series") -> str:
+    """Return `text` as a name that every file system takes: no folder, not hidden, not reserved, not too long.
 
-
-def safe_name(text: str) -> str:
-    """Return `text` as a name that every file system takes: no folder, not hidden, not reserved, not too long."""
+    `empty`: the name if nothing of the text remains.
+    """
     spoken = _STAR.sub("star", unicodedata.normalize("NFC", text))
     name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", "".join(map(_allowed, spoken)))).lstrip("-._").rstrip("._")
     name = _cut(name, MAX_NAME_BYTES)
     if name.partition(".")[0].casefold() in RESERVED:
         name = f"_{name}"
-    return name or "series"
+    return name or empty
 
 
 def folder_name(uid: str) -> str:
@@ -206,13 +258,37 @@ def _cut(name: str, size: int) -> str:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """Yield `name`, and then ``name-2``, ``name-3``, ...: no suffix of a volume begins with ``-``."""
+    """Yield `name`, and then ``name-2``, ``name-3``, ...: no suffix of a volume begins with ``-``.
+
+    Of a path, the last part is numbered.
+    """
     yield name
-    number = 2
-    while True:
+    folders, slash, last = name.rpartition("/")
+    for number in count(2):
         end = f"-{number}"
-        yield _cut(name, MAX_NAME_BYTES - len(end)) + end
-        number += 1
+        yield f"{folders}{slash}{_cut(last, MAX_NAME_BYTES - len(end))}{end}"
+
+
+def free_name(
+    name: str, taken: TakenNames, is_free: Callable[[str], bool] = lambda name: True, *, numbers: int = 0
+) -> str:
+    """Return a name, or the first with a number behind it that is free and not taken; it is taken then.
+
+    `numbers`: how many are not asked for.
+    """
+    free = next(one for one in islice(numbered(name), numbers, None) if one not in taken and is_free(one))
+    taken.add(free)
+    return free
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of the name of a file of a revision, after the name of its series."""
+    return name.removeprefix(VOLUME) if name.startswith((f"{VOLUME}.", f"{VOLUME}_")) else f"_{name}"
+
+
+def renamed_header(content: bytes, stem: str) -> bytes:
+    """Return the header of a MetaImage whose voxels lie in a file beside it, which is called `stem` now."""
+    return _DATA_FILE.sub(lambda found: found[1] + stem.encode() + found[2], content)
 
 
 def is_file_of(file_name: str, name: str) -> bool:
@@ -221,7 +297,7 @@ def is_file_of(file_name: str, name: str) -> bool:
 
 
 class TakenNames:
-    """The names of the series of a run. In one folder, no name is another one with a suffix of a volume."""
+    """The names of a run, of series or of folders. In one folder, no name is another one with a suffix of a volume."""
 
     def __init__(self, *, one_folder: bool) -> None:
         self._one_folder = one_folder

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from node.conversion.chosen import Chosen
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
-from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, is_file_of, numbered
-from node.conversion.out_folder import Layout, is_ours, replace_files, work_folder
+from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
+from node.conversion.out_folder import Layout, is_of_study, is_ours, replace_files, work_folder
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
 from node.volume.reasons import Reason, Refusal
@@ -31,12 +31,10 @@ TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolNa
 """Attributes that people typed, by their names in BIDS."""
 
 
-if TYPE_CHECKING:
-    pass
-
-
 Run = Callable[[ConversionJob, threading.Event], Converted]
 """Converts one series, and gives up when the event is set; raises `ConverterDied` if the converter crashes."""
+
+OnPeople = Callable[[Sequence[str | None]], None]
 
 Listing = dict[str, Any]
 """The content of ``conversion.json``."""
@@ -52,6 +50,7 @@ def convert_folder(
     layout: Layout | None = None,
     chosen: Chosen | None = None,
     shown: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    on_people: OnPeople = lambda people: None,
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
@@ -59,21 +58,24 @@ def convert_folder(
     `run`: the command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
     `workers`: number of series converted at the same time.
     `on_series`: called after each series, in their order, with what the listing will have of it.
-    `layout`: by default, a folder for each series, named by its number and description.
+    `layout`: by default, a folder for each series, named by its number and description, or if there are several
+        studies, for each study.
     `chosen`: which series are converted; by default all. Regions are drawn on images also if these are not chosen.
     `shown`: yields the series that it gets, and may show how many are done.
+    `on_people`: called before the first series, with the Patient ID of each person; None if none may be shown.
 
     ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
     ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not DICOM
     instances, with the reason. The result does not depend on `workers`.
     """
-    layout = layout or Layout()
     listing = _empty_listing()
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
     with work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = grouped_series(paths, work, listing["not_dicom"])
-        all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"], join=options.repair)
+        layout, all_series = _chosen(
+            grouped.values(), chosen, out, layout or Layout(), listing["not_chosen"], on_people, join=options.repair
+        )
         try:
             converting = [
                 pool.submit(
@@ -104,27 +106,35 @@ def convert_folder(
 
 
 def planned(
-    paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | None = None, *, join: bool = True
+    paths: Iterable[Path],
+    out: Path,
+    layout: Layout,
+    chosen: Chosen | None = None,
+    on_people: OnPeople = lambda people: None,
+    *,
+    join: bool = True,
 ) -> Listing:
     """Return what `convert_folder` would convert, and under which names; write nothing into `out`.
 
     `join`: as a conversion with `repair` does, of files that are not in a zip file.
 
-    ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and
-    ``not_dicom``.
+    ``series`` with the ``name``, the beginning of the ``path`` of its files, the number of ``instances`` and the
+    ``sop_class`` of each; ``not_chosen`` and ``not_dicom``.
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 
     skipped: list[dict[str, str]] = []
     left_out: list[dict[str, Any]] = []
     grouped = grouped_series(paths, None, skipped)
+    layout, all_series = _chosen(grouped.values(), chosen, out, layout, left_out, on_people, join=join)
     rows = [
         {
             **_series_row(series),
+            "path": _path_of(series, series.name, layout),
             "sop_class": UID(series.attributes["sop_class_uid"]).name,
             "instances": series.count,
         }
-        for series in _chosen(grouped.values(), chosen, out, layout, left_out, join=join)
+        for series in all_series
     ]
     return {"series": rows, "refusals": [], "not_chosen": left_out, "not_dicom": skipped}
 
@@ -139,15 +149,17 @@ def _chosen(
     out: Path,
     layout: Layout,
     left_out: list[dict[str, Any]],
+    on_people: OnPeople,
     *,
     join: bool,
-) -> list[FolderSeries]:
-    """Return the series to convert, named and in order; append the others to `left_out`.
+) -> tuple[Layout, list[FolderSeries]]:
+    """Return the layout of the run, and the series to convert, named and in order.
 
-    `join`: series that are one acquisition are one of them.
+    `left_out`: gets the other series. `join`: series that are one acquisition are one of them.
     """
     wanted, against = [], []
-    for series in sorted(all_series, key=lambda series: series.order):
+    ordered = sorted(all_series, key=lambda series: series.order)
+    for series in ordered:
         reason = (chosen or Chosen()).reason_against(series.attributes, series.count)
         if reason is None:
             wanted.append(series)
@@ -155,25 +167,35 @@ def _chosen(
             against.append((series, reason))
     if join:
         wanted = joined_series(wanted)
+    people = sorted({series.person for series in wanted})
+    on_people([None if layout.anonymous else patient_id for patient_id, _ in people])
     if layout.anonymous:
-        _forget_identifiers([*wanted, *(series for series, _ in against)])
+        _forget_identifiers(ordered)
     left_out += [{**_described(series), "instances": series.count, "reason": reason} for series, reason in against]
-    _name(wanted, out, layout)
-    return sorted(wanted, key=lambda series: series.order)
+    layout = layout.of_studies(len({series.study_instance_uid for series in wanted}))
+    _name(wanted, ordered, out, layout)
+    return layout, wanted
 
 
-def _name(all_series: Iterable[FolderSeries], out: Path, layout: Layout) -> None:
-    """Give each series a name of its own, in their order: that of the template, with a number if it is taken.
+def _name(wanted: Iterable[FolderSeries], of_studies: Sequence[FolderSeries], out: Path, layout: Layout) -> None:
+    """Give each study a folder of its own, if there are any, and each series a name, in their order.
 
-    A name is also taken if `out` has files by it that are not of this series.
+    `of_studies`: all series of their studies.
+
+    A folder or a name is also taken if `out` has files by it that are not of this study, or of this series.
     """
-    taken = TakenNames(one_folder=layout.flat)
-    for series in sorted(all_series, key=lambda series: series.order):
-        for name in numbered(layout.template.name_of(series.attributes)):
-            if name not in taken and is_ours(out, name, series, layout):
-                break
-        taken.add(name)
-        series.name = name
+    assert layout.template is not None
+    folders, folder_of, names = TakenNames(one_folder=False), dict[str, str](), dict[str, TakenNames]()
+    for series in wanted:
+        study = series.study_instance_uid
+        if study not in folder_of:
+            rows = [other.attributes for other in of_studies if other.study_instance_uid == study]
+            folder = layout.template.folder_of(series.attributes, rows)
+            folder_of[study] = free_name(folder, folders, partial(is_of_study, out, study)) if folder else ""
+        series.folder = folder_of[study]
+        taken = names.setdefault(series.folder, TakenNames(one_folder=layout.flat))
+        is_free = partial(is_ours, out / series.folder, series=series, layout=layout)
+        series.name = free_name(layout.template.name_of(series.attributes), taken, is_free)
 
 
 def _converted(
@@ -186,7 +208,7 @@ def _converted(
     look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
 ) -> Converted | Refusal:
     """Convert one series and put its files in place; return a refusal after a crash."""
-    folder = work / uuid.uuid4().hex
+    folder, place = work / uuid.uuid4().hex, out / series.folder
     folder.mkdir()
     instances = tuple(series.instances)
     uids = tuple(uid for uid, _ in instances)
@@ -202,15 +224,15 @@ def _converted(
             joined=series.joined,
         )
         converted = run_with_references(job, run, look_up)
-        if not is_ours(out, series.name, series, layout):
-            detail = f"another run took the name {series.name} during the conversion: convert again"
+        if not is_ours(place, series.name, series, layout):
+            detail = f"another run took the name {series.path} during the conversion: convert again"
             return Refusal(Reason.FAILED, detail, uids)
         if layout.flat and not all(is_file_of(file.name, series.name) for file in folder.iterdir()):
             return Refusal(Reason.FAILED, "the conversion wrote files of other names: please report it", uids)
-        replace_files(out, series.name, folder, layout)
+        replace_files(place, series.name, folder, layout)
         return converted
     except ConverterDied as died:
-        replace_files(out, series.name, None, layout)
+        replace_files(place, series.name, None, layout)
         return Refusal(Reason.FAILED, str(died), uids)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -254,7 +276,12 @@ def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
 
 
 def _series_row(series: FolderSeries) -> dict[str, Any]:
-    return {**_described(series), "name": series.name}
+    return {**_described(series), "name": series.path}
+
+
+def _path_of(series: FolderSeries, file: str, layout: Layout) -> str:
+    """Return the path of a file of a series, relative to the folder of the conversion."""
+    return "/".join(part for part in (series.folder, "" if layout.flat else series.name, file) if part)
 
 
 def _described(series: FolderSeries) -> dict[str, Any]:
@@ -270,8 +297,7 @@ def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout
     if isinstance(converted, Converted):
         verdict = asdict(converted.completeness)
         for file in converted.files:
-            path = file.path if layout.flat else f"{series.name}/{file.path}"
-            listing["volumes"].append({**own, **asdict(file), "path": path})
+            listing["volumes"].append({**own, **asdict(file), "path": _path_of(series, file.path, layout)})
         listing["exclusions"] = [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
     listing["series"] = [{**_series_row(series), "verdict": verdict}]
     if series.joined is not None:

@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from node.conversion.found_series import FolderSeries
-from node.conversion.naming import DEFAULT, NameTemplate, is_file_of, name_template
+from node.conversion.naming import ANONYMOUS, DEFAULT, NameTemplate, is_file_of, name_template
 
 WORK_PREFIX = ".converting-"
 
@@ -30,13 +31,22 @@ MAX_MOVES = 10
 class Layout:
     """Names and places of the files.
 
-    `flat`: all files are in one folder; otherwise each series has its own.
-    `anonymous`: neither sidecars nor ``conversion.json`` contain texts that people typed.
+    `template`: None: the default one, which has folders of studies if a run has several.
+    `flat`: all files are in one folder, that of their study or OUT; otherwise each series has its own.
+    `anonymous`: neither names, sidecars nor ``conversion.json`` contain texts that people typed.
     """
 
-    template: NameTemplate = field(default_factory=lambda: name_template(DEFAULT))
+    template: NameTemplate | None = None
     flat: bool = False
     anonymous: bool = False
+
+    def of_studies(self, studies: int) -> Layout:
+        """Return the layout of a run of so many studies, with its template."""
+        template = self.template
+        if template is None:
+            text = ANONYMOUS if self.anonymous else DEFAULT
+            template = name_template(text if studies > 1 and not self.flat else text.rpartition("/")[2])
+        return replace(self, template=template, flat=self.flat or template.has_folder)
 
 
 @contextmanager
@@ -76,6 +86,15 @@ def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:
     return owners <= {series.owner}
 
 
+def is_of_study(out: Path, study_instance_uid: str, folder_name: str) -> bool:
+    """Return whether a folder, if there is one, may get the files of a study: it has those of no other study."""
+    folder = out / folder_name
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return False
+    studies = {_content_of(file).get("StudyInstanceUID") for file in folder.glob("*.json")} - {None}
+    return studies <= {study_instance_uid}
+
+
 def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
     """Return everything that a series with a name would replace."""
     if layout.flat:
@@ -88,11 +107,19 @@ def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
 
 def _owner_in(sidecar: Path) -> str | None:
     """Return whose a sidecar, or the outlines of a volume, are: see `FolderSeries.owner`; None if nothing says it."""
+    content = _content_of(sidecar)
+    try:
+        return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))
+    except (KeyError, TypeError, StopIteration):
+        return None
+
+
+def _content_of(sidecar: Path) -> dict[str, Any]:
     try:
         content = json.loads(sidecar.read_bytes())
-        return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def replace_files(out: Path, name: str, folder: Path | None, layout: Layout) -> None:
@@ -101,6 +128,8 @@ def replace_files(out: Path, name: str, folder: Path | None, layout: Layout) -> 
     In one folder, sidecars come first: a later run reads in them which series the other files belong to.
     """
     files = sorted(folder.iterdir(), key=lambda file: file.suffix != ".json") if folder else []
+    if files:
+        out.mkdir(parents=True, exist_ok=True)
     if layout.flat:
         for old in _files_by(out, name, layout):
             old.unlink(missing_ok=True)

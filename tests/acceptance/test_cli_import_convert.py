@@ -118,6 +118,34 @@ def test_a_report_is_a_file_and_a_document_no_refusal(tmp_path: Path) -> None:
     assert "refused" not in printed
 
 
+@pytest.mark.slow
+def test_several_studies_have_folders_and_several_people_are_reported(tmp_path: Path) -> None:
+    people = {"PatientName": "Doe^Jane", "PatientID": "P1"}, {"PatientName": "Roe^Ann", "PatientID": "P2\x1b[31m"}
+    instances = [ds for of_one in people for ds in make.ct_series(3, StudyDate="20261120", **of_one)]
+    make.saved(instances, tmp_path / "in")
+    for options in ((), ("--list",)):
+        done = run("convert", tmp_path / "in", "-o", tmp_path / "out", *options)
+        assert done.stderr.splitlines()[0].startswith("voxelnode: 2 people: P1, P2")
+        assert "\x1b" not in done.stderr
+        assert "Doe_Jane_20261120_CT/001_CT" in done.stdout
+    made = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz")]
+    assert sorted(made) == ["Doe_Jane_20261120_CT/001_CT.nii.gz", "Roe_Ann_20261120_CT/001_CT.nii.gz"]
+
+    done = run("convert", tmp_path / "in", "-o", tmp_path / "nobody", "--anonymous")
+    assert done.stderr.splitlines() == ["voxelnode: 2 people"]
+    names = [str(path) for path in (tmp_path / "nobody").rglob("*")]
+    text = "".join([done.stdout, *names, (tmp_path / "nobody" / "conversion.json").read_text(encoding="utf-8")])
+    assert not [word for word in ("Doe", "Roe", "P1", "P2", "20261120") if word in text]
+    assert len({path.parent for path in (tmp_path / "nobody").rglob("*.nii.gz")}) == 2
+
+    make.saved(instances[:3], tmp_path / "one")
+    done = run("convert", tmp_path / "one", "-o", tmp_path / "single")
+    assert "people" not in done.stderr
+    assert [path.relative_to(tmp_path / "single") for path in (tmp_path / "single").rglob("*.nii.gz")] == [
+        Path("001_CT/001_CT.nii.gz")
+    ]
+
+
 def test_a_series_that_is_left_out_is_called_by_its_name(scan: Path, tmp_path: Path) -> None:
     done = run("convert", scan, "-o", tmp_path / "out", "--exclude", "modality == 'CT'")
     assert done.stdout.splitlines()[0] == "   1  CT   left out Oblique head phantom, 60 instances: it fits --exclude"

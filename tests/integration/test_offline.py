@@ -31,7 +31,7 @@ from pydicom.uid import (
 from node.conversion.chosen import chosen
 from node.conversion.found_series import HEAD_BYTES
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.naming import ANONYMOUS, name_template
+from node.conversion.naming import name_template
 from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
 from node.conversion.pool import ConverterDied
@@ -301,8 +301,8 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
     verdicts = of(listing, "verdict")
     assert verdicts[str(deadly[0].SeriesInstanceUID)] is None
     assert verdicts[str(harmless[0].SeriesInstanceUID)]["state"] == "complete"
-    [name] = [row["name"] for row in listing["series"] if row["series_instance_uid"] == harmless[0].SeriesInstanceUID]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {name, "conversion.json"}
+    name = of(listing)[harmless[0].SeriesInstanceUID]
+    assert files_in(tmp_path / "out").keys() == {f"{name}.json", f"{name}.nii.gz", "conversion.json"}
 
 
 @pytest.mark.slow
@@ -342,10 +342,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from node.conversion.naming import ANONYMOUS, name_template
-from node.conversion.offline import convert_folder, planned
-from node.conversion.out_folder import Layout
-from node.conversion.found_series import HEAD_BYTES
+from node.conversion.offline import convert_folder
 from tests.integration.test_offline import OPTIONS
 def wait(job, cancelled):
     print(job.folder, flush=True)
@@ -414,6 +411,23 @@ def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, 
     assert (place / "scan_brain.nii.gz").read_bytes() == b"made by somebody"
 
 
+def test_two_studies_never_share_a_folder_in_one_run_or_in_several(tmp_path: Path) -> None:
+    doe = {"PatientID": "P1", "StudyDate": "20261120"}
+    one, other, third = ([saved(make.ct_series(3, **doe), tmp_path / name)] for name in "abc")
+    out, layout = tmp_path / "out", Layout(name_template("{patient_id}/{study_date}/{series_number:02}"))
+    both = convert_folder([*one, *other], out, OPTIONS, here, layout=layout)
+    before = files_in(out)
+    assert sorted(of(both).values()) == ["P1/20261120-2/01", "P1/20261120/01"]
+    assert [*of(convert_folder(third, out, OPTIONS, here, layout=layout)).values()] == ["P1/20261120-3/01"]
+    assert of(convert_folder(other, out, OPTIONS, here, layout=layout)).items() <= of(both).items()
+    before.pop("conversion.json")
+    assert files_in(out).items() >= before.items()
+    elsewhere = tmp_path / "elsewhere"
+    (out / "P1" / "20261120-3").rename(elsewhere)
+    (out / "P1" / "20261120-3").symlink_to(elsewhere)
+    assert [*of(convert_folder(third, out, OPTIONS, here, layout=layout)).values()] == ["P1/20261120-4/01"]
+
+
 def test_what_an_earlier_conversion_wrote_beyond_this_one_goes(tmp_path: Path) -> None:
     folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
     for layout in (Layout(), Layout(flat=True)):
@@ -478,7 +492,7 @@ def test_descriptions_are_in_the_listing_and_the_sidecar_unless_the_run_is_anony
     assert [series[name] for name in described] == [1, "Knie links", "tse", "CT", "001_Knie_links"]
     sidecar = json.loads((tmp_path / "out" / "001_Knie_links" / "001_Knie_links.json").read_text())
     assert (sidecar["SeriesNumber"], sidecar["SeriesDescription"], sidecar["ProtocolName"]) == (1, "Knie links", "tse")
-    anonymous = Layout(name_template(ANONYMOUS, anonymous=True), anonymous=True)
+    anonymous = Layout(anonymous=True)
     convert_folder([tmp_path / "in"], tmp_path / "nobody", OPTIONS, here, layout=anonymous)
     for name, content in files_in(tmp_path / "nobody").items():
         assert "Knie" not in name

@@ -12,7 +12,6 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.conversion.naming import ANONYMOUS, name_template
 from node.conversion.offline import convert_folder
 from node.conversion.out_folder import Layout
 from node.volume.reasons import Reason, WarningKind
@@ -44,7 +43,7 @@ EVERYTHING = WriteOptions(
     montages=True,
     suv=True,
 )
-NAMELESS = Layout(name_template(ANONYMOUS, anonymous=True), anonymous=True)
+NAMELESS = Layout(anonymous=True)
 """As a node, which leaves out of every sidecar what people typed."""
 
 NIFTI_HEADER_BYTES = 544

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from math import inf
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from node.conversion.naming import name_template, node_template
+from node.conversion.offline import convert_folder, planned
+from node.conversion.out_folder import Layout
 from node.extensions.names import tree
-from node.extensions.names.template import read_template
 from node.extensions.names.tree import NameTree, Tree
+from node.settings.convert import Convert
+from node.writers.options import write_options
 from node.writers.reading import read_voxels
 from tests import make
+from tests.converting import here
 from tests.web.conftest import Site
 
 TEMPLATE = "{patient_name}_{modality}/{series_number:03}_{series_description}"
@@ -24,7 +32,7 @@ def settled(names: NameTree) -> None:
 
 @pytest.mark.slow
 def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = NameTree(Tree(site.root, read_template(TEMPLATE)), site.services.index)
+    names = NameTree(Tree(site.root, node_template(TEMPLATE)), site.services.index)
     settled(names)
     instances = make.ct_series(7, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Doe^Jane")
     site.take(*instances[:5])
@@ -62,3 +70,60 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     monkeypatch.setattr(tree, "monotonic", lambda: inf)
     assert names.step() is None
     assert read_voxels(header)[0].shape[2] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", [None, "{patient_id}/{study_date}_{study_id}/{station}_{series_number:02}"])
+def test_convert_zip_files_and_the_tree_give_a_series_one_path(
+    template: str | None, tmp_path: Path, start_site: Callable[..., Site]
+) -> None:
+    """Two studies of two people, one of whom has no name, and one of whom is called like a way out."""
+    site = start_site(storage={} if template is None else {"names": template})
+    whose = {
+        "1.2.3": {
+            "PatientName": "",
+            "PatientID": "../P1",
+            "StudyDate": "20261120",
+            "StudyID": "S 1",
+            "StationName": "MR/7",
+        },
+        "1.2.4": {"PatientName": "Roe^Ann", "PatientID": "P2", "StudyDate": "", "StudyID": "", "StationName": ""},
+    }
+    instances = [
+        ds
+        for study, values in whose.items()
+        for number in (1, 2)
+        for ds in make.mr_series(3, study_uid=study, series_uid=f"{study}.{number}", SeriesNumber=number, **values)
+    ]
+    site.take(*instances)
+    site.convert()
+    names = NameTree(Tree(site.root, node_template(template)), site.services.index)
+    settled(names)
+    tree = {str(path.relative_to(site.root / "names")) for path in (site.root / "names").rglob("*.nii.gz")}
+
+    answer = site.client().post("/selected/volumes.zip", data={"study": [*whose]}, follow_redirects=True)
+    members = {name for name in ZipFile(BytesIO(answer.content)).namelist() if name.endswith(".nii.gz")}
+
+    layout = Layout(None if template is None else name_template(template))
+    options = write_options(Convert(thumbnails=False, formats=("nifti",)))
+    files = make.saved(instances, tmp_path / "in")
+    listing = convert_folder(files, tmp_path / "out", options, here, layout=layout)
+    converted = {row["path"] for row in listing["volumes"]}
+    planned_paths = {f"{row['path']}.nii.gz" for row in planned(files, tmp_path / "out", layout)["series"]}
+
+    assert tree == members == converted == planned_paths
+    folders = ["P1_20261120_MR", "Roe_Ann_MR"] if template is None else ["P1/20261120_S_1", "P2/unknown"]
+    assert sorted({path.rpartition("/")[0] for path in tree}) == folders
+
+
+@pytest.mark.slow
+def test_zip_files_of_studies_in_one_folder_of_a_person_can_be_unpacked_together(
+    start_site: Callable[..., Site],
+) -> None:
+    """With the template of a site, the days of studies do not tell their folders apart."""
+    site = start_site(storage={"names": "{patient_id}/{series_number:03}"})
+    for study, day in (("1.2.3", "20261120"), ("1.2.4", "20261121")):
+        site.take(*make.mr_series(3, study_uid=study, series_uid=f"{study}.1", PatientID="P1", StudyDate=day))
+    site.convert()
+    zips = [ZipFile(BytesIO(site.client().get(f"/studies/{uid}/dicom.zip").content)) for uid in ("1.2.3", "1.2.4")]
+    assert [one.namelist()[0] for one in zips] == ["P1/001/000001.dcm", "P1-2/001/000001.dcm"]

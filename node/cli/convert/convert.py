@@ -21,10 +21,15 @@ from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from node.conversion.chosen import Chosen
     from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
     from node.settings.convert import Convert
+
+MAX_PEOPLE = 10
+"""Patient IDs that are printed, if there are several people."""
 
 
 def convert(
@@ -41,12 +46,14 @@ def convert(
             "--name",
             "-f",
             metavar="TEMPLATE",
-            help="Names of the files, such as '{patient_id}_{series_number:03}', or with dcm2niix's letters, such as "
-            "'%i_%s'. `voxelnode help convert` has the tokens. [default: {series_number:03}_{series_description}]",
+            help="Names of the files, such as '{patient_id}/{series_number:03}', or with dcm2niix's letters, such as "
+            "'%i/%s'. `voxelnode help convert` has the tokens. [default: {series_number:03}_{series_description}, in a "
+            "folder {patient_name}_{study_date}_{modality} if there are several studies]",
         ),
     ] = None,
     flat: Annotated[
-        bool, typer.Option("--flat", help="Write all files into OUT, without a folder per series.")
+        bool,
+        typer.Option("--flat", help="Write all files into OUT, or the folders of --name, without a folder per series."),
     ] = False,
     include: Annotated[
         str | None,
@@ -162,6 +169,7 @@ def convert(
             layout,
             selection,
             partial(each_shown, "converting"),
+            partial(_report_people, anonymous=anonymous),
         )
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         print(f"voxelnode: stopped after {len(done)} series; run it again for all of them", file=sys.stderr)
@@ -228,15 +236,15 @@ def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], t
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     from typing import get_args
 
-    from node.conversion.naming import ANONYMOUS, DEFAULT, name_template
+    from node.conversion.naming import name_template
     from node.conversion.out_folder import Layout
     from node.errors import UsageError
     from node.settings.convert import VolumeFormat
 
     if name in get_args(VolumeFormat):
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")
-    template = name_template(name or (ANONYMOUS if anonymous else DEFAULT), anonymous=anonymous)
-    if name and "%" in name:
+    template = name_template(name, anonymous=anonymous) if name else None
+    if template and name and "%" in name:
         print(f"voxelnode: -f {name!r}, of dcm2niix, is --name {template.text!r}", file=sys.stderr)
     return Layout(template, flat, anonymous)
 
@@ -245,12 +253,12 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
     """Return what would become what; only headers are read."""
     from node.conversion.offline import planned
 
-    plan = planned(paths, out, layout, selection, join=join)
+    plan = planned(paths, out, layout, selection, partial(_report_people, anonymous=layout.anonymous), join=join)
 
     def show() -> None:
         for row in plan["series"]:
-            place = out / row["name"] if layout.flat else out / row["name"] / row["name"]
-            print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {printable(str(place))}")
+            place = printable(str(out / row["path"]))
+            print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {place}")
         _print_problems(plan)
         instances = sum(row["instances"] for row in plan["series"])
         print(f"{len(plan['series'])} series with {counted(instances, 'instance')}; nothing was written")
@@ -311,6 +319,14 @@ def _verdict(verdict: dict[str, Any]) -> str:
     if verdict["expected"]:
         return f"{verdict['state']}: {verdict['received']} of {counted(verdict['expected'], 'instance')}"
     return f"{verdict['state']}: {printable(verdict['reason'])}"
+
+
+def _report_people(people: Sequence[str | None], *, anonymous: bool) -> None:
+    """Print that the input has several people, on standard error: most conversions are of one."""
+    if len(people) > 1:
+        named = ", ".join(printable(id or "no Patient ID") for id in people[:MAX_PEOPLE])
+        more = f" and {len(people) - MAX_PEOPLE} more" if len(people) > MAX_PEOPLE else ""
+        print(f"voxelnode: {len(people)} people" + ("" if anonymous else f": {named}{more}"), file=sys.stderr)
 
 
 def _print_problems(listing: dict[str, Any]) -> None:

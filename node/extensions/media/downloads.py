@@ -63,7 +63,8 @@ def begin_medium(call: Call, study_instance_uids: Sequence[str], series_instance
     Raises ResourceNotFound if there is nothing of them, and what `Downloads.begin` raises.
     """
     with call.node.index.reading() as index:
-        named = [one for _, series in named_series(index, study_instance_uids, series_instance_uids) for one in series]
+        studies = named_series(call.node, index, study_instance_uids, series_instance_uids)
+        named = [one for _, series in studies for one in series]
     name = zip_name(named[0], study_instance_uids, series_instance_uids, "_CD") if named else ""
     return downloads_of(call).begin(call, download_of(call, MAKER, name, study_instance_uids, series_instance_uids))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.api import Extension, Parts, Running, UsageError
+from node.api import Extension, Parts, Running, UsageError, node_template
 
 if TYPE_CHECKING:
     from node.api import Settings
@@ -24,10 +24,8 @@ class _Names(Extension):
             yield "storage: names is of an extension that [extensions] disabled switches off"
         if storage.url is not None:
             yield "storage: names needs the files of volumes in root, and with url they may be only in the object store"
-        from node.extensions.names.template import read_template
-
         try:
-            read_template(storage.names)
+            node_template(storage.names)
         except UsageError as error:
             yield f"storage: {error}"
 
@@ -37,9 +35,7 @@ class _Names(Extension):
         root, names = node.ingest.archive.root, node.settings.storage.names
         if names is None and not has_tree(root):
             return Running()
-        from node.extensions.names.template import read_template
-
-        template = read_template(names) if names is not None else None
+        template = node_template(names) if names is not None else None
         return Running((NameTree(Tree(root, template), node.ingest.index),))
 
 

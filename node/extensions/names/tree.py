@@ -1,10 +1,10 @@
 """The tree of links: ``names/FOLDER/NAME.nii.gz`` leads to a file of the newest revision of a series.
 
-The tree is derived, and is its own record: a folder is that of the study to which its links lead, and a name that of
-its series. Names stay as long as they fit, so a second study of one name keeps its number when the first one goes.
-What is not ours is never touched, and a series gives up a name that somebody else's file has: we own links into the
-folder of volumes, and headers of MetaImage, which name the file with their voxels and are therefore copies, beside a
-link to these voxels.
+FOLDER may be a path. The tree is derived, and is its own record: a folder is that of the study to which its links lead,
+and a name that of its series. Names stay as long as they fit, so a second study of one name keeps its number when the
+first one goes. What is not ours is never touched, and a series gives up a name that somebody else's file has: we own
+links into the folder of volumes, and headers of MetaImage, which name the file with their voxels and are therefore
+copies, beside a link to these voxels.
 
 Each change is one rename. Whatever a crash leaves half done, `Tree.change` brings to where it was to go.
 """
@@ -27,6 +27,7 @@ from node.api import (
     VOLUMES,
     Index,
     IndexFollower,
+    NameTemplate,
     ReadIndex,
     TakenNames,
     ending_of,
@@ -35,7 +36,6 @@ from node.api import (
     numbered,
     renamed_header,
 )
-from node.extensions.names.template import TreeTemplate
 
 TREE = "names"
 
@@ -47,16 +47,20 @@ PART = ".part"
 KEPT_NUMBERS = 1000
 """A folder keeps a number up to this one behind its name."""
 
-_TARGET = re.compile(rf"\.\./\.\./{VOLUMES}/([0-9.]+)/([0-9.]+)/([^/]+)/([^/]+)")
+_TARGET = re.compile(rf"((?:\.\./)+){VOLUMES}/([0-9.]+)/([0-9.]+)/([^/]+)/([^/]+)")
 
 
 class Link(NamedTuple):
-    """Where a link of ours leads."""
+    """Where a link of ours leads; `up`: the way to the root."""
 
+    up: str
     study: str
     series: str
     revision_folder: str
     file: str
+
+    def __str__(self) -> str:
+        return f"{self.up}{VOLUMES}/{'/'.join(self[1:])}"
 
 
 def has_tree(root: Path) -> bool:
@@ -67,26 +71,23 @@ def has_tree(root: Path) -> bool:
 class Tree:
     """The tree of one root. Not thread-safe; `template`: None if there is to be none."""
 
-    def __init__(self, root: Path, template: TreeTemplate | None) -> None:
+    def __init__(self, root: Path, template: NameTemplate | None) -> None:
         self._root, self._folder = root, root / TREE
         self._template = template
-        self._names: dict[str, str] = {}  # folders, by study
-        self._studies: dict[str, str] = {}  # the study, or nothing, by what is in the tree, in lower case
+        self._names: dict[str, str] = {}  # folders, by study, relative to that of the tree
+        self._studies: dict[str, str] = {}  # studies, by their folders in lower case
 
     def scan(self) -> set[str]:
         """Look at what is there; return the studies that have a folder."""
         if self._template is not None:
             make_folder(self._folder)
         self._names, self._studies = {}, {}
-        for name in sorted(_names_in(self._folder)):
-            study = next((link.study for link in _links_in(self._folder / name).values()), "")
-            if study in self._names:  # such as a copy that somebody has made: one folder is enough
-                self._empty(self._folder / name)
-                study = ""
-            if os.path.lexists(self._folder / name):
-                self._studies[name.casefold()] = study
-            if study:
-                self._names[study] = name
+        for folder in sorted(Path(inner) for inner, *_ in os.walk(self._folder)):
+            name, link = str(folder.relative_to(self._folder)), next(iter(_links_in(folder).values()), None)
+            if link is not None and link.study in self._names:  # a copy that somebody has made: one folder is enough
+                self._empty(name)
+            elif link is not None:
+                self._names[link.study], self._studies[name.casefold()] = name, link.study
         return set(self._names)
 
     def change(
@@ -103,14 +104,11 @@ class Tree:
         `revisions`: the folder of the newest revision of each series that has files, relative to the root.
         """
         if self._template is None or study is None or not revisions:
-            if (name := self._names.pop(uid, None)) is not None:
-                self._empty(self._folder / name)
-                if not os.path.lexists(self._folder / name):
-                    del self._studies[name.casefold()]
-                else:
-                    self._studies[name.casefold()] = ""
+            if uid in self._names:
+                self._forget(uid)
             return
-        folder = self._folder_of(uid, self._template.name_of_study(study, series))
+        folder = self._folder_of(uid, self._template.folder_of(study, series))
+        up = "../" * len(folder.relative_to(self._root).parts)
         there = _links_in(folder)
         foreign = {name for name in _names_in(folder) if name not in _owned(folder, there)}
         names = _SeriesNames(folder, there, foreign)
@@ -118,11 +116,11 @@ class Tree:
         for row in sorted(series, key=lambda row: names.of(row["series_instance_uid"]) is None):
             if (revision := revisions.get(row["series_instance_uid"])) is not None:
                 targets = {
-                    ending_of(file): f"../../{revision}/{file}"
+                    ending_of(file): f"{up}{revision}/{file}"
                     for file in _names_in(self._root / revision)
                     if not file.endswith(PICTURES)
                 }
-                stem = names.named(row["series_instance_uid"], self._template.name_of_series(study, row), targets)
+                stem = names.named(row["series_instance_uid"], self._template.name_of({**study, **row}), targets)
                 wanted |= {f"{stem}{ending}": target for ending, target in targets.items()}
         self._put(folder, wanted, _owned(folder, there))
 
@@ -140,21 +138,39 @@ class Tree:
     def _folder_of(self, uid: str, name: str) -> Path:
         """Return the folder of a study, which is created or renamed. It is never somebody else's, nor a link."""
         before = self._names.get(uid)
-        if before is not None and _is_no_folder(self._folder / before):
-            self._studies[before.casefold()] = ""
-            del self._names[uid]
+        if before is not None and self._leads_out(before):
+            self._forget(uid)
             before = None
         if before is not None and before in islice(numbered(name), KEPT_NUMBERS):
             return self._folder / before
+        above, _, _ = name.rpartition("/")
+        if self._leads_out(above):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if before is not None and before.count("/") != name.count("/"):
+            self._forget(uid)
+            before = None
         free = next(one for one in numbered(name) if self._is_free(one, uid))
+        (self._folder / above).mkdir(mode=0o700, parents=True, exist_ok=True)
         if before is None or not (self._folder / before).is_dir():
-            (self._folder / free).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._folder / free).mkdir(mode=0o700, exist_ok=True)
         else:
             os.rename(self._folder / before, self._folder / free)
+            self._remove_empty((self._folder / before).parent)
         if before is not None:
-            self._studies.pop(before.casefold(), None)
+            del self._studies[before.casefold()]
         self._names[uid], self._studies[free.casefold()] = free, uid
         return self._folder / free
+
+    def _leads_out(self, name: str) -> bool:
+        """Return whether something else than a folder is there or above it, such as a link to one: we follow none."""
+        path = self._folder / name
+        return any(_is_no_folder(each) for each in (path, *path.parents) if each.is_relative_to(self._folder))
+
+    def _forget(self, uid: str) -> None:
+        """Remove what is ours from the folder of a study, which is that of the study no more."""
+        name = self._names.pop(uid)
+        del self._studies[name.casefold()]
+        self._empty(name)
 
     def _is_free(self, name: str, uid: str) -> bool:
         if (study := self._studies.get(name.casefold())) is not None:
@@ -188,11 +204,19 @@ class Tree:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.replace(part, folder / name)
 
-    def _empty(self, folder: Path) -> None:
+    def _empty(self, name: str) -> None:
         """Remove what is ours from a folder, and the folder if nothing else was in it."""
-        _remove(folder, _owned(folder, _links_in(folder)))
+        if not self._leads_out(name):
+            folder = self._folder / name
+            _remove(folder, _owned(folder, _links_in(folder)))
+            self._remove_empty(folder)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder of the tree, and those around it, as far as nothing is in them."""
         with suppress(OSError):
-            folder.rmdir()
+            while folder != self._folder:
+                folder.rmdir()
+                folder = folder.parent
 
 
 class _SeriesNames:
@@ -251,7 +275,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _is_no_folder(path: Path) -> bool:
-    """Return whether something else than a folder is there, such as a link to one: we follow none out of the tree."""
+    """Return whether something else than a folder is there, such as a link to one."""
     return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
 
 
@@ -282,7 +306,7 @@ def _links_in(folder: Path) -> dict[str, Link]:
 
 def _owned(folder: Path, links: Mapping[str, Link]) -> dict[str, str | None]:
     """Return the names in a folder that are ours, with where they lead; None for a header."""
-    owned: dict[str, str | None] = {name: f"../../{VOLUMES}/{'/'.join(link)}" for name, link in links.items()}
+    owned: dict[str, str | None] = {name: str(link) for name, link in links.items()}
     for name in links:
         stem, suffix = os.path.splitext(name)
         if suffix in VOXELS and os.path.lexists(folder / f"{stem}{HEADER}"):

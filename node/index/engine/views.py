@@ -112,7 +112,7 @@ def _of_core(say: _Words) -> dict[str, str]:
         "v_series": f"""
             SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
                    se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
-                   se.series_date, se.series_time,
+                   se.station_name, se.series_date, se.series_time,
                    se.state, se.verdict, {certainty_of("se")} AS certainty, se.verdict_rule, se.verdict_reason,
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
                    (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -478,18 +478,23 @@ class StudyViews(ViewRows):
         rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
         return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
 
-    def earlier_namesakes(self, study: Mapping[str, Any]) -> list[list[Row]]:
-        """Return the ``modality`` of the series of each study that was received before one, and that people call alike.
+    def earlier_namesakes(self, study: Mapping[str, Any], tokens: Collection[str]) -> list[list[Row]]:
+        """Return each study that was received before one and may be called alike, with a row for each of its series.
 
-        Both have one date, and patients of one name, in upper or lower case, or of one Patient ID if there is no name.
-        The patients are found first: an archive may have no dates, or one date for all its studies.
+        `tokens`: those of the names of studies. With {patient_id}, the patients have one Patient ID; else one name, in
+        upper or lower case, if there is one. With {study_date}, both have one date. The patients are found first: an
+        archive may have no dates, or one date for all its studies.
         """
-        names = ("patient_name", "patient_name_alphabetic") if study["patient_name"] else ("patient_id",)
+        by_id = "patient_id" in tokens or not study["patient_name"]
+        names = ("patient_id",) if by_id else ("patient_name", "patient_name_alphabetic")
         is_alike = " OR ".join(f"p.{name} = one.{name}" for name in names)
+        date = "COALESCE(CAST({}.study_date AS TEXT), '')"
+        on_one_day = f"AND {date.format('st')} = {date.format('own')} " if "study_date" in tokens else ""
         rows = self._rows(
-            "SELECT DISTINCT st.id, se.modality FROM studies own JOIN patients one ON one.id = own.patient_id "
-            f"JOIN patients p ON {is_alike} JOIN studies st ON st.patient_id = p.id AND st.id < own.id "
-            "AND COALESCE(CAST(st.study_date AS TEXT), '') = COALESCE(CAST(own.study_date AS TEXT), '') "
+            "SELECT DISTINCT st.id, st.study_instance_uid, st.study_date, st.study_time, st.study_description, "
+            "st.study_id, st.accession_number, p.patient_id, p.patient_name, se.modality "
+            "FROM studies own JOIN patients one ON one.id = own.patient_id "
+            f"JOIN patients p ON {is_alike} JOIN studies st ON st.patient_id = p.id AND st.id < own.id {on_one_day}"
             "LEFT JOIN series se ON se.study_id = st.id WHERE own.study_instance_uid = :study ORDER BY st.id",
             study=study["study_instance_uid"],
         )

@@ -1,7 +1,7 @@
 """Studies and series as ZIP files whose names people read: a folder a study, a name a series, and a list of them.
 
-Names are those of `voxelnode convert`. Of what a header says, only letters, digits and ``- + . _`` reach a name, and no
-two names differ in case alone. The list is the last member: a ZIP file without it was broken off.
+Names are by the template of ``[storage] names``, or else the default one of `voxelnode convert`. No two names differ in
+case alone. The list is the last member: a ZIP file without it was broken off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -19,8 +18,7 @@ from urllib.parse import quote
 from fastapi import Response
 
 from node.archive.base import ArchivedFile
-from node.conversion.naming import DEFAULT, TakenNames, name_template, numbered
-from node.conversion.study_names import ending_of, free_name, modalities_of, renamed_header, study_name
+from node.conversion.naming import NameTemplate, TakenNames, ending_of, free_name, node_template, renamed_header
 from node.counted import counted
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
@@ -41,7 +39,6 @@ OF_SERIES = ("modality", "series_number", "series_description", "series_instance
 COLUMNS = ("file", "files", "sha256", *OF_STUDY, *OF_SERIES, "revision", "why")
 
 PICTURES = ".png"
-_SERIES_NAME = name_template(DEFAULT)
 
 
 class NamedSeries(NamedTuple):
@@ -60,21 +57,23 @@ class NamedSeries(NamedTuple):
 class Names:
     """The names of studies and series in one ZIP file. ZIP files of several studies can be unpacked in one folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: NameTemplate) -> None:
+        self._template = template
         self._folders = TakenNames(one_folder=False)
 
     def of_study(self, index: ReadIndex, study: Mapping[str, Any]) -> list[NamedSeries]:
         """Return the series of a study, each with a name ``FOLDER/NAME``.
 
-        The second study of a person, a day and modalities has a 2 behind its name, whether the first is in the file or
-        not.
+        The second study of one folder has a 2 behind its name, whether the first is in the file or not.
         """
-        series = index.series.of_study(study["study_instance_uid"])
-        modalities = modalities_of(series)
-        before = sum(modalities_of(of_study) == modalities for of_study in index.studies.earlier_namesakes(study))
-        folder = free_name(next(islice(numbered(study_name(study, series)), before, None)), self._folders)
+        template, series = self._template, index.series.of_study(study["study_instance_uid"])
+        folder = template.folder_of(study, series)
+        earlier = index.studies.earlier_namesakes(study, template.folder_tokens)
+        before = sum(template.folder_of(rows[0], rows).casefold() == folder.casefold() for rows in earlier)
+        folder = free_name(folder, self._folders, numbers=before)
         taken = TakenNames(one_folder=True)
-        return [NamedSeries(f"{folder}/{free_name(_SERIES_NAME.name_of(row), taken)}", study, row) for row in series]
+        names = (free_name(template.name_of({**study, **row}), taken) for row in series)
+        return [NamedSeries(f"{folder}/{name}", study, row) for name, row in zip(names, series, strict=True)]
 
 
 def volumes_zip(
@@ -93,7 +92,7 @@ def volumes_zip(
     without: list[list[object]] = []
     objects = []
     with call.node.index.reading() as index:
-        for study, series in named_series(index, study_instance_uids, series_instance_uids):
+        for study, series in named_series(call.node, index, study_instance_uids, series_instance_uids):
             objects.append(of_study(study, index.studies.patient_id(study)))
             revisions = dict(index.volumes.current_revisions(study))
             volumes, failures = index.volumes.current(study), index.failures.of_study(study)
@@ -136,7 +135,7 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     entries: list[tuple[str, Content]] = []
     lines = []
     with call.node.index.reading() as index:
-        named = list(named_series(index, study_instance_uids, series_instance_uids))
+        named = list(named_series(call.node, index, study_instance_uids, series_instance_uids))
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid, _ in named]
         require_few(sum(one.series["instances"] for _, series in named for one in series))
         for study, series in named:
@@ -161,10 +160,10 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
 
 
 def named_series(
-    index: ReadIndex, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
+    node: Services, index: ReadIndex, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
 ) -> Iterator[tuple[str, list[NamedSeries]]]:
     """Yield the studies that are there, each with its series, or with those that are wanted, if any are named."""
-    names, wanted = Names(), frozenset(series_instance_uids)
+    names, wanted = Names(node_template(node.settings.storage.names)), frozenset(series_instance_uids)
     for uid in study_instance_uids:
         if (study := index.studies.row(uid)) is not None:
             named = names.of_study(index, study)
@@ -243,7 +242,7 @@ def zip_name(
 
     `kind` ends it, so that a folder of downloads says which is which.
     """
-    folder, _, series = first.name.partition("/")
+    folder, _, series = first.name.replace("/", "_", first.name.count("/") - 1).partition("/")
     name = f"{len(study_instance_uids)}_studies" if len(study_instance_uids) > 1 else folder
     some = f"{len(series_instance_uids)}_series" if len(series_instance_uids) > 1 else series
     return f"{name}_{some}{kind}.zip" if series_instance_uids else f"{name}{kind}.zip"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.conversion.naming import (
+    ANONYMOUS,
     DCM2NIIX,
     DEFAULT,
     EXTENSIONS,
@@ -19,6 +20,7 @@ from node.conversion.naming import (
     TakenNames,
     is_file_of,
     name_template,
+    node_template,
     numbered,
     safe_name,
 )
@@ -40,10 +42,10 @@ SERIES = {
 @pytest.mark.parametrize(
     ("template", "name"),
     [
-        (DEFAULT, "007_T1_mprage_sag_p2"),
+        ("{series_number:03}_{series_description}", "007_T1_mprage_sag_p2"),
+        ("{series_uid}", "1.2.3"),
         ("{patient_id}-{study_date}_{study_time}", "A_17-20260102_090807"),
         ("{patient_name}", "Döe_Jane"),
-        ("{series_uid}", "1.2.3"),
         ("{accession_number}_{modality}", "MR"),
         ("run one", "run_one"),
         ("{study_id}", "series"),
@@ -74,7 +76,12 @@ def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
         ("{serie}", "no token {serie}; the tokens are series_number, "),
         ("{series_number:x}", "':x' is not a number of digits"),
         ("{series_number.__class__}", "no token"),
-        ("a/{modality}", "cannot contain a folder"),
+        ("../{modality}", "write a name before and behind each slash"),
+        ("/{modality}", "write a name before and behind each slash"),
+        ("{patient_id}//{modality}", "write a name before and behind each slash"),
+        ("{patient_id}/", "write a name before and behind each slash"),
+        ("a\\\\{modality}", "write a name before and behind each slash"),
+        ("{patient_id}/{series_number}/{modality}", "{series_number} cannot be used in the folder of a study"),
         ("{modality", "a brace is missing"),
         ("%p_%z", "%z has no equivalent"),
         ("%", "has no equivalent"),
@@ -84,13 +91,41 @@ def test_a_wrong_template_is_refused_by_name(template: str, reported: str) -> No
     with pytest.raises(UsageError, match=r"-f|--name") as refused:
         name_template(template)
     assert reported in str(refused.value)
-    assert template in str(refused.value)
+    assert repr(template) in str(refused.value)
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_the_folder_of_a_study_is_a_path_of_names_and_the_rest_names_a_series(as_rows: bool) -> None:
+    """Attributes of files and rows of the views, in which dates and times are text, give one path."""
+    values = {**SERIES, "study_date": "2026-01-02", "study_time": "09:08:07.000005"} if as_rows else SERIES
+    template = name_template("{patient_id}/{study_date}_{study_time}_{modality}/{study_date}_{series_number:02}")
+    folder = template.folder_of(values, [values, {"modality": "CT"}, {"modality": None}, {}])
+    assert f"{folder}/{template.name_of(values)}" == "A_17/20260102_090807_CT-MR/20260102_07"
+
+
+def test_whatever_a_sender_chose_stays_in_its_part_of_a_path() -> None:
+    template = name_template("{patient_id}/{study_description}/{series_description}")
+    for hostile in ("../..", "/etc/x", "..", "", None, "CON", "a\\b", "x" * 500, "manifest.csv"):
+        values = {"patient_id": hostile, "study_description": hostile, "series_description": hostile}
+        parts = [*template.folder_of(values, []).split("/"), template.name_of(values)]
+        assert len(parts) == 3
+        assert all(part == safe_name(part) for part in parts)
+    assert template.folder_of({}, []) == "unknown/unknown"
+
+
+def test_a_node_needs_a_folder_for_each_study() -> None:
+    assert node_template(None).text == DEFAULT
+    for text, reported in (("{patient_id}", "the folder of a study and a slash"), ("{study_id}/{folder}", "{folder}")):
+        with pytest.raises(UsageError, match=r"^names ") as refused:
+            node_template(text)
+        assert reported in str(refused.value)
 
 
 def test_an_anonymous_name_shows_nothing_that_was_typed() -> None:
     assert name_template("{series_number}_{modality}", anonymous=True).name_of(SERIES) == "7_MR"
-    with pytest.raises(UsageError, match=r"--anonymous, \{series_description\} would be shown"):
+    with pytest.raises(UsageError, match=r"--anonymous, \{patient_name\} would be shown"):
         name_template(DEFAULT, anonymous=True)
+    assert name_template(ANONYMOUS, anonymous=True).folder_of(SERIES | {"study_instance_uid": "1.2"}, []) == "1.2"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +139,7 @@ def test_an_anonymous_name_shows_nothing_that_was_typed() -> None:
         ("CON.nii", "_CON.nii"),
         ("lpt¹", "_lpt¹"),
         ("conversion", "_conversion"),
+        ("manifest.csv", "_manifest.csv"),
         ("a. .", "a"),
         ("漢字かな", "漢字かな"),
         ("ผู้ป่วย", "ผู้ป่วย"),
@@ -157,11 +193,12 @@ def test_a_person_is_named_by_the_first_way_to_write_the_name_that_is_there() ->
     named = {**SERIES, "series_description": "a=b"}
     assert template.name_of(named) == "Döe_Jane_a_b"
     assert template.name_of({**named, "patient_name": "^=山田^太郎=やまだ"}) == "山田_太郎_a_b"
-    assert template.name_of({**named, "patient_name": "^^="}) == "a_b"
+    assert template.name_of({**named, "patient_name": "^^="}) == "A_17_a_b", "there is none"
 
 
 def test_a_taken_name_is_numbered_within_its_length() -> None:
     assert list(itertools.islice(numbered("T1"), 3)) == ["T1", "T1-2", "T1-3"]
+    assert list(itertools.islice(numbered("P1/2026"), 2)) == ["P1/2026", "P1/2026-2"]
     assert all(len(name.encode()) <= MAX_NAME_BYTES for name in itertools.islice(numbered("é" * 60), 12))
 
 
