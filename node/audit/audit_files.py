@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from time import monotonic
 
 from node.durable import sync_folder
 
@@ -86,6 +87,20 @@ def takers_of(folder: Path, study_instance_uid: str, copies: Iterable[bytes] = (
                 known = takers.get((taker.who, taker.how), taker)
                 takers[taker.who, taker.how] = max(known, taker, key=lambda one: one.last_at)
     return list(takers.values())
+
+
+def lines_naming(folder: Path, text: str, deadline: float) -> Iterator[bytes]:
+    """Yield the lines that have a text as a value, newest first; file by file, until `deadline` of the monotonic clock.
+
+    Raises OSError if the disk fails.
+    """
+    wanted = json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace")
+    for path in reversed(audit_files(folder)):
+        with path.open("rb") as file:
+            found = [line for line in file if wanted in line]
+        yield from reversed(found)
+        if monotonic() > deadline:
+            return
 
 
 def _lines(folder: Path) -> Iterator[bytes]:
