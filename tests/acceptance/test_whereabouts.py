@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from pynetdicom import AE
 
-from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
 from tests import make
 from tests.acceptance.served import Served, until
@@ -31,8 +31,9 @@ def test_info_says_what_became_of_a_study_that_is_not_there(tmp_path: Path) -> N
         return done.returncode, done.stdout + done.stderr
 
     with Served(tmp_path / "root", VOXELNODE_CONFIG=str(configuration)) as node:
-        with pytest.raises(NoAssociation):
-            send_files([path], node.address, "CT7")
+        stranger = AE(ae_title="CT7")
+        stranger.add_requested_context(ds.SOPClassUID)
+        assert stranger.associate("127.0.0.1", node.port).is_rejected
         until(lambda: node.rows("SELECT 1 FROM v_rejections"), 30, "the refusal is in the index")
         status, said = info(uid)
         assert status == 2
