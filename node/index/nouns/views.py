@@ -536,14 +536,19 @@ class TrashViews(ViewRows):
             "SELECT id AS number, level, uid, ordered_at AS deleted_at, trash_until AS until, content "
             "FROM tombstones WHERE content IS NOT NULL ORDER BY id DESC"
         )
-        words = " ".join(text.split()).casefold()
-        names = ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
+        words, names = _folded(text), ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
+        may_be = (
+            row for row in rows if text == row["uid"] or words in _folded(row["content"]) or "\\" in row["content"]
+        )
         return [
             row
-            for row in map(_known_content, rows)
-            if text in (row.get(name) for name in names)
-            or (words and words in (row.get("patient_name") or "").replace("^", " ").casefold())
+            for row in map(_known_content, may_be)  # which takes longer than to look at the text
+            if text in (row.get(name) for name in names) or (words and words in _folded(row.get("patient_name") or ""))
         ]
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.replace("^", " ").split()).casefold()
 
 
 def _known_content(row: Row) -> Row:
