@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from node.receive.whereabouts import Whereabouts, whereabouts
 from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root, bring
+from tests.preloaded import run
+from tests.rows import write_rows
 
 CT7 = Origin("dicom", "CT7", "VOXELNODE", "10.0.0.7:1")
 
@@ -74,6 +78,26 @@ def test_one_of_several_deletions_below_a_study_does_not_answer_for_the_others(r
     trashed(root, "instance", series[0].SOPInstanceUID)
     assert asked(root, series[0].SOPInstanceUID).startswith("deleted 2026-01-01")
     assert asked(root, "1.2.3", series[0].SeriesInstanceUID, series[0].StudyInstanceUID) == ""
+
+
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+def test_info_about_a_series_names_what_of_it_is_not_there(root: Root) -> None:
+    series = make.ct_series(3)
+    root.take_all(series, CT7)
+    number = trashed(root, "instance", series[0].SOPInstanceUID)
+    write_rows(
+        root.folder,
+        "INSERT INTO lost_instances (sop_instance_uid, study_instance_uid, series_instance_uid, sha256, source, "
+        "calling_ae_title, peer, received_at, noticed_at) SELECT '1.2.3.4', study_instance_uid, series_instance_uid, "
+        "sha256, source, calling_ae_title, peer, received_at, received_at FROM v_images LIMIT 1",
+    )
+    for uid in (series[0].SeriesInstanceUID, series[0].StudyInstanceUID):
+        shown = run("info", uid, "--root", root.folder)
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(rf"restore NUMBER`\n.*\n +{number} +instance +{series[0].SOPInstanceUID}", shown.stdout)
+        assert "lost: 1 instance, acknowledged and not here" in shown.stdout
+        found = json.loads(run("info", uid, "--root", root.folder, "--json").stdout)
+        assert (found["trash"][0]["number"], len(found["lost"])) == (number, 1)
 
 
 def test_what_was_deleted_permanently_says_by_whom_and_where_it_may_come_from(root: Root) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_table, printable
+from node.counted import counted
 from node.errors import UsageError
 from node.index.engine.view_rows import parsed
 
@@ -209,13 +210,15 @@ class _Describer:
         }
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
-        """Return the current volumes, the failures and the undecided conflicts of a study or a series."""
+        """Return volumes, failures and undecided conflicts of a study or a series, and what of it is not there."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
         conflicts = self._index.conflicts.about(study, series)
         return {
             "volumes": [parsed(one) for one in self._index.volumes.current(study, series)],
             "failures": failures,
             "conflicts": conflicts,
+            "trash": self._index.trash.naming(series or study),
+            "lost": self._index.lost.naming(series or study),
         }
 
 
@@ -291,6 +294,17 @@ def _print(description: Row) -> None:
             (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
+    _print_absent(description)
+
+
+def _print_absent(description: Row) -> None:
+    if description.get("trash"):
+        deleted = [(row["number"], row["level"], row["uid"], minute(row["deleted_at"])) for row in description["trash"]]
+        print_table("in the trash: `voxelnode trash restore NUMBER`", ("number", "level", "uid", "deleted"), deleted)
+    if description.get("lost"):
+        print(
+            f"lost: {counted(len(description['lost']), 'instance')}, acknowledged and not here: `voxelnode lost list`"
+        )
 
 
 def _print_studies(studies: Iterable[Row]) -> None:
