@@ -137,7 +137,7 @@ class _Asked:
                 continue
             if self.sought in (uids := uids_of(self.root, file)):
                 what = "in quarantine since" if uids[-1] == self.sought else "an instance of it is in quarantine since"
-                remedy = f"`voxelnode quarantine show {file.name}`"
+                remedy = f"`voxelnode quarantine show {file.name}` compares it with what is stored"
                 return Whereabouts(what, remedy, file.modified_at, why=f"{file.reason}, {file.detail}", page=QUARANTINE)
         return None
 
@@ -165,7 +165,8 @@ class _Asked:
 
     def _in_trash(self, entry: Row) -> Whereabouts:
         line = next(self._orders(entry["uid"]), None)
-        why, remedy = f"in the trash until {entry['until']:%Y-%m-%d}", f"`voxelnode trash restore {entry['number']}`"
+        remedy = f"`voxelnode trash restore {entry['number']}` brings it back"
+        why = f"in the trash until {entry['until']:%Y-%m-%d}"
         return Whereabouts(self._deleted(entry), remedy, entry["deleted_at"], _who(line), why, TRASH)
 
     def _gone(self, row: Row) -> Whereabouts:
@@ -178,7 +179,7 @@ class _Asked:
 
     def _deleted(self, row: Row) -> str:
         """Return what was deleted: itself, or what it was in or is the patient of."""
-        return "deleted" if row["uid"] == self.sought else f"deleted with {row['level']} {row['uid']}"
+        return "deleted" if row["uid"] == self.sought else f"deleted with its {row['level']}"
 
     def _orders(self, text: str) -> Iterator[Row]:
         """Yield the lines of deletions that name something, newest first."""

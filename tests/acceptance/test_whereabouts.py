@@ -44,7 +44,9 @@ def test_info_says_what_became_of_a_study_that_is_not_there(tmp_path: Path) -> N
             assert info(name)[0] == 0
         assert run("delete", uid, "--yes", "--root", node.root).returncode == 0
         status, said = info(uid)
-        found = re.fullmatch(r"voxelnode: \S+: deleted .+ by \S+: in the trash until \S+; `voxelnode (.+)`\n", said)
+        found = re.fullmatch(
+            r"voxelnode: \S+: deleted .+ by \S+: in the trash until \S+; `voxelnode (.+)` brings it back\n", said
+        )
         assert found is not None, said
         assert status == 2
         for name in (str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), str(ds.PatientID)):

@@ -59,10 +59,11 @@ def test_what_is_in_the_trash_says_who_deleted_it_and_how_it_comes_back(root: Ro
     series = make.ct_series(2, PatientID="ID-7", PatientName="Trash^Tom")
     root.take_all(series, CT7)
     number = trashed(root, "study", series[0].StudyInstanceUID)
-    by = f"2026-01-01 12:00 UTC by someone: in the trash until 2026-01-08; `voxelnode trash restore {number}`"
+    remedy = f"`voxelnode trash restore {number}` brings it back"
+    by = f"2026-01-01 12:00 UTC by someone: in the trash until 2026-01-08; {remedy}"
     study = series[0].StudyInstanceUID
     assert asked(root, study) == f"deleted {by}"
-    with_it = f"deleted with study {study} {by}"
+    with_it = f"deleted with its study {by}"
     for sought in (series[0].SeriesInstanceUID, series[1].SOPInstanceUID, "ID-7", "trash tom"):
         assert asked(root, sought) == with_it
     assert asked(root, "1.2.3", study) == with_it, "the address of something that nobody knows names its study"
@@ -152,13 +153,13 @@ def test_what_is_in_quarantine_says_why_by_its_row_or_by_the_file(root: Root) ->
     found = asked(root, other.StudyInstanceUID)
     assert found.startswith("an instance of it is in quarantine since ")
     assert "instance-bytes, the instance came again with other bytes" in found
-    assert found.endswith(f"`voxelnode quarantine show {file.name}`")
+    assert found.endswith(f"`voxelnode quarantine show {file.name}` compares it with what is stored")
     [stray] = make.ct_series(1)
     stray.save_as(root.folder / "quarantine" / "stray.dcm")
     (root.folder / "quarantine" / "other.dcm").write_bytes(b"no DICOM")
     found = asked(root, stray.SOPInstanceUID)
     assert found.startswith("in quarantine since ")
-    assert found.endswith("`voxelnode quarantine show stray.dcm`")
+    assert found.endswith("`voxelnode quarantine show stray.dcm` compares it with what is stored")
     assert asked(root, stray.SOPInstanceUID, is_admin=False) == ""
 
 

@@ -42,7 +42,7 @@ def test_rest_says_what_became_of_a_study_a_series_and_an_instance(site: Site) -
         assert answer.status_code == (410 if path.startswith("/dicom-web") else 404), path
         problem = answer.json()
         assert " by local: in the trash until " in problem["detail"], (path, problem)
-        assert problem["remedy"] == "`voxelnode trash restore 1`"
+        assert problem["remedy"] == "`voxelnode trash restore 1` brings it back"
         assert "Tom" not in answer.text
     assert client.post("/api/v1/trash/1/restore").json()["instances"] == 2
     for path in addresses(ds):
@@ -61,13 +61,14 @@ def test_pages_say_it_and_show_where_it_comes_back(site: Site) -> None:
         shown = client.get(path)
         assert shown.status_code == 404
         assert " by local: in the trash until " in shown.text
-        assert '<a class="button" href="/problems/trash">' in shown.text
+        assert '<a class="button primary" href="/problems/trash">' in shown.text
     site.take(*make.ct_series(1))
     for words in ("ID-7", "tom", str(ds.StudyInstanceUID)):
         shown = client.post("/", data={"words": words})
         assert "No study matches" in shown.text
         assert "`voxelnode trash restore 1`" in shown.text, words
         assert '<a href="/problems/trash">' in shown.text
+        assert "Try fewer letters" not in shown.text
     assert "trash restore" not in client.post("/", data={"words": "", "first_date": "1900-01-01"}).text
     assert "trash restore" not in client.post("/", data={"words": "nobody"}).text
 
