@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 from node.durable import make_folder, sync_folder
@@ -261,6 +262,27 @@ def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged
             if number + len(some) > since:
                 yield max(number, since), some[max(0, since - number) :]
             number += len(some)
+
+
+def newest_of(root: Path, uid: str, deadline: float) -> Acknowledged | None:
+    """Return the last entry of an instance, of a series or of a study; None: there is none.
+
+    Reads from the end, a segment at a time, until `deadline` of the monotonic clock.
+
+    Raises OSError if the disk fails.
+    """
+    named = _json(uid)
+    for path in reversed(segments(root / FOLDER)):
+        found: list[Acknowledged] = []
+
+        def take(kind: bytes, body: bytes, found: list[Acknowledged] = found) -> None:
+            if kind == _NAMES and named in zlib.decompress(body[4 + 32 * int.from_bytes(body[:4]) :]):
+                found += (one for one in _decoded(body) if uid in one[:3])
+
+        read_segment(path, take)
+        if found or monotonic() > deadline:
+            return found[-1] if found else None
+    return None
 
 
 def write_offs(root: Path, since: int = 0) -> WriteOffs:

@@ -14,12 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from time import monotonic
 
 from node.durable import sync_folder
 
 FILE_NAME = "audit.jsonl"
 FIRST = "0" * 64
 """Digest in the first line of all, which has no predecessor."""
+
+BLOCK_BYTES = 1 << 20
+"""What is read at once, from the end."""
 
 _LEAVING = frozenset({"110104", "110106"})
 """Codes of events by which something leaves: DICOM Instances Transferred and Export (PS3.16 context group 400)."""
@@ -86,6 +90,27 @@ def takers_of(folder: Path, study_instance_uid: str, copies: Iterable[bytes] = (
                 known = takers.get((taker.who, taker.how), taker)
                 takers[taker.who, taker.how] = max(known, taker, key=lambda one: one.last_at)
     return list(takers.values())
+
+
+def lines_naming(folder: Path, text: str, deadline: float) -> Iterator[bytes]:
+    """Yield the lines that have a text as a value, newest first, until `deadline` of the monotonic clock.
+
+    Raises OSError if the disk fails.
+    """
+    wanted = json.dumps(text, ensure_ascii=False).encode(errors="backslashreplace")
+    for path in reversed(audit_files(folder)):
+        with path.open("rb") as file:
+            end, begun = file.seek(0, os.SEEK_END), b""
+            while end:
+                start = max(0, end - BLOCK_BYTES)
+                file.seek(start)
+                block = file.read(end - start) + begun
+                begun, _, lines = block.partition(b"\n") if start else (b"", b"", block)
+                if wanted in lines:
+                    yield from (line for line in reversed(lines.splitlines()) if wanted in line)
+                if monotonic() > deadline:
+                    return
+                end = start
 
 
 def _lines(folder: Path) -> Iterator[bytes]:

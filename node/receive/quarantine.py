@@ -109,6 +109,21 @@ def reasons_of(index: ReadIndex) -> dict[str, dict[str, Any]]:
     return reasons | {row.pop("key"): row for row in index.conflicts.in_quarantine()}
 
 
+def uids_of(root: Path, file: QuarantinedFile) -> tuple[str, ...]:
+    """Return the UIDs of study, series and instance of a file in quarantine, by its row, or by the file itself.
+
+    Empty if it is gone, or is no DICOM file that can be read.
+    """
+    known = (file.study_instance_uid, file.series_instance_uid, file.sop_instance_uid)
+    if not any(known):
+        try:
+            attributes, _ = _read(root, f"{FOLDER}/{file.name}")
+        except (NotReleased, OSError):
+            return ()
+        known = (attributes.study_instance_uid, attributes.series_instance_uid, attributes.sop_instance_uid)
+    return tuple(uid for uid in known if uid)
+
+
 def quarantined_file(root: Path, index: ReadIndex, name: str) -> QuarantinedFile:
     """Return one file in quarantine."""
     for file in quarantined(root, index):

@@ -161,7 +161,7 @@ class Authenticators:
                 scope = Scope(projects=(known.project,))
             else:
                 scope = dataclasses.replace(scope, only=known.project)
-        return Principal("token", known.account.name, role, scope, known.label)
+        return Principal("token", known.account.name, role, scope, known.label, routes=known.routes)
 
     def by_password(self, request: HTTPConnection) -> Principal | None:
         """Return the account of a name and a password (RFC 7617)."""

@@ -32,6 +32,7 @@ class ResourceNotFound(VoxelnodeError):
     """An object does not exist or was deleted; `kind` is a noun such as ``study``."""
 
     def __init__(self, kind: str) -> None:
+        self.kind = kind
         super().__init__(f"There is no such {kind}.")
 
 

@@ -30,6 +30,8 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 class Principal:
     """Who a request is of, with a role; `token` is the label of its token, `session` its session, `share` its link.
 
+    `routes`: those that its token is for; empty: all.
+
     `scope`: what it sees of the index; None: the whole. `projects`: the row ids of its projects, if it has a scope.
     """
 
@@ -40,6 +42,7 @@ class Principal:
     token: str = ""
     session: int | None = None
     share: Share | None = None
+    routes: tuple[str, ...] = ()
     projects: frozenset[int] = field(default=frozenset(), compare=False)
 
     @property

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse
@@ -54,6 +55,7 @@ from node.web.errors import (
 )
 from node.web.files import Damaged
 from node.web.headers import add_headers, path_of
+from node.web.missing import LEVELS, where_it_is
 from node.web.problem_types import ProblemResponse, ProblemType
 
 log = structlog.get_logger()
@@ -121,16 +123,21 @@ def wants_page(request: HTTPConnection) -> bool:
 
 
 def respond(
-    request: HTTPConnection, kind: ProblemType, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
+    request: HTTPConnection,
+    kind: ProblemType,
+    detail: str,
+    remedy: str = "",
+    headers: Mapping[str, str] | None = None,
+    remedy_page: str = "",
 ) -> Response:
-    """Return a page or problem details, as the client expects."""
+    """Return a page or problem details, as the client expects; `remedy_page`: path of the page for the remedy."""
     if not wants_page(request):
         return ProblemResponse(kind, detail, remedy, headers)
     title, page_remedy = kind.page_title or types.title_of(kind.status), kind.page_remedy or kind.remedy
     if kind is types.INVALID_REQUEST and request.scope.get("method") == "POST":  # of a form that was filled in
         title, page_remedy = types.OF_A_FORM
     remedy = remedy or page_remedy
-    html = request.app.state.error_page(kind.status, title, detail, remedy, _page_before(request))
+    html = request.app.state.error_page(kind.status, title, detail, remedy, _page_before(request), remedy_page)
     return HTMLResponse(html, kind.status, headers)
 
 
@@ -150,9 +157,22 @@ async def _expected(request: Request, error: Exception) -> Response:
         return respond(request, kind, str(error), headers={"Retry-After": str(error.seconds)})
     if isinstance(error, PreconditionFailed):
         return respond(request, kind, str(error), headers={"ETag": error.etag})
+    if isinstance(error, NotThere) or (isinstance(error, ResourceNotFound) and error.kind in LEVELS):
+        return await _not_found(request, kind, str(error))
     if kind is types.INTERNAL_ERROR:
         log.error("request_failed", exc_info=error)
     return respond(request, kind, str(error), headers=RETRY if kind.status == 503 else None)
+
+
+async def _not_found(
+    request: Request, kind: ProblemType, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer that a study, a series or an instance is not there, and what became of it if the caller may know."""
+    found = await run_in_threadpool(where_it_is, request)
+    if found is None:
+        return respond(request, kind, detail, headers=headers)
+    detail = f"{detail.rstrip('.')}: {found.happened()}"
+    return respond(request, kind, detail, found.remedy, headers, found.page)
 
 
 def _log_in_first(request: Request, detail: str) -> Response:
@@ -176,6 +196,8 @@ async def _http(request: Request, error: Exception) -> Response:
     detail = str(getattr(error, "detail", "")) or types.title_of(status)
     if kind is types.METHOD_NOT_ALLOWED and wants_page(request):
         detail = "Its address is one to which forms are sent, or the other way round."
+    if kind in (types.NOT_FOUND, types.GONE):
+        return await _not_found(request, kind, detail, getattr(error, "headers", None))
     return respond(request, kind, detail, headers=getattr(error, "headers", None))
 
 

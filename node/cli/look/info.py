@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Listing, described, print_fields, print_table, printable
+from node.cli.output import Listing, described, minute, print_fields, print_table, printable
+from node.counted import counted
 from node.errors import UsageError
 from node.index.engine.view_rows import parsed
 
@@ -30,6 +31,9 @@ MAX_PATIENTS = 100
 
 MAX_READ_STUDIES = 20
 """Number of a patient's newest studies whose headers are read."""
+
+SEARCH_SECONDS = 20.0
+"""How long the ledger and the audit log are searched for what was not found."""
 
 PLAIN_COSINE = 0.9962
 """Cosine of 5 degrees: planes that are turned less count as axial, sagittal or coronal."""
@@ -63,7 +67,8 @@ def info(
         str,
         typer.Argument(
             metavar="UID|NAME",
-            help="UID of a study, series or instance, the end of that of a series, a Patient ID, or a part of a name.",
+            help="UID of a study, series or instance, the end of that of a series, a Patient ID, an Accession Number, "
+            "or a part of a name.",
         ),
     ],
     *,
@@ -73,16 +78,28 @@ def info(
 
     Higher levels are shown as well, failures, excluded instances and conflicts with their reasons, and of the first
     instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position.
+
+    Of what is not in the index, the message says what became of it, and what to do: it may be in the trash or in
+    quarantine, lost, or deleted, or its sender is refused.
     """
     if not uid.strip():
         raise UsageError("an empty name is that of nobody: give a UID, a Patient ID, or a part of a name")
     with root.looking() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)
     if not description:
-        raise UsageError(
-            f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
-        )
+        raise UsageError(_why_missing(uid, root))
     return described(description, partial(_print, description))
+
+
+def _why_missing(uid: str, root: Root) -> str:
+    """Return what became of something that is not in the index, and what to do."""
+    from node.receive.whereabouts import whereabouts
+
+    with root.reading() as index:
+        found = whereabouts(index, root.folder, uid, seconds=SEARCH_SECONDS)
+    if found is not None:
+        return printable(f"{uid}: {found.sentence(minute)}")
+    return f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
 
 
 class _Describer:
@@ -99,6 +116,7 @@ class _Describer:
             or self._series(uid)
             or self._study(uid)
             or self._patients(patients.with_patient_id(uid))
+            or self._with_accession_number(uid)
             or self._series_ending(uid)
             or self._patients(patients.named(uid, MAX_PATIENTS))
             or self._set_aside(uid)
@@ -108,6 +126,14 @@ class _Describer:
         """Return the conflicts of a UID of which nothing is current."""
         conflicts = self._index.conflicts.of_uid(uid)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
+
+    def _with_accession_number(self, number: str) -> Row:
+        """Return the study with an Accession Number; refuse one that several studies have."""
+        found = self._index.studies.with_accession_number(number)
+        if len(found) > 1:
+            uids = ", ".join(row["study_instance_uid"] for row in found)
+            raise UsageError(f"{number}: several studies have this Accession Number: give the UID of one: {uids}")
+        return self._study(found[0]["study_instance_uid"]) if found else {}
 
     def _series_ending(self, uid: str) -> Row:
         """Return the series whose UID ends as given, such as ``..50794718``; refuse an end that several have."""
@@ -184,13 +210,15 @@ class _Describer:
         }
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
-        """Return the current volumes, the failures and the undecided conflicts of a study or a series."""
+        """Return volumes, failures and undecided conflicts of a study or a series, and what of it is not there."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
         conflicts = self._index.conflicts.about(study, series)
         return {
             "volumes": [parsed(one) for one in self._index.volumes.current(study, series)],
             "failures": failures,
             "conflicts": conflicts,
+            "trash": self._index.trash.naming(series or study),
+            "lost": self._index.lost.naming(series or study),
         }
 
 
@@ -266,6 +294,17 @@ def _print(description: Row) -> None:
             (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
+    _print_absent(description)
+
+
+def _print_absent(description: Row) -> None:
+    if description.get("trash"):
+        deleted = [(row["number"], row["level"], row["uid"], minute(row["deleted_at"])) for row in description["trash"]]
+        print_table("in the trash: `voxelnode trash restore NUMBER`", ("number", "level", "uid", "deleted"), deleted)
+    if description.get("lost"):
+        print(
+            f"lost: {counted(len(description['lost']), 'instance')}, acknowledged and not here: `voxelnode lost list`"
+        )
 
 
 def _print_studies(studies: Iterable[Row]) -> None:

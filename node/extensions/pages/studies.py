@@ -17,9 +17,10 @@ from node.index.nouns.studies import ListedStudy
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, Call, CurrentCall, background_request
-from node.web.audit_trail import AccountAuditTrail, of_study
+from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
+from node.web.missing import learnt
 from node.web.pages.filters import csv_line
 from node.web.pages.rendering import fragment, page, series_url, study_links
 from node.web.pages.selected import seen_study
@@ -146,7 +147,7 @@ def found_studies(call: CurrentCall, search: Annotated[StudySearch, Form()]) -> 
     if "hx-request" not in call.request.headers:
         return _page(call, search)
     with call.node.index.searching() as index:
-        return fragment(call, "studies_rows.html", **_found(index, call.audit, search))
+        return fragment(call, "studies_rows.html", **_found(index, call, search))
 
 
 def _page(call: Call, search: StudySearch) -> Response:
@@ -155,7 +156,7 @@ def _page(call: Call, search: StudySearch) -> Response:
         return page(
             call,
             "studies.html",
-            **_found(index, call.audit, search),
+            **_found(index, call, search),
             all_modalities=index.series.modalities(),
             conditions=CONDITIONS,
             headings=HEADINGS,
@@ -164,15 +165,17 @@ def _page(call: Call, search: StudySearch) -> Response:
         )
 
 
-def _found(index: ReadIndex, audit: AccountAuditTrail, search: StudySearch) -> dict[str, Any]:
-    """Search, and record the search in the audit log."""
+def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
+    """Search, and record the search in the audit log; ``missing`` is what became of what was not found."""
     (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
     is_counted = not search.after and wanted != StudyFilter()
     limit = MAX_COUNTED if is_counted else PAGE_STUDIES
     matching = index.studies.matching(wanted, order, search.cursor(), limit + 1, reverse=bool(search.reverse))
     rows, more = index.studies.summaries(matching[:PAGE_STUDIES], order), len(matching) > PAGE_STUDIES
-    audit.queried(_search_detail(search), len(rows))
+    call.audit.queried(_search_detail(search), len(rows))
+    is_sought = bool(wanted.words) and not rows and not search.after
     return {
+        "missing": learnt(call.request, wanted.words) if is_sought else None,
         "studies": rows,
         "thumbnails": _thumbnails(index, rows),
         "after": search.cursor_after(rows[-1]) if more else "",

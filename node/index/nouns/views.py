@@ -255,6 +255,14 @@ class LostViews(ViewRows):
         """Count the lost instances."""
         return self._number("SELECT count(*) FROM v_lost_instances")
 
+    def naming(self, uid: str) -> list[Row]:
+        """Return the rows of ``v_lost_instances`` with a UID of any level, the last received first."""
+        return self._rows(
+            "SELECT * FROM v_lost_instances WHERE :uid IN (sop_instance_uid, series_instance_uid, study_instance_uid) "
+            "ORDER BY received_at DESC",
+            uid=uid,
+        )
+
     def gaps(self) -> list[Row]:
         """Return what a start could not read of the journal and nobody has accepted: `noticed_at` and `detail`."""
         rows = self._rows("SELECT value FROM about WHERE \"key\" = 'gaps'")
@@ -473,6 +481,13 @@ class StudyViews(ViewRows):
         """Return the row of ``v_studies`` of a study, or None."""
         return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
 
+    def with_accession_number(self, accession_number: str) -> list[Row]:
+        """Return the rows of ``v_studies`` with an Accession Number."""
+        return self._rows(
+            "SELECT * FROM v_studies WHERE accession_number = :number ORDER BY study_instance_uid",
+            number=accession_number,
+        )
+
     def of_patients(self, patients: Sequence[int]) -> list[Row]:
         """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
         rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
@@ -518,10 +533,33 @@ class TrashViews(ViewRows):
             "WHERE t.content IS NOT NULL AND (:number IS NULL OR t.id = :number) ORDER BY t.id DESC",
             number=number,
         )
-        for row in rows:
-            until = row["until"] and _moment(row["until"])
-            row |= {"deleted_at": _moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
-        return rows
+        return [_known_content(row) for row in rows]
+
+    def naming(self, text: str) -> list[Row]:
+        """Return the deletions in the trash that a UID, a Patient ID or a part of a name is of, the newest first."""
+        rows = self._rows(
+            "SELECT id AS number, level, uid, ordered_at AS deleted_at, trash_until AS until, content "
+            "FROM tombstones WHERE content IS NOT NULL ORDER BY id DESC"
+        )
+        words, names = _folded(text), ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
+        may_be = (
+            row for row in rows if text == row["uid"] or words in _folded(row["content"]) or "\\" in row["content"]
+        )
+        return [
+            row
+            for row in map(_known_content, may_be)  # which takes longer than to look at the text
+            if text in (row.get(name) for name in names) or (words and words in _folded(row.get("patient_name") or ""))
+        ]
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.replace("^", " ").split()).casefold()
+
+
+def _known_content(row: Row) -> Row:
+    """Return a row of the trash with what people know the deletion by."""
+    until = row["until"] and _moment(row["until"])
+    return {**row, "deleted_at": _moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
 
 
 class VolumeViews(ViewRows):

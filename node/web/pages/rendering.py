@@ -260,10 +260,10 @@ def fragment(call: Call, template: str, **values: Any) -> Response:
     return _html(call.request, rendered.replace(_DIGEST, digest))
 
 
-def error_page(status_code: int, title: str, detail: str, remedy: str, before: str) -> str:
+def error_page(status_code: int, title: str, detail: str, remedy: str, before: str, remedy_page: str) -> str:
     """Return an error page, which needs no account."""
-    values = {"status_code": status_code, "title": title, "detail": detail, "remedy": remedy, "before": before}
-    return _render("error.html", **values)
+    values = {"title": title, "detail": detail, "remedy": remedy, "before": before, "remedy_page": remedy_page}
+    return _render("error.html", status_code=status_code, **values)
 
 
 @dataclass(frozen=True, slots=True)

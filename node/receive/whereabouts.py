@@ -1,0 +1,272 @@
+"""Where is it? What became of something that was not found, in one sentence, with what to do.
+
+    index -> lost list -> quarantine -> trash and deletions -> ledger -> audit log -> refusals
+
+The first of them that knows of it answers. Commands, pages and REST ask this when they have found nothing, and nothing
+is read for them before. Files are read from the newest to the oldest, for as long as the caller waits.
+
+Whoever is no administrator learns what the lists of losses and refusals show them, and that a deletion was ordered; the
+trash, quarantine and the audit log answer administrators alone. Members of projects must not ask at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from node.acknowledged import Acknowledged, newest_of
+from node.audit.audit_files import lines_naming
+from node.counted import counted
+from node.dicom.uids import resource_path
+from node.index.database.reading import ReadIndex
+from node.index.engine.view_rows import Row
+from node.receive.ingest import Origin
+from node.receive.quarantine import quarantined, uids_of
+
+REFUSAL_DAYS = 7
+"""Age up to which a refusal may be why something never came."""
+
+MAX_REFUSALS = 100
+"""Newest refusals among which one of a sender is looked for: the others may be of port scanners."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+MAX_EVENTS = 100
+"""Newest events of a series among which it is looked for why an instance of it is not here."""
+
+TRASH, QUARANTINE, REFUSALS = "/problems/trash", "/problems/quarantine", "/problems/rejections"
+"""Pages of what answers."""
+
+
+def in_utc(moment: dt.datetime) -> str:
+    """Return a moment up to the minute."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What happened to something, when, by or from whom, and why; `remedy` is a command, or says what to do.
+
+    `page`: path of the page where a person does it. `place`: Study, Series and SOP Instance UID of what is stored.
+    """
+
+    what: str
+    remedy: str
+    at: dt.datetime | None = None
+    who: str = ""
+    why: str = ""
+    page: str = ""
+    place: tuple[str, ...] = ()
+
+    def happened(self, shown: Callable[[dt.datetime], str] = in_utc) -> str:
+        """Return what happened, without the remedy; `shown` writes the moment."""
+        moment = shown(self.at) if self.at is not None else ""
+        happened = " ".join(part for part in (self.what, moment, self.who) if part)
+        return f"{happened}: {self.why}" if self.why else happened
+
+    def sentence(self, shown: Callable[[dt.datetime], str] = in_utc) -> str:
+        """Return what happened and what to do."""
+        return f"{self.happened(shown)}; {self.remedy}"
+
+
+def whereabouts(
+    index: ReadIndex, root: Path, sought: str, *above: str, is_admin: bool = True, seconds: float = math.inf
+) -> Whereabouts | None:
+    """Return where something is, or what became of it; None if nothing is known.
+
+    `sought`: a UID, a Patient ID or a name. `above`: UIDs of its series and study, as far as they are known.
+    `is_admin`: whether the caller may see trash, quarantine and audit log. `seconds`: how long files are read.
+    """
+    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds)
+    looks = asked.stored, asked.lost, asked.in_quarantine, asked.deleted, asked.remembered, asked.refused
+    for look in looks:
+        with suppress(OSError):  # files that this user must not read, or that are gone
+            if (found := look()) is not None:
+                return found
+    return None
+
+
+@dataclass(slots=True)
+class _Asked:
+    index: ReadIndex
+    root: Path
+    sought: str
+    above: tuple[str, ...]
+    is_admin: bool
+    deadline: float
+    received: Acknowledged | None = None
+
+    def stored(self) -> Whereabouts | None:
+        """Look in the index."""
+        if (instance := self.index.instances.row(self.sought)) is not None:
+            names = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+            place = tuple(str(instance[name]) for name in names)
+        elif series := self.index.series.with_uid(self.sought):
+            place = (str(series[0]["study_instance_uid"]), self.sought)
+        elif self.index.studies.row(self.sought) is not None:
+            place = (self.sought,)
+        else:
+            return None
+        where = f"stored in study {place[0]}" if len(place) > 1 else "stored"
+        remedy = f"`voxelnode info {self.sought}` shows it"
+        return Whereabouts(where, remedy, page=resource_path(*place[:2]), place=place)
+
+    def lost(self) -> Whereabouts | None:
+        """Look among what was acknowledged and is not here."""
+        rows = self.index.lost.naming(self.sought)
+        if not rows:
+            return None
+        row = rows[0]
+        again = f"have {row['calling_ae_title'] or 'its sender'} send it again; `voxelnode lost list` lists all"
+        why = f"{counted(len(rows), 'instance')} acknowledged, and lost"
+        return Whereabouts("received", again, _moment(row["received_at"]), _sender(row), why)
+
+    def in_quarantine(self) -> Whereabouts | None:
+        """Look among the files that were set aside."""
+        if not self.is_admin:
+            return None
+        for file in quarantined(self.root, self.index):
+            if file.sop_instance_uid is None and monotonic() > self.deadline:
+                continue
+            if self.sought in (uids := uids_of(self.root, file)):
+                what = "in quarantine since" if uids[-1] == self.sought else "an instance of it is in quarantine since"
+                remedy = f"`voxelnode quarantine show {file.name}` compares it with what is stored"
+                return Whereabouts(what, remedy, file.modified_at, why=f"{file.reason}, {file.detail}", page=QUARANTINE)
+        return None
+
+    def deleted(self) -> Whereabouts | None:
+        """Look in the trash, and among deletions: of itself, or of what it was in."""
+        if (found := self._deletion(self.sought, *self.above)) is not None:
+            return found
+        if not self.is_admin or not _UID.fullmatch(self.sought):
+            return None
+        self.received = newest_of(self.root, self.sought, self.deadline)
+        if self.received is None:
+            return None
+        return self._deletion(self.received.series_instance_uid, self.received.study_instance_uid)
+
+    def _deletion(self, *names: str) -> Whereabouts | None:
+        for name in names:
+            entries = self.index.trash.naming(name) if self.is_admin else []
+            if name != self.sought:  # not of something else that was in it
+                entries = [entry for entry in entries if entry["uid"] == name]
+            if entries:
+                return self._in_trash(entries[0])
+            if rows := self.index.deletions.of_uid(name):
+                return self._gone(rows[0])
+        return None
+
+    def _in_trash(self, entry: Row) -> Whereabouts:
+        line = next(self._orders(entry["uid"]), None)
+        remedy = f"`voxelnode trash restore {entry['number']}` brings it back"
+        why = f"in the trash until {entry['until']:%Y-%m-%d}"
+        return Whereabouts(self._deleted(entry), remedy, entry["deleted_at"], _who(line), why, TRASH)
+
+    def _gone(self, row: Row) -> Whereabouts:
+        if row["is_in_trash"]:
+            remedy = "an administrator can bring it back from the trash"
+            return Whereabouts(self._deleted(row), remedy, row["ordered_at"])
+        line = next(self._orders(row["uid"]), None)
+        at, why = (_moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))
+        return Whereabouts(f"permanently {self._deleted(row)}", self._send_again(), at, _who(line), why)
+
+    def _deleted(self, row: Row) -> str:
+        """Return what was deleted: itself, or what it was in or is the patient of."""
+        return "deleted" if row["uid"] == self.sought else f"deleted with its {row['level']}"
+
+    def _orders(self, text: str) -> Iterator[Row]:
+        """Yield the lines of deletions that name something, newest first."""
+        return (line for line in self._lines(text) if line["action"] == "D" and line["outcome"] == 0)
+
+    def _lines(self, text: str) -> Iterator[Row]:
+        if not self.is_admin:
+            return
+        with suppress(OSError):  # who it was stays unknown
+            for found in lines_naming(self.root, text, self.deadline):
+                with suppress(ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut
+                    line = json.loads(found)
+                    if any(text in named.values() for named in line["objects"]):
+                        yield {name: line[name] for name in ("at", "action", "outcome", "detail", "participants")}
+
+    def remembered(self) -> Whereabouts | None:
+        """Look in what is beside the index: a new index may know nothing of what was here before."""
+        received_at = _moment(self.received.received_at) if self.received is not None else None
+        came: Row | None = None
+        for line in self._lines(self.sought):
+            if line["action"] == "D" and line["detail"].startswith("done: "):
+                at, order = _moment(line["at"]), _order(line)
+                if received_at is not None and received_at > at:
+                    break
+                what = "written off" if order.startswith("write off") else "permanently deleted"
+                return Whereabouts(what, self._send_again(), at, _who(line), order)
+            if line["action"] == "C":  # at the end of an association: what it is about may have been deleted before
+                came = came or line
+        if self.received is not None and received_at is not None:
+            who = _sender(self.received._asdict())
+            events = self.index.events.of_series(*self.received[1:3], MAX_EVENTS)
+            off = next((event["detail"] for event in events if event["kind"] == "lost-written-off"), None)
+            if off is not None:
+                return Whereabouts("received", self._send_again(), received_at, who, f"it was lost; {off}")
+            return self._unknown_now(received_at, who)
+        if came is None:
+            return None
+        sender = came["participants"][0]
+        return self._unknown_now(_moment(came["at"]), f"from {_named(sender['user'], sender['address'])}")
+
+    def _unknown_now(self, at: dt.datetime, who: str) -> Whereabouts:
+        return Whereabouts("received", "run `voxelnode fsck`", at, who, "it is not in the index now")
+
+    def refused(self) -> Whereabouts | None:
+        """Return the last refusal of a sender: nothing says of what it was."""
+        since = dt.datetime.now(dt.UTC) - dt.timedelta(days=REFUSAL_DAYS)
+        rows = [row for row in self.index.rejections.newest(MAX_REFUSALS) if _moment(row["last_at"]) > since]
+        stores = [row for row in rows if row["what"] in ("association", "context", "instance")]
+        if not rows:
+            return None
+        row = (stores or rows)[0]
+        what, why = "not known here; the last refusal was", row["reason"].removeprefix("rejected permanently: ")
+        remedy = f"{row['remedy']}; `voxelnode rejections` lists all"
+        return Whereabouts(
+            what, remedy, _moment(row["last_at"]), f"of {_named(row['calling_ae_title'], row['peer'])}", why, REFUSALS
+        )
+
+    def _send_again(self) -> str:
+        sender = self.received.calling_ae_title if self.received is not None else ""
+        return f"have {sender or 'its sender'} send it again, or take it from a backup"
+
+
+def _moment(moment: str | dt.datetime) -> dt.datetime:
+    if isinstance(moment, str):
+        moment = dt.datetime.fromisoformat(moment)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+
+
+def _sender(row: Row) -> str:
+    """Return from whom an instance came, by a row of the lost list or of the ledger."""
+    origin = Origin(row["source"], row["calling_ae_title"], peer=row["peer"])
+    return f"from {_named(origin.calling_ae_title, origin.address)}"
+
+
+def _named(ae_title: str, address: str) -> str:
+    return " at ".join(part for part in (ae_title, address) if part) or "an unknown sender"
+
+
+def _who(line: Row | None) -> str:
+    return f"by {line['participants'][0]['user']}" if line is not None else ""
+
+
+def _order(line: Row) -> str:
+    return _why(line["detail"].partition(": ")[2])
+
+
+def _why(order: str) -> str:
+    """Return the reason of an order: that a person gave a command is none."""
+    reason = re.sub("^delete (study|series|instance), ", "", order)
+    return "" if reason == "by command" else reason

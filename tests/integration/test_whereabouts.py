@@ -1,0 +1,214 @@
+"""Where is it? What became of something that the index does not have is one sentence, with what to do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydicom import FileDataset
+
+from node.audit.audit_log import Audit
+from node.control.care import rebuild_index
+from node.control.repository import Repository
+from node.index.database.reading import reading
+from node.index.nouns.records import CountedRefusal, Refused
+from node.lifecycle.deletion import Order, delete
+from node.lifecycle.trash import empty, restore
+from node.receive.ingest import Origin
+from node.receive.whereabouts import Whereabouts, whereabouts
+from node.settings.model import Settings
+from tests import make
+from tests.integration.conftest import Root, bring
+from tests.preloaded import run
+from tests.rows import write_rows
+
+CT7 = Origin("dicom", "CT7", "VOXELNODE", "10.0.0.7:1")
+
+
+def asked(root: Root | Path, *uids: object, is_admin: bool = True) -> str:
+    """The sentence about something; empty if nothing is known."""
+    folder = root if isinstance(root, Path) else root.folder
+    with reading(folder) as index:
+        found = whereabouts(index, folder, *map(str, uids), is_admin=is_admin)
+    return "" if found is None else found.sentence()
+
+
+def trashed(root: Root, level: str, uid: object) -> int:
+    root.delete(level, str(uid), trash_until=root.clock() + dt.timedelta(days=7))  # type: ignore[arg-type]
+    with root.index.reading() as index:
+        return int(index.trash.all()[0]["number"])
+
+
+def moved(ds: FileDataset) -> FileDataset:
+    """An instance with the SOP Instance UID of another one, and other bytes, in another study."""
+    other = make.corrected(ds)
+    [strange] = make.ct_series(1)
+    other.StudyInstanceUID, other.SeriesInstanceUID = strange.StudyInstanceUID, strange.SeriesInstanceUID
+    return other
+
+
+def test_of_what_was_never_heard_of_nothing_is_known(root: Root) -> None:
+    assert asked(root, "1.2.3") == asked(root, "Nobody^Known") == asked(root, "%") == ""
+
+
+def test_what_is_in_the_trash_says_who_deleted_it_and_how_it_comes_back(root: Root) -> None:
+    series = make.ct_series(2, PatientID="ID-7", PatientName="Trash^Tom")
+    root.take_all(series, CT7)
+    number = trashed(root, "study", series[0].StudyInstanceUID)
+    remedy = f"`voxelnode trash restore {number}` brings it back"
+    by = f"2026-01-01 12:00 UTC by someone: in the trash until 2026-01-08; {remedy}"
+    study = series[0].StudyInstanceUID
+    assert asked(root, study) == f"deleted {by}"
+    with_it = f"deleted with its study {by}"
+    for sought in (series[0].SeriesInstanceUID, series[1].SOPInstanceUID, "ID-7", "trash tom"):
+        assert asked(root, sought) == with_it
+    assert asked(root, "1.2.3", study) == with_it, "the address of something that nobody knows names its study"
+    assert asked(root, study, is_admin=False) == (
+        "deleted 2026-01-01 12:00 UTC; an administrator can bring it back from the trash"
+    )
+    assert asked(root, "ID-7", is_admin=False) == asked(root, series[0].SeriesInstanceUID, is_admin=False) == ""
+
+
+def test_one_of_several_deletions_below_a_study_does_not_answer_for_the_others(root: Root) -> None:
+    series = make.ct_series(3)
+    root.take_all(series, CT7)
+    trashed(root, "instance", series[0].SOPInstanceUID)
+    assert asked(root, series[0].SOPInstanceUID).startswith("deleted 2026-01-01")
+    assert asked(root, "1.2.3", series[0].SeriesInstanceUID, series[0].StudyInstanceUID) == ""
+
+
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+def test_info_about_a_series_names_what_of_it_is_not_there(root: Root) -> None:
+    series = make.ct_series(3)
+    root.take_all(series, CT7)
+    number = trashed(root, "instance", series[0].SOPInstanceUID)
+    write_rows(
+        root.folder,
+        "INSERT INTO lost_instances (sop_instance_uid, study_instance_uid, series_instance_uid, sha256, source, "
+        "calling_ae_title, peer, received_at, noticed_at) SELECT '1.2.3.4', study_instance_uid, series_instance_uid, "
+        "sha256, source, calling_ae_title, peer, received_at, received_at FROM v_images LIMIT 1",
+    )
+    for uid in (series[0].SeriesInstanceUID, series[0].StudyInstanceUID):
+        shown = run("info", uid, "--root", root.folder)
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(rf"restore NUMBER`\n.*\n +{number} +instance +{series[0].SOPInstanceUID}", shown.stdout)
+        assert "lost: 1 instance, acknowledged and not here" in shown.stdout
+        found = json.loads(run("info", uid, "--root", root.folder, "--json").stdout)
+        assert (found["trash"][0]["number"], len(found["lost"])) == (number, 1)
+
+
+def test_what_was_deleted_permanently_says_by_whom_and_where_it_may_come_from(root: Root) -> None:
+    series, study = make.ct_series(2), "StudyInstanceUID"
+    root.take_all(series, CT7)
+    plan = root.index.deletions.plan("study", series[0].StudyInstanceUID)
+    with closing(Audit(root.folder, "VOXELNODE", now=root.clock)) as audit:
+        delete(root.archive, root.index, audit, plan, Order("retention", "retention: study_days"), root.clock())
+    assert asked(root, getattr(series[0], study)) == (
+        "permanently deleted 2026-01-01 12:00 UTC by retention: retention: study_days; "
+        "have its sender send it again, or take it from a backup"
+    )
+    assert asked(root, series[0].SOPInstanceUID).endswith("have CT7 send it again, or take it from a backup")
+    assert asked(root, getattr(series[0], study), is_admin=False) == (
+        "permanently deleted 2026-01-01 12:00 UTC: retention: study_days; "
+        "have its sender send it again, or take it from a backup"
+    )
+
+
+def test_what_went_from_the_trash_or_came_back_from_it_says_so(root: Root, audit: Audit) -> None:
+    first, second = make.ct_series(1), make.ct_series(1)
+    root.take_all([*first, *second], CT7)
+    number = trashed(root, "study", first[0].StudyInstanceUID)
+    root.clock.move(3600)
+    empty(root.archive, root.index, audit, number, "anna", "by command", root.clock())
+    assert asked(root, first[0].StudyInstanceUID).startswith(
+        "permanently deleted 2026-01-01 13:00 UTC by anna: empty the trash, by command;"
+    )
+    number = trashed(root, "study", second[0].StudyInstanceUID)
+    restore(root.archive, root.index, audit, number, "anna", lambda title: 60.0, root.clock())
+    uid = second[0].StudyInstanceUID
+    assert asked(root, uid) == f"stored; `voxelnode info {uid}` shows it"
+
+
+def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds, CT7)
+    with root.index.reading() as index:
+        found = whereabouts(index, root.folder, ds.SeriesInstanceUID, "1.2.3")
+    uids = (ds.StudyInstanceUID, ds.SeriesInstanceUID)
+    assert isinstance(found, Whereabouts)
+    assert (found.place, found.page) == (uids, f"/studies/{uids[0]}/series/{uids[1]}")
+    assert found.happened() == f"stored in study {ds.StudyInstanceUID}"
+    assert asked(root, ds.SOPInstanceUID).startswith(f"stored in study {ds.StudyInstanceUID};")
+
+
+def test_what_is_in_quarantine_says_why_by_its_row_or_by_the_file(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    other = moved(ds)
+    root.take_all([ds, other], CT7)
+    [file] = (root.folder / "quarantine").iterdir()
+    found = asked(root, other.StudyInstanceUID)
+    assert found.startswith("an instance of it is in quarantine since ")
+    assert "instance-bytes, the instance came again with other bytes" in found
+    assert found.endswith(f"`voxelnode quarantine show {file.name}` compares it with what is stored")
+    [stray] = make.ct_series(1)
+    stray.save_as(root.folder / "quarantine" / "stray.dcm")
+    (root.folder / "quarantine" / "other.dcm").write_bytes(b"no DICOM")
+    found = asked(root, stray.SOPInstanceUID)
+    assert found.startswith("in quarantine since ")
+    assert found.endswith("`voxelnode quarantine show stray.dcm` compares it with what is stored")
+    assert asked(root, stray.SOPInstanceUID, is_admin=False) == ""
+
+
+@pytest.mark.sqlite("removes the file")
+def test_what_is_lost_or_forgotten_by_a_new_index_is_remembered_beside_it(settings: Settings) -> None:
+    folder, lost, gone = settings.storage.root, make.ct_series(2), make.ct_series(1)
+    with Repository(settings) as repository:
+        bring(repository.ingest, *lost, *gone)
+        plan = repository.index.deletions.plan("study", gone[0].StudyInstanceUID)
+        delete(repository.archive, repository.index, repository.audit, plan, Order("anna", "by command"),
+               repository.ingest.now())  # fmt: skip
+    for path in (*(folder / "objects").rglob("*.dcm"), *folder.glob("index.sqlite*")):
+        path.unlink()
+    rebuild_index(settings)
+    found = asked(folder, lost[0].StudyInstanceUID)
+    assert ": 2 instances acknowledged, and lost; have MODALITY send it again" in found
+    assert asked(folder, lost[0].StudyInstanceUID, is_admin=False) == found
+    found = asked(folder, gone[0].StudyInstanceUID)
+    assert found.startswith("permanently deleted ")
+    assert "by anna; have MODALITY send" in found
+    with Repository(settings) as repository:
+        repository.actions.by_name["write-off-lost"](uid=lost[1].SOPInstanceUID, reason="replaced", who="anna")
+    found = asked(folder, lost[1].SOPInstanceUID)
+    assert found.startswith("received ")
+    assert "from MODALITY at 127.0.0.1: it was lost; lost instances were written off by anna; have" in found
+    with Repository(settings) as repository:
+        repository.actions.by_name["write-off-lost"](uid=None, reason="replaced", who="anna")
+    found = asked(folder, lost[1].StudyInstanceUID)
+    assert found.startswith("written off ")
+    assert "by anna: write off 1 lost instances: replaced;" in found
+
+
+def test_what_never_came_may_have_been_refused(root: Root) -> None:
+    now = dt.datetime.now(dt.UTC)
+
+    def refused(what: str, title: str, days: float) -> CountedRefusal:
+        reason = "rejected permanently: calling AE title not recognised"
+        one = Refused(what, "calling AE title", reason, "add the sender to [peers]", "10.0.0.7", title)  # type: ignore[arg-type]
+        return CountedRefusal(one, 1, now - dt.timedelta(days=days), now - dt.timedelta(days=days))
+
+    root.index.rejections.record([refused("association", "CT9", 8)])
+    assert asked(root, "1.2.3") == ""
+    root.index.rejections.record([refused("association", "CT7", 1), refused("connection", "", 0)])
+    shown = f"{now - dt.timedelta(days=1):%Y-%m-%d %H:%M} UTC"
+    assert (
+        asked(root, "1.2.3")
+        == asked(root, "1.2.3", is_admin=False)
+        == (
+            f"not known here; the last refusal was {shown} of CT7 at 10.0.0.7: calling AE title not recognised; "
+            "add the sender to [peers]; `voxelnode rejections` lists all"
+        )
+    )
