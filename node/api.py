@@ -112,9 +112,10 @@ if TYPE_CHECKING:
     from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES as SEEN_WITH_STUDY_OR_SERIES
     from node.index.engine.extension_tables import IndexTables as IndexTables
     from node.index.engine.rows import ReadRepository as ReadRepository
-    from node.index.engine.rows import Row as Row
     from node.index.engine.scope import group_members as group_members
     from node.index.engine.sql import insert as insert
+    from node.index.engine.view_rows import Row as Row
+    from node.index.engine.view_rows import ViewRows as ViewRows
     from node.index.engine.writer import IndexRepository as IndexRepository
     from node.index.engine.writer import on_reader as on_reader
     from node.index.engine.writer import on_writer as on_writer
@@ -339,7 +340,8 @@ PLACES = {
     "node.index.database.reading": "ReadIndex reading",
     "node.index.engine.writer": "IndexRepository on_reader on_writer",
     "node.index.engine.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
-    "node.index.engine.rows": "ReadRepository Row",
+    "node.index.engine.rows": "ReadRepository",
+    "node.index.engine.view_rows": "Row ViewRows",
     "node.index.engine.sql": "insert",
     "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
     "node.index.models.people": "LabelRow",

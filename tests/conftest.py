@@ -52,6 +52,11 @@ settings.load_profile("whatever the load")
 # Without bytecode, each process that a test starts would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Readline, which pytest loads, sets these for child processes without a terminal, and Python does not know it.
+for _size in ("COLUMNS", "LINES"):
+    os.unsetenv(_size)
+    os.environ.pop(_size, None)
+
 _serve_request = Association._serve_request
 
 

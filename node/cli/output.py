@@ -6,14 +6,16 @@ A listing declares its columns: each name with where its cell comes from.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, TypeVar
 
 import typer
@@ -90,14 +92,18 @@ def listing(
     data: Any = None,
     failed: bool = False,
     below: Iterable[str] = (),
+    cut: Collection[str] = (),
 ) -> Listing:
-    """Return rows as a table; without rows `none`, or the title, stands for it. `data` are the rows in JSON."""
+    """Return rows as a table; without rows `none`, or the title, stands for it. `data` are the rows in JSON.
+
+    `cut`: see `print_table`.
+    """
 
     def show() -> None:
         if not rows:
             print(none or title)
         else:
-            print_table(title, tuple(columns), [[_of(row, cell) for cell in columns.values()] for row in rows])
+            print_table(title, tuple(columns), [[_of(row, cell) for cell in columns.values()] for row in rows], cut)
         for line in below:
             print(line)
 
@@ -166,32 +172,51 @@ def first_of_each_kind(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[
 
 GAP = "  "
 
+LEAST_WIDTH = 8
+"""Columns that a text keeps, however narrow the terminal is."""
+
 PROSE_WIDTH = 40
 """On a terminal, a longer text is cut unless it is in the last column; what has no spaces can be pasted, and is not."""
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print `rows` under `columns`, in lines of plain text; numbers are right-aligned."""
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], cut: Collection[str] = ()) -> None:
+    """Print `rows` under `columns`, in lines of plain text; numbers are right-aligned.
+
+    `cut`: columns whose texts are cut, the longest first, until the lines fit the terminal.
+    """
     cells = [list(row) for row in rows]
     last = len(columns) - 1
     for index in range(last) if sys.stdout.isatty() else ():
         for row in cells:
-            row[index] = _cut(row[index])
+            if " " in _cell(row[index]):
+                row[index] = _cut(row[index], PROSE_WIDTH)
     if title:
         print(title)
     table = [list(columns), *([_cell(cell) for cell in row] for row in cells)]
     widths = [max(_width(row[index]) for row in table) for index in range(len(columns))]
+    elastic = [index for index, name in enumerate(columns) if name in cut]
+    while elastic and sum(widths) + len(GAP) * last > terminal_width():
+        longest = max(elastic, key=widths.__getitem__)
+        if widths[longest] <= LEAST_WIDTH:
+            break
+        widths[longest] -= 1
+    table = [[_cut(text, width) for text, width in zip(row, widths, strict=True)] for row in table]
     is_right = [bool(cells) and all(isinstance(row[index], int | float | None) for row in cells)
                 for index in range(len(columns))]  # fmt: skip
     for row in table:
         print(GAP.join(map(_padded, row, widths, is_right)).rstrip())
 
 
-def _cut(cell: Any) -> Any:
+def terminal_width() -> float:
+    """Return the columns of the terminal, or those that ``COLUMNS`` says; what goes elsewhere has any width."""
+    return get_terminal_size((0, 0)).columns or math.inf
+
+
+def _cut(cell: Any, width: int) -> Any:
     text = _cell(cell)
-    if " " not in text or _width(text) <= PROSE_WIDTH:
+    if _width(text) <= width:
         return cell
-    while _width(text) > PROSE_WIDTH - 1:
+    while _width(text) > width - 1:
         text = text[:-1]
     return text + "\N{HORIZONTAL ELLIPSIS}"
 
@@ -273,15 +298,31 @@ WIDTH = 80
 """Columns of a finding, on any terminal."""
 
 
-def print_finding(head: str, *texts: str) -> None:
-    """Print texts beside the head of the first line, each from a line of its own, within `WIDTH` columns."""
-    from textwrap import wrap
-
+def finding(head: str, *texts: str) -> Iterator[str]:
+    """Yield lines of texts beside the head of the first line, each from a line of its own, within `WIDTH` columns."""
     width = WIDTH - len(head) - len(GAP)
     for text in texts:
-        for line in wrap(printable(text), width, break_long_words=False, break_on_hyphens=False):
-            print(f"{head}{GAP}{line}")
+        line = ""
+        for word in printable(text).split():
+            if line and _width(line) + 1 + _width(word) > width:
+                yield f"{head}{GAP}{line}"
+                head, line = " " * len(head), ""
+            line = f"{line} {word}" if line else word
+        if line:
+            yield f"{head}{GAP}{line}"
             head = " " * len(head)
+
+
+def print_finding(head: str, *texts: str) -> None:
+    """Print what `finding` yields."""
+    for line in finding(head, *texts):
+        print(line)
+
+
+def print_within(line: str, head: str, *texts: str) -> None:
+    """Print a line if it fits the terminal, else the texts as a finding."""
+    for part in (line,) if _width(line) <= terminal_width() else finding(head, *texts):
+        print(part, flush=True)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

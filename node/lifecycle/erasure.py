@@ -38,7 +38,8 @@ from node.index.work.payloads import Erasure
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty
 from node.receive.apply import Applier
-from node.receive.quarantine import FOLDER, NotInQuarantine, examined
+from node.receive.aside import FOLDER
+from node.receive.quarantine import NotInQuarantine, examined
 from node.registry import shares
 from node.version import __version__
 

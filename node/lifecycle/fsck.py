@@ -31,7 +31,7 @@ from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import note_lost, repair_ledger, unaccounted
-from node.receive.quarantine import reasons_of
+from node.receive.aside import reasons_of
 from node.receive.recovery import (
     ADOPTED,
     adopt,

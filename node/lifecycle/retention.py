@@ -14,10 +14,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
-from typing import Literal
 
 import structlog
 
@@ -28,11 +27,11 @@ from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import StoredStudy
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.index.nouns.terms import Terms
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
+from node.lifecycle.expired import Expired, expired_studies
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.selector import compile_selector
@@ -77,44 +76,11 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
     return state.held or f"{state.asked} studies"
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """A study due for deletion, and the rule that applies."""
-
-    study: StoredStudy
-    rule: str
-
-
 def kept_studies(index: ReadIndex, rules: RetentionSettings) -> frozenset[str]:
     """Return the studies with a series that ``keep_where`` selects."""
     if rules.keep_where is None:
         return frozenset()
     return frozenset(study for study, _ in index.facts.selected(compile_selector(rules.keep_where)))
-
-
-def expired_studies(
-    studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime, kept: Collection[str] = ()
-) -> list[Expired]:
-    """Return the studies to be deleted by the rules, oldest first.
-
-    `studies`: all studies, in the order in which they last received an instance. `kept`: studies that are never
-    deleted; see `kept_studies`.
-
-    A study from several senders is kept for the longest of their times. A study kept without limit counts towards
-    ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
-    was refused or failed.
-    """
-    expired: list[Expired] = []
-    surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
-    for study in studies:
-        days = _days(study, rules)
-        if days == "never" or study.study_instance_uid in kept or (rules.only_converted and not study.is_finished):
-            continue
-        if days is not None and study.last_received_at < now - dt.timedelta(days=days):
-            expired.append(Expired(study, f"older than {days:g} days"))
-        elif len(expired) < surplus:
-            expired.append(Expired(study, f"more than {rules.maximum_studies} studies"))
-    return expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +99,6 @@ def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due
     studies = index.studies.stored()
     expired = expired_studies(studies, rules, now, kept_studies(index, rules))
     return Due(expired, len(studies), index.studies.bytes_of([one.study.study_instance_uid for one in expired]))
-
-
-def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:
-    """Return the longest time that the rules give to a sender of the study, or None if no age rule applies."""
-    table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
-    wanted = [table.get(title.strip(), rules.days) for title in study.calling_ae_titles or {""}]
-    if "never" in wanted:
-        return "never"
-    ages = [days for days in wanted if isinstance(days, float)]
-    return max(ages) if len(ages) == len(wanted) else None
 
 
 def trash_until(rules: RetentionSettings, now: dt.datetime) -> dt.datetime | None:

@@ -11,7 +11,6 @@ import datetime as dt
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -25,10 +24,10 @@ from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
+from node.receive.aside import FOLDER, QuarantinedFile, quarantined
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance
 
-FOLDER = "quarantine"
 PIECE_BYTES = 1 << 20
 RELEASE_SECONDS = 60.0
 """Longest wait for the outcome of a released instance."""
@@ -40,24 +39,6 @@ class NotInQuarantine(UsageError):
 
 class NotReleased(UsageError):
     """A file cannot be released; the message gives the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedFile:
-    """A file in quarantine; `reason` is the kind of its conflict, or the event that set it aside.
-
-    The UIDs are those of its row; they are None if no row names the file.
-    """
-
-    name: str
-    bytes: int
-    modified_at: dt.datetime
-    reason: str
-    detail: str
-    study_instance_uid: str | None = None
-    series_instance_uid: str | None = None
-    sop_instance_uid: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +57,6 @@ class ExaminedFile:
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
     current_sha256: str | None = None
-
-
-def quarantined(root: Path, index: ReadIndex) -> list[QuarantinedFile]:
-    """Return the files in quarantine, by name."""
-    reasons, in_trash = reasons_of(index), index.trash.quarantine_keys()
-    files = []
-    with os.scandir(root / FOLDER) as entries:
-        for entry in entries:
-            if f"{FOLDER}/{entry.name}" in in_trash:
-                continue
-            with suppress(FileNotFoundError):  # removed meanwhile
-                stat = entry.stat()
-                row = reasons.get(f"{FOLDER}/{entry.name}", _NOT_NAMED)
-                modified_at = dt.datetime.fromtimestamp(stat.st_mtime, dt.UTC)
-                files.append(QuarantinedFile(entry.name, stat.st_size, modified_at, **row))
-    return sorted(files, key=lambda file: file.name)
-
-
-_NOT_NAMED: Mapping[str, Any] = {
-    "reason": "file-unknown",
-    "detail": "found without a row, and no DICOM file that can be indexed",
-}
-
-
-def reasons_of(index: ReadIndex) -> dict[str, dict[str, Any]]:
-    """Return why each file is in quarantine, by key."""
-    reasons = {
-        str(event["detail"]).rpartition(": ")[2]: {"reason": event["kind"], "detail": event["detail"]}
-        for event in index.events.set_aside()
-    }
-    return reasons | {row.pop("key"): row for row in index.conflicts.in_quarantine()}
 
 
 def uids_of(root: Path, file: QuarantinedFile) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ from node.counted import counted
 from node.dicom.uids import resource_path
 from node.index.database.reading import ReadIndex
 from node.index.engine.view_rows import Row
+from node.receive.aside import quarantined
 from node.receive.ingest import Origin
-from node.receive.quarantine import quarantined, uids_of
+from node.receive.quarantine import uids_of
 
 REFUSAL_DAYS = 7
 """Age up to which a refusal may be why something never came."""

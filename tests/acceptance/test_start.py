@@ -125,12 +125,15 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
     unused = OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_HTTP | {"sqlalchemy", "structlog", "prometheus_client"}
     looking = (
         *("series", "status", "rejections", "conflicts", "lost list", "trash", "patient list", "hooks list"),
-        *("hooks deliveries", "routes list", "routes waiting", "account list"),
+        *("hooks deliveries", "hooks jobs", "routes list", "routes waiting", "account list", "quarantine list"),
+        *("worklist list", "worklist performed", "label list", "share list", "projects list", "retention"),
+        *("journal status", "archive status", "db path", "db hosts"),
     )
     for command in (*((*words.split(), *root) for words in looking), ("config", "check")):
         assert run(*command).isdisjoint(unused | {"pydicom"}), command
-    for words in ("select modality=='CT'", "hooks jobs"):
-        assert run(*words.split(), *root).isdisjoint(unused - {"sqlalchemy", "structlog", "prometheus_client"}), words
+    of_index = {"sqlalchemy", "structlog", "prometheus_client"}
+    assert run("select", "modality=='CT'", *root).isdisjoint(unused - of_index)
+    assert run("db", "check", *root).isdisjoint(OF_CHILDREN)
     assert run("info", "1CT1", *root).isdisjoint(unused)  # pydicom has the names of what the header says
 
 

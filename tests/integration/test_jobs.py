@@ -63,7 +63,7 @@ def begin(root: Root, audit: Audit) -> Iterator[Begin]:
 
 def jobs(root: Root) -> list[dict[str, Any]]:
     with root.index.reading() as index:
-        return index.repository(ReadResults).page(None, 100)
+        return index.repository(ReadResults).newest(100)
 
 
 def work(root: Root, *workers: HookWorker) -> None:

@@ -17,8 +17,8 @@ from node.index.nouns.trash import NotInTrash
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
 from node.receive import recovery
 from node.receive.accounting import unaccounted
+from node.receive.aside import quarantined
 from node.receive.ingest import Origin
-from node.receive.quarantine import quarantined
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import Configured, Given, Json
-from node.cli.output import Answer, each_shown, named_files, printable
+from node.cli.output import WIDTH, Answer, each_shown, named_files, print_within, printable
 from node.completeness import OF_THESE_INSTANCES
 from node.counted import counted
 from node.registry import enabled, installed, objects_of
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_PEOPLE = 10
 """Patient IDs that are printed, if there are several people."""
+
+MAX_HEAD = 12
+"""Columns of number and modality, and of the gap behind them."""
 
 
 def convert(
@@ -257,8 +260,9 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
 
     def show() -> None:
         for row in plan["series"]:
-            place = printable(str(out / row["path"]))
-            print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {place}")
+            head, name = f"{_head(row)}  {row['instances']:>5}", printable(row["sop_class"])
+            target = f"-> {printable(str(out / row['path']))}"
+            print_within(f"{head}  {name}  {target}", head, name, target)
         _print_problems(plan)
         instances = sum(row["instances"] for row in plan["series"])
         print(f"{len(plan['series'])} series with {counted(instances, 'instance')}; nothing was written")
@@ -280,14 +284,15 @@ def _print_series(listing: dict[str, Any]) -> None:
     is_resampled = any(row["kind"] == "resampled" for row in listing["volumes"])
     reports = [row for row in listing["volumes"] if row["format"] == "json"]
     for row in reports:
-        print(f"{head}  report: {printable(row['path'])}")
+        path = printable(row["path"])
+        print_within(f"{head}  report: {path}", head, "report:", *_parts(path))
     for refusal in listing["refusals"]:
         if _is_no_image(refusal):
             if not reports:
-                print(f"{head}  no image: {printable(refusal['detail'])}")
+                _print_line(head, f"no image: {printable(refusal['detail'])}")
             continue
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
-        print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
+        _print_line(head, f"refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
     if volumes:
         _print_volumes(head, series, volumes, is_resampled=is_resampled)
 
@@ -311,8 +316,20 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     if verdict and not verdict_note and verdict["reason"].endswith(OF_THESE_INSTANCES):
         notes.append(verdict["reason"].rpartition("; ")[2])
     notes += ["a resampled copy is beside it"] if is_resampled else []
+    path = printable(first["path"])
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
-    print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)
+    line = f"{head}  {shape:<20}  {spacing:<24}  {path}{notes_text}"
+    print_within(line, head, "; ".join(notes), ", ".join(filter(None, (shape, spacing))), *_parts(path))
+
+
+def _print_line(head: str, text: str) -> None:
+    print_within(f"{head}  {text}", head, text)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """Return a path, or its folder and its file, if they need two lines of a terminal."""
+    folder, slash, name = path.rpartition("/")
+    return (path,) if not folder or len(path) < WIDTH - MAX_HEAD else (folder + slash, name)
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
@@ -338,7 +355,7 @@ def _print_problems(listing: dict[str, Any]) -> None:
     for series in listing["not_chosen"]:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
-        print(f"{_head(series)}  left out {printable(subject)}, {instances}: it {series['reason']}")
+        _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {series['reason']}")
     for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
         print(line)
 

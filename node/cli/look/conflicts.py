@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, minute, person, print_fields, print_finding, print_table
+from node.cli.output import Answer, Listing, minute, person, print_finding, print_table, print_within
 from node.counted import counted
 
 if TYPE_CHECKING:
     from node.receive.conflicts import Version
 
+VERSIONS = ("", "current version", "version in this conflict")
+
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="Number of the conflict, as listed.")]
+Uids = Annotated[bool, typer.Option("--uids", help="With the UIDs, and the file that was set aside.")]
 Alike = Annotated[
     bool, typer.Option("--alike", help="Also all undecided conflicts of the same kind, study and sender.")
 ]
@@ -25,7 +29,7 @@ Alike = Annotated[
 @app.callback()
 def list_(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are decided.")] = False,
-    uids: Annotated[bool, typer.Option("--uids", help="With the UIDs, and the file that was set aside.")] = False,
+    uids: Uids = False,
     *,
     root: Root,
 ) -> Listing:
@@ -36,31 +40,36 @@ def list_(
     def text() -> None:
         print(counted(len(rows), "conflict") if rows else "no conflicts")
         for row in rows:
-            facts = (
-                row["kind"],
-                row["calling_ae_title"] and f"from {row['calling_ae_title']}",
-                minute(row["found_at"]),
-                row["decision"],
-            )
-            of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
-            print_finding(f"{row['id']:>4}", row["detail"], ", ".join(filter(None, facts)), *filter(None, of_uids))
+            _print_found(row, uids=uids)
 
     return Listing(rows, text, rows=rows)
 
 
-@app.command()
-def show(conflict: Number, root: Root) -> Listing:
-    """Compare a version with the current one, by attribute."""
-    from node.receive.conflicts import compared
+def _print_found(row: Mapping[str, Any], *, uids: bool) -> None:
+    facts = (
+        row["kind"],
+        row["calling_ae_title"] and f"from {row['calling_ae_title']}",
+        minute(row["found_at"]),
+        row["decision"],
+    )
+    of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
+    print_finding(f"{row['id']:>4}", row["detail"], ", ".join(filter(None, facts)), *filter(None, of_uids))
 
+
+@app.command()
+def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
+    """Compare a version with the current one, by attribute."""
     with root.reading() as index, root.files() as local:
+        from node.receive.conflicts import compared  # after the index, of which it loads less then
+
         found = compared(root.folder, index, conflict, local)
 
     def text() -> None:
-        print_fields(found.conflict)
+        _print_found(found.conflict, uids=uids)
         if found.current is not None and found.other is not None:
-            persons = ("version", "patient", "patient ID", "born", "sex", "sent by", "received")
-            print_table("", persons, [_of("current", found.current), _of("in conflict", found.other)])
+            named = ("patient", "patient ID", "born", "sex", "sent by", "received")
+            persons = zip(named, _of(found.current), _of(found.other), strict=True)
+            print_table("", VERSIONS, list(persons), VERSIONS[1:])
         if found.problem is not None:
             print(found.problem)
         elif not found.differences:
@@ -69,15 +78,18 @@ def show(conflict: Number, root: Root) -> Listing:
                 "compare the files themselves"
             )
         else:
-            columns = ("attribute", "current version", "version in this conflict")
-            print_table("differences", columns, [(one.attribute, one.current, one.other) for one in found.differences])
+            width = max(len(one.attribute) for one in found.differences)
+            for one in found.differences:
+                head = one.attribute.ljust(width)
+                current, other = f"current: {one.current}", f"in this conflict: {one.other}"
+                print_within(f"{head}  {current}; {other}", head, current, other)
 
     return Listing(asdict(found), text, rows=[asdict(one) for one in found.differences])
 
 
-def _of(which: str, version: Version) -> tuple[Any, ...]:
+def _of(version: Version) -> tuple[Any, ...]:
     return (
-        which, person(version.patient_name), version.patient_id, version.patient_birth_date, version.patient_sex,
+        person(version.patient_name), version.patient_id, version.patient_birth_date, version.patient_sex,
         version.calling_ae_title or version.source, minute(version.received_at),
     )  # fmt: skip
 

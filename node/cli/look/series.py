@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, listing, moment_of, patient, print_table, printable
+from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table
 from node.completeness import Certainty
 from node.selector.fields import SeriesState
 
@@ -63,16 +63,21 @@ def _state(row: Mapping[str, Any]) -> Any:
     return "waiting" if is_waiting else row["state"]
 
 
+def _description(row: Mapping[str, Any]) -> Any:
+    return row["series_description"] or row["protocol_name"]
+
+
 SERIES: Columns = {
-    "date": "study_date",
-    "patient": patient,
-    "no": "series_number",
-    "mod": "modality",
-    "description": lambda row: row["series_description"] or row["protocol_name"],
-    "images": _images,
     "state": _state,
-    "series": "series_instance_uid",
+    "no": "series_number",
+    "patient": patient,
+    "date": "study_date",
+    "mod": "modality",
+    "images": _images,
+    "description": _description,
 }
+
+UIDS: Columns = {"series": "series_instance_uid"}
 
 SELECTED = (
     "patient_id",
@@ -110,12 +115,13 @@ def series(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
     ] = 100,
+    uids: Annotated[bool, typer.Option("--uids", help="With the Series Instance UIDs.")] = False,
     *,
     root: Root,
 ) -> Listing:
     """List series with their state and completeness.
 
-    `voxelnode info` also takes the end of a UID.
+    `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it.
     """
     with root.looking() as index:
         rows = index.series.newest(
@@ -133,11 +139,20 @@ def series(
         rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
     rows = [{name: row[name] for name in FIELDS} for row in rows]
     problems = [
-        f"{row['series_instance_uid']}: {printable(row['error'] or row['verdict_reason'])}"
+        line
         for row in rows
         if (incomplete or row["error"]) and row["state"] != "not-an-image"
+        for line in finding(_state(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
-    return listing(f"{len(rows)} series", SERIES, rows, below=problems)
+    columns = SERIES | UIDS if uids else SERIES
+    return listing(f"{len(rows)} series", columns, rows, below=problems, cut=("patient", "description"))
+
+
+def _named(row: Mapping[str, Any], *, uids: bool) -> str:
+    """Return number, patient, date and description of a series, as the table has them."""
+    number = row["series_number"]
+    facts = (None if number is None else str(number), patient(row), row["study_date"], _description(row))
+    return ", ".join(filter(None, (*facts, row["series_instance_uid"] if uids else None)))
 
 
 def select(

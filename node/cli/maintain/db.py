@@ -24,10 +24,10 @@ app = Commands(help="Maintain the index database.", no_args_is_help=True)
 @app.command()
 def path(root: Root) -> Answer:
     """Print where the database is: its file, or its URL."""
-    from node.index.engine.place import exists
+    from node.index.database.look import is_there
 
     place = _place(root.settings)
-    return Answer({"path": str(place), "exists": exists(place)}, str(place))
+    return Answer({"path": str(place), "exists": is_there(place)}, str(place))
 
 
 @app.command()
@@ -82,6 +82,9 @@ def check(root: Root) -> Listing:
 
     Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.
     """
+    from node.dicom.lean_import import load_for_rows
+
+    load_for_rows()
     from node.index.engine.place import check as found_in
     from node.index.engine.place import exists, left_by_others
 
@@ -267,6 +270,6 @@ def _print_salvaged(salvaged: Salvaged) -> None:
 
 
 def _place(settings: Settings) -> Place:
-    from node.index.engine.place import place_of
+    from node.index.engine.backend import place_of
 
     return place_of(settings.storage.root, settings.index.url)

@@ -26,12 +26,12 @@ def status(root: Root) -> Listing:
     It may be that of a running node. Exit 1 if records are damaged.
     """
     from node.index.engine.about_keys import AppliedPosition
-    from node.index.engine.place import IndexUnusable
+    from node.index.engine.backend import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
     folder, maximum = root.existing(), root.settings.storage.journal_bytes
     try:
-        with root.reading() as index:
+        with root.looking() as index:
             report = journal_report(folder, index.applied)
     except IndexUnusable:  # the journal tells what a new index gets from it
         report = journal_report(folder, lambda journal: AppliedPosition.of(None))

@@ -28,9 +28,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the file, as 
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the files in quarantine, each with the reason."""
-    from node.receive.quarantine import quarantined
+    from node.receive.aside import quarantined
 
-    with root.reading() as index:
+    with root.looking() as index:
         rows = [asdict(file) for file in quarantined(root.folder, index)]
     return listing(f"{counted(len(rows), 'file')} in quarantine", FILES, rows, none="quarantine is empty")
 
@@ -41,9 +41,9 @@ def show(name: Name, root: Root) -> Listing:
 
     `voxelnode dump` prints its header.
     """
-    from node.receive.quarantine import examined
+    with root.reading() as index:  # before the libraries, which load less then
+        from node.receive.quarantine import examined
 
-    with root.reading() as index:
         found = examined(root.folder, index, name)
     fields = {**asdict(found.file), **{key: value for key, value in asdict(found).items() if key != "file"}}
     return described(fields, lambda: print_fields(fields))
@@ -76,11 +76,11 @@ def purge(
     if bool(names) == everything:
         raise UsageError("give either the names of files, or --all")
 
-    from node.receive.quarantine import quarantined
+    from node.receive.aside import quarantined
 
     wanted = names or []
     if everything:
-        with root.reading() as index:
+        with root.looking() as index:
             wanted = [file.name for file in quarantined(root.folder, index)]
     if wanted:
         files = counted(len(wanted), "file")

@@ -22,11 +22,16 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.retention import expired_studies, kept_studies
+    from node.lifecycle.expired import expired_studies
 
-    with root.reading() as index:
+    kept: frozenset[str] = frozenset()
+    if rules.keep_where is not None:
+        with root.reading() as facts:
+            from node.lifecycle.retention import kept_studies
+
+            kept = kept_studies(facts, rules)
+    with root.looking() as index:
         studies = index.studies.stored()
-        kept = kept_studies(index, rules)
         waits_for = index.retention.waits_for
     expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
     rows = [

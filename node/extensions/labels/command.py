@@ -30,10 +30,10 @@ Label = Annotated[str, typer.Argument(metavar="LABEL", help="At most 64 characte
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the labels in use."""
-    from node.extensions.labels.marks import ReadMarks
+    from node.extensions.labels.known import LabelViews
 
-    with root.reading() as index:
-        rows = index.repository(ReadMarks).known()
+    with root.looking() as index:
+        rows = index.views(LabelViews).known()
     return listing(counted(len(rows), "label"), LABELS, rows)
 
 

@@ -21,6 +21,7 @@ from node.api import (
     insert,
     on_writer,
 )
+from node.extensions.labels.known import LabelViews
 from node.extensions.labels.tables import CommentRow
 
 MAX_LABEL_CHARACTERS = 64
@@ -129,16 +130,8 @@ class MarkRepository(IndexRepository):
         return Changed(target, next((patient_id for _, patient_id in _found(connection, [target])), ""))
 
 
-class ReadMarks(ReadRepository):
+class ReadMarks(ReadRepository, LabelViews):
     """Labels and comments of what is in the index."""
-
-    def known(self) -> list[Row]:
-        """Return ``label``, and how many ``studies`` and ``series`` have it, by label."""
-        return self._rows(
-            "SELECT label, sum(CASE WHEN series_instance_uid IS NULL THEN 1 ELSE 0 END) AS studies, "
-            "sum(CASE WHEN series_instance_uid IS NULL THEN 0 ELSE 1 END) AS series FROM v_labels GROUP BY label "
-            "ORDER BY label"
-        )
 
     def labels(self, target: Target) -> list[str]:
         """Return the labels of a study or a series."""

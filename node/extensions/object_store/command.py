@@ -20,20 +20,20 @@ def status(root: Root) -> Listing:
 
     Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
     """
-    from node.archive.base import StoreAway
-    from node.extensions.object_store.remote import owner_problem
-    from node.extensions.object_store.settings import StoreSettings
-    from node.extensions.object_store.stores import configured_store
-
-    with root.reading() as index:
+    with root.looking() as index:
         checksums = index.store_checksums
         counts = index.instances.count_by_place()
         identity, has_used_store = index.archive_in_store, index.has_used_store
         by_host = index.instances.count_by_holder()
         files = index.volumes.count_by_place()
-    store = configured_store(root.settings.table(StoreSettings)) if root.settings.storage.url is not None else None
-    problem: str | None = None
-    if store is not None:
+    store, problem = None, None
+    if root.settings.storage.url is not None:
+        from node.archive.base import StoreAway
+        from node.extensions.object_store.remote import owner_problem
+        from node.extensions.object_store.settings import StoreSettings
+        from node.extensions.object_store.stores import configured_store
+
+        store = configured_store(root.settings.table(StoreSettings))
         try:
             problem = owner_problem(store, identity, has_used_store)
         except StoreAway as error:

@@ -27,14 +27,13 @@ from node.index.nouns.objects import (
     SPOOLED,
     SPOOLED_FILES,
     ObjectRepository,
-    PlaceCount,
     current_of_files,
     instance_files,
     named_objects,
     only_host_of,
     revision_files,
 )
-from node.index.nouns.records import InstanceFile, RevisionFile
+from node.index.nouns.records import InstanceFile, PlaceCount, RevisionFile
 
 _IS_WRITTEN = RevisionFileRow.sha256 != ""
 """A sidecar that is being written again waits; see `node.conversion.sidecars`."""

@@ -25,7 +25,7 @@ def hosts(root: Root) -> Listing:
     A host is alive, not ready (--json says why), has stopped, or is lost: it has said nothing for as long as its lease.
     What it alone has are instances that it has not moved to the object store yet.
     """
-    with root.reading() as index:
+    with root.looking() as index:
         rows = index.hosts.all(index.hosts.now())
     title = counted(len(rows), "host") if rows else "no hosts: the index is a file, or no node has opened it yet"
     return listing(title, HOSTS | {"does alone": _alone}, rows)

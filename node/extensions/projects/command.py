@@ -30,10 +30,10 @@ Account = Annotated[
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the projects with their members."""
-    from node.extensions.projects.rows import ReadProjects
+    from node.extensions.projects.listed import ProjectViews
 
-    with root.reading() as index:
-        projects = index.repository(ReadProjects)
+    with root.looking() as index:
+        projects = index.views(ProjectViews)
         rows = [{**row, "members": projects.members(row["name"])} for row in projects.all()]
     return listing(counted(len(rows), "project"), PROJECTS, rows)
 

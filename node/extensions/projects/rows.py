@@ -8,10 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, literal, select, update
+from sqlalchemy import Connection, delete, func, literal, select, update
 
 from node.errors import UsageError
-from node.index.engine.rows import ReadRepository, Row
+from node.extensions.projects.listed import ProjectViews
+from node.index.engine.rows import ReadRepository
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
@@ -190,36 +191,8 @@ class ProjectRepository(IndexRepository):
         return changed
 
 
-class ReadProjects(ReadRepository):
-    """Projects, in the view of who reads."""
-
-    def all(self) -> list[Row]:
-        """Return the columns of people and the number of ``series``, by name."""
-        return self._described()
-
-    def one(self, name: str) -> Row | None:
-        """Return a project as in `all`, or None."""
-        return next(iter(self._described(ProjectRow.name == name)), None)
-
-    def _described(self, *conditions: ColumnElement[bool]) -> list[Row]:
-        series = (
-            select(func.count(ProjectSeriesRow.series_id.distinct()))
-            .where(ProjectSeriesRow.project_id == ProjectRow.id)
-            .scalar_subquery()
-        )
-        columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
-        query = select(*columns, series.label("series")).where(*conditions).order_by(ProjectRow.name)
-        return [dict(row) for row in self._connection.execute(query).mappings()]
-
-    def members(self, name: str) -> list[Row]:
-        """Return ``account`` and ``role`` of each member of a project."""
-        query = (
-            select(ProjectMemberRow.account, ProjectMemberRow.role)
-            .join(ProjectRow, ProjectRow.id == ProjectMemberRow.project_id)
-            .where(ProjectRow.name == name)
-            .order_by(ProjectMemberRow.account)
-        )
-        return [dict(row) for row in self._connection.execute(query).mappings()]
+class ReadProjects(ReadRepository, ProjectViews):
+    """Projects, their rules, and their series."""
 
     def rules(self) -> list[ProjectRule]:
         """Return the rules of the projects that have one."""

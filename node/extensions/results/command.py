@@ -39,21 +39,21 @@ def list_(
     root: Root,
 ) -> Listing:
     """List recent jobs of hooks with results."""
-    with root.reading() as index:  # before the libraries, which load less then
-        from node.extensions.results.rows import ReadResults
+    from node.extensions.results.listed import JobViews
 
-        rows = index.repository(ReadResults).page(None, last, hook=hook, state=state)
+    with root.looking() as index:
+        rows = index.views(JobViews).newest(last, hook=hook, state=state)
     return listing(f"last {counted(len(rows), 'job')}", JOBS, rows, none="no jobs")
 
 
 @app.command()
 def show(job: JobId, root: Root) -> Listing:
     """Show a job and its results."""
-    with root.reading() as index:  # before the libraries, which load less then
-        from node.extensions.results.rows import ReadResults
+    from node.extensions.results.listed import JobViews
 
-        jobs = index.repository(ReadResults)
-        found = jobs.page(None, 1, job_id=job)
+    with root.looking() as index:
+        jobs = index.views(JobViews)
+        found = jobs.newest(1, job_id=job)
         if not found:
             raise UsageError(f"there is no job {job!r}: `voxelnode hooks jobs` lists them")
         results = jobs.results(found[0]["id"])

@@ -25,9 +25,9 @@ from node.index.work.jobs import JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api import models
 from node.web.api.changes import Change, tagged
-from node.web.api.paging import only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
 from node.web.problem_types import CONFLICT, RESULT_REFUSED
 from node.web.services import Services
 
@@ -154,5 +154,7 @@ def _now(node: Services, job: str) -> models.JobWithResults:
 
 def _job(index: ReadIndex, job: str) -> models.JobWithResults:
     jobs = index.repository(ReadResults)
-    row = only_row(jobs, "job", job_id=job)
+    row = next(iter(jobs.newest(1, job_id=job)), None)
+    if row is None:
+        raise ResourceNotFound("job")
     return models.JobWithResults.of({**row, "results": jobs.results(row["id"])})

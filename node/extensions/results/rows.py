@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from node.index.engine.rows import PagedRepository, Row
+from node.extensions.results.listed import JobViews
+from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
 from node.index.work.jobs import IS_JOB, IS_OPEN, Job, ResultThere, end_job, job_at, open_job
 
@@ -102,57 +102,8 @@ class ResultRepository(IndexRepository):
         return set(connection.execute(select(WorkRow.key).where(IS_JOB, IS_OPEN)).scalars())
 
 
-_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
-_JOB_ID, _HOOK = WorkRow.key.label("job_id"), WorkRow.name.label("hook")
-
-
-class ReadResults(PagedRepository):
-    """Jobs, and rows of ``results``.
-
-    ``newest_revision`` is that of the series now: a job of an earlier one is about a volume that was superseded.
-    """
-
-    listing = (
-        select(
-            WorkRow.id,
-            _JOB_ID,
-            _HOOK,
-            WorkRow.event,
-            WorkRow.study_instance_uid,
-            WorkRow.series_instance_uid,
-            WorkRow.revision,
-            WorkRow.happened_at,
-            _STATE,
-            WorkRow.percent,
-            WorkRow.reason.label("detail"),
-            WorkRow.payload["location"].as_string().label("location"),
-            WorkRow.created_at,
-            WorkRow.changed_at,
-            WorkRow.due_at,
-            WorkRow.ended_at,
-            SeriesRow.revision.label("newest_revision"),
-            SeriesRow.series_description,
-            SeriesRow.modality,
-            select(func.count())
-            .where(ResultRow.job_id == WorkRow.id, ResultRow.stored_at.is_not(None))
-            .scalar_subquery()
-            .label("results_stored"),
-        )
-        .select_from(WorkRow)
-        .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
-        .outerjoin(
-            SeriesRow,
-            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
-        )
-        .where(IS_JOB)
-    )
-    filters = (_JOB_ID, _HOOK, _STATE, WorkRow.study_instance_uid, WorkRow.series_instance_uid)
-
-    def results(self, id: int) -> list[Row]:
-        """Return the stored results of the job with this row."""
-        stored_results = ResultRow.job_id == id, ResultRow.stored_at.is_not(None)
-        rows = self._connection.execute(select(ResultRow.__table__).where(*stored_results).order_by(ResultRow.id))
-        return [dict(row) for row in rows.mappings()]
+class ReadResults(ReadRepository, JobViews):
+    """Jobs, and rows of ``results``."""
 
     def count_results(self, study_instance_uid: str) -> int:
         """Count the stored results in a study."""

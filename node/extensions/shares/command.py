@@ -62,10 +62,10 @@ def add(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the links, with how often each was used."""
-    from node.extensions.shares.rows import ReadShares, described
+    from node.extensions.shares.listed import ShareViews, described
 
-    with root.reading() as index:
-        rows = [described(share) for share in index.repository(ReadShares).listed()]
+    with root.looking() as index:
+        rows = [described(share) for share in index.views(ShareViews).listed()]
     return listing(counted(len(rows), "link"), SHARES, rows)
 
 

@@ -8,7 +8,8 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.shares.actions import MAX_DAYS
-from node.extensions.shares.rows import ReadShares, described
+from node.extensions.shares.listed import described
+from node.extensions.shares.rows import ReadShares
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.web.access import WRITERS, Call, CurrentCall

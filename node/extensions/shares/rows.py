@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict
-from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
 from node.errors import UsageError
+from node.extensions.shares.listed import ShareViews
 from node.extensions.shares.tables import ShareRow
 from node.index.engine.rows import ReadRepository, columns_but
 from node.index.engine.sql import insert
@@ -20,12 +19,6 @@ from node.index.nouns.shares import Share
 
 MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
-
-
-def described(share: Share) -> dict[str, Any]:
-    """Return the fields of a link that people see: whether it has a passphrase, and not its hash."""
-    row = {name: value for name, value in asdict(share).items() if name != "passphrase_hash"}
-    return {**row, "has_passphrase": share.has_passphrase}
 
 
 _COLUMNS = columns_but(ShareRow, "sha256")
@@ -97,12 +90,5 @@ def _by_number(connection: Connection, number: int, made_by: str | None) -> Shar
     return Share(*row)
 
 
-class ReadShares(ReadRepository):
+class ReadShares(ReadRepository, ShareViews):
     """The links, to list them."""
-
-    def listed(self, study: str | None = None) -> list[Share]:
-        """Return the links of a study, or all, newest first."""
-        query = select(*_COLUMNS).order_by(ShareRow.id.desc())
-        if study is not None:
-            query = query.where(ShareRow.study_instance_uid == study)
-        return [Share(*row) for row in self._connection.execute(query)]

@@ -27,10 +27,10 @@ def list_(
     root: Root,
 ) -> Listing:
     """List the newest entries of the worklist."""
-    from node.extensions.worklist.scheduled_rows import ReadScheduledSteps
+    from node.extensions.worklist.listed import StepViews
 
-    with root.reading() as index:
-        rows = index.repository(ReadScheduledSteps).page(None, last)[::-1]
+    with root.looking() as index:
+        rows = index.views(StepViews).scheduled(last)[::-1]
     return listing(
         f"last {counted(len(rows), 'entry', 'entries')}",
         {key: key for key in ENTRIES},
@@ -46,10 +46,10 @@ def performed(
     root: Root,
 ) -> Listing:
     """List the newest procedure steps that modalities report."""
-    from node.extensions.worklist.performed_rows import ReadPerformedSteps
+    from node.extensions.worklist.listed import StepViews
 
-    with root.reading() as index:
-        rows = index.repository(ReadPerformedSteps).page(None, last)[::-1]
+    with root.looking() as index:
+        rows = index.views(StepViews).performed(last)[::-1]
     return listing(
         f"last {counted(len(rows), 'step')}", {key: key for key in STEPS}, rows, none="no performed procedure steps"
     )

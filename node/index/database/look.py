@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
-from node.index.engine.view_rows import Row, ViewRows
+from node.index.engine.view_rows import Queries, Row, ViewRows, queries_of_file
 from node.index.nouns.views import (
     AboutViews,
     AccountViews,
     ConflictViews,
+    EventViews,
     ExclusionViews,
     FailureViews,
     HookViews,
@@ -38,6 +39,8 @@ from node.index.nouns.views import (
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
 
+Added = TypeVar("Added")
+
 
 class _OneHost:
     """The hosts of an index in a file: there is only one, which has no row."""
@@ -53,23 +56,30 @@ class Look(ViewRows, AboutViews):
     """One snapshot of an index in a file, as `node.index.database.reading.ReadIndex` has it of every index."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection)
-        self.accounts = AccountViews(connection)
-        self.conflicts = ConflictViews(connection)
-        self.exclusions = ExclusionViews(connection)
-        self.failures = FailureViews(connection)
-        self.hooks = HookViews(connection)
+        queries = queries_of_file(connection)
+        super().__init__(queries)
+        self._file = connection
+        self.accounts = AccountViews(queries)
+        self.conflicts = ConflictViews(queries)
+        self.events = EventViews(queries)
+        self.exclusions = ExclusionViews(queries)
+        self.failures = FailureViews(queries)
+        self.hooks = HookViews(queries)
         self.hosts = _OneHost()
-        self.instances = InstanceViews(connection)
-        self.lost = LostViews(connection)
-        self.patients = PatientViews(connection)
-        self.rejections = RejectionViews(connection)
-        self.routes = RouteViews(connection)
-        self.senders = SenderViews(connection)
-        self.series = SeriesViews(connection)
-        self.studies = StudyViews(connection)
-        self.trash = TrashViews(connection)
-        self.volumes = VolumeViews(connection)
+        self.instances = InstanceViews(queries)
+        self.lost = LostViews(queries)
+        self.patients = PatientViews(queries)
+        self.rejections = RejectionViews(queries)
+        self.routes = RouteViews(queries)
+        self.senders = SenderViews(queries)
+        self.series = SeriesViews(queries)
+        self.studies = StudyViews(queries)
+        self.trash = TrashViews(queries)
+        self.volumes = VolumeViews(queries)
+
+    def views(self, kind: Callable[[Queries], Added]) -> Added:
+        """Return what reads views of an extension, in this snapshot."""
+        return kind(self._queries)
 
     def weakness(self) -> None:
         """Return None: a commit of one file waits for no standby."""
@@ -119,6 +129,15 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
         from node.index.engine.place import unreadable
 
         raise unreadable(place, error) from error
+
+
+def is_there(place: Place) -> bool:
+    """Return whether there is an index, of whichever schema, as `node.index.engine.place.exists` does."""
+    if isinstance(place, Path):
+        return missing(place) is None
+    from node.index.engine.place import exists
+
+    return exists(place)
 
 
 def problems_of(place: Place) -> list[str]:

@@ -24,13 +24,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.engine.about import about
-from node.index.engine.about_keys import STORE, STORE_SPOOLED
 from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_there, schema_of, unreadable
+from node.index.engine.rows import queries_of
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
+from node.index.engine.view_rows import Queries
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
@@ -97,6 +98,10 @@ class ReadIndex(AboutViews):
         """Return what reads the rows of an extension, in this view."""
         return kind(self._connection)
 
+    def views(self, kind: Callable[[Queries], Added]) -> Added:
+        """Return what reads views of an extension, here as in a `node.index.database.look.Look`."""
+        return kind(queries_of(self._connection))
+
     @property
     def root(self) -> str:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
@@ -109,16 +114,6 @@ class ReadIndex(AboutViews):
     def stall(self) -> str | None:
         """Return why no commit of the index ends at present, or None."""
         return backend_of(self._connection).standbys(self._connection).stall
-
-    @property
-    def archive_in_store(self) -> str | None:
-        """The identity of the archive in its object store; None if it has none."""
-        return about(self._connection, STORE) or None
-
-    @property
-    def has_used_store(self) -> bool:
-        """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
-        return about(self._connection, STORE_SPOOLED) == "yes"
 
     def _about(self, key: str) -> str | None:
         return about(self._connection, key)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Result, Select, func, select, text
 from sqlalchemy.orm import DeclarativeBase
 
 from node.index.engine.backend import backend_of
-from node.index.engine.view_rows import Row, ViewRows
+from node.index.engine.view_rows import Queries, Row, ViewRows
 
 __all__ = ["Row"]  # for the repositories
 
@@ -37,22 +39,33 @@ def columns_of(record: type[Any], *tables: type[DeclarativeBase], **others: Any)
     return [others[name] if name in others else of_tables[name] for name in record.__match_args__]
 
 
+def _rows_of(connection: Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
+    return _plain(connection, connection.execute(text(query), values))
+
+
+def _plain(connection: Connection, result: Result[Any]) -> list[Row]:
+    names = result.keys()
+    return [dict(zip(names, row, strict=True)) for row in backend_of(connection).plain(result)]
+
+
+def queries_of(connection: Connection) -> Queries:
+    """Return what runs queries that are written out by SQLAlchemy."""
+    return partial(_rows_of, connection)
+
+
 class ReadRepository(ViewRows):
     """Queries about one noun on one connection of SQLAlchemy. Not thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(queries_of(connection))
         self._connection = connection
 
     def _reading(self) -> AbstractContextManager[Connection]:
         return nullcontext(self._connection)
 
-    def _rows(self, query: str, **values: Any) -> list[Row]:
-        return self._plain(self._connection.execute(text(query), values))
-
     def _plain(self, result: Result[Any]) -> list[Row]:
         """Return the rows of a statement that was written out."""
-        names = result.keys()
-        return [dict(zip(names, row, strict=True)) for row in backend_of(self._connection).plain(result)]
+        return _plain(self._connection, result)
 
 
 class PagedRepository(ReadRepository):

@@ -1,19 +1,23 @@
 """Queries that are written out, on the documented views (docs/data.md). This module loads no SQLAlchemy.
 
 A command that prints a table runs for less time than SQLAlchemy takes to load: on a file of SQLite, the queries here go
-to the driver. SQLite has the parameters of ``text()``, ``:name``, too. `node.index.engine.rows.ReadRepository` runs the
-same queries by SQLAlchemy, on either engine.
+to the driver. SQLite has the parameters of ``text()``, ``:name``, too. `node.index.engine.rows` runs the same queries
+by SQLAlchemy, on either engine.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sqlite3
 import string
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 Row = dict[str, Any]
+
+Queries = Callable[[str, Mapping[str, Any]], list[Row]]
+"""Return the rows of a query, whose ``:names`` are bound to values. Times and lists are text, as docs/data.md says."""
 
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
 """Columns of volumes that the views have as JSON."""
@@ -24,20 +28,35 @@ def parsed(row: Row) -> Row:
     return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
 
 
+def moment(text: str) -> dt.datetime:
+    """Return the moment that a text of the index says."""
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def timed(row: Row) -> Row:
+    """Return a row with its times, whose names end in ``_at``, as such."""
+    return {name: moment(value) if name.endswith("_at") and value else value for name, value in row.items()}
+
+
+def queries_of_file(connection: sqlite3.Connection) -> Queries:
+    """Return what runs queries on the driver of SQLite."""
+
+    def rows(query: str, values: Mapping[str, Any]) -> list[Row]:
+        cursor = connection.execute(query, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    return rows
+
+
 class ViewRows:
     """Queries about one noun on one connection. Not thread-safe."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._file = connection
+    def __init__(self, queries: Queries) -> None:
+        self._queries = queries
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
-        """Return the rows of a query on the views; `values` are bound to its ``:names``.
-
-        docs/data.md describes the values: times and lists are text.
-        """
-        cursor = self._file.execute(query, values)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        return self._queries(query, values)
 
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)

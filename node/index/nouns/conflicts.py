@@ -86,13 +86,6 @@ class ReadConflicts(PagedRepository, ConflictViews):
         )
         return {uid for uid in self._connection.scalars(query) if uid is not None}
 
-    def in_quarantine(self) -> list[Row]:
-        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
-        return self._rows(
-            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
-            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
-        )
-
     def count_undecided(self) -> int:
         """Count the rows of `undecided`."""
         return self._number(

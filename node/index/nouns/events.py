@@ -12,6 +12,7 @@ from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sharing import Watermarks, is_below
 from node.index.models.history import EventRow
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.views import EventViews
 from node.index.work.outbox import owe_event
 
 EventKind = Literal[
@@ -100,7 +101,7 @@ def _record(connection: Connection, values: Mapping[str, Any]) -> None:
         owe_event(connection, id, values["kind"])
 
 
-class ReadEvents(PagedRepository):
+class ReadEvents(PagedRepository, EventViews):
     """Rows of ``events`` and ``v_events``; see `node.index.database.reading.ReadIndex`."""
 
     def __init__(self, connection: Connection, watermarks: Watermarks | None) -> None:
@@ -116,10 +117,6 @@ class ReadEvents(PagedRepository):
             self.listing.where(EventRow.id > id, self._is_below).order_by(EventRow.id).limit(limit)
         )
         return [dict(row) for row in rows.mappings()]
-
-    def set_aside(self) -> list[Row]:
-        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
-        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
 
     def newest(self) -> int:
         """Return the id of the newest event, or 0 if there are no events."""

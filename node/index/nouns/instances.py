@@ -24,7 +24,7 @@ from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow
-from node.index.models.levels import SPOOL, STORE, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
 from node.index.nouns.events import EventKind, EventUids, record_event
@@ -41,7 +41,6 @@ from node.index.nouns.instance_files import (
     unknown_keys,
 )
 from node.index.nouns.levels import record_conflict
-from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
@@ -354,23 +353,6 @@ class ReadInstances(PagedRepository, InstanceViews):
         return instance_files(self._connection)
 
     named_keys = reads(named_keys)
-
-    def count_by_place(self) -> dict[str, PlaceCount]:
-        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
-        rows = self._rows(
-            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM v_images "
-            "GROUP BY coalesce(place, 'folder')"
-        )
-        counts = dict.fromkeys(("folder", SPOOL, STORE), PlaceCount(0, 0))
-        return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
-
-    def count_by_holder(self) -> dict[str, int]:
-        """Return how many instances are still to be moved to the store from the disk of each host."""
-        rows = self._rows(
-            "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "
-            "GROUP BY spool_host ORDER BY spool_host"
-        )
-        return {row["spool_host"]: int(row["instances"]) for row in rows}
 
     unknown_keys = reads(unknown_keys)
 

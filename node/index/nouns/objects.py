@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select, text, tuple_, update
@@ -30,14 +29,6 @@ SPOOLED = text(f"images.place = '{SPOOL}'")
 """In words: with a parameter, SQLite does not use the index of these rows."""
 
 SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceCount:
-    """The instances in one place, and the bytes of their data sets."""
-
-    instances: int
-    bytes: int
 
 
 class ObjectRepository(IndexRepository):

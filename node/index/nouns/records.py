@@ -327,6 +327,14 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceCount:
+    """The instances in one place, and the bytes of their data sets."""
+
+    instances: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredStudy:
     """A study as retention sees it; `is_finished` if each series is converted or contains no images."""
 

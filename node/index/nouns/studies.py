@@ -13,18 +13,16 @@ from sqlalchemy import (
     Connection,
     Float,
     and_,
-    case,
     func,
     literal_column,
     null,
     select,
-    true,
     update,
 )
 from sqlalchemy.orm import join
 
 from node.completeness import Certainty, certainty
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import ReadRepository, queries_of
 from node.index.engine.sql import JsonNumber, listed_in
 from node.index.engine.views import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
@@ -45,35 +43,10 @@ from node.index.nouns.study_search import (
 )
 from node.index.nouns.views import StudyViews
 
-FINISHED_STATES = ("converted", "not-an-image")
-
 
 def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
-    """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
-    titles: dict[int, set[str]] = {}
-    is_wanted = true() if study_instance_uid is None else StudyRow.study_instance_uid == study_instance_uid
-    senders = (
-        select(SeriesRow.study_id, ImageRow.calling_ae_title)
-        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(is_wanted)
-        .distinct()
-    )
-    for study_id, title in connection.execute(senders):
-        titles.setdefault(study_id, set()).add(title or "")
-    last = func.max(SeriesRow.last_received_at)
-    finished = func.min(case((SeriesRow.state.in_(FINISHED_STATES), 1), else_=0))
-    rows = connection.execute(
-        select(StudyRow.id, StudyRow.study_instance_uid, last, finished)
-        .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
-        .where(is_wanted)
-        .group_by(StudyRow.id)
-        .order_by(last, StudyRow.id)
-    )
-    return [
-        StoredStudy(uid, last_received_at, bool(is_finished), frozenset(titles.get(study_id, ())))
-        for study_id, uid, last_received_at, is_finished in rows
-    ]
+    """Return what `StudyViews.stored` does."""
+    return StudyViews(queries_of(connection)).stored(study_instance_uid)
 
 
 class StudyRepository(IndexRepository):
@@ -245,8 +218,6 @@ class ReadStudies(ReadRepository, StudyViews):
         }
 
     count_matching = reads(count_matching)
-
-    stored = reads(stored_studies)
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""

@@ -159,10 +159,6 @@ class ReadTrash(ReadRepository, TrashViews):
 
     entry = reads(_entry)
 
-    def quarantine_keys(self) -> set[str]:
-        """Return the keys of files in quarantine that belong to something in the trash."""
-        return set(self._connection.scalars(select(TrashRow.key).where(TrashRow.is_loser)))
-
 
 def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:
     """Return what people know a study by; it is kept while the study, or a part of it, is in the trash.

@@ -12,23 +12,30 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, AppliedPosition
-from node.index.engine.view_rows import Row, ViewRows, pattern_of
-from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, Role
+from node.index.engine.about_keys import (
+    APPLIED,
+    RETENTION,
+    SCRUB,
+    STORE,
+    STORE_CHECKSUMS,
+    STORE_SPOOLED,
+    AppliedPosition,
+)
+from node.index.engine.view_rows import Row, ViewRows, moment, pattern_of
+from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, PlaceCount, Role, StoredStudy
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance."""
 
+PLACES = ("folder", "spool", "store")
+"""Where a file is: in the folder, there and owed to the object store, or in it."""
+
 
 def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
-    moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
-    return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
-
-
-def _moment(text: str) -> dt.datetime:
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+    due = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
+    return due is not None and due.replace(tzinfo=dt.UTC) <= now
 
 
 class AboutViews:
@@ -52,6 +59,16 @@ class AboutViews:
         return retention_state(self._about(RETENTION))
 
     @property
+    def archive_in_store(self) -> str | None:
+        """The identity of the archive in its object store; None if it has none."""
+        return self._about(STORE) or None
+
+    @property
+    def has_used_store(self) -> bool:
+        """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
+        return self._about(STORE_SPOOLED) == "yes"
+
+    @property
     def store_checksums(self) -> str | None:
         """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
         return self._about(STORE_CHECKSUMS) or None
@@ -68,8 +85,8 @@ class AccountViews(ViewRows):
         ):
             role = Role[row["role"].upper()] if row["role"] else None
             routes = tuple((row["routes"] or "").split())
-            ends = (row[name] and _moment(row[name]) for name in ("expires_at", "used_at"))
-            known = row["id"], row["label"], role, routes, row["project"], _moment(row["created_at"])
+            ends = (row[name] and moment(row[name]) for name in ("expires_at", "used_at"))
+            known = row["id"], row["label"], role, routes, row["project"], moment(row["created_at"])
             listed = ListedToken(*known, *ends)
             tokens.setdefault(row["account_id"], []).append(listed)
         return [
@@ -78,11 +95,19 @@ class AccountViews(ViewRows):
                 Role[row["role"].upper()],
                 row["password_hash"] is not None,
                 row["totp_step"] is not None,
-                _moment(row["created_at"]),
+                moment(row["created_at"]),
                 tuple(tokens.get(row["id"], ())),
             )
             for row in self._rows("SELECT * FROM accounts ORDER BY name")
         ]
+
+
+class EventViews(ViewRows):
+    """Rows of ``v_events``."""
+
+    def set_aside(self) -> list[Row]:
+        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
+        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
 
 
 class ExclusionViews(ViewRows):
@@ -169,6 +194,23 @@ class InstanceViews(ViewRows):
         """Count the instances whose file is not known to be missing or damaged."""
         return self._number("SELECT count(*) FROM v_images WHERE NOT file_missing")
 
+    def count_by_place(self) -> dict[str, PlaceCount]:
+        """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM v_images "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(PLACES, PlaceCount(0, 0))
+        return counts | {row["place"]: PlaceCount(int(row["instances"]), int(row["bytes"])) for row in rows}
+
+    def count_by_holder(self) -> dict[str, int]:
+        """Return how many instances are still to be moved to the store from the disk of each host."""
+        rows = self._rows(
+            "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "
+            "GROUP BY spool_host ORDER BY spool_host"
+        )
+        return {row["spool_host"]: int(row["instances"]) for row in rows}
+
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
         return self._number("SELECT count(*) FROM v_images WHERE file_missing")
@@ -199,6 +241,13 @@ class ConflictViews(ViewRows):
             """,
             study=study_instance_uid,
             series=series_instance_uid,
+        )
+
+    def in_quarantine(self) -> list[Row]:
+        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
+        return self._rows(
+            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
+            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
         )
 
     def of_uid(self, uid: str) -> list[Row]:
@@ -473,6 +522,32 @@ class SeriesViews(ViewRows):
 class StudyViews(ViewRows):
     """Rows of ``v_studies``."""
 
+    def stored(self, study_instance_uid: str | None = None) -> list[StoredStudy]:
+        """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
+        titles: dict[int, set[str]] = {}
+        for row in self._rows(
+            "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
+            "JOIN studies st ON st.id = se.study_id WHERE :study IS NULL OR st.study_instance_uid = :study",
+            study=study_instance_uid,
+        ):
+            titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
+        rows = self._rows(
+            "SELECT st.id, st.study_instance_uid, max(se.last_received_at) AS last, "
+            "min(CASE WHEN se.state IN ('converted', 'not-an-image') THEN 1 ELSE 0 END) AS is_finished "
+            "FROM studies st JOIN series se ON se.study_id = st.id "
+            "WHERE :study IS NULL OR st.study_instance_uid = :study GROUP BY st.id ORDER BY last, st.id",
+            study=study_instance_uid,
+        )
+        return [
+            StoredStudy(
+                row["study_instance_uid"],
+                moment(row["last"]),
+                bool(row["is_finished"]),
+                frozenset(titles.get(row["id"], ())),
+            )
+            for row in rows
+        ]
+
     def all(self) -> list[Row]:
         """Return all rows of ``v_studies``, by date."""
         return self._rows("SELECT * FROM v_studies ORDER BY study_date NULLS FIRST, study_instance_uid")
@@ -551,6 +626,10 @@ class TrashViews(ViewRows):
             if text in (row.get(name) for name in names) or (words and words in _folded(row.get("patient_name") or ""))
         ]
 
+    def quarantine_keys(self) -> set[str]:
+        """Return the keys of files in quarantine that belong to something in the trash."""
+        return {row["key"] for row in self._rows('SELECT "key" FROM trash WHERE is_loser')}
+
 
 def _folded(text: str) -> str:
     return " ".join(text.replace("^", " ").split()).casefold()
@@ -558,8 +637,8 @@ def _folded(text: str) -> str:
 
 def _known_content(row: Row) -> Row:
     """Return a row of the trash with what people know the deletion by."""
-    until = row["until"] and _moment(row["until"])
-    return {**row, "deleted_at": _moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
+    until = row["until"] and moment(row["until"])
+    return {**row, "deleted_at": moment(row["deleted_at"]), "until": until, **json.loads(row.pop("content"))}
 
 
 class VolumeViews(ViewRows):
@@ -597,6 +676,18 @@ class VolumeViews(ViewRows):
     def current_revisions(self, study_instance_uid: str) -> list[tuple[str, int]]:
         """Return (Series Instance UID, revision) of the current conversions of a study that have volumes."""
         return sorted({(row["series_instance_uid"], row["revision"]) for row in self.current(study_instance_uid)})
+
+    def count_by_place(self) -> dict[str, tuple[int, int]]:
+        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
+
+        Without an object store, there are none.
+        """
+        rows = self._rows(
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS files, sum(bytes) AS bytes FROM revision_files "
+            "GROUP BY coalesce(place, 'folder')"
+        )
+        counts = dict.fromkeys(PLACES, (0, 0))
+        return counts | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
 
     def count_current(self) -> int:
         """Count the files of kind ``volume`` that are not superseded."""

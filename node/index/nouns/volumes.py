@@ -10,7 +10,7 @@ from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, VolumeRow, VolumeSourceRow
-from node.index.models.levels import SPOOL, STORE, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.objects import REVISION_FILES
 from node.index.nouns.records import RevisionFile
@@ -128,18 +128,6 @@ class ReadVolumes(PagedRepository, VolumeViews):
             RevisionFile(*row)
             for row in self._connection.execute(REVISION_FILES.where(*inside).order_by(RevisionFileRow.key))
         ]
-
-    def count_by_place(self) -> dict[str, tuple[int, int]]:
-        """Return the number of files of revisions and their bytes by places: ``folder``, ``spool``, ``store``.
-
-        Without an object store, there are none.
-        """
-        rows = self._rows(
-            "SELECT coalesce(place, 'folder') AS place, count(*) AS files, sum(bytes) AS bytes FROM revision_files "
-            "GROUP BY coalesce(place, 'folder')"
-        )
-        counts = dict.fromkeys(("folder", SPOOL, STORE), (0, 0))
-        return counts | {row["place"]: (int(row["files"]), int(row["bytes"])) for row in rows}
 
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
         """Return those of `keys` that neither a file of a revision has, nor an object that is to be removed."""

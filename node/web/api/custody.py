@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from fastapi import Path, Query, Response
 
 from node.index.database.reading import ReadIndex
+from node.receive.aside import FOLDER, quarantined
 from node.receive.conflicts import compared
-from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
+from node.receive.quarantine import examined, quarantined_file
 from node.web.access import ADMINS, READERS, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from node.index.nouns.records import StoredStudy
-from node.lifecycle.retention import expired_studies
+from node.lifecycle.expired import expired_studies
 from node.settings.series import RetentionSettings
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
