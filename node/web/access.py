@@ -180,12 +180,15 @@ class Allow:
     async def __call__(self, request: Request) -> None:
         if self.who == "anybody":
             return
-        principal = await run_in_threadpool(identified, request)
+        await run_in_threadpool(self._require, request)
+
+    def _require(self, request: Request) -> None:
+        principal = identified(request)
         if self.who == "link" or principal.kind == "link":
             if self.who != principal.kind:
                 raise Forbidden("a link is for its own address, and its address for the link")
         elif principal.kind != "job" or not self.job:
-            await run_in_threadpool(self._require_role, request, principal, Role[self.who.upper()])
+            self._require_role(request, principal, Role[self.who.upper()])
 
     def _require_role(self, request: Request, principal: Principal, role: Role) -> None:
         if principal.role >= role and principal.kind != "job":
