@@ -90,6 +90,10 @@ class Access:
         self.sessions = Sessions(web, accounts, trail)
         self._known = Authenticators(web, self.sessions, jobs, shares, by_access_token, is_background)
 
+    def may_wait(self, request: HTTPConnection) -> bool:
+        """Return whether identifying a request may wait for the index."""
+        return self._known.asks_index(request)
+
     @within(None)
     def identify(self, request: HTTPConnection) -> Principal:
         """Return the principal of a request from its credentials.
@@ -180,7 +184,11 @@ class Allow:
     async def __call__(self, request: Request) -> None:
         if self.who == "anybody":
             return
-        await run_in_threadpool(self._require, request)
+        access: Access = request.app.state.access
+        if access.may_wait(request):
+            await run_in_threadpool(self._require, request)
+        else:
+            self._require(request)
 
     def _require(self, request: Request) -> None:
         principal = identified(request)
