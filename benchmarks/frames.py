@@ -3,8 +3,9 @@
     python benchmarks/frames.py [--instances 500] [--rounds 3]
 
 A CT of 512 x 512 is made of the slices of the corpus (`dcm_qa_ct/ct-gantry-tilt`), again and again under fresh UIDs,
-and stored in a node and in Debian's Orthanc. Six connections, as of a browser, ask for each frame once, or for all
-frames in one answer. Orthanc without its DICOMweb plugin has REST of its own for the same bytes.
+and stored in a node and in Debian's Orthanc. Six connections, as of a browser, ask for each frame once, as stored or as
+a picture (JPEG), or for all frames in one answer. Orthanc without its DICOMweb plugin has REST of its own for the same
+bytes; it makes each picture again.
 
 The last column is the time that this study takes on a line of 100 Mbit/s for its bytes alone.
 """
@@ -39,6 +40,7 @@ from tests.conftest import corpus_folder  # noqa: E402
 from tests.programs import free_port  # noqa: E402
 
 CONNECTIONS = 6
+JPEG = "image/jpeg"
 LINE_BYTES = 100e6 / 8
 NAMES = {"1.2.840.10008.1.2.4.80": ("JPEG-LS", "image/jls"), "1.2.840.10008.1.2.4.201": ("HTJ2K", "image/jphc")}
 
@@ -110,22 +112,29 @@ def main() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", orthanc_web)
         connection.request("GET", "/instances")
         raw = [f"/instances/{one}/frames/0/raw" for one in json.loads(connection.getresponse().read())]
+        pictures = [path.replace("/raw", "/rendered") for path in raw]
         series = paths[0].partition("/instances/")[0] + "/pixeldata"
         frames = [f"{path}/frames/1" for path in paths]
+        rendered = [f"{path}/rendered" for path in frames]
         syntaxes = [NAMES[syntax] for syntax in ENCODERS]
         loads: list[tuple[str, int, Callable[[], tuple[float, int]]]] = [
             ("Orthanc, raw", other.pid, partial(asked, orthanc_web, raw, "*/*")),
+            ("Orthanc, pictures", other.pid, partial(asked, orthanc_web, pictures, JPEG)),
             ("uncompressed", served.pid, partial(asked, web, frames, "application/octet-stream")),
             ("uncompressed, one answer", served.pid, partial(asked, web, [series], "*/*")),
+            ("pictures, warm", served.pid, partial(asked, web, rendered, JPEG)),
         ]
         for label, kind in syntaxes:
             in_parts = partial(asked, web, [series], f'multipart/related; type="{kind}"')
             loads.append((f"{label}, warm", served.pid, partial(asked, web, frames, kind)))
             loads.append((f"{label}, warm, one answer", served.pid, in_parts))
         best: dict[str, tuple[float, int, float]] = {}
-        for label, kind in syntaxes:
+        for label, its_paths, kind in (
+            ("pictures", rendered, JPEG),
+            *((label, frames, kind) for label, kind in syntaxes),
+        ):
             before = processor.seconds(served.pid)
-            seconds, total = asked(web, frames, kind)
+            seconds, total = asked(web, its_paths, kind)
             best[f"{label}, cold"] = seconds, total, processor.seconds(served.pid) - before
         for _ in range(arguments.rounds):
             for label, process, load in loads:

@@ -90,6 +90,10 @@ class Access:
         self.sessions = Sessions(web, accounts, trail)
         self._known = Authenticators(web, self.sessions, jobs, shares, by_access_token, is_background)
 
+    def may_wait(self, request: HTTPConnection) -> bool:
+        """Return whether identifying a request may wait for the index."""
+        return self._known.asks_index(request)
+
     @within(None)
     def identify(self, request: HTTPConnection) -> Principal:
         """Return the principal of a request from its credentials.
@@ -180,12 +184,19 @@ class Allow:
     async def __call__(self, request: Request) -> None:
         if self.who == "anybody":
             return
-        principal = await run_in_threadpool(identified, request)
+        access: Access = request.app.state.access
+        if access.may_wait(request):
+            await run_in_threadpool(self._require, request)
+        else:
+            self._require(request)
+
+    def _require(self, request: Request) -> None:
+        principal = identified(request)
         if self.who == "link" or principal.kind == "link":
             if self.who != principal.kind:
                 raise Forbidden("a link is for its own address, and its address for the link")
         elif principal.kind != "job" or not self.job:
-            await run_in_threadpool(self._require_role, request, principal, Role[self.who.upper()])
+            self._require_role(request, principal, Role[self.who.upper()])
 
     def _require_role(self, request: Request, principal: Principal, role: Role) -> None:
         if principal.role >= role and principal.kind != "job":

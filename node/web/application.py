@@ -28,6 +28,7 @@ from node.web.middleware import (
     StillAllowed,
 )
 from node.web.pages.rendering import error_page
+from node.web.routes_by_path import RoutesByPath
 from node.web.services import Services
 from node.web.zips import Known
 
@@ -67,6 +68,7 @@ def application(services: Services) -> FastAPI:
         middleware=_middleware(services),
         routes=routes,
     )
+    app.router.middleware_stack = RoutesByPath(app.router)
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
     app.state.sign_ins = sign_ins_of(services.settings)

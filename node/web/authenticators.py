@@ -88,6 +88,11 @@ class Authenticators:
             self.local,
         )
 
+    def asks_index(self, request: HTTPConnection) -> bool:
+        """Return whether the index has to say who sent the credentials of a request; without any, it does not."""
+        has_credentials = "authorization" in request.headers or bool(session_cookie(request))
+        return has_credentials or request.scope["path"].startswith(SHARED_PATH)
+
     def by_link(self, request: HTTPConnection) -> Principal | None:
         """Return whoever has the link below whose address the request is; other credentials do not count there."""
         if not request.scope["path"].startswith(SHARED_PATH):

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic, perf_counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -210,6 +211,7 @@ class _Turn:
 
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self._turns, self._loop = turns, asyncio.get_running_loop()
+        self._thread = get_ident()
         self._is_over = self.is_refused = False
 
     def end(self) -> None:
@@ -219,7 +221,10 @@ class _Turn:
             self._turns.release()
 
     def end_soon(self) -> None:
-        """End from another thread."""
+        """End from any thread. Other threads have to wake the loop."""
+        if get_ident() == self._thread:
+            self.end()
+            return
         with suppress(RuntimeError):  # the loop is already closed
             self._loop.call_soon_threadsafe(self.end)
 

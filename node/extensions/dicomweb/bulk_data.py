@@ -40,7 +40,6 @@ from node.extensions.dicomweb.resources import (
     Multipart,
     Part,
     Pieces,
-    RequestedInstances,
     SelectedInstances,
     decoded_file,
     derived_file,
@@ -49,12 +48,13 @@ from node.extensions.dicomweb.resources import (
     length_of,
     one_instance,
     pieces_of,
+    requested,
     respond,
     sent,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
-from node.web.access import MEMBERS
+from node.web.access import MEMBERS, CurrentCall
 from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 
@@ -80,8 +80,9 @@ COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
-def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
+def retrieve_frames(call: CurrentCall, frames: str) -> Response:
     """Frames of an instance, in the requested order."""
+    target = requested(call)
     numbers = frame_numbers(frames)
     instance = one_instance(target)
     element = pixel_data(target, instance)
@@ -277,11 +278,12 @@ _PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 @router.api_route("/studies/{study}/pixeldata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/pixeldata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/pixeldata", methods=READ)
-def retrieve_pixel_data(target: RequestedInstances) -> Response:
+def retrieve_pixel_data(call: CurrentCall) -> Response:
     """The frames of all instances, each in its own part.
 
     206 if the frames of some instances are omitted because they are not available in an accepted form.
     """
+    target = requested(call)
     given = _with_frames_in_accepted_form(target)
     parts = chain.from_iterable(_pixel_parts(target, instance) for instance in given)
     return _answer(target, parts, "pixel data", is_whole=len(given) == len(target.instances))
@@ -290,11 +292,12 @@ def retrieve_pixel_data(target: RequestedInstances) -> Response:
 @router.api_route("/studies/{study}/bulkdata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/bulkdata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata", methods=READ)
-def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
+def retrieve_all_bulk_data(call: CurrentCall) -> Response:
     """Every long value of the instances that the metadata omit, and their frames, each in its own part.
 
     206 if the frames of some instances are omitted because they are not available in an accepted form.
     """
+    target = requested(call)
     if not any(media_range.covers(OCTETS) for media_range in accepted(target.request)):
         raise NotAcceptable(f'{MULTIPART}; type="{OCTETS}"')
     given = set(_with_frames_in_accepted_form(target))
@@ -303,8 +306,9 @@ def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
-def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
+def retrieve_bulk_data(call: CurrentCall, path: str) -> Response:
     """One long value, by its path in the metadata; for pixel data, all frames. A single part may be a byte range."""
+    target = requested(call)
     instance = one_instance(target)
     what = f"bulkdata {path}"
     etag = target.etag(f"{what} {accept_of(target)}")

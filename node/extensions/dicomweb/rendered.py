@@ -24,7 +24,6 @@ from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
     Part,
-    RequestedInstances,
     SelectedInstances,
     by_series,
     decoded_file,
@@ -34,12 +33,13 @@ from node.extensions.dicomweb.resources import (
     length_of,
     one_instance,
     pieces_of,
+    requested,
     respond,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import NATIVE, can_decode
 from node.volume.window import Window
-from node.web.access import MEMBERS
+from node.web.access import MEMBERS, CurrentCall
 from node.web.files import whole_file
 
 router = dicomweb_router(MEMBERS)
@@ -74,12 +74,13 @@ _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 
 @router.api_route("/studies/{study}/rendered", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
-def retrieve_rendered_series(target: RequestedInstances) -> Response:
+def retrieve_rendered_series(call: CurrentCall) -> Response:
     """Every image of a study or a series as a picture in its own part.
 
     206 and a warning if instances without pixels, such as reports, or of an encoding without a decoder are omitted. The
     response is broken off at an image that cannot be rendered, as at one whose file is damaged.
     """
+    target = requested(call)
     media_type = _media_type(target)
     message = Multipart(media_type)
     order = _order(target, 1, media_type)
@@ -103,8 +104,9 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
-def retrieve_rendered_instance(target: RequestedInstances) -> Response:
+def retrieve_rendered_instance(call: CurrentCall) -> Response:
     """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged."""
+    target = requested(call)
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
         return _document(target, instance, PDF, document_file)
@@ -117,16 +119,18 @@ def retrieve_rendered_instance(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
-def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Response:
+def retrieve_rendered_frames(call: CurrentCall, frames: str) -> Response:
     """One frame as a picture."""
+    target = requested(call)
     return _answer(target, one_instance(target), _one_frame(frames))
 
 
 @router.api_route("/studies/{study}/thumbnail", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/thumbnail", methods=READ)
 @router.api_route(f"{_INSTANCE}/thumbnail", methods=READ)
-def retrieve_thumbnail(target: RequestedInstances) -> Response:
+def retrieve_thumbnail(call: CurrentCall) -> Response:
     """A small picture: the middle instance of a series, or of the largest series of images of a study."""
+    target = requested(call)
     series = sorted(by_series(target.instances).values(), key=len, reverse=True)
     *first, last = [instances[len(instances) // 2] for instances in series[:THUMBNAIL_TRIES]]
     for instance in first:
@@ -138,8 +142,9 @@ def retrieve_thumbnail(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/thumbnail", methods=READ)
-def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Response:
+def retrieve_frame_thumbnail(call: CurrentCall, frames: str) -> Response:
     """A small picture of one frame."""
+    target = requested(call)
     return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)
 
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Any
+from typing import IO, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 from node.children.decoder import NotDecoded
 from node.dicom.uids import resource_path
 from node.errors import OutOfResources
 from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
-from node.web.access import Call, CurrentCall
+from node.web.access import Call
 from node.web.files import CHUNK_BYTES, DAMAGED, Damaged, Streamed, Unavailable, local_file
 from node.web.headers import has_etag
 from node.web.public_url import public_url
@@ -87,9 +87,7 @@ def base_url(request: Request) -> str:
     return f"{public_url(request)}{PREFIX}"
 
 
-def find_target(
-    call: CurrentCall, study: str, series: str | None = None, instance: str | None = None
-) -> SelectedInstances:
+def find_target(call: Call, study: str, series: str | None = None, instance: str | None = None) -> SelectedInstances:
     """Return the instances selected by UIDs: 404 if there are none, 410 if they were deleted.
 
     Raises Damaged if the files of all of them are known to be missing or damaged.
@@ -106,8 +104,13 @@ def find_target(
     return SelectedInstances(call, instances, unavailable)
 
 
-RequestedInstances = Annotated[SelectedInstances, Depends(find_target)]
-"""Parameter of a route with ``study``, ``series``, ``instance`` in its path: the instances, else 404 or 410."""
+def requested(call: Call) -> SelectedInstances:
+    """Return the instances of a route with ``study``, ``series``, ``instance`` in its path. See `find_target`.
+
+    Handlers call it first: as a dependency it would cost a change of threads of its own at each request.
+    """
+    uids = call.request.path_params
+    return find_target(call, uids["study"], uids.get("series"), uids.get("instance"))
 
 
 def one_instance(target: SelectedInstances) -> StoredInstance:

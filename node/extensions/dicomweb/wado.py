@@ -37,18 +37,18 @@ from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
     Part,
-    RequestedInstances,
     SelectedInstances,
     by_series,
     decoded_file,
     dicomweb_router,
     instance_url,
     pieces_of,
+    requested,
     respond,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
-from node.web.access import MEMBERS
+from node.web.access import MEMBERS, CurrentCall
 from node.web.files import file_length, local_file, stored_file, whole_file
 from node.web.services import Services
 from node.web.zips import PlannedZip, known_of, zip_response
@@ -67,12 +67,13 @@ Given = tuple[StoredInstance, str]
 @router.api_route("/studies/{study}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
-def retrieve(target: RequestedInstances) -> Response:
+def retrieve(call: CurrentCall) -> Response:
     """The instances of a study, of a series, or one instance.
 
     206 if some are omitted because they are not available in an accepted transfer syntax, or because their files are
     known to be missing or damaged.
     """
+    target = requested(call)
     ranges = accepted(target.request)
     if names(ranges, DICOM, ZIP) == ZIP:
         return _zipped(target)
@@ -191,8 +192,9 @@ AT_ONCE, AT_ONCE_BYTES = 128, 64 << 20
 @router.api_route("/studies/{study}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
-def retrieve_metadata(target: RequestedInstances) -> Response:
+def retrieve_metadata(call: CurrentCall) -> Response:
     """Metadata of instances, without bulk data."""
+    target = requested(call)
     is_single = "instance" in target.request.path_params
     form = document_form(accepted(target.request), is_single=is_single)
     target.audit_access("metadata")

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.keys import Selection
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import columns_of
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
@@ -40,6 +41,18 @@ _STORED: Select[*tuple[Any, ...]] = (
 )
 
 
+_IS_THERE = ImageRow.file_missing.is_(False)
+
+_ONE = PreparedStatement(  # a viewer asks for each slice by itself
+    _STORED.where(
+        _IS_THERE,
+        StudyRow.study_instance_uid == bindparam("study"),
+        SeriesRow.series_instance_uid == bindparam("series"),
+        ImageRow.sop_instance_uid == bindparam("instance"),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """Instances by series and Instance Number; `patient_ids`, by Study Instance UID, are for the audit log."""
@@ -58,9 +71,14 @@ def stored_instances(
 
     Instances with a file known to be missing are skipped.
     """
+    if study_instance_uid is not None and series_instance_uid is not None and len(sop_instance_uids) == 1:
+        (instance,) = sop_instance_uids
+        uids = {"study": study_instance_uid, "series": series_instance_uid, "instance": instance}
+        yield from (StoredInstance(*row) for row in _ONE.execute(connection, uids).fetchall())
+        return
     studies = () if study_instance_uid is None else (study_instance_uid,)
     series = () if series_instance_uid is None else (series_instance_uid,)
-    query = _of(_STORED.where(ImageRow.file_missing.is_(False)), studies, series, sop_instance_uids)
+    query = _of(_STORED.where(_IS_THERE), studies, series, sop_instance_uids)
     for row in connection.execute(query):
         yield StoredInstance(*row)
 

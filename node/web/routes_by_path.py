@@ -1,0 +1,47 @@
+"""Which routes a request is compared with: those whose path begins as its path does, and has as many segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_Shape = tuple[str, int]
+
+
+class RoutesByPath:
+    """ASGI application: finds the route of a request among the few that have the shape of its path.
+
+    A node has hundreds of routes, and a router compares a path with one after the other: 0.6 ms of the event loop for
+    a frame. Among the few, their order is that of all routes, so the first that matches is the same. What none of them
+    matches is left to `router`, the router of all.
+    """
+
+    def __init__(self, router: APIRouter) -> None:
+        self._all: ASGIApp = router.app
+        of_routes = [(route, _shape_of_route(route)) for route in router.routes]
+        self._by_shape = {
+            shape: _router([route for route, its in of_routes if its is None or its == shape], self._all)
+            for shape in {shape for _, shape in of_routes if shape is not None}
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        few = self._by_shape.get(_shape(scope["path"])) if scope["type"] == "http" else None
+        await (few or self._all)(scope, receive, send)
+
+
+def _router(routes: Sequence[BaseRoute], default: ASGIApp) -> ASGIApp:
+    return APIRouter(routes=list(routes), default=default, redirect_slashes=False).app
+
+
+def _shape(path: str) -> _Shape:
+    return path.split("/", 2)[1] if path.startswith("/") else "", path.count("/")
+
+
+def _shape_of_route(route: BaseRoute) -> _Shape | None:
+    """Return the shape of all paths of a route; None: they have several."""
+    if not isinstance(route, Route) or ":path}" in route.path or route.path.startswith("/{"):
+        return None
+    return _shape(route.path)
