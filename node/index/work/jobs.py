@@ -77,6 +77,15 @@ class Job:
         return self.state in OPEN
 
 
+@dataclass(frozen=True, slots=True)
+class MadeSeries:
+    """A series that a hook made, and the series of which it did."""
+
+    series_instance_uid: str
+    hook: str
+    source_series_instance_uid: str
+
+
 class JobRepository(IndexRepository):
     """The jobs of hooks, and their results."""
 
@@ -236,6 +245,18 @@ class ReadJobs(ReadRepository):
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
         return series_instance_uid in _descendants(self._connection, WorkRow.name == hook, study_instance_uid)
+
+    def made(self, study_instance_uid: str) -> list[MadeSeries]:
+        """Return the series of a study that hooks made."""
+        made = (
+            select(ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid)
+            .distinct()
+            .join_from(StudyRow, SeriesRow)
+            .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
+            .join(WorkRow, WorkRow.id == ResultRow.job_id)
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+        )
+        return [MadeSeries(*row) for row in self._connection.execute(made)]
 
     def is_own_news(self, hook: str, study_instance_uid: str, happened_at: dt.datetime) -> bool:
         """Return whether all that a study received since the last job of a hook for it was made by hooks like it.
