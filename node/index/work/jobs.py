@@ -52,7 +52,7 @@ class NoSuchJob(NoSuchWork):
 
 
 class JobEnded(WorkEnded):
-    """The job has ended: it takes no reports and no results."""
+    """The job has ended: it accepts no more reports or results."""
 
 
 class ResultThere(VoxelnodeError):
@@ -214,7 +214,7 @@ def open_job(connection: Connection, job_id: str) -> Job:
     connection.execute(select(WorkRow.id).where(IS_JOB, WorkRow.key == job_id).with_for_update(key_share=True))
     job = job_at(connection, _row_id(connection, job_id))
     if not job.is_open:
-        raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")
+        raise JobEnded(f"the job has {_ENDED[job.state]}: it accepts no more reports or results")
     return job
 
 
