@@ -248,13 +248,14 @@ class ReadJobs(ReadRepository):
 
     def made(self, study_instance_uid: str) -> list[MadeSeries]:
         """Return the series of a study that hooks made."""
+        of_study = StudyRow.study_instance_uid == study_instance_uid, ResultRow.study_instance_uid == study_instance_uid
         made = (
             select(ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid)
             .distinct()
             .join_from(StudyRow, SeriesRow)
             .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
             .join(WorkRow, WorkRow.id == ResultRow.job_id)
-            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .where(*of_study)
         )
         return [MadeSeries(*row) for row in self._connection.execute(made)]
 
