@@ -66,7 +66,7 @@ def test_queries_in_the_documents_run_and_read_through_indexes_what_they_name(tm
     upgrade(tmp_path / "index.sqlite")
     text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "lifecycle.md"))
     queries = re.findall(r"^    (SELECT .*?;)$", text, flags=re.MULTILINE | re.DOTALL)
-    queries += re.findall(r"['\"](SELECT [^'\"]*)['\"]", text)
+    queries += [query for _, query in re.findall(r"(['\"])(SELECT .*?)\1", text)]
     assert len(queries) >= 12
     named = re.compile(r"_uid = '\.\.\.'|study_date BETWEEN|\bid > 0")
     assert sum(named.search(query) is not None for query in queries) == 5

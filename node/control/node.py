@@ -82,7 +82,7 @@ STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "p
 """Rules that reject an unauthorized peer; only their refusals are security alerts."""
 
 
-DRAINING = "this host stops, and takes no new work"
+DRAINING = "this host is stopping and accepts no new work"
 
 HAND_OVER_SECONDS = 0.5
 """Wait for the services of a host that drains to end; the leases of those that take longer are given back later."""

@@ -63,7 +63,7 @@ class Convert(SettingsSection):
     )
     repair: bool = Field(
         True,
-        description="Mend wrong headers where other values prove it, with a warning that names these values.",
+        description="Correct wrong headers where other values prove it, with a warning that names these values.",
     )
     workers: int = Field(1, ge=1, le=64, description="Series converted at the same time, each in its own process.")
     memory_bytes: int = Field(

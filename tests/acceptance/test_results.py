@@ -151,12 +151,13 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
 def lungs_are_shown(page: Page, segmentation: str) -> None:
     """The viewer lays the lungs over the CT in the colours of its legend; the left one is on the right of the image."""
     page.wait_for_selector("#viewer[data-shown]")
-    page.keyboard.press("x")  # without the cross-hair
-    before = pixels_of(page)
-    for overlay in page.locator(f"[data-overlay][data-series='{segmentation}']").all():
-        overlay.check()
+    for overlay in page.locator(f"[data-overlay]:not([data-series='{segmentation}'])").all():
+        overlay.uncheck()
     expect(page.locator("#legend li")).to_have_text([*LUNGS])
-    tint = pixels_of(page) - before
+    page.keyboard.press("x")  # without the cross-hair
+    shown = pixels_of(page)
+    page.keyboard.press("o")  # without overlays
+    tint = shown - pixels_of(page)
     is_tinted = np.abs(tint).max(2) > 20
     on_right = np.arange(tint.shape[1]) > tint.shape[1] / 2
     for name, side in zip(LUNGS, (on_right, ~on_right), strict=True):

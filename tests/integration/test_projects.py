@@ -214,8 +214,8 @@ def test_who_sees_what_changes_only_with_a_line_before_it(three: Root, monkeypat
     assert [(line["detail"], line["outcome"]) for line in lines] == [
         ("ordered: 1 put into project trial, 0 taken out", 0),
         ("done: 1 put into project trial, 0 taken out", 0),
-        ("ordered: account ben is no member of project trial any more", 0),
-        ("not done: account ben is no member of project trial any more", 8),
+        ("ordered: account ben is no longer a member of project trial", 0),
+        ("not done: account ben is no longer a member of project trial", 8),
     ]
 
 
@@ -322,7 +322,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "whole node" in command("limit", "anna", "--whole-node")
     assert "only" in command("limit", "anna")
     command("member", "trial", "anna")
-    assert "no member" in command("member", "trial", "anna", "--remove")
+    assert "no longer a member" in command("member", "trial", "anna", "--remove")
     assert "removed" in command("remove", "trial")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import httpx2
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from node.index.nouns.accounts import Role
@@ -120,6 +122,29 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     page = client.get("/work").text
     assert "half" in page
     assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
+
+
+def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
+    site: Site, series: tuple[str, str], tmp_path: Path
+) -> None:
+    """A segmentation that somebody sent lies over the images only if it is asked for."""
+    (path, token), client = begin(site, series), site.client()
+    client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path))
+    done = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"})
+    uid = done.json()["results"][0]["sop_instance_uid"]
+    [stored] = view_rows(site.root, f"SELECT path FROM v_images WHERE sop_instance_uid = '{uid}'")
+    sent = pydicom.dcmread(stored["path"])
+    sent.SeriesInstanceUID, sent.SOPInstanceUID = "1.2.3.4", "1.2.3.4.1"
+    sent.file_meta.MediaStorageSOPInstanceUID = sent.SOPInstanceUID
+    site.take(sent)
+    site.convert()
+
+    assert client.get(f"/studies/{series[0]}").text.count("made by hook lung") == 1
+    page = client.get(f"/studies/{series[0]}/series/{series[1]}").text
+    [made] = (result["series_instance_uid"] for result in done.json()["results"])
+    overlays = re.findall(r"<input [^>]*data-overlay[^>]*>", page)
+    assert [made in one for one in overlays if " checked" in one] == [True]
+    assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
 
 
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(

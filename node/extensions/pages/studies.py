@@ -358,6 +358,7 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files_of = _by_series(index.volumes.current(study_instance_uid))
     failures_of = _by_series(index.failures.of_study(study_instance_uid))
+    hooks = {made.series_instance_uid: made.hook for made in index.jobs.made(study_instance_uid)}
     labels = part_of(call.node.settings, LABELS)
     labels_of = labels.labels_of_series(index, study_instance_uid) if labels is not None else {}
     return [
@@ -371,6 +372,7 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
             "volumes": _one_for_each_stack(files_of[row["series_instance_uid"]], "volume"),
             "thumbnails": _one_for_each_stack(files_of[row["series_instance_uid"]], "thumbnail"),
             "failures": failures_of[row["series_instance_uid"]],
+            "hook": hooks.get(row["series_instance_uid"]),
         }
         for row in index.series.of_study(study_instance_uid)
     ]

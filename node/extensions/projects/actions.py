@@ -75,7 +75,7 @@ class _Changes:
 
     def set_member(self, name: str, account: str, role: str, who: str, *, may_limit: bool = True) -> Mapping[str, Any]:
         if role not in PROJECT_ROLES:
-            raise UsageError(f"{role[:20]!r} is no role in a project: choose {', '.join(PROJECT_ROLES)}")
+            raise UsageError(f"{role[:20]!r} is not a role in a project: choose {', '.join(PROJECT_ROLES)}")
         what = f"account {account} has the role {role} in project {name}"
         self._change(
             who,
@@ -86,7 +86,7 @@ class _Changes:
         return {"project": name, "account": account, "role": role}
 
     def remove_member(self, name: str, account: str, who: str) -> Mapping[str, Any]:
-        what = f"account {account} is no member of project {name} any more"
+        what = f"account {account} is no longer a member of project {name}"
         self._change(who, what, lambda: self._projects.remove_member(name, account), kind=EventType.ROLES_CHANGED)
         return {"project": name, "removed": account}
 

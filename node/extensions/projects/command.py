@@ -73,14 +73,14 @@ def member(
     role: Annotated[
         str, typer.Option("--role", metavar="ROLE", help="What it may do there: read, write or manage.")
     ] = "read",
-    remove: Annotated[bool, typer.Option("--remove", help="It is no member of this project any more.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="End its membership of this project.")] = False,
     *,
     root: ChangedRoot,
 ) -> Answer:
     """Let an account see a project. From its next request it sees its projects only."""
     if remove:
         done = root.order("remove-project-member", name=project, account=account)
-        return Answer(done, f"{account} is no member of {project} any more")
+        return Answer(done, f"{account} is no longer a member of {project}")
     done = root.order("set-project-member", name=project, account=account, role=role)
     return Answer(done, f"{account} has the role {role} in {project}, and sees nothing but its projects")
 

@@ -125,7 +125,7 @@ class ProjectRepository(IndexRepository):
         """Take the role in a project from an account, which stays limited to its other projects."""
         of_account = ProjectMemberRow.project_id == project_id(connection, name), ProjectMemberRow.account == account
         if connection.execute(delete(ProjectMemberRow).where(*of_account)).rowcount == 0:
-            raise UsageError(f"{account} is no member of {name}")
+            raise UsageError(f"{account} is not a member of {name}")
 
     @on_writer
     def limit(self, connection: Connection, account: str, *, is_limited: bool) -> None:

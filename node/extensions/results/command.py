@@ -69,7 +69,7 @@ def show(job: JobId, root: Root) -> Listing:
 def cancel(job: JobId, root: ChangedRoot) -> Answer:
     """End a job without results.
 
-    A command that runs for it is killed with its process group, a plugin with its process. The receiver of a webhook is
-    told at its next report. The message is not delivered again, unless `hooks retry` asks for it.
+    A command that runs for it is killed with its process group, a plugin with its process. The receiver of a webhook
+    learns of it at its next report. The message is not delivered again, unless `hooks retry` asks for it.
     """
     return Answer(root.order("cancel-job", job=job), f"job {job} is cancelled")

@@ -52,7 +52,7 @@ class NoSuchJob(NoSuchWork):
 
 
 class JobEnded(WorkEnded):
-    """The job has ended: it takes no reports and no results."""
+    """The job has ended: it accepts no more reports or results."""
 
 
 class ResultThere(VoxelnodeError):
@@ -75,6 +75,15 @@ class Job:
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class MadeSeries:
+    """A series that a hook made, and the series of which it did."""
+
+    series_instance_uid: str
+    hook: str
+    source_series_instance_uid: str
 
 
 class JobRepository(IndexRepository):
@@ -205,7 +214,7 @@ def open_job(connection: Connection, job_id: str) -> Job:
     connection.execute(select(WorkRow.id).where(IS_JOB, WorkRow.key == job_id).with_for_update(key_share=True))
     job = job_at(connection, _row_id(connection, job_id))
     if not job.is_open:
-        raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")
+        raise JobEnded(f"the job has {_ENDED[job.state]}: it accepts no more reports or results")
     return job
 
 
@@ -236,6 +245,19 @@ class ReadJobs(ReadRepository):
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
         return series_instance_uid in _descendants(self._connection, WorkRow.name == hook, study_instance_uid)
+
+    def made(self, study_instance_uid: str) -> list[MadeSeries]:
+        """Return the series of a study that hooks made."""
+        of_study = StudyRow.study_instance_uid == study_instance_uid, ResultRow.study_instance_uid == study_instance_uid
+        made = (
+            select(ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid)
+            .distinct()
+            .join_from(StudyRow, SeriesRow)
+            .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
+            .join(WorkRow, WorkRow.id == ResultRow.job_id)
+            .where(*of_study)
+        )
+        return [MadeSeries(*row) for row in self._connection.execute(made)]
 
     def is_own_news(self, hook: str, study_instance_uid: str, happened_at: dt.datetime) -> bool:
         """Return whether all that a study received since the last job of a hook for it was made by hooks like it.

@@ -48,7 +48,7 @@ TRANSITIONS: Mapping[Move, Transition] = {
 
 def picture() -> str:
     """Return the states and their transitions as text."""
-    arrows = [("", "waiting", "it is owed")]
+    arrows = [("", "waiting", "it is recorded")]
     arrows += [
         (before, transition.after, f"{move}: {transition.why}")
         for move, transition in TRANSITIONS.items()

@@ -416,7 +416,7 @@ WorkState = Literal["waiting", "running", Outcome]
 
 
 class WorkResource(Resource):
-    """Something that the node owes.
+    """Work that is pending or has ended.
 
     `name` is that of the hook, the route or the peer, the AE title of the requestor, or the account that downloads;
     `key` the id of the message, the job or the retrieval, or the Transaction UID. `reason` says why it ended or waits;

@@ -77,7 +77,7 @@ def list_work(
     study_instance_uid: OptionalStudyUid = None,
     series_instance_uid: OptionalSeriesUid = None,
 ) -> Page[models.WorkResource]:
-    """What the node owes, newest first: messages to hooks and routes, jobs, retrievals, commitments, downloads."""
+    """Pending and ended work, newest first: messages to hooks and routes, jobs, retrievals, commitments, downloads."""
     wanted = {"kind": kind, "name": name, "destination": destination, "state": state}
     uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     return page.read("work", models.WorkResource, lambda index: index.work, **wanted, **uids)

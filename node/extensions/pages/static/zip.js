@@ -1,5 +1,5 @@
 // Reads ZIP files in the browser (APPNOTE.TXT 6.3.10, sections 4.3 and 4.4): the list at their end, and then each member
-// when its turn comes. Members are stored or deflated; others, and encrypted ones, are told as unreadable.
+// when its turn comes. Members are stored or deflated; others, and encrypted ones, are reported as unreadable.
 
 const END = 0x06054b50, END_64 = 0x06064b50, LOCATOR_64 = 0x07064b50, MEMBER = 0x02014b50, LOCAL = 0x04034b50;
 const END_BYTES = 22, MAX_COMMENT = 65535, LOCATOR_64_BYTES = 20, MEMBER_BYTES = 46, LOCAL_BYTES = 30;

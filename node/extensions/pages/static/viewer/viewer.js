@@ -1089,7 +1089,12 @@ function start() {
   byId("full").addEventListener("click", toggleFullScreen);
   byId("viewer-keys").addEventListener("click", KEYS["?"]);
   for (const button of box.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));
-  for (const input of document.querySelectorAll("[data-overlay]")) input.addEventListener("change", () => setOverlay(input));
+  const inputs = document.querySelectorAll("[data-overlay]");
+  for (const input of inputs) input.addEventListener("change", () => setOverlay(input));
+  // What lies over the images from the start is loaded after them: it is compared with what they are.
+  box.addEventListener("settled", () => {
+    if (views[0].volume) for (const input of inputs) if (input.checked && !overlays.has(input.dataset.url)) setOverlay(input);
+  });
   new ResizeObserver(drawAll).observe(stage);
   setLayout(innerWidth < 640 ? "one" : "three", false);
   views[0].open(fields.volume.selectedOptions[0]);
