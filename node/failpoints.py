@@ -43,6 +43,14 @@ RESULTS = ("result-stored", "results-stored", "results-done")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 CHANGING = ("change-ordered", "configuration-written", "configuration-renamed", "change-committed", "workers-ended")
 EXPORTING = ("session-replaced", "study-exported")
+BACKING_UP = (
+    "backup-index-copied",
+    "backup-file-copied",
+    "backup-copied",
+    "backup-renamed",
+    "backup-moving",
+    "backup-settled",
+)
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = (
     RECEIVING
@@ -58,6 +66,7 @@ POINTS = (
     + FORWARDING
     + CHANGING
     + EXPORTING
+    + BACKING_UP
     + UPLOADING
 )
 

@@ -95,19 +95,20 @@ def test_the_unit_starts_a_command_that_exists(
     assert [option for option in options if option.startswith("--") and option not in said] == []
 
 
-def test_the_unit_of_the_proof_starts_a_command_that_exists_as_the_user_of_the_node(
+def test_the_unit_of_the_backup_starts_a_command_that_exists_as_the_user_of_the_node(
     unit: configparser.ConfigParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    proof = configparser.ConfigParser(strict=True, interpolation=None)
-    proof.read_string((DEPLOY / "voxelnode-proof.service").read_text(encoding="utf-8"))
-    program, command, *options = proof["Service"]["ExecStart"].split()
+    backup = configparser.ConfigParser(strict=True, interpolation=None)
+    backup.read_string((DEPLOY / "voxelnode-backup.service").read_text(encoding="utf-8"))
+    program, command, folder, *options = backup["Service"]["ExecStart"].split()
     said = help_of(command, capsys)
     assert [option for option in options if option.startswith("--") and option not in said] == []
     assert program == unit["Service"]["ExecStart"].split()[0]
-    assert proof["Service"]["User"] == unit["Service"]["User"]
-    assert {"/var/lib/voxelnode", "/var/lib/voxelnode-proof"} <= set(options)
-    assert proof["Service"]["StateDirectory"].split() == ["voxelnode", "voxelnode-proof"]
-    assert (DEPLOY / "voxelnode-proof.timer").is_file()
+    assert backup["Service"]["User"] == unit["Service"]["User"]
+    assert backup["Service"]["ReadWritePaths"] == folder
+    assert "/var/lib/voxelnode" in options
+    assert backup["Service"]["StateDirectory"] == "voxelnode"
+    assert (DEPLOY / "voxelnode-backup.timer").is_file()
 
 
 def test_the_container_has_ports_and_keys_of_the_configuration(

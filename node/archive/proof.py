@@ -49,7 +49,9 @@ class Proof:
         if self.problem:
             return f"failed {self.ended_at[:19]}: {self.problem}; {last}"
         if self.differences:
-            return f"{self.differences} differences {self.ended_at[:19]}: `voxelnode backup --prove`; {last}"
+            return (
+                f"{self.differences} differences {self.ended_at[:19]}: `voxelnode backup --prove {self.backup}`; {last}"
+            )
         return f"{self.ended_at[:19]}: {self.instances} instances whole, {self.volumes_again} series converted again"
 
 

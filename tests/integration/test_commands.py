@@ -180,8 +180,18 @@ NOT_READING = {
 LISTING = {
     *("series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "doctor", "peers find"),
     *("config show", "hooks deliveries", "routes waiting", "account sessions", "db hosts", "worklist performed"),
-    *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "hooks jobs"),
-    *("conflicts show", "config check", "db check", "worklist check"),
+    *(
+        "fsck",
+        "status",
+        "info",
+        "backup",
+        "restore",
+        "archive status",
+        "journal status",
+        "quarantine show",
+        "hooks jobs",
+    ),
+    *("conflicts show", "config check", "db check", "worklist check", "restore"),
     "hooks jobs show",
 }
 

@@ -1,4 +1,4 @@
-"""Proofs of backups (docs/backup.md)."""
+"""Backups of a root: made, proved, and restored (docs/backup.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ class _Backup(Extension):
     name = "backup"
     commands = (
         Command(
-            "backup", "Maintain", f"{__name__}.command:backup", ("voxelnode backup --prove /backup",), before="journal"
+            "backup",
+            "Maintain",
+            f"{__name__}.command:backup",
+            ("voxelnode backup /backup", "voxelnode backup --prove /backup"),
+            before="journal",
+        ),
+        Command(
+            "restore",
+            "Maintain",
+            f"{__name__}.command:restore",
+            ("voxelnode restore /backup --root /restored",),
+            before="journal",
         ),
     )
 

@@ -1,55 +1,124 @@
-"""``voxelnode backup --prove``."""
+"""``voxelnode backup``, and ``voxelnode restore``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot
 from node.cli.output import Listing, first_of_each_kind, print_table
 from node.counted import counted
+from node.errors import VoxelnodeError
+
+if TYPE_CHECKING:
+    from node.extensions.backup.making import Made
+    from node.extensions.backup.proof import Proved
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the backup; it is only read.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the backup, outside of the root.")],
     prove: Annotated[
-        bool, typer.Option("--prove", help="Restore the backup into a scratch root, and compare everything.")
-    ] = False,
+        bool | None,
+        typer.Option("--prove/--no-prove", help="Only prove what is in FOLDER, or only make it. [default: both]"),
+    ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to restore; by default beside the backup.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the proof restores; by default in the backup.")
     ] = None,
     sample: Annotated[int, typer.Option(min=0, help="How many series to convert again.")] = 10,
     *,
     root: ChangedRoot,
 ) -> Listing:
-    """Prove that a backup of the root can be restored.
+    """Make a backup of the root, and prove it.
 
-    Restores it into a scratch root, which is removed again, compares the digest of every file with the index and the
-    ledger of what was acknowledged, and converts some series again. A node may be running. Exit 1 if something differs.
+    A node may be receiving: everything that was acknowledged before is in the backup. If there is one, it is brought up
+    to date: what is new is copied, and what the root has no more is removed. If the command is killed, the backup is
+    the one before, or the new one.
+
+    The proof restores into a scratch root, which is removed again, compares the digest of every file with the index and
+    the ledger of what was acknowledged, and converts some series again. Exit 1 if something differs.
     """
-    if not prove:
-        raise typer.BadParameter("Give --prove; backups are made by `voxelnode db backup` and a program that copies.")
-
-    from node.extensions.backup.proof import prove as prove_backup
-
-    done = prove_backup(root.settings, folder.absolute(), scratch and scratch.absolute(), sample)
-    rows = [asdict(difference) for difference in done.differences]
+    folder = folder.absolute()
+    made = None if prove else _made(root, folder)
+    proved = None if prove is False else _proved(root, folder, scratch and scratch.absolute(), sample, made)
+    rows = [asdict(difference) for difference in proved.differences] if proved is not None else []
     for row in rows:
         del row["repair"]  # nothing is
-    compared = f"{counted(done.instances, 'instance')} compared, {done.converted} series converted again"
-    if done.not_comparable:
-        compared += f", {done.not_comparable} not: open, or made by another version or with other options"
 
     def show() -> None:
-        first, more = first_of_each_kind(rows)
-        if first:
-            print_table("", ("kind", "path", "detail"), [[row["kind"], row["path"], row["detail"]] for row in first])
-        for line in more:
-            print(line)
-        print(f"{folder}: {compared}; {counted(len(rows), 'difference') if rows else 'no difference'}")
+        _print_rows(rows, ("kind", "path", "detail"))
+        said = [*([made.text] if made is not None else []), *([_compared(proved)] if proved is not None else [])]
+        if proved is not None:
+            said.append(counted(len(rows), "difference") if rows else "no difference")
+        print(f"{folder}: {'; '.join(said)}")
 
-    data = {"ok": not rows, **asdict(done), "differences": rows}
+    of_proof = asdict(proved) if proved is not None else {}
+    data = {"ok": not rows, "made": made and asdict(made), **of_proof, "differences": rows}
     return Listing(data, show, bool(rows), rows)
+
+
+def _made(root: ChangedRoot, folder: Path) -> Made:
+    from node.control.audited_export import audited_export
+    from node.extensions.backup.making import make
+
+    with audited_export(root.settings, f"voxelnode backup to {folder}") as outcome:
+        made = make(root.settings, folder)
+        outcome.counts = f"{made.copied + made.linked} files"
+    return made
+
+
+def _proved(root: ChangedRoot, folder: Path, scratch: Path | None, sample: int, made: Made | None) -> Proved:
+    from node.extensions.backup.proof import prove
+
+    try:
+        return prove(root.settings, folder, scratch, sample)
+    except VoxelnodeError as error:
+        if made is None:
+            raise
+        raise VoxelnodeError(f"{folder} is made ({made.text}), and not proved: {error}") from error
+
+
+def _compared(proved: Proved) -> str:
+    compared = f"{counted(proved.instances, 'instance')} compared, {proved.converted} series converted again"
+    if proved.not_comparable:
+        compared += f", {proved.not_comparable} not: open, or made by another version or with other options"
+    return compared
+
+
+def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    first, more = first_of_each_kind(rows)
+    if first:
+        print_table("", columns, [[row[name] for name in columns] for row in first])
+    for line in more:
+        print(line)
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the backup; it is only read.")],
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="`acknowledged` of the damaged root: what is lost since is listed."),
+    ] = None,
+    *,
+    root: ChangedRoot,
+) -> Listing:
+    """Make a root of a backup, and repair it.
+
+    The root is a new folder or an empty one. Ends as `voxelnode fsck --hash --repair`: exit 1 if a difference remains.
+    """
+    from node.control.care import check_repository
+    from node.extensions.backup.restoring import restore as restore_root
+
+    restore_root(root.settings, folder.absolute(), ledger and ledger.absolute())
+    findings = check_repository(root.settings, digests=True, repair=True)
+    rows = [asdict(finding) for finding in findings]
+    left = [row for row in rows if row["repair"] is None]
+
+    def show() -> None:
+        _print_rows(rows, ("kind", "path", "detail", "repair"))
+        remain = f"{counted(len(left), 'difference')} left" if left else "no difference left"
+        print(f"{root.folder}: restored, {remain}; now run `voxelnode {' '.join(['serve', *root.given])}`")
+
+    return Listing({"ok": not left, "path": root.folder, "findings": rows}, show, bool(left), rows)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import random
-import shutil
-import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ from pathlib import Path
 from node.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.archive.intact import problem_with
 from node.archive.proof import Proof, last_proof, note
-from node.archive.space import free_bytes_of
+from node.archive.space import disks_of
 from node.child_process.messages import ChildCancelled
 from node.control.care import check_repository
 from node.control.repository import Repository
@@ -25,8 +23,9 @@ from node.conversion.job import limits
 from node.conversion.out_folder import work_folder
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, input_sha256, write_volumes
-from node.counted import sized
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.backup.making import PROVING, has_backup, holding_backups
+from node.extensions.backup.restoring import copy_backup, require_room
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.volumes import VolumeFile
@@ -37,17 +36,16 @@ from node.settings.model import Settings
 from node.settings.storage import Storage
 from node.writers.options import write_options
 
-SCRATCH_PREFIX = ".proving-"
-
 SPARE_BYTES = 256 << 20
 """Free space beyond the size of a backup that a proof needs, for the series that it converts."""
 
 FIRST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """A series that is reopened at this time is due before all others."""
 
-NOT_RESTORED = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", "work", "control.sock")
-
-EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "volume-unknown", "volume-kept")
+EXPECTED = (
+    *("journal-waiting", "file-unknown", "file-back", "loser-unknown"),
+    *("instance-lost", "volume-unknown", "volume-kept"),
+)
 """Findings before the first start that a copy of a receiving node has; lost instances are looked for after it."""
 
 
@@ -70,8 +68,9 @@ class Proved:
 def prove(settings: Settings, backup: Path, scratch: Path | None, sample: int) -> Proved:
     """Prove a backup of a root, and note the outcome there.
 
-    `backup`: the folder of the backup; it is only read.
-    `scratch`: the folder in which the backup is restored for the time of the proof; None: that in which the backup is.
+    `backup`: the folder of the backup.
+    `scratch`: the folder in which the backup is restored for the time of the proof; None: that of the backup, which is
+        only read otherwise.
     `sample`: how many series are converted again.
 
     Raises VoxelnodeError: there is no backup, no room, or the backup cannot be restored; this is noted as well.
@@ -80,7 +79,8 @@ def prove(settings: Settings, backup: Path, scratch: Path | None, sample: int) -
     root = settings.storage.root.absolute()
     _require_provable(settings, root, backup, scratch)
     try:
-        proved = _prove(settings, backup, scratch or backup.parent, sample)
+        with holding_backups(root):
+            proved = _prove(settings, backup, scratch or backup, sample)
     except (VoxelnodeError, OSError) as error:
         _note(root, backup, Proof("", None, "", problem=str(error)))
         raise
@@ -106,38 +106,24 @@ def _note(root: Path, backup: Path, proof: Proof) -> None:
 
 
 def _prove(settings: Settings, backup: Path, parent: Path, sample: int) -> Proved:
-    if not (backup / FILE_NAME).is_file():
+    if not has_backup(backup):
         raise VoxelnodeError(f"{backup} has no {FILE_NAME}: it is not the backup of a root, or not mounted")
     parent.mkdir(parents=True, exist_ok=True)
-    with work_folder(parent, SCRATCH_PREFIX) as work:  # which also removes those of proofs that were killed
-        _require_room(backup, parent)
+    if not os.access(parent, os.W_OK):
+        raise VoxelnodeError(f"{parent} cannot be written to: name a folder for the scratch root with --scratch")
+    with work_folder(parent, PROVING) as work:  # which also removes those of proofs that were killed
+        require_room(backup, parent, _spare_bytes(settings, parent), "free some, or name another folder with --scratch")
         restored = work / "root"
-        shutil.copytree(backup, restored, symlinks=True, ignore=_left_out)
-        restored.chmod(stat.S_IRWXU)  # as a root, whatever the mode of the backup
+        copy_backup(backup, restored)
         # Nothing of the configuration that reaches beyond the scratch root, such as a server of the audit log.
         storage = Storage(root=restored, reserve_bytes=0, overwrite_policy=settings.storage.overwrite_policy)
         return _compare(Settings(storage=storage, convert=settings.convert, extensions=settings.extensions), sample)
 
 
-def _require_room(backup: Path, parent: Path) -> None:
-    needed = SPARE_BYTES + sum(
-        found.st_size
-        for folder, _, names in os.walk(backup)
-        for name in names
-        if stat.S_ISREG((found := os.lstat(f"{folder}/{name}")).st_mode)
-    )
-    if (free := free_bytes_of(parent)) < needed:
-        raise VoxelnodeError(
-            f"{parent} has {sized(free)} free, and the proof of {backup} needs {sized(needed)}: "
-            "free some, or name another folder with --scratch"
-        )
-
-
-def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Return what is not copied: files of a process, and what is neither file nor folder."""
-    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
-    return [name for name, mode in modes.items()
-            if name in NOT_RESTORED or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))]  # fmt: skip
+def _spare_bytes(settings: Settings, parent: Path) -> int:
+    """Return what a proof needs beyond the size of the backup; on a disk of the root also what the node keeps free."""
+    disks = {disk.stat().st_dev for disk in disks_of(settings.storage.root.absolute())}
+    return SPARE_BYTES + (settings.storage.reserve_bytes if parent.stat().st_dev in disks else 0)
 
 
 def _compare(settings: Settings, sample: int) -> Proved:
@@ -194,20 +180,23 @@ def _otherwise_acknowledged(repository: Repository) -> Iterator[Finding]:
 
 
 def _without_deleted(root: Path, differences: list[Finding]) -> list[Finding]:
-    """Leave out missing files of instances that were deleted after the index was copied: the ledger, copied later,
-    does not owe them any more."""
-    missing = {one.sop_instance_uid for one in differences if one.kind == "file-missing"}
+    """Leave out missing files of what was deleted after the index was copied: the ledger, copied later, owes it no
+    more."""
+    missing = {uid for one in differences if (uid := _missing(one))}
     written_off = write_offs(root) if missing else {}
     is_owed: dict[str, bool] = {}
     for first, some in entries(root) if written_off else ():
         for number, one in enumerate(some, first):
-            if one.sop_instance_uid in missing:
-                is_owed[one.sop_instance_uid] = not is_written_off(one, number, written_off)
-    return [
-        one
-        for one in differences
-        if one.kind != "file-missing" or one.sop_instance_uid is None or is_owed.get(one.sop_instance_uid, True)
-    ]
+            for uid in missing.intersection((one.sop_instance_uid, one.series_instance_uid)):
+                is_owed[uid] = is_owed.get(uid, False) or not is_written_off(one, number, written_off)
+    return [one for one in differences if is_owed.get(_missing(one), True)]
+
+
+def _missing(one: Finding) -> str:
+    """Return the UID of the instance or the series whose file is missing; empty for other differences."""
+    if one.kind == "volume-missing" and one.series is not None:
+        return one.series[1]
+    return one.sop_instance_uid or "" if one.kind == "file-missing" else ""
 
 
 def _convert_again(

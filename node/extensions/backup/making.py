@@ -1,0 +1,348 @@
+"""Make a backup of a root while a node receives, or bring one up to date.
+
+    index -> journal, incoming -> ledger, then the rest, twice -> sync -> one rename
+          -> each file to its place, the index last -> what has gone is removed
+
+What is new or has changed is copied beside the backup, into ``.copying-BOOT``. Once all of it is durable, one rename
+makes it ``.copied``, and from then on it belongs to the backup: `settle` puts it in its place. If the process dies
+before the rename, the backup is as it was, and the next run goes on with what has been copied; if it dies after, the
+next run, a proof or a restore ends what `settle` began.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from node.acknowledged import FOLDER as LEDGER
+from node.acknowledged import read_segment, segments
+from node.archive.intake import BALLAST_FOLDER
+from node.archive.space import FOLDERS, STOPPED_FILE, reason_of
+from node.control.control_socket import SOCKET_NAME
+from node.control.root import LOCK_FILE, require_index, require_root
+from node.counted import sized
+from node.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
+from node.errors import UsageError, VoxelnodeError
+from node.failpoints import reached
+from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
+from node.index.engine.place import backup as copy_database
+from node.journal.journal import inspect
+from node.lifecycle.journal import JOURNAL_FOLDER
+from node.live import LIVE_FILE
+from node.settings.model import Settings
+
+COPYING, COPIED, PROVING = ".copying-", ".copied", ".proving-"
+"""In a backup: what is copied, by the boot of the machine; what was copied as a whole; the scratch root of a proof."""
+
+RESTORING = ".restoring"
+"""In a new root: the copy of a backup, until all of it is there."""
+
+GONE = ".gone"
+"""In these: paths of the backup that the root does not have any more, one in a line, as JSON."""
+
+BACKUP_LOCK = "backup.lock"
+"""File in the root, locked while a backup is made or proved."""
+
+INDEX_LOGS = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
+
+LOST_FOUND = "lost+found"
+"""Folder of a file system, where one is mounted."""
+
+LEFT_OUT = frozenset(
+    {"work", SOCKET_NAME, LOCK_FILE, BACKUP_LOCK, BALLAST_FOLDER, LIVE_FILE, STOPPED_FILE, LOST_FOUND, *INDEX_LOGS}
+)
+"""What is not copied of a root: it means nothing without the process, or the disk, that made it."""
+
+INCOMING = "incoming"
+"""Copied behind the journal, whose records name its files, and before the archive, to which they move."""
+
+JOURNAL_ATTEMPTS = 10
+"""How often the journal is copied until no write of the node falls into the copy so that records before it are cut."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(slots=True)
+class Made:
+    """What a backup took: files that were copied, those that became hard links, their bytes, and what was removed.
+
+    The index and the journal, which are copied each time, are not counted.
+    """
+
+    copied: int = 0
+    linked: int = 0
+    bytes: int = 0
+    removed: int = 0
+
+    @property
+    def text(self) -> str:
+        """The numbers in words."""
+        return f"{self.copied} files copied and {self.linked} linked ({sized(self.bytes)}), {self.removed} removed"
+
+
+@contextmanager
+def holding_backups(root: Path) -> Iterator[None]:
+    """Hold the backups of a root for this process; raises VoxelnodeError if another process makes or proves one."""
+    lock = locked(root / BACKUP_LOCK, os.O_RDWR | os.O_CREAT)
+    if lock is None:
+        raise VoxelnodeError(f"another process makes or proves a backup of {root}: wait until it has ended")
+    with ExitStack() as held:
+        held.callback(os.close, lock)
+        yield
+
+
+def make(settings: Settings, folder: Path) -> Made:
+    """Make the backup of a root in a folder, or bring it up to date; a node may be receiving.
+
+    Everything that was acknowledged before is in it, durably. If this fails or the process dies, the backup is the one
+    before, or the new one.
+
+    Raises VoxelnodeError: the folder is not for this root, or its disk is full. Raises OSError.
+    """
+    root = settings.storage.root.absolute()
+    _require_makeable(settings, root, folder)
+    with holding_backups(root):
+        return _made(settings, root, folder)
+
+
+def _made(settings: Settings, root: Path, folder: Path) -> Made:
+    make_folder(folder)
+    settle(folder)
+    copying = folder / f"{COPYING}{BOOT_ID.read_text().strip()}"
+    for left in folder.glob(f"{COPYING}*"):
+        if left != copying:  # the machine may have stopped before all bytes of a file that looks whole were written
+            shutil.rmtree(left)
+    try:
+        made = _copy_all(settings, root, folder, copying)
+    except (OSError, IndexUnusable) as error:
+        if isinstance(error, OSError) and error.errno not in DISK_FULL:
+            raise
+        shutil.rmtree(copying)  # the node may be on this disk
+        reason = reason_of(error, folder) if isinstance(error, OSError) else str(error)
+        raise VoxelnodeError(f"{folder} is as it was before: {reason}") from error
+    reached("backup-copied")
+    os.rename(copying, folder / COPIED)
+    sync_folder(folder)
+    reached("backup-renamed")
+    settle(folder)
+    return made
+
+
+def settle(folder: Path) -> None:
+    """Put what was copied as a whole in its place, the index last, then remove what has gone; nothing if nothing was.
+
+    May be repeated, also in a copy of the folder.
+    """
+    copied = folder / COPIED
+    if not copied.is_dir():
+        return
+    for name in INDEX_LOGS:  # somebody has read the index that goes
+        (folder / name).unlink(missing_ok=True)
+    _move_in(copied, folder)
+    with suppress(FileNotFoundError), (copied / GONE).open(encoding="utf-8") as gone:
+        for line in gone:
+            _remove(folder / json.loads(line))
+    sync_file_system(folder)
+    reached("backup-settled")
+    shutil.rmtree(copied)
+
+
+def _move_in(source: Path, target: Path) -> None:
+    target.mkdir(mode=0o700, exist_ok=True)
+    with os.scandir(source) as found:
+        entries = sorted(found, key=lambda entry: entry.name == FILE_NAME)  # it names the others
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            _move_in(source / entry.name, target / entry.name)
+        elif entry.name != GONE:
+            reached("backup-moving")
+            move_file(source / entry.name, target / entry.name)
+
+
+def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
+    if settings.index.url is not None or settings.storage.url is not None:
+        raise UsageError(
+            "a backup of this root needs its database or its bucket as well, by [index] url or [storage] url: copy the "
+            "index with `voxelnode db backup`, then the folders of the root, the journal first (docs/backup.md)"
+        )
+    require_root(root, f"voxelnode serve --create --root {root}")
+    require_index(root)
+    if any(folder.resolve().is_relative_to((root / name).resolve()) for name in ("", *FOLDERS)):
+        raise UsageError(f"{folder} is inside the root: name a folder outside of it, on another disk if there is one")
+    places = folder / COPIED, folder
+    known = next(filter(None, map(_identity, places)), "")
+    if known and known != _identity(root):
+        raise UsageError(f"{folder} has the backup of another root, or {root} has lost its ledger: name another folder")
+    if (strange := strange_in(folder)) and not has_backup(folder):
+        raise UsageError(f"{folder} is not empty and has no backup ({strange}): name an empty folder, or a new one")
+
+
+def has_backup(folder: Path) -> bool:
+    """Return whether a folder has a backup, which may still be to be settled."""
+    return any((place / FILE_NAME).is_file() for place in (folder / COPIED, folder))
+
+
+def strange_in(folder: Path) -> str | None:
+    """Return a name in a folder, other than those of what was broken off, and of its file system."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    ours = (COPYING, PROVING, RESTORING)
+    return next((name for name in names if name != LOST_FOUND and not name.startswith(ours)), None)
+
+
+def _identity(root: Path) -> str:
+    """Return the name of the ledger of a root or a backup; empty if nothing was acknowledged yet."""
+    found = (read_segment(path, lambda kind, body: None).identity for path in segments(root / LEDGER))
+    return next(filter(None, found), "")
+
+
+def _copy_all(settings: Settings, root: Path, folder: Path, copying: Path) -> Made:
+    copying.mkdir(mode=0o700, exist_ok=True)
+    copy_database(place_of(root, None), copying / FILE_NAME)
+    (copying / FILE_NAME).chmod(0o600)
+    reached("backup-index-copied")
+    with (copying / GONE).open("w", encoding="utf-8") as gone:
+        copier = _Copier(root, folder, copying, gone)
+        copier.copy_journal()
+        copier.copy_folder(INCOMING, begins=True, ends=True)
+        copier.made = Made()
+        # The second time finds what was moved while the first one ran. It is short, so few deletions fall between the
+        # ledger, which comes before the files that it names, and these files.
+        copier.copy_root(begins=True)
+        copier.copy_root(ends=True)
+    sync_file_system(folder)
+    return copier.made
+
+
+class _Copier:
+    """Copies what a backup does not have, or has otherwise, into a folder beside it."""
+
+    def __init__(self, root: Path, folder: Path, copying: Path, noted: TextIO) -> None:
+        self._root, self._folder, self._copying, self._noted = root, folder, copying, noted
+        self._can_link = True
+        self.made = Made()
+
+    def copy_journal(self) -> None:
+        """Copy all of the journal: its segments in the order of their names, then the mark."""
+        for _ in range(JOURNAL_ATTEMPTS):
+            self.copy_folder(JOURNAL_FOLDER, begins=True)
+            if not inspect(self._copying / JOURNAL_FOLDER).damage:  # else that of the root is damaged, or being written
+                break
+        here, there = (_listed(f"{place}/{JOURNAL_FOLDER}") for place in (self._copying, self._folder))
+        self._note_gone(JOURNAL_FOLDER, there.keys() - here.keys())
+
+    def copy_root(self, begins: bool = False, ends: bool = False) -> None:
+        """Copy all but what comes first, the ledger before all others."""
+        names = [
+            name
+            for name in sorted(os.listdir(self._root), key=lambda name: (name != LEDGER, name))
+            if name not in LEFT_OUT.union((JOURNAL_FOLDER, INCOMING)) and not name.startswith(FILE_NAME)
+        ]
+        for name in names:
+            if (self._root / name).is_dir():  # also a link to another disk
+                self.copy_folder(name, begins, ends)
+            elif (found := _status(f"{self._root}/{name}")) is not None:
+                self._copy(name, found, _status(f"{self._folder}/{name}"), _status(f"{self._copying}/{name}"))
+
+    def copy_folder(self, inner: str, begins: bool = False, ends: bool = False) -> None:
+        """Copy what is new in a folder of the root.
+
+        `begins`: forget what an earlier run has copied and the root has no more. `ends`: note what has gone.
+        """
+        here, there, copied = (_listed(f"{place}/{inner}") for place in (self._root, self._folder, self._copying))
+        for name in copied.keys() - here.keys() if begins else ():
+            _remove(self._copying / inner / name)
+        for name in sorted(here):
+            path = f"{inner}/{name}"
+            if stat.S_ISDIR(here[name].st_mode):
+                self.copy_folder(path, begins, ends)
+            else:
+                self._copy(path, here[name], there.get(name), copied.get(name))
+        if ends:
+            self._note_gone(inner, there.keys() - here.keys())
+
+    def _note_gone(self, inner: str, names: AbstractSet[str]) -> None:
+        for name in sorted(names):
+            self._noted.write(json.dumps(f"{inner}/{name}") + "\n")
+            self.made.removed += 1
+
+    def _copy(
+        self, path: str, found: os.stat_result, there: os.stat_result | None, copied: os.stat_result | None
+    ) -> None:
+        """Copy a file or a link, unless the backup or an earlier run has it; it may have vanished."""
+        folder = path.partition("/")[0]
+        if folder != JOURNAL_FOLDER:  # whose segments are overwritten where they are, many times in a tick of the clock
+            if _is_same(found, there):
+                if copied is not None:
+                    (self._copying / path).unlink()
+                return
+            if _is_same(found, copied):
+                return
+        source, target = self._root / path, self._copying / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # never written into: it may be a hard link
+        try:
+            is_linked = folder == "objects" and self._link(source, target)
+            if not is_linked:
+                shutil.copy2(source, target, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        self.made.linked += is_linked
+        self.made.copied += not is_linked
+        self.made.bytes += found.st_size
+        reached("backup-file-copied")
+
+    def _link(self, source: Path, target: Path) -> bool:
+        """Return whether a file that never changes has another name in the backup now."""
+        try:
+            if self._can_link:
+                os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_LINKS | {errno.EXDEV, errno.EMLINK}:
+                raise
+            self._can_link = False
+        return self._can_link
+
+
+def _listed(folder: str) -> dict[str, os.stat_result]:
+    """Return what files, links and folders are in a folder, by name; nothing if there is no folder."""
+    found: dict[str, os.stat_result] = {}
+    with suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if name != LOST_FOUND and (status := _status(f"{folder}/{name}")) is not None:
+                found[name] = status
+    return found
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return the status of a file, a link or a folder; None of anything else, or if nothing is there."""
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if stat.S_IFMT(status.st_mode) in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR):
+            return status
+    return None
+
+
+def _is_same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    """Return whether a copy is of this file as it is: by kind, size and time, which not all disks have to the
+    nanosecond."""
+    return other is not None and _mark(one) == _mark(other)
+
+
+def _mark(status: os.stat_result) -> tuple[int, int, int]:
+    return stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns // 1000
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
