@@ -32,7 +32,7 @@ ATTEMPTS = 5
 MOVED = "the node no longer has this file: its series was converted again, or deleted; ask for volumes() again"
 
 OF_SERIES = (
-    "modality", "series_number", "series_description", "protocol_name", "body_part_examined", "manufacturer",
+    "modality", "series_number", "series_description", "protocol_name", "manufacturer",
     "manufacturer_model_name", "verdict", "state",
 )  # fmt: skip
 OF_STUDY = (
@@ -194,6 +194,7 @@ def _cataloged(volume: Row, series: Row, study: Row) -> Row:
     parts = {
         **{name: study[name] for name in OF_STUDY},
         **{name: series[name] for name in OF_SERIES},
+        "body_part": series["body_part_examined"],
         **dict(zip(AXES, [*volume["shape"], 1], strict=False)),
         **dict(zip(SPACINGS, volume["spacing_mm"], strict=False)),
     }

@@ -404,8 +404,9 @@ def _text_test(name: str, field: Field, value: str) -> Callable[[Any], bool]:
     pieces = re.sub(r"\*+", "*", wanted).split("*")
     if len(pieces) > MAX_WILDCARDS:
         raise ValueError(f"{value!r} has more than {MAX_WILDCARDS - 1} asterisks")
-    if len(pieces) == 1 and "?" not in wanted:
-        if field.choices and wanted not in field.choices:
+    is_choice = wanted in map(str.casefold, field.choices)  # such as T2*, which is no pattern then
+    if is_choice or (len(pieces) == 1 and "?" not in wanted):
+        if field.choices and not is_choice:
             raise ValueError(f'"{value[:64]}" is not a value of {name}{nearest(wanted[:64], field.choices)}')
         return lambda fact: fact is not None and fact.strip().casefold() == wanted
     return lambda fact: fact is not None and _fits(fact.strip().casefold(), pieces)

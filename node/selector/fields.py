@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Type = Literal["text", "number", "date", "moment"]
 Group = Literal["patient", "study", "series", "instances", "sender", "volume", "time"]
@@ -15,6 +16,7 @@ VERDICTS = ("complete", "suspect", "incomplete")
 CERTAINTIES = ("verified", "no gap seen", "suspect", "incomplete")
 GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
 ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
+WEIGHTINGS = ("T1", "T2", "T2*", "PD", "FLAIR", "DWI")
 SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
 
 
@@ -23,7 +25,8 @@ class Field:
     """A field of a selector.
 
     `several`: the field has any number of values; a comparison holds if it holds for one of them. `choices`: its only
-    values; another one is refused.
+    values; another one is refused. `sidecar`: the field of a sidecar, as BIDS names it, of which it is so many times
+    the value.
     """
 
     group: Group
@@ -31,6 +34,15 @@ class Field:
     meaning: str
     several: bool = False
     choices: tuple[str, ...] = ()
+    sidecar: str = ""
+    times: int = 1
+
+    def of_sidecar(self, value: Any) -> Any:
+        """Return the value of the field if its field of the sidecar has `value`; None if that is no number."""
+        if self.type == "text":
+            return value
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        return float(f"{value * self.times:.9g}") if is_number else None
 
 
 FIELDS: dict[str, Field] = {
@@ -77,13 +89,30 @@ FIELDS: dict[str, Field] = {
     "rows": Field("volume", "number", "rows of the largest volume"),
     "slices": Field("volume", "number", "slices of the largest volume"),
     "times": Field("volume", "number", "times of the largest volume; 1 if it has no time axis"),
-    "column_spacing": Field("volume", "number", "between its columns, in mm"),
-    "row_spacing": Field("volume", "number", "between its rows, in mm"),
-    "slice_spacing": Field("volume", "number", "between its slices, in mm"),
+    "column_spacing_mm": Field("volume", "number", "between its columns, in mm"),
+    "row_spacing_mm": Field("volume", "number", "between its rows, in mm"),
+    "slice_spacing_mm": Field("volume", "number", "between its slices, in mm"),
     "geometry": Field("volume", "text", "geometry of the largest volume, as in v_volumes", choices=GEOMETRIES),
     "orientation": Field("volume", "text", "orientation of its slices, as in v_volumes", choices=ORIENTATIONS),
+    "slice_thickness_mm": Field("volume", "number", "Slice Thickness (0018,0050), in mm", sidecar="SliceThickness"),
+    "weighting": Field("volume", "text", "of MR, as in v_catalog", choices=WEIGHTINGS),
+    "sequence": Field("volume", "text", "kind of sequence, such as `Gradient Echo EPI`", sidecar="PulseSequenceType"),
+    "repetition_time_ms": Field(
+        "volume",
+        "number",
+        "repetition time in ms; of several volumes, the time from one to the next",
+        sidecar="RepetitionTime",
+        times=1000,
+    ),
+    "echo_time_ms": Field("volume", "number", "echo time in ms", sidecar="EchoTime", times=1000),
+    "inversion_time_ms": Field("volume", "number", "inversion time in ms", sidecar="InversionTime", times=1000),
+    "flip_angle_degrees": Field("volume", "number", "flip angle in degrees", sidecar="FlipAngle"),
+    "magnetic_field_strength_t": Field("volume", "number", "field strength in T", sidecar="MagneticFieldStrength"),
+    "contrast_agent": Field("volume", "text", "contrast agent, as in v_catalog"),
+    "convolution_kernel": Field("volume", "text", "Convolution Kernel (0018,1210)", sidecar="ConvolutionKernel"),
     "warnings": Field("volume", "text", "names of the warnings about all volumes", several=True),
     "last_received_at": Field("time", "moment", "when the newest instance was received"),
     "days_since_received": Field("time", "number", "days since the newest instance was received"),
     "days_since_study": Field("time", "number", "days since the Study Date"),
 }
+"""What series and volumes are found by: selectors, rules of data sets and ``v_catalog`` have these names."""

@@ -93,6 +93,11 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         assert (len(planned["change"]["added"]), out.exists(), (root / "bids.key").exists()) == (2, False, False)
         reasons = sorted(skipped["reason"].split(":")[0] for skipped in planned["skipped"])
         assert reasons == ["it is incomplete", 'rule "not MR or PET"']
+        for asked in ((), ("--uids",)):
+            printed = run("bids", out, *options, "--dry-run", *asked).stdout
+            at = printed.index("         P1  2026-01-31  MR 3 t2_tse Secret")
+            assert printed[:at].splitlines()[-1].startswith("not exported, 1: it is incomplete: ")
+            assert (late[0].SeriesInstanceUID in printed, "P2  2026-01-31  CT" in printed) == (bool(asked), True)
 
         run("projects", "set", "trial", "--root", root, check=True)
         of_rest = ("--series", rest[0].SeriesInstanceUID)

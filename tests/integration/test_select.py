@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import node
 from node.audit.audit_log import Audit
 from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
@@ -69,10 +71,27 @@ def test_every_field_has_the_value_of_the_series(root: Root) -> None:
         "orientation": "axial", "study_series": 1, "study_instance_uid": key[0], "series_instance_uid": key[1],
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
-    assert found["column_spacing"] > 0
-    assert found["slice_spacing"] > 0
+    assert found["column_spacing_mm"] > 0
+    assert found["slice_spacing_mm"] > 0
     assert found["last_received_at"] < root.clock()
     assert found["days_since_study"] > 0
+
+
+def test_a_field_and_the_column_of_the_catalog_of_its_name_have_one_value(root: Root) -> None:
+    stated = {"ScanningSequence": "GR", "SequenceVariant": "MP", "MRAcquisitionType": "3D", "BodyPartExamined": "HEAD"}
+    times = {"RepetitionTime": "2300", "EchoTime": "2.98", "InversionTime": "900", "FlipAngle": "9"}
+    key = take(root, make.mr_series(4, MagneticFieldStrength="3", SliceThickness="1.5", **stated, **times))
+    root.convert_due()
+    wanted = 'weighting == "T1" and body_part == "HEAD" and slice_spacing_mm > 0 and echo_time_ms < 3'
+    assert selected(root, wanted) == [key]
+    found = facts(root, key)
+    place = root.index.place
+    [row] = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url}).catalog()
+    shared = set(row.keys()) & set(FIELDS)
+    assert {"weighting", "body_part", "slice_spacing_mm", "repetition_time_ms"} < shared
+    assert (row["weighting"], row["body_part"], row["repetition_time_ms"]) == ("T1", "HEAD", 2300.0)
+    for name in shared:
+        assert row[name] == (found[name].isoformat() if isinstance(found[name], dt.date) else found[name]), name
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR AS")

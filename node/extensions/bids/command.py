@@ -18,6 +18,7 @@ from node.counted import counted
 
 if TYPE_CHECKING:
     from node.extensions.bids.export import ExportReport
+    from node.extensions.bids.plan import Skipped
     from node.extensions.bids.rules import Rules
     from node.extensions.bids.sources import PatientSource
     from node.selector import Selector
@@ -102,6 +103,7 @@ def bids(
             help="Write a file of rules for the series that have no name yet, and exit.",
         ),
     ] = None,
+    uids: Annotated[bool, typer.Option("--uids", help="With the UIDs of the series that are not exported.")] = False,
     *,
     root: Root,
 ) -> Answer | None:
@@ -142,7 +144,9 @@ def bids(
         with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
-    return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_up_to_date)
+    return Answer(
+        asdict(report), lambda: _print(report, out, dry_run=dry_run, uids=uids), failed=not report.is_up_to_date
+    )
 
 
 def _write_draft(file: Path, source: PatientSource, rules: Rules, where: Selector | None, given: list[str]) -> None:
@@ -202,7 +206,7 @@ def _from_files(
         yield source, Path()
 
 
-def _print(report: ExportReport, out: Path, *, dry_run: bool) -> None:
+def _print(report: ExportReport, out: Path, *, dry_run: bool, uids: bool) -> None:
     change = report.change
     lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
@@ -215,7 +219,7 @@ def _print(report: ExportReport, out: Path, *, dry_run: bool) -> None:
         print(f"failed   {printable(path)}: {reason}")
     for left in report.left:
         print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
-    _print_skipped(report)
+    _print_skipped(report, uids=uids)
     changes = len(lines)
     end = "nothing was written" if dry_run else counted(changes, "change") if changes else "nothing changed"
     print(f"{_written(report)}, {len(report.skipped)} not exported: {out}; {end}")
@@ -225,15 +229,18 @@ def _written(report: ExportReport) -> str:
     return f"{counted(report.volumes, 'volume')} of {counted(report.subjects, 'subject')}"
 
 
-def _print_skipped(report: ExportReport) -> None:
-    """Print the series that are not exported, under the reasons."""
-    by_reason: dict[str, list[str]] = {}
+def _print_skipped(report: ExportReport, *, uids: bool) -> None:
+    """Print the series that are not exported, under the kinds of reasons."""
+    by_kind: dict[str, list[Skipped]] = {}
     for skipped in report.skipped:
-        described = f"{skipped.series_instance_uid}  {skipped.description} {skipped.volume}".strip()
-        by_reason.setdefault(skipped.reason, []).append(described)
-    for reason, found in sorted(by_reason.items(), key=lambda item: len(item[1]), reverse=True):
-        print(f"not exported, {len(found)}: {printable(reason)}")
-        for series in found[:MAX_SKIPPED_SHOWN]:
-            print(f"         {printable(series)}")
+        by_kind.setdefault(skipped.reason.partition(": ")[0], []).append(skipped)
+    for kind, found in sorted(by_kind.items(), key=lambda item: len(item[1]), reverse=True):
+        reasons = {skipped.reason for skipped in found}
+        print(f"not exported, {len(found)}: {printable(reasons.pop() if len(reasons) == 1 else kind)}")
+        for skipped in found[:MAX_SKIPPED_SHOWN]:
+            detail = skipped.reason.partition(": ")[2] if reasons else ""
+            what = (skipped.patient_id, skipped.study_date, f"{skipped.description} {skipped.volume}".strip(), detail)
+            of_uid = (skipped.series_instance_uid,) if uids else ()
+            print(f"         {printable('  '.join(filter(None, (*what, *of_uid))))}")
         if len(found) > MAX_SKIPPED_SHOWN:
             print(f"         and {len(found) - MAX_SKIPPED_SHOWN} more: --json lists all")

@@ -92,7 +92,8 @@ class Group:
         facts = self.facts
         size = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times") if facts[name])
         facts_shown = [f"{len(self.series)} series", size, kind_of_image(facts)]
-        return ", ".join([*facts_shown, *([f"{facts['repetition_time']:g} s"] if facts["repetition_time"] else [])])
+        repetition_ms = facts["repetition_time_ms"]
+        return ", ".join([*facts_shown, *([f"{repetition_ms:g} ms"] if repetition_ms else [])])
 
 
 @dataclass(slots=True)

@@ -50,10 +50,12 @@ class SeriesVolume:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A series, or a volume of it, that is not exported, with the reason."""
+    """A series, or a volume of it, that is not exported, with the reason: its kind, and what follows a colon."""
 
     study_instance_uid: str
     series_instance_uid: str
+    patient_id: str
+    study_date: str
     description: str
     volume: str
     reason: str
@@ -86,7 +88,8 @@ class SubjectSeries:
         """Return the record of this series, or of a volume by its suffix, with the reason why it is not exported."""
         words = (self.facts["modality"], self.facts["series_number"], self.facts["series_description"])
         description = " ".join(str(word) for word in words if word is not None)
-        return Skipped(self.study_instance_uid, self.series_instance_uid, description, volume, reason)
+        person, date = (str(self.facts[name] or "") for name in ("patient_id", "study_date"))
+        return Skipped(self.study_instance_uid, self.series_instance_uid, person, date, description, volume, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ def geometry_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of one volume by the names of selectors, from its row."""
     return {
         **dict(zip(("columns", "rows", "slices", "times"), (*row["shape"], 1), strict=False)),
-        **dict(zip(("column_spacing", "row_spacing", "slice_spacing"), row["spacing_mm"], strict=False)),
-        **{name: row[name] for name in ("geometry", "orientation", "warnings")},
+        **dict(zip(("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm"), row["spacing_mm"], strict=False)),
+        **{name: row[name] for name in ("geometry", "orientation", "warnings", "weighting", "contrast_agent")},
     }
 
 

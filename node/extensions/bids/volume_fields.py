@@ -17,53 +17,44 @@ VOLUME_FIELDS: dict[str, Field] = {
     ),
     "series_parts": Field("volume", "text", "components of all volumes of the series", several=True),
     "echo": Field("volume", "number", "rank of its echo among those of the series, from 1"),
-    "echo_number": Field("volume", "number", "Echo Number(s) (0018,0086)"),
+    "echo_number": Field("volume", "number", "Echo Number(s) (0018,0086)", sidecar="EchoNumber"),
     "inversion": Field("volume", "number", "rank of its inversion time among those of the series, from 1"),
     "image_type": Field(
         "volume", "text", "values of Image Type (0008,0008) and of the vendor's equivalent", several=True
     ),
-    "sequence": Field("volume", "text", "kind of sequence, as `PulseSequenceType` of the sidecar: `Gradient Echo EPI`"),
     "sequence_details": Field(
-        "volume", "text", "name of the vendor's sequence, as `PulseSequenceDetails` of the sidecar"
+        "volume",
+        "text",
+        "name of the vendor's sequence, as `PulseSequenceDetails` of the sidecar",
+        sidecar="PulseSequenceDetails",
     ),
-    "acquisition_type": Field("volume", "text", "MR Acquisition Type (0018,0023)", choices=("2d", "3d", "1d")),
-    "scanning_sequence": Field("volume", "text", "values of Scanning Sequence (0018,0020)", several=True),
-    "sequence_variant": Field("volume", "text", "values of Sequence Variant (0018,0021)", several=True),
-    "scan_options": Field("volume", "text", "values of Scan Options (0018,0022)", several=True),
-    "echo_time": Field("volume", "number", "echo time in s"),
-    "repetition_time": Field(
-        "volume", "number", "repetition time in s; of several volumes, the time from one to the next"
+    "acquisition_type": Field(
+        "volume", "text", "MR Acquisition Type (0018,0023)", choices=("2d", "3d", "1d"), sidecar="MRAcquisitionType"
     ),
-    "inversion_time": Field("volume", "number", "inversion time in s"),
-    "flip_angle": Field("volume", "number", "flip angle in degrees"),
+    "scanning_sequence": Field(
+        "volume", "text", "values of Scanning Sequence (0018,0020)", several=True, sidecar="ScanningSequence"
+    ),
+    "sequence_variant": Field(
+        "volume", "text", "values of Sequence Variant (0018,0021)", several=True, sidecar="SequenceVariant"
+    ),
+    "scan_options": Field("volume", "text", "values of Scan Options (0018,0022)", several=True, sidecar="ScanOptions"),
     "b_values": Field("volume", "number", "b-values in s/mm2, of each of its times", several=True),
     "directions": Field("volume", "number", "number of its times with a diffusion direction"),
-    "labelling": Field("volume", "text", "kind of arterial spin labelling", choices=("pasl", "casl", "pcasl")),
+    "labelling": Field(
+        "volume",
+        "text",
+        "kind of arterial spin labelling",
+        choices=("pasl", "casl", "pcasl"),
+        sidecar="ArterialSpinLabelingType",
+    ),
     "phase_direction": Field("volume", "text", "direction of phase encoding in the patient: `AP`, `PA`, `LR`, ..."),
-    "units": Field("volume", "text", "`Units` of the sidecar, such as `Hz` or `Bq/mL`"),
-    "tracer": Field("volume", "text", "`TracerName` of the sidecar"),
+    "units": Field("volume", "text", "`Units` of the sidecar, such as `Hz` or `Bq/mL`", sidecar="Units"),
+    "tracer": Field("volume", "text", "`TracerName` of the sidecar", sidecar="TracerName"),
 }
 """Fields of a volume that selectors of series do not have."""
 
 RULE_FIELDS: Mapping[str, Field] = {**FIELDS, **VOLUME_FIELDS}
 """All fields that the rules of a data set may compare."""
-
-_FROM_SIDECAR = {
-    "echo_number": "EchoNumber",
-    "sequence": "PulseSequenceType",
-    "sequence_details": "PulseSequenceDetails",
-    "acquisition_type": "MRAcquisitionType",
-    "scanning_sequence": "ScanningSequence",
-    "sequence_variant": "SequenceVariant",
-    "scan_options": "ScanOptions",
-    "echo_time": "EchoTime",
-    "repetition_time": "RepetitionTime",
-    "inversion_time": "InversionTime",
-    "flip_angle": "FlipAngle",
-    "labelling": "ArterialSpinLabelingType",
-    "units": "Units",
-    "tracer": "TracerName",
-}
 
 _PARTS = {"ph": "phase", "real": "real", "imag": "imag", "fieldmap": "fieldmap"}
 """Components by the suffixes of a volume."""
@@ -79,14 +70,16 @@ _AXES = ("RL", "AP", "IS")
 
 
 def volume_facts(suffix: str, suffixes: Iterable[str], sidecar: Mapping[str, Any], directions: int) -> dict[str, Any]:
-    """Return the facts of a volume by the names of `VOLUME_FIELDS`.
+    """Return the facts of a volume by the names of `VOLUME_FIELDS`, and of the fields of selectors in its sidecar.
 
     `suffix`: that of the volume in its series, see `node.volume.model.Volume`; `suffixes`: those of all volumes of the
     series; `sidecar`: its sidecar, as the node wrote it; `directions`: columns of its gradient table with a direction.
     """
     facts: dict[str, Any] = dict.fromkeys(VOLUME_FIELDS)
-    for name, field in _FROM_SIDECAR.items():
-        facts[name] = _listed(sidecar.get(field)) if VOLUME_FIELDS[name].several else sidecar.get(field)
+    for name, field in RULE_FIELDS.items():
+        if field.sidecar:
+            value = sidecar.get(field.sidecar)
+            facts[name] = _listed(value) if field.several else field.of_sidecar(value)
     words = suffix.split("-")
     kinds = [*_listed(sidecar.get("ImageType")), *_listed(sidecar.get("ImageTypeText"))]
     return facts | {

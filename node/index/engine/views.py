@@ -146,7 +146,7 @@ def _of_core(say: _Words) -> dict[str, str]:
                    {years_of("st.patient_age")} AS patient_age,
                    st.study_date, st.study_description, st.accession_number,
                    {say.unindexed("se.modality")} AS modality, se.series_number, se.series_description,
-                   se.protocol_name, se.body_part_examined, se.manufacturer, se.manufacturer_model_name,
+                   se.protocol_name, se.body_part_examined AS body_part, se.manufacturer, se.manufacturer_model_name,
                    v.magnetic_field_strength_t, v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms,
                    v.inversion_time_ms, v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation,
                    v.geometry,

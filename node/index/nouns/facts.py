@@ -36,7 +36,7 @@ from node.index.models.history import ConversionRow, FailureRow, VolumeRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.models.people import LabelRow
 from node.index.nouns.converted import SeriesKey
-from node.selector import Facts, Selector
+from node.selector import FIELDS, Facts, Selector
 
 CHUNK_ROWS = 500
 """Series of one query, which bounds the rows in memory."""
@@ -54,6 +54,12 @@ _SERIES = (
     "series_instance_uid", "modality", "series_number", "series_description", "series_date", "laterality",
     "protocol_name", "manufacturer", "manufacturer_model_name", "station_name", "state", "expected_instances",
     "missing_instances", "revision", "last_received_at",
+)  # fmt: skip
+
+
+_LARGEST_HAS = (
+    "geometry", "orientation", "slice_thickness_mm", "weighting", "sequence", "repetition_time_ms", "echo_time_ms",
+    "inversion_time_ms", "flip_angle_degrees", "magnetic_field_strength_t", "contrast_agent", "convolution_kernel",
 )  # fmt: skip
 
 
@@ -119,20 +125,17 @@ COLUMNS: Mapping[str, Any] = {
     "rows": _extent(1),
     "slices": _extent(2),
     "times": case((_LARGEST.id.is_not(None), func.coalesce(_extent(3), 1))),
-    "column_spacing": _spacing(0),
-    "row_spacing": _spacing(1),
-    "slice_spacing": _spacing(2),
-    "geometry": _LARGEST.geometry,
-    "orientation": _LARGEST.orientation,
+    "column_spacing_mm": _spacing(0),
+    "row_spacing_mm": _spacing(1),
+    "slice_spacing_mm": _spacing(2),
+    **{name: getattr(_LARGEST, name) for name in _LARGEST_HAS},
     "warnings": _of_volumes(JsonGroupDistinct(_WARNING.c.value)).select_from(_WARNING).scalar_subquery(),
     "days_since_received": Days(_NOW) - Days(SeriesRow.last_received_at),
     "days_since_study": Days(_TODAY) - Days(StudyRow.study_date),
 }
 """The SQL of each field."""
 
-_OF_LARGEST = frozenset(
-    ("columns", "rows", "slices", "times", "column_spacing", "row_spacing", "slice_spacing", "geometry", "orientation")
-)
+_OF_LARGEST = frozenset(name for name, field in FIELDS.items() if field.group == "volume") - {"volumes", "warnings"}
 """Fields of the largest volume, which is looked for only if one of them is compared."""
 
 

@@ -130,7 +130,8 @@ class ReadExports(ReadRepository):
         """
         return self._of_ids(
             "SELECT c.series_id, v.stack, v.suffix, v.path, v.sha256, v.shape, v.spacing_mm, v.geometry, "
-            "v.orientation, v.warnings FROM conversions c JOIN volumes v ON v.conversion_id = c.id "
+            "v.orientation, v.warnings, v.weighting, v.contrast_agent "
+            "FROM conversions c JOIN volumes v ON v.conversion_id = c.id "
             "WHERE c.series_id IN :ids AND NOT c.superseded AND c.files_removed_at IS NULL "
             "AND (v.kind IN ('volume', 'spectra') AND v.format = 'nifti' OR v.kind = 'physio') "
             "ORDER BY v.stack, v.path",

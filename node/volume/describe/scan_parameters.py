@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from node.selector.fields import FIELDS
 from node.volume.model import Volume
 
 STATED = "stated"
@@ -17,7 +17,7 @@ MAX_TEXT = 64
 MIN_T2_STAR_ECHO_MS = 15.0
 """Shortest echo of a gradient echo that is called T2* weighted."""
 
-_WEIGHTINGS = {
+WEIGHTINGS = {
     "T1": "T1",
     "T2": "T2",
     "T2_STAR": "T2*",
@@ -49,18 +49,12 @@ def scan_parameters(volume: Volume) -> dict[str, Any]:
     """
     fields = volume.attributes
     agent = fields.get("ContrastBolusIngredient") or (STATED if fields.get("contrast_agent_stated") else None)
-    return {
-        "slice_thickness_mm": _number(fields, "SliceThickness"),
-        "repetition_time_ms": _number(fields, "RepetitionTime", 1000),
-        "echo_time_ms": _number(fields, "EchoTime", 1000),
-        "inversion_time_ms": _number(fields, "InversionTime", 1000),
-        "flip_angle_degrees": _number(fields, "FlipAngle"),
-        "magnetic_field_strength_t": _number(fields, "MagneticFieldStrength"),
-        "sequence": _text(fields, "PulseSequenceType"),
-        "weighting": weighting(volume),
-        "contrast_agent": agent,
-        "convolution_kernel": _text(fields, "ConvolutionKernel"),
+    values = {
+        name: _number(fields, name) if field.type == "number" else _text(fields, field.sidecar)
+        for name, field in FIELDS.items()
+        if field.sidecar
     }
+    return {**values, "weighting": weighting(volume), "contrast_agent": agent}
 
 
 def weighting(volume: Volume) -> str | None:
@@ -76,8 +70,8 @@ def weighting(volume: Volume) -> str | None:
     if any(weighted.b_value > 0 for weighted in volume.diffusion or ()):
         return "DWI"
     repetition, echo, inversion, flip = (
-        _number(fields, name, factor)
-        for name, factor in (("RepetitionTime", 1000), ("EchoTime", 1000), ("InversionTime", 1000), ("FlipAngle", 1))
+        _number(fields, name)
+        for name in ("repetition_time_ms", "echo_time_ms", "inversion_time_ms", "flip_angle_degrees")
     )
     is_gradient = "GR" in fields.get("ScanningSequence", ()) or fields.get("EchoPulseSequence") == "GRADIENT"
     stated = fields.get("AcquisitionContrast", "UNKNOWN")
@@ -95,7 +89,7 @@ def _stated(contrast: str, is_gradient: bool, echo_ms: float | None) -> str | No
     """Return the weighting that a header states; Philips says T2 of gradient echoes, which never are."""
     if contrast == "T2" and is_gradient:
         return "T2*" if echo_ms is not None and echo_ms >= MIN_T2_STAR_ECHO_MS else None
-    return _WEIGHTINGS.get(contrast)
+    return WEIGHTINGS.get(contrast)
 
 
 def _of_gradient_echo(sequence: str, echo_ms: float, inversion_ms: float | None, flip: float | None) -> str | None:
@@ -124,9 +118,10 @@ def _is_map(volume: Volume) -> bool:
     return component not in ("MAGNITUDE", "MIXED") or not (MAPS | _NO_MAGNITUDES).isdisjoint(kinds)
 
 
-def _number(fields: Mapping[str, Any], name: str, factor: float = 1) -> float | None:
-    value = fields.get(name)
-    return float(f"{value * factor:.9g}") if isinstance(value, int | float) and math.isfinite(value) else None
+def _number(fields: Mapping[str, Any], name: str) -> float | None:
+    """Return the number of a column, from the fields of a sidecar."""
+    value: float | None = FIELDS[name].of_sidecar(fields.get(FIELDS[name].sidecar))
+    return value
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

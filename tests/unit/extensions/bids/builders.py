@@ -31,7 +31,7 @@ def facts(**known: Any) -> dict[str, Any]:
 
 def geometry(times: int = 1, **changes: Any) -> dict[str, Any]:
     size = {"columns": 4, "rows": 4, "slices": 3, "times": times}
-    spacing = {"column_spacing": 1.0, "row_spacing": 1.0, "slice_spacing": 1.0}
+    spacing = {"column_spacing_mm": 1.0, "row_spacing_mm": 1.0, "slice_spacing_mm": 1.0}
     return {**size, **spacing, "geometry": "regular", "orientation": "axial", "warnings": [], **changes}
 
 
