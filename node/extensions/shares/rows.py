@@ -13,7 +13,7 @@ from node.index.engine.rows import ReadRepository, columns_but
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import StudyRow
-from node.index.nouns.accounts import is_current
+from node.index.nouns.accounts import is_current, moment
 from node.index.nouns.retention import old_before
 from node.index.nouns.shares import Share
 
@@ -31,8 +31,9 @@ class ShareRepository(IndexRepository):
     @on_reader
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
         """Return the link of a token, or None if it is unknown, revoked or over."""
-        is_open = is_current(ShareRow.made_at, ShareRow.expires_at, now)
-        row = connection.execute(select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)).first()
+        is_open = is_current(ShareRow.made_at, ShareRow.expires_at)
+        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)
+        row = connection.execute(query, moment(now)).first()
         return None if row is None else Share(*row)
 
     @on_reader

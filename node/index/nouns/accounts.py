@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
@@ -36,12 +36,17 @@ AHEAD = dt.timedelta(hours=1)
 """How far the clock may have been ahead of what it is now."""
 
 
-def is_current(begun_at: Any, expires_at: Any, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition that something has begun and has not expired.
+def is_current(begun_at: Any, expires_at: Any) -> ColumnElement[bool]:
+    """Return the condition that something has begun and has not expired at the `moment` that is its parameters.
 
     What begins in the future was made while the clock was ahead: nobody knows when its time is over.
     """
-    return and_(expires_at > now, begun_at <= now + AHEAD)
+    return and_(expires_at > bindparam("now"), begun_at <= bindparam("latest"))
+
+
+def moment(now: dt.datetime) -> dict[str, dt.datetime]:
+    """Return the parameters of `is_current`."""
+    return {"now": now, "latest": now + AHEAD}
 
 
 MAX_STEPS_APART = 2
@@ -122,7 +127,29 @@ class ListedSession:
     used_at: dt.datetime | None
 
 
+# Built once: each request with a token or a cookie runs them, and building them takes longer than running them.
 _KNOWN = select(*AccountRow.__table__.columns)
+
+_BY_TOKEN = (
+    _KNOWN.add_columns(TokenRow.label, TokenRow.role.label("at_most"), TokenRow.routes, TokenRow.used_at)
+    .add_columns(ProjectRow.name.label("project"))
+    .join(TokenRow, TokenRow.account_id == AccountRow.id)
+    .outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)
+    .where(TokenRow.sha256 == bindparam("token"))
+    .where(or_(TokenRow.expires_at.is_(None), is_current(TokenRow.created_at, TokenRow.expires_at)))
+)
+
+_BY_SESSION = (
+    _KNOWN.add_columns(WebSessionRow.id.label("session_id"), WebSessionRow.expires_at)
+    .add_columns(WebSessionRow.used_at, WebSessionRow.has_factor)
+    .join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
+    .where(WebSessionRow.sha256 == bindparam("cookie"))
+    .where(is_current(func.coalesce(WebSessionRow.used_at, WebSessionRow.created_at), WebSessionRow.expires_at))
+)
+
+_LIMITED = (
+    select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(bindparam("names", expanding=True))).limit(1)
+)
 
 
 def _by_name(connection: Connection, name: str) -> KnownAccount | None:
@@ -131,8 +158,7 @@ def _by_name(connection: Connection, name: str) -> KnownAccount | None:
 
 
 def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
-    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(names)).limit(1)
-    return connection.execute(limited).first() is not None
+    return connection.execute(_LIMITED, {"names": list(names)}).first() is not None
 
 
 class AccountRepository(IndexRepository):
@@ -143,12 +169,7 @@ class AccountRepository(IndexRepository):
     @on_reader
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownToken | None:
         """Return a token with its account, or None if it is unknown or has expired."""
-        query = _KNOWN.add_columns(TokenRow.label, TokenRow.role.label("at_most"), TokenRow.routes, TokenRow.used_at)
-        query = query.add_columns(ProjectRow.name.label("project"))
-        query = query.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
-        query = query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)
-        open_token = is_current(TokenRow.created_at, TokenRow.expires_at, now)
-        row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), open_token))).first()
+        row = connection.execute(_BY_TOKEN, {"token": sha256} | moment(now)).first()
         if row is None:
             return None
         account = _known(connection, row)
@@ -163,16 +184,7 @@ class AccountRepository(IndexRepository):
     @on_reader
     def by_session(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownSession | None:
         """Return the session of a cookie, or None if it has ended."""
-        query = _KNOWN.add_columns(
-            WebSessionRow.id.label("session_id"),
-            WebSessionRow.expires_at,
-            WebSessionRow.used_at,
-            WebSessionRow.has_factor,
-        )
-        query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
-        used_at = func.coalesce(WebSessionRow.used_at, WebSessionRow.created_at)
-        is_open = is_current(used_at, WebSessionRow.expires_at, now)
-        row = connection.execute(query.where(WebSessionRow.sha256 == sha256, is_open)).first()
+        row = connection.execute(_BY_SESSION, {"cookie": sha256} | moment(now)).first()
         if row is None:
             return None
         return KnownSession(row.session_id, _known(connection, row), row.expires_at, row.used_at, row.has_factor)
