@@ -205,13 +205,13 @@ def test_tables_have_whole_uids_in_columns_and_fields_for_programs(run, tmp_path
     make.saved([*make.ct_series(1, **described), make.structured_report()], tmp_path / "some")
     run("import", "some", "--root", "here")
     uid = make_failures_and_deliveries(tmp_path / "here")
-    for command in (("series",), ("series", "--incomplete"), ("status",), ("hooks", "deliveries")):
+    for command in (("series", "--uids"), ("series", "--uids", "--incomplete"), ("status",), ("hooks", "deliveries")):
         status, out, _ = run(*command, "--root", "here")
         assert status == 0
         assert "\x1b" not in out
         assert uid in out or command[0] == "hooks"
     assert "not-an-image: " not in run("series", "--root", "here")[1], "a document is no problem"
-    head, *rows = run("series", "--root", "here")[1].splitlines()[1:3]
+    head, *rows = run("series", "--uids", "--root", "here")[1].splitlines()[1:3]
     assert all(_columns(row, _columns(head, "series")) == uid for row in rows if uid in row)
     as_json = json.loads(run("series", "--root", "here", "--json")[1])
     names, *lines = [line.split("\t") for line in run("series", "--root", "here", "--tsv")[1].splitlines()]
