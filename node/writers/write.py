@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,8 +48,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
         from node.writers.itk import write_metaimage, write_nrrd  # here, because SimpleITK takes 0.1 s to load
 
         writers |= {"mhd": write_metaimage, "nrrd": write_nrrd}
-    with ThreadPoolExecutor(max(1, len(formats)), "format") as side_by_side:
-        files = list(side_by_side.map(lambda name: writers[name](volume, folder, stem, options), formats))
+    files = [writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
     if volume.kind in (VolumeKind.MASK, VolumeKind.MASKED, VolumeKind.PROJECTED):
