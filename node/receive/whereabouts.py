@@ -190,11 +190,10 @@ class _Asked:
         if not self.is_admin:
             return
         with suppress(OSError):  # who it was stays unknown
-            for found in lines_naming(self.root, text, self.deadline):
-                with suppress(ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut
-                    line = json.loads(found)
-                    if any(text in named.values() for named in line["objects"]):
-                        yield {name: line[name] for name in ("at", "action", "outcome", "detail", "participants")}
+            lines = map(_audited, lines_naming(self.root, text, self.deadline))
+            yield from (
+                line for line in lines if line is not None and any(text in one.values() for one in line["objects"])
+            )
 
     def remembered(self) -> Whereabouts | None:
         """Look in what is beside the index: a new index may know nothing of what was here before."""
@@ -241,6 +240,15 @@ class _Asked:
     def _send_again(self) -> str:
         sender = self.received.calling_ae_title if self.received is not None else ""
         return f"have {sender or 'its sender'} send it again, or take it from a backup"
+
+
+def _audited(found: bytes) -> Row | None:
+    """Return a line of the audit log; None if a power cut has torn it, or if it is of another version."""
+    try:
+        line = json.loads(found)
+        return {name: line[name] for name in ("at", "action", "outcome", "detail", "participants", "objects")}
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _moment(moment: str | dt.datetime) -> dt.datetime:

@@ -20,6 +20,7 @@ from pydicom import Dataset
 from starlette.testclient import TestClient
 
 from node.index.engine.place import FILE_NAME
+from node.index.engine.view_rows import queries_of_file
 from node.index.nouns.records import RevisionFile
 from node.index.nouns.views import StudyViews
 from node.web.pages import downloads
@@ -193,7 +194,7 @@ def test_studies_of_one_name_are_found_without_reading_all_of_a_day(site: Site) 
     """An archive without dates, or with one date for all, would be read whole for each study of a download."""
     ran: list[str] = []
     with closing(sqlite3.connect(site.root / FILE_NAME)) as connection:
-        studies = StudyViews(connection)
+        studies = StudyViews(queries_of_file(connection))
         second = studies.row(DOES_SECOND)
         assert second is not None
         connection.set_trace_callback(ran.append)
