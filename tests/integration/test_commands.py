@@ -429,11 +429,15 @@ def test_conflicts_fit_a_terminal_and_uids_are_there_if_asked_for(run) -> None:
     run("import", "second", "--root", "here")
     listed = run("conflicts", "--root", "here").out
     assert max(map(len, listed.splitlines())) <= 80
-    _, finding, facts = listed.splitlines()
-    assert finding.split(maxsplit=1) == ["1", "the instance came again with other bytes; the first is current"]
-    assert facts.strip().startswith("instance-bytes")
+    _, kind, finding, known_by, facts = listed.splitlines()
+    assert (kind, finding.split(maxsplit=1)[1]) == (
+        "instance-bytes",
+        "the instance came again with other bytes; the first is current",
+    )
+    assert known_by.strip() == "Voxel Test, 2024-01-02, 1 CT"
+    assert facts.strip().startswith("20")
     assert first.SOPInstanceUID not in listed
-    assert first.SOPInstanceUID in run("conflicts", "--uids", "--root", "here").out.splitlines()[4]
+    assert first.SOPInstanceUID in run("conflicts", "--uids", "--root", "here").out.splitlines()[6]
     assert first.SOPInstanceUID in run("conflicts", "--tsv", "--root", "here").out
 
 
@@ -536,7 +540,7 @@ def test_each_state_that_is_printed_of_a_series_selects_it(run, tmp_path: Path) 
 
     def printed(*options: str) -> set[str]:
         head, *lines = run("series", "--root", "here", *options).out.splitlines()[1:]
-        return {line[head.index("state") : head.index("series")].strip() for line in lines}
+        return {line[: head.index("  no")].strip() for line in lines}
 
     assert printed() == set(values)
     of_converted = {name for name, row in values.items() if row[0] == "converted"}

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, minute, person, print_finding, print_table, print_within
+from node.cli.output import (
+    Answer,
+    Listing,
+    minute,
+    patient,
+    person,
+    print_finding,
+    print_table,
+    print_within,
+    series_name,
+)
 from node.counted import counted
 
 if TYPE_CHECKING:
@@ -39,21 +51,30 @@ def list_(
 
     def text() -> None:
         print(counted(len(rows), "conflict") if rows else "no conflicts")
-        for row in rows:
-            _print_found(row, uids=uids)
+        for kind, alike in groupby(rows, itemgetter("kind")):
+            print(kind)
+            for row in alike:
+                _print_found(row, _known_by(row), uids=uids)
 
     return Listing(rows, text, rows=rows)
 
 
-def _print_found(row: Mapping[str, Any], *, uids: bool) -> None:
+def _known_by(row: Mapping[str, Any]) -> str:
+    """Return patient, date and series of a conflict, as far as they are in the index."""
+    if row["study_date"] is None and row["patient_id"] is None:
+        return ""
+    series = None if row["series_number"] is None and row["modality"] is None else series_name(row)
+    return ", ".join(filter(None, (patient(row), row["study_date"], series)))
+
+
+def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
     facts = (
-        row["kind"],
         row["calling_ae_title"] and f"from {row['calling_ae_title']}",
         minute(row["found_at"]),
         row["decision"],
     )
     of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
-    print_finding(f"{row['id']:>4}", row["detail"], ", ".join(filter(None, facts)), *filter(None, of_uids))
+    print_finding(f"{row['id']:>4}", row["detail"], what, ", ".join(filter(None, facts)), *filter(None, of_uids))
 
 
 @app.command()
@@ -65,7 +86,7 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
         found = compared(root.folder, index, conflict, local)
 
     def text() -> None:
-        _print_found(found.conflict, uids=uids)
+        _print_found(found.conflict, found.conflict["kind"], uids=uids)
         if found.current is not None and found.other is not None:
             named = ("patient", "patient ID", "born", "sex", "sent by", "received")
             persons = zip(named, _of(found.current), _of(found.other), strict=True)

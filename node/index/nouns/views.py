@@ -220,9 +220,17 @@ class ConflictViews(ViewRows):
     """Rows of ``v_conflicts``."""
 
     def all(self, *, decided: bool) -> list[Row]:
-        """Return rows of ``v_conflicts``, oldest first; those that are decided only if asked for."""
-        which = "" if decided else "WHERE decision IS NULL"
-        return self._rows(f"SELECT * FROM v_conflicts {which} ORDER BY found_at, id")
+        """Return rows of ``v_conflicts`` with what people know their series by, by kind and then oldest first.
+
+        Those that are decided only if asked for.
+        """
+        which = "" if decided else "WHERE c.decision IS NULL"
+        return self._rows(
+            "SELECT c.*, p.patient_id, p.patient_name, st.study_date, se.series_number, se.series_description, "
+            "se.modality FROM v_conflicts c LEFT JOIN studies st ON st.study_instance_uid = c.study_instance_uid "
+            "LEFT JOIN patients p ON p.id = st.patient_id LEFT JOIN series se ON se.study_id = st.id "
+            f"AND se.series_instance_uid = c.series_instance_uid {which} ORDER BY c.kind, c.found_at, c.id"
+        )
 
     def count_open(self) -> dict[str, int]:
         """Count the conflicts that nobody has decided, by kind."""
