@@ -181,7 +181,7 @@ def _test_message(
         found = index.series.with_uid(series) if series is not None else index.series.newest(1)
         if len(found) != 1:
             number = "several studies have a" if found else "there is no"
-            raise UsageError(f"{number} series {series!r}: `voxelnode series` lists those that are here")
+            raise UsageError(f"{number} series {series!r}: `voxelnode series --uids` lists those that are here")
         key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
         now = dt.datetime.now(dt.UTC)
         try:

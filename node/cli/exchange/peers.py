@@ -113,7 +113,7 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
         selected = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
         if selected is None:
             raise UsageError(
-                f"{uid}: no stored study, series or instance has this UID; `voxelnode series` lists the series"
+                f"{uid}: no stored study, series or instance has this UID; `voxelnode series --uids` lists the series"
             )
         yield selected
     if patient is not None:

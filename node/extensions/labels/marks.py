@@ -174,7 +174,7 @@ def _existing(connection: Connection, targets: Iterable[Target]) -> list[tuple[T
     if len(found) < len(wanted):
         missing = next(one for one in wanted if one not in dict(found))
         what = f"series {missing.series} in study {missing.study}" if missing.series else f"study {missing.study}"
-        raise NotMarkable(f"no {what[:200]} in the index; `voxelnode series` lists all")
+        raise NotMarkable(f"no {what[:200]} in the index; `voxelnode series --uids` lists all")
     return found
 
 

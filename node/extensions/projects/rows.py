@@ -282,4 +282,4 @@ def _require(connection: Connection, content: Content) -> None:
         query = query.where(SeriesRow.series_instance_uid == content.series)
     if connection.execute(query.limit(1)).first() is None:
         what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
-        raise UsageError(f"no {what[:200]} in the index; `voxelnode series` lists all")
+        raise UsageError(f"no {what[:200]} in the index; `voxelnode series --uids` lists all")

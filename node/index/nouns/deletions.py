@@ -86,7 +86,7 @@ def plan_deletion(
     rows = connection.execute(query).all()
     sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
     if not rows:
-        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
+        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series --uids` lists all")
     if len({row[3] for row in rows}) > 1:
         studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
         raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
