@@ -20,7 +20,7 @@ class ProjectViews(ViewRows):
         return self._rows(
             "SELECT p.name, p.description, p.rule, p.called_ae_title, (SELECT count(DISTINCT ps.series_id) "
             "FROM project_series ps WHERE ps.project_id = p.id) AS series "
-            "FROM projects p WHERE :name IS NULL OR p.name = :name ORDER BY p.name",
+            "FROM projects p WHERE p.name = :name OR :name IS NULL ORDER BY p.name",
             name=name,
         )
 

@@ -25,8 +25,8 @@ class JobViews(ViewRows):
             "WHERE r.job_id = w.id AND r.stored_at IS NOT NULL) AS results_stored FROM work w "
             "LEFT JOIN studies st ON st.study_instance_uid = w.study_instance_uid "
             "LEFT JOIN series se ON se.study_id = st.id AND se.series_instance_uid = w.series_instance_uid "
-            "WHERE w.kind = 'job' AND (:hook IS NULL OR w.name = :hook) AND (:job_id IS NULL OR w.key = :job_id) "
-            "AND (:state IS NULL OR coalesce(w.outcome, w.state) = :state) ORDER BY w.id DESC LIMIT :limit",
+            "WHERE w.kind = 'job' AND (w.name = :hook OR :hook IS NULL) AND (w.key = :job_id OR :job_id IS NULL) "
+            "AND (coalesce(w.outcome, w.state) = :state OR :state IS NULL) ORDER BY w.id DESC LIMIT :limit",
             hook=hook,
             state=state,
             job_id=job_id,

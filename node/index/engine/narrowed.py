@@ -187,7 +187,7 @@ def _enter(connection: Connection, scope: Scope, schema: str) -> None:
         of_members = text(
             f"INSERT INTO scope_projects SELECT DISTINCT m.project_id FROM {schema}.project_members m "
             f"JOIN {schema}.projects p ON p.id = m.project_id "
-            "WHERE m.account IN :members AND m.role IN :roles AND (:only IS NULL OR p.name = :only)"
+            "WHERE m.account IN :members AND m.role IN :roles AND (p.name = :only OR :only IS NULL)"
         ).bindparams(
             *(bindparam(name, expanding=True) for name in ("members", "roles")), bindparam("only", type_=String)
         )

@@ -288,7 +288,7 @@ class HookViews(ViewRows):
         """
         return self._rows(
             "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
-            "WHERE (:hook IS NULL OR hook = :hook) AND (:state IS NULL OR state = :state) "
+            "WHERE (hook = :hook OR :hook IS NULL) AND (state = :state OR :state IS NULL) "
             "ORDER BY happened_at DESC LIMIT :limit) d "
             "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY d.happened_at",
             hook=hook,
@@ -380,8 +380,8 @@ class RouteViews(ViewRows):
             "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
             "st.patient_name, st.patient_id, "
             "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
-            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
-            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
+            "WHERE (route = :route OR :route IS NULL) AND (destination = :destination OR :destination IS NULL) "
+            "AND (state = :state OR :state IS NULL) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
             "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
             "LEFT JOIN v_studies st USING (study_instance_uid) "
             "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
@@ -476,9 +476,9 @@ class SeriesViews(ViewRows):
         return self._rows(
             "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
             "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE (:study IS NULL OR study_instance_uid = :study) "
-            "AND (:state IS NULL OR state = :state OR state = 'converted' AND certainty = :state) "
-            "AND (:patient IS NULL OR patient_id = :patient) AND (:modality IS NULL OR modality = :modality) "
+            "WHERE (study_instance_uid = :study OR :study IS NULL) "
+            "AND (state = :state OR state = 'converted' AND certainty = :state OR :state IS NULL) "
+            "AND (patient_id = :patient OR :patient IS NULL) AND (modality = :modality OR :modality IS NULL) "
             "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
             study=study,
             state=state,
@@ -535,7 +535,7 @@ class StudyViews(ViewRows):
         titles: dict[int, set[str]] = {}
         for row in self._rows(
             "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
-            "JOIN studies st ON st.id = se.study_id WHERE :study IS NULL OR st.study_instance_uid = :study",
+            "JOIN studies st ON st.id = se.study_id WHERE st.study_instance_uid = :study OR :study IS NULL",
             study=study_instance_uid,
         ):
             titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
@@ -543,7 +543,7 @@ class StudyViews(ViewRows):
             "SELECT st.id, st.study_instance_uid, max(se.last_received_at) AS last, "
             "min(CASE WHEN se.state IN ('converted', 'not-an-image') THEN 1 ELSE 0 END) AS is_finished "
             "FROM studies st JOIN series se ON se.study_id = st.id "
-            "WHERE :study IS NULL OR st.study_instance_uid = :study GROUP BY st.id ORDER BY last, st.id",
+            "WHERE st.study_instance_uid = :study OR :study IS NULL GROUP BY st.id ORDER BY last, st.id",
             study=study_instance_uid,
         )
         return [
@@ -613,7 +613,7 @@ class TrashViews(ViewRows):
             "coalesce(f.files, 0) AS files, coalesce(f.bytes, 0) AS bytes, t.content FROM tombstones t LEFT JOIN "
             "(SELECT deletion, count(*) AS files, sum(bytes) AS bytes FROM trash GROUP BY deletion) f "
             "ON f.deletion = t.id "
-            "WHERE t.content IS NOT NULL AND (:number IS NULL OR t.id = :number) ORDER BY t.id DESC",
+            "WHERE t.content IS NOT NULL AND (t.id = :number OR :number IS NULL) ORDER BY t.id DESC",
             number=number,
         )
         return [_known_content(row) for row in rows]
