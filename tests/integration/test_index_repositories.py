@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -15,11 +16,14 @@ from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
+from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
 from node.index.database.reading import other_host_of
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
+from node.index.engine.view_rows import Row, queries_of_file
+from node.index.nouns.views import StudyViews
 from node.index.work import jobs
 from tests import make
 from tests.acceptance.served import until
@@ -70,6 +74,22 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
         assert root.index.about.get("closed") == "no"
         [study] = root.index.studies.stored()
         assert root.index.deletions.plan("study", study.study_instance_uid).instances == 1
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
+    steps: list[str] = []
+    with closing(sqlite3.connect(root.index.place)) as connection:
+        queries = queries_of_file(connection)
+
+        def explained(query: str, values: Mapping[str, Any]) -> list[Row]:
+            steps.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
+            return queries(query, values)
+
+        assert StudyViews(explained).stored("1.2.3") == []
+        assert JobViews(explained).newest(1, job_id="1") == []
+    assert len(steps) > 4
+    assert [step for step in steps if step.startswith("SCAN")] == []
 
 
 def test_a_read_sees_what_was_written_before_it(root: Root) -> None:

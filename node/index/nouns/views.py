@@ -533,17 +533,17 @@ class StudyViews(ViewRows):
     def stored(self, study_instance_uid: str | None = None) -> list[StoredStudy]:
         """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
         titles: dict[int, set[str]] = {}
+        of_study = "" if study_instance_uid is None else "WHERE st.study_instance_uid = :study"
         for row in self._rows(
             "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
-            "JOIN studies st ON st.id = se.study_id WHERE st.study_instance_uid = :study OR :study IS NULL",
+            f"JOIN studies st ON st.id = se.study_id {of_study}",
             study=study_instance_uid,
         ):
             titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
         rows = self._rows(
             "SELECT st.id, st.study_instance_uid, max(se.last_received_at) AS last, "
             "min(CASE WHEN se.state IN ('converted', 'not-an-image') THEN 1 ELSE 0 END) AS is_finished "
-            "FROM studies st JOIN series se ON se.study_id = st.id "
-            "WHERE st.study_instance_uid = :study OR :study IS NULL GROUP BY st.id ORDER BY last, st.id",
+            f"FROM studies st JOIN series se ON se.study_id = st.id {of_study} GROUP BY st.id ORDER BY last, st.id",
             study=study_instance_uid,
         )
         return [
