@@ -1,4 +1,4 @@
-"""Names for people: a template with tokens, by which `voxelnode convert`, ZIP files and ``[storage] names`` call files.
+"""Names for people: a template with tokens, by which `voxelnode convert`, ZIP files and ``[storage] names`` name files.
 
 Slashes divide a template: the last part names a series, and what is before it is the folder of a study. Two studies
 never share a folder.

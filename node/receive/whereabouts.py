@@ -1,8 +1,8 @@
-"""Where is it? What became of something that was not found, in one sentence, with what to do.
+"""Where is it? One sentence says what became of something that was not found, and what to do.
 
     index -> lost list -> quarantine -> trash and deletions -> ledger -> audit log -> refusals
 
-The first of them that knows of it answers. Commands, pages and REST ask this when they have found nothing, and nothing
+The first place that knows it answers. Commands, pages and REST ask this when they have found nothing, and nothing
 is read for them before. Files are read from the newest to the oldest, for as long as the caller waits.
 
 Whoever is no administrator learns what the lists of losses and refusals show them, and that a deletion was ordered; the

@@ -378,7 +378,8 @@ def _is_loss_evident(series: Series) -> bool:
     if _are_remains(series) or not is_numbered or "InstanceNumber" in series.false:
         return False
     times = {plane.time for plane in every(series)}
-    is_time_lost = any(min(times) < plane.time < max(times) and plane.time not in times for plane in series.lost)
+    between = range(min(times, default=0), max(times, default=0))
+    is_time_lost = any(plane.time in between and plane.time not in times for plane in series.lost)
     if series.case.times > 1 and not is_time_lost:
         return False  # slices at an end of all times: some senders skip numbers between times
     numbers = sorted({int(ds.InstanceNumber) for ds in series.datasets})
