@@ -81,6 +81,7 @@ def test_one_of_several_deletions_below_a_study_does_not_answer_for_the_others(r
     assert asked(root, "1.2.3", series[0].SeriesInstanceUID, series[0].StudyInstanceUID) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_info_about_a_series_names_what_of_it_is_not_there(root: Root) -> None:
     series = make.ct_series(3)
