@@ -26,7 +26,7 @@ from node.volume.arrange.time_order import (
     weighting,
 )
 from node.volume.arrange.whole_times import Bin, instance_order
-from node.volume.geometry import group_by_position
+from node.volume.geometry import group_by_position, is_even
 from node.volume.model import Frame
 
 FULL, HALF, FAINT = 1.0, 0.5, 0.4
@@ -140,7 +140,7 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
     """Return bins in the order of another attribute, those given if it is theirs; None if it tells no times.
 
     Instance Numbers tell times if they run through all of them in one order of slices, Trigger Time if it counts
-    phases.
+    phases, or if its values are even steps.
     """
     if source.key == "labelling":  # its values have no order of their own
         return ordered_by(bins, source.key)
@@ -156,10 +156,20 @@ def _order_by(source: Source, name: str, bins: list[Bin]) -> list[Bin] | None:
         return bins
     if source.key == "instance" and not follow_each_other(ordered, "instance"):
         return None
-    if source.key == "trigger_time" and not is_cardiac_order(ordered):
+    if source.key == "trigger_time" and not (is_cardiac_order(ordered) or _are_steps_of_a_beat(ordered)):
         return None
     is_phased = source.kind is Kind.CLOCK and _are_phases(name, bins)
     return None if is_phased and all(map(_is_turned, bins, ordered)) else ordered
+
+
+def _are_steps_of_a_beat(bins: list[Bin]) -> bool:
+    """Return whether ascending Trigger Times of each slice are even steps that begin close to the beat.
+
+    If each beat has one frame, Trigger Times scatter by chance, and by less than the delay after the beat.
+    """
+    moments = np.array([[frame.time_key["trigger_time"] for frame in frames] for frames in bins], float)
+    begin_early = np.ptp(moments, axis=1) >= moments[:, 0]
+    return moments.shape[1] > 2 and bool(begin_early.all()) and all(map(is_even, moments))
 
 
 def _are_phases(name: str, bins: list[Bin]) -> bool:
