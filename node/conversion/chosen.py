@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
+from node.selector.fields import FIELDS
 
 if TYPE_CHECKING:
+    from node.conversion.job import Converted
     from node.selector import Facts, Selector
 
 ATTRIBUTES = (
@@ -22,11 +25,31 @@ ATTRIBUTES = (
 KNOWN = frozenset((*ATTRIBUTES, "body_part", "instances"))
 """Fields of selectors that are known before the conversion."""
 
+TOLD = frozenset({"verdict", "failures", *(name for name, field in FIELDS.items() if field.group == "volume")})
+"""Fields that the conversion tells."""
+
 
 def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
     """Return the facts of a series by the names of `KNOWN`, from the columns of `node.dicom.attributes`."""
     facts = {name: attributes.get(name) for name in ATTRIBUTES}
     return {**facts, "body_part": attributes.get("body_part_examined"), "instances": instances}
+
+
+def told_facts(converted: Converted) -> Facts:
+    """Return the facts of a series by the names of `TOLD`, as an index has them of its newest revision."""
+    volumes = [file for file in converted.files if file.kind == "volume"]
+    facts: dict[str, Any] = {name: [] if FIELDS[name].several else None for name in TOLD}
+    facts["volumes"] = len({file.stack for file in volumes})
+    facts["verdict"] = converted.completeness.state
+    facts["failures"] = sorted({refusal.reason.value for refusal in converted.refusals})
+    facts["warnings"] = sorted({warning for file in volumes for warning in file.warnings})
+    if volumes:
+        largest = min(volumes, key=lambda file: (-math.prod(file.shape), file.stack))
+        facts |= dict(zip(("columns", "rows", "slices", "times"), (*largest.shape, 1), strict=False))
+        spacings = ("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm")
+        facts |= dict(zip(spacings, largest.spacing_mm, strict=False))
+        facts |= {name: getattr(largest, name) for name in facts.keys() - {"warnings"} if hasattr(largest, name)}
+    return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +63,28 @@ class Chosen:
     include: Selector | None = None
     exclude: Selector | None = None
 
-    def reason_against(self, attributes: Mapping[str, Any], instances: int) -> str | None:
-        """Return why a series is not converted, or None if it is.
+    @property
+    def told(self) -> frozenset[str]:
+        """The fields that are read and that only the conversion tells."""
+        return frozenset().union(*(one.fields for one in (self.include, self.exclude) if one is not None)) & TOLD
 
-        `attributes`: by the columns of `node.dicom.attributes`.
-        `instances`: their number.
+    def reason_against(self, facts: Facts, converted: Converted | None = None) -> str | None:
+        """Return why a series is not converted, or its volumes are not kept; None if they are.
+
+        `facts`: those of `known_facts`.
+        `converted`: the result; None before the conversion, when clauses decide that read nothing it tells.
         """
-        facts = known_facts(attributes, instances)
-        if self.include is not None and not self.include.matches(facts):
+        include, exclude = self.include, self.exclude
+        if converted is not None:
+            facts = {**facts, **told_facts(converted)}
+        elif self.told:
+            from node.selector import clauses_about
+
+            include = clauses_about(include, KNOWN) if include is not None else None
+            exclude = exclude if exclude is not None and exclude.fields <= KNOWN else None
+        if include is not None and not include.matches(facts):
             return "does not fit --include"
-        if self.exclude is not None and self.exclude.matches(facts):
+        if exclude is not None and exclude.matches(facts):
             return "fits --exclude"
         return None
 
@@ -57,7 +92,7 @@ class Chosen:
 def chosen(include: str | None, exclude: str | None) -> Chosen:
     """Compile the two expressions.
 
-    Raises UsageError: one is wrong, or has a field that is known only of series that a node has received or converted.
+    Raises UsageError: one is wrong, or has a field that only a node knows.
     """
     return Chosen(_compiled("--include", include), _compiled("--exclude", exclude))
 
@@ -71,8 +106,12 @@ def _compiled(option: str, expression: str | None) -> Selector | None:
         selector = compile_selector(expression)
     except UsageError as error:
         raise UsageError(f"{option}: {error}") from error
-    if unknown := sorted(selector.fields - KNOWN):
-        raise UsageError(
-            f"{option}: {', '.join(unknown)} is not known before a conversion; known are {', '.join(sorted(KNOWN))}"
-        )
+    require_told(option, selector)
     return selector
+
+
+def require_told(place: str, selector: Selector) -> None:
+    """Refuse a selector that compares what only a node knows; `place` is named in the message."""
+    if unknown := sorted(selector.fields - KNOWN - TOLD):
+        known = ", ".join(sorted(KNOWN | TOLD))
+        raise UsageError(f"{place}: {', '.join(unknown)} is known only to a node; known without one are {known}")

@@ -18,6 +18,7 @@ from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 
 if TYPE_CHECKING:
     from node.conversion.acquisition import FrameHeader
+    from node.selector import Facts
 
 
 HEAD_BYTES = (1 << 16, 1 << 20, 16 << 20)
@@ -38,6 +39,8 @@ class FolderSeries:
     """The files of one series, and its attributes by the first file.
 
     `folder`: that of its study, relative to OUT. `name`: what the names of its files begin with.
+    `file_names`: what the input calls the files of each instance, by SOP Instance UID.
+    `facts`: what a selector compares, if there is one.
     """
 
     study_instance_uid: str
@@ -49,6 +52,8 @@ class FolderSeries:
     folder: str = ""
     name: str = ""
     joined: Joined | None = None
+    file_names: dict[str, list[str]] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -110,6 +115,7 @@ def joined_series(all_series: list[FolderSeries]) -> list[FolderSeries]:
                 instances=[instance for series in parts for instance in series.instances],
                 transfer_syntax_uids=set().union(*(series.transfer_syntax_uids for series in parts)),
                 sop_class_uids=set().union(*(series.sop_class_uids for series in parts)),
+                file_names={uid: names for series in parts for uid, names in series.file_names.items()},
                 joined=Joined(tuple(series.series_instance_uid for series in parts), acquisition.proof),
             )
             joined |= {id(series): None for series in parts} | {id(parts[0]): first}
@@ -155,6 +161,7 @@ def grouped_series(
         if key not in grouped:
             grouped[key] = FolderSeries(*uids, _attributes(file))
         grouped[key].instances.append((identity.sop_instance_uid, path))
+        grouped[key].file_names.setdefault(identity.sop_instance_uid, []).append(file.name)
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
         grouped[key].sop_class_uids.add(identity.sop_class_uid)
     return grouped

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from node.conversion.chosen import Chosen
+from node.conversion.chosen import Chosen, known_facts
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
@@ -85,13 +85,18 @@ def convert_folder(
                     work,
                     options,
                     layout,
+                    chosen or Chosen(),
                     lambda job: run(job, cancelled),
                     partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid)),
                 )
                 for series in all_series
             ]
             for series, future in shown([*zip(all_series, converting, strict=True)]):
-                row = _listed(series, future.result(), layout)
+                converted = future.result()
+                if isinstance(converted, str):
+                    listing["not_chosen"].append(_left_out(series, converted))
+                    continue
+                row = _listed(series, converted, layout)
                 for key, rows in row.items():
                     listing[key].extend(rows)
                 on_series(row)
@@ -160,7 +165,8 @@ def _chosen(
     wanted, against = [], []
     ordered = sorted(all_series, key=lambda series: series.order)
     for series in ordered:
-        reason = (chosen or Chosen()).reason_against(series.attributes, series.count)
+        series.facts = known_facts(series.attributes, series.count)
+        reason = (chosen or Chosen()).reason_against(series.facts)
         if reason is None:
             wanted.append(series)
         else:
@@ -171,7 +177,7 @@ def _chosen(
     on_people([None if layout.anonymous else patient_id for patient_id, _ in people])
     if layout.anonymous:
         _forget_identifiers(ordered)
-    left_out += [{**_described(series), "instances": series.count, "reason": reason} for series, reason in against]
+    left_out += [_left_out(series, reason) for series, reason in against]
     layout = layout.of_studies(len({series.study_instance_uid for series in wanted}))
     _name(wanted, ordered, out, layout)
     return layout, wanted
@@ -204,10 +210,14 @@ def _converted(
     work: Path,
     options: WriteOptions,
     layout: Layout,
+    chosen: Chosen,
     run: Callable[[ConversionJob], Converted],
     look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
-) -> Converted | Refusal:
-    """Convert one series and put its files in place; return a refusal after a crash."""
+) -> Converted | Refusal | str:
+    """Convert one series and put its files in place.
+
+    Returns a refusal after a crash, and the reason if the series is not chosen by what its conversion tells.
+    """
     folder, place = work / uuid.uuid4().hex, out / series.folder
     folder.mkdir()
     instances = tuple(series.instances)
@@ -224,6 +234,9 @@ def _converted(
             joined=series.joined,
         )
         converted = run_with_references(job, run, look_up)
+        against = chosen.reason_against(series.facts, converted) if chosen.told else None
+        if against is not None:
+            return against
         if not is_ours(place, series.name, series, layout):
             detail = f"another run took the name {series.path} during the conversion: convert again"
             return Refusal(Reason.FAILED, detail, uids)
@@ -261,17 +274,25 @@ def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
     wanted = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid", "study_date", "study_time"}
     for series in all_series:
         series.attributes = {name: value for name, value in series.attributes.items() if name in wanted}
+        series.file_names = {}
         if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:
             series.attributes["series_number"] = None
 
 
-def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
+def _files_of(series: FolderSeries, *sop_instance_uids: str) -> dict[str, list[str]]:
+    """Return the files of instances, as the input calls them; of a conversion for nobody, nothing."""
+    files = [name for uid in sop_instance_uids for name in series.file_names.get(uid, ())]
+    return {"files": files} if files else {}
+
+
+def _refusal_row(series: FolderSeries, refusal: Refusal) -> dict[str, Any]:
     return {
-        "series_instance_uid": series_instance_uid,
+        "series_instance_uid": series.series_instance_uid,
         "reason": refusal.reason.value,
         "detail": refusal.detail,
         "stack": refusal.stack,
         "instances": len(refusal.sop_instance_uids),
+        **_files_of(series, *refusal.sop_instance_uids),
     }
 
 
@@ -290,6 +311,10 @@ def _described(series: FolderSeries) -> dict[str, Any]:
     return {**uids, **described}
 
 
+def _left_out(series: FolderSeries, reason: str) -> dict[str, Any]:
+    return {**_described(series), "instances": series.count, "reason": reason}
+
+
 def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout) -> Listing:
     """Return the rows of one series for ``conversion.json``."""
     listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
@@ -298,9 +323,12 @@ def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout
         verdict = asdict(converted.completeness)
         for file in converted.files:
             listing["volumes"].append({**own, **asdict(file), "path": _path_of(series, file.path, layout)})
-        listing["exclusions"] = [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
+        listing["exclusions"] = [
+            {**own, **asdict(exclusion), **_files_of(series, exclusion.sop_instance_uid)}
+            for exclusion in converted.exclusions
+        ]
     listing["series"] = [{**_series_row(series), "verdict": verdict}]
     if series.joined is not None:
         listing["series"][0]["joined_series"] = list(series.joined.series_instance_uids)
-    listing["refusals"] = [_refusal_row(series.series_instance_uid, refusal) for refusal in refusals]
+    listing["refusals"] = [_refusal_row(series, refusal) for refusal in refusals]
     return listing

@@ -167,6 +167,8 @@ def identify(head: bytes) -> Identity:
 
     Raises NotDicom if the message says what the file is.
     """
+    if not head:
+        raise NotDicom("empty")
     has_prefix = head[128:132] == b"DICM"
     if not has_prefix and head[:2] not in DATA_SETS:
         raise NotDicom(_what_is_packed(head) or "not a DICOM file")

@@ -7,7 +7,15 @@ expressions. The time that a match takes therefore grows with the length of the 
 come from the network.
 """
 
-from node.selector.expression import MAX_LENGTH, Facts, Selector, WrongSelector, compile_selector, without
+from node.selector.expression import (
+    MAX_LENGTH,
+    Facts,
+    Selector,
+    WrongSelector,
+    clauses_about,
+    compile_selector,
+    without,
+)
 from node.selector.fields import FIELDS, Field, Group
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "Group",
     "Selector",
     "WrongSelector",
+    "clauses_about",
     "compile_selector",
     "without",
 ]

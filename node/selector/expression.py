@@ -15,7 +15,7 @@ import datetime as dt
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -99,6 +99,14 @@ def without(selector: Selector | None, others: Sequence[Selector]) -> Selector |
     if not conditions:
         return None
     return Selector(" and ".join(sources + [f"not ({other})" for other in others]), _All(tuple(conditions)))
+
+
+def clauses_about(selector: Selector, fields: Collection[str]) -> Selector | None:
+    """Return the clauses, joined by ``and``, that read no other field than these; None if there are none."""
+    condition = selector._condition
+    clauses = condition.parts if type(condition) is _All else (condition,)
+    about = tuple(clause for clause in clauses if clause.fields().issubset(fields))
+    return Selector(str(selector), _All(about)) if about else None
 
 
 class _Condition:

@@ -172,7 +172,7 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     report = bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)
     assert len(report["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'verdict == "complete"')
-    assert "verdict is known only to a node" in wrong.stderr
+    assert "state is known only to a node" in wrong.stderr
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(tmp_path: P
         instance.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
     line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
     assert line.count("missing-slice") == 1
-    assert line.endswith("; a resampled copy is beside it)")
+    assert line.endswith("; its slices are uneven: use the resampled copy)")
 
 
 def test_a_report_is_a_file_and_a_document_no_refusal(tmp_path: Path) -> None:

@@ -191,6 +191,21 @@ def test_of_a_nifti_that_itk_cannot_open_the_sidecar_says_what_it_can(tmp_path: 
             assert "the resampled volume" in warning
 
 
+def test_of_uneven_slices_the_sidecar_names_the_file_that_has_them_in_their_places(tmp_path: Path) -> None:
+    series = make.ct_series(6)
+    del series[2]
+    listing = convert_folder([saved(series, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    files = {row["kind"]: tmp_path / "out" / row["path"] for row in listing["volumes"]}
+    stems = {kind: path.name.partition(".")[0] for kind, path in files.items()}
+    notes = {
+        kind: json.loads((path.parent / f"{stems[kind]}.json").read_text()).get("formats")
+        for kind, path in files.items()
+    }
+    assert notes.pop("resampled") is None
+    [note] = notes.values()
+    assert f"{stems['resampled']} has each of them in its place" in note["nifti"]
+
+
 def test_what_is_wrong_with_a_damaged_file_is_reported_without_its_values(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, PatientName="Doe^Jane")
     path = saved([ds], tmp_path / "in") / "0.dcm"
@@ -250,8 +265,68 @@ def test_series_are_chosen_by_what_is_known_of_them(
     assert [row["name"] for row in plan["series"]] == [row["name"] for row in listing["series"]]
 
 
-@pytest.mark.parametrize("expression", ["slices >= 50", "modalty == 'CT'", "instances >=", ""])
-def test_an_expression_that_cannot_be_decided_before_a_conversion_is_refused(expression: str) -> None:
+@pytest.mark.parametrize(
+    ("include", "exclude", "reason"),
+    [
+        ("magnetic_field_strength_t == 3", None, "does not fit --include"),
+        ('modality == "MR" and slices == 4 and orientation == "axial"', None, "does not fit --include"),
+        ('slices == 4 or verdict == "suspect"', None, "does not fit --include"),
+        (None, "magnetic_field_strength_t == null", "fits --exclude"),
+        ('patient_name != "Nobody"', "volumes == 1 and slice_spacing_mm < 4", "fits --exclude"),
+    ],
+)
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_series_are_chosen_by_what_their_conversion_tells(
+    include: str | None, exclude: str | None, reason: str, anonymous: bool, tmp_path: Path
+) -> None:
+    other = make.ct_series(3, PatientName="Doe^Jane")
+    kept = make.mr_series(4, PatientName="Doe^Jane", MagneticFieldStrength="3")
+    for position, ds in enumerate(kept):
+        ds.ImagePositionPatient = [0, 0, 5 * position]
+    folder, out = saved([*other, *kept], tmp_path / "in"), tmp_path / "out"
+    selection, layout = chosen(include, exclude), Layout(anonymous=anonymous)
+    listing = convert_folder([folder], out, OPTIONS, here, layout=layout, chosen=selection)
+    assert [row["series_instance_uid"] for row in listing["series"]] == [kept[0].SeriesInstanceUID]
+    [left_out] = listing["not_chosen"]
+    assert (left_out["series_instance_uid"], left_out["reason"]) == (other[0].SeriesInstanceUID, reason)
+    made = {str(path.relative_to(out)) for path in out.rglob("*.nii.gz")}
+    assert made == {row["path"] for row in listing["volumes"]}
+
+
+def test_a_series_that_a_clause_about_its_header_leaves_out_is_not_converted(tmp_path: Path) -> None:
+    folder = saved([*make.ct_series(3), *make.mr_series(4)], tmp_path / "in")
+    jobs = []
+
+    def run(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        jobs.append(job)
+        return here(job, cancelled)
+
+    selection = chosen('modality == "MR" and slices >= 4', None)
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, run, chosen=selection)
+    assert len(jobs) == len(listing["series"]) == 1
+
+
+def test_the_files_of_refused_and_excluded_instances_are_named(tmp_path: Path) -> None:
+    series, [alone] = make.ct_series(3), make.ct_series(1)
+    del alone.PixelData
+    folder = saved([*series, alone], tmp_path / "in")
+    copy = dcmread(folder / "0.dcm")
+    copy.PixelData = bytes(len(copy.PixelData))
+    copy.save_as(folder / "other.dcm")
+    archive = tmp_path / "scans.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        for file in sorted(folder.iterdir()):
+            members.write(file, file.name)
+    for source, prefix in ((folder, f"{folder}/"), (archive, f"{archive}!")):
+        listing = convert_folder([source], tmp_path / "out", OPTIONS, here)
+        assert [row["files"] for row in listing["refusals"]] == [[f"{prefix}3.dcm"]]
+        assert [row["files"] for row in listing["exclusions"]] == [[f"{prefix}0.dcm", f"{prefix}other.dcm"]]
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here, layout=Layout(anonymous=True))
+    assert not any("files" in row for row in (*listing["refusals"], *listing["exclusions"]))
+
+
+@pytest.mark.parametrize("expression", ["state == 'failed'", "modalty == 'CT'", "instances >=", ""])
+def test_an_expression_that_only_a_node_can_decide_is_refused(expression: str) -> None:
     with pytest.raises(UsageError, match="--exclude"):
         chosen(None, expression)
 
@@ -296,6 +371,7 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
         "detail": "conversion was killed by SIGSEGV",
         "stack": None,
         "instances": 3,
+        "files": [str(folder / f"{number}.dcm") for number in range(3)],
     }
     assert [row["instances"] for row in listing["volumes"]] == [4]
     verdicts = of(listing, "verdict")

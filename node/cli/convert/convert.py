@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 MAX_PEOPLE = 10
 """Patient IDs that are printed, if there are several people."""
 
+MAX_FILES = 3
+"""Files that a line names."""
+
+MAX_REASONS = 5
+"""Reasons that are printed of the instances of one series."""
+
 MAX_HEAD = 12
 """Columns of number and modality, and of the gap behind them."""
 
@@ -132,7 +138,8 @@ def convert(
     """Convert DICOM files to volumes without a node.
 
     The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
-    and the skipped files. Exit 1 if there is no volume, or if a series failed.
+    and the skipped files. Exit 1 if there is no volume, or if the conversion of a series broke off (`failed`); a series
+    that is refused for what is in its files is no failure.
     """
     began = time.monotonic()
     settings, objects = _settings(
@@ -264,6 +271,9 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
             target = f"-> {printable(str(out / row['path']))}"
             print_within(f"{head}  {name}  {target}", head, name, target)
         _print_problems(plan)
+        if selection.told:
+            names = ", ".join(sorted(selection.told))
+            print(f"only the conversion tells {names}: it may keep fewer of these series")
         instances = sum(row["instances"] for row in plan["series"])
         print(f"{len(plan['series'])} series with {counted(instances, 'instance')}; nothing was written")
 
@@ -289,12 +299,32 @@ def _print_series(listing: dict[str, Any]) -> None:
     for refusal in listing["refusals"]:
         if _is_no_image(refusal):
             if not reports:
-                _print_line(head, f"no image: {printable(refusal['detail'])}")
+                _print_line(head, f"no image: {printable(refusal['detail'])}{_in_files(refusal.get('files', ()))}")
             continue
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
-        _print_line(head, f"refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
+        said = f"refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}"
+        _print_line(head, said + _in_files(refusal.get("files", ())))
     if volumes:
         _print_volumes(head, series, volumes, is_resampled=is_resampled)
+    _print_exclusions(head, listing["exclusions"])
+
+
+def _in_files(files: Sequence[str]) -> str:
+    """Return the names of a few files for the end of a sentence; of a whole series, nothing."""
+    return f": {', '.join(map(printable, files))}" if 0 < len(files) <= MAX_FILES else ""
+
+
+def _print_exclusions(head: str, exclusions: list[dict[str, Any]]) -> None:
+    """Print the instances that are in no volume, a line for each of the first reasons."""
+    by_reason: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for row in exclusions:
+        by_reason.setdefault((row["reason"], row["detail"]), {})[row["sop_instance_uid"]] = row.get("files", [])
+    for (reason, detail), found in [*by_reason.items()][:MAX_REASONS]:
+        files = [name for names in found.values() for name in names]
+        said = f"left out {counted(len(found), 'instance')}: {reason}: {printable(detail)}"
+        _print_line(head, said + _in_files(files))
+    if len(by_reason) > MAX_REASONS:
+        _print_line(head, f"left out more, for {len(by_reason) - MAX_REASONS} other reasons; --json lists all")
 
 
 def _is_no_image(refusal: dict[str, Any]) -> bool:
@@ -315,7 +345,9 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     notes += [verdict_note] if verdict_note else []
     if verdict and not verdict_note and verdict["reason"].endswith(OF_THESE_INSTANCES):
         notes.append(verdict["reason"].rpartition("; ")[2])
-    notes += ["a resampled copy is beside it"] if is_resampled else []
+    if is_resampled:
+        is_uneven = first["geometry"] == "irregular"
+        notes.append("its slices are uneven: use the resampled copy" if is_uneven else "a resampled copy is beside it")
     path = printable(first["path"])
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     line = f"{head}  {shape:<20}  {spacing:<24}  {path}{notes_text}"
@@ -347,11 +379,7 @@ def _report_people(people: Sequence[str | None], *, anonymous: bool) -> None:
 
 
 def _print_problems(listing: dict[str, Any]) -> None:
-    """Print what is not part of a series: files without one, and files that are not DICOM."""
-    for refusal in listing["refusals"]:
-        if not refusal["series_instance_uid"]:
-            files = counted(refusal["instances"], "file")
-            print(f"refused {files}: {refusal['reason']}: {printable(refusal['detail'])}")
+    """Print the series that are not chosen, and the files that are not DICOM."""
     for series in listing["not_chosen"]:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from node.archive.base import LocalFile
-from node.conversion.chosen import KNOWN, Chosen, known_facts
+from node.conversion.chosen import KNOWN, Chosen, known_facts, require_told
 from node.conversion.found_series import attributes_of_series
 from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
@@ -207,10 +207,11 @@ def require_known(rules: Rules, where: Selector | None) -> None:
     """Refuse rules and a selector that compare what only a node knows."""
     known = KNOWN | OF_VOLUMES | VOLUME_FIELDS.keys() | {"verdict"}
     compared = {f'rule "{rule.name}"': selector.fields - known for rule, selector in rules.rules}
-    compared["--where"] = where.fields - KNOWN if where is not None else frozenset()
     for place, unknown in compared.items():
         if unknown:
             raise UsageError(f"{place}: {', '.join(sorted(unknown))} is known only to a node")
+    if where is not None:
+        require_told("--where", where)
 
 
 def _identity(attributes: Mapping[str, Any]) -> str:
