@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from node.failpoints import VARIABLE
 from tests.crash.checker import Checker
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
 from tests.preloaded import run
+from tests.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -38,6 +41,23 @@ def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) 
     (node.root / "index.sqlite-wal").unlink()
     assert node.start()
     assert Checker(node.root).problems(journal) == []
+
+
+@pytest.mark.parametrize(("large", "point"), [(False, "file-written"), (True, "record-synced:2")])
+def test_a_record_whose_folder_is_not_in_the_copy_of_a_root_is_applied(
+    tmp_path: Path, journal: Journal, large: bool, point: str
+) -> None:
+    with Node(tmp_path / "root") as node:
+        assert node.start({VARIABLE: point})
+        send(node, new_series(3, large=large), journal)
+        assert node.end() != 0
+        for folder in (node.root / "objects").iterdir():
+            shutil.rmtree(folder)
+        assert node.start()
+        rows = read_rows(node.root, "SELECT key, data_set_offset + bytes AS bytes FROM images")
+        assert len(rows) >= 1 + large
+        assert {(node.root / row["key"]).stat().st_size for row in rows} == {row["bytes"] for row in rows}
+        assert Checker(node.root).problems(journal) == []
 
 
 def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:

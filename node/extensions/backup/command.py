@@ -119,6 +119,10 @@ def restore(
     def show() -> None:
         _print_rows(rows, ("kind", "path", "detail", "repair"))
         remain = f"{counted(len(left), 'difference')} left" if left else "no difference left"
+        if lost := [row for row in rows if row["kind"] == "instance-lost"]:
+            remain += (
+                f", {counted(len(lost), 'instance')} lost since the backup: have them sent again (`voxelnode lost`)"
+            )
         print(f"{root.folder}: restored, {remain}; now run `voxelnode {' '.join(['serve', *root.given])}`")
 
     return Listing({"ok": not left, "path": root.folder, "findings": rows}, show, bool(left), rows)
