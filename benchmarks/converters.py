@@ -45,9 +45,7 @@ from node.extensions.object_store.copying import copy_archive  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402
-from node.settings.cluster import ClusterSettings, IndexSettings  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
-from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.test_cluster import Host, in_folder, store_of  # noqa: E402
 from tests.acceptance.test_corpus_through_a_cluster import in_bucket  # noqa: E402
@@ -65,6 +63,7 @@ DUE = "due_at = timezone('utc', now())"
 UNDER_WAY = f"{MEASURED} AND (state = 'converting' OR state = 'receiving' AND due_at < '9999-01-01')"
 LOOK_SECONDS = 0.2
 COMPUTE_SECONDS = 2.0
+REST_SECONDS = 15.0
 FIRST = 4
 """Series for each host that are not measured."""
 LEASE_SECONDS = {"measured": "120", "killed": "4"}
@@ -107,10 +106,12 @@ def data_sets(series: int, slices: int) -> Iterator[tuple[Announced, bytes]]:
 def fill(folder: Path, url: str, storage: Mapping[str, str], series: int, slices: int) -> None:
     """Import series into the object store of the hosts; none of them is due."""
     shared = {key.lower(): value for key, value in storage.items()}
-    settings = Settings(
-        storage=Storage.model_validate({**shared, "root": folder / "import", "reserve_bytes": 0}),
-        index=IndexSettings(url=url),
-        cluster=ClusterSettings(host="import"),
+    settings = Settings.model_validate(
+        {
+            "storage": {**shared, "root": folder / "import", "reserve_bytes": 0},
+            "index": {"url": url},
+            "cluster": {"host": "import"},
+        }
     )
     with open_for_import(settings) as ingest, ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda one: take(ingest, *one), data_sets(series, slices)))
@@ -230,19 +231,28 @@ def serving(
 
 
 def measure(queued: Queued, store: int | None) -> dict[str, float]:
-    """Convert a queue; return its series a second, and milliseconds a series by where they were spent."""
+    """Convert a queue; return its series a second, and milliseconds a series by where they were spent.
+
+    Hosts that have nothing to do take time of processors, too: what they take at rest is subtracted.
+    """
     before = queued.converted()
 
     def seconds() -> tuple[float, ...]:
         return queued.used(), processor.seconds(queued.server.process), processor.seconds(store) if store else 0.0
 
+    resting, began = seconds(), time.perf_counter()
+    time.sleep(REST_SECONDS)
+    used, rested = seconds(), time.perf_counter() - began
+    rest = [(after - then) / rested for after, then in zip(used, resting, strict=True)]
     queued.make_due()
     queued.ask("SELECT pg_stat_statements_reset()")
     used, began = seconds(), time.perf_counter()
     with Waits(queued.server, queued.database) as waits:
         series = queued.await_converted() - before
     took = time.perf_counter() - began
-    hosts, server, of_store = (after - then for after, then in zip(seconds(), used, strict=True))
+    hosts, server, of_store = (
+        after - then - took * idle for after, then, idle in zip(seconds(), used, rest, strict=True)
+    )
     claim, claims, statements = map(float, queued.ask(IN_SERVER))
     return {
         "series/s": series / took,
@@ -250,6 +260,7 @@ def measure(queued: Queued, store: int | None) -> dict[str, float]:
         "server": 1000 * server / series,
         "store": 1000 * of_store / series,
         "cores": (hosts + server + of_store) / took,
+        "cores at rest": sum(rest),
         "statements": statements / series,
         "claim": claim / claims,
         "claims": claims / series,
