@@ -233,23 +233,24 @@ def serving(
 def measure(queued: Queued, store: int | None) -> dict[str, float]:
     """Convert a queue; return its series a second, and milliseconds a series by where they were spent.
 
-    Hosts that have nothing to do take time of processors, too: what they take at rest is subtracted.
+    Hosts that have nothing to do take time of processors, too, as what looks for waits does: it is subtracted.
     """
     before = queued.converted()
 
     def seconds() -> tuple[float, ...]:
         return queued.used(), processor.seconds(queued.server.process), processor.seconds(store) if store else 0.0
 
-    resting, began = seconds(), time.perf_counter()
-    time.sleep(REST_SECONDS)
-    used, rested = seconds(), time.perf_counter() - began
-    rest = [(after - then) / rested for after, then in zip(used, resting, strict=True)]
-    queued.make_due()
-    queued.ask("SELECT pg_stat_statements_reset()")
-    used, began = seconds(), time.perf_counter()
     with Waits(queued.server, queued.database) as waits:
+        resting, began = seconds(), time.perf_counter()
+        time.sleep(REST_SECONDS)
+        used, rested = seconds(), time.perf_counter() - began
+        rest = [(after - then) / rested for after, then in zip(used, resting, strict=True)]
+        waits.seconds = [0.0, 0.0]
+        queued.make_due()
+        queued.ask("SELECT pg_stat_statements_reset()")
+        used, began = seconds(), time.perf_counter()
         series = queued.await_converted() - before
-    took = time.perf_counter() - began
+        took = time.perf_counter() - began
     hosts, server, of_store = (
         after - then - took * idle for after, then, idle in zip(seconds(), used, rest, strict=True)
     )
