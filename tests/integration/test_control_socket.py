@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from node.control import control_socket, root
 from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
 from node.control.repository import Repository, perform_action
 from node.errors import UsageError, VoxelnodeError
+from node.index.engine.place import FILE_NAME
 from node.settings.model import Settings
 from node.settings.storage import Storage
+from tests.crash.journal import new_series
+from tests.ingest import received
+from tests.preloaded import run
 
 WORKING_NODE = """
 import sys, threading
@@ -500,3 +505,29 @@ def test_an_action_of_an_extension_that_is_switched_off_is_named_with_the_remedy
     settings = Settings.model_validate({"storage": {"root": tmp_path / "root"}, "extensions": {"disabled": ["labels"]}})
     with pytest.raises(UsageError, match=r"^remove-comment is of an extension that \[extensions\] disabled"):
         perform_action(settings, "remove-comment", may_create_index=True, comment=1, who="ann")
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("adds rows to the file")
+def test_more_series_are_converted_again_than_one_request_can_name(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive has more series than fit into a request, and each commit holds up those that come behind it."""
+    monkeypatch.setattr(control_socket, "MAX_BODY_BYTES", 100_000)
+    received(settings, new_series(1))
+    with closing(sqlite3.connect(settings.storage.root / FILE_NAME)) as connection, connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(series)") if row[1] != "id"]
+        copied = ", ".join("'1.2.3.' || value" if name == "series_instance_uid" else name for name in columns)
+        connection.execute("UPDATE series SET state = 'converted', due_at = NULL")
+        numbers = "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 1499)"
+        connection.execute(
+            f"INSERT INTO series ({', '.join(columns)}) {numbers} SELECT {copied} FROM n, (SELECT * FROM series)"
+        )
+    with Repository(settings) as repository:
+        server = ControlServer(settings.storage.root, repository.actions.by_name)
+        server.start()
+        try:
+            done = run("reconvert", "--all", "--root", settings.storage.root)
+        finally:
+            server.stop()
+    assert (done.returncode, done.stdout) == (0, "1500 series will be converted again\n"), done.stderr

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Engine, event, func, select
 from structlog.testing import capture_logs
 
 from node import background, retries
@@ -108,6 +108,24 @@ def test_a_follower_is_woken_by_commits_until_it_stops(root: Root) -> None:
     service.stop()
     assert root.index.commit_listeners == []
     root.index.about.set("a", "c")
+
+
+def test_a_queue_is_not_read_as_a_whole_while_a_series_is_due(root: Root) -> None:
+    """The first moment at which a series was opened has no index: with a million series, each claim would read all."""
+    root.take_all(make.ct_series(1))
+    root.clock.move(61)
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *others: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert root.index.series.is_due(root.clock(), LONG)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert [one for one in asked if "due_at" in one]
+    assert not [one for one in asked if "min(series.open_since)" in one]
 
 
 def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> None:

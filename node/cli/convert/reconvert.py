@@ -12,6 +12,9 @@ from node.cli.output import Answer
 CLOSED = 'state not in ["receiving", "converting"]'
 FAILED = 'state in ["failed", "refused"]'
 
+AT_ONCE = 500
+"""Series of one commit: other commits wait for it."""
+
 
 def reconvert(
     where: Annotated[
@@ -40,8 +43,8 @@ def reconvert(
     with root.reading() as index:
         series = list(index.facts.selected(*selectors))
     owed = 0
-    if series and not dry_run:
-        owed = root.perform("reconvert", series=series)["owed"]
+    for first in range(0, 0 if dry_run else len(series), AT_ONCE):
+        owed += root.perform("reconvert", series=series[first : first + AT_ONCE])["owed"]
     uids = [series_instance_uid for _, series_instance_uid in series]
     text = "\n".join(uids) if dry_run else f"{owed} series will be converted again"
     return Answer({"series": uids, "owed": owed, "dry_run": dry_run}, text)

@@ -160,6 +160,7 @@ class Servers:
         for address in self._addresses:
             try:
                 connection = kind.connect(**{**parameters, **address})
+                _require_settings(connection, parameters["options"])
                 if len(self._addresses) > 1:
                     _require_standbys(connection)
             except psycopg.OperationalError as error:
@@ -196,6 +197,19 @@ class Servers:
         address = {"host": writer.info.host, "port": str(writer.info.port)}
         parameters = {"connect_timeout": _ANSWER_SECONDS, **self._parameters, "application_name": "voxelnode"}
         return psycopg.connect(autocommit=True, **{**parameters, **address})
+
+
+def _require_settings(connection: psycopg.Connection[Any], options: str) -> None:
+    """Refuse a pooler that drops `options`: commits would be as durable as the server has it by default."""
+    with _answering(connection):
+        [timeout] = connection.execute("SHOW lock_timeout").fetchone() or [""]
+    connection.rollback()
+    if f"-c lock_timeout={timeout} " not in options:
+        host = connection.info.host
+        connection.close()
+        raise psycopg.OperationalError(
+            f"{host} has not taken the settings of the session: name PostgreSQL itself in [index] url, and no PgBouncer"
+        )
 
 
 def _require_standbys(connection: psycopg.Connection[Any]) -> None:
