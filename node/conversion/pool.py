@@ -185,7 +185,7 @@ def _load_writers(options: WriteOptions, objects: tuple[ObjectKind, ...]) -> Non
         for kind in objects:
             resolve(kind.place)
     if options.compress:
-        import_module("isal.igzip_threaded")
+        import_module("isal.isal_zlib")
     if {"mhd", "nrrd"} & set(options.formats):
         import_module("node.writers.itk")
     if options.makes_pictures:

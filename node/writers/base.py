@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,8 +24,11 @@ from node.volume.model import Array, Volume, VolumeKind
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-SLAB_BYTES = 4 << 20
+SLAB_BYTES = 1 << 20
 """Approximate size of the pieces in which voxels are streamed, so that a writer needs no second copy of the volume."""
+
+MAX_THREADS = 4
+"""Number of threads that pack pieces, on as many processors."""
 
 COMPRESSION_LEVEL = 1
 """Compression level of isal. On CT, files are within 2 % of the size of level 2, and writing is 10 % faster."""
@@ -155,17 +159,95 @@ def write_file(path: Path, data: bytes) -> NewFile:
     return file
 
 
-def write_gzip(stream: NewFile, pieces: Iterable[ReadableBuffer]) -> None:
-    """Write `pieces` as gzip, in threads; the bytes depend neither on their number nor on the time.
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What is around a deflate stream (RFC 1951): `head` before it, behind it the `tail` of a checksum and a length.
 
-    Once in thousands of files, igzip has packed the same bytes otherwise: who compares files must unpack them.
+    `checksum`: the name of a function of isal, which takes the checksum of the bytes before; `start`: that of no bytes.
     """
-    from isal import igzip_threaded  # here, because it loads much that nothing else here needs
 
-    threads = min(4, os.cpu_count() or 1)
-    with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
+    head: bytes
+    checksum: Literal["crc32", "adler32"]
+    start: int
+    tail: Callable[[int, int], bytes]
+
+
+GZIP = Framing(b"\x1f\x8b\x08\0\0\0\0\0\0\xff", "crc32", 0, lambda crc, length: struct.pack("<II", crc, length % 2**32))
+"""RFC 1952, without name and time; the length is that of the content, modulo 2**32."""
+
+ZLIB = Framing(b"\x78\x01", "adler32", 1, lambda adler, _: struct.pack(">I", adler))
+"""RFC 1950."""
+
+
+def write_packed(
+    stream: NewFile, pieces: Iterable[ReadableBuffer], framing: Framing, packed: Path | None = None
+) -> None:
+    """Write `pieces` compressed; the bytes depend neither on the number of threads nor on the time.
+
+    Once in thousands of files, igzip has packed the same bytes otherwise: who compares files must unpack them. No piece
+    may change before the stream is written.
+
+    `packed`: a file that has all pieces but the first, as `ZLIB`: they are copied from there.
+    """
+    checked = _Checked(pieces, framing)
+    stream.write(framing.head)
+    if packed is None:
+        stream.writelines(_deflated(checked))
+    else:
+        stream.write(_packed(next(iter(checked))))
+        stream.writelines(_unframed(packed))
+        deque(checked, maxlen=0)
+    stream.write(framing.tail(checked.checksum, checked.length))
+
+
+class _Checked:
+    """Iterate pieces; `checksum` and `length` are those of the pieces so far."""
+
+    def __init__(self, pieces: Iterable[ReadableBuffer], framing: Framing) -> None:
+        from isal import isal_zlib  # here, because files without compression do not need it
+
+        self._pieces = iter(pieces)
+        self._check = getattr(isal_zlib, framing.checksum)
+        self.checksum, self.length = framing.start, 0
+
+    def __iter__(self) -> Iterator[ReadableBuffer]:
+        for piece in self._pieces:
+            self.checksum = self._check(piece, self.checksum)
+            self.length += memoryview(piece).nbytes
+            yield piece
+
+
+def _deflated(pieces: Iterable[ReadableBuffer]) -> Iterator[bytes]:
+    """Yield a deflate stream of `pieces`, each of which a thread packs by itself, up to a whole byte."""
+    from isal import isal_zlib
+
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "deflate") as pool:
+        ahead: deque[Future[bytes]] = deque()
         for piece in pieces:
-            packed.write(piece)
+            ahead.append(pool.submit(_packed, piece))
+            if len(ahead) > MAX_THREADS:
+                yield ahead.popleft().result()
+        for packed in ahead:
+            yield packed.result()
+    yield isal_zlib.compress(b"", wbits=-isal_zlib.MAX_WBITS)
+
+
+def _unframed(path: Path) -> Iterator[bytes]:
+    """Yield the deflate stream in a file that is framed as `ZLIB`, in pieces."""
+    left = path.stat().st_size - len(ZLIB.head) - len(ZLIB.tail(0, 0))
+    with path.open("rb", buffering=0) as file:
+        file.seek(len(ZLIB.head))
+        while left > 0 and (piece := file.read(min(SLAB_BYTES, left))):
+            yield piece
+            left -= len(piece)
+
+
+def _packed(piece: ReadableBuffer) -> bytes:
+    """Return a piece as blocks of a deflate stream that end at a whole byte, and of which none is the last."""
+    from isal import isal_zlib
+
+    packer = isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
+    return packer.compress(piece) + packer.flush(isal_zlib.Z_SYNC_FLUSH)
 
 
 def real_dtype(volume: Volume) -> np.dtype[Any]:
@@ -204,10 +286,15 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
-    if flat.dtype.itemsize == 8 and dtype.kind in "iu":
-        # Modulo 2**64 whole numbers are exact, and the results fit.
-        slope, intercept = (np.uint64(int(number) % 2**64) for number in (volume.slope, volume.intercept))
-        yield from stored_slabs((flat.astype(np.uint64) * slope + intercept).astype(dtype))
+    if flat.dtype.kind in "iu" and dtype.kind in "iu":
+        # The results fit, and so they are exact modulo a power of 2, in half the bytes of float64 or fewer.
+        modular = np.dtype(f"<u{dtype.itemsize}")
+        slope, intercept = (
+            modular.type(int(number) % 2 ** (8 * dtype.itemsize)) for number in (volume.slope, volume.intercept)
+        )
+        step = SLAB_BYTES // dtype.itemsize
+        for start in range(0, flat.size, step):
+            yield (flat[start : start + step].astype(modular) * slope + intercept).view(np.uint8).data
         return
     step = SLAB_BYTES // 8  # computed in float64, where whole numbers are exact
     for start in range(0, flat.size, step):

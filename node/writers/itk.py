@@ -8,25 +8,24 @@ the sizes and the name of the data file differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from isal import isal_zlib
 
 from node.volume.model import Volume
 from node.writers.base import (
-    COMPRESSION_LEVEL,
+    GZIP,
+    ZLIB,
     NewFile,
     WrittenFile,
     grid_of,
     real_dtype,
     real_slabs,
     write_file,
-    write_gzip,
+    write_packed,
 )
 from node.writers.options import WriteOptions
 
@@ -48,7 +47,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     data = folder / f"{stem}.{'zraw' if options.compress else 'raw'}"
     slabs = real_slabs(volume, dtype)
     with NewFile(data, digested=False) as stream:
-        stream.writelines(_deflated(slabs) if options.compress else slabs)
+        write_packed(stream, slabs, ZLIB) if options.compress else stream.writelines(slabs)
     head = _header(volume, dtype, len(grid.shape), folder / f"{stem}_header.mha", options)
     head = _changed(head, "DimSize = ", grid.shape)
     head = _changed(head, "CompressedDataSize = ", [data.stat().st_size])
@@ -69,16 +68,8 @@ def write_nrrd(volume: Volume, folder: Path, stem: str, options: WriteOptions) -
     slabs = real_slabs(volume, dtype)
     with NewFile(folder / f"{stem}.nrrd") as stream:
         stream.write(f"{head}\n".encode("ascii"))
-        write_gzip(stream, slabs) if options.compress else stream.writelines(slabs)
+        write_packed(stream, slabs, GZIP) if options.compress else stream.writelines(slabs)
     return stream.written(volume.kind, "nrrd", grid_of(volume, dtype))
-
-
-def _deflated(slabs: Iterator[memoryview]) -> Iterator[bytes]:
-    """Yield slabs as a zlib stream, as MetaIO expects of compressed data."""
-    packer = isal_zlib.compressobj(COMPRESSION_LEVEL)
-    for slab in slabs:
-        yield packer.compress(slab)
-    yield packer.flush()
 
 
 def _header(volume: Volume, dtype: np.dtype[Any], axes: int, path: Path, options: WriteOptions) -> str:

@@ -25,6 +25,7 @@ from node.volume.describe.scan_parameters import MAPS
 from node.volume.model import Float, Volume, VolumeKind
 from node.volume.rendering import is_sane, sample
 from node.writers.base import (
+    GZIP,
     SCALING_TOLERANCE,
     NewFile,
     WrittenFile,
@@ -32,7 +33,7 @@ from node.writers.base import (
     slice_timing_of,
     stored_slabs,
     write_file,
-    write_gzip,
+    write_packed,
 )
 from node.writers.options import WriteOptions
 
@@ -61,21 +62,36 @@ COMMENT_CODE = 6
 """NIFTI_ECODE_COMMENT: plain text. No code is registered for JSON of any content, and readers skip comments."""
 
 
-def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
-    """Write a ``.nii.gz``, or ``.nii`` without compression; `extension` is the text of a header extension."""
+def write_nifti(
+    volume: Volume,
+    folder: Path,
+    stem: str,
+    options: WriteOptions,
+    extension: bytes = b"",
+    packed: Path | None = None,
+) -> WrittenFile:
+    """Write a ``.nii.gz``, or ``.nii`` without compression.
+
+    `extension`: the text of a header extension. `packed`: a file that has the stored values compressed by zlib.
+    """
     head = nifti_header(volume, pair=False, extension=extension)
-    file = write_single(head, stored_slabs(volume.voxels), folder, stem, options)
+    file = write_single(head, stored_slabs(volume.voxels), folder, stem, options, packed)
     return file.written(volume.kind, "nifti", grid_of(volume))
 
 
 def write_single(
-    head: Any, voxels: Iterable[ReadableBuffer], folder: Path, stem: str, options: WriteOptions
+    head: Any,
+    voxels: Iterable[ReadableBuffer],
+    folder: Path,
+    stem: str,
+    options: WriteOptions,
+    packed: Path | None = None,
 ) -> NewFile:
     """Write ``STEM.nii.gz``, or ``STEM.nii`` without compression: a header of nibabel's, and voxels in pieces."""
     path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
     pieces = chain([header_bytes(head)], voxels)
     with NewFile(path) as stream:
-        write_gzip(stream, pieces) if options.compress else stream.writelines(pieces)
+        write_packed(stream, pieces, GZIP, packed) if options.compress else stream.writelines(pieces)
     return stream
 
 

@@ -48,7 +48,13 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
         from node.writers.itk import write_metaimage, write_nrrd  # here, because SimpleITK takes 0.1 s to load
 
         writers |= {"mhd": write_metaimage, "nrrd": write_nrrd}
-    files = [writers[name](volume, folder, stem, options) for name in formats]
+    first: dict[str, WrittenFile] = {}
+    if options.compress and {"nifti", "mhd"} <= set(formats) and (volume.slope, volume.intercept) == (1, 0):
+        # The real values are the stored ones: both formats have the same bytes, which are compressed once.
+        first["mhd"] = writers["mhd"](volume, folder, stem, options)
+        [data] = first["mhd"].companions
+        writers["nifti"] = partial(write_nifti, extension=extension, packed=data)
+    files = [first[name] if name in first else writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
     if volume.kind in (VolumeKind.MASK, VolumeKind.MASKED, VolumeKind.PROJECTED):

@@ -68,6 +68,16 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
     assert all((tmp_path / "out" / row["path"]).is_file() for row in listing["volumes"])
 
 
+@pytest.mark.parametrize("intercept", [0, -1024])  # 0: NIfTI and MetaImage share their compressed voxels
+def test_gzip_finds_no_fault_in_a_compressed_volume(tmp_path: Path, intercept: int) -> None:
+    options = write_options(Convert(thumbnails=False))
+    source = saved(make.ct_series(4, rows=500, columns=510, RescaleIntercept=intercept), tmp_path / "in")
+    listing = convert_folder([source], tmp_path / "out", options, here)
+    assert {row["format"] for row in listing["volumes"]} == {"nifti", "mhd"}
+    [nifti] = (tmp_path / "out").rglob("*.nii.gz")
+    subprocess.run(["gzip", "--test", str(nifti)], check=True)
+
+
 def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
     whole, gap = make.ct_series(6), make.gap_series(6)
     converted(tmp_path, whole + gap)
