@@ -37,7 +37,7 @@ class Viewer:
     """Asks for one after another as one account, and notes which requests read the index."""
 
     def __init__(self, site: Site, name: str, **headers: str) -> None:
-        self._site, self._reads = site, 0
+        self._site = site
         self._client = site.network_client(headers={"Authorization": f"Bearer {site.token(name)}", **headers})
         self._reading = site.services.index.reading
 

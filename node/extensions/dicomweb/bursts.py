@@ -65,6 +65,7 @@ class _Burst:
 
     `call`: of the last one that was answered by the route, `begun_at` then.
     `instances`: by UID, as of `version` of the index; none before the second request.
+    `is_renewed`: one request passes the route to renew it, while the others are still answered from it.
     """
 
     call: Call
@@ -72,6 +73,7 @@ class _Burst:
     answer: Answer
     found_at: float = float("-inf")
     version: int | None = None
+    is_renewed: bool = False
     instances: Mapping[str, StoredInstance] = field(default_factory=dict)
 
 
@@ -84,9 +86,14 @@ class Bursts:
 
     def find(self, request: Request, now: float, version: int | None) -> tuple[_Burst, StoredInstance] | None:
         """Return what a request can be answered from that comes at a time, with a version of the index."""
-        burst = self._bursts.get(_key(request))
-        if burst is None or version is None or burst.version != version or now - burst.begun_at >= LIFE_SECONDS:
-            return None
+        key = _key(request)
+        with self._lock:
+            burst = self._bursts.get(key)
+            if burst is None or version is None or burst.version != version or now - burst.begun_at >= LIFE_SECONDS:
+                return None
+            if now - burst.begun_at >= LIFE_SECONDS / 2 and not burst.is_renewed:
+                self._bursts[key] = replace(burst, is_renewed=True)
+                return None
         instance = burst.instances.get(request.path_params["instance"])
         return None if instance is None else (burst, instance)
 
@@ -110,7 +117,7 @@ class Bursts:
             call.audit.accessed([series | {"instances": len(instances)}], f"{what}, one by one")
             with self._lock:
                 found_at = before.found_at if is_known else begun_at
-                self._keep(key, _Burst(call, begun_at, answer, found_at, version, instances))
+                self._keep(key, _Burst(call, begun_at, answer, found_at, version, instances=instances))
 
     def _keep(self, key: Hashable, burst: _Burst) -> None:
         self._bursts[key] = burst
