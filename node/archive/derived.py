@@ -40,12 +40,9 @@ class Derived:
 
         Raises OSError.
         """
-        folder = self._of(key)
-        self._forget_earlier()
-        with suppress(FileNotFoundError):
-            file = (folder / name).open("rb")
-            self._note(key, 0)
-            return file
+        kept = self.kept(key, name)
+        if kept is not None:
+            return kept
         for made in (self._folder.parent, self._folder):
             made.mkdir(mode=0o700, exist_ok=True)
         number, part = mkstemp(dir=self._folder, suffix=".part")
@@ -60,6 +57,16 @@ class Derived:
         finally:
             Path(part).unlink(missing_ok=True)
         self._trim(max_bytes)
+        return file
+
+    def kept(self, key: str, name: str) -> IO[bytes] | None:
+        """Return a file that was made of an instance and is there, or None; the caller closes it. Raises OSError."""
+        self._forget_earlier()
+        try:
+            file = (self._of(key) / name).open("rb")
+        except FileNotFoundError:
+            return None
+        self._note(key, 0)
         return file
 
     def drop(self, key: str) -> None:

@@ -148,6 +148,12 @@ def identified(request: HTTPConnection) -> Principal:
     return principal
 
 
+def identify_again(request: Request, principal: Principal) -> None:
+    """Let a request be of a principal that an equal request was of; raise NoPlace. The request reads no index."""
+    _take_place(request, principal)
+    request.state.account = principal
+
+
 def _take_place(request: HTTPConnection, principal: Principal) -> None:
     """Enter a place for the rest of the request, or raise NoPlace."""
     claim: Claim | None = getattr(request.state, "claim", None)

@@ -16,6 +16,7 @@ from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
+from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, kept_bytes
 from node.extensions.dicomweb.decoding import (
     compressed_frame_file,
     frame,
@@ -79,7 +80,6 @@ COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 """Media types in which frames are compressed here, for messages."""
 
 
-@router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
 def retrieve_frames(call: CurrentCall, frames: str) -> Response:
     """Frames of an instance, in the requested order."""
     target = requested(call)
@@ -91,7 +91,43 @@ def retrieve_frames(call: CurrentCall, frames: str) -> Response:
             404, f"frame {max(numbers)} does not exist: the instance has {counted(element.frames, 'frame')}"
         )
     target.audit_access("frames")
+    if len(numbers) == 1:
+        begin_burst(call, "frames", partial(_short_answer, numbers[0]))
     return answer_frames(target, instance, element, numbers, f"frames {frames}")
+
+
+router.add_api_route(
+    "/studies/{study}/series/{series}/instances/{instance}/frames/{frames}",
+    retrieve_frames,
+    methods=READ,
+    route_class_override=BurstRoute,
+)
+
+
+def _short_answer(
+    number: int, target: SelectedInstances, instance: StoredInstance, file: memoryview, flags: int
+) -> Response | None:
+    """Return a frame that is in the file or was compressed before; see `node.extensions.dicomweb.bursts`."""
+    try:
+        element = _nearby(target.node.archive.path(instance.key))
+    except OSError:
+        raise
+    except Exception as error:  # as in `find_pixel_data`
+        raise Damaged("the data set of the instance cannot be read") from error
+    if element is None or number > element.frames or element.frames > FEW_FRAMES:
+        return None
+    form = forms_of_frames(target, element, instance)[0]
+    data: memoryview | bytes | None
+    if form.is_compressed_now:
+        data = kept_bytes(target, instance, _compressed_name(number, form.transfer_syntax), flags)
+    elif element.encapsulated and _has_many_fragments(element):
+        data = None
+    else:
+        data = element.frame_within(file, number, as_stored=form.as_stored)
+    if data is None:
+        return None
+    begun = number, FramePieces(len(data), iter((bytes(data),)))
+    return _answer_begun(target, instance, form, begun, None, f"frames {number}")
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -137,6 +173,7 @@ def _located(path: Path, decoder: Decoder) -> PixelElement | None:
 # Viewers request frames singly, and long headers take seconds. The location of many frames may be a long table.
 _of_few_frames = lru_cache(maxsize=4096)(_located)
 _of_many_frames = lru_cache(maxsize=128)(_located)
+_nearby = lru_cache(maxsize=4096)(nearby_pixels)
 
 
 @lru_cache(maxsize=128)
@@ -173,13 +210,25 @@ def answer_frames(
         raise HTTPException(404, str(error)) from error
     except NotDecoded as error:
         raise NotAcceptable("the frames as stored (transfer-syntax=*)", str(error)) from error
+    rest = frame_parts(target, instance, element, form, numbers[1:]) if len(numbers) > 1 else None
+    return _answer_begun(target, instance, form, (numbers[0], first), rest, what)
+
+
+def _answer_begun(
+    target: SelectedInstances,
+    instance: StoredInstance,
+    form: FrameForm,
+    begun: tuple[int, FramePieces],
+    rest: Iterator[Part] | None,
+    what: str,
+) -> Response:
+    """Respond with a frame that was read, by its number, and with the parts that follow; None: there are none."""
+    number, first = begun
     etag = target.etag(f"{what} {accept_of(target)} {form} {encoder_of(form.transfer_syntax)}")
     if form.multipart:
         message = Multipart(form.media_type)
-        part = _part(target, instance, numbers[0], form, first)
-        parts = chain([part], frame_parts(target, instance, element, form, numbers[1:]))
-        content = message.write(parts)
-        is_short = len(numbers) == 1 and first.length <= AT_ONCE_BYTES
+        content = message.write(chain([_part(target, instance, number, form, first)], rest or ()))
+        is_short = rest is None and first.length <= AT_ONCE_BYTES
         return respond(target, b"".join(content) if is_short else content, message.content_type, etag)
     pieces = b"".join(first.pieces) if first.length <= AT_ONCE_BYTES else first.pieces
     if form.as_stored or form.is_compressed_now:
@@ -251,7 +300,11 @@ def _compressed(
     def write(into: Path) -> None:
         target.node.decoder.run(compressed_frame_file, element.path, number, syntax, into=into)
 
-    return derived_file(target.node, instance, f"{number}-{syntax}", write)
+    return derived_file(target.node, instance, _compressed_name(number, syntax), write)
+
+
+def _compressed_name(number: int, syntax: str) -> str:
+    return f"{number}-{syntax}"
 
 
 def _in_memory(data: bytes) -> FramePieces:

@@ -139,6 +139,15 @@ class PixelElement:
             raise FrameNotFound(f"frame {number} of {self.frames} is not within {self.length} bytes of pixel data")
         return self._pieces((number - 1) * bits)
 
+    def frame_within(self, file: memoryview, number: int, *, as_stored: bool) -> memoryview | bytes | None:
+        """Return one frame (from 1) from the bytes of the whole file, if nothing has to be done to them; else None."""
+        if self.encapsulated:
+            return self.encapsulated_frame(number) if as_stored else None
+        if self.is_deflated or self.word_bytes > 1 or self.frame_bits % 8 or number * self.frame_bits > self.length * 8:
+            return None
+        end = self.offset + number * self.frame_bytes
+        return file[end - self.frame_bytes : end] if self.frame_bits else None
+
     def _pieces(self, first: int) -> Iterator[bytes]:
         """Yield a frame that starts at bit `first` of the value."""
         at, shift = first // 8, first % 8

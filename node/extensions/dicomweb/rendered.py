@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import get_args
@@ -16,6 +17,7 @@ from pydicom.uid import MRSpectroscopyStorage
 from node.children.decoder import NotDecoded
 from node.extensions.dicomweb.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
+from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, kept_bytes
 from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
@@ -118,11 +120,25 @@ def retrieve_rendered_instance(call: CurrentCall) -> Response:
     return _answer(target, instance, middle_frame(instance))
 
 
-@router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
 def retrieve_rendered_frames(call: CurrentCall, frames: str) -> Response:
     """One frame as a picture."""
     target = requested(call)
-    return _answer(target, one_instance(target), _one_frame(frames))
+    order = _order(target, _one_frame(frames), _media_type(target))
+    begin_burst(call, "rendered", partial(_short_answer, order))
+    return answer_picture(target, one_instance(target), order)
+
+
+router.add_api_route(
+    f"{_INSTANCE}/frames/{{frames}}/rendered", retrieve_rendered_frames, methods=READ, route_class_override=BurstRoute
+)
+
+
+def _short_answer(
+    order: PictureOrder, target: SelectedInstances, instance: StoredInstance, file: memoryview, flags: int
+) -> Response | None:
+    """Return a picture that was made before; see `node.extensions.dicomweb.bursts`."""
+    data = kept_bytes(target, instance, _name_of(order), flags)
+    return None if data is None else _sent_picture(target, order, bytes(data))
 
 
 @router.api_route("/studies/{study}/thumbnail", methods=READ)
@@ -190,6 +206,10 @@ def answer_picture(target: SelectedInstances, instance: StoredInstance, order: P
         data = rendered(target, instance, order)
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
+    return _sent_picture(target, order, data)
+
+
+def _sent_picture(target: SelectedInstances, order: PictureOrder, data: bytes) -> Response:
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
     return _with_warnings(target, respond(target, data, media_type, target.etag(f"{order}"), len(data)))
 
@@ -201,8 +221,12 @@ def rendered(target: SelectedInstances, instance: StoredInstance, order: Picture
     def write(into: Path) -> None:
         into.write_bytes(decoder.run(picture, path, order))
 
-    with derived_file(target.node, instance, hashlib.sha256(f"{order}".encode()).hexdigest(), write) as file:
+    with derived_file(target.node, instance, _name_of(order), write) as file:
         return file.read()
+
+
+def _name_of(order: PictureOrder) -> str:
+    return hashlib.sha256(f"{order}".encode()).hexdigest()
 
 
 def _with_warnings(target: SelectedInstances, response: Response, warnings: Sequence[str] = ()) -> Response:

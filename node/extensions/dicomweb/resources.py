@@ -230,12 +230,17 @@ def derived_file(node: Services, instance: StoredInstance, name: str, write: Cal
         return node.archive.derived.opened(
             instance.key,
             local_file(node, instance),
-            f"{instance.sha256}-{name}",
+            derived_name(instance, name),
             0 if is_short else FRAME_CACHE_BYTES,
             write,
         )
     except OSError as error:
         raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
+
+
+def derived_name(instance: StoredInstance, name: str) -> str:
+    """Return the name of a derived file in `Derived`: it says of which bytes it is made."""
+    return f"{instance.sha256}-{name}"
 
 
 def length_of(file: IO[bytes]) -> int:

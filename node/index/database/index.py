@@ -24,6 +24,7 @@ from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
 from node.index.engine.sharing import Sharing
+from node.index.engine.sqlite_file import FileVersion
 from node.index.engine.writer import IndexWriter, Rows, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.association_ends import AssociationRepository
@@ -54,7 +55,10 @@ log = structlog.get_logger()
 
 
 class Ahead(Protocol):
-    """What is ahead of the index: instances that were acknowledged and are not indexed yet."""
+    """What is ahead of the index: instances that were acknowledged and are not indexed yet, `lag` of them."""
+
+    @property
+    def lag(self) -> int: ...
 
     def require_caught_up(self) -> None:
         """Return when everything that was acknowledged before this call is indexed.
@@ -70,6 +74,8 @@ class Ahead(Protocol):
 
 
 class _NothingAhead:
+    lag = 0
+
     def require_caught_up(self) -> None: ...
 
     def checkpoint(self) -> None: ...
@@ -125,6 +131,7 @@ class Index:
         self._reader = Readers(place)  # for queries from outside
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
+        self._version = FileVersion(place) if isinstance(place, Path) else None
         self.large_counts = LargeCounts()
         self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
         self.now = self.sharing.now
@@ -195,6 +202,13 @@ class Index:
         with self._reader.connect() as connection:
             yield ReadIndex(connection, watermarks)
 
+    def version(self) -> int | None:
+        """Return a number that changes with each commit of any process, for what keeps what it has read; never waits.
+
+        None: it is not known. The index is on a server, or instances that were acknowledged are not indexed yet.
+        """
+        return None if self._version is None or self.ahead.lag else self._version.now()
+
     @contextmanager
     def searching(self) -> Iterator[ReadIndex]:
         """Open a view for searches and lists, which take longer: few at once, and they yield to received instances.
@@ -258,5 +272,7 @@ class Index:
         self._writer.close(partial(set_about, key=CLOSED, value="yes"))
         if self.watch is not None:
             self.watch.stop()
+        if self._version is not None:
+            self._version.close()
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()

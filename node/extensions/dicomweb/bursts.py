@@ -1,0 +1,234 @@
+"""Frames that a viewer asks for one by one, in requests that are alike but for the UID of the instance.
+
+The first request of a burst is answered like any other. The second one finds all instances of the series that its
+caller sees, and writes a line of the audit log about them, before they are kept. The requests that follow are answered
+from what is kept: their client, headers and path are the same but for the UID, so whatever the checks of the others
+depend on is the same as well.
+
+Nothing is answered from what was found before a commit of any process to the index: a deletion, a right that was
+withdrawn and a file that was moved count from their commit on. What ends with time alone, such as a token, may count
+`LIFE_SECONDS` late, as in answers that last (`node.web.middleware.StillAllowed`). Each file is compared with its digest
+at each request. What cannot be answered here, the route answers like any other request.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from fastapi import HTTPException, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from node.extensions.dicomweb.resources import BROKEN, SelectedInstances, derived_name, length_of
+from node.index.search.selection import StoredInstance
+from node.web.access import Call, identify_again
+from node.web.files import file_length
+from node.web.principal import address_of
+
+LIFE_SECONDS = 1.0
+"""For how long a caller is taken for that of equal requests."""
+
+FIND_SECONDS = 1.0
+"""A series is found no more often, however often something is committed."""
+
+MAX_INSTANCES = 5000
+"""Most instances of a series that are kept; to find them takes some 50 ms."""
+
+MAX_KEPT = 20_000
+"""Most instances that are kept of all bursts, in some 15 MB; those of the burst that began longest ago go first."""
+
+MAX_BURSTS = 64
+
+MAX_FILE_BYTES = 2 << 20
+"""Longest file that is read for a frame here; a longer one delays all other requests."""
+
+WARM = os.RWF_NOWAIT
+"""As flags of a read: raise BlockingIOError if the bytes are not in memory."""
+
+Answer = Callable[[SelectedInstances, StoredInstance, memoryview, int], Response | None]
+"""Answers a request from the bytes of a file that is whole; what else it reads, it reads with these flags. None: it
+cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Burst:
+    """What equal requests have in common.
+
+    `call`: of the last one that was answered by the route, `begun_at` then.
+    `instances`: by UID, as of `version` of the index; none before the second request.
+    `is_renewed`: one request passes the route to renew it, while the others are still answered from it.
+    """
+
+    call: Call
+    begun_at: float
+    answer: Answer
+    found_at: float = float("-inf")
+    version: int | None = None
+    is_renewed: bool = False
+    instances: Mapping[str, StoredInstance] = field(default_factory=dict)
+
+
+class Bursts:
+    """The bursts of one application. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bursts: OrderedDict[Hashable, _Burst] = OrderedDict()
+
+    def find(self, request: Request, now: float, version: int | None) -> tuple[_Burst, StoredInstance] | None:
+        """Return what a request can be answered from that comes at a time, with a version of the index."""
+        key = _key(request)
+        with self._lock:
+            burst = self._bursts.get(key)
+            if burst is None or version is None or burst.version != version or now - burst.begun_at >= LIFE_SECONDS:
+                return None
+            if now - burst.begun_at >= LIFE_SECONDS / 2 and not burst.is_renewed:
+                self._bursts[key] = replace(burst, is_renewed=True)
+                return None
+        instance = burst.instances.get(request.path_params["instance"])
+        return None if instance is None else (burst, instance)
+
+    def note(self, call: Call, what: str, answer: Answer) -> None:
+        """Note that the route answers a request for `what` of an instance; `answer` answers those that follow."""
+        key, (begun_at, version) = _key(call.request), call.request.state.begun
+        with self._lock:
+            before = self._bursts.get(key)
+            if before is None or begun_at - before.begun_at >= 2 * LIFE_SECONDS:
+                self._keep(key, _Burst(call, begun_at, answer))
+                return
+            is_known = version is not None and version == before.version
+            if version is None or (not is_known and begun_at - before.found_at < FIND_SECONDS):
+                return
+            if not is_known:
+                self._keep(key, replace(before, found_at=begun_at))
+        instances = before.instances if is_known else _found(call)
+        if len(instances) > 1:
+            uids = call.request.path_params
+            series = {"study_instance_uid": uids["study"], "series_instance_uid": uids["series"]}
+            call.audit.accessed([series | {"instances": len(instances)}], f"{what}, one by one")
+            with self._lock:
+                found_at = before.found_at if is_known else begun_at
+                self._keep(key, _Burst(call, begun_at, answer, found_at, version, instances=instances))
+
+    def _keep(self, key: Hashable, burst: _Burst) -> None:
+        self._bursts[key] = burst
+        while len(self._bursts) > MAX_BURSTS or sum(len(one.instances) for one in self._bursts.values()) > MAX_KEPT:
+            self._bursts.popitem(last=False)
+
+
+def _key(request: Request) -> Hashable:
+    """Return what requests of one burst have in common: all but the UID of the instance."""
+    scope, uids = request.scope, request.path_params
+    return (
+        scope["endpoint"],
+        scope["method"],
+        scope["scheme"],
+        address_of(request),
+        scope["query_string"],
+        uids["study"],
+        uids["series"],
+        uids["frames"],
+        *scope["headers"],
+    )
+
+
+def _found(call: Call) -> Mapping[str, StoredInstance]:
+    """Return the instances of the series that the caller sees and that are short; none if there are too many."""
+    uids = call.request.path_params
+    with call.node.index.reading() as index:
+        stored = index.instances.stored(uids["study"], uids["series"])
+        found = [one for one in stored if file_length(one) <= MAX_FILE_BYTES]
+    return {one.sop_instance_uid: one for one in found} if len(found) <= MAX_INSTANCES else {}
+
+
+class BurstRoute(APIRoute):
+    """A route for frames, whose function calls `begin_burst`."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `starlette.routing.Route.handle`."""
+        request, state = Request(scope, receive), scope["app"].state
+        now, version = monotonic(), state.services.index.version()
+        request.state.begun = now, version  # before the caller is identified and rows are read
+        found = _bursts_of(request).find(request, now, version)
+        if found is not None and (response := await _answer(request, *found)) is not None:
+            identify_again(request, found[0].call.account)
+            await response(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+def begin_burst(call: Call, what: str, answer: Answer) -> None:
+    """See `Bursts.note`. It does nothing where only an object store may have the files."""
+    if call.node.archive.remote is None:
+        _bursts_of(call.request).note(call, what, answer)
+
+
+def _bursts_of(request: Request) -> Bursts:
+    state = request.app.state
+    if not hasattr(state, "bursts"):
+        state.bursts = Bursts()
+    bursts: Bursts = state.bursts
+    return bursts
+
+
+async def _answer(request: Request, burst: _Burst, instance: StoredInstance) -> Response | None:
+    """Answer a request at once if its files are in memory, else in a thread that waits for the disk."""
+    target = SelectedInstances(replace(burst.call, request=request), [instance])
+    try:
+        return _answer_now(target, burst.answer, instance, WARM)
+    except BlockingIOError:
+        return await run_in_threadpool(_answer_now, target, burst.answer, instance, 0)
+
+
+def _answer_now(target: SelectedInstances, answer: Answer, instance: StoredInstance, flags: int) -> Response | None:
+    """Return None if the file is not as it was received, or the request has to be refused. See `WARM`."""
+    try:
+        return _answer_whole(target, answer, instance, flags)
+    except BlockingIOError:
+        raise
+    except (OSError, HTTPException, *BROKEN):
+        return None
+
+
+def _answer_whole(target: SelectedInstances, answer: Answer, instance: StoredInstance, flags: int) -> Response | None:
+    length = file_length(instance)
+    file = os.open(target.node.archive.path(instance.key), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = read_at_once(file, length + 1, flags)
+    finally:
+        os.close(file)
+    if len(content) != length or hashlib.sha256(content[instance.data_set_offset :]).hexdigest() != instance.sha256:
+        return None
+    return answer(target, instance, content, flags)
+
+
+def read_at_once(file: int, length: int, flags: int) -> memoryview:
+    """Return the first bytes of a file, fewer if it ends before. Raises OSError; see `WARM`."""
+    content = memoryview(bytearray(length))
+    try:
+        count = os.preadv(file, [content], 0, flags)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # such a disk does not say what is in memory
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+        raise
+    if flags and count < min(length, os.fstat(file).st_size):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return content[:count]
+
+
+def kept_bytes(target: SelectedInstances, instance: StoredInstance, name: str, flags: int) -> memoryview | None:
+    """Return what `derived_file` has kept under a name, or None. Raises OSError; see `WARM`."""
+    kept = target.node.archive.derived.kept(instance.key, derived_name(instance, name))
+    if kept is None:
+        return None
+    with kept:
+        return read_at_once(kept.fileno(), length_of(kept), flags)

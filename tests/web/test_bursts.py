@@ -1,0 +1,215 @@
+"""Bursts of requests for frames over a real server: what is kept for a burst never outlives what it came from."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from pydicom import Dataset
+
+from node.association.client.send import send_files
+from node.extensions.dicomweb import bursts
+from node.index.nouns.accounts import Role
+from tests import make
+from tests.acceptance.served import Served, until
+from tests.web.conftest import DEADLINE_SECONDS, Site
+
+pytestmark = pytest.mark.slow
+
+CT = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1")
+OCTETS = {"Accept": "application/octet-stream"}
+PARTS = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
+VARYING = frozenset({"date", "content-type"})
+"""Headers that differ between two answers to one request: the boundary of the parts is random."""
+
+
+def path_of(ds: Dataset, what: str = "frames/1") -> str:
+    return f"/dicom-web/studies/1.2.3/series/1.2.3.1/instances/{ds.SOPInstanceUID}/{what}"
+
+
+class Viewer:
+    """Asks for one after another as one account, and notes which requests read the index."""
+
+    def __init__(self, site: Site, name: str, **headers: str) -> None:
+        self._site = site
+        self._client = site.network_client(headers={"Authorization": f"Bearer {site.token(name)}", **headers})
+        self._reading = site.services.index.reading
+
+    def get(self, path: str) -> tuple[httpx2.Response, bool]:
+        """The answer, and whether it was short."""
+        reads, index = 0, self._site.services.index
+
+        def counted(**options: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return self._reading(**options)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(index, "reading", counted)
+            answer = self._client.get(path)
+        return answer, reads == 0
+
+    def burst(self, path: str) -> httpx2.Response:
+        """The first short answer: the series is found, and nothing else is committed meanwhile."""
+        answers: list[httpx2.Response] = []
+
+        def is_short() -> bool:
+            answer, short = self.get(path)
+            answers.append(answer)
+            return short
+
+        until(is_short, DEADLINE_SECONDS, "a short answer")
+        return answers[-1]
+
+
+@pytest.fixture(autouse=True)
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers are kept for as long as a test takes."""
+    monkeypatch.setattr(bursts, "LIFE_SECONDS", 600.0)
+
+
+@pytest.fixture
+def site(guarded: Site) -> Site:
+    guarded.take(*CT)
+    return guarded
+
+
+def comparable(answer: httpx2.Response) -> tuple[int, dict[str, str], str]:
+    headers = {name: value for name, value in answer.headers.items() if name not in VARYING}
+    return answer.status_code, headers, answer.headers["content-type"].partition("boundary")[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "headers"),
+    [
+        ("frames/1", OCTETS),
+        ("frames/1", PARTS),
+        ("frames/1", OCTETS | {"Range": "bytes=10-19"}),
+        ("frames/1", {"Accept": "image/jls"}),
+        ("frames/1/rendered?quality=80", {"Accept": "image/jpeg"}),
+    ],
+)
+def test_a_short_answer_is_that_of_the_route(site: Site, what: str, headers: dict[str, str]) -> None:
+    viewer = Viewer(site, "reader", **headers)
+    first = viewer.get(path_of(CT[0], what))[0]
+    assert first.is_success
+    second = viewer.get(path_of(CT[1], what))[0]
+    for ds, whole in ((CT[0], first), (CT[1], second)):
+        short = viewer.burst(path_of(ds, what))
+        assert comparable(short) == comparable(whole)
+        if headers is PARTS:
+            assert ds.PixelData in short.content
+        else:
+            assert short.content == whole.content
+
+
+@pytest.mark.parametrize("flags", [bursts.WARM, 0], ids=["a disk that may wait", "all in memory"])
+def test_a_burst_has_the_bytes_of_each_frame_and_one_line_with_their_number(
+    site: Site, flags: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bursts, "WARM", flags)
+    viewer = Viewer(site, "reader", **OCTETS)
+    for ds in CT:
+        assert viewer.burst(path_of(ds)).content == ds.PixelData
+    lines = [line for line in site.audited("DICOM Instances Accessed") if line["detail"] == "frames, one by one"]
+    [line] = lines
+    assert line["objects"] == [{"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1", "instances": len(CT)}]
+    assert line["participants"][0]["user"] == "reader"
+
+
+def test_an_instance_that_was_deleted_is_gone_in_the_midst_of_a_burst(site: Site) -> None:
+    reader = Viewer(site, "reader", **OCTETS)
+    admin = site.network_client(headers={"Authorization": f"Bearer {site.token('admin')}"})
+    for ds in CT[:2]:
+        reader.burst(path_of(ds))
+        assert admin.delete(path_of(ds).removesuffix("/frames/1")).status_code == 204
+        answer, short = reader.get(path_of(ds))
+        assert (answer.status_code, short) == (410, False)
+
+
+def test_a_commit_of_another_process_ends_a_burst(site: Site) -> None:
+    reader = Viewer(site, "reader", **OCTETS)
+    reader.burst(path_of(CT[0]))
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()"
+    statement = "UPDATE images SET file_missing = 1"
+    subprocess.run([sys.executable, "-c", program, site.root / "index.sqlite", statement], check=True)
+    answer, short = reader.get(path_of(CT[0]))
+    assert (answer.status_code, short) == (500, False)
+
+
+def test_nobody_profits_from_the_burst_of_another_and_rights_end_with_their_withdrawal(site: Site) -> None:
+    site.account("member", Role.READ)
+    site.store.actions.by_name["limit-account"](account="member", is_limited=True, who="test")
+    admin = site.network_client(headers={"Authorization": f"Bearer {site.token('admin')}"})
+    project, series = "/api/v1/projects/alpha", {"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}
+    assert admin.put(project, json={}).status_code == 200
+    assert admin.put(f"{project}/members/member", json={"role": "read"}).status_code == 200
+    reader, member, stranger = (Viewer(site, name, **OCTETS) for name in ("reader", "member", "writer"))
+    reader.burst(path_of(CT[0]))
+    assert member.get(path_of(CT[0]))[0].status_code == 404
+    assert admin.post(f"{project}/contents", json={"add": [series]}).json() == {"added": 1, "removed": 0}
+    member.burst(path_of(CT[0]))
+    assert stranger.get(path_of(CT[0]))[1] is False
+    assert admin.post(f"{project}/contents", json={"remove": [series]}).json() == {"added": 0, "removed": 1}
+    assert member.get(path_of(CT[0]))[0].status_code == 404
+    reader.burst(path_of(CT[0]))
+    site.services.index.accounts.remove("reader")
+    assert reader.get(path_of(CT[0]))[0].status_code == 401
+
+
+def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site) -> None:
+    reader = Viewer(site, "reader", **OCTETS)
+    reader.burst(path_of(CT[0]))
+    [key] = [one.key for one in site.services.index.instances.files_after("", 1)]
+    file = site.root / key
+    file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    statuses = {reader.get(path_of(ds))[0].status_code for ds in CT}
+    assert statuses == {200, 500}
+
+
+def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Viewer(site, "reader", **OCTETS)
+    reader.burst(path_of(CT[0]))
+    monkeypatch.setattr(type(site.services.index.ahead), "lag", 1)
+    assert reader.get(path_of(CT[0]))[1] is False
+
+
+def test_a_caller_is_kept_for_a_second_only(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Viewer(site, "reader", **OCTETS)
+    reader.burst(path_of(CT[0]))
+    monkeypatch.setattr(bursts, "LIFE_SECONDS", 0.0)
+    answer, short = reader.get(path_of(CT[0]))
+    assert (answer.status_code, short) == (200, False)
+
+
+def test_a_node_that_is_killed_in_a_burst_has_its_line(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.dcm" for number in range(len(CT))]
+    for file, ds in zip(files, CT, strict=True):
+        ds.save_as(file, enforce_file_format=True)
+    with Served(tmp_path / "root") as served:
+        assert served.process is not None
+        url = served.process.stdout.readline().split()[-1].rstrip("/")
+        send_files(files, served.address, "SCANNER")
+
+        def line() -> list[Any]:
+            for ds in CT:
+                assert httpx2.get(f"{url}{path_of(ds)}", headers=OCTETS).content == ds.PixelData
+            text = (tmp_path / "root" / "audit.jsonl").read_text()
+            return [one for one in text.splitlines() if "one by one" in one]
+
+        until(line, DEADLINE_SECONDS, "the line of a burst")
+        served.process.send_signal(signal.SIGKILL)
+        served.process.wait()
+        [found] = line_of(tmp_path / "root")
+        assert found["objects"][0]["instances"] == len(CT)
+
+
+def line_of(root: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (root / "audit.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["detail"] == "frames, one by one"]
