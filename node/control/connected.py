@@ -91,13 +91,14 @@ class _Served:
     def copy(self, volume: Row, name: str, into: Path) -> None:
         digest = hashlib.sha256()
         path = f"volumes/{volume['id']}/file/{quote(name)}"
-        with self._client() as client, client.stream("GET", path) as answer, into.open("wb") as file:
+        with self._client() as client, client.stream("GET", path) as answer:
             if answer.status_code in (404, 410):
                 raise FileNotFoundError(f"{name}: {MOVED if answer.status_code == 404 else _said(answer)}")
             self._require(answer)
-            for piece in answer.iter_bytes(CHUNK_BYTES):
-                digest.update(piece)
-                file.write(piece)
+            with into.open("wb") as file:
+                for piece in answer.iter_bytes(CHUNK_BYTES):
+                    digest.update(piece)
+                    file.write(piece)
         if name == name_of(volume) and digest.hexdigest() != volume["sha256"]:
             raise NodeFailed(f"{name} came with other bytes than the node has noted: fetch it again, or run fsck there")
 

@@ -54,8 +54,8 @@ SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 VOXELS = (".zraw", ".raw")
 """Suffixes of the data file of a MetaImage header."""
 
-BESIDE = (".json", ".bval", ".bvec", *VOXELS)
-"""Suffixes of what lies beside a volume file."""
+BESIDE = (".json", ".bval", ".bvec")
+"""Suffixes of what lies beside a volume file in any format."""
 
 
 class RowSource(Protocol):
@@ -128,20 +128,36 @@ class OpenedVolume:
         return {}
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Copy the file into an existing folder, with what lies beside it: sidecar, gradients, the data of a header.
+        """Copy the file into a folder, with what lies beside it: sidecar, gradients, the data of a header.
+
+        `folder`: created if missing. A copy that breaks off leaves no file in it.
 
         Returns the path of the copy; raises as `array`.
 
-        Raises FileExistsError: another file has its name there: many volumes of a node are called ``volume.nii.gz``.
+        Raises FileExistsError: another volume has its name there: many volumes of a node are called ``volume.nii.gz``.
         """
         there = Path(folder, self.name)
         with suppress(FileNotFoundError), there.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != self.row["sha256"]:
                 raise FileExistsError(f"{there} is another volume: give each volume a folder of its own")
-        for suffix in BESIDE:
-            with suppress(FileNotFoundError):
-                self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
-        return self._copy(Path(folder), self.name)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=there.parent) as copied:
+            for suffix in BESIDE:
+                self._copy_beside(Path(copied), suffix)
+            self._copy_with_voxels(Path(copied))
+            for path in Path(copied).iterdir():
+                path.replace(there.with_name(path.name))
+        return there
+
+    def _copy_with_voxels(self, folder: Path) -> Path:
+        """Copy the file, with its voxels beside it if it is a header."""
+        for suffix in VOXELS if self.name.endswith(".mhd") else ():
+            self._copy_beside(folder, suffix)
+        return self._copy(folder, self.name)
+
+    def _copy_beside(self, folder: Path, suffix: str) -> None:
+        with suppress(FileNotFoundError):
+            self._copy(folder, f"{stem_of(self.name)}{suffix}")
 
     def _copy(self, folder: Path, name: str) -> Path:
         self._source.copy(self.row, name, folder / name)
@@ -154,10 +170,7 @@ class OpenedVolume:
             yield self.path
             return
         with TemporaryDirectory() as folder:
-            for suffix in VOXELS if self.name.endswith(".mhd") else ():
-                with suppress(FileNotFoundError):
-                    self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
-            yield self._copy(Path(folder), self.name)
+            yield self._copy_with_voxels(Path(folder))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -248,7 +261,7 @@ class OpenedPatient:
 
 def name_of(row: Row) -> str:
     """Return the name of the file of a row."""
-    return str(row["name"]) if "name" in row else PurePath(row["path"]).name
+    return PurePath(row["name"] if "name" in row else row["path"]).name
 
 
 def one_file_each(rows: Iterable[Row]) -> list[Row]:

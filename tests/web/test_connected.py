@@ -48,23 +48,37 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
         row["sop_instance_uid"]: row["sha256"] for row in known["instances"]
     }
     assert np.array_equal(volume.project("coronal"), on_disk.project("coronal"))
-    saved = volume.save(tmp_path)
-    assert saved.read_bytes() == on_disk.path.read_bytes()
-    assert saved.with_name("volume.json").exists()
-    assert volume.save(tmp_path) == saved
-    saved.write_bytes(b"the volume of another series")
-    with pytest.raises(FileExistsError, match="is another volume: give each volume a folder of its own"):
-        volume.save(tmp_path)
-    assert saved.read_bytes() == b"the volume of another series"
+    for one, folder in ((volume, tmp_path / "by" / "rest"), (on_disk, tmp_path / "of" / "root")):
+        saved = one.save(folder)
+        assert saved.read_bytes() == on_disk.path.read_bytes()
+        assert one.save(folder) == saved
+        assert sorted(path.name for path in folder.iterdir()) == ["volume.json", "volume.nii.gz"]
+        saved.write_bytes(b"the volume of another series")
+        with pytest.raises(FileExistsError, match="is another volume: give each volume a folder of its own"):
+            one.save(folder)
+        assert saved.read_bytes() == b"the volume of another series"
     with pytest.raises(FileNotFoundError, match="save"):
         _ = volume.path
 
 
-def test_a_header_comes_with_its_voxels(filled: Site) -> None:
+def test_a_header_comes_with_its_voxels(filled: Site, tmp_path: Path) -> None:
     [series] = [series for series in node.connect(filled.url).series() if series.uid == "1.2.3.1"]
     [row] = [row for row in series.files() if row["format"] == "mhd"]
     header = OpenedVolume(row["name"], row, series._source)
     assert np.array_equal(header.array(), series.volumes()[0].array())
+    header.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["volume.json", "volume.mhd", "volume.zraw"]
+
+
+def test_what_cannot_be_saved_leaves_no_file(filled: Site, tmp_path: Path) -> None:
+    [series] = [series for series in node.connect(filled.url).series() if series.uid == "1.2.3.1"]
+    [volume] = series.volumes()
+    with pytest.raises(NodeFailed, match="other bytes"):
+        OpenedVolume(volume.name, {**volume.row, "sha256": "0" * 64}, series._source).save(tmp_path)
+    filled.client().delete("/api/v1/studies/1.2.3").raise_for_status()
+    with pytest.raises(FileNotFoundError, match="deleted"):
+        volume.save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
