@@ -19,15 +19,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
+from node.control.root import is_root
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
 from node.extras import require
 from node.index.database.look import looking
-from node.index.engine.backend import Place, place_of
+from node.index.engine.backend import IndexUnusable, Place, place_of
 from node.index.engine.view_rows import parsed
 from node.settings.convert import Convert
-from node.settings.load import load
+from node.settings.load import load, mistakes
 from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float
 from node.volume.planes import PlaneName, ProjectionName
@@ -72,6 +74,7 @@ class RowSource(Protocol):
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def sources(self, volume: Row) -> list[Row]: ...
     def catalog(self) -> list[Row]: ...
+    def skipped(self) -> list[Row]: ...
 
     def copy(self, volume: Row, name: str, into: Path) -> None:
         """Copy the file of a volume, or one beside it, by its name. Raises FileNotFoundError if there is none."""
@@ -308,6 +311,10 @@ class Opened:
         """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
         return self._source.catalog()
 
+    def skipped(self) -> list[Row]:
+        """Return the ``name`` and the ``reason`` of each file that a conversion of a folder skipped as not DICOM."""
+        return self._source.skipped()
+
     def to_pandas(self) -> pandas.DataFrame:
         """Return the catalog as a frame of pandas, which must be installed."""
         import pandas
@@ -375,6 +382,9 @@ class _Root(_OnDisk):
         with looking(self._place) as index:
             return [parsed(row) for row in index.volumes.catalog()]
 
+    def skipped(self) -> list[Row]:
+        return []
+
 
 _ALL = 0x7FFFFFFF
 """More rows than there are."""
@@ -429,6 +439,9 @@ class _Folder(_OnDisk):
     def catalog(self) -> list[Row]:
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
 
+    def skipped(self) -> list[Row]:
+        return [*self._listing("not_dicom")]
+
 
 def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> Opened:
     """Open the root of a node, or a folder that ``voxelnode convert`` or `convert` wrote, for reading.
@@ -437,7 +450,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
 
     Raises UsageError: the configuration is wrong.
     Raises FileNotFoundError: there is no such folder.
-    Raises IndexUnusable: the folder has neither an index nor a ``conversion.json``, or the index cannot be read.
+    Raises IndexUnusable: it is neither a root nor has it a ``conversion.json``, or the index cannot be read.
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
@@ -446,6 +459,11 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     place = place_of(root, settings.index.url)
     if isinstance(place, Path):  # a database server has rows also where the files are not
         root.stat()
+        if not is_root(root):
+            raise IndexUnusable(
+                f"{root} is not the root of a node, nor a folder of `voxelnode convert`: "
+                "`node.convert(folder, out)` reads DICOM files"
+            )
     return Opened(_Root(place))
 
 
@@ -459,7 +477,9 @@ def convert(
     `options`: keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or
         ``body_masks=True``; by default ``formats=("nifti",)`` and no thumbnails.
 
-    Raises pydantic.ValidationError: there is no such option, or it has another value.
+    Files that are not DICOM are `skipped`.
+
+    Raises UsageError: there is no such option, or it has another value; or `out` is not a folder.
     Raises FileNotFoundError: one of `paths` does not exist; nothing is converted.
     Raises OSError: `out` cannot be written.
     """
@@ -472,7 +492,12 @@ def convert(
     given = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     for path in given:
         path.stat()
-    section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
+    try:
+        section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
+    except ValidationError as error:
+        raise mistakes(error, "convert") from error
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{out} is not a folder: volumes are written into one")
     bounds = limits(section)
 
     with closing(Converters(objects=objects_of(installed()))) as converters:
