@@ -62,8 +62,8 @@ class _Served:
         named = {} if patient["patient_id"] is None else {"patient_id": patient["patient_id"]}
         return [row for row in self._list("studies", **named) if row["patient"] == patient["id"]]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
-        return self._list("series", study_instance_uid=study_instance_uid)
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        return self._list("series", study_instance_uid=study_instance_uid, where=where)
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         return self._list("volumes", study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)

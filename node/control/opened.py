@@ -28,6 +28,7 @@ from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import IndexUnusable, Place, place_of
 from node.index.engine.view_rows import parsed
+from node.selector import compile_selector
 from node.settings.convert import Convert
 from node.settings.load import load, mistakes
 from node.volume.derived import masked, montage, project, threshold
@@ -41,6 +42,8 @@ from node.writers.rectangles import Rectangle, read_rectangles
 if TYPE_CHECKING:
     import pandas
     import polars
+
+    from node.index.nouns.converted import SeriesKey
 
 __all__ = [
     "Rectangle", "contours", "convert", "masked", "montage", "open", "project", "read_rectangles", "refined",
@@ -68,7 +71,7 @@ class RowSource(Protocol):
 
     def patients(self) -> list[Row]: ...
     def studies(self, patient: Row | None = None) -> list[Row]: ...
-    def series(self, study_instance_uid: str | None = None) -> list[Row]: ...
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]: ...
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def exclusions(self, series: Row) -> list[Row]: ...
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
@@ -113,6 +116,8 @@ class OpenedVolume:
 
     def array(self) -> Array:
         """Return the voxels: (i, j, k) or (i, j, k, time), real values such as HU, or colours.
+
+        Colours are a structured type of ``R``, ``G`` and ``B``.
 
         Raises OSError: the file is missing: it was replaced or deleted, or only the object store has it.
         Raises ValueError: the file is no volume any more.
@@ -278,12 +283,12 @@ def one_file_each(rows: Iterable[Row]) -> list[Row]:
     return [best[key][1] for key in sorted(best)]
 
 
-def _series(source: RowSource, study_instance_uid: str | None = None) -> list[OpenedSeries]:
+def _series(source: RowSource, study_instance_uid: str | None = None, where: str | None = None) -> list[OpenedSeries]:
     return [
         OpenedSeries(
             row["series_instance_uid"], row["study_instance_uid"], row["verdict"], row["verdict_reason"], row, source
         )
-        for row in source.series(study_instance_uid)
+        for row in source.series(study_instance_uid, where)
     ]
 
 
@@ -303,9 +308,13 @@ class Opened:
         """Return all studies."""
         return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()]
 
-    def series(self) -> list[OpenedSeries]:
-        """Return all series, the last received first."""
-        return _series(self._source)
+    def series(self, where: str | None = None) -> list[OpenedSeries]:
+        """Return all series, or those that a selector selects (docs/select.md), the last received first.
+
+        Raises UsageError: the selector is wrong, or it is a folder of conversions, which has no index.
+        Raises NodeFailed: a running node finds the selector wrong.
+        """
+        return _series(self._source, where=where)
 
     def catalog(self) -> list[Row]:
         """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
@@ -316,13 +325,16 @@ class Opened:
         return self._source.skipped()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the catalog as a frame of pandas, which must be installed."""
-        import pandas
+        """Return the catalog as a frame of pandas, which must be installed. Raises UsageError if it is not."""
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise UsageError("to_pandas needs a library that is not installed: pip install pandas") from error
 
         return pandas.DataFrame(self.catalog())
 
     def to_polars(self) -> polars.DataFrame:
-        """Return the catalog as a frame of polars, which comes with the extra `frames`."""
+        """Return the catalog as a frame of polars, which comes with the extra `frames`. Raises as `to_pandas`."""
         require("to_polars", "frames")
         import polars
 
@@ -355,9 +367,20 @@ class _Root(_OnDisk):
         with looking(self._place) as index:
             return [*(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            return [*index.series.newest(_ALL, study=study_instance_uid)]
+            rows = index.series.newest(_ALL, study=study_instance_uid)
+        keys = ((row["study_instance_uid"], row["series_instance_uid"]) for row in rows)
+        return [row for row, key in zip(rows, keys, strict=True) if selected is None or key in selected]
+
+    def _selected(self, where: str) -> set[SeriesKey]:
+        from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
+
+        selector, place = compile_selector(where), self._place
+        of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)
+        with reading(*of) as index:
+            return set(index.facts.selected(selector))
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
@@ -412,7 +435,9 @@ class _Folder(_OnDisk):
         uids = dict.fromkeys(row["study_instance_uid"] for row in self._listing("series"))
         return [{"study_instance_uid": uid} for uid in uids]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        if where is not None:
+            raise UsageError("a folder of conversions has no index to select from: compare `row` of each series")
         found = []
         for row in self._listing("series"):
             if study_instance_uid not in (None, row["study_instance_uid"]):

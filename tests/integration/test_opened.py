@@ -91,6 +91,13 @@ def test_a_program_sees_which_files_were_skipped(tmp_path: Path) -> None:
     assert opened.skipped()[0]["reason"]
 
 
+def test_frames_without_their_library_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conversion.json").write_text('{"volumes": []}')
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        node.open(tmp_path).to_pandas()
+
+
 @pytest.mark.parametrize(
     ("options", "reported"),
     [

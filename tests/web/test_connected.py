@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from tests import make
 from tests.peers import Proxy
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.web.conftest import Site
+
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 
 
 def beside(site: Site) -> Opened:
@@ -91,6 +94,36 @@ def test_what_was_refused_and_excluded_is_reported(site: Site) -> None:
         assert sorted(row["sop_instance_uid"] for row in one.exclusions) == sorted(
             row["sop_instance_uid"] for row in same.exclusions
         )
+
+
+def test_series_are_selected_as_by_the_command(filled: Site, tmp_path: Path) -> None:
+    for opened in (node.connect(filled.url), beside(filled)):
+        uids = {series.uid for series in opened.series()}
+        assert len(uids) > 1
+        [one] = opened.series(where='modality == "CT" and series_instance_uid == "1.2.3.1"')
+        assert one.uid == "1.2.3.1"
+        assert {one.uid for one in opened.series(where='last_received_at >= "2001-01-01T00:00"')} == uids
+        assert opened.series(where='last_received_at >= "2100-01-01T00:00"') == []
+        with pytest.raises(node.VoxelnodeError, match="modallity"):
+            opened.series(where='modallity == "CT"')
+    (tmp_path / "conversion.json").write_text('{"series": []}')
+    with pytest.raises(UsageError, match="no index"):
+        node.open(tmp_path).series(where='modality == "CT"')
+
+
+@pytest.mark.slow
+def test_the_recipe_for_a_running_node_runs(
+    guarded: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guarded.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+    guarded.convert()
+    [segmentation] = make.saved(make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.2"), tmp_path)  # any instance
+    monkeypatch.chdir(tmp_path)
+    [recipe] = re.findall(r"```py\n(.*?)```", (DOCUMENTS / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    given = {"url": guarded.url, "token": guarded.token("writer"), "moment": "2001-01-01T00:00"}
+    exec(compile(recipe, "docs/python.md", "exec"), {"node": node, "segmentation": segmentation, **given})
+    assert "copies/1.2.3.1/volume.nii.gz [[" in capsys.readouterr().out
+    assert len(node.connect(guarded.url, given["token"]).series()) == 2
 
 
 def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
