@@ -184,7 +184,7 @@ def _said(answer: httpx2.Response) -> str:
     try:
         answer.read()
         problem = answer.json()
-        return ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
+        return ". ".join(str(problem[name]).rstrip(".") for name in ("title", "detail", "remedy") if problem.get(name))
     except (ValueError, AttributeError):
         return "it is not a voxelnode, or another server stands before it: give the address of its pages"
 
