@@ -289,7 +289,9 @@ def handlers(folder: Path, nodelay: str) -> Iterator[Receiver]:
         code.replace("ae = pynetdicom.AE(", "pynetdicom.AE.maximum_associations = 128\nae = pynetdicom.AE("),
     ]
     port = free_port()
-    with running([*command, str(folder / "root"), str(port)], port, nodelay, ROOT, **environment) as process:
+    with running(
+        [*command, str(folder / "root"), str(port), "--create"], port, nodelay, ROOT, **environment
+    ) as process:
         yield Receiver([port], [process.pid])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,31 +28,38 @@ if TYPE_CHECKING:
         write_rectangles,
         write_slices,
     )
+    from node.errors import VoxelnodeError
 
 __all__ = [
-    "Rectangle", "__version__", "connect", "contours", "convert", "handlers", "masked", "montage", "open", "project",
-    "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage", "write_rectangles",
-    "write_slices",
+    "Rectangle", "VoxelnodeError", "__version__", "connect", "contours", "convert", "handlers", "masked", "montage",
+    "open", "project", "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage",
+    "write_rectangles", "write_slices",
 ]  # fmt: skip
 
 
-def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None) -> Handlers:
+def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None, *, create: bool = False) -> Handlers:
     """Run a node on a root behind an acceptor of pynetdicom, until the handlers that are returned are closed.
 
-    `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``. Raises as `node.control.handlers.Handlers`.
+    Give them to the acceptor as ``evt_handlers``. `node.open` reads the root meanwhile, and a hook says when a volume
+    was written (docs/pynetdicom.md).
+
+    `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``, over its file and the environment.
+    `create`: make the root if there is none.
+
+    Raises UsageError: the configuration is wrong, or the folder is not a root: its disk may not be mounted.
+    Raises RootInUse: another process has the root. Both are a `VoxelnodeError`.
     """
     from node.control.handlers import Handlers
 
-    return Handlers(Path(root), keys or {})
+    return Handlers(Path(root), keys or {}, create=create)
 
 
 def __getattr__(name: str) -> Any:
     """Return what programs read volumes with, loaded when it is first used (docs/python.md)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from node.control import connected, opened
-
-    return getattr(connected if name == "connect" else opened, name)
+    modules = {"connect": "node.control.connected", "VoxelnodeError": "node.errors"}
+    return getattr(import_module(modules.get(name, "node.control.opened")), name)
 
 
 def __dir__() -> list[str]:

@@ -48,7 +48,7 @@ def after_received(
     An instance that another host has received before, and adds to the index after the last one, shortens no wait.
 
     `began_at`: begin of the association. The grace ends only for an association that began after the abort: the sender
-    has come back. Another association that was open already brings what it would have brought anyway.
+    has come back with the series. Another association that was open already brings what it would have brought anyway.
     """
     before = waits.get(sender, _NOTHING)
     others = {other: its for other, its in waits.items() if other != sender and its.end > received_at}

@@ -62,8 +62,8 @@ class _Served:
         named = {} if patient["patient_id"] is None else {"patient_id": patient["patient_id"]}
         return [row for row in self._list("studies", **named) if row["patient"] == patient["id"]]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
-        return self._list("series", study_instance_uid=study_instance_uid)
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        return self._list("series", study_instance_uid=study_instance_uid, where=where)
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         return self._list("volumes", study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
@@ -88,16 +88,20 @@ class _Served:
             if row["study_instance_uid"] in studies
         ]
 
+    def skipped(self) -> list[Row]:
+        return []
+
     def copy(self, volume: Row, name: str, into: Path) -> None:
         digest = hashlib.sha256()
         path = f"volumes/{volume['id']}/file/{quote(name)}"
-        with self._client() as client, client.stream("GET", path) as answer, into.open("wb") as file:
+        with self._client() as client, client.stream("GET", path) as answer:
             if answer.status_code in (404, 410):
                 raise FileNotFoundError(f"{name}: {MOVED if answer.status_code == 404 else _said(answer)}")
             self._require(answer)
-            for piece in answer.iter_bytes(CHUNK_BYTES):
-                digest.update(piece)
-                file.write(piece)
+            with into.open("wb") as file:
+                for piece in answer.iter_bytes(CHUNK_BYTES):
+                    digest.update(piece)
+                    file.write(piece)
         if name == name_of(volume) and digest.hexdigest() != volume["sha256"]:
             raise NodeFailed(f"{name} came with other bytes than the node has noted: fetch it again, or run fsck there")
 
@@ -180,7 +184,7 @@ def _said(answer: httpx2.Response) -> str:
     try:
         answer.read()
         problem = answer.json()
-        return ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
+        return ". ".join(str(problem[name]).rstrip(".") for name in ("title", "detail", "remedy") if problem.get(name))
     except (ValueError, AttributeError):
         return "it is not a voxelnode, or another server stands before it: give the address of its pages"
 

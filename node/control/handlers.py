@@ -16,16 +16,15 @@ from node.settings.load import load
 class Handlers(list[Any]):
     """Handlers for the events of pynetdicom, and the node behind them, which runs from here on until `close`.
 
-    `root`: folder of the node; `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``, over its file
-    and the environment. Raises UsageError: the configuration is wrong. Raises RootInUse: another process has the root.
+    Parameters and errors are those of `node.handlers`.
     """
 
-    def __init__(self, root: Path, keys: dict[str, Any]) -> None:
+    def __init__(self, root: Path, keys: dict[str, Any], *, create: bool) -> None:
         if "storage.root" in keys:
             raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
         settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
         served = required(settings, HANDLERS, "node.handlers")
-        self._node = Node(settings, listens=False)
+        self._node = Node(settings, listens=False, root_maker="" if create else "node.handlers(..., create=True)")
         self._drain_seconds = settings.dicom.drain_seconds
         self._stop = threading.Event()
         try:

@@ -391,8 +391,8 @@ class Node:
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
         facts = {
-            "port": self.listener.port if self._receives else None,
-            "tls_port": self.listener.tls_port if self._receives else None,
+            "port": self.listener.port if self._listens else None,
+            "tls_port": self.listener.tls_port if self._listens else None,
             "acknowledge": self._settings.acknowledge,
         }
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, facts)

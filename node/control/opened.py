@@ -19,15 +19,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
+from node.control.root import is_root
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
 from node.extras import require
 from node.index.database.look import looking
-from node.index.engine.backend import Place, place_of
+from node.index.engine.backend import IndexUnusable, Place, place_of
 from node.index.engine.view_rows import parsed
+from node.selector import compile_selector
 from node.settings.convert import Convert
-from node.settings.load import load
+from node.settings.load import load, mistakes
 from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float
 from node.volume.planes import PlaneName, ProjectionName
@@ -39,6 +42,8 @@ from node.writers.rectangles import Rectangle, read_rectangles
 if TYPE_CHECKING:
     import pandas
     import polars
+
+    from node.index.nouns.converted import SeriesKey
 
 __all__ = [
     "Rectangle", "contours", "convert", "masked", "montage", "open", "project", "read_rectangles", "refined",
@@ -54,8 +59,8 @@ SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 VOXELS = (".zraw", ".raw")
 """Suffixes of the data file of a MetaImage header."""
 
-BESIDE = (".json", ".bval", ".bvec", *VOXELS)
-"""Suffixes of what lies beside a volume file."""
+BESIDE = (".json", ".bval", ".bvec")
+"""Suffixes of what lies beside a volume file in any format."""
 
 
 class RowSource(Protocol):
@@ -66,12 +71,13 @@ class RowSource(Protocol):
 
     def patients(self) -> list[Row]: ...
     def studies(self, patient: Row | None = None) -> list[Row]: ...
-    def series(self, study_instance_uid: str | None = None) -> list[Row]: ...
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]: ...
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def exclusions(self, series: Row) -> list[Row]: ...
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def sources(self, volume: Row) -> list[Row]: ...
     def catalog(self) -> list[Row]: ...
+    def skipped(self) -> list[Row]: ...
 
     def copy(self, volume: Row, name: str, into: Path) -> None:
         """Copy the file of a volume, or one beside it, by its name. Raises FileNotFoundError if there is none."""
@@ -111,6 +117,8 @@ class OpenedVolume:
     def array(self) -> Array:
         """Return the voxels: (i, j, k) or (i, j, k, time), real values such as HU, or colours.
 
+        Colours are a structured type of ``R``, ``G`` and ``B``.
+
         Raises OSError: the file is missing: it was replaced or deleted, or only the object store has it.
         Raises ValueError: the file is no volume any more.
         Raises NodeFailed: the node does not send it.
@@ -128,20 +136,36 @@ class OpenedVolume:
         return {}
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Copy the file into an existing folder, with what lies beside it: sidecar, gradients, the data of a header.
+        """Copy the file into a folder, with what lies beside it: sidecar, gradients, the data of a header.
+
+        `folder`: created if missing. A copy that breaks off leaves no file in it.
 
         Returns the path of the copy; raises as `array`.
 
-        Raises FileExistsError: another file has its name there: many volumes of a node are called ``volume.nii.gz``.
+        Raises FileExistsError: another volume has its name there: many volumes of a node are called ``volume.nii.gz``.
         """
         there = Path(folder, self.name)
         with suppress(FileNotFoundError), there.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != self.row["sha256"]:
                 raise FileExistsError(f"{there} is another volume: give each volume a folder of its own")
-        for suffix in BESIDE:
-            with suppress(FileNotFoundError):
-                self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
-        return self._copy(Path(folder), self.name)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=there.parent) as copied:
+            for suffix in BESIDE:
+                self._copy_beside(Path(copied), suffix)
+            self._copy_with_voxels(Path(copied))
+            for path in Path(copied).iterdir():
+                path.replace(there.with_name(path.name))
+        return there
+
+    def _copy_with_voxels(self, folder: Path) -> Path:
+        """Copy the file, with its voxels beside it if it is a header."""
+        for suffix in VOXELS if self.name.endswith(".mhd") else ():
+            self._copy_beside(folder, suffix)
+        return self._copy(folder, self.name)
+
+    def _copy_beside(self, folder: Path, suffix: str) -> None:
+        with suppress(FileNotFoundError):
+            self._copy(folder, f"{stem_of(self.name)}{suffix}")
 
     def _copy(self, folder: Path, name: str) -> Path:
         self._source.copy(self.row, name, folder / name)
@@ -154,10 +178,7 @@ class OpenedVolume:
             yield self.path
             return
         with TemporaryDirectory() as folder:
-            for suffix in VOXELS if self.name.endswith(".mhd") else ():
-                with suppress(FileNotFoundError):
-                    self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
-            yield self._copy(Path(folder), self.name)
+            yield self._copy_with_voxels(Path(folder))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -248,7 +269,7 @@ class OpenedPatient:
 
 def name_of(row: Row) -> str:
     """Return the name of the file of a row."""
-    return str(row["name"]) if "name" in row else PurePath(row["path"]).name
+    return PurePath(row["name"] if "name" in row else row["path"]).name
 
 
 def one_file_each(rows: Iterable[Row]) -> list[Row]:
@@ -262,12 +283,12 @@ def one_file_each(rows: Iterable[Row]) -> list[Row]:
     return [best[key][1] for key in sorted(best)]
 
 
-def _series(source: RowSource, study_instance_uid: str | None = None) -> list[OpenedSeries]:
+def _series(source: RowSource, study_instance_uid: str | None = None, where: str | None = None) -> list[OpenedSeries]:
     return [
         OpenedSeries(
             row["series_instance_uid"], row["study_instance_uid"], row["verdict"], row["verdict_reason"], row, source
         )
-        for row in source.series(study_instance_uid)
+        for row in source.series(study_instance_uid, where)
     ]
 
 
@@ -287,22 +308,33 @@ class Opened:
         """Return all studies."""
         return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()]
 
-    def series(self) -> list[OpenedSeries]:
-        """Return all series, the last received first."""
-        return _series(self._source)
+    def series(self, where: str | None = None) -> list[OpenedSeries]:
+        """Return all series, or those that a selector selects (docs/select.md), the last received first.
+
+        Raises UsageError: the selector is wrong, or it is a folder of conversions, which has no index.
+        Raises NodeFailed: a running node finds the selector wrong.
+        """
+        return _series(self._source, where=where)
 
     def catalog(self) -> list[Row]:
         """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
         return self._source.catalog()
 
+    def skipped(self) -> list[Row]:
+        """Return the ``name`` and the ``reason`` of each file that a conversion of a folder skipped as not DICOM."""
+        return self._source.skipped()
+
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the catalog as a frame of pandas, which must be installed."""
-        import pandas
+        """Return the catalog as a frame of pandas, which must be installed. Raises UsageError if it is not."""
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise UsageError("to_pandas needs a library that is not installed: pip install pandas") from error
 
         return pandas.DataFrame(self.catalog())
 
     def to_polars(self) -> polars.DataFrame:
-        """Return the catalog as a frame of polars, which comes with the extra `frames`."""
+        """Return the catalog as a frame of polars, which comes with the extra `frames`. Raises as `to_pandas`."""
         require("to_polars", "frames")
         import polars
 
@@ -335,9 +367,20 @@ class _Root(_OnDisk):
         with looking(self._place) as index:
             return [*(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            return [*index.series.newest(_ALL, study=study_instance_uid)]
+            rows = index.series.newest(_ALL, study=study_instance_uid)
+        keys = ((row["study_instance_uid"], row["series_instance_uid"]) for row in rows)
+        return [row for row, key in zip(rows, keys, strict=True) if selected is None or key in selected]
+
+    def _selected(self, where: str) -> set[SeriesKey]:
+        from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
+
+        selector, place = compile_selector(where), self._place
+        of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)
+        with reading(*of) as index:
+            return set(index.facts.selected(selector))
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
@@ -361,6 +404,9 @@ class _Root(_OnDisk):
     def catalog(self) -> list[Row]:
         with looking(self._place) as index:
             return [parsed(row) for row in index.volumes.catalog()]
+
+    def skipped(self) -> list[Row]:
+        return []
 
 
 _ALL = 0x7FFFFFFF
@@ -389,7 +435,9 @@ class _Folder(_OnDisk):
         uids = dict.fromkeys(row["study_instance_uid"] for row in self._listing("series"))
         return [{"study_instance_uid": uid} for uid in uids]
 
-    def series(self, study_instance_uid: str | None = None) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
+        if where is not None:
+            raise UsageError("a folder of conversions has no index to select from: compare `row` of each series")
         found = []
         for row in self._listing("series"):
             if study_instance_uid not in (None, row["study_instance_uid"]):
@@ -416,6 +464,9 @@ class _Folder(_OnDisk):
     def catalog(self) -> list[Row]:
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
 
+    def skipped(self) -> list[Row]:
+        return [*self._listing("not_dicom")]
+
 
 def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> Opened:
     """Open the root of a node, or a folder that ``voxelnode convert`` or `convert` wrote, for reading.
@@ -424,7 +475,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
 
     Raises UsageError: the configuration is wrong.
     Raises FileNotFoundError: there is no such folder.
-    Raises IndexUnusable: the folder has neither an index nor a ``conversion.json``, or the index cannot be read.
+    Raises IndexUnusable: it is neither a root nor has it a ``conversion.json``, or the index cannot be read.
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
@@ -433,6 +484,11 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     place = place_of(root, settings.index.url)
     if isinstance(place, Path):  # a database server has rows also where the files are not
         root.stat()
+        if not is_root(root):
+            raise IndexUnusable(
+                f"{root} is not the root of a node, nor a folder of `voxelnode convert`: "
+                "`node.convert(folder, out)` reads DICOM files"
+            )
     return Opened(_Root(place))
 
 
@@ -446,7 +502,9 @@ def convert(
     `options`: keys of ``[convert]`` (docs/configuration.md), such as ``formats=("nifti", "nrrd")`` or
         ``body_masks=True``; by default ``formats=("nifti",)`` and no thumbnails.
 
-    Raises pydantic.ValidationError: there is no such option, or it has another value.
+    Files that are not DICOM are `skipped`.
+
+    Raises UsageError: there is no such option, or it has another value; or `out` is not a folder.
     Raises FileNotFoundError: one of `paths` does not exist; nothing is converted.
     Raises OSError: `out` cannot be written.
     """
@@ -459,7 +517,12 @@ def convert(
     given = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     for path in given:
         path.stat()
-    section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
+    try:
+        section = Convert(**{"formats": ("nifti",), "thumbnails": False, **options})
+    except ValidationError as error:
+        raise mistakes(error, "convert") from error
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{out} is not a folder: volumes are written into one")
     bounds = limits(section)
 
     with closing(Converters(objects=objects_of(installed()))) as converters:

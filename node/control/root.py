@@ -88,13 +88,18 @@ def make_root(root: Path) -> None:
     make_folder(root / "objects")
 
 
+def is_root(root: Path) -> bool:
+    """Return whether a folder was made as a root."""
+    return (root / FILE_NAME).exists() or (root / "objects").is_dir()
+
+
 def require_root(root: Path, command: str) -> None:
     """Refuse a folder that was not made as a root, or has lost all that a root has.
 
     Its disk may not be mounted: what the node acknowledges would lie below the mount point, and vanish with the mount.
     `command`: makes a root there. Raises UsageError.
     """
-    if not ((root / FILE_NAME).exists() or (root / "objects").is_dir()):
+    if not is_root(root):
         raise UsageError(
             f"{root} is not a root: it has neither {FILE_NAME} nor objects/. If its disk is not mounted, mount it; "
             f"to make a new root there, run `{command}`"

@@ -119,6 +119,14 @@ def load(
     return Configuration(settings, chosen, origins)
 
 
+def mistakes(error: ValidationError, section: str) -> UsageError:
+    """Return what is wrong with a section that a program gave by itself, such as ``convert``, as `load` says it."""
+    errors = error.errors(include_url=False)
+    for details in errors:
+        details["loc"] = (section, *details["loc"])
+    return UsageError("\n".join(_explained(errors, None, {section: "flag"})))
+
+
 def _files(
     chosen: Path | None, below: Mapping[str, Any], above: Sequence[Mapping[str, Any]], drafts: Drafts
 ) -> Iterator[ConfigurationFile]:
@@ -238,7 +246,7 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
     if origin == "environment":
         return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
     if origin == "flag":
-        return f"flag: {key}"
+        return key
     if origin.startswith("--"):
         return origin
     if origin == "defaults file":

@@ -153,7 +153,7 @@ class Authenticators:
         known = self._accounts.by_token(digest(token), self._sessions.now())
         if known is None:
             self._record_wrong_token(request)
-            raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
+            raise NotAuthenticated("the token is wrong or has expired")
         if not covers(known.routes, request.scope["path"]):
             self._trail.refused((known.account.name, address_of(request)), "a token for other routes")
             raise Forbidden(f"the token of {known.account.name} is for {', '.join(known.routes)} only")

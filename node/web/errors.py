@@ -13,7 +13,7 @@ MAX_TOLD, MAX_NAME_LENGTH = 5, 64
 
 
 class NotAuthenticated(VoxelnodeError):
-    """Log in first, or send a token of `voxelnode account token`."""
+    """The request comes from no account, and the node requires one."""
 
 
 class Forbidden(VoxelnodeError):

@@ -103,6 +103,8 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
 )
 """The type of an error is that of the first class that it is an instance of, or an internal error."""
 
+NO_SUCH_PATH = "the node serves nothing at this path"
+
 RETRY = {"Retry-After": "5"}
 """For resources that are exhausted only briefly."""
 
@@ -196,6 +198,8 @@ async def _http(request: Request, error: Exception) -> Response:
     detail = str(getattr(error, "detail", "")) or types.title_of(status)
     if kind is types.METHOD_NOT_ALLOWED and wants_page(request):
         detail = "Its address is one to which forms are sent, or the other way round."
+    if kind is types.NOT_FOUND and "endpoint" not in request.scope and not wants_page(request):
+        return respond(request, kind, NO_SUCH_PATH, "check the path; `/api/v1/openapi.json` lists those of REST")
     if kind in (types.NOT_FOUND, types.GONE):
         return await _not_found(request, kind, detail, getattr(error, "headers", None))
     return respond(request, kind, detail, headers=getattr(error, "headers", None))

@@ -25,6 +25,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as M
 
 import node
 from node.failpoints import RECEIVING
+from node.live import read_counters, running
 from tests import make
 from tests.acceptance.served import until
 from tests.crash.harness import Node, Run, beside_random_moments, gone
@@ -59,7 +60,7 @@ class Program(Node):
 
     def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
         (program := self.root.parent / "program.py").write_text(code)
-        arguments = [sys.executable, str(program), str(self.root), str(self.port)]
+        arguments = [sys.executable, str(program), str(self.root), str(self.port), "--create"]
         process = subprocess.Popen(
             arguments,
             env={**os.environ, "PYTHONPATH": str(DOCUMENT.parents[1]), **environment},
@@ -76,7 +77,7 @@ class Forked(Program):
     """The same, without its imports."""
 
     def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
-        return Process([str(self.root), str(self.port)], environment, log, program=code)
+        return Process([str(self.root), str(self.port), "--create"], environment, log, program=code)
 
 
 @pytest.mark.slow
@@ -186,6 +187,10 @@ def test_the_program_converts_what_it_receives(tmp_path: Path) -> None:
         assert [assoc.send_c_store(ds).Status for ds in make.ct_series(3)] == [0x0000] * 3
         assoc.release()
         until(lambda: [series.verdict for series in node.open(root).series()] == ["complete"], 120, "a volume")
+        [volume] = [volume for series in node.open(root).series() for volume in series.volumes()]
+        got = f"volume {volume.path} {list(volume.row['shape'])} {volume.row['series_instance_uid']}"
+        until(lambda: got in program.log.read_text(), 60, "the volume in the program")
+        assert running(read_counters(root))["port"] is None, "only the program knows where it listens"
         assert program.end(signal.SIGTERM) == 0
     [series] = node.open(root).series()
     assert [volume.array().shape[2] for volume in series.volumes()] == [3]

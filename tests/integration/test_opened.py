@@ -21,6 +21,7 @@ import node
 from node import extras
 from node.cli import close_converters
 from node.cli.application import main
+from node.errors import UsageError
 from node.index.engine.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
 from node.writers.from_arrays import DRAWN_PIXELS, YELLOW
@@ -70,10 +71,53 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
         volume.array()
 
 
-@pytest.mark.sqlite("the answer names the file")
-def test_a_folder_with_neither_an_index_nor_volumes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.sqlite("a database server has rows also where the files are not")
+def test_a_folder_with_neither_an_index_nor_volumes_is_refused_with_what_reads_files(tmp_path: Path) -> None:
+    make.saved(make.ct_series(1), tmp_path)
+    [file] = tmp_path.iterdir()
+    for path in (tmp_path, file):
+        with pytest.raises(IndexUnusable, match=r"is not the root of a node.*`node\.convert\(.*\)` reads DICOM files"):
+            node.open(path)
+    (tmp_path / "objects").mkdir()  # a root in which no node has started yet
     with pytest.raises(IndexUnusable, match="no index at"):
         node.open(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_program_sees_which_files_were_skipped(tmp_path: Path) -> None:
+    (text := tmp_path / "notes.txt").write_text("no DICOM")
+    opened = node.convert(text, tmp_path / "out")
+    assert (opened.series(), [row["name"] for row in opened.skipped()]) == ([], [str(text)])
+    assert opened.skipped()[0]["reason"]
+
+
+def test_frames_without_their_library_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conversion.json").write_text('{"volumes": []}')
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        node.open(tmp_path).to_pandas()
+
+
+@pytest.mark.parametrize(
+    ("options", "reported"),
+    [
+        ({"formats": ("nifty",)}, "convert.formats.0: 'nifty': must be 'nifti', "),
+        ({"format": "nifti"}, 'convert.format: unknown key, did you mean "formats"?'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_option_is_a_usage_error_of_one_line(tmp_path: Path, options: dict[str, Any], reported: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        node.convert(tmp_path, tmp_path / "out", **options)
+    [line] = str(refused.value).splitlines()
+    assert line.startswith(reported)
+    assert isinstance(refused.value, node.VoxelnodeError)
+
+
+def test_volumes_are_not_written_into_a_file(tmp_path: Path) -> None:
+    (out := tmp_path / "out").touch()
+    with pytest.raises(UsageError, match="out is not a folder"):
+        node.convert(tmp_path, out)
 
 
 def test_derived_arrays_are_of_the_whole_volume_and_lie_as_they_are_viewed(tmp_path: Path) -> None:

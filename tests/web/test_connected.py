@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from tests import make
 from tests.peers import Proxy
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.web.conftest import Site
+
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 
 
 def beside(site: Site) -> Opened:
@@ -48,23 +51,40 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
         row["sop_instance_uid"]: row["sha256"] for row in known["instances"]
     }
     assert np.array_equal(volume.project("coronal"), on_disk.project("coronal"))
-    saved = volume.save(tmp_path)
-    assert saved.read_bytes() == on_disk.path.read_bytes()
-    assert saved.with_name("volume.json").exists()
-    assert volume.save(tmp_path) == saved
-    saved.write_bytes(b"the volume of another series")
-    with pytest.raises(FileExistsError, match="is another volume: give each volume a folder of its own"):
-        volume.save(tmp_path)
-    assert saved.read_bytes() == b"the volume of another series"
+    for one, folder in ((volume, tmp_path / "by" / "rest"), (on_disk, tmp_path / "of" / "root")):
+        saved = one.save(folder)
+        assert saved.read_bytes() == on_disk.path.read_bytes()
+        assert one.save(folder) == saved
+        assert sorted(path.name for path in folder.iterdir()) == ["volume.json", "volume.nii.gz"]
+        saved.write_bytes(b"the volume of another series")
+        with pytest.raises(FileExistsError, match="is another volume: give each volume a folder of its own"):
+            one.save(folder)
+        assert saved.read_bytes() == b"the volume of another series"
     with pytest.raises(FileNotFoundError, match="save"):
         _ = volume.path
 
 
-def test_a_header_comes_with_its_voxels(filled: Site) -> None:
+def test_a_header_comes_with_its_voxels(filled: Site, tmp_path: Path) -> None:
     [series] = [series for series in node.connect(filled.url).series() if series.uid == "1.2.3.1"]
     [row] = [row for row in series.files() if row["format"] == "mhd"]
     header = OpenedVolume(row["name"], row, series._source)
     assert np.array_equal(header.array(), series.volumes()[0].array())
+    header.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["volume.json", "volume.mhd", "volume.zraw"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_saved_leaves_no_file(site: Site, tmp_path: Path) -> None:
+    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+    site.convert()
+    [series] = node.connect(site.url).series()
+    [volume] = series.volumes()
+    with pytest.raises(NodeFailed, match="other bytes"):
+        OpenedVolume(volume.name, {**volume.row, "sha256": "0" * 64}, series._source).save(tmp_path / "copies")
+    site.client().delete("/api/v1/studies/1.2.3").raise_for_status()
+    with pytest.raises(FileNotFoundError, match="deleted"):
+        volume.save(tmp_path / "copies")
+    assert not list((tmp_path / "copies").iterdir())
 
 
 @pytest.mark.slow
@@ -77,6 +97,36 @@ def test_what_was_refused_and_excluded_is_reported(site: Site) -> None:
         assert sorted(row["sop_instance_uid"] for row in one.exclusions) == sorted(
             row["sop_instance_uid"] for row in same.exclusions
         )
+
+
+def test_series_are_selected_as_by_the_command(filled: Site, tmp_path: Path) -> None:
+    for opened in (node.connect(filled.url), beside(filled)):
+        uids = {series.uid for series in opened.series()}
+        assert len(uids) > 1
+        [one] = opened.series(where='modality == "CT" and series_instance_uid == "1.2.3.1"')
+        assert one.uid == "1.2.3.1"
+        assert {one.uid for one in opened.series(where='last_received_at >= "2001-01-01T00:00"')} == uids
+        assert opened.series(where='last_received_at >= "2100-01-01T00:00"') == []
+        with pytest.raises(node.VoxelnodeError, match="modallity"):
+            opened.series(where='modallity == "CT"')
+    (tmp_path / "conversion.json").write_text('{"series": []}')
+    with pytest.raises(UsageError, match="no index"):
+        node.open(tmp_path).series(where='modality == "CT"')
+
+
+@pytest.mark.slow
+def test_the_recipe_for_a_running_node_runs(
+    guarded: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guarded.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+    guarded.convert()
+    [segmentation] = make.saved(make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.2"), tmp_path)  # any instance
+    monkeypatch.chdir(tmp_path)
+    [recipe] = re.findall(r"```py\n(.*?)```", (DOCUMENTS / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    given = {"url": guarded.url, "token": guarded.token("writer"), "moment": "2001-01-01T00:00"}
+    exec(compile(recipe, "docs/python.md", "exec"), {"node": node, "segmentation": segmentation, **given})
+    assert "copies/1.2.3.1/volume.nii.gz [[" in capsys.readouterr().out
+    assert len(node.connect(guarded.url, given["token"]).series()) == 2
 
 
 def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
@@ -105,6 +155,8 @@ def test_refusals_have_a_status_and_a_remedy(guarded: Site) -> None:
     with pytest.raises(NodeFailed, match="account") as refused:
         node.connect(guarded.url)
     assert refused.value.status == 401
+    assert ".." not in str(refused.value).removesuffix("...`")
+    assert str(refused.value).count("account token") == 1
     assert node.connect(guarded.url, token=guarded.token("reader")).series() == []
     with pytest.raises(UsageError, match="not the address"):
         node.connect("pacs:8080")

@@ -63,6 +63,14 @@ def test_an_error_has_its_kind(empty: Site, request_: dict[str, Any], kind: Prob
     assert set(problem) == {"type", "title", "status", "detail", "remedy"}
 
 
+def test_a_path_that_is_none_is_not_taken_for_something_deleted(empty: Site) -> None:
+    for path in ("/api/v1/nothing", "/nothing"):
+        problem = empty.client().get(path).json()
+        assert problem["detail"] == "the node serves nothing at this path"
+        assert "deleted" not in problem["remedy"]
+    assert "deleted" in empty.client().get("/api/v1/studies/1.2").json()["remedy"]
+
+
 def test_the_type_of_a_problem_leads_to_its_description(empty: Site) -> None:
     client = empty.client()
     problem = client.get("/api/v1/studies/1.2").json()

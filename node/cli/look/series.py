@@ -121,7 +121,8 @@ def series(
 ) -> Listing:
     """List series with their state and completeness.
 
-    `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it.
+    `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it, and says what a series that is
+    receiving waits for.
     """
     with root.looking() as index:
         rows = index.series.newest(

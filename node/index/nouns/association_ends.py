@@ -154,7 +154,7 @@ def _wait_after_end(
     A series that is closed already gets another verdict: an idle association may end long after its last instance. The
     node's own end says nothing about a series that was quiet by then.
 
-    `calling_ae_title`: the sender. Its grace ends when it comes back, with an association that begins later.
+    `calling_ae_title`: the sender. Its grace ends with an instance of the series on an association that begins later.
     `grace`: wait after the last instance; never shortens a longer wait.
     `why`: how the association ended, in one word.
     `party`: who ended it.

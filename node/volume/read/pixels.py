@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from node.counted import counted
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
@@ -223,8 +224,9 @@ def _check_length(layout: PixelLayout, data: StoredBytes) -> None:
     pieces = range(expected, len(data), PIECE_BYTES) if len(data) > expected + 1 else ()
     if len(data) < expected or any(data[start : start + PIECE_BYTES].strip(b"\0") for start in pieces):
         raise contradictory(
-            f"(7FE0,0010) Pixel Data has {len(data)} bytes, but {layout.frames} frames of {layout.rows} rows x "
-            f"{layout.columns} columns with {layout.samples} samples of {layout.bits_allocated} bits take {expected}"
+            f"(7FE0,0010) Pixel Data has {len(data)} bytes, but {counted(layout.frames, 'frame')} of {layout.rows} "
+            f"rows x {layout.columns} columns with {counted(layout.samples, 'sample')} of {layout.bits_allocated} bits "
+            f"need {expected}"
         )
 
 

@@ -107,7 +107,7 @@ def test_everything_that_is_wrong_is_reported_at_once(monkeypatch: pytest.Monkey
     for expected in (
         'voxelnode.toml: [dicom] ae_titel: unknown key, did you mean "ae_title"?',
         "voxelnode.toml: [dicom] port: 70000: must be at most 65535",
-        "flag: dicom.maximum_associations: 0: must be at least 1",
+        "dicom.maximum_associations: 0: must be at least 1",
         "voxelnode.toml: [convert] formats.0: 'niftii': must be 'nifti'",
         'voxelnode.toml: [stroage]: unknown section, did you mean "storage"?',
         'voxelnode.toml: [peers.CT1] ae_titl: unknown key, did you mean "ae_title"?',
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_there_is_reported_by_name() -> None:
 @pytest.mark.parametrize("title", ["", " " * 5, "X" * 17, "A\\B", "A\nB", "Ä"])
 def test_an_ae_title_has_1_to_16_characters_without_backslash_and_control_characters(title: str) -> None:
     (line,) = problems(None, **{"dicom.ae_title": title})
-    assert line.startswith("flag: dicom.ae_title: ")
+    assert line.startswith("dicom.ae_title: ")
 
 
 def test_the_example_is_generated_from_the_model() -> None:
