@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
@@ -22,8 +22,9 @@ from node.index.database.reading import other_host_of
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
-from node.index.engine.view_rows import Row, queries_of_file
-from node.index.nouns.views import StudyViews
+from node.index.engine.view_rows import Queries, Row, queries_of_file
+from node.index.nouns import series, views
+from node.index.nouns.views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.work import jobs
 from tests import make
 from tests.acceptance.served import until
@@ -78,18 +79,76 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
 def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
+    with explained(root) as (queries, steps):
+        assert StudyViews(queries).stored("1.2.3") == []
+        assert JobViews(queries).newest(1, job_id="1") == []
+    assert len(steps) > 4
+    assert [step for step in steps if step.startswith("SCAN")] == []
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[dict[str, Any]] = [
+        *({}, {"study": "1.2.3"}, {"patient": "P1"}, {"modality": "CT"}, {"incomplete": True}),
+        *({"state": state} for state in ("converted", "refused", "verified")),
+        {"patient": "P1", "modality": "CT", "state": "converted", "incomplete": True},
+    ]
+    of_index = "SCAN se USING COVERING INDEX ix_series_listed"
+    for wanted in listed:
+        with explained(root) as (queries, steps):
+            SeriesViews(queries).newest(100, **wanted)
+        scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
+        is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("state") == "refused"
+        assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
+    monkeypatch.setattr(views, "FEW_SERIES", 0)  # so that each modality is a common one
+    with explained(root) as (queries, steps):
+        SeriesViews(queries).newest(100, modality="CT")
+    assert of_index in steps
+    with explained(root) as (queries, steps):
+        SeriesViews(queries).last_received_at()
+        SeriesViews(queries).next_due_at()
+        SeriesViews(queries).count_incomplete()
+        InstanceViews(queries).totals()
+        InstanceViews(queries).count_missing_files()
+        VolumeViews(queries).count_current()
+        StudyViews(queries).stored(with_senders=False)
+    assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v", "SCAN st"], steps
+    assert not any("SEARCH st" in step for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+@pytest.mark.parametrize("wanted", [{"modality": "CT"}, {"states": ["converted"]}])
+def test_a_page_of_series_is_read_in_its_order_if_many_match(
+    root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series, "FEW_SERIES", 0)
+    ran: list[tuple[str, Any]] = []
+    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
+    try:
+        with root.index.reading() as index:
+            assert index.series.page(None, 100, **wanted) == []
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+    [(sql, values)] = [(sql, values) for sql, values in ran if "ORDER BY series.id DESC" in sql]
+    with closing(sqlite3.connect(root.index.place)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert not any("ORDER BY" in step for step in plan), plan
+
+
+@contextmanager
+def explained(root: Root) -> Iterator[tuple[Queries, list[str]]]:
+    """Run queries on the index, and note the steps of their plans."""
     steps: list[str] = []
     with closing(sqlite3.connect(root.index.place)) as connection:
         queries = queries_of_file(connection)
 
-        def explained(query: str, values: Mapping[str, Any]) -> list[Row]:
+        def run(query: str, values: Mapping[str, Any]) -> list[Row]:
             steps.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
             return queries(query, values)
 
-        assert StudyViews(explained).stored("1.2.3") == []
-        assert JobViews(explained).newest(1, job_id="1") == []
-    assert len(steps) > 4
-    assert [step for step in steps if step.startswith("SCAN")] == []
+        yield run, steps
 
 
 def test_a_read_sees_what_was_written_before_it(root: Root) -> None:

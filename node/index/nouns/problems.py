@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Update, func, select, text, update
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, ReadRepository, Row
-from node.index.engine.views import certainty_of, problem_of
+from node.index.engine.view_rows import certainty_of
+from node.index.engine.views import problem_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import FailureRow
 from node.index.models.levels import SeriesRow, StudyRow
