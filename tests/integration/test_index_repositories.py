@@ -18,7 +18,7 @@ from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
 from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
-from node.index.database.reading import other_host_of
+from node.index.database.reading import ReadIndex, other_host_of
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
@@ -115,6 +115,7 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
         VolumeViews(queries).count_current()
         StudyViews(queries).stored(with_senders=False)
     assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v", "SCAN st"], steps
+    assert not any(step.startswith("SCAN series") for step in steps), steps
     assert not any("SEARCH st" in step for step in steps), steps
 
 
@@ -124,17 +125,30 @@ def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(series, "FEW_SERIES", 0)
+    steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
+    assert not any("ORDER BY" in step for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_the_badge_of_problems_reads_the_series_with_problems_alone(root: Root) -> None:
+    steps = steps_of(root, lambda index: (index.problems.count(), index.problems.count_since(0)))
+    assert sum("ix_series_doubted" in step for step in steps) == 2, steps
+    assert not any("ix_series_listed" in step for step in steps), steps
+
+
+def steps_of(root: Root, read: Callable[[ReadIndex], object]) -> list[str]:
+    """Return the steps of the plans of what is read."""
     ran: list[tuple[str, Any]] = []
     event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
     try:
         with root.index.reading() as index:
-            assert index.series.page(None, 100, **wanted) == []
+            read(index)
     finally:
         event.remove(Engine, "before_cursor_execute", record)
-    [(sql, values)] = [(sql, values) for sql, values in ran if "ORDER BY series.id DESC" in sql]
+    queries = [(sql, values) for sql, values in ran if sql.lstrip().startswith("SELECT")]
+    assert queries
     with closing(sqlite3.connect(root.index.place)) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
-    assert not any("ORDER BY" in step for step in plan), plan
+        return [row[3] for sql, values in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
 
 
 @contextmanager

@@ -84,9 +84,10 @@ BEYOND_MENDING = ("not-an-image", "tiled-slide", "duplicate-slice")
 """Reasons of failures about which nobody can do anything: such instances are stored, and no volume is missing."""
 
 _BEYOND_MENDING = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING)
-# The conditions are those of the partial indexes ix_series_doubted and ix_failures_of_images.
+# The conditions are those of the partial indexes ix_series_doubted and ix_failures_of_images. By `study_id`, SQLite
+# searches the first; else it would read the whole of `ix_series_listed`, which has all that is asked.
 _IDS = f"""
-    SELECT id FROM series WHERE verdict IN ('suspect', 'incomplete')
+    SELECT id FROM series WHERE study_id > 0 AND verdict IN ('suspect', 'incomplete')
         AND state NOT IN ('receiving', 'converting')
     UNION
     SELECT f.series_id FROM failures f JOIN series ON series.id = f.series_id

@@ -543,7 +543,8 @@ class SeriesViews(ViewRows):
 
     def count_incomplete(self) -> int:
         """Count the series whose verdict is ``incomplete`` or ``suspect``."""
-        return self._number("SELECT count(*) FROM series WHERE verdict IN ('suspect', 'incomplete')")
+        doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # as in `node.index.nouns.problems`
+        return self._number(f"SELECT count(*) FROM series WHERE {doubted}")
 
     def last_received_at(self) -> str | None:
         """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
