@@ -210,6 +210,7 @@ def _levels() -> None:
             "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')", name="state"
         ),
         partial_index("ix_series_doubted", "study_id", "verdict IN ('suspect', 'incomplete')"),
+        sa.Index("ix_series_listed", "last_received_at", "modality", "state", "verdict", "verdict_rule"),
         sa.Index("ix_series_modality_study_id", "modality", "study_id"),
         sa.Index("ix_series_series_description_study_id", "series_description", "study_id"),
         sa.Index("ix_series_state_due_at", "state", "due_at"),
@@ -217,7 +218,7 @@ def _levels() -> None:
     op.create_table(
         "images",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False, index=True),
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id"), nullable=False),
         sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
         sa.Column("sop_class_uid", sa.String(64), nullable=False),
         sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
@@ -248,6 +249,7 @@ def _levels() -> None:
         sa.Column("received_at", sa.DateTime(), nullable=False),
         partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
         partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
+        sa.Index("ix_images_series_id_bytes", "series_id", "bytes"),
         partial_index("ix_images_spooled", "key", "place = 'spool'"),
         **NO_ID_TWICE,
     )

@@ -96,7 +96,7 @@ def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due
     """Return the studies that a pass would delete now, if it is no dry run."""
     if not rules.is_active:
         return Due([], index.studies.count_and_newest()[0], 0)
-    studies = index.studies.stored()
+    studies = index.studies.stored(with_senders=rules.is_by_sender)
     expired = expired_studies(studies, rules, now, kept_studies(index, rules))
     return Due(expired, len(studies), index.studies.bytes_of([one.study.study_instance_uid for one in expired]))
 
@@ -198,7 +198,7 @@ class Retention(BackgroundService):
         rules = self._settings.retention
         with self._index.reading() as index:
             kept = kept_studies(index, rules)
-        studies = self._index.studies.stored()
+        studies = self._index.studies.stored(with_senders=rules.is_by_sender)
         expired = expired_studies(studies, rules, now, kept)
         if rules.dry_run:
             for one in expired:
@@ -223,7 +223,7 @@ class Retention(BackgroundService):
 
         def require_expired(index: ReadIndex) -> None:
             """Keep a study that has received something since it was listed: the pass may have taken long."""
-            for study in index.studies.stored(uid):
+            for study in index.studies.stored(uid, with_senders=False):
                 if study.last_received_at != last or (rules.only_converted and not study.is_finished):
                     raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
 

@@ -70,6 +70,11 @@ class RetentionSettings(SettingsSection):
     )
 
     @property
+    def is_by_sender(self) -> bool:
+        """Whether it matters who sent a study."""
+        return bool(self.days_by_calling_ae_title)
+
+    @property
     def is_active(self) -> bool:
         """Whether any rule may delete a study."""
         return self.days is not None or bool(self.days_by_calling_ae_title) or self.maximum_studies is not None

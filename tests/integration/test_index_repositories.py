@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
 from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
-from node.index.database.reading import other_host_of
+from node.index.database.reading import ReadIndex, other_host_of
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
-from node.index.engine.view_rows import Row, queries_of_file
-from node.index.nouns.views import StudyViews
+from node.index.engine.view_rows import Queries, Row, queries_of_file
+from node.index.nouns import series, views
+from node.index.nouns.views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.work import jobs
 from tests import make
 from tests.acceptance.served import until
@@ -78,18 +79,90 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
 def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
+    with explained(root) as (queries, steps):
+        assert StudyViews(queries).stored("1.2.3") == []
+        assert JobViews(queries).newest(1, job_id="1") == []
+    assert len(steps) > 4
+    assert [step for step in steps if step.startswith("SCAN")] == []
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[dict[str, Any]] = [
+        *({}, {"study": "1.2.3"}, {"patient": "P1"}, {"modality": "CT"}, {"incomplete": True}),
+        *({"state": state} for state in ("converted", "refused", "verified")),
+        {"patient": "P1", "modality": "CT", "state": "converted", "incomplete": True},
+    ]
+    of_index = "SCAN se USING COVERING INDEX ix_series_listed"
+    for wanted in listed:
+        with explained(root) as (queries, steps):
+            SeriesViews(queries).newest(100, **wanted)
+        scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
+        is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("state") == "refused"
+        assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
+    monkeypatch.setattr(views, "FEW_SERIES", 0)  # so that each modality is a common one
+    with explained(root) as (queries, steps):
+        SeriesViews(queries).newest(100, modality="CT")
+    assert of_index in steps
+    with explained(root) as (queries, steps):
+        SeriesViews(queries).last_received_at()
+        SeriesViews(queries).next_due_at()
+        SeriesViews(queries).count_incomplete()
+        InstanceViews(queries).totals()
+        InstanceViews(queries).count_missing_files()
+        VolumeViews(queries).count_current()
+        StudyViews(queries).stored(with_senders=False)
+    assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v", "SCAN st"], steps
+    assert not any(step.startswith("SCAN series") for step in steps), steps
+    assert not any("SEARCH st" in step for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+@pytest.mark.parametrize("wanted", [{"modality": "CT"}, {"states": ["converted"]}])
+def test_a_page_of_series_is_read_in_its_order_if_many_match(
+    root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series, "FEW_SERIES", 0)
+    steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
+    assert not any("ORDER BY" in step for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_the_badge_of_problems_reads_the_series_with_problems_alone(root: Root) -> None:
+    steps = steps_of(root, lambda index: (index.problems.count(), index.problems.count_since(0)))
+    assert sum("ix_series_doubted" in step for step in steps) == 2, steps
+    assert not any("ix_series_listed" in step for step in steps), steps
+
+
+def steps_of(root: Root, read: Callable[[ReadIndex], object]) -> list[str]:
+    """Return the steps of the plans of what is read."""
+    ran: list[tuple[str, Any]] = []
+    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
+    try:
+        with root.index.reading() as index:
+            read(index)
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+    queries = [(sql, values) for sql, values in ran if sql.lstrip().startswith("SELECT")]
+    assert queries
+    with closing(sqlite3.connect(root.index.place)) as connection:
+        return [row[3] for sql, values in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+
+
+@contextmanager
+def explained(root: Root) -> Iterator[tuple[Queries, list[str]]]:
+    """Run queries on the index, and note the steps of their plans."""
     steps: list[str] = []
     with closing(sqlite3.connect(root.index.place)) as connection:
         queries = queries_of_file(connection)
 
-        def explained(query: str, values: Mapping[str, Any]) -> list[Row]:
+        def run(query: str, values: Mapping[str, Any]) -> list[Row]:
             steps.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
             return queries(query, values)
 
-        assert StudyViews(explained).stored("1.2.3") == []
-        assert JobViews(explained).newest(1, job_id="1") == []
-    assert len(steps) > 4
-    assert [step for step in steps if step.startswith("SCAN")] == []
+        yield run, steps
 
 
 def test_a_read_sees_what_was_written_before_it(root: Root) -> None:

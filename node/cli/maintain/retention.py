@@ -31,7 +31,7 @@ def list_(root: Root) -> Listing:
 
             kept = kept_studies(facts, rules)
     with root.looking() as index:
-        studies = index.studies.stored()
+        studies = index.studies.stored(with_senders=rules.is_by_sender)
         waits_for = index.retention.waits_for
     expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
     rows = [

@@ -14,6 +14,8 @@ import string
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from node.completeness import COUNTED_RULES
+
 Row = dict[str, Any]
 
 Queries = Callable[[str, Mapping[str, Any]], list[Row]]
@@ -94,6 +96,18 @@ class ViewRows:
             revision=revision,
             limit=limit,
         )
+
+
+_COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)
+
+
+def certainty_of(series: str) -> str:
+    """Return the SQL expression for `node.completeness.certainty` of a row of ``series``, by the name of the table."""
+    return (
+        f"CASE WHEN {series}.verdict <> 'complete' THEN {series}.verdict "
+        f"WHEN {series}.verdict_rule IN ({_COUNTED}) THEN 'verified' "
+        f"WHEN {series}.verdict = 'complete' THEN 'no gap seen' END"
+    )
 
 
 _ESCAPED = str.maketrans({character: f"/{character}" for character in "/%_"})

@@ -13,20 +13,9 @@ from itertools import chain
 
 from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
 
-from node.completeness import COUNTED_RULES
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
-
-_COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)
-
-
-def certainty_of(series: str) -> str:
-    """Return the SQL expression for `node.completeness.certainty` of a row of ``series``, by the name of the table."""
-    return (
-        f"CASE WHEN {series}.verdict <> 'complete' THEN {series}.verdict "
-        f"WHEN {series}.verdict_rule IN ({_COUNTED}) THEN 'verified' "
-        f"WHEN {series}.verdict = 'complete' THEN 'no gap seen' END"
-    )
+from node.index.engine.view_rows import certainty_of
 
 
 def problem_of(series: str) -> str:

@@ -145,6 +145,8 @@ class SeriesRow(Base):
         Index("ix_series_state_due_at", "state", "due_at"),
         Index(None, "modality", "study_id"),
         Index(None, "series_description", "study_id"),
+        # The newest series with any of these values are found without their rows, which are ten times as large.
+        Index("ix_series_listed", "last_received_at", "modality", "state", "verdict", "verdict_rule"),
         DOUBTED_SERIES,
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
@@ -206,11 +208,12 @@ class ImageRow(Base):
         MARKED_IMAGES,
         partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
         partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
+        Index(None, "series_id", "bytes"),  # what series have together is read without the rows
         NO_ID_TWICE,  # what subscribers are owed names instances by it
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))

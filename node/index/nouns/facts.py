@@ -31,7 +31,8 @@ from sqlalchemy.orm import aliased, join
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
-from node.index.engine.views import certainty_of, years_of
+from node.index.engine.view_rows import certainty_of
+from node.index.engine.views import years_of
 from node.index.models.history import ConversionRow, FailureRow, VolumeRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.models.people import LabelRow

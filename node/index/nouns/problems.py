@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Update, func, select, text, update
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, ReadRepository, Row
-from node.index.engine.views import certainty_of, problem_of
+from node.index.engine.view_rows import certainty_of
+from node.index.engine.views import problem_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import FailureRow
 from node.index.models.levels import SeriesRow, StudyRow
@@ -83,9 +84,10 @@ BEYOND_MENDING = ("not-an-image", "tiled-slide", "duplicate-slice")
 """Reasons of failures about which nobody can do anything: such instances are stored, and no volume is missing."""
 
 _BEYOND_MENDING = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING)
-# The conditions are those of the partial indexes ix_series_doubted and ix_failures_of_images.
+# The conditions are those of the partial indexes ix_series_doubted and ix_failures_of_images. By `study_id`, SQLite
+# searches the first; else it would read the whole of `ix_series_listed`, which has all that is asked.
 _IDS = f"""
-    SELECT id FROM series WHERE verdict IN ('suspect', 'incomplete')
+    SELECT id FROM series WHERE study_id > 0 AND verdict IN ('suspect', 'incomplete')
         AND state NOT IN ('receiving', 'converting')
     UNION
     SELECT f.series_id FROM failures f JOIN series ON series.id = f.series_id

@@ -11,10 +11,11 @@ from sqlalchemy import String, bindparam, func, literal_column, select, text
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, ReadRepository, Row, columns_but, distinct_values
-from node.index.engine.views import certainty_of
+from node.index.engine.sql import Unindexed
+from node.index.engine.view_rows import certainty_of
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.facts import CHUNK_ROWS, ReadFacts
-from node.index.nouns.views import SeriesViews
+from node.index.nouns.views import FEW_SERIES, SeriesViews
 from node.selector import Selector
 
 
@@ -44,9 +45,20 @@ class ReadSeries(PagedRepository, SeriesViews):
             return super().count_matching(**wanted)
         return sum(1 for _ in self._selected(None, where, **wanted))
 
-    def _matching(self, *, states: Sequence[str] = (), **wanted: Any) -> Any:
+    def _matching(self, *, states: Sequence[str] = (), modality: str | None = None, **wanted: Any) -> Any:
         query = super()._matching(**wanted)
-        return query.where(SeriesRow.state.in_(states)) if states else query
+        for column, values in (
+            (SeriesRow.modality, [modality] if modality is not None else []),
+            (SeriesRow.state, states),
+        ):
+            if values:
+                query = query.where((column if self._are_few(column, values) else Unindexed(column)).in_(values))
+        return query
+
+    def _are_few(self, column: Any, values: Sequence[str]) -> bool:
+        """Return whether few series have one of some values: by an index, SQLite reads and sorts all of them."""
+        found = select(literal_column("1")).where(column.in_(values)).limit(FEW_SERIES).subquery()
+        return int(self._connection.execute(select(func.count()).select_from(found)).scalar_one()) < FEW_SERIES
 
     def _selected(self, after: int | None, where: Selector, **wanted: Any) -> Iterator[Row]:
         """Yield the rows that match and whose series are selected."""

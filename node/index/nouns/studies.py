@@ -44,9 +44,11 @@ from node.index.nouns.study_search import (
 from node.index.nouns.views import StudyViews
 
 
-def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
+def stored_studies(
+    connection: Connection, study_instance_uid: str | None = None, *, with_senders: bool = True
+) -> list[StoredStudy]:
     """Return what `StudyViews.stored` does."""
-    return StudyViews(queries_of(connection)).stored(study_instance_uid)
+    return StudyViews(queries_of(connection)).stored(study_instance_uid, with_senders=with_senders)
 
 
 class StudyRepository(IndexRepository):

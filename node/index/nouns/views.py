@@ -21,12 +21,19 @@ from node.index.engine.about_keys import (
     STORE_SPOOLED,
     AppliedPosition,
 )
-from node.index.engine.view_rows import Row, ViewRows, moment, pattern_of
+from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of
 from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, PlaceCount, Role, StoredStudy
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance."""
+
+COMMON_STATES = ("converted", "not-an-image")
+OTHER_STATES = ("receiving", "converting", "refused", "failed")
+"""States that most series are in at last, and those of few."""
+
+FEW_SERIES = 5000
+"""Series that are looked up one by one and sorted, in some 10 ms."""
 
 PLACES = ("folder", "spool", "store")
 """Where a file is: in the folder, there and owed to the object store, or in it."""
@@ -188,16 +195,16 @@ class InstanceViews(ViewRows):
 
     def totals(self) -> Row:
         """Return the total numbers of ``instances`` and ``bytes``."""
-        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
+        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM images")[0]
 
     def count_files(self) -> int:
         """Count the instances whose file is not known to be missing or damaged."""
-        return self._number("SELECT count(*) FROM v_images WHERE NOT file_missing")
+        return self._number("SELECT count(*) FROM images WHERE NOT file_missing")
 
     def count_by_place(self) -> dict[str, PlaceCount]:
         """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
         rows = self._rows(
-            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM v_images "
+            "SELECT coalesce(place, 'folder') AS place, count(*) AS instances, sum(bytes) AS bytes FROM images "
             "GROUP BY coalesce(place, 'folder')"
         )
         counts = dict.fromkeys(PLACES, PlaceCount(0, 0))
@@ -206,14 +213,14 @@ class InstanceViews(ViewRows):
     def count_by_holder(self) -> dict[str, int]:
         """Return how many instances are still to be moved to the store from the disk of each host."""
         rows = self._rows(
-            "SELECT spool_host, count(*) AS instances FROM v_images WHERE spool_host IS NOT NULL "
+            "SELECT spool_host, count(*) AS instances FROM images WHERE spool_host IS NOT NULL "
             "GROUP BY spool_host ORDER BY spool_host"
         )
         return {row["spool_host"]: int(row["instances"]) for row in rows}
 
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
-        return self._number("SELECT count(*) FROM v_images WHERE file_missing")
+        return self._number("SELECT count(*) FROM images WHERE file_missing")
 
 
 class ConflictViews(ViewRows):
@@ -473,18 +480,42 @@ class SeriesViews(ViewRows):
         `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
         converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``.
         """
+        # No index finds what `coalesce` says: SQLite would read and sort all series of a common value, where the newest
+        # of them are at the beginning of `ix_series_listed`.
+        of_modality = f"SELECT 1 FROM series WHERE modality = :modality LIMIT {FEW_SERIES}"
+        is_rare = (
+            modality is not None
+            and self._number(f"SELECT count(*) FROM ({of_modality}) few", modality=modality) < FEW_SERIES
+        )
+        if state in COMMON_STATES:
+            is_in_state = "coalesce(se.state, '') = :state"
+        elif state in OTHER_STATES:
+            is_in_state = "se.state = :state"
+        else:
+            is_in_state = f"coalesce(se.state, '') = 'converted' AND {certainty_of('se')} = :state"
+        filters = (
+            (study, "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)"),
+            (
+                patient,
+                "se.study_id IN (SELECT st.id FROM patients p JOIN studies st ON st.patient_id = p.id "
+                "WHERE p.patient_id = :patient)",
+            ),
+            (state, is_in_state),
+            (modality, "se.modality = :modality" if is_rare else "coalesce(se.modality, '') = :modality"),
+            (incomplete or None, "se.verdict <> 'complete'"),
+        )
+        conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
+        newest = f"SELECT se.id FROM series se WHERE 1 = 1{conditions} ORDER BY se.last_received_at DESC LIMIT :limit"
         return self._rows(
-            "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
-            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-            "WHERE (study_instance_uid = :study OR :study IS NULL) "
-            "AND (state = :state OR state = 'converted' AND certainty = :state OR :state IS NULL) "
-            "AND (patient_id = :patient OR :patient IS NULL) AND (modality = :modality OR :modality IS NULL) "
-            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
+            f"SELECT v.*, p.patient_name, p.patient_id, st.study_date FROM ({newest}) k CROSS JOIN series own "
+            "CROSS JOIN studies st CROSS JOIN patients p CROSS JOIN v_series v "
+            "WHERE own.id = k.id AND st.id = own.study_id AND p.id = st.patient_id "
+            "AND v.study_instance_uid = st.study_instance_uid AND v.series_instance_uid = own.series_instance_uid "
+            "ORDER BY own.last_received_at DESC",
             study=study,
             state=state,
             patient=patient,
             modality=modality,
-            incomplete=incomplete,
             limit=limit,
         )
 
@@ -507,22 +538,23 @@ class SeriesViews(ViewRows):
     def count_waiting(self) -> int:
         """Count the series that are due: they wait for a converter, and for nothing else."""
         now = dt.datetime.now(dt.UTC)
-        rows = self._rows("SELECT due_at FROM v_series WHERE state = 'receiving'")
+        rows = self._rows("SELECT due_at FROM series WHERE state = 'receiving'")
         return sum(is_due(row["due_at"], now) for row in rows)
 
     def count_incomplete(self) -> int:
         """Count the series whose verdict is ``incomplete`` or ``suspect``."""
-        return self._number("SELECT count(*) FROM series WHERE verdict <> 'complete'")
+        doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # as in `node.index.nouns.problems`
+        return self._number(f"SELECT count(*) FROM series WHERE {doubted}")
 
     def last_received_at(self) -> str | None:
         """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
-        (row,) = self._rows("SELECT max(last_received_at) AS last_received_at FROM v_series")
+        (row,) = self._rows("SELECT max(last_received_at) AS last_received_at FROM series")
         last_received_at: str | None = row["last_received_at"]
         return last_received_at
 
     def next_due_at(self) -> str | None:
         """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
-        (row,) = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")
+        (row,) = self._rows("SELECT min(due_at) AS due_at FROM series WHERE state = 'receiving'")
         due_at: str | None = row["due_at"]
         return due_at
 
@@ -530,16 +562,20 @@ class SeriesViews(ViewRows):
 class StudyViews(ViewRows):
     """Rows of ``v_studies``."""
 
-    def stored(self, study_instance_uid: str | None = None) -> list[StoredStudy]:
-        """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
+    def stored(self, study_instance_uid: str | None = None, *, with_senders: bool = True) -> list[StoredStudy]:
+        """Return every study, or one, as retention sees it, in the order in which they last received an instance.
+
+        `with_senders`: with their calling AE titles, for which all of their instances are read.
+        """
         titles: dict[int, set[str]] = {}
         of_study = "" if study_instance_uid is None else "WHERE st.study_instance_uid = :study"
-        for row in self._rows(
-            "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
-            f"JOIN studies st ON st.id = se.study_id {of_study}",
-            study=study_instance_uid,
-        ):
-            titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
+        if with_senders:
+            for row in self._rows(
+                "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
+                f"JOIN studies st ON st.id = se.study_id {of_study}",
+                study=study_instance_uid,
+            ):
+                titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
         rows = self._rows(
             "SELECT st.id, st.study_instance_uid, max(se.last_received_at) AS last, "
             "min(CASE WHEN se.state IN ('converted', 'not-an-image') THEN 1 ELSE 0 END) AS is_finished "
@@ -699,7 +735,10 @@ class VolumeViews(ViewRows):
 
     def count_current(self) -> int:
         """Count the files of kind ``volume`` that are not superseded."""
-        return self._number("SELECT count(*) FROM v_volumes WHERE NOT superseded AND kind = 'volume'")
+        return self._number(
+            "SELECT count(*) FROM volumes v JOIN conversions c ON c.id = v.conversion_id "
+            "WHERE NOT c.superseded AND v.kind = 'volume'"
+        )
 
     def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
         """Return the instances that are in the volumes of a revision."""

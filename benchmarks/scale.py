@@ -1,0 +1,402 @@
+"""How an index of ten million instances answers, and what grows with it.
+
+    python benchmarks/scale.py [FOLDER] [--instances N] [--single] [--postgresql] [--only PART ...]
+
+makes the index in FOLDER, unless it is there, and measures it.  A node receives and converts one study.  SQL then
+copies its rows with other UIDs, names, dates and keys, so that each row has the columns that a node fills; at the end,
+the node receives another study, and the columns of its rows are compared with those of the copies.
+
+A study has 40 instances in four series; with --single it has one instance, and there are as many studies as instances.
+Files exist of the received studies alone.  With --postgresql, a copy in a server of its own is measured.  Needs about
+1.7 KB of disk for an instance, with --single 6 KB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx2 as httpx
+from pydicom import FileDataset
+from pydicom.uid import PositronEmissionTomographyImageStorage, generate_uid
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import growth, query, studies  # noqa: E402
+from benchmarks.query import NUMBERS, patient  # noqa: E402
+from benchmarks.receive import send  # noqa: E402
+from node.control.repository import open_for_import  # noqa: E402
+from node.index.database.look import Look, looking  # noqa: E402
+from node.index.database.reading import ReadIndex  # noqa: E402
+from node.index.engine.place import FILE_NAME, place_of  # noqa: E402
+from node.receive.ingest import Announced  # noqa: E402
+from node.settings.cluster import IndexSettings  # noqa: E402
+from node.settings.model import Settings  # noqa: E402
+from node.settings.storage import Storage  # noqa: E402
+from tests import make  # noqa: E402
+from tests.acceptance.served import Served, until  # noqa: E402
+from tests.integration.conftest import data_set_bytes  # noqa: E402
+from tests.postgresql import Server  # noqa: E402
+
+SLICES = 13
+YEARS = 10
+STUDIES_OF_PATIENT = 1.67
+
+_NUMBER = "printf('%08d', i)"
+_MOMENT = "strftime('%Y-%m-%d %H:%M:%f000', '2016-01-01', '+' || (i * {days} * 86400 / {copies}) || ' seconds')"
+_UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "frame_of_reference_uid")
+_LEVELS = {"study_id": "studies", "series_id": "series", "image_id": "images", "conversion_id": "conversions"}
+
+TABLES = (
+    "studies", "series", "series_documents", "images", "image_documents", "conversions", "volumes", "volume_sources",
+    "failures", "events",
+)  # fmt: skip
+"""With the rows of a study, in the order in which they can be inserted."""
+
+VARIED: Mapping[tuple[str, str], str] = {
+    ("studies", "patient_id"): "1 + (i * 7919) % {patients}",
+    ("studies", "study_id"): "i",
+    ("studies", "accession_number"): "'A' || i",
+    ("studies", "study_description"): "'Study ' || (i % 40)",
+    ("studies", "study_date"): "date('2016-01-01', '+' || (i * {days} / {copies}) || ' days')",
+    ("studies", "study_time"): "time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000'",
+    ("series", "series_description"): "'Series ' || ((id + i * {series}) % 300)",
+    ("series", "state"): "CASE WHEN i % 5003 = 1 AND state = 'converted' THEN 'refused' ELSE state END",
+    ("series", "verdict"): "CASE WHEN (id + i * {series}) % 997 = 0 THEN 'incomplete' ELSE verdict END",
+    ("series", "verdict_rule"): "CASE WHEN i % 7 < 4 THEN verdict_rule ELSE 'headers' END",
+    ("images", "key"): "printf('objects/%08x/', (id + i * {images}) / 1000) || lower(hex(randomblob(16))) || '.dcm'",
+    ("images", "sha256"): "lower(hex(printf('%032d', id + i * {images})))",
+    ("volumes", "sha256"): "lower(hex(randomblob(32)))",
+    ("volumes", "path"): "replace(path, '/1-', printf('-%08d/1-', i))",
+    ("conversions", "input_sha256"): "lower(hex(randomblob(32)))",
+    ("volume_sources", "sha256"): "lower(hex(printf('%032d', id + i * {volume_sources})))",
+}
+"""What a column of a copy has, by its table; other UIDs, times and numbers of rows vary in each."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large an index is, and whether its studies have one instance each."""
+
+    instances: int
+    is_single: bool
+
+    @property
+    def studies(self) -> int:
+        return self.instances // (1 if self.is_single else 3 * SLICES + 1)
+
+    @property
+    def patients(self) -> int:
+        return max(1, int(self.studies / STUDIES_OF_PATIENT))
+
+
+def study(shape: Shape) -> list[FileDataset]:
+    """Return the instances of one study, with pixels of 32 bytes."""
+    of_study = {"study_uid": generate_uid(), "StudyDescription": "Study 0", "AccessionNumber": "A0"}
+    of_study |= {"PatientID": "P000000", "PatientName": "Schmidt^Anna", "PatientBirthDate": "19600102"}
+    small = {"rows": 4, "columns": 4}
+    if shape.is_single:
+        return make.ct_series(1, SeriesDescription="Series 0", **small, **of_study)
+    pet = {"modality": "PT", "sop_class_uid": PositronEmissionTomographyImageStorage}
+    report = make.structured_report(
+        SeriesDescription="Series 3",
+        **{("StudyInstanceUID" if name == "study_uid" else name): value for name, value in of_study.items()},
+    )
+    return [
+        *make.ct_series(SLICES, SeriesNumber=1, SeriesDescription="Series 0", **small, **of_study),
+        *make.mr_series(SLICES, SeriesNumber=2, SeriesDescription="Series 1", **small, **of_study),
+        *make.ct_series(SLICES, SeriesNumber=3, SeriesDescription="Series 2", **small, **of_study, **pet),
+        report,
+    ]
+
+
+def receive_study(root: Path, shape: Shape) -> None:
+    """Let a node receive and convert one study, until the study is quiet."""
+    quiet = {"VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "1"}
+    with tempfile.TemporaryDirectory() as folder, Served(root, **quiet) as node:
+        make.saved(study(shape), Path(folder))
+        send([Path(folder)], [node.port], "1")
+        node.wait_until_idle()
+        node.wait_until_released()
+        until(lambda: not node.rows("SELECT id FROM studies WHERE quiet_at IS NULL"), 60, "every study quiet")
+        node.terminate()
+
+
+def fill(path: Path, shape: Shape) -> None:
+    """Make an index of a shape."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    receive_study(path.parent, shape)
+    with closing(sqlite3.connect(path)) as connection:
+        for pragma in ("synchronous = OFF", "cache_size = -4000000", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.executescript("ATTACH ':memory:' AS template")
+        for table in TABLES:
+            connection.execute(f"CREATE TABLE template.{table} AS SELECT * FROM main.{table}")
+        numbers = {table: connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] for table in TABLES}
+        numbers |= {"patients": shape.patients, "copies": shape.studies - 1, "days": 365 * YEARS}
+        connection.executemany(
+            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
+            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (patient(number) for number in range(2, shape.patients + 1)),
+        )
+        for table in TABLES:
+            began = time.perf_counter()
+            connection.execute(_copies(connection, table, numbers))
+            connection.commit()
+            print(f"{table:20} {time.perf_counter() - began:8.1f} s", flush=True)
+        connection.execute(
+            """
+            INSERT INTO labels (study_instance_uid, series_instance_uid, label, given_by, given_at)
+            SELECT study_instance_uid, '', CASE id % 3 WHEN 0 THEN 'checked' ELSE 'phase 2' END, 'somebody',
+                '2026-01-01 12:00:00.000000' FROM studies WHERE id % 3 = 0 OR id % 5000 = 1
+            """
+        )
+        connection.commit()
+        connection.execute("PRAGMA journal_mode = WAL")
+    compare_rows(path, shape)
+
+
+def compare_rows(path: Path, shape: Shape) -> None:
+    """Let the node receive another study, and refuse copies whose columns have values where its rows have none."""
+    with closing(sqlite3.connect(path)) as connection:
+        last = {table: connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] for table in TABLES}
+    receive_study(path.parent, shape)
+    with closing(sqlite3.connect(path)) as connection:
+        for table in TABLES:
+            columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+            kinds = ", ".join(f'typeof("{name}")' for name in columns)
+            rows = f"SELECT DISTINCT {kinds} FROM {table} WHERE rowid"
+            # Each start finds that the last folder has no files.
+            but = " AND kind <> 'file-missing'" if table == "events" else ""
+            received = set(connection.execute(f"{rows} > ?{but}", [last[table]]))
+            copied = set(connection.execute(f"{rows} BETWEEN ? AND ?", [last[table] - 1000, last[table]]))
+            if received != copied:
+                raise SystemExit(f"{table}: the node fills {received}, and the copies have {copied}")
+
+
+def _copies(connection: sqlite3.Connection, table: str, numbers: Mapping[str, int]) -> str:
+    """Return the INSERT of all copies of the rows of a table; `numbers`: the rows of a study, by table."""
+    values = {}
+    for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})"):
+        quoted = f'"{name}"'
+        if (table, name) in VARIED:
+            value = VARIED[table, name].format(**numbers)
+        elif name == "id":
+            value = f"id + i * {numbers[table]}"
+        elif name in _LEVELS:
+            value = f"{name} + i * {numbers[_LEVELS[name]]}"
+        elif name in _UIDS:
+            value = f"substr({name}, 1, 40) || {_NUMBER}"
+        elif kind == "DATETIME":
+            value = f"CASE WHEN {name} IS NOT NULL THEN {_MOMENT.format(**numbers)} END"
+        else:
+            value = quoted
+        values[quoted] = value
+    return (
+        f"INSERT INTO main.{table} ({', '.join(values)}) {NUMBERS.format(numbers['copies'])} "
+        f"SELECT {', '.join(values.values())} FROM n CROSS JOIN template.{table}"
+    )
+
+
+# What is measured
+
+
+@dataclass(frozen=True)
+class Known:
+    """Identities of a study in the middle of an index."""
+
+    study: str
+    series: str
+    instance: str
+    patient_id: str
+
+
+def known(index: Look | ReadIndex) -> Known:
+    """Return the identities of a study that was not received last."""
+    [row] = index.studies._rows(
+        "SELECT st.study_instance_uid AS study, se.series_instance_uid AS series, i.sop_instance_uid AS instance, "
+        "p.patient_id FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id "
+        "JOIN images i ON i.series_id = se.id WHERE st.id = (SELECT max(id) / 2 FROM studies) LIMIT 1"
+    )
+    return Known(**row)
+
+
+def asked_by_commands(index: Look | ReadIndex, one: Known) -> dict[str, Callable[[], object]]:
+    """Return what commands ask an index, by name."""
+    series, instances = index.series, index.instances
+    return {
+        "series": lambda: series.newest(100),
+        "series --study": lambda: series.newest(100, study=one.study),
+        "series --patient": lambda: series.newest(100, patient=one.patient_id),
+        "series --modality PT": lambda: series.newest(100, modality="PT"),
+        "series --modality, that nothing has": lambda: series.newest(100, modality="XA"),
+        "series --state refused": lambda: series.newest(100, state="refused"),
+        "series --state receiving": lambda: series.newest(100, state="receiving"),
+        "series --state verified": lambda: series.newest(100, state="verified"),
+        "series --incomplete": lambda: series.newest(100, incomplete=True),
+        "info, of an instance": lambda: (instances.row(one.instance), index.volumes.holding(one.study, one.instance)),
+        "info, of a study": lambda: (index.studies.row(one.study), index.volumes.current(one.study)),
+        "info, of a Patient ID": lambda: index.patients.with_patient_id(one.patient_id),
+        "info, of an accession number": lambda: index.studies.with_accession_number("A77"),
+        "info, of the end of a UID": lambda: series.uids_ending(one.series[-20:], 2),
+        "info, of a part of a name": lambda: index.patients.named("qqqq", 10),
+        "status: studies, series, instances": index.count_levels,
+        "status: bytes": instances.totals,
+        "status: series by state": series.count_by_state,
+        "status: files of volumes": index.volumes.count_current,
+        "status: incomplete series": series.count_incomplete,
+        "status: files that are missing": instances.count_missing_files,
+        "status: failures": lambda: (index.failures.count(), index.failures.newest(5)),
+        "status: next due": lambda: (series.next_due_at(), series.count_waiting()),
+        "doctor: newest instance": series.last_received_at,
+        "retention": lambda: index.studies.stored(with_senders=False),
+        "retention, by sender": index.studies.stored,
+    }
+
+
+def timed(name: str, call: Callable[[], object], used: Callable[[], float]) -> None:
+    """Print the milliseconds of a call, of the best of two more, and those of a processor of the latter."""
+    times = []
+    for _ in range(3):
+        began, before = time.perf_counter(), used()
+        call()
+        times.append((1e3 * (time.perf_counter() - began), used() - before))
+    best, processor = min(times[1:])
+    print(f"{name:44} first {times[0][0]:8.1f} ms, again {best:8.1f} ms, processor {processor:8.1f} ms", flush=True)
+
+
+def ask_as_commands(root: Path, url: str | None) -> None:
+    """Print how long the queries of commands take."""
+    with looking(place_of(root, url)) as index:
+        for name, call in asked_by_commands(index, known(index)).items():
+            timed(name, call, lambda: 1e3 * time.process_time())
+
+
+LISTS = (
+    "studies", "studies?order=date", "series", "series?modality=PT", "series?modality=XA", "series?state=converted",
+    "instances", "volumes", "patients", "failures", "status", "history",
+)  # fmt: skip
+"""Of REST."""
+
+
+def ask_as_programs(web: str, pid: int) -> None:
+    """Print how long the lists of REST take."""
+    with httpx.Client(base_url=f"{web.rstrip('/')}/api/v1/", timeout=600) as client:
+        for path in LISTS:
+            ask = partial(client.get, path)
+            timed(f"GET {path}", lambda ask=ask: ask().raise_for_status(), lambda: studies.processor_ms(pid))
+
+
+RECEIVED, ROUNDS = 5_000, 3
+
+
+def data_sets(instances: int) -> Iterator[tuple[Announced, bytes]]:
+    """Yield CT slices without pixels, 200 to a series, four series to a study, which differ in their identities."""
+    [ds] = make.ct_series(1, rows=2, columns=2)
+    marked = {"SOPInstanceUID": 1, "SeriesInstanceUID": 200, "StudyInstanceUID": 800}
+    prefixes = {keyword: generate_uid()[:40] for keyword in marked}
+    for keyword, prefix in prefixes.items():
+        setattr(ds, keyword, f"{prefix}.1{0:08d}")
+    template = data_set_bytes(ds)
+    for number in range(instances):
+        data = template
+        for keyword, each in marked.items():
+            data = data.replace(
+                b"%s.1%08d" % (prefixes[keyword].encode(), 0),
+                b"%s.1%08d" % (prefixes[keyword].encode(), number // each),
+            )
+        uid = f"{prefixes['SOPInstanceUID']}.1{number:08d}"
+        yield Announced(str(ds.SOPClassUID), uid, str(ds.file_meta.TransferSyntaxUID)), data
+
+
+def receive(root: Path, url: str | None = None) -> tuple[float, float]:
+    """Take instances in; return how many a second, and the milliseconds of a processor of this process for each."""
+    settings = Settings(storage=Storage(root=root, reserve_bytes=0), index=IndexSettings(url=url))
+    with open_for_import(settings) as ingest:
+        measured = [growth.measure(ingest, data_sets(RECEIVED), RECEIVED) for _ in range(ROUNDS)]
+    rates, used = zip(*measured, strict=True)
+    return statistics.median(rates), statistics.median(used)
+
+
+def compare_receiving(root: Path, url: str | None) -> None:
+    """Print how fast instances are taken in with an index, and with an empty one beside it."""
+    empty = None if url is None else Server(Path(url.partition("host=")[2])).create("empty")
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        for name, where, its in (("empty", Path(folder) / "root", empty), ("filled", root, url)):
+            rate, used = receive(where, its)
+            print(f"receiving, index {name:26} {rate:9.0f} a second, processor {used:.3f} ms each", flush=True)
+
+
+COMMANDS = (
+    ("status",), ("series",), ("series", "--modality", "PT"), ("select", 'modality == "PT" and slices > 5'),
+    ("retention",), ("fsck",), ("db", "check"),
+)  # fmt: skip
+
+
+def run_commands(root: Path, url: str | None) -> None:
+    """Print how long whole commands take, with their starts, and a backup."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"VOXELNODE_INDEX__URL": url} if url else {})
+    copy = root.parent / "copy.sqlite"
+    for command in (*COMMANDS, *([("db", "backup", str(copy))] if url is None else [])):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "node", *command, "--root", str(root)],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        said = f", exit {done.returncode}: {done.stderr.strip()[-60:]}" if done.returncode else ""
+        print(f"{' '.join(command[:3]):42} {seconds:9.1f} s{said}", flush=True)
+    copy.unlink(missing_ok=True)
+
+
+def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]) -> None:
+    """Measure parts: first those that need the node."""
+    assert node.process is not None
+    if "commands" in parts:
+        ask_as_commands(root, url)
+        ask_as_programs(web, node.process.pid)
+    if "pages" in parts:
+        with httpx.Client(base_url=web, timeout=600) as client:
+            print(f"badges {studies.asked_badges(client):.0f} ms, and again {studies.asked_badges(client):.0f} ms")
+            studies.report(client, node.process.pid)
+    if "queries" in parts:
+        query.ask(root, url, node.port, web)
+    node.terminate(120)
+    if "receive" in parts:
+        compare_receiving(root, url)
+    if "maintain" in parts:
+        run_commands(root, url)
+
+
+PARTS = ("commands", "pages", "queries", "receive", "maintain")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the index is, or will be; it stays")
+    parser.add_argument("--instances", type=int, default=10_000_000)
+    parser.add_argument("--single", action="store_true", help="one instance to a study")
+    parser.add_argument("--postgresql", action="store_true", help="measure a copy in PostgreSQL")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    options = parser.parse_args()
+    shape = Shape(options.instances, options.single)
+    with query.served(options.folder, partial(fill, shape=shape), is_in_postgresql=options.postgresql) as found:
+        print(f"{(options.folder / FILE_NAME).stat().st_size / shape.instances:.0f} bytes of SQLite for an instance")
+        measure(options.folder, *found, set(options.only))
+
+
+if __name__ == "__main__":
+    main()
