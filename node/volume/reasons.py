@@ -58,6 +58,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not-an-image"
     UNDECODABLE = "undecodable"  # codec missing or codestream broken
     CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
+    CUT = "cut"  # the pixels are shorter than the header states: the file was cut on its way
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
     TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles that do not become one picture

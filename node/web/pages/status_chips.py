@@ -155,6 +155,8 @@ def study_chip(study: ListedStudy) -> StatusChip:
 REMEDIES: Mapping[str, str] = {
     "undecodable": "Run voxelnode doctor to check for missing codecs. Otherwise the image is damaged: send it again.",
     "contradictory": "Attributes contradict each other. Compare the header with the detail, and fix the sender.",
+    "cut": "The image was cut on its way: send it again, and the whole one takes its place. If the same comes again, "
+    "fix the sender.",
     "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
     "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
