@@ -288,7 +288,7 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; `patient_id` is only for the audit log.
+    """What a deletion would remove; Patient ID and name are only for the audit log.
 
     `sent_to`: destinations that have taken some of it and keep it.
     """
@@ -297,6 +297,7 @@ class DeletionPlan:
     uid: str
     study_instance_uid: str
     patient_id: str
+    patient_name: str
     series: int
     instances: int
     bytes: int
