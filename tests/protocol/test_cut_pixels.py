@@ -92,3 +92,24 @@ def test_storescu_takes_the_warning_as_success(node: Running, tmp_path: Path) ->
     sent = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert sent.returncode == 0, sent.stderr
     assert len(node.rows()) == 2
+
+
+@pytest.mark.parametrize("way", ["C-STORE", "import"])
+def test_the_whole_instance_takes_the_place_of_a_cut_one_however_it_comes(
+    node: Running, tmp_path: Path, way: str
+) -> None:
+    [whole] = make.ct_series(1)
+    [cut] = make.saved([whole], tmp_path / "cut")
+    [file] = make.saved([whole], tmp_path / "whole")
+    cut.write_bytes(cut.read_bytes()[:-LOST])
+    assert import_instances([cut], node.ingest).cut == [str(cut)]
+    if way == "import":
+        assert import_instances([file], node.ingest).stored == 1
+    else:
+        association = associate(node)
+        assert association.send_c_store(whole).Status == 0x0000
+        association.release()
+    assert node.stored_data_sets() == {whole.SOPInstanceUID: data_set_bytes(whole)}
+    cut.write_bytes(cut.read_bytes()[:-LOST])
+    assert import_instances([cut], node.ingest).other_bytes == [str(cut)]
+    assert node.stored_data_sets() == {whole.SOPInstanceUID: data_set_bytes(whole)}
