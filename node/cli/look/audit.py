@@ -23,13 +23,13 @@ FOREVER = math.inf
 """Deadline of a search for lines that name somebody."""
 
 MAX_OFFER_CHARACTERS = 120
-"""Of an offer in a table; it may be of 128 presentation contexts."""
+"""Of an offer in a list; it may be of 128 presentation contexts."""
 
 _UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
 
 
-def _offer(offered: str | None) -> str:
-    """Return what a sender offered, with the names of the standard, for a line of a table."""
+def shown_offer(offered: str | None) -> str:
+    """Return what a sender offered, with the names of the standard, for a list."""
     from node.dicom.uids import registered_name
 
     named = _UID.sub(lambda found: registered_name(found[0]) or found[0], offered or "")
@@ -161,7 +161,7 @@ def rejections(
     *,
     root: Root,
 ) -> Listing:
-    """List recent refusals with sender, reason and remedy, the newest first."""
+    """List recent refusals with sender, reason and remedy."""
     with root.looking() as index:
         rows = index.rejections.newest(last)
 
@@ -176,7 +176,7 @@ def rejections(
             named = " at ".join(filter(None, (row["calling_ae_title"], row["peer"]))) or "an unknown sender"
             called = f" to {row['called_ae_title']}" if row["called_ae_title"] else ""
             since = f", {times} times since {minute(of_one[-1]['first_at'])}" if times > 1 else ""
-            offered = _offer(row["offered"])
+            offered = shown_offer(row["offered"])
             what = f"{row['what']} of {named}{called}{since}"
             print_finding(
                 minute(row["last_at"]),
