@@ -71,6 +71,15 @@ def read_counters(root: Path) -> dict[str, Any] | None:
         return None
 
 
+def is_locked(root: Path) -> bool:
+    """Return whether a process holds the lock of a root, as a node that starts does, without trying to take it."""
+    with suppress(OSError):
+        device = os.stat(root)
+        place = f"{os.major(device.st_dev):02x}:{os.minor(device.st_dev):02x}:{device.st_ino}"
+        return any(place in line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return False
+
+
 def running(live: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return what `read_counters` has of a node that runs; empty if none does, or it has written nothing for long."""
     return live if live is not None and live["age_seconds"] <= MAX_AGE_SECONDS else {}

@@ -229,8 +229,7 @@ def test_the_changelog_knows_the_version() -> None:
 
 def test_every_warning_and_every_reason_is_documented() -> None:
     from node.selector.fields import STATES
-    from node.volume.reasons import Reason, WarningKind
-    from node.web.pages.status_chips import REMEDIES
+    from node.volume.reasons import REMEDIES, Reason, WarningKind
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
     warnings = text.split("## Warnings")[1].split("\n## ")[0]

@@ -104,6 +104,18 @@ class Intake:
         """Whether new associations are refused for lack of room, or soon will be."""
         return self._lack(self._low_bytes, RESUME_FACTOR, "") is not None
 
+    def would_have_room(self, files: int, file_bytes: int, folder: Path) -> bool:
+        """Return whether no disk would be short without some files of a folder, which have `file_bytes` together."""
+        device = os.stat(folder).st_dev
+        for disk in self._disks:
+            found, is_it = os.statvfs(disk), os.stat(disk).st_dev == device
+            free, inodes = space.free_bytes(found), space.free_inodes(found)
+            if free + is_it * file_bytes < self._low_bytes * RESUME_FACTOR:
+                return False
+            if inodes is not None and inodes + is_it * files < MIN_FREE_INODES * RESUME_FACTOR:
+                return False
+        return True
+
     def require(self) -> None:
         """Raise unless an instance may be accepted.
 

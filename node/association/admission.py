@@ -18,6 +18,8 @@ from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.peers import Dicom, Peer, Verb
 
+ADD_PEER = "add the sender to [peers]: `voxelnode peers set NAME ae_title=AET networks=ADDRESS`"
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -259,7 +261,7 @@ class Admission:
         peers = self._peers()
         same_title = _with_title(peers, requested.calling_ae_title)
         if peers and not same_title:
-            return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
+            return Rejection(1, 1, 3, "calling AE title", ADD_PEER)
         plain = plain_address(address)
         of_address = {name: peer for name, peer in same_title.items() if not peer.networks or _in_networks(plain, peer)}
         if same_title and not of_address:

@@ -13,14 +13,18 @@ from node.counted import counted
 from node.errors import UsageError
 
 Keys = Annotated[
-    list[str], typer.Argument(metavar="KEY=VALUE", help="Keys of the table in the configuration, with their values.")
+    list[str],
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Keys of the table in the configuration, with their values. Several values: may=echo,store.",
+    ),
 ]
 Drop = Annotated[int, typer.Option("--drop", metavar="N", min=0, help="Drop up to N messages that wait.")]
 
 LISTS = frozenset(
     {"to", "otherwise", "remove", "on", "calling_ae_titles", "called_ae_titles", "networks", "may", "takes", "projects"}
 )
-"""Keys that take several values; one alone needs no brackets."""
+"""Keys that take several values; commas between them stand for brackets and quotes."""
 
 TEXTS = frozenset(
     {
@@ -61,11 +65,11 @@ def table_of(keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    """Return a value that is written as in the configuration; a list of one needs neither brackets nor quotes."""
+    """Return a value that is written as in the configuration; a list needs neither brackets nor quotes."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     if key in LISTS and not isinstance(value, list):
-        return [text.strip('"')]
+        return [value] if value is not text else [one.strip() for one in text.split(",")]
     return value if isinstance(value, bool | int | float | list | dict) else text

@@ -16,9 +16,11 @@ from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.grids import InstanceHeader, header_of
 from node.dicom.per_series import once_per_series
 from node.dicom.values import standard_tag, text, whole
-from node.errors import is_of_system, is_out_of_memory, text_without
+from node.errors import ConversionRefused, is_of_system, is_out_of_memory, text_without
+from node.files.heads import cut_pixels_of
 from node.files.reading import read_instance
 from node.index.nouns.converted import ClaimedInstance
+from node.volume.read.pixel_layout import cut
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
@@ -54,6 +56,9 @@ class SeriesFiles:
                 continue
             try:
                 dataset = _opened(path, sop_instance_uid)
+            except ConversionRefused as refused:
+                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason(refused.reason), refused.detail))
+                continue
             except Exception as error:  # a damaged file may raise anything
                 if is_out_of_memory(error):  # our limit, not a bad file: fail and retry rather than lose a slice
                     raise MemoryError from error
@@ -102,6 +107,10 @@ def _counts_of_series(dataset: Dataset) -> tuple[int | None, ...]:
 
 def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:
     dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
+    if not len(dataset):  # pydicom drops everything if compressed pixels end early
+        if (pixels := cut_pixels_of(path)) is not None:
+            raise cut(pixels)
+        raise ValueError("no element can be read")
     uid = text(dataset, "SOPInstanceUID")
     if not uid:
         # Some writers put the UID only into the File Meta Information. A damaged file has it nowhere.

@@ -34,7 +34,7 @@ from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
-from node.volume.series import WITHOUT_PIXELS, as_refusals
+from node.volume.series import WITHOUT_PIXELS, as_refusals, exclusion_warnings
 from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
@@ -139,7 +139,7 @@ def _assembled(
     known = job.expectation or expectation(files.counts, copies=files.copies)
     if files.damaged:
         return assembly, known
-    if len(files.unreadable) == len(job.instances):
+    if len(files.unreadable) == len(job.instances) and {one.reason for one in files.unreadable} != {Reason.CUT}:
         uids = tuple(exclusion.sop_instance_uid for exclusion in files.unreadable)
         details = Counter(exclusion.detail for exclusion in files.unreadable).most_common(1)
         said = "".join(f": {detail}" for detail, _ in details)
@@ -151,7 +151,10 @@ def _assembled(
         assembly = replace(assembly, volumes=tuple(volumes))
     if job.options.suv:
         assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)
-    return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
+    lacking = exclusion_warnings(files.unreadable)
+    volumes = [replace(volume, warnings=(*volume.warnings, *lacking)) for volume in assembly.volumes]
+    exclusions = (*files.unreadable, *assembly.exclusions)
+    return replace(assembly, volumes=tuple(volumes), exclusions=exclusions), known
 
 
 def _findings(

@@ -395,54 +395,71 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             return
 
 
-def lacks_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> bool:
-    """Return whether a data set ends within its pixels, or has less of native ones than its header states.
+@dataclass(frozen=True, slots=True)
+class CutPixels:
+    """How many bytes of its pixels a data set has, and how many its own header states; at least, if compressed."""
 
-    `read`: reads from the data set, of `length` bytes. False for a deflated one: see `require_inflatable`.
+    there: int
+    stated: int
+
+    def __str__(self) -> str:
+        return f"cut within its pixels: {self.there} of {self.stated} bytes"
+
+
+def cut_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> CutPixels | None:
+    """Return what a data set has of its pixels if it ends within them, or has less native ones than its header states.
+
+    `read`: reads from the data set, of `length` bytes. None for a deflated one: see `require_inflatable`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
-        return False
+        return None
     for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
         try:
             stated, at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, _OF_PIXELS)
             break
         except (HeaderCut, NotUnderstood):
             if size >= length:
-                return False
+                return None
     else:
-        return False
+        return None
+    if not at:
+        return None
     encoding = encoding_of(found_syntax(read(0, 8), transfer_syntax_uid))
-    return bool(at) and (_ends_early(read, at, length, encoding) or _is_short(read(at, 12), stated, encoding))
+    return _ending_early(read, at, length, encoding) or _short(read(at, 12), stated, encoding)
 
 
-def _ends_early(read: Callable[[int, int], bytes], at: int, length: int, encoding: Encoding) -> bool:
-    """Return whether a data set ends within its pixels, which begin at `at`."""
+def _ending_early(read: Callable[[int, int], bytes], at: int, length: int, encoding: Encoding) -> CutPixels | None:
+    """Return what is there of pixels, which begin at `at`, within which a data set ends."""
     left, is_open = MAX_FRAGMENTS, False  # open: within the fragments of encapsulated pixels
+    value_at = at
     while left and (is_open or at < length):
         left -= 1
         try:
             tag, _, value_length, start = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
         except struct.error:
-            return True
-        if not is_open and tag >> 16 != PIXELS_GROUP:
-            return False
+            return CutPixels(max(length - value_at, 0), at + LEAST_ELEMENT_BYTES - value_at)
+        if not is_open:
+            if tag >> 16 != PIXELS_GROUP:
+                return None
+            value_at = at + start
         if value_length == UNDEFINED_LENGTH or tag == SEQUENCE_END:
             is_open, value_length = tag != SEQUENCE_END, 0
         at += start + value_length
-    return at > length
+    return CutPixels(max(length - value_at, 0), at - value_at) if at > length else None
 
 
-def _is_short(head: bytes, stated: Mapping[int, bytes], encoding: Encoding) -> bool:
-    """Return whether native pixels, of which this is the head, are shorter than the header states."""
+def _short(head: bytes, stated: Mapping[int, bytes], encoding: Encoding) -> CutPixels | None:
+    """Return the lengths of native pixels, of which this is the head, if they are shorter than the header states."""
     try:
         tag, _, value_length, _ = encoding.head(head, 0, is_implicit=encoding.is_implicit)
         frames = int(stated.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
         counts = [struct.unpack(f"{encoding.order}H", stated[count])[0] for count in _PIXEL_COUNTS[1:]]
     except (KeyError, ValueError, struct.error):
-        return False
+        return None
     is_subsampled = stated.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
-    bits = frames * prod(counts) // (2 if is_subsampled else 1)
-    return bool(tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < bits // 8)
+    wanted = frames * prod(counts) // (2 if is_subsampled else 1) // 8
+    is_short = tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < wanted
+    return CutPixels(value_length, wanted) if is_short else None
 
 
 def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:

@@ -1,11 +1,12 @@
-"""Read the beginning of the data set of a file."""
+"""Read the beginning of the data set of a file, and whether its pixels are whole."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, Head, read_elements
+from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
+from node.dicom.part10 import META_BYTES, file_meta
 
 
 def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head | None:
@@ -24,3 +25,16 @@ def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head 
             if not head.is_cut or REST not in read_elements(head).elements:
                 break
     return head
+
+
+def cut_pixels_of(path: Path) -> CutPixels | None:
+    """Return what a DICOM file has of its pixels, if it has not all that its own header states.
+
+    Raises OSError: the file is missing, or cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        elements, start = file_meta(os.pread(file.fileno(), META_BYTES, 0))
+        length = os.fstat(file.fileno()).st_size - start
+        return cut_pixels(
+            lambda offset, size: os.pread(file.fileno(), size, start + offset), length, elements.get(0x0010, "")
+        )

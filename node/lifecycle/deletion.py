@@ -144,4 +144,6 @@ def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> A
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
+    if order.trash_until is not None:  # later, nothing else knows whose it was
+        objects[0]["patient_name"] = plan.patient_name
     return AuditMessage.by(order.who, event, AuditAction.DELETE, detail, objects, result)

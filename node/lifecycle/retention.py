@@ -125,6 +125,7 @@ class Retention(BackgroundService):
         self._archive, self._index, self._audit, self._settings = archive, index, audit, settings
         self._now, self._up, self._rules = now, up, settings.retention
         self._passed_at: float | None = None
+        self._left: str | None = None  # why the trash stays on a short disk
         self._held = metrics.retention_held
 
     def start(self) -> None:
@@ -145,7 +146,10 @@ class Retention(BackgroundService):
                 self.run_once(now)
             self._passed_at = monotonic()  # without rules, too: those that come take effect at the next pass
             state = self._state()
-        empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.is_free)
+        left = empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.is_free)
+        if left is not None and self._left is None:
+            log.warning("trash_not_emptied", reason=left)
+        self._left = left
         self._held.set(state.waits_for is not None)
         return STEP_SECONDS
 

@@ -19,6 +19,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
+from node.counted import sized
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -156,24 +157,32 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
-def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool) -> None:
+def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool) -> str | None:
     """Delete due entries of the trash: their time is over by a confirmed clock, or the disk is short of room.
 
-    For lack of room, the oldest deletion goes first, and one is enough for a call.
+    For lack of room, the oldest deletion goes first, and one is enough for a call. Nothing goes if the whole trash is
+    too little: then it would go for nothing.
+
+    Returns why the trash stays although the disk is short of room; None if that is not so.
     """
     numbers = index.trash.due(now) if is_clock_right else []
     reason = "its time is over"
     if not numbers and archive.remote is None and archive.intake.is_short:
+        files, trash_bytes = index.trash.size()
+        if not files:
+            return None
+        if not archive.intake.would_have_room(files, trash_bytes, archive.path("objects")):
+            return f"the disk is short of room, and would be without the {sized(trash_bytes)} in the trash, too"
         oldest = index.trash.oldest()
         numbers, reason = [oldest] if oldest is not None else [], "the disk is short of room"
-        if numbers:
-            log.warning("trash_emptied_early", reason=reason)
+        log.warning("trash_emptied_early", reason=reason)
     for number in numbers:
         try:
             with archive.ballast.dropped():
                 empty(archive, index, audit, number, "retention", reason, now)
         except NotInTrash:  # a person was quicker
             continue
+    return None
 
 
 def _audit(audit: Audit, entry: dict[str, object], action: AuditAction, who: str, detail: str) -> None:

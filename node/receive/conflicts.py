@@ -19,6 +19,7 @@ from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, UsageError
+from node.files.heads import cut_pixels_of
 from node.index.database.reading import ReadIndex
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
@@ -103,7 +104,7 @@ def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> C
     elif mine is None or theirs is None:
         problem = f"the file of the {'current' if mine is None else 'other'} version cannot be read"
     else:
-        problem, differences = None, _differences(mine, theirs)
+        problem, differences = None, [*_differences(mine, theirs), *_lengths(local(current), root / key)]
     return Compared(row, problem, differences, ours, other)
 
 
@@ -113,6 +114,12 @@ def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[D
         before, after = getattr(mine, level), getattr(theirs, level)
         found += [Difference(name, before[name], after[name]) for name in before if before[name] != after[name]]
     return found
+
+
+def _lengths(mine: Path, theirs: Path) -> list[Difference]:
+    """Return that one version is cut within its pixels, or both are."""
+    before, after = (str(cut_pixels_of(path) or "whole") for path in (mine, theirs))
+    return [Difference("pixels", before, after)] if before != after else []
 
 
 def _version(

@@ -28,7 +28,7 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.header import HeaderCut, lacks_pixels, require_inflatable, require_parsable
+from node.dicom.header import HeaderCut, cut_pixels, require_inflatable, require_parsable
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
@@ -297,9 +297,10 @@ class Incoming:
         """Return whether the received data set has not all pixels: see `node.dicom.header`."""
         syntax = self._announced.transfer_syntax_uid
         if not self._data_set.is_in_memory:
-            return lacks_pixels(self._data_set.read, self._data_set.bytes, syntax)
+            return cut_pixels(self._data_set.read, self._data_set.bytes, syntax) is not None
         data_set = self._data_set.in_memory()
-        return lacks_pixels(lambda offset, length: data_set[offset : offset + length], len(data_set), syntax)
+        found = cut_pixels(lambda offset, length: data_set[offset : offset + length], len(data_set), syntax)
+        return found is not None
 
     def refer_to(self, file: Path, data_set_offset: int) -> None:
         """Take the data set of a DICOM file that stays where it is: see `IncomingDataSet.refer_to`."""

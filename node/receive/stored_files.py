@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -20,6 +21,7 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
+from node.files.heads import cut_pixels_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
@@ -65,6 +67,8 @@ def flaws_of(
 ) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
 
+    Of a UID with several versions, those that are cut within their pixels are among them, also received ones.
+
     Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """
     own = {key for one in batch for key in (one.file.key, one.file.quarantine_key)}
@@ -88,7 +92,29 @@ def flaws_of(
             if not is_there:
                 flaws[file.key] = Flaw.AWAY if is_there is None else Flaw.MISSING
         _pardon_expected(flaws, archive, index)
-    return flaws
+    return _cut_versions(archive, index, batch, flaws) | flaws
+
+
+def _cut_versions(
+    archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
+) -> dict[str, Flaw]:
+    """Return the current and the received versions of instances with several that are cut within their pixels."""
+    versions: dict[str, dict[str, str]] = {}  # of each UID, the key of one file by its digest
+    files = {}
+    for file in index.instances.currents({one.attributes.sop_instance_uid for one in batch}):
+        if file.key not in flaws and not index.sharing.is_away(file.holder):
+            files[file.key] = file
+            versions.setdefault(file.sop_instance_uid, {})[file.sha256] = file.key
+    for one in batch:
+        versions.setdefault(one.attributes.sop_instance_uid, {}).setdefault(one.file.sha256, one.file.key)
+    found = {}
+    for keys in versions.values():
+        for key in keys.values() if len(keys) > 1 else ():
+            with suppress(OSError):  # whether it is cut cannot be said now: the policy decides
+                path = archive.local(files[key]) if key in files else archive.path(key)
+                if cut_pixels_of(path) is not None:
+                    found[key] = Flaw.CUT
+    return found
 
 
 def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> None:

@@ -7,6 +7,9 @@ is read for them before. Files are read from the newest to the oldest, for as lo
 
 Whoever is no administrator learns what the lists of losses and refusals show them, and that a deletion was ordered; the
 trash, quarantine and the audit log answer administrators alone. Members of projects must not ask at all.
+
+What only some answers need is imported where they need it: a command that asks loads SQLAlchemy and pydicom for longer
+than it looks.
 """
 
 from __future__ import annotations
@@ -15,21 +18,23 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from node.acknowledged import Acknowledged, newest_of
 from node.audit.audit_files import lines_naming
 from node.counted import counted
-from node.dicom.uids import resource_path
-from node.index.database.reading import ReadIndex
 from node.index.engine.view_rows import Row
-from node.receive.aside import quarantined
-from node.receive.ingest import Origin
-from node.receive.quarantine import uids_of
+from node.index.nouns.views import folded
+from node.receive.aside import QuarantinedFile, quarantined
+
+if TYPE_CHECKING:
+    from node.index.database.look import Look
+    from node.index.database.reading import ReadIndex
 
 REFUSAL_DAYS = 7
 """Age up to which a refusal may be why something never came."""
@@ -38,6 +43,11 @@ MAX_REFUSALS = 100
 """Newest refusals among which one of a sender is looked for: the others may be of port scanners."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
+
+EMPTIED = "empty the trash, "
+"""How the order of a deletion begins that was in the trash (`node.lifecycle.trash`)."""
+
+NEVER = "never received here"
 
 MAX_EVENTS = 100
 """Newest events of a series among which it is looked for why an instance of it is not here."""
@@ -56,6 +66,7 @@ class Whereabouts:
     """What happened to something, when, by or from whom, and why; `remedy` is a command, or says what to do.
 
     `page`: path of the page where a person does it. `place`: Study, Series and SOP Instance UID of what is stored.
+    `before`: what happened to it first.
     """
 
     what: str
@@ -65,11 +76,13 @@ class Whereabouts:
     why: str = ""
     page: str = ""
     place: tuple[str, ...] = ()
+    before: Whereabouts | None = None
 
     def happened(self, shown: Callable[[dt.datetime], str] = in_utc) -> str:
         """Return what happened, without the remedy; `shown` writes the moment."""
         moment = shown(self.at) if self.at is not None else ""
         happened = " ".join(part for part in (self.what, moment, self.who) if part)
+        happened = f"{self.before.happened(shown)}, {happened}" if self.before is not None else happened
         return f"{happened}: {self.why}" if self.why else happened
 
     def sentence(self, shown: Callable[[dt.datetime], str] = in_utc) -> str:
@@ -78,14 +91,21 @@ class Whereabouts:
 
 
 def whereabouts(
-    index: ReadIndex, root: Path, sought: str, *above: str, is_admin: bool = True, seconds: float = math.inf
+    index: Look | ReadIndex,
+    root: Path,
+    sought: str,
+    *above: str,
+    is_admin: bool = True,
+    seconds: float = math.inf,
+    admitted: Collection[str] = (),
 ) -> Whereabouts | None:
     """Return where something is, or what became of it; None if nothing is known.
 
     `sought`: a UID, a Patient ID or a name. `above`: UIDs of its series and study, as far as they are known.
     `is_admin`: whether the caller may see trash, quarantine and audit log. `seconds`: how long files are read.
+    `admitted`: AE titles of peers: a refusal because one of them was not known is over.
     """
-    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds)
+    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds, admitted)
     looks = asked.stored, asked.lost, asked.in_quarantine, asked.deleted, asked.remembered, asked.refused
     for look in looks:
         with suppress(OSError):  # files that this user must not read, or that are gone
@@ -96,12 +116,13 @@ def whereabouts(
 
 @dataclass(slots=True)
 class _Asked:
-    index: ReadIndex
+    index: Look | ReadIndex
     root: Path
     sought: str
     above: tuple[str, ...]
     is_admin: bool
     deadline: float
+    admitted: Collection[str]
     received: Acknowledged | None = None
 
     def stored(self) -> Whereabouts | None:
@@ -115,6 +136,8 @@ class _Asked:
             place = (self.sought,)
         else:
             return None
+        from node.dicom.uids import resource_path
+
         where = f"stored in study {place[0]}" if len(place) > 1 else "stored"
         remedy = f"`voxelnode info {self.sought}` shows it"
         return Whereabouts(where, remedy, page=resource_path(*place[:2]), place=place)
@@ -136,22 +159,45 @@ class _Asked:
         for file in quarantined(self.root, self.index):
             if file.sop_instance_uid is None and monotonic() > self.deadline:
                 continue
-            if self.sought in (uids := uids_of(self.root, file)):
+            if self.sought in (uids := self._uids_of(file)):
                 what = "in quarantine since" if uids[-1] == self.sought else "an instance of it is in quarantine since"
                 remedy = f"`voxelnode quarantine show {file.name}` compares it with what is stored"
                 return Whereabouts(what, remedy, file.modified_at, why=f"{file.reason}, {file.detail}", page=QUARANTINE)
         return None
 
+    def _uids_of(self, file: QuarantinedFile) -> tuple[str, ...]:
+        if file.sop_instance_uid is not None:
+            uids = file.study_instance_uid, file.series_instance_uid, file.sop_instance_uid
+            return tuple(uid for uid in uids if uid)
+        from node.receive.quarantine import uids_of
+
+        return uids_of(self.root, file)
+
     def deleted(self) -> Whereabouts | None:
         """Look in the trash, and among deletions: of itself, or of what it was in."""
         if (found := self._deletion(self.sought, *self.above)) is not None:
             return found
-        if not self.is_admin or not _UID.fullmatch(self.sought):
+        if not self.is_admin:
             return None
+        if not _UID.fullmatch(self.sought):
+            return self._deleted_of_patient()
         self.received = newest_of(self.root, self.sought, self.deadline)
         if self.received is None:
             return None
         return self._deletion(self.received.series_instance_uid, self.received.study_instance_uid)
+
+    def _deleted_of_patient(self) -> Whereabouts | None:
+        """Look for deletions that went to the trash, by the Patient ID or the name that their lines have."""
+        uids = dict.fromkeys(line["objects"][0].get("uid", "") for line in self._lines_of_patient())
+        return next((found for uid in uids if (found := self._deletion(uid)) is not None), None)
+
+    def _lines_of_patient(self) -> Iterator[Row]:
+        words = folded(self.sought)
+        with suppress(OSError):
+            for line in filter(None, map(_audited, lines_naming(self.root, "patient_name", self.deadline))):
+                for one in line["objects"]:
+                    if self.sought == one.get("patient_id") or words in folded(one.get("patient_name") or ""):
+                        yield line
 
     def _deletion(self, *names: str) -> Whereabouts | None:
         for name in names:
@@ -174,8 +220,13 @@ class _Asked:
         if row["is_in_trash"]:
             remedy = "an administrator can bring it back from the trash"
             return Whereabouts(self._deleted(row), remedy, row["ordered_at"])
-        line = next(self._orders(row["uid"]), None)
+        orders = self._orders(row["uid"])
+        line = next(orders, None)
         at, why = (_moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))
+        if why.startswith(EMPTIED) and (first := _before(orders)) is not None:
+            before = Whereabouts(self._deleted(row), "", _moment(first["at"]), _who(first), _order(first))
+            emptied = f"the trash was emptied, {why.removeprefix(EMPTIED)}"
+            return Whereabouts("permanently", self._send_again(), at, _who(line), emptied, before=before)
         return Whereabouts(f"permanently {self._deleted(row)}", self._send_again(), at, _who(line), why)
 
     def _deleted(self, row: Row) -> str:
@@ -183,8 +234,11 @@ class _Asked:
         return "deleted" if row["uid"] == self.sought else f"deleted with its {row['level']}"
 
     def _orders(self, text: str) -> Iterator[Row]:
-        """Yield the lines of deletions that name something, newest first."""
-        return (line for line in self._lines(text) if line["action"] == "D" and line["outcome"] == 0)
+        """Yield the lines of deletions of something, newest first."""
+        for line in self._lines(text):
+            is_done = line["action"] == "D" and line["outcome"] == 0
+            if is_done and any(one.get("uid") == text for one in line["objects"]):
+                yield line
 
     def _lines(self, text: str) -> Iterator[Row]:
         if not self.is_admin:
@@ -224,18 +278,32 @@ class _Asked:
         return Whereabouts("received", "run `voxelnode fsck`", at, who, "it is not in the index now")
 
     def refused(self) -> Whereabouts | None:
-        """Return the last refusal of a sender: nothing says of what it was."""
+        """Return that it never came, with the last refusal of a sender that has stored nothing since, if there is one.
+
+        Nothing says of what the refusal was.
+        """
         since = dt.datetime.now(dt.UTC) - dt.timedelta(days=REFUSAL_DAYS)
         rows = [row for row in self.index.rejections.newest(MAX_REFUSALS) if _moment(row["last_at"]) > since]
+        stored = self.index.instances.last_stored()
+        rows = [row for row in rows if not self._is_over(row, stored)]
         stores = [row for row in rows if row["what"] in ("association", "context", "instance")]
         if not rows:
             return None
         row = (stores or rows)[0]
-        what, why = "not known here; the last refusal was", row["reason"].removeprefix("rejected permanently: ")
+        what = NEVER if monotonic() < self.deadline else "not found here in time"
+        what += "; the last refusal, which may have nothing to do with it, was"
+        why = row["reason"].removeprefix("rejected permanently: ")
         remedy = f"{row['remedy']}; `voxelnode rejections` lists all"
         return Whereabouts(
             what, remedy, _moment(row["last_at"]), f"of {_named(row['calling_ae_title'], row['peer'])}", why, REFUSALS
         )
+
+    def _is_over(self, row: Row, stored: Mapping[str, dt.datetime]) -> bool:
+        """Return whether the sender of a refusal was admitted or has stored something since."""
+        title = row["calling_ae_title"]
+        if row["rule"] == "calling AE title" and title in self.admitted:
+            return True
+        return title in stored and stored[title] > _moment(row["last_at"])
 
     def _send_again(self) -> str:
         sender = self.received.calling_ae_title if self.received is not None else ""
@@ -259,6 +327,8 @@ def _moment(moment: str | dt.datetime) -> dt.datetime:
 
 def _sender(row: Row) -> str:
     """Return from whom an instance came, by a row of the lost list or of the ledger."""
+    from node.receive.ingest import Origin
+
     origin = Origin(row["source"], row["calling_ae_title"], peer=row["peer"])
     return f"from {_named(origin.calling_ae_title, origin.address)}"
 
@@ -275,7 +345,12 @@ def _order(line: Row) -> str:
     return _why(line["detail"].partition(": ")[2])
 
 
+def _before(orders: Iterator[Row]) -> Row | None:
+    """Return the order of the deletion itself, from the lines before the one that emptied the trash."""
+    return next((line for line in orders if not _order(line).startswith(EMPTIED)), None)
+
+
 def _why(order: str) -> str:
     """Return the reason of an order: that a person gave a command is none."""
-    reason = re.sub("^delete (study|series|instance), ", "", order)
+    reason = re.sub("^delete (study|series|instance), |, in the trash until [0-9-]+$", "", order)
     return "" if reason == "by command" else reason

@@ -268,7 +268,7 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
     spacing_mm, missing = gaps
     before = ", ".join(str(index + 1) for index in np.flatnonzero(missing)[:20])
     count = int(missing.sum())
-    what = "1 slice is missing" if count == 1 else f"{count} slices are missing"
+    what = "1 slice between others is missing" if count == 1 else f"{count} slices between others are missing"
     detail = f"{what} at {spacing_mm:.4g} mm spacing, after slice{'s' * (',' in before)} {before}"
     gap = VolumeWarning(WarningKind.MISSING_SLICE, detail)
     return [gap] if spacing_mm == step_mm else [gap, uneven]

@@ -5,6 +5,7 @@ These are plain records without arrays, which are sent between processes and wri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not-an-image"
     UNDECODABLE = "undecodable"  # codec missing or codestream broken
     CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
+    CUT = "cut"  # the pixels are shorter than the header states: the file was cut on its way
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
     TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles that do not become one picture
@@ -70,6 +72,28 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # the data set cannot be read, although it is as it was received
     DAMAGED = "damaged"  # a file is missing, or is not as it was received
     FAILED = "failed"  # the converter itself crashed or ran out of time or memory
+
+
+REMEDIES: Mapping[str, str] = {
+    "undecodable": "Run voxelnode doctor to check for missing codecs. Otherwise the image is damaged: send it again.",
+    "contradictory": "Attributes contradict each other. Compare the header with the detail, and fix the sender.",
+    "cut": "The image was cut on its way: send it again, and the whole one takes its place. If the same comes again, "
+    "fix the sender.",
+    "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
+    "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
+    "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
+    "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",
+    "projections": "Send the slices that the scanner reconstructs from these projections.",
+    "same-position-twice": "Send the parts as separate series, or with attributes that distinguish them.",
+    "incomplete": "Send the missing instances; the series is then converted again automatically.",
+    "duplicate-slice": "No action needed; one of the copies is used.",
+    "too-large": "Raise [convert] memory_bytes if this machine has enough memory, then convert again.",
+    "unreadable": "The data set is broken, as it was received. Have the sender correct it.",
+    "damaged": "Files of the series are missing or damaged. Send the instances again; earlier volumes stay current.",
+    "failed": "The converter crashed or ran out of time or memory. See the log of the node; raise the "
+    "limits in [convert], then convert again.",
+}
+"""Remedies by reason of a failure (docs/conversion.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class SeriesUnderAssembly:
     def warnings(self) -> tuple[VolumeWarning, ...]:
         """Return warnings about instances that are in no volume or were not received."""
         return (
-            *_exclusion_warnings(self.exclusions),
+            *exclusion_warnings(self.exclusions),
             *_concatenation_warnings(list(self.concatenations.values())),
         )
 
@@ -178,7 +178,7 @@ def as_refusals(exclusions: Iterable[Exclusion]) -> list[Refusal]:
     return [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
 
-def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:
+def exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:
     """Return warnings about instances that are in no volume."""
     reasons = Counter(exclusion.reason for exclusion in exclusions)
     no_images = sum(reasons.pop(reason, 0) for reason in WITHOUT_PIXELS)

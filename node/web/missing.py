@@ -52,5 +52,8 @@ def learnt(request: Request, sought: str, *above: str) -> Whereabouts | None:
     node: Services = request.app.state.services
     with suppress(VoxelnodeError, OSError), node.index.reading() as index:
         is_admin = caller.role >= Role.ADMIN
-        return whereabouts(index, node.archive.root, sought, *above, is_admin=is_admin, seconds=SECONDS)
+        admitted = {peer.ae_title for peer in node.settings.peers.values()}
+        return whereabouts(
+            index, node.archive.root, sought, *above, is_admin=is_admin, seconds=SECONDS, admitted=admitted
+        )
     return None

@@ -20,8 +20,10 @@ from node.cli.application import application, commands
 from node.cli.commands import OF_PROGRAM
 from node.cli.look.series import PrintedState
 from node.cli.output import print_finding
+from node.control.root import locked_root
 from node.hookspecs import Panel
 from node.index.database.index import Index
+from node.live import write_counters
 from node.metrics import Metrics
 from node.selector.fields import STATES
 from node.settings.model import Settings
@@ -574,3 +576,35 @@ def test_a_misspelt_hook_route_or_account_is_no_empty_list(run) -> None:
     assert run("hooks", "deliveries", "--root", "here").out == "last 0 messages\n"
     sessions = run("account", "sessions", "nobody", "--root", "here")
     assert (sessions.status, "there is no account 'nobody'" in sessions.err) == (2, True)
+
+
+SHORT = "/data: 61.0 GB free, but 140.0 GB are required (twice [storage] reserve_bytes); remove files from its disk"
+
+
+def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path("here").absolute()
+    root.mkdir()
+    write_counters({}, root, {"intake": SHORT})
+
+    def of_node_and_disk() -> list[dict[str, Any]]:
+        findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
+        return [finding for finding in findings if finding["check"] in ("node", "disk")]
+
+    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+    assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
+    monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
+    [disk] = of_node_and_disk()
+    assert (disk["check"], disk["state"]) == ("disk", "broken")
+    assert "associations are refused below" in disk["found"]
+    assert "restart" not in disk["remedy"]
+    write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
+    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+    assert node["remedy"] == "see the log; restart the node"
+
+
+def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    assert json.loads(run("status", "--root", "here", "--json").out)["ready"] == "no node is running"
+    with locked_root(Path("here").absolute()):
+        ready = json.loads(run("status", "--root", "here", "--json").out)["ready"]
+    assert ready == "not yet: the node is starting, or a command works on the root"

@@ -122,11 +122,11 @@ def test_no_second_node_starts_after_the_lock_file_was_removed(settings: Setting
 
 def test_a_node_on_a_sound_root_is_ready(settings: Settings, node: Node) -> None:
     root = settings.storage.root
-    assert readiness_of(read_counters(root)) == "no node is running"
+    assert readiness_of(read_counters(root), root).startswith("not yet: the node is starting")
     address = node.start()
     node.serve_until(_OneRound())
     live = read_counters(root)
-    assert (readiness_of(live), intake_of(settings, live)) == ("yes", "open")
+    assert (readiness_of(live, root), intake_of(settings, live)) == ("yes", "open")
     assert address.dicom is not None
     here = settings.model_copy(update={"dicom": settings.dicom.model_copy(update={"port": address.dicom.port})})
     assert [(found.state, found.found) for found in _port(here)] == [

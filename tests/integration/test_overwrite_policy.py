@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom import FileDataset
+from pydicom.uid import RLELossless, generate_uid
 
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Outcome
+from node.receive.conflicts import Difference, compared
+from node.receive.ingest import Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
-from tests.integration.conftest import Root, data_set_bytes
+from tests.integration.conftest import Root, announced, data_set_bytes
+from tests.protocol.conftest import after_file_meta
 
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
@@ -239,3 +244,118 @@ def test_a_person_merged_into_another_of_the_same_patient_id_stays_merged(root: 
     root.take(make.ct_series(1, PatientName="Doe^Joe")[0])
     assert [row["patient"] for row in root.rows("SELECT patient FROM v_studies")] == [first] * 3
     assert len(root.rows("SELECT 1 FROM v_conflicts")) == 1
+
+
+def received(root: Root, ds: FileDataset, folder: Path, lost: int = 0) -> Outcome:
+    """Bring in an instance as a file has it, without its last bytes."""
+    [path] = make.saved([ds], folder)
+    data = after_file_meta(path.read_bytes())
+    return root.take_bytes(announced(ds), data[: len(data) - lost])
+
+
+def cut_instance(*, compressed: bool) -> FileDataset:
+    [ds] = make.ct_series(1)
+    if compressed:
+        ds.compress(RLELossless, generate_instance_uid=False)
+    return ds
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["native", "compressed"])
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_a_version_cut_within_its_pixels_yields_to_the_whole_one_and_never_takes_its_place(
+    root: Root, tmp_path: Path, policy: Any, compressed: bool
+) -> None:
+    root.ingest.overwrite_policy = policy
+    ds = cut_instance(compressed=compressed)
+    assert received(root, ds, tmp_path / "a", lost=100) is Outcome.STORED
+    [cut] = root.rows("SELECT sha256 FROM v_images")
+    assert received(root, ds, tmp_path / "b") is Outcome.REPLACED
+    [whole] = root.rows("SELECT sha256, file_missing FROM v_images")
+    assert whole["sha256"] != cut["sha256"]
+    assert kept_aside(root).keys() == {cut["sha256"]}
+    [conflict] = root.rows("SELECT kind, detail, decision, decided_by FROM v_conflicts")
+    assert conflict["kind"] == "instance-replaced"
+    assert conflict["detail"] == "the instance came again whole; the first is cut within its pixels"
+    assert conflict["decided_by"] == "the first is cut within its pixels"
+    assert received(root, ds, tmp_path / "c", lost=100) is Outcome.KNOWN_VERSION
+    assert received(root, ds, tmp_path / "d", lost=50) is Outcome.OTHER_BYTES
+    assert root.rows("SELECT sha256, file_missing FROM v_images") == [whole]
+    assert len(kept_aside(root)) == 2
+
+
+@pytest.mark.parametrize("order", [(100, 0), (0, 100)])
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_the_whole_one_of_two_versions_that_are_indexed_together_counts(
+    root: Root, tmp_path: Path, policy: Any, order: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.ingest.overwrite_policy = policy
+    ds = cut_instance(compressed=False)
+    [path] = make.saved([ds], tmp_path)
+    data = after_file_meta(path.read_bytes())
+    outcomes: list[Future[Outcome]] = [Future(), Future()]
+    with monkeypatch.context() as unapplied:
+        unapplied.setattr(root.ingest.applier, "appended", lambda: None)
+        for lost, outcome in zip(order, outcomes, strict=True):
+            incoming = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data[: len(data) - lost])
+            incoming.finish(outcome)
+    assert root.ingest.applier.catch_up()
+    results = [outcome.result(10) for outcome in outcomes]
+    assert results == [Outcome.STORED, Outcome.REPLACED if order[1] == 0 else Outcome.OTHER_BYTES]
+    assert root.rows("SELECT sha256 FROM v_images") == [{"sha256": hashlib.sha256(data).hexdigest()}]
+
+
+def test_a_cut_version_of_another_series_stays_current_until_a_person_decides(root: Root, tmp_path: Path) -> None:
+    ds = cut_instance(compressed=False)
+    received(root, ds, tmp_path / "a", lost=100)
+    other = make.changed(ds, SeriesInstanceUID=generate_uid())
+    assert received(root, other, tmp_path / "b") is Outcome.OTHER_BYTES
+
+
+def test_a_conflict_shows_which_version_is_cut(root: Root, tmp_path: Path) -> None:
+    ds = cut_instance(compressed=False)
+    received(root, ds, tmp_path / "a")
+    received(root, ds, tmp_path / "b", lost=100)
+    [row] = root.rows("SELECT id FROM v_conflicts")
+    with root.index.reading() as index:
+        found = compared(root.folder, index, row["id"], root.archive.local)
+    stated = len(ds.PixelData)
+    assert found.problem is None
+    cut = f"cut within its pixels: {stated - 100} of {stated} bytes"
+    assert found.differences == [Difference("pixels", "whole", cut)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [2, 5])
+@pytest.mark.parametrize("compressed", [False, True], ids=["native", "compressed"])
+def test_a_slice_that_is_cut_is_excluded_for_that_and_its_series_is_incomplete(
+    root: Root, tmp_path: Path, place: int, compressed: bool
+) -> None:
+    series = make.ct_series(6)
+    for number, ds in enumerate(series):
+        if compressed:
+            ds.compress(RLELossless, generate_instance_uid=False)
+        received(root, ds, tmp_path / str(number), lost=100 if number == place else 0)
+    root.convert_due()
+    [excluded] = root.rows("SELECT sop_instance_uid, reason, detail FROM v_exclusions")
+    assert (excluded["sop_instance_uid"], excluded["reason"]) == (series[place].SOPInstanceUID, "cut")
+    assert excluded["detail"].startswith("cut within its pixels: ")
+    assert root.rows("SELECT verdict FROM v_series") == [{"verdict": "incomplete"}]
+    received(root, series[place], tmp_path / "whole")
+    root.convert_due()
+    assert root.rows("SELECT shape FROM v_volumes WHERE kind = 'volume' AND NOT superseded") == [
+        {"shape": "[12, 16, 6]"}
+    ]
+    assert root.rows("SELECT verdict FROM v_series") == [{"verdict": "complete"}]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["native", "compressed"])
+def test_a_series_of_cut_instances_is_refused_with_the_lengths_and_what_to_do(
+    root: Root, tmp_path: Path, compressed: bool
+) -> None:
+    ds = cut_instance(compressed=compressed)
+    received(root, ds, tmp_path, lost=100)
+    root.convert_due()
+    [failure] = root.rows("SELECT reason, detail FROM v_failures")
+    assert failure["reason"] == "cut"
+    assert re.fullmatch(r"cut within its pixels: \d+ of \d+ bytes; send it again", failure["detail"])

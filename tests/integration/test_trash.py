@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.archive.intake import RESUME_FACTOR
 from node.audit.audit_log import Audit
 from node.index.nouns.trash import NotInTrash
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
@@ -119,17 +120,33 @@ def test_losers_in_and_out_of_the_trash_are_named_unless_only_another_host_has_t
         assert [index.instances.loser_keys(host) for host in (None, "there", "here")] == [losers, losers, set()]
 
 
-def test_a_short_disk_empties_the_oldest_first(root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+DISK_BYTES = 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("lacking", "left"),
+    [(0.5, [2, 1]), (1.5, [2]), (3.5, [2, 1, 0])],
+    ids=["one is enough", "two are enough", "all are too little"],
+)
+def test_a_short_disk_empties_the_oldest_first_and_no_more_than_helps(
+    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch, lacking: float, left: list[int]
+) -> None:
     studies = [make.ct_series(1) for _ in range(3)]
     for study in studies:
         take(root, study)
         trash(root, "study", study[0].StudyInstanceUID)
-    monkeypatch.setattr("node.archive.intake.MIN_FREE_INODES", 1 << 62)
-    empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=False)
-    assert [entry["uid"] for entry in in_trash(root)] == [
-        study[0].StudyInstanceUID for study in (studies[2], studies[1])
-    ]
-    assert "the disk is short of room" in (root.folder / "audit.jsonl").read_text()
+
+    def used() -> int:
+        return sum(path.stat().st_size for path in (root.folder / "objects").rglob("*.dcm"))
+
+    monkeypatch.setattr("node.archive.space.free_bytes", lambda disk: DISK_BYTES - used())
+    enough = DISK_BYTES - used() + lacking * used() / 3
+    monkeypatch.setattr(root.archive.intake, "_low_bytes", enough / RESUME_FACTOR)
+    why = [empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=False) for _ in range(4)]
+    assert [entry["uid"] for entry in in_trash(root)] == [studies[number][0].StudyInstanceUID for number in left]
+    is_emptied = "the disk is short of room" in (root.folder / "audit.jsonl").read_text()
+    assert is_emptied == (len(left) < 3)
+    assert [reason is None for reason in why] == [is_emptied] * 4
 
 
 def test_a_study_that_was_sent_again_is_a_new_one_and_bringing_back_the_first_changes_nothing(

@@ -17,7 +17,7 @@ from node.control.repository import Repository
 from node.index.database.reading import reading
 from node.index.nouns.records import CountedRefusal, Refused
 from node.lifecycle.deletion import Order, delete
-from node.lifecycle.trash import empty, restore
+from node.lifecycle.trash import empty, empty_due, restore
 from node.receive.ingest import Origin
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.settings.model import Settings
@@ -126,12 +126,49 @@ def test_what_went_from_the_trash_or_came_back_from_it_says_so(root: Root, audit
     root.clock.move(3600)
     empty(root.archive, root.index, audit, number, "anna", "by command", root.clock())
     assert asked(root, first[0].StudyInstanceUID).startswith(
-        "permanently deleted 2026-01-01 13:00 UTC by anna: empty the trash, by command;"
+        "deleted 2026-01-01 12:00 UTC by someone, permanently 2026-01-01 13:00 UTC by anna: "
+        "the trash was emptied, by command;"
     )
     number = trashed(root, "study", second[0].StudyInstanceUID)
     restore(root.archive, root.index, audit, number, "anna", lambda title: 60.0, root.clock())
     uid = second[0].StudyInstanceUID
     assert asked(root, uid) == f"stored; `voxelnode info {uid}` shows it"
+
+
+def test_of_what_a_person_deleted_the_emptying_of_the_trash_hides_neither_who_nor_whose_it_was(
+    root: Root, audit: Audit
+) -> None:
+    series = make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")
+    root.take_all(series, CT7)
+    trashed(root, "study", series[0].StudyInstanceUID)
+    root.clock.move(8 * 86400)
+    empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=True)
+    first = "2026-01-01 12:00 UTC by someone, permanently 2026-01-09 12:00 UTC by retention: "
+    rest = f"{first}the trash was emptied, its time is over; have "
+    assert asked(root, series[0].StudyInstanceUID).startswith(f"deleted {rest}")
+    for sought in (series[0].SOPInstanceUID, "ID-7", "Trash^Tom", "trash tom", "Trash"):
+        assert asked(root, sought).startswith(f"deleted with its study {rest}"), sought
+    assert asked(root, "Trash^Tina") == ""
+    assert asked(root, "Trash^Tom", is_admin=False) == ""
+
+
+def test_info_says_of_each_series_of_a_study_or_a_patient_what_became_of_it_and_what_to_do(root: Root) -> None:
+    slices, broken = make.ct_series(6, PatientID="ID-8"), make.ct_series(1, PatientID="ID-8", SeriesDescription="Scout")
+    broken[0].StudyInstanceUID = slices[0].StudyInstanceUID
+    broken[0].PixelData = broken[0].PixelData[:-100]
+    root.take_all([*slices[:2], *slices[3:], *broken])
+    root.convert_due()
+    for sought in (str(slices[0].StudyInstanceUID), "ID-8"):
+        said = " ".join(run("info", sought, "--root", root.folder).stdout.split())
+        assert f"incomplete 1 CT, 5 instances, {slices[0].SeriesInstanceUID} missing-slice: 1 slice between" in said
+        why = "cut: cut within its pixels: 284 of 384 bytes; send it again; The image was cut on its way: send it again"
+        assert f"refused 1 Scout, 1 instance, {broken[0].SeriesInstanceUID} {why}" in said
+    shown = run("info", broken[0].SeriesInstanceUID, "--root", root.folder).stdout
+    assert re.search(r"^  state +refused$", shown, re.MULTILINE)
+    assert "verdict" not in shown
+    assert "cut  The image was cut on its way" in shown
+    found = json.loads(run("info", slices[0].StudyInstanceUID, "--root", root.folder, "--json").stdout)
+    assert sorted(row["state"] for row in found["series_of_study"]) == ["converted", "refused"]
 
 
 def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:
@@ -209,7 +246,26 @@ def test_what_never_came_may_have_been_refused(root: Root) -> None:
         asked(root, "1.2.3")
         == asked(root, "1.2.3", is_admin=False)
         == (
-            f"not known here; the last refusal was {shown} of CT7 at 10.0.0.7: calling AE title not recognised; "
+            "never received here; the last refusal, which may have nothing to do with it, was "
+            f"{shown} of CT7 at 10.0.0.7: calling AE title not recognised; "
             "add the sender to [peers]; `voxelnode rejections` lists all"
         )
     )
+    with root.index.reading() as index:
+        found = whereabouts(index, root.folder, "1.2.3", admitted={"CT7"})
+        assert found is not None
+        assert "CT7" not in found.happened()
+
+
+def test_the_refusal_of_a_sender_that_has_stored_since_says_nothing(root: Root) -> None:
+    reason = "status 0xA700: the disk is full"
+    before = root.clock() - dt.timedelta(hours=1)
+    one = Refused("instance", "status 0xA700", reason, "free space", "10.0.0.7", "CT7")
+    root.index.rejections.record([CountedRefusal(one, 1, before, before)])
+    [ds] = make.ct_series(1)
+    root.clock.moment = dt.datetime.now(dt.UTC)
+    root.index.rejections.record([CountedRefusal(one, 1, root.clock(), root.clock())])
+    assert "of CT7" in asked(root, "1.2.3")
+    root.clock.move(1)
+    root.take(ds, CT7)
+    assert asked(root, "1.2.3") == ""

@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
-from node.dicom.header import lacks_pixels
+from node.dicom.header import CutPixels, cut_pixels
 from node.receive.import_files import import_instances
 from tests import make
 from tests.protocol.conftest import Running, after_file_meta, associate, data_set_bytes
@@ -24,7 +24,11 @@ def shortened(ds: FileDataset) -> FileDataset:
 
 
 def in_memory(data: bytes, syntax: str) -> bool:
-    return lacks_pixels(lambda offset, length: data[offset : offset + length], len(data), syntax)
+    return lengths(data, syntax) is not None
+
+
+def lengths(data: bytes, syntax: str) -> CutPixels | None:
+    return cut_pixels(lambda offset, length: data[offset : offset + length], len(data), syntax)
 
 
 def encoded(ds: FileDataset, folder: Path) -> bytes:
@@ -37,13 +41,16 @@ def test_pixels_that_are_cut_or_too_few_are_found(tmp_path: Path) -> None:
     syntax = image.file_meta.TransferSyntaxUID
     whole = encoded(image, tmp_path / "whole")
     assert not in_memory(whole, syntax)
-    assert in_memory(whole[:-LOST], syntax)
-    assert in_memory(encoded(shortened(image), tmp_path / "short"), syntax)
+    there, stated = len(image.PixelData) - LOST, len(image.PixelData)
+    assert lengths(whole[:-LOST], syntax) == CutPixels(there, stated)
+    assert lengths(encoded(shortened(image), tmp_path / "short"), syntax) == CutPixels(there, stated)
     [image] = make.ct_series(1)
     image.compress(RLELossless, generate_instance_uid=False)
     packed = encoded(image, tmp_path / "packed")
     assert not in_memory(packed, RLELossless)
-    assert in_memory(packed[:-8], RLELossless)
+    value = len(packed) - packed.index(b"\xe0\x7f\x10\x00") - 12
+    for lost in (8, LOST):  # without the delimiter, and within the fragment
+        assert lengths(packed[:-lost], RLELossless) == CutPixels(value - lost, value)
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422"])
@@ -85,3 +92,24 @@ def test_storescu_takes_the_warning_as_success(node: Running, tmp_path: Path) ->
     sent = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert sent.returncode == 0, sent.stderr
     assert len(node.rows()) == 2
+
+
+@pytest.mark.parametrize("way", ["C-STORE", "import"])
+def test_the_whole_instance_takes_the_place_of_a_cut_one_however_it_comes(
+    node: Running, tmp_path: Path, way: str
+) -> None:
+    [whole] = make.ct_series(1)
+    [cut] = make.saved([whole], tmp_path / "cut")
+    [file] = make.saved([whole], tmp_path / "whole")
+    cut.write_bytes(cut.read_bytes()[:-LOST])
+    assert import_instances([cut], node.ingest).cut == [str(cut)]
+    if way == "import":
+        assert import_instances([file], node.ingest).stored == 1
+    else:
+        association = associate(node)
+        assert association.send_c_store(whole).Status == 0x0000
+        association.release()
+    assert node.stored_data_sets() == {whole.SOPInstanceUID: data_set_bytes(whole)}
+    cut.write_bytes(cut.read_bytes()[:-LOST])
+    assert import_instances([cut], node.ingest).other_bytes == [str(cut)]
+    assert node.stored_data_sets() == {whole.SOPInstanceUID: data_set_bytes(whole)}

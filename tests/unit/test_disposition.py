@@ -39,7 +39,8 @@ def test_the_same_bytes_are_not_kept_twice_and_replace_a_file_that_is_not_whole(
     assert disposition(received(), there, None, policy) == Same(there)
     missing = first(missing=True, of_series=of_series)
     assert disposition(received(), missing, None, policy) == Same(missing, is_found=True)
-    for flaw in Flaw:
+    assert disposition(received(), there, Flaw.CUT, policy, is_cut=True) == Same(there)
+    for flaw in set(Flaw) - {Flaw.CUT}:
         assert disposition(received(), missing, flaw, policy) == Restores(missing, flaw)
 
 
@@ -83,3 +84,19 @@ def test_the_policy_decides_between_two_versions_whose_files_may_be_whole(
     there = first(missing=missing, of_series=of_series)
     wanted = Replaces(there) if replaces else Aside(there, is_found=missing and flaw is None)
     assert disposition(received("other"), there, flaw, policy) == wanted
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_of_two_versions_of_a_series_the_one_that_is_not_cut_counts_whatever_the_policy(policy: ReceivedPolicy) -> None:
+    there, elsewhere = first(of_series=True), first()
+    assert disposition(received("other"), there, Flaw.CUT, policy) == Replaces(there, is_whole=True)
+    assert disposition(received("other"), there, None, policy, is_cut=True) == Aside(there)
+    assert disposition(received("other"), elsewhere, Flaw.CUT, policy) == Aside(elsewhere)
+    both = Replaces(there) if policy == "replace" else Aside(there)
+    assert disposition(received("other"), there, Flaw.CUT, policy, is_cut=True) == both
+
+
+def test_a_person_may_decide_for_a_version_that_is_cut() -> None:
+    there = first(of_series=True)
+    assert disposition(received("other"), there, None, "accept", is_cut=True) == Replaces(there)
+    assert disposition(received("other"), there, Flaw.CUT, "accept") == Replaces(there)

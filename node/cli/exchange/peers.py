@@ -10,17 +10,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import PEER, CallingAet, Commands, Configured, Root
-from node.cli.output import Answer, print_fields, printable, progress_bar
+from node.cli.output import Answer, Columns, Listing, listing, print_fields, printable, progress_bar
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.association.client.send import Sent, Transcode
     from node.index.database.reading import ReadIndex
     from node.index.search.selection import Selected
 
-peers = Commands(help="Set, remove, test and query peers.", no_args_is_help=True)
+peers = Commands(help="List, set, remove, test and query peers.", no_args_is_help=True)
 
 SHOWN_FAILURES = 20
 """Maximum number of unsent instances to list; ``--json`` lists all."""
+
+
+@peers.command("list")
+def list_(*, root: Root) -> Listing:
+    """List the peers: who they are, and what they may."""
+    rows = [{"name": name, **peer.model_dump(mode="json")} for name, peer in root.settings.peers.items()]
+    columns: Columns = {
+        **{name: name for name in ("name", "ae_title", "host", "port")},
+        "networks": lambda row: ", ".join(row["networks"]),
+        "may": lambda row: ", ".join(row["may"]),
+    }
+    return listing(counted(len(rows), "peer"), columns, rows, none="no peers: `voxelnode peers set` adds one")
 
 
 @peers.command()

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import json as jsons
+import math
 import re
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, listing, problems_of
-from node.counted import counted
+from node.cli.output import Listing, minute, print_finding, problems_of
 from node.errors import UsageError
 
-COLUMNS: Columns = {
-    "at": "at",
-    "event": lambda line: line["event"]["meaning"],
-    "action": "action",
-    "outcome": "outcome",
-    "who": lambda line: ", ".join(
-        f"{participant['user']} {participant['address']}".strip()
-        for participant in line["participants"]
-        if participant["requestor"]
-    ),
-    "object": lambda line: ", ".join(jsons.dumps(named) for named in line["objects"]),
-    "detail": "detail",
-}
-REFUSALS: Columns = {
-    "last": "last_at", "times": "count", "refused": "what", "address": "peer", "calling AET": "calling_ae_title",
-    "called AET": "called_ae_title", "reason": "reason", "remedy": "remedy",
-    "offered": lambda row: _offer(row["offered"]),
-}  # fmt: skip
+MAX_OBJECTS = 5
+"""Objects of a line that are printed."""
 
+FOREVER = math.inf
+"""Deadline of a search for lines that name somebody."""
 
 MAX_OFFER_CHARACTERS = 120
-"""Of an offer in a table; it may be of 128 presentation contexts."""
+"""Of an offer in a list; it may be of 128 presentation contexts."""
 
 _UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
 
 
-def _offer(offered: str | None) -> str:
-    """Return what a sender offered, with the names of the standard, for a line of a table."""
+def shown_offer(offered: str | None) -> str:
+    """Return what a sender offered, with the names of the standard, for a list."""
     from node.dicom.uids import registered_name
 
     named = _UID.sub(lambda found: registered_name(found[0]) or found[0], offered or "")
@@ -57,6 +45,12 @@ def audit(
         str | None, typer.Option("--host", metavar="HOST", help="Only the log of this host, of those on one index.")
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Only the log in this root; does not ask the index.")] = False,
+    of_patient: Annotated[
+        str | None, typer.Option("--patient", metavar="ID", help="Only lines with this Patient ID, in this root.")
+    ] = None,
+    uid: Annotated[
+        str | None, typer.Option("--uid", metavar="UID", help="Only lines with this UID of any level, in this root.")
+    ] = None,
     *,
     root: Root,
 ) -> Listing:
@@ -77,10 +71,53 @@ def audit(
         if has_hosts:
             problems += _problems_of_copies(root, host)
         return problems_of(path, problems, "the hash chain is intact")
+    sought = [text for text in (of_patient, uid) if text is not None]
+    if sought:
+        named = _lines_with(root.folder, sought)
+        return _listed(str(path), [*islice(named, last)][::-1])
     if has_hosts:
-        shown = _of_all_hosts(root, last, host)
-        return listing(f"audit logs in {settings.index.url}", {"host": "log", **COLUMNS}, shown)
-    return listing(str(path), COLUMNS, [line for line in map(_parsed, last_lines(root.folder, last)) if line])
+        return _listed(f"audit logs in {settings.index.url}", _of_all_hosts(root, last, host))
+    return _listed(str(path), [line for line in map(_parsed, last_lines(root.folder, last)) if line])
+
+
+def _lines_with(folder: Path, sought: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the lines with an object that has all of some values, newest first."""
+    from node.audit.audit_files import lines_naming
+
+    for line in filter(None, map(_parsed, lines_naming(folder, sought[0], FOREVER))):
+        values = [{*map(str, one.values())} for one in line["objects"]]
+        if any(of_one.issuperset(sought) for of_one in values):
+            yield line
+
+
+def _listed(title: str, lines: list[dict[str, Any]]) -> Listing:
+    """Return lines for people: when and who, then what, and below it whose it is."""
+
+    def text() -> None:
+        print(title if lines else f"{title}: no such line")
+        for line in lines:
+            who = ", ".join(_participant(one) for one in line["participants"] if one["requestor"])
+            failed = "" if line["outcome"] == 0 else f"failed ({line['outcome']})"
+            what = ", ".join(filter(None, (line["event"]["meaning"], failed, who and f"by {who}", line.get("log"))))
+            objects = list(dict.fromkeys(map(_object, line["objects"])))
+            more = [f"and {len(objects) - MAX_OBJECTS} more; --json lists all"] if len(objects) > MAX_OBJECTS else []
+            print_finding(minute(line["at"]), what, line["detail"], *objects[:MAX_OBJECTS], *more)
+
+    return Listing(lines, text, rows=lines)
+
+
+def _participant(one: dict[str, Any]) -> str:
+    return f"{one['user']} {one['address']}".strip()
+
+
+def _object(named: dict[str, Any]) -> str:
+    """Return whose and what an object of a line is: the patient, then its UIDs and the rest."""
+    known = {name: value for name, value in named.items() if value not in (None, "", [], {})}
+    patient = " ".join(str(known.pop(name)) for name in ("patient_id", "patient_name") if name in known)
+    if known.get("uid") == known.get("study_instance_uid"):
+        known.pop("uid", None)
+    rest = (f"{name} {value if isinstance(value, str | int) else jsons.dumps(value)}" for name, value in known.items())
+    return ", ".join(filter(None, (patient and f"patient {patient}", *rest)))
 
 
 def _of_all_hosts(root: Root, last: int, host: str | None) -> list[dict[str, Any]]:
@@ -126,5 +163,27 @@ def rejections(
 ) -> Listing:
     """List recent refusals with sender, reason and remedy."""
     with root.looking() as index:
-        rows = index.rejections.newest(last)[::-1]
-    return listing(f"last {counted(len(rows), 'kind')} of refusals", REFUSALS, rows, none="no refusals")
+        rows = index.rejections.newest(last)
+
+    def text() -> None:
+        alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in rows:
+            names = ("what", "rule", "remedy", "peer", "calling_ae_title", "called_ae_title", "offered")
+            alike.setdefault(tuple(row[name] for name in names), []).append(row)
+        print("refusals, the newest first" if rows else "no refusals")
+        for of_one in alike.values():
+            row, times = of_one[0], sum(one["count"] for one in of_one)
+            named = " at ".join(filter(None, (row["calling_ae_title"], row["peer"]))) or "an unknown sender"
+            called = f" to {row['called_ae_title']}" if row["called_ae_title"] else ""
+            since = f", {times} times since {minute(of_one[-1]['first_at'])}" if times > 1 else ""
+            offered = shown_offer(row["offered"])
+            what = f"{row['what']} of {named}{called}{since}"
+            print_finding(
+                minute(row["last_at"]),
+                what,
+                row["reason"],
+                row["remedy"],
+                *([f"offered: {offered}"] if offered else []),
+            )
+
+    return Listing(rows, text, rows=rows)

@@ -7,15 +7,27 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from node.cli.look.series import state_of
 from node.cli.options import Root
-from node.cli.output import Listing, described, minute, print_fields, print_table, printable
+from node.cli.output import (
+    Listing,
+    described,
+    minute,
+    print_fields,
+    print_finding,
+    print_table,
+    printable,
+    series_name,
+)
 from node.counted import counted
 from node.errors import UsageError
 from node.index.engine.view_rows import parsed
+from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
@@ -56,6 +68,12 @@ OF_FRAMES = (
 )
 """Sequences of enhanced objects that hold them."""
 
+STATED = (
+    *("series_instance_uid", "modality", "series_number", "series_description", "state", "verdict", "certainty"),
+    *("verdict_reason", "instances", "expected_instances", "missing_instances", "due_at", "error"),
+)
+"""Columns of ``v_series`` that are shown of each series of a study."""
+
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
@@ -93,13 +111,16 @@ def info(
 
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
-    from node.receive.whereabouts import whereabouts
+    from node.receive.whereabouts import NEVER, whereabouts
 
-    with root.reading() as index:
-        found = whereabouts(index, root.folder, uid, seconds=SEARCH_SECONDS)
+    until = monotonic() + SEARCH_SECONDS
+    admitted = {peer.ae_title for peer in root.settings.peers.values()}
+    with root.looking() as index:
+        found = whereabouts(index, root.folder, uid, seconds=SEARCH_SECONDS, admitted=admitted)
     if found is not None:
         return printable(f"{uid}: {found.sentence(minute)}")
-    return f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
+    nothing = NEVER if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
+    return f"{uid}: {nothing}, or under another UID, ID or name: `voxelnode series` lists what is here; check --root"
 
 
 class _Describer:
@@ -114,7 +135,7 @@ class _Describer:
         return (
             self._image(uid)
             or self._series(uid)
-            or self._study(uid)
+            or self._whole_study(uid)
             or self._patients(patients.with_patient_id(uid))
             or self._with_accession_number(uid)
             or self._series_ending(uid)
@@ -133,7 +154,7 @@ class _Describer:
         if len(found) > 1:
             uids = ", ".join(row["study_instance_uid"] for row in found)
             raise UsageError(f"{number}: several studies have this Accession Number: give the UID of one: {uids}")
-        return self._study(found[0]["study_instance_uid"]) if found else {}
+        return self._whole_study(found[0]["study_instance_uid"]) if found else {}
 
     def _series_ending(self, uid: str) -> Row:
         """Return the series whose UID ends as given, such as ``..50794718``; refuse an end that several have."""
@@ -193,6 +214,27 @@ class _Describer:
         of_study = {name: value for name, value in header.items() if name in (*OF_STUDY, "problem")}
         return {"level": "study", "patient": patient, "study": row, "header": of_study} | self._outcome(uid)
 
+    def _whole_study(self, uid: str) -> Row:
+        study = self._study(uid)
+        return study and {**study, "series_of_study": self._states(uid)}
+
+    def _states(self, study: str) -> list[Row]:
+        """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
+        failures: dict[str, Row] = {}
+        for row in self._index.failures.of_study(study):
+            failures.setdefault(row["series_instance_uid"], row)
+        undecided = {row["series_instance_uid"] for row in self._index.conflicts.about(study, None)}
+        states = []
+        for row in self._index.series.of_study(study):
+            uid = row["series_instance_uid"]
+            failure = failures.get(uid, {"reason": None, "detail": None})
+            states.append(
+                {name: row[name] for name in STATED}
+                | {name: failure[name] for name in ("reason", "detail")}
+                | {"remedy": REMEDIES.get(failure["reason"] or ""), "has_conflict": uid in undecided}
+            )
+        return states
+
     def _patients(self, rows: list[Row]) -> Row:
         """Return patients with their studies."""
         if not rows:
@@ -202,6 +244,7 @@ class _Describer:
         for row in studies[-MAX_READ_STUDIES:]:
             header = self._header(self._index.instances.first_file(row["study_instance_uid"]))
             row["header"] = {name: header[name] for name in (*OF_EQUIPMENT, "problem") if name in header}
+            row["series_of_study"] = self._states(row["study_instance_uid"])
         return {
             "level": "patient",
             "patients": rows,
@@ -260,6 +303,34 @@ def plane_of(cosines: Any) -> str | None:
     return nearest if max(normal) > PLAIN_COSINE else f"oblique, nearest to {nearest}"
 
 
+def _told(series: Row) -> Row:
+    """Return a row of a series for people: what the number of missing instances is of, and one state.
+
+    Whether the instances of a refused series are complete reads as if it had been converted.
+    """
+    told = dict(series)
+    if series["missing_instances"] and series["expected_instances"]:
+        told["missing_instances"] = f"{series['missing_instances']} of {series['expected_instances']} expected"
+        told["expected_instances"] = f"{series['expected_instances']}, by {series['expected_source']}"
+    if series["state"] != "converted" and series["verdict"] == "complete":
+        for name in ("verdict", "certainty", "verdict_rule", "verdict_reason"):
+            del told[name]
+    return told
+
+
+def _print_states(states: Iterable[Row]) -> None:
+    """Print a line for each series: its state, what it is, and why it is no volume, with what to do."""
+    for row in states:
+        state, why = state_of(row), row["error"]
+        if row["state"] in ("refused", "failed"):
+            why = f"{row['reason']}: {row['detail']}; {row['remedy']}" if row["reason"] else why
+        elif row["verdict"] in ("incomplete", "suspect"):
+            why = row["verdict_reason"]
+        conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
+        what = ", ".join((series_name(row), counted(row["instances"], "instance"), row["series_instance_uid"]))
+        print_finding(f"  {state:<11}", what, *filter(None, (why, conflict)))
+
+
 def _print_waits(waits: list[Row]) -> None:
     columns = ("sender", "quiet at", "grace until", "learnt quiet seconds", "from series")
     rows = []
@@ -274,7 +345,9 @@ def _print(description: Row) -> None:
     for level in ("patient", "study", "series", "instance", "header"):
         if description.get(level):
             print(level)
-            print_fields({f"  {name}": value for name, value in description[level].items()})
+            told = _told(description[level]) if level == "series" else description[level]
+            print_fields({f"  {name}": value for name, value in told.items()})
+    _print_states(description.get("series_of_study", ()))
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items()})
@@ -285,16 +358,23 @@ def _print(description: Row) -> None:
         print("volumes")
         for row in description["volumes"]:
             print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
-    for what in ("failures", "exclusions"):
-        if description.get(what):
-            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
-            print_table(what, ("revision", "reason", "detail"), rows)
+    _print_reasons(description)
     if description.get("conflicts"):
         conflicts = [
             (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
     _print_absent(description)
+
+
+def _print_reasons(description: Row) -> None:
+    """Print what is in no volume, and below it what to do, once for each reason."""
+    for what in ("failures", "exclusions"):
+        if description.get(what):
+            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
+            print_table(what, ("revision", "reason", "detail"), rows)
+            for reason in dict.fromkeys(row["reason"] for row in description[what] if row["reason"] in REMEDIES):
+                print_finding(f"  {reason}", REMEDIES[reason])
 
 
 def _print_absent(description: Row) -> None:
@@ -312,3 +392,4 @@ def _print_studies(studies: Iterable[Row]) -> None:
         about = [study["study_date"], study["study_description"], f"{study['series']} series"]
         about += study.get("header", {}).values()
         print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
+        _print_states(study.get("series_of_study", ()))

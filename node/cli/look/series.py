@@ -16,7 +16,7 @@ from node.completeness import Certainty
 from node.selector.fields import SeriesState
 
 PrintedState = Literal[SeriesState, "waiting", Certainty]
-"""What the table says of a series (`_state`), and the states of ``v_series``."""
+"""What the table says of a series (`state_of`), and the states of ``v_series``."""
 
 _EVERY = 2**31 - 1
 
@@ -53,7 +53,7 @@ def _images(row: Mapping[str, Any]) -> Any:
     return f"{row['instances']}/{expected}" if expected not in (None, row["instances"]) else row["instances"]
 
 
-def _state(row: Mapping[str, Any]) -> Any:
+def state_of(row: Mapping[str, Any]) -> Any:
     """Return the state of a series; once it is converted, its completeness stands for it."""
     from node.index.nouns.views import is_due
 
@@ -68,7 +68,7 @@ def _description(row: Mapping[str, Any]) -> Any:
 
 
 SERIES: Columns = {
-    "state": _state,
+    "state": state_of,
     "no": "series_number",
     "patient": patient,
     "date": "study_date",
@@ -134,7 +134,7 @@ def series(
             incomplete=incomplete,
         )
     if state == "waiting":
-        rows = [row for row in rows if _state(row) == state][:limit]
+        rows = [row for row in rows if state_of(row) == state][:limit]
     if since is not None:
         first = since.astimezone()
         rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
@@ -143,7 +143,7 @@ def series(
         line
         for row in rows
         if (incomplete or row["error"]) and row["state"] != "not-an-image"
-        for line in finding(_state(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
+        for line in finding(state_of(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
     columns = SERIES | UIDS if uids else SERIES
     return listing(f"{len(rows)} series", columns, rows, below=problems, cut=("patient", "description"))

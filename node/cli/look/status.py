@@ -13,6 +13,8 @@ from node.cli.output import Columns, Listing, described, listing, minute, patien
 from node.counted import counted, sized
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
     from node.settings.model import Settings
@@ -81,7 +83,7 @@ def status(root: Root) -> Listing:
             "intake": intake_of(settings, live),
             "port": running(live).get("port"),
             "tls_port": running(live).get("tls_port"),
-            "ready": readiness_of(live),
+            "ready": readiness_of(live, folder),
             "patients": levels["patients"],
             "studies": levels["studies"],
             "series": index.series.count_by_state(),
@@ -122,14 +124,19 @@ def _readable(
         try:
             index = opened.enter_context(reader)
         except IndexUnusable as error:
-            raise IndexUnusable(f"{error}; the node: {readiness_of(live)}" if live else str(error)) from error
+            raise IndexUnusable(f"{error}; the node: {readiness_of(live, None)}" if live else str(error)) from error
         yield index
 
 
-def readiness_of(live: Mapping[str, Any] | None) -> str:
-    """Return a description of whether the running node is ready, from what it wrote last."""
-    from node.live import running
+def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
+    """Return a description of whether the running node is ready, from what it wrote last.
 
+    `root`: its root, if it may have written nothing yet.
+    """
+    from node.live import is_locked, running
+
+    if live is None and root is not None and is_locked(root):
+        return "not yet: the node is starting, or a command works on the root"
     if live is None:
         return "no node is running"
     if not running(live):

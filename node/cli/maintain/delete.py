@@ -62,7 +62,7 @@ def delete(
             _print(plan)
         if trash:
             print_fields({"in the trash": len(trash)})
-    one = [{name: value for name, value in asdict(plan).items() if name != "patient_id"} for plan in plans]
+    one = [{name: value for name, value in asdict(plan).items() if not name.startswith("patient_")} for plan in plans]
     fields: dict[str, Any] = dict(one[0]) if uid is not None else {"studies": one, "trash": len(trash)}
     fields["taken_by"] = [asdict(taker) for taker in takers]
     if dry_run:

@@ -177,6 +177,13 @@ def _privacy(settings: Settings) -> Iterator[Check]:
         yield Check("privacy", "ok", f"only its owner can enter {root}")
 
 
+def _is_short(settings: Settings) -> bool:
+    """Return whether the fullest disk of the root has too little room for associations."""
+    from node.archive.space import free_bytes_of, fullest
+
+    return free_bytes_of(fullest(_existing(settings.storage.root))) <= settings.storage.low_bytes
+
+
 def _disk(settings: Settings) -> Iterator[Check]:
     from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, disks_of, fewest_inodes, free_bytes_of, fullest
 
@@ -191,12 +198,14 @@ def _disk(settings: Settings) -> Iterator[Check]:
     folder = fullest(root)
     free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
     inodes = fewest_inodes(root)
-    space = f"{sized(free)} free{f' for {folder.name}' if folder != root else ''}, {sized(reserve)} of it reserved"
+    where = f" for {folder.name}" if folder != root else ""
+    limits = f"associations are refused below {sized(settings.storage.low_bytes)}, instances below {sized(reserve)}"
+    space = f"{sized(free)} free{where}; {limits}"
     if inodes is not None and inodes < MIN_FREE_INODES:
         yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
     if free <= max(reserve, MIN_FREE_BYTES):
         yield Check("disk", "broken", space, "all instances are refused: free space, or lower storage.reserve_bytes")
-    elif free <= settings.storage.low_bytes:
+    elif _is_short(settings):
         yield Check("disk", "broken", space, "associations are refused: free space, or lower storage.reserve_bytes")
     elif free < 2 * settings.storage.low_bytes:
         yield Check("disk", "warning", space, "free space soon")
@@ -348,9 +357,13 @@ def _node(settings: Settings) -> Iterator[Check]:
     if live is None:
         return
     if not running(live):
-        yield Check("node", "warning", readiness_of(live), "see the log; if the node was killed, start it again")
+        yield Check("node", "warning", readiness_of(live, None), "see the log; if the node was killed, start it again")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
+            if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
+                if not _is_short(settings):  # else the check of the disk reports it
+                    yield Check("node", "broken", f"{part}: {reason}", "it resumes by itself once there is room")
+                continue
             yield Check("node", "broken", f"{part}: {reason}", "see the log; restart the node")
     else:
         yield Check("node", "ok", "the running node is ready")

@@ -21,6 +21,9 @@ READ_BYTES = 4 << 20
 
 SHOWN_CHANGES = 200
 
+SHOWN_STUDIES = 3
+"""Studies of a change that are named."""
+
 ORDERED = "ordered: "
 """Of a change that is recorded before and after it was made."""
 
@@ -33,9 +36,12 @@ _CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 def changes(call: CurrentCall) -> Response:
     """The newest changes, newest first."""
     lines = list(_lines(call.node.archive.root))
-    rows = [_row(line) for line in lines if line is not None and _is_change(line)]
-    call.audit.queried("changes of the audit log", len(rows[-SHOWN_CHANGES:]))
-    return page(call, "changes.html", part="changes", rows=rows[: -SHOWN_CHANGES - 1 : -1], damaged=lines.count(None))
+    rows = [_row(line) for line in lines if line is not None and _is_change(line)][: -SHOWN_CHANGES - 1 : -1]
+    call.audit.queried("changes of the audit log", len(rows))
+    uids = dict.fromkeys(uid for row in rows for uid in [*row["studies"]][:SHOWN_STUDIES])
+    with call.node.index.reading() as index:
+        known = {uid: index.studies.row(uid) for uid in uids}
+    return page(call, "changes.html", part="changes", rows=rows, known=known, damaged=lines.count(None))
 
 
 def _lines(root: Path) -> Iterator[Mapping[str, Any] | None]:
@@ -73,5 +79,9 @@ def _row(line: Mapping[str, Any]) -> dict[str, Any]:
         "what": detail.removeprefix("done: ") or line["event"]["meaning"],
         "meaning": line["event"]["meaning"],
         "is_done": line["outcome"] == 0,
-        "studies": [one["study_instance_uid"] for one in line.get("objects", ()) if "study_instance_uid" in one],
+        "studies": {
+            one["study_instance_uid"]: one.get("patient_id") or ""
+            for one in line.get("objects", ())
+            if "study_instance_uid" in one
+        },
     }

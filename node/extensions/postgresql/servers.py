@@ -160,7 +160,7 @@ class Servers:
         for address in self._addresses:
             try:
                 connection = kind.connect(**{**parameters, **address})
-                _require_settings(connection, parameters["options"])
+                _require_settings(connection)
                 if len(self._addresses) > 1:
                     _require_standbys(connection)
             except psycopg.OperationalError as error:
@@ -199,12 +199,13 @@ class Servers:
         return psycopg.connect(autocommit=True, **{**parameters, **address})
 
 
-def _require_settings(connection: psycopg.Connection[Any], options: str) -> None:
-    """Refuse a pooler that drops `options`: commits would be as durable as the server has it by default."""
+def _require_settings(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a pooler that drops what a connection sets: commits would be as durable as the server has it."""
     with _answering(connection):
-        [timeout] = connection.execute("SHOW lock_timeout").fetchone() or [""]
+        query = "SELECT source FROM pg_settings WHERE name = 'lock_timeout'"  # every connection sets it
+        [source] = connection.execute(query).fetchone() or [""]
     connection.rollback()
-    if f"-c lock_timeout={timeout} " not in options:
+    if source != "client":
         host = connection.info.host
         connection.close()
         raise psycopg.OperationalError(

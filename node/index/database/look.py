@@ -20,6 +20,7 @@ from node.index.nouns.views import (
     AboutViews,
     AccountViews,
     ConflictViews,
+    DeletionViews,
     EventViews,
     ExclusionViews,
     FailureViews,
@@ -61,6 +62,7 @@ class Look(ViewRows, AboutViews):
         self._file = connection
         self.accounts = AccountViews(queries)
         self.conflicts = ConflictViews(queries)
+        self.deletions = DeletionViews(queries)
         self.events = EventViews(queries)
         self.exclusions = ExclusionViews(queries)
         self.failures = FailureViews(queries)

@@ -19,7 +19,7 @@ from sqlalchemy.orm import join
 
 from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
-from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, TombstoneRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
@@ -30,10 +30,11 @@ from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
-from node.index.nouns.records import Deletion, DeletionPlan, Level, removes_instances
+from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
+from node.index.nouns.views import DeletionViews
 from node.index.work.jobs import after_deletion
 from node.index.work.outbox import forget_images
 
@@ -76,7 +77,8 @@ def plan_deletion(
     }[level]
     query = (
         select(
-            ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
+            *(ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid),
+            *(PatientRow.patient_id, PatientRow.patient_name),
         )
         .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
         .where(column == uid)
@@ -95,6 +97,7 @@ def plan_deletion(
         uid=uid,
         study_instance_uid=rows[0].study_instance_uid,
         patient_id=rows[0].patient_id or "",
+        patient_name=rows[0].patient_name or "",
         series=len({row[2] for row in rows}),
         instances=len(rows),
         bytes=sum(row.bytes for row in rows),
@@ -306,7 +309,7 @@ def _batches(values: Collection[str]) -> Iterable[list[str]]:
     return [rest[start : start + MAX_VALUES] for start in range(0, len(rest), MAX_VALUES)]
 
 
-class ReadDeletions(ReadRepository):
+class ReadDeletions(ReadRepository, DeletionViews):
     """Rows of ``v_deletions``, and plans of further deletions."""
 
     plan = reads(plan_deletion)
@@ -321,15 +324,6 @@ class ReadDeletions(ReadRepository):
         if len({row.patient_id for row in rows}) > 1:
             raise UsageError("several people have this Patient ID: delete the studies of one of them by their UIDs")
         return [plan_deletion(self._connection, "study", row.study_instance_uid, None) for row in rows]
-
-    def of_uid(self, uid: str) -> list[Row]:
-        """Return the deletions of instances by a UID, newest first, without those that were undone."""
-        of = TombstoneRow
-        columns = of.level, of.uid, of.reason, of.ordered_at, of.paths, of.trash_until
-        query = select(*columns, of.content.is_not(None).label("is_in_trash"))
-        rows = self._connection.execute(query.where(of.uid == uid, of.restored_at.is_(None)).order_by(of.id.desc()))
-        deletions = (dict(row) for row in rows.mappings())
-        return [row for row in deletions if removes_instances(row.pop("paths")) or row["trash_until"] is not None]
 
     def has_deleted(self, *uids: str) -> bool:
         """Return whether any of these UIDs, of any level, was deleted."""

@@ -62,9 +62,11 @@ class Restores:
 
 @dataclass(frozen=True, slots=True)
 class Replaces:
-    """It takes the place of the first one, by the policy or because a person has decided so."""
+    """It takes the place of the first one: by the policy, because a person has decided so, or, with `is_whole`, because
+    it has all its pixels and the first one has not."""
 
     first: First
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class Aside:
 Disposition = New | Applied | Same | Restores | Replaces | Aside
 
 
-def disposition(received: StoredFile, first: First | None, flaw: Flaw | None, policy: ReceivedPolicy) -> Disposition:
+def disposition(
+    received: StoredFile, first: First | None, flaw: Flaw | None, policy: ReceivedPolicy, *, is_cut: bool = False
+) -> Disposition:
     """Decide what becomes of an instance that was received.
 
     Parameters
@@ -96,12 +100,16 @@ def disposition(received: StoredFile, first: First | None, flaw: Flaw | None, po
         * ``accept``: a person has decided for the received one, in whichever series.
 
         Whatever it is, a file that is not whole gives way to bytes of the same series, and one that cannot be read to
-        the same bytes.
+        the same bytes. If one of two versions of one series is cut within its pixels, the other one counts, unless a
+        person has decided.
+    is_cut : bool
+        Whether the received one is cut within its pixels; only known if the bytes differ.
     """
     if first is None:
         return New()
     if first.key == received.key:
         return Applied()
+    is_first_cut, flaw = flaw is Flaw.CUT, None if flaw is Flaw.CUT else flaw
     is_found = first.file_missing and flaw is None
     if first.sha256 == received.sha256:
         return Same(first, is_found) if flaw is None else Restores(first, flaw)
@@ -109,6 +117,9 @@ def disposition(received: StoredFile, first: First | None, flaw: Flaw | None, po
         return Restores(first, flaw)
     if first.is_of_series and first.had_digest:  # so the file that was believed against that digest is damaged
         return Restores(first, Flaw.DAMAGED)
-    if policy == "accept" or (policy == "replace" and first.is_of_series):
+    if first.is_of_series and is_first_cut and not is_cut and policy != "accept":
+        return Replaces(first, is_whole=True)
+    is_worse = is_cut and flaw is None and not is_first_cut
+    if policy == "accept" or (policy == "replace" and first.is_of_series and not is_worse):
         return Replaces(first)
     return Aside(first, is_found)

@@ -122,11 +122,6 @@ class ReadEvents(PagedRepository, EventViews):
         """Return the id of the newest event, or 0 if there are no events."""
         return int(self._connection.execute(select(func.max(EventRow.id)).where(self._is_below)).scalar() or 0)
 
-    def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
-        """Return the last events of a series, newest first."""
-        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
-        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
-
     def conversions(self, limit: int) -> list[Row]:
         """Return the final events of the last conversions, with series and patient, newest first.
 

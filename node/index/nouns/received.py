@@ -86,15 +86,15 @@ def add_instances(
     Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
     places, then images, then series, each kind in its order, so that none waits for another that waits for it.
 
-    `flaws`: the kept files under the UIDs of the batch that were just found not to be whole, by key; None: most
-        instances are new, and nothing was compared yet.
+    `flaws`: the kept files under the UIDs of the batch that were just found not to be whole, by key, and those of the
+        batch that are cut within their pixels; None: most instances are new, and nothing was compared yet.
     `holder`: the host that alone has the files; see `node.index.engine.sharing`.
     `host`: the host that has received them, if several share the index.
     `are_acknowledged`: they come from the journal: one that becomes current stands for the lost versions of its UID.
 
     The answers are in the order of `batch`.
 
-    Raises NotCompared: an instance is there already, and `flaws` is None.
+    Raises NotCompared: an instance is there already, or twice in the batch, and `flaws` is None.
     Raises Overtaken: another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done
         again, this finds it.
 
@@ -178,7 +178,8 @@ class _Batch:
     def _taken(self, received: Received) -> Indexed:
         first = self._compared(received)
         flaw = None if first is None else self._flaws.get(first.key)
-        decided = disposition(received.file, first, flaw, received.overwrite_policy)
+        is_cut = self._flaws.get(received.file.key) is Flaw.CUT
+        decided = disposition(received.file, first, flaw, received.overwrite_policy, is_cut=is_cut)
         match decided:
             case Applied():
                 return Indexed(Outcome.STORED)
@@ -187,7 +188,7 @@ class _Batch:
             case Restores():
                 return self._restore(received, decided)
             case Replaces():
-                return self._replace(received, decided.first)
+                return self._replace(received, decided)
             case Same() | Aside():
                 self._seen.append(Seen(decided.first.series_id, received))
                 if decided.is_found:
@@ -248,9 +249,9 @@ class _Batch:
         aside_key = None if stays else first.key
         return Indexed(Outcome.STORED, quarantine=aside_key, restored=detail, superseded=superseded)
 
-    def _replace(self, received: Received, first: First) -> Indexed:
+    def _replace(self, received: Received, decided: Replaces) -> Indexed:
         """Give the row to the received file; the first one goes to quarantine, unless its bytes are there already."""
-        is_accepted = received.overwrite_policy == "accept"
+        first, is_accepted = decided.first, received.overwrite_policy == "accept"
         if is_accepted:
             correct_levels(self._connection, received, patient_identity(received.attributes))
         series_id = self._series_id(received)
@@ -258,6 +259,8 @@ class _Batch:
         self._count(received, series_id, replaces=True)
         where, uids = self._elsewhere(received, first), None
         detail = f"the instance came again with other bytes{where}; the second is current"
+        if decided.is_whole:
+            detail = "the instance came again whole; the first is cut within its pixels"
         if series_id != first.series_id:
             detail += ", and the instance leaves its series"
             uid, why = received.attributes.sop_instance_uid, "another version was accepted"
@@ -270,6 +273,7 @@ class _Batch:
             return Indexed(Outcome.REPLACED, remove=first.key, superseded=(first.sha256,))
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
+        decided_by = "the first is cut within its pixels" if decided.is_whole else decided_by
         self._record_conflict(
             "instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder, uids
         )
@@ -286,7 +290,8 @@ class _Batch:
         if aside is not None:
             return Indexed(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
         where = self._elsewhere(received, first)
-        detail = f"the instance came again with other bytes{where}; the first is current"
+        how = "cut within its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
+        detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         self._record_conflict(kind, received, detail, key, file.sha256)
@@ -343,7 +348,7 @@ class _Batch:
         """
         wanted = {"uid": received.attributes.sop_instance_uid, "sha256": sha256, "host": self._holder}
         keys = self._connection.scalars(_FIND_LOSERS, wanted).all()
-        return next((key for key in keys if key not in self._flaws), None)
+        return next((key for key in keys if self._flaws.get(key or "", Flaw.CUT) is Flaw.CUT), None)
 
     def _record_conflict(
         self,
@@ -384,7 +389,8 @@ def _first_of(connection: Connection, batch: Sequence[Received], flaws: Mapping[
     """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
     uids = {received.attributes.sop_instance_uid for received in batch}
     there = {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
-    if flaws is None and {one.key for one in there.values()}.difference(received.file.key for received in batch):
+    is_known = {one.key for one in there.values()}.difference(received.file.key for received in batch)
+    if flaws is None and (is_known or len(uids) < len(batch)):
         raise NotCompared
     flaws = flaws or _NO_FLAWS
     changing = []

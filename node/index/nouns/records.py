@@ -105,6 +105,7 @@ class Flaw(Enum):
     DAMAGED = "is damaged"
     AWAY = "cannot be looked up in the object store, or on the disk of another host"
     UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
+    CUT = "is cut within its pixels"  # as it was received: bytes that are not cut take its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +288,7 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; `patient_id` is only for the audit log.
+    """What a deletion would remove; Patient ID and name are only for the audit log.
 
     `sent_to`: destinations that have taken some of it and keep it.
     """
@@ -296,6 +297,7 @@ class DeletionPlan:
     uid: str
     study_instance_uid: str
     patient_id: str
+    patient_name: str
     series: int
     instances: int
     bytes: int

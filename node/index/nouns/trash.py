@@ -77,6 +77,13 @@ class TrashRepository(IndexRepository):
     entry = reads(_entry)
 
     @on_reader
+    def size(self, connection: Connection) -> tuple[int, int]:
+        """Return how many files are in the trash, and their bytes."""
+        size = select(func.count(), func.coalesce(func.sum(TrashRow.bytes), 0)).join(TombstoneRow).where(_IN_TRASH)
+        files, size_bytes = connection.execute(size).one()
+        return int(files), int(size_bytes)
+
+    @on_reader
     def restoring(self, connection: Connection) -> list[int]:
         """Return the deletions that are being undone, and whose files are not all indexed again."""
         rows = select(TrashRow.deletion).join(TombstoneRow).where(TombstoneRow.restored_at.is_not(None)).distinct()

@@ -21,8 +21,16 @@ from node.index.engine.about_keys import (
     STORE_SPOOLED,
     AppliedPosition,
 )
-from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of
-from node.index.nouns.records import InstanceFile, ListedAccount, ListedToken, PlaceCount, Role, StoredStudy
+from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of, timed
+from node.index.nouns.records import (
+    InstanceFile,
+    ListedAccount,
+    ListedToken,
+    PlaceCount,
+    Role,
+    StoredStudy,
+    removes_instances,
+)
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
@@ -34,6 +42,9 @@ OTHER_STATES = ("receiving", "converting", "refused", "failed")
 
 FEW_SERIES = 5000
 """Series that are looked up one by one and sorted, in some 10 ms."""
+
+MAX_NEWEST_SERIES = 1000
+"""Newest series by which it is known when a sender stored something."""
 
 PLACES = ("folder", "spool", "store")
 """Where a file is: in the folder, there and owed to the object store, or in it."""
@@ -109,8 +120,30 @@ class AccountViews(ViewRows):
         ]
 
 
+class DeletionViews(ViewRows):
+    """Deletions, and whether they are in the trash."""
+
+    def of_uid(self, uid: str) -> list[Row]:
+        """Return the deletions of instances by a UID, newest first, without those that were undone."""
+        rows = self._rows(
+            "SELECT level, uid, reason, ordered_at, paths, trash_until, content IS NOT NULL AS is_in_trash "
+            "FROM tombstones WHERE uid = :uid AND restored_at IS NULL ORDER BY id DESC",
+            uid=uid,
+        )
+        return [
+            timed(row)
+            for row in rows
+            if removes_instances(json.loads(row.pop("paths"))) or row["trash_until"] is not None
+        ]
+
+
 class EventViews(ViewRows):
     """Rows of ``v_events``."""
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
+        """Return the last events of a series, newest first."""
+        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
 
     def set_aside(self) -> list[Row]:
         """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
@@ -173,6 +206,16 @@ class InstanceViews(ViewRows):
     def row(self, sop_instance_uid: str) -> Row | None:
         """Return the row of ``v_images`` of an instance, or None."""
         return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
+
+    def last_stored(self) -> dict[str, dt.datetime]:
+        """Return when the senders of the newest series stored something for the last time, by AE title."""
+        rows = self._rows(
+            "SELECT calling_ae_title, max(received_at) AS last_at FROM images WHERE calling_ae_title IS NOT NULL "
+            "AND series_id IN (SELECT id FROM series ORDER BY last_received_at DESC LIMIT :newest) "
+            "GROUP BY calling_ae_title",
+            newest=MAX_NEWEST_SERIES,
+        )
+        return {row["calling_ae_title"]: moment(row["last_at"]) for row in rows}
 
     def first_file(self, study_instance_uid: str, series_instance_uid: str | None = None) -> InstanceFile | None:
         """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
@@ -660,14 +703,14 @@ class TrashViews(ViewRows):
             "SELECT id AS number, level, uid, ordered_at AS deleted_at, trash_until AS until, content "
             "FROM tombstones WHERE content IS NOT NULL ORDER BY id DESC"
         )
-        words, names = _folded(text), ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
+        words, names = folded(text), ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
         may_be = (
-            row for row in rows if text == row["uid"] or words in _folded(row["content"]) or "\\" in row["content"]
+            row for row in rows if text == row["uid"] or words in folded(row["content"]) or "\\" in row["content"]
         )
         return [
             row
             for row in map(_known_content, may_be)  # which takes longer than to look at the text
-            if text in (row.get(name) for name in names) or (words and words in _folded(row.get("patient_name") or ""))
+            if text in (row.get(name) for name in names) or (words and words in folded(row.get("patient_name") or ""))
         ]
 
     def quarantine_keys(self) -> set[str]:
@@ -675,7 +718,8 @@ class TrashViews(ViewRows):
         return {row["key"] for row in self._rows('SELECT "key" FROM trash WHERE is_loser')}
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """Return a name as it is compared with others: its parts with single spaces between them, without case."""
     return " ".join(text.replace("^", " ").split()).casefold()
 
 

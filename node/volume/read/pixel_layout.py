@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from node.dicom.header import CutPixels
 from node.dicom.per_series import once_per_series
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
@@ -159,6 +160,11 @@ def _fit(words: Array, bits: int, signed: bool) -> bool:
     """Return whether all words already fit into `bits`: most do, and this check is faster than a copy."""
     limit = 1 << (bits - signed)
     return int(words.max()) < limit and (not signed or int(words.min()) >= -limit)
+
+
+def cut(pixels: CutPixels) -> ConversionRefused:
+    """Return the refusal of an instance that has not all its pixels."""
+    return ConversionRefused(Reason.CUT, f"{pixels}; send it again")
 
 
 def contradictory(detail: str) -> ConversionRefused:

@@ -17,6 +17,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.counted import counted
+from node.dicom.header import CutPixels
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
@@ -31,6 +32,7 @@ from node.volume.read.pixel_layout import (
     PIXELS,
     PixelLayout,
     contradictory,
+    cut,
     pixel_layout,
     stored_bits,
 )
@@ -203,8 +205,8 @@ def native_frames(
     `data`: pixel data. `big`: the data are big endian. `swapped`: the data are bytes in big-endian words of 16 bits
     (OW).
 
-    Raises ConversionRefused ``contradictory``: the length does not match rows, columns, samples and frames (PS3.5
-    8.1.1).
+    Raises ConversionRefused: ``cut``: there are fewer bytes than rows, columns, samples and frames take (PS3.5 8.1.1);
+        ``contradictory``: there are more.
     """
     if layout.photometric in HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
         raise contradictory(
@@ -222,7 +224,9 @@ def _check_length(layout: PixelLayout, data: StoredBytes) -> None:
     expected = -(-layout.frame_bits * layout.frames // 8)
     # Some writers pad with zeros. Other bytes after the last frame mean that a dimension is wrong.
     pieces = range(expected, len(data), PIECE_BYTES) if len(data) > expected + 1 else ()
-    if len(data) < expected or any(data[start : start + PIECE_BYTES].strip(b"\0") for start in pieces):
+    if len(data) < expected:
+        raise cut(CutPixels(len(data), expected))
+    if any(data[start : start + PIECE_BYTES].strip(b"\0") for start in pieces):
         raise contradictory(
             f"(7FE0,0010) Pixel Data has {len(data)} bytes, but {counted(layout.frames, 'frame')} of {layout.rows} "
             f"rows x {layout.columns} columns with {counted(layout.samples, 'sample')} of {layout.bits_allocated} bits "

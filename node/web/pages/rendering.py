@@ -23,6 +23,7 @@ from node.index.nouns.accounts import Role
 from node.registry import deidentifications_of, enabled, installed, part_of, resolve
 from node.settings.model import Settings
 from node.version import __version__
+from node.volume.reasons import REMEDIES
 from node.web.access import Call
 from node.web.headers import accepts_gzip, path_of
 from node.web.pages.filters import FILTERS, static_url
@@ -30,7 +31,6 @@ from node.web.pages.sending import dicom_port, sending
 from node.web.pages.status_chips import (
     CAUSES,
     CONFLICT_REMEDIES,
-    REMEDIES,
     event_chip,
     here_chip,
     series_chip,

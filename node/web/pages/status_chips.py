@@ -152,25 +152,6 @@ def study_chip(study: ListedStudy) -> StatusChip:
     return StatusChip("plain", "no image" if study.series else "empty")
 
 
-REMEDIES: Mapping[str, str] = {
-    "undecodable": "Run voxelnode doctor to check for missing codecs. Otherwise the image is damaged: send it again.",
-    "contradictory": "Attributes contradict each other. Compare the header with the detail, and fix the sender.",
-    "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
-    "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
-    "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
-    "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",
-    "projections": "Send the slices that the scanner reconstructs from these projections.",
-    "same-position-twice": "Send the parts as separate series, or with attributes that distinguish them.",
-    "incomplete": "Send the missing instances; the series is then converted again automatically.",
-    "duplicate-slice": "No action needed; one of the copies is used.",
-    "too-large": "Raise [convert] memory_bytes if this machine has enough memory, then convert again.",
-    "unreadable": "The data set is broken, as it was received. Have the sender correct it.",
-    "damaged": "Files of the series are missing or damaged. Send the instances again; earlier volumes stay current.",
-    "failed": "The converter crashed or ran out of time or memory. See the log of the node; raise the "
-    "limits in [convert], then convert again.",
-}
-"""Remedies by reason of a failure (docs/conversion.md)."""
-
 CAUSES: Mapping[str, str] = {
     "acknowledged": "Instances were acknowledged and are not here",
     "conflict": "Instances were set aside: other series have their UIDs",

@@ -81,7 +81,7 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
     [
         (("dump", "absent"), "absent: neither a file nor a SOP Instance UID"),
         (("dump", "1.2.3"), "1.2.3: no stored instance"),
-        (("info", "1.2.3"), "1.2.3: no patient, study, series or instance"),
+        (("info", "1.2.3"), "1.2.3: never received here, or under another UID, ID or name"),
     ],
 )
 def test_an_unknown_uid_or_file_is_one_line_with_status_2(

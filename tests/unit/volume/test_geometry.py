@@ -101,7 +101,7 @@ def test_a_missing_slice_keeps_the_usual_step_and_the_first_plane():
     assert placement.spacing_mm[2] == pytest.approx(2.5)
     assert placement.affine_lps[:3, 3] == pytest.approx(positions[0])
     assert [warning.name for warning in placement.warnings] == [WarningKind.MISSING_SLICE]
-    assert "1 slice is missing at 2.5 mm spacing, after slice 4" in placement.warnings[0].detail
+    assert "1 slice between others is missing at 2.5 mm spacing, after slice 4" in placement.warnings[0].detail
 
 
 @pytest.mark.parametrize("step_mm", [0.02, 0.01, 0.005])

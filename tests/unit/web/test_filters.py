@@ -7,9 +7,9 @@ import datetime as dt
 import pytest
 from markupsafe import Markup, escape
 
+from node.volume.reasons import REMEDIES
 from node.web.pages.filters import breakable, counted, moment, person, shown, sized, spacing
 from node.web.pages.rendering import _environment
-from node.web.pages.status_chips import REMEDIES
 
 
 @pytest.mark.parametrize(

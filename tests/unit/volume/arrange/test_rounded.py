@@ -78,7 +78,7 @@ def test_a_slice_that_is_lost_between_rounded_ones_stays_lost(located, step_mm):
     volume = only(datasets)
     assert set(names(volume)) == {WarningKind.REPAIRED, WarningKind.MISSING_SLICE}
     (lost,) = [warning.detail for warning in volume.warnings if warning.name is WarningKind.MISSING_SLICE]
-    assert lost.startswith(f"1 slice is missing at {step_mm} mm spacing, after slice 6")
+    assert lost.startswith(f"1 slice between others is missing at {step_mm} mm spacing, after slice 6")
 
 
 def test_slices_that_are_lost_from_whole_positions_stay_lost_although_the_rest_was_numbered_again():

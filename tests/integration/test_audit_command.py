@@ -1,0 +1,78 @@
+"""`voxelnode audit`, `rejections` and `peers list` on a terminal: who did what, and what was refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+
+from node.cli.keys import table_of
+from node.index.nouns.records import CountedRefusal, Refused
+from tests import make
+from tests.integration.conftest import Root
+from tests.preloaded import run
+
+WIDTH = 100
+"""More than any line of these commands."""
+
+
+def trashed(root: Root, patient: str) -> str:
+    [ds] = make.ct_series(1, PatientID=patient, PatientName="Doe^Jane")
+    root.take(ds)
+    root.delete("study", ds.StudyInstanceUID, trash_until=root.clock() + dt.timedelta(days=7))
+    return str(ds.StudyInstanceUID)
+
+
+def test_the_audit_log_says_who_deleted_whose_study_and_can_be_asked_for_one(root: Root) -> None:
+    first, second = trashed(root, "ID-1"), trashed(root, "ID-2")
+    for option in (("--patient", "ID-2"), ("--uid", second), ("--patient", "ID-2", "--uid", second)):
+        shown = run("audit", *option, "--root", root.folder, check=True).stdout
+        assert max(map(len, shown.splitlines())) < WIDTH
+        said = " ".join(shown.split())
+        assert "DICOM Study Deleted, by someone ordered: delete study, by command" in said
+        assert f"patient ID-2 Doe^Jane, level study, study_instance_uid {second}" in said
+        assert first not in said
+    assert "no such line" in run("audit", "--patient", "ID-2", "--uid", first, "--root", root.folder).stdout
+    lines = json.loads(run("audit", "--uid", first, "--last", "1", "--root", root.folder, "--json").stdout)
+    assert [line["detail"].partition(":")[0] for line in lines] == ["done"]
+
+
+def test_refusals_begin_with_the_newest_and_equal_ones_are_one(root: Root) -> None:
+    reason = "rejected permanently: calling AE title not recognised"
+    for title, minutes in (("CT7", 0), ("CT9", 5), ("CT7", 10)):
+        one = Refused("association", "calling AE title", reason, "add the sender to [peers]", "10.0.0.7", title, "VOX")
+        at = dt.datetime(2026, 1, 1, 12, minutes, tzinfo=dt.UTC)
+        root.index.rejections.record([CountedRefusal(one, 2, at, at)])
+    shown = run("rejections", "--root", root.folder, check=True).stdout
+    assert max(map(len, shown.splitlines())) < WIDTH
+    said = " ".join(shown.split())
+    newest = "2026-01-01 12:10 UTC association of CT7 at 10.0.0.7 to VOX, 4 times since 2026-01-01 12:00 UTC"
+    assert newest in said
+    assert said.index("CT7") < said.index("CT9")
+    assert said.count("CT7") == 1
+    assert len(json.loads(run("rejections", "--root", root.folder, "--json").stdout)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("echo,store", ["echo", "store"]),
+        ("echo, store", ["echo", "store"]),
+        ("store", ["store"]),
+        ('["echo", "store"]', ["echo", "store"]),
+        ('"a,b"', ["a,b"]),
+    ],
+)
+def test_several_values_of_a_key_need_only_commas(text: str, value: list[str]) -> None:
+    assert table_of([f"may={text}", "ae_title=CT,1"]) == {"may": value, "ae_title": "CT,1"}
+
+
+def test_peers_are_listed_with_what_they_may(root: Root) -> None:
+    assert "voxelnode peers set" in run("peers", "list", "--root", root.folder, check=True).stdout
+    (root.folder / "conf.d").mkdir(exist_ok=True)
+    (root.folder / "conf.d" / "50-peers.toml").write_text(
+        '[peers.ct1]\nae_title = "CT1"\nnetworks = ["10.1.2.0/24"]\nmay = ["echo", "store"]\n'
+    )
+    shown = run("peers", "list", "--root", root.folder, check=True).stdout.splitlines()
+    assert shown[-1].split() == ["ct1", "CT1", "104", "10.1.2.0/24", "echo,", "store"]
