@@ -19,6 +19,7 @@ import httpx2
 
 from node.control.opened import Opened, Row, name_of, one_file_each
 from node.errors import NodeFailed, UsageError
+from node.selector import grid_fields
 
 PAGE_ROWS = 1000
 CHUNK_BYTES = 1 << 20
@@ -39,9 +40,6 @@ OF_STUDY = (
     "patient", "patient_id", "patient_sex", "patient_age", "study_date", "study_description", "accession_number",
 )  # fmt: skip
 """Columns of ``v_catalog`` that volumes have from their series and studies; the others are their own."""
-
-AXES = "columns", "rows", "slices", "times"
-SPACINGS = "column_spacing_mm", "row_spacing_mm", "slice_spacing_mm"
 
 
 class _Served:
@@ -195,8 +193,7 @@ def _cataloged(volume: Row, series: Row, study: Row) -> Row:
         **{name: study[name] for name in OF_STUDY},
         **{name: series[name] for name in OF_SERIES},
         "body_part": series["body_part_examined"],
-        **dict(zip(AXES, [*volume["shape"], 1], strict=False)),
-        **dict(zip(SPACINGS, volume["spacing_mm"], strict=False)),
+        **grid_fields(volume["shape"], volume["spacing_mm"], volume["geometry"]),
     }
     left_out = "id", "shape", "spacing_mm", "kind", "superseded", "converter"
     return parts | {name: value for name, value in volume.items() if name not in left_out}

@@ -8,7 +8,7 @@ come from the network.
 """
 
 from node.selector.expression import MAX_LENGTH, Facts, Selector, WrongSelector, compile_selector, without
-from node.selector.fields import FIELDS, Field, Group
+from node.selector.fields import FIELDS, Field, Group, grid_fields
 
 __all__ = [
     "FIELDS",
@@ -19,5 +19,6 @@ __all__ = [
     "Selector",
     "WrongSelector",
     "compile_selector",
+    "grid_fields",
     "without",
 ]

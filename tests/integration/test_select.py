@@ -94,6 +94,27 @@ def test_a_field_and_the_column_of_the_catalog_of_its_name_have_one_value(root: 
         assert row[name] == (found[name].isoformat() if isinstance(found[name], dt.date) else found[name]), name
 
 
+@pytest.mark.parametrize("kind", ["one slice", "no geometry"])
+def test_what_has_no_distance_between_slices_has_no_spacing(root: Root, kind: str) -> None:
+    key = take(root, make.ct_series(1) if kind == "one slice" else [make.rgb_capture(frames=3)])
+    root.convert_due()
+    assert facts(root, key)["volumes"] == 1
+    assert facts(root, key)["slice_spacing_mm"] is None
+    assert selected(root, "slice_spacing_mm < 3") == []
+    place = root.index.place
+    [row] = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url}).catalog()
+    assert row["slice_spacing_mm"] is None
+    assert row["column_spacing_mm"] == facts(root, key)["column_spacing_mm"] > 0
+
+
+def test_a_spacing_is_the_number_that_people_write(root: Root) -> None:
+    """Positions are decimal numbers: 1 mm between them is 0.9999999999999929 mm, or slightly more than 1 mm."""
+    key = take(root, make.ct_series(5, spacing=1.0, orientation=make.OBLIQUE, origin=(-101.7, 33.3, 47.1)))
+    root.convert_due()
+    assert facts(root, key)["slice_spacing_mm"] == 1.0
+    assert selected(root, "slice_spacing_mm == 1 and column_spacing_mm <= 0.7") == [key]
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 @pytest.mark.parametrize("age", ["", "18Y", "ABCY", "045X"])
 def test_an_age_that_is_none_is_missing(root: Root, age: str) -> None:
