@@ -163,15 +163,42 @@ def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     assert (result["selected"], result["others"]) == (1, 1)
     assert [row["series_instance_uid"] for row in result["series"]] == [fits[1]]
     assert result["clauses"] == {"slices >= 4": 1}
-    assert result["why_not"] == [
-        {"series_instance_uid": other[1], "clauses": [{"clause": "slices >= 4", "instead": "slices is 2"}]}
-    ]
+    [reason] = result["why_not"]
+    assert (reason["series_instance_uid"], reason["study_instance_uid"]) == (other[1], other[0])
+    assert reason["clauses"] == [{"clause": "slices >= 4", "instead": "slices is 2"}]
     shown = run("select", 'modality == "CT" and slices >= 4', "--why", "--root", root.folder).stdout
     assert "1 of 2 series" in shown
     assert "slices is 2" in shown
     wrong = run("select", 'modalty == "CT"', "--root", root.folder)
     assert wrong.returncode == 2
     assert 'at character 1: unknown field "modalty", did you mean "modality"?' in wrong.stderr
+
+
+@pytest.mark.slow
+def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversion_in_one_line(root: Root) -> None:
+    fits = make.mr_series(
+        3, PatientName="P1", StudyDate="20261103", SeriesNumber=2, SeriesDescription="t1_se", EchoTime=12,
+        RepetitionTime=500, ScanningSequence="SE",
+    )  # fmt: skip
+    other = make.mr_series(3, PatientName="P2", StudyDate="20261104", SeriesNumber=5, SeriesDescription="loc")
+    take(root, fits)
+    take(root, other)
+    root.convert_due()
+    take(root, make.mr_series(3, PatientName="P3"))
+    take(root, make.ct_series(3, PatientName="P4", StudyDate="20261105"))
+    asked = ("select", 'modality == "MR" and weighting == "T1" and echo_time_ms < 20', "--why", "--root", root.folder)
+    shown = run(*asked).stdout.splitlines()
+    table = shown.index("1 of 4 series")
+    assert shown[table + 1].endswith("echo time ms  weighting  series")
+    assert {"T1", "12.0", str(fits[0].SeriesInstanceUID)} <= set(shown[table + 2].split())
+    [line] = [line for line in shown if line.split()[:4] == ["P2", "2026-11-04", "5", "loc"] and "T1" in line]
+    assert line.split()[-1] == other[0].SeriesInstanceUID
+    assert "1 series is not converted yet" in shown
+    assert not [line for line in shown if "P3" in line]
+    [line] = [line for line in shown if line.startswith("P4") and "modality" in line]
+    assert 'modality is "CT"' in line
+    result = json.loads(run(*asked, "--json").stdout)
+    assert (result["not_converted"], result["clauses"]['weighting == "T1"']) == (1, 1)
 
 
 def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:
