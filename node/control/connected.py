@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
-from node.control.opened import Opened, Row, name_of, one_file_each
+from node.control.opened import Opened, Row, name_of, one_file_each, series_of
 from node.errors import NodeFailed, UsageError
 from node.selector import grid_fields
 
@@ -76,12 +76,12 @@ class _Served:
     def sources(self, volume: Row) -> list[Row]:
         return self._list(f"volumes/{volume['id']}/sources")
 
-    def catalog(self) -> list[Row]:
-        series = {_key(row): row for row in self._list("series")}
+    def catalog(self, where: str | None = None) -> list[Row]:
+        series = {series_of(row): row for row in self._list("series", where=where)}
         studies = {row["study_instance_uid"]: row for row in self._list("studies")}
-        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if _key(row) in series]
+        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if series_of(row) in series]
         return [
-            _cataloged(row, series[_key(row)], studies[row["study_instance_uid"]])
+            _cataloged(row, series[series_of(row)], studies[row["study_instance_uid"]])
             for row in files
             if row["study_instance_uid"] in studies
         ]
@@ -181,10 +181,6 @@ def _said(answer: httpx2.Response) -> str:
         return ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
     except (ValueError, AttributeError):
         return "it is not a voxelnode, or another server stands before it: give the address of its pages"
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row["study_instance_uid"], row["series_instance_uid"]
 
 
 def _cataloged(volume: Row, series: Row, study: Row) -> Row:

@@ -26,6 +26,7 @@ from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import Place, place_of
 from node.index.engine.view_rows import parsed
+from node.selector import compile_selector
 from node.settings.convert import Convert
 from node.settings.load import load
 from node.volume.derived import masked, montage, project, threshold
@@ -71,7 +72,7 @@ class RowSource(Protocol):
     def exclusions(self, series: Row) -> list[Row]: ...
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def sources(self, volume: Row) -> list[Row]: ...
-    def catalog(self) -> list[Row]: ...
+    def catalog(self, where: str | None = None) -> list[Row]: ...
 
     def copy(self, volume: Row, name: str, into: Path) -> None:
         """Copy the file of a volume, or one beside it, by its name. Raises FileNotFoundError if there is none."""
@@ -251,6 +252,11 @@ def name_of(row: Row) -> str:
     return str(row["name"]) if "name" in row else PurePath(row["path"]).name
 
 
+def series_of(row: Row) -> tuple[str, str]:
+    """Return Study and Series Instance UID of a row."""
+    return row["study_instance_uid"], row["series_instance_uid"]
+
+
 def one_file_each(rows: Iterable[Row]) -> list[Row]:
     """Return of each volume among the rows of files the one that is read here: NIfTI if there is one."""
     best: dict[tuple[Any, ...], tuple[int, Row]] = {}
@@ -291,26 +297,31 @@ class Opened:
         """Return all series, the last received first."""
         return _series(self._source)
 
-    def catalog(self) -> list[Row]:
-        """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
-        return self._source.catalog()
+    def catalog(self, where: str | None = None) -> list[Row]:
+        """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md).
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the catalog as a frame of pandas, which must be installed."""
+        `where`: only volumes of series that fit, as ``voxelnode select`` has it (docs/select.md); of a node.
+
+        Raises UsageError: the expression is wrong, or this is a folder of conversions.
+        """
+        return self._source.catalog(where)
+
+    def to_pandas(self, where: str | None = None) -> pandas.DataFrame:
+        """Return the `catalog` as a frame of pandas, which must be installed."""
         import pandas
 
-        return pandas.DataFrame(self.catalog())
+        return pandas.DataFrame(self.catalog(where))
 
-    def to_polars(self) -> polars.DataFrame:
-        """Return the catalog as a frame of polars, which comes with the extra `frames`."""
+    def to_polars(self, where: str | None = None) -> polars.DataFrame:
+        """Return the `catalog` as a frame of polars, which comes with the extra `frames`."""
         require("to_polars", "frames")
         import polars
 
-        return polars.DataFrame(self.catalog(), infer_schema_length=None)
+        return polars.DataFrame(self.catalog(where), infer_schema_length=None)
 
-    def to_parquet(self, path: str | PathLike[str]) -> None:
-        """Write the catalog as a Parquet file, by polars, which comes with the extra `frames`."""
-        self.to_polars().write_parquet(Path(path))
+    def to_parquet(self, path: str | PathLike[str], where: str | None = None) -> None:
+        """Write the `catalog` as a Parquet file, by polars, which comes with the extra `frames`."""
+        self.to_polars(where).write_parquet(Path(path))
 
 
 class _OnDisk:
@@ -323,8 +334,8 @@ class _OnDisk:
 class _Root(_OnDisk):
     """The rows of the index of a root."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, root: Path, url: str | None) -> None:
+        self._place, self._root, self._url = place, root, url
         self.studies()  # raises IndexUnusable if it cannot be read
 
     def patients(self) -> list[Row]:
@@ -358,9 +369,18 @@ class _Root(_OnDisk):
             found = index.volumes.sources(*uids, volume["revision"], _ALL)
         return [row for row in found if row["stack"] == volume["stack"]]
 
-    def catalog(self) -> list[Row]:
+    def catalog(self, where: str | None = None) -> list[Row]:
+        selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            return [parsed(row) for row in index.volumes.catalog()]
+            rows: list[Row] = [parsed(row) for row in index.volumes.catalog()]
+        return rows if selected is None else [row for row in rows if series_of(row) in selected]
+
+    def _selected(self, where: str) -> set[tuple[str, str]]:
+        from node.index.database.reading import reading
+
+        selector = compile_selector(where)
+        with reading(self._root, self._url) as index:
+            return set(index.facts.selected(selector))
 
 
 _ALL = 0x7FFFFFFF
@@ -413,7 +433,9 @@ class _Folder(_OnDisk):
     def sources(self, volume: Row) -> list[Row]:
         return []
 
-    def catalog(self) -> list[Row]:
+    def catalog(self, where: str | None = None) -> list[Row]:
+        if where is not None:
+            raise UsageError("where: selects series of a node; this is a folder of conversions, which has few facts")
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
 
 
@@ -433,7 +455,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     place = place_of(root, settings.index.url)
     if isinstance(place, Path):  # a database server has rows also where the files are not
         root.stat()
-    return Opened(_Root(place))
+    return Opened(_Root(place, root, settings.index.url))
 
 
 def convert(

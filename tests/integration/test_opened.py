@@ -21,6 +21,7 @@ import node
 from node import extras
 from node.cli import close_converters
 from node.cli.application import main
+from node.errors import UsageError
 from node.index.engine.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
 from node.writers.from_arrays import DRAWN_PIXELS, YELLOW
@@ -71,6 +72,13 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
 
 
 @pytest.mark.sqlite("the answer names the file")
+def test_a_folder_of_conversions_knows_no_selectors(tmp_path: Path) -> None:
+    (tmp_path / "conversion.json").write_text('{"volumes": [], "series": []}')
+    assert node.open(tmp_path).catalog() == []
+    with pytest.raises(UsageError, match="selects series of a node"):
+        node.open(tmp_path).catalog('modality == "CT"')
+
+
 def test_a_folder_with_neither_an_index_nor_volumes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexUnusable, match="no index at"):
         node.open(tmp_path)
