@@ -102,6 +102,9 @@ def test_the_default_rules_name_common_protocols(
         ("t2_space_dark-fluid_sag", "T2", {}, "anat/FLAIR"),  # a description counts first
         ("axial", "T2*", {}, "no rule fits"),  # T2*, too, is the reference of a functional series
         ("Sag CUBE", "FLAIR", {"times": 3}, "no rule fits"),
+        ("2D 16Echo qT2", "T1", {"suffix": "e1", "others": ("e2",)}, "no rule fits"),
+        ("B0 NS", "T1", {"others": ("real",)}, "no rule fits"),
+        ("INV", "T1", {"suffix": "i1", "others": ("i2",)}, "a name in BIDS does not tell this volume (i1)"),
         ("axial", "T2", {"PulseSequenceType": "Spin Echo EPI"}, "no rule fits"),  # no diffusion, and no anatomy
         ("axial", "T1", {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "no rule fits"),
         ("axial", "T1", {"ImageType": ["DERIVED", "PRIMARY", "SUB"]}, 'rule "derived"'),
