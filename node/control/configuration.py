@@ -172,8 +172,10 @@ class ConfigurationChanges:
         if problems := checks.problems(new.settings):
             raise UsageError("\n".join(problems))
         if sources.restart and (problems := changed.mistakes() or checks.problems(changed)):
-            needs = ", ".join(sources.restart)
-            raise UsageError("\n".join([*problems, f"this needs a restart of the node, as {needs} does"]))
+            # What the problems say is untrue of the files, of which only a part could be in force.
+            here = ", ".join(sorted({problem.partition(": ")[0] for problem in problems}))
+            needs = ", ".join(sorted({f"[{key.partition('.')[0]}]" for key in sources.restart}))
+            raise UsageError(f"{here} needs a restart: what changed in {needs} takes effect at the next start")
         return changed
 
     def _restart(self, new: Settings) -> Iterator[str]:

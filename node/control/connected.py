@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
-from node.control.opened import Opened, Row, name_of, one_file_each
+from node.control.opened import Opened, Row, name_of, one_file_each, series_of
 from node.errors import NodeFailed, UsageError
+from node.selector import grid_fields
 
 PAGE_ROWS = 1000
 CHUNK_BYTES = 1 << 20
@@ -39,9 +40,6 @@ OF_STUDY = (
     "patient", "patient_id", "patient_sex", "patient_age", "study_date", "study_description", "accession_number",
 )  # fmt: skip
 """Columns of ``v_catalog`` that volumes have from their series and studies; the others are their own."""
-
-AXES = "columns", "rows", "slices", "times"
-SPACINGS = "column_spacing_mm", "row_spacing_mm", "slice_spacing_mm"
 
 
 class _Served:
@@ -78,12 +76,12 @@ class _Served:
     def sources(self, volume: Row) -> list[Row]:
         return self._list(f"volumes/{volume['id']}/sources")
 
-    def catalog(self) -> list[Row]:
-        series = {_key(row): row for row in self._list("series")}
+    def catalog(self, where: str | None = None) -> list[Row]:
+        series = {series_of(row): row for row in self._list("series", where=where)}
         studies = {row["study_instance_uid"]: row for row in self._list("studies")}
-        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if _key(row) in series]
+        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if series_of(row) in series]
         return [
-            _cataloged(row, series[_key(row)], studies[row["study_instance_uid"]])
+            _cataloged(row, series[series_of(row)], studies[row["study_instance_uid"]])
             for row in files
             if row["study_instance_uid"] in studies
         ]
@@ -189,18 +187,13 @@ def _said(answer: httpx2.Response) -> str:
         return "it is not a voxelnode, or another server stands before it: give the address of its pages"
 
 
-def _key(row: Row) -> tuple[str, str]:
-    return row["study_instance_uid"], row["series_instance_uid"]
-
-
 def _cataloged(volume: Row, series: Row, study: Row) -> Row:
     """Return a row of the catalog, with ``name`` and ``url`` in the place of ``path``."""
     parts = {
         **{name: study[name] for name in OF_STUDY},
         **{name: series[name] for name in OF_SERIES},
         "body_part": series["body_part_examined"],
-        **dict(zip(AXES, [*volume["shape"], 1], strict=False)),
-        **dict(zip(SPACINGS, volume["spacing_mm"], strict=False)),
+        **grid_fields(volume["shape"], volume["spacing_mm"], volume["geometry"]),
     }
     left_out = "id", "shape", "spacing_mm", "kind", "superseded", "converter"
     return parts | {name: value for name, value in volume.items() if name not in left_out}

@@ -76,7 +76,7 @@ class RowSource(Protocol):
     def exclusions(self, series: Row) -> list[Row]: ...
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def sources(self, volume: Row) -> list[Row]: ...
-    def catalog(self) -> list[Row]: ...
+    def catalog(self, where: str | None = None) -> list[Row]: ...
     def skipped(self) -> list[Row]: ...
 
     def copy(self, volume: Row, name: str, into: Path) -> None:
@@ -272,6 +272,11 @@ def name_of(row: Row) -> str:
     return PurePath(row["name"] if "name" in row else row["path"]).name
 
 
+def series_of(row: Row) -> tuple[str, str]:
+    """Return Study and Series Instance UID of a row."""
+    return row["study_instance_uid"], row["series_instance_uid"]
+
+
 def one_file_each(rows: Iterable[Row]) -> list[Row]:
     """Return of each volume among the rows of files the one that is read here: NIfTI if there is one."""
     best: dict[tuple[Any, ...], tuple[int, Row]] = {}
@@ -316,33 +321,38 @@ class Opened:
         """
         return _series(self._source, where=where)
 
-    def catalog(self) -> list[Row]:
-        """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md)."""
-        return self._source.catalog()
+    def catalog(self, where: str | None = None) -> list[Row]:
+        """Return a row for each current volume; of a node, with the columns of ``v_catalog`` (docs/data.md).
+
+        `where`: only volumes of series that fit, as ``voxelnode select`` has it (docs/select.md); of a node.
+
+        Raises UsageError: the expression is wrong, or this is a folder of conversions.
+        """
+        return self._source.catalog(where)
 
     def skipped(self) -> list[Row]:
         """Return the ``name`` and the ``reason`` of each file that a conversion of a folder skipped as not DICOM."""
         return self._source.skipped()
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the catalog as a frame of pandas, which must be installed. Raises UsageError if it is not."""
+    def to_pandas(self, where: str | None = None) -> pandas.DataFrame:
+        """Return the `catalog` as a frame of pandas, which must be installed. Raises UsageError if it is not."""
         try:
             import pandas
         except ModuleNotFoundError as error:
             raise UsageError("to_pandas needs a library that is not installed: pip install pandas") from error
 
-        return pandas.DataFrame(self.catalog())
+        return pandas.DataFrame(self.catalog(where))
 
-    def to_polars(self) -> polars.DataFrame:
-        """Return the catalog as a frame of polars, which comes with the extra `frames`. Raises as `to_pandas`."""
+    def to_polars(self, where: str | None = None) -> polars.DataFrame:
+        """Return the `catalog` as a frame of polars, which comes with the extra `frames`. Raises as `to_pandas`."""
         require("to_polars", "frames")
         import polars
 
-        return polars.DataFrame(self.catalog(), infer_schema_length=None)
+        return polars.DataFrame(self.catalog(where), infer_schema_length=None)
 
-    def to_parquet(self, path: str | PathLike[str]) -> None:
-        """Write the catalog as a Parquet file, by polars, which comes with the extra `frames`."""
-        self.to_polars().write_parquet(Path(path))
+    def to_parquet(self, path: str | PathLike[str], where: str | None = None) -> None:
+        """Write the `catalog` as a Parquet file, by polars, which comes with the extra `frames`."""
+        self.to_polars(where).write_parquet(Path(path))
 
 
 class _OnDisk:
@@ -371,8 +381,7 @@ class _Root(_OnDisk):
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
             rows = index.series.newest(_ALL, study=study_instance_uid)
-        keys = ((row["study_instance_uid"], row["series_instance_uid"]) for row in rows)
-        return [row for row, key in zip(rows, keys, strict=True) if selected is None or key in selected]
+        return rows if selected is None else [row for row in rows if series_of(row) in selected]
 
     def _selected(self, where: str) -> set[SeriesKey]:
         from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
@@ -401,9 +410,11 @@ class _Root(_OnDisk):
             found = index.volumes.sources(*uids, volume["revision"], _ALL)
         return [row for row in found if row["stack"] == volume["stack"]]
 
-    def catalog(self) -> list[Row]:
+    def catalog(self, where: str | None = None) -> list[Row]:
+        selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            return [parsed(row) for row in index.volumes.catalog()]
+            rows: list[Row] = [parsed(row) for row in index.volumes.catalog()]
+        return rows if selected is None else [row for row in rows if series_of(row) in selected]
 
     def skipped(self) -> list[Row]:
         return []
@@ -461,7 +472,9 @@ class _Folder(_OnDisk):
     def sources(self, volume: Row) -> list[Row]:
         return []
 
-    def catalog(self) -> list[Row]:
+    def catalog(self, where: str | None = None) -> list[Row]:
+        if where is not None:
+            raise UsageError("where: selects series of a node; this is a folder of conversions, which has few facts")
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
 
     def skipped(self) -> list[Row]:

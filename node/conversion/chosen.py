@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.selector.fields import FIELDS
+from node.selector.fields import FIELDS, grid_fields
 
 if TYPE_CHECKING:
     from node.conversion.job import Converted
@@ -45,10 +45,8 @@ def told_facts(converted: Converted) -> Facts:
     facts["warnings"] = sorted({warning for file in volumes for warning in file.warnings})
     if volumes:
         largest = min(volumes, key=lambda file: (-math.prod(file.shape), file.stack))
-        facts |= dict(zip(("columns", "rows", "slices", "times"), (*largest.shape, 1), strict=False))
-        spacings = ("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm")
-        facts |= dict(zip(spacings, largest.spacing_mm, strict=False))
         facts |= {name: getattr(largest, name) for name in facts.keys() - {"warnings"} if hasattr(largest, name)}
+        facts |= grid_fields(largest.shape, largest.spacing_mm, largest.geometry)
     return facts
 
 

@@ -143,7 +143,8 @@ def converted_file(
         format=written.format,
         path=str(written.path.relative_to(folder)),
         shape=written.grid.shape,
-        spacing_mm=written.grid.spacing_mm,
+        # Differences of decimal positions are 0.9999999999999929; people ask for 1.
+        spacing_mm=tuple(float(f"{length:.9g}") for length in written.grid.spacing_mm),
         dtype=written.grid.dtype,
         geometry=geometry.value,
         orientation=columns.pop("orientation", None),

@@ -16,7 +16,7 @@ from node.selector.expression import (
     compile_selector,
     without,
 )
-from node.selector.fields import FIELDS, Field, Group
+from node.selector.fields import FIELDS, Field, Group, grid_fields
 
 __all__ = [
     "FIELDS",
@@ -28,5 +28,6 @@ __all__ = [
     "WrongSelector",
     "clauses_about",
     "compile_selector",
+    "grid_fields",
     "without",
 ]

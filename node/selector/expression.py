@@ -338,7 +338,21 @@ class _Parser:
 
 
 def _unknown(name: str, fields: Fields) -> str:
-    return f'unknown field "{name[:64]}"{nearest(name[:64], fields, HELP)}'
+    known = _KEYWORDS.get(_letters(name[:64]))
+    meant = f', did you mean "{known}"?' if known in fields else nearest(name[:64], fields, HELP)
+    return f'unknown field "{name[:64]}"{meant}'
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"'s\b|[^a-z]", "", name.lower())
+
+
+_KEYWORDS = {
+    _letters(field.meaning.partition("(")[0]): name
+    for name, field in FIELDS.items()
+    if re.search(r" \(00", field.meaning)
+}
+"""Fields by the letters of their keywords in the standard: `bodypartexamined` is `body_part`."""
 
 
 def _of_table(name: str, value: Any, fields: Fields) -> _Condition:
@@ -459,8 +473,14 @@ def _ordered(name: str, field: Field, value: Any) -> Any:
         moment = dt.datetime.fromisoformat(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     except ValueError:
-        example = '"2026-01-31"' if field.type == "date" else '"2026-01-31T08:00" (UTC)'
+        example = f'"{_first_day(value)}"' if field.type == "date" else '"2026-01-31T08:00" (UTC)'
         raise ValueError(f"{name} is a {field.type}: write it as {example}") from None
+
+
+def _first_day(value: Any) -> str:
+    """Return the first day of a year or a month, which is no date; an example for everything else."""
+    is_part = isinstance(value, str) and re.fullmatch(r"[0-9]{4}(-[0-9]{2})?", value)
+    return f"{value}{'-01-01'[len(value) - 4 :]}" if is_part else "2026-01-31"
 
 
 def _any_of(tests: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:

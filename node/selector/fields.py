@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -91,7 +92,9 @@ FIELDS: dict[str, Field] = {
     "times": Field("volume", "number", "times of the largest volume; 1 if it has no time axis"),
     "column_spacing_mm": Field("volume", "number", "between its columns, in mm"),
     "row_spacing_mm": Field("volume", "number", "between its rows, in mm"),
-    "slice_spacing_mm": Field("volume", "number", "between its slices, in mm"),
+    "slice_spacing_mm": Field(
+        "volume", "number", "between its slices, in mm; missing for one slice, or without a geometry"
+    ),
     "geometry": Field("volume", "text", "geometry of the largest volume, as in v_volumes", choices=GEOMETRIES),
     "orientation": Field("volume", "text", "orientation of its slices, as in v_volumes", choices=ORIENTATIONS),
     "slice_thickness_mm": Field("volume", "number", "Slice Thickness (0018,0050), in mm", sidecar="SliceThickness"),
@@ -116,3 +119,19 @@ FIELDS: dict[str, Field] = {
     "days_since_study": Field("time", "number", "days since the Study Date"),
 }
 """What series and volumes are found by: selectors, rules of data sets and ``v_catalog`` have these names."""
+
+
+AXES = ("columns", "rows", "slices", "times")
+SPACINGS = ("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm")
+
+
+def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str) -> dict[str, float | None]:
+    """Return the fields of the grid of a volume, from `shape`, `spacing_mm` and `geometry` of its file.
+
+    One slice has no distance to another, and slices without a geometry none that is known: what a file has there is
+    assumed. `node.index.engine.views.slice_spacing` says the same in SQL.
+    """
+    fields: dict[str, float | None] = dict(zip(AXES, (*shape, 1), strict=False))
+    fields |= dict(zip(SPACINGS, spacing_mm, strict=False))
+    is_known = len(shape) > 2 and shape[2] > 1 and geometry != "none"
+    return fields if is_known else fields | {"slice_spacing_mm": None}

@@ -91,6 +91,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
 
         planned = bids(out, *options, "--dry-run")
         assert (len(planned["change"]["added"]), out.exists(), (root / "bids.key").exists()) == (2, False, False)
+        assert all(name.startswith("sub-PSEUDONYM1/ses-01/") for name in planned["change"]["added"])
         reasons = sorted(skipped["reason"].split(":")[0] for skipped in planned["skipped"])
         assert reasons == ["it is incomplete", 'rule "not MR or PET"']
         for asked in ((), ("--uids",)):
@@ -117,6 +118,9 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         assert "voxelnode bids" not in log.read_text()
         assert len(bids(out, *options)["change"]["added"]) == 2
         assert ": done, 2 volumes of 1 subject, 2 left out" in log.read_text().splitlines()[-1]
+        none = run("bids", tmp_path / "none", "--where", 'modality == "PT"', "--root", root)
+        assert "4 series do not fit --where. Their clauses: voxelnode select 'modality == \"PT\"' --why" in none.stdout
+        assert not [path for path in (tmp_path / "none").rglob("*") if path.is_file()]
         assert images(out).keys() == {"suba_ses-01_T1w.nii.gz", "suba_ses-01_task-rest_bold.nii.gz"}
         [sidecar] = out.rglob("*_bold.json")
         fields = json.loads(sidecar.read_text())

@@ -43,7 +43,7 @@ class Site:
         """Make the session have `wanted`: T1w of each run."""
         by_stem = {self.stem(run): volume for run, volume in wanted.items()}
         with opened(self.out) as data:
-            data.write_top(DatasetTable())
+            data.begin("mark", DatasetTable())
             data.add_participants({"sub-a": {}})
             change = data.change_session("a", "01", by_stem, ("study",), frozenset(leave), dry_run=dry_run)
             data.remove_participants(["a"])

@@ -119,7 +119,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
             ({"peers": {}, "routes": {}}, r"without \[peers\], the node accepts every sender"),
             (
                 {"destinations": {"d": {"kind": "folder", "folder": "/nope"}}, "routes": {"r": {"to": ["d"]}}},
-                "needs a restart",
+                r"^routes\.r needs a restart: what changed in \[destinations\], \[dicom\] takes effect at",
             ),
         ):
             rewritten(here.root, **{**tables, "retention": {"days": 7}, **wrong})

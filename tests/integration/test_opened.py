@@ -71,6 +71,14 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
         volume.array()
 
 
+@pytest.mark.sqlite("the answer names the file")
+def test_a_folder_of_conversions_knows_no_selectors(tmp_path: Path) -> None:
+    (tmp_path / "conversion.json").write_text('{"volumes": [], "series": []}')
+    assert node.open(tmp_path).catalog() == []
+    with pytest.raises(UsageError, match="selects series of a node"):
+        node.open(tmp_path).catalog('modality == "CT"')
+
+
 @pytest.mark.sqlite("a database server has rows also where the files are not")
 def test_a_folder_with_neither_an_index_nor_volumes_is_refused_with_what_reads_files(tmp_path: Path) -> None:
     make.saved(make.ct_series(1), tmp_path)

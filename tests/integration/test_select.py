@@ -94,6 +94,27 @@ def test_a_field_and_the_column_of_the_catalog_of_its_name_have_one_value(root: 
         assert row[name] == (found[name].isoformat() if isinstance(found[name], dt.date) else found[name]), name
 
 
+@pytest.mark.parametrize("kind", ["one slice", "no geometry"])
+def test_what_has_no_distance_between_slices_has_no_spacing(root: Root, kind: str) -> None:
+    key = take(root, make.ct_series(1) if kind == "one slice" else [make.rgb_capture(frames=3)])
+    root.convert_due()
+    assert facts(root, key)["volumes"] == 1
+    assert facts(root, key)["slice_spacing_mm"] is None
+    assert selected(root, "slice_spacing_mm < 3") == []
+    place = root.index.place
+    [row] = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url}).catalog()
+    assert row["slice_spacing_mm"] is None
+    assert row["column_spacing_mm"] == facts(root, key)["column_spacing_mm"] > 0
+
+
+def test_a_spacing_is_the_number_that_people_write(root: Root) -> None:
+    """Positions are decimal numbers: 1 mm between them is 0.9999999999999929 mm, or slightly more than 1 mm."""
+    key = take(root, make.ct_series(5, spacing=1.0, orientation=make.OBLIQUE, origin=(-101.7, 33.3, 47.1)))
+    root.convert_due()
+    assert facts(root, key)["slice_spacing_mm"] == 1.0
+    assert selected(root, "slice_spacing_mm == 1 and column_spacing_mm <= 0.7") == [key]
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 @pytest.mark.parametrize("age", ["", "18Y", "ABCY", "045X"])
 def test_an_age_that_is_none_is_missing(root: Root, age: str) -> None:
@@ -142,15 +163,42 @@ def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     assert (result["selected"], result["others"]) == (1, 1)
     assert [row["series_instance_uid"] for row in result["series"]] == [fits[1]]
     assert result["clauses"] == {"slices >= 4": 1}
-    assert result["why_not"] == [
-        {"series_instance_uid": other[1], "clauses": [{"clause": "slices >= 4", "instead": "slices is 2"}]}
-    ]
+    [reason] = result["why_not"]
+    assert (reason["series_instance_uid"], reason["study_instance_uid"]) == (other[1], other[0])
+    assert reason["clauses"] == [{"clause": "slices >= 4", "instead": "slices is 2"}]
     shown = run("select", 'modality == "CT" and slices >= 4', "--why", "--root", root.folder).stdout
     assert "1 of 2 series" in shown
     assert "slices is 2" in shown
     wrong = run("select", 'modalty == "CT"', "--root", root.folder)
     assert wrong.returncode == 2
     assert 'at character 1: unknown field "modalty", did you mean "modality"?' in wrong.stderr
+
+
+@pytest.mark.slow
+def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversion_in_one_line(root: Root) -> None:
+    fits = make.mr_series(
+        3, PatientName="P1", StudyDate="20261103", SeriesNumber=2, SeriesDescription="t1_se", EchoTime=12,
+        RepetitionTime=500, ScanningSequence="SE",
+    )  # fmt: skip
+    other = make.mr_series(3, PatientName="P2", StudyDate="20261104", SeriesNumber=5, SeriesDescription="loc")
+    take(root, fits)
+    take(root, other)
+    root.convert_due()
+    take(root, make.mr_series(3, PatientName="P3"))
+    take(root, make.ct_series(3, PatientName="P4", StudyDate="20261105"))
+    asked = ("select", 'modality == "MR" and weighting == "T1" and echo_time_ms < 20', "--why", "--root", root.folder)
+    shown = run(*asked).stdout.splitlines()
+    table = shown.index("1 of 4 series")
+    assert shown[table + 1].endswith("echo time ms  weighting  series")
+    assert {"T1", "12.0", str(fits[0].SeriesInstanceUID)} <= set(shown[table + 2].split())
+    [line] = [line for line in shown if line.split()[:4] == ["P2", "2026-11-04", "5", "loc"] and "T1" in line]
+    assert line.split()[-1] == other[0].SeriesInstanceUID
+    assert "1 series is not converted yet" in shown
+    assert not [line for line in shown if "P3" in line]
+    [line] = [line for line in shown if line.startswith("P4") and "modality" in line]
+    assert 'modality is "CT"' in line
+    result = json.loads(run(*asked, "--json").stdout)
+    assert (result["not_converted"], result["clauses"]['weighting == "T1"']) == (1, 1)
 
 
 def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:

@@ -136,6 +136,14 @@ def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
         assert row[column] == known[column], column
 
 
+def test_a_selector_chooses_rows_of_the_catalog(filled: Site) -> None:
+    for opened in (node.connect(filled.url), beside(filled)):
+        for where, count in (('modality == "CT" and slices > 1', 1), ('modality == "MR"', 0)):
+            assert len(opened.catalog(where)) == count
+        with pytest.raises((UsageError, NodeFailed), match='unknown field "slicse", did you mean "slices"'):
+            opened.catalog("slicse > 1")
+
+
 @pytest.mark.slow
 def test_a_volume_that_was_replaced_is_distinguished_from_one_that_is_wrong(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.2.1"))

@@ -6,7 +6,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,6 +14,9 @@ from node.cli.options import Root
 from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table
 from node.completeness import Certainty
 from node.selector.fields import SeriesState
+
+if TYPE_CHECKING:
+    from node.selector import Facts, Selector
 
 PrintedState = Literal[SeriesState, "waiting", Certainty]
 """What the table says of a series (`state_of`), and the states of ``v_series``."""
@@ -89,6 +92,13 @@ SELECTED = (
     "slices",
     "certainty",
 )
+
+NAMED = ("patient_id", "patient_name", "study_date", "series_number", "series_description", "protocol_name")
+"""Fields by which tables name a series to people."""
+
+UIDS_OF_SERIES = ("study_instance_uid", "series_instance_uid")
+
+NOT_CONVERTED = "not converted yet"
 
 
 def series(
@@ -177,43 +187,76 @@ def select(
 
     load_names()
     selector = compile_selector(expression)
-    fields = selector.fields.union(SELECTED, ("verdict",))
+    shown = (*SELECTED, *sorted(selector.fields.difference(SELECTED, UIDS_OF_SERIES)))
+    printed = selector.fields.union(SELECTED, ("verdict",))
+    fields = printed.union(NAMED, ("state", "revision")) if why else printed
     selected: list[dict[str, Any]] = []
-    others: list[tuple[str, list[tuple[str, str]]]] = []
+    others: list[dict[str, Any]] = []
     clauses: Counter[str] = Counter()
     counts = Counter({True: 0, False: 0})
+    not_converted = 0
     with root.reading() as index:
         for one in index.facts.all(fields):
             fits = selector.matches(one.facts)
             counts[fits] += 1
-            study_instance_uid, series_instance_uid = one.key
+            uids = dict(zip(UIDS_OF_SERIES, one.key, strict=True))
             if fits and len(selected) < limit:
-                uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-                selected.append({**uids, **one.facts})
+                selected.append(uids | {name: one.facts[name] for name in sorted(printed)})
             elif not fits and why:
-                reasons = selector.why_not(one.facts)
-                clauses.update({clause for clause, _ in reasons})
-                if len(others) < limit:
-                    others.append((series_instance_uid, reasons))
+                reasons = _reasons(selector, one.facts)
+                clauses.update({clause for clause, instead in reasons if instead != NOT_CONVERTED})
+                if all(instead == NOT_CONVERTED for _, instead in reasons):
+                    not_converted += 1
+                elif len(others) < limit:
+                    others.append({**uids, **one.facts, "clauses": reasons})
     data: dict[str, Any] = {"selected": counts[True], "others": counts[False], "series": selected}
     if why:
-        data["clauses"] = dict(clauses)
+        data |= {"clauses": dict(clauses), "not_converted": not_converted}
         data["why_not"] = [
-            {"series_instance_uid": uid, "clauses": [{"clause": c, "instead": i} for c, i in reasons]}
-            for uid, reasons in others
+            {
+                **{name: row[name] for name in (*UIDS_OF_SERIES, *NAMED)},
+                "clauses": [{"clause": clause, "instead": instead} for clause, instead in row["clauses"]],
+            }
+            for row in others
         ]
 
     def show() -> None:
         more = f", the newest {limit}" if counts[True] > limit else ""
-        rows = [[*(row[name] for name in SELECTED), row["series_instance_uid"]] for row in selected]
-        columns = (*(name.replace("_", " ") for name in SELECTED), "series")
+        rows = [[*(_joined(row[name]) for name in shown), row["series_instance_uid"]] for row in selected]
+        columns = (*(name.replace("_", " ") for name in shown), "series")
         print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows)
         if why:
             print_table("clauses that the others do not fit", ("clause", "series"), clauses.most_common())
+            count = counts[False] - not_converted
             print_table(
-                f"{counts[False]} others" + (f", the newest {limit}" if counts[False] > limit else ""),
-                ("series", "clause", "but"),
-                [(uid, clause, instead) for uid, reasons in others for clause, instead in reasons],
+                f"{count} others" + (f", the newest {limit}" if count > limit else ""),
+                ("patient", "date", "no", "description", "clause", "but", "series"),
+                [
+                    (
+                        *(patient(row), row["study_date"], row["series_number"], _description(row)),
+                        *(clause, instead, row["series_instance_uid"]),
+                    )
+                    for row in others
+                    for clause, instead in row["clauses"]
+                ],
             )
+            if not_converted:
+                print(f"{not_converted} series {'is' if not_converted == 1 else 'are'} {NOT_CONVERTED}")
 
     return Listing(data, show, rows=selected)
+
+
+def _joined(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _reasons(selector: Selector, facts: Facts) -> list[tuple[str, str]]:
+    """Return the clauses that a series does not fit, with what is there instead: before its conversion, no volume."""
+    from node.selector import FIELDS
+
+    reasons = selector.why_not(facts)
+    if facts["revision"] or facts["state"] not in ("receiving", "converting"):
+        return reasons
+    known_later = {f"{name} is null" for name, field in FIELDS.items() if field.group == "volume"}
+    known_later |= {"volumes is 0", "verdict is null", "certainty is null"}
+    return [(clause, NOT_CONVERTED if instead in known_later else instead) for clause, instead in reasons]

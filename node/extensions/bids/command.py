@@ -116,8 +116,8 @@ def bids(
     from node.errors import UsageError
     from node.extensions.bids.export import Exporter
     from node.extensions.bids.rules import read_rules
-    from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
-    from node.pseudonyms import made_key, passing_key
+    from node.extensions.bids.subjects import KEY_FILE, UNKNOWN, Pseudonyms, UnknownLabels
+    from node.pseudonyms import PATIENT_CHARACTERS, made_key
     from node.selector import compile_selector
 
     if sources and project is not None:
@@ -134,18 +134,25 @@ def bids(
             return None
         file = key or home / KEY_FILE
         if dry_run and not file.exists():
-            pseudonym_key = passing_key()
-            print(f"voxelnode: {file} does not exist yet: the subjects will have other labels", file=sys.stderr)
+            pseudonyms: Pseudonyms = UnknownLabels()
+            if read.subjects.labels == "pseudonym" and read.subjects.map is None:
+                print(
+                    f"voxelnode: {file} does not exist yet, and labels follow from it: {UNKNOWN}1 stands for "
+                    f"{PATIENT_CHARACTERS} letters and digits",
+                    file=sys.stderr,
+                )
         else:
-            pseudonym_key = made_key(file)
-        exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
-        order = f"voxelnode bids to {out.absolute()}, key {pseudonym_key.name}"
+            pseudonyms = Pseudonyms(made_key(file))
+        exporter = Exporter(source, read, pseudonyms, selector, prune=prune)
+        order = f"voxelnode bids to {out.absolute()}, key {pseudonyms.key_name}"
         order += f", of project {project}" if project is not None else ""
         with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
     return Answer(
-        asdict(report), lambda: _print(report, out, dry_run=dry_run, uids=uids), failed=not report.is_up_to_date
+        asdict(report),
+        lambda: _print(report, out, where, root, dry_run=dry_run, uids=uids),
+        failed=not report.is_up_to_date,
     )
 
 
@@ -206,7 +213,7 @@ def _from_files(
         yield source, Path()
 
 
-def _print(report: ExportReport, out: Path, *, dry_run: bool, uids: bool) -> None:
+def _print(report: ExportReport, out: Path, where: str | None, root: Root, *, dry_run: bool, uids: bool) -> None:
     change = report.change
     lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
@@ -220,6 +227,13 @@ def _print(report: ExportReport, out: Path, *, dry_run: bool, uids: bool) -> Non
     for left in report.left:
         print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
     _print_skipped(report, uids=uids)
+    if report.not_selected and where is not None:
+        which = printable(shlex.join(["voxelnode", "select", where, "--why", *root.given]))
+        print(f"{report.not_selected} series do not fit --where. Their clauses: {which}")
+    if report.kept:
+        print(
+            f"kept     dataset_description.json: it is yours, and has another {', '.join(report.kept)} than the rules"
+        )
     changes = len(lines)
     end = "nothing was written" if dry_run else counted(changes, "change") if changes else "nothing changed"
     print(f"{_written(report)}, {len(report.skipped)} not exported: {out}; {end}")

@@ -34,6 +34,7 @@ from node.failpoints import reached
 OWN_FOLDER = ".voxelnode"
 STATE_FILE = ".voxelnode.json"
 STATE_VERSION = 1
+DESCRIPTION = "dataset_description.json"
 KEY_FILE = ".voxelnode.key.json"
 """In the top folder: by which key the subjects have their labels, without the key."""
 
@@ -125,12 +126,10 @@ class Dataset:
         return sorted({file.relative_to(self.out).parts[0].removeprefix("sub-") for file in files})
 
     def require_key(self, mark: str) -> None:
-        """Record by which key a data set is made; `mark` is a pseudonym of nothing, by that key.
-
-        Raises DatasetUnusable: it was made by another one.
-        """
+        """Raise DatasetUnusable if a data set was made by another key; `mark` is a pseudonym of nothing, by the key."""
         file = self.out / KEY_FILE
-        self._write_if_missing(KEY_FILE, json_text({"version": STATE_VERSION, "mark": mark}))
+        if not file.exists():
+            return
         try:
             known = json.loads(file.read_bytes())["mark"]
         except (ValueError, TypeError, KeyError):
@@ -141,13 +140,31 @@ class Dataset:
                 "name its key, as by --key, or choose an empty folder"
             )
 
-    def write_top(self, settings: DatasetTable) -> None:
+    def begin(self, mark: str, settings: DatasetTable) -> None:
+        """Record by which key a data set is made, and describe it, unless it was begun; see `require_key`."""
+        self._write_if_missing(KEY_FILE, json_text({"version": STATE_VERSION, "mark": mark}))
+        self._write_top(settings)
+
+    def kept(self, settings: DatasetTable) -> list[str]:
+        """Return the fields of the description of a data set that the rules state otherwise; it stays as it is."""
+        try:
+            known = json.loads((self.out / DESCRIPTION).read_bytes())
+            stated = {"Name": settings.name, "Authors": list(settings.authors), "License": settings.license}
+            return [
+                name
+                for name, wanted in stated.items()
+                if name.lower() in settings.model_fields_set and known.get(name) != wanted
+            ]
+        except (OSError, ValueError, AttributeError):
+            return []  # not begun, or not readable for us
+
+    def _write_top(self, settings: DatasetTable) -> None:
         """Write the files that describe a data set, each unless it is there."""
         about: dict[str, Any] = {"Name": settings.name, "BIDSVersion": VERSION, "DatasetType": "raw"}
         about |= {"Authors": list(settings.authors)} if settings.authors else {}
         about |= {"License": settings.license} if settings.license else {}
         about["GeneratedBy"] = [{"Name": "voxelnode", "Description": "volumes of a DICOM node, named by rules"}]
-        self._write_if_missing("dataset_description.json", json_text(about))
+        self._write_if_missing(DESCRIPTION, json_text(about))
         if not any(self.out.glob("README*")):
             self._write_if_missing("README", README.encode())
         self._write_if_missing(".bidsignore", b"# what voxelnode keeps about the files that it wrote\n.voxelnode*\n")
@@ -346,8 +363,8 @@ def opened(out: Path, *, link: bool = False) -> Iterator[Dataset]:
 
 def require_dataset(out: Path) -> None:
     """Refuse a folder that is neither a data set nor empty but for hidden files, as those of version control."""
-    if not (out / "dataset_description.json").exists() and any(path.name[0] != "." for path in out.iterdir()):
-        raise DatasetUnusable(f"{out} has files and no dataset_description.json: choose an empty folder, or a data set")
+    if not (out / DESCRIPTION).exists() and any(path.name[0] != "." for path in out.iterdir()):
+        raise DatasetUnusable(f"{out} has files and no {DESCRIPTION}: choose an empty folder, or a data set")
 
 
 def read_state(folder: Path) -> SessionState:

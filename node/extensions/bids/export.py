@@ -45,13 +45,19 @@ class Left:
 
 @dataclass(slots=True)
 class ExportReport:
-    """What a run did, or would do."""
+    """What a run did, or would do.
+
+    `not_selected`: number of series that do not fit and are not in the data set; `kept`: fields of the description of
+    the data set that stay as they are, although the rules state others.
+    """
 
     change: SessionChange = field(default_factory=SessionChange)
     skipped: list[Skipped] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     subjects: int = 0
     volumes: int = 0
+    not_selected: int = 0
+    kept: list[str] = field(default_factory=list)
 
     @property
     def is_up_to_date(self) -> bool:
@@ -83,7 +89,7 @@ class Exporter:
         self._prune, self._check = prune, check
 
     def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> ExportReport:
-        """Bring a data set up to date.
+        """Bring a data set up to date; one without volumes is not begun, and has no files.
 
         `dry_run`: write nothing; `link`: make hard links of volumes, which must not be changed in the data set then.
         Raises UsageError: the folder is not a data set, or another process changes it.
@@ -106,7 +112,7 @@ class Exporter:
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:
                 dataset.require_key(self._pseudonyms.mark(OF_DATASET))
-                dataset.write_top(self._rules.dataset)
+            report.kept = dataset.kept(self._rules.dataset)
             if study_instance_uid is None:
                 by_subject, refused = self._by_subject(self._source.patients())
                 subjects, mark = sorted({*by_subject, *dataset.subjects()}), None
@@ -120,6 +126,8 @@ class Exporter:
             for series in self._source.series_of(list(refused)) if refused else ():
                 if self._planner.selects(series):
                     report.skipped.append(series.skipped(refused[series.patient]))
+                else:
+                    report.not_selected += 1
             for subject in subjects:
                 self._check()
                 self._export_subject(dataset, subject, by_subject[subject], mark, report, dry_run=dry_run)
@@ -172,6 +180,7 @@ class Exporter:
         all_series = list(self._source.series_of(patients)) if patients else []
         plan = self._planner.plan(subject, all_series, states)
         report.skipped += plan.skipped
+        report.not_selected += plan.not_selected
         leave: dict[str, set[str]] = defaultdict(set)
         for session, stem, reason, series_instance_uid in self._left(plan, states):
             if reason is None or not self._prune:
@@ -184,6 +193,7 @@ class Exporter:
             report.subjects += 1
             report.volumes += count
             if not dry_run:
+                dataset.begin(self._pseudonyms.mark(OF_DATASET), self._rules.dataset)
                 dataset.add_participants({f"sub-{subject}": self._participant(all_series)})
         for session in sorted({*plan.sessions, *states}, key=lambda label: (label not in plan.sessions, label)):
             planned = plan.sessions.get(session, SessionPlan(states.get(session, SessionState()).studies))

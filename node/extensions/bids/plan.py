@@ -179,11 +179,15 @@ class SessionPlan:
 
 @dataclass(slots=True)
 class SubjectPlan:
-    """The sessions of a subject by label (an empty one without sessions), and what has no place in them."""
+    """The sessions of a subject by label (an empty one without sessions), and what has no place in them.
+
+    `not_selected`: number of series that may not enter the data set.
+    """
 
     subject: str
     sessions: dict[str, SessionPlan] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    not_selected: int = 0
 
 
 def series_key(study_instance_uid: str, series_instance_uid: str) -> str:
@@ -217,10 +221,13 @@ class Planner:
         """
         plan = SubjectPlan(subject)
         present = {entry.series for state in states.values() for entry in state.volumes.values()}
+        chosen = [
+            series for series in all_series if self.selects(series) or self.pseudonyms.mark(series.key) in present
+        ]
+        plan.not_selected = len(all_series) - len(chosen)
         found = [
             planned
-            for series in sorted(all_series, key=_order)
-            if self.selects(series) or self.pseudonyms.mark(series.key) in present
+            for series in sorted(chosen, key=_order)
             for planned in self._volumes_of(series, subject, plan.skipped)
         ]
         sessions = self._sessions({volume.series.study_instance_uid: volume.series for volume in found}, states)

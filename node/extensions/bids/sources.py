@@ -21,7 +21,7 @@ from node.extensions.bids.subjects import SubjectPatient
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.levels import identity_of
-from node.selector import FIELDS, Facts, Selector
+from node.selector import FIELDS, Facts, Selector, grid_fields
 from node.writers.options import WriteOptions
 
 STILL_OPEN = "it is still being received or converted"
@@ -110,8 +110,7 @@ def _problem(row: Mapping[str, Any], has_volumes: bool) -> str | None:
 def geometry_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of one volume by the names of selectors, from its row."""
     return {
-        **dict(zip(("columns", "rows", "slices", "times"), (*row["shape"], 1), strict=False)),
-        **dict(zip(("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm"), row["spacing_mm"], strict=False)),
+        **grid_fields(row["shape"], row["spacing_mm"], row["geometry"]),
         **{name: row[name] for name in ("geometry", "orientation", "warnings", "weighting", "contrast_agent")},
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 from node.errors import UsageError
 from node.extensions.bids.names import LABEL, label
 from node.extensions.bids.rules import NotExported, SubjectsTable
-from node.pseudonyms import PATIENT_CHARACTERS, PseudonymKey
+from node.pseudonyms import PATIENT_CHARACTERS, PseudonymKey, passing_key
 from node.pseudonyms import Patient as KeyedPatient
 
 STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
@@ -129,6 +129,11 @@ class Pseudonyms:
     def __init__(self, key: PseudonymKey) -> None:
         self._key = key
 
+    @property
+    def key_name(self) -> str:
+        """Name of the key, which may be shown."""
+        return self._key.name
+
     def subject(self, identity: str) -> str:
         """Return the label of a patient, whose identity is that of `node.index.nouns.levels.identity_of`."""
         issuer, has_id, patient_id = identity.partition("\\")
@@ -146,3 +151,19 @@ class Pseudonyms:
     def shift_days(self, subject: str) -> int:
         """Return by how many days the dates of a subject, by its label, are set back."""
         return BEFORE_DAYS + self._key.days_earlier(KeyedPatient("subject", subject))
+
+
+class UnknownLabels(Pseudonyms):
+    """Pseudonyms by a key that is not made yet: subjects are counted, by labels that none of them will have."""
+
+    def __init__(self) -> None:
+        super().__init__(passing_key())
+        self._numbers: dict[str, int] = {}
+
+    def subject(self, identity: str) -> str:
+        """Return what stands for the label of a patient."""
+        return f"{UNKNOWN}{self._numbers.setdefault(identity, len(self._numbers) + 1)}"
+
+
+UNKNOWN = "PSEUDONYM"
+"""In capital letters, of which labels by a key have none."""

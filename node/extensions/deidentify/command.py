@@ -189,7 +189,14 @@ def rotate(path: KeyFile, name: Name = None) -> None:
 @app.command(name="map")
 def map_(
     path: KeyFile,
-    source: Annotated[Path, typer.Argument(metavar="IN", exists=True, help="The originals: a folder or a file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            exists=True,
+            help="The originals: DICOM files or a folder of them, such as `objects` of a root.",
+        ),
+    ],
     uids: Annotated[bool, typer.Option("--uids", help="List studies, series and instances too.")] = False,
     json: Json = False,
 ) -> None:

@@ -10,8 +10,9 @@ SQL that both engines share; where they differ, `_Words` writes what a construct
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, case, literal_column
 
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
@@ -40,6 +41,12 @@ def years_of(age: str) -> str:
     return f"CASE WHEN length({age}) = 4 AND {digits} THEN {years} END"
 
 
+def slice_spacing(shape: Any, spacing_mm: Any, geometry: Any) -> ColumnElement[Any]:
+    """Return the distance between the slices of a volume, by its columns: see `node.selector.grid_fields`."""
+    is_known = (JsonNumber(shape, 2) > literal_column("1")) & (geometry != literal_column("'none'"))
+    return case((is_known, JsonNumber(spacing_mm, 2)))
+
+
 _MESSAGE_STATE = """
     CASE coalesce(w.outcome, w.state) WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'given-up'
          WHEN 'cancelled' THEN 'dropped' ELSE coalesce(w.outcome, w.state) END"""
@@ -59,6 +66,10 @@ class _Words:
 
     def number(self, array: str, place: int) -> str:
         return self._say(JsonNumber(literal_column(array), place))
+
+    def slice_spacing(self, volume: str) -> str:
+        shape, spacing_mm, geometry = (f"{volume}.{name}" for name in ("shape", "spacing_mm", "geometry"))
+        return self._say(slice_spacing(*map(literal_column, (shape, spacing_mm, geometry))))
 
     def text(self, item: str, key: str) -> str:
         return self._say(JsonText(literal_column(item), key))
@@ -143,7 +154,7 @@ def _of_core(say: _Words) -> dict[str, str]:
                    {say.number("v.shape", 2)} AS slices, coalesce({say.number("v.shape", 3)}, 1) AS times,
                    {say.number("v.spacing_mm", 0)} AS column_spacing_mm,
                    {say.number("v.spacing_mm", 1)} AS row_spacing_mm,
-                   {say.number("v.spacing_mm", 2)} AS slice_spacing_mm,
+                   {say.slice_spacing("v")} AS slice_spacing_mm,
                    v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
                    se.verdict, se.state, v.instances, v.format, {say.root} || v.path AS path, v.bytes, v.sha256,
                    c.created_at

@@ -32,7 +32,7 @@ from sqlalchemy.orm import aliased, join
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
 from node.index.engine.view_rows import certainty_of
-from node.index.engine.views import years_of
+from node.index.engine.views import slice_spacing, years_of
 from node.index.models.history import ConversionRow, FailureRow, VolumeRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.models.people import LabelRow
@@ -128,7 +128,7 @@ COLUMNS: Mapping[str, Any] = {
     "times": case((_LARGEST.id.is_not(None), func.coalesce(_extent(3), 1))),
     "column_spacing_mm": _spacing(0),
     "row_spacing_mm": _spacing(1),
-    "slice_spacing_mm": _spacing(2),
+    "slice_spacing_mm": cast(slice_spacing(_LARGEST.shape, _LARGEST.spacing_mm, _LARGEST.geometry), Float),
     **{name: getattr(_LARGEST, name) for name in _LARGEST_HAS},
     "warnings": _of_volumes(JsonGroupDistinct(_WARNING.c.value)).select_from(_WARNING).scalar_subquery(),
     "days_since_received": Days(_NOW) - Days(SeriesRow.last_received_at),

@@ -37,8 +37,13 @@ MAPS = frozenset(
 """Values of Image Type (0008,0008) that name an estimated parameter: the standard's (PS3.3 C.8.13.3.1) and vendors'."""
 
 _PLAIN = re.compile(rf"[ -~]{{1,{MAX_TEXT}}}")
-_NO_MAGNITUDES = frozenset({"P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "VELOCITY"})
-"""Values of Image Type for phases, parts of complex numbers, fields and velocities."""
+_NO_MAGNITUDES = frozenset(
+    {
+        *("P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "VELOCITY"),
+        *("T_MAP", "TTEST"),
+    }
+)
+"""Values of Image Type for phases, parts of complex numbers, fields, velocities and statistics of functional series."""
 
 
 def scan_parameters(volume: Volume) -> dict[str, Any]:

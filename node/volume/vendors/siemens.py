@@ -282,6 +282,12 @@ def _product_sequence(ds: Dataset) -> str:
     return name if name.startswith(_PRODUCT) else ""
 
 
+def _echo_of_name(ds: Dataset) -> str:
+    """Return the kind of echo of an echo-planar sequence that states no other: a free induction decay (``epfid``)."""
+    kinds, name = texts(ds, "ScanningSequence"), text(ds, "SequenceName").lstrip("*")
+    return "GRADIENT" if "EP" in kinds and "SE" not in kinds and name.startswith("epfid") else ""
+
+
 def _is_labelled(ds: Dataset) -> bool:
     return (protocol_integer(protocol(ds), "sAsl.ulMode") or _ASL_OFF) != _ASL_OFF
 
@@ -369,6 +375,7 @@ FIELDS = (
     VendorField("ConsistencyInfo", notation(_BASELINE), _baseline),
     _planned("MTState", "sPrepPulses.ucMTC", _one_of({1: True})),
     VendorField("PulseSequenceDetails", "protocol tSequenceFileName of the vendor's sequences", _product_sequence),
+    VendorField("EchoPulseSequence", "beginning of SequenceName (0018,0024): epfid", _echo_of_name),
     VendorField("DiffusionScheme", "protocol sDiffusion.dsScheme of diffusion sequences", _diffusion_scheme),
     VendorField("ArterialSpinLabelingType", "protocol tSequenceFileName", _labelling),
     VendorField("LabelingDuration", "protocol sAsl.ulLabelingDuration", _labelled_seconds("sAsl.ulLabelingDuration")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import SubjectSeries
 from node.extensions.bids.subjects import Pseudonyms, SubjectPatient
 from node.pseudonyms import PseudonymKey
+from node.selector import compile_selector
 from tests.unit.extensions.bids.builders import Scanner, rules_of
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
@@ -79,3 +81,33 @@ def test_a_study_of_another_patient_than_before_updates_both(tmp_path: Path) -> 
     clinic.series = clinic.series[1:3]
     report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export_study(out, "1.2.1")
     assert len(report.change.removed) == 2
+
+
+def test_a_run_that_exports_nothing_writes_no_file(tmp_path: Path) -> None:
+    """The name of a data set is then that of the run that begins it."""
+    clinic, out = Clinic(tmp_path, 2), tmp_path / "out"
+    nothing = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, compile_selector('series_description == "dwi"'))
+    report = nothing.export(out)
+    assert (report.volumes, report.skipped, report.not_selected) == (0, [], 2)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+    report = Exporter(clinic, rules_of('[dataset]\nname = "Memory"\n', tmp_path), PSEUDONYMS).export(out)
+    assert (report.volumes, report.kept) == (2, [])
+    assert json.loads((out / "dataset_description.json").read_text())["Name"] == "Memory"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_description_that_stays_as_it_is_is_reported(tmp_path: Path, dry_run: bool) -> None:
+    clinic, out = Clinic(tmp_path, 1), tmp_path / "out"
+    Exporter(clinic, rules_of('[dataset]\nname = "Memory"\n', tmp_path), PSEUDONYMS).export(out)
+    other = rules_of('[dataset]\nname = "Perfusion"\nauthors = ["A. Researcher"]\n', tmp_path)
+    assert Exporter(clinic, other, PSEUDONYMS).export(out, dry_run=dry_run).kept == ["Name", "Authors"]
+    assert Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS).export(out, dry_run=dry_run).kept == []
+
+
+def test_series_that_do_not_fit_are_counted_unless_they_are_in_the_data_set(tmp_path: Path) -> None:
+    clinic, out = Clinic(tmp_path, 3), tmp_path / "out"
+    exporter = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, compile_selector("series_number == 1"))
+    assert exporter.export(out).not_selected == 2
+    later = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, compile_selector("series_number == 2"))
+    assert (report := later.export(out)).not_selected == 1
+    assert report.volumes == 2

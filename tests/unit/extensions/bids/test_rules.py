@@ -36,7 +36,9 @@ def named(
     """The folder and the name of a volume without subject, or why it has none."""
     sidecar = {**SEQUENCES[sequence], **more}
     own = volume_facts(suffix, [suffix, *more.get("others", ())], sidecar, directions)
-    known = {**facts(series_description=description, modality=more.get("modality", "MR")), **geometry(times), **own}
+    of_volume = {"weighting": more.get("weighting"), "contrast_agent": more.get("agent")}
+    of_series = facts(series_description=description, modality=more.get("modality", "MR"))
+    known = {**of_series, **geometry(times), **of_volume, **own}
     try:
         found = rules.meaning_of(known).named
     except NotExported as reason:
@@ -87,6 +89,32 @@ def test_the_default_rules_name_common_protocols(
     description: str, sequence: str, more: dict[str, Any], name: str
 ) -> None:
     assert named(DEFAULT, description, sequence, **more) == name
+
+
+@pytest.mark.parametrize(
+    ("description", "weighting", "more", "name"),
+    [
+        ("Sag CUBE", "FLAIR", {}, "anat/FLAIR"),
+        ("MPR_3D_brain", "T1", {}, "anat/T1w"),
+        ("axial", "T1", {"agent": "GADOLINIUM"}, "anat/ce-gadolinium_T1w"),
+        ("axial", "T1", {"agent": "stated"}, "anat/ce-stated_T1w"),
+        ("BLADE_tra", "T2", {}, "anat/T2w"),
+        ("t2_space_dark-fluid_sag", "T2", {}, "anat/FLAIR"),  # a description counts first
+        ("axial", "T2*", {}, "no rule fits"),  # T2*, too, is the reference of a functional series
+        ("Sag CUBE", "FLAIR", {"times": 3}, "no rule fits"),
+        ("2D 16Echo qT2", "T1", {"suffix": "e1", "others": ("e2",)}, "no rule fits"),
+        ("B0 NS", "T1", {"others": ("real",)}, "no rule fits"),
+        ("INV", "T1", {"suffix": "i1", "others": ("i2",)}, "a name in BIDS does not tell this volume (i1)"),
+        ("axial", "T2", {"PulseSequenceType": "Spin Echo EPI"}, "no rule fits"),  # no diffusion, and no anatomy
+        ("axial", "T1", {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "no rule fits"),
+        ("axial", "T1", {"ImageType": ["DERIVED", "PRIMARY", "SUB"]}, 'rule "derived"'),
+        ("loc", "T2", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, 'rule "localizer"'),
+    ],
+)
+def test_what_no_description_names_is_named_by_its_weighting(
+    description: str, weighting: str, more: dict[str, Any], name: str
+) -> None:
+    assert named(DEFAULT, description, weighting=weighting, **more).startswith(name)
 
 
 def test_a_task_is_never_guessed() -> None:

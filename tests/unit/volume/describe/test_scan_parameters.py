@@ -30,6 +30,7 @@ def described(
 SPIN, GRADIENT = {"ScanningSequence": "SE"}, {"ScanningSequence": "GR", "SequenceVariant": "SP"}
 PREPARED = {"ScanningSequence": r"GR\IR", "SequenceVariant": r"SP\MP"}
 INVERTED = {"ScanningSequence": r"SE\IR"}
+EPFID = {"Manufacturer": "SIEMENS", "SequenceName": "*epfid2d1_64"}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,9 @@ INVERTED = {"ScanningSequence": r"SE\IR"}
         ("T2*", GRADIENT, (600, 20, None, 20)),
         ("T2*", {"ScanningSequence": r"EP\GR"}, (2000, 30, None, 77)),
         (None, {"ScanningSequence": "EP"}, (2000, 30, None, 77)),  # of which echo is not stated
+        ("T2*", EPFID | {"ScanningSequence": "EP"}, (2000, 30, None, 77)),  # FID: no refocusing
+        (None, EPFID | {"ScanningSequence": "EP", "SequenceName": "epse2d1_72"}, (2000, 30, None, 77)),
+        (None, EPFID | {"ScanningSequence": r"SE\EP"}, (2000, 30, None, 77)),  # contradictory
         (None, {"ScanningSequence": r"EP\SE"}, (6000, 80, None, 90)),
         ("FLAIR", INVERTED, (9000, 90, 2500, 150)),
         ("T1", INVERTED, (2000, 12, 800, 150)),
@@ -77,7 +81,9 @@ def test_a_gradient_echo_that_states_t2_is_none(echo: float, expected: str | Non
     assert described(AcquisitionContrast="T2", EchoTime=echo, **GRADIENT)["weighting"] == expected
 
 
-@pytest.mark.parametrize("kinds", [r"ORIGINAL\PRIMARY\P", r"DERIVED\PRIMARY\PHASE MAP", r"DERIVED\PRIMARY\T1 MAP"])
+@pytest.mark.parametrize(
+    "kinds", [r"ORIGINAL\PRIMARY\P", r"DERIVED\PRIMARY\PHASE MAP", r"DERIVED\PRIMARY\T1 MAP", r"DERIVED\PRIMARY\T_MAP"]
+)
 def test_an_image_that_shows_no_magnitude_has_no_weighting(kinds: str) -> None:
     assert described(RepetitionTime=500, EchoTime=12, ImageType=kinds, **SPIN)["weighting"] is None
 
