@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from playwright.sync_api import expect
 
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import Ended, Lane
@@ -18,6 +20,7 @@ from node.index.work.messages import Attempt, PendingEvent
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
+from tests.web.pages import Visitor
 
 pytestmark = pytest.mark.slow
 
@@ -50,13 +53,16 @@ def work_of(client: httpx2.Client, path: str) -> str:
     return next(f"/api/v1/work/{row['id']}" for row in rows if path.endswith(row["key"]))
 
 
-def mask_of(site: Site, folder: Path, *, shifted: float = 0.0) -> bytes:
-    """A mask on the grid of the volume, or beside it."""
-    [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti'")
+def mask_of(site: Site, folder: Path, series_instance_uid: str = "", *, shifted: float = 0.0) -> bytes:
+    """A mask on the grid of the volume, of a series if there are several, or beside it."""
+    of = f"AND series_instance_uid = '{series_instance_uid}'" if series_instance_uid else ""
+    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' {of}")
     volume = nibabel.load(row["path"])
     affine = volume.affine.copy()
     affine[2, 3] += shifted
-    nibabel.save(nibabel.Nifti1Image((np.asarray(volume.dataobj) > 0).astype(np.uint8), affine), folder / "mask.nii.gz")
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[volume.shape[0] // 2 :] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, affine), folder / "mask.nii.gz")
     return (folder / "mask.nii.gz").read_bytes()
 
 
@@ -145,6 +151,38 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     overlays = re.findall(r"<input [^>]*data-overlay[^>]*>", page)
     assert [made in one for one in overlays if " checked" in one] == [True]
     assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
+
+
+def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
+    site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
+) -> None:
+    client, manifest = site.client(), {"file": "mask.nii.gz", "description": "Lungs", "labels": {"1": "Lung"}}
+    made = []
+    for message in ("first", "again"):
+        path, token = begin(site, series, message)
+        client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
+        outcome = {"state": "succeeded", "results": [manifest]}
+        done = client.post(f"{path}/outcome", headers=bearer(token), json=outcome)
+        made.append(done.json()["results"][0]["series_instance_uid"])
+        site.convert()
+
+    visitor = visit(site.url)
+    for scheme in ("light", "dark"):
+        page = visitor.open(f"/studies/{series[0]}/series/{series[1]}", scheme)
+        page.wait_for_selector("#viewer[data-shown]")
+        overlays = {uid: page.locator(f"[data-overlay][data-series='{uid}']") for uid in made}
+        expect(overlays[made[0]]).not_to_be_checked()
+        expect(overlays[made[1]]).to_be_checked()
+        expect(page.locator("#legend li")).to_have_text(["Lung"])
+        overlays[made[0]].check()
+        groups = page.locator("#legend > li")
+        expect(groups).to_have_count(2)
+        for group in groups.all():
+            expect(group).to_contain_text(re.compile(r"Lungs.*hook lung, \S+.*Lung"))
+        colours = [
+            one.evaluate("(one) => getComputedStyle(one).backgroundColor") for one in groups.locator(".swatch").all()
+        ]
+        assert len(set(colours)) == 2
 
 
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(

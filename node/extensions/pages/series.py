@@ -68,7 +68,9 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         newest, summary = row["revision"], index.instances.summary(*key)
         local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
-        rail, made = study_series(index, study_instance_uid, local), index.jobs.made(study_instance_uid)
+        rail = study_series(index, study_instance_uid, local)
+        made = [one for one in index.jobs.made(study_instance_uid) if one.source_series_instance_uid == key[1]]
+        newest_jobs = {one.hook: one.job for one in made}
         return page(
             call,
             "series.html",
@@ -83,7 +85,8 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
             rail=rail,
-            results={one.series_instance_uid for one in made if one.source_series_instance_uid == key[1]},
+            results={one.series_instance_uid: one for one in made},
+            newest_results={one.series_instance_uid for one in made if one.job == newest_jobs[one.hook]},
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
             failures=index.failures.of_study(*key),
