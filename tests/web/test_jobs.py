@@ -217,3 +217,52 @@ def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way
         assert client.post(f"/work/{row['id']}", data={"action": "retry"}).status_code == 303
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("waiting", 0)
+
+
+def test_a_job_that_failed_is_one_row_of_the_work_and_a_problem_until_it_is_tried_again(
+    site: Site, series: tuple[str, str]
+) -> None:
+    """The message of a job says less than the job, and is what is tried again."""
+    hook, client, why = Lane("hook", "lung"), site.client(), "mask.nii.gz: the axes of the mask are others"
+    site.store.index.deliveries.begin("hook", {hook: ()})
+    begin(site, series)
+    [job] = client.get("/api/v1/work?kind=job").json()["items"]
+    site.store.index.jobs.end(job["key"], "failed", why, NOW)
+    pending = PendingEvent("m", "volume-written", NOW, *series, None, 1)
+    refused = Attempt(pending, Ended("failed", "a result was refused"), 1)
+    later = NOW + dt.timedelta(minutes=1)
+    dropped = Attempt(PendingEvent("n", "volume-written", NOW, *series, None, 1), Ended("dropped", "filtered out"), 0)
+    site.store.index.deliveries.record(hook, [dropped], [], later)
+    site.store.index.deliveries.record(hook, [refused], [], NOW)
+
+    def rows(path: str) -> list[str]:
+        """The rows of a page, the cells of each as one text."""
+        return [re.sub(r"<[^>]+>|\s+", " ", row) for row in client.get(path).text.split("<tr>")[2:]]
+
+    first, second = rows("/work")  # the last changed first
+    assert ("filtered out" in first, "Retry" in first) == (True, False)
+    assert (why in second, "Retry" in second, "a result was refused" in second) == (True, True, False)
+    assert re.search(r"failed +1 +mask", second)
+    [problem] = rows("/problems/hooks")
+    assert why in problem
+    assert "voxelnode hooks retry lung" in problem
+    page = client.get(f"/studies/{series[0]}/series/{series[1]}").text
+    assert (why in page, 'value="retry"' in page) == (True, True)
+
+    [message] = re.findall(r'action="(/work/\d+)"', client.get("/problems/hooks").text)
+    assert client.post(message, data={"action": "retry"}).status_code == 303
+    assert rows("/problems/hooks") == []
+    assert why not in client.get(f"/studies/{series[0]}/series/{series[1]}").text
+
+
+def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that_asks_again(
+    site: Site, series: tuple[str, str]
+) -> None:
+    (path, token), client = begin(site, series), site.client()
+    failed = {"state": "failed", "detail": "no lungs in the image"}
+    assert client.post(f"{path}/outcome", headers=bearer(token), json=failed).status_code == 200
+    page = client.get("/problems/hooks").text
+    assert "no lungs in the image" in page
+    assert "voxelnode hooks replay lung" in page
+    assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
+    assert "no lungs in the image" not in client.get("/problems/hooks").text

@@ -90,6 +90,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
             failures=index.failures.of_study(*key),
+            failed_hooks=index.work.failed(SHOWN_EVENTS, series=key),
             # one more row than is shown, to know whether there are more
             sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
