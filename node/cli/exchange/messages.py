@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -269,9 +269,10 @@ def replay_hook(
     if not events:
         raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
     before = dt.datetime.now(dt.UTC).isoformat() if again else None
-    series = left = _selected(root, where)
-    total: dict[str, Any] = {"hook": name, "series": len(series), "queued": [], "waiting": 0, "delivered": 0}
-    total |= {"without_event": 0}
+    selected = _selected(root, where)
+    series = left = _let_through(root, hook, events, selected)
+    total: dict[str, Any] = {"hook": name, "series": len(selected), "queued": [], "waiting": 0, "delivered": 0}
+    total |= {"without_event": 0, "filtered_out": len(selected) - len(series)}
     if not dry_run:
         requests, left = _queued(root, "replay-deliveries", series, hook=name, events=events, before=before)
         for done in requests:
@@ -281,7 +282,7 @@ def replay_hook(
     text = (
         f"{total['series']} series: {counted(len(total['queued']), 'message')} queued, "
         f"{total['waiting']} waiting already, {total['delivered']} delivered before, "
-        f"{total['without_event']} without an event"
+        f"{total['without_event']} without an event, {total['filtered_out']} filtered out by the hook"
     )
     if left and not dry_run:
         text += f"\n{len(left)} series found no room: start the node, which delivers messages, and repeat the command"
@@ -295,6 +296,27 @@ def _selected(root: Root, where: str) -> list[tuple[str, str]]:
     selector = compile_selector(where)
     with root.reading() as index:
         return list(index.facts.selected(selector))[::-1]
+
+
+def _let_through(
+    root: Root, hook: HookSettings, events: Sequence[str], series: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the series whose events pass the filters of a hook, as its worker applies them when it delivers.
+
+    An event of a study passes if one series of it does, so a hook on `study-quiet` is asked about the studies.
+    """
+    from node.selector import compile_selector
+
+    uids = 1 if "study-quiet" in events else 2
+    with root.reading() as index:
+        if hook.where is not None:
+            fits = index.facts.selected(compile_selector(hook.where))
+            passing = {key[:uids] for key in fits}
+            series = [key for key in series if key[:uids] in passing]
+        if titles := {title.strip() for title in hook.calling_ae_titles}:
+            known = index.instances.calling_ae_titles
+            series = [key for key in series if not titles.isdisjoint(map(str.strip, known(*key[:uids])))]
+    return series
 
 
 def _queued(
