@@ -266,3 +266,23 @@ def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that
     assert "voxelnode hooks replay lung" in page
     assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
     assert "no lungs in the image" not in client.get("/problems/hooks").text
+
+
+def test_the_page_of_a_report_has_the_values_that_a_hook_gave(site: Site, series: tuple[str, str]) -> None:
+    (path, token), client = begin(site, series), site.client()
+    lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
+    measured = [
+        {"name": "Volume <b>", "value": 12.5, "unit": "mL", "site": lung},
+        {"name": "Nodules", "value": 3, "unit": "1"},
+    ]
+    client.put(f"{path}/files/a.json", headers=bearer(token), json={"measurements": measured})
+    done = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"})
+    [result] = done.json()["results"]
+    site.convert()
+    page = client.get(f"/studies/{series[0]}/series/{result['series_instance_uid']}").text
+    table = page.partition('id="measurements"')[2].partition("</table>")[0]
+    rows = [re.findall(r"<bdi>(.*?)</bdi>|tabular\">(.*?)<", row) for row in table.split("<tr>")[2:]]
+    assert [["".join(cell) for cell in row] for row in rows] == [
+        ["Volume &lt;b&gt;", "12.5", "mL", "Lung"],
+        ["Nodules", "3.0", "1", ""],
+    ]

@@ -13,7 +13,7 @@ from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
 from node.conversion.volume_files import by_path
 from node.extensions.pages.studies import namesake
-from node.extensions.pages.viewable import file_url, sidecar_of, study_series, viewable
+from node.extensions.pages.viewable import file_url, measurements_of, sidecar_of, study_series, viewable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
@@ -84,6 +84,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             revisions=_revisions(files, lambda revision: files_of(call.node, index, *key, revision)),
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
+            measurements=measurements_of(files, local),
             rail=rail,
             results={one.series_instance_uid: one for one in made},
             newest_results={one.series_instance_uid for one in made if one.job == newest_jobs[one.hook]},
