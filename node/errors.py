@@ -60,9 +60,9 @@ def text_without(error: Exception, data: bytes) -> str:
 
 
 def with_last_line(reason: str, output: str | None) -> str:
-    """Return why a program failed with the last line that it wrote, which may be patient data: not for a log."""
+    """Return why a program failed, and the last line that it wrote, which may be patient data: not for a log."""
     lines = (output or "").strip().splitlines()
-    return f"{reason}: {lines[-1].strip()}" if lines else reason
+    return f"{reason}; it printed: {lines[-1].strip()}" if lines else reason
 
 
 BOUNDS = {

@@ -95,12 +95,14 @@ def missing_account(web: Web) -> str:
 
 
 def senders(settings: Settings) -> str:
-    """Return in a sentence whom `Admission` rejects because of [peers]; empty without peers, or without a listener."""
+    """Return whom `Admission` rejects because of [peers], and where; empty without peers, or without a listener."""
     if not (settings.peers and settings.dicom.enabled and "receive" in settings.cluster.roles):
         return ""
     listed, may = len(settings.peers), sum("store" in peer.may for peer in settings.peers.values())
     storing = f"{may or 'none'} of them may store" if listed > 1 else f"it may{'' if may else ' not'} store"
-    return f"[peers] lists {counted(listed, 'peer')}, and {storing}: all other senders are rejected"
+    where = "every address" if settings.bind_host in _EVERY_ADDRESS else settings.bind_host
+    rejected = f"all other senders are rejected; the node listens on {where}"
+    return f"[peers] lists {counted(listed, 'peer')}, and {storing}: {rejected}"
 
 
 def problems(settings: Settings) -> list[str]:

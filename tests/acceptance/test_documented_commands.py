@@ -75,7 +75,7 @@ NOT_RUN = {
     r"voxelnode volume (project|mask|slices|montage|rectangles|npz)\b": "needs a volume; "
     "tests/integration/test_opened.py",
     r"voxelnode projects member": "needs an account; tests/integration/test_projects.py",
-    r"voxelnode (routes|peers|retention|hooks) (remove|test)": "needs what the line before sets; "
+    r"voxelnode (routes|peers|retention|hooks) (remove|test|replay lungs)": "needs what the line before sets; "
     "tests/integration/test_configuration.py",
     r"voxelnode hooks set mail": "names a file that is not there; tests/integration/test_configuration.py",
     r"datasette": "is no dependency",

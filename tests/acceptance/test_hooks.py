@@ -112,18 +112,20 @@ def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) 
         until(lambda: len(node.rows("SELECT 1 FROM v_series WHERE state = 'converted'")) == 2, 60, "two conversions")
         assert node.terminate() == 0
     with Receiver() as receiver:
-        settings = hook("one", ("volume-written",), url=receiver.url)
+        settings = hook("one", ("volume-written",), url=receiver.url, where={"slices": ">=3"})
         uid = large[0].SeriesInstanceUID
         options = ("--root", tmp_path / "root", "--json")
 
-        def replay(*more: str) -> dict[str, Any]:
-            done = run("hooks", "replay", "one", "--where", "slices >= 4", *more, *options, environment=settings)
+        def replay(*more: str, where: str = "slices >= 4") -> dict[str, Any]:
+            done = run("hooks", "replay", "one", "--where", where, *more, *options, environment=settings)
             assert done.returncode == 0, done.stderr
             return dict(json.loads(done.stdout))
 
         tried = run("hooks", "test", "one", "--series", uid, *options, environment=settings, check=True)
         assert Path(json.loads(tried.stdout)["message"]["volumes"][0]["path"]).is_file()
         assert len(replay("--dry-run")["queued"]) == 0
+        left_out = replay(where="slices < 4")
+        assert (left_out["series"], left_out["queued"], left_out["filtered_out"]) == (1, [], 1)
         [queued] = replay()["queued"]
         assert replay()["waiting"] == 1
         with Served(tmp_path / "root", **settings) as node:

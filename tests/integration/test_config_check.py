@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def test_every_broken_rule_of_one_table_is_reported(tmp_path: Path) -> None:
 
 
 DESTINATION = '[peers.WS]\nae_title = "WS1"\nhost = "10.1.2.3"\nmay = []\n'
+REJECTED = "all other senders are rejected; the node listens on"
 SCANNER = '[peers.CT1]\nae_title = "CT1"\nmay = ["echo", "store"]\n'
 
 
@@ -170,9 +172,10 @@ SCANNER = '[peers.CT1]\nae_title = "CT1"\nmay = ["echo", "store"]\n'
     ("text", "sentence"),
     [
         ("", ""),
-        (DESTINATION, "[peers] lists 1 peer, and it may not store: all other senders are rejected"),
-        (SCANNER, "[peers] lists 1 peer, and it may store: all other senders are rejected"),
-        (DESTINATION + SCANNER, "[peers] lists 2 peers, and 1 of them may store: all other senders are rejected"),
+        (DESTINATION, f"[peers] lists 1 peer, and it may not store: {REJECTED} every address"),
+        (SCANNER, f"[peers] lists 1 peer, and it may store: {REJECTED} every address"),
+        (DESTINATION + SCANNER, f"[peers] lists 2 peers, and 1 of them may store: {REJECTED} every address"),
+        (f'{SCANNER}[dicom]\nhost = "127.0.0.1"', f"[peers] lists 1 peer, and it may store: {REJECTED} 127.0.0.1"),
         (f"{DESTINATION}[dicom]\nenabled = false", ""),
     ],
 )
@@ -220,3 +223,13 @@ def test_a_folder_of_worklist_entries_that_is_not_there_is_a_warning(tmp_path: P
     assert warning.startswith("[worklist] folder = ")
     folder.mkdir()
     assert check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"] == []
+
+
+def test_the_whole_configuration_of_the_document_on_results_is_valid(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    block = document.partition("## A whole configuration\n")[2].partition("\nCheck it")[0]
+    lines = [line.removeprefix("    ") for line in block.splitlines() if line.startswith("    ")]
+    text = "\n".join(lines).replace("/opt/lungs/bin/python", sys.executable)
+    storage, dicom = text.split("[dicom]")
+    assert storage.startswith("[storage]")
+    assert check(tmp_path, f"[dicom]{dicom}")["problems"] == []

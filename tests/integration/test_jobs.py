@@ -18,7 +18,7 @@ from pydicom import dcmread
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
-from node.extensions.results import intake
+from node.extensions.results import drafts
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.work.jobs import Job
@@ -169,7 +169,7 @@ def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
     def read(*_: Any) -> None:
         raise AssertionError("a file of the hook was read")
 
-    monkeypatch.setattr(intake, "_taken", read)
+    monkeypatch.setattr(drafts, "_taken", read)
     worker = begin("one", script=script.replace("$ELSEWHERE", str(elsewhere)))
     take(root, make.ct_series(1))
     work(root, worker)
@@ -241,7 +241,7 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     take(root, [ct])
     root.convert_due()
     worker.work()
-    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("waiting", "exit status 1: no model")]
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("waiting", "exit status 1; it printed: no model")]
     (tmp_path / "again").touch()
     root.clock.move(100_000)
     thread = threading.Thread(target=worker.work)

@@ -44,6 +44,6 @@ def test_a_rule_that_a_form_or_a_request_breaks_is_reported_in_plain_words(
 
 
 @pytest.mark.parametrize("output", ["Traceback:\n  line 1\nModuleNotFoundError: x\n\n", "ModuleNotFoundError: x"])
-def test_the_reason_of_a_failed_program_has_its_last_words(output: str) -> None:
-    assert with_last_line("exit status 1", output) == "exit status 1: ModuleNotFoundError: x"
+def test_the_reason_of_a_failed_program_is_apart_from_its_last_words(output: str) -> None:
+    assert with_last_line("exit status 1", output) == "exit status 1; it printed: ModuleNotFoundError: x"
     assert with_last_line("exit status 1", None) == "exit status 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from playwright.sync_api import expect
 
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import Ended, Lane
@@ -18,6 +20,7 @@ from node.index.work.messages import Attempt, PendingEvent
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
+from tests.web.pages import Visitor
 
 pytestmark = pytest.mark.slow
 
@@ -50,13 +53,16 @@ def work_of(client: httpx2.Client, path: str) -> str:
     return next(f"/api/v1/work/{row['id']}" for row in rows if path.endswith(row["key"]))
 
 
-def mask_of(site: Site, folder: Path, *, shifted: float = 0.0) -> bytes:
-    """A mask on the grid of the volume, or beside it."""
-    [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti'")
+def mask_of(site: Site, folder: Path, series_instance_uid: str = "", *, shifted: float = 0.0) -> bytes:
+    """A mask on the grid of the volume, of a series if there are several, or beside it."""
+    of = f"AND series_instance_uid = '{series_instance_uid}'" if series_instance_uid else ""
+    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' {of}")
     volume = nibabel.load(row["path"])
     affine = volume.affine.copy()
     affine[2, 3] += shifted
-    nibabel.save(nibabel.Nifti1Image((np.asarray(volume.dataobj) > 0).astype(np.uint8), affine), folder / "mask.nii.gz")
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[volume.shape[0] // 2 :] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, affine), folder / "mask.nii.gz")
     return (folder / "mask.nii.gz").read_bytes()
 
 
@@ -147,6 +153,38 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
 
 
+def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
+    site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
+) -> None:
+    client, manifest = site.client(), {"file": "mask.nii.gz", "description": "Lungs", "labels": {"1": "Lung"}}
+    made = []
+    for message in ("first", "again"):
+        path, token = begin(site, series, message)
+        client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
+        outcome = {"state": "succeeded", "results": [manifest]}
+        done = client.post(f"{path}/outcome", headers=bearer(token), json=outcome)
+        made.append(done.json()["results"][0]["series_instance_uid"])
+        site.convert()
+
+    visitor = visit(site.url)
+    for scheme in ("light", "dark"):
+        page = visitor.open(f"/studies/{series[0]}/series/{series[1]}", scheme)
+        page.wait_for_selector("#viewer[data-shown]")
+        overlays = {uid: page.locator(f"[data-overlay][data-series='{uid}']") for uid in made}
+        expect(overlays[made[0]]).not_to_be_checked()
+        expect(overlays[made[1]]).to_be_checked()
+        expect(page.locator("#legend li")).to_have_text(["Lung"])
+        overlays[made[0]].check()
+        groups = page.locator("#legend > li")
+        expect(groups).to_have_count(2)
+        for group in groups.all():
+            expect(group).to_contain_text(re.compile(r"Lungs.*hook lung, \S+.*Lung"))
+        colours = [
+            one.evaluate("(one) => getComputedStyle(one).backgroundColor") for one in groups.locator(".swatch").all()
+        ]
+        assert len(set(colours)) == 2
+
+
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(
     site: Site, series: tuple[str, str]
 ) -> None:
@@ -179,3 +217,72 @@ def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way
         assert client.post(f"/work/{row['id']}", data={"action": "retry"}).status_code == 303
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("waiting", 0)
+
+
+def test_a_job_that_failed_is_one_row_of_the_work_and_a_problem_until_it_is_tried_again(
+    site: Site, series: tuple[str, str]
+) -> None:
+    """The message of a job says less than the job, and is what is tried again."""
+    hook, client, why = Lane("hook", "lung"), site.client(), "mask.nii.gz: the axes of the mask are others"
+    site.store.index.deliveries.begin("hook", {hook: ()})
+    begin(site, series)
+    [job] = client.get("/api/v1/work?kind=job").json()["items"]
+    site.store.index.jobs.end(job["key"], "failed", why, NOW)
+    pending = PendingEvent("m", "volume-written", NOW, *series, None, 1)
+    refused = Attempt(pending, Ended("failed", "a result was refused"), 1)
+    later = NOW + dt.timedelta(minutes=1)
+    dropped = Attempt(PendingEvent("n", "volume-written", NOW, *series, None, 1), Ended("dropped", "filtered out"), 0)
+    site.store.index.deliveries.record(hook, [dropped], [], later)
+    site.store.index.deliveries.record(hook, [refused], [], NOW)
+
+    def rows(path: str) -> list[str]:
+        """The rows of a page, the cells of each as one text."""
+        return [re.sub(r"<[^>]+>|\s+", " ", row) for row in client.get(path).text.split("<tr>")[2:]]
+
+    first, second = rows("/work")  # the last changed first
+    assert ("filtered out" in first, "Retry" in first) == (True, False)
+    assert (why in second, "Retry" in second, "a result was refused" in second) == (True, True, False)
+    assert re.search(r"failed +1 +mask", second)
+    [problem] = rows("/problems/hooks")
+    assert why in problem
+    assert "voxelnode hooks retry lung" in problem
+    page = client.get(f"/studies/{series[0]}/series/{series[1]}").text
+    assert (why in page, 'value="retry"' in page) == (True, True)
+
+    [message] = re.findall(r'action="(/work/\d+)"', client.get("/problems/hooks").text)
+    assert client.post(message, data={"action": "retry"}).status_code == 303
+    assert rows("/problems/hooks") == []
+    assert why not in client.get(f"/studies/{series[0]}/series/{series[1]}").text
+
+
+def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that_asks_again(
+    site: Site, series: tuple[str, str]
+) -> None:
+    (path, token), client = begin(site, series), site.client()
+    failed = {"state": "failed", "detail": "no lungs in the image"}
+    assert client.post(f"{path}/outcome", headers=bearer(token), json=failed).status_code == 200
+    page = client.get("/problems/hooks").text
+    assert "no lungs in the image" in page
+    assert "voxelnode hooks replay lung" in page
+    assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
+    assert "no lungs in the image" not in client.get("/problems/hooks").text
+
+
+def test_the_page_of_a_report_has_the_values_that_a_hook_gave(site: Site, series: tuple[str, str]) -> None:
+    (path, token), client = begin(site, series), site.client()
+    lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
+    measured = [
+        {"name": "Volume <b>", "value": 12.5, "unit": "mL", "site": lung},
+        {"name": "Nodules", "value": 3, "unit": "1"},
+    ]
+    client.put(f"{path}/files/a.json", headers=bearer(token), json={"measurements": measured})
+    done = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"})
+    [result] = done.json()["results"]
+    site.convert()
+    page = client.get(f"/studies/{series[0]}/series/{result['series_instance_uid']}").text
+    table = page.partition('id="measurements"')[2].partition("</table>")[0]
+    rows = [re.findall(r"<bdi>(.*?)</bdi>|tabular\">(.*?)<", row) for row in table.split("<tr>")[2:]]
+    assert [["".join(cell) for cell in row] for row in rows] == [
+        ["Volume &lt;b&gt;", "12.5", "mL", "Lung"],
+        ["Nodules", "3.0", "1", ""],
+    ]

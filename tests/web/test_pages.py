@@ -134,6 +134,7 @@ OTHER_PAGES = (
     "/problems/acknowledged",
     "/problems/unconvertible",
     "/problems/conflicts",
+    "/problems/hooks",
     "/problems/trash",
     "/routes",
     "/account",

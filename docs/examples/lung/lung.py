@@ -22,6 +22,8 @@ LABELS = {
     },
 }
 
+FAMILY = {"value": "123104", "scheme": "DCM", "meaning": "Morphological Operations"}
+
 AIR_HU, LUNG_HU = -1100, -400
 
 
@@ -45,7 +47,7 @@ def write_results(volume: str, out: str) -> dict:
     ]
     Path(out, "volumes.json").write_text(json.dumps({"measurements": measured}))
     return {
-        "algorithm": {"name": "lung-threshold", "version": "1"},
+        "algorithm": {"name": "lung-threshold", "version": "1", "family": FAMILY},
         "results": [
             {"file": "lungs.nii.gz", "description": "Lungs", "labels": LABELS},
             {"file": "volumes.json", "description": "Lung volumes"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import typer
 from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
 from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
 from node.counted import counted
-from node.errors import UsageError, VoxelnodeError, nearest, with_last_line
+from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.notify.message import HookMessage
@@ -126,7 +126,6 @@ def try_(
     from node.cli.exchange.sample_series import sample_root
     from node.notify.channel import NotDelivered, hook_channel
     from node.notify.message import with_job
-    from node.registry import RESULTS_LEFT, part_of
 
     wanted = next(known for known in hook.on if event in (None, known))
     channel = hook_channel(settings, name)
@@ -134,6 +133,7 @@ def try_(
         opened.callback(channel.close)
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
         message, misfits = _test_message(folder, settings, hook, wanted, series)
+        unfit = _unfit(name, misfits, series)
         if series is not None and hook.is_here:
             message = opened.enter_context(_with_files(message, root))
         out = None
@@ -143,20 +143,63 @@ def try_(
         try:
             delivered = channel.deliver(message, threading.Event())
         except NotDelivered as error:
-            if error.output and not json:
-                print(error.output)
-            raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
-        left_in = part_of(settings, RESULTS_LEFT)
-        results = left_in(Path(out), delivered.results, name) if left_in is not None and out is not None else []
-    output = delivered.output
-    lines = [output] if output else []
+            reason = f"hook {name} did not accept the message: {error}"
+            raise _failure(reason, unfit, None if json else error.output) from error
+        output = delivered.output
+        try:
+            results = _tested(root, series is None and folder, out, delivered.results, name, message)
+        except ResultRefused as error:
+            reason = f"hook {name}: a result was refused: {error}"
+            raise _failure(reason, unfit, None if json else output) from error
+    lines = _printed(output)
     for result in results:
         lines.append(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")
-    lines.append(f"hook {name} accepted {message.event} {message.id}")
-    if misfits and series is not None:
-        lines.append(f"without a test, the hook does not receive this series: {'; '.join(misfits)}")
+    if out is not None and not results:
+        lines.append(f"hook {name} left no results: with `results = true`, it writes them to the folder of its job")
+    lines += [f"hook {name} accepted {message.event} {message.id}", *unfit]
     content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}
     return Answer(content, "\n".join(lines))
+
+
+def _failure(reason: str, unfit: list[str], output: str | None) -> MessageNotDelivered:
+    """Print what a hook printed, and return why its test failed."""
+    print("\n".join(_printed(output)), end="\n" if output else "")
+    return MessageNotDelivered("; ".join([reason, *unfit]))
+
+
+def _printed(output: str | None) -> list[str]:
+    """Return the lines that a hook printed, apart from what this command says."""
+    return ["the hook printed:", *(f"    {line}" for line in output.splitlines())] if output else []
+
+
+def _unfit(name: str, misfits: list[str], series: str | None) -> list[str]:
+    """Return a line on the clauses of `where` that the series of a test does not fit."""
+    if not misfits:
+        return []
+    clauses = "; ".join(misfits)
+    if series is not None:
+        return [f"without a test, the hook does not receive this series: {clauses}"]
+    return [f"the example series does not fit `where` of hook {name} ({clauses}): name one that does with --series UID"]
+
+
+def _tested(
+    root: Root, sample: Path | Literal[False], out: str | None, content: object, name: str, message: HookMessage
+) -> list[dict[str, Any]]:
+    """Return what the node would store of the files in the folder `out`. Raises ResultRefused as the node does.
+
+    `sample`: the root of the example series, if the message is about that.
+    """
+    from node.index.database.reading import reading
+    from node.registry import TESTED_RESULTS, part_of
+
+    tested = part_of(root.settings, TESTED_RESULTS)
+    if tested is None or out is None:
+        return []
+    left = Path(out), content, name, message.content
+    if sample:
+        return list(tested(*left, lambda: reading(sample, None), lambda file: sample / file.key))
+    with root.files() as local:
+        return list(tested(*left, root.reading, local))
 
 
 @contextmanager
@@ -226,9 +269,10 @@ def replay_hook(
     if not events:
         raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
     before = dt.datetime.now(dt.UTC).isoformat() if again else None
-    series = left = _selected(root, where)
-    total: dict[str, Any] = {"hook": name, "series": len(series), "queued": [], "waiting": 0, "delivered": 0}
-    total |= {"without_event": 0}
+    selected = _selected(root, where)
+    series = left = _let_through(root, hook, events, selected)
+    total: dict[str, Any] = {"hook": name, "series": len(selected), "queued": [], "waiting": 0, "delivered": 0}
+    total |= {"without_event": 0, "filtered_out": len(selected) - len(series)}
     if not dry_run:
         requests, left = _queued(root, "replay-deliveries", series, hook=name, events=events, before=before)
         for done in requests:
@@ -238,7 +282,7 @@ def replay_hook(
     text = (
         f"{total['series']} series: {counted(len(total['queued']), 'message')} queued, "
         f"{total['waiting']} waiting already, {total['delivered']} delivered before, "
-        f"{total['without_event']} without an event"
+        f"{total['without_event']} without an event, {total['filtered_out']} filtered out by the hook"
     )
     if left and not dry_run:
         text += f"\n{len(left)} series found no room: start the node, which delivers messages, and repeat the command"
@@ -252,6 +296,27 @@ def _selected(root: Root, where: str) -> list[tuple[str, str]]:
     selector = compile_selector(where)
     with root.reading() as index:
         return list(index.facts.selected(selector))[::-1]
+
+
+def _let_through(
+    root: Root, hook: HookSettings, events: Sequence[str], series: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the series whose events pass the filters of a hook, as its worker applies them when it delivers.
+
+    An event of a study passes if one series of it does, so a hook on `study-quiet` is asked about the studies.
+    """
+    from node.selector import compile_selector
+
+    uids = 1 if "study-quiet" in events else 2
+    with root.reading() as index:
+        if hook.where is not None:
+            fits = index.facts.selected(compile_selector(hook.where))
+            passing = {key[:uids] for key in fits}
+            series = [key for key in series if key[:uids] in passing]
+        if titles := {title.strip() for title in hook.calling_ae_titles}:
+            known = index.instances.calling_ae_titles
+            series = [key for key in series if not titles.isdisjoint(map(str.strip, known(*key[:uids])))]
+    return series
 
 
 def _queued(

@@ -133,6 +133,12 @@ def rejections(call: CurrentCall, number: PageNumber = 1) -> Response:
     return _problems(call, "rejections", lambda index: index.rejections.newest, number)
 
 
+@router.get("/problems/hooks")
+def hooks(call: CurrentCall, number: PageNumber = 1) -> Response:
+    """What hooks failed to do."""
+    return _problems(call, "hooks", lambda index: index.work.failed, number)
+
+
 def _problems(
     call: Call, problem: str, rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]], number: int
 ) -> Response:
@@ -153,7 +159,11 @@ def _section(
 
 def _counts(index: ReadIndex) -> dict[str, int]:
     """Return the numbers on the tabs: what a person has to settle."""
-    return {"unsettled": index.problems.count(), "conflicts": index.conflicts.count_undecided()}
+    return {
+        "unsettled": index.problems.count(),
+        "hooks": index.work.count_failed(),
+        "conflicts": index.conflicts.count_undecided(),
+    }
 
 
 @router.get("/problems/conflicts")

@@ -13,7 +13,7 @@ from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
 from node.conversion.volume_files import by_path
 from node.extensions.pages.studies import namesake
-from node.extensions.pages.viewable import file_url, sidecar_of, study_series, viewable
+from node.extensions.pages.viewable import file_url, measurements_of, sidecar_of, study_series, viewable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
@@ -68,7 +68,9 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         newest, summary = row["revision"], index.instances.summary(*key)
         local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
-        rail, made = study_series(index, study_instance_uid, local), index.jobs.made(study_instance_uid)
+        rail = study_series(index, study_instance_uid, local)
+        made = [one for one in index.jobs.made(study_instance_uid) if one.source_series_instance_uid == key[1]]
+        newest_jobs = {one.hook: one.job for one in made}
         return page(
             call,
             "series.html",
@@ -82,11 +84,14 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             revisions=_revisions(files, lambda revision: files_of(call.node, index, *key, revision)),
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
+            measurements=measurements_of(files, local),
             rail=rail,
-            results={one.series_instance_uid for one in made if one.source_series_instance_uid == key[1]},
+            results={one.series_instance_uid: one for one in made},
+            newest_results={one.series_instance_uid for one in made if one.job == newest_jobs[one.hook]},
             others=[series for series in rail if series["viewable"] and series["series_instance_uid"] != key[1]],
             pictures=_pictures(files),
             failures=index.failures.of_study(*key),
+            failed_hooks=index.work.failed(SHOWN_EVENTS, series=key),
             # one more row than is shown, to know whether there are more
             sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),

@@ -22,6 +22,10 @@ VIEWED_KINDS = frozenset(("volume", "resampled", "suv", "mask", "masked"))
 SIDECAR_FIELDS = ("FrameOfReferenceUID", "ImageType", "Units", "inverted", "roi", "segments")
 """Fields of a sidecar that the viewer reads."""
 
+MAX_DOCUMENT_BYTES = 4_000_000
+SHOWN_MEASUREMENTS = 200
+"""Measurements of a report on its page, and the size of a JSON file that is read for them; the file has all."""
+
 OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
 """Modalities whose volumes can be laid over those of another series."""
 
@@ -104,6 +108,27 @@ def sidecar_of(file: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:
     """Return the `SIDECAR_FIELDS` of a file of `viewable`; empty if it has no sidecar."""
     sidecar = _sidecar(file["path"], local)
     return {name: sidecar[name] for name in SIDECAR_FIELDS if name in sidecar}
+
+
+def measurements_of(files: Iterable[Mapping[str, Any]], local: LocalPath) -> list[dict[str, Any]]:
+    """Return name, value, unit and sites of the first measurements that the reports of a series state.
+
+    `files` are rows of ``v_volumes``; the values come from the JSON files that conversions make of reports.
+    """
+    shown: list[dict[str, Any]] = []
+    for file in files:
+        is_shown = file["kind"] == "measurements" and not file["superseded"] and file["bytes"] <= MAX_DOCUMENT_BYTES
+        for group in _sidecar(file["path"], local).get("groups", ()) if is_shown else ():
+            sites = ", ".join(_meaning(site) for site in group.get("finding_site", ()))
+            for one in group.get("measurements", [])[: SHOWN_MEASUREMENTS - len(shown)]:
+                unit = one["unit"]
+                in_ucum = unit.get("value", "") if unit.get("scheme") == "UCUM" else _meaning(unit)
+                shown.append({"name": _meaning(one["concept"]), "value": one["value"], "unit": in_ucum, "sites": sites})
+    return shown
+
+
+def _meaning(code: Mapping[str, str]) -> str:
+    return code.get("meaning") or code.get("value", "")
 
 
 def _sidecar(path: str, local: LocalPath) -> dict[str, Any]:

@@ -9,19 +9,17 @@ stored already are not made a second time: their UIDs follow from job, file name
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import structlog
 
@@ -29,30 +27,23 @@ from node.archive.space import reason_of
 from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
+from node.extensions.results.drafts import Draft, Drafts, damaged
 from node.extensions.results.makers import Makers
-from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
 from node.extensions.results.manifest import (
     FILE_NAME,
-    MAX_BYTES,
     MAX_JOB_BYTES,
     MAX_RESULTS,
     Manifest,
-    ManifestEntry,
-    left_in,
-    opened_file,
     opened_folder,
 )
-from node.extensions.results.rows import NewResult, ReadResults, ResultRepository
+from node.extensions.results.rows import ResultRepository
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import WorkLoop
-from node.index.engine.rows import Row
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState
 from node.metrics import Metrics
-from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
 from node.receive.results import KeptResults, Results
@@ -69,27 +60,14 @@ KEPT = ".kept"
 
 JOB_ID_CHARACTERS = 32
 
-FIRST_SERIES_NUMBER = 9001
-"""Series Number (0020,0011) of the first result in a study; they count from there."""
-
 ORIGIN = Origin(source="result")
 
 MAX_WAIT_SECONDS = 60.0
 """Longest wait of a request for the results of other jobs, which are made one after the other."""
 
-MAX_SOURCE_INSTANCES = 1_000_000
-
-PIECE_BYTES = 1 << 20
+NOTHING_LEFT = "the hook left no results"
 
 _JOB_ID = re.compile(rf"[0-9a-f]{{{JOB_ID_CHARACTERS}}}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A result that is made, and the file that holds it."""
-
-    result: NewResult
-    path: Path
 
 
 class ResultIntake(Results):
@@ -100,6 +78,7 @@ class ResultIntake(Results):
         self._results = index.repository(ResultRepository)
         self._folder = ingest.archive.root / FOLDER
         self._makers = makers or Makers()
+        self._drafts = Drafts(index.reading, self._intact, self._makers)
         self._turn = threading.Lock()
         self._under_way: dict[str, threading.Event] = {}
 
@@ -205,9 +184,12 @@ class ResultIntake(Results):
             if job.state == "succeeded":
                 return
             with self._ingest.archive.working_folder() as own:  # no hook knows it
-                self._store(job, self._made(job, manifest, own) if job.is_open else [])
+                drafts = self._drafts.of(job, self._left(job), manifest, own, self._ingest.now()) if job.is_open else []
+                self._store(job, drafts)
             reached("results-stored")
-            self.end(job_id, "succeeded", detail)
+            if not drafts:
+                log.warning("job_left_nothing", hook=job.hook, series_instance_uid=job.series_instance_uid)
+            self.end(job_id, "succeeded", detail or (None if drafts else NOTHING_LEFT))
             reached("results-done")
         except OSError as error:
             raise _shortage(error, self._folder) from error
@@ -250,114 +232,22 @@ class ResultIntake(Results):
         """End the child processes."""
         self._makers.close()
 
-    def _made(self, job: Job, manifest: Manifest | None, own: Path) -> list[_Made]:
-        """Make the instances of a job, in a folder of our own."""
-        folder = self.folder(job.job_id)
-        if os.path.lexists(folder.with_suffix(KEPT)):
-            folder = folder.with_suffix(KEPT)
-        entries = left_in(folder, manifest, job.hook)
-        return [self._make(job, folder, entry, own, number) for number, entry in enumerate(entries)]
-
-    def _make(self, job: Job, folder: Path, entry: ManifestEntry, own: Path, number: int) -> _Made:
-        file, into = own / entry.file, own / f".{number}.made"
-        digest = _taken(folder, entry, file)
-        with self._index.reading() as index:
-            source = self._source(index, job, entry)
-            results = index.repository(ReadResults).count_results(job.study_instance_uid)
-        identity = ResultIdentity(
-            derived_uid(job.job_id, entry.file),
-            derived_uid(job.job_id, entry.file, digest),
-            FIRST_SERIES_NUMBER + results + number,
-        )
-        into.touch()
-        made = self._makers.make(ResultMaking(entry, file, source, identity, into, self._ingest.now()))
-        if entry.kind == "instance":
-            self._require_own_series(job, entry, made["series_instance_uid"])
-        result = NewResult(
-            entry.file,
-            entry.kind,
-            digest,
-            source.series_instance_uid,
-            source.study_instance_uid,
-            made["series_instance_uid"],
-            made["sop_instance_uid"],
-            made["sop_class_uid"],
-            made.get("segments"),
-        )
-        return _Made(result, file if entry.kind == "instance" else into)
-
-    def _source(self, index: ReadIndex, job: Job, entry: ManifestEntry) -> ResultSource:
-        """Return the series that a result is of, with its volumes in the revision that the job is about."""
-        study, series = job.study_instance_uid, entry.series_instance_uid or job.series_instance_uid
-        if series is None:
-            raise ResultRefused(f"{entry.file}: the job is about a study; name its series by series_instance_uid")
-        row = index.series.row(study, series)
-        stored = {one.sop_instance_uid: one for one in index.instances.stored(study, series)}
-        if row is None or not stored:
-            raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
-        revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]
-        used = index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES)
-        classes = {stored[one["sop_instance_uid"]].sop_class_uid for one in used if one["sop_instance_uid"] in stored}
-        images = [one for one in stored.values() if not classes or one.sop_class_uid in classes]
-        return ResultSource(
-            study,
-            series,
-            tuple((one.sop_class_uid, one.sop_instance_uid) for one in images),
-            self._sample(images),
-            self._stacks(entry, used, stored) if entry.kind == "segmentation" else (),
-        )
-
-    def _sample(self, images: Sequence[StoredInstance]) -> Path:
-        """Return the file of the first image that is as it was received: a result has its patient from it."""
-        refusal = None
-        for one in images:
-            try:
-                return self._intact(one)
-            except ResultRefused as error:
-                refusal = refusal or error
-        raise refusal or ResultRefused("the series has no image")
-
-    def _stacks(
-        self, entry: ManifestEntry, used: Sequence[Row], stored: Mapping[str, StoredInstance]
-    ) -> tuple[SourceStack, ...]:
-        """Return the volumes that a mask may be of: those whose images are all as they were converted."""
-        stacks: dict[int, list[tuple[str, Path]]] = {}
-        refusals: dict[int, ResultRefused] = {}
-        for row in used:
-            stack, uid = row["stack"], row["sop_instance_uid"]
-            if entry.stack not in (None, stack) or stack in refusals:
-                continue
-            try:
-                one = stored.get(uid)
-                if one is None or one.sha256 != row["sha256"]:
-                    raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
-                stacks.setdefault(stack, []).append((uid, self._intact(one)))
-            except ResultRefused as error:
-                refusals[stack] = error
-        whole = tuple(SourceStack(stack, tuple(stacks[stack])) for stack in sorted(stacks.keys() - refusals.keys()))
-        if refusals and not whole:
-            raise next(iter(refusals.values()))
-        return whole
-
     def _intact(self, one: StoredInstance) -> Path:
         """Return the file of an image, after comparing it with what was received."""
         path = self._ingest.archive.local(one)
         problem = damage_of(self._ingest.archive, self._index, one, path, self._ingest.now())
         if problem is None:
             return path
-        raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
+        raise damaged(problem)
 
-    def _require_own_series(self, job: Job, entry: ManifestEntry, series_instance_uid: str) -> None:
-        """Refuse an instance in a series of others: no message of that series would be delivered to its hook."""
-        with self._index.reading() as index:
-            is_there = index.series.row(job.study_instance_uid, series_instance_uid) is not None
-            is_own = index.jobs.descends(job.hook, job.study_instance_uid, series_instance_uid)
-        if is_there and not is_own:
-            raise ResultRefused(f"{entry.file} is in a series that the node has from elsewhere; give it its own series")
+    def _left(self, job: Job) -> Path:
+        """Return the folder in which the hook of a job left its results: once it has ended, the one that is kept."""
+        kept = self.folder(job.job_id).with_suffix(KEPT)
+        return kept if os.path.lexists(kept) else self.folder(job.job_id)
 
-    def _store(self, job: Job, made: Sequence[_Made]) -> None:
-        missing = {result.file for result in self._results.expect(job.job_id, [one.result for one in made])}
-        for one in made:
+    def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
+        missing = {result.file for result in self._results.expect(job.job_id, [one.result for one in drafts])}
+        for one in drafts:
             if one.result.file in missing:
                 uid = one.result.sop_instance_uid
                 if self._index.instances.current(uid) is None:  # else it was stored before the process died
@@ -368,13 +258,10 @@ class ResultIntake(Results):
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(ORIGIN, "ended")
 
-    def _take_in(self, one: _Made) -> None:
+    def _take_in(self, one: Draft) -> None:
         """Store one instance, and wait until it is indexed."""
-        [file] = find_instances([one.path])
-        if not isinstance(file, MediaFile) or file.identity.sop_instance_uid != one.result.sop_instance_uid:
-            raise ResultRefused(f"{one.result.file}: the instance that was made cannot be read")
         outcome: Future[Outcome] = Future()
-        take_in(file, self._ingest, ORIGIN, outcome)
+        take_in(one.file, self._ingest, ORIGIN, outcome)
         try:
             indexed = outcome.result(INDEX_SECONDS)
         except TimeoutError:
@@ -385,29 +272,6 @@ class ResultIntake(Results):
             raise ResultRefused(f"{one.result.file}: {error}") from error
         if indexed in NOT_CURRENT_OUTCOMES:
             raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
-
-
-def _taken(folder: Path, entry: ManifestEntry, into: Path) -> str:
-    """Copy a file out of the reach of its hook, holes as holes; return the SHA-256 of the copy.
-
-    The copy has at most the bytes that the file has at the beginning, whatever its hook still writes.
-    """
-    digest, nothing = hashlib.sha256(), bytes(PIECE_BYTES)
-    with (
-        opened_folder(folder) as descriptor,
-        opened_file(descriptor, entry.file, MAX_BYTES[entry.kind]) as file,
-        into.open("xb") as copy,
-    ):
-        left = os.fstat(file.fileno()).st_size
-        while left and (piece := file.read(min(PIECE_BYTES, left))):
-            digest.update(piece)
-            left -= len(piece)
-            if piece == nothing:
-                copy.seek(PIECE_BYTES, os.SEEK_CUR)
-            else:
-                copy.write(piece)
-        copy.truncate()
-    return digest.hexdigest()
 
 
 def _shortage(error: OSError, path: Path) -> Exception:
@@ -447,9 +311,3 @@ class JobExpiry(WorkLoop):
 
     def _next_due_at(self) -> dt.datetime | None:
         return self._results.next_due_at() if super()._is_ours() else None
-
-
-def results_left_in(folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
-    """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
-    manifest = Manifest.of(content) if content is not None else None
-    return [asdict(entry) for entry in left_in(folder, manifest, hook)]

@@ -80,6 +80,9 @@ class Coded(_Model):
     meaning: LongString
 
 
+ARTIFICIAL_INTELLIGENCE = Coded(value="123110", scheme="DCM", meaning="Artificial Intelligence")
+
+
 class Label(_Model):
     """A label of a mask."""
 
@@ -93,6 +96,10 @@ class Algorithm(_Model):
 
     name: LongString
     version: LongString = "unknown"
+    family: Coded = Field(
+        ARTIFICIAL_INTELLIGENCE,
+        description="Algorithm Family of a segmentation, which must have one (PS3.3 10.16): a code of CID 7162",
+    )
 
 
 class ManifestResult(_Model):
@@ -152,6 +159,7 @@ class ManifestEntry:
     encoding: Literal["binary", "labelmap"] = "binary"
     stack: int | None = None
     series_instance_uid: str | None = None
+    algorithm_family: Coded = ARTIFICIAL_INTELLIGENCE
 
 
 def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Algorithm) -> list[ManifestEntry]:
@@ -197,6 +205,7 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
                 result.encoding,
                 result.stack,
                 result.series_instance_uid,
+                made_by.family,
             )
         )
     return entries

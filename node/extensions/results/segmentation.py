@@ -16,7 +16,6 @@ from highdicom import (
 )
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from pydicom import Dataset, dcmread
-from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
@@ -143,9 +142,7 @@ def _dataset(
     for keyword, value in _CLEARED.items():
         setattr(sources[0], keyword, value)
     entry = making.entry
-    algorithm = AlgorithmIdentificationSequence(
-        entry.algorithm, codes.cid7162.ArtificialIntelligence, entry.algorithm_version
-    )
+    algorithm = AlgorithmIdentificationSequence(entry.algorithm, _code(entry.algorithm_family), entry.algorithm_version)
     return Segmentation(
         source_images=sources,
         pixel_array=mask,

@@ -79,11 +79,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class MadeSeries:
-    """A series that a hook made, and the series of which it did."""
+    """A series that a hook made, and the series of which it did, in the job of this row."""
 
     series_instance_uid: str
     hook: str
     source_series_instance_uid: str
+    job: int
+    stored_at: dt.datetime | None
 
 
 class JobRepository(IndexRepository):
@@ -247,15 +249,17 @@ class ReadJobs(ReadRepository):
         return series_instance_uid in _descendants(self._connection, WorkRow.name == hook, study_instance_uid)
 
     def made(self, study_instance_uid: str) -> list[MadeSeries]:
-        """Return the series of a study that hooks made."""
+        """Return the series of a study that hooks made, those of the newest jobs last."""
         of_study = StudyRow.study_instance_uid == study_instance_uid, ResultRow.study_instance_uid == study_instance_uid
+        named = ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid, WorkRow.id
         made = (
-            select(ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid)
-            .distinct()
+            select(*named, func.max(ResultRow.stored_at))
             .join_from(StudyRow, SeriesRow)
             .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
             .join(WorkRow, WorkRow.id == ResultRow.job_id)
-            .where(*of_study)
+            .where(*of_study, ResultRow.stored_at.is_not(None))
+            .group_by(*named)
+            .order_by(WorkRow.id)
         )
         return [MadeSeries(*row) for row in self._connection.execute(made)]
 

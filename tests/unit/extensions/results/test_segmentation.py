@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 
 from node.errors import ResultRefused
 from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack
-from node.extensions.results.manifest import Label, ManifestEntry
+from node.extensions.results.manifest import Coded, Label, ManifestEntry
 from node.extensions.results.segmentation import make_segmentation
 from node.files.reading import read_instance
 from node.volume.assemble import assemble
@@ -101,7 +101,9 @@ def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path
     series = make.ct_series(5, SpecificCharacterSet=r"\ISO 2022 IR 87", PatientName="Yamada^Tarou=山田^太郎")
     for ds in series:
         ds.PatientSex = "X"  # is invalid, and the archive took it
-    making, volume = prepared(tmp_path, series, labels={7: Label(name="Lunge, links")}, encoding="labelmap")
+    family = Coded(value="123104", scheme="DCM", meaning="Morphological Operations")
+    labels = {7: Label(name="Lunge, links")}
+    making, volume = prepared(tmp_path, series, labels=labels, encoding="labelmap", algorithm_family=family)
     nibabel.save(Nifti(labelled(np.asarray(volume.dataobj)).astype(bool) * np.uint8(7), volume.affine), making.file)
     assert make_segmentation(making)["segments"] == {"7": 7}
     found = dcmread(making.into)
@@ -109,7 +111,10 @@ def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path
     assert (found.StudyInstanceUID, found.SOPInstanceUID, found.SeriesNumber) == (
         series[0].StudyInstanceUID, "1.2.3.4", 9001
     )  # fmt: skip
-    assert found.SegmentSequence[-1].SegmentLabel == "Lunge, links"
+    segment = found.SegmentSequence[-1]
+    assert segment.SegmentLabel == "Lunge, links"
+    [algorithm] = segment.SegmentationAlgorithmIdentificationSequence
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Morphological Operations"
     referenced = {
         str(item.ReferencedSOPInstanceUID) for item in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     }

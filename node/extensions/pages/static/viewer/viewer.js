@@ -16,6 +16,7 @@ const PRESETS = {
   SUV: [["SUV 0 to 5", 2.5, 5], ["SUV 0 to 10", 5, 10]],
 };
 const MAX_LABELS = 200; // in a legend
+const SERIES_STEP = 12; // labels between the colours of two series: the hue of one label then differs by 150 degrees
 const TAP_PIXELS = 8; // that a finger may move while it taps
 const AIR_HU = -250; // initial threshold in space: between air and skin
 
@@ -820,7 +821,13 @@ const segmentOf = ({ sidecar }, label) => (sidecar.segments || []).find((segment
 function colourOf(overlay, label, index) {
   const own = overlay.sidecar.roi?.colour || segmentOf(overlay, label)?.colour;
   const ordinal = [...overlays.keys()].indexOf(overlay.url);
-  return own || planes.labelColour(overlay.sidecar.segments ? label : ordinal + index + 1);
+  return own || planes.labelColour(overlay.sidecar.segments ? label + SERIES_STEP * seriesNumber(overlay) : ordinal + index + 1);
+}
+
+// The same segment in two versions of a result has two colours, whichever of them is shown first.
+function seriesNumber(overlay) {
+  const all = [...document.querySelectorAll("[data-overlay]")].map((input) => input.dataset.series);
+  return [...new Set(all)].indexOf(overlay.series);
 }
 
 // The name of a label in an overlay, or in a view that shows a label volume.
@@ -830,12 +837,26 @@ function nameOf(labelled, label) {
 }
 
 function legend() {
-  const entries = [...overlays.values()].filter((overlay) => overlay.volume).flatMap((overlay) => {
+  const shown = [...overlays.values()].filter((overlay) => overlay.volume);
+  const groups = [...new Set(shown.map(({ series: of }) => of))].map((of) => shown.filter((one) => one.series === of));
+  const entries = groups.length > 1 ? groups.map(group) : entriesOf(shown);
+  byId("legend").replaceChildren(...entries);
+}
+
+function entriesOf(shown) {
+  return shown.flatMap((overlay) => {
     if (overlay.byLabel) return [...overlay.byLabel].map(([label, colour]) => entry(nameOf(overlay, label), [colour]));
     const stops = [0, 64, 128, 192, 255].map((level) => [...overlay.colours.slice(3 * level, 3 * level + 3)]);
     return [entry(`${overlay.name} ${readable(overlay.low)} to ${readable(overlay.high)}`, stops)];
   });
-  byId("legend").replaceChildren(...entries);
+}
+
+// The overlays of one series, below what the list of overlays says of it: the hook and the time of a result.
+function group(shown) {
+  const [input] = [...document.querySelectorAll("[data-overlay]")].filter((one) => one.dataset.url === shown[0].url);
+  const said = input.parentElement.querySelector(".muted")?.cloneNode(true) ?? "";
+  const title = element("span", {}, element("bdi", { textContent: shown[0].of || "this series" }), " ", said);
+  return element("li", { className: "of-series" }, title, element("ul", {}, ...entriesOf(shown)));
 }
 
 function entry(name, colours) {
