@@ -380,7 +380,7 @@ class _Root(_OnDisk):
     def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            rows = index.series.newest(_ALL, study=study_instance_uid)
+            rows: list[Row] = [*index.series.newest(_ALL, study=study_instance_uid)]
         return rows if selected is None else [row for row in rows if series_of(row) in selected]
 
     def _selected(self, where: str) -> set[SeriesKey]:
