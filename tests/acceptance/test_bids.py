@@ -175,7 +175,7 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     key = tmp_path / "key"
     report = bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)
     assert len(report["change"]["added"]) == 1
-    wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'verdict == "complete"')
+    wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'state == "converted"')
     assert "state is known only to a node" in wrong.stderr
 
 

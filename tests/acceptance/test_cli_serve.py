@@ -104,8 +104,8 @@ def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(
     process = serve("--root", "here", "--host", "127.0.0.1")
     title, host, port, _ = ready(process)
     process.stdout.readline()
-    sentence = "[peers] lists 1 peer, and it may not store: all other senders are rejected\n"
-    assert process.stdout.readline() == sentence
+    sentence = "[peers] lists 1 peer, and it may not store: all other senders are rejected"
+    assert process.stdout.readline() == f"{sentence}; the node listens on 127.0.0.1\n"
     assert echo(title, host, port)["ok"] is False
 
 

@@ -95,7 +95,8 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         assert done == {
             "changed": ["hooks.h", "log", "peers.ct9", "peers.modality", "retention", "routes.r"],
             "restart": ["dicom.idle_seconds"],
-            "senders": "[peers] lists 2 peers, and 2 of them may store: all other senders are rejected",
+            "senders": "[peers] lists 2 peers, and 2 of them may store: all other senders are rejected; "
+            "the node listens on 127.0.0.1",
         }
         assert (is_accepted(here.address, "CT1"), is_accepted(here.address, "CT9")) == (False, True)
         assert (here.settings.retention.days, logging.getLogger().level) == (5, logging.ERROR)
@@ -438,7 +439,8 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
     with Served(root) as node:
         assert run("peers", "set", "ct", "ae_title=ANY", *where, check=True).stdout == (
             "in force: peers.ct\nneeds a restart of the node: dicom.host\n"
-            "[peers] lists 1 peer, and it may store: all other senders are rejected\n"
+            "[peers] lists 1 peer, and it may store: all other senders are rejected; "
+            "the node listens on every address\n"
         )
         secret = tmp_path / "secret"
         secret.write_text(SECRET)

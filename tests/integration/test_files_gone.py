@@ -90,7 +90,7 @@ def test_intake_stops_and_everything_says_so(
     assert answer.status_code == 503
     assert reason.search(answer.json()["reasons"]["intake"])
     assert reason.search(intake_of(settings, read_counters(root)))
-    assert reason.search(readiness_of(read_counters(root)))
+    assert reason.search(readiness_of(read_counters(root), root))
     with pytest.raises(OutOfResources, match="was re"):
         node._repository.ingest.begin(announced(make.ct_series(1)[0]), Origin("dicom", "MODALITY"))
 
@@ -143,4 +143,4 @@ def test_commands_tell_of_intake_what_the_running_node_does_with_its_own_setting
     node.serve_until(_OneRound())
     live = read_counters(settings.storage.root)
     assert intake_of(settings, None) == "open"
-    assert f"no, intake: {intake_of(settings, live)}" in readiness_of(live)
+    assert f"no, intake: {intake_of(settings, live)}" in readiness_of(live, settings.storage.root)

@@ -524,7 +524,9 @@ def test_a_complete_series_is_silent_an_incomplete_one_counts_and_a_report_names
     page.goto("/studies/1.2.3/series/1.2.3.3")
     for word in ("not-an-image", "refused"):
         expect(page.get_by_text(word)).to_have_count(0)
-    expect(page.locator(".stage").get_by_role("link", name="measurements.json")).to_be_visible()
+    measured = page.locator("#measurements")
+    expect(measured).to_contain_text("12.5")
+    expect(measured.get_by_role("link", name="measurements.json")).to_be_visible()
 
 
 @pytest.mark.slow

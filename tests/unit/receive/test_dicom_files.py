@@ -76,7 +76,7 @@ def test_what_is_not_dicom_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert left_out(tmp_path) == {
         "text.txt": "not a DICOM file",
-        "empty.dcm": "not a DICOM file",
+        "empty.dcm": "empty",
         "only_prefix.dcm": "a DICOM file without readable class and instance UIDs",
         "not.zip": CUT_OFF_ZIP,
         "slice.dcm.gz": "compressed with gzip: unpack it first",

@@ -420,7 +420,7 @@ def other_bytes_behind(ds: Dataset) -> None:
         (lambda ds: setattr(ds, "PhotometricInterpretation", "PALETTE COLOR"), "(0028,1101)"),
         (lambda ds: setattr(ds, "PixelData", b""), "(7FE0,0010)"),
         (
-            lambda ds: setattr(ds, "PixelData", b"\0\0"),
+            lambda ds: setattr(ds, "PixelData", b"\1" * 200),
             "but 1 frame of 8 rows x 8 columns with 1 sample of 16 bits need 128",
         ),
     ],
