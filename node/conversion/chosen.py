@@ -1,4 +1,7 @@
-"""Which series a conversion without a node converts: those that fit one selector and do not fit another."""
+"""Which series a conversion without a node converts: those that fit one selector and do not fit another.
+
+Most conversions have no selector: what compiles and compares them is imported where there is one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.selector.fields import FIELDS, grid_fields
 
 if TYPE_CHECKING:
     from node.conversion.job import Converted
@@ -25,8 +27,12 @@ ATTRIBUTES = (
 KNOWN = frozenset((*ATTRIBUTES, "body_part", "instances"))
 """Fields of selectors that are known before the conversion."""
 
-TOLD = frozenset({"verdict", "failures", *(name for name, field in FIELDS.items() if field.group == "volume")})
-"""Fields that the conversion tells."""
+
+def fields_told() -> frozenset[str]:
+    """Return the fields that the conversion tells."""
+    from node.selector.fields import FIELDS
+
+    return frozenset({"verdict", "failures", *(name for name, field in FIELDS.items() if field.group == "volume")})
 
 
 def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
@@ -36,9 +42,11 @@ def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
 
 
 def told_facts(converted: Converted) -> Facts:
-    """Return the facts of a series by the names of `TOLD`, as an index has them of its newest revision."""
+    """Return the facts of a series by the names of `fields_told`, as an index has them of its newest revision."""
+    from node.selector.fields import FIELDS, grid_fields
+
     volumes = [file for file in converted.files if file.kind == "volume"]
-    facts: dict[str, Any] = {name: [] if FIELDS[name].several else None for name in TOLD}
+    facts: dict[str, Any] = {name: [] if FIELDS[name].several else None for name in fields_told()}
     facts["volumes"] = len({file.stack for file in volumes})
     facts["verdict"] = converted.completeness.state
     facts["failures"] = sorted({refusal.reason.value for refusal in converted.refusals})
@@ -64,7 +72,8 @@ class Chosen:
     @property
     def told(self) -> frozenset[str]:
         """The fields that are read and that only the conversion tells."""
-        return frozenset().union(*(one.fields for one in (self.include, self.exclude) if one is not None)) & TOLD
+        given = [one for one in (self.include, self.exclude) if one is not None]
+        return frozenset().union(*(one.fields for one in given)) & fields_told() if given else frozenset()
 
     def reason_against(self, facts: Facts, converted: Converted | None = None) -> str | None:
         """Return why a series is not converted, or its volumes are not kept; None if they are.
@@ -98,7 +107,7 @@ def chosen(include: str | None, exclude: str | None) -> Chosen:
 def _compiled(option: str, expression: str | None) -> Selector | None:
     if expression is None:
         return None
-    from node.selector import compile_selector  # here, because most conversions have no expression
+    from node.selector import compile_selector
 
     try:
         selector = compile_selector(expression)
@@ -110,6 +119,7 @@ def _compiled(option: str, expression: str | None) -> Selector | None:
 
 def require_told(place: str, selector: Selector) -> None:
     """Refuse a selector that compares what only a node knows; `place` is named in the message."""
-    if unknown := sorted(selector.fields - KNOWN - TOLD):
-        known = ", ".join(sorted(KNOWN | TOLD))
-        raise UsageError(f"{place}: {', '.join(unknown)} is known only to a node; known without one are {known}")
+    known = KNOWN | fields_told()
+    if unknown := sorted(selector.fields - known):
+        there = ", ".join(sorted(known))
+        raise UsageError(f"{place}: {', '.join(unknown)} is known only to a node; known without one are {there}")

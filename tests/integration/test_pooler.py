@@ -45,6 +45,8 @@ def pooled(server: Server, mode: str, more: str = "") -> Iterator[Path]:
     (folder / "users").write_text('"voxelnode" ""\n')
     (folder / "ini").write_text(CONFIGURATION.format(server=folder, folder=folder, mode=mode) + more)
     owner = folder.stat().st_uid
+    for name in ("users", "ini"):
+        (folder / name).chmod(0o644)  # a test before may have set a umask
     command = [needs("pgbouncer", "pgbouncer"), "--quiet", folder / "ini"]
     process = subprocess.Popen(command, user=owner, stderr=subprocess.DEVNULL)
     try:
