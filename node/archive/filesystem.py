@@ -51,7 +51,6 @@ DOWNLOAD = "download-"
 
 DOWNLOAD_KEPT_SECONDS = 3600.0
 
-_NEW_CONTENT = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _KEY = re.compile(r"objects/[0-9]{8,12}(-[A-Za-z0-9][A-Za-z0-9.-]{0,62})?/[0-9a-f]{32}\.dcm")
 
@@ -126,20 +125,23 @@ class Archive:
         """
         return PartLink(self, _name(key), file)
 
+    def make_folders(self, keys: Iterable[str]) -> None:
+        """Make the folders of keys that are missing: a copy of a root may lack those that were empty.
+
+        Only a start may do so. A folder that goes while the node runs means that its disk is away, and stops intake.
+        """
+        for folder in {self.path(key).parent for key in keys}:
+            if not folder.is_dir():
+                make_folder(folder)
+
     def write(self, key: str, content: bytes) -> None:
         """Write the file of an instance, over whatever an interrupted application of its record left; not durable.
-
-        Its folder is made if it is missing: a copy of a root may be without folders that were empty.
 
         Raises OutOfResources if the disk is full or fails.
         """
         path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
         with self.intake.refusing():
-            try:
-                file = os.open(path, _NEW_CONTENT, 0o600)
-            except FileNotFoundError:
-                make_folder(self.path(key).parent)
-                file = os.open(path, _NEW_CONTENT, 0o600)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(file, content)
             finally:
@@ -149,17 +151,12 @@ class Archive:
     def keep_part(self, key: str) -> bool:
         """Move the finished part file of a large instance to its key; return False if it was moved before.
 
-        Its folder is made if it is missing, as by `write`.
-
         Raises OutOfResources if the disk fails.
         """
-        part, path = self.incoming / f"{_name(key)}.part", self.path(key)
         try:
             with self._moving:
-                if not path.parent.is_dir() and os.path.lexists(part):
-                    make_folder(path.parent)
-                move_file(part, path)
-                self._moved_into.add(path.parent)
+                move_file(self.incoming / f"{_name(key)}.part", self.path(key))
+                self._moved_into.add(self.path(key).parent)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -187,7 +184,7 @@ class Archive:
         """
         self.intake.require_sound()
         with self.intake.refusing():
-            folders = {folder for key in keys if (folder := self.path(key).parent).is_dir()}
+            folders = {self.path(key).parent for key in keys}
             if len(keys) > MAX_SINGLE_SYNCS:
                 for folder in {folder.stat().st_dev: folder for folder in folders}.values():
                     sync_file_system(folder)

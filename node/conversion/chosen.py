@@ -71,7 +71,7 @@ class Chosen:
 
     @property
     def told(self) -> frozenset[str]:
-        """The fields that are read and that only the conversion tells."""
+        """The fields that the selectors read and that are unknown before the conversion."""
         given = [one for one in (self.include, self.exclude) if one is not None]
         return frozenset().union(*(one.fields for one in given)) & fields_told() if given else frozenset()
 

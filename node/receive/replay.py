@@ -94,6 +94,7 @@ class JournalReplay:
         self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC))
 
     def _take(self, batch: list[Record], applied_before: int) -> None:
+        self._archive.make_folders(its.key for record in batch if (its := receipt(record.facts)) is not None)
         known = [record for record in batch if record.sequence <= applied_before]
         new = [record for record in batch if record.sequence > applied_before]
         if known:

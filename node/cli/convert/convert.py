@@ -273,7 +273,7 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
         _print_problems(plan)
         if selection.told:
             names = ", ".join(sorted(selection.told))
-            print(f"only the conversion tells {names}: it may keep fewer of these series")
+            print(f"{names}: known only after the conversion, which may keep fewer of these series")
         instances = sum(row["instances"] for row in plan["series"])
         print(f"{len(plan['series'])} series with {counted(instances, 'instance')}; nothing was written")
 
