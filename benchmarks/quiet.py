@@ -39,9 +39,9 @@ CONVERTED = (
 )
 
 
-def ct(slices: int) -> list[Dataset]:
-    pixels = np.random.default_rng(0).integers(0, 2000, (slices, 512, 512)).astype(np.int16)
-    return make.ct_series(slices, rows=512, columns=512, pixels=pixels)
+def ct(slices: int, side: int = 512) -> list[Dataset]:
+    pixels = np.random.default_rng(0).integers(0, 2000, (slices, side, side)).astype(np.int16)
+    return make.ct_series(slices, rows=side, columns=side, pixels=pixels)
 
 
 RELEASE_REQUEST = bytes((5, 0, 0, 0, 0, 4, 0, 0, 0, 0))
@@ -72,7 +72,9 @@ def converted(root: Path, count: int) -> list[tuple[str, float, str]]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--slices", type=int, nargs="+", default=[1, 400])
-    for slices in arguments.parse_args().slices:
+    arguments.add_argument("--side", type=int, default=512, help="rows and columns of a slice")
+    given = arguments.parse_args()
+    for slices in given.slices:
         with tempfile.TemporaryDirectory(prefix="quiet-") as folder:
             root = Path(folder) / "root"
             variables = {
@@ -81,7 +83,7 @@ def main() -> None:
             }
             with Served(root, **variables) as node:
                 for count in range(1, 4):
-                    send(node.port, ct(slices))
+                    send(node.port, ct(slices, given.side))
                     rows = converted(root, count)
             waits = [
                 (datetime.fromisoformat(created) - datetime.fromisoformat(received)).total_seconds() - QUIET_SECONDS
