@@ -151,7 +151,7 @@ def bids(
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
     return Answer(
         asdict(report),
-        lambda: _print(report, out, where, root, dry_run=dry_run, uids=uids),
+        lambda: _print(report, out, where, sources, root, dry_run=dry_run, uids=uids),
         failed=not report.is_up_to_date,
     )
 
@@ -213,7 +213,16 @@ def _from_files(
         yield source, Path()
 
 
-def _print(report: ExportReport, out: Path, where: str | None, root: Root, *, dry_run: bool, uids: bool) -> None:
+def _print(
+    report: ExportReport,
+    out: Path,
+    where: str | None,
+    sources: list[Path] | None,
+    root: Root,
+    *,
+    dry_run: bool,
+    uids: bool,
+) -> None:
     change = report.change
     lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
@@ -228,8 +237,10 @@ def _print(report: ExportReport, out: Path, where: str | None, root: Root, *, dr
         print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
     _print_skipped(report, uids=uids)
     if report.not_selected and where is not None:
-        which = printable(shlex.join(["voxelnode", "select", where, "--why", *root.given]))
-        print(f"{report.not_selected} series do not fit --where. Their clauses: {which}")
+        in_node = ["select", where, "--why", *root.given]
+        in_files = ["convert", *map(str, sources or ()), "-o", str(out), "--include", where, "--list"]
+        which = printable(shlex.join(["voxelnode", *(in_files if sources else in_node)]))
+        print(f"{report.not_selected} series do not fit --where. {'Which' if sources else 'Their clauses'}: {which}")
     if report.kept:
         print(
             f"kept     dataset_description.json: it is yours, and has another {', '.join(report.kept)} than the rules"

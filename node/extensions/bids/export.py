@@ -108,7 +108,7 @@ class Exporter:
         return self._export(out, study_instance_uid, dry_run=False, link=False)
 
     def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> ExportReport:
-        report = ExportReport()
+        report = ExportReport(not_selected=self._source.not_selected)
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:
                 dataset.require_key(self._pseudonyms.mark(OF_DATASET))

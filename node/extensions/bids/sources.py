@@ -29,7 +29,12 @@ NO_NIFTI = "it has no NIfTI files: add nifti to [convert] formats and convert it
 
 
 class PatientSource(Protocol):
-    """Patients and their series, by numbers of patients that hold for this source."""
+    """Patients and their series, by numbers of patients that hold for this source.
+
+    `not_selected`: number of series that it does not have since they do not fit a selector.
+    """
+
+    not_selected: int
 
     def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
         """Return every patient, or the one with a number."""
@@ -49,6 +54,8 @@ class IndexSource:
 
     `local`: gives those that are in an object store.
     """
+
+    not_selected = 0
 
     def __init__(self, index: ReadIndex, local: LocalFile) -> None:
         self._index, self._root = index, Path(index.root)
@@ -135,6 +142,7 @@ class FolderSource:
         paths = list(paths)
         options = WriteOptions(formats=("nifti",), thumbnails=False)
         listing = convert_folder(paths, work, options, run, workers, chosen=chosen)
+        self.not_selected = len(listing["not_chosen"])
         self._work, self._rows = work, {row["series_instance_uid"]: row for row in listing["series"]}
         self._refusals = {row["series_instance_uid"]: row["detail"] for row in listing["refusals"]}
         self._volumes: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

@@ -47,6 +47,8 @@ def nifti(times: int, value: int, repetition_time_s: float) -> bytes:
 class Listed:
     """A source of series that are all of one patient."""
 
+    not_selected = 0
+
     def __init__(self, *series: SubjectSeries) -> None:
         self.series = series
 

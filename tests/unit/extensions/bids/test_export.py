@@ -23,6 +23,8 @@ PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 class Clinic:
     """A source of many patients, each with one study of the number of the patient, that notes which it is asked for."""
 
+    not_selected = 0
+
     def __init__(self, folder: Path, patients: int) -> None:
         scanner = Scanner(folder)
         self.series = [replace(scanner.series("t1_mprage", study=n), patient=n) for n in range(1, patients + 1)]
