@@ -64,10 +64,12 @@ class Chosen:
 
     `include`: they must fit it; None: every series does.
     `exclude`: they must not fit it.
+    `is_anonymous`: the reasons against a series have no values of it.
     """
 
     include: Selector | None = None
     exclude: Selector | None = None
+    is_anonymous: bool = False
 
     @property
     def told(self) -> frozenset[str]:
@@ -90,7 +92,10 @@ class Chosen:
             include = clauses_about(include, KNOWN) if include is not None else None
             exclude = exclude if exclude is not None and exclude.fields <= KNOWN else None
         if include is not None and not include.matches(facts):
-            return "does not fit --include"
+            against = "does not fit --include"
+            if self.is_anonymous:
+                return against
+            return f"{against}: {', '.join(instead for _, instead in include.why_not(facts))}"
         if exclude is not None and exclude.matches(facts):
             return "fits --exclude"
         return None

@@ -36,7 +36,7 @@ Read = TypeVar("Read")
 
 @dataclass(slots=True)
 class FolderSeries:
-    """The files of one series, and its attributes by the first file.
+    """The files of one series, and its attributes by the first file that can be understood.
 
     `folder`: that of its study, relative to OUT. `name`: what the names of its files begin with.
     `file_names`: what the input calls the files of each instance, by SOP Instance UID.
@@ -54,6 +54,11 @@ class FolderSeries:
     joined: Joined | None = None
     file_names: dict[str, list[str]] = field(default_factory=dict)
     facts: Facts = field(default_factory=dict)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a file could be understood; of one that could not, only UIDs are known."""
+        return "modality" in self.attributes
 
     @property
     def path(self) -> str:
@@ -160,6 +165,8 @@ def grouped_series(
         key = uids if identity.series_instance_uid else (identity.study_instance_uid, f"file {number}")
         if key not in grouped:
             grouped[key] = FolderSeries(*uids, _attributes(file))
+        elif not grouped[key].is_described:
+            grouped[key].attributes = {**_attributes(file), "folder": grouped[key].attributes["folder"]}
         grouped[key].instances.append((identity.sop_instance_uid, path))
         grouped[key].file_names.setdefault(identity.sop_instance_uid, []).append(file.name)
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)

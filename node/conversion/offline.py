@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ from node.index.nouns.converted import SeriesKey
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
-DESCRIBED = ("series_number", "series_description", "protocol_name", "modality")
+DESCRIBED = (
+    *("patient_id", "patient_name", "study_date"),
+    *("series_number", "series_description", "protocol_name", "modality"),
+)
 """Attributes of a series in ``conversion.json``."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
@@ -69,12 +72,14 @@ def convert_folder(
     instances, with the reason. The result does not depend on `workers`.
     """
     listing = _empty_listing()
+    layout = layout or Layout()
+    chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
     with work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = grouped_series(paths, work, listing["not_dicom"])
         layout, all_series = _chosen(
-            grouped.values(), chosen, out, layout or Layout(), listing["not_chosen"], on_people, join=options.repair
+            grouped.values(), chosen, out, layout, listing["not_chosen"], on_people, join=options.repair
         )
         try:
             converting = [
@@ -85,7 +90,7 @@ def convert_folder(
                     work,
                     options,
                     layout,
-                    chosen or Chosen(),
+                    chosen,
                     lambda job: run(job, cancelled),
                     partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid)),
                 )
@@ -131,6 +136,7 @@ def planned(
     skipped: list[dict[str, str]] = []
     left_out: list[dict[str, Any]] = []
     grouped = grouped_series(paths, None, skipped)
+    chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
     layout, all_series = _chosen(grouped.values(), chosen, out, layout, left_out, on_people, join=join)
     rows = [
         {
@@ -150,7 +156,7 @@ def _empty_listing() -> Listing:
 
 def _chosen(
     all_series: Iterable[FolderSeries],
-    chosen: Chosen | None,
+    chosen: Chosen,
     out: Path,
     layout: Layout,
     left_out: list[dict[str, Any]],
@@ -166,7 +172,7 @@ def _chosen(
     ordered = sorted(all_series, key=lambda series: series.order)
     for series in ordered:
         series.facts = known_facts(series.attributes, series.count)
-        reason = (chosen or Chosen()).reason_against(series.facts)
+        reason = chosen.reason_against(series.facts)
         if reason is None:
             wanted.append(series)
         else:
@@ -271,7 +277,7 @@ def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
     """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
     from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
 
-    wanted = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid", "study_date", "study_time"}
+    wanted = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid"}
     for series in all_series:
         series.attributes = {name: value for name, value in series.attributes.items() if name in wanted}
         series.file_names = {}
@@ -307,6 +313,8 @@ def _path_of(series: FolderSeries, file: str, layout: Layout) -> str:
 
 def _described(series: FolderSeries) -> dict[str, Any]:
     described = {name: series.attributes.get(name) for name in DESCRIBED}
+    if (day := described["study_date"]) is not None:
+        described["study_date"] = day.isoformat()
     uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
     return {**uids, **described}
 

@@ -141,10 +141,10 @@ def _assembled(
         return assembly, known
     if len(files.unreadable) == len(job.instances) and {one.reason for one in files.unreadable} != {Reason.CUT}:
         uids = tuple(exclusion.sop_instance_uid for exclusion in files.unreadable)
-        details = Counter(exclusion.detail for exclusion in files.unreadable).most_common(1)
-        said = "".join(f": {detail}" for detail, _ in details)
+        details = Counter(exclusion.detail for exclusion in files.unreadable)
+        said = "".join(f": {detail}" for detail, _ in details.most_common(1))
         refusal = Refusal(Reason.UNREADABLE, f"no file of the series can be read as DICOM{said}", uids)
-        return Assembly((), (refusal,), tuple(files.unreadable)), known
+        return Assembly((), (refusal,), tuple(files.unreadable) if len(details) > 1 else ()), known
     if job.joined is not None:
         warning = VolumeWarning(WarningKind.REPAIRED, job.joined.proof)
         volumes = [replace(volume, warnings=(*volume.warnings, warning)) for volume in assembly.volumes]

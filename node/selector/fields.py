@@ -99,7 +99,12 @@ FIELDS: dict[str, Field] = {
     "orientation": Field("volume", "text", "orientation of its slices, as in v_volumes", choices=ORIENTATIONS),
     "slice_thickness_mm": Field("volume", "number", "Slice Thickness (0018,0050), in mm", sidecar="SliceThickness"),
     "weighting": Field("volume", "text", "of MR, as in v_catalog", choices=WEIGHTINGS),
-    "sequence": Field("volume", "text", "kind of sequence, such as `Gradient Echo EPI`", sidecar="PulseSequenceType"),
+    "sequence": Field(
+        "volume",
+        "text",
+        'kind of sequence, such as `Gradient Echo EPI`; `"*EPI*"` fits all of a kind',
+        sidecar="PulseSequenceType",
+    ),
     "repetition_time_ms": Field(
         "volume",
         "number",

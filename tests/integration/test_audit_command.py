@@ -54,6 +54,16 @@ def test_refusals_begin_with_the_newest_and_equal_ones_are_one(root: Root) -> No
     assert len(json.loads(run("rejections", "--root", root.folder, "--json").stdout)) == 3
 
 
+def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(root: Root) -> None:
+    at = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+    for reason, remedy in (("has 18.5 MB", "the disk has 9 MB"), ("has 17.5 MB", "the disk has 8 MB"), ("no TLS", "the disk has 8 MB")):
+        one = Refused("connection", "TLS", reason, remedy, "10.0.0.7", "CT7", "VOX")
+        root.index.rejections.record([CountedRefusal(one, 1, at, at)])
+        at += dt.timedelta(minutes=5)
+    said = run("rejections", "--root", root.folder, check=True).stdout
+    assert (said.count("CT7"), said.count("2 times"), said.count("no TLS")) == (2, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -73,6 +83,7 @@ def test_peers_are_listed_with_what_they_may(root: Root) -> None:
     (root.folder / "conf.d").mkdir(exist_ok=True)
     (root.folder / "conf.d" / "50-peers.toml").write_text(
         '[peers.ct1]\nae_title = "CT1"\nnetworks = ["10.1.2.0/24"]\nmay = ["echo", "store"]\n'
+        'certificate = "ct1.example"\n'
     )
     shown = run("peers", "list", "--root", root.folder, check=True).stdout.splitlines()
-    assert shown[-1].split() == ["ct1", "CT1", "104", "10.1.2.0/24", "echo,", "store"]
+    assert shown[-1].split() == ["ct1", "CT1", "104", "10.1.2.0/24", "ct1.example", "echo,", "store"]

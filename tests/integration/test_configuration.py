@@ -466,6 +466,8 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
         assert node.terminate() == 0
     refused = run("reload", *where)
     assert (refused.returncode, "the next start reads the configuration" in refused.stderr) == (2, True)
+    run("retention", "set", "days=3", "dry_run=true", *where, check=True)
+    assert "dry_run is set: a pass deletes none" in run("retention", *where, check=True).stdout
     run("retention", "set", "days=3", *where, check=True)
     run("hooks", "remove", "mail", *where, check=True)
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}, "retention": {"days": 3}}

@@ -247,9 +247,14 @@ def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_reported(tmp_p
 @pytest.mark.parametrize(
     ("include", "exclude", "kept", "reason"),
     [
-        ('modality == "MR"', None, "MR", "does not fit --include"),
-        ("instances >= 4", None, "MR", "does not fit --include"),
-        ('study_date >= "2026-01-02" and body_part == "HEAD"', None, "MR", "does not fit --include"),
+        ('modality == "MR"', None, "MR", 'does not fit --include: modality is "CT"'),
+        ("instances >= 4", None, "MR", "does not fit --include: instances is 3"),
+        (
+            'study_date >= "2026-01-02" and body_part == "HEAD"',
+            None,
+            "MR",
+            'does not fit --include: study_date is "2026-01-01", body_part is null',
+        ),
         (None, "modality == 'ct' or patient_id == 'NOBODY'", "MR", "fits --exclude"),
         ("instances >= 1", 'body_part == "HEAD"', "CT", "fits --exclude"),
     ],
@@ -278,9 +283,13 @@ def test_series_are_chosen_by_what_is_known_of_them(
 @pytest.mark.parametrize(
     ("include", "exclude", "reason"),
     [
-        ("magnetic_field_strength_t == 3", None, "does not fit --include"),
-        ('modality == "MR" and slices == 4 and orientation == "axial"', None, "does not fit --include"),
-        ('slices == 4 or verdict == "suspect"', None, "does not fit --include"),
+        ("magnetic_field_strength_t == 3", None, "does not fit --include: magnetic_field_strength_t is null"),
+        (
+            'modality == "MR" and slices == 4 and orientation == "axial"',
+            None,
+            'does not fit --include: modality is "CT"',
+        ),
+        ('slices == 4 or verdict == "suspect"', None, 'does not fit --include: slices is 3, verdict is "complete"'),
         (None, "magnetic_field_strength_t == null", "fits --exclude"),
         ('patient_name != "Nobody"', "volumes == 1 and slice_spacing_mm < 4", "fits --exclude"),
     ],
@@ -298,9 +307,25 @@ def test_series_are_chosen_by_what_their_conversion_tells(
     listing = convert_folder([folder], out, OPTIONS, here, layout=layout, chosen=selection)
     assert [row["series_instance_uid"] for row in listing["series"]] == [kept[0].SeriesInstanceUID]
     [left_out] = listing["not_chosen"]
-    assert (left_out["series_instance_uid"], left_out["reason"]) == (other[0].SeriesInstanceUID, reason)
+    expected = reason.partition(":")[0] if anonymous else reason
+    assert (left_out["series_instance_uid"], left_out["reason"]) == (other[0].SeriesInstanceUID, expected)
     made = {str(path.relative_to(out)) for path in out.rglob("*.nii.gz")}
     assert made == {row["path"] for row in listing["volumes"]}
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_series_is_described_by_its_first_file_that_can_be_understood(anonymous: bool, tmp_path: Path) -> None:
+    of_person = {"PatientName": "Doe^Jane", "PatientID": "P1", "StudyDate": "20260131", "SeriesDescription": "t1"}
+    folder = saved(make.mr_series(4, **of_person), tmp_path / "in")
+    os.truncate(folder / "0.dcm", 1200)  # within the header, behind the UIDs of study and series
+    selection = chosen('modality == "MR"', None)
+    layout = Layout(anonymous=anonymous)
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here, chosen=selection, layout=layout)
+    [series], [exclusion] = listing["series"], listing["exclusions"]
+    names = "patient_name", "patient_id", "study_date", "series_description", "modality"
+    told = (None,) * 4 if anonymous else ("Doe^Jane", "P1", "2026-01-31", "t1")
+    assert tuple(series[name] for name in names) == (*told, "MR")
+    assert (exclusion["reason"], listing["not_chosen"]) == ("cut", [])
 
 
 def test_a_series_that_a_clause_about_its_header_leaves_out_is_not_converted(tmp_path: Path) -> None:

@@ -169,6 +169,10 @@ def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     shown = run("select", 'modality == "CT" and slices >= 4', "--why", "--root", root.folder).stdout
     assert "1 of 2 series" in shown
     assert "slices is 2" in shown
+    for_programs = run("select", 'modality == "CT" and slices >= 4', "--why", "--tsv", "--root", root.folder).stdout
+    names, *rows = (line.split("\t") for line in for_programs.splitlines())
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    assert [(row["series_instance_uid"], row["why_not"]) for row in found] == [(fits[1], ""), (other[1], "slices is 2")]
     wrong = run("select", 'modalty == "CT"', "--root", root.folder)
     assert wrong.returncode == 2
     assert 'at character 1: unknown field "modalty", did you mean "modality"?' in wrong.stderr

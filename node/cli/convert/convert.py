@@ -383,7 +383,7 @@ def _print_problems(listing: dict[str, Any]) -> None:
     for series in listing["not_chosen"]:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
-        _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {series['reason']}")
+        _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
     for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
         print(line)
 

@@ -31,6 +31,7 @@ def list_(*, root: Root) -> Listing:
     columns: Columns = {
         **{name: name for name in ("name", "ae_title", "host", "port")},
         "networks": lambda row: ", ".join(row["networks"]),
+        "certificate": lambda row: row["certificate"] or "",
         "may": lambda row: ", ".join(row["may"]),
     }
     return listing(counted(len(rows), "peer"), columns, rows, none="no peers: `voxelnode peers set` adds one")

@@ -162,14 +162,17 @@ def rejections(
     root: Root,
 ) -> Listing:
     """List recent refusals with sender, reason and remedy."""
+    from node.index.nouns.records import kind_of
+
     with root.looking() as index:
         rows = index.rejections.newest(last)
 
     def text() -> None:
         alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in rows:
-            names = ("what", "rule", "remedy", "peer", "calling_ae_title", "called_ae_title", "offered")
-            alike.setdefault(tuple(row[name] for name in names), []).append(row)
+            names = ("what", "rule", "peer", "calling_ae_title", "called_ae_title", "offered")
+            kinds = kind_of(row["reason"]), kind_of(row["remedy"])
+            alike.setdefault((*kinds, *(row[name] for name in names)), []).append(row)
         print("refusals, the newest first" if rows else "no refusals")
         for of_one in alike.values():
             row, times = of_one[0], sum(one["count"] for one in of_one)

@@ -243,7 +243,12 @@ def select(
             if not_converted:
                 print(f"{not_converted} series {'is' if not_converted == 1 else 'are'} {NOT_CONVERTED}")
 
-    return Listing(data, show, rows=selected)
+    rows = [
+        {name: row[name] for name in (*UIDS_OF_SERIES, *sorted(printed))}
+        | {"why_not": "; ".join(instead for _, instead in row["clauses"])}
+        for row in others
+    ]
+    return Listing(data, show, rows=[*selected, *rows])
 
 
 def _joined(value: Any) -> Any:

@@ -49,6 +49,10 @@ def list_(root: Root) -> Listing:
         else:
             title = f"{len(rows)} of {counted(len(studies), 'study', 'studies')} would be deleted"
             listing(title, EXPIRED, rows).show()
+            if rules.dry_run:
+                print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
+            elif len(rows) > rules.maximum_share * len(studies):
+                print("more than [retention] maximum_share: a pass waits for `voxelnode retention confirm`")
         if waits_for is not None:
             print(waits_for)
 

@@ -223,7 +223,7 @@ def _index(settings: Settings) -> Iterator[Check]:
     try:
         require_index(settings.storage.root.absolute(), settings.index.url)
         if not _is_there(place):
-            yield Check("index", "ok", f"{place} does not exist yet; `voxelnode serve --create` makes it")
+            yield Check("index", "ok", f"{place} does not exist yet; the first `voxelnode serve` makes it")
             return
     except IndexUnusable as error:
         yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
