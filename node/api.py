@@ -231,8 +231,7 @@ if TYPE_CHECKING:
     from node.web.pages.rendering import study_url as study_url
     from node.web.pages.selected import SERIES as SERIES
     from node.web.pages.selected import STUDY as STUDY
-    from node.web.pages.selected import SelectedSeries as SelectedSeries
-    from node.web.pages.selected import SelectedStudies as SelectedStudies
+    from node.web.pages.selected import Selected as Selected
     from node.web.pages.selected import Wanted as Wanted
     from node.web.services import Node as Node
     from node.web.services import Services as Services
@@ -282,7 +281,7 @@ PLACES = {
     "node.web.audit_trail": "of_study",
     "node.web.errors": "Forbidden ProviderUnavailable ResourceNotFound SignInFailed",
     "node.web.pages.rendering": "series_url study_url",
-    "node.web.pages.selected": "SERIES STUDY SelectedSeries SelectedStudies Wanted",
+    "node.web.pages.selected": "SERIES STUDY Selected Wanted",
     "node.web.services": "Node Services",
     # Accounts that somebody else keeps
     "node.index.engine.scope": "group_members",

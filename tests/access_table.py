@@ -1,4 +1,5 @@
-"""The tables of docs/access.md that say whom each request is for: ``python -m tests.access_table`` writes them.
+"""The table and the lists of docs/access.md that say whom each request is for: ``python -m tests.access_table`` writes
+them.
 
 They are made from what routes declare (`node.web.access.declared`). tests/web/test_every_route.py compares them with
 what a node answers.
@@ -6,6 +7,7 @@ what a node answers.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "access.md"
 BEGIN, END = "<!-- requests: begin -->", "<!-- requests: end -->"
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS")
+COLUMNS = 118
 
 ROLES = ("read", "write", "admin")
 IN_PROJECT = ("read", "write", "manage")
@@ -78,7 +81,7 @@ def answer(asker: Asker, allowed: Allow) -> Answer:
 
 
 def name_of(allowed: Allow) -> str:
-    """Return the words of the tables for whom a route allows."""
+    """Return the words of the document for whom a route allows."""
     if allowed.in_project == "manage":
         return "managers"
     return f"{allowed.who}{', members' if allowed.in_project else ''}{', job' if allowed.job else ''}"
@@ -96,7 +99,7 @@ def requests(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Allow]:
 
 
 def tables(routes: Iterable[BaseRoute]) -> str:
-    """Return the two tables."""
+    """Return the table of answers, and the lists of requests by whom they allow."""
     found = requests(routes)
     kinds = sorted(
         {*found.values()}, key=lambda one: (("anybody", "link", *ROLES).index(one.who), one.in_project, one.job)
@@ -105,15 +108,21 @@ def tables(routes: Iterable[BaseRoute]) -> str:
     for asker in ASKERS:
         cells = (answer(asker, kind) for kind in kinds)
         lines.append(f"| {asker.name} | " + " | ".join(cells) + " |")
-    lines += ["", "| Path | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 1) + "|"]
-    for path in sorted({path for _, path in found}):
-        cells = (name_of(found[method, path]) if (method, path) in found else "" for method in METHODS)
-        lines.append(f"| `{path.replace(':path}', '}')}` | " + " | ".join(cells).rstrip() + " |")
+    paths = sorted({path for _, path in found})
+    for kind in kinds:
+        lines += ["", f"**{name_of(kind)}**:", ""]
+        by_methods: dict[tuple[str, ...], list[str]] = {}
+        for path in paths:
+            if methods := tuple(method for method in METHODS if found.get((method, path)) == kind):
+                by_methods.setdefault(methods, []).append(f"`{path.replace(':path}', '}')}`")
+        for methods in sorted(by_methods, key=lambda some: [METHODS.index(one) for one in some]):
+            item = f"- {', '.join(methods)}: {', '.join(by_methods[methods])}"
+            lines += textwrap.wrap(item, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
 def written() -> str:
-    """Return the document with the tables of now."""
+    """Return the document with what is made of the routes of now."""
     text = DOCUMENT.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     settings = Settings(storage=Storage(root=Path("/srv/voxelnode")))

@@ -167,7 +167,7 @@ class Actions:
         for key in confirmed:
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):
-                self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(checked(require_confirmed)))
+                self._delete("series", key[1], key[0], f"route {route_name}", reason, checked(require_confirmed))
 
     def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
         uids = [{"study_instance_uid": self._index.jobs.with_id(job).study_instance_uid}]

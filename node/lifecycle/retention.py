@@ -28,7 +28,6 @@ from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
-from node.index.nouns.terms import Terms
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.expired import Expired, expired_studies
@@ -232,7 +231,7 @@ class Retention(BackgroundService):
                     raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
 
         until = trash_until(rules, now)
-        order = Order("retention", f"retention: {expired.rule}", Terms(checked(require_expired)), until)
+        order = Order("retention", f"retention: {expired.rule}", checked(require_expired), until)
         try:
             plan = self._index.deletions.plan("study", uid)
             with self._archive.ballast.dropped():

@@ -94,17 +94,17 @@ class JournalReplay:
         self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC))
 
     def _take(self, batch: list[Record], applied_before: int) -> None:
-        self._archive.make_folders(its.key for record in batch if (its := receipt(record.facts)) is not None)
-        known = [record for record in batch if record.sequence <= applied_before]
+        receipts = [(record, its) for record in batch if (its := receipt(record.facts)) is not None]
+        self._archive.make_folders(its.key for _, its in receipts)
+        known = [(record, its) for record, its in receipts if record.sequence <= applied_before]
         new = [record for record in batch if record.sequence > applied_before]
         if known:
             self._replayed.restored += self._restore(known)
         if new:
             self._replayed.applied += self._apply(new)
 
-    def _restore(self, records: list[Record]) -> int:
+    def _restore(self, receipts: list[tuple[Record, Receipt]]) -> int:
         """Write files again that rows name and that are not as they were received; return how many."""
-        receipts = [(record, its) for record in records if (its := receipt(record.facts)) is not None]
         keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
         named = self._index.instances.named_keys(keys)
         restored = 0

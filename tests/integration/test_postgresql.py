@@ -52,7 +52,6 @@ from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
 from node.index.nouns.study_search import StudyFilter
-from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
 from node.settings.cluster import IndexSettings
@@ -592,7 +591,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
             raise Changed
         demand.has_been_checked()
 
-    terms, step = Terms(checked(require_converted)), (demand, "has_been_checked")
+    terms, step = checked(require_converted), (demand, "has_been_checked")
 
     def reopen_too() -> None:
         with pytest.raises(Changed):

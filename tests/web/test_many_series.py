@@ -92,7 +92,7 @@ def test_selected_series_are_taken_away_sent_labelled_and_converted_again(crowde
         other = {"to": "pacs", "label": "x"}
         gone = client.post(f"{url}/{what}", data={"series": "9.9", **other}, follow_redirects=True)
         assert gone.status_code == 404, what
-        assert client.post(f"{url}/{what}", data=other).status_code == 422, what
+        assert client.post(f"{url}/{what}", data=other).status_code == 400, what
         gone = client.post(f"/studies/9.9/selected/{what}", data={**both, **other}, follow_redirects=True)
         assert gone.status_code == 404, what
 

@@ -62,7 +62,7 @@ def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site)
     rows = client.post("/", data={}, headers={"HX-Request": "true"}).text
     assert STUDIES[2] in rows
     assert "1.2.9" not in rows
-    assert [client.post(f"/selected/{what}", data={}).status_code for what in ("reconvert", "delete")] == [422, 422]
+    assert [client.post(f"/selected/{what}", data={}).status_code for what in ("reconvert", "delete")] == [400, 400]
     assert client.post("/selected/delete", data=others).status_code == 404
 
 

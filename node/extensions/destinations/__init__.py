@@ -10,8 +10,8 @@ class _Destinations(Extension):
 
     name = "destinations"
     destinations = (
-        Kind("dicomweb", f"{__name__}.settings:DicomwebSettings", f"{__name__}.dicomweb:opened"),
-        Kind("folder", f"{__name__}.settings:FolderSettings", f"{__name__}.folder:opened"),
+        Kind("dicomweb", f"{__name__}.settings:DicomwebSettings", f"{__name__}.dicomweb:WebDestination"),
+        Kind("folder", f"{__name__}.settings:FolderSettings", f"{__name__}.folder:FolderDestination"),
     )
 
 

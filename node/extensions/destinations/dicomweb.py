@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
@@ -34,7 +33,6 @@ from node.api import (
     resource_path,
     seconds_of_retry_after,
 )
-from node.api import DestinationSettings as Described
 from node.extensions.destinations.settings import DicomwebSettings
 
 MAX_INSTANCES, MAX_BYTES = 100, 64_000_000
@@ -69,25 +67,22 @@ class _Broken(VoxelnodeError):
 
 
 class WebDestination:
-    """Sends to a DICOMweb server.
+    """Sends to a DICOMweb server. See `node.routing.kinds.OpenReceiver`.
 
-    `url`: address of the service, without a slash at its end. `token_file`: holds a token for ``Authorization:
-    Bearer``; read for each request, so that it can be renewed. `ca_file`: certificate authorities in addition to those
-    of the system. `timeout` (seconds): longest wait for each step of a request. Raises UsageError if a file cannot be
-    read.
+    Its token is read for each request, so that it can be renewed. Raises UsageError if a file cannot be read.
     """
 
-    def __init__(self, url: str, token_file: Path | None, ca_file: Path | None, timeout: float) -> None:
-        self._url, self._token_file, self._timeout = url.rstrip("/"), token_file, timeout
-        if token_file is not None:
+    def __init__(self, its: DicomwebSettings, is_read_again: bool) -> None:
+        self._url, self._token_file, self._timeout = its.url.rstrip("/"), its.token_file, its.timeout_seconds
+        if its.token_file is not None:
             try:
-                token_file.read_text(encoding="ascii")
+                its.token_file.read_text(encoding="ascii")
             except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"token_file {token_file} cannot be read: {error}") from error
+                raise UsageError(f"token_file {its.token_file} cannot be read: {error}") from error
         try:
-            self._context = client_context(ca_file)
+            self._context = client_context(its.ca_file)
         except OSError as error:
-            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
+            raise UsageError(f"ca_file {its.ca_file} cannot be used: {error.strerror or error}") from error
         self._client: httpx2.Client | None = None
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
@@ -346,9 +341,3 @@ def _remedy(status: int) -> str:
     if 300 <= status < 400:
         return ", a redirect: set url to the address to which it leads"
     return ": check the url" if status in (404, 405) else ""
-
-
-def opened(described: Described, is_read_again: bool) -> WebDestination:
-    """Return the server of a table. See `node.routing.kinds.OpenReceiver`."""
-    assert isinstance(described, DicomwebSettings)
-    return WebDestination(described.url, described.token_file, described.ca_file, described.timeout_seconds)

@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from node.api import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination, reason_of, sync_folder
-from node.api import DestinationSettings as Described
 from node.extensions.destinations.settings import FolderSettings
 
 COPY_BYTES = 1 << 20
@@ -22,13 +21,13 @@ OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 class FolderDestination(WrittenDestination):
     """Writes DICOM files below a folder, which must exist: nothing is written while a share is not mounted.
 
-    `layout`: see `WrittenDestination`. `is_read_again`: read each file again after it was written, as a proof that it
-    is kept.
+    `is_read_again`: read each file again after it was written, as a proof that it is kept. See
+    `node.routing.kinds.OpenReceiver`.
     """
 
-    def __init__(self, folder: Path, layout: Literal["names", "archive"], *, is_read_again: bool) -> None:
-        super().__init__(layout)
-        self._folder, self._is_read_again = folder, is_read_again
+    def __init__(self, its: FolderSettings, is_read_again: bool) -> None:
+        super().__init__(its.layout)
+        self._folder, self._is_read_again = its.folder.absolute(), is_read_again
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
         """Write files. See `Destination.deliver`."""
@@ -90,9 +89,3 @@ class FolderDestination(WrittenDestination):
             with target.open("rb", buffering=0) as file:
                 if hashlib.file_digest(file, "sha256").digest() != digest.digest():
                     raise OSError(5, "a file that was written is not the same when it is read again")
-
-
-def opened(described: Described, is_read_again: bool) -> FolderDestination:
-    """Return the folder of a table. See `node.routing.kinds.OpenReceiver`."""
-    assert isinstance(described, FolderSettings)
-    return FolderDestination(described.folder.absolute(), described.layout, is_read_again=is_read_again)

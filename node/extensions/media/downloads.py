@@ -9,9 +9,8 @@ import shutil
 import uuid
 from collections.abc import Collection, Generator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated
 
-from fastapi import APIRouter, Form, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.audit.audit_log import AuditAction, AuditEvent, Result
@@ -23,7 +22,7 @@ from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
 from node.web.pages.downloads import named_series, zip_name
-from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
+from node.web.pages.selected import SERIES, STUDY, Selected
 from node.web.zips import Member, taken
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
@@ -33,28 +32,11 @@ MAKER = "medium"
 
 @router.get(f"{STUDY}/medium.zip")
 @router.get(f"{SERIES}/medium.zip")
-def medium_of_one(call: CurrentCall, wanted: Wanted) -> Response:
-    """Make a medium of a study or a series, and show how far it is."""
-    return medium_zip(call, [wanted.study], wanted.some)
-
-
 @router.post("/selected/medium.zip", dependencies=MEMBERS)
-def medium_of_studies(call: CurrentCall, selected: Annotated[SelectedStudies, Form()]) -> Response:
-    """Make a medium of the selected studies, and show how far it is."""
-    return medium_zip(call, selected.uids)
-
-
 @router.post(f"{STUDY}/selected/medium.zip", dependencies=MEMBERS)
-def medium_of_series(
-    call: CurrentCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]
-) -> Response:
-    """Make a medium of the selected series of a study, and show how far it is."""
-    return medium_zip(call, [study_instance_uid], selected.uids)
-
-
-def medium_zip(call: Call, study_instance_uids: Sequence[str], series_instance_uids: Collection[str] = ()) -> Response:
-    """Begin a medium of studies, or of some of their series; return the way to the page that shows how far it is."""
-    return RedirectResponse(f"/downloads/{begin_medium(call, study_instance_uids, series_instance_uids)}", 303)
+def medium(call: CurrentCall, selected: Selected) -> Response:
+    """Make a medium of studies or series, and show how far it is."""
+    return RedirectResponse(f"/downloads/{begin_medium(call, selected.studies, selected.series)}", 303)
 
 
 def begin_medium(call: Call, study_instance_uids: Sequence[str], series_instance_uids: Collection[str] = ()) -> int:

@@ -24,7 +24,7 @@ class _ObjectStore(Extension):
         ),
     )
     tables = (Table("storage", f"{__name__}.settings:StoreSettings"),)
-    destinations = (Kind("s3", f"{__name__}.settings:BucketSettings", f"{__name__}.destination:opened"),)
+    destinations = (Kind("s3", f"{__name__}.settings:BucketSettings", f"{__name__}.destination:BucketDestination"),)
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if (settings.storage.url or "").startswith("s3://"):

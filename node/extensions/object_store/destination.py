@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from node.archive.base import StoreAway
@@ -34,7 +32,6 @@ from node.extensions.object_store.stores import (
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
 from node.routing.written import WrittenDestination
-from node.settings.routes import DestinationSettings as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""
@@ -51,34 +48,20 @@ _REMEDIES = {
 
 
 class BucketDestination(WrittenDestination):
-    """Writes DICOM files into a bucket.
+    """Writes DICOM files into a bucket. See `node.routing.kinds.OpenReceiver`.
 
-    `s3`: ``s3://BUCKET/PREFIX``. `endpoint`: address of a server that is not Amazon's. `region`: None: of the
-    environment. `credentials_file`: keys as in ``~/.aws/credentials``, read again every few minutes; None: the
-    environment, or the role of the machine. `ca_file`: certificate authorities in addition to those of the system.
-    `timeout` (seconds): longest time of a request. `is_read_again`: read each object again after it was written, as a
-    proof that it is kept. Raises UsageError if a file cannot be read.
+    `is_read_again`: read each object again after it was written, as a proof that it is kept. Raises UsageError if a
+    file cannot be read. The file of credentials is read again every few minutes.
     """
 
-    def __init__(
-        self,
-        s3: str,
-        layout: Literal["names", "archive"],
-        endpoint: str | None,
-        region: str | None,
-        credentials_file: Path | None,
-        ca_file: Path | None,
-        timeout: float,
-        *,
-        is_read_again: bool,
-    ) -> None:
-        super().__init__(layout)
-        self._url = urlsplit(s3)
-        self._place = f"s3://{self._url.netloc}" + (f" at {endpoint}" if endpoint else "")
-        self._is_read_again, self._credentials_file = is_read_again, credentials_file
-        self._config, self._client = bucket_options(endpoint, region, ca_file, timeout)
-        if credentials_file is not None:
-            credentials_of(credentials_file)
+    def __init__(self, its: BucketSettings, is_read_again: bool) -> None:
+        super().__init__(its.layout)
+        self._url = urlsplit(its.s3)
+        self._place = f"s3://{self._url.netloc}" + (f" at {its.endpoint}" if its.endpoint else "")
+        self._is_read_again, self._credentials_file = is_read_again, its.credentials_file
+        self._config, self._client = bucket_options(its.endpoint, its.region, its.ca_file, its.timeout_seconds)
+        if its.credentials_file is not None:
+            credentials_of(its.credentials_file)
         self._store: BucketStore | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -164,12 +147,3 @@ class BucketDestination(WrittenDestination):
             raise NotTaken(str(error)) from error
         except FileNotFoundError as error:
             raise NotTaken("its file, or the object that was written, is gone") from error
-
-
-def opened(described: Described, is_read_again: bool) -> BucketDestination:
-    """Return the bucket of a table. See `node.routing.kinds.OpenReceiver`."""
-    assert isinstance(described, BucketSettings)
-    return BucketDestination(
-        described.s3, described.layout, described.endpoint, described.region, described.credentials_file,
-        described.ca_file, described.timeout_seconds, is_read_again=is_read_again,
-    )  # fmt: skip

@@ -160,9 +160,7 @@ class Servers:
         for address in self._addresses:
             try:
                 connection = kind.connect(**{**parameters, **address})
-                _require_settings(connection)
-                if len(self._addresses) > 1:
-                    _require_standbys(connection)
+                _require_durable(connection, is_one_of_several=len(self._addresses) > 1)
             except psycopg.OperationalError as error:
                 failures.append(str(error).strip())
                 continue
@@ -199,31 +197,29 @@ class Servers:
         return psycopg.connect(autocommit=True, **{**parameters, **address})
 
 
-def _require_settings(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a pooler that drops what a connection sets: commits would be as durable as the server has it."""
+def _require_durable(connection: psycopg.Connection[Any], *, is_one_of_several: bool) -> None:
+    """Refuse a connection whose commits may be less durable than the node needs.
+
+    A pooler that drops what a connection sets: commits would be as durable as the server has it. One of several servers
+    that waits for no standby: another one may have been promoted.
+    """
     with _answering(connection):
-        query = "SELECT source FROM pg_settings WHERE name = 'lock_timeout'"  # every connection sets it
-        [source] = connection.execute(query).fetchone() or [""]
+        setting = "SELECT source FROM pg_settings WHERE name = 'lock_timeout'"  # every connection sets it
+        query = f"SELECT ({setting}), current_setting('synchronous_standby_names')"
+        source, names = connection.execute(query).fetchone() or (None, "")
     connection.rollback()
+    host = connection.info.host
     if source != "client":
-        host = connection.info.host
-        connection.close()
-        raise psycopg.OperationalError(
-            f"{host} has not taken the settings of the session: name PostgreSQL itself in [index] url, and no PgBouncer"
+        problem = "has not taken the settings of the session: name PostgreSQL itself in [index] url, and no PgBouncer"
+    elif is_one_of_several and not names:
+        problem = (
+            "takes commits and waits for no standby, although [index] url names several servers: stop it if another "
+            "one was promoted, else set synchronous_standby_names"
         )
-
-
-def _require_standbys(connection: psycopg.Connection[Any]) -> None:
-    with _answering(connection):
-        [names] = connection.execute("SHOW synchronous_standby_names").fetchone() or [""]
-    connection.rollback()
-    if not names:
-        host = connection.info.host
-        connection.close()
-        raise psycopg.OperationalError(
-            f"{host} takes commits and waits for no standby, although [index] url names several servers: stop it "
-            "if another one was promoted, else set synchronous_standby_names"
-        )
+    else:
+        return
+    connection.close()
+    raise psycopg.OperationalError(f"{host} {problem}")
 
 
 @contextmanager

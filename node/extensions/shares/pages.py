@@ -85,26 +85,15 @@ def shared_picture(call: CurrentCall, series_instance_uid: str) -> Response:
 
 
 @router.get(f"{PAGE}/volumes.zip", dependencies=WITH_LINK)
-def shared_volumes(call: CurrentCall) -> Response:
-    """The volumes of a link as a ZIP file."""
-    share, studies, series = _downloaded(call)
-    if share.deidentification is not None:
-        return _deidentified(call, share.deidentification, "volumes", studies, series)
-    return volumes_zip(call, studies, series)
-
-
 @router.get(f"{PAGE}/dicom.zip", dependencies=WITH_LINK)
-def shared_dicom(call: CurrentCall) -> Response:
-    """The instances of a link as stored, or copies of them without identities, as a ZIP file."""
+def shared_zip(call: CurrentCall) -> Response:
+    """The volumes of a link, or its instances as stored, or copies of either without identities, as a ZIP file."""
     share, studies, series = _downloaded(call)
-    if share.deidentification is not None:
-        return _deidentified(call, share.deidentification, "dicom", studies, series)
-    return dicom_zip(call, studies, series)
-
-
-def _deidentified(call: Call, profile: str, content: str, studies: Sequence[str], series: Sequence[str]) -> Response:
+    is_dicom = call.request.url.path.endswith("/dicom.zip")
+    if share.deidentification is None:
+        return dicom_zip(call, studies, series) if is_dicom else volumes_zip(call, studies, series)
     zipped = required(call.node.settings, DEIDENTIFIED_ZIP, "the link, which shows no identities,")
-    response: Response = zipped(call, profile, content, studies, series)
+    response: Response = zipped(call, share.deidentification, "dicom" if is_dicom else "volumes", studies, series)
     return response
 
 

@@ -48,6 +48,7 @@ from node.index.nouns.rejections import ReadRejections
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
+from node.index.nouns.terms import Terms
 from node.index.nouns.trash import ReadTrash
 from node.index.nouns.views import AboutViews
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
@@ -171,8 +172,8 @@ def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str
     return asked
 
 
-def checked(check: Callable[[ReadIndex], None]) -> Callable[[Connection], None]:
-    """Return a check of `node.index.nouns.terms.Terms` that reads rows as pages and commands do."""
+def checked(check: Callable[[ReadIndex], None]) -> Terms:
+    """Return terms that read rows as pages and commands do."""
     return lambda connection: check(ReadIndex(connection))
 
 

@@ -137,7 +137,7 @@ class DeletionRepository(IndexRepository):
         if terms is not None:
             if plan.level == "instance":  # no other writer replaces it
                 connection.execute(select(ImageRow.id).where(is_it).with_for_update())
-            terms.require(connection)
+            terms(connection)
         received = select(func.max(ImageRow.received_at), func.count()).where(
             is_it if plan.level == "instance" else ImageRow.series_id.in_(held)
         )

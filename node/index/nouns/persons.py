@@ -89,7 +89,7 @@ class PersonRepository(IndexRepository):
         # No other writer adds a study to one of them meanwhile, or merges them the other way round.
         _hold(connection, (source, target))
         if terms is not None:
-            terms.require(connection)
+            terms(connection)
         moved = _merging(connection, source, target)
         of_source = PatientRow.merged_into == source
         connection.execute(update(PatientRow).where(of_source).values(merged_first_into=_CHOSEN, merged_into=target))
@@ -129,7 +129,7 @@ class PersonRepository(IndexRepository):
         if _row(connection, patient).merged_into != former:
             raise Overtaken("somebody has merged or separated this patient meanwhile")
         if terms is not None:
-            terms.require(connection)
+            terms(connection)
         moved, group = _separating(connection, patient, issuer)
         if former is not None:
             is_named = listed_in(_NAMED, group)

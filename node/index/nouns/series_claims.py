@@ -194,7 +194,7 @@ class SeriesRepository(ClaimEnds):
         if terms is not None:
             for key in sorted(keys):
                 connection.execute(held_at(key))
-            terms.require(connection)
+            terms(connection)
         reopened = 0
         for key in keys:
             for row in connection.execute(held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():

@@ -64,7 +64,7 @@ class ChangeRequest:
         if self.if_match is not None:
             with self.call.node.index.reading() as index:
                 check(index)
-        return Terms(checked(check))
+        return checked(check)
 
 
 def _requested(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import Depends, Request
-from pydantic import BaseModel, Field
+from fastapi import Depends, Form, Query, Request
+from pydantic import Field
 
+from node.errors import UsageError
 from node.index.database.reading import ReadIndex
 from node.web.access import Call
 from node.web.audit_trail import of_study
@@ -53,11 +54,6 @@ class StudyOrSeries(NamedTuple):
         """The URL of its page."""
         return study_url(self.study) if self.series is None else series_url(self.study, self.series)
 
-    @property
-    def some(self) -> list[str]:
-        """The series, as those of a selection; of a whole study none."""
-        return [] if self.series is None else [self.series]
-
     def rows(self, index: ReadIndex) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         """Return the rows of the study and of the series, or raise ResourceNotFound."""
         study = study_row(index, self.study)
@@ -74,30 +70,55 @@ Wanted = Annotated[StudyOrSeries, Depends(_target)]
 MAX_SELECTED = 1000
 
 
-class SelectedStudies(BaseModel):
-    """The studies that are selected, by Study Instance UID."""
-
-    study: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_SELECTED)]
-
-    @property
-    def uids(self) -> list[str]:
-        """Each of them once."""
-        return list(dict.fromkeys(self.study))
+_Uids = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=MAX_SELECTED)]
 
 
-class SelectedSeries(BaseModel):
-    """The series of a study that are selected, by Series Instance UID."""
+class Selection(NamedTuple):
+    """Studies, or series of one study: those that a path names, or that are selected on a page.
 
-    series: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_SELECTED)]
+    `series`: empty for whole studies. `url`: of the page on which they are selected, or of their own.
+    """
+
+    studies: Sequence[str]
+    series: Sequence[str]
+    url: str
 
     @property
-    def uids(self) -> list[str]:
-        """Each of them once."""
-        return list(dict.fromkeys(self.series))
+    def kind(self) -> str:
+        """What is selected, as `ResourceNotFound` names it."""
+        return "series" if self.series else "study"
 
-    def there(self, index: ReadIndex, study_instance_uid: str) -> list[str]:
-        """Return those that are still in the study; raise ResourceNotFound if none is."""
-        there = {row["series_instance_uid"] for row in index.series.of_study(study_instance_uid)}
-        if not (found := [uid for uid in self.uids if uid in there]):
-            raise ResourceNotFound("series")
+    def there(self, index: ReadIndex) -> dict[str, list[str]]:
+        """Return the series that are there, by study; raise ResourceNotFound if none is."""
+        found = {}
+        for study in self.studies:
+            uids = [row["series_instance_uid"] for row in index.series.of_study(study)]
+            if uids := [uid for uid in self.series if uid in uids] if self.series else uids:
+                found[study] = uids
+        if not found:
+            raise ResourceNotFound(self.kind)
         return found
+
+
+def _selection(
+    request: Request,
+    study: Annotated[_Uids, Query(default_factory=list)],
+    series: Annotated[_Uids, Query(default_factory=list)],
+    posted_study: Annotated[_Uids, Form(default_factory=list, alias="study")],
+    posted_series: Annotated[_Uids, Form(default_factory=list, alias="series")],
+) -> Selection:
+    of_path = request.path_params
+    if (uid := of_path.get("series_instance_uid")) is not None:
+        return Selection([of_path["study_instance_uid"]], [uid], series_url(of_path["study_instance_uid"], uid))
+    if request.method == "POST":
+        study, series = posted_study, posted_series
+    whole = of_path.get("study_instance_uid")
+    is_named = "/selected/" not in request.url.path
+    if not is_named and not (study if whole is None else series):
+        raise UsageError("nothing is selected")
+    if whole is None:
+        return Selection(list(dict.fromkeys(study)), [], "/")
+    return Selection([whole], [] if is_named else list(dict.fromkeys(series)), study_url(whole))
+
+
+Selected = Annotated[Selection, Depends(_selection)]
