@@ -110,6 +110,9 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+# Unless a test configures it, structlog draws each exception with the values of all variables, for half a second.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
 # A logger that is kept from its first line on would not heed what later tests of the process configure or capture.
 _configure = structlog.configure
 structlog.configure = lambda **options: _configure(**{**options, "cache_logger_on_first_use": False})

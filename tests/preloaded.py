@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def main(descriptor: int) -> None:
     from node.writers.options import WriteOptions
 
     modules = [command.place.partition(":")[0] for command in commands()]
-    served = ("node.settings.load", "node.control.node", "node.web.server", "uvicorn.lifespan.on")
+    served = ("node.settings.load", "pydantic_settings", "node.control.node", "node.web.server", "uvicorn.lifespan.on")
     for module in (*modules, *served, "uvicorn.protocols.http.h11_impl", "tests.crash.mutants"):
         importlib.import_module(module)
     routes_of(Settings())  # more than half of a start: each route finds out what its requests may have
@@ -171,6 +172,7 @@ def main(descriptor: int) -> None:
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()
         migrated()
+        _serve_once()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
@@ -184,6 +186,19 @@ def main(descriptor: int) -> None:
                 _attend(json.loads(encoded), *descriptors)
             for own in descriptors:
                 os.close(own)
+
+
+def _serve_once() -> None:
+    """Start a node and stop it: half of the work of a first start is to write out statements."""
+    from node.control.node import Node
+    from node.settings.model import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        storage = {"root": Path(folder, "root"), "reserve_bytes": 0}
+        node = Node(Settings(storage=storage, dicom={"port": 0}, web={"port": 0}))  # type: ignore[arg-type]
+        node.start()
+        node.stop(5)
+    assert threading.active_count() == 1, threading.enumerate()  # only this one will be in a fork
 
 
 def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> None:

@@ -18,10 +18,21 @@ from tests.crash.mutants import MUTANTS
 pytestmark = [pytest.mark.timeout(600)]
 
 MOMENTS = (*RECEIVING, *CONVERTING, *RECOVERING, None)
+SHORT = (
+    "part-written",
+    "record-begun",
+    "record-synced",
+    "rows-committed",
+    "journal-freed",
+    "volumes-written",
+    "claims-released",
+    None,
+)
+"""Those that find out most of the mutants below, and one of a start."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moments", [MOMENTS, pytest.param((*MOMENTS, *[None] * 12), marks=pytest.mark.long)], ids=len)
+@pytest.mark.parametrize("moments", [SHORT, pytest.param((*MOMENTS, *[None] * 12), marks=pytest.mark.long)], ids=len)
 def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(
     tmp_path: Path, moments: tuple[str | None, ...]
 ) -> None:
@@ -29,7 +40,7 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
     assert result.problems == []
     assert result.cycles == len(moments)
     assert result.acknowledged > 5 * len(moments)
-    assert set(RECEIVING) <= result.died_at.keys(), "a named step was never reached"
+    assert set(RECEIVING) & set(moments) <= result.died_at.keys(), "a named step was never reached"
 
 
 @pytest.mark.slow

@@ -95,8 +95,9 @@ def _has_columns_of_models(connection: Connection, revisions: Mapping[str, str])
 
     Those of an extension without a revision are not there: else they are of a version in which the core had them.
     """
-    columns = inspect(connection).get_multi_columns()
-    there = {name: {column["name"] for column in some} for (_, name), some in columns.items()}
+    there: dict[str, set[str]] = {}
+    for name, column in backend_of(connection).columns(connection):
+        there.setdefault(name, set()).add(column)
     return NAME in there and all(
         there.get(name) == (set(table.columns.keys()) if owner in revisions else None)
         for owner, own in _owners().items()
