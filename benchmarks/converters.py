@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import processor  # noqa: E402
-from benchmarks.growth import take  # noqa: E402
+from benchmarks.scale import take  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.extensions.object_store.copying import copy_archive  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402

@@ -2,10 +2,10 @@
 
     python -P benchmarks/projects.py [FOLDER]
 
-makes the index of `studies.py` in FOLDER (unless it is there) or in a folder of its own, with four accounts: one sees
-the whole node, and three are limited: to one project of 300 series, to ten, and to all.  Each asks as the page does,
-while there are ten projects alone, and then with 990 others, in which each study is twice.  Then the rules of all
-projects are applied: to one series, and to 2000.
+makes an index of a million instances as `scale.py` does in FOLDER (unless it is there) or in a folder of its own, with
+four accounts: one sees the whole node, and three are limited: to one project of 200 series, to ten, and to all.  Each
+asks as the page does, while there are ten projects alone, and then with 990 others, in which each study is twice.  Then
+the rules of all projects are applied: to one series, and to 2000.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import httpx2 as httpx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.query import NUMBERS, served  # noqa: E402
-from benchmarks.studies import SERIES, STUDIES, asked, fill, processor_ms  # noqa: E402
+from benchmarks.scale import NUMBERS, Shape, fill, served  # noqa: E402
+from benchmarks.studies import asked, processor_ms  # noqa: E402
 from node.extensions.projects.rules import apply_rules  # noqa: E402
 from node.index.database.index import Index  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
 from node.metrics import Metrics  # noqa: E402
 from node.web.credentials import digest  # noqa: E402
 
+SHAPE = Shape(1_000_000, is_single=False)
+STUDIES, SERIES = SHAPE.studies, 4 * SHAPE.studies
 FIRST, PROJECTS, ROUNDS = 10, 1000, 15
 MEMBERS = {"whole": 0, "one": 1, "ten": 10, "all": PROJECTS}
 """Accounts, and of how many projects they are members."""
@@ -79,7 +81,7 @@ def add_accounts(path: Path) -> None:
 
 
 def filled(path: Path) -> None:
-    fill(path)
+    fill(path, SHAPE)
     add_accounts(path)
 
 
@@ -113,7 +115,7 @@ def apply(path: Path) -> None:
 
 def main(root: Path) -> None:
     path = root / FILE_NAME
-    with served(root, filled, is_in_postgresql=False) as (node, web, _):
+    with served(path, filled) as (node, web, _):
         assert node.process is not None
         add_projects(path, 1, FIRST)
         print(f"{STUDIES} studies, {SERIES} series, {FIRST} projects")

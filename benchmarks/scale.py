@@ -1,20 +1,21 @@
 """How an index of ten million instances answers, and what grows with it.
 
-    python benchmarks/scale.py [FOLDER] [--instances N] [--single] [--postgresql] [--only PART ...]
+    python benchmarks/scale.py FOLDER [--instances N] [--single] [--postgresql] [--only PART ...]
 
 makes the index in FOLDER, unless it is there, and measures it.  A node receives and converts one study.  SQL then
 copies its rows with other UIDs, names, dates and keys, so that each row has the columns that a node fills; at the end,
 the node receives another study, and the columns of its rows are compared with those of the copies.
 
 A study has 40 instances in four series; with --single it has one instance, and there are as many studies as instances.
-Files exist of the received studies alone.  With --postgresql, a copy in a server of its own is measured.  Needs about
-1.7 KB of disk for an instance, with --single 6 KB.
+Files exist of the received studies alone.  With --postgresql, the same rows are in a server of its own, which ends with
+the program.  Needs 1.1 KB of disk for an instance, 1.6 KB in PostgreSQL, and with --single six times as much.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sqlite3
 import statistics
 import subprocess
@@ -22,10 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 from pydicom import FileDataset
@@ -34,25 +37,29 @@ from pydicom.uid import PositronEmissionTomographyImageStorage, generate_uid
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import growth, query, studies  # noqa: E402
-from benchmarks.query import NUMBERS, patient  # noqa: E402
+from benchmarks import query, studies  # noqa: E402
+from benchmarks.in_postgresql import copied  # noqa: E402
 from benchmarks.receive import send  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
+from node.dicom.key_values import folded_groups  # noqa: E402
 from node.index.database.look import Look, looking  # noqa: E402
 from node.index.database.reading import ReadIndex  # noqa: E402
 from node.index.engine.place import FILE_NAME, place_of  # noqa: E402
-from node.receive.ingest import Announced  # noqa: E402
+from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.cluster import IndexSettings  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
 from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.served import Served, until  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
-from tests.postgresql import Server  # noqa: E402
+from tests.postgresql import Server, start  # noqa: E402
 
 SLICES = 13
 YEARS = 10
 STUDIES_OF_PATIENT = 1.67
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
+"""The numbers from 1 to another one, as the rows of `n`."""
 
 _NUMBER = "printf('%08d', i)"
 _MOMENT = "strftime('%Y-%m-%d %H:%M:%f000', '2016-01-01', '+' || (i * {days} * 86400 / {copies}) || ' seconds')"
@@ -102,6 +109,24 @@ class Shape:
         return max(1, int(self.studies / STUDIES_OF_PATIENT))
 
 
+FAMILY = (
+    "Schmidt Müller Meyer Weber Wagner Becker Schulz Hoffmann Koch Bauer Richter Klein Wolf Schröder Neumann",
+    "Schwarz Zimmermann Braun Krüger Hofmann Hartmann Lange Schmitt Werner Krause Meier Lehmann Schmid Schulze Maier",
+)
+GIVEN = "Anna Ben Clara David Emma Felix Greta Hans Ida Jonas Karla Leon Mia Noah Olga Paul Rosa Theo Uma Victor"
+
+PATIENT_COLUMNS = "id identity patient_id patient_name patient_name_alphabetic patient_birth_date patient_sex"
+
+
+def patient(number: int) -> tuple[Any, ...]:
+    """Return a patient: `PATIENT_COLUMNS`."""
+    families, givens = " ".join(FAMILY).split(), GIVEN.split()
+    family, given = families[number % len(families)], givens[number // len(families) % len(givens)]
+    name = f"{family}{number % 97}^{given}"
+    birth = f"{1930 + number % 90}-{1 + number % 12:02d}-{1 + number % 28:02d}"
+    return number, f"\\P{number:06d}", f"P{number:06d}", name, folded_groups(name)[0], birth, "MF"[number % 2]
+
+
 def study(shape: Shape) -> list[FileDataset]:
     """Return the instances of one study, with pixels of 32 bytes."""
     of_study = {"study_uid": generate_uid(), "StudyDescription": "Study 0", "AccessionNumber": "A0"}
@@ -135,44 +160,67 @@ def receive_study(root: Path, shape: Shape) -> None:
 
 
 def fill(path: Path, shape: Shape) -> None:
-    """Make an index of a shape."""
+    """Make an index of a shape in SQLite."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     receive_study(path.parent, shape)
     with closing(sqlite3.connect(path)) as connection:
-        for pragma in ("synchronous = OFF", "cache_size = -4000000", "temp_store = MEMORY"):
+        for pragma in ("synchronous = OFF", "cache_size = -4000000", "temp_store = MEMORY", "journal_mode = OFF"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.executescript("ATTACH ':memory:' AS template")
-        for table in TABLES:
-            connection.execute(f"CREATE TABLE template.{table} AS SELECT * FROM main.{table}")
-        numbers = {table: connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] for table in TABLES}
-        numbers |= {"patients": shape.patients, "copies": shape.studies - 1, "days": 365 * YEARS}
-        connection.executemany(
-            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
-            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (patient(number) for number in range(2, shape.patients + 1)),
-        )
-        for table in TABLES:
+        for table, (columns, rows) in copies(connection, shape).items():
             began = time.perf_counter()
-            connection.execute(_copies(connection, table, numbers))
+            statement = f"INSERT INTO main.{table} ({', '.join(columns)}) "
+            if isinstance(rows, str):
+                connection.execute(statement + rows)
+            else:
+                connection.executemany(f"{statement} VALUES ({', '.join('?' * len(columns))})", rows)
             connection.commit()
             print(f"{table:20} {time.perf_counter() - began:8.1f} s", flush=True)
-        connection.execute(
-            """
-            INSERT INTO labels (study_instance_uid, series_instance_uid, label, given_by, given_at)
-            SELECT study_instance_uid, '', CASE id % 3 WHEN 0 THEN 'checked' ELSE 'phase 2' END, 'somebody',
-                '2026-01-01 12:00:00.000000' FROM studies WHERE id % 3 = 0 OR id % 5000 = 1
-            """
-        )
-        connection.commit()
         connection.execute("PRAGMA journal_mode = WAL")
     compare_rows(path, shape)
+
+
+def fill_in_postgresql(path: Path, shape: Shape, server: Server) -> str:
+    """Make an index of a shape in a database, with the rows that `fill` would insert; return its URL."""
+    if not path.exists():
+        receive_study(path.parent, shape)
+    with closing(sqlite3.connect(path)) as connection:
+        added = {
+            table: (columns, connection.execute(rows) if isinstance(rows, str) else rows)
+            for table, (columns, rows) in copies(connection, shape).items()
+        }
+        return copied(connection, added, path.parent, server, "benchmark")
+
+
+def copies(
+    connection: sqlite3.Connection, shape: Shape
+) -> dict[str, tuple[list[str], str | Iterator[tuple[Any, ...]]]]:
+    """Return columns and rows, or the SELECT of rows, of all studies but the one that is there, by table."""
+    connection.execute("ATTACH ':memory:' AS template")
+    for table in TABLES:
+        connection.execute(f"CREATE TABLE template.{table} AS SELECT * FROM main.{table}")
+    connection.commit()
+    numbers = {
+        table: connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {table}").fetchone()[0] for table in TABLES
+    }
+    numbers |= {"patients": shape.patients, "copies": shape.studies - 1, "days": 365 * YEARS}
+    return {
+        "patients": (PATIENT_COLUMNS.split(), map(patient, range(2, shape.patients + 1))),
+        **{table: _copies(connection, table, numbers) for table in TABLES},
+        "labels": (
+            ["study_instance_uid", "series_instance_uid", "label", "given_by", "given_at"],
+            f"{NUMBERS.format(numbers['copies'])} SELECT substr(study_instance_uid, 1, 40) || {_NUMBER}, '', "
+            "CASE i % 3 WHEN 0 THEN 'checked' ELSE 'phase 2' END, 'somebody', '2026-01-01 12:00:00.000000' "
+            "FROM n CROSS JOIN template.studies WHERE i % 3 = 0 OR i % 5000 = 1",
+        ),
+    }
 
 
 def compare_rows(path: Path, shape: Shape) -> None:
     """Let the node receive another study, and refuse copies whose columns have values where its rows have none."""
     with closing(sqlite3.connect(path)) as connection:
-        last = {table: connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] for table in TABLES}
+        last = {
+            table: connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {table}").fetchone()[0] for table in TABLES
+        }
     receive_study(path.parent, shape)
     with closing(sqlite3.connect(path)) as connection:
         for table in TABLES:
@@ -187,8 +235,8 @@ def compare_rows(path: Path, shape: Shape) -> None:
                 raise SystemExit(f"{table}: the node fills {received}, and the copies have {copied}")
 
 
-def _copies(connection: sqlite3.Connection, table: str, numbers: Mapping[str, int]) -> str:
-    """Return the INSERT of all copies of the rows of a table; `numbers`: the rows of a study, by table."""
+def _copies(connection: sqlite3.Connection, table: str, numbers: Mapping[str, int]) -> tuple[list[str], str]:
+    """Return the columns of a table, and the SELECT of all copies of its rows; `numbers`: rows of a study, by table."""
     values = {}
     for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})"):
         quoted = f'"{name}"'
@@ -205,10 +253,35 @@ def _copies(connection: sqlite3.Connection, table: str, numbers: Mapping[str, in
         else:
             value = quoted
         values[quoted] = value
-    return (
-        f"INSERT INTO main.{table} ({', '.join(values)}) {NUMBERS.format(numbers['copies'])} "
-        f"SELECT {', '.join(values.values())} FROM n CROSS JOIN template.{table}"
-    )
+    rows = f"SELECT {', '.join(values.values())} FROM n CROSS JOIN template.{table}"
+    return list(values), f"{NUMBERS.format(numbers['copies'])} {rows}"
+
+
+@contextmanager
+def served(
+    path: Path, make_index: Callable[[Path], None], in_postgresql: Callable[[Path, Server], str] | None = None
+) -> Iterator[tuple[Served, str, str | None]]:
+    """Serve an index, made unless it is there, or one in PostgreSQL; the URLs are of HTTP and of the index."""
+    settings = {
+        "VOXELNODE_LOG__LEVEL": "error",
+        "VOXELNODE_SERIES__QUIET_SECONDS": "3600",
+        "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+        "VOXELNODE_STORAGE__SCRUB_DAYS": "0",
+    }
+    with ExitStack() as opened:
+        began, url = time.perf_counter(), None
+        if in_postgresql is not None:
+            server = opened.enter_context(start("-c", "max_wal_size=4GB"))
+            settings["VOXELNODE_INDEX__URL"] = url = in_postgresql(path, server)
+            [[size]] = server.run("SELECT pg_database_size('benchmark')")
+            print(f"index made in {time.perf_counter() - began:.0f} s, {size} bytes")
+        elif not path.exists():
+            make_index(path)
+            print(f"index made in {time.perf_counter() - began:.0f} s, {path.stat().st_size} bytes")
+        node = opened.enter_context(Served(path.parent, **settings))
+        assert node.process is not None
+        assert node.process.stdout is not None
+        yield node, node.process.stdout.readline().split()[-1], url
 
 
 # What is measured
@@ -300,7 +373,7 @@ def ask_as_programs(web: str, pid: int) -> None:
             timed(f"GET {path}", lambda ask=ask: ask().raise_for_status(), lambda: studies.processor_ms(pid))
 
 
-RECEIVED, ROUNDS = 5_000, 3
+RECEIVED, ROUNDS, THREADS = 5_000, 3, 8
 
 
 def data_sets(instances: int) -> Iterator[tuple[Announced, bytes]]:
@@ -322,11 +395,27 @@ def data_sets(instances: int) -> Iterator[tuple[Announced, bytes]]:
         yield Announced(str(ds.SOPClassUID), uid, str(ds.file_meta.TransferSyntaxUID)), data
 
 
+def take(ingest: Ingest, announced: Announced, data: bytes) -> None:
+    incoming = ingest.begin(announced, Origin("import"))
+    incoming.take_fragment(data)
+    incoming.finish()
+
+
+def take_all(ingest: Ingest, coming: list[tuple[Announced, bytes]]) -> tuple[float, float]:
+    """Take instances in, from eight threads; return how many a second, and the milliseconds of a processor for each."""
+    began, used = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda one: take(ingest, *one), coming))
+        if not ingest.applier.catch_up(600):
+            raise SystemExit("the index does not follow")
+    return len(coming) / (time.perf_counter() - began), 1e3 * (time.process_time() - used) / len(coming)
+
+
 def receive(root: Path, url: str | None = None) -> tuple[float, float]:
     """Take instances in; return how many a second, and the milliseconds of a processor of this process for each."""
     settings = Settings(storage=Storage(root=root, reserve_bytes=0), index=IndexSettings(url=url))
     with open_for_import(settings) as ingest:
-        measured = [growth.measure(ingest, data_sets(RECEIVED), RECEIVED) for _ in range(ROUNDS)]
+        measured = [take_all(ingest, list(data_sets(RECEIVED))) for _ in range(ROUNDS)]
     rates, used = zip(*measured, strict=True)
     return statistics.median(rates), statistics.median(used)
 
@@ -347,18 +436,19 @@ COMMANDS = (
 
 
 def run_commands(root: Path, url: str | None) -> None:
-    """Print how long whole commands take, with their starts, and a backup."""
+    """Print how long whole commands take, with their starts, and a backup; and of a processor, without a server."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"VOXELNODE_INDEX__URL": url} if url else {})
     copy = root.parent / "copy.sqlite"
     for command in (*COMMANDS, *([("db", "backup", str(copy))] if url is None else [])):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "node", *command, "--root", str(root)],
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
-        seconds = time.perf_counter() - began
+        seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         said = f", exit {done.returncode}: {done.stderr.strip()[-60:]}" if done.returncode else ""
-        print(f"{' '.join(command[:3]):42} {seconds:9.1f} s{said}", flush=True)
+        print(f"{' '.join(command[:3]):42} {seconds:9.1f} s, processor {used:7.1f} s{said}", flush=True)
     copy.unlink(missing_ok=True)
 
 
@@ -374,6 +464,10 @@ def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]
             studies.report(client, node.process.pid)
     if "queries" in parts:
         query.ask(root, url, node.port, web)
+    if "beside" in parts:
+        query.receive(node.port)
+        query.ask_while_receiving(node.port, web)
+        studies.ask_while_receiving(web, node.port)
     node.terminate(120)
     if "receive" in parts:
         compare_receiving(root, url)
@@ -381,7 +475,7 @@ def measure(root: Path, node: Served, web: str, url: str | None, parts: set[str]
         run_commands(root, url)
 
 
-PARTS = ("commands", "pages", "queries", "receive", "maintain")
+PARTS = ("commands", "pages", "queries", "beside", "receive", "maintain")
 
 
 def main() -> None:
@@ -389,13 +483,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the index is, or will be; it stays")
     parser.add_argument("--instances", type=int, default=10_000_000)
     parser.add_argument("--single", action="store_true", help="one instance to a study")
-    parser.add_argument("--postgresql", action="store_true", help="measure a copy in PostgreSQL")
+    parser.add_argument("--postgresql", action="store_true", help="with the index in PostgreSQL")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     shape = Shape(options.instances, options.single)
-    with query.served(options.folder, partial(fill, shape=shape), is_in_postgresql=options.postgresql) as found:
-        print(f"{(options.folder / FILE_NAME).stat().st_size / shape.instances:.0f} bytes of SQLite for an instance")
-        measure(options.folder, *found, set(options.only))
+    path = options.folder / ("in-postgresql" if options.postgresql else "root") / FILE_NAME
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    in_postgresql = (lambda path, server: fill_in_postgresql(path, shape, server)) if options.postgresql else None
+    with served(path, partial(fill, shape=shape), in_postgresql) as (node, web, url):
+        measure(path.parent, node, web, url, set(options.only))
 
 
 if __name__ == "__main__":

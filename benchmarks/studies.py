@@ -1,18 +1,13 @@
-"""How long the list of studies takes to answer somebody who types, among 100 000 studies.
+"""What the list of studies asks while somebody types, for `scale.py`: letter by letter, by each order, filter and page.
 
-    python benchmarks/studies.py [FOLDER] [--postgresql]
-
-makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, serves it or a
-copy of it in a PostgreSQL server of its own, and asks as the page does: letter by letter, by each order, filter and
-page.  Then it asks again while instances arrive.  Beside the time until the rows are there, it prints the processor
-time that the node used for them, which other work on the machine changes less.
+Beside the time until the rows are there, it prints the processor time that the node used for them, which other work on
+the machine changes less.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,18 +15,7 @@ from pathlib import Path
 import httpx2 as httpx
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
-from benchmarks.query import (  # noqa: E402
-    NUMBERS,
-    arguments,
-    emptied,
-    insert_instances,
-    insert_studies,
-    served,
-)
-
-PATIENTS, STUDIES, SERIES, INSTANCES = 60_000, 100_000, 300_000, 900_000
 AIM_MS = 100
 ROUNDS = 5
 RATE, SECONDS = 100, 20
@@ -67,59 +51,6 @@ FILTERS: Mapping[str, dict[str, str | list[str]]] = {
         for reverse in ("", "on")
     },
 }
-
-
-def fill(path: Path) -> None:
-    """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
-    with emptied(path) as connection:
-        insert_studies(connection, PATIENTS, STUDIES)
-        connection.execute(
-            f"""
-            INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
-                verdict, verdict_rule, last_received_at, receptions, revision, attempts)
-            {NUMBERS.format(SERIES)}
-            SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
-                CASE WHEN i % 3 = 2 THEN 'SR' WHEN i / 3 % 3 = 0 THEN 'CT' WHEN i / 3 % 3 = 1 THEN 'MR' ELSE 'PT' END,
-                1 + i % 3, 'Series ' || (i % 300),
-                CASE WHEN i % 3 = 2 THEN 'not-an-image' WHEN i % 5003 = 0 THEN 'refused' ELSE 'converted' END,
-                CASE WHEN i % 997 = 0 THEN 'incomplete' ELSE 'complete' END,
-                CASE WHEN i % 997 = 0 OR i % 7 < 4 THEN 'geometry' ELSE 'headers' END,
-                '2026-01-01 12:00:00.000000', 1, 1, 0 FROM n
-            """
-        )
-        insert_instances(connection, SERIES, INSTANCES)
-        connection.execute(
-            f"""
-            INSERT INTO conversions (id, series_id, revision, superseded, converter, options, instances, seconds,
-                created_at)
-            {NUMBERS.format(SERIES)} SELECT i, i, 1, 0, 'voxelnode', '{{}}', 3, 1, '2026-01-01 12:00:00.000000'
-            FROM n WHERE i % 3 <> 2
-            """
-        )
-        connection.execute(
-            """
-            INSERT INTO volumes (conversion_id, stack, suffix, kind, format, path, shape, spacing_mm, dtype, geometry,
-                instances, warnings, bytes, sha256)
-            SELECT id, 0, '', kind, format, printf('volumes/%d/%d/1/%s', id, id, name), '[512,512,3]', '[1,1,1]',
-                'int16', 'regular', 3, '[]', 1000, '' FROM conversions, (
-                    SELECT 'volume' AS kind, 'nifti' AS format, 'volume.nii.gz' AS name
-                    UNION ALL SELECT 'thumbnail', 'png', 'volume_thumbnail.png')
-            """
-        )
-        connection.execute(
-            """
-            INSERT INTO failures (series_id, revision, reason, detail, failed_at)
-            SELECT id, 1, CASE state WHEN 'refused' THEN 'bad-geometry' ELSE 'not-an-image' END, 'x',
-                '2026-01-01 12:00:00.000000' FROM series WHERE state <> 'converted'
-            """
-        )
-        connection.execute(
-            """
-            INSERT INTO labels (study_instance_uid, series_instance_uid, label, given_by, given_at)
-            SELECT study_instance_uid, '', CASE id % 3 WHEN 0 THEN 'checked' ELSE 'phase 2' END, 'somebody',
-                '2026-01-01 12:00:00.000000' FROM studies WHERE id % 3 = 0 OR id % 5000 = 1
-            """
-        )
 
 
 def processor_ms(pid: int) -> float:
@@ -160,33 +91,23 @@ def report(client: httpx.Client, pid: int) -> None:
     print(f"worst {worst:.0f} ms, the aim is {AIM_MS} ms")
 
 
-def main(root: Path, *, is_in_postgresql: bool) -> None:
-    with served(root, fill, is_in_postgresql=is_in_postgresql) as (node, web, _):
-        assert node.process is not None
-        with httpx.Client(base_url=web, timeout=60) as client:
-            page = client.get("/")
-            print(f"the page has {len(page.content)} bytes; badges {asked_badges(client):.0f} ms")
-            report(client, node.process.pid)
-            command = [sys.executable, str(ROOT / "benchmarks/paced.py"), str(node.port), str(RATE), str(SECONDS)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
-                time.sleep(2.0)  # until it sends
-                times = []
-                while sender.poll() is None:
-                    times += [asked(client, {"words": part}) for part in typed("schröder, anna")]
-                assert sender.stdout is not None
-                reported = sender.stdout.read().strip()
-            print(
-                f"while receiving {reported}: median {sorted(times)[len(times) // 2]:.0f} ms, worst {max(times):.0f} ms"
-            )
+def ask_while_receiving(web: str, port: int) -> None:
+    """Print how long somebody who types waits while instances arrive at an even pace."""
+    command = [sys.executable, str(ROOT / "benchmarks/paced.py"), str(port), str(RATE), str(SECONDS)]
+    with (
+        httpx.Client(base_url=web, timeout=60) as client,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender,
+    ):
+        time.sleep(2.0)  # until it sends
+        times = []
+        while sender.poll() is None:
+            times += [asked(client, {"words": part}) for part in typed(TYPED["a name"])]
+        assert sender.stdout is not None
+        reported = sender.stdout.read().strip()
+    print(f"while receiving {reported}: median {sorted(times)[len(times) // 2]:.0f} ms, worst {max(times):.0f} ms")
 
 
 def asked_badges(client: httpx.Client) -> float:
     began = time.perf_counter()
     client.get("/badges").raise_for_status()
     return 1000 * (time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    folder, is_in_postgresql = arguments(__doc__)
-    with tempfile.TemporaryDirectory() as temporary:
-        main(folder or Path(temporary), is_in_postgresql=is_in_postgresql)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import pytest
 from pydicom import Dataset
-from sqlalchemy import Connection, event, inspect, make_url, select, text
+from sqlalchemy import Connection, Engine, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from node.control.care import rebuild_index
@@ -162,6 +162,36 @@ def test_a_query_never_compares_each_row_with_each_value_of_a_list(place: Server
     engine.dispose()
     assert plan
     assert not [line for line in plan if "ANY" in line]
+
+
+@pytest.mark.slow
+def test_the_newest_series_of_a_common_value_are_read_in_their_order(server: Server, place: ServerPlace) -> None:
+    url = server.create("listed", "migrated")
+    server.run("INSERT INTO patients (id, identity) VALUES (1, '1')", "listed")
+    server.run("INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1')", "listed")
+    server.run(
+        "INSERT INTO series (study_id, series_instance_uid, modality, state, verdict, verdict_rule, last_received_at,"
+        " receptions, revision, attempts) SELECT 1, '1.2.' || i, 'CT', 'converted', 'complete', 'headers',"
+        " timestamp '2026-01-01' + i * interval '1 s', 1, 1, 0 FROM generate_series(1, 20000) AS i",
+        "listed",
+    )
+    server.run("ANALYZE", "listed")
+    plans: list[str] = []
+
+    def explain(connection: Any, cursor: Any, query: str, values: Any, *rest: Any) -> None:
+        if "v_series" in query:
+            cursor.execute(f"EXPLAIN {query}", values)
+            plans.append(" ".join(line for (line,) in cursor.fetchall()))
+
+    event.listen(Engine, "before_cursor_execute", explain)
+    try:
+        with reading(place.root, url) as index:
+            for wanted in ({"state": "converted"}, {"modality": "CT"}, {"modality": "CT", "state": "converted"}):
+                assert len(index.series.newest(100, **wanted)) == 100
+    finally:
+        event.remove(Engine, "before_cursor_execute", explain)
+    assert len(plans) == 3
+    assert not [plan for plan in plans if "Backward using ix_series_listed" not in plan], plans
 
 
 @pytest.mark.slow

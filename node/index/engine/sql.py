@@ -214,12 +214,13 @@ def listed_in(column: Any, values: Collection[Any] | BindParameter[Any]) -> Colu
     return condition
 
 
-def looked_up_in(column: Any, values: Collection[Any] | BindParameter[Any]) -> ColumnElement[bool]:
+def looked_up_in(column: Any, values: Collection[Any] | BindParameter[Any] | Select[Any]) -> ColumnElement[bool]:
     """Return the condition of `listed_in` for a column that has an index, in which each value is looked up.
 
     Without an index, PostgreSQL would compare each row with each value.
     """
-    return _AnyOf(column, _values(column, values).scalar_subquery())
+    selected = values if isinstance(values, Select) else _values(column, values)
+    return _AnyOf(column, selected.scalar_subquery())
 
 
 class _AnyOf(ConditionElement):
@@ -296,6 +297,22 @@ class _InIndex(ConditionElement):
     inherit_cache = True
     in_sqlite = "({0} IN (SELECT {1} FROM main.{2} INDEXED BY {4} WHERE {3}))"
     in_postgresql = "({0} IN (SELECT {1} FROM {2} WHERE {3}))"
+
+
+class ValueAfter(Word[Any]):
+    """The next value of a column that has an index, after another value; NULL if there is none.
+
+    In SQLite, it is one of the whole table, also where a caller sees a part of that (`node.index.engine.narrowed`): to
+    find the next one that they see, SQLite would read all of their rows. It must only be looked up in what they see.
+    """
+
+    inherit_cache = True
+    in_sqlite = "(SELECT min({1}) FROM main.{0} WHERE {1} > {2})"
+    in_postgresql = "(SELECT min({1}) FROM {0} WHERE {1} > {2})"
+
+    def __init__(self, column: Any, value: Any) -> None:
+        super().__init__(literal_column(column.class_.__tablename__), literal_column(column.key), value)
+        self.type = column.type
 
 
 # Paths

@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, true, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select, true, union_all
 from sqlalchemy.orm import join
 
 from node.completeness import COUNTED_RULES
 from node.dicom.key_values import folded
 from node.index.engine.grams import having_words
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.sql import PositionOf, Unindexed, contains, in_partial_index, listed_in
+from node.index.engine.sql import (
+    PositionOf,
+    Unindexed,
+    ValueAfter,
+    contains,
+    in_partial_index,
+    listed_in,
+    looked_up_in,
+)
 from node.index.engine.view_rows import LOWERED
 from node.index.models.levels import DOUBTED_SERIES, OPEN_STATES, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
@@ -115,7 +123,6 @@ class _Part:
     ids: Any
     fulfils: ColumnElement[bool]
     is_of_words: bool = False
-    is_scanned: bool = False
 
     @property
     def found(self) -> ColumnElement[bool]:
@@ -182,8 +189,6 @@ def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
     """Return the studies of the part that fewest fulfil; None if many fulfil each."""
     fewest: list[int] | None = None
     for part in parts:
-        if part.is_scanned:
-            continue
         found = read_ids(connection, part.ids.limit(FEW_STUDIES + 1))
         if len(found) <= FEW_STUDIES and (fewest is None or len(found) < len(fewest)):
             fewest = found
@@ -194,8 +199,6 @@ def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
 
 def _number_named(connection: Connection, part: _Part) -> int:
     """Return how many studies a part names, up to a limit, to compare it with others."""
-    if part.is_scanned:
-        return COUNTED_STUDIES
     query = select(func.count()).select_from(part.ids.limit(COUNTED_STUDIES).subquery())
     return int(connection.execute(query).scalar_one())
 
@@ -222,11 +225,28 @@ def _parts(wanted: StudyFilter) -> list[_Part]:
         doubted = select(StudyRow.id).where(in_partial_index(StudyRow.id, DOUBTED_SERIES))
         parts.append(_Part(doubted, _of_series(_IS_DOUBTED).fulfils))
     if wanted.description:
-        of_study = contains(StudyRow.study_description, wanted.description)
-        of_series = _of_series(contains(SeriesRow.series_description, wanted.description))
-        described = union_all(select(StudyRow.id).where(of_study), of_series.ids)
-        parts.append(_Part(described, or_(of_study, of_series.fulfils), is_scanned=True))
+        parts.append(_described(wanted.description))
     return parts
+
+
+def _described(part: str) -> _Part:
+    """Return the part that a text is in the description of a study, or of one of its series."""
+    of_study, of_series = StudyRow.study_description, SeriesRow.series_description
+    ids = union_all(
+        select(StudyRow.id).where(looked_up_in(of_study, _descriptions(of_study, part))),
+        select(SeriesRow.study_id).where(looked_up_in(of_series, _descriptions(of_series, part))),
+    )
+    return _Part(ids, or_(contains(of_study, part), _its_series(_number_of(contains(of_series, part)) > 0)))
+
+
+def _descriptions(column: Any, part: str) -> Select[Any]:
+    """Return a SELECT of the values of a column that contain a text.
+
+    Many series share a description: each of them is found in the index of the column, and compared once.
+    """
+    known = select(ValueAfter(column, literal("")).label("value")).cte(f"known_{column.key}", recursive=True)
+    known = known.union_all(select(ValueAfter(column, known.c.value)).where(known.c.value.is_not(None)))
+    return select(known.c.value).where(contains(known.c.value, part))
 
 
 def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:

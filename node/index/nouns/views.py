@@ -481,11 +481,10 @@ class SeriesViews(ViewRows):
         )
 
     def uids_ending(self, end: str, limit: int) -> list[str]:
-        """Return at most `limit` Series Instance UIDs that end in `end`."""
+        """Return at most `limit` Series Instance UIDs that end in `end`, digits and dots; this compares all of them."""
         rows = self._rows(
-            "SELECT DISTINCT series_instance_uid FROM series "
-            "WHERE substr(series_instance_uid, length(series_instance_uid) - length(:end) + 1) = :end LIMIT :limit",
-            end=end,
+            "SELECT DISTINCT series_instance_uid FROM series WHERE series_instance_uid LIKE :pattern LIMIT :limit",
+            pattern=f"%{end}",
             limit=limit,
         )
         return [row["series_instance_uid"] for row in rows]
@@ -523,19 +522,19 @@ class SeriesViews(ViewRows):
         `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
         converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``.
         """
-        # No index finds what `coalesce` says: SQLite would read and sort all series of a common value, where the newest
-        # of them are at the beginning of `ix_series_listed`.
+        # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
+        # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
         of_modality = f"SELECT 1 FROM series WHERE modality = :modality LIMIT {FEW_SERIES}"
         is_rare = (
             modality is not None
             and self._number(f"SELECT count(*) FROM ({of_modality}) few", modality=modality) < FEW_SERIES
         )
         if state in COMMON_STATES:
-            is_in_state = "coalesce(se.state, '') = :state"
+            is_in_state = "NOT se.state <> :state"
         elif state in OTHER_STATES:
             is_in_state = "se.state = :state"
         else:
-            is_in_state = f"coalesce(se.state, '') = 'converted' AND {certainty_of('se')} = :state"
+            is_in_state = f"NOT se.state <> 'converted' AND {certainty_of('se')} = :state"
         filters = (
             (study, "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)"),
             (
@@ -544,7 +543,7 @@ class SeriesViews(ViewRows):
                 "WHERE p.patient_id = :patient)",
             ),
             (state, is_in_state),
-            (modality, "se.modality = :modality" if is_rare else "coalesce(se.modality, '') = :modality"),
+            (modality, "se.modality = :modality" if is_rare else "NOT se.modality <> :modality"),
             (incomplete or None, "se.verdict <> 'complete'"),
         )
         conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
