@@ -111,7 +111,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 # Unless a test configures it, structlog draws each exception with the values of all variables, for half a second.
-structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 # A logger that is kept from its first line on would not heed what later tests of the process configure or capture.
 _configure = structlog.configure

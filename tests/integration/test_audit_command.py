@@ -56,7 +56,11 @@ def test_refusals_begin_with_the_newest_and_equal_ones_are_one(root: Root) -> No
 
 def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(root: Root) -> None:
     at = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-    for reason, remedy in (("has 18.5 MB", "the disk has 9 MB"), ("has 17.5 MB", "the disk has 8 MB"), ("no TLS", "the disk has 8 MB")):
+    for reason, remedy in (
+        ("has 18.5 MB", "the disk has 9 MB"),
+        ("has 17.5 MB", "the disk has 8 MB"),
+        ("no TLS", "the disk has 8 MB"),
+    ):
         one = Refused("connection", "TLS", reason, remedy, "10.0.0.7", "CT7", "VOX")
         root.index.rejections.record([CountedRefusal(one, 1, at, at)])
         at += dt.timedelta(minutes=5)
