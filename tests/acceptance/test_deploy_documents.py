@@ -53,7 +53,9 @@ def test_a_sender_with_a_certificate_is_answered_over_tls_and_one_without_is_not
     echoscu = needs("echoscu")
     monkeypatch.setenv("VOXELNODE_CONFIG", str(authority / "voxelnode.toml"))
     assert load(None, {}).settings.dicom.port == 2762
-    command = next(line for block in blocks("TLS") for line in block.splitlines() if line.startswith("echoscu"))
+    command = next(
+        line for block in blocks("TLS") for line in block.splitlines() if line.startswith("/usr/bin/echoscu")
+    )
     with Served(tmp_path / "root") as node:
         arguments = command.replace("2762", str(node.port)).split()[1:]
         done = subprocess.run([echoscu, *arguments], cwd=authority, timeout=60, check=False)

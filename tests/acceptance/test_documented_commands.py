@@ -63,7 +63,7 @@ NOT_RUN = {
     r"voxelnode (backup|restore)": "names folders of the machine; tests/integration/test_backup_making.py",
     r"voxelnode viewers install": "needs the npm registry; tests/web/test_viewers.py installs from a file",
     r"npm pack": "needs the npm registry",
-    r"echoscu \+tls|openssl|umask|curl --cacert": "tests/acceptance/test_deploy_documents.py",
+    r"/usr/bin/echoscu \+tls|openssl|umask|curl --cacert": "tests/acceptance/test_deploy_documents.py",
     r"(docker|systemctl|useradd|install|chgrp|sudo|/opt/voxelnode|rm -f /var)": "changes the system it runs on",
     r"chown|export|kubectl|helm": "changes the system it runs on; tests/acceptance/test_cluster_deployment.py",
     r"pip-audit|uv |echo .*uv ": "needs a package registry",
