@@ -28,6 +28,8 @@ pytestmark = [
 
 SETTLING = BACKING_UP[BACKING_UP.index("backup-renamed") :]
 POINTS = [*BACKING_UP[:2], "backup-file-copied:7", *BACKING_UP[2:], "backup-moving:9"]
+SHORT = ["backup-file-copied:7", "backup-moving:9", "backup-settled"]
+"""The backup before is whole, is completed from what was copied, and is the new one."""
 
 SMALL = {SMALL_JOURNAL: SINGLE_SYNCS}
 
@@ -64,7 +66,8 @@ def require(folder: Path, acknowledged: list[tuple[str, str]], target: Path) -> 
     assert [uid for uid, digest in acknowledged if there.get(uid) != digest] == []
 
 
-def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("points", [SHORT, pytest.param(POINTS, marks=pytest.mark.long)], ids=len)
+def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: Path, points: list[str]) -> None:
     root, folder = tmp_path / "root", tmp_path / "backup"
     with (
         closing(Journal(tmp_path / "sent")) as journal,
@@ -74,7 +77,7 @@ def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: 
         until(lambda: len(journal.acknowledged()) > 6, 60, "instances")
         kept = journal.acknowledged()
         assert backup(root, folder, "--no-prove")[0] == 0
-        for number, point in enumerate(POINTS):
+        for number, point in enumerate(points):
             since = len(journal.acknowledged())
             until(lambda since=since: len(journal.acknowledged()) > since + 6, 60, "more instances")  # type: ignore[misc]
             before, is_settled = journal.acknowledged(), not (folder / COPIED).exists()
@@ -92,7 +95,7 @@ def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: 
 def test_backups_of_a_receiving_node_are_proved_again_and_again(tmp_path: Path) -> None:
     root, folder = tmp_path / "root", tmp_path / "backup"
     with closing(Journal(tmp_path / "sent")) as journal, Served(root, **SMALL) as node, sending(node, journal):
-        for number in range(3):
+        for number in range(2):
             since = len(journal.acknowledged())
             until(lambda since=since: len(journal.acknowledged()) > since + 6, 60, "more instances")  # type: ignore[misc]
             before = journal.acknowledged()
