@@ -25,6 +25,8 @@ from node.web.middleware import (
     BodyLimits,
     OfNobody,
     Security,
+    Shortcut,
+    Shortcuts,
     StillAllowed,
 )
 from node.web.pages.rendering import error_page
@@ -54,8 +56,8 @@ def application(services: Services) -> FastAPI:
     Raises UsageError for a route that does not declare whom it allows.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
-    pages), `streams`, `known` (checksums of files, for ZIP files), `downloads` (started and stopped by the server) and
-    `stopping`, an event that ends endless streams.
+    pages), `streams`, `known` (checksums of files, for ZIP files), `downloads` (started and stopped by the server),
+    `shortcuts` (see `Shortcuts`) and `stopping`, an event that ends endless streams.
     """
     routes = routes_of(services.settings)
     require_declared(routes)
@@ -82,6 +84,8 @@ def application(services: Services) -> FastAPI:
         trail,
         by_access_token=provider.by_access_token if provider is not None else None,
     )
+    shortcuts: list[Shortcut] = []
+    app.state.shortcuts = shortcuts
     app.state.stopping = threading.Event()
     app.state.downloads = Downloads(services, trail)
     app.state.known = Known()
@@ -99,6 +103,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(Security, web=web),
         Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),
         Middleware(OfNobody),
+        Middleware(Shortcuts),
         Middleware(StillAllowed),
     ]
     if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser

@@ -29,12 +29,14 @@ HEADERS = {
 ONE_YEAR = "max-age=31536000"
 
 
+_ENCODED = tuple((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+_SECURE = (*_ENCODED, (b"strict-transport-security", ONE_YEAR.encode()))
+
+
 def add_headers(headers: MutableHeaders, *, is_secure: bool) -> None:
     """Add the `HEADERS` that a response has not set."""
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
-    if is_secure:
-        headers.setdefault("Strict-Transport-Security", ONE_YEAR)
+    has = {name for name, _ in headers.raw}
+    headers.raw.extend(one for one in (_SECURE if is_secure else _ENCODED) if one[0] not in has)
 
 
 def has_etag(headers: Headers, etag: str) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import lru_cache
 from threading import get_ident
 from time import monotonic, perf_counter
 from typing import NamedTuple
@@ -173,7 +174,8 @@ class Security:
         return f"{COOKIE}=" not in cookies and f"{SECURE_COOKIE}=" not in cookies
 
 
-def is_known_host(host: str, names: Collection[str]) -> bool:
+@lru_cache(maxsize=64)  # clients send the same one with each request
+def is_known_host(host: str, names: frozenset[str]) -> bool:
     """Return whether a Host header is an IP address or one of `names`, with or without a port.
 
     No other character of a URL: the rest of it would be taken for the path of the request.
@@ -302,6 +304,24 @@ class OfNobody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with within(NOBODY):
             await self._app(scope, receive, send)
+
+
+Shortcut = Callable[[Scope, Receive, Send], Awaitable[bool]]
+"""Answers a request, or returns False. What it answers, its route answers with the same."""
+
+
+class Shortcuts:
+    """ASGI middleware: some requests are answered before they are routed, by what a route adds to `app.state`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for shortcut in scope["app"].state.shortcuts:
+                if await shortcut(scope, receive, send):
+                    return
+        await self._app(scope, receive, send)
 
 
 MAX_BODY_BYTES = 1_000_000

@@ -16,6 +16,7 @@ from pydicom import Dataset
 from node.association.client.send import send_files
 from node.extensions.dicomweb import bursts
 from node.index.nouns.accounts import Role
+from node.web.middleware import AccessLog, template_of
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.web.conftest import DEADLINE_SECONDS, Site
@@ -171,6 +172,44 @@ def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site) -> N
     file.write_bytes(file.read_bytes()[:-1] + b"\x55")
     statuses = {reader.get(path_of(ds))[0].status_code for ds in CT}
     assert statuses == {200, 500}
+
+
+def test_a_picture_that_is_kept_is_right_whatever_became_of_its_file(site: Site) -> None:
+    reader = Viewer(site, "reader", Accept="image/png")
+    pictures = [reader.burst(path_of(ds, "frames/1/rendered")).content for ds in CT]
+    for one in list(site.services.index.instances.files_after("", len(CT))):
+        file = site.root / one.key
+        file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    answers = [reader.get(path_of(ds, "frames/1/rendered")) for ds in CT]
+    assert [(answer.content, short) for answer, short in answers] == [(picture, True) for picture in pictures]
+    assert reader.get(path_of(CT[0]).replace("1.2.3.1", "1.2.3.2"))[0].status_code == 404
+
+
+def test_a_short_answer_is_counted_with_its_route_and_a_full_node_refuses_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[tuple[str, int, str]] = []
+
+    def note(_: AccessLog, scope: Any, status: int, seconds: float) -> None:
+        noted.append((template_of(scope), status, scope["state"]["account"].name))
+
+    reader = Viewer(site, "reader", **OCTETS)
+    reader.burst(path_of(CT[0]))
+    monkeypatch.setattr(AccessLog, "_log", note)
+    assert reader.get(path_of(CT[1]))[1] is True
+    until(lambda: noted, DEADLINE_SECONDS, "the line of the log")
+    route = "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"
+    assert noted == [(route, 200, "reader")]
+    monkeypatch.setattr(site.app.state.budget, "enter", lambda claim: "places")
+    assert reader.get(path_of(CT[2]))[0].status_code == 503
+
+
+def test_a_file_that_is_longer_than_the_buffer_is_read_by_another_thread(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(bytes(bursts.MAX_FILE_BYTES + 2))
+    with (tmp_path / "long").open("rb") as file:
+        with pytest.raises(BlockingIOError):
+            bursts.read_at_once(file.fileno(), bursts.MAX_FILE_BYTES + 2, bursts.WARM)
+        assert len(bursts.read_at_once(file.fileno(), bursts.MAX_FILE_BYTES + 2, 0)) == bursts.MAX_FILE_BYTES + 2
 
 
 def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,10 @@ router.add_api_route(
 
 
 def _short_answer(
-    number: int, target: SelectedInstances, instance: StoredInstance, file: memoryview, flags: int
+    number: int, target: SelectedInstances, instance: StoredInstance, file: Callable[[], memoryview], flags: int
 ) -> Response | None:
     """Return a frame that is in the file or was compressed before; see `node.extensions.dicomweb.bursts`."""
+    content = file()  # before anything is read of it that is remembered
     try:
         element = _nearby(target.node.archive.path(instance.key))
     except OSError:
@@ -123,7 +124,7 @@ def _short_answer(
     elif element.encapsulated and _has_many_fragments(element):
         data = None
     else:
-        data = element.frame_within(file, number, as_stored=form.as_stored)
+        data = element.frame_within(content, number, as_stored=form.as_stored)
     if data is None:
         return None
     begun = number, FramePieces(len(data), iter((bytes(data),)))

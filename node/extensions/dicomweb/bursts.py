@@ -7,19 +7,26 @@ depend on is the same as well.
 
 Nothing is answered from what was found before a commit of any process to the index: a deletion, a right that was
 withdrawn and a file that was moved count from their commit on. What ends with time alone, such as a token, may count
-`LIFE_SECONDS` late, as in answers that last (`node.web.middleware.StillAllowed`). Each file is compared with its digest
-at each request. What cannot be answered here, the route answers like any other request.
+`LIFE_SECONDS` late, as in answers that last (`node.web.middleware.StillAllowed`). What cannot be answered here, the
+route answers like any other request. A request that is answered here passes the log, the check of its host and the
+limits on bodies, but is not routed (`node.web.middleware.Shortcuts`).
+
+A file of which a frame is sent is compared with its digest at each request. A picture that is kept has this digest in
+its name: it was made of the bytes that were received, so it is right even if the file was damaged since, and the file
+is not read.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 
 from fastapi import HTTPException, Response
@@ -31,8 +38,8 @@ from starlette.types import Receive, Scope, Send
 from node.extensions.dicomweb.resources import BROKEN, SelectedInstances, derived_name, length_of
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, identify_again
-from node.web.files import file_length
-from node.web.principal import address_of
+from node.web.errors import NoPlace
+from node.web.files import DAMAGED, Damaged, file_length
 
 LIFE_SECONDS = 1.0
 """For how long a caller is taken for that of equal requests."""
@@ -54,9 +61,9 @@ MAX_FILE_BYTES = 2 << 20
 WARM = os.RWF_NOWAIT
 """As flags of a read: raise BlockingIOError if the bytes are not in memory."""
 
-Answer = Callable[[SelectedInstances, StoredInstance, memoryview, int], Response | None]
-"""Answers a request from the bytes of a file that is whole; what else it reads, it reads with these flags. None: it
-cannot."""
+Answer = Callable[[SelectedInstances, StoredInstance, Callable[[], memoryview], int], Response | None]
+"""Answers a request from the bytes of the file, which a function returns if it is whole; what else it reads, it reads
+with these flags. None: it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +91,9 @@ class Bursts:
         self._lock = threading.Lock()
         self._bursts: OrderedDict[Hashable, _Burst] = OrderedDict()
 
-    def find(self, request: Request, now: float, version: int | None) -> tuple[_Burst, StoredInstance] | None:
+    def find(self, scope: Scope, now: float, version: int | None) -> tuple[_Burst, StoredInstance] | None:
         """Return what a request can be answered from that comes at a time, with a version of the index."""
-        key = _key(request)
+        key, uid = _key(scope)
         with self._lock:
             burst = self._bursts.get(key)
             if burst is None or version is None or burst.version != version or now - burst.begun_at >= LIFE_SECONDS:
@@ -94,12 +101,33 @@ class Bursts:
             if now - burst.begun_at >= LIFE_SECONDS / 2 and not burst.is_renewed:
                 self._bursts[key] = replace(burst, is_renewed=True)
                 return None
-        instance = burst.instances.get(request.path_params["instance"])
+        instance = burst.instances.get(uid)
         return None if instance is None else (burst, instance)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """See `node.web.middleware.Shortcut`."""
+        if not self._bursts or "/instances/" not in scope["path"]:
+            return False
+        found = self.find(scope, monotonic(), scope["app"].state.services.index.version())
+        if found is None:
+            return False
+        (burst, instance), of_route = found, found[0].call.request.scope
+        scope["path_params"] = {**of_route["path_params"], "instance": instance.sop_instance_uid}
+        request = Request(scope, receive)
+        response = await _answer(request, burst, instance)
+        if response is None:
+            return False
+        try:
+            identify_again(request, burst.call.account)
+        except NoPlace:
+            return False
+        scope["route"], scope["endpoint"] = of_route["route"], of_route["endpoint"]  # for the log
+        await response(scope, receive, send)
+        return True
 
     def note(self, call: Call, what: str, answer: Answer) -> None:
         """Note that the route answers a request for `what` of an instance; `answer` answers those that follow."""
-        key, (begun_at, version) = _key(call.request), call.request.state.begun
+        (key, _), (begun_at, version) = _key(call.request.scope), call.request.state.begun
         with self._lock:
             before = self._bursts.get(key)
             if before is None or begun_at - before.begun_at >= 2 * LIFE_SECONDS:
@@ -125,20 +153,13 @@ class Bursts:
             self._bursts.popitem(last=False)
 
 
-def _key(request: Request) -> Hashable:
-    """Return what requests of one burst have in common: all but the UID of the instance."""
-    scope, uids = request.scope, request.path_params
-    return (
-        scope["endpoint"],
-        scope["method"],
-        scope["scheme"],
-        address_of(request),
-        scope["query_string"],
-        uids["study"],
-        uids["series"],
-        uids["frames"],
-        *scope["headers"],
-    )
+def _key(scope: Scope) -> tuple[Hashable, str]:
+    """Return what requests of one burst have in common, all but the UID of the instance, and this UID."""
+    before, _, rest = scope["path"].partition("/instances/")
+    uid, _, after = rest.partition("/")
+    address = scope["client"][0] if scope["client"] else ""
+    key = (before, after, scope["method"], scope["scheme"], address, scope["query_string"], *scope["headers"])
+    return key, uid
 
 
 def _found(call: Call) -> Mapping[str, StoredInstance]:
@@ -155,15 +176,9 @@ class BurstRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `starlette.routing.Route.handle`."""
-        request, state = Request(scope, receive), scope["app"].state
-        now, version = monotonic(), state.services.index.version()
-        request.state.begun = now, version  # before the caller is identified and rows are read
-        found = _bursts_of(request).find(request, now, version)
-        if found is not None and (response := await _answer(request, *found)) is not None:
-            identify_again(request, found[0].call.account)
-            await response(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
+        began = monotonic(), scope["app"].state.services.index.version()
+        Request(scope).state.begun = began  # before the caller is identified and rows are read
+        await super().handle(scope, receive, send)
 
 
 def begin_burst(call: Call, what: str, answer: Answer) -> None:
@@ -176,6 +191,7 @@ def _bursts_of(request: Request) -> Bursts:
     state = request.app.state
     if not hasattr(state, "bursts"):
         state.bursts = Bursts()
+        state.shortcuts.append(state.bursts.answer)
     bursts: Bursts = state.bursts
     return bursts
 
@@ -192,14 +208,15 @@ async def _answer(request: Request, burst: _Burst, instance: StoredInstance) -> 
 def _answer_now(target: SelectedInstances, answer: Answer, instance: StoredInstance, flags: int) -> Response | None:
     """Return None if the file is not as it was received, or the request has to be refused. See `WARM`."""
     try:
-        return _answer_whole(target, answer, instance, flags)
+        return answer(target, instance, partial(_whole_file, target, instance, flags), flags)
     except BlockingIOError:
         raise
     except (OSError, HTTPException, *BROKEN):
         return None
 
 
-def _answer_whole(target: SelectedInstances, answer: Answer, instance: StoredInstance, flags: int) -> Response | None:
+def _whole_file(target: SelectedInstances, instance: StoredInstance, flags: int) -> memoryview:
+    """Return the bytes of the file of an instance after comparing their digest. Raises Damaged and OSError."""
     length = file_length(instance)
     file = os.open(target.node.archive.path(instance.key), os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -207,13 +224,20 @@ def _answer_whole(target: SelectedInstances, answer: Answer, instance: StoredIns
     finally:
         os.close(file)
     if len(content) != length or hashlib.sha256(content[instance.data_set_offset :]).hexdigest() != instance.sha256:
-        return None
-    return answer(target, instance, content, flags)
+        raise Damaged(DAMAGED)  # the route looks again, and marks it
+    return content
+
+
+_kept = threading.local()
 
 
 def read_at_once(file: int, length: int, flags: int) -> memoryview:
-    """Return the first bytes of a file, fewer if it ends before. Raises OSError; see `WARM`."""
-    content = memoryview(bytearray(length))
+    """Return the first bytes of a file, fewer if it ends before. Raises OSError; see `WARM`.
+
+    What is in memory is read into one buffer again and again: the next read of the thread writes over it. In a new one,
+    the kernel would have to find each page first, which takes longer than to read them.
+    """
+    content = memoryview(bytearray(length) if not flags else _buffer())[:length]
     try:
         count = os.preadv(file, [content], 0, flags)
     except OSError as error:
@@ -223,6 +247,14 @@ def read_at_once(file: int, length: int, flags: int) -> memoryview:
     if flags and count < min(length, os.fstat(file).st_size):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return content[:count]
+
+
+def _buffer() -> mmap.mmap:
+    """Return the buffer of this thread, at the start of a page: a copy is slower that begins a few bytes behind it."""
+    if not hasattr(_kept, "buffer"):
+        _kept.buffer = mmap.mmap(-1, MAX_FILE_BYTES + 1)
+    buffer: mmap.mmap = _kept.buffer
+    return buffer
 
 
 def kept_bytes(target: SelectedInstances, instance: StoredInstance, name: str, flags: int) -> memoryview | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fastapi import HTTPException, Request
 from python_multipart.multipart import parse_options_header
@@ -122,7 +123,7 @@ class NotAcceptable(HTTPException):
         super().__init__(406, f"{reason}; available: {offered} (PS3.18 8.7)")
 
 
-def accepted(request: Request) -> list[MediaRange]:
+def accepted(request: Request) -> tuple[MediaRange, ...]:
     """Return the accepted media types, best first: those of the ``accept`` query parameter, else of the Accept header.
 
     Without either, everything is accepted (PS3.18 8.3.3.1, 8.7.5).
@@ -136,16 +137,17 @@ def accepted(request: Request) -> list[MediaRange]:
 
 # Parsed here, because werkzeug.http returns each element as text that must be parsed again for its transfer syntax, and
 # python-mimeparse splits at commas within quotes and raises for broken elements.
-def media_ranges(accept: str) -> list[MediaRange]:
+@lru_cache(maxsize=128)  # a viewer sends the same one with each request
+def media_ranges(accept: str) -> tuple[MediaRange, ...]:
     """Return the media types of a list in the format of an Accept header, best first."""
     ascii_only = accept.encode("ascii", "replace").decode("ascii")  # like all media type names (RFC 6838 4.2)
     ranges = [_media_range(element) for element in _ELEMENT.findall(ascii_only)]
     named = [one for one in ranges if one.transfer_syntax is None and one.breadth < 2]
     wanted = sorted((one for one in ranges if one.quality > 0), key=lambda one: -one.quality)
-    return [
+    return tuple(
         replace(one, apart=tuple(other for other in named if other.breadth < one.breadth)) if one.breadth else one
         for one in wanted
-    ]
+    )
 
 
 def _media_range(element: str) -> MediaRange:

@@ -134,7 +134,7 @@ router.add_api_route(
 
 
 def _short_answer(
-    order: PictureOrder, target: SelectedInstances, instance: StoredInstance, file: memoryview, flags: int
+    order: PictureOrder, target: SelectedInstances, instance: StoredInstance, _: Callable[[], memoryview], flags: int
 ) -> Response | None:
     """Return a picture that was made before; see `node.extensions.dicomweb.bursts`."""
     data = kept_bytes(target, instance, _name_of(order), flags)
