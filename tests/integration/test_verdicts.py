@@ -351,7 +351,7 @@ COMES: Step = 1, ("receive", "A", [0, 1, 2])
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @example([(COMES, [], [(1, ("end", "A", "aborted")), (70, COMES[1]), (1, ("end", "A", "released"))])], None)
 @example(
     [(COMES, [(1, ("end", "A", "released"))], [(1, ("report", 2, True, False)), (1, ("report", 0, False, False))])], 6
@@ -375,3 +375,13 @@ def test_a_verdict_is_the_pure_one_whatever_happened(
                 driver.finish()
                 driver.compare()
                 driver.compare_sidecars()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@settings(max_examples=200, deadline=None)
+@given(episodes=EPISODES, announced=st.sampled_from([None, None, 6]))
+def test_a_verdict_is_the_pure_one_whatever_happened_of_many_things(
+    episodes: list[tuple[Step, list[Step], list[Step]]], announced: int | None
+) -> None:
+    test_a_verdict_is_the_pure_one_whatever_happened.hypothesis.inner_test(episodes, announced)
