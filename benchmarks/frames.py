@@ -1,6 +1,6 @@
 """How fast frames leave over HTTP, compressed and not, beside Orthanc, in turns within one run.
 
-    python benchmarks/frames.py [--instances 500] [--rounds 3]
+    python benchmarks/frames.py [--instances 500] [--rounds 3] [--times 1]
 
 A CT of 512 x 512 is made of the slices of the corpus (`dcm_qa_ct/ct-gantry-tilt`), again and again under fresh UIDs,
 and stored in a node and in Debian's Orthanc. Six connections, as of a browser, ask for each frame once, as stored or as
@@ -32,6 +32,8 @@ from pydicom.uid import generate_uid
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+# A disk; tests would take memory (tmpfs), where the kernel does not say whether a read waits, and all go to threads.
+os.environ.setdefault("TMPDIR", "/var/tmp")
 
 from benchmarks import processor  # noqa: E402
 from benchmarks.receive import node, running, send  # noqa: E402
@@ -91,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=int, default=1, help="how often a round asks for the same, in one burst")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name, ExitStack() as opened:
         folder = Path(name)
@@ -137,7 +140,7 @@ def main() -> None:
             seconds, total = asked(web, its_paths, kind)
             best[f"{label}, cold"] = seconds, total, processor.seconds(served.pid) - before
         for _ in range(arguments.rounds):
-            for label, process, load in loads:
+            for label, process, load in (each for each in loads for _ in range(arguments.times)):
                 before = processor.seconds(process)
                 seconds, total = load()
                 found = seconds, total, processor.seconds(process) - before
