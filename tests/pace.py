@@ -13,13 +13,15 @@ On a loaded machine a slow test may pass; run alone, it fails. A quick one never
 processor time is judged.
 
 Setup and call count. A fixture that tests share is judged by itself: only the first of them waits for it. Teardown does
-not count, for the last test of a module ends what they share.
+not count, for the last test of a module ends what they share. Nor does what is made once for all tests of a process,
+for which the clock stands still.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import add, sub
 from pathlib import Path
@@ -79,9 +81,22 @@ class Span:
         return max(self.undisturbed, self.processor)
 
 
+_left_out = [Span()]
+
+
 def now() -> Span:
     """Return a moment, as the time since others that no one knows."""
-    return Span(time.monotonic(), stalled_seconds(), time.thread_time())
+    return Span(time.monotonic(), stalled_seconds(), time.thread_time()) - _left_out[0]
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """Let the clock stand still: what is made here is for all tests of the process, and the first of them waits."""
+    began = now()
+    try:
+        yield
+    finally:
+        _left_out[0] += now() - began
 
 
 def settle() -> None:

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from tests.forked_children import fork_children
 from tests.made_once import IN_POSTGRESQL, migrated, migrated_in_postgresql, share_indexes
+from tests.pace import standing_still
 
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
@@ -55,6 +56,8 @@ class Forker:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[its_orders.fileno()],
             )
+        with standing_still():
+            self._orders.recv(1)  # it is ready, or has ended
 
     def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Have a node forked: see `_attend` for what it is told."""
@@ -177,6 +180,7 @@ def main(descriptor: int) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
     with socket.socket(fileno=descriptor) as orders:
+        orders.send(b"!")
         while True:
             encoded, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 3)
             if not encoded:
