@@ -51,7 +51,6 @@ DOWNLOAD = "download-"
 
 DOWNLOAD_KEPT_SECONDS = 3600.0
 
-
 _KEY = re.compile(r"objects/[0-9]{8,12}(-[A-Za-z0-9][A-Za-z0-9.-]{0,62})?/[0-9a-f]{32}\.dcm")
 
 

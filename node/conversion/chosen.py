@@ -64,7 +64,7 @@ class Chosen:
 
     `include`: they must fit it; None: every series does.
     `exclude`: they must not fit it.
-    `is_anonymous`: the reasons against a series have no values of it.
+    `is_anonymous`: a reason against a series quotes none of its values.
     """
 
     include: Selector | None = None

@@ -57,7 +57,7 @@ class FolderSeries:
 
     @property
     def is_described(self) -> bool:
-        """Whether a file could be understood; of one that could not, only UIDs are known."""
+        """Whether a file could be understood; else only the UIDs are known."""
         return "modality" in self.attributes
 
     @property

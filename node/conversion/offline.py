@@ -25,9 +25,8 @@ from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
 DESCRIBED = (
-    *("patient_id", "patient_name", "study_date"),
-    *("series_number", "series_description", "protocol_name", "modality"),
-)
+    "patient_id", "patient_name", "study_date", "series_number", "series_description", "protocol_name", "modality",
+)  # fmt: skip
 """Attributes of a series in ``conversion.json``."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}

@@ -10,6 +10,17 @@ from typing import Literal
 from node.index.nouns.records import StoredStudy
 from node.settings.series import RetentionSettings
 
+FEW = 3
+"""Studies that a pass may always delete, however few there are."""
+
+
+def unasked(rules: RetentionSettings, studies: int, approved: int) -> int:
+    """Return how many of all studies a pass deletes at most before a person confirms it.
+
+    `approved`: how many a person has agreed to.
+    """
+    return max(FEW, int(rules.maximum_share * studies), approved)
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:

@@ -30,7 +30,7 @@ from node.index.nouns.deletions import NotThere
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
-from node.lifecycle.expired import Expired, expired_studies
+from node.lifecycle.expired import Expired, expired_studies, unasked
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.selector import compile_selector
@@ -50,9 +50,6 @@ STEP_SECONDS = 5.0
 
 LOOK_INSTANCES = 4096
 """A look is recorded earlier after this many new instances, which would otherwise be read again at every step."""
-
-FEW = 3
-"""Studies that a pass may always delete, however few there are."""
 
 
 def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings) -> str:
@@ -208,8 +205,7 @@ class Retention(BackgroundService):
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        usual = max(FEW, int(rules.maximum_share * len(studies)), before.approved)
-        if len(expired) > usual:
+        if len(expired) > unasked(rules, len(studies), before.approved):
             if before.asked != len(expired):
                 log.error("retention_asks", count=len(expired))
             self._keep(before, replace(before, asked=len(expired), approved=0))

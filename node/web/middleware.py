@@ -307,7 +307,7 @@ class OfNobody:
 
 
 Shortcut = Callable[[Scope, Receive, Send], Awaitable[bool]]
-"""Answers a request, or returns False. What it answers, its route answers with the same."""
+"""Answers a request as its route would, or returns False."""
 
 
 class Shortcuts:

@@ -178,7 +178,7 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'state == "converted"')
     assert "state is known only to a node" in wrong.stderr
     none = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'modality == "PT"', "--key", key)
-    assert "1 series do not fit --where. Which: voxelnode convert" in none.stdout
+    assert "1 series do not fit --where. Their clauses: voxelnode convert" in none.stdout
     assert len(images(tmp_path / "out")) == 1
 
 

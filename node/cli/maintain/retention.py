@@ -22,7 +22,7 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.expired import expired_studies
+    from node.lifecycle.expired import expired_studies, unasked
 
     kept: frozenset[str] = frozenset()
     if rules.keep_where is not None:
@@ -32,7 +32,7 @@ def list_(root: Root) -> Listing:
             kept = kept_studies(facts, rules)
     with root.looking() as index:
         studies = index.studies.stored(with_senders=rules.is_by_sender)
-        waits_for = index.retention.waits_for
+        state = index.retention
     expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
     rows = [
         {
@@ -51,12 +51,12 @@ def list_(root: Root) -> Listing:
             listing(title, EXPIRED, rows).show()
             if rules.dry_run:
                 print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
-            elif len(rows) > rules.maximum_share * len(studies):
+            elif state.waits_for is None and len(rows) > unasked(rules, len(studies), state.approved):
                 print("more than [retention] maximum_share: a pass waits for `voxelnode retention confirm`")
-        if waits_for is not None:
-            print(waits_for)
+        if state.waits_for is not None:
+            print(state.waits_for)
 
-    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": waits_for, "expired": rows}
+    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": state.waits_for, "expired": rows}
     return Listing(data, show, rows=rows)
 
 

@@ -149,9 +149,12 @@ def bids(
         with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
+    clauses = [] if where is None else ["select", where, "--why", *root.given]
+    if sources and where is not None:
+        clauses = ["convert", *map(str, sources), "-o", "volumes", "--include", where]
     return Answer(
         asdict(report),
-        lambda: _print(report, out, where, sources, root, dry_run=dry_run, uids=uids),
+        lambda: _print(report, out, clauses, dry_run=dry_run, uids=uids),
         failed=not report.is_up_to_date,
     )
 
@@ -213,16 +216,8 @@ def _from_files(
         yield source, Path()
 
 
-def _print(
-    report: ExportReport,
-    out: Path,
-    where: str | None,
-    sources: list[Path] | None,
-    root: Root,
-    *,
-    dry_run: bool,
-    uids: bool,
-) -> None:
+def _print(report: ExportReport, out: Path, clauses: list[str], *, dry_run: bool, uids: bool) -> None:
+    """`clauses`: the command that names what does not fit, and why."""
     change = report.change
     lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
@@ -236,11 +231,9 @@ def _print(
     for left in report.left:
         print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
     _print_skipped(report, uids=uids)
-    if report.not_selected and where is not None:
-        in_node = ["select", where, "--why", *root.given]
-        in_files = ["convert", *map(str, sources or ()), "-o", str(out), "--include", where, "--list"]
-        which = printable(shlex.join(["voxelnode", *(in_files if sources else in_node)]))
-        print(f"{report.not_selected} series do not fit --where. {'Which' if sources else 'Their clauses'}: {which}")
+    if report.not_selected and clauses:
+        which = printable(shlex.join(["voxelnode", *clauses]))
+        print(f"{report.not_selected} series do not fit --where. Their clauses: {which}")
     if report.kept:
         print(
             f"kept     dataset_description.json: it is yours, and has another {', '.join(report.kept)} than the rules"

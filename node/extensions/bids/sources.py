@@ -31,7 +31,7 @@ NO_NIFTI = "it has no NIfTI files: add nifti to [convert] formats and convert it
 class PatientSource(Protocol):
     """Patients and their series, by numbers of patients that hold for this source.
 
-    `not_selected`: number of series that it does not have since they do not fit a selector.
+    `not_selected`: number of series that a selector has kept out of the source.
     """
 
     not_selected: int
