@@ -6,10 +6,7 @@ that instance would be wrong.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -28,15 +25,6 @@ from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
 """When a file is read again, longer values (the pixels) are loaded only on access."""
-
-_LONG_FILE_BYTES = 1 << 18
-"""Another thread compares the digest of a longer file, while data sets of files before it are read."""
-
-_FILES_AHEAD = 8
-"""Number of files whose digests may be compared ahead."""
-
-_Compared = tuple[str, Path, Callable[[], str | None]]
-"""SOP Instance UID and file of an instance, and what returns how the file differs from what was received."""
 
 
 class SeriesFiles:
@@ -62,8 +50,8 @@ class SeriesFiles:
         self.headers: dict[str, InstanceHeader] = {}
 
     def __iter__(self) -> Iterator[Dataset]:
-        for sop_instance_uid, path, compared in self._compared_ahead():
-            if (problem := compared()) is not None:
+        for sop_instance_uid, path in self._instances:
+            if (problem := self._problem_with(path)) is not None:
                 self.damaged.append((sop_instance_uid, problem))
                 continue
             try:
@@ -86,19 +74,6 @@ class SeriesFiles:
                 self.copies += 1
             yield dataset
             self.headers.setdefault(sop_instance_uid, header_of(dataset, counts))  # its values are converted by now
-
-    def _compared_ahead(self) -> Iterator[_Compared]:
-        ahead: deque[_Compared] = deque()
-        with ThreadPoolExecutor(1, "digest") as digester:
-            for sop_instance_uid, path in self._instances:
-                expected = self._as_received.get(path)
-                if expected is None or (expected.bytes or 0) < _LONG_FILE_BYTES:
-                    ahead.append((sop_instance_uid, path, partial(self._problem_with, path)))
-                else:
-                    ahead.append((sop_instance_uid, path, digester.submit(self._problem_with, path).result))
-                if len(ahead) > _FILES_AHEAD:
-                    yield ahead.popleft()
-            yield from ahead
 
     def _problem_with(self, path: Path) -> str | None:
         expected = self._as_received.get(path)
