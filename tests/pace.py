@@ -91,7 +91,7 @@ def now() -> Span:
 
 @contextmanager
 def standing_still() -> Iterator[None]:
-    """Do not count the time of a block that makes what all tests of the process share: the first of them waits for it."""
+    """Do not count the time of a block that makes what all tests of a process share: the first of them waits for it."""
     began = now()
     try:
         yield
