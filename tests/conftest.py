@@ -10,15 +10,14 @@ import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache, partialmethod
 from pathlib import Path
-from typing import Any
 
 import httpcore2
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
-from pynetdicom.association import Association
 from pynetdicom.transport import AssociationServer
 
+from tests.awaited_answers import lose_no_answer
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
 from tests.postgresql import close_shared
@@ -57,19 +56,7 @@ for _size in ("COLUMNS", "LINES"):
     os.unsetenv(_size)
     os.environ.pop(_size, None)
 
-_serve_request = Association._serve_request
-
-
-def _serve_request_or_return_answer(self: Any, msg: Any, context_id: int) -> None:
-    if self.is_requestor and getattr(msg, "MessageIDBeingRespondedTo", None) is not None:
-        self.dimse.msg_queue.put((context_id, msg))
-    else:
-        _serve_request(self, msg, context_id)
-
-
-# A requestor of pynetdicom has a thread that looks for requests of its peer. On a loaded machine this thread sometimes
-# takes the answer for which `send_c_store` and the like wait, and drops it: the test would wait in vain.
-Association._serve_request = _serve_request_or_return_answer
+lose_no_answer()
 
 # A client of HTTP reads the certificates of the machine's authorities, which takes longer than most requests of tests.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)

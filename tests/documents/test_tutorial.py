@@ -16,7 +16,8 @@ from tests.acceptance.served import until
 from tests.preloaded import Process, run
 from tests.rows import view_rows
 
-TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+PROJECT = Path(__file__).resolve().parents[2]
+TUTORIAL = PROJECT / "docs" / "tutorial.md"
 VARYING = re.compile(r"\b2\.25\.\d+|(?<=/)\d+-[0-9a-f]{8}(?=/)|\b[\d.]+ s\b|\btest-[\d.]+|127\.0\.0\.1:\d+")
 
 
@@ -48,9 +49,11 @@ class Reader:
             done = run(*shlex.split(command)[1:], folder=self.folder)
         else:
             command = command.replace(" 11112 ", f" {self.port} ")
+            command = command.replace("-m pynetdicom ", "-m tests.awaited_answers ")
             done = subprocess.run(
                 ["bash", "-c", f"{FILES}; {command}"],
-                cwd=self.folder, capture_output=True, text=True, timeout=100, check=False,
+                cwd=self.folder, env={**os.environ, "PYTHONPATH": str(PROJECT)},
+                capture_output=True, text=True, timeout=100, check=False,
             )  # fmt: skip
         assert done.returncode in (0, 1), (command, done.stdout, done.stderr)
         return done.stdout
