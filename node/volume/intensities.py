@@ -1,4 +1,7 @@
-"""Fill the voxels of a volume: stored values if one slope and intercept hold for all planes, else exact real values."""
+"""Fill the voxels of a volume: whole real values if they take no more bytes, else stored ones with slope and intercept.
+
+If slope or intercept differ between planes, the voxels are exact real values.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
     `planes`: (times, slices) sequences of Frame.
 
     The voxels, (times, slices, rows, columns[, 3]), are allocated once; each frame is decoded into its place. Slope and
-    intercept are for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
+    intercept are for all voxels; 1 and 0 if these are real values: if planes differ in them, or if the real values are
+    integers of as many bytes, as those of most CT are.
 
     Raises FrameRefused: a frame cannot be decoded.
     """
@@ -74,7 +78,27 @@ def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
             voxels = _filled(frames, np.empty(shape, dtype), as_stored=len(scalings) == 1)
         except _DoesNotFit as misfit:  # the sign in the codestream may differ from that in the data set
             dtype = misfit.dtype
-    slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
+    return _rescaled(voxels, *scalings.pop()) if len(scalings) == 1 else (voxels, 1.0, 0.0)
+
+
+def _rescaled(voxels: Array, slope: float, intercept: float) -> Filled:
+    """Replace stored values by real ones in place, if these are integers of as many bytes.
+
+    All formats then hold the same bytes, and no reader has to know of slope and intercept.
+    """
+    stored = voxels.dtype
+    is_whole = stored.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer()
+    if not is_whole or (slope, intercept) == (1, 0):
+        return voxels, slope, intercept
+    ends = sorted(int(end) * int(slope) + int(intercept) for end in (voxels.min(), voxels.max()))
+    for candidate in (stored, np.dtype(f"i{stored.itemsize}")):
+        limits = np.iinfo(candidate)
+        if limits.min <= ends[0] and ends[1] <= limits.max:
+            modular = voxels.view(f"u{stored.itemsize}")  # the results fit, so they are exact modulo a power of 2
+            if slope != 1:
+                modular *= modular.dtype.type(int(slope) % 2 ** (8 * stored.itemsize))
+            modular += modular.dtype.type(int(intercept) % 2 ** (8 * stored.itemsize))
+            return voxels.view(candidate), 1.0, 0.0
     return voxels, slope, intercept
 
 

@@ -144,7 +144,7 @@ class Display:
     function: str = "LINEAR"  # VOI LUT Function (0028,1056): LINEAR, LINEAR_EXACT, SIGMOID
     voi_lut: tuple[int, Array] | None = None
     inverted: bool = False
-    padding: tuple[float, float] | None = None  # range of stored values that are not data, both ends included
+    padding: tuple[float, float] | None = None  # range of voxels that are not data, both ends included
     pixel_aspect: float = 1.0  # height of a pixel over its width, if there is no pixel spacing
 
 
@@ -162,8 +162,8 @@ class Source:
 class Volume:
     """Voxels with their position in the patient, and their sources.
 
-    `voxels`, (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order: stored values; real
-        values are ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
+    `voxels`, (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order; real values are
+        ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
     `affine_lps`, (4, 4) float64 or None, mm: from voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the
         centre of the first voxel. None if the data set gives no position in the patient; `spacing_mm` is valid even
         then.

@@ -158,7 +158,7 @@ def volumes_of(
         times_s=times_s,
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),
-        display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames),
+        display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames, (slope, intercept)),
         warnings=(
             *warnings,
             *arrangement.warnings,
@@ -257,11 +257,18 @@ def _diffusion(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any])
     return tuple(entry if entry is not None else Diffusion(0.0) for entry in table)
 
 
-def _display(ds: Dataset, frame: Frame, frames: Sequence[Frame]) -> Display:
-    """Return the display of the middle frame; windows are in rescaled units, padding in stored ones."""
+def _display(ds: Dataset, frame: Frame, frames: Sequence[Frame], scaling: tuple[float, float]) -> Display:
+    """Return the display of the middle frame; windows are in real values, padding in those of the voxels.
+
+    `scaling`: slope and intercept of the voxels.
+    """
     display = display_of(ds, frame.frame_number)
-    varies = len({(frame.slope, frame.intercept) for frame in frames}) > 1
-    return replace(display, padding=None) if varies else display
+    if len({(frame.slope, frame.intercept) for frame in frames}) > 1:
+        return replace(display, padding=None)
+    if display.padding is None or scaling == (frame.slope, frame.intercept):
+        return display
+    low, high = (end * frame.slope + frame.intercept for end in display.padding)
+    return replace(display, padding=(low, high))
 
 
 def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds: Dataset) -> list[VolumeWarning]:

@@ -286,16 +286,6 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
-    if flat.dtype.kind in "iu" and dtype.kind in "iu":
-        # The results fit, and so they are exact modulo a power of 2, in half the bytes of float64 or fewer.
-        modular = np.dtype(f"<u{dtype.itemsize}")
-        slope, intercept = (
-            modular.type(int(number) % 2 ** (8 * dtype.itemsize)) for number in (volume.slope, volume.intercept)
-        )
-        step = SLAB_BYTES // dtype.itemsize
-        for start in range(0, flat.size, step):
-            yield (flat[start : start + step].astype(modular) * slope + intercept).view(np.uint8).data
-        return
     step = SLAB_BYTES // 8  # computed in float64, where whole numbers are exact
     for start in range(0, flat.size, step):
         real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)

@@ -1,7 +1,7 @@
 """NIfTI: ``.nii.gz`` and ``.nii``, and the ``.hdr``/``.img`` pair. LPS becomes RAS only here.
 
 nibabel writes the header, and the voxels are streamed after it, because nibabel's images would copy all of them.
-Stored values are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
+Voxels are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
 in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing is
 transposed. A field of the header is left at 0, which means unknown, unless the data set states it. Names and codes are
 those of ``nifti1.h``.

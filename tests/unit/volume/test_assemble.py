@@ -42,15 +42,15 @@ def stored(series):
     return [dcmread(BytesIO(file)) for file in encoded(series)]
 
 
-def test_a_series_is_one_volume_of_its_stored_values():
+def test_a_series_is_one_volume_of_its_real_values():
     series = make.ct_series(5)
     assembly = assemble(stored(series[::-1]))
     volume = only(assembly)
     assert assembly.refusals == assembly.exclusions == ()
     assert volume.voxels.shape == (1, 5, 16, 12)
     assert volume.voxels.dtype == np.int16
-    assert np.array_equal(volume.voxels[0], make.pattern(5, 16, 12))
-    assert (volume.slope, volume.intercept) == (1, -1024)
+    assert np.array_equal(volume.voxels[0], make.pattern(5, 16, 12) - 1024)
+    assert (volume.slope, volume.intercept) == (1, 0)
     assert volume.geometry is Geometry.REGULAR
     assert volume.spacing_mm == pytest.approx((0.5, 0.75, 2.5))
     assert volume.affine_lps[:3, 3] == pytest.approx((-50, -40, 30))
@@ -198,12 +198,12 @@ def test_echoes_are_stacks_even_where_echo_numbers_are_all_one():
 def test_components_are_stacks_with_their_own_scaling():
     uid = generate_uid()
     reference = generate_uid()
-    phase = {"ImageType": r"ORIGINAL\PRIMARY\P\ND", "RescaleSlope": "2", "RescaleIntercept": "-4096"}
+    phase = {"ImageType": r"ORIGINAL\PRIMARY\P\ND", "RescaleSlope": "1.5", "RescaleIntercept": "-4096"}
     series = make.mr_series(4, series_uid=uid, FrameOfReferenceUID=reference)
     series += make.mr_series(4, series_uid=uid, FrameOfReferenceUID=reference, **phase)
     magnitude, phases = assemble(series).volumes
     assert (magnitude.suffix, magnitude.slope, magnitude.intercept) == ("", 1, 0)
-    assert (phases.suffix, phases.slope, phases.intercept) == ("ph", 2, -4096)
+    assert (phases.suffix, phases.slope, phases.intercept) == ("ph", 1.5, -4096)
 
 
 def test_times_carry_their_starts_and_the_repetition_time():
@@ -213,6 +213,15 @@ def test_times_carry_their_starts_and_the_repetition_time():
     assert volume.time_step_s == pytest.approx(2.0)
     for time in range(3):
         assert np.array_equal(volume.voxels[time], make.pattern(4, 16, 12, seed=time + 1))
+
+
+@pytest.mark.parametrize(("slope", "padding"), [("1", -3024), ("0.5", -2000)])
+def test_padding_is_in_the_values_of_the_voxels(slope, padding):
+    pixels = make.pattern(3, 16, 12)
+    pixels[:, :2] = -2000
+    volume = only(assemble(make.ct_series(3, pixels=pixels, RescaleSlope=slope, PixelPaddingValue=-2000)))
+    assert volume.display.padding == (padding, padding)
+    assert (volume.voxels == padding).sum() == 3 * 2 * 12
 
 
 def test_a_volume_is_displayed_as_its_middle_slice():

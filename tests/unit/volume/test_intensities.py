@@ -35,7 +35,7 @@ def frames_of(dtype: str, *scalings: Scaling, ends: tuple[float, float] | None =
 @pytest.mark.parametrize(
     ("dtype", "scalings", "found"),
     [
-        ("int16", [(2, -1024), (2, -1024)], "int16"),  # one scaling: as stored
+        ("int16", [(2, -1024), (2, -1024)], "int16"),  # one scaling, real values too wide: as stored
         ("uint16", [(0.5, 0), (0.5, 0)], "uint16"),
         ("uint8", [(1, 0), (2, 0)], "int16"),
         ("uint8", [(1, -100), (1, 0)], "int16"),
@@ -62,6 +62,45 @@ def test_the_type_holds_every_value_and_none_wraps(dtype: str, scalings: list[Sc
     for frame, plane in zip(frames, voxels[0], strict=True):
         expected = frame.read().astype(np.float64) * frame.slope + frame.intercept
         assert np.array_equal(plane.astype(np.float64) * slope + intercept, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends", "scaling", "found"),
+    [
+        ("int16", (-2000, 3071), (1, -1024), "int16"),
+        ("uint16", (0, 4095), (1, -1024), "int16"),
+        ("uint16", (0, 4095), (2, -4096), "int16"),
+        ("uint16", (1024, 65535), (1, -1024), "uint16"),
+        ("int16", (-32768, 32767), (-1, -1), "int16"),
+        ("int8", (-3, 7), (-2, 0), "int8"),
+        ("int64", (-(2**62) - 1, 2**60 + 1), (1, 3), "int64"),
+        ("uint64", (2**63 + 1, 2**64 - 9), (1, -(2**40)), "uint64"),
+        ("int64", (7, 2**53 + 1), (1, 1), "int64"),
+    ],
+)
+def test_whole_real_values_take_the_place_of_stored_ones(
+    dtype: str, ends: tuple[int, int], scaling: Scaling, found: str
+) -> None:
+    voxels, slope, intercept = fill([frames_of(dtype, scaling, scaling, ends=ends)])
+    assert (voxels.dtype, slope, intercept) == (found, 1, 0)
+    assert voxels[0, 1, 0].tolist() == [end * scaling[0] + scaling[1] for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends", "scaling"),
+    [
+        ("uint8", (0, 255), (1, -1024)),  # would need more bytes
+        ("uint16", (1023, 65535), (1, -1024)),
+        ("int16", (-32768, 0), (-1, 0)),
+        ("int16", (0, 4095), (1, 0.5)),
+        ("int16", (0, 4095), (0.5, 0)),
+        ("float32", (0, 1), (2, 3)),
+    ],
+)
+def test_other_values_are_as_stored(dtype: str, ends: tuple[float, float], scaling: Scaling) -> None:
+    voxels, slope, intercept = fill([frames_of(dtype, scaling, ends=ends)])
+    assert (voxels.dtype, (slope, intercept)) == (dtype, scaling)
+    assert voxels[0, 0, 0].tolist() == list(ends)
 
 
 def test_stored_floats_stay_what_they_are() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.volume.model import Volume
-from node.writers.base import real_dtype, real_slabs
+from node.writers.base import real_dtype
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.volumes import volume, volumes
@@ -253,20 +253,6 @@ def test_npz_needs_no_pickle_and_tells_place_and_scaling(tmp_path: Path) -> None
         np.testing.assert_array_equal(arrays["data"], image.voxels[0])
         np.testing.assert_array_equal(arrays["affine"], LPS_TO_RAS @ image.affine_lps)
         assert (arrays["slope"], arrays["intercept"], str(arrays["series_uid"])) == (1, -5, "1.2.3")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "values", "intercept"),
-    [
-        ("int64", (-(2**62) - 1, 2**60 + 1), 3),
-        ("uint64", (2**63 + 1, 2**64 - 9), -(2**40)),
-        ("int64", (2**53 + 1, 7), 1),
-    ],
-)
-def test_whole_numbers_of_64_bits_are_exact(dtype: str, values: tuple[int, int], intercept: int) -> None:
-    one = volume(np.array(values, dtype).reshape(1, 1, 1, 2), intercept=float(intercept))
-    real = np.frombuffer(b"".join(real_slabs(one, np.dtype(dtype))), dtype)
-    assert real.tolist() == [value + intercept for value in values]
 
 
 def test_an_intercept_does_not_round_floats() -> None:
