@@ -21,7 +21,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +55,8 @@ class Apart:
 
     `work`: passed to the function that works.
     `reads`: files that it reads.
+    `beside`: files of the same series, these among them (`packed`), for requests that follow each other: one process
+        serves all that have the same.
     `writes`: existing files that it writes, and existing folders in which it creates, reads and removes files.
     `assistants`: number of processes that compute for it, each with a quarter of its memory.
 
@@ -66,6 +68,16 @@ class Apart:
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
     assistants: int = 0
+    beside: bytes = b""
+
+
+def packed(files: Iterable[Path]) -> bytes:
+    """Return paths as bytes, which are sent and compared in no time, however many there are."""
+    return b"\0".join(map(os.fsencode, files))
+
+
+def _unpacked(files: bytes) -> list[Path]:
+    return [Path(os.fsdecode(name)) for name in files.split(b"\0")] if files else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +182,8 @@ def serve_apart(
     What most work needs must be loaded before, and this process must have no other thread.
 
     `work`: an exception ends its process, as it would end the child.
-    `max_requests`: number of requests for the same files that follow each other in one process, which keeps what it has
-        read. A bound, because codecs leak memory.
+    `max_requests`: number of requests for the same files or series that follow each other in one process, which keeps
+        what it has read. A bound, because codecs leak memory.
     `load`: loads large libraries that a request needs and others do not, in this process: their memory is not counted.
     `assistance`: for requests with assistants.
     """
@@ -224,7 +236,7 @@ class _Keeper:
 
     def _pass_on(self, identity: bytes, content: bytes) -> None:
         apart: Apart = pickle.loads(content)
-        files = apart.reads, apart.writes
+        files = apart.beside or apart.reads, apart.writes
         if self._process is None or files != self._files or self._requests >= self._max_requests:
             self._end()
             used_bytes = _mapped_bytes()
@@ -263,7 +275,7 @@ class _Keeper:
                 apart.assistants, partial(self._confine_assistant, apart.limits), self._assistance.compute
             )
             self._assistance.lend(assistants)
-        confine(self._means, apart.reads, apart.writes, max_file_bytes(apart))
+        confine(self._means, (*apart.reads, *_unpacked(apart.beside)), apart.writes, max_file_bytes(apart))
         self._do(identity, apart)
         for _ in range(self._max_requests - 1):
             request = read_request(orders)

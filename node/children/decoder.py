@@ -28,7 +28,7 @@ from node.children.forwarding import CopyChange
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_PROCESS = 2000
-"""Most frames of one file that a process decodes: codecs leak memory."""
+"""Most frames of one file or series that a process decodes: codecs leak memory."""
 
 MAX_REASON_CHARACTERS = 500
 
@@ -97,7 +97,7 @@ class Decoder:
     def run(
         self, function: Callable[Arguments, bytes], *arguments: Arguments.args, **keywords: Arguments.kwargs
     ) -> bytes:
-        """Run one job in a child and return its result.
+        """Run one job in a child, in a process for its file, and return its result.
 
         The job reads the files that are among its arguments, and writes the existing file that its keyword `into`
         names.
@@ -106,7 +106,25 @@ class Decoder:
         Raises DecoderBusy: too many jobs are waiting, or this one took longer than `deadline_seconds`.
         Raises OSError: the file cannot be read.
         """
-        job = partial(function, *arguments, **keywords)
+        return self._run(b"", partial(function, *arguments, **keywords))
+
+    def run_beside(
+        self,
+        beside: bytes,
+        function: Callable[Arguments, bytes],
+        *arguments: Arguments.args,
+        **keywords: Arguments.kwargs,
+    ) -> bytes:
+        """Run one job as `run` does; the process that serves it serves others of the same series.
+
+        To start one takes five times as long as a picture.
+
+        `beside`: the files of the series (`node.child_process.serving.packed`), that of the job among them; or nothing.
+        """
+        return self._run(beside, partial(function, *arguments, **keywords))
+
+    def _run(self, beside: bytes, job: partial[bytes]) -> bytes:
+        function, arguments, keywords = job.func, job.args, job.keywords
         into = keywords.get("into")
         reads = tuple(argument for argument in arguments if isinstance(argument, Path))
         limits = self._limits if into else replace(self._limits, cpu_seconds=self._frame_cpu_seconds)
@@ -115,7 +133,8 @@ class Decoder:
         with self._turn():
             self._refusals.check(subject)  # many may have asked for the same
             began = monotonic()
-            answer = self._call(Apart(job, limits, reads, (into,) if isinstance(into, Path) else ()), subject)
+            writes = (into,) if isinstance(into, Path) else ()
+            answer = self._call(Apart(job, limits, reads, writes, beside=beside), subject)
         kind, content = answer[:1], answer[1:]
         if kind == RESULT:
             return content
@@ -226,7 +245,7 @@ class _Refusals:
 
 
 def serve(channel: ChildPipes, max_answer_bytes: int) -> None:
-    """Run jobs until the channel closes, those of each file in a process of its own."""
+    """Run jobs until the channel closes, those of each file, or of a series, in a process of its own."""
     use_one_thread()
     from node.children.decoding import LIBRARIES, result_of
     from node.volume.read.decoders import load_codecs

@@ -19,6 +19,7 @@ import pytest
 from node.child_process import confinement
 from node.child_process.confinement import MAX_OPEN_FILES, offered
 from node.child_process.messages import write_answer
+from node.child_process.serving import packed
 from node.children.decoder import Decoder, NotDecoded
 from tests.processes import children, descendants, known_outside_as
 
@@ -185,6 +186,21 @@ def test_each_file_has_a_process_of_its_own(decoder: Decoder, others: set[int], 
     assert first == again
     assert len({first, another, back}) == 3
     assert _ended(descriptor)
+
+
+def test_the_files_of_a_series_share_a_process_that_reads_no_other(
+    decoder: Decoder, given: Path, tmp_path: Path
+) -> None:
+    series = [tmp_path / "one", tmp_path / "two"]
+    for path in series:
+        path.write_bytes(b"pixels")
+    first, second = (decoder.run_beside(packed(series), process, path) for path in series)
+    assert first == second
+    assert decoder.run_beside(packed(series), attempt, series[1], "read what was given") == b"done"
+    assert decoder.run_beside(packed(series), attempt, series[1], "read a neighbour") == b"EACCES"
+    assert decoder.run_beside(packed(series), process, series[0]) == first
+    assert decoder.run(process, series[0]) != first
+    assert decoder.run_beside(packed([*series, given]), process, series[0]) != first
 
 
 def crash(given: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from pydicom import Dataset
 
 from node.association.client.send import send_files
+from node.children.decoder import Decoder
 from node.extensions.dicomweb import bursts
+from node.extensions.dicomweb.decoding import PictureOrder, picture
 from node.index.nouns.accounts import Role
 from node.web.middleware import AccessLog, template_of
 from tests import make
@@ -122,6 +125,29 @@ def test_a_burst_has_the_bytes_of_each_frame_and_one_line_with_their_number(
     [line] = lines
     assert line["objects"] == [{"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1", "instances": len(CT)}]
     assert line["participants"][0]["user"] == "reader"
+
+
+def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[bytes] = []
+    run_beside = Decoder.run_beside
+
+    def noted(decoder: Decoder, beside: bytes, *arguments: Any) -> bytes:
+        files.append(beside)
+        return run_beside(decoder, beside, *arguments)
+
+    viewer = Viewer(site, "reader", Accept="image/jpeg")
+    viewer.burst(path_of(CT[0], "frames/1/rendered"))
+    monkeypatch.setattr(Decoder, "run_beside", noted)
+    with site.services.index.reading() as index:
+        stored = {one.sop_instance_uid: one for one in index.instances.stored("1.2.3", "1.2.3.1")}
+    paths = {uid: site.services.archive.path(one.key) for uid, one in stored.items()}
+    for ds in CT[1:]:
+        shown = viewer.get(path_of(ds, "frames/1/rendered"))[0]
+        assert shown.content == site.services.decoder.run(picture, paths[ds.SOPInstanceUID], PictureOrder(1))
+    assert len(files) == 5
+    assert {frozenset(one.split(b"\0")) for one in files} == {frozenset(map(os.fsencode, paths.values()))}
 
 
 def test_an_instance_that_was_deleted_is_gone_in_the_midst_of_a_burst(site: Site) -> None:

@@ -16,9 +16,9 @@ from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
-from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, kept_bytes
+from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import (
-    compressed_frame_file,
+    compressed_frame,
     frame,
     pixel_location,
     stored_frame,
@@ -285,7 +285,7 @@ def read_frame(
         if not form.as_stored:
             if element.frame_bytes > MAX_BYTES_IN_MEMORY:
                 return _from_file(decoded_file(target.node, frame, element.path, number))
-            return _in_memory(decoder.run(frame, element.path, number))
+            return _in_memory(decoded(target, instance, partial(frame, element.path, number)))
         if element.length > MAX_BYTES_IN_MEMORY:
             return _from_file(decoded_file(target.node, stored_frame, element.path, number))
         if _has_many_fragments(element):
@@ -299,7 +299,10 @@ def _compressed(
     target: SelectedInstances, instance: StoredInstance, element: PixelElement, number: int, syntax: str
 ) -> IO[bytes]:
     def write(into: Path) -> None:
-        target.node.decoder.run(compressed_frame_file, element.path, number, syntax, into=into)
+        if element.frame_bytes > MAX_BYTES_IN_MEMORY:
+            target.node.decoder.run(compressed_frame, element.path, number, syntax, into=into)
+        else:
+            into.write_bytes(decoded(target, instance, partial(compressed_frame, element.path, number, syntax)))
 
     return derived_file(target.node, instance, _compressed_name(number, syntax), write)
 

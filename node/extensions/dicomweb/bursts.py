@@ -35,6 +35,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from node.child_process.serving import packed
 from node.extensions.dicomweb.resources import BROKEN, SelectedInstances, derived_name, length_of
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, identify_again
@@ -72,6 +73,7 @@ class _Burst:
 
     `call`: of the last one that was answered by the route, `begun_at` then.
     `instances`: by UID, as of `version` of the index; none before the second request.
+    `files`: theirs, as `Decoder.run_beside` takes them.
     `is_renewed`: one request passes the route to renew it, while the others are still answered from it.
     """
 
@@ -82,6 +84,7 @@ class _Burst:
     version: int | None = None
     is_renewed: bool = False
     instances: Mapping[str, StoredInstance] = field(default_factory=dict)
+    files: bytes = b""
 
 
 class Bursts:
@@ -139,13 +142,20 @@ class Bursts:
             if not is_known:
                 self._keep(key, replace(before, found_at=begun_at))
         instances = before.instances if is_known else _found(call)
+        files = before.files if is_known else packed(call.node.archive.path(one.key) for one in instances.values())
         if len(instances) > 1:
             uids = call.request.path_params
             series = {"study_instance_uid": uids["study"], "series_instance_uid": uids["series"]}
             call.audit.accessed([series | {"instances": len(instances)}], f"{what}, one by one")
             with self._lock:
                 found_at = before.found_at if is_known else begun_at
-                self._keep(key, _Burst(call, begun_at, answer, found_at, version, instances=instances))
+                self._keep(key, _Burst(call, begun_at, answer, found_at, version, instances=instances, files=files))
+
+    def files(self, scope: Scope, uid: str) -> bytes:
+        """Return the files of the burst of a request, if an instance is one of it."""
+        with self._lock:
+            burst = self._bursts.get(_key(scope)[0])
+        return burst.files if burst is not None and uid in burst.instances else b""
 
     def _keep(self, key: Hashable, burst: _Burst) -> None:
         self._bursts[key] = burst
@@ -185,6 +195,15 @@ def begin_burst(call: Call, what: str, answer: Answer) -> None:
     """See `Bursts.note`. It does nothing where only an object store may have the files."""
     if call.node.archive.remote is None:
         _bursts_of(call.request).note(call, what, answer)
+
+
+def decoded(target: SelectedInstances, instance: StoredInstance, job: partial[bytes]) -> bytes:
+    """Run a function of `node.extensions.dicomweb.decoding` on the file of an instance, beside others of its burst.
+
+    Raises what `Decoder.run` does.
+    """
+    files = _bursts_of(target.request).files(target.request.scope, instance.sop_instance_uid)
+    return target.node.decoder.run_beside(files, job.func, *job.args)
 
 
 def _bursts_of(request: Request) -> Bursts:

@@ -134,8 +134,8 @@ def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
     return source_profile(header, frame_number, codestream)
 
 
-def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path) -> bytes:
-    """Write one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
+def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path | None = None) -> bytes:
+    """Return one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
     It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
     """
@@ -152,8 +152,7 @@ def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: st
     ds.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     if decompressed_frame(ds) != samples:
         raise NotTranscodable("the compressed frame would not have the same samples")
-    into.write_bytes(codestream)
-    return b""
+    return _given(codestream, into)
 
 
 def pixel_location(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from pydicom.uid import MRSpectroscopyStorage
 from node.children.decoder import NotDecoded
 from node.extensions.dicomweb.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
-from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, kept_bytes
+from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
@@ -216,10 +216,10 @@ def _sent_picture(target: SelectedInstances, order: PictureOrder, data: bytes) -
 
 def rendered(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes:
     """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
-    path, decoder = whole_file(target.node, instance), target.node.decoder
+    job = partial(picture, whole_file(target.node, instance), order)
 
     def write(into: Path) -> None:
-        into.write_bytes(decoder.run(picture, path, order))
+        into.write_bytes(decoded(target, instance, job))
 
     with derived_file(target.node, instance, _name_of(order), write) as file:
         return file.read()
