@@ -92,9 +92,9 @@ class Selection(NamedTuple):
         """Return the series that are there, by study; raise ResourceNotFound if none is."""
         found = {}
         for study in self.studies:
-            uids = [row["series_instance_uid"] for row in index.series.of_study(study)]
-            if uids := [uid for uid in self.series if uid in uids] if self.series else uids:
-                found[study] = uids
+            uids = dict.fromkeys(row["series_instance_uid"] for row in index.series.of_study(study))
+            if wanted := [uid for uid in self.series or uids if uid in uids]:
+                found[study] = wanted
         if not found:
             raise ResourceNotFound(self.kind)
         return found
