@@ -150,6 +150,19 @@ def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
     assert {frozenset(one.split(b"\0")) for one in files} == {frozenset(map(os.fsencode, paths.values()))}
 
 
+def test_a_file_that_was_put_back_in_the_midst_of_a_burst_is_shown(site: Site) -> None:
+    viewer = Viewer(site, "reader", Accept="image/jpeg")
+    viewer.burst(path_of(CT[0], "frames/1/rendered"))
+    assert viewer.get(path_of(CT[1], "frames/1/rendered"))[0].is_success
+    with site.services.index.reading() as index:
+        [one] = index.instances.stored("1.2.3", "1.2.3.1", [str(CT[2].SOPInstanceUID)])
+    path = site.services.archive.path(one.key)
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+    assert viewer.get(path_of(CT[2], "frames/1/rendered"))[0].is_success
+
+
 def test_an_instance_that_was_deleted_is_gone_in_the_midst_of_a_burst(site: Site) -> None:
     reader = Viewer(site, "reader", **OCTETS)
     admin = site.network_client(headers={"Authorization": f"Bearer {site.token('admin')}"})

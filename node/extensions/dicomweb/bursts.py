@@ -203,7 +203,10 @@ def decoded(target: SelectedInstances, instance: StoredInstance, job: partial[by
     Raises what `Decoder.run` does.
     """
     files = _bursts_of(target.request).files(target.request.scope, instance.sop_instance_uid)
-    return target.node.decoder.run_beside(files, job.func, *job.args)
+    try:
+        return target.node.decoder.run_beside(files, job.func, *job.args)
+    except PermissionError:  # the file was put back from a backup, say, after that process was told what it may read
+        return target.node.decoder.run(job.func, *job.args)
 
 
 def _bursts_of(request: Request) -> Bursts:
