@@ -140,7 +140,8 @@ def test_what_was_made_is_sent_again_without_another_look_at_the_pixels(
     def run(*_: object, **__: object) -> bytes:
         raise NotDecoded("nothing is made any more")
 
-    monkeypatch.setattr(site.services.decoder, "run", run)
+    for name in ("run", "run_beside"):
+        monkeypatch.setattr(site.services.decoder, name, run)
     again = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
     assert [answer.content for answer in again] == [answer.content for answer in first]
     assert len(kept(site)) == 2

@@ -480,7 +480,8 @@ def test_a_frame_that_is_sent_as_it_is_needs_no_child_process(
         raise AssertionError("a child process was asked")
 
     bulk_data._of_few_frames.cache_clear()
-    monkeypatch.setattr(mixed.services.decoder, "run", decoded)
+    for method in ("run", "run_beside"):
+        monkeypatch.setattr(mixed.services.decoder, method, decoded)
     assert get(client, f"{SAMPLES[name].path}/frames/1", "*/*; transfer-syntax=*").status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from node.audit.audit_log import (
     Participant,
     Result,
 )
+from tests.acceptance.served import until
 
 STUDY, OTHER = "1.2.840.1", "1.2.840.10"
 NODE = Participant("VOXELNODE", SOURCE, is_requestor=True)
@@ -65,13 +67,15 @@ def test_everybody_who_was_sent_a_study_or_took_it_is_named_once(written: Path) 
 
 
 def test_lines_of_other_hosts_count_and_the_last_time_stands(written: Path, tmp_path: Path) -> None:
+    own = {taker.who: taker for taker in takers_of(written, STUDY)}
+    own_at = dt.datetime.fromisoformat(own["PACS"].last_at)
+    until(lambda: dt.datetime.now(dt.UTC) >= own_at + dt.timedelta(milliseconds=1), 10, "the next time of a line")
     other = tmp_path / "other"
     other.mkdir()
     with closing(Audit(other, "VOXELNODE")) as audit:
         audit.note(line(AuditEvent.EXPORT, NODE, Participant("carl", DESTINATION)))
         audit.note(line(AuditEvent.INSTANCES_TRANSFERRED, NODE, Participant("PACS", DESTINATION)))
     copies = (other / FILE_NAME).read_bytes().splitlines(keepends=True)
-    own = {taker.who: taker for taker in takers_of(written, STUDY)}
     everybody = {taker.who: taker for taker in takers_of(written, STUDY, copies)}
     assert everybody.keys() == {*own, "carl"}
     assert everybody["PACS"].last_at > own["PACS"].last_at
