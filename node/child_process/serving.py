@@ -55,10 +55,10 @@ class Apart:
 
     `work`: passed to the function that works.
     `reads`: files that it reads.
-    `beside`: files of the same series, these among them (`packed`), for requests that follow each other: one process
-        serves all that have the same.
     `writes`: existing files that it writes, and existing folders in which it creates, reads and removes files.
     `assistants`: number of processes that compute for it, each with a quarter of its memory.
+    `beside`: all files of the series, `reads` among them, as `packed` returns them. One process serves requests with
+        the same value that follow each other.
 
     `node.child_process.confinement` has what the kernel does for that.
     """
@@ -72,7 +72,7 @@ class Apart:
 
 
 def packed(files: Iterable[Path]) -> bytes:
-    """Return paths as bytes, which are sent and compared in no time, however many there are."""
+    """Return paths as bytes, because thousands of `Path` take a millisecond to send or compare."""
     return b"\0".join(map(os.fsencode, files))
 
 
