@@ -285,7 +285,7 @@ def read_frame(
         if not form.as_stored:
             if element.frame_bytes > MAX_BYTES_IN_MEMORY:
                 return _from_file(decoded_file(target.node, frame, element.path, number))
-            return _in_memory(decoded(target, instance, partial(frame, element.path, number)))
+            return _in_memory(decoded(target, instance, frame, element.path, number))
         if element.length > MAX_BYTES_IN_MEMORY:
             return _from_file(decoded_file(target.node, stored_frame, element.path, number))
         if _has_many_fragments(element):
@@ -302,7 +302,7 @@ def _compressed(
         if element.frame_bytes > MAX_BYTES_IN_MEMORY:
             target.node.decoder.run(compressed_frame, element.path, number, syntax, into=into)
         else:
-            into.write_bytes(decoded(target, instance, partial(compressed_frame, element.path, number, syntax)))
+            into.write_bytes(decoded(target, instance, compressed_frame, element.path, number, syntax))
 
     return derived_file(target.node, instance, _compressed_name(number, syntax), write)
 

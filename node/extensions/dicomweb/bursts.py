@@ -197,16 +197,18 @@ def begin_burst(call: Call, what: str, answer: Answer) -> None:
         _bursts_of(call.request).note(call, what, answer)
 
 
-def decoded(target: SelectedInstances, instance: StoredInstance, job: partial[bytes]) -> bytes:
+def decoded(
+    target: SelectedInstances, instance: StoredInstance, function: Callable[..., bytes], *arguments: object
+) -> bytes:
     """Run a function of `node.extensions.dicomweb.decoding` on the file of an instance, beside others of its burst.
 
     Raises what `Decoder.run` does.
     """
     files = _bursts_of(target.request).files(target.request.scope, instance.sop_instance_uid)
     try:
-        return target.node.decoder.run_beside(files, job.func, *job.args)
+        return target.node.decoder.run_beside(files, function, *arguments)
     except PermissionError:  # the file was put back from a backup, say, after that process was told what it may read
-        return target.node.decoder.run(job.func, *job.args)
+        return target.node.decoder.run(function, *arguments)
 
 
 def _bursts_of(request: Request) -> Bursts:

@@ -216,10 +216,10 @@ def _sent_picture(target: SelectedInstances, order: PictureOrder, data: bytes) -
 
 def rendered(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes:
     """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
-    job = partial(picture, whole_file(target.node, instance), order)
+    path = whole_file(target.node, instance)
 
     def write(into: Path) -> None:
-        into.write_bytes(decoded(target, instance, job))
+        into.write_bytes(decoded(target, instance, picture, path, order))
 
     with derived_file(target.node, instance, _name_of(order), write) as file:
         return file.read()
