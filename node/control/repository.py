@@ -17,11 +17,11 @@ from node.archive.root import keep_private, lock_problem, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
-from node.conversion.volume_files import LostSources
+from node.conversion.volume_files import LostSources, sweep_unknown
 from node.durable import make_folder
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.index import Index
-from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED
+from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
@@ -108,7 +108,7 @@ class Repository:
         self._take_over_facts(previous)
         self._account_for_acknowledged(previous, is_new=new_index)
         self.ingest.end_cut_off()
-        self._remove_unknown_volumes(is_new=new_index)
+        self._remove_unknown_volumes(is_new=new_index, is_older=is_older)
         self._begin_to_take(root)
 
     def _make_parts(self, root: Path, settings: Settings, *, new_index: bool) -> None:
@@ -246,8 +246,11 @@ class Repository:
             self.archive, self.index, self.index.now(), gone, is_new=is_new, is_pending=is_pending
         )
 
-    def _remove_unknown_volumes(self, *, is_new: bool) -> None:
-        """Order the removal of objects of volumes that no row names, after those of a previous index have theirs."""
+    def _remove_unknown_volumes(self, *, is_new: bool, is_older: bool) -> None:
+        """Remove volumes that no row names, after those of a previous index have theirs: in folders, and as objects."""
+        note = f"{SWEPT_VOLUMES}{self.archive.suffix}"
+        if is_older or not self.index.about.get(note):
+            self.index.about.set(note, "yes" if sweep_unknown(self.archive, self.index) else "")
         if is_new and self.archive.remote is not None:
             lost = LostSources(self.index.lost.by_series())
             self.archive.remote.remove_unknown_volumes(lost.may_be_in, self.index.now())

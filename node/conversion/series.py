@@ -6,13 +6,13 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
-from node.conversion.volume_files import publish, remove_folder, revision_folder, stored_files
+from node.conversion.volume_files import publish, revision_folder, settle, stored_files
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
@@ -93,7 +93,7 @@ def write_volumes(
             outcome = replace(outcome, revision_files=stored_files(folder, str(destination), known))
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
-            publish(folder, archive.root / destination, archive.sync_folder)
+            publish(folder, claimed, archive)
         reached("volumes-published")
         return outcome
 
@@ -157,11 +157,8 @@ def record_outcome(
     """
     recorded = index.series.record_outcome(claimed, outcome, now())
     reached("outcome-recorded")
-    # A commit reported as failed may have succeeded: then the claim is gone, but rows name the files.
-    folder = revision_folder(claimed)
-    if not recorded and not index.conversions.is_recorded(claimed, str(folder)):
-        with suppress(OSError):  # the next start removes what is left
-            remove_folder(archive.root / folder)
+    if outcome.files:
+        settle(claimed, archive, index)  # a commit reported as failed may have succeeded: rows tell
     return recorded
 
 

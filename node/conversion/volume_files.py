@@ -1,5 +1,8 @@
 """Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it.
 
+Before the rename, a note in the work folder says which folder it will be; once rows name the folder, the note goes. So
+a start looks at the folders that the last process was publishing when it died, and not at all that there are.
+
 A folder belongs to one claim, whose first letters are in its name. No other conversion ever writes into it, also if the
 series is deleted, sent and converted again while an earlier conversion still runs. Whatever removes a folder therefore
 removes nobody else's files.
@@ -8,6 +11,7 @@ removes nobody else's files.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from node.archive.base import VOLUMES
 from node.conversion.naming import folder_name
-from node.durable import sync_file
+from node.durable import sync_file, write_durably
 from node.index.nouns.records import RevisionFile
 
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ LocalPath = Callable[[str], Path]
 
 CLAIM_LETTERS = 8
 """Of a claim in the name of its folder."""
+
+NOTE = "publishing-"
+"""What the names of notes in the work folder begin with."""
 
 _parents = threading.Lock()
 """Held while parents of a folder are made for it, or removed because they are empty."""
@@ -98,25 +105,54 @@ def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
     return path_of
 
 
-def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its destination by one durable rename; never replace another folder's files.
+def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
+    """Move a finished folder to the `revision_folder` of a conversion by one durable rename; never replace other files.
 
     Files and folders are synced before the rename: after a power failure, the destination is absent or complete. Where
-    volumes are on another disk, the folder is copied beside its destination first; `sweep` removes what a crash leaves.
+    volumes are on another disk, the folder is copied beside its destination first. If the process dies before rows name
+    the destination, `sweep` finds it by its note, and removes it.
     """
-    _sync_all(folder, sync_folder)
+    destination = archive.root / revision_folder(claimed)
+    _sync_all(folder, archive.sync_folder)
+    write_durably(_note(archive, claimed), json.dumps([claimed.id, str(revision_folder(claimed))]).encode())
     with _parents:
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for changed in destination.parents[3::-1]:
-            sync_folder(changed)
+            archive.sync_folder(changed)
         finished = folder
         if folder.stat().st_dev != destination.parent.stat().st_dev:
-            finished = destination.with_name(f"part-{destination.name}")
+            finished = _part(destination)
             shutil.copytree(folder, finished)
-            _sync_all(finished, sync_folder)
+            _sync_all(finished, archive.sync_folder)
             shutil.rmtree(folder, ignore_errors=True)
         os.rename(finished, destination)
-        sync_folder(destination.parent)
+        archive.sync_folder(destination.parent)
+
+
+def _part(destination: Path) -> Path:
+    return destination.with_name(f"part-{destination.name}")
+
+
+def _note(archive: Archive, claimed: ClaimedSeries) -> Path:
+    return archive.work / f"{NOTE}{claimed.claim}"
+
+
+def settle(claimed: ClaimedSeries, archive: Archive, index: Index) -> None:
+    """Remove what a conversion published if no row names it, once its outcome is recorded or does not count."""
+    with suppress(OSError):  # the next start does it
+        _settle(_note(archive, claimed), claimed.id, str(revision_folder(claimed)), archive, index)
+
+
+def _settle(note: Path, series: int, folder: str, archive: Archive, index: Index) -> None:
+    """Remove a folder of a series, by its id, unless rows name it, and then its note.
+
+    Raises OSError.
+    """
+    if not index.conversions.is_recorded(series, folder):
+        destination = archive.root / folder
+        for path in (_part(destination), destination):
+            remove_folder(path, archive.sync_folder)
+    note.unlink(missing_ok=True)
 
 
 def _sync_all(folder: Path, sync_folder: Callable[[Path], None]) -> None:
@@ -142,7 +178,7 @@ def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda fol
 
 
 def _revision_folders(root: Path) -> Iterator[str]:
-    """Yield the folders of all revisions relative to the root; paths of `pathlib` would take most of a start."""
+    """Yield the folders of all revisions relative to the root."""
     for study in _names(f"{root}/volumes"):
         for series in _names(f"{root}/volumes/{study}"):
             for revision in _names(f"{root}/volumes/{study}/{series}"):
@@ -192,24 +228,38 @@ class LostSources:
         return [folder for folder in found if self.are_in(root, folder)]
 
 
-def sweep(archive: Archive, index: Index) -> int:
-    """Remove the folders in the work folder, and volume folders that no row names; return their number.
+def sweep(archive: Archive, index: Index) -> None:
+    """Remove what conversions of the last process left: work folders, and published folders that no row names.
 
-    Folders that were made of lost instances stay (`LostSources`).
-
-    Runs before any conversion of this host. What other hosts have published and not recorded yet belongs to their
-    claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
+    Runs before any conversion of this host.
     """
-    unfinished = [path for path in archive.work.glob("*") if path.is_dir()]  # a file is a download, kept for a while
-    for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in archive.work.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(NOTE):
+            with suppress(OSError):  # the folder stays, and the next start removes it
+                try:
+                    series, folder = json.loads(path.read_bytes())
+                except ValueError:  # the process died while it wrote the note: nothing was published
+                    path.unlink()
+                else:
+                    _settle(path, series, folder, archive, index)
+
+
+def sweep_unknown(archive: Archive, index: Index) -> bool:
+    """Remove all volume folders that no row names; return whether none is left.
+
+    Folders that were made of lost instances stay (`LostSources`). What other hosts have published and not recorded yet
+    belongs to their claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
+    """
     there = list(_revision_folders(archive.root))
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk
-    unnamed = [folder for folder in there if folder not in live and folder.rpartition("-")[2] not in claims]
+    unnamed = {folder for folder in there if folder not in live}
     lost = LostSources(index.lost.by_series() if unnamed else {})
-    orphans = [folder for folder in unnamed if not lost.are_in(archive.root, folder)]
-    for orphan in orphans:
-        with suppress(OSError):
-            remove_folder(archive.root / orphan)
-    return len(unfinished) + len(orphans)
+    for folder in sorted(unnamed):
+        if folder.rpartition("-")[2] not in claims and not lost.are_in(archive.root, folder):
+            with suppress(OSError):
+                remove_folder(archive.root / folder)
+                unnamed.remove(folder)
+    return not unnamed

@@ -18,7 +18,7 @@ from node.acknowledged import FOLDER, entries, problems
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
-from node.conversion.volume_files import LostSources, sweep
+from node.conversion.volume_files import LostSources, sweep_unknown
 from node.durable import make_folder
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
@@ -176,7 +176,7 @@ def repair_all(
     note_lost(archive, index, now)
     lost = {one.sop_instance_uid for one in index.lost.of(None)} if index.lost.count() else set()
     if any(finding.kind == "volume-unknown" for finding in findings):
-        sweep(archive, index)
+        sweep_unknown(archive, index)
     # A version is found again by a digest that was corrected.
     return [finding for finding in repaired if finding.kind != "instance-lost" or finding.sop_instance_uid in lost]
 

@@ -34,6 +34,7 @@ from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.files.heads import head_of
 from node.index.database.index import Index
+from node.index.engine.about_keys import SWEPT_FOLDER
 from node.index.models.levels import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
@@ -86,7 +87,7 @@ def recover(
     reached("parts-swept")
     quarantine_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
-    note = f"swept_folder{archive.suffix}"
+    note = f"{SWEPT_FOLDER}{archive.suffix}"
     compared = index.about.get(note) or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     gone = dict(marked)

@@ -233,6 +233,11 @@ def claims_stay() -> None:
     SeriesRepository.release_stalled_claims = lambda self, held, now: 0  # type: ignore[method-assign]
 
 
+def published_stay() -> None:
+    """What a dead worker published and did not record stays."""
+    volume_files.write_durably = lambda path, content: None
+
+
 def parts_stay() -> None:
     """What was half received when the node died stays where it is."""
     Archive.sweep_incoming = lambda self: 0  # type: ignore[method-assign]
@@ -291,6 +296,7 @@ MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
         no_volumes_root_sync,
         resend_removes_both,
         claims_stay,
+        published_stay,
         parts_stay,
         strays_stay,
         ledger_is_not_written,

@@ -76,6 +76,7 @@ def test_what_was_sent_before_a_release_is_converted_whole_however_soon_the_node
         ("no-replay", ("record-synced",), 8, "acknowledged and lost"),
         ("resend-removes-both", RECEIVING, 8, "not what its row says"),
         ("claims-stay", ("volumes-written",), 1, "is converting"),
+        ("published-stay", ("volumes-published",), 1, "volumes without rows"),
         ("parts-stay", ("part-written",), 8, "half received"),
         ("strays-stay", ("rows-committed",), 8, "has no row"),
     ],

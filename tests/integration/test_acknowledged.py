@@ -13,7 +13,6 @@ from node.acknowledged import FOLDER, entries, segments
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
-from node.conversion.volume_files import sweep
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
@@ -27,7 +26,6 @@ def convert_all(settings: Settings) -> None:
     """Let the worker of a node convert what is due."""
     with Repository(settings) as repository:
         index = repository.index
-        sweep(repository.archive, index)
         worker = Worker(repository.archive, index, settings.convert, index.now)
         worker.start()
         deadline = monotonic() + 60.0

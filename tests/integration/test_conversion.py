@@ -28,8 +28,8 @@ from node.conversion.naming import folder_name
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
-from node.conversion.series import is_unchanged, write_volumes
-from node.conversion.volume_files import revision_folder, sweep
+from node.conversion.series import is_unchanged, record_outcome, write_volumes
+from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
@@ -217,15 +217,47 @@ def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
     assert list(root.folder.glob("volumes/*/*/*")) == []
 
 
-def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> None:
-    instances = make.ct_series(3)
-    root.take_all(instances)
+def test_what_a_dead_process_published_goes_unless_rows_name_it(root: Root) -> None:
+    root.take_all(make.ct_series(3))
+    claimed = root.claim()
+    (root.folder / "work" / "left").mkdir(parents=True)
+    outcome = write_volumes(claimed, root.archive, root.index, OPTIONS, convert)
+    [published] = (root.folder / "volumes").glob("*/*/*")
+    [note] = (root.folder / "work").glob("publishing-*")
+    written = note.read_bytes()
+    note.with_name("publishing-half.part").write_bytes(b"[1, ")
+    sweep(root.archive, root.index)
+    assert (published.exists(), list((root.folder / "work").iterdir())) == (False, [])
+
+    outcome = write_volumes(claimed, root.archive, root.index, OPTIONS, convert)
+    assert note.read_bytes() == written
+    assert record_outcome(claimed, outcome, root.archive, root.index, root.clock)
+    assert not note.exists()
+    note.write_bytes(written)  # the process died after the commit
+    sweep(root.archive, root.index)
+    assert not note.exists()
+    assert all(Path(row["path"]).exists() for row in root.rows("SELECT path FROM v_volumes"))
+
+
+def test_a_folder_that_is_copied_to_another_disk_leaves_no_part(root: Root) -> None:
+    root.take_all(make.ct_series(3))
+    claimed = root.claim()
+    write_volumes(claimed, root.archive, root.index, OPTIONS, convert)
+    [published] = (root.folder / "volumes").glob("*/*/*")
+    published.rename(published.with_name(f"part-{published.name}"))  # the process died while it copied
+    sweep(root.archive, root.index)
+    assert list((root.folder / "volumes").iterdir()) == []
+
+
+def test_folders_without_a_note_are_compared_with_rows_when_all_are(root: Root) -> None:
+    root.take_all(make.ct_series(3))
     root.convert(root.claim())
     [whole] = (root.folder / "volumes").glob("*/*/*")
     half = whole.with_name("2-00000000")
     half.mkdir()
-    (root.folder / "work" / "left").mkdir()
-    assert sweep(root.archive, root.index) == 2
+    sweep(root.archive, root.index)
+    assert half.exists()
+    assert sweep_unknown(root.archive, root.index)
     assert not half.exists()
     assert all(Path(row["path"]).exists() for row in root.rows("SELECT path FROM v_volumes"))
 

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.conversion.scheduler import Worker
-from node.conversion.volume_files import revision_folder, sweep
+from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.channels.settings import WebhookSettings
@@ -248,6 +248,7 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Hosts, tmp_p
         folder.mkdir(parents=True)
     assert archive.new_key().startswith("objects/00000000-b/")
     sweep(archive, b.index)
+    sweep_unknown(archive, b.index)
     assert (published.exists(), stray.exists(), list(archive.work.iterdir())) == (True, False, [])
     assert (archive.folders(), archive.local_folders()) == (["00000000-b"], ["00000000-b", "00000007-a"])
 

@@ -17,7 +17,6 @@ from node.cli import main
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
-from node.conversion.volume_files import sweep
 from node.errors import UsageError
 from node.extensions.object_store import remote
 from node.extensions.object_store.copying import copy_archive
@@ -349,7 +348,6 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     )
     r1.upload()
     c1.open()
-    sweep(c1.archive, c1.index)  # as its start does
     c1.upload()
     assert (r1.volumes(), c1.volumes()) == ({}, {})
     assert not [path for path in r1.store.glob("volumes/**/*") if path.is_file()]

@@ -22,6 +22,7 @@ from sqlalchemy.orm import join
 from node.errors import UsageError
 from node.extensions.postgresql.several import subscribers_beside
 from node.index.engine.about import set_about
+from node.index.engine.about_keys import SWEPT_FOLDER, SWEPT_VOLUMES
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConflictRow
@@ -188,7 +189,8 @@ class HostRepository(IndexRepository):
         of_host = ConflictRow.host == name
         connection.execute(update(ConflictRow).where(of_host, is_in_store).values(host=self._sharing.host))
         connection.execute(update(ConflictRow).where(of_host).values(key=None, host=None))
-        set_about(connection, f"swept_folder-{name}", "")  # if it starts again, it compares all of its folders
+        for note in (SWEPT_FOLDER, SWEPT_VOLUMES):  # if it starts again, it compares all of its folders
+            set_about(connection, f"{note}-{name}", "")
         connection.execute(delete(HostRow).where(HostRow.name == name))
         files = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)

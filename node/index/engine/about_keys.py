@@ -26,6 +26,14 @@ LEDGER = "ledger"
 """How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.LedgerPosition`); the
 name of a host follows if several share the index."""
 
+SWEPT_FOLDER = "swept_folder"
+"""The last folder of the archive whose files a start has compared with the rows; empty: all are to be compared. The
+name of a host follows, behind a dash, if several share the index."""
+
+SWEPT_VOLUMES = "swept_volumes"
+"""``yes`` once all volume folders of the disk have rows, or are noted (`node.conversion.volume_files`); the name of a
+host follows as for `SWEPT_FOLDER`."""
+
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
 

@@ -47,12 +47,12 @@ class ConversionRepository(IndexRepository):
         return folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
 
     @on_reader
-    def is_recorded(self, connection: Connection, series: ClaimedSeries, folder: str) -> bool:
-        """Return whether a row of a series names a file in this folder."""
+    def is_recorded(self, connection: Connection, series: int, folder: str) -> bool:
+        """Return whether a row of a series, by its id, names a file in this folder."""
         rows = (
             select(VolumeRow.id)
             .join(ConversionRow)
-            .where(ConversionRow.series_id == series.id, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
+            .where(ConversionRow.series_id == series, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
         )
         return connection.execute(rows.limit(1)).first() is not None
 
