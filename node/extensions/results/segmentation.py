@@ -219,7 +219,8 @@ def _code(coded: Coded | None) -> Code:
 def _read_back(making: ResultMaking, mask: Array, lattice: Lattice) -> None:
     """Compare the file with the mask, by the reader that conversions use; raise ResultRefused if they differ.
 
-    Slices that no affine describes (uneven ones) have their true positions in the file, but no volume to compare.
+    A plane is that of the slice at its position: where slices are missing, the file has planes between those of the
+    mask, which are empty. Uneven slices have their true positions in the file, but no volume to compare.
     """
     try:
         volumes = segmentation.volumes(read_instance(making.into), 0)
@@ -227,14 +228,18 @@ def _read_back(making: ResultMaking, mask: Array, lattice: Lattice) -> None:
         if lattice.geometry is not Geometry.IRREGULAR:
             raise ResultRefused(f"the segmentation does not read back: {error}") from error
         return
-    back = np.zeros_like(mask)
+    places = np.array([frame.position for frame in lattice.frames])
+    half_step = np.linalg.norm(lattice.affine_lps[:3, 2]) / 2
+    back, is_elsewhere = np.zeros_like(mask), False
     for volume in volumes:
         assert volume.affine_lps is not None
-        between = np.linalg.inv(lattice.affine_lps) @ volume.affine_lps
-        begin, step = round(float(between[2, 3])), 1 if between[2, 2] > 0 else -1
         for number, plane in enumerate(volume.voxels[0]):
-            back[begin + step * number] |= plane
-    if not np.array_equal(back, mask):
+            away = np.linalg.norm(places - volume.affine_lps[:3] @ (0, 0, number, 1), axis=1)
+            if away.min() < half_step:
+                back[away.argmin()] |= plane
+            else:
+                is_elsewhere |= bool(plane.any())
+    if is_elsewhere or not np.array_equal(back, mask):
         raise ResultRefused("the segmentation does not read back as the mask that was given")
 
 

@@ -97,6 +97,24 @@ def test_a_segmentation_has_the_voxels_of_its_mask(
     assert len(expected) == np.count_nonzero(mask)
 
 
+@pytest.mark.parametrize("kept", [(0, 1, 3, 4, 5, 6), (0, 1, 2, 3, 5, 6), (0, 1, 2, 4)], ids=str)
+def test_a_mask_of_a_volume_that_lacks_slices_is_at_their_true_positions(tmp_path: Path, kept: tuple[int, ...]) -> None:
+    series = make.ct_series(7)
+    making, volume = prepared(tmp_path, [series[number] for number in kept])
+    mask = np.zeros(volume.shape, np.uint8)
+    for number in range(len(kept)):
+        mask[number : number + 3, 2, number] = 1
+    nibabel.save(Nifti(mask, volume.affine), making.file)
+    make_segmentation(making)
+    [back] = volumes(read_instance(making.into), 0)
+    heights = back.affine_lps[2, 2] * np.arange(back.voxels.shape[1]) + back.affine_lps[2, 3]
+    by_height = {round(float(height), 3): plane for height, plane in zip(heights, back.voxels[0], strict=True)}
+    for number, of_slice in enumerate(kept):
+        plane = by_height.pop(round(float(series[of_slice].ImagePositionPatient[2]), 3))
+        assert np.array_equal(plane.T, mask[:, :, number])
+    assert not any(plane.any() for plane in by_height.values())
+
+
 def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path: Path) -> None:
     series = make.ct_series(5, SpecificCharacterSet=r"\ISO 2022 IR 87", PatientName="Yamada^Tarou=山田^太郎")
     for ds in series:
