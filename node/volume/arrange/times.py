@@ -17,10 +17,13 @@ from node.volume.arrange.contradictions import Settled, order_by_diffusion, sett
 from node.volume.arrange.sources import COUNTING_KEYS, SHARED_TIME_KEYS, TIME_KEYS
 from node.volume.arrange.time_order import distinguishing, is_time_order, same_diffusion, time_orders, weighting
 from node.volume.arrange.whole_times import (
+    COUNTED,
     Bin,
     Labels,
+    are_mixed,
     instance_order,
     labels_by_attribute,
+    labels_by_each_number,
     labels_by_number,
     labels_of_remains,
     may_be_shifted,
@@ -38,6 +41,11 @@ ORDERED_ALONE = frozenset({"acquisition_time", "instance"})
 
 SEND_AGAIN = "send the instances with all attributes that the scanner wrote, or each part as a series of its own"
 """What to do if no attribute says which frames belong together."""
+
+SKIPPED_DETAIL = (
+    "Instance Numbers (0020,0013) have a step in which others may have been lost: slices may then be of an earlier or "
+    "later time"
+)
 
 SHIFTED_DETAIL = (
     "Instance Numbers (0020,0013), which alone order the times of each slice, are missing between slices: some slices "
@@ -92,11 +100,33 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     warnings = _number_warnings(bins) if name == "instance" else ()
     if (doubt := doubt or _doubt_of_pauses(name, bins)) is not None:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
-    labels = labels_of_remains(name, bins)
+    labels = labels_of_remains(name, bins) or _labels_of_announced(name, bins)
+    if labels is None and name in COUNTED and _announced(bins) != len(bins[0]) and labels_by_each_number(bins):
+        warnings = (*warnings, VolumeWarning(WarningKind.INCOMPLETE_VOLUME, SKIPPED_DETAIL))
     if labels is not None:
         return _arrange_without_remains(bins, labels)
     whole = _whole_of_incomplete(name, bins, clocks=False)
     return whole or Arrangement([list(time) for time in zip(*bins, strict=True)], warnings=warnings)
+
+
+def _labels_of_announced(name: str, bins: list[Bin]) -> Labels | None:
+    """Return the times of frames if more are announced than each position has, and frames of one rank are of several.
+
+    Temporal Position Identifiers name them, or Instance Numbers that count one by one.
+    """
+    announced = _announced(bins)
+    if announced <= len(bins[0]):
+        return None
+    named = {id(frame): frame.time_key.get("temporal_position") for frames in bins for frame in frames}
+    if None not in named.values():
+        labels: Labels | None = named if are_mixed(bins, named) else None
+    else:
+        labels = labels_by_each_number(bins) if name in COUNTED else None
+    return labels if labels is not None and len(set(labels.values())) <= announced else None
+
+
+def _announced(bins: list[Bin]) -> float:
+    return max(frame.time_key.get("temporal_positions") or 0 for frames in bins for frame in frames)
 
 
 def _doubt_of_pauses(name: str, bins: list[Bin]) -> str | None:

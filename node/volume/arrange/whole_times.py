@@ -67,8 +67,31 @@ def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
         return None
     by_time = _labels_time_by_time(numbers)
     labels = _labels_slice_by_slice(numbers) if by_time is None else by_time
-    if labels is None:
-        return None
+    return None if labels is None else _of_frames(bins, labels)
+
+
+def labels_by_each_number(bins: Sequence[Bin]) -> Labels | None:
+    """Return the times of frames by Instance Numbers that count one by one, if frames of one rank are of several.
+
+    If the numbers have a step, such as every second one, `labels_by_number` holds that the numbers between belong to
+    other stacks. But if each position has its place in every time by the numbers as they are, the instances between may
+    have been lost, and the frames of one rank are then of several times. None if the numbers have no such order, or
+    both ways to count give the same times.
+
+    `bins`: frames by position; within a bin by Instance Number.
+    """
+    numbers = _numbers(bins, step=1)
+    counted = None if numbers is None else _labels_time_by_time(numbers)
+    labels = None if counted is None else _of_frames(bins, counted)
+    return labels if labels is not None and are_mixed(bins, labels) else None
+
+
+def are_mixed(bins: Sequence[Bin], labels: Labels) -> bool:
+    """Return whether frames of one rank have several labels."""
+    return any(len({labels[id(frame)] for frame in rank}) > 1 for rank in zip(*bins, strict=True))
+
+
+def _of_frames(bins: Sequence[Bin], labels: list[list[int]]) -> Labels:
     return {
         id(frame): label
         for frames, bin_labels in zip(bins, labels, strict=True)
@@ -76,15 +99,18 @@ def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
     }
 
 
-def _numbers(bins: Sequence[Bin]) -> list[list[int]] | None:
-    """Return running numbers from 0 for the frames of each position; None if two frames have the same number."""
+def _numbers(bins: Sequence[Bin], step: int = 0) -> list[list[int]] | None:
+    """Return running numbers from 0 for the frames of each position; None if two frames have the same number.
+
+    `step`: from one number to the next; 0: the largest that all have.
+    """
     instances = {frame.sop_instance_uid for frames in bins for frame in frames}
     part = 1 if len(instances) == 1 else 0  # of one instance, frame numbers count
     numbers = [[instance_order(frame)[part] for frame in frames] for frames in bins]
     known = sorted(number for own in numbers for number in own)
     if len(set(known)) < len(known):
         return None
-    stride = math.gcd(*(later - known[0] for later in known)) or 1
+    stride = step or math.gcd(*(later - known[0] for later in known)) or 1
     # Numbering begins at 1; it begins at 0 too rarely to matter.
     first = 1 if known[0] >= 1 and (known[0] - 1) % stride == 0 else known[0]
     return [[(number - first) // stride for number in own] for own in numbers]

@@ -272,7 +272,11 @@ def _upright(header: Dataset, *, trusted: bool) -> PlaneGrid | None:
     slices = int(found.spatial_shape[0])
     between_slices, between_rows, between_columns = map(float, found.spacing)
     geometry = Geometry.SINGLE if slices == 1 else Geometry.REGULAR
-    return PlaneGrid(geometry, found.affine[:, [2, 1, 0, 3]], (between_columns, between_rows, between_slices), slices)
+    affine = found.affine[:, [2, 1, 0, 3]]
+    if np.linalg.det(affine[:3, :3]) < 0:  # as in other volumes, slices ascend along the normal of rows and columns
+        affine[:3, 3] += (slices - 1) * affine[:3, 2]
+        affine[:3, 2] = 0.0 - affine[:3, 2]  # no zero is negative
+    return PlaneGrid(geometry, affine, (between_columns, between_rows, between_slices), slices)
 
 
 def _sheared(ds: Dataset, frames: int) -> PlaneGrid | None:

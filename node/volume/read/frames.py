@@ -136,6 +136,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
 
 @once_per_series(
     "TemporalPositionIdentifier",
+    "NumberOfTemporalPositions",
     "NominalPercentageOfCardiacPhase",
     "FrameReferenceTime",
     "AcquisitionNumber",
@@ -150,6 +151,7 @@ def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
     return {
         "temporal_position": number(ds, "TemporalPositionIdentifier"),
+        "temporal_positions": number(ds, "NumberOfTemporalPositions"),
         "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
         "frame_reference_time": number(ds, "FrameReferenceTime"),
         "acquisition_number": number(ds, "AcquisitionNumber"),

@@ -94,6 +94,7 @@ def test_a_segmentation_has_the_voxels_of_its_mask(
     expected = placed(mask, LPS_TO_RAS @ volume.affine)
     [back] = volumes(read_instance(making.into), 0)
     assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == expected
+    assert back.affine_lps[:3, 2] @ (LPS_TO_RAS @ volume.affine)[:3, 2] > 0, "its slices run as those of the volume"
     assert len(expected) == np.count_nonzero(mask)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -210,3 +212,30 @@ def test_instance_numbers_put_no_frames_into_one_time_that_other_attributes_tell
 def test_nor_do_numbers_of_times_that_lost_a_frame(lost: int) -> None:
     mixed = {len(set(time)) for time in times_or_refusal(of_two_acquisitions((4, 7), "acquisition_time", lost=lost))}
     assert mixed <= {1}
+
+
+def announced(frames: list[Frame], times: int) -> list[Frame]:
+    return [replace(one, time_key={**one.time_key, "temporal_positions": times}) for one in frames]
+
+
+@pytest.mark.parametrize(("slices", "step"), [(15, 2), (10, 3), (5, 3)])
+def test_of_numbers_with_a_step_announced_times_tell_that_frames_between_were_lost(slices: int, step: int) -> None:
+    left = in_time(6, slices, "none")[::step]
+    assert times_or_refusal(announced(left, 6)) == []
+    [grid] = arrange(announced(left, 6 // step))
+    assert grid.warnings == ()
+    [grid] = arrange(left)
+    assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
+
+
+def test_temporal_positions_are_believed_before_numbers_that_go_slice_by_slice() -> None:
+    kept = {0: (1, 2), 1: (0, 2), 2: (0, 1), 3: (1, 2), 4: (0, 1)}
+    left = [
+        replace(one, time_key={**one.time_key, "temporal_position": time + 1, "temporal_positions": 3})
+        for place, times in kept.items()
+        for time in times
+        for one in [frame(time, place, 3 * place + time + 1, "none")]
+    ]
+    with pytest.raises(ConversionRefused, match="what is left of several times") as refused:
+        arrange(left)
+    assert refused.value.reason == Reason.INCOMPLETE
