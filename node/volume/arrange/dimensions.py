@@ -17,7 +17,7 @@ from node.volume.arrange.contradictions import parts_in_time, settle
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
 from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
-from node.volume.arrange.whole_times import Bin, instance_order, lost_between_slices
+from node.volume.arrange.whole_times import Bin, instance_order, lost_between_slices, times_by_slice_numbers
 from node.volume.geometry import cluster_numbers, group_by_position
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
@@ -184,6 +184,12 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
         detail = (
             f"the slices of the volume seem to belong to two times: {lost} Instance Numbers (0020,0013) are missing "
             "between them, and their acquisition times are apart"
+        )
+        warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
+    elif not warnings and (times := times_by_slice_numbers(frames)) > 1:
+        detail = (
+            f"the slices of the volume seem to belong to {times} times: Instance Numbers (0020,0013) count them one by "
+            "one, as if others had been lost between them"
         )
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
     return tuple(warnings)

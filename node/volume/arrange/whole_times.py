@@ -246,6 +246,24 @@ def _are_all_remains(times: Sequence[Sequence[float]]) -> bool:
     )
 
 
+def times_by_slice_numbers(frames: Sequence[Frame]) -> int:
+    """Return of how many times the slices of one volume are by Instance Numbers that count one by one; 1 if of one.
+
+    If losses left each position one frame, of any time, its number tells by its remainder which slice of a time it is:
+    the remainders follow the positions, and the numbers do not. In another numbering, they do so by chance alone.
+
+    `frames`: one for each position, ascending along the normal.
+    """
+    numbers = _numbers([[frame] for frame in frames], step=1)
+    if numbers is None:
+        return 1
+    counted = [number for (number,) in numbers]
+    ranks = [number % len(frames) for number in counted]
+    if len(set(ranks)) < len(ranks) or not _is_monotonic(ranks) or _is_monotonic(counted):
+        return 1
+    return len({number // len(frames) for number in counted})
+
+
 def may_be_shifted(bins: Sequence[Bin]) -> bool:
     """Return whether numbers count the times of each slice, but have holes that differ from slice to slice.
 

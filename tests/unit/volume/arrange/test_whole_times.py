@@ -239,3 +239,14 @@ def test_temporal_positions_are_believed_before_numbers_that_go_slice_by_slice()
     with pytest.raises(ConversionRefused, match="what is left of several times") as refused:
         arrange(left)
     assert refused.value.reason == Reason.INCOMPLETE
+
+
+@pytest.mark.parametrize(("slices", "step", "is_told"), [(8, 3, True), (7, 2, True), (8, 1, False)])
+def test_a_volume_whose_numbers_count_the_slices_of_several_times_is_told(
+    slices: int, step: int, is_told: bool
+) -> None:
+    frames = in_time(step, slices, "none")[::step]
+    [grid] = arrange(frames)
+    assert len(grid.planes) == 1
+    told = [f"belong to {step} times" in warning.detail for warning in grid.warnings]
+    assert told == ([True] if is_told else [])
