@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
+MAX_SPANS = 10
+"""Runs of numbers that are named."""
+
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """Return a number with its noun; by default, the plural is the singular with an s.
@@ -18,3 +24,11 @@ def sized(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def interpolated(indexes: Sequence[int]) -> str:
+    """Return the slices, by their ascending indexes from 0, that a resampled copy has between those of its stack."""
+    runs = [[index for _, index in run] for _, run in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0])]
+    spans = [f"{run[0] + 1}-{run[-1] + 1}" if len(run) > 1 else f"{run[0] + 1}" for run in runs]
+    named = ", ".join(spans[:MAX_SPANS]) + (", ..." if len(spans) > MAX_SPANS else "")
+    return f"slice {named} is interpolated" if len(indexes) == 1 else f"slices {named} are interpolated"

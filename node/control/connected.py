@@ -79,11 +79,11 @@ class _Served:
     def catalog(self, where: str | None = None) -> list[Row]:
         series = {series_of(row): row for row in self._list("series", where=where)}
         studies = {row["study_instance_uid"]: row for row in self._list("studies")}
-        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if series_of(row) in series]
+        files = one_file_each(self._list("volumes", kind="volume"), is_read=False)
         return [
             _cataloged(row, series[series_of(row)], studies[row["study_instance_uid"]])
             for row in files
-            if row["study_instance_uid"] in studies
+            if series_of(row) in series and row["study_instance_uid"] in studies
         ]
 
     def skipped(self) -> list[Row]:

@@ -32,7 +32,7 @@ from node.selector import compile_selector
 from node.settings.convert import Convert
 from node.settings.load import load, mistakes
 from node.volume.derived import masked, montage, project, threshold
-from node.volume.model import Array, Float
+from node.volume.model import Array, Float, VolumeKind
 from node.volume.planes import PlaneName, ProjectionName
 from node.writers.contours import outlines, points_lps
 from node.writers.from_arrays import refined, write_labelled_npz, write_montage, write_rectangles, write_slices
@@ -88,11 +88,18 @@ class OpenedVolume:
     """A volume file.
 
     `row`: columns of ``v_volumes``, such as ``shape``, ``spacing_mm``, ``geometry``, ``warnings`` and ``sha256``.
+    `resampled`: the copy on an even, upright grid, which a volume with sheared or uneven slices has.
     """
 
     name: str
     row: Row
     _source: RowSource = field(repr=False)
+    resampled: OpenedVolume | None = field(default=None, repr=False)
+
+    @property
+    def geometry(self) -> str:
+        """``regular``, ``sheared``, ``irregular`` (uneven slices), ``single`` or ``none``, as in ``v_volumes``."""
+        return str(self.row["geometry"])
 
     @property
     def path(self) -> Path:
@@ -103,7 +110,10 @@ class OpenedVolume:
 
     @property
     def affine_lps(self) -> Float:
-        """(4, 4) float64, mm: from (i, j, k) of `array` to LPS+, as DICOM and ITK have it (PS3.3 C.7.6.2.1.1)."""
+        """(4, 4) float64, mm: from (i, j, k) of `array` to LPS+, as DICOM and ITK have it (PS3.3 C.7.6.2.1.1).
+
+        If `geometry` is ``irregular``, it is right for the first slice alone: take `resampled`.
+        """
         if "path" not in self.row and self.row["affine_lps"] is not None:
             return np.array(self.row["affine_lps"], dtype=np.float64)  # does not fetch the voxels
         with self._file() as path:
@@ -226,7 +236,15 @@ class OpenedSeries:
 
     def volumes(self) -> list[OpenedVolume]:
         """Return the current volumes, of each one file: NIfTI if there is one."""
-        return [OpenedVolume(name_of(row), row, self._source) for row in one_file_each(self.files())]
+        files = self.files()
+        copies = {
+            _stem(row): OpenedVolume(name_of(row), row, self._source)
+            for row in one_file_each(files, VolumeKind.RESAMPLED)
+        }
+        return [
+            OpenedVolume(name_of(row), row, self._source, copies.get(f"{_stem(row)}_resampled"))
+            for row in one_file_each(files)
+        ]
 
     @property
     def exclusions(self) -> list[Row]:
@@ -277,15 +295,28 @@ def series_of(row: Row) -> tuple[str, str]:
     return row["study_instance_uid"], row["series_instance_uid"]
 
 
-def one_file_each(rows: Iterable[Row]) -> list[Row]:
-    """Return of each volume among the rows of files the one that is read here: NIfTI if there is one."""
+def one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, is_read: bool = True) -> list[Row]:
+    """Return one file of each volume of a kind among the rows of files: NIfTI if there is one.
+
+    `is_read`: only of those that have a file that is read here.
+    """
     best: dict[tuple[Any, ...], tuple[int, Row]] = {}
     for row in rows:
-        ending = next((place for place, suffix in enumerate(SUFFIXES) if name_of(row).endswith(suffix)), None)
-        key = row.get("study_instance_uid"), row["series_instance_uid"], row["stack"], row["suffix"]
-        if row["kind"] == "volume" and ending is not None and (key not in best or ending < best[key][0]):
+        ending = next((place for place, suffix in enumerate(SUFFIXES) if name_of(row).endswith(suffix)), len(SUFFIXES))
+        if row["kind"] != kind or (is_read and ending == len(SUFFIXES)):
+            continue
+        # A folder of conversions may have one Series Instance UID in two studies, or series without one.
+        key = row.get("study_instance_uid"), row["series_instance_uid"], row["stack"], row["suffix"], _stem(row)
+        if key not in best or ending < best[key][0]:
             best[key] = ending, row
     return [best[key][1] for key in sorted(best)]
+
+
+def _stem(row: Row) -> str:
+    """Return what the files of a volume in every format begin with."""
+    path = PurePath(row["name"] if "name" in row else row["path"])
+    stem = stem_of(path.name)
+    return str(path.with_name(stem.removesuffix("_analyze") if row["format"] == "analyze" else stem))
 
 
 def _series(source: RowSource, study_instance_uid: str | None = None, where: str | None = None) -> list[OpenedSeries]:
@@ -458,7 +489,7 @@ class _Folder(_OnDisk):
         return [*found]
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        return [row for row in self.catalog() if row["series_instance_uid"] == series_instance_uid]
+        return [row for row in self._files() if row["series_instance_uid"] == series_instance_uid]
 
     def exclusions(self, series: Row) -> list[Row]:
         return self._of_series("exclusions", series["series_instance_uid"])
@@ -475,6 +506,9 @@ class _Folder(_OnDisk):
     def catalog(self, where: str | None = None) -> list[Row]:
         if where is not None:
             raise UsageError("where: selects series of a node; this is a folder of conversions, which has few facts")
+        return one_file_each(self._files(), is_read=False)
+
+    def _files(self) -> list[Row]:
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
 
     def skipped(self) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -28,6 +29,9 @@ DESCRIBED = (
     "patient_id", "patient_name", "study_date", "series_number", "series_description", "protocol_name", "modality",
 )  # fmt: skip
 """Attributes of a series in ``conversion.json``."""
+
+WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA) Storage$")
+"""Names of SOP classes of which no file is ever made; others may turn out to have no image."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""
@@ -127,8 +131,8 @@ def planned(
 
     `join`: as a conversion with `repair` does, of files that are not in a zip file.
 
-    ``series`` with the ``name``, the beginning of the ``path`` of its files, the number of ``instances`` and the
-    ``sop_class`` of each; ``not_chosen`` and ``not_dicom``.
+    ``series`` with the ``name``, the beginning of the ``path`` of its files (None: its classes have no image), the
+    number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and ``not_dicom``.
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 
@@ -140,7 +144,9 @@ def planned(
     rows = [
         {
             **_series_row(series),
-            "path": _path_of(series, series.name, layout),
+            "path": None
+            if all(WITHOUT_FILES.search(UID(uid).name) for uid in series.sop_class_uids)
+            else _path_of(series, series.name, layout),
             "sop_class": UID(series.attributes["sop_class_uid"]).name,
             "instances": series.count,
         }

@@ -6,7 +6,7 @@ Everything is in LPS+ millimetres (PS3.3 C.7.6.2.1.1); positions are centres of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,12 @@ no more. No slice is then missing."""
 
 DRIFT_TOLERANCE_PIXELS = 0.1
 """Largest shift of planes within themselves over the whole stack; above it the stack is sheared."""
+
+SHEARED_ADVICE = (
+    "; programs of ITK (3D Slicer, ITK-SNAP, ANTs) open no sheared NIfTI: give them the resampled volume, or the "
+    "formats mhd or nrrd"
+)
+"""The end of the warning about a tilted gantry; its resampled copy is not sheared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -306,12 +312,13 @@ def _classify(
     warnings = []
     if sheared and straight:
         degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
-        detail = (
-            f"the gantry is tilted by {degrees:.2f} degrees; programs of ITK (3D Slicer, ITK-SNAP, ANTs) open no "
-            "sheared NIfTI: give them the resampled volume, or the formats mhd or nrrd"
-        )
-        warnings.append(VolumeWarning(WarningKind.GANTRY_TILT, detail))
+        detail = f"the gantry is tilted by {degrees:.2f} degrees"
+        warnings.append(VolumeWarning(WarningKind.GANTRY_TILT, detail + SHEARED_ADVICE))
     uneven = spacing_warnings(along, equally_thick=equally_thick)
+    if sheared:
+        # The spacing of the volume is longer: it is that along the table.
+        across = "; distances are at right angles to the slices"
+        uneven = [replace(warning, detail=warning.detail + across) for warning in uneven]
     if not uneven and not straight:
         uneven = [
             VolumeWarning(WarningKind.IRREGULAR_SPACING, "the planes are shifted unevenly along their rows and columns")

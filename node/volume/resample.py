@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from node.volume.geometry import SPACING_TOLERANCE, Placement
+from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 
 MAX_GROWTH = 4
@@ -23,6 +23,8 @@ def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Vo
         return []
     voxels, affine_lps, step_mm = grid
     nearest = np.rint(placement.along / step_mm).astype(int)
+    shares = [_between(placement.along, index * step_mm)[1] for index in range(voxels.shape[1])]
+    between = [index for index, share in enumerate(shares) if 0 < share < 1]
     return [
         replace(
             volume,
@@ -32,6 +34,10 @@ def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Vo
             geometry=Geometry.REGULAR,
             kind=VolumeKind.RESAMPLED,
             sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
+            warnings=tuple(
+                replace(warning, detail=warning.detail.removesuffix(SHEARED_ADVICE)) for warning in volume.warnings
+            ),
+            attributes={**volume.attributes, **({"interpolated_slices": between} if between else {})},
         )
     ]
 

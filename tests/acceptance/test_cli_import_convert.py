@@ -93,16 +93,24 @@ def test_each_series_is_reported_in_one_line_and_what_was_skipped_by_name(scan: 
     assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
     assert "176 x 208 x 60" in series
     assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"
-    assert re.fullmatch(r"1 series, 1 file, 1 skipped in \d+\.\d s: .*conversion\.json", total)
+    assert re.fullmatch(r"1 series: 1 converted \(1 file\), 1 file skipped in \d+\.\d s: .*conversion\.json", total)
 
 
-def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for number, instance in enumerate(make.gap_series(6)):
-        instance.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
+@pytest.mark.parametrize("announced", [{}, {"ImagesInAcquisition": 6}])
+def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(announced: dict, tmp_path: Path) -> None:
+    make.saved(make.gap_series(6, **announced), tmp_path / "in")
     line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
     assert line.count("missing-slice") == 1
-    assert line.endswith("; its slices are uneven: use the resampled copy)")
+    told = "  (incomplete: missing-slice: 1 slice between others is missing at 2.5 mm spacing, after slice 4; "
+    assert told in line
+    assert ("5 of 6 instances" in line) == bool(announced)
+    assert line.endswith("; its slices are uneven: use the resampled copy, in which slice 5 is interpolated)")
+
+
+def test_a_warning_is_told_with_its_sentence(tmp_path: Path) -> None:
+    make.saved(make.tilted_ct_series(4), tmp_path / "in")
+    line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    assert "gantry-tilt: the gantry is tilted by 15.00 degrees; " in line
 
 
 def test_a_report_is_a_file_and_a_document_no_refusal(tmp_path: Path) -> None:
@@ -116,6 +124,47 @@ def test_a_report_is_a_file_and_a_document_no_refusal(tmp_path: Path) -> None:
     assert "_measurements.json" in printed
     assert "  no image: Comprehensive SR Storage" in printed
     assert "refused" not in printed
+    assert "3 series: 2 converted (2 files), 1 without image in " in printed
+
+
+def test_the_total_accounts_for_every_series_and_few_that_are_left_out_are_printed(tmp_path: Path) -> None:
+    lost = make.ct_series(2)
+    for instance in lost:
+        del instance.PixelData
+    one = {"study_uid": "1.2", "series_uid": "1.2.9"}
+    partial = [*make.ct_series(3, **one), *make.ct_series(4, rows=20, **one)]
+    for instance in partial[3:]:  # nothing tells them apart
+        instance.ImagePositionPatient = [0, 0, 0]
+        del instance.InstanceNumber
+    others = [instance for _ in range(7) for instance in make.mr_series(1)]
+    make.saved([*make.ct_series(2), *lost, *partial, *others], tmp_path / "in")
+    printed = run("convert", tmp_path / "in", "-o", tmp_path / "out", "--exclude", "modality == 'MR'").stdout
+    assert "10 series: 2 converted, 1 of them in part (2 files), 1 refused, 7 left out in " in printed
+    assert printed.count("it fits --exclude") == 5
+    assert "\nleft out 2 more series; --json lists all\n" in printed
+
+
+def test_a_structure_set_without_its_images_is_refused_once(tmp_path: Path) -> None:
+    images = make.ct_series(3)
+    point = make.contour([(1.0, 1.0, 0.0)], [images[0]], kind="POINT")
+    square = [(20.0, 40.0), (40.0, 40.0), (40.0, 60.0), (20.0, 60.0)]
+    region = make.contour(make.on_slice(images[0], square), [images[0]])
+    make.saved([make.structure_set(images, {"mark": [point], "Heart": [region]})], tmp_path / "in")
+    line, total = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    assert "which is not here: send it, and the masks are made" in line
+    assert total.startswith("1 series: 0 converted (0 files), 1 refused in ")
+
+
+def test_a_list_promises_no_file_of_a_class_without_image(tmp_path: Path) -> None:
+    plan, state = (make.structured_report() for _ in range(2))
+    plan.SOPClassUID, state.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5", "1.2.840.10008.5.1.4.1.1.11.1"
+    make.saved([*make.ct_series(1), plan, state], tmp_path / "in")
+    options = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--list")
+    lines = run(*options).stdout.splitlines()
+    assert len([line for line in lines if line.endswith("  no image")]) == 2
+    assert len([line for line in lines if "  -> " in line]) == 1
+    _, listed, _ = voxelnode(*options)
+    assert sorted(row["path"] is None for row in listed["series"]) == [False, True, True]
 
 
 @pytest.mark.slow
@@ -126,13 +175,14 @@ def test_several_studies_have_folders_and_several_people_are_reported(tmp_path: 
     for options in ((), ("--list",)):
         done = run("convert", tmp_path / "in", "-o", tmp_path / "out", *options)
         assert done.stderr.splitlines()[0].startswith("voxelnode: 2 people: P1, P2")
+        assert "If you expected one, check IN." in " ".join(done.stderr.split())
         assert "\x1b" not in done.stderr
         assert "Doe_Jane_20261120_CT/001_CT" in done.stdout
     made = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz")]
     assert sorted(made) == ["Doe_Jane_20261120_CT/001_CT.nii.gz", "Roe_Ann_20261120_CT/001_CT.nii.gz"]
 
     done = run("convert", tmp_path / "in", "-o", tmp_path / "nobody", "--anonymous")
-    assert done.stderr.splitlines() == ["voxelnode: 2 people"]
+    assert done.stderr.splitlines() == ["voxelnode: 2 people. If you expected one, check IN."]
     names = [str(path) for path in (tmp_path / "nobody").rglob("*")]
     text = "".join([done.stdout, *names, (tmp_path / "nobody" / "conversion.json").read_text(encoding="utf-8")])
     assert not [word for word in ("Doe", "Roe", "P1", "P2", "20261120") if word in text]

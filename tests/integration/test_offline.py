@@ -216,6 +216,26 @@ def test_of_uneven_slices_the_sidecar_names_the_file_that_has_them_in_their_plac
     assert f"{stems['resampled']} has each of them in its place" in note["nifti"]
 
 
+def test_the_sidecar_of_a_resampled_copy_tells_which_slices_are_interpolated(tmp_path: Path) -> None:
+    series = make.tilted_ct_series(9)
+    del series[5:7]
+    listing = convert_folder([saved(series, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    told = {}
+    for row in listing["volumes"]:
+        path = tmp_path / "out" / row["path"]
+        told[row["kind"]] = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert told["resampled"]["interpolated_slices"] == [5, 6]
+    assert "interpolated_slices" not in told["volume"]
+    details = {kind: {one["name"]: one["detail"] for one in sidecar["warnings"]} for kind, sidecar in told.items()}
+    assert details["volume"]["gantry-tilt"].startswith("the gantry is tilted by 15.00 degrees; programs of ITK")
+    assert details["resampled"]["gantry-tilt"] == "the gantry is tilted by 15.00 degrees"
+    [gap] = {each["missing-slice"] for each in details.values()}
+    assert gap == (
+        "2 slices between others are missing at 2.5 mm spacing, after slice 5; "
+        "distances are at right angles to the slices"
+    )
+
+
 def test_what_is_wrong_with_a_damaged_file_is_reported_without_its_values(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, PatientName="Doe^Jane")
     path = saved([ds], tmp_path / "in") / "0.dcm"

@@ -21,6 +21,7 @@ import node
 from node import extras
 from node.cli import close_converters
 from node.cli.application import main
+from node.conversion.offline import convert_folder
 from node.errors import UsageError
 from node.index.engine.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
@@ -30,7 +31,7 @@ from node.writers.pictures import GAP_PIXELS
 from node.writers.reading import read_voxels
 from node.writers.writing import write_voxels
 from tests import make
-from tests.converting import convert_series, convert_with_all
+from tests.converting import convert_series, convert_with_all, here
 from tests.integration.conftest import Root
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,39 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     volume.path.write_bytes(volume.path.read_bytes()[:500])
     with pytest.raises(ValueError, match="cannot be read as a volume"):
         volume.array()
+
+
+def test_a_volume_of_uneven_slices_gives_its_resampled_copy(root: Root) -> None:
+    root.take_all(make.gap_series(6))
+    claimed = root.claim()
+    options = WriteOptions(formats=("mhd", "nifti"), thumbnails=True)
+    assert convert_series(claimed, root.archive, root.index, options, convert_with_all, root.clock)
+    place = root.index.place
+    opened = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url})
+    [volume] = opened.series()[0].volumes()
+    assert (volume.geometry, volume.array().shape[2]) == ("irregular", 5)
+    assert volume.resampled is not None
+    assert (volume.resampled.geometry, volume.resampled.array().shape[2]) == ("regular", 6)
+    assert volume.resampled.sidecar["interpolated_slices"] == [4]
+    assert [row["path"] for row in opened.catalog()] == [str(volume.path)]
+
+
+@pytest.mark.sqlite("a folder has no index")
+def test_a_folder_of_conversions_has_a_row_in_the_catalog_for_each_volume(tmp_path: Path) -> None:
+    nameless = make.ct_series(2)
+    for ds in nameless:
+        del ds.SeriesInstanceUID
+    again = [make.ct_series(2, series_uid="1.2.3") for _ in range(2)]
+    make.saved([*make.gap_series(6), *make.ct_series(3), *nameless, *again[0], *again[1]], tmp_path / "in")
+    options = WriteOptions(formats=("mhd", "nifti", "analyze"), thumbnails=True)
+    convert_folder([tmp_path / "in"], tmp_path / "out", options, here)
+    opened = node.open(tmp_path / "out")
+    assert [(row["kind"], row["format"]) for row in opened.catalog()] == [("volume", "nifti")] * 6
+    [uneven] = [volume for series in opened.series() for volume in series.volumes() if volume.geometry == "irregular"]
+    assert uneven.resampled is not None
+    assert uneven.resampled.path == uneven.path.with_name(uneven.path.name.replace(".nii.gz", "_resampled.nii.gz"))
+    convert_folder([tmp_path / "in"], tmp_path / "npz", WriteOptions(formats=("npz",)), here)
+    assert [row["format"] for row in node.open(tmp_path / "npz").catalog()] == ["npz"] * 6
 
 
 @pytest.mark.sqlite("the answer names the file")

@@ -107,9 +107,11 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
         with process.stdout as output:
             assert str(files[0].parent) in output.readline()
             address = output.readline().split()[1]
-            lines = [next(output).strip() for _ in range(3)]
+            lines = [next(output).strip() for _ in range(4)]
             assert lines[:2] == ["instances  6", "no DICOM   1"]
-            assert "Ctrl-C" in lines[2]
+            assert lines[2].startswith("no DICOM: ")
+            assert "notes.txt: not a DICOM file" in lines[2]
+            assert "Ctrl-C" in lines[3]
             assert [path.name[:15] for path in temporary.iterdir()] == ["voxelnode-open-"]
             until(lambda: httpx2.get(f"{address}studies/1.2.3/volumes.zip").status_code == 200, 60)
             assert "Administration" not in httpx2.get(address).text, "nobody signs in here"

@@ -480,6 +480,14 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
     page.goto("/studies/1.2.65/series/1.2.65.2")
     expect(page.get_by_text("Seems to be missing: slices 10 mm from the first; Instance Number 5")).to_be_visible()
+    sentence = "1 slice between others is missing at 2.5 mm spacing, after slice 4"
+    for place in (page.locator("#state"), page.locator("tr", has_text="volume.nii.gz")):
+        expect(place.locator(".chip", has_text=re.compile("missing.slice"))).to_have_attribute("title", sentence)
+    expect(page.locator(".chip", has_text="slice 5 is interpolated")).to_have_count(2)
+    expect(page.locator("figcaption", has_text="uneven slices").first).to_be_visible()
+    copy = page.locator("#volume option", has_text="resampled").first
+    page.locator("#volume").select_option(copy.get_attribute("value"))
+    expect(page.locator("figcaption", has_text="uneven slices")).to_have_count(0)
     page.goto("/studies/1.2.65/series/1.2.65.3")
     notice = page.locator(".notice.bad")
     expect(notice).to_contain_text("bad-geometry")

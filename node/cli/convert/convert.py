@@ -8,7 +8,9 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from json import loads
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,20 +18,23 @@ import typer
 from node.cli.options import Configured, Given, Json
 from node.cli.output import WIDTH, Answer, each_shown, named_files, print_within, printable
 from node.completeness import OF_THESE_INSTANCES
-from node.counted import counted
+from node.counted import counted, interpolated
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from node.conversion.chosen import Chosen
     from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
     from node.settings.convert import Convert
 
-MAX_PEOPLE = 10
+MAX_PEOPLE = 3
 """Patient IDs that are printed, if there are several people."""
+
+MAX_LEFT_OUT = 5
+"""Series that are printed although they are not converted."""
 
 MAX_FILES = 3
 """Files that a line names."""
@@ -161,12 +166,12 @@ def convert(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
     converters().objects = objects
-    done: list[None] = []
+    done: list[str] = []
 
     def on_series(listing: dict[str, Any]) -> None:
-        done.append(None)
+        done.append(_outcome(listing))
         if not json:
-            _print_series(listing)
+            _print_series(listing, out)
 
     try:
         listing = convert_folder(
@@ -186,7 +191,7 @@ def convert(
         raise
     took = time.monotonic() - began
     failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])
-    return Answer(listing, lambda: _print_rest(listing, out, took), failed)
+    return Answer(listing, lambda: _print_rest(listing, done, out, took), failed)
 
 
 def _settings(
@@ -268,7 +273,7 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
     def show() -> None:
         for row in plan["series"]:
             head, name = f"{_head(row)}  {row['instances']:>5}", printable(row["sop_class"])
-            target = f"-> {printable(str(out / row['path']))}"
+            target = f"-> {printable(str(out / row['path']))}" if row["path"] else "no image"
             print_within(f"{head}  {name}  {target}", head, name, target)
         _print_problems(plan)
         if selection.told:
@@ -285,27 +290,28 @@ def _head(series: dict[str, Any]) -> str:
     return f"{number:>4}  {printable(series['modality'] or '?'):<3}"
 
 
-def _print_series(listing: dict[str, Any]) -> None:
-    """Print one series in one line: its first volume, and what else there is to know."""
+def _print_series(listing: dict[str, Any], out: Path) -> None:
+    """Print one series: its first volume and what else there is to know, and a line for each part without a volume."""
     [series] = listing["series"]
     head = _head(series)
     grids = [row for row in listing["volumes"] if row["format"] != "json"]
     volumes = [row for row in grids if row["kind"] == "volume"] or grids
-    is_resampled = any(row["kind"] == "resampled" for row in listing["volumes"])
+    copies = [row for row in grids if row["kind"] == "resampled"]
     reports = [row for row in listing["volumes"] if row["format"] == "json"]
     for row in reports:
         path = printable(row["path"])
         print_within(f"{head}  report: {path}", head, "report:", *_parts(path))
+    refused = [refusal.get("files") for refusal in listing["refusals"] if not _is_no_image(refusal)]
     for refusal in listing["refusals"]:
         if _is_no_image(refusal):
-            if not reports:
+            if not reports and refusal.get("files") not in refused:  # else its files are refused as a whole
                 _print_line(head, f"no image: {printable(refusal['detail'])}{_in_files(refusal.get('files', ()))}")
             continue
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
         said = f"refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}"
         _print_line(head, said + _in_files(refusal.get("files", ())))
     if volumes:
-        _print_volumes(head, series, volumes, is_resampled=is_resampled)
+        _print_volumes(head, series, volumes, copies, out)
     _print_exclusions(head, listing["exclusions"])
 
 
@@ -332,7 +338,9 @@ def _is_no_image(refusal: dict[str, Any]) -> bool:
     return bool(refusal["reason"] == "not-an-image")
 
 
-def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]], *, is_resampled: bool) -> None:
+def _print_volumes(
+    head: str, series: dict[str, Any], volumes: list[dict[str, Any]], copies: list[dict[str, Any]], out: Path
+) -> None:
     first = volumes[0]
     shape = " x ".join(map(str, first["shape"]))
     spacing = " x ".join(f"{length:.3g}" for length in first["spacing_mm"])
@@ -340,14 +348,16 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
     verdict = series["verdict"]
-    verdict_note = _verdict(verdict) if verdict and verdict["state"] in ("incomplete", "suspect") else ""
-    notes += sorted({warning for row in volumes for warning in row["warnings"] if f" {warning}: " not in verdict_note})
-    notes += [verdict_note] if verdict_note else []
-    if verdict and not verdict_note and verdict["reason"].endswith(OF_THESE_INSTANCES):
+    doubted = verdict if verdict and verdict["state"] in ("incomplete", "suspect") else None
+    notes += [f"{doubted['state']}: {printable(doubted['reason'])}"] if doubted else []
+    notes += _warnings(volumes, out, doubted["reason"] if doubted else "")
+    if verdict and not doubted and verdict["reason"].endswith(OF_THESE_INSTANCES):
         notes.append(verdict["reason"].rpartition("; ")[2])
-    if is_resampled:
+    for copy in copies[:1]:
         is_uneven = first["geometry"] == "irregular"
-        notes.append("its slices are uneven: use the resampled copy" if is_uneven else "a resampled copy is beside it")
+        said = "its slices are uneven: use the resampled copy" if is_uneven else "a resampled copy is beside it"
+        between = _sidecar(out, copy).get("interpolated_slices") if copy["stack"] == first["stack"] else None
+        notes.append(f"{said}, in which {interpolated(between)}" if between else said)
     path = printable(first["path"])
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     line = f"{head}  {shape:<20}  {spacing:<24}  {path}{notes_text}"
@@ -364,10 +374,30 @@ def _parts(path: str) -> tuple[str, ...]:
     return (path,) if not folder or len(path) < WIDTH - MAX_HEAD else (folder + slash, name)
 
 
-def _verdict(verdict: dict[str, Any]) -> str:
-    if verdict["expected"]:
-        return f"{verdict['state']}: {verdict['received']} of {counted(verdict['expected'], 'instance')}"
-    return f"{verdict['state']}: {printable(verdict['reason'])}"
+def _warnings(volumes: Iterable[dict[str, Any]], out: Path, told: str) -> list[str]:
+    """Return the warnings about volumes that `told` does not have, each with its sentence if it is that of all."""
+    details: dict[str, dict[str, None]] = {}
+    for row in volumes:
+        if row["warnings"]:
+            sentences = {each["name"]: each["detail"] for each in _sidecar(out, row).get("warnings", ())}
+            for name in row["warnings"]:
+                details.setdefault(name, {})[sentences.get(name, "")] = None
+    return [
+        f"{name}: {printable(next(iter(found)))}" if len(found) == 1 and any(found) else name
+        for name, found in sorted(details.items())
+        if f"{name}: " not in told
+    ]
+
+
+def _sidecar(out: Path, volume: dict[str, Any]) -> dict[str, Any]:
+    from node.conversion.volume_files import stem_of
+
+    path = out / volume["path"]
+    try:
+        fields: dict[str, Any] = loads(path.with_name(f"{stem_of(path.name)}.json").read_bytes())
+    except (OSError, ValueError):  # another run is replacing it
+        return {}
+    return fields
 
 
 def _report_people(people: Sequence[str | None], *, anonymous: bool) -> None:
@@ -375,27 +405,46 @@ def _report_people(people: Sequence[str | None], *, anonymous: bool) -> None:
     if len(people) > 1:
         named = ", ".join(printable(id or "no Patient ID") for id in people[:MAX_PEOPLE])
         more = f" and {len(people) - MAX_PEOPLE} more" if len(people) > MAX_PEOPLE else ""
-        print(f"voxelnode: {len(people)} people" + ("" if anonymous else f": {named}{more}"), file=sys.stderr)
+        who = f"{len(people)} people" + ("" if anonymous else f": {named}{more}")
+        said = f"voxelnode: {who}. If you expected one, check IN."
+        print(fill(said, WIDTH, subsequent_indent="  ", break_long_words=False), file=sys.stderr)
 
 
 def _print_problems(listing: dict[str, Any]) -> None:
     """Print the series that are not chosen, and the files that are not DICOM."""
-    for series in listing["not_chosen"]:
+    left_out = listing["not_chosen"]
+    for series in left_out[:MAX_LEFT_OUT]:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
         _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
+    if len(left_out) > MAX_LEFT_OUT:
+        print(f"left out {len(left_out) - MAX_LEFT_OUT} more series; --json lists all")
     for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
         print(line)
 
 
-def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
+def _outcome(listing: dict[str, Any]) -> str:
+    """Return what became of one series."""
+    refusals = listing["refusals"]
+    is_refused = not all(map(_is_no_image, refusals))
+    if listing["volumes"]:
+        return "in part" if is_refused else "converted"
+    return "refused" if is_refused or not refusals else "without image"
+
+
+def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float) -> None:
     _print_problems(listing)
-    counts = [f"{len(listing['series'])} series", counted(len(listing["volumes"]), "file")]
-    if refused := [refusal for refusal in listing["refusals"] if not _is_no_image(refusal)]:
-        counts.append(f"{len(refused)} refused")
+    parts = outcomes.count("in part")
+    converted = f"{outcomes.count('converted') + parts} converted" + (f", {parts} of them in part" if parts else "")
+    counts = [f"{converted} ({counted(len(listing['volumes']), 'file')})"]
+    counts += [f"{outcomes.count(word)} {word}" for word in ("without image", "refused") if word in outcomes]
     if listing["not_chosen"]:
         counts.append(f"{len(listing['not_chosen'])} left out")
     if listing["not_dicom"]:
-        counts.append(f"{len(listing['not_dicom'])} skipped")
-    nothing = "" if listing["series"] or listing["not_chosen"] else "no DICOM file was found: "
-    print(f"{nothing}{', '.join(counts)} in {seconds:.1f} s: {out / 'conversion.json'}")
+        counts.append(f"{counted(len(listing['not_dicom']), 'file')} skipped")
+    series = f"{len(listing['series']) + len(listing['not_chosen'])} series: "
+    nothing = "no DICOM file was found: "
+    print(
+        f"{series if outcomes or listing['not_chosen'] else nothing}{', '.join(counts)} in {seconds:.1f} s: "
+        f"{out / 'conversion.json'}"
+    )

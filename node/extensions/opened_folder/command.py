@@ -119,11 +119,12 @@ def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> Impo
 
 
 def _print(report: ImportReport) -> None:
-    """Print the outcome of all files in numbers, and the first that are DICOM and could not be stored."""
+    """Print the outcome of all files in numbers, and the first of each kind that could not be stored."""
     unread = [file for file in report.skipped if file.reason.startswith(UNREAD)]
+    strange = [file for file in report.skipped if not file.reason.startswith(UNREAD)]
     counts = {
         "instances": report.stored,
-        "no DICOM": len(report.skipped) - len(unread),
+        "no DICOM": len(strange),
         "unreadable": len(unread),
         "copies": report.already_there,
         "same UID, different bytes": len(report.other_bytes),
@@ -131,6 +132,6 @@ def _print(report: ImportReport) -> None:
     }
     always = ("instances", "no DICOM")
     print_fields({name: count for name, count in counts.items() if count or name in always})
-    for word, files in (("refused", report.refused), ("unreadable", unread)):
+    for word, files in (("refused", report.refused), ("unreadable", unread), ("no DICOM", strange)):
         for file in files[:NAMED_FILES]:
             print(printable(f"{word}: {file.name}: {file.reason}"))

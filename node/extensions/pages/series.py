@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Response
 
 from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
-from node.conversion.volume_files import by_path
+from node.conversion.volume_files import by_path, stem_of
 from node.extensions.pages.studies import namesake
-from node.extensions.pages.viewable import file_url, measurements_of, sidecar_of, study_series, viewable
+from node.extensions.pages.viewable import file_url, measurements_of, sidecar_of, study_series, told_of, viewable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
@@ -68,6 +68,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
         newest, summary = row["revision"], index.instances.summary(*key)
         local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
+        told = told_of(volumes, local)
         rail = study_series(index, study_instance_uid, local)
         made = [one for one in index.jobs.made(study_instance_uid) if one.source_series_instance_uid == key[1]]
         newest_jobs = {one.hook: one.job for one in made}
@@ -81,6 +82,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             series=row,
             current=[file for file in files if not file["superseded"]],
             origin={**summary, "senders": sorted({_without_port(sender) for sender in summary["senders"]})},
+            told=told,
             revisions=_revisions(files, lambda revision: files_of(call.node, index, *key, revision)),
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
@@ -111,7 +113,9 @@ def state(call: CurrentCall, key: RequestedSeries) -> Response:
         seen_study(call, index, key[0])
         row = series_row(index, *key)
         current = index.volumes.current(*key)
-    return fragment(call, "series_state.html", series=row, current=current)
+        local = by_path(call.node.archive.root, index, call.node.archive.local)
+        told = told_of(viewable(current, row, local), local)
+    return fragment(call, "series_state.html", series=row, current=current, told=told)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
@@ -152,7 +156,8 @@ def _without_port(sender: str) -> str:
 def _named(file: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of ``v_volumes`` with file name and URL added."""
     name = PurePath(file["path"]).name
-    return {**file, "name": name, "url": file_url(file, name), "warnings": listed(file["warnings"])}
+    warnings = listed(file["warnings"])
+    return {**file, "name": name, "stem": stem_of(name), "url": file_url(file, name), "warnings": warnings}
 
 
 def _revisions(files: list[dict[str, Any]], noted_files: Callable[[int], list[RevisionFile]]) -> list[dict[str, Any]]:

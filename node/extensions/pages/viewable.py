@@ -8,7 +8,9 @@ from pathlib import PurePath
 from typing import Any
 
 from node.conversion.volume_files import LocalPath, stem_of
+from node.counted import interpolated
 from node.index.database.reading import ReadIndex
+from node.web.pages.filters import listed
 from node.web.pages.rendering import series_url
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair", "nrrd", "npz", "analyze")
@@ -25,6 +27,9 @@ SIDECAR_FIELDS = ("FrameOfReferenceUID", "ImageType", "Units", "inverted", "roi"
 MAX_DOCUMENT_BYTES = 4_000_000
 SHOWN_MEASUREMENTS = 200
 """Measurements of a report on its page, and the size of a JSON file that is read for them; the file has all."""
+
+TOLD_VOLUMES = 20
+"""Volumes of a series whose sidecars are read for the sentences of their warnings."""
 
 OVERLAID_MODALITIES = frozenset(("SEG", "RTSTRUCT", "RTDOSE", "PT", "NM"))
 """Modalities whose volumes can be laid over those of another series."""
@@ -108,6 +113,22 @@ def sidecar_of(file: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:
     """Return the `SIDECAR_FIELDS` of a file of `viewable`; empty if it has no sidecar."""
     sidecar = _sidecar(file["path"], local)
     return {name: sidecar[name] for name in SIDECAR_FIELDS if name in sidecar}
+
+
+def told_of(volumes: Iterable[Mapping[str, Any]], local: LocalPath) -> dict[str, dict[str, str]]:
+    """Return, by the stem of its files, what the sidecar of each current volume tells: warnings by their names.
+
+    `volumes`: of `viewable`; of many with warnings or interpolated slices, only the first are read. A resampled copy
+    tells under ``resampled`` which slices are interpolated.
+    """
+    current = [one for one in volumes if not one["superseded"]]
+    told = {}
+    for one in [one for one in current if one["kind"] == "resampled" or listed(one["warnings"])][:TOLD_VOLUMES]:
+        sidecar = _sidecar(one["path"], local)
+        told[one["stem"]] = {warning["name"]: warning["detail"] for warning in sidecar.get("warnings", ())}
+        if between := sidecar.get("interpolated_slices"):
+            told[one["stem"]]["resampled"] = interpolated(between)
+    return told
 
 
 def measurements_of(files: Iterable[Mapping[str, Any]], local: LocalPath) -> list[dict[str, Any]]:

@@ -108,11 +108,26 @@ _SERIOUS_WARNINGS = frozenset(
 """Warnings to know before a volume is measured or registered; the others tell how it was made."""
 
 
-def warning_chips(volumes: Iterable[Mapping[str, Any]]) -> list[StatusChip]:
-    """Return the chips of the warnings about some rows of ``v_volumes``, the serious ones first."""
+def warning_chips(volumes: Iterable[Mapping[str, Any]], told: Iterable[Mapping[str, str]] = ()) -> list[StatusChip]:
+    """Return the chips of the warnings about some rows of ``v_volumes``, the serious ones first.
+
+    `told`: of some of the volumes, the sentences of their warnings by name.
+    """
+    sentences: dict[str, dict[str, None]] = {}
+    for name, sentence in (item for one in told for item in one.items()):
+        of_name = sentences.setdefault(name, {})
+        if not any(known.startswith(sentence) for known in of_name):  # as that of a resampled copy does
+            of_name[sentence] = None
     names = {name for volume in volumes for name in listed(volume["warnings"])}
     ordered = sorted(names, key=lambda name: (name not in _SERIOUS_WARNINGS, name))
-    return [StatusChip("warning" if name in _SERIOUS_WARNINGS else "plain", name.replace("-", " ")) for name in ordered]
+    return [
+        StatusChip(
+            "warning" if name in _SERIOUS_WARNINGS else "plain",
+            name.replace("-", " "),
+            "\n".join(sentences.get(name, ())),
+        )
+        for name in ordered
+    ]
 
 
 _OUTCOMES: Mapping[str, StatusChip] = {

@@ -330,7 +330,8 @@ class Pane {
     const { view: own, plane, slider } = this, words = `${this.number} of ${this.count}`;
     const title = own.volume.hasPlace ? this.name[0].toUpperCase() + this.name.slice(1) : "Image";
     const slab = own.slab === "slice" ? "" : ` · ${fields.slab.querySelector(`[value=${own.slab}]`).textContent} ${readable(Math.max(1, Math.round(own.thicknessMm / plane.sliceMm)) * plane.sliceMm)} mm`;
-    this.caption.textContent = `${title} ${words}${slab}`;
+    const uneven = own.about.geometry === "irregular" ? " · uneven slices" : "";
+    this.caption.textContent = `${title} ${words}${slab}${uneven}`;
     this.canvas.setAttribute("aria-label", `${title} plane, slice ${words}`);
     slider.hidden = this.count < 2;
     slider.max = this.count;
