@@ -239,6 +239,16 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
     ]
 
 
+def test_a_hook_may_have_one_attempt(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        worker = start(receiver, ("volume-written",), attempts=1)
+        take(root, make.ct_series(2))
+        root.convert_due()
+        worker.work()
+    [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
+    assert event["detail"] == "hook one did not take volume-written in 1 attempt: HTTP status 500"
+
+
 def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried_again(
     root: Root, start: Start
 ) -> None:

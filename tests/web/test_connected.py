@@ -184,6 +184,9 @@ def test_refusals_have_a_status_and_a_remedy(guarded: Site) -> None:
     assert ".." not in str(refused.value).removesuffix("...`")
     assert str(refused.value).count("account token") == 1
     assert node.connect(guarded.url, token=guarded.token("reader")).series() == []
+    with pytest.raises(NodeFailed, match=r'The request is not valid: .*"modality"\? Correct the request; ') as refused:
+        node.connect(guarded.url, token=guarded.token("reader")).series(where='modalit == "CT"')
+    assert "?." not in str(refused.value)
     with pytest.raises(UsageError, match="not the address"):
         node.connect("pacs:8080")
     with pytest.raises(NodeFailed, match=r"/healthz answered 404: "):
