@@ -28,11 +28,11 @@ if TYPE_CHECKING:
         write_rectangles,
         write_slices,
     )
-    from node.errors import VoxelnodeError
+    from node.errors import NodeFailed, VoxelnodeError
 
 __all__ = [
-    "Rectangle", "VoxelnodeError", "__version__", "connect", "contours", "convert", "handlers", "masked", "montage",
-    "open", "project", "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage",
+    "NodeFailed", "Rectangle", "VoxelnodeError", "__version__", "connect", "contours", "convert", "handlers", "masked",
+    "montage", "open", "project", "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage",
     "write_rectangles", "write_slices",
 ]  # fmt: skip
 
@@ -44,9 +44,10 @@ def handlers(root: str | PathLike[str], keys: dict[str, Any] | None = None, *, c
     was written (docs/pynetdicom.md).
 
     `keys`: of the configuration, such as ``{"series.quiet_seconds": 30}``, over its file and the environment.
-    `create`: make the root if there is none.
+    `create`: make the root if there is none, also in a folder of other files, which stay and are not received.
 
-    Raises UsageError: the configuration is wrong, or the folder is not a root: its disk may not be mounted.
+    Raises UsageError: the configuration is wrong, or the root is a file, or a folder that is not a root: its disk may
+    not be mounted.
     Raises RootInUse: another process has the root. Both are a `VoxelnodeError`.
     """
     from node.control.handlers import Handlers
@@ -58,7 +59,11 @@ def __getattr__(name: str) -> Any:
     """Return what programs read volumes with, loaded when it is first used (docs/python.md)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    modules = {"connect": "node.control.connected", "VoxelnodeError": "node.errors"}
+    modules = {
+        "connect": "node.control.connected",
+        "NodeFailed": "node.errors",
+        "VoxelnodeError": "node.errors",
+    }
     return getattr(import_module(modules.get(name, "node.control.opened")), name)
 
 

@@ -57,8 +57,14 @@ ALLOWED_FIELDS = frozenset(
 
 MAX_VALUE_CHARACTERS = 500
 NOT_LOGGED = "[not logged]"
-QUIET_LIBRARIES = ("pydicom", "pynetdicom", "highdicom", "PIL", "nibabel", "pylibjpeg", "py.warnings", "alembic")
-"""Libraries whose messages quote data sets or do not help an operator; `alembic` logs each migration twice."""
+QUIET_LIBRARIES = (
+    "pydicom", "pynetdicom", "highdicom", "PIL", "nibabel", "pylibjpeg", "py.warnings", "alembic", "httpx", "httpx2",
+)  # fmt: skip
+"""Libraries whose messages quote data sets or do not help an operator.
+
+`alembic` logs each migration twice, and `httpx` each request that the node makes, which a line of its own tells if it
+fails.
+"""
 
 MINUTE_SECONDS, LINES_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 1000
 """Lines of one event that an address causes in a minute and that are written; and for how many addresses these are

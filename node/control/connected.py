@@ -182,7 +182,9 @@ def _said(answer: httpx2.Response) -> str:
     try:
         answer.read()
         problem = answer.json()
-        return ". ".join(str(problem[name]).rstrip(".") for name in ("title", "detail", "remedy") if problem.get(name))
+        what = ": ".join(str(problem[name]).rstrip(".") for name in ("title", "detail") if problem.get(name))
+        remedy = str(problem.get("remedy") or "").rstrip(".")
+        return f"{what}{'' if what.endswith('?') else '.'} {remedy[:1].upper()}{remedy[1:]}" if remedy else what
     except (ValueError, AttributeError):
         return "it is not a voxelnode, or another server stands before it: give the address of its pages"
 

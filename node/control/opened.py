@@ -6,6 +6,7 @@ every `RowSource`: a root and a folder here, a node that is asked by REST in `no
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import shutil
@@ -27,7 +28,7 @@ from node.errors import UsageError
 from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import IndexUnusable, Place, place_of
-from node.index.engine.view_rows import parsed
+from node.index.engine.view_rows import moment, parsed
 from node.selector import compile_selector
 from node.settings.convert import Convert
 from node.settings.load import load, mistakes
@@ -402,16 +403,16 @@ class _Root(_OnDisk):
 
     def patients(self) -> list[Row]:
         with looking(self._place) as index:
-            return [*index.patients.all()]
+            return _told(index.patients.all())
 
     def studies(self, patient: Row | None = None) -> list[Row]:
         with looking(self._place) as index:
-            return [*(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))]
+            return _told(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))
 
     def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            rows: list[Row] = [*index.series.newest(_ALL, study=study_instance_uid)]
+            rows = _told(index.series.newest(_ALL, study=study_instance_uid))
         return rows if selected is None else [row for row in rows if series_of(row) in selected]
 
     def _selected(self, where: str) -> set[SeriesKey]:
@@ -424,16 +425,16 @@ class _Root(_OnDisk):
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
-            return [parsed(row) for row in index.volumes.current(study_instance_uid, series_instance_uid)]
+            return _told(index.volumes.current(study_instance_uid, series_instance_uid))
 
     def exclusions(self, series: Row) -> list[Row]:
         uids = series["study_instance_uid"], series["series_instance_uid"]
         with looking(self._place) as index:
-            return [*index.exclusions.of_revision(*uids, series["revision"], _ALL)]
+            return _told(index.exclusions.of_revision(*uids, series["revision"], _ALL))
 
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
-            return [*index.failures.of_study(study_instance_uid, series_instance_uid)]
+            return _told(index.failures.of_study(study_instance_uid, series_instance_uid))
 
     def sources(self, volume: Row) -> list[Row]:
         uids = volume["study_instance_uid"], volume["series_instance_uid"]
@@ -444,7 +445,7 @@ class _Root(_OnDisk):
     def catalog(self, where: str | None = None) -> list[Row]:
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
-            rows: list[Row] = [parsed(row) for row in index.volumes.catalog()]
+            rows = _told(index.volumes.catalog())
         return rows if selected is None else [row for row in rows if series_of(row) in selected]
 
     def skipped(self) -> list[Row]:
@@ -453,6 +454,20 @@ class _Root(_OnDisk):
 
 _ALL = 0x7FFFFFFF
 """More rows than there are."""
+
+_MOMENTS = "_at", "_since"
+"""Ends of the names of columns that are moments."""
+
+
+def _told(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Return rows of views with their lists as such, and moments and times of day as REST has them."""
+    return [{name: _value(name, value) for name, value in parsed({**row}).items()} for row in rows]
+
+
+def _value(name: str, value: Any) -> Any:
+    if value and name.endswith(_MOMENTS):
+        return moment(value).isoformat().replace("+00:00", "Z")
+    return dt.time.fromisoformat(value).isoformat() if value and name.endswith("_time") else value
 
 
 class _Folder(_OnDisk):

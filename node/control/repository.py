@@ -19,7 +19,7 @@ from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
 from node.conversion.volume_files import LostSources, sweep_unknown
 from node.durable import make_folder
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import OutOfResources, UsageError, VoxelnodeError
 from node.index.database.index import Index
 from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import OldIndex
@@ -73,7 +73,10 @@ class Repository:
     def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
         root = settings.storage.root.absolute()
         keep_private()
-        make_folder(root)
+        try:
+            make_folder(root)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(f"{root} cannot be a root: {error.filename} is not a folder") from error
         if others_may(root):
             log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --repair` closes it")
         if (problem := lock_problem(root)) is not None:

@@ -55,7 +55,8 @@ class ConversionEnds:
             log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
             self.record_crash(claimed, f"{type(error).__name__} while recording the conversion")
             return
-        _log(claimed).info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
+        event = "series_converted" if outcome.state == "converted" else "series_without_volume"
+        _log(claimed).info(event if recorded else "claim_lost", state=outcome.state, instances=len(claimed.instances))
 
     def record_unchanged(self, claimed: ClaimedSeries) -> None:
         """Record that the current volumes stay."""

@@ -100,6 +100,19 @@ class HookWorker(MessageLoop):
         return self._index.routes.state(self.lane).is_paused
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
+        composed = self._composed(pending)
+        if isinstance(composed, Attempt):
+            return composed
+        self._keep_pace()
+        reached("message-composed")
+        return self._attempt_wanted(pending, *composed)
+
+    def _unwanted(self, pending: PendingEvent) -> Attempt | None:
+        composed = self._composed(pending)
+        return composed if isinstance(composed, Attempt) else None
+
+    def _composed(self, pending: PendingEvent) -> Attempt | tuple[HookMessage, Sequence[ArchivedFile]]:
+        """Return the message of an event and its files, or the end of one that the hook does not want."""
         try:
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
@@ -110,11 +123,7 @@ class HookWorker(MessageLoop):
             return _dropped(pending, "the object was deleted")
         if not is_wanted:
             return _dropped(pending, "filtered out by the configuration of the hook")
-        if is_own:
-            return _dropped(pending, "the hook made it")
-        self._keep_pace()
-        reached("message-composed")
-        return self._attempt_wanted(pending, message, files)
+        return _dropped(pending, "the hook made it") if is_own else (message, files)
 
     def _attempt_wanted(self, pending: PendingEvent, message: HookMessage, files: Sequence[ArchivedFile]) -> Attempt:
         """Deliver a message, unless an earlier attempt did and its results are kept, and store its results."""

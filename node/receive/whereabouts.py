@@ -293,7 +293,7 @@ class _Asked:
         what = NEVER if monotonic() < self.deadline else "not found here in time"
         what += "; the last refusal, which may have nothing to do with it, was"
         why = row["reason"].removeprefix("rejected permanently: ")
-        remedy = f"{row['remedy']}; `voxelnode rejections` lists all"
+        remedy = f"if that is why: {row['remedy']}; `voxelnode rejections` lists all"
         return Whereabouts(
             what, remedy, _moment(row["last_at"]), f"of {_named(row['calling_ae_title'], row['peer'])}", why, REFUSALS
         )

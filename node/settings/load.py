@@ -32,7 +32,7 @@ from node.settings.files import (
     read_file,
     require_each_once,
 )
-from node.settings.model import Settings
+from node.settings.model import OF_AN_EXTENSION, Settings
 from node.settings.section import table_of
 from node.settings.storage import Storage
 
@@ -289,7 +289,9 @@ def _problem(details: ErrorDetails, location: list[str], *, is_of_environment: b
 def _unknown(details: ErrorDetails, location: list[str]) -> str:
     *above, name = location
     if above or isinstance(details["input"], Mapping):
-        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), REFERENCE)}"
+        if not above:
+            return f"unknown section{meant(name, _fields_at(above)) or OF_AN_EXTENSION}"
+        return f"unknown key{nearest(name, _fields_at(above), REFERENCE)}"
     sections = [f"[{section}]" for section in Settings.model_fields if name in _fields_at([section])]
     such = f", such as {' or '.join(sections)}" if sections else ""
     return f"a key without a section: write it below one{such}"

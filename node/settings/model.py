@@ -39,6 +39,9 @@ from node.settings.web import Web
 
 _Table = TypeVar("_Table", bound=SettingsSection)
 
+OF_AN_EXTENSION = "; if an extension adds it, install that, and restart a node that runs"
+"""The end of a message about an unknown kind or section: a node knows the extensions that its start found."""
+
 
 def _of_kind(table: KindTable) -> BeforeValidator:
     """Return the validator that parses a table [hooks.NAME] or [destinations.NAME] by the model of its kind."""
@@ -51,7 +54,7 @@ def _of_kind(table: KindTable) -> BeforeValidator:
             return models[kind].model_validate(value)
         known = ", ".join(f'"{name}"' for name in models)
         if kind is not None:
-            raise ValueError(f"kind = {kind!r} is none of {known}{meant(str(kind), models)}")
+            raise ValueError(f"kind = {kind!r} is none of {known}{meant(str(kind), models) or OF_AN_EXTENSION}")
         fitting = [name for name, model in models.items() if value.keys() <= model.model_fields.keys()]
         meant_kind = f'kind = "{fitting[0]}" fits' if len(fitting) == 1 else f"it is one of {known}"
         raise ValueError(f"kind is missing: {meant_kind}")

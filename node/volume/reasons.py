@@ -79,7 +79,8 @@ REMEDIES: Mapping[str, str] = {
     "contradictory": "Attributes contradict each other. Compare the header with the detail, and fix the sender.",
     "cut": "The image was cut on its way: send it again, and the whole one takes its place. If the same comes again, "
     "fix the sender.",
-    "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
+    "bad-geometry": "No volume has this geometry. If the images are not so by design, check the scanner or the "
+    "anonymiser.",
     "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
     "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",

@@ -84,7 +84,10 @@ FOREIGN_PAGE = _kind(
     "proxy in [web] trusted_proxies, and the name and port that browsers use in [web] allowed_hosts",
 )
 NOT_FOUND = _kind(
-    "not-found", 404, "There is no such resource", "it may have been deleted; check the list one level up"
+    "not-found",
+    404,
+    "There is no such resource",
+    "compare the address with the list one level up: it was never there, or was deleted",
 )
 METHOD_NOT_ALLOWED = _kind(
     "method-not-allowed",

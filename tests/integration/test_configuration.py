@@ -117,11 +117,13 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
             ({"routes": {"r": {"to": ["gone"]}}}, "voxelnode.toml: routes.r: to: 'gone' is neither"),
             ({"routes": {"r": {"to": ["pacs"], "deidentify": "no"}}}, "deidentify"),
             ({"hooks": {"h": {"kind": "command", "on": STORED, "command": ["/nope"]}}}, "/nope"),
+            ({"hooks": {"h": {"kind": "npzdir", "on": STORED}}}, "none of .*if an extension adds it, .* and restart"),
             ({"peers": {}, "routes": {}}, r"without \[peers\], the node accepts every sender"),
             (
                 {"destinations": {"d": {"kind": "folder", "folder": "/nope"}}, "routes": {"r": {"to": ["d"]}}},
                 r"^routes\.r needs a restart: what changed in \[destinations\], \[dicom\] takes effect at",
             ),
+            ({"npzdir": {"folder": "/nope"}}, "unknown section; if an extension adds it, install that, and restart"),
         ):
             rewritten(here.root, **{**tables, "retention": {"days": 7}, **wrong})
             with pytest.raises(UsageError, match=words):

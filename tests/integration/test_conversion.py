@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.uid import JPEG2000Lossless
+from structlog.testing import capture_logs
 
 from node.child_process.messages import ChildCancelled
 from node.child_process.serving import ChildLimits
@@ -175,6 +176,18 @@ def test_a_child_is_started_shortly_before_the_first_series_is_due(root: Root) -
     finally:
         worker.stop()
     assert children() <= before
+
+
+def test_a_report_that_has_no_volume_is_not_logged_as_converted(root: Root) -> None:
+    for series in ([make.structured_report()], make.ct_series(1)):
+        root.take_all(series)
+    worker = Worker(root.archive, root.index, Convert(), root.clock)
+    with capture_logs() as lines:
+        convert_due(root, worker)
+    worker.stop()
+    assert {(line["event"], line["state"]) for line in lines if line["event"].startswith("series_")} == {
+        ("series_converted", "converted"), ("series_without_volume", "not-an-image"),
+    }  # fmt: skip
 
 
 def convert_due(root: Root, worker: Worker) -> None:

@@ -51,6 +51,14 @@ def test_a_folder_that_is_no_root_is_refused_unless_one_is_to_be_made(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("inside", ["", "root"])
+def test_a_file_is_no_root(tmp_path: Path, inside: str) -> None:
+    (file := tmp_path / "note.txt").write_text("kept")
+    with pytest.raises(node.VoxelnodeError, match=r"cannot be a root: \S*note\.txt is not a folder"):
+        node.handlers(file / inside, create=True)
+    assert file.read_text() == "kept"
+
+
 def test_a_wrong_key_is_reported_as_it_was_given(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'^series.quiet_second: unknown key, did you mean "quiet_seconds"\?$'):
         node.handlers(tmp_path / "root", {"series.quiet_second": 30}, create=True)

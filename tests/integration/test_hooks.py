@@ -239,6 +239,16 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
     ]
 
 
+def test_a_hook_may_have_one_attempt(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        worker = start(receiver, ("volume-written",), attempts=1)
+        take(root, make.ct_series(2))
+        root.convert_due()
+        worker.work()
+    [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
+    assert event["detail"] == "hook one did not take volume-written in 1 attempt: HTTP status 500"
+
+
 def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried_again(
     root: Root, start: Start
 ) -> None:
@@ -371,6 +381,22 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
     assert reported["failures"]
     assert {row["reason"] for row in root.rows("SELECT reason FROM v_failures")} > {"not-an-image"}
     assert all(set(one) == {"stack", "reason", "detail"} for one in reported["failures"])
+
+
+def test_what_a_hook_does_not_want_does_not_queue_behind_what_failed(root: Root, start: Start) -> None:
+    scan, report = make.ct_series(2), make.structured_report()
+    report.StudyInstanceUID, report.PatientID = scan[0].StudyInstanceUID, scan[0].PatientID
+    with Receiver(refusing(500, 500)) as receiver:
+        worker = start(receiver, ("volume-written", "series-failed"))
+        take(root, scan)
+        root.convert_due()
+        worker.work()
+        take(root, [report])
+        root.convert_due()
+        worker.work()
+    assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"converted", "not-an-image"}
+    waiting = root.rows("SELECT event, state FROM v_deliveries")
+    assert [(row["event"], row["state"]) for row in waiting] == [("volume-written", "waiting")]
 
 
 def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root: Root, start: Start) -> None:

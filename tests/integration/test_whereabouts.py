@@ -248,7 +248,7 @@ def test_what_never_came_may_have_been_refused(root: Root) -> None:
         == (
             "never received here; the last refusal, which may have nothing to do with it, was "
             f"{shown} of CT7 at 10.0.0.7: calling AE title not recognised; "
-            "add the sender to [peers]; `voxelnode rejections` lists all"
+            "if that is why: add the sender to [peers]; `voxelnode rejections` lists all"
         )
     )
     with root.index.reading() as index:

@@ -102,7 +102,7 @@ def test_text_of_libraries_is_replaced_by_its_place(lines: Any) -> None:
 
 
 def test_libraries_that_quote_data_sets_are_silent(lines: Any) -> None:
-    for name in ("pynetdicom.assoc", "pydicom", "py.warnings"):
+    for name in ("pynetdicom.assoc", "pydicom", "py.warnings", "httpx2"):
         logging.getLogger(name).error("Doe^Jane")
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -459,6 +459,16 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
     resumed.ended()
 
 
+def test_a_stream_behind_an_event_that_is_not_there_is_refused(filled: Site) -> None:
+    client, newest = filled.client(), max(int(row["id"]) for row in items(filled, "history"))
+    for asked in ({"params": {"after": newest + 1}}, {"headers": {"Last-Event-ID": str(newest + 1)}}):
+        answer = client.get("/api/v1/events", **asked)
+        assert (answer.status_code, answer.json()["type"]) == (400, "/api/v1/problems/wrong-cursor")
+        assert f"the newest event is {newest}, and {newest + 1} is of another index" in answer.json()["detail"]
+    for asked in ({"params": {"after": "abc"}}, {"headers": {"Last-Event-ID": "abc"}}, {"params": {"after": -1}}):
+        assert client.get("/api/v1/events", **asked).status_code == 422
+
+
 def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import node
-from node.control.opened import Opened, OpenedVolume
+from node.control.opened import Opened, OpenedVolume, Row
 from node.errors import NodeFailed, UsageError
 from node.index.engine.backend import Place
 from tests import make
@@ -62,6 +62,24 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
         assert saved.read_bytes() == b"the volume of another series"
     with pytest.raises(FileNotFoundError, match="save"):
         _ = volume.path
+
+
+def test_a_column_has_one_value_in_the_rows_of_a_root_and_of_its_node(filled: Site) -> None:
+    there, here = rows_of(node.connect(filled.url)), rows_of(beside(filled))
+    assert there.keys() == here.keys()
+    for key, served in there.items():
+        shared = served.keys() & here[key].keys()
+        assert {name: served[name] for name in shared} == {name: here[key][name] for name in shared}
+
+
+def rows_of(opened: Opened) -> dict[object, Row]:
+    found: dict[object, Row] = {(one.patient_id, one.name): one.row for one in opened.patients()}
+    found |= {study.uid: study.row for study in opened.studies()}
+    for series in opened.series():
+        found[series.uid] = series.row
+        found |= {(series.uid, "volume", number): one.row for number, one in enumerate(series.volumes())}
+        found |= {(series.uid, "failure", number): row for number, row in enumerate(series.failures)}
+    return found | {("catalog", row["sha256"]): row for row in opened.catalog()}
 
 
 def test_a_header_comes_with_its_voxels(filled: Site, tmp_path: Path) -> None:
@@ -160,12 +178,15 @@ def test_a_volume_that_was_replaced_is_distinguished_from_one_that_is_wrong(site
 
 
 def test_refusals_have_a_status_and_a_remedy(guarded: Site) -> None:
-    with pytest.raises(NodeFailed, match="account") as refused:
+    with pytest.raises(node.NodeFailed, match="account") as refused:
         node.connect(guarded.url)
     assert refused.value.status == 401
     assert ".." not in str(refused.value).removesuffix("...`")
     assert str(refused.value).count("account token") == 1
     assert node.connect(guarded.url, token=guarded.token("reader")).series() == []
+    with pytest.raises(NodeFailed, match=r'The request is not valid: .*"modality"\? Correct the request; ') as refused:
+        node.connect(guarded.url, token=guarded.token("reader")).series(where='modalit == "CT"')
+    assert "?." not in str(refused.value)
     with pytest.raises(UsageError, match="not the address"):
         node.connect("pacs:8080")
     with pytest.raises(NodeFailed, match=r"/healthz answered 404: "):

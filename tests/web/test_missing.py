@@ -80,7 +80,7 @@ def test_a_sender_that_was_refused_is_named_where_nothing_is_known(site: Site) -
     site.store.index.rejections.record([CountedRefusal(one, 1, now, now)])
     problem = site.client().get("/api/v1/studies/1.2.3").json()
     assert problem["detail"].endswith(" of CT7 at 10.0.0.7: calling AE title not recognised")
-    assert problem["remedy"] == f"{remedy}; `voxelnode rejections` lists all"
+    assert problem["remedy"] == f"if that is why: {remedy}; `voxelnode rejections` lists all"
 
 
 def test_each_role_learns_what_its_pages_show_and_a_member_nothing(guarded: Site) -> None:

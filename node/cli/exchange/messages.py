@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
-from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
+from node.cli.output import Answer, Columns, Listing, listing, minute, optional, print_finding, series_name
 from node.counted import counted
 from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
 
@@ -39,17 +39,6 @@ BY_HAND = "by hand"
 REPLAY_SECONDS = 1.0
 """Interval at which a replay looks for room among the waiting messages."""
 
-HOOKS: Columns = {
-    "hook": "hook", "events": lambda row: ", ".join(row["on"]), "channel": "by",
-    "state": lambda row: "paused" if row.get("paused") else "",
-    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
-    "given up": optional("given_up"), "instances behind": optional("instances_behind"),
-}  # fmt: skip
-DELIVERIES: Columns = {
-    "happened": "happened_at", "hook": "hook", "event": "event", "series": series_name, "state": "state",
-    "attempts": "attempts", "next attempt": "due_at", "id": "message_id",
-    "reason": lambda row: row["reason"] and with_last_line(row["reason"], row["output"]),
-}  # fmt: skip
 DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
     "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
@@ -74,7 +63,24 @@ def list_hooks(root: Root) -> Listing:
     with root.looking() as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
-    return listing(counted(len(rows), "hook"), HOOKS, rows)
+
+    def show() -> None:
+        print(counted(len(rows), "hook"))
+        width = max((len(row["hook"]) for row in rows), default=0)
+        for row in rows:
+            print_finding(row["hook"].ljust(width), f"{row['by']}: {', '.join(row['on'])}", _progress(row))
+
+    return Listing(rows, show, rows=rows)
+
+
+def _progress(row: Mapping[str, Any]) -> str:
+    if "paused" not in row:
+        return "not started yet"
+    last = f", the last {minute(row['delivered_at'])}" if row["delivered_at"] else ""
+    behind = f"{counted(row['instances_behind'], 'instance')} behind" if row["instances_behind"] else ""
+    paused = "paused" if row["paused"] else ""
+    counts = f"{row['delivered']} delivered{last}; {row['waiting']} waiting; {row['given_up']} given up"
+    return "; ".join(filter(None, (counts, behind, paused)))
 
 
 @hooks.command()
@@ -96,7 +102,18 @@ def deliveries(
         rows = index.hooks.deliveries(last, hook=hook, state=state)
     if hook is not None and not rows:
         configured(root, hook)  # a misspelt name has no messages, either
-    return listing(f"last {counted(len(rows), 'message')}", DELIVERIES, rows)
+
+    def show() -> None:
+        print(f"last {counted(len(rows), 'message')}")
+        for row in rows:
+            tries = counted(row["attempts"], "attempt") + (
+                f", the next {minute(row['due_at'])}" if row["due_at"] else ""
+            )
+            reason = row["reason"] and with_last_line(row["reason"], row["output"])
+            texts = (f"{row['event']} to {row['hook']}: {row['state']}", series_name(row), tries, reason or "")
+            print_finding(minute(row["happened_at"]), *texts, f"id {row['message_id']}")
+
+    return Listing(rows, show, rows=rows)
 
 
 @hooks.command("test")

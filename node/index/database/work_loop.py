@@ -286,7 +286,7 @@ class MessageLoop(WorkLoop):
         """Attempt one message, or queue it behind an earlier message of its study."""
         study = pending.study_instance_uid
         if is_new and (study in outcomes.failed or study in outcomes.held):
-            attempt = Attempt(pending, Postponed(self._now()), 0)
+            attempt = self._unwanted(pending) or Attempt(pending, Postponed(self._now()), 0)
         else:
             attempt = self._attempt(pending)
         if attempt.outcome is None:
@@ -297,6 +297,10 @@ class MessageLoop(WorkLoop):
             outcomes.taken.append(pending)
         if monotonic() >= outcomes.record_at:
             self._record_outcomes(outcomes)
+
+    def _unwanted(self, pending: PendingEvent) -> Attempt | None:
+        """Return the end of a message that the subscriber does not want, or None: it need not queue to be dropped."""
+        return None
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
         """Return whether the outcome of the first attempt of a message needs no row."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 
+from node.counted import counted
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow
 from node.index.models.work import WorkRow
@@ -102,7 +103,7 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
             series_instance_uid=pending.series_instance_uid,
             sop_instance_uid=pending.sop_instance_uid,
             revision=pending.revision,
-            detail=f"{_described(lane)} did not take {pending.event} in {attempt.attempts} attempts: "
+            detail=f"{_described(lane)} did not take {pending.event} in {counted(attempt.attempts, 'attempt')}: "
             f"{attempt.decision.reason}",
         )
 

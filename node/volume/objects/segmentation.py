@@ -237,7 +237,8 @@ def grid_of(ds: Dataset, frames: int) -> PlaneGrid:
         raise ConversionRefused(Reason.CONTRADICTORY, detail) from error
     grid = grid or _sheared(ds, frames)
     if grid is None:
-        raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation must be evenly spaced")
+        detail = "the planes of the segmentation are unevenly spaced, as those of its images may be: no volume has them"
+        raise ConversionRefused(Reason.BAD_GEOMETRY, detail)
     return grid
 
 

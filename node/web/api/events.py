@@ -21,10 +21,11 @@ from node.metrics import Metrics
 from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.api import models
 from node.web.api.models import MAX_ID
-from node.web.api.routing import api_router
-from node.web.errors import NoPlace
+from node.web.api.routing import api_router, problems
+from node.web.errors import NoPlace, WrongCursor
 from node.web.principal import address_of
-from node.web.services import Services
+from node.web.problem_types import WRONG_CURSOR
+from node.web.services import Node, Services
 
 POLL_SECONDS = 0.5
 """Interval at which a stream looks for news."""
@@ -80,19 +81,39 @@ async def _room(call: CurrentCall) -> AsyncIterator[None]:
         budget.remove(claim)
 
 
-@router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
-@background_request
-async def stream_events(
-    call: CurrentCall,
+def _last_event(
+    node: Node,
     after: EventId = None,
     last_event_id: Annotated[
-        str | None, Header(max_length=20, description="`id` of the last event; it precedes `after`")
+        int | None, Header(ge=0, le=MAX_ID, description="`id` of the last event; it precedes `after`")
     ] = None,
+) -> int:
+    """Return the id of the last event that the client has received; by default, that of the newest event.
+
+    Raises WrongCursor: no event has this id yet. Nothing would be sent until one has.
+    """
+    last = after if last_event_id is None else last_event_id
+    with node.index.reading(wait=False, following=last is None) as index:
+        newest = index.events.newest()
+    if last is not None and last > newest:
+        raise WrongCursor(f"the newest event is {newest}, and {last} is of another index: /history has what was missed")
+    return newest if last is None else last
+
+
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(_room)],
+    responses=problems(WRONG_CURSOR),
+)
+@background_request
+async def stream_events(
+    call: CurrentCall, last: Annotated[int, Depends(_last_event)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events as they happen, with the fields of `/history`; without `after`, only new ones."""
     await run_in_threadpool(call.audit.queried, "events as they happen")
     yield ServerSentEvent(comment="stream starts", retry=2000)
-    began, last = monotonic(), await run_in_threadpool(_begin, call.node, after, last_event_id)
+    began = monotonic()
     while not call.request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
         rows = await run_in_threadpool(_since, call.node, last)
         if not await run_in_threadpool(call.is_still_allowed):  # after the rows were read: nothing follows a removal
@@ -102,16 +123,6 @@ async def stream_events(
             last = row["id"]
         if len(rows) < MAX_EVENTS_PER_READ:
             await asyncio.sleep(POLL_SECONDS)
-
-
-def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
-    """Return the id of the last event that the client has received; by default, that of the newest event."""
-    if last_event_id is not None and last_event_id.isdecimal():
-        return min(int(last_event_id), MAX_ID)
-    if after is not None:
-        return after
-    with node.index.reading(wait=False, following=True) as index:
-        return index.events.newest()
 
 
 def _since(node: Services, last: int) -> list[dict[str, Any]]:

@@ -231,6 +231,21 @@ def _columns(line: str, what: int | str) -> Any:
     return line[ends.index(what) :]
 
 
+def test_hooks_and_their_messages_are_within_80_columns(run, tmp_path: Path) -> None:
+    make.saved(make.ct_series(1, SeriesDescription="T1 " + "y" * 50), tmp_path / "some")
+    run("import", "some", "--root", "here")
+    make_failures_and_deliveries(tmp_path / "here")
+    every = '"instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"'
+    config = tmp_path / "site.toml"
+    config.write_text(f'[hooks.pipeline]\nkind = "command"\ncommand = ["true"]\non = [{every}]\n')
+    listed = run("hooks", "list", "--root", "here", "--config", str(config))[1]
+    sent = run("hooks", "deliveries", "--root", "here")[1]
+    assert "not started yet" in listed
+    assert "series-converted to a-hook-with-a-long-name: given-up" in sent
+    assert all(part in sent for part in ("12 attempts", "answered 500 Internal Server Error", "id m-1"))
+    assert max(map(len, (listed + sent).splitlines())) <= 80
+
+
 def make_failures_and_deliveries(root: Path) -> str:
     """Give the oldest series a failure and a message to a hook; return its UID."""
     [row] = read_rows(

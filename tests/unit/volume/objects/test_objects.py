@@ -24,7 +24,7 @@ from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
-from node.volume.reasons import Reason, WarningKind
+from node.volume.reasons import REMEDIES, Reason, WarningKind
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -216,7 +216,9 @@ def test_uneven_planes_of_a_segmentation_are_refused() -> None:
     ds = segments(masks)
     place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
     place.ImagePositionPatient = [float(value) + 0.4 for value in place.ImagePositionPatient]
-    assert refusal(ds).reason == "bad-geometry"
+    refused = refusal(ds)
+    assert (refused.reason, "as those of its images may be" in refused.detail) == ("bad-geometry", True)
+    assert "if the images are not so by design" in REMEDIES[refused.reason].lower()
 
 
 # Dose
