@@ -111,12 +111,20 @@ def info(
 
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
+    from node.lifecycle.journal import journal_report
     from node.receive.whereabouts import NEVER, whereabouts
 
     until = monotonic() + SEARCH_SECONDS
     admitted = {peer.ae_title for peer in root.settings.peers.values()}
     with root.looking() as index:
-        found = whereabouts(index, root.folder, uid, seconds=SEARCH_SECONDS, admitted=admitted)
+        found = whereabouts(
+            index,
+            root.folder,
+            uid,
+            seconds=SEARCH_SECONDS,
+            admitted=admitted,
+            is_behind=lambda: journal_report(root.folder, index.applied).waiting > 0,
+        )
     if found is not None:
         return printable(f"{uid}: {found.sentence(minute)}")
     nothing = NEVER if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
