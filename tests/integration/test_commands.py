@@ -608,3 +608,17 @@ def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> No
     with locked_root(Path("here").absolute()):
         ready = json.loads(run("status", "--root", "here", "--json").out)["ready"]
     assert ready == "not yet: the node is starting, or a command works on the root"
+
+
+def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_path: Path) -> None:
+    studies = [make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")[0] for _ in range(2)]
+    make.saved(studies, tmp_path / "scans")
+    assert run("import", "scans").status == 0
+    assert run("delete", str(studies[0].StudyInstanceUID), "--yes").status == 0
+    for sought in ("ID-7", "tom"):
+        found = run("info", sought).out
+        assert f"study {studies[1].StudyInstanceUID}" in found
+        assert "in the trash: `voxelnode trash restore NUMBER`" in found
+        assert re.search(rf"(?m)^ +1  study  {studies[0].StudyInstanceUID} ", found), found
+        [row] = json.loads(run("info", sought, "--json").out)["trash"]
+        assert row["uid"] == studies[0].StudyInstanceUID

@@ -144,10 +144,10 @@ class _Describer:
             self._image(uid)
             or self._series(uid)
             or self._whole_study(uid)
-            or self._patients(patients.with_patient_id(uid))
+            or self._patients(patients.with_patient_id(uid), uid)
             or self._with_accession_number(uid)
             or self._series_ending(uid)
-            or self._patients(patients.named(uid, MAX_PATIENTS))
+            or self._patients(patients.named(uid, MAX_PATIENTS), uid)
             or self._set_aside(uid)
         )
 
@@ -243,8 +243,8 @@ class _Describer:
             )
         return states
 
-    def _patients(self, rows: list[Row]) -> Row:
-        """Return patients with their studies."""
+    def _patients(self, rows: list[Row], sought: str) -> Row:
+        """Return patients with their studies, and what is in the trash of those who are called so."""
         if not rows:
             return {}
         rows = [{"number": row["id"], **{name: value for name, value in row.items() if name != "id"}} for row in rows]
@@ -258,6 +258,7 @@ class _Describer:
             "patients": rows,
             "study_instance_uids": [row["study_instance_uid"] for row in studies],
             "studies": studies,
+            "trash": self._index.trash.naming(sought),
         }
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
