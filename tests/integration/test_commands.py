@@ -584,22 +584,23 @@ SHORT = "/data: 61.0 GB free, but 140.0 GB are required (twice [storage] reserve
 def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path("here").absolute()
     root.mkdir()
-    write_counters({}, root, {"intake": SHORT})
+    with locked_root(root):
+        write_counters({}, root, {"intake": SHORT})
 
-    def of_node_and_disk() -> list[dict[str, Any]]:
-        findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
-        return [finding for finding in findings if finding["check"] in ("node", "disk")]
+        def of_node_and_disk() -> list[dict[str, Any]]:
+            findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
+            return [finding for finding in findings if finding["check"] in ("node", "disk")]
 
-    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-    assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
-    monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
-    [disk] = of_node_and_disk()
-    assert (disk["check"], disk["state"]) == ("disk", "broken")
-    assert "associations are refused below" in disk["found"]
-    assert "restart" not in disk["remedy"]
-    write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
-    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-    assert node["remedy"] == "see the log; restart the node"
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
+        monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
+        [disk] = of_node_and_disk()
+        assert (disk["check"], disk["state"]) == ("disk", "broken")
+        assert "associations are refused below" in disk["found"]
+        assert "restart" not in disk["remedy"]
+        write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert node["remedy"] == "see the log; restart the node"
 
 
 def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:

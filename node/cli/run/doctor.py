@@ -22,7 +22,7 @@ import typer
 
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import described, offered
-from node.cli.look.status import ACKNOWLEDGED, readiness_of
+from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, moment_of, print_finding
 from node.counted import counted, sized
@@ -351,13 +351,13 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
-    from node.live import read_counters, running
+    from node.live import running
 
-    live = read_counters(settings.storage.root.absolute())
+    live = live_of(settings.storage.root.absolute())
     if live is None:
         return
     if not running(live):
-        yield Check("node", "warning", readiness_of(live, None), "see the log; if the node was killed, start it again")
+        yield Check("node", "warning", readiness_of(live, None), "see the log, and start the node again")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
             if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
@@ -377,11 +377,11 @@ def _port(settings: Settings) -> Iterator[Check]:
 
 
 def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Check]:
-    from node.live import read_counters, running
+    from node.live import running
 
     host = settings.bind_host
     where = f"{host}:{port}"
-    live = running(read_counters(settings.storage.root.absolute()))
+    live = running(live_of(settings.storage.root.absolute()))
     if live.get(key) == port and part not in live["reasons"]:
         yield Check("port", "ok", f"the running node listens at {where}")
         return
