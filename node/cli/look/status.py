@@ -68,6 +68,7 @@ def status(root: Root) -> Listing:
     from node.archive.space import free_bytes_of, fullest
     from node.index.engine.backend import FILE_NAME
     from node.index.engine.sqlite_file import held_back
+    from node.index.nouns.views import is_held
     from node.lifecycle.journal import damaged_records, journal_report
     from node.live import running
 
@@ -101,6 +102,7 @@ def status(root: Root) -> Listing:
             "missing_files": index.instances.count_missing_files(),
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
+            "held_routes": [row for row in index.routes.destinations() if is_held(row)],
             "store_checksums": index.store_checksums,
             "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
             "volume_files": index.volumes.count_current(),
@@ -222,6 +224,13 @@ def _conflicts(by_kind: Mapping[str, int]) -> str:
     return f"{number} not decided: voxelnode conflicts" if number else "none"
 
 
+def _held(rows: Sequence[Mapping[str, Any]]) -> str:
+    from node.index.nouns.views import outstanding
+
+    waiting = sum(map(outstanding, rows))
+    return f"{counted(len(rows), 'destination')} held, {waiting} waiting: voxelnode routes list"
+
+
 def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
@@ -252,6 +261,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),
+            **({"routes": _held(facts["held_routes"])} if facts["held_routes"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

@@ -262,6 +262,7 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
+    from node.index.nouns.views import is_held, outstanding
 
     try:
         if (problem := away(settings)) is not None:
@@ -269,6 +270,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()
+            held = [row for row in index.routes.destinations() if is_held(row)]
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -281,6 +283,11 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(conflicts.items()))
         remedy = "`voxelnode conflicts` lists them: accept or keep each; what was set aside is in no series meanwhile"
         yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
+    for row in held:
+        to = f"{row['route'] or 'by hand'} > {row['destination']}"
+        why = "paused" if row["paused"] else row["trouble"]
+        remedy = f"`voxelnode routes {'resume' if row['paused'] else 'retry'} {row['route']}/{row['destination']}`"
+        yield Check("routes", "warning", f"{to}: {outstanding(row)} waiting; {why}", remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:
