@@ -623,3 +623,15 @@ def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_p
         assert re.search(rf"(?m)^ +1  study  {studies[0].StudyInstanceUID} ", found), found
         [row] = json.loads(run("info", sought, "--json").out)["trash"]
         assert row["uid"] == studies[0].StudyInstanceUID
+
+
+def test_what_lists_does_so_with_and_without_the_word_list(run) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    for group in ("trash", "quarantine", "lost", "conflicts", "retention"):
+        alone, with_word = run(group), run(group, "list")
+        assert alone == with_word, group
+        for result in (run(group, "--root", "here"), run(group, "list", "--root", "here")):
+            assert result.status == 0, (group, result)
+    assert run("trash", "list", "--root", "here").out == "the trash is empty\n"
+    assert run("quarantine", "list", "--root", "here", "--json").out == "[]\n"
+    assert "No such command 'lsit'" in run("trash", "lsit").err
