@@ -272,6 +272,6 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     if facts["hosts"]:
         listing("hosts of this index", HOSTS, facts["hosts"]).show()
     if facts["senders"]:
-        listing('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
+        listing('learnt from senders, used where quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
     if failures:
         listing(f"last of {counted(facts['failures'], 'failure')}", FAILURES, failures).show()

@@ -79,7 +79,13 @@ def doctor(
     is_broken = any(row["state"] == "broken" for row in rows)
 
     def text() -> None:
-        for row in sorted(rows, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
+        decoders = [row for row in rows if row["check"] == "decoder"]
+        told = [row for row in rows if row not in decoders]
+        if decoders:
+            syntaxes = counted(len(decoders), "transfer syntax", "transfer syntaxes")
+            found = f"{syntaxes} can be decoded: `voxelnode doctor --json` lists them"
+            told.append(asdict(Check("decoders", "ok", found)))
+        for row in sorted(told, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
             print_finding(
                 f"{row['state']:<7}  {row['check']:<12}", row["found"], row["remedy"] and f"-> {row['remedy']}"
             )
