@@ -389,7 +389,8 @@ def _judged(known: Expectation, found: Findings) -> Completeness:
         return _by_list(known.performed, known.received)
     if found.times > 1:
         known = replace(known, split=False)
-    count = _count(known, found.times)
+    gaps = max((one.count or 0 for one in found.evidence if one.rule == "instance-numbers"), default=0)
+    count = _count(known, found.times, known.received + gaps)
     expected, source = count if count else (None, None)
     state: State
     rule: Rule
@@ -547,8 +548,12 @@ def _unusual(received: int, usual: Usual) -> Evidence:
     return Evidence("protocol", fact, counted(missing, "instance"), missing, doubtful=True)
 
 
-def _count(known: Expectation, times: int) -> tuple[int, str] | None:
-    """Return the count to compare with: a matching one, else the smallest that is not reached."""
+def _count(known: Expectation, times: int, least: int) -> tuple[int, str] | None:
+    """Return the count to compare with: a matching one, else the smallest that is not reached.
+
+    `least`: the instances that are here and those whose Instance Numbers are missing between theirs. They contradict a
+    smaller count that is not reached: it counts a part of the series.
+    """
     announced = known.announced
     if known.split:
         announced = tuple(count for count in announced if count[1] != IMAGES_OF_ALL_TIMES)
@@ -559,7 +564,9 @@ def _count(known: Expectation, times: int) -> tuple[int, str] | None:
         return None
     fitting = [count for count in announced if count[0] == known.received]
     above = sorted(count for count in announced if count[0] > known.received)
-    return (*fitting, *above, max(announced))[0]
+    if fitting or not above:
+        return (*fitting, max(announced))[0]
+    return next((count for count in above if count[0] >= least), None)
 
 
 def _received(known: Expectation, count: tuple[int, str] | None, against: Sequence[Evidence]) -> str:

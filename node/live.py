@@ -82,4 +82,4 @@ def is_locked(root: Path) -> bool:
 
 def running(live: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return what `read_counters` has of a node that runs; empty if none does, or it has written nothing for long."""
-    return live if live is not None and live["age_seconds"] <= MAX_AGE_SECONDS else {}
+    return live if live is not None and live["age_seconds"] <= MAX_AGE_SECONDS and not live.get("has_ended") else {}

@@ -159,7 +159,11 @@ class Intake:
 
     def _reported(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
-        return None if lack is None else f"{lack[0]}: {lack[1]}; remove files from its disk, or delete studies"
+        return (
+            None
+            if lack is None
+            else f"{lack[0]}: {lack[1]}; remove files from its disk, or run `voxelnode trash empty`"
+        )
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> tuple[Path, str] | None:
         """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""

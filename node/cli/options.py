@@ -271,6 +271,16 @@ class _Group(typer.core.TyperGroup):
         for parameter in self.params:
             _refuse_empty_path(parameter)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `NAME list` and `NAME` alone for the same, where one of them lists."""
+        listing = self.commands.get("list")
+        if listing is None:
+            args = args[1:] if self.invoke_without_command and args[:1] == ["list"] else args
+        elif not any(parameter.required for parameter in listing.params):
+            has_name = any(not argument.startswith("-") for argument in args[:1])
+            args = args if has_name or args[:1] == ["--help"] else ["list", *args]
+        return super().parse_args(ctx, args)
+
 
 def _refuse_empty_path(parameter: Any) -> None:
     """Refuse ``""`` for a path: a shell writes it for a variable without a value, and `pathlib` reads this folder."""

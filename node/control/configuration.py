@@ -32,7 +32,7 @@ from node.errors import UsageError
 from node.failpoints import reached
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
-from node.index.work.destinations import outstanding
+from node.index.nouns.views import outstanding
 from node.index.work.ledger import Lane
 from node.logs import set_level
 from node.routing.router import lanes_of

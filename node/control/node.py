@@ -394,6 +394,8 @@ class Node:
             "port": self.listener.port if self._listens else None,
             "tls_port": self.listener.tls_port if self._listens else None,
             "acknowledge": self._settings.acknowledge,
+            "reserve_bytes": self._settings.storage.reserve_bytes,
+            "low_bytes": self._settings.storage.low_bytes,
         }
         write_counters(self._repository.metrics.snapshot(), self._root, reasons, facts)
 

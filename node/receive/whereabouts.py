@@ -1,6 +1,6 @@
 """Where is it? One sentence says what became of something that was not found, and what to do.
 
-    index -> lost list -> quarantine -> trash and deletions -> ledger -> audit log -> refusals
+    index -> lost list -> quarantine -> trash and deletions -> journal -> ledger -> audit log -> refusals
 
 The first place that knows it answers. Commands, pages and REST ask this when they have found nothing, and nothing
 is read for them before. Files are read from the newest to the oldest, for as long as the caller waits.
@@ -98,15 +98,20 @@ def whereabouts(
     is_admin: bool = True,
     seconds: float = math.inf,
     admitted: Collection[str] = (),
+    is_behind: Callable[[], bool] = lambda: False,
 ) -> Whereabouts | None:
     """Return where something is, or what became of it; None if nothing is known.
 
     `sought`: a UID, a Patient ID or a name. `above`: UIDs of its series and study, as far as they are known.
     `is_admin`: whether the caller may see trash, quarantine and audit log. `seconds`: how long files are read.
     `admitted`: AE titles of peers: a refusal because one of them was not known is over.
+    `is_behind`: whether instances wait in the journal. What reads the index of a running node has waited for them.
     """
-    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds, admitted)
-    looks = asked.stored, asked.lost, asked.in_quarantine, asked.deleted, asked.remembered, asked.refused
+    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds, admitted, is_behind)
+    looks = (
+        *(asked.stored, asked.lost, asked.in_quarantine, asked.deleted),
+        *(asked.waiting, asked.remembered, asked.refused),
+    )
     for look in looks:
         with suppress(OSError):  # files that this user must not read, or that are gone
             if (found := look()) is not None:
@@ -123,6 +128,7 @@ class _Asked:
     is_admin: bool
     deadline: float
     admitted: Collection[str]
+    is_behind: Callable[[], bool]
     received: Acknowledged | None = None
 
     def stored(self) -> Whereabouts | None:
@@ -248,6 +254,18 @@ class _Asked:
             yield from (
                 line for line in lines if line is not None and any(text in one.values() for one in line["objects"])
             )
+
+    def waiting(self) -> Whereabouts | None:
+        """Return that it may be in the journal: until the index has what is there, nobody can say that it never came.
+
+        Of what the records are is not looked up: they may be a gigabyte.
+        """
+        if not self.is_behind():
+            return None
+        why = "instances wait for the index, and may be of it"
+        return Whereabouts(
+            "perhaps received", "ask again when `voxelnode journal status` says that nothing waits", why=why
+        )
 
     def remembered(self) -> Whereabouts | None:
         """Look in what is beside the index: a new index may know nothing of what was here before."""

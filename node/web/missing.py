@@ -11,6 +11,7 @@ from contextlib import suppress
 from fastapi import Request
 
 from node.errors import VoxelnodeError
+from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.web.principal import Principal
@@ -44,10 +45,8 @@ def where_it_is(request: Request) -> Whereabouts | None:
 
 def learnt(request: Request, sought: str, *above: str) -> Whereabouts | None:
     """Return where something is, or what became of it, as far as the caller of a request may know."""
-    caller: Principal | None = getattr(request.state, "account", None)
-    if caller is None or caller.scope is not None or caller.kind in ("job", "link"):
-        return None
-    if not all(covers(caller.routes, path) for path in LISTS):
+    caller = _who_may_know(request)
+    if caller is None:
         return None
     node: Services = request.app.state.services
     with suppress(VoxelnodeError, OSError), node.index.reading() as index:
@@ -57,3 +56,16 @@ def learnt(request: Request, sought: str, *above: str) -> Whereabouts | None:
             index, node.archive.root, sought, *above, is_admin=is_admin, seconds=SECONDS, admitted=admitted
         )
     return None
+
+
+def trashed(request: Request, index: ReadIndex, sought: str) -> int:
+    """Return how many deletions in the trash are of a UID, a Patient ID or a part of a name; 0 for whom it is not."""
+    caller = _who_may_know(request)
+    return len(index.trash.naming(sought)) if caller is not None and caller.role >= Role.ADMIN else 0
+
+
+def _who_may_know(request: Request) -> Principal | None:
+    caller: Principal | None = getattr(request.state, "account", None)
+    if caller is None or caller.scope is not None or caller.kind in ("job", "link"):
+        return None
+    return caller if all(covers(caller.routes, path) for path in LISTS) else None

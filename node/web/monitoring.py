@@ -28,7 +28,7 @@ from node.index.engine.sqlite_file import held_back, wal_bytes
 from node.index.models.history import SET_ASIDE
 from node.index.models.levels import SERIES_STATES
 from node.index.nouns.retention_state import retention_state
-from node.index.work.destinations import outstanding
+from node.index.nouns.views import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
 from node.settings.cluster import Role

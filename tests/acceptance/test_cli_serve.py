@@ -7,9 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from node.cli.look.status import intake_of, live_of, readiness_of
+from node.control.root import locked_root
+from node.live import write_counters
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
 
@@ -182,3 +188,38 @@ def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(served:
         done = run(*command, "--root", served.root, "--json", folder=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_of_a_node_that_was_killed_nothing_says_that_it_runs(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node:
+
+        def told(command: str) -> dict[str, Any]:
+            port = {"VOXELNODE_DICOM__PORT": str(node.port)}
+            return json.loads(run(command, "--root", node.root, "--json", environment=port).stdout)
+
+        until(lambda: told("status")["ready"] == "yes", 30, "the state is written")
+        assert told("status")["intake"] == "open"
+        assert f"the running node listens at 127.0.0.1:{node.port}" in str(told("doctor"))
+        node.kill()
+        status = told("status")
+        assert (status["ready"], status["intake"]) == (
+            "no node is running: the last one was killed",
+            "closed until a node runs",
+        )
+        assert "the running node" not in str(told("doctor"))
+
+
+def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_looked_at_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(storage=Storage(root=tmp_path))
+    with locked_root(tmp_path):
+        write_counters({}, tmp_path, {})
+        live = live_of(tmp_path)
+        assert (intake_of(settings, live), readiness_of(live, tmp_path)) == ("open", "yes")
+        assert "disk space is low" in intake_of(settings, {**live, "low_bytes": 1 << 60})
+        later = {**live, "age_seconds": 16.0}
+        assert intake_of(settings, later) == "unknown"
+        assert readiness_of(later, tmp_path).startswith("unknown: the node wrote its state 16 s ago; it hangs, or")
+    assert intake_of(settings, live_of(tmp_path)) == "closed until a node runs"

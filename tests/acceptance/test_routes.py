@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from node.association.client.send import send_files
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.peers import Pacs
-from tests.preloaded import FIRST_WAIT
+from tests.preloaded import FIRST_WAIT, run
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -49,3 +51,34 @@ def test_what_damage_kept_from_a_destination_is_sent_once_the_file_is_whole(tmp_
                 Path(row["path"]).write_bytes(content)
             until(lambda: pacs.taken, 30, "the destination has the instance")
             until(lambda: not node.rows(given_up), 30, "nothing is given up any more")
+
+
+@pytest.mark.slow
+def test_of_a_destination_that_is_down_every_command_tells_the_same_number(tmp_path: Path) -> None:
+    series, config = make.ct_series(2), tmp_path / "voxelnode.toml"
+    paths = make.saved(series, tmp_path / "scans")
+    config.write_text(
+        '[peers.SENDER]\nae_title = "SENDER"\n[peers.PACS]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
+        '[routes.archive]\nto = ["PACS"]\n'
+    )
+    settings = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_DICOM__HOST": "127.0.0.1", FIRST_WAIT: "60"}
+    held = "SELECT * FROM v_routes WHERE trouble IS NOT NULL AND coalesce(series_behind, 0) + waiting > 0"
+
+    def told(*command: str) -> str:
+        done = run(*command, "--root", tmp_path / "root", environment=settings)
+        return done.stdout + done.stderr
+
+    with Served(tmp_path / "root", **settings) as node:
+        send_files(paths, node.address, "SENDER")
+        until(lambda: node.rows(held), 30, "the destination is held")
+        node.wait_until_idle()
+        [row] = node.rows(held)
+        waiting = row["waiting"] + (row["series_behind"] or 0)
+        listed = json.loads(told("routes", "list", "--json"))
+        assert [one["destination"] for one in listed] == ["PACS"]
+        assert re.search(rf"  {waiting} +0 +0$", told("routes", "list"), re.MULTILINE), told("routes", "list")
+        assert f"1 destination held, {waiting} waiting: voxelnode routes list" in told("status")
+        assert f"archive > PACS: {waiting} waiting; " in " ".join(told("doctor").split())
+        if row["series_behind"]:
+            assert "archive > PACS: 1 series behind, without a message; since " in told("routes", "waiting")
+        assert told("routes", "retry", "archive") == f"{waiting} waiting: tried again now, or by the next start\n"

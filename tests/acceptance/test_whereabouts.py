@@ -12,6 +12,7 @@ from node.association.client.send import send_files
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
+from tests.rows import index_locked
 
 pytestmark = pytest.mark.slow
 
@@ -53,3 +54,29 @@ def test_info_says_what_became_of_a_study_that_is_not_there(tmp_path: Path) -> N
             assert f"`voxelnode {found[1]}`" in info(name)[1], name
         assert run(*found[1].split(), "--root", node.root).returncode == 0
         assert info(uid)[0] == 0
+
+
+def test_of_what_waits_for_the_index_nobody_says_that_it_never_came(tmp_path: Path) -> None:
+    series, known = make.ct_series(5), make.ct_series(1)
+    configuration = tmp_path / "voxelnode.toml"
+    configuration.write_text(PEERS)
+    paths = [tmp_path / f"{number}.dcm" for number in range(6)]
+    for ds, path in zip(series + known, paths, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    with Served(tmp_path / "root", VOXELNODE_CONFIG=str(configuration)) as node:
+        stranger = AE(ae_title="CT7")
+        stranger.add_requested_context(series[0].SOPClassUID)
+        assert stranger.associate("127.0.0.1", node.port).is_rejected
+        until(lambda: node.rows("SELECT 1 FROM v_rejections"), 30, "the refusal is in the index")
+        assert send_files(paths[5:], node.address, "CT1") == 1
+        node.wait_until_idle()
+        with index_locked(node.root):
+            assert send_files(paths[:5], node.address, "CT1") == 5
+            for uid in (series[0].StudyInstanceUID, series[0].SOPInstanceUID, series[0].PatientID + "X"):
+                done = run("info", uid, "--root", node.root)
+                assert done.returncode == 2
+                assert done.stderr == (
+                    f"voxelnode: {uid}: perhaps received: instances wait for the index, and may be of it; "
+                    "ask again when `voxelnode journal status` says that nothing waits\n"
+                )
+            assert run("info", known[0].StudyInstanceUID, "--root", node.root).returncode == 0

@@ -584,22 +584,23 @@ SHORT = "/data: 61.0 GB free, but 140.0 GB are required (twice [storage] reserve
 def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path("here").absolute()
     root.mkdir()
-    write_counters({}, root, {"intake": SHORT})
+    with locked_root(root):
+        write_counters({}, root, {"intake": SHORT})
 
-    def of_node_and_disk() -> list[dict[str, Any]]:
-        findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
-        return [finding for finding in findings if finding["check"] in ("node", "disk")]
+        def of_node_and_disk() -> list[dict[str, Any]]:
+            findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
+            return [finding for finding in findings if finding["check"] in ("node", "disk")]
 
-    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-    assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
-    monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
-    [disk] = of_node_and_disk()
-    assert (disk["check"], disk["state"]) == ("disk", "broken")
-    assert "associations are refused below" in disk["found"]
-    assert "restart" not in disk["remedy"]
-    write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
-    [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-    assert node["remedy"] == "see the log; restart the node"
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
+        monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
+        [disk] = of_node_and_disk()
+        assert (disk["check"], disk["state"]) == ("disk", "broken")
+        assert "associations are refused below" in disk["found"]
+        assert "restart" not in disk["remedy"]
+        write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert node["remedy"] == "see the log; restart the node"
 
 
 def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:
@@ -608,3 +609,29 @@ def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> No
     with locked_root(Path("here").absolute()):
         ready = json.loads(run("status", "--root", "here", "--json").out)["ready"]
     assert ready == "not yet: the node is starting, or a command works on the root"
+
+
+def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_path: Path) -> None:
+    studies = [make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")[0] for _ in range(2)]
+    make.saved(studies, tmp_path / "scans")
+    assert run("import", "scans").status == 0
+    assert run("delete", str(studies[0].StudyInstanceUID), "--yes").status == 0
+    for sought in ("ID-7", "tom"):
+        found = run("info", sought).out
+        assert f"study {studies[1].StudyInstanceUID}" in found
+        assert "in the trash: `voxelnode trash restore NUMBER`" in found
+        assert re.search(rf"(?m)^ +1  study  {studies[0].StudyInstanceUID} ", found), found
+        [row] = json.loads(run("info", sought, "--json").out)["trash"]
+        assert row["uid"] == studies[0].StudyInstanceUID
+
+
+def test_what_lists_does_so_with_and_without_the_word_list(run) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    for group in ("trash", "quarantine", "lost", "conflicts", "retention"):
+        alone, with_word = run(group), run(group, "list")
+        assert alone == with_word, group
+        for result in (run(group, "--root", "here"), run(group, "list", "--root", "here")):
+            assert result.status == 0, (group, result)
+    assert run("trash", "list", "--root", "here").out == "the trash is empty\n"
+    assert run("quarantine", "list", "--root", "here", "--json").out == "[]\n"
+    assert "No such command 'lsit'" in run("trash", "lsit").err

@@ -142,5 +142,5 @@ def test_commands_tell_of_intake_what_the_running_node_does_with_its_own_setting
     monkeypatch.setattr(node._repository.archive.intake, "_low_bytes", 1 << 60)  # as by a flag of `serve`
     node.serve_until(_OneRound())
     live = read_counters(settings.storage.root)
-    assert intake_of(settings, None) == "open"
+    assert intake_of(settings, None) == "closed until a node runs"
     assert f"no, intake: {intake_of(settings, live)}" in readiness_of(live, settings.storage.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ def verdict(
 LOST_4TH = [one for one in series(6) if one.instance_number != 4]
 IMAGES_5 = {"images_in_acquisition": 5}
 IMAGES_5_TIMES_3 = {"images_in_acquisition": 5, "number_of_temporal_positions": 3}
+FIVE_NUMBERS = Evidence("instance-numbers", "Instance Numbers 2-6 are missing", "Instance Numbers 2-6", 5)
+LOST_FIVE = [one for one in series(9, **IMAGES_5) if one.instance_number in (1, 7, 8, 9)]
+LOST_FIVE_OF_TIMES = [replace(one, number_of_temporal_positions=2) for one in LOST_FIVE]
 IMAGES_4_TIMES_3 = {"images_in_acquisition": 4, "number_of_temporal_positions": 3}
 IMAGES_12_TIMES_3 = {"images_in_acquisition": 12, "number_of_temporal_positions": 3}
 SLICES_5_TIMES_3 = {"number_of_slices": 5, "number_of_time_slices": 3}
@@ -113,6 +117,12 @@ VERDICTS: dict[str, tuple[list[InstanceCounts], list[Evidence], dict[str, Any], 
     "images of one time": (series(12, **IMAGES_4_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
     "images of all times": (series(12, **IMAGES_12_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
     "two of three times": (series(8, **IMAGES_4_TIMES_3), [], {"times": 2}, ("incomplete", "headers", 12, 4)),
+    "a count that the missing numbers contradict": (
+        LOST_FIVE, [FIVE_NUMBERS], {}, ("incomplete", "instance-numbers", None, 5),
+    ),
+    "the count of all times, where numbers contradict that of one": (
+        LOST_FIVE_OF_TIMES, [FIVE_NUMBERS], {}, ("incomplete", "headers", 10, 6),
+    ),
     "one of three times": (series(4, **IMAGES_4_TIMES_3), [], {}, ("incomplete", "headers", 12, 8)),
     "slices by time slices": (series(15, **SLICES_5_TIMES_3), [], {"times": 3}, ("complete", "headers", 15, 0)),
     "less than slices by time slices": (

@@ -69,6 +69,12 @@ def test_pages_say_it_and_show_where_it_comes_back(site: Site) -> None:
         assert "`voxelnode trash restore 1`" in shown.text, words
         assert '<a href="/problems/trash">' in shown.text
         assert "Try fewer letters" not in shown.text
+    site.take(*make.ct_series(1, PatientID="ID-7"))
+    shown = client.post("/", data={"words": "ID-7"}).text
+    assert "No study matches" not in shown
+    assert "1 deletion that fits is in the" in shown
+    assert '<a href="/problems/trash">trash</a>' in shown
+    assert "that fits" not in client.post("/", data={"words": "ct"}).text
     assert "trash restore" not in client.post("/", data={"words": "", "first_date": "1900-01-01"}).text
     assert "trash restore" not in client.post("/", data={"words": "nobody"}).text
 

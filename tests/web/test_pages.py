@@ -927,3 +927,18 @@ def test_sign_in_upload_and_identity_desk_fit_every_window(
             expect(head).to_have_text(title)
             assert not is_wider_than_window(page), (link, size)
             page.get_by_role("link", name="Cancel").click()
+
+
+@pytest.mark.slow
+def test_at_the_width_of_a_tablet_what_decides_a_problem_and_descriptions_are_there(
+    site: Site, visit: Callable[[str], Visitor]
+) -> None:
+    whole = make.ct_series(9, StudyDescription="Chest with contrast", SeriesDescription="A series of the chest, thin")
+    site.take(*whole[:2], *whole[4:7])
+    site.convert()
+    visitor = visit(site.url)
+    page = visitor.open("/problems", size={"width": 1024, "height": 768})
+    assert page.locator(".scroll").last.evaluate("one => one.scrollWidth <= one.clientWidth")
+    expect(page.get_by_text("Acknowledge…")).to_be_in_viewport(ratio=1)
+    page = visitor.open("/", size={"width": 1024, "height": 768})
+    assert page.locator("thead .c-description").evaluate("one => one.clientWidth") >= 80

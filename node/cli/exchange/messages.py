@@ -41,8 +41,7 @@ REPLAY_SECONDS = 1.0
 
 DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
-    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
-    "instances behind": optional("instances_behind"), "series behind": optional("series_behind"),
+    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": lambda row: _outstanding(row),
     "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"),
 }  # fmt: skip
 ROUTED: Columns = {
@@ -412,8 +411,25 @@ def list_routes(root: Root) -> Listing:
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
-    rows = [row for row in rows if row["route"] or row.get("delivered") or row.get("waiting") or row.get("given_up")]
+    rows = [row for row in rows if row["route"] or row.get("delivered") or _outstanding(row) or row.get("given_up")]
     return listing(counted(len(rows), "destination"), DESTINATIONS, rows)
+
+
+def _outstanding(row: Mapping[str, Any]) -> int:
+    from node.index.nouns.views import outstanding
+
+    return outstanding(row)
+
+
+def _behind(row: Mapping[str, Any]) -> int:
+    """Return how much of what waits for a destination was never tried, and so is no message."""
+    return _outstanding(row) - int(row["waiting"])
+
+
+def _owed(row: Mapping[str, Any]) -> str:
+    count, what = _behind(row), "series" if row["instances_behind"] is None else "instance"
+    more = counted(count, what, "series" if what == "series" else "instances")
+    return f"{row['route'] or BY_HAND} > {row['destination']}: {more} behind, without a message; {_state(row)}"
 
 
 def _state(row: Mapping[str, Any]) -> str:
@@ -440,9 +456,14 @@ def waiting(
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(last, state=state, **filters)
         ]
+        owed = [row for row in index.routes.destinations() if _behind(row)]
+    behind = [
+        _owed(row) for row in owed if all(wanted is None or row[key] == wanted for key, wanted in filters.items())
+    ]
     if name is not None and not rows:
         _destinations(root, name)  # a misspelt name has no messages, either
-    return listing(counted(len(rows), "message"), ROUTED, rows)
+    none = "no message was tried yet" if behind else ""
+    return listing(counted(len(rows), "message"), ROUTED, rows, none=none, below=behind)
 
 
 @routes.command("retry")
@@ -451,8 +472,13 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
 
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """
-    done = root.perform("retry-routes", destinations=_destinations(root, name))
-    return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
+    destinations = _destinations(root, name)
+    with root.looking() as index:
+        behind = sum(
+            _behind(row) for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations
+        )
+    done = root.perform("retry-routes", destinations=destinations)
+    return Answer(done, f"{done['waiting'] + behind} waiting: tried again now, or by the next start")
 
 
 @routes.command()

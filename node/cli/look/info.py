@@ -111,12 +111,20 @@ def info(
 
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
+    from node.lifecycle.journal import journal_report
     from node.receive.whereabouts import NEVER, whereabouts
 
     until = monotonic() + SEARCH_SECONDS
     admitted = {peer.ae_title for peer in root.settings.peers.values()}
     with root.looking() as index:
-        found = whereabouts(index, root.folder, uid, seconds=SEARCH_SECONDS, admitted=admitted)
+        found = whereabouts(
+            index,
+            root.folder,
+            uid,
+            seconds=SEARCH_SECONDS,
+            admitted=admitted,
+            is_behind=lambda: journal_report(root.folder, index.applied).waiting > 0,
+        )
     if found is not None:
         return printable(f"{uid}: {found.sentence(minute)}")
     nothing = NEVER if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
@@ -136,10 +144,10 @@ class _Describer:
             self._image(uid)
             or self._series(uid)
             or self._whole_study(uid)
-            or self._patients(patients.with_patient_id(uid))
+            or self._patients(patients.with_patient_id(uid), uid)
             or self._with_accession_number(uid)
             or self._series_ending(uid)
-            or self._patients(patients.named(uid, MAX_PATIENTS))
+            or self._patients(patients.named(uid, MAX_PATIENTS), uid)
             or self._set_aside(uid)
         )
 
@@ -235,8 +243,8 @@ class _Describer:
             )
         return states
 
-    def _patients(self, rows: list[Row]) -> Row:
-        """Return patients with their studies."""
+    def _patients(self, rows: list[Row], sought: str) -> Row:
+        """Return patients with their studies, and what is in the trash of those who are called so."""
         if not rows:
             return {}
         rows = [{"number": row["id"], **{name: value for name, value in row.items() if name != "id"}} for row in rows]
@@ -250,6 +258,7 @@ class _Describer:
             "patients": rows,
             "study_instance_uids": [row["study_instance_uid"] for row in studies],
             "studies": studies,
+            "trash": self._index.trash.naming(sought),
         }
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
@@ -312,6 +321,7 @@ def _told(series: Row) -> Row:
     if series["missing_instances"] and series["expected_instances"]:
         told["missing_instances"] = f"{series['missing_instances']} of {series['expected_instances']} expected"
         told["expected_instances"] = f"{series['expected_instances']}, by {series['expected_source']}"
+        del told["expected_source"]
     if series["state"] != "converted" and series["verdict"] == "complete":
         for name in ("verdict", "certainty", "verdict_rule", "verdict_reason"):
             del told[name]
@@ -323,9 +333,12 @@ def _print_states(states: Iterable[Row]) -> None:
     for row in states:
         state, why = state_of(row), row["error"]
         if row["state"] in ("refused", "failed"):
-            why = f"{row['reason']}: {row['detail']}; {row['remedy']}" if row["reason"] else why
+            detail = (row["detail"] or "").removesuffix("; send the missing instances")  # the remedy says it
+            why = f"{row['reason']}: {detail}; {row['remedy']}" if row["reason"] else why
         elif row["verdict"] in ("incomplete", "suspect"):
             why = row["verdict_reason"]
+        if row["state"] == "receiving" and row["due_at"]:
+            why = "; ".join(filter(None, (f"due {minute(row['due_at'])}", why)))
         conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
         what = ", ".join((series_name(row), counted(row["instances"], "instance"), row["series_instance_uid"]))
         print_finding(f"  {state:<11}", what, *filter(None, (why, conflict)))
@@ -336,7 +349,7 @@ def _print_waits(waits: list[Row]) -> None:
     rows = []
     for wait in waits:
         learnt = wait["learnt"] or {"quiet_seconds": None, "series": None}
-        moments = (wait["calling_ae_title"], wait["quiet_at"], wait["grace_until"])
+        moments = (wait["calling_ae_title"], minute(wait["quiet_at"]), minute(wait["grace_until"]))
         rows.append((*moments, learnt["quiet_seconds"], learnt["series"]))
     print_table("waits for its senders", columns, rows)
 
@@ -346,11 +359,11 @@ def _print(description: Row) -> None:
         if description.get(level):
             print(level)
             told = _told(description[level]) if level == "series" else description[level]
-            print_fields({f"  {name}": value for name, value in told.items()})
+            print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
     for patient in description.get("patients", ()):
         print("patient")
-        print_fields({f"  {name}": value for name, value in patient.items()})
+        print_fields({f"  {name}": value for name, value in patient.items() if value not in (None, "")})
         _print_studies(study for study in description["studies"] if study["patient"] == patient["number"])
     if description.get("waits"):
         _print_waits(description["waits"])

@@ -68,22 +68,24 @@ def status(root: Root) -> Listing:
     from node.archive.space import free_bytes_of, fullest
     from node.index.engine.backend import FILE_NAME
     from node.index.engine.sqlite_file import held_back
+    from node.index.nouns.views import is_held
     from node.lifecycle.journal import damaged_records, journal_report
-    from node.live import read_counters, running
+    from node.live import running
 
     folder = root.folder
-    live, proof = read_counters(folder), last_proof(folder)
+    live, proof = live_of(folder), last_proof(folder)
     with _readable(root.looking(), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)
+        intake, ready = intake_of(settings, live), readiness_of(live, folder)
         facts: dict[str, Any] = {
             "root": folder,
             "acknowledge": running(live).get("acknowledge", settings.acknowledge),
-            "intake": intake_of(settings, live),
+            "intake": intake,
             "port": running(live).get("port"),
             "tls_port": running(live).get("tls_port"),
-            "ready": readiness_of(live, folder),
+            "ready": f"no, intake: {intake}" if ready == "yes" and intake != "open" else ready,
             "patients": levels["patients"],
             "studies": levels["studies"],
             "series": index.series.count_by_state(),
@@ -100,6 +102,7 @@ def status(root: Root) -> Listing:
             "missing_files": index.instances.count_missing_files(),
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
+            "held_routes": [row for row in index.routes.destinations() if is_held(row)],
             "store_checksums": index.store_checksums,
             "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
             "volume_files": index.volumes.count_current(),
@@ -128,6 +131,18 @@ def _readable(
         yield index
 
 
+def live_of(root: Path) -> dict[str, Any] | None:
+    """Return what the node on a root wrote last; ``has_ended``: it holds neither the root nor its control socket."""
+    from node.live import is_locked, read_counters
+
+    live = read_counters(root)
+    if live is None or is_locked(root):
+        return live
+    from node.control.control_socket import is_served  # of a node in another container the kernel lists no lock
+
+    return {**live, "has_ended": not is_served(root)}
+
+
 def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
     """Return a description of whether the running node is ready, from what it wrote last.
 
@@ -139,15 +154,17 @@ def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
         return "not yet: the node is starting, or a command works on the root"
     if live is None:
         return "no node is running"
+    if live.get("has_ended"):
+        return "no node is running: the last one was killed"
     if not running(live):
-        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it was killed, or cannot write"
+        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it hangs, or cannot write"
     return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
 
 
 def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
     """Return a description of whether a node on this root currently accepts instances.
 
-    A running node knows (`live`); without one, the settings and the disk say what it would do.
+    A running node knows (`live`), but for what its disk lacks since it has written its state.
     """
     from node.archive.space import (
         MIN_FREE_BYTES,
@@ -164,18 +181,23 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
-    if now := running(live):
-        return "; ".join(now["reasons"][part] for part in INTAKE if part in now["reasons"]) or "open"
+    now = running(live)
+    if live is not None and not now and not live.get("has_ended"):
+        return "unknown"
+    if found := "; ".join(now["reasons"][part] for part in INTAKE if now and part in now["reasons"]):
+        return found
     folder = fullest(root)
+    storage = settings.storage
+    reserve, low = now.get("reserve_bytes", storage.reserve_bytes), now.get("low_bytes", storage.low_bytes)
     free = free_bytes_of(folder)
     inodes = fewest_inodes(root)
     if inodes is not None and inodes < MIN_FREE_INODES:
         return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
-    if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
+    if free < max(reserve, MIN_FREE_BYTES):
         return f"the disk is full except for the reserve ({room_of(folder)}): instances and associations are refused"
-    if free < (low := settings.storage.low_bytes):
+    if free < low:
         return f"disk space is low, below {sized(low)} ({room_of(folder)}): new associations are refused"
-    return "open"
+    return "open" if now else "closed until a node runs"
 
 
 def _ports(facts: Mapping[str, Any]) -> str:
@@ -200,6 +222,13 @@ def _lost(count: int, gaps: Sequence[Mapping[str, Any]]) -> str:
 def _conflicts(by_kind: Mapping[str, int]) -> str:
     number = sum(by_kind.values())
     return f"{number} not decided: voxelnode conflicts" if number else "none"
+
+
+def _held(rows: Sequence[Mapping[str, Any]]) -> str:
+    from node.index.nouns.views import outstanding
+
+    waiting = sum(map(outstanding, rows))
+    return f"{counted(len(rows), 'destination')} held, {waiting} waiting: voxelnode routes list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -232,6 +261,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),
+            **({"routes": _held(facts["held_routes"])} if facts["held_routes"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
@@ -242,6 +272,6 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     if facts["hosts"]:
         listing("hosts of this index", HOSTS, facts["hosts"]).show()
     if facts["senders"]:
-        listing('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
+        listing('learnt from senders, used where quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
     if failures:
         listing(f"last of {counted(facts['failures'], 'failure')}", FAILURES, failures).show()

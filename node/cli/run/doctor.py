@@ -22,7 +22,7 @@ import typer
 
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import described, offered
-from node.cli.look.status import ACKNOWLEDGED, readiness_of
+from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, moment_of, print_finding
 from node.counted import counted, sized
@@ -79,7 +79,13 @@ def doctor(
     is_broken = any(row["state"] == "broken" for row in rows)
 
     def text() -> None:
-        for row in sorted(rows, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
+        decoders = [row for row in rows if row["check"] == "decoder"]
+        told = [row for row in rows if row not in decoders]
+        if decoders:
+            syntaxes = counted(len(decoders), "transfer syntax", "transfer syntaxes")
+            found = f"{syntaxes} can be decoded: `voxelnode doctor --json` lists them"
+            told.append(asdict(Check("decoders", "ok", found)))
+        for row in sorted(told, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
             print_finding(
                 f"{row['state']:<7}  {row['check']:<12}", row["found"], row["remedy"] and f"-> {row['remedy']}"
             )
@@ -262,6 +268,7 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
+    from node.index.nouns.views import is_held, outstanding
 
     try:
         if (problem := away(settings)) is not None:
@@ -269,6 +276,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()
+            held = [row for row in index.routes.destinations() if is_held(row)]
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -281,6 +289,11 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(conflicts.items()))
         remedy = "`voxelnode conflicts` lists them: accept or keep each; what was set aside is in no series meanwhile"
         yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
+    for row in held:
+        to = f"{row['route'] or 'by hand'} > {row['destination']}"
+        why = "paused" if row["paused"] else row["trouble"]
+        remedy = f"`voxelnode routes {'resume' if row['paused'] else 'retry'} {row['route']}/{row['destination']}`"
+        yield Check("routes", "warning", f"{to}: {outstanding(row)} waiting; {why}", remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:
@@ -351,13 +364,13 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
-    from node.live import read_counters, running
+    from node.live import running
 
-    live = read_counters(settings.storage.root.absolute())
+    live = live_of(settings.storage.root.absolute())
     if live is None:
         return
     if not running(live):
-        yield Check("node", "warning", readiness_of(live, None), "see the log; if the node was killed, start it again")
+        yield Check("node", "warning", readiness_of(live, None), "see the log, and start the node again")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
             if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
@@ -377,11 +390,11 @@ def _port(settings: Settings) -> Iterator[Check]:
 
 
 def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Check]:
-    from node.live import read_counters, running
+    from node.live import running
 
     host = settings.bind_host
     where = f"{host}:{port}"
-    live = running(read_counters(settings.storage.root.absolute()))
+    live = running(live_of(settings.storage.root.absolute()))
     if live.get(key) == port and part not in live["reasons"]:
         yield Check("port", "ok", f"the running node listens at {where}")
         return

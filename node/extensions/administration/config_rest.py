@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Body, Path, Query, Response
 
 from node.index.database.reading import ReadIndex
-from node.index.work.destinations import outstanding
+from node.index.nouns.views import outstanding
 from node.settings.load import Configuration
 from node.web import actions
 from node.web.access import ADMINS, Call, CurrentCall

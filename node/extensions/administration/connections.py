@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
 from node.index.database.reading import ReadIndex
-from node.index.work.destinations import outstanding
+from node.index.nouns.views import outstanding
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.settings.peers import Verb

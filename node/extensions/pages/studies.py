@@ -20,7 +20,7 @@ from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
-from node.web.missing import learnt
+from node.web.missing import learnt, trashed
 from node.web.pages.filters import csv_line
 from node.web.pages.rendering import fragment, page, series_url, study_links
 from node.web.pages.selected import seen_study
@@ -173,9 +173,10 @@ def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
     matching = index.studies.matching(wanted, order, search.cursor(), limit + 1, reverse=bool(search.reverse))
     rows, more = index.studies.summaries(matching[:PAGE_STUDIES], order), len(matching) > PAGE_STUDIES
     call.audit.queried(_search_detail(search), len(rows))
-    is_sought = bool(wanted.words) and not rows and not search.after
+    is_sought = bool(wanted.words) and not search.after
     return {
-        "missing": learnt(call.request, wanted.words) if is_sought else None,
+        "missing": learnt(call.request, wanted.words) if is_sought and not rows else None,
+        "trashed": trashed(call.request, index, wanted.words) if is_sought and rows else 0,
         "studies": rows,
         "thumbnails": _thumbnails(index, rows),
         "after": search.cursor_after(rows[-1]) if more else "",

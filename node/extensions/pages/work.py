@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from node.index.work.destinations import outstanding
+from node.index.nouns.views import outstanding
 from node.index.work.ledger import WorkEnded
 from node.index.work.states import Kind as WorkKind
 from node.registry import READ_RESULTS, part_of

@@ -717,6 +717,16 @@ class TrashViews(ViewRows):
         return {row["key"] for row in self._rows('SELECT "key" FROM trash WHERE is_loser')}
 
 
+def outstanding(row: Mapping[str, Any]) -> int:
+    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
+    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
+
+
+def is_held(row: Mapping[str, Any]) -> bool:
+    """Return whether something waits for a destination, a row of ``v_routes``, that cannot be reached or is paused."""
+    return bool((row["trouble"] or row["paused"]) and outstanding(row))
+
+
 def folded(text: str) -> str:
     """Return a name as it is compared with others: its parts with single spaces between them, without case."""
     return " ".join(text.replace("^", " ").split()).casefold()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from sqlalchemy import exists, or_, select, true
 from sqlalchemy.orm import aliased
@@ -20,11 +19,6 @@ from node.index.work.routes import taken_by
 
 NEWEST_SENT = 5000
 """Images, the newest, among which a page looks for what was delivered lately."""
-
-
-def outstanding(row: Mapping[str, Any]) -> int:
-    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
-    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
 
 
 class ReadRoutes(ReadRepository, RouteViews):

@@ -279,11 +279,15 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
     dropped = [frame for frames in ordered for frame in frames[1:]]
     if len(dropped) > max(1, MAX_TAKEN_TWICE * len(bins)):
         several = sum(len(frames) > 1 for frames in bins)
-        raise ConversionRefused(
-            Reason.SAME_POSITION_TWICE,
+        fact = (
             f"{several} of {len(bins)} positions have several frames that are not copies, and no attribute says which "
-            f"frames belong together; {SEND_AGAIN}",
+            "frames belong together"
         )
+        if missing := _numbers_of_missing_frames(bins):
+            one, more = "Instance Number (0020,0013) is", "Instance Numbers (0020,0013) are"
+            numbers = f"{counted(missing, one, more)} missing between theirs"
+            raise ConversionRefused(Reason.INCOMPLETE, f"{fact}; {numbers}; send the missing instances")
+        raise ConversionRefused(Reason.SAME_POSITION_TWICE, f"{fact}; {SEND_AGAIN}")
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,
         f"{counted(len(dropped), 'frame was', 'frames were')} left out because another, no copy, has the same position",
@@ -294,6 +298,20 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
         (warning,),
     )
+
+
+def _numbers_of_missing_frames(bins: list[Bin]) -> int:
+    """Return how many Instance Numbers the stack lacks between its own; 0 if they are fewer than the missing frames.
+
+    A frame is missing where a position has fewer than others, if the stack is what a loss has left of several times.
+    """
+    numbers = {frame.instance_number for frames in bins for frame in frames}
+    known = {number for number in numbers if number is not None}
+    frames = sum(map(len, bins))
+    if len(known) < frames:
+        return 0
+    missing = max(known) - min(known) + 1 - frames
+    return missing if missing >= max(map(len, bins)) * len(bins) - frames else 0
 
 
 def _frames_of_a_whole_time(bins: list[Bin]) -> set[int]:
