@@ -57,6 +57,10 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
         planned = voxelnode(node.root, "delete", uid, "--dry-run")
         assert (planned["level"], planned["instances"], planned["deleted"]) == ("study", 4, False)
         assert len(left(node.root)) > 4
+        keeping = {"VOXELNODE_RETENTION__KEEP_WHERE": 'modality == "CT"'}
+        said = run("delete", uid, "--dry-run", "--root", node.root, environment=keeping, check=True).stdout
+        assert "keep_where binds retention alone" in said
+        assert said.endswith("nothing was deleted: --dry-run\n")
         assert "--yes" in voxelnode(node.root, "delete", uid, status=2)
         assert voxelnode(node.root, "delete", uid, "--erase", "--yes")["deleted"]
         assert left(node.root) == []
