@@ -84,6 +84,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
         node.wait_until_idle()
         assert voxelnode(node.root, "share", "add", uids[1])["id"] == 1
         assert voxelnode(node.root, "delete", uids[0], "--yes")["trash_until"] is not None
+        assert "  2024-01-02  " in run("trash", "--root", node.root, check=True).stdout
         file = tmp_path / "erased.json"
         planned = voxelnode(node.root, "delete", "--patient", "P-4711", "--erase", "--dry-run")
         assert (planned["trash"], [study["instances"] for study in planned["studies"]]) == (1, [2])

@@ -130,6 +130,7 @@ def test_what_was_acknowledged_after_the_backup_comes_back_from_the_journal_of_t
         acknowledged = journal.acknowledged()
     for path in root.glob("index.sqlite*"):
         path.unlink()
+    assert "; node ready: " in run("status", "--root", root).stderr
     done = run("restore", folder, "--root", new, "--ledger", root / name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "journal-waiting" in done.stdout
