@@ -169,6 +169,26 @@ def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: 
     assert "voxelnode lost list" in done.stdout
 
 
+def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    since = new_series(3)
+    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(2), journal)
+        assert backup(root, folder, "--no-prove")[0] == 0
+        send(node, since, journal)
+        node.kill()
+    [segment] = [path for path in root.glob("journal/*.journal") if since[1].data in path.read_bytes()]
+    content = bytearray(segment.read_bytes())
+    content[content.index(since[1].data)] ^= 1
+    segment.write_bytes(content)
+    done = run("restore", folder, "--root", new, "--ledger", root)
+    assert "of the journal cannot be read" in done.stdout
+    assert [one.sop_instance_uid in served(new) for one in since] == [True, False, True]
+    lost = run("lost", "list", "--root", new)
+    assert (lost.returncode, "everything that was acknowledged" in lost.stdout) == (1, False)
+
+
 def test_a_restore_without_the_damaged_root_does_not_say_that_all_is_here(tmp_path: Path) -> None:
     root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
     with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
