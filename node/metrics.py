@@ -40,7 +40,11 @@ class Metrics:
             "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained, cut off, given up",
             ["outcome"],
         )
-        self.rejections = counter("voxelnode_rejections", "Connections and associations refused, by rule", ["rule"])
+        self.rejections = counter(
+            "voxelnode_rejections",
+            "Refusals by rule and by what is refused: connection, association, context, instance, retrieve, commitment",
+            ["what", "rule"],
+        )
         self.refused_connections = counter(
             "voxelnode_refused_connections",
             "Associations, HL7 connections, requests and event streams that found no place, by port (dicom, hl7, web, "

@@ -45,14 +45,17 @@ class Proof:
     @property
     def text(self) -> str:
         """The outcome in words."""
-        last = f"last success {self.succeeded_at[:19]}" if self.succeeded_at else "no success yet"
+        ended = _minute(self.ended_at)
+        last = f"last success {_minute(self.succeeded_at)}" if self.succeeded_at else "no success yet"
         if self.problem:
-            return f"failed {self.ended_at[:19]}: {self.problem}; {last}"
+            return f"failed {ended}: {self.problem}; {last}"
         if self.differences:
-            return (
-                f"{self.differences} differences {self.ended_at[:19]}: `voxelnode backup --prove {self.backup}`; {last}"
-            )
-        return f"{self.ended_at[:19]}: {self.instances} instances whole, {self.volumes_again} series converted again"
+            return f"{self.differences} differences {ended}: `voxelnode backup --prove {self.backup}`; {last}"
+        return f"{ended}: {self.instances} instances whole, {self.volumes_again} series converted again"
+
+
+def _minute(moment: str) -> str:
+    return f"{dt.datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def last_proof(root: Path) -> Proof | None:

@@ -169,7 +169,6 @@ class Admission:
             self._count()
             rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
         if rejection is not None:
-            self._metrics.rejections.labels(rule=rejection.rule).inc()
             self.on_refusal(refusal_of(rejection, connection.address, requested))
         return rejection
 
@@ -268,10 +267,17 @@ class Admission:
             remedy = f"add its address to networks of [peers.{next(iter(same_title))}] if it is that peer"
             return Rejection(1, 1, 3, "peer address", remedy)
         if of_address and not any(_is(peer, plain, requested) for peer in of_address.values()):
-            shown = requested.certificate or "none"
-            remedy = f"set `certificate` of [peers.{next(iter(of_address))}] if it may show {shown}"
+            remedy = self._certificate_remedy(next(iter(of_address)), requested.certificate)
             return Rejection(1, 1, 3, "peer certificate", remedy)
         return None
+
+    def _certificate_remedy(self, name: str, shown: PeerCertificate | None) -> str:
+        """Return what helps a peer that has a certificate in [peers] and has shown another one, or none."""
+        if shown is not None:
+            return f"set `certificate` of [peers.{name}] if it may show {shown}"
+        if self._dicom.tls_port is not None:
+            return f"the sender must call the TLS port {self._dicom.tls_port}, for [peers.{name}] has a certificate"
+        return f"the sender must show the certificate of [peers.{name}]"
 
     def _no_intake(self) -> Rejection | None:
         reason = self._intake_refusal()

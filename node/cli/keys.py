@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -48,9 +49,15 @@ def in_force(done: Mapping[str, Any]) -> Answer:
     """Return what a change of the configuration has done, for people."""
     lines = [f"in force: {', '.join(done['changed'])}" if done["changed"] else "in force: no change"]
     lines += [f"needs a restart of the node: {', '.join(done['restart'])}"] if done["restart"] else []
+    for one in done.get("reset", ()):
+        lines.append(f"{one['key']} was {_written(one['was'])}, now the default: {_written(one['default'])}")
     lines += [done["senders"]] if done.get("senders") else []
     lines += [f"{counted(done['dropped'], 'message')} that waited: dropped"] if done.get("dropped") else []
     return Answer(dict(done), "\n".join(lines))
+
+
+def _written(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def table_of(keys: Sequence[str]) -> dict[str, Any]:

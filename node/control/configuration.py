@@ -153,7 +153,8 @@ class ConfigurationChanges:
 
         self._audit.change(order, write)
         reached("change-committed")
-        return {**self._put(new, changed), "dropped": dropped}
+        reset = list(_reset(before, new.settings, table)) if keys is not None else []
+        return {**self._put(new, changed), "dropped": dropped, "reset": reset}
 
     def _require_right(self, new: Configuration) -> Settings:
         """Return what is in force with a new configuration. Raises UsageError for everything that is wrong with it.
@@ -224,6 +225,22 @@ def _differing(before: Settings, after: Settings) -> Iterator[str]:
             yield from (f"{section}.{name}" for name in one.keys() | other.keys() if one.get(name) != other.get(name))
         elif one != other:
             yield section
+
+
+def _reset(before: Settings, after: Settings, table: str) -> Iterator[dict[str, Any]]:
+    """Yield the keys of a table that were set and are not any more, each with the value that it had and its default."""
+    section, _, name = table.partition(".")
+    of_table = [getattr(one, section) for one in (before, after)]
+    models = [one.get(name) if name else one for one in of_table]
+    if models[0] is None:
+        return
+    was, now = (for_the_log(model.model_dump(mode="json")) for model in models)
+    given = [
+        {key[len(table) + 1 :].partition(".")[0] for key in one.loaded_from.keys_of(table)} for one in (before, after)
+    ]
+    for key in sorted(given[0] - given[1]):
+        if key in was and was[key] != now.get(key):
+            yield {"key": key, "was": was[key], "default": now.get(key)}
 
 
 def _in_words_of(table: str, file: Path, mistakes: str) -> str:

@@ -123,7 +123,7 @@ class Node:
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         _require_account(settings, repository)
         sweep(archive, index)
-        self._rejections = Rejections(index, self._alert)
+        self._rejections = Rejections(index, metrics, self._alert)
         self._decoder = Decoder()
         self.listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
         self._worker = None

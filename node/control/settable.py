@@ -9,13 +9,13 @@ address does.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from node.errors import UsageError, broken_rule
+from node.errors import UsageError, broken_rule, nearest
 from node.reach import Reach
 from node.registry import sections_of
 from node.settings.hooks import HookSettings
@@ -30,19 +30,21 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LIMITS = {"peers": 1000, "routes": 100, "hooks": 100}
 """Most tables of a section; each hook, and each destination of a route, has a thread."""
 
-_PROGRAM = "programs that the node runs are set in another file: an account of the pages is none of the machine"
-_FILE = "a file of the machine is named in another file of the configuration; give the secret itself here"
-_RESULTS = "a hook whose receiver writes into the archive is set in another file of the configuration"
-_GUARD = "what protects from mistakes is set in another file of the configuration"
+_BY_HAND = "write the table into voxelnode.toml"
+_PROGRAM = f"{_BY_HAND}: the node runs it, and an account of the pages is none of the machine"
+_FILE = f"{_BY_HAND}, as it names a file of the machine, or give the secret itself here"
+_OF_MACHINE = f"{_BY_HAND}: it names a file of the machine"
+_RESULTS = f"{_BY_HAND}: its receiver writes into the archive"
+_GUARD = f"{_BY_HAND}: it protects from mistakes that are made here"
 
 REFUSED: Mapping[str, Mapping[str, str]] = {
-    "peers": {"tls_ca": "a peer that needs a file of the machine is set in another file of the configuration"},
-    "routes": {"delete_confirmed": "a route that deletes is set in another file of the configuration"},
+    "peers": {"tls_ca": _OF_MACHINE},
+    "routes": {"delete_confirmed": f"{_BY_HAND}: the route deletes"},
     "hooks": {
         "command": _PROGRAM,
         "plugin": _PROGRAM,
         "secret_file": _FILE,
-        "ca_file": "a hook that needs a file of the machine is set in another file of the configuration",
+        "ca_file": _OF_MACHINE,
         "results": _RESULTS,
         "job_seconds": _RESULTS,
     },
@@ -93,10 +95,12 @@ def checked_keys(table: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     if section == "hooks":
         given = {"kind": "webhook", **given}
     secret = {"secret": given.pop("secret")} if section == "hooks" and "secret" in given else {}
+    model = _model_of(section)
     try:
-        parsed = _model_of(section).model_validate(given).model_dump(mode="json")
+        parsed = model.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
-        raise UsageError("\n".join(_mistake(one, section[:-1]) for one in error.errors())) from error
+        known = [key for key in model.model_fields if key not in REFUSED[section]]
+        raise UsageError("\n".join(_mistake(one, section[:-1], known) for one in error.errors())) from error
     return {**{key: _plain(parsed[key]) for key in given}, **secret}
 
 
@@ -128,10 +132,12 @@ def with_secret(settings: Settings, name: str, keys: Mapping[str, Any]) -> dict[
     return {**others, "secret": secret} if secret else others
 
 
-def _mistake(error: ErrorDetails, what: str) -> str:
+def _mistake(error: ErrorDetails, what: str, known: Sequence[str]) -> str:
     """Return what is wrong with a key, in plain words."""
     key = ": ".join(str(part) for part in error["loc"]) or what
-    return f"{key}: {broken_rule(error['type'], error['msg'])}"
+    rule = broken_rule(error["type"], error["msg"])
+    is_unknown = error["type"] == "extra_forbidden" and len(error["loc"]) == 1
+    return f"{key}: {rule}{nearest(key, known) if is_unknown else ''}"
 
 
 def _plain(value: Any) -> Any:

@@ -311,6 +311,13 @@ class Applier(BackgroundService):
         else:
             with suppress(FileNotFoundError):
                 self._archive.quarantine(key)
+            if not self._archive.path(quarantined).exists():
+                sender = facts.calling_ae_title or facts.source
+                self._index.lost.note_gap(
+                    f"record {record.sequence} of the journal is of a large instance whose file is gone: {sender} sent "
+                    f"it, received at {facts.received_at:%Y-%m-%dT%H:%M:%S}",
+                    dt.datetime.now(dt.UTC),
+                )
         self._archive.sync([quarantined])  # no row names it: it is never compared with its record
         log.error("instance_set_aside", reason=reason, path=quarantined)
         applied = AppliedPosition(self._journal.identity, record.sequence)

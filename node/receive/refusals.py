@@ -11,6 +11,7 @@ from time import monotonic
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
+from node.metrics import Metrics
 
 WRITE_SECONDS = 2.0
 """Between two writes to the index."""
@@ -35,11 +36,12 @@ class Rejections(BackgroundService):
     def __init__(
         self,
         index: Index,
+        metrics: Metrics,
         on_news: Callable[[Refused], None] = lambda refused: None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("rejections")
-        self._index, self._on_news, self._now = index, on_news, now
+        self._index, self._metrics, self._on_news, self._now = index, metrics, on_news, now
         self._lock = threading.Lock()
         self._collected: dict[Refused, CountedRefusal] = {}
         self._listed_at: dict[Refused, float] = {}  # the one that was seen last at the end
@@ -48,6 +50,7 @@ class Rejections(BackgroundService):
     def record(self, refused: Refused) -> None:
         """Count a refusal; never waits for the disk and never raises."""
         now = self._now()
+        self._metrics.rejections.labels(what=refused.what, rule=refused.rule).inc()
         with self._lock:
             refused = self._listed(refused)
             before = self._collected.pop(refused, None)

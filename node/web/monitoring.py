@@ -208,17 +208,19 @@ class NodeGauges(Collector):
         text = "Conflicts of one UID or Patient ID that nobody has decided, by kind"
         by_kind = dict.fromkeys(SET_ASIDE, 0) | conflicts
         yield _gauge("voxelnode_conflicts", text, ["kind"], [([kind], count) for kind, count in by_kind.items()])
-        proof = last_proof(self._node.archive.root)
-        yield GaugeMetricFamily(
-            "voxelnode_backup_proof_failed",
-            "1 if the last proof of a backup found a difference or failed",
-            value=float(proof is not None and not proof.ok),
-        )
-        yield GaugeMetricFamily(
-            "voxelnode_backup_proved_timestamp_seconds",
-            "When a proof of a backup succeeded last; 0: never",
-            value=proof.succeeded_timestamp if proof is not None else 0.0,
-        )
+        settings = self._node.settings
+        if settings.index.url is None and settings.storage.url is None:  # else `voxelnode backup` refuses the root
+            proof = last_proof(self._node.archive.root)
+            yield GaugeMetricFamily(
+                "voxelnode_backup_proof_failed",
+                "1 if the last proof of a backup found a difference or failed",
+                value=float(proof is not None and not proof.ok),
+            )
+            yield GaugeMetricFamily(
+                "voxelnode_backup_proved_timestamp_seconds",
+                "When a proof of a backup succeeded last; 0: never",
+                value=proof.succeeded_timestamp if proof is not None else 0.0,
+            )
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
             "Time of reception of the oldest instance that no conversion has seen; 0 if there is none",

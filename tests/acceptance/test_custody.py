@@ -57,6 +57,10 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
         planned = voxelnode(node.root, "delete", uid, "--dry-run")
         assert (planned["level"], planned["instances"], planned["deleted"]) == ("study", 4, False)
         assert len(left(node.root)) > 4
+        keeping = {"VOXELNODE_RETENTION__KEEP_WHERE": 'modality == "CT"'}
+        said = run("delete", uid, "--dry-run", "--root", node.root, environment=keeping, check=True).stdout
+        assert "keep_where binds retention alone" in said
+        assert said.endswith("nothing was deleted: --dry-run\n")
         assert "--yes" in voxelnode(node.root, "delete", uid, status=2)
         assert voxelnode(node.root, "delete", uid, "--erase", "--yes")["deleted"]
         assert left(node.root) == []
@@ -80,6 +84,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
         node.wait_until_idle()
         assert voxelnode(node.root, "share", "add", uids[1])["id"] == 1
         assert voxelnode(node.root, "delete", uids[0], "--yes")["trash_until"] is not None
+        assert "  2024-01-02  " in run("trash", "--root", node.root, check=True).stdout
         file = tmp_path / "erased.json"
         planned = voxelnode(node.root, "delete", "--patient", "P-4711", "--erase", "--dry-run")
         assert (planned["trash"], [study["instances"] for study in planned["studies"]]) == (1, [2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,11 +16,13 @@ import pytest
 from node.extensions.backup.making import COPIED
 from node.failpoints import BACKING_UP, VARIABLE
 from tests.acceptance.served import Served, until
+from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sender, new_series
 from tests.crash.small_journal import SINGLE_SYNCS
 from tests.crash.small_journal import VARIABLE as SMALL_JOURNAL
 from tests.ingest import served
 from tests.preloaded import run
+from tests.rows import wait_until_applied
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,3 +106,115 @@ def test_backups_of_a_receiving_node_are_proved_again_and_again(tmp_path: Path) 
             status, made = backup(root, folder)
             assert (status, made.get("differences")) == (0, []), made
             require(folder, before, tmp_path / f"restored-{number}")
+
+
+@pytest.mark.parametrize("is_fresh", [True, False], ids=["without ledger", "with ledger"])
+@pytest.mark.parametrize("name", ["", "acknowledged"])
+def test_what_was_acknowledged_after_the_backup_comes_back_from_the_journal_of_the_damaged_root(
+    tmp_path: Path, is_fresh: bool, name: str
+) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(2), journal)
+        if not is_fresh:
+            node.end(signal.SIGTERM)  # with a checkpoint
+            assert node.start()
+            send(node, new_series(2), journal)
+        assert (root / "acknowledged").exists() != is_fresh
+        assert backup(root, folder, "--no-prove")[0] == 0
+        send(node, [*new_series(2), *new_series(2, large=True)], journal)
+        in_use = run("restore", folder, "--root", new, "--ledger", root)
+        assert "in use by another voxelnode process" in in_use.stderr
+        node.kill()
+        acknowledged = journal.acknowledged()
+    for path in root.glob("index.sqlite*"):
+        path.unlink()
+    assert "; node ready: " in run("status", "--root", root).stderr
+    done = run("restore", folder, "--root", new, "--ledger", root / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "journal-waiting" in done.stdout
+    there = served(new)
+    assert [uid for uid, digest in acknowledged if there.get(uid) != digest] == []
+    assert run("lost", "list", "--root", new).returncode == 0
+    assert run("fsck", "--hash", "--root", new).returncode == 0
+
+
+def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(2), journal)
+        assert backup(root, folder, "--no-prove")[0] == 0
+        for _ in range(6):  # more than the segments of the small journal have
+            send(node, new_series(9), journal)
+        large = new_series(2, large=True)
+        send(node, large, journal)
+        wait_until_applied(root, 60)
+        node.kill()
+        acknowledged = journal.acknowledged()
+    for path in (*root.glob("index.sqlite*"), root / "objects"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = run("restore", folder, "--root", new, "--ledger", root)
+    there = served(new)
+    missing = {uid for uid, digest in acknowledged if there.get(uid) != digest}
+    lost = json.loads(run("lost", "list", "--root", new, "--json").stdout)
+    named = {row["sop_instance_uid"] for row in lost if "sop_instance_uid" in row}
+    nameless = missing - named
+    assert named
+    assert named <= missing
+    assert nameless <= {one.sop_instance_uid for one in large}
+    # The kill may come between the sync of the ledger and the mark of the journal: then both tell.
+    gaps = [row for row in lost if "of a large instance" in row.get("detail", "")]
+    assert len(nameless) <= len(gaps) <= len(large)
+    assert "voxelnode lost list" in done.stdout
+
+
+def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    since = new_series(3)
+    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(2), journal)
+        assert backup(root, folder, "--no-prove")[0] == 0
+        send(node, since, journal)
+        node.kill()
+    [segment] = [path for path in root.glob("journal/*.journal") if since[1].data in path.read_bytes()]
+    content = bytearray(segment.read_bytes())
+    content[content.index(since[1].data)] ^= 1
+    segment.write_bytes(content)
+    done = run("restore", folder, "--root", new, "--ledger", root)
+    assert "of the journal cannot be read" in done.stdout
+    assert [one.sop_instance_uid in served(new) for one in since] == [True, False, True]
+    lost = run("lost", "list", "--root", new)
+    assert (lost.returncode, "everything that was acknowledged" in lost.stdout) == (1, False)
+
+
+def test_a_restore_without_the_damaged_root_does_not_say_that_all_is_here(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(2), journal)
+        assert backup(root, folder, "--no-prove")[0] == 0
+        send(node, new_series(2), journal)
+        node.kill()
+    done = run("restore", folder, "--root", new)
+    assert "what was acknowledged after the backup may be missing" in done.stdout
+    told = run("lost", "list", "--root", new)
+    assert told.returncode == 1
+    assert "everything that was acknowledged is here" not in told.stdout
+    assert "what was acknowledged after the backup may be missing" in told.stdout
+
+
+def test_the_journal_of_another_root_is_refused(tmp_path: Path) -> None:
+    roots = tmp_path / "one", tmp_path / "other"
+    for root in roots:
+        with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+            assert node.start()
+            send(node, new_series(1), journal)
+            node.end(signal.SIGTERM)
+    assert backup(roots[0], tmp_path / "backup", "--no-prove")[0] == 0
+    done = run("restore", tmp_path / "backup", "--root", tmp_path / "new", "--ledger", roots[1])
+    assert done.returncode == 2
+    assert "its ledger has another name" in done.stderr
+    assert not (tmp_path / "new").exists()

@@ -71,11 +71,12 @@ def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(ro
 @pytest.mark.parametrize(("studies", "waits"), [(4, False), (5, True)])
 def test_retention_says_that_a_pass_will_ask_as_the_pass_does(root: Root, studies: int, waits: bool) -> None:
     for _ in range(studies):
-        root.take(make.ct_series(1)[0])
+        root.take(make.ct_series(1, PatientID="P-60", PatientName="", StudyDate="20260102")[0])
     (root.folder / "conf.d").mkdir(exist_ok=True)
     (root.folder / "conf.d" / "50.toml").write_text("[retention]\nmaximum_studies = 1\nonly_converted = false\n")
     shown = run("retention", "--root", root.folder, check=True).stdout
     assert f"{studies - 1} of {studies} studies would be deleted" in shown
+    assert shown.count("P-60     2026-01-02  ") == studies - 1
     assert ("waits for `voxelnode retention confirm`" in shown) is waits
 
 

@@ -27,6 +27,7 @@ from node.lifecycle.retention import Retention
 from node.settings.files import pages_file
 from node.settings.load import load
 from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests.acceptance.served import Served, until
 from tests.peers import Pacs
 from tests.preloaded import run
@@ -203,10 +204,10 @@ def test_a_form_of_files_that_somebody_changed_by_hand_is_refused(tmp_path: Path
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "hooks.command": ({"on": STORED, "command": ["/bin/sh", "-c", "id"]}, "programs that the node runs"),
-    "hooks.plugin": ({"on": STORED, "plugin": "research"}, "programs that the node runs"),
+    "hooks.command": ({"on": STORED, "command": ["/bin/sh", "-c", "id"]}, "the node runs it"),
+    "hooks.plugin": ({"on": STORED, "plugin": "research"}, "the node runs it"),
     "hooks.secret": ({**WEBHOOK, "secret_file": "/etc/shadow"}, "give the secret itself"),
-    "hooks.ca": ({**WEBHOOK, "ca_file": "/etc/shadow"}, "needs a file"),
+    "hooks.ca": ({**WEBHOOK, "ca_file": "/etc/shadow"}, "names a file of the machine"),
     "hooks.results": ({**WEBHOOK, "results": True}, "writes into the archive"),
     "hooks.nowhere": ({"on": STORED}, "url: must be given"),
     "hooks.event": ({**WEBHOOK, "on": ["stored"]}, "on"),
@@ -231,12 +232,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.": (WEBHOOK, "letters, digits"),
     "hooks.q\"'><é": (WEBHOOK, "letters, digits"),
     "hooks.file": (WEBHOOK, "is changed there"),
-    "peers.ca": ({"ae_title": "A", "tls": True, "tls_ca": "/etc/shadow"}, "needs a file"),
+    "peers.ca": ({"ae_title": "A", "tls": True, "tls_ca": "/etc/shadow"}, "names a file of the machine"),
     "peers.title": ({"ae_title": "A" * 17}, "ae_title"),
     "peers.net": ({"ae_title": "B", "networks": ["10.1.2.0/99"]}, "networks"),
     "peers.cert": ({"ae_title": "C", "certificate": "c.example.org"}, "needs \\[dicom\\] tls_certificate"),
     "routes.gone": ({"to": ["gone"]}, "to: 'gone' is neither"),
-    "routes.deletes": ({"to": ["pacs"], "confirm": True, "delete_confirmed": True}, "a route that deletes"),
+    "routes.deletes": ({"to": ["pacs"], "confirm": True, "delete_confirmed": True}, "the route deletes"),
     "routes.loop": ({"to": ["self"]}, "own AE title"),
     "retention": ({"trash_days": 0}, "protects from mistakes"),
     "retention.x": ({"days": 1}, "is not set here"),
@@ -470,11 +471,30 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
     assert (refused.returncode, "the next start reads the configuration" in refused.stderr) == (2, True)
     run("retention", "set", "days=3", "dry_run=true", *where, check=True)
     assert "dry_run is set: a pass deletes none" in run("retention", *where, check=True).stdout
-    run("retention", "set", "days=3", *where, check=True)
+    done = run("retention", "set", "days=3", *where, check=True).stdout
+    assert done == "in force: retention\ndry_run was true, now the default: false\n"
     run("hooks", "remove", "mail", *where, check=True)
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}, "retention": {"days": 3}}
     run("retention", "remove", *where, check=True)
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}}
+
+
+def test_keys_that_go_back_to_their_defaults_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    where = ("--root", root)
+    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))):
+        pass
+    run("peers", "set", "ct", "ae_title=CT1", "host=192.0.2.1", "port=11112", "may=store", *where, check=True)
+    done = json.loads(run("peers", "set", "ct", "ae_title=CT1", "may=store,query", "--json", *where, check=True).stdout)
+    assert [one["key"] for one in done["reset"]] == ["host", "port"]
+    assert done["reset"][1]["was"] == 11112
+    rules = ("retention", "set", "days=90")
+    run(*rules, 'keep_where=modality == "MR"', *where, check=True)
+    assert "keep_where was" in run(*rules, *where, check=True).stdout
+    assert "was" not in run(*rules, *where, check=True).stdout
+    assert "maximum_percent: is unknown; known: days, " in run("retention", "set", "maximum_percent=1", *where).stderr
+    guarded = run("retention", "set", "maximum_share=1", *where).stderr
+    assert "maximum_share: write the table into voxelnode.toml: it protects from mistakes" in guarded
 
 
 def log_of(folder: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from node.index.nouns import rejections
 from node.index.nouns.records import CountedRefusal, Refused
+from node.metrics import Metrics
 from node.receive.refusals import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from tests.integration.conftest import Root
 
@@ -36,7 +37,7 @@ def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> 
 
 
 def test_refusals_of_different_reasons_have_rows_of_their_own_and_measures_are_no_reason(root: Root) -> None:
-    collector = Rejections(root.index, now=root.clock)
+    collector = Rejections(root.index, Metrics(), now=root.clock)
     for length in range(40):
         collector.record(refused(reason=f"data set ends within an element, after {length} bytes", what="instance"))
         collector.record(refused(reason=f"PatientID (0010,{length:04}) is missing", what="context"))
@@ -52,7 +53,7 @@ def test_refusals_of_different_reasons_have_rows_of_their_own_and_measures_are_n
 
 
 def test_a_flood_makes_no_more_rows_the_longer_it_lasts(root: Root) -> None:
-    collector = Rejections(root.index, now=root.clock)
+    collector = Rejections(root.index, Metrics(), now=root.clock)
     for number in range(1000):
         collector.record(refused(reason=f"reason {number:04}x", peer=f"10.0.{number}.1"))
         if number % 100 == 0:
@@ -90,7 +91,7 @@ def test_rows_of_one_level_take_no_place_of_another(root: Root, monkeypatch: pyt
 
 
 def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root) -> None:
-    collector = Rejections(root.index, now=root.clock)
+    collector = Rejections(root.index, Metrics(), now=root.clock)
     for number in range(200):
         collector.record(refused(offered=f"context {number}", what="context", peer=f"10.0.{number}.1"))
         collector.record(refused(f"FLOOD{number}"))
@@ -107,7 +108,7 @@ def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root)
 
 def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: Root) -> None:
     news: list[Refused] = []
-    collector = Rejections(root.index, news.append, root.clock)
+    collector = Rejections(root.index, Metrics(), news.append, root.clock)
     for number in range(3 * MAX_KINDS):
         collector.record(refused(f"CT{number}"))
     collector.stop()

@@ -29,6 +29,7 @@ from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
+from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert
@@ -168,7 +169,7 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
 def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
     refused = Refused("association", "calling AE title", "not listed", "add it", "10.0.0.1", "CT1")
-    rejections = Rejections(root.index, now=root.clock)
+    rejections = Rejections(root.index, Metrics(), now=root.clock)
     failing = threading.Event()
     failing.set()
     real = root.index.rejections.record

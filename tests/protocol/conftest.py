@@ -233,7 +233,7 @@ def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -
                 any_uids=any_uids,
             )
         )
-        rejections = Rejections(index)
+        rejections = Rejections(index, metrics)
         rejections.start()
         opened.callback(rejections.stop)
         try:

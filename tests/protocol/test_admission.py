@@ -41,7 +41,7 @@ def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callabl
     node = start_node(require_called_ae_title=True, ae_title="ARCHIVE")
     assert rejected(node, called="OTHER") == (1, 1, 7)
     assert rejected(node, called="ARCHIVE") is None
-    assert node.count("rejections_total{rule=called AE title}") == 1
+    assert node.count("rejections_total{what=association}{rule=called AE title}") == 1
 
 
 def test_a_node_may_have_several_ae_titles(start_node: Callable[..., Running]) -> None:
@@ -104,8 +104,8 @@ def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -
     assert rejected(node, calling="MR1") == (1, 1, 3)
     assert rejected(node, calling="CT1") is None
     assert rejected(node, calling="US1") is None
-    assert node.count("rejections_total{rule=calling AE title}") == 1
-    assert node.count("rejections_total{rule=peer address}") == 1
+    assert node.count("rejections_total{what=association}{rule=calling AE title}") == 1
+    assert node.count("rejections_total{what=association}{rule=peer address}") == 1
 
 
 def test_one_association_too_many_is_told_to_come_back(start_node: Callable[..., Running]) -> None:

@@ -149,6 +149,29 @@ def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Ru
         assert raw.closed()
     [row] = reported(node, "connection")
     assert (row["rule"], row["peer"]) == ("TLS", "127.0.0.1")
+    assert node.count("rejections_total{what=connection}{rule=TLS}") == 1
+
+
+def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(
+    start_node: Callable[..., Running],
+) -> None:
+    node = start_node(peers={"WS1": Peer(ae_title="WS1", may=("query",)), "CT7": Peer(ae_title="CT7", may=("store",))})
+    [ds] = make.ct_series(1)
+    del ds.StudyInstanceUID
+    associate(node, build_context(CT_IMAGE_STORAGE), title="WS1")
+    find = build_context("1.2.840.10008.5.1.4.1.2.2.1")
+    scanner = associate(node, find, build_context(CT_IMAGE_STORAGE), title="CT7")
+    assert scanner.send_c_store(ds).Status == 0xC000
+    scanner.release()
+    associate(node, title="STRANGER")
+    assert until(lambda: node.rows("SELECT sum(count) AS n FROM v_rejections")[0]["n"] >= 4)
+    listed = {
+        f"voxelnode_rejections_total{{what={row['what']}}}{{rule={row['rule']}}}": row["n"]
+        for row in node.rows("SELECT what, rule, sum(count) AS n FROM v_rejections GROUP BY what, rule")
+    }
+    assert {name.partition("{what=")[2].partition("}")[0] for name in listed} == {"association", "context", "instance"}
+    found = node.metrics.snapshot()
+    assert {name: found[name] for name in found if name.startswith("voxelnode_rejections_total")} == listed
 
 
 @pytest.mark.slow

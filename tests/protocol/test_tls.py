@@ -124,6 +124,9 @@ def test_two_ports_take_plain_connections_and_tls_at_the_same_time(
         answer = unproven.receive()
         assert answer is not None
         assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 3)
+    assert until(lambda: bool(node.rows("SELECT 1 FROM v_rejections WHERE rule = 'peer certificate'")))
+    [row] = node.rows("SELECT remedy FROM v_rejections WHERE rule = 'peer certificate'")
+    assert row["remedy"].startswith("the sender must call the TLS port ")
     assert node.settled()
     node.listener.drain(5)
     assert not node.listener.is_listening
@@ -151,7 +154,7 @@ def test_a_certificate_is_of_the_peer_whose_entry_names_it(
         tls_certificate=keys / "server.pem", tls_key=keys / "server.key", tls_client_ca=keys / "ca.pem",
     )  # fmt: skip
     assert store(node, keys) is taken
-    assert node.count("rejections_total{rule=peer certificate}") == (0 if taken else 1)
+    assert node.count("rejections_total{what=association}{rule=peer certificate}") == (0 if taken else 1)
 
 
 def test_the_audit_log_names_the_certificate(start_node: Callable[..., Running], keys: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from node.metrics import Metrics
 
 def test_two_nodes_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.rejections.labels(rule="associations").inc()
-    assert one.snapshot()["voxelnode_rejections_total{rule=associations}"] == 1
-    assert "voxelnode_rejections_total{rule=associations}" not in other.snapshot()
+    one.rejections.labels(what="association", rule="associations").inc()
+    assert one.snapshot()["voxelnode_rejections_total{what=association}{rule=associations}"] == 1
+    assert "voxelnode_rejections_total{what=association}{rule=associations}" not in other.snapshot()
 
 
 def test_a_snapshot_has_sums_and_counts_but_no_buckets() -> None:
@@ -33,11 +33,11 @@ def test_the_exposition_is_prometheus_text() -> None:
 def test_what_a_node_publishes_is_read_with_its_age(tmp_path: Path) -> None:
     assert read_counters(tmp_path) is None
     metrics = Metrics()
-    metrics.rejections.labels(rule="associations").inc()
+    metrics.rejections.labels(what="association", rule="associations").inc()
     write_counters(metrics.snapshot(), tmp_path, {"intake": "full"})
     live = read_counters(tmp_path)
     assert live is not None
-    assert live["counters"]["voxelnode_rejections_total{rule=associations}"] == 1
+    assert live["counters"]["voxelnode_rejections_total{what=association}{rule=associations}"] == 1
     assert 0 <= live["age_seconds"] < 10
     remove_counters(tmp_path)
     assert read_counters(tmp_path) is None

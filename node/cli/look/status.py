@@ -127,7 +127,7 @@ def _readable(
         try:
             index = opened.enter_context(reader)
         except IndexUnusable as error:
-            raise IndexUnusable(f"{error}; the node: {readiness_of(live, None)}" if live else str(error)) from error
+            raise IndexUnusable(f"{error}; node ready: {readiness_of(live, None)}" if live else str(error)) from error
         yield index
 
 
@@ -235,7 +235,7 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
     found = f"{last['damaged']} damaged or missing, {last['unreadable']} unreadable"
-    return f"ended {last['ended_at'][:19]}, {counted(last['files'], 'file')} compared, {found}"
+    return f"ended {minute(last['ended_at'])}, {counted(last['files'], 'file')} compared, {found}"
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:

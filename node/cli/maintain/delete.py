@@ -62,11 +62,13 @@ def delete(
             _print(plan)
         if trash:
             print_fields({"in the trash": len(trash)})
+        if root.settings.retention.keep_where is not None:
+            print("[retention] keep_where binds retention alone: what it keeps goes, too")
     one = [{name: value for name, value in asdict(plan).items() if not name.startswith("patient_")} for plan in plans]
     fields: dict[str, Any] = dict(one[0]) if uid is not None else {"studies": one, "trash": len(trash)}
     fields["taken_by"] = [asdict(taker) for taker in takers]
     if dry_run:
-        return Answer({**fields, "deleted": False, "trash_until": None}, lambda: None)
+        return Answer({**fields, "deleted": False, "trash_until": None}, "nothing was deleted: --dry-run")
     keeps = root.settings.retention.trash_days > 0 and not erase
     question = f"{'Delete' if keeps else 'Permanently delete'} this and all volumes made from it?"
     confirm("deletion", question, yes)

@@ -6,10 +6,16 @@ import datetime as dt
 
 from node.cli.keys import Keys, in_force, table_of
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, listing
+from node.cli.output import Answer, Columns, Listing, listing, patient
 from node.counted import counted
 
-EXPIRED = {"study": "study_instance_uid", "last received": "last_received_at", "rule": "rule"}
+EXPIRED: Columns = {
+    "patient": patient,
+    "date": "study_date",
+    "study": "study_instance_uid",
+    "last received": "last_received_at",
+    "rule": "rule",
+}
 
 app = Commands(help="List what retention would delete, set rules, or let it go on.", invoke_without_command=True)
 
@@ -33,15 +39,16 @@ def list_(root: Root) -> Listing:
     with root.looking() as index:
         studies = index.studies.stored(with_senders=rules.is_by_sender)
         state = index.retention
-    expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
-    rows = [
-        {
-            "study_instance_uid": entry.study.study_instance_uid,
-            "last_received_at": entry.study.last_received_at,
-            "rule": entry.rule,
-        }
-        for entry in expired
-    ]
+        expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
+        rows = [
+            {
+                **{name: row[name] for name in ("patient_name", "patient_id", "study_date", "study_instance_uid")},
+                "last_received_at": entry.study.last_received_at,
+                "rule": entry.rule,
+            }
+            for entry in expired
+            if (row := index.studies.row(entry.study.study_instance_uid)) is not None
+        ]
 
     def show() -> None:
         if not rules.is_active:

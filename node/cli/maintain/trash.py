@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing, minute
+from node.cli.output import Answer, Columns, Listing, listing, minute, optional, patient
 from node.counted import counted, sized
 from node.errors import UsageError
 
@@ -17,6 +17,8 @@ ENTRIES: Columns = {
     "number": "number",
     "deleted": "deleted_at",
     "until": lambda row: minute(row["until"]),
+    "patient": lambda row: patient({"patient_name": None, "patient_id": "", **row}),
+    "date": optional("study_date"),
     "level": "level",
     "uid": "uid",
     "instances": "files",

@@ -99,7 +99,7 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the backup; it is only read.")],
     ledger: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="`acknowledged` of the damaged root: what is lost since is listed."),
+        typer.Option(metavar="FOLDER", help="The damaged root: what came since is taken from it, or listed as lost."),
     ] = None,
     *,
     root: ChangedRoot,
@@ -108,12 +108,10 @@ def restore(
 
     The root is a new folder or an empty one. Ends as `voxelnode fsck --hash --repair`: exit 1 if a difference remains.
     """
-    from node.control.care import check_repository
     from node.extensions.backup.restoring import restore as restore_root
 
-    restore_root(root.settings, folder.absolute(), ledger and ledger.absolute())
-    findings = check_repository(root.settings, digests=True, repair=True)
-    rows = [asdict(finding) for finding in findings]
+    restored = restore_root(root.settings, folder.absolute(), ledger and ledger.absolute())
+    rows = [asdict(finding) for finding in restored.findings]
     left = [row for row in rows if row["repair"] is None]
 
     def show() -> None:
@@ -123,6 +121,9 @@ def restore(
             remain += (
                 f", {counted(len(lost), 'instance')} lost since the backup: have them sent again (`voxelnode lost`)"
             )
+        for gap in restored.gaps:
+            print(f"{gap} (`voxelnode lost list`)")
         print(f"{root.folder}: restored, {remain}; now run `voxelnode {' '.join(['serve', *root.given])}`")
 
-    return Listing({"ok": not left, "path": root.folder, "findings": rows}, show, bool(left), rows)
+    data = {"ok": not left, "path": root.folder, "findings": rows, "gaps": restored.gaps}
+    return Listing(data, show, bool(left), rows)

@@ -179,8 +179,8 @@ def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
     if any(folder.resolve().is_relative_to((root / name).resolve()) for name in ("", *FOLDERS)):
         raise UsageError(f"{folder} is inside the root: name a folder outside of it, on another disk if there is one")
     places = folder / COPIED, folder
-    known = next(filter(None, map(_identity, places)), "")
-    if known and known != _identity(root):
+    known = next(filter(None, map(identity_of, places)), "")
+    if known and known != identity_of(root):
         raise UsageError(f"{folder} has the backup of another root, or {root} has lost its ledger: name another folder")
     if (strange := strange_in(folder)) and not has_backup(folder):
         raise UsageError(f"{folder} is not empty and has no backup ({strange}): name an empty folder, or a new one")
@@ -198,7 +198,7 @@ def strange_in(folder: Path) -> str | None:
     return next((name for name in names if name != LOST_FOUND and not name.startswith(ours)), None)
 
 
-def _identity(root: Path) -> str:
+def identity_of(root: Path) -> str:
     """Return the name of the ledger of a root or a backup; empty if nothing was acknowledged yet."""
     found = (read_segment(path, lambda kind, body: None).identity for path in segments(root / LEDGER))
     return next(filter(None, found), "")

@@ -5,25 +5,119 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from node.acknowledged import FOLDER as LEDGER
-from node.acknowledged import segments
+from node.acknowledged import read_segment, segments
+from node.archive.intact import problem_with
 from node.archive.space import free_bytes_of
+from node.control.care import check_repository
+from node.control.repository import Repository
+from node.control.root import RootInUse
 from node.counted import sized
-from node.durable import make_folder, sync_file_system
+from node.durable import locked, make_folder, sync_file_system
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.backup.making import COPYING, LEFT_OUT, PROVING, RESTORING, has_backup, settle, strange_in
+from node.extensions.backup.making import (
+    COPYING,
+    INCOMING,
+    LEFT_OUT,
+    PROVING,
+    RESTORING,
+    has_backup,
+    identity_of,
+    settle,
+    strange_in,
+)
 from node.index.engine.place import FILE_NAME
+from node.journal.journal import inspect, records, segment_files
+from node.lifecycle.fsck import Finding
+from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.record import Receipt, receipt
 from node.settings.model import Settings
 
 
-def restore(settings: Settings, backup: Path, ledger: Path | None = None) -> None:
-    """Copy a backup into the root, a new folder or an empty one. The index comes last: no node starts on a part of it.
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was compared and repaired, and what may be missing besides, in words."""
 
-    `ledger`: a folder ``acknowledged``, in place of that of the backup.
+    findings: list[Finding]
+    gaps: list[str]
+
+
+def restore(settings: Settings, backup: Path, damaged: Path | None = None) -> Restored:
+    """Make the root of a backup, and repair it.
+
+    `damaged`: the root that the backup was made of, or its ledger: what was acknowledged since the backup is taken from
+    its journal, or noted as lost.
 
     Raises VoxelnodeError: there is no backup, the root is not empty, or has no room. Raises OSError.
+    """
+    root = settings.storage.root.absolute()
+    with ExitStack() as held:
+        last = _found(damaged, backup) if damaged is not None else None
+        if last is not None:
+            lock = locked(last, os.O_RDONLY | os.O_DIRECTORY)
+            if lock is None:
+                raise RootInUse(f"{last} is in use by another voxelnode process: stop it first")
+            held.callback(os.close, lock)
+        _copy(settings, backup, last and last / LEDGER)
+        findings = check_repository(settings, digests=True, repair=True)
+        if last is not None and segment_files(last / JOURNAL_FOLDER):
+            # Not before: records that only the journal of the backup has are applied by now.
+            _take_journal(last, root)
+            of_journal = check_repository(settings, digests=False, repair=True)
+            news = ("journal-waiting", "journal-damaged", "instance-lost")
+            findings = [one for one in findings if one.kind != "instance-lost"]
+            findings += [one for one in of_journal if one.kind in news]
+            unknown = None
+        elif last is not None:
+            unknown = f"{last} has no journal: what was acknowledged last, and is not in its ledger, may be missing"
+        else:
+            unknown = "restored without the damaged root: what was acknowledged after the backup may be missing"
+    with Repository(settings) as repository:
+        if unknown is not None:
+            repository.index.lost.note_gap(unknown, repository.index.now())
+        return Restored(findings, repository.index.lost.gaps())
+
+
+def _found(damaged: Path, backup: Path) -> Path:
+    """Return the damaged root that a person named, by itself or by its ledger."""
+    root = damaged.parent if damaged.name == LEDGER else damaged
+    if not segments(root / LEDGER) and not segment_files(root / JOURNAL_FOLDER):
+        raise UsageError(f"{damaged} has neither a ledger nor a journal: name the damaged root")
+    known = {identity for place in (backup, root) if (identity := identity_of(place))}
+    if len(known) > 1:
+        raise UsageError(f"{root} is not the root of which {backup} is the backup: its ledger has another name")
+    return root
+
+
+def _take_journal(damaged: Path, root: Path) -> None:
+    """Put the journal of a damaged root in the place of that of the backup, with the files that its records name."""
+    journal = root / JOURNAL_FOLDER
+    shutil.rmtree(journal, ignore_errors=True)
+    shutil.copytree(damaged / JOURNAL_FOLDER, journal)
+    for record in records(journal):
+        its = receipt(record.facts)
+        if its is not None and its.sha256 and not (root / its.key).exists():
+            _take_file(damaged, root, its)
+    sync_file_system(root)
+
+
+def _take_file(damaged: Path, root: Path, its: Receipt) -> None:
+    """Copy the file of a large instance, if it is whole: it was in `incoming` until its record was applied."""
+    for path in (f"{INCOMING}/{Path(its.key).stem}.part", its.key):
+        if problem_with(damaged / path, its.data_set_offset, its.data_set_bytes, its.sha256) is None:
+            make_folder((root / path).parent)
+            shutil.copy2(damaged / path, root / path)
+            return
+
+
+def _copy(settings: Settings, backup: Path, ledger: Path | None) -> None:
+    """Copy a backup into the root, a new folder or an empty one. The index comes last: no node starts on a part of it.
+
+    `ledger`: in place of that of the backup.
     """
     root = settings.storage.root.absolute()
     if settings.index.url is not None or settings.storage.url is not None:
@@ -35,8 +129,6 @@ def restore(settings: Settings, backup: Path, ledger: Path | None = None) -> Non
         raise UsageError(f"{backup} has no {FILE_NAME}: it is not the backup of a root, or not mounted")
     if root.resolve().is_relative_to(backup.resolve()):
         raise UsageError(f"{root} is inside the backup: name another folder with --root")
-    if ledger is not None and not segments(ledger):
-        raise UsageError(f"{ledger} has no segment of a ledger: name the folder {LEDGER} of the damaged root")
     if strange := strange_in(root):
         raise UsageError(f"{root} is not empty ({strange}): name a new folder with --root, or remove what is in it")
     make_folder(root)
@@ -46,14 +138,23 @@ def restore(settings: Settings, backup: Path, ledger: Path | None = None) -> Non
         shutil.rmtree(work)
     require_room(backup, root, 0, "free some, or name a folder on another disk with --root")
     copy_backup(backup, work)
-    if ledger is not None:
+    if ledger is not None and segments(ledger):
         shutil.rmtree(work / LEDGER, ignore_errors=True)
         shutil.copytree(ledger, work / LEDGER)
+        _cut_torn(work / LEDGER, ledger.parent / JOURNAL_FOLDER)
     sync_file_system(work)
     for name in sorted(os.listdir(work), key=lambda name: name == FILE_NAME):
         os.rename(work / name, root / name)
     work.rmdir()
     sync_file_system(root)
+
+
+def _cut_torn(ledger: Path, journal: Path) -> None:
+    """Cut off the end of a ledger that a crash tore: its entries are in the journal."""
+    state = inspect(journal)
+    tail = read_segment(segments(ledger)[-1], lambda kind, body: None)
+    if state.last > state.freed and not tail.is_sealed:
+        os.truncate(tail.path, tail.whole)
 
 
 def copy_backup(backup: Path, target: Path) -> None:

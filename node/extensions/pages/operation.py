@@ -165,7 +165,7 @@ def _counters(samples: Mapping[str, float], *, of_associations: bool) -> dict[st
         "open associations": samples.get("voxelnode_open_associations", 0),
         "connections": samples.get("voxelnode_connections", 0),
         "associations": _total(samples, "voxelnode_associations_total"),
-        "refused": _total(samples, "voxelnode_rejections_total"),
+        "refused": _total(samples, "voxelnode_rejections_total{what=association}"),
         "C-STORE answers": _total(samples, "voxelnode_c_store_answers_total"),
     }
     return {
