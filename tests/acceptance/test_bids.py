@@ -199,6 +199,16 @@ def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict
     assert text.replace("\n", "").isprintable()
     rules.write_text(re.sub("skip = .*", 'suffix = "T1w"', text))
     assert len(bids(tmp_path / "out", *options, "--rules", rules)["change"]["added"]) == 1
+    more = run(
+        "bids", tmp_path / "out", *options, "--rules", rules, "--draft-rules", tmp_path / "more.toml", check=True
+    )
+    assert more.stdout.startswith(f"{tmp_path / 'more.toml'}: 0 rules proposed")
+    assert 'suffix = "T1w"' in (tmp_path / "more.toml").read_text()
+    (tmp_path / "subjects.csv").write_text("patient_id,subject\nP1,01\n")
+    rules.write_text('[subjects]\nmap = "subjects.csv"\n')
+    elsewhere = tmp_path / "scans" / "rules.toml"
+    refused = run("bids", tmp_path / "out", *options, "--rules", rules, "--draft-rules", elsewhere)
+    assert refused.stderr.startswith(f"voxelnode: {elsewhere}: write it beside {rules}, ")
     again = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
     assert (again.returncode, again.stderr) == (
         2,
