@@ -18,7 +18,7 @@ from node.index.nouns.accounts import Role
 from node.index.work.ledger import Ended, Lane
 from node.index.work.messages import Attempt, PendingEvent
 from tests import make
-from tests.rows import view_rows
+from tests.rows import read_rows, view_rows
 from tests.web.conftest import Site
 from tests.web.pages import Visitor
 
@@ -99,6 +99,10 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     assert status("POST", f"{path}/progress", json={"percent": 101}) == 422
     assert status("PUT", f"{path}/files/..%2Fx.pdf", content=b"") in (404, 422)
     reader = bearer(site.token("reader"))
+    [written] = read_rows(site.root, "SELECT id, path FROM volumes WHERE format = 'nifti'")
+    volume = f"/api/v1/volumes/{written['id']}/file/{Path(written['path']).name}"
+    assert status("GET", volume) == 401
+    assert client.get(volume, headers=reader).status_code == 200
     assert client.post(f"{path}/progress", headers=reader, json={"percent": 1}).status_code == 403
     reported = client.post(f"{path}/progress", headers=headers, json={"percent": 40, "detail": "half"}).json()
     assert (reported["percent"], reported["detail"], reported["state"]) == (40, "half", "waiting")
