@@ -31,7 +31,7 @@ EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
 
 def send(node: Served, folder: Path, *instances: Dataset) -> None:
     """Send instances, and wait for the volumes."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     paths = [folder / f"{number}.dcm" for number, _ in enumerate(instances)]
     for path, ds in zip(paths, instances, strict=True):
         ds.save_as(path, enforce_file_format=True)
@@ -199,6 +199,16 @@ def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict
     assert text.replace("\n", "").isprintable()
     rules.write_text(re.sub("skip = .*", 'suffix = "T1w"', text))
     assert len(bids(tmp_path / "out", *options, "--rules", rules)["change"]["added"]) == 1
+    more = run(
+        "bids", tmp_path / "out", *options, "--rules", rules, "--draft-rules", tmp_path / "more.toml", check=True
+    )
+    assert more.stdout.startswith(f"{tmp_path / 'more.toml'}: 0 rules proposed")
+    assert 'suffix = "T1w"' in (tmp_path / "more.toml").read_text()
+    (tmp_path / "subjects.csv").write_text("patient_id,subject\nP1,01\n")
+    rules.write_text('[subjects]\nmap = "subjects.csv"\n')
+    elsewhere = tmp_path / "scans" / "rules.toml"
+    refused = run("bids", tmp_path / "out", *options, "--rules", rules, "--draft-rules", elsewhere)
+    assert refused.stderr.startswith(f"voxelnode: {elsewhere}: write it beside {rules}, ")
     again = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
     assert (again.returncode, again.stderr) == (
         2,
@@ -237,3 +247,34 @@ def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, 
     [scanned] = out.rglob("*_scans.tsv")
     assert "_physio" not in scanned.read_text()
     assert not bids(out, "--from", tmp_path / "scans", "--key", key)["change"]["added"]
+
+
+@pytest.mark.slow
+def test_two_people_with_one_patient_id_are_two_subjects_by_their_studies(
+    tmp_path: Path, person: dict[str, Any]
+) -> None:
+    """In a node, where each of them is a patient, as well as in a folder of files."""
+    other = {**person, "study_uid": make.generate_uid(), "StudyDate": "20260215"}
+    other |= {"PatientName": "Tester^Chris", "PatientBirthDate": "19700101", "PatientSex": "M"}
+    people = [make.mr_series(5, SeriesDescription="t1_mprage", **each) for each in (person, other)]
+    root, rules, table = tmp_path / "root", tmp_path / "rules.toml", tmp_path / "subjects.csv"
+    with Served(root, VOXELNODE_SERIES__QUIET_SECONDS="0.5") as node:
+        for number, instances in enumerate(people):
+            send(node, tmp_path / "scans" / str(number), *instances)
+        node.terminate()
+    rules.write_text("")
+    assert export(root, rules, tmp_path / "of-routes", person["study_uid"]).volumes == 0
+    for source in (("--root", root), ("--from", tmp_path / "scans")):
+        options = (tmp_path / "out", *source, "--key", tmp_path / "key", "--dry-run")
+        assert [one["reason"].partition(":")[0] for one in bids(*options)["skipped"]] == [
+            "several patients have one label"
+        ] * 2
+        rules.write_text('[subjects]\nmap = "subjects.csv"\n')
+        table.write_text("patient_id,subject\nP1,77\n")
+        assert [one["reason"].partition(":")[0] for one in bids(*options, "--rules", rules)["skipped"]] == [
+            "several patients have this Patient ID"
+        ] * 2
+        table.write_text("patient_id,study_date,subject\nP1,2026-01-31,77\nP1,2026-02-15,78\n")
+        report = bids(*options, "--rules", rules)
+        assert sorted(path.partition("/")[0] for path in report["change"]["added"]) == ["sub-77", "sub-78"]
+        assert report["skipped"] == []

@@ -92,7 +92,7 @@ NOT_RUN = {
     r"voxelnode import .*OrthancStorage|curl .*:8042": "needs an Orthanc; tests/interop/test_orthanc.py",
     r"voxelnode hooks test no-volume": "needs that hook; tests/documents/test_alerts.py runs its program",
     r"curl -X DELETE .*'Authorization: Bearer": "needs a token; tests/web/test_dicomweb_delete.py",
-    r"curl .*\$JOB": "needs the token of a job; tests/web/test_jobs.py has the requests",
+    r"curl .*\$(JOB|URL)": "needs the token of a job or an account; tests/web/test_jobs.py has the requests",
     r"curl .*'\{$": "goes on over several lines, with an entry; tests/web has the requests",
     r"movescu": "needs a destination; tests/protocol and tests/interop run it",
 }

@@ -13,7 +13,7 @@ from time import monotonic
 
 import pytest
 
-from node.errors import UsageError
+from node.errors import UsageError, with_last_line
 from node.extensions.channels.command import OUTPUT_BYTES, HookCommand
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import NotDelivered
@@ -106,8 +106,27 @@ def test_another_exit_status_than_0_is_a_failure_and_keeps_the_end_of_the_output
 
 
 def test_a_program_that_a_signal_ends_has_failed() -> None:
-    with pytest.raises(NotDelivered, match="killed by SIGKILL"):
-        run(python("import os; os.kill(os.getpid(), 9)"))
+    """What it printed is kept, though Python would not have written it yet."""
+    with pytest.raises(NotDelivered, match="killed by SIGKILL") as failure:
+        run(python("import os; print('half done'); os.kill(os.getpid(), 9)"))
+    assert failure.value.output == "half done"
+
+
+def test_the_last_line_of_a_failure_is_that_of_its_errors() -> None:
+    """A program that keeps its output in a buffer writes it last."""
+    code = "import os, sys; os.write(2, b'CUDA out of memory\\n'); os.write(1, b'step 3 of 9\\n'); sys.exit(1)"
+    with pytest.raises(NotDelivered, match="exit status 1") as failure:
+        run(python(code))
+    assert failure.value.output == "step 3 of 9\nCUDA out of memory"
+    assert with_last_line(str(failure.value), failure.value.output) == "exit status 1; it printed: CUDA out of memory"
+
+
+def test_a_setting_of_the_node_for_buffers_is_that_of_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    for value, expected in ((None, "1"), ("", "")):
+        if value is not None:
+            monkeypatch.setenv("PYTHONUNBUFFERED", value)
+        assert run(python("import json, os; print(json.dumps(os.environ['PYTHONUNBUFFERED']))")) == json.dumps(expected)
 
 
 def alive(process: int) -> bool:

@@ -310,10 +310,13 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
         assert (job["state"], job["location"]) == ("running", receiver.url.replace("/told", "/status/7"))
         expiry = JobExpiry(root.index, root.results, root.clock)
         assert expiry.step() == 60
+        refused = "refused: mask.nii.gz: it has no position"
+        root.index.repository(ResultRepository).report(message["job"]["id"], 40, refused, root.clock())
         root.clock.move(101)
         assert expiry.step() == 0
         assert expiry.step() is None
         assert jobs(root)[0]["state"] == "expired"
+        assert jobs(root)[0]["detail"].endswith(f"no outcome in time ([hooks.NAME] job_seconds); {refused}")
         key = message["study_instance_uid"], message["series_instance_uid"]
         root.index.deliveries.replay("one", ("series-quiet",), [key], root.clock(), root.clock())
         worker.work()

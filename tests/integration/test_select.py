@@ -184,15 +184,21 @@ def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversi
         3, PatientName="P1", StudyDate="20261103", SeriesNumber=2, SeriesDescription="t1_se", EchoTime=12,
         RepetitionTime=500, ScanningSequence="SE",
     )  # fmt: skip
-    other = make.mr_series(3, PatientName="P2", StudyDate="20261104", SeriesNumber=5, SeriesDescription="loc")
+    other = make.mr_series(
+        3, PatientName="P2", StudyDate="20261104", SeriesNumber=5, SeriesDescription="loc", EchoTime=12
+    )  # fmt: skip
     take(root, fits)
     take(root, other)
+    take(root, make.mr_series(3, PatientName="P5", EchoTime=90))
     root.convert_due()
     take(root, make.mr_series(3, PatientName="P3"))
     take(root, make.ct_series(3, PatientName="P4", StudyDate="20261105"))
     asked = ("select", 'modality == "MR" and weighting == "T1" and echo_time_ms < 20', "--why", "--root", root.folder)
     shown = run(*asked).stdout.splitlines()
-    table = shown.index("1 of 4 series")
+    table = shown.index("1 of 5 series")
+    assert "2 series do not fit one clause" in shown
+    assert "1 series does not fit several clauses: see --json or --tsv" in shown
+    assert not [line for line in shown if line.startswith("P5")]
     assert shown[table + 1].endswith("echo time ms  weighting  series")
     assert {"T1", "12.0", str(fits[0].SeriesInstanceUID)} <= set(shown[table + 2].split())
     [line] = [line for line in shown if line.split()[:4] == ["P2", "2026-11-04", "5", "loc"] and "T1" in line]
@@ -202,7 +208,18 @@ def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversi
     [line] = [line for line in shown if line.startswith("P4") and "modality" in line]
     assert 'modality is "CT"' in line
     result = json.loads(run(*asked, "--json").stdout)
-    assert (result["not_converted"], result["clauses"]['weighting == "T1"']) == (1, 1)
+    assert (result["not_converted"], result["clauses"]['weighting == "T1"']) == (1, 2)
+    assert len(result["why_not"]) == 3
+    narrow = run(*asked, environment={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, narrow)) < max(map(len, shown))
+
+
+def test_a_name_in_the_place_of_a_patient_id_finds_nothing_and_says_so(root: Root) -> None:
+    take(root, make.ct_series(1, PatientID="P1", PatientName="Okoye^Chi"))
+    none = run("series", "--patient", "Okoye Chi", "--root", root.folder).stdout
+    assert none == "0 series. --patient is a Patient ID; for a name: voxelnode info 'Okoye Chi'\n"
+    assert run("series", "--modality", "MR", "--root", root.folder).stdout == "0 series\n"
+    assert "P1" in run("info", "Okoye Chi", "--root", root.folder).stdout
 
 
 def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:

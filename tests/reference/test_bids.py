@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from node.conversion.chosen import chosen
+from node.conversion.found_series import attributes_of_series
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.extensions.bids.sources import FolderSource
@@ -107,12 +108,19 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     work, out = tmp_path / "work", tmp_path / "out"
     cases = [path for name in COLLECTIONS for path in corpus.glob(f"{name}/*/") if not path.name.startswith("codec")]
     source = FolderSource(cases, work, here, 1, chosen('modality == "MR"', None))
-    report = Exporter(source, rules_of(EVERYTHING, tmp_path), PSEUDONYMS).export(out)
+    studies = {found["study_instance_uid"]: found.get("patient_id") for found in attributes_of_series(cases)}
+    subjects = {patient_id: f"{number}" for number, patient_id in enumerate(studies.values())}
+    rows = [f"{patient_id},{uid},{subjects[patient_id]}" for uid, patient_id in studies.items() if patient_id]
+    table = tmp_path / "subjects.csv"  # the people of this corpus share Patient IDs
+    table.write_text("\n".join(("patient_id,study_instance_uid,subject", *rows)))
+    rules = rules_of(f'{EVERYTHING}\n[subjects]\nmap = "{table.name}"\n', tmp_path)
+    report = Exporter(source, rules, PSEUDONYMS).export(out)
     assert report.is_up_to_date
     assert len(report.change.added) == report.volumes >= 40
     assert {path.parent.name for path in out.rglob("*.nii.gz")} == {"anat", "dwi", "fmap", "func"}
     reasons = {skipped.reason.split(":")[0] for skipped in report.skipped}
-    assert reasons <= {"its geometry is none", "its geometry is irregular", "no rule fits"}
+    without_id = "the table of subjects has no row for this Patient ID"
+    assert reasons <= {"its geometry is none", "its geometry is irregular", "no rule fits", without_id}
     assert errors(out) == []
 
 

@@ -295,11 +295,11 @@ def replay_hook(
             for key in ("queued", "waiting", "delivered", "without_event"):
                 total[key] += done[key]
     total |= {"left": len(left), "dry_run": dry_run}
-    text = (
-        f"{total['series']} series: {counted(len(total['queued']), 'message')} queued, "
-        f"{total['waiting']} waiting already, {total['delivered']} delivered before, "
-        f"{total['without_event']} without an event, {total['filtered_out']} filtered out by the hook"
-    )
+    others = {
+        "waiting already": total["waiting"], "delivered before": total["delivered"],
+        "without an event": total["without_event"], "filtered out by the hook": total["filtered_out"],
+    }  # fmt: skip
+    text = _replayed(len(selected), len(total["queued"]), others)
     if left and not dry_run:
         text += f"\n{len(left)} series found no room: start the node, which delivers messages, and repeat the command"
     return Answer(total, text)
@@ -519,13 +519,17 @@ def replay_route(
             total["waiting"] += done["waiting"]
             total["sent"] += done["delivered"]
         total["left"] += len(left)
-    text = (
-        f"{total['series']} series: {counted(total['queued'], 'message')} queued, {total['waiting']} waiting already, "
-        f"{total['sent']} sent before"
-    )
+    others = {"waiting already": total["waiting"], "sent before": total["sent"]}
+    text = _replayed(len(series), total["queued"], others)
     if total["left"]:
         text += f"\n{total['left']} series found no room: start the node, which sends, and repeat the command"
     return Answer(total, text)
+
+
+def _replayed(series: int, queued: int, others: Mapping[str, int]) -> str:
+    """Return what a replay did in one line; of the `others`, those that there are."""
+    left_out = (f"{count} {what}" for what, count in others.items() if count)
+    return ", ".join((f"{series} series: {counted(queued, 'message')} queued", *left_out))
 
 
 def _destinations(root: Root, name: str) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from itertools import takewhile
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table
+from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table, printable
 from node.completeness import Certainty
 from node.selector.fields import SeriesState
 
@@ -149,6 +150,9 @@ def series(
         first = since.astimezone()
         rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
     rows = [{name: row[name] for name in FIELDS} for row in rows]
+    hint = ""
+    if of_patient is not None and not rows:
+        hint = f"0 series. --patient is a Patient ID; for a name: {shlex.join(['voxelnode', 'info', of_patient])}"
     problems = [
         line
         for row in rows
@@ -156,7 +160,9 @@ def series(
         for line in finding(state_of(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
     columns = SERIES | UIDS if uids else SERIES
-    return listing(f"{len(rows)} series", columns, rows, below=problems, cut=("patient", "description"))
+    return listing(
+        f"{len(rows)} series", columns, rows, none=printable(hint), below=problems, cut=("patient", "description")
+    )
 
 
 def _named(row: Mapping[str, Any], *, uids: bool) -> str:
@@ -175,7 +181,8 @@ def select(
         ),
     ],
     why: Annotated[
-        bool, typer.Option("--why", help="Show which clauses the other series do not fit, with their values.")
+        bool,
+        typer.Option("--why", help="Show how many series each clause excludes, and those that fit all others."),
     ] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series to show.")] = 100,
     *,
@@ -183,6 +190,7 @@ def select(
 ) -> Listing:
     """List the series that an expression selects, newest first."""
     from node.dicom.lean_import import load_names
+    from node.selector import FIELDS as SELECTABLE
     from node.selector import compile_selector
 
     load_names()
@@ -191,10 +199,8 @@ def select(
     printed = selector.fields.union(SELECTED, ("verdict",))
     fields = printed.union(NAMED, ("state", "revision")) if why else printed
     selected: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    clauses: Counter[str] = Counter()
+    others = _Others(limit)
     counts = Counter({True: 0, False: 0})
-    not_converted = 0
     with root.reading() as index:
         for one in index.facts.all(fields):
             fits = selector.matches(one.facts)
@@ -203,52 +209,83 @@ def select(
             if fits and len(selected) < limit:
                 selected.append(uids | {name: one.facts[name] for name in sorted(printed)})
             elif not fits and why:
-                reasons = _reasons(selector, one.facts)
-                clauses.update({clause for clause, instead in reasons if instead != NOT_CONVERTED})
-                if all(instead == NOT_CONVERTED for _, instead in reasons):
-                    not_converted += 1
-                elif len(others) < limit:
-                    others.append({**uids, **one.facts, "clauses": reasons})
+                others.add({**uids, **one.facts}, _reasons(selector, one.facts))
     data: dict[str, Any] = {"selected": counts[True], "others": counts[False], "series": selected}
     if why:
-        data |= {"clauses": dict(clauses), "not_converted": not_converted}
+        data |= {"clauses": dict(others.clauses), "not_converted": others.by_count[0]}
         data["why_not"] = [
             {
                 **{name: row[name] for name in (*UIDS_OF_SERIES, *NAMED)},
                 "clauses": [{"clause": clause, "instead": instead} for clause, instead in row["clauses"]],
             }
-            for row in others
+            for row in others.newest
         ]
 
     def show() -> None:
         more = f", the newest {limit}" if counts[True] > limit else ""
         rows = [[*(_joined(row[name]) for name in shown), row["series_instance_uid"]] for row in selected]
         columns = (*(name.replace("_", " ") for name in shown), "series")
-        print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows)
+        cut = [name.replace("_", " ") for name in shown if SELECTABLE[name].type == "text"]
+        print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows, cut)
         if why:
-            print_table("clauses that the others do not fit", ("clause", "series"), clauses.most_common())
-            count = counts[False] - not_converted
-            print_table(
-                f"{count} others" + (f", the newest {limit}" if count > limit else ""),
-                ("patient", "date", "no", "description", "clause", "but", "series"),
-                [
-                    (
-                        *(patient(row), row["study_date"], row["series_number"], _description(row)),
-                        *(clause, instead, row["series_instance_uid"]),
-                    )
-                    for row in others
-                    for clause, instead in row["clauses"]
-                ],
-            )
-            if not_converted:
-                print(f"{not_converted} series {'is' if not_converted == 1 else 'are'} {NOT_CONVERTED}")
+            others.show()
 
     rows = [
         {name: row[name] for name in (*UIDS_OF_SERIES, *sorted(printed))}
         | {"why_not": "; ".join(instead for _, instead in row["clauses"])}
-        for row in others
+        for row in others.newest
     ]
     return Listing(data, show, rows=[*selected, *rows])
+
+
+class _Others:
+    """Series that an expression leaves out: the newest, the newest of those that one clause excludes, and counts.
+
+    `by_count`: of series by the clauses that they do not fit: 0 if that is not known before their conversion, 1, or 2
+    for more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.clauses: Counter[str] = Counter()
+        self.by_count: Counter[int] = Counter()
+        self.newest: list[dict[str, Any]] = []
+        self._limit = limit
+        self._near: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any], reasons: list[tuple[str, str]]) -> None:
+        """Add a series, newest first, with the clauses that it does not fit and what is there instead."""
+        known = [reason for reason in reasons if reason[1] != NOT_CONVERTED]
+        self.clauses.update({clause for clause, _ in known})
+        self.by_count[min(len(known), 2)] += 1
+        if known and len(self.newest) < self._limit:
+            self.newest.append(row | {"clauses": reasons})
+        if len(known) == 1 and len(self._near) < self._limit:
+            self._near.append(row | {"clauses": known})
+
+    def show(self) -> None:
+        """Print how many series each clause excludes, and the series that fit all others."""
+        print_table("clauses that the others do not fit", ("clause", "series"), self.clauses.most_common())
+        print_table(
+            f"{_do(self.by_count[1])} not fit one clause"
+            + (f", the newest {self._limit}" if self.by_count[1] > self._limit else ""),
+            ("patient", "date", "no", "description", "clause", "but", "series"),
+            [
+                (
+                    *(patient(row), row["study_date"], row["series_number"], _description(row)),
+                    *(*row["clauses"][0], row["series_instance_uid"]),
+                )
+                for row in self._near
+            ],
+            ("patient", "description", "clause", "but"),
+        )
+        if self.by_count[2]:
+            print(f"{_do(self.by_count[2])} not fit several clauses: see --json or --tsv")
+        if count := self.by_count[0]:
+            print(f"{count} series {'is' if count == 1 else 'are'} {NOT_CONVERTED}")
+
+
+def _do(count: int) -> str:
+    return f"{count} series {'does' if count == 1 else 'do'}"
 
 
 def _joined(value: Any) -> Any:

@@ -100,7 +100,7 @@ def bids(
         typer.Option(
             "--draft-rules",
             metavar="FILE",
-            help="Write a file of rules for the series that have no name yet, and exit.",
+            help="Write a file of rules with those of --rules and proposed ones for series without a name, and exit.",
         ),
     ] = None,
     uids: Annotated[bool, typer.Option("--uids", help="With the UIDs of the series that are not exported.")] = False,
@@ -130,7 +130,7 @@ def bids(
             own = {"--key": key, "--where": where, "--project": project}
             given = [f"--from={path}" for path in sources or ()]
             given += [f"{option}={value}" for option, value in own.items() if value is not None]
-            _write_draft(draft_rules, source, read, selector, [str(out), *given, *root.given])
+            _write_draft(draft_rules, source, read, rules, selector, [str(out), *given, *root.given])
             return None
         file = key or home / KEY_FILE
         if dry_run and not file.exists():
@@ -159,14 +159,18 @@ def bids(
     )
 
 
-def _write_draft(file: Path, source: PatientSource, rules: Rules, where: Selector | None, given: list[str]) -> None:
-    """Write proposed rules to a new file, and print the command that tries them on what was `given`."""
+def _write_draft(
+    file: Path, source: PatientSource, rules: Rules, before: Path | None, where: Selector | None, given: list[str]
+) -> None:
+    """Write the rules of the file `before` and proposed ones to a new file; print the command that tries them."""
     from node.errors import UsageError
     from node.extensions.bids.draft import draft
 
     if file.exists():
         raise UsageError(f"{file}: is there already; give the name of a new file")
-    made = draft(source, rules, where)
+    if rules.subjects.map is not None and before is not None and file.resolve().parent != before.resolve().parent:
+        raise UsageError(f"{file}: write it beside {before}, whose table of subjects is found from there")
+    made = draft(source, rules, where, before.read_text(encoding="utf-8") if before is not None else "")
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(made.text)

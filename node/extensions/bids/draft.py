@@ -37,6 +37,7 @@ _OF_RUNS = re.compile(r"run\d*|\d+|rep\d*|repeat\w*|again")
 """Words of a description that count runs, which are counted by time."""
 
 _PAIRS = re.compile(r"(?<![0-9A-Za-z])([a-z]+)-([0-9A-Za-z]+)")
+_FIRST_RULE = re.compile(r"^[ \t]*\[\[[ \t]*rules[ \t]*\]\]", re.MULTILINE)
 _UNQUOTED = re.compile(r"[\"'\\*\x00-\x1f\x7f]+")
 _BETWEEN_PAIRS = re.compile(r"[\s_]+(?![^{}]*\})")
 
@@ -117,22 +118,26 @@ class Draft:
     undecided: int
 
 
-def draft(source: PatientSource, rules: Rules, where: Selector | None = None) -> Draft:
-    """Return rules for what `rules` do not name, or give one name although the descriptions differ.
+def draft(source: PatientSource, rules: Rules, where: Selector | None = None, text: str = "") -> Draft:
+    """Return rules for what `rules` do not name, or the default rules give one name although the descriptions differ.
 
-    `where`: the series to look at.
+    `where`: the series to look at; `text`: the file of the rules, which the draft has as well.
     """
     groups = groups_of(source.series_of(list(source.patients())), rules, where)
-    apart = distinguished(groups)
-    rows = [row_of(group, apart.get(id(group), "")) for group in groups]
-    return written(groups, [{"skip": f"not decided: {row.problems[0]}"} if row.problems else row.keys for row in rows])
+    apart, own = distinguished(groups), [id(rule) for rule, _ in rules.rules[: rules.own]]
+    rows = [row_of(group, apart.get(id(group), "") if id(group.rule) not in own else "") for group in groups]
+    keys = [{"skip": f"not decided: {row.problems[0]}"} if row.problems else row.keys for row in rows]
+    return written(groups, keys, text)
 
 
-def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None]) -> Draft:
+def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None], before: str = "") -> Draft:
     """Return a file of rules: the keys of the rule of each group, None for a group without one.
 
+    `before`: a file of rules. Its tables are in the new one, and its rules after the new rules, which count first.
     Raises UsageError if they are no rules.
     """
+    first = _FIRST_RULE.search(before)
+    start = first.start() if first else len(before)
     titles = Counter(group.title for group in groups)
     tables, notes, undecided = [], [], 0
     for group, keys in zip(groups, wanted, strict=True):
@@ -147,9 +152,11 @@ def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None])
         [
             "# Rules for `voxelnode bids`, proposed from descriptions and headers: read each of them, and change what\n"
             "# is wrong. `voxelnode help bids` describes the keys.\n",
-            *(["\n# Without a rule here:\n"] if notes else []),
+            *(["\n# Without a proposed rule:\n"] if notes else []),
             *(f"#   {note}\n" for note in sorted(set(notes))),
+            *([f"\n{before[:start].rstrip()}\n"] if before[:start].strip() else []),
             *tables,
+            *([f"\n{before[start:]}"] if first else []),
         ]
     )
     read_text(text, "the draft")

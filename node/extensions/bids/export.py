@@ -23,8 +23,16 @@ from node.extensions.bids.plan import (
     session_folder,
 )
 from node.extensions.bids.rules import NotExported, Rules
-from node.extensions.bids.sources import PatientSource
-from node.extensions.bids.subjects import Pseudonyms, SubjectPatient, ambiguous_labels, read_map, subject_label
+from node.extensions.bids.sources import STILL_OPEN, PatientSource
+from node.extensions.bids.subjects import (
+    OF_STUDIES,
+    Pseudonyms,
+    SubjectMap,
+    SubjectPatient,
+    ambiguous_labels,
+    read_map,
+    subject_label,
+)
 from node.selector import Facts, Selector
 
 MAX_STATED_AGE = 89
@@ -87,6 +95,7 @@ class Exporter:
         self._subject_map = read_map(rules.subjects.map) if rules.subjects.map is not None else None
         self._planner = Planner(rules, self._subject_map, pseudonyms, where)
         self._prune, self._check = prune, check
+        self._refused: dict[str, Skipped] = {}  # series of patients without a label, by their marks
 
     def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> ExportReport:
         """Bring a data set up to date; one without volumes is not begun, and has no files.
@@ -124,8 +133,10 @@ class Exporter:
                     by_subject, refused = self._by_subject(self._source.patients())
                 refused = {patient: refused[patient]} if patient in refused else {}
             for series in self._source.series_of(list(refused)) if refused else ():
+                one = series.skipped(refused[series.patient])
+                self._refused[self._pseudonyms.mark(series.key)] = one
                 if self._planner.selects(series):
-                    report.skipped.append(series.skipped(refused[series.patient]))
+                    report.skipped.append(one)
                 else:
                     report.not_selected += 1
             for subject in subjects:
@@ -142,28 +153,60 @@ class Exporter:
         return None if keys is None else {self._pseudonyms.mark(series_key(*key)) for key in keys}
 
     def _namesakes(self, patient: int | None) -> Mapping[int, SubjectPatient]:
-        """Return the patients that may have the label of one of them: pseudonyms are of one patient alone."""
+        """Return the patients that may have the label of one of them: a pseudonym is of one issuer and Patient ID."""
         if self._subject_map is None and self._rules.subjects.labels == "pseudonym":
             return {} if patient is None else self._source.patients(patient)
         return self._source.patients()
 
     def _by_subject(self, patients: Mapping[int, SubjectPatient]) -> tuple[dict[str, list[int]], dict[int, str]]:
         """Return the patients of each subject, and why other patients have none."""
-        labels: dict[int, str] = {}
-        refused: dict[int, str] = {}
-        for number, patient in patients.items():
-            try:
-                labels[number] = subject_label(patient, self._rules.subjects, self._subject_map, self._pseudonyms)
-            except NotExported as reason:
-                refused[number] = str(reason)
-        if self._subject_map is None:
-            for number in ambiguous_labels(labels):
-                del labels[number]
-                refused[number] = "several patients have one label: name the subjects in a table"
+        labels, refused = (
+            self._labels(patients) if self._subject_map is None else self._mapped(self._subject_map, patients)
+        )
         by_subject: dict[str, list[int]] = defaultdict(list)
         for number, label in labels.items():
             by_subject[label].append(number)
         return by_subject, refused
+
+    def _labels(self, patients: Mapping[int, SubjectPatient]) -> tuple[dict[int, str], dict[int, str]]:
+        """Return the labels of patients without a table, and why others have none."""
+        labels: dict[int, str] = {}
+        refused: dict[int, str] = {}
+        for number, patient in patients.items():
+            try:
+                labels[number] = subject_label(patient, self._rules.subjects, self._pseudonyms)
+            except NotExported as reason:
+                refused[number] = str(reason)
+        for number in ambiguous_labels(labels):
+            del labels[number]
+            refused[number] = f"several patients have one label: name each in a table of subjects, by {OF_STUDIES}"
+        return labels, refused
+
+    def _mapped(
+        self, subject_map: SubjectMap, patients: Mapping[int, SubjectPatient]
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """Return the labels that the table gives to patients, and why others have none."""
+        labels: dict[int, str] = {}
+        refused: dict[int, str] = {}
+        by_id: dict[str | None, list[int]] = defaultdict(list)
+        for number, patient in patients.items():
+            by_id[patient.patient_id].append(number)
+        for patient_id, numbers in by_id.items():
+            label = subject_map.subject(patient_id) if len(numbers) == 1 else None
+            if label is not None:
+                labels[numbers[0]] = label
+            elif not subject_map.has(patient_id):
+                refused |= dict.fromkeys(numbers, "the table of subjects has no row for this Patient ID")
+            else:
+                studies: dict[int, list[Facts]] = defaultdict(list)
+                for series in self._source.series_of(numbers):
+                    studies[series.patient].append(series.facts)
+                found = subject_map.subjects(patient_id, studies)
+                why = "several patients have this Patient ID" if len(numbers) > 1 else "the rows name several subjects"
+                reason = f"{why}: the table of subjects needs a row of this one alone, by {OF_STUDIES}"
+                refused |= {number: reason for number in numbers if number not in found}
+                labels |= found
+        return labels, refused
 
     def _export_subject(
         self,
@@ -211,7 +254,7 @@ class Exporter:
     ) -> list[tuple[str, str, str | None, str | None]]:
         """Return (session, stem, reason, series) of the volumes in the data set whose series has none in the plan.
 
-        There is no reason if the series may be elsewhere, and no series if it is not among those of the subject.
+        There is no reason if the series may be elsewhere or is still open, and no series if the subject has it no more.
         """
         planned = {volume.mark for session in plan.sessions.values() for volume in session.volumes}
         skipped = {
@@ -219,8 +262,8 @@ class Exporter:
             for one in plan.skipped
         }
         return [
-            (session, stem, one.reason, one.series_instance_uid)
-            if (one := skipped.get(entry.series)) is not None
+            (session, stem, None if one.reason == STILL_OPEN else one.reason, one.series_instance_uid)
+            if (one := skipped.get(entry.series) or self._refused.get(entry.series)) is not None
             else (session, stem, self._fate(entry.series), None)
             for session, state in sorted(states.items())
             for stem, entry in sorted(state.volumes.items())

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from node.archive.base import LocalFile
@@ -20,7 +21,7 @@ from node.extensions.bids.rules import Rules
 from node.extensions.bids.subjects import SubjectPatient
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.index.database.reading import ReadIndex
-from node.index.nouns.levels import identity_of
+from node.index.nouns.levels import identity_of, same_person
 from node.selector import FIELDS, Facts, Selector, grid_fields
 from node.writers.options import WriteOptions
 
@@ -37,7 +38,7 @@ class PatientSource(Protocol):
     not_selected: int
 
     def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
-        """Return every patient, or the one with a number."""
+        """Return every patient, or the one with a number and those of the same identity."""
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         """Return the patient of a study; None if there is no such study."""
@@ -155,27 +156,40 @@ class FolderSource:
             uid = found["series_instance_uid"]
             self._twice |= {uid} & self._attributes.keys()
             self._attributes |= {uid: found} if uid in self._rows else {}
-        identities = dict.fromkeys(map(_identity, self._attributes.values()))
-        self._numbers = {identity: number for number, identity in enumerate(identities)}
+        self._people: list[SimpleNamespace] = []
+        self._of_study: dict[str, int] = {}
+        for series in self._attributes.values():
+            if (study := series["study_instance_uid"]) not in self._of_study:
+                self._of_study[study] = self._person(series)
 
     def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
-        known = {_identity(found): found.get("patient_id") for found in self._attributes.values()}
         return {
-            each: SubjectPatient(identity, known[identity])
-            for identity, each in self._numbers.items()
-            if number in (None, each)
+            each: SubjectPatient(person.identity, person.patient_id)
+            for each, person in enumerate(self._people)
+            if number is None or person.identity == self._people[number].identity
         }
 
     def patient_of(self, study_instance_uid: str) -> int | None:
-        found = (each for each in self._attributes.values() if each["study_instance_uid"] == study_instance_uid)
-        return next((self._numbers[_identity(each)] for each in found), None)
+        return self._of_study.get(study_instance_uid)
+
+    def _person(self, study: Mapping[str, Any]) -> int:
+        """Return the number of the person whom a study names; those who share a Patient ID are apart, as in a node."""
+        new = {name: study.get(name) for name in ("patient_id", "patient_name", "patient_birth_date", "patient_sex")}
+        identity = identity_of(study, study["study_instance_uid"])
+        known = same_person([person for person in self._people if person.identity == identity], new)
+        if known is None:
+            known = SimpleNamespace(number=len(self._people), identity=identity, **new)
+            self._people.append(known)
+        for name, value in new.items():
+            setattr(known, name, getattr(known, name) or value)
+        return int(known.number)
 
     def series_keys(self) -> Collection[tuple[str, str]] | None:
         return None
 
     def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         for uid, attributes in self._attributes.items():
-            number = self._numbers[_identity(attributes)]
+            number = self._of_study[attributes["study_instance_uid"]]
             if number in patients:
                 yield self._series(number, uid, attributes)
 
@@ -219,7 +233,3 @@ def require_known(rules: Rules, where: Selector | None) -> None:
             raise UsageError(f"{place}: {', '.join(sorted(unknown))} is known only to a node")
     if where is not None:
         require_told("--where", where)
-
-
-def _identity(attributes: Mapping[str, Any]) -> str:
-    return identity_of(attributes, attributes["study_instance_uid"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from node.pseudonyms import Patient as KeyedPatient
 STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
 """Columns that restrict a row of the map to a study."""
 
+OF_STUDIES = f"{', '.join(STUDY_COLUMNS[:-1])} or {STUDY_COLUMNS[-1]}"
+
 COLUMNS = ("patient_id", *STUDY_COLUMNS, "subject", "session")
 
 
@@ -30,7 +32,10 @@ class SubjectPatient:
 
 
 class SubjectMap:
-    """A table with a row for each patient, or for each study of a patient."""
+    """A table with a row for each patient, or for each study of a patient.
+
+    A Patient ID may be of several people. A row names one of them by a study alone.
+    """
 
     def __init__(self, rows: list[dict[str, str]]) -> None:
         self._by_patient: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -38,23 +43,46 @@ class SubjectMap:
             self._by_patient[row["patient_id"]].append(row)
 
     def subject(self, patient_id: str | None) -> str | None:
-        """Return the label of a patient, or None if the table does not name the patient."""
-        return next((row["subject"] for row in self._by_patient.get(patient_id or "", ())), None)
+        """Return the label of all rows of a Patient ID; None without a row, or if the rows have several labels."""
+        labels = {row["subject"] for row in self._by_patient.get(patient_id or "", ())}
+        return labels.pop() if len(labels) == 1 else None
+
+    def has(self, patient_id: str | None) -> bool:
+        """Return whether a row has a Patient ID."""
+        return (patient_id or "") in self._by_patient
+
+    def subjects(self, patient_id: str | None, studies: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, str]:
+        """Return the labels of the patients with one Patient ID by the rows for their `studies`.
+
+        A patient is missing if no row is for one of the studies, if the rows have several labels, or if one of the rows
+        is for another patient, too.
+        """
+        labels: dict[int, set[str | None]] = defaultdict(set)
+        for row in self._by_patient.get(patient_id or "", ()):
+            named = [patient for patient, found in studies.items() if any(_is_for(row, study) for study in found)]
+            for patient in named:
+                labels[patient].add(row["subject"] if len(named) == 1 else None)
+        return {patient: label for patient, found in labels.items() if len(found) == 1 for label in found if label}
 
     def session(self, study: Mapping[str, Any]) -> str | None:
         """Return the label of a study, or None if no row for it has one."""
         for row in self._by_patient.get(study.get("patient_id") or "", ()):
-            stated = {column: row[column] for column in STUDY_COLUMNS if row[column]}
-            if row["session"] and all(str(study.get(column)) == value for column, value in stated.items()):
+            if row["session"] and (_is_for(row, study) or not any(row[column] for column in STUDY_COLUMNS)):
                 return row["session"]
         return None
+
+
+def _is_for(row: Mapping[str, str], study: Mapping[str, Any]) -> bool:
+    """Return whether a row names a study."""
+    stated = {column: row[column] for column in STUDY_COLUMNS if row[column]}
+    return bool(stated) and all(str(study.get(column)) == value for column, value in stated.items())
 
 
 def read_map(file: Path) -> SubjectMap:
     """Read a table of subjects: CSV, or text separated by tabs if its name ends in ``.tsv``.
 
-    Raises UsageError: a column is missing or unknown, a label is wrong, or a patient has two labels; the message gives
-    the line.
+    Raises UsageError: a column is missing or unknown, a label is wrong, or a Patient ID has two labels and a row
+    without a study; the message gives the line.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -75,28 +103,23 @@ def read_map(file: Path) -> SubjectMap:
         if not row["patient_id"]:
             raise UsageError(f"{file}, line {line}: patient_id is empty")
         found.append(row)
+    everywhere = {row["patient_id"] for row in found if not any(row[column] for column in STUDY_COLUMNS)}
     subjects: dict[str, str] = {}
     spelled: dict[str, str] = {}
     for (line, _), row in zip(rows, found, strict=True):
         if spelled.setdefault(row["subject"].casefold(), row["subject"]) != row["subject"]:
             raise UsageError(f"{file}, line {line}: {row['subject']!r} differs from a label above in case alone")
-        if subjects.setdefault(row["patient_id"], row["subject"]) != row["subject"]:
-            raise UsageError(f"{file}, line {line}: the patient has the subject {subjects[row['patient_id']]!r} above")
+        above = subjects.setdefault(row["patient_id"], row["subject"])
+        if above != row["subject"] and row["patient_id"] in everywhere:
+            raise UsageError(
+                f"{file}, line {line}: the patient has the subject {above!r} above. For two people with one "
+                f"Patient ID, each row needs {OF_STUDIES}"
+            )
     return SubjectMap(found)
 
 
-def subject_label(
-    patient: SubjectPatient, subjects: SubjectsTable, subject_map: SubjectMap | None, pseudonyms: Pseudonyms
-) -> str:
-    """Return the label of a patient.
-
-    Raises NotExported: the table of subjects lacks the patient, or labels are Patient IDs and there is none.
-    """
-    if subject_map is not None:
-        found = subject_map.subject(patient.patient_id)
-        if found is None:
-            raise NotExported("the table of subjects has no row for this Patient ID")
-        return found
+def subject_label(patient: SubjectPatient, subjects: SubjectsTable, pseudonyms: Pseudonyms) -> str:
+    """Return the label of a patient without a table. Raises NotExported: labels are Patient IDs, and there is none."""
     if subjects.labels == "pseudonym":
         return pseudonyms.subject(patient.identity)
     found = label(patient.patient_id or "")

@@ -21,12 +21,15 @@ from node.api import HOOK_VARIABLES, DeliveredMessage, HookMessage, Interrupted,
 from node.extensions.channels.settings import PLACEHOLDER, PLACEHOLDERS, CommandSettings
 
 OUTPUT_BYTES = 4000
-"""Bytes kept from the end of a command's output."""
+"""Bytes kept from the end of a command's output and from the end of its errors, together."""
 
 TERMINATION_SECONDS = 3.0
 """Time from SIGTERM to SIGKILL."""
 
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
+UNBUFFERED = "PYTHONUNBUFFERED"
+"""Without it, what a Python program printed is lost when it is killed."""
+
 _CHECK_SECONDS = 0.1
 _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -60,7 +63,7 @@ class HookCommand:
                 arguments,
                 stdin=stdin,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd="/",
                 env=_environment(values),
@@ -107,29 +110,33 @@ def _filled(argument: str, values: Mapping[str, str]) -> str:
 
 def _environment(values: Mapping[str, str]) -> dict[str, str]:
     variables = {HOOK_VARIABLES + name.upper(): value for name, value in values.items()}
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | variables
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {UNBUFFERED: os.environ.get(UNBUFFERED, "1"), **passed_on, **variables}
 
 
 def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelled: threading.Event) -> str | None:
-    """Wait for a program; return the end of its output if it succeeds.
+    """Wait for a program; return the end of its output, and then of its errors, if it succeeds.
 
-    Do not wait for the pipe to close: a background process of the program may keep it open.
+    Do not wait for the pipes to close: a background process of the program may keep them open.
     """
     assert process.stdout is not None
-    descriptor, tail, is_open = process.stdout.fileno(), b"", True
+    assert process.stderr is not None
+    tails = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    is_open = set(tails)
     deadline = monotonic() + timeout_seconds
-    with process.stdout:
+    with process.stdout, process.stderr:
         while process.poll() is None and monotonic() < deadline and not cancelled.is_set():
             if is_open:
-                tail, is_open = _read(descriptor, tail, _CHECK_SECONDS)
+                _read(is_open, tails, _CHECK_SECONDS)
             else:
                 _waited(process, min(_CHECK_SECONDS, max(0.0, deadline - monotonic())))
         is_late = process.poll() is None
         if is_late:
             _end(process)
-        while is_open and select.select([descriptor], [], [], 0)[0]:
-            tail, is_open = _read(descriptor, tail, 0)
-    output = tail.decode("utf-8", "replace").strip() or None
+        while _read(is_open, tails, 0):
+            pass
+    written = [tail.decode("utf-8", "replace").strip() for tail in tails.values() if tail.strip()]
+    output = "\n".join(text[-(OUTPUT_BYTES // len(written)) :] for text in written)[-OUTPUT_BYTES:] or None
     if is_late and cancelled.is_set():
         raise Interrupted
     if is_late:
@@ -141,12 +148,15 @@ def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelle
     return output
 
 
-def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
-    """Append output that arrives within `seconds` to `tail`; return the tail, and False at the end of the output."""
-    if not select.select([descriptor], [], [], seconds)[0]:
-        return tail, True
-    read = os.read(descriptor, 65536)
-    return (tail + read)[-OUTPUT_BYTES:], bool(read)
+def _read(is_open: set[int], tails: dict[int, bytes], seconds: float) -> bool:
+    """Append what arrives within `seconds` to the tails of open pipes; return whether any pipe was ready."""
+    ready = select.select([*is_open], [], [], seconds)[0]
+    for descriptor in ready:
+        read = os.read(descriptor, 65536)
+        tails[descriptor] = (tails[descriptor] + read)[-OUTPUT_BYTES:]
+        if not read:
+            is_open.remove(descriptor)
+    return bool(ready)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ A receiver uses the token in its message, which is valid for its job alone; peop
 
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -17,11 +18,12 @@ from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.counted import counted
+from node.errors import ResultRefused
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
-from node.index.work.jobs import JobEnded
+from node.index.work.jobs import REFUSED, JobEnded, ResultThere
 from node.web.access import CurrentCall, allow
 from node.web.api import models
 from node.web.api.changes import Change, tagged
@@ -31,6 +33,9 @@ from node.web.errors import ResourceNotFound
 from node.web.problem_types import CONFLICT, RESULT_REFUSED
 from node.web.services import Services
 
+MAX_DETAIL = 1000
+"""Characters of what a job says of itself."""
+
 
 class JobProgress(BaseModel):
     """How far a job is; what is left out stays as it was."""
@@ -38,7 +43,7 @@ class JobProgress(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     percent: Annotated[int | None, Field(ge=0, le=100)] = None
-    detail: Annotated[str | None, Field(max_length=1000)] = None
+    detail: Annotated[str | None, Field(max_length=MAX_DETAIL)] = None
 
 
 class JobOutcome(BaseModel):
@@ -50,7 +55,7 @@ class JobOutcome(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: Literal["succeeded", "failed"]
-    detail: Annotated[str | None, Field(max_length=1000)] = None
+    detail: Annotated[str | None, Field(max_length=MAX_DETAIL)] = None
     results: Annotated[list[ManifestResult] | None, Field(max_length=64)] = None
     algorithm: Algorithm | None = None
 
@@ -117,6 +122,9 @@ async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> models.
             await run_in_threadpool(stream.write, bytes(gathered))
             digest.update(gathered)
             count += len(gathered)
+    except ResultRefused as error:
+        await run_in_threadpool(_note_refusal, node, job, error)
+        raise
     except ClientDisconnect:
         log.warning("result_interrupted", bytes=count)
         raise HTTPException(400, "the client closed the connection within the body") from None
@@ -137,7 +145,11 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
         else:
             results = outcome.results
             manifest = Manifest(results=results, algorithm=outcome.algorithm) if results is not None else None
-            call.node.results.finish(job, manifest, outcome.detail)
+            try:
+                call.node.results.finish(job, manifest, outcome.detail)
+            except (ResultRefused, ResultThere) as error:
+                _note_refusal(call.node, job, error)
+                raise
         resource = _now(call.node, job)
         detail = f"job {job}: {counted(len(resource.results), 'result')}"
         objects = [of_study(resource.study_instance_uid, None)]
@@ -145,6 +157,12 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
+
+
+def _note_refusal(node: Services, job: str, error: ResultRefused | ResultThere) -> None:
+    """Let the job show the refusal, which its receiver alone would know."""
+    with suppress(JobEnded):
+        node.index.repository(ResultRepository).report(job, None, f"{REFUSED}{error}"[:MAX_DETAIL], node.ingest.now())
 
 
 def _now(node: Services, job: str) -> models.JobWithResults:

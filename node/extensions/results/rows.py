@@ -13,7 +13,7 @@ from node.extensions.results.listed import JobViews
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.work import ResultRow, WorkRow
-from node.index.work.jobs import IS_JOB, IS_OPEN, Job, ResultThere, end_job, job_at, open_job
+from node.index.work.jobs import IS_JOB, IS_OPEN, REFUSED, Job, ResultThere, end_job, job_at, open_job
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,9 @@ class ResultRepository(IndexRepository):
         late = select(WorkRow.id).where(IS_JOB, IS_OPEN, WorkRow.due_at <= now).order_by(WorkRow.id)
         jobs = [job_at(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
         for job in jobs:
-            end_job(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
+            detail = "the hook reported no outcome in time ([hooks.NAME] job_seconds)"
+            last = f"; {job.detail}" if job.detail and job.detail.startswith(REFUSED) else ""
+            end_job(connection, job, "expired", detail + last, now)
         return jobs
 
     @on_reader

@@ -4,7 +4,7 @@ conflicts between them."""
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,17 +199,22 @@ def _person(connection: Connection, attributes: InstanceAttributes, identity: st
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
     """
     new = attributes.patient
-    same = [row for row in connection.execute(_PERSONS, {"identity": identity}) if _can_be(row, new)]
-    if len(same) != 1:  # a study that could be of two of them is of neither
-        same = [row for row in same if all(getattr(row, name) == new[name] for name in _AGE_AND_SEX)]
-    if not same:
+    known = same_person(connection.execute(_PERSONS, {"identity": identity}), new)
+    if known is None:
         inserted = _inserted(connection, PatientRow, {**new, "identity": identity})
         return inserted, inserted
-    known = same[0]
     added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
     if added:
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
     return int(known.id), int(known.merged_into or known.id)
+
+
+def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
+    """Return which of the people whom an issuer and a Patient ID name is the one of these attributes; None: another."""
+    same = [row for row in known if _can_be(row, new)]
+    if len(same) != 1:  # a study that could be of two of them is of neither
+        same = [row for row in same if all(getattr(row, name) == new[name] for name in _AGE_AND_SEX)]
+    return same[0] if same else None
 
 
 def _can_be(known: Any, new: Mapping[str, Any]) -> bool:

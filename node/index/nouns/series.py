@@ -105,14 +105,18 @@ class ReadExports(ReadRepository):
     """Rows of patients, studies, series and volumes, for programs that write data sets."""
 
     def patients(self, patient: int | None = None) -> list[Row]:
-        """Return ``id``, ``identity`` and ``patient_id`` of each patient with a series, by ``id``, or of one alone."""
+        """Return ``id``, ``identity`` and ``patient_id`` of each patient with a series, by ``id``.
+
+        `patient`: only this one and all of the same identity, as people with one issuer and Patient ID are.
+        """
         query = (
             "SELECT p.id, p.identity, p.patient_id FROM patients p WHERE EXISTS "
             "(SELECT 1 FROM studies st JOIN series se ON se.study_id = st.id WHERE st.patient_id = p.id)"
         )
         if patient is None:
             return self._rows(f"{query} ORDER BY p.id")
-        return self._rows(f"{query} AND p.id = :patient", patient=patient)
+        alike = "p.identity = (SELECT identity FROM patients WHERE id = :patient)"
+        return self._rows(f"{query} AND {alike} ORDER BY p.id", patient=patient)
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         """Return the ``id`` of the patient of a study, or None if there is no such study."""

@@ -35,6 +35,9 @@ JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "ex
 OPEN: tuple[JobState, ...] = ("waiting", "running")
 """States of a job that may still report."""
 
+REFUSED = "refused: "
+"""Begin of the detail of an open job whose last results were refused."""
+
 IS_JOB, IS_OPEN = WorkRow.kind == "job", WorkRow.outcome.is_(None)
 
 UNACCEPTED = dt.timedelta(days=2)
@@ -225,7 +228,9 @@ _ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cance
 
 def end_job(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
     """End a job that is open; `detail` is what the hook says of it."""
-    ended = Ended(cast(Outcome, state), detail if detail is not None else job.detail)
+    if detail is None and not (state == "succeeded" and (job.detail or "").startswith(REFUSED)):
+        detail = job.detail
+    ended = Ended(cast(Outcome, state), detail)
     end(connection, ended, now, WorkRow.id == job.id)
     stored_results = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
     results = connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()

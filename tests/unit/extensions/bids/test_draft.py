@@ -112,3 +112,33 @@ def test_only_chosen_series_are_looked_at(scanner: Scanner) -> None:
     made = drafted(*series, where=compile_selector('series_description == "*stroop"'))
     assert "stroop" in made.text
     assert "nback" not in made.text
+
+
+OWN = """# ours
+[subjects]
+map = "subjects.csv"
+
+[[rules]]
+name = "ours"
+where = 'series_description == "t1_*"'
+suffix = "T1w"
+
+[rules.fields]
+MagneticFieldStrength = 3
+"""
+
+
+def test_a_draft_has_the_tables_and_rules_of_the_file_that_it_extends(tmp_path: Path, scanner: Scanner) -> None:
+    """It takes its place in the next command: other labels, or names that are gone, would be a surprise there."""
+    (tmp_path / "subjects.csv").write_text("patient_id,subject\nP1,77\n")
+    series = [*(scanner.series(name) for name in ("t1_a", "t1_b")), scanner.series("bold_nback", times=5, **EPI)]
+    before = rules_of(OWN, tmp_path)
+    made = draft(Listed(*series), before, text=OWN)
+    assert made.proposed == 1, "two descriptions with one name by a rule of the file are meant so"
+    both = rules_of(made.text, tmp_path)
+    assert (both.subjects, both.rules[1][0]) == (before.subjects, before.rules[0][0])
+    assert exported(tmp_path, made, *series) == (["run-1_T1w", "run-2_T1w", "task-nback_bold"], [])
+    assert draft(Listed(*series), both, text=made.text).proposed == 0
+    tables = '[sessions]\nlabels = "none"\n'
+    made = draft(Listed(*series), rules_of(tables, tmp_path), text=tables)
+    assert rules_of(made.text, tmp_path).sessions.labels == "none"

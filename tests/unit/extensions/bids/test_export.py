@@ -12,6 +12,7 @@ import pytest
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import SubjectSeries
+from node.extensions.bids.sources import STILL_OPEN
 from node.extensions.bids.subjects import Pseudonyms, SubjectPatient
 from node.pseudonyms import PseudonymKey
 from node.selector import compile_selector
@@ -29,11 +30,17 @@ class Clinic:
         scanner = Scanner(folder)
         self.series = [replace(scanner.series("t1_mprage", study=n), patient=n) for n in range(1, patients + 1)]
         self.asked: list[int | None] = []
+        self.ids: dict[int, str] = {}
 
     def patients(self, number: int | None = None) -> dict[int, SubjectPatient]:
         self.asked.append(number)
         numbers = {series.patient for series in self.series}
-        return {each: SubjectPatient(f"\\P{each}", f"P{each}") for each in numbers if number in (None, each)}
+        people = {each: self.ids.get(each, f"P{each}") for each in numbers}
+        return {
+            each: SubjectPatient(f"\\{patient_id}", patient_id)
+            for each, patient_id in people.items()
+            if number is None or patient_id == people[number]
+        }
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         return next((each.patient for each in self.series if each.study_instance_uid == study_instance_uid), None)
@@ -113,3 +120,63 @@ def test_series_that_do_not_fit_are_counted_unless_they_are_in_the_data_set(tmp_
     later = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, compile_selector("series_number == 2"))
     assert (report := later.export(out)).not_selected == 1
     assert report.volumes == 2
+
+
+def test_people_who_share_a_patient_id_are_no_subject_before_a_table_names_each(tmp_path: Path) -> None:
+    """A row that fits both names neither; a study, or another column that only one has, tells them apart."""
+    clinic, out = Clinic(tmp_path, 3), tmp_path / "out"
+    clinic.ids = {1: "P1", 2: "P1"}
+    of_studies = "study_instance_uid, accession_number or study_date"
+
+    def exported(rows: str | None, study: str | None = None) -> tuple[list[str], set[str]]:
+        rules = "" if rows is None else '[subjects]\nmap = "subjects.csv"\n'
+        (tmp_path / "subjects.csv").write_text(f"patient_id,study_date,study_instance_uid,subject\nP3,,,03\n{rows}")
+        exporter = Exporter(clinic, rules_of(rules, tmp_path), PSEUDONYMS)
+        report = exporter.export(out, dry_run=True) if study is None else exporter.export_study(out, study)
+        names = sorted(path.partition("/")[0] for path in report.change.added if path.startswith("sub-"))
+        return names, {one.reason for one in report.skipped}
+
+    named, reasons = exported(None)
+    assert (len(named), reasons) == (
+        1,
+        {f"several patients have one label: name each in a table of subjects, by {of_studies}"},
+    )
+    assert exported(None, study="1.2.1") == ([], reasons), "a route knows of both, too"
+    apart = (
+        f"several patients have this Patient ID: the table of subjects needs a row of this one alone, by {of_studies}"
+    )
+    clinic.series = [replace(one, facts={**one.facts, "patient_id": "P1"}) for one in clinic.series]
+    for each in clinic.series:
+        each.facts["study_instance_uid"] = each.study_instance_uid
+    assert exported("P1,,,77\n") == (["sub-03"], {apart})
+    assert exported("P1,2026-02-01,,77\n") == (["sub-03", "sub-77"], {apart})
+    assert exported("P1,2026-02-01,,77\nP1,2026-02-02,,78\n") == (["sub-03", "sub-77", "sub-78"], set())
+    assert exported("P1,,1.2.1,77\nP1,,1.2.2,77\n") == (["sub-03", "sub-77", "sub-77"], set()), "a person says so"
+    clinic.series[1].facts["study_date"] = clinic.series[0].facts["study_date"]
+    assert exported("P1,2026-02-01,,77\n") == (["sub-03"], {apart}), "the row fits both"
+    clinic.series = [clinic.series[0], clinic.series[2]]
+    assert exported("P1,,,77\n") == (["sub-03", "sub-77"], set())
+    assert exported("P1,2026-02-01,,77\nP1,2026-02-02,,78\n") == (["sub-03", "sub-77"], set())
+    _, [reason] = exported("P1,2026-02-01,,77\nP1,2026-02-01,,78\n")
+    assert reason.startswith("the rows name several subjects: ")
+
+
+def test_a_patient_who_gets_a_namesake_keeps_the_files_and_is_listed(tmp_path: Path) -> None:
+    clinic, out = Clinic(tmp_path, 2), tmp_path / "out"
+    both, clinic.series = clinic.series, clinic.series[:1]
+    Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS).export(out)
+    clinic.series, clinic.ids = both, {1: "P1", 2: "P1"}
+    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS).export(out)
+    assert (report.change.removed, [one.reason.partition(":")[0] for one in report.left]) == (
+        [],
+        ["several patients have one label"],
+    )
+
+
+def test_a_volume_whose_series_is_received_again_is_not_pruned(tmp_path: Path) -> None:
+    clinic, out = Clinic(tmp_path, 1), tmp_path / "out"
+    Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS).export(out)
+    clinic.series = [replace(clinic.series[0], problem=STILL_OPEN)]
+    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export(out)
+    assert (report.change.removed, report.left, [one.reason for one in report.skipped]) == ([], [], [STILL_OPEN])
+    assert len([*out.rglob("*.nii.gz")]) == 1

@@ -10,7 +10,7 @@ import pytest
 from node.errors import UsageError
 from node.extensions.bids.plan import Planner, SessionState, SubjectPlan, SubjectSeries, WrittenVolume
 from node.extensions.bids.rules import read_rules
-from node.extensions.bids.subjects import Pseudonyms, SubjectPatient, read_map, subject_label
+from node.extensions.bids.subjects import Pseudonyms, read_map
 from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of
 
@@ -166,13 +166,14 @@ def test_a_table_names_subjects_and_sessions(scanner: Scanner, tmp_path: Path) -
     planner = Planner(read_rules(None), read, PSEUDONYMS)
     dated = scanner.series("t1_mprage", study=1)
     known = replace(dated, facts={**dated.facts, "patient_id": "P1"})
-    assert subject_label(SubjectPatient("\\P1", "P1"), planner.rules.subjects, read, PSEUDONYMS) == "01"
+    assert read.subject("P1") == "01"
     assert stems(planner.plan("01", [known], {})) == ["sub-01/ses-followup/anat/sub-01_ses-followup_T1w"]
     for text, problem in (
         ("patient_id\nP1\n", "column 'subject' is missing"),
         ("patient_id,subject,age\nP1,1,3\n", "column 'age'"),
         ("patient_id,subject\nP1,a-b\n", "line 2: subject has letters and digits only"),
         ("patient_id,subject\nP1,01\nP1,02\n", "line 3: the patient has the subject '01' above"),
+        ("patient_id,subject,study_date\nP1,01,2026-02-01\nP1,02,\n", "each row needs study_instance_uid, acc"),
         ("patient_id,subject\nP1,a\nP2,A\n", "line 3: 'A' differs from a label above in case alone"),
     ):
         table.write_text(text)
