@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,10 +14,12 @@ from node.archive import filesystem, space
 from node.archive.filesystem import Archive
 from node.archive.intake import Intake
 from node.control.repository import Repository
-from node.conversion.volume_files import publish
-from node.durable import sync_folder
+from node.conversion.pipeline import convert
+from node.conversion.series import write_volumes
+from node.conversion.volume_files import revision_folder
 from node.receive.ingest import Origin
 from node.settings.model import Settings
+from node.writers.options import WriteOptions
 from tests.crash.small_disk import another_disk
 from tests.ingest import indexed
 from tests.integration.conftest import announced, data_set_bytes
@@ -70,16 +73,21 @@ def test_files_are_moved_between_disks(tmp_path: Path, other: Path) -> None:
     assert [path.name for path in archive.path(back).parent.iterdir()] == [Path(back).name]
 
 
-def test_a_revision_is_published_on_another_disk(tmp_path: Path, other: Path) -> None:
-    linked(tmp_path / "root", "volumes", other)
-    made = tmp_path / "root" / "work" / "1"
-    made.mkdir(parents=True)
-    (made / "a.nii.gz").write_bytes(b"volume")
-    destination = tmp_path / "root" / "volumes" / "1.2" / "1.3" / "1-01234567"
-    publish(made, destination, sync_folder)
-    assert (destination / "a.nii.gz").read_bytes() == b"volume"
+def test_a_revision_is_published_on_another_disk(settings: Settings, other: Path) -> None:
+    root = settings.storage.root
+    linked(root, "volumes", other)
+    with Repository(settings) as repository:
+        for ds in ct_series(3):
+            incoming = repository.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data_set_bytes(ds))
+            indexed(incoming)
+        claimed = repository.index.series.claim_due(repository.index.now() + dt.timedelta(days=1))
+        assert claimed is not None
+        write_volumes(claimed, repository.archive, repository.index, WriteOptions(), convert)
+    destination = root / revision_folder(claimed)
+    assert (destination / "volume.nii.gz").stat().st_dev != root.stat().st_dev
     assert [path.name for path in destination.parent.iterdir()] == [destination.name]
-    assert not made.exists()
+    assert [path.name for path in (root / "work").iterdir()] == [f"publishing-{claimed.claim}"]
 
 
 def test_the_fullest_disk_decides_whether_there_is_room(

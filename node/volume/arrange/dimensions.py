@@ -186,9 +186,9 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
             "between them, and their acquisition times are apart"
         )
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
-    elif not warnings and (times := times_by_slice_numbers(frames)) > 1:
+    elif not warnings and (count := times_by_slice_numbers(frames)) > 1:
         detail = (
-            f"the slices of the volume seem to belong to {times} times: Instance Numbers (0020,0013) count them one by "
+            f"the slices of the volume seem to belong to {count} times: Instance Numbers (0020,0013) count them one by "
             "one, as if others had been lost between them"
         )
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
