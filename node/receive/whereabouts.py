@@ -258,7 +258,7 @@ class _Asked:
     def waiting(self) -> Whereabouts | None:
         """Return that it may be in the journal: until the index has what is there, nobody can say that it never came.
 
-        Of what the records are is not looked up: they may be a gigabyte.
+        The records are not read: they may be a gigabyte.
         """
         if not self.is_behind():
             return None

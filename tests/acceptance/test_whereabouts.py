@@ -38,7 +38,7 @@ def test_info_says_what_became_of_a_study_that_is_not_there(tmp_path: Path) -> N
         until(lambda: node.rows("SELECT 1 FROM v_rejections"), 30, "the refusal is in the index")
         status, said = info(uid)
         assert status == 2
-        assert " of CT7 at 127.0.0.1: calling AE title not recognised; add the sender to [peers]" in said
+        assert " of CT7 at 127.0.0.1: calling AE title not recognised; if that is why: add the sender to" in said
         assert send_files([path], node.address, "CT1") == 1
         node.wait_until_idle()
         for name in (uid, "ACC-7"):

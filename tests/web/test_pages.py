@@ -570,7 +570,7 @@ def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -
 def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     page = visitor.open("/problems")
     expect(page.locator("tbody tr")).to_have_count(2)
-    expect(page.locator(".remedy").filter(has_text="Orientation or spacing")).to_be_visible()
+    expect(page.locator(".remedy").filter(has_text="No volume has this geometry")).to_be_visible()
     expect(page.locator("tbody tr").filter(has_text="incomplete")).to_contain_text("Seems to be missing: slices")
     page.get_by_text("Acknowledge…").last.click()
     button = page.locator("details[open]").get_by_role("button", name="Acknowledge")

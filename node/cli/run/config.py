@@ -24,9 +24,6 @@ _FIRST = """\
 #ae_title = "VOXELNODE"
 #port = 11112
 
-[web]
-#port = 8080                    # of the pages, REST and DICOMweb
-
 # Without peers, only this machine can send. Once there is a peer, all other senders are rejected.
 #[peers.CT1]
 #ae_title = "CT1"
