@@ -202,6 +202,8 @@ def _serve_once() -> None:
         node = Node(Settings(storage=storage, dicom={"port": 0}, web={"port": 0}))  # type: ignore[arg-type]
         node.start()
         node.stop(5)
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(5)  # a timer that was cancelled ends a moment later
     assert threading.active_count() == 1, threading.enumerate()  # only this one will be in a fork
 
 
