@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 MAX_SPANS = 10
-"""Runs of numbers that are named."""
+"""Runs of interpolated slices that are named."""
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
@@ -29,6 +29,14 @@ def sized(count: float) -> str:
 def interpolated(indexes: Sequence[int]) -> str:
     """Return the slices, by their ascending indexes from 0, that a resampled copy has between those of its stack."""
     runs = [[index for _, index in run] for _, run in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0])]
-    spans = [f"{run[0] + 1}-{run[-1] + 1}" if len(run) > 1 else f"{run[0] + 1}" for run in runs]
-    named = ", ".join(spans[:MAX_SPANS]) + (", ..." if len(spans) > MAX_SPANS else "")
+    named = spans([range(run[0] + 1, run[-1] + 2) for run in runs], MAX_SPANS)
     return f"slice {named} is interpolated" if len(indexes) == 1 else f"slices {named} are interpolated"
+
+
+def spans(runs: Sequence[range], most: int) -> str:
+    """Return runs of numbers in words, such as ``4, 7-9``; at most so many runs, and numbers of a run with steps."""
+    shown = [
+        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" if run.step == 1 else ", ".join(map(str, run[:most]))
+        for run in runs
+    ]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")

@@ -316,8 +316,7 @@ def one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, 
 def _stem(row: Row) -> str:
     """Return what the files of a volume in every format begin with."""
     path = PurePath(row["name"] if "name" in row else row["path"])
-    stem = stem_of(path.name)
-    return str(path.with_name(stem.removesuffix("_analyze") if row["format"] == "analyze" else stem))
+    return str(path.with_name(stem_of(path.name)))
 
 
 def _series(source: RowSource, study_instance_uid: str | None = None, where: str | None = None) -> list[OpenedSeries]:

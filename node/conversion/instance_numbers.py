@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from node.completeness import Evidence
 from node.conversion.grids import MAX_SHOWN, Grid, InstanceHeader
+from node.counted import spans
 from node.volume.model import Geometry
 
 CONTIGUOUS = 1.5
@@ -29,7 +30,7 @@ def holes_in(headers: Mapping[str, InstanceHeader], grids: Sequence[Grid], *, re
             far = ()  # whole times
         without = {places.pop(number) for number in far}
         if far and not any(grid.holds_all(without) for grid in own):
-            shown = _ranges([range(far[0], far[-1] + 1)])
+            shown = spans([range(far[0], far[-1] + 1)], MAX_SHOWN)
             fact = f"Instance Number {shown} is far from the others, {min(places)}-{max(places)}"
             yield Evidence("instance-numbers", fact, "", doubtful=True)
         holes = set(_missing_in(places, own, refused=refused))
@@ -37,26 +38,13 @@ def holes_in(headers: Mapping[str, InstanceHeader], grids: Sequence[Grid], *, re
             missing |= holes
     if missing:
         ordered = sorted(missing, key=lambda numbers: numbers[0])
-        shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {_ranges(ordered)}"
+        shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {spans(ordered, MAX_SHOWN)}"
         verb = "is" if _size(ordered) == 1 else "are"
         yield Evidence("instance-numbers", f"{shown} {verb} missing", shown, _size(ordered))
 
 
 def _size(missing: Iterable[range]) -> int:
     return sum(map(len, missing))
-
-
-def _ranges(missing: Sequence[range]) -> str:
-    """Return missing numbers in words, such as ``4, 7-9``."""
-    shown = [
-        str(numbers[0])
-        if len(numbers) == 1
-        else f"{numbers[0]}-{numbers[-1]}"
-        if numbers.step == 1
-        else ", ".join(map(str, numbers[:MAX_SHOWN]))
-        for numbers in missing
-    ]
-    return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
 
 
 def _numbered_groups(headers: Mapping[str, InstanceHeader], grids: Sequence[Grid]) -> Iterator[list[str]]:

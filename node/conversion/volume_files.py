@@ -1,7 +1,7 @@
 """Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it.
 
-Before the rename, a note in the work folder says which folder it will be; once rows name the folder, the note goes. So
-a start looks at the folders that the last process was publishing when it died, and not at all that there are.
+Before the rename, a note in the work folder names the destination; once rows name it, the note is removed. A start
+therefore looks only at the folders that the last process was publishing when it died.
 
 A folder belongs to one claim, whose first letters are in its name. No other conversion ever writes into it, also if the
 series is deleted, sent and converted again while an earlier conversion still runs. Whatever removes a folder therefore
@@ -17,8 +17,8 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from node.archive.base import VOLUMES
 from node.conversion.naming import folder_name
@@ -59,6 +59,16 @@ def series_folder(study_instance_uid: str, series_instance_uid: str) -> str:
 def stem_of(name: str) -> str:
     """Return the name of a file of a volume without what its format adds; its sidecar is STEM.json."""
     return name.removesuffix(".gz").rpartition(".")[0].removesuffix("_analyze")
+
+
+def sidecar_beside(path: str, local: LocalPath) -> dict[str, Any]:
+    """Return the fields of the sidecar of a file of a volume; none if it cannot be read now."""
+    file = PurePath(path)
+    try:
+        fields: dict[str, Any] = json.loads(local(str(file.with_name(f"{stem_of(file.name)}.json"))).read_bytes())
+    except (OSError, ValueError):  # such as: another process is replacing it
+        return {}
+    return fields
 
 
 def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:

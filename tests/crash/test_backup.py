@@ -140,18 +140,25 @@ def test_what_was_acknowledged_after_the_backup_comes_back_from_the_journal_of_t
     assert run("fsck", "--hash", "--root", new).returncode == 0
 
 
-def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: Path) -> None:
-    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
-    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
+@contextmanager
+def backed_up(root: Path, folder: Path) -> Iterator[tuple[Node, Journal]]:
+    """A node on a root that has a backup in a folder; it is killed at the end of the block."""
+    with closing(Journal(root.with_name("sent"))) as journal, Node(root) as node:
         assert node.start()
         send(node, new_series(2), journal)
         assert backup(root, folder, "--no-prove")[0] == 0
+        yield node, journal
+        node.kill()
+
+
+def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with backed_up(root, folder) as (node, journal):
         for _ in range(6):  # more than the segments of the small journal have
             send(node, new_series(9), journal)
         large = new_series(2, large=True)
         send(node, large, journal)
         wait_until_applied(root, 60)
-        node.kill()
         acknowledged = journal.acknowledged()
     for path in (*root.glob("index.sqlite*"), root / "objects"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -173,12 +180,8 @@ def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: 
 def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -> None:
     root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
     since = new_series(3)
-    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
-        assert node.start()
-        send(node, new_series(2), journal)
-        assert backup(root, folder, "--no-prove")[0] == 0
+    with backed_up(root, folder) as (node, journal):
         send(node, since, journal)
-        node.kill()
     [segment] = [path for path in root.glob("journal/*.journal") if since[1].data in path.read_bytes()]
     content = bytearray(segment.read_bytes())
     content[content.index(since[1].data)] ^= 1
@@ -192,12 +195,8 @@ def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -
 
 def test_a_restore_without_the_damaged_root_does_not_say_that_all_is_here(tmp_path: Path) -> None:
     root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
-    with closing(Journal(tmp_path / "sent")) as journal, Node(root) as node:
-        assert node.start()
+    with backed_up(root, folder) as (node, journal):
         send(node, new_series(2), journal)
-        assert backup(root, folder, "--no-prove")[0] == 0
-        send(node, new_series(2), journal)
-        node.kill()
     done = run("restore", folder, "--root", new)
     assert "what was acknowledged after the backup may be missing" in done.stdout
     told = run("lost", "list", "--root", new)

@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from json import loads
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
@@ -390,14 +389,9 @@ def _warnings(volumes: Iterable[dict[str, Any]], out: Path, told: str) -> list[s
 
 
 def _sidecar(out: Path, volume: dict[str, Any]) -> dict[str, Any]:
-    from node.conversion.volume_files import stem_of
+    from node.conversion.volume_files import sidecar_beside
 
-    path = out / volume["path"]
-    try:
-        fields: dict[str, Any] = loads(path.with_name(f"{stem_of(path.name)}.json").read_bytes())
-    except (OSError, ValueError):  # another run is replacing it
-        return {}
-    return fields
+    return sidecar_beside(volume["path"], lambda path: out / path)
 
 
 def _report_people(people: Sequence[str | None], *, anonymous: bool) -> None:

@@ -427,8 +427,8 @@ def _behind(row: Mapping[str, Any]) -> int:
 
 
 def _owed(row: Mapping[str, Any]) -> str:
-    count, what = _behind(row), "series" if row["instances_behind"] is None else "instance"
-    more = counted(count, what, "series" if what == "series" else "instances")
+    count = _behind(row)
+    more = f"{count} series" if row["instances_behind"] is None else counted(count, "instance")
     return f"{row['route'] or BY_HAND} > {row['destination']}: {more} behind, without a message; {_state(row)}"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from node.conversion.volume_files import LocalPath, stem_of
+from node.conversion.volume_files import LocalPath, sidecar_beside, stem_of
 from node.counted import interpolated
 from node.index.database.reading import ReadIndex
 from node.web.pages.filters import listed
@@ -102,7 +101,7 @@ def _described(file: Mapping[str, Any], series: Mapping[str, Any], local: LocalP
 
 def _region(path: str, suffix: str, local: LocalPath) -> str:
     """Return the name of the region or the segment that a file contains, from its sidecar; "" if there is none."""
-    sidecar = _sidecar(path, local)
+    sidecar = sidecar_beside(path, local)
     if "roi" in sidecar:
         return str(sidecar["roi"].get("name") or suffix)
     labels = {f"seg{segment.get('number')}": segment.get("label") for segment in sidecar.get("segments", ())}
@@ -111,7 +110,7 @@ def _region(path: str, suffix: str, local: LocalPath) -> str:
 
 def sidecar_of(file: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:
     """Return the `SIDECAR_FIELDS` of a file of `viewable`; empty if it has no sidecar."""
-    sidecar = _sidecar(file["path"], local)
+    sidecar = sidecar_beside(file["path"], local)
     return {name: sidecar[name] for name in SIDECAR_FIELDS if name in sidecar}
 
 
@@ -124,7 +123,7 @@ def told_of(volumes: Iterable[Mapping[str, Any]], local: LocalPath) -> dict[str,
     current = [one for one in volumes if not one["superseded"]]
     told = {}
     for one in [one for one in current if one["kind"] == "resampled" or listed(one["warnings"])][:TOLD_VOLUMES]:
-        sidecar = _sidecar(one["path"], local)
+        sidecar = sidecar_beside(one["path"], local)
         told[one["stem"]] = {warning["name"]: warning["detail"] for warning in sidecar.get("warnings", ())}
         if between := sidecar.get("interpolated_slices"):
             told[one["stem"]]["resampled"] = interpolated(between)
@@ -139,7 +138,7 @@ def measurements_of(files: Iterable[Mapping[str, Any]], local: LocalPath) -> lis
     shown: list[dict[str, Any]] = []
     for file in files:
         is_shown = file["kind"] == "measurements" and not file["superseded"] and file["bytes"] <= MAX_DOCUMENT_BYTES
-        for group in _sidecar(file["path"], local).get("groups", ()) if is_shown else ():
+        for group in sidecar_beside(file["path"], local).get("groups", ()) if is_shown else ():
             sites = ", ".join(_meaning(site) for site in group.get("finding_site", ()))
             for one in group.get("measurements", [])[: SHOWN_MEASUREMENTS - len(shown)]:
                 unit = one["unit"]
@@ -150,15 +149,6 @@ def measurements_of(files: Iterable[Mapping[str, Any]], local: LocalPath) -> lis
 
 def _meaning(code: Mapping[str, str]) -> str:
     return code.get("meaning") or code.get("value", "")
-
-
-def _sidecar(path: str, local: LocalPath) -> dict[str, Any]:
-    file = PurePath(path)
-    try:
-        content: dict[str, Any] = json.loads(local(str(file.with_name(f"{stem_of(file.name)}.json"))).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content
 
 
 def _thumbnail(file: Mapping[str, Any] | None, modality: str | None) -> str:

@@ -43,8 +43,8 @@ SEND_AGAIN = "send the instances with all attributes that the scanner wrote, or 
 """What to do if no attribute says which frames belong together."""
 
 SKIPPED_DETAIL = (
-    "Instance Numbers (0020,0013) have a step in which others may have been lost: slices may then be of an earlier or "
-    "later time"
+    "Instance Numbers (0020,0013) skip numbers, and the instances between may have been lost: slices may then be of an "
+    "earlier or later time"
 )
 
 SHIFTED_DETAIL = (
@@ -100,8 +100,9 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     warnings = _number_warnings(bins) if name == "instance" else ()
     if (doubt := doubt or _doubt_of_pauses(name, bins)) is not None:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
-    labels = labels_of_remains(name, bins) or _labels_of_announced(name, bins)
-    if labels is None and name in COUNTED and _announced(bins) != len(bins[0]) and labels_by_each_number(bins):
+    by_number = labels_by_each_number(bins) if name in COUNTED else None
+    labels = labels_of_remains(name, bins) or _labels_of_announced(bins, by_number)
+    if labels is None and by_number is not None and _announced(bins) != len(bins[0]):
         warnings = (*warnings, VolumeWarning(WarningKind.INCOMPLETE_VOLUME, SKIPPED_DETAIL))
     if labels is not None:
         return _arrange_without_remains(bins, labels)
@@ -109,19 +110,16 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     return whole or Arrangement([list(time) for time in zip(*bins, strict=True)], warnings=warnings)
 
 
-def _labels_of_announced(name: str, bins: list[Bin]) -> Labels | None:
+def _labels_of_announced(bins: list[Bin], by_number: Labels | None) -> Labels | None:
     """Return the times of frames if more are announced than each position has, and frames of one rank are of several.
 
-    Temporal Position Identifiers name them, or Instance Numbers that count one by one.
+    Temporal Position Identifiers name the times. Without them, `by_number` does: the labels of `labels_by_each_number`.
     """
     announced = _announced(bins)
     if announced <= len(bins[0]):
         return None
-    named = {id(frame): frame.time_key.get("temporal_position") for frames in bins for frame in frames}
-    if None not in named.values():
-        labels: Labels | None = named if are_mixed(bins, named) else None
-    else:
-        labels = labels_by_each_number(bins) if name in COUNTED else None
+    named: Labels = {id(frame): frame.time_key.get("temporal_position") for frames in bins for frame in frames}
+    labels = by_number if None in named.values() else named if are_mixed(bins, named) else None
     return labels if labels is not None and len(set(labels.values())) <= announced else None
 
 

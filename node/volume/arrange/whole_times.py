@@ -71,7 +71,7 @@ def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
 
 
 def labels_by_each_number(bins: Sequence[Bin]) -> Labels | None:
-    """Return the times of frames by Instance Numbers that count one by one, if frames of one rank are of several.
+    """Return the times of frames by Instance Numbers that count one by one, if frames of one rank belong to several.
 
     If the numbers have a step, such as every second one, `labels_by_number` holds that the numbers between belong to
     other stacks. But if each position has its place in every time by the numbers as they are, the instances between may
@@ -247,7 +247,7 @@ def _are_all_remains(times: Sequence[Sequence[float]]) -> bool:
 
 
 def times_by_slice_numbers(frames: Sequence[Frame]) -> int:
-    """Return of how many times the slices of one volume are by Instance Numbers that count one by one; 1 if of one.
+    """Return the number of times that the slices of a volume belong to, by Instance Numbers that count one by one.
 
     If losses left each position one frame, of any time, its number tells by its remainder which slice of a time it is:
     the remainders follow the positions, and the numbers do not. In another numbering, they do so by chance alone.
