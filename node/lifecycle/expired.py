@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.records import StoredStudy
+from node.selector import compile_selector
 from node.settings.series import RetentionSettings
 
 FEW = 3
@@ -30,13 +32,20 @@ class Expired:
     rule: str
 
 
+def kept_studies(facts: SeriesFacts, rules: RetentionSettings) -> frozenset[str]:
+    """Return the studies with a series that ``keep_where`` selects."""
+    if rules.keep_where is None:
+        return frozenset()
+    return frozenset(study for study, _ in facts.selected(compile_selector(rules.keep_where)))
+
+
 def expired_studies(
     studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime, kept: Collection[str] = ()
 ) -> list[Expired]:
     """Return the studies to be deleted by the rules, oldest first.
 
     `studies`: all studies, in the order in which they last received an instance. `kept`: studies that are never
-    deleted; see `node.lifecycle.retention.kept_studies`.
+    deleted; see `kept_studies`.
 
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,

@@ -30,10 +30,9 @@ from node.index.nouns.deletions import NotThere
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
-from node.lifecycle.expired import Expired, expired_studies, unasked
+from node.lifecycle.expired import Expired, expired_studies, kept_studies, unasked
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
-from node.selector import compile_selector
 from node.settings.model import Settings
 from node.settings.series import RetentionSettings
 
@@ -72,13 +71,6 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
     return state.held or f"{state.asked} studies"
 
 
-def kept_studies(index: ReadIndex, rules: RetentionSettings) -> frozenset[str]:
-    """Return the studies with a series that ``keep_where`` selects."""
-    if rules.keep_where is None:
-        return frozenset()
-    return frozenset(study for study, _ in index.facts.selected(compile_selector(rules.keep_where)))
-
-
 @dataclass(frozen=True, slots=True)
 class Due:
     """The studies that the next pass would delete; `bytes`: of the instances as they were received."""
@@ -93,7 +85,7 @@ def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due
     if not rules.is_active:
         return Due([], index.studies.count_and_newest()[0], 0)
     studies = index.studies.stored(with_senders=rules.is_by_sender)
-    expired = expired_studies(studies, rules, now, kept_studies(index, rules))
+    expired = expired_studies(studies, rules, now, kept_studies(index.facts, rules))
     return Due(expired, len(studies), index.studies.bytes_of([one.study.study_instance_uid for one in expired]))
 
 
@@ -197,7 +189,7 @@ class Retention(BackgroundService):
         """
         rules = self._settings.retention
         with self._index.reading() as index:
-            kept = kept_studies(index, rules)
+            kept = kept_studies(index.facts, rules)
         studies = self._index.studies.stored(with_senders=rules.is_by_sender)
         expired = expired_studies(studies, rules, now, kept)
         if rules.dry_run:

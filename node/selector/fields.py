@@ -134,7 +134,7 @@ def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str
     """Return the fields of the grid of a volume, from `shape`, `spacing_mm` and `geometry` of its file.
 
     One slice has no distance to another, and slices without a geometry none that is known: what a file has there is
-    assumed. `node.index.engine.views.slice_spacing` says the same in SQL.
+    assumed. `node.index.engine.view_rows.grid_of` says the same in SQL.
     """
     fields: dict[str, float | None] = dict(zip(AXES, (*shape, 1), strict=False))
     fields |= dict(zip(SPACINGS, spacing_mm, strict=False))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,9 @@ def explained(root: Root) -> Iterator[tuple[Queries, list[str]]]:
 
         def run(query: str, values: Mapping[str, Any]) -> list[Row]:
             steps.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
-            return queries(query, values)
+            return queries.rows(query, values)
 
-        yield run, steps
+        yield replace(queries, rows=run), steps
 
 
 def test_a_read_sees_what_was_written_before_it(root: Root) -> None:

@@ -40,7 +40,7 @@ def reconvert(
     selectors = [compile_selector(FAILED if failed else CLOSED)]
     if where is not None:
         selectors.append(compile_selector(where))
-    with root.reading() as index:
+    with root.looking() as index:
         series = list(index.facts.selected(*selectors))
     owed = 0
     for first in range(0, 0 if dry_run else len(series), AT_ONCE):

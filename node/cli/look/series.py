@@ -189,11 +189,9 @@ def select(
     root: Root,
 ) -> Listing:
     """List the series that an expression selects, newest first."""
-    from node.dicom.lean_import import load_names
     from node.selector import FIELDS as SELECTABLE
     from node.selector import compile_selector
 
-    load_names()
     selector = compile_selector(expression)
     shown = (*SELECTED, *sorted(selector.fields.difference(SELECTED, UIDS_OF_SERIES)))
     printed = selector.fields.union(SELECTED, ("verdict",))
@@ -201,7 +199,7 @@ def select(
     selected: list[dict[str, Any]] = []
     others = _Others(limit)
     counts = Counter({True: 0, False: 0})
-    with root.reading() as index:
+    with root.looking() as index:
         for one in index.facts.all(fields):
             fits = selector.matches(one.facts)
             counts[fits] += 1

@@ -28,15 +28,10 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.expired import expired_studies, unasked
+    from node.lifecycle.expired import expired_studies, kept_studies, unasked
 
-    kept: frozenset[str] = frozenset()
-    if rules.keep_where is not None:
-        with root.reading() as facts:
-            from node.lifecycle.retention import kept_studies
-
-            kept = kept_studies(facts, rules)
     with root.looking() as index:
+        kept = kept_studies(index.facts, rules)
         studies = index.studies.stored(with_senders=rules.is_by_sender)
         state = index.retention
         expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)

@@ -16,6 +16,7 @@ from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Queries, Row, ViewRows, queries_of_file
+from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.views import (
     AboutViews,
     AccountViews,
@@ -65,6 +66,7 @@ class Look(ViewRows, AboutViews):
         self.deletions = DeletionViews(queries)
         self.events = EventViews(queries)
         self.exclusions = ExclusionViews(queries)
+        self.facts = SeriesFacts(queries)
         self.failures = FailureViews(queries)
         self.hooks = HookViews(queries)
         self.hosts = _OneHost()

@@ -38,7 +38,7 @@ from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
-from node.index.nouns.facts import ReadFacts
+from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
@@ -76,7 +76,7 @@ class ReadIndex(AboutViews):
         self.events = ReadEvents(connection, watermarks)
         self.exclusions = ReadExclusions(connection)
         self.exports = ReadExports(connection)
-        self.facts = ReadFacts(connection)
+        self.facts = SeriesFacts(queries_of(connection))
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)
         self.hosts = ReadHosts(connection)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from node.index.engine.backend import backend_of
 from node.index.engine.view_rows import Queries, Row, ViewRows
+from node.index.engine.words import Words
 
 __all__ = ["Row"]  # for the repositories
 
@@ -50,7 +51,7 @@ def _plain(connection: Connection, result: Result[Any]) -> list[Row]:
 
 def queries_of(connection: Connection) -> Queries:
     """Return what runs queries that are written out by SQLAlchemy."""
-    return partial(_rows_of, connection)
+    return Queries(partial(_rows_of, connection), Words(connection.dialect.name))
 
 
 class ReadRepository(ViewRows):

@@ -22,7 +22,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Dialect,
-    Float,
     Index,
     Integer,
     Select,
@@ -40,6 +39,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
+from node.index.engine import words
 from node.index.engine.view_rows import literal, pattern_of
 
 Value = TypeVar("Value")
@@ -62,9 +62,9 @@ def _in_postgresql(word: Word[Any], compiler: SQLCompiler, **rest: Any) -> str:
     return _said(word.in_postgresql, word, compiler, **rest)
 
 
-def _said(words: str, word: Word[Any], compiler: SQLCompiler, **rest: Any) -> str:
+def _said(said: str, word: Word[Any], compiler: SQLCompiler, **rest: Any) -> str:
     operands = [compiler.process(operand, **rest) for operand in word.clauses]
-    return words.format(*operands, all=", ".join(operands))
+    return said.format(*operands, all=", ".join(operands))
 
 
 class ConditionElement(Word[bool]):
@@ -123,8 +123,7 @@ class JsonEach(Word[Any]):
     """
 
     inherit_cache = True
-    in_sqlite = "json_each({0})"
-    in_postgresql = "json_array_elements_text(CAST({0} AS JSON))"
+    in_sqlite, in_postgresql = words.EACH
 
 
 class JsonArray(Word[Any]):
@@ -150,8 +149,7 @@ class JsonGroupDistinct(Word[Any]):
 
     type = JSON()
     inherit_cache = True
-    in_sqlite = "json_group_array(DISTINCT {0})"
-    in_postgresql = "coalesce(json_agg(DISTINCT {0}), '[]')"
+    in_sqlite, in_postgresql = words.DISTINCT
 
 
 class JsonNumber(Word[Any]):
@@ -159,8 +157,7 @@ class JsonNumber(Word[Any]):
 
     type = NullType()  # a whole number stays whole
     inherit_cache = True
-    in_sqlite = "json_extract({0}, '$[{1}]')"
-    in_postgresql = "CAST({0} ->> {1} AS NUMERIC)"
+    in_sqlite, in_postgresql = words.NUMBER
 
     def __init__(self, array: Any, place: int) -> None:
         super().__init__(array, literal_column(str(place)))
@@ -171,8 +168,7 @@ class JsonText(Word[str]):
 
     type = String()
     inherit_cache = True
-    in_sqlite = "json_extract({0}, '$.{1}')"
-    in_postgresql = "(CAST({0} AS JSON) ->> '{1}')"
+    in_sqlite, in_postgresql = words.TEXT
 
     def __init__(self, item: Any, key: str) -> None:
         assert key.isidentifier(), "is a part of the statement"
@@ -227,26 +223,13 @@ class _AnyOf(ConditionElement):
     """A value is one of those that a subquery selects; PostgreSQL looks only arrays up in an index."""
 
     inherit_cache = True
-    in_sqlite = "({0} IN {1})"
-    in_postgresql = "({0} = ANY (ARRAY{1}))"
+    in_sqlite, in_postgresql = words.ANY_OF
 
 
 def _values(column: Any, values: Collection[Any] | BindParameter[Any]) -> Select[Any]:
     parameter = values if isinstance(values, BindParameter) else bindparam(None, list(values), type_=JSON)
     value = JsonEach(parameter).table_valued("value").c.value
     return select(cast(value, BigInteger) if isinstance(column.type, Integer) else value)
-
-
-# Moments
-
-
-class Days(Word[float]):
-    """A moment in days with fractions. Only differences mean something: each engine counts from a day of its own."""
-
-    type = Float()
-    inherit_cache = True
-    in_sqlite = "julianday({0})"
-    in_postgresql = "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)"
 
 
 # Tables and indexes
@@ -263,8 +246,7 @@ class Unindexed(Word[Any]):
     """
 
     inherit_cache = True
-    in_sqlite = "+{0}"
-    in_postgresql = "{0}"
+    in_sqlite, in_postgresql = words.UNINDEXED
 
     def __init__(self, column: Any) -> None:
         super().__init__(column)
@@ -326,11 +308,7 @@ class RootFolder(Word[str]):
 
     type = String()
     inherit_cache = True
-    in_sqlite = (
-        "coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END "
-        "FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '')"
-    )
-    in_postgresql = """coalesce((SELECT value || '/' FROM about WHERE "key" = 'root'), '')"""
+    in_sqlite, in_postgresql = words.ROOT_FOLDER
 
 
 # INSERT ... ON CONFLICT

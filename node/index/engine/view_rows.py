@@ -12,14 +12,27 @@ import json
 import sqlite3
 import string
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from node.completeness import COUNTED_RULES
+from node.index.engine.words import Words
 
 Row = dict[str, Any]
 
-Queries = Callable[[str, Mapping[str, Any]], list[Row]]
-"""Return the rows of a query, whose ``:names`` are bound to values. Times and lists are text, as docs/data.md says."""
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What runs queries that are written out, on one connection.
+
+    `rows`: returns the rows of a query, whose ``:names`` are bound to values. Times and lists are text, as docs/data.md
+        says.
+    `say`: the words of the engine that runs them.
+    """
+
+    rows: Callable[[str, Mapping[str, Any]], list[Row]]
+    say: Words
+
 
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
 """Columns of volumes that the views have as JSON."""
@@ -48,7 +61,7 @@ def queries_of_file(connection: sqlite3.Connection) -> Queries:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    return rows
+    return Queries(rows, Words("sqlite"))
 
 
 class ViewRows:
@@ -58,7 +71,7 @@ class ViewRows:
         self._queries = queries
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
-        return self._queries(query, values)
+        return self._queries.rows(query, values)
 
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)
@@ -108,6 +121,29 @@ def certainty_of(series: str) -> str:
         f"WHEN {series}.verdict_rule IN ({_COUNTED}) THEN 'verified' "
         f"WHEN {series}.verdict = 'complete' THEN 'no gap seen' END"
     )
+
+
+def years_of(age: str) -> str:
+    """Return the SQL of the years of an Age String (PS3.5 6.2) such as ``018M``; NULL of any other text."""
+    digits = " AND ".join(f"substr({age}, {place}, 1) BETWEEN '0' AND '9'" for place in (1, 2, 3))
+    units = "WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425"
+    years = f"CAST(substr({age}, 1, 3) AS FLOAT) / CASE substr({age}, 4) {units} END"
+    return f"CASE WHEN length({age}) = 4 AND {digits} THEN {years} END"
+
+
+def grid_of(volume: str, say: Words) -> dict[str, str]:
+    """Return the SQL of each field of the grid of a row of ``volumes``: see `node.selector.grid_fields`."""
+    columns, rows, slices, times = (f"CAST({say.number(f'{volume}.shape', axis)} AS BIGINT)" for axis in range(4))
+    across, down, through = (f"CAST({say.number(f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(3))
+    return {
+        "columns": columns,
+        "rows": rows,
+        "slices": slices,
+        "times": f"CASE WHEN {volume}.id IS NOT NULL THEN coalesce({times}, 1) END",
+        "column_spacing_mm": across,
+        "row_spacing_mm": down,
+        "slice_spacing_mm": f"CASE WHEN {slices} > 1 AND {volume}.geometry <> 'none' THEN {through} END",
+    }
 
 
 _ESCAPED = str.maketrans({character: f"/{character}" for character in "/%_"})

@@ -4,19 +4,18 @@ A view has no rows of its own, so no migration changes one: after the migrations
 them again. This module always has the whole text of each.
 
 Paths in the tables are relative to the root, and `node.index.engine.sql.RootFolder` makes them absolute. A view is the
-SQL that both engines share; where they differ, `_Words` writes what a construct says in the engine of the view.
+SQL that both engines share; where they differ, it has the words of its engine.
 """
 
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, case, literal_column
+from sqlalchemy import Connection, Dialect
 
 from node.index.engine.extension_tables import extension_tables
-from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
-from node.index.engine.view_rows import certainty_of
+from node.index.engine.view_rows import certainty_of, grid_of, years_of
+from node.index.engine.words import Words
 
 
 def problem_of(series: str) -> str:
@@ -33,20 +32,6 @@ INSTANCES_BEHIND = (
 """Empty for a hook or a route that wants no messages of single instances."""
 
 
-def years_of(age: str) -> str:
-    """Return the SQL of the years of an Age String (PS3.5 6.2) such as ``018M``; NULL of any other text."""
-    digits = " AND ".join(f"substr({age}, {place}, 1) BETWEEN '0' AND '9'" for place in (1, 2, 3))
-    units = "WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425"
-    years = f"CAST(substr({age}, 1, 3) AS FLOAT) / CASE substr({age}, 4) {units} END"
-    return f"CASE WHEN length({age}) = 4 AND {digits} THEN {years} END"
-
-
-def slice_spacing(shape: Any, spacing_mm: Any, geometry: Any) -> ColumnElement[Any]:
-    """Return the distance between the slices of a volume, by its columns: see `node.selector.grid_fields`."""
-    is_known = (JsonNumber(shape, 2) > literal_column("1")) & (geometry != literal_column("'none'"))
-    return case((is_known, JsonNumber(spacing_mm, 2)))
-
-
 _MESSAGE_STATE = """
     CASE coalesce(w.outcome, w.state) WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'given-up'
          WHEN 'cancelled' THEN 'dropped' ELSE coalesce(w.outcome, w.state) END"""
@@ -57,41 +42,14 @@ _COUNTS = f"""(SELECT count(*) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL)
 """Messages of a hook or a destination of a route."""
 
 
-class _Words:
-    """What an engine says for a construct, whose columns are named as in the text of the view."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
-        self.root = self._say(RootFolder())
-
-    def number(self, array: str, place: int) -> str:
-        return self._say(JsonNumber(literal_column(array), place))
-
-    def slice_spacing(self, volume: str) -> str:
-        shape, spacing_mm, geometry = (f"{volume}.{name}" for name in ("shape", "spacing_mm", "geometry"))
-        return self._say(slice_spacing(*map(literal_column, (shape, spacing_mm, geometry))))
-
-    def text(self, item: str, key: str) -> str:
-        return self._say(JsonText(literal_column(item), key))
-
-    def each(self, array: str) -> str:
-        return self._say(JsonEach(literal_column(array)))
-
-    def unindexed(self, column: str) -> str:
-        return self._say(Unindexed(literal_column(column)))
-
-    def _say(self, element: ClauseElement) -> str:
-        return str(element.compile(dialect=self._dialect))
-
-
 def views(dialect: Dialect) -> dict[str, str]:
     """Return the query of each view, by its name."""
-    say = _Words(dialect)
+    say = Words(dialect.name)
     of_extensions = (own.views for own in extension_tables().values())
     return dict(chain.from_iterable(one.items() for one in (_of_core(say), *of_extensions)))
 
 
-def _of_core(say: _Words) -> dict[str, str]:
+def _of_core(say: Words) -> dict[str, str]:
     return {
         "v_patients": """
             SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
@@ -150,11 +108,7 @@ def _of_core(say: _Words) -> dict[str, str]:
                    v.magnetic_field_strength_t, v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms,
                    v.inversion_time_ms, v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation,
                    v.geometry,
-                   {say.number("v.shape", 0)} AS columns, {say.number("v.shape", 1)} AS rows,
-                   {say.number("v.shape", 2)} AS slices, coalesce({say.number("v.shape", 3)}, 1) AS times,
-                   {say.number("v.spacing_mm", 0)} AS column_spacing_mm,
-                   {say.number("v.spacing_mm", 1)} AS row_spacing_mm,
-                   {say.slice_spacing("v")} AS slice_spacing_mm,
+                   {", ".join(f"{column} AS {name}" for name, column in grid_of("v", say).items())},
                    v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
                    se.verdict, se.state, v.instances, v.format, {say.root} || v.path AS path, v.bytes, v.sha256,
                    c.created_at

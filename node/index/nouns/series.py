@@ -14,7 +14,7 @@ from node.index.engine.rows import PagedRepository, ReadRepository, Row, columns
 from node.index.engine.sql import Unindexed
 from node.index.engine.view_rows import certainty_of
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.facts import CHUNK_ROWS, ReadFacts
+from node.index.nouns.facts import CHUNK_ROWS, SeriesFacts
 from node.index.nouns.views import FEW_SERIES, SeriesViews
 from node.selector import Selector
 
@@ -62,7 +62,7 @@ class ReadSeries(PagedRepository, SeriesViews):
 
     def _selected(self, after: int | None, where: Selector, **wanted: Any) -> Iterator[Row]:
         """Yield the rows that match and whose series are selected."""
-        facts = ReadFacts(self._connection)
+        facts = SeriesFacts(self._queries)
         rows = self._page(after, CHUNK_ROWS, **wanted)
         while rows:
             known = facts.of_rows(where.fields, [row["id"] for row in rows])

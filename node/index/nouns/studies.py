@@ -24,7 +24,7 @@ from sqlalchemy.orm import join
 from node.completeness import Certainty, certainty
 from node.index.engine.rows import ReadRepository, queries_of
 from node.index.engine.sql import JsonNumber, listed_in
-from node.index.engine.views import years_of
+from node.index.engine.view_rows import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow

@@ -75,11 +75,6 @@ def _one_line(compiled: Any) -> str:
         ),
         (sql.JsonNumber(C.list, 2), "json_extract(t.list, '$[2]')", "CAST(t.list ->> 2 AS NUMERIC)"),
         (sql.JsonText(C.list, "Key"), "json_extract(t.list, '$.Key')", "(CAST(t.list AS JSON) ->> 'Key')"),
-        (
-            sql.Days(C.a) - 1.5,
-            "julianday(t.a) - 1.5",
-            "(extract(epoch FROM CAST(t.a AS TIMESTAMP)) / 86400) - 1.5",
-        ),
         (sql.Unindexed(C.n).desc().nulls_last(), "+t.n DESC NULLS LAST", "t.n DESC NULLS LAST"),
         (
             sql.in_partial_index(C.id, PARTIAL),

@@ -13,9 +13,10 @@ from node.completeness import State
 from node.extensions.bids.volume_fields import VOLUME_FIELDS, volume_facts
 from node.index.engine.extension_tables import every_table
 from node.index.engine.views import views
+from node.index.engine.words import Words
 from node.index.models.history import VolumeRow
 from node.index.models.levels import SERIES_STATES
-from node.index.nouns.facts import COLUMNS
+from node.index.nouns.facts import columns
 from node.selector import FIELDS
 from node.volume.describe.scan_parameters import WEIGHTINGS
 from node.volume.model import Geometry
@@ -39,7 +40,7 @@ def test_the_document_has_the_current_table() -> None:
 
 
 def test_every_field_has_a_column_of_the_index() -> None:
-    assert COLUMNS.keys() == FIELDS.keys()
+    assert columns(Words("sqlite")).keys() == FIELDS.keys()
 
 
 def test_the_catalog_has_a_column_of_the_name_of_each_field() -> None:
