@@ -14,6 +14,7 @@ the program.  Needs 1.1 KB of disk for an instance, 1.6 KB in PostgreSQL, and wi
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 import resource
 import sqlite3
@@ -45,9 +46,11 @@ from node.dicom.key_values import folded_groups  # noqa: E402
 from node.index.database.look import Look, looking  # noqa: E402
 from node.index.database.reading import ReadIndex  # noqa: E402
 from node.index.engine.place import FILE_NAME, place_of  # noqa: E402
+from node.lifecycle.expired import due_now  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.cluster import IndexSettings  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
+from node.settings.series import RetentionSettings  # noqa: E402
 from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.served import Served, until  # noqa: E402
@@ -309,7 +312,7 @@ def known(index: Look | ReadIndex) -> Known:
 
 def asked_by_commands(index: Look | ReadIndex, one: Known) -> dict[str, Callable[[], object]]:
     """Return what commands ask an index, by name."""
-    series, instances = index.series, index.instances
+    series, instances, now = index.series, index.instances, dt.datetime.now(dt.UTC)
     return {
         "series": lambda: series.newest(100),
         "series --study": lambda: series.newest(100, study=one.study),
@@ -335,8 +338,9 @@ def asked_by_commands(index: Look | ReadIndex, one: Known) -> dict[str, Callable
         "status: failures": lambda: (index.failures.count(), index.failures.newest(5)),
         "status: next due": lambda: (series.next_due_at(), series.count_waiting()),
         "doctor: newest instance": series.last_received_at,
-        "retention": lambda: index.studies.stored(with_senders=False),
-        "retention, by sender": index.studies.stored,
+        "retention, if nothing is old enough": lambda: due_now(index, RetentionSettings(days=36500.0), now),
+        "retention, if all is": lambda: sum(1 for _ in index.studies.by_age(with_senders=False)),
+        "retention, if all is, by sender": lambda: sum(1 for _ in index.studies.by_age(with_senders=True)),
     }
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
-from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.records import StoredStudy
+from node.index.nouns.views import CHUNK_STUDIES
 from node.selector import compile_selector
 from node.settings.series import RetentionSettings
+
+if TYPE_CHECKING:
+    from node.index.database.look import Look
+    from node.index.database.reading import ReadIndex
 
 FEW = 3
 """Studies that a pass may always delete, however few there are."""
@@ -32,30 +37,54 @@ class Expired:
     rule: str
 
 
-def kept_studies(facts: SeriesFacts, rules: RetentionSettings) -> frozenset[str]:
-    """Return the studies with a series that ``keep_where`` selects."""
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The studies that the next pass would delete, if it is no dry run, and the number of all studies."""
+
+    expired: list[Expired]
+    studies: int
+
+
+def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
+    """Return what a pass would delete now."""
+    count = index.studies.count()
+    return Due(expired_studies(_not_kept(index, rules), count, rules, now) if rules.is_active else [], count)
+
+
+def _not_kept(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
+    """Yield the studies without those of which ``keep_where`` selects a series, the oldest first."""
+    by_age = index.studies.by_age(with_senders=rules.is_by_sender)
     if rules.keep_where is None:
-        return frozenset()
-    return frozenset(study for study, _ in facts.selected(compile_selector(rules.keep_where)))
+        yield from by_age
+        return
+    selector = compile_selector(rules.keep_where)
+    while some := list(islice(by_age, CHUNK_STUDIES)):
+        kept = index.facts.studies_with(selector, [one.study_instance_uid for one in some])
+        yield from (one for one in some if one.study_instance_uid not in kept)
 
 
 def expired_studies(
-    studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime, kept: Collection[str] = ()
+    studies: Iterable[StoredStudy], count: int, rules: RetentionSettings, now: dt.datetime
 ) -> list[Expired]:
     """Return the studies to be deleted by the rules, oldest first.
 
-    `studies`: all studies, in the order in which they last received an instance. `kept`: studies that are never
-    deleted; see `kept_studies`.
+    `studies`: those that may be deleted, in the order in which they last received an instance; no more are read than
+    are old enough. `count`: number of all studies.
 
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
     was refused or failed.
     """
     expired: list[Expired] = []
-    surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
+    surplus = count - rules.maximum_studies if rules.maximum_studies is not None else 0
+    ages = [days for days in (rules.days, *rules.days_by_calling_ae_title.values()) if isinstance(days, float)]
+    youngest = now - dt.timedelta(days=min(ages)) if ages else None
     for study in studies:
+        is_old_for_some = youngest is not None and study.last_received_at < youngest
+        if not is_old_for_some and len(expired) >= surplus:
+            break
         days = _days(study, rules)
-        if days == "never" or study.study_instance_uid in kept or (rules.only_converted and not study.is_finished):
+        if days == "never" or (rules.only_converted and not study.is_finished):
             continue
         if days is not None and study.last_received_at < now - dt.timedelta(days=days):
             expired.append(Expired(study, f"older than {days:g} days"))

@@ -15,7 +15,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from time import monotonic
 
 import structlog
@@ -30,7 +30,7 @@ from node.index.nouns.deletions import NotThere
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
-from node.lifecycle.expired import Expired, expired_studies, kept_studies, unasked
+from node.lifecycle.expired import Expired, due_now, unasked
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.settings.model import Settings
@@ -69,24 +69,6 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
     else:
         index.retention.confirm(None, now, confirmation)
     return state.held or f"{state.asked} studies"
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """The studies that the next pass would delete; `bytes`: of the instances as they were received."""
-
-    expired: list[Expired]
-    studies: int
-    bytes: int
-
-
-def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
-    """Return the studies that a pass would delete now, if it is no dry run."""
-    if not rules.is_active:
-        return Due([], index.studies.count_and_newest()[0], 0)
-    studies = index.studies.stored(with_senders=rules.is_by_sender)
-    expired = expired_studies(studies, rules, now, kept_studies(index.facts, rules))
-    return Due(expired, len(studies), index.studies.bytes_of([one.study.study_instance_uid for one in expired]))
 
 
 def trash_until(rules: RetentionSettings, now: dt.datetime) -> dt.datetime | None:
@@ -189,15 +171,14 @@ class Retention(BackgroundService):
         """
         rules = self._settings.retention
         with self._index.reading() as index:
-            kept = kept_studies(index.facts, rules)
-        studies = self._index.studies.stored(with_senders=rules.is_by_sender)
-        expired = expired_studies(studies, rules, now, kept)
+            due = due_now(index, rules, now)
+        expired = due.expired
         if rules.dry_run:
             for one in expired:
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        if len(expired) > unasked(rules, len(studies), before.approved):
+        if len(expired) > unasked(rules, due.studies, before.approved):
             if before.asked != len(expired):
                 log.error("retention_asks", count=len(expired))
             self._keep(before, replace(before, asked=len(expired), approved=0))
@@ -214,9 +195,9 @@ class Retention(BackgroundService):
 
         def require_expired(index: ReadIndex) -> None:
             """Keep a study that has received something since it was listed: the pass may have taken long."""
-            for study in index.studies.stored(uid, with_senders=False):
-                if study.last_received_at != last or (rules.only_converted and not study.is_finished):
-                    raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
+            study = index.studies.stored(uid)
+            if study and (study.last_received_at != last or (rules.only_converted and not study.is_finished)):
+                raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
 
         until = trash_until(rules, now)
         order = Order("retention", f"retention: {expired.rule}", checked(require_expired), until)

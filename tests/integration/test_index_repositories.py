@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
+from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
 from node.extensions.results.listed import JobViews
@@ -63,7 +65,7 @@ def disk_error(connection: Connection) -> None:
 
 
 def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
-    root.take(make.ct_series(1)[0])
+    root.take(ds := make.ct_series(1)[0])
     now = root.clock()
     with ThreadPoolExecutor() as pool, held_writer(root, pool):
         assert root.index.deletions.unfinished() == []
@@ -72,17 +74,15 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
         assert root.index.instances.unknown_keys(["objects/none.dcm"]) == ["objects/none.dcm"]
         assert root.index.instances.loser_keys() == set()
         assert len(root.index.instances.files("objects/00000000")) == 1
-        assert len(root.index.studies.stored()) == 1
         assert len(root.index.repository(QuestionRepository).unasked({"MODALITY": "ct"}, ["ct"], now)[0]) == 1
         assert root.index.about.get("closed") == "no"
-        [study] = root.index.studies.stored()
-        assert root.index.deletions.plan("study", study.study_instance_uid).instances == 1
+        assert root.index.deletions.plan("study", str(ds.StudyInstanceUID)).instances == 1
 
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
 def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) -> None:
     with explained(root) as (queries, steps):
-        assert StudyViews(queries).stored("1.2.3") == []
+        assert StudyViews(queries).stored("1.2.3") is None
         assert JobViews(queries).newest(1, job_id="1") == []
     assert len(steps) > 4
     assert [step for step in steps if step.startswith("SCAN")] == []
@@ -115,10 +115,24 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
         InstanceViews(queries).totals()
         InstanceViews(queries).count_missing_files()
         VolumeViews(queries).count_current()
-        StudyViews(queries).stored(with_senders=False)
-    assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v", "SCAN st"], steps
+    assert [step for step in steps if step.startswith("SCAN") and " INDEX " not in step] == ["SCAN v"], steps
     assert not any(step.startswith("SCAN series") for step in steps), steps
     assert not any("SEARCH st" in step for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+@pytest.mark.parametrize("with_senders", [False, True])
+def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
+    root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
+) -> None:
+    monkeypatch.setattr(views, "CHUNK_STUDIES", 1)
+    for _ in range(2):
+        root.take(make.ct_series(1)[0])
+    with explained(root) as (queries, steps):
+        assert len(list(StudyViews(queries).by_age(with_senders=with_senders))) == 2
+    assert "SCAN se USING INDEX ix_series_listed" in steps
+    assert steps.count("SEARCH se USING INDEX ix_series_listed (last_received_at>?)") == 2
+    assert not any(step.endswith("FOR ORDER BY") for step in steps), steps
 
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
@@ -144,6 +158,23 @@ def test_a_description_is_compared_with_those_that_there_are_and_not_with_each_s
     steps = steps_of(root, lambda index: (index.studies.matching(wanted), index.studies.count_matching(wanted)))
     assert {"SCAN known_series_description", "SCAN known_study_description"} <= set(steps)
     assert not any(step.startswith(("SCAN series", "SCAN studies")) for step in steps), steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+@pytest.mark.parametrize("level", ["STUDY", "SERIES"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("PatientName", "*chmi*"), ("PatientID", "?123*"), ("AccessionNumber", "*A77*")]
+)
+def test_a_part_of_a_text_is_looked_up_and_not_compared_with_all_rows(
+    root: Root, level: str, key: str, value: str
+) -> None:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    setattr(identifier, key, value)
+    query = read_query(identifier, options=Options(relational=True))
+    steps = steps_of(root, lambda index: list(index.find(query)))
+    assert any("study_grams" in step for step in steps), steps
+    assert not any(step.startswith(("SCAN patients", "SCAN studies", "SCAN series")) for step in steps), steps
 
 
 def steps_of(root: Root, read: Callable[[ReadIndex], object]) -> list[str]:

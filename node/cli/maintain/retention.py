@@ -28,37 +28,35 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.expired import expired_studies, kept_studies, unasked
+    from node.lifecycle.expired import due_now, unasked
 
     with root.looking() as index:
-        kept = kept_studies(index.facts, rules)
-        studies = index.studies.stored(with_senders=rules.is_by_sender)
+        due = due_now(index, rules, dt.datetime.now(dt.UTC))
         state = index.retention
-        expired = expired_studies(studies, rules, dt.datetime.now(dt.UTC), kept)
         rows = [
             {
                 **{name: row[name] for name in ("patient_name", "patient_id", "study_date", "study_instance_uid")},
                 "last_received_at": entry.study.last_received_at,
                 "rule": entry.rule,
             }
-            for entry in expired
+            for entry in due.expired
             if (row := index.studies.row(entry.study.study_instance_uid)) is not None
         ]
 
     def show() -> None:
         if not rules.is_active:
-            print(f"retention: unlimited (no rules); studies kept: {len(studies)}")
+            print(f"retention: unlimited (no rules); studies kept: {due.studies}")
         else:
-            title = f"{len(rows)} of {counted(len(studies), 'study', 'studies')} would be deleted"
+            title = f"{len(rows)} of {counted(due.studies, 'study', 'studies')} would be deleted"
             listing(title, EXPIRED, rows).show()
             if rules.dry_run:
                 print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
-            elif state.waits_for is None and len(rows) > unasked(rules, len(studies), state.approved):
+            elif state.waits_for is None and len(rows) > unasked(rules, due.studies, state.approved):
                 print("more than [retention] maximum_share: a pass waits for `voxelnode retention confirm`")
         if state.waits_for is not None:
             print(state.waits_for)
 
-    data = {"studies": len(studies), "dry_run": rules.dry_run, "waits_for": state.waits_for, "expired": rows}
+    data = {"studies": due.studies, "dry_run": rules.dry_run, "waits_for": state.waits_for, "expired": rows}
     return Listing(data, show, rows=rows)
 
 

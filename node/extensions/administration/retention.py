@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.extensions.administration.forms import RulesForm
-from node.lifecycle.retention import due_now
+from node.lifecycle.expired import due_now
 from node.settings.load import Configuration
 from node.settings.series import RetentionSettings
 from node.web.access import ADMINS, CurrentCall
@@ -30,13 +30,20 @@ def retention(call: CurrentCall) -> Response:
     rules = settings.retention
     with call.node.index.searching() as index:
         due = due_now(index, rules, now)
+        due_bytes = index.studies.bytes_of([one.study.study_instance_uid for one in due.expired])
         shown = [(one, index.studies.row(one.study.study_instance_uid)) for one in due.expired[:SHOWN_STUDIES]]
         state = index.retention
     known = [study for _, study in shown if study is not None]
     call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
     given = [row for row in Configuration.of(settings).values() if row[0].startswith("retention.")]
     sources = settings.loaded_from
-    values: dict[str, Any] = {"rules": rules, "given": given, "form": _form_of(rules, sources.digest), "due": due}
+    values: dict[str, Any] = {
+        "rules": rules,
+        "given": given,
+        "form": _form_of(rules, sources.digest),
+        "due": due,
+        "bytes": due_bytes,
+    }
     values |= {"rows": shown, "state": state, "alone": not settings.shares_index}
     values |= {"others": not sources.is_of_pages("retention") and sources.keys_of("retention")}
     return page(call, "retention.html", part="retention", **values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,12 @@ class SeriesFacts(ViewRows):
         """Yield the series that all of the selectors select, newest first."""
         fields = frozenset[str]().union(*(selector.fields for selector in selectors))
         return (one.key for one in self.all(fields) if all(selector.matches(one.facts) for selector in selectors))
+
+    def studies_with(self, selector: Selector, study_instance_uids: Sequence[str]) -> set[str]:
+        """Return those of some studies of which a series is selected."""
+        in_list = f"WHERE st.study_instance_uid IN (SELECT value FROM {self._queries.say.each(':studies')})"
+        found = self._described(selector.fields, in_list, studies=json.dumps(study_instance_uids))
+        return {one.key[0] for one in found if selector.matches(one.facts)}
 
     def of_rows(self, fields: Collection[str], ids: Iterable[int]) -> dict[int, Facts]:
         """Return facts of the series with these ids, by id."""

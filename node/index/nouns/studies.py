@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import join
 
 from node.completeness import Certainty, certainty
-from node.index.engine.rows import ReadRepository, queries_of
+from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import JsonNumber, listed_in
 from node.index.engine.view_rows import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
@@ -31,7 +31,6 @@ from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRo
 from node.index.models.people import LabelRow
 from node.index.nouns.companions import judge_companions
 from node.index.nouns.events import record_event
-from node.index.nouns.records import StoredStudy
 from node.index.nouns.study_search import (
     SAME_PATIENT,
     TEXTS,
@@ -42,13 +41,6 @@ from node.index.nouns.study_search import (
     matching,
 )
 from node.index.nouns.views import StudyViews
-
-
-def stored_studies(
-    connection: Connection, study_instance_uid: str | None = None, *, with_senders: bool = True
-) -> list[StoredStudy]:
-    """Return what `StudyViews.stored` does."""
-    return StudyViews(queries_of(connection)).stored(study_instance_uid, with_senders=with_senders)
 
 
 class StudyRepository(IndexRepository):
@@ -81,8 +73,6 @@ class StudyRepository(IndexRepository):
             judge_companions(connection, study.id, now)
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
-
-    stored = reads(stored_studies)
 
 
 def _is_open() -> ColumnElement[bool]:

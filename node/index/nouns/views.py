@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -35,6 +35,9 @@ from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance."""
+
+CHUNK_STUDIES = 1000
+"""Studies that retention reads at a time."""
 
 COMMON_STATES = ("converted", "not-an-image")
 OTHER_STATES = ("receiving", "converting", "refused", "failed")
@@ -601,38 +604,52 @@ class SeriesViews(ViewRows):
         return due_at
 
 
+def _stored_study(row: Row) -> StoredStudy:
+    titles = frozenset(title or "" for title in json.loads(row["calling_ae_titles"]))
+    return StoredStudy(row["study_instance_uid"], moment(row["last_received_at"]), bool(row["is_finished"]), titles)
+
+
 class StudyViews(ViewRows):
-    """Rows of ``v_studies``."""
+    """Rows of ``v_studies``, and what retention asks of studies."""
 
-    def stored(self, study_instance_uid: str | None = None, *, with_senders: bool = True) -> list[StoredStudy]:
-        """Return every study, or one, as retention sees it, in the order in which they last received an instance.
+    def by_age(self, *, with_senders: bool) -> Iterator[StoredStudy]:
+        """Yield every study as retention sees it, in the order in which they last received an instance.
 
-        `with_senders`: with their calling AE titles, for which all of their instances are read.
+        They are read in chunks: who stops early reads no more. `with_senders`: with their calling AE titles, for which
+        all of their instances are read.
         """
-        titles: dict[int, set[str]] = {}
-        of_study = "" if study_instance_uid is None else "WHERE st.study_instance_uid = :study"
+        in_order = "ORDER BY se.last_received_at, se.id LIMIT :limit"
+        after = "AND (se.last_received_at, se.id) > (SELECT last_received_at, id FROM series WHERE id = :newest)"
+        rows = self._stored(in_order, with_senders=with_senders, limit=CHUNK_STUDIES)
+        while rows:
+            yield from map(_stored_study, rows)
+            newest = rows[-1]["newest"]
+            rows = self._stored(f"{after} {in_order}", with_senders=with_senders, newest=newest, limit=CHUNK_STUDIES)
+
+    def stored(self, study_instance_uid: str) -> StoredStudy | None:
+        """Return one study as retention sees it, without its senders; None if it is not there."""
+        rows = self._stored("AND st.study_instance_uid = :study", with_senders=False, study=study_instance_uid)
+        return _stored_study(rows[0]) if rows else None
+
+    def _stored(self, rest: str, *, with_senders: bool, **values: Any) -> list[Row]:
+        """Return studies, each by its series that received an instance last; `rest`: more conditions, order, limit."""
+        titles = "'[]'"
         if with_senders:
-            for row in self._rows(
-                "SELECT DISTINCT se.study_id, i.calling_ae_title FROM series se JOIN images i ON i.series_id = se.id "
-                f"JOIN studies st ON st.id = se.study_id {of_study}",
-                study=study_instance_uid,
-            ):
-                titles.setdefault(row["study_id"], set()).add(row["calling_ae_title"] or "")
-        rows = self._rows(
-            "SELECT st.id, st.study_instance_uid, max(se.last_received_at) AS last, "
-            "min(CASE WHEN se.state IN ('converted', 'not-an-image') THEN 1 ELSE 0 END) AS is_finished "
-            f"FROM studies st JOIN series se ON se.study_id = st.id {of_study} GROUP BY st.id ORDER BY last, st.id",
-            study=study_instance_uid,
+            senders = self._queries.say.distinct("i.calling_ae_title")
+            of_study = "FROM series o JOIN images i ON i.series_id = o.id WHERE o.study_id = st.id"
+            titles = f"(SELECT {senders} {of_study})"
+        return self._rows(
+            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, NOT EXISTS (SELECT 1 FROM series o "
+            "WHERE o.study_id = st.id AND o.state NOT IN ('converted', 'not-an-image')) AS is_finished, "
+            f"{titles} AS calling_ae_titles "
+            "FROM series se JOIN studies st ON st.id = se.study_id WHERE NOT EXISTS (SELECT 1 FROM series o "
+            f"WHERE o.study_id = st.id AND (o.last_received_at, o.id) > (se.last_received_at, se.id)) {rest}",
+            **values,
         )
-        return [
-            StoredStudy(
-                row["study_instance_uid"],
-                moment(row["last"]),
-                bool(row["is_finished"]),
-                frozenset(titles.get(row["id"], ())),
-            )
-            for row in rows
-        ]
+
+    def count(self) -> int:
+        """Count all studies."""
+        return self._number("SELECT count(*) FROM studies")
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_studies``, by date."""

@@ -9,14 +9,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, type_coerce, union_all
 from sqlalchemy import Time as SqlTime
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
 
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
+from node.index.engine.grams import OF_PATIENT, OF_STUDY, SIZE, having_words
 from node.index.engine.sql import JsonEach, JsonText, PositionOf, listed_in, matches
+from node.index.engine.view_rows import LOWERED
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
@@ -54,7 +56,10 @@ def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bo
     own = [condition for condition in conditions if condition.key.level == level]
     if level == Level.PATIENT:
         return [PatientRow.id.in_(_patients(own))] if own else []
-    return [_condition(condition, TABLES[level]) for condition in own]
+    found = [_condition(condition, TABLES[level]) for condition in own]
+    if level == Level.STUDY and (words := _words_of_all(own)):
+        found.append(StudyRow.id.in_(having_words(words)))
+    return found
 
 
 def _of_parents(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
@@ -84,7 +89,41 @@ def _patients(conditions: Sequence[Condition]) -> Select[Any]:
     """Select the matching patients. A merged patient stands for its target: both identities find the same studies."""
     patient = _PATIENT
     matching = [_condition(condition, patient) for condition in conditions]
+    if words := _words_of_all(conditions):
+        # Grams have the name of the patient that another one was merged into.
+        having = select(StudyRow.patient_id).where(StudyRow.id.in_(having_words(words)))
+        merged = select(PatientRow.id).where(PatientRow.merged_into.is_not(None))
+        matching.append(patient.id.in_(union_all(having, merged)))
     return select(func.coalesce(patient.merged_into, patient.id)).where(*matching)
+
+
+_IN_GRAMS = frozenset({*OF_PATIENT, *OF_STUDY, "patient_name"})
+
+
+def _words_of_all(conditions: Sequence[Condition]) -> list[tuple[str]]:
+    """Return words that must be in the name or the ID of a patient, or in an Accession Number, for `having_words`.
+
+    None of a condition that an index fulfils: it has the text before the first wildcard.
+    """
+    words: list[tuple[str]] = []
+    for condition in conditions:
+        if condition.key.column in _IN_GRAMS and len(condition.matches) == 1:
+            words += ((word.translate(LOWERED),) for word in _words_in(condition.matches[0]) if len(word) >= SIZE)
+    return words
+
+
+def _words_in(match: Match) -> list[str]:
+    match match:
+        case NameWords(words):
+            return list(words)
+        case Like(pattern):
+            patterns: tuple[str, ...] = (pattern,)
+        case NameLike(patterns):
+            pass
+        case _:
+            return []
+    parts = [re.split("[*?]", pattern) for pattern in patterns]
+    return [] if any(first for first, *_ in parts) else [part for _, *others in parts for part in others]
 
 
 def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:

@@ -21,7 +21,9 @@ def study(name: str, days_old: float, *titles: str, settled: bool = True) -> Sto
 
 def gone(studies: list[StoredStudy], **rules: Any) -> list[str]:
     ordered = sorted(studies, key=lambda one: one.last_received_at)
-    return [one.study.study_instance_uid for one in expired_studies(ordered, RetentionSettings(**rules), NOW)]
+    return [
+        one.study.study_instance_uid for one in expired_studies(ordered, len(ordered), RetentionSettings(**rules), NOW)
+    ]
 
 
 def of(*titles_and_days: Any) -> dict[str, Any]:
@@ -67,6 +69,21 @@ RESEARCH = [study("kept", 5, "RESEARCH"), study("b", 4), study("c", 3)]
 )
 def test_what_goes(studies: list[StoredStudy], rules: dict[str, Any], expected: list[str]) -> None:
     assert gone(studies, **rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "read"),
+    [
+        ({"days": 30}, ["s50", "s40", "s3"]),
+        ({"days": 30, **of("CT1", 45)}, ["s50", "s40", "s3"]),
+        ({"maximum_studies": 4}, ["s50", "s40"]),
+        ({"maximum_studies": 2, "days": 30}, ["s50", "s40", "s3", "s2"]),
+    ],
+)
+def test_no_more_studies_are_read_than_may_go(rules: dict[str, Any], read: list[str]) -> None:
+    studies = iter(OLD_AND_RECENT)
+    expired_studies(studies, len(OLD_AND_RECENT), RetentionSettings(**rules), NOW)
+    assert [one.study_instance_uid for one in [*OLD_AND_RECENT[: -len(list(studies)) or None]]] == read
 
 
 @pytest.mark.parametrize("days", [0, -1, "for ever"])
