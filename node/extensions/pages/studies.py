@@ -168,10 +168,11 @@ def _page(call: Call, search: StudySearch) -> Response:
 def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log; ``missing`` is what became of what was not found."""
     (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
-    is_counted = not search.after and wanted != StudyFilter()
-    limit = MAX_COUNTED if is_counted else PAGE_STUDIES
-    matching = index.studies.matching(wanted, order, search.cursor(), limit + 1, reverse=bool(search.reverse))
+    matching = index.studies.matching(wanted, order, search.cursor(), PAGE_STUDIES + 1, reverse=bool(search.reverse))
     rows, more = index.studies.summaries(matching[:PAGE_STUDIES], order), len(matching) > PAGE_STUDIES
+    found = total
+    if not search.after and wanted != StudyFilter():
+        found = index.studies.count_matching(wanted, MAX_COUNTED + 1) if more else len(matching)
     call.audit.queried(_search_detail(search), len(rows))
     is_sought = bool(wanted.words) and not search.after
     return {
@@ -182,7 +183,7 @@ def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
         "after": search.cursor_after(rows[-1]) if more else "",
         "search": search,
         "total": total,
-        "found": len(matching) if is_counted else total,
+        "found": found,
         "most": MAX_COUNTED,
         "newest": newest,
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, literal, or_, select, true, union_all
+from sqlalchemy import ColumnElement, Connection, Date, Select, and_, case, func, literal, or_, select, true, union_all
 from sqlalchemy.orm import join
 
 from node.completeness import COUNTED_RULES
@@ -149,28 +149,32 @@ def matching(
     few = _fewest(connection, parts)
     if few == []:
         return []
-    fulfils = and_(true(), *(part.fulfils for part in parts))
-    page = partial(_ordered, order=order, after=after, is_descending=(order in ("received", "date")) != reverse)
+    value = StudyRow.study_date if order == "date" else TEXTS.get(order)
+    page = partial(_page, after=after, is_descending=(order in ("received", "date")) != reverse)
     if few is None:
-        query = page(_studies(wanted, order, StudyRow.id, fulfils.label("fulfils"), is_sorted=False), is_sorted=False)
-        if not parts:
-            return read_ids(connection, query.with_only_columns(StudyRow.id).limit(limit))
-        walked = query.limit(WALKED_STUDIES).subquery()
-        found = read_ids(connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
-        if len(found) == limit:
+        found = _walked(connection, page(_studies(wanted, order, is_sorted=False), StudyRow.id, value), parts, limit)
+        if len(found) == limit or not parts:
             return found
-    if few is not None:
-        named = and_(listed_in(StudyRow.id, few), fulfils)
-    else:
-        rarest = min(parts, key=partial(_number_named, connection)) if len(parts) > 1 else parts[0]
-        named = and_(*(part.found if part is rarest else part.fulfils for part in parts))
-    query = _studies(wanted, order, StudyRow.id, is_sorted=True).where(named)
-    return read_ids(connection, page(query, is_sorted=True).limit(limit))
+    query = _studies(wanted, order, is_sorted=True).where(_named(connection, parts, few))
+    if value is None:
+        return read_ids(connection, page(query, StudyRow.id, None).limit(limit))
+    # Once they are all there, they are sorted: by its statistics, PostgreSQL would look for them in the index instead.
+    named = query.add_columns(value.label("value")).cte("named").prefix_with("MATERIALIZED")
+    return read_ids(connection, page(select(named.c.id), named.c.id, named.c.value).limit(limit))
 
 
-def _studies(wanted: StudyFilter, order: StudyOrder, *columns: Any, is_sorted: bool) -> Select[Any]:
+def _walked(connection: Connection, query: Select[Any], parts: Sequence[_Part], limit: int) -> list[int]:
+    """Return at most `limit` of the first studies of a query, which must fulfil some parts."""
+    if not parts:
+        return read_ids(connection, query.limit(limit))
+    fulfils = and_(*(part.fulfils for part in parts)).label("fulfils")
+    walked = query.add_columns(fulfils).limit(WALKED_STUDIES).subquery()
+    return read_ids(connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
+
+
+def _studies(wanted: StudyFilter, order: StudyOrder, *, is_sorted: bool) -> Select[Any]:
     """Return a SELECT of studies that fulfil the conditions of a search, with what its parts and the order need."""
-    query = select(*columns).where(*_conditions(wanted))
+    query = select(StudyRow.id).where(*_conditions(wanted))
     is_by_patient = order in ("name", "patient-id")
     if not (is_by_patient or wanted.words or wanted.patient_id is not None):
         return query
@@ -178,11 +182,26 @@ def _studies(wanted: StudyFilter, order: StudyOrder, *columns: Any, is_sorted: b
     return query.select_from(join(PatientRow, StudyRow, of_patient))
 
 
-def count_matching(connection: Connection, wanted: StudyFilter) -> int:
-    """Count all studies that match; this reads every one of them."""
-    conditions = *_conditions(wanted), *(part.found for part in _parts(wanted))
-    query = select(func.count()).select_from(join(StudyRow, PatientRow, SAME_PATIENT)).where(*conditions)
-    return int(connection.execute(query).scalar_one())
+def count_matching(connection: Connection, wanted: StudyFilter, most: int | None = None) -> int:
+    """Count the studies that match. This reads every one of them, or with `most` no more than so many."""
+    parts = _parts(wanted)
+    few = _fewest(connection, parts)
+    if few == []:
+        return 0
+    query = _studies(wanted, "received", is_sorted=True)
+    newest = query.order_by(StudyRow.id.desc())
+    if few is None and parts and most is not None and len(_walked(connection, newest, parts, most)) == most:
+        return most
+    matching = query.where(_named(connection, parts, few)).limit(most)
+    return int(connection.execute(select(func.count()).select_from(matching.subquery())).scalar_one())
+
+
+def _named(connection: Connection, parts: Sequence[_Part], few: list[int] | None) -> ColumnElement[bool]:
+    """Return the condition that a study fulfils all parts: the one that fewest fulfil names studies to be compared."""
+    if few is not None:
+        return and_(listed_in(StudyRow.id, few), *(part.fulfils for part in parts))
+    rarest = min(parts, key=partial(_number_named, connection)) if len(parts) > 1 else None
+    return and_(true(), *(part.fulfils if rarest not in (None, part) else part.found for part in parts))
 
 
 def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
@@ -306,24 +325,24 @@ def _number_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.count(case((condition, 1)))
 
 
-def _ordered(
-    query: Select[Any], order: StudyOrder, after: StudyCursor | None, *, is_descending: bool, is_sorted: bool
+def _page(
+    query: Select[Any], number: Any, value: Any, *, after: StudyCursor | None, is_descending: bool
 ) -> Select[Any]:
-    """Order by an index, or by sorting, from where the last page ended. SQLite takes NULL for less than any value."""
-    number = StudyRow.id
+    """Order studies by `value`, unless it is None, and `number`, from where the last page ended.
+
+    NULL counts as less than any value.
+    """
     by_number = number.desc() if is_descending else number.asc()
-    if order == "received":
+    if value is None:
         query = query.order_by(by_number)
         return query if after is None else query.where(number < after.id if is_descending else number > after.id)
-    column = StudyRow.study_date if order == "date" else TEXTS[order]
-    by = Unindexed(column) if is_sorted else column
-    query = query.order_by(by.desc().nulls_last() if is_descending else by.asc().nulls_first(), by_number)
+    query = query.order_by(value.desc().nulls_last() if is_descending else value.asc().nulls_first(), by_number)
     if after is None:
         return query
-    value = after.study_date if order == "date" else after.text
-    same = and_(column.is_not_distinct_from(value), number < after.id if is_descending else number > after.id)
-    if value is None:
-        return query.where(same if is_descending else or_(same, column.is_not(None)))
+    last = after.study_date if isinstance(value.type, Date) else after.text
+    same = and_(value.is_not_distinct_from(last), number < after.id if is_descending else number > after.id)
+    if last is None:
+        return query.where(same if is_descending else or_(same, value.is_not(None)))
     if is_descending:
-        return query.where(or_(column < value, same, column.is_(None)))
-    return query.where(column >= value, or_(column > value, same))
+        return query.where(or_(value < last, same, value.is_(None)))
+    return query.where(value >= last, or_(value > last, same))
