@@ -45,7 +45,7 @@ def found(root: Root, label: str) -> list[str]:
     wanted = StudyFilter(label=label)
     with root.index.reading() as index:
         listed = [one.study_instance_uid for one in index.studies.listed(wanted, "name")]
-        assert index.studies.count_matching(wanted) == len(listed)
+        assert index.studies.matching(wanted).count() == len(listed)
         return listed
 
 

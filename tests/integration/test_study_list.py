@@ -93,7 +93,7 @@ def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) ->
                 after = page[-1].cursor
         assert "".join(seen) == expected[order][:: -1 if reverse else 1], (order, reverse)
     with store.index.reading() as index:
-        assert [len(index.studies.matching(StudyFilter(words="c"), limit=limit)) for limit in (2, 9)] == [2, 3]
+        assert [len(index.studies.matching(StudyFilter(words="c")).page(limit=limit)) for limit in (2, 9)] == [2, 3]
 
 
 def test_one_of_several_modalities_is_enough(store: Repository) -> None:
@@ -139,8 +139,8 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
             for text, numbers in expected.items():
                 wanted = StudyFilter(**{field: text})  # type: ignore[arg-type]
                 assert [f"1.2.{number}" for number in numbers] == found(store, **{field: text}), text
-                assert len(index.studies.matching(wanted, "name")) == len(numbers), text
-                assert index.studies.count_matching(wanted) == len(numbers), text
+                assert len(index.studies.matching(wanted).page("name")) == len(numbers), text
+                assert index.studies.matching(wanted).count() == len(numbers), text
 
     for few in (0, 9):
         monkeypatch.setattr(study_search, "FEW_STUDIES", few)

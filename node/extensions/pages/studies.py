@@ -168,11 +168,12 @@ def _page(call: Call, search: StudySearch) -> Response:
 def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log; ``missing`` is what became of what was not found."""
     (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
-    matching = index.studies.matching(wanted, order, search.cursor(), PAGE_STUDIES + 1, reverse=bool(search.reverse))
-    rows, more = index.studies.summaries(matching[:PAGE_STUDIES], order), len(matching) > PAGE_STUDIES
+    matching = index.studies.matching(wanted)
+    ids = matching.page(order, search.cursor(), PAGE_STUDIES + 1, reverse=bool(search.reverse))
+    rows, more = index.studies.summaries(ids[:PAGE_STUDIES], order), len(ids) > PAGE_STUDIES
     found = total
     if not search.after and wanted != StudyFilter():
-        found = index.studies.count_matching(wanted, MAX_COUNTED + 1) if more else len(matching)
+        found = matching.count(MAX_COUNTED + 1) if more else len(ids)
     call.audit.queried(_search_detail(search), len(rows))
     is_sought = bool(wanted.words) and not search.after
     return {

@@ -25,7 +25,7 @@ from node.completeness import Certainty, certainty
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import JsonNumber, listed_in
 from node.index.engine.view_rows import years_of
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
@@ -34,11 +34,10 @@ from node.index.nouns.events import record_event
 from node.index.nouns.study_search import (
     SAME_PATIENT,
     TEXTS,
+    MatchingStudies,
     StudyCursor,
     StudyFilter,
     StudyOrder,
-    count_matching,
-    matching,
 )
 from node.index.nouns.views import StudyViews
 
@@ -141,10 +140,12 @@ class ListedStudy:
 class ReadStudies(ReadRepository, StudyViews):
     """Searches for studies, and rows of ``v_studies``."""
 
-    matching = reads(matching)
+    def matching(self, wanted: StudyFilter) -> MatchingStudies:
+        """Return the studies that match a search."""
+        return MatchingStudies(self._connection, wanted)
 
     def summaries(self, study_ids: Sequence[int], order: StudyOrder = "received") -> list[ListedStudy]:
-        """Return the rows of a list for studies found by `matching`, with cursors for its order."""
+        """Return the rows of a list for studies of a page of `matching`, with cursors for its order."""
         query = (
             select(
                 StudyRow.id,
@@ -180,8 +181,8 @@ class ReadStudies(ReadRepository, StudyViews):
         *,
         reverse: bool = False,
     ) -> list[ListedStudy]:
-        """Return the rows of a list for the next studies; see `matching`."""
-        return self.summaries(self.matching(wanted, order, after, limit, reverse=reverse), order)
+        """Return the rows of a list for the next studies; see `MatchingStudies`."""
+        return self.summaries(self.matching(wanted).page(order, after, limit, reverse=reverse), order)
 
     def thumbnails(self, study_ids: Sequence[int]) -> dict[int, Thumbnail]:
         """Return the pictures of studies that have one, by the `id` of their cursors."""
@@ -208,8 +209,6 @@ class ReadStudies(ReadRepository, StudyViews):
             row.study_id: Thumbnail(*row[1:4], row.path.rpartition("/")[2])
             for row in self._connection.execute(query).all()
         }
-
-    count_matching = reads(count_matching)
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""

@@ -9,7 +9,7 @@ however many they are.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -131,95 +131,95 @@ class _Part:
         return and_(named, self.fulfils) if self.is_of_words else named
 
 
-def matching(
-    connection: Connection,
-    wanted: StudyFilter,
-    order: StudyOrder = "received",
-    after: StudyCursor | None = None,
-    limit: int = 50,
-    *,
-    reverse: bool = False,
-) -> list[int]:
-    """Return the next studies of a list after the study `after`, by the `id` of their cursors.
+class MatchingStudies:
+    """The studies that match a search, on one connection: pages of a list of them, and their number."""
 
-    The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
-    There are fewer than `limit` at the end of the list.
-    """
-    parts = _parts(wanted)
-    few = _fewest(connection, parts)
-    if few == []:
-        return []
-    value = StudyRow.study_date if order == "date" else TEXTS.get(order)
-    page = partial(_page, after=after, is_descending=(order in ("received", "date")) != reverse)
-    if few is None:
-        found = _walked(connection, page(_studies(wanted, order, is_sorted=False), StudyRow.id, value), parts, limit)
-        if len(found) == limit or not parts:
-            return found
-    query = _studies(wanted, order, is_sorted=True).where(_named(connection, parts, few))
-    if value is None:
-        return read_ids(connection, page(query, StudyRow.id, None).limit(limit))
-    # Once they are all there, they are sorted: by its statistics, PostgreSQL would look for them in the index instead.
-    named = query.add_columns(value.label("value")).cte("named").prefix_with("MATERIALIZED")
-    return read_ids(connection, page(select(named.c.id), named.c.id, named.c.value).limit(limit))
+    def __init__(self, connection: Connection, wanted: StudyFilter) -> None:
+        self._connection, self._wanted, self._parts = connection, wanted, _parts(wanted)
+        self._few = self._fewest()
+        self._newest_are_others = False
 
+    def page(
+        self,
+        order: StudyOrder = "received",
+        after: StudyCursor | None = None,
+        limit: int = 50,
+        *,
+        reverse: bool = False,
+    ) -> list[int]:
+        """Return the next studies of a list after the study `after`, by the `id` of their cursors.
 
-def _walked(connection: Connection, query: Select[Any], parts: Sequence[_Part], limit: int) -> list[int]:
-    """Return at most `limit` of the first studies of a query, which must fulfil some parts."""
-    if not parts:
-        return read_ids(connection, query.limit(limit))
-    fulfils = and_(*(part.fulfils for part in parts)).label("fulfils")
-    walked = query.add_columns(fulfils).limit(WALKED_STUDIES).subquery()
-    return read_ids(connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
+        The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
+        There are fewer than `limit` at the end of the list.
+        """
+        if self._few == []:
+            return []
+        value = StudyRow.study_date if order == "date" else TEXTS.get(order)
+        page = partial(_page, after=after, is_descending=(order in ("received", "date")) != reverse)
+        if self._few is None:
+            found = self._walked(page(self._studies(order, is_sorted=False), StudyRow.id, value), limit)
+            if len(found) == limit or not self._parts:
+                return found
+            self._newest_are_others = order == "received" and not reverse
+        query = self._studies(order, is_sorted=True).where(self._named())
+        if value is None:
+            return read_ids(self._connection, page(query, StudyRow.id, None).limit(limit))
+        # All of them are found before they are sorted: PostgreSQL would look for them in the index of the order.
+        named = query.add_columns(value.label("value")).cte("named").prefix_with("MATERIALIZED")
+        return read_ids(self._connection, page(select(named.c.id), named.c.id, named.c.value).limit(limit))
 
+    def count(self, most: int | None = None) -> int:
+        """Count the studies that match. This reads every one of them, or with `most` no more than so many."""
+        if self._few == []:
+            return 0
+        query = self._studies("received", is_sorted=True)
+        newest = query.order_by(StudyRow.id.desc())
+        is_common = self._few is None and self._parts and not self._newest_are_others
+        if most is not None and is_common and len(self._walked(newest, most)) == most:
+            return most
+        matching = query.where(self._named()).limit(most).subquery()
+        return int(self._connection.execute(select(func.count()).select_from(matching)).scalar_one())
 
-def _studies(wanted: StudyFilter, order: StudyOrder, *, is_sorted: bool) -> Select[Any]:
-    """Return a SELECT of studies that fulfil the conditions of a search, with what its parts and the order need."""
-    query = select(StudyRow.id).where(*_conditions(wanted))
-    is_by_patient = order in ("name", "patient-id")
-    if not (is_by_patient or wanted.words or wanted.patient_id is not None):
-        return query
-    of_patient = _STUDIES_OF_PATIENTS if is_by_patient and not is_sorted else SAME_PATIENT
-    return query.select_from(join(PatientRow, StudyRow, of_patient))
+    def _walked(self, query: Select[Any], limit: int) -> list[int]:
+        """Return at most `limit` of the first studies of a query, which must fulfil all parts."""
+        if not self._parts:
+            return read_ids(self._connection, query.limit(limit))
+        fulfils = and_(*(part.fulfils for part in self._parts)).label("fulfils")
+        walked = query.add_columns(fulfils).limit(WALKED_STUDIES).subquery()
+        return read_ids(self._connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
 
+    def _studies(self, order: StudyOrder, *, is_sorted: bool) -> Select[Any]:
+        """Return a SELECT of studies that fulfil the conditions, with what the parts and the order need."""
+        query = select(StudyRow.id).where(*_conditions(self._wanted))
+        is_by_patient = order in ("name", "patient-id")
+        if not (is_by_patient or self._wanted.words or self._wanted.patient_id is not None):
+            return query
+        of_patient = _STUDIES_OF_PATIENTS if is_by_patient and not is_sorted else SAME_PATIENT
+        return query.select_from(join(PatientRow, StudyRow, of_patient))
 
-def count_matching(connection: Connection, wanted: StudyFilter, most: int | None = None) -> int:
-    """Count the studies that match. This reads every one of them, or with `most` no more than so many."""
-    parts = _parts(wanted)
-    few = _fewest(connection, parts)
-    if few == []:
-        return 0
-    query = _studies(wanted, "received", is_sorted=True)
-    newest = query.order_by(StudyRow.id.desc())
-    if few is None and parts and most is not None and len(_walked(connection, newest, parts, most)) == most:
-        return most
-    matching = query.where(_named(connection, parts, few)).limit(most)
-    return int(connection.execute(select(func.count()).select_from(matching.subquery())).scalar_one())
+    def _named(self) -> ColumnElement[bool]:
+        """Return the condition that a study fulfils all parts: the rarest one names the studies that are compared."""
+        parts = self._parts
+        if self._few is not None:
+            return and_(listed_in(StudyRow.id, self._few), *(part.fulfils for part in parts))
+        rarest = min(parts, key=self._number_named) if len(parts) > 1 else None
+        return and_(true(), *(part.fulfils if rarest and part is not rarest else part.found for part in parts))
 
+    def _fewest(self) -> list[int] | None:
+        """Return the studies of the part that fewest fulfil; None if many fulfil each."""
+        fewest: list[int] | None = None
+        for part in self._parts:
+            found = read_ids(self._connection, part.ids.limit(FEW_STUDIES + 1))
+            if len(found) <= FEW_STUDIES and (fewest is None or len(found) < len(fewest)):
+                fewest = found
+            if fewest == []:
+                break
+        return fewest
 
-def _named(connection: Connection, parts: Sequence[_Part], few: list[int] | None) -> ColumnElement[bool]:
-    """Return the condition that a study fulfils all parts: the one that fewest fulfil names studies to be compared."""
-    if few is not None:
-        return and_(listed_in(StudyRow.id, few), *(part.fulfils for part in parts))
-    rarest = min(parts, key=partial(_number_named, connection)) if len(parts) > 1 else None
-    return and_(true(), *(part.fulfils if rarest not in (None, part) else part.found for part in parts))
-
-
-def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
-    """Return the studies of the part that fewest fulfil; None if many fulfil each."""
-    fewest: list[int] | None = None
-    for part in parts:
-        found = read_ids(connection, part.ids.limit(FEW_STUDIES + 1))
-        if len(found) <= FEW_STUDIES and (fewest is None or len(found) < len(fewest)):
-            fewest = found
-        if fewest == []:
-            break
-    return fewest
-
-
-def _number_named(connection: Connection, part: _Part) -> int:
-    """Return how many studies a part names, up to a limit, to compare it with others."""
-    query = select(func.count()).select_from(part.ids.limit(COUNTED_STUDIES).subquery())
-    return int(connection.execute(query).scalar_one())
+    def _number_named(self, part: _Part) -> int:
+        """Return how many studies a part names, up to a limit, to compare it with others."""
+        query = select(func.count()).select_from(part.ids.limit(COUNTED_STUDIES).subquery())
+        return int(self._connection.execute(query).scalar_one())
 
 
 def _parts(wanted: StudyFilter) -> list[_Part]:

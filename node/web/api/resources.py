@@ -147,7 +147,7 @@ def list_studies(
     position = parse_cursor(page.after)
     with page.call.node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
-        total = index.studies.count_matching(wanted) if page.total else None
+        total = index.studies.matching(wanted).count() if page.total else None
     page.call.audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
     items = [models.StudyResource.of(study) for study in studies]
