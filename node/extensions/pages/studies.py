@@ -167,7 +167,7 @@ def _page(call: Call, search: StudySearch) -> Response:
 
 def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log; ``missing`` is what became of what was not found."""
-    (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
+    total, wanted, order = call.node.index.large_counts.studies(index), search.filter(), search.study_order
     matching = index.studies.matching(wanted)
     ids = matching.page(order, search.cursor(), PAGE_STUDIES + 1, reverse=bool(search.reverse))
     rows, more = index.studies.summaries(ids[:PAGE_STUDIES], order), len(ids) > PAGE_STUDIES
@@ -186,7 +186,7 @@ def _found(index: ReadIndex, call: Call, search: StudySearch) -> dict[str, Any]:
         "total": total,
         "found": found,
         "most": MAX_COUNTED,
-        "newest": newest,
+        "newest": index.studies.newest_number(),
     }
 
 

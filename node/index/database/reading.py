@@ -202,11 +202,16 @@ class LargeCounts:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._levels, self._states, self._failures = _Cached(clock), _Cached(clock), _Cached(clock)
+        self._levels, self._studies = _Cached(clock), _Cached(clock)
+        self._states, self._failures = _Cached(clock), _Cached(clock)
 
     def levels(self, index: ReadIndex) -> Counted:
         """Return the numbers of patients, studies, series and instances."""
         return self._levels.get(index.count_levels)
+
+    def studies(self, index: ReadIndex) -> int:
+        """Return the number of studies."""
+        return self._studies.get(lambda: {"studies": index.studies.count()}).numbers["studies"]
 
     def states(self, index: ReadIndex) -> Counted:
         """Return the number of series in each state; those that wait or are being converted are always of now."""

@@ -222,15 +222,12 @@ class ReadStudies(ReadRepository, StudyViews):
         of_them = listed_in(StudyRow.study_instance_uid, list(study_instance_uids))
         return int(self._connection.execute(total.where(of_them)).scalar_one())
 
-    def count_and_newest(self) -> tuple[int, int]:
-        """Count all studies, and return the number of the one that was received last, or 0 if there are none."""
-        counted = select(func.count()).select_from(StudyRow).scalar_subquery()
-        newest = select(func.max(StudyRow.id)).scalar_subquery()
-        count, number = self._connection.execute(select(counted, newest)).one()
-        return int(count), int(number or 0)
+    def newest_number(self) -> int:
+        """Return the number of the study that was received last, or 0 if there are none."""
+        return int(self._connection.execute(select(func.max(StudyRow.id))).scalar_one() or 0)
 
     def count_since(self, number: int) -> int:
-        """Count the studies that were received after the study with this number; see `count_and_newest`."""
+        """Count the studies that were received after the study with this number; see `newest_number`."""
         query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
         return int(self._connection.execute(query).scalar_one())
 
