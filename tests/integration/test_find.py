@@ -83,13 +83,13 @@ def population(seed: int = 6) -> tuple[list[Row], list[dict[str, Any]]]:
 
     patients = [row(Level.PATIENT, patient_values()) for _ in range(60)]
     for patient in patients:
-        for _ in range(chance.randrange(4)):
+        for _ in range(chance.randrange(1, 4)):  # the index has no patient without a study, but merged ones
             study = row(
                 Level.STUDY,
                 {
                     "StudyInstanceUID": f"1.{ids[Level.STUDY]}", "StudyDate": chance.choice(DATES),
                     "StudyTime": chance.choice(TIMES), "StudyDescription": chance.choice(TEXTS),
-                    "ReferringPhysicianName": chance.choice(NAMES),
+                    "ReferringPhysicianName": chance.choice(NAMES), "AccessionNumber": chance.choice(TEXTS),
                 },
                 patient,
             )  # fmt: skip
@@ -323,7 +323,7 @@ KEY_VALUES: dict[str, st.SearchStrategy[str]] = {
     "PatientID": patterns(TEXTS), "PatientName": patterns(NAMES), "PatientBirthDate": ranges(DATES),
     "PatientSex": patterns(("F", "M", None)), "StudyInstanceUID": st.sampled_from(["1.0", "1.1\\1.3\\1.99", "1.5"]),
     "StudyDate": ranges(DATES), "StudyTime": ranges(("10", "1015", "101530", "101530.5", "000000", "2359")),
-    "StudyDescription": patterns(TEXTS), "ReferringPhysicianName": patterns(NAMES),
+    "StudyDescription": patterns(TEXTS), "ReferringPhysicianName": patterns(NAMES), "AccessionNumber": patterns(TEXTS),
     "ModalitiesInStudy": patterns(MODALITIES), "SOPClassesInStudy": st.sampled_from(["1.5", "1.6", "1.7", "1.5\\1.7"]),
     "Modality": patterns(MODALITIES), "SeriesNumber": st.sampled_from(["1", "2", "1\\2"]),
     "SeriesDescription": patterns(TEXTS), "SeriesInstanceUID": st.sampled_from(["1.1.0", "1.1.1\\1.1.4", "1.1.9"]),

@@ -90,7 +90,7 @@ def _patients(conditions: Sequence[Condition]) -> Select[Any]:
     patient = _PATIENT
     matching = [_condition(condition, patient) for condition in conditions]
     if words := _words_of_all(conditions):
-        # Grams have the name of the patient that another one was merged into.
+        # Each patient has a study, or was merged into another one, whose name the grams of the study have.
         having = select(StudyRow.patient_id).where(StudyRow.id.in_(having_words(words)))
         merged = select(PatientRow.id).where(PatientRow.merged_into.is_not(None))
         matching.append(patient.id.in_(union_all(having, merged)))
