@@ -51,6 +51,7 @@ BACKING_UP = (
     "backup-moving",
     "backup-settled",
 )
+RESTORING = ("restore-copied", "restore-repaired", "restore-moving", "restore-moved")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = (
     RECEIVING
@@ -67,6 +68,7 @@ POINTS = (
     + CHANGING
     + EXPORTING
     + BACKING_UP
+    + RESTORING
     + UPLOADING
 )
 

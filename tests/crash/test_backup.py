@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from node.extensions.backup.making import COPIED
-from node.failpoints import BACKING_UP, VARIABLE
+from node.failpoints import BACKING_UP, RESTORING, VARIABLE
 from tests.acceptance.served import Served, until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sender, new_series
@@ -175,6 +175,24 @@ def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: 
     gaps = [row for row in lost if "of a large instance" in row.get("detail", "")]
     assert len(nameless) <= len(gaps) <= len(large)
     assert "voxelnode lost list" in done.stdout
+
+
+def test_a_restore_killed_in_any_step_leaves_no_root_or_a_whole_one(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with backed_up(root, folder) as (node, journal):
+        send(node, new_series(2), journal)
+        acknowledged = journal.acknowledged()
+    for point in (*RESTORING, "restore-moving:5"):
+        done = run("restore", folder, "--root", new, "--ledger", root, environment={VARIABLE: point})
+        assert done.returncode == -9, point
+        assert (new / "index.sqlite").exists() == (point == "restore-moved")
+        if point in ("restore-copied", "restore-repaired"):
+            continue  # the next one begins again in the same folder
+        if point == "restore-moved":
+            assert set(acknowledged) <= set(served(new).items())
+        shutil.rmtree(new)
+    assert run("restore", folder, "--root", new, "--ledger", root).returncode == 0
+    assert set(acknowledged) <= set(served(new).items())
 
 
 def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -> None:

@@ -180,6 +180,17 @@ def test_a_restored_root_is_as_the_backup(root: Path, made: tuple[Path, list[Sen
     assert backup(folder, new)["status"] == 0, "it is the same root, so its backups go on"
 
 
+def test_a_backup_that_lacks_most_files_is_restored_only_by_force(root: Path, tmp_path: Path) -> None:
+    folder, new = tmp_path / "backup", tmp_path / "new"
+    backup(folder, root, "--no-prove")
+    shutil.rmtree(folder / "objects")
+    assert "repeat the command with --force" in refused("restore", folder, "--root", new)
+    assert not (new / "index.sqlite").exists()
+    done = run("restore", folder, "--root", new, "--force")
+    assert done.returncode == 1
+    assert "file-missing" in done.stdout
+
+
 def test_the_ledger_of_the_damaged_root_tells_what_is_lost_since_the_backup(root: Path, tmp_path: Path) -> None:
     folder, since = tmp_path / "backup", new_series(2)
     backup(folder, root, "--no-prove")

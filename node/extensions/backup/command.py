@@ -101,6 +101,9 @@ def restore(
         Path | None,
         typer.Option(metavar="FOLDER", help="The damaged root: what came since is taken from it, or listed as lost."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Restore also a backup that lacks many files of its index.")
+    ] = False,
     *,
     root: ChangedRoot,
 ) -> Listing:
@@ -110,7 +113,7 @@ def restore(
     """
     from node.extensions.backup.restoring import restore as restore_root
 
-    restored = restore_root(root.settings, folder.absolute(), ledger and ledger.absolute())
+    restored = restore_root(root.settings, folder.absolute(), ledger and ledger.absolute(), force=force)
     rows = [asdict(finding) for finding in restored.findings]
     left = [row for row in rows if row["repair"] is None]
 

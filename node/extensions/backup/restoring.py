@@ -30,6 +30,7 @@ from node.extensions.backup.making import (
     settle,
     strange_in,
 )
+from node.failpoints import reached
 from node.index.engine.place import FILE_NAME
 from node.journal.journal import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
@@ -46,7 +47,7 @@ class Restored:
     gaps: list[str]
 
 
-def restore(settings: Settings, backup: Path, damaged: Path | None = None) -> Restored:
+def restore(settings: Settings, backup: Path, damaged: Path | None = None, *, force: bool = False) -> Restored:
     """Make the root of a backup, and repair it.
 
     `damaged`: the root that the backup was made of, or its ledger: what was acknowledged since the backup is taken from
@@ -54,7 +55,6 @@ def restore(settings: Settings, backup: Path, damaged: Path | None = None) -> Re
 
     Raises VoxelnodeError: there is no backup, the root is not empty, or has no room. Raises OSError.
     """
-    root = settings.storage.root.absolute()
     with ExitStack() as held:
         last = _found(damaged, backup) if damaged is not None else None
         if last is not None:
@@ -62,24 +62,47 @@ def restore(settings: Settings, backup: Path, damaged: Path | None = None) -> Re
             if lock is None:
                 raise RootInUse(f"{last} is in use by another voxelnode process: stop it first")
             held.callback(os.close, lock)
-        _copy(settings, backup, last and last / LEDGER)
-        findings = check_repository(settings, digests=True, repair=True)
-        if last is not None and segment_files(last / JOURNAL_FOLDER):
-            # Not before: records that only the journal of the backup has are applied by now.
-            _take_journal(last, root)
-            of_journal = check_repository(settings, digests=False, repair=True)
-            news = ("journal-waiting", "journal-damaged", "instance-lost")
-            findings = [one for one in findings if one.kind != "instance-lost"]
-            findings += [one for one in of_journal if one.kind in news]
-            unknown = None
-        elif last is not None:
-            unknown = f"{last} has no journal: what was acknowledged last, and is not in its ledger, may be missing"
-        else:
-            unknown = "restored without the damaged root: what was acknowledged after the backup may be missing"
+        work = _copied(settings, backup, last and last / LEDGER)
+        reached("restore-copied")
+        storage = settings.storage.model_copy(update={"root": work})
+        restored = _repaired(settings.model_copy(update={"storage": storage}), last, force=force)
+    reached("restore-repaired")
+    _publish(work)
+    return restored
+
+
+def _repaired(settings: Settings, last: Path | None, *, force: bool) -> Restored:
+    """Repair a copy of a backup, and give it what was acknowledged `last`, or note that this may be missing."""
+    root = settings.storage.root
+    findings = check_repository(settings, digests=True, repair=True, force=force)
+    unknown = None
+    if last is not None and segment_files(last / JOURNAL_FOLDER):
+        # Not before: records that only the journal of the backup has are applied by now.
+        _take_journal(last, root)
+        of_journal = check_repository(settings, digests=False, repair=True, force=force)
+        news = ("journal-waiting", "journal-damaged", "instance-lost")
+        findings = [one for one in findings if one.kind != "instance-lost"]
+        findings += [one for one in of_journal if one.kind in news]
+    elif last is not None:
+        unknown = f"{last} has no journal: what was acknowledged last, and is not in its ledger, may be missing"
+    else:
+        unknown = "restored without the damaged root: what was acknowledged after the backup may be missing"
     with Repository(settings) as repository:
         if unknown is not None:
             repository.index.lost.note_gap(unknown, repository.index.now())
         return Restored(findings, repository.index.lost.gaps())
+
+
+def _publish(work: Path) -> None:
+    """Move what was restored into its root. The index comes last: no node starts on a part of it."""
+    root = work.parent
+    sync_file_system(work)
+    for name in sorted(os.listdir(work), key=lambda name: name == FILE_NAME):
+        reached("restore-moving")
+        os.rename(work / name, root / name)
+    reached("restore-moved")
+    work.rmdir()
+    sync_file_system(root)
 
 
 def _found(damaged: Path, backup: Path) -> Path:
@@ -114,8 +137,8 @@ def _take_file(damaged: Path, root: Path, its: Receipt) -> None:
             return
 
 
-def _copy(settings: Settings, backup: Path, ledger: Path | None) -> None:
-    """Copy a backup into the root, a new folder or an empty one. The index comes last: no node starts on a part of it.
+def _copied(settings: Settings, backup: Path, ledger: Path | None) -> Path:
+    """Copy a backup into a folder of the root, which is new or empty; return that folder.
 
     `ledger`: in place of that of the backup.
     """
@@ -142,11 +165,7 @@ def _copy(settings: Settings, backup: Path, ledger: Path | None) -> None:
         shutil.rmtree(work / LEDGER, ignore_errors=True)
         shutil.copytree(ledger, work / LEDGER)
         _cut_torn(work / LEDGER, ledger.parent / JOURNAL_FOLDER)
-    sync_file_system(work)
-    for name in sorted(os.listdir(work), key=lambda name: name == FILE_NAME):
-        os.rename(work / name, root / name)
-    work.rmdir()
-    sync_file_system(root)
+    return work
 
 
 def _cut_torn(ledger: Path, journal: Path) -> None:
