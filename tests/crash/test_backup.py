@@ -17,7 +17,7 @@ from node.extensions.backup.making import COPIED
 from node.failpoints import BACKING_UP, RESTORING, VARIABLE
 from tests.acceptance.served import Served, until
 from tests.crash.harness import Node, send
-from tests.crash.journal import Journal, Sender, new_series
+from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.small_journal import SINGLE_SYNCS
 from tests.crash.small_journal import VARIABLE as SMALL_JOURNAL
 from tests.ingest import served
@@ -151,14 +151,39 @@ def backed_up(root: Path, folder: Path) -> Iterator[tuple[Node, Journal]]:
         node.kill()
 
 
+def send_more_than_the_journal_holds(root: Path, node: Node, journal: Journal) -> list[Sent]:
+    """Return the large ones of what was sent."""
+    for _ in range(6):
+        send(node, new_series(9), journal)
+    large = new_series(2, large=True)
+    send(node, large, journal)
+    wait_until_applied(root, 60)
+    return large
+
+
+def test_each_instance_after_the_backup_comes_back_from_the_files_of_the_damaged_root(tmp_path: Path) -> None:
+    root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
+    with backed_up(root, folder) as (node, journal):
+        send_more_than_the_journal_holds(root, node, journal)
+        acknowledged = journal.acknowledged()
+    index = root / "index.sqlite"
+    index.write_bytes(bytes(4096) + index.read_bytes()[4096:])
+    since = [path for path in root.glob("objects/*/*") if not (folder / path.relative_to(root)).exists()]
+    damaged = min(since, key=lambda path: path.stat().st_mtime_ns)  # the journal has let it go
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = run("restore", folder, "--root", new, "--ledger", root)
+    there = served(new)
+    missing = [uid for uid, digest in acknowledged if there.get(uid) != digest]
+    lost = json.loads(run("lost", "list", "--root", new, "--json").stdout)
+    assert len(missing) == 1
+    assert [row["sop_instance_uid"] for row in lost] == missing
+    assert "1 instance lost since the backup" in done.stdout
+
+
 def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: Path) -> None:
     root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
     with backed_up(root, folder) as (node, journal):
-        for _ in range(6):  # more than the segments of the small journal have
-            send(node, new_series(9), journal)
-        large = new_series(2, large=True)
-        send(node, large, journal)
-        wait_until_applied(root, 60)
+        large = send_more_than_the_journal_holds(root, node, journal)
         acknowledged = journal.acknowledged()
     for path in (*root.glob("index.sqlite*"), root / "objects"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -188,13 +188,17 @@ def test_a_backup_that_lacks_most_files_is_restored_only_by_force(root: Path, tm
     assert not (new / "index.sqlite").exists()
     done = run("restore", folder, "--root", new, "--force")
     assert done.returncode == 1
-    assert "file-missing" in done.stdout
+    assert "the backup has no file of 11 instances: have them sent again" in done.stdout
+    lost = run("lost", "list", "--root", new)
+    assert lost.returncode == 1
+    assert "the files of 11 instances" in lost.stdout
 
 
 def test_the_ledger_of_the_damaged_root_tells_what_is_lost_since_the_backup(root: Path, tmp_path: Path) -> None:
     folder, since = tmp_path / "backup", new_series(2)
     backup(folder, root, "--no-prove")
     receive(root, since)
+    shutil.rmtree(root / "objects")
     for name, options in (("without", []), ("with", ["--ledger", root / "acknowledged"])):
         run("restore", folder, "--root", tmp_path / name, *options)
         lost = json.loads(run("lost", "list", "--root", tmp_path / name, "--json").stdout)

@@ -23,18 +23,23 @@ LOST: Columns = {
 def list_(root: Root) -> Listing:
     """List lost instances, newest first, and gaps of the journal.
 
-    Exit 1 if there are any. Each instance stays in the list until somebody sends it again, a person deletes its series,
-    or writes it off. A gap stays until it is written off.
+    Exit 1 if there are any, or instances without their file. Each instance stays in the list until somebody sends it
+    again, a person deletes its series, or writes it off. A gap stays until it is written off.
     """
     with root.looking() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
+        without_file = index.instances.count_missing_files()
     title = f"acknowledged, not here: {len(rows)}"
     none = "everything that was acknowledged is here, was deleted or written off"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
     if gaps:
-        none = "of no instance is known that it was acknowledged and is not here"
+        none = "no instance is known to be lost"
         below.append("accept that: voxelnode lost write-off journal --reason TEXT")
-    return listing(title, LOST, rows, none=none, below=below, data=[*rows, *gaps], failed=bool(rows or gaps))
+    if without_file:
+        none = "no other instance is known to be lost"
+        below.append(f"missing or damaged: the files of {counted(without_file, 'instance')}; send the instances again")
+    is_lost = bool(rows or gaps or without_file)
+    return listing(title, LOST, rows, none=none, below=below, data=[*rows, *gaps], failed=is_lost)
 
 
 @app.command("write-off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,24 +110,29 @@ def restore(
 ) -> Listing:
     """Make a root of a backup, and repair it.
 
-    The root is a new folder or an empty one. Ends as `voxelnode fsck --hash --repair`: exit 1 if a difference remains.
+    The root is a new folder or an empty one. Exit 1 if an instance or its file is lost, or a difference remains.
     """
     from node.extensions.backup.restoring import restore as restore_root
 
     restored = restore_root(root.settings, folder.absolute(), ledger and ledger.absolute(), force=force)
     rows = [asdict(finding) for finding in restored.findings]
     left = [row for row in rows if row["repair"] is None]
+    kinds = Counter(row["kind"] for row in rows)
+    lost, gone = kinds["instance-lost"], restored.missing
 
     def show() -> None:
         _print_rows(rows, ("kind", "path", "detail", "repair"))
-        remain = f"{counted(len(left), 'difference')} left" if left else "no difference left"
-        if lost := [row for row in rows if row["kind"] == "instance-lost"]:
-            remain += (
-                f", {counted(len(lost), 'instance')} lost since the backup: have them sent again (`voxelnode lost`)"
-            )
+        remain = [f"{counted(len(left), 'difference')} left"] if left else []
+        if lost:
+            again = "have them sent again (`voxelnode lost list`)"
+            remain.append(f"{counted(lost, 'instance')} lost since the backup: {again}")
+        if gone:
+            remain.append(f"the backup has no file of {counted(gone, 'instance')}: have them sent again")
+        said = ", ".join(remain or ["no difference left"])
         for gap in restored.gaps:
             print(f"{gap} (`voxelnode lost list`)")
-        print(f"{root.folder}: restored, {remain}; now run `voxelnode {' '.join(['serve', *root.given])}`")
+        print(f"{root.folder}: restored, {said}; now run `voxelnode {' '.join(['serve', *root.given])}`")
 
-    data = {"ok": not left, "path": root.folder, "findings": rows, "gaps": restored.gaps}
-    return Listing(data, show, bool(left), rows)
+    is_whole = not left and not lost and not gone
+    data = {"ok": is_whole, "path": root.folder, "findings": rows, "gaps": restored.gaps}
+    return Listing(data, show, not is_whole, rows)

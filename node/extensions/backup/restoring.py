@@ -18,7 +18,7 @@ from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.counted import sized
 from node.durable import locked, make_folder, sync_file_system
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, is_of_system, is_out_of_memory
 from node.extensions.backup.making import (
     COPYING,
     INCOMING,
@@ -36,14 +36,16 @@ from node.journal.journal import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import Receipt, receipt
+from node.receive.recovery import stored_instance
 from node.settings.model import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was compared and repaired, and what may be missing besides, in words."""
+    """What was compared and repaired; instances without a file; and what may be missing besides, in words."""
 
     findings: list[Finding]
+    missing: int
     gaps: list[str]
 
 
@@ -76,21 +78,26 @@ def _repaired(settings: Settings, last: Path | None, *, force: bool) -> Restored
     root = settings.storage.root
     findings = check_repository(settings, digests=True, repair=True, force=force)
     unknown = None
-    if last is not None and segment_files(last / JOURNAL_FOLDER):
+    if last is None:
+        unknown = "restored without the damaged root: what was acknowledged after the backup may be missing"
+    elif segment_files(last / JOURNAL_FOLDER):
         # Not before: records that only the journal of the backup has are applied by now.
         _take_journal(last, root)
-        of_journal = check_repository(settings, digests=False, repair=True, force=force)
-        news = ("journal-waiting", "journal-damaged", "instance-lost")
-        findings = [one for one in findings if one.kind != "instance-lost"]
-        findings += [one for one in of_journal if one.kind in news]
-    elif last is not None:
-        unknown = f"{last} has no journal: what was acknowledged last, and is not in its ledger, may be missing"
     else:
-        unknown = "restored without the damaged root: what was acknowledged after the backup may be missing"
+        unknown = f"{last} has no journal: what was acknowledged last, and is not in its ledger, may be missing"
+    if last is not None:
+        since = check_repository(settings, digests=False, repair=True, force=force)
+        if _take_objects(settings, last):
+            since = [one for one in since if one.kind != "instance-lost"]
+            since += check_repository(settings, digests=False, repair=True, force=force)
+        news = ("journal-waiting", "journal-damaged", "file-unknown", "instance-lost")
+        findings = [one for one in findings if one.kind != "instance-lost"]
+        findings += [one for one in since if one.kind in news]
     with Repository(settings) as repository:
         if unknown is not None:
             repository.index.lost.note_gap(unknown, repository.index.now())
-        return Restored(findings, repository.index.lost.gaps())
+        with repository.index.reading() as index:
+            return Restored(findings, index.instances.count_missing_files(), repository.index.lost.gaps())
 
 
 def _publish(work: Path) -> None:
@@ -135,6 +142,33 @@ def _take_file(damaged: Path, root: Path, its: Receipt) -> None:
             make_folder((root / path).parent)
             shutil.copy2(damaged / path, root / path)
             return
+
+
+def _take_objects(settings: Settings, damaged: Path) -> bool:
+    """Copy those files of a damaged root that are instances which are lost otherwise; return whether there are any.
+
+    Its index cannot be read: each file that the backup does not have is compared with the digests of the ledger.
+    """
+    root, taken = settings.storage.root, False
+    with Repository(settings) as repository:
+        lost = repository.index.lost.of(None) if repository.index.lost.count() else []
+        versions, now = {(one.sop_instance_uid, one.sha256) for one in lost}, repository.index.now()
+    for path in sorted(damaged.glob("objects/*/*")) if versions else ():
+        key = str(path.relative_to(damaged))
+        if (root / key).exists():
+            continue
+        try:
+            attributes, file = stored_instance(damaged, key, now)
+        except Exception as error:  # pydicom raises anything on damaged files
+            if is_of_system(error) or is_out_of_memory(error):
+                raise
+            continue
+        if (attributes.sop_instance_uid, file.sha256) in versions:
+            make_folder((root / key).parent)
+            shutil.copy2(path, root / key)
+            taken = True
+    sync_file_system(root)
+    return taken
 
 
 def _copied(settings: Settings, backup: Path, ledger: Path | None) -> Path:
