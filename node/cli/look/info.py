@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -112,11 +112,11 @@ def info(
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
     from node.lifecycle.journal import journal_report
-    from node.receive.whereabouts import NEVER, whereabouts
+    from node.receive.whereabouts import unknown, whereabouts
 
     until = monotonic() + SEARCH_SECONDS
     admitted = {peer.ae_title for peer in root.settings.peers.values()}
-    with root.looking() as index:
+    with root.looking() as index, root.files() as local:
         found = whereabouts(
             index,
             root.folder,
@@ -124,10 +124,11 @@ def _why_missing(uid: str, root: Root) -> str:
             seconds=SEARCH_SECONDS,
             admitted=admitted,
             is_behind=lambda: journal_report(root.folder, index.applied).waiting > 0,
+            local=local,
         )
     if found is not None:
         return printable(f"{uid}: {found.sentence(minute)}")
-    nothing = NEVER if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
+    nothing = unknown(uid) if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
     return f"{uid}: {nothing}, or under another UID, ID or name: `voxelnode series` lists what is here; check --root"
 
 
@@ -153,7 +154,9 @@ class _Describer:
 
     def _set_aside(self, uid: str) -> Row:
         """Return the conflicts of a UID of which nothing is current."""
-        conflicts = self._index.conflicts.of_uid(uid)
+        from node.receive.strangers import with_strangers
+
+        conflicts = with_strangers(self._index.conflicts.of_uid(uid), self._index, self._local)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
 
     def _with_accession_number(self, number: str) -> Row:
@@ -231,7 +234,10 @@ class _Describer:
         failures: dict[str, Row] = {}
         for row in self._index.failures.of_study(study):
             failures.setdefault(row["series_instance_uid"], row)
+        from node.receive.strangers import came_as, strangers_in
+
         undecided = {row["series_instance_uid"] for row in self._index.conflicts.about(study, None)}
+        strangers = strangers_in(study, self._index, self._local)
         states = []
         for row in self._index.series.of_study(study):
             uid = row["series_instance_uid"]
@@ -240,6 +246,7 @@ class _Describer:
                 {name: row[name] for name in STATED}
                 | {name: failure[name] for name in ("reason", "detail")}
                 | {"remedy": REMEDIES.get(failure["reason"] or ""), "has_conflict": uid in undecided}
+                | {"stranger": came_as(strangers[uid]) if uid in strangers else None}
             )
         return states
 
@@ -258,13 +265,25 @@ class _Describer:
             "patients": rows,
             "study_instance_uids": [row["study_instance_uid"] for row in studies],
             "studies": studies,
+            "conflicts": self._elsewhere({row["patient_id"] for row in rows}),
             "trash": self._index.trash.naming(sought),
         }
+
+    def _elsewhere(self, patient_ids: Collection[str | None]) -> list[Row]:
+        """Return the undecided conflicts of instances of patients that are in the studies of others."""
+        from node.receive.strangers import OF_TWO_PATIENTS, with_strangers
+
+        rows = [row for row in self._index.conflicts.of_strangers() if row["kind"] == OF_TWO_PATIENTS]
+        undecided = [row for row in rows if row["decision"] is None]
+        named = with_strangers(undecided, self._index, self._local)
+        return [row for row in named if row["other_patient_id"] and row["other_patient_id"] in patient_ids]
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
         """Return volumes, failures and undecided conflicts of a study or a series, and what of it is not there."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
-        conflicts = self._index.conflicts.about(study, series)
+        from node.receive.strangers import with_strangers
+
+        conflicts = with_strangers(self._index.conflicts.about(study, series), self._index, self._local)
         return {
             "volumes": [parsed(one) for one in self._index.volumes.current(study, series)],
             "failures": failures,
@@ -341,7 +360,7 @@ def _print_states(states: Iterable[Row]) -> None:
             why = "; ".join(filter(None, (f"due {minute(row['due_at'])}", why)))
         conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
         what = ", ".join((series_name(row), counted(row["instances"], "instance"), row["series_instance_uid"]))
-        print_finding(f"  {state:<11}", what, *filter(None, (why, conflict)))
+        print_finding(f"  {state:<11}", what, *filter(None, (row["stranger"], why, conflict)))
 
 
 def _print_waits(waits: list[Row]) -> None:
@@ -373,8 +392,11 @@ def _print(description: Row) -> None:
             print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
     _print_reasons(description)
     if description.get("conflicts"):
+        from node.receive.strangers import came_as
+
         conflicts = [
-            (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
+            (row["id"], row["kind"], row["sop_instance_uid"], "; ".join(filter(None, (row["detail"], came_as(row)))))
+            for row in description["conflicts"]
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
     _print_absent(description)
