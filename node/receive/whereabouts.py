@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.acknowledged import Acknowledged, newest_of
 from node.audit.audit_files import lines_naming
@@ -224,7 +224,7 @@ class _Asked:
             return Whereabouts("received", remedy, _moment(row["found_at"]), who, why, page, place)
         return None
 
-    def _is_of(self, person: Row) -> bool:
+    def _is_of(self, person: Mapping[str, Any]) -> bool:
         """Return whether a row has the text as Patient ID, as Accession Number, or as a part of the name."""
         if self.sought in map(person.get, OF_PATIENT):
             return True
