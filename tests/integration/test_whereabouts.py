@@ -260,6 +260,21 @@ def test_info_says_of_each_series_of_a_study_or_a_patient_what_became_of_it_and_
     assert sorted(row["state"] for row in found["series_of_study"]) == ["converted", "refused"]
 
 
+@pytest.mark.slow
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+def test_info_about_a_series_names_its_excluded_instances_with_the_reasons(root: Root) -> None:
+    series = make.ct_series(5)
+    series[2].PixelData = series[2].PixelData[:-100]
+    root.take_all(series)
+    root.convert_due()
+    uid, cut = str(series[0].SeriesInstanceUID), str(series[2].SOPInstanceUID)
+    shown = run("info", uid, "--root", root.folder).stdout
+    assert re.search(rf"^exclusions\n.*\n +1 +{cut} +cut +cut within its pixels: 284 of 384 bytes", shown, re.MULTILINE)
+    assert "  cut  The image was cut on its way: send it again" in shown
+    [found] = json.loads(run("info", uid, "--root", root.folder, "--json").stdout)["exclusions"]
+    assert (found["sop_instance_uid"], found["reason"], found["revision"]) == (cut, "cut", 1)
+
+
 def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds, CT7)

@@ -41,6 +41,9 @@ Row = dict[str, Any]
 MAX_PATIENTS = 100
 """Patients of one name that are shown."""
 
+MAX_EXCLUSIONS = 1000
+"""Excluded instances of a series that are shown."""
+
 MAX_READ_STUDIES = 20
 """Number of a patient's newest studies whose headers are read."""
 
@@ -74,6 +77,12 @@ STATED = (
 )
 """Columns of ``v_series`` that are shown of each series of a study."""
 
+SENT = {
+    **{"route": "route", "destination": "destination", "sent": "sent", "confirmed": "confirmed"},
+    **{"waiting": "messages waiting", "given_up": "given up", "reason": "reason"},
+}
+"""What is shown of each destination of a route, with the heads of the columns."""
+
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
@@ -95,7 +104,8 @@ def info(
     """Show a patient, study, series or instance with its volumes.
 
     Higher levels are shown as well, failures, excluded instances and conflicts with their reasons, and of the first
-    instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position.
+    instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position. Of a
+    study, how many instances each destination of a route has taken and confirmed.
 
     Of what is not in the index, the message says what became of it, and what to do: it may be in the trash or in
     quarantine, lost, or deleted, or its sender is refused.
@@ -197,7 +207,15 @@ class _Describer:
         header = self._header(self._index.instances.first_file(study, uid))
         series = {**self._study(study), "level": "series", "series": rows[0], "header": header}
         series["waits"] = self._waits(study, uid)
+        series["exclusions"] = self._excluded(study, uid, rows[0]["revision"])
         return series | self._outcome(study, uid)
+
+    def _excluded(self, study: str, uid: str, revision: int | None) -> list[Row]:
+        """Return the instances that are not in the volumes of a series, with the reasons."""
+        if revision is None:
+            return []
+        found = self._index.exclusions.of_revision(study, uid, revision, MAX_EXCLUSIONS)
+        return [{"revision": revision, **row} for row in found]
 
     def _header(self, file: InstanceFile | None) -> Row:
         """Return what the header of an instance tells, or as ``problem`` why it cannot be read."""
@@ -227,7 +245,8 @@ class _Describer:
 
     def _whole_study(self, uid: str) -> Row:
         study = self._study(uid)
-        return study and {**study, "series_of_study": self._states(uid)}
+        sent = self._index.routes.sent_of_study(uid)
+        return study and {**study, "series_of_study": self._states(uid), "sent": sent}
 
     def _states(self, study: str) -> list[Row]:
         """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
@@ -380,6 +399,9 @@ def _print(description: Row) -> None:
             told = _told(description[level]) if level == "series" else description[level]
             print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
+    if description.get("sent"):
+        sent = [tuple(row[name] for name in SENT) for row in description["sent"]]
+        print_table("sent by routes: instances, and messages that are left", list(SENT.values()), sent)
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items() if value not in (None, "")})
@@ -406,8 +428,10 @@ def _print_reasons(description: Row) -> None:
     """Print what is in no volume, and below it what to do, once for each reason."""
     for what in ("failures", "exclusions"):
         if description.get(what):
-            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
-            print_table(what, ("revision", "reason", "detail"), rows)
+            names = ("revision", "sop_instance_uid", "reason", "detail")
+            columns = [name for name in names if any(name in row for row in description[what])]
+            heads = [{"sop_instance_uid": "instance"}.get(name, name) for name in columns]
+            print_table(what, heads, [tuple(row[name] for name in columns) for row in description[what]])
             for reason in dict.fromkeys(row["reason"] for row in description[what] if row["reason"] in REMEDIES):
                 print_finding(f"  {reason}", REMEDIES[reason])
 

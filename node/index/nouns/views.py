@@ -437,6 +437,35 @@ class RouteViews(ViewRows):
         """Return the rows of ``v_routes``."""
         return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
 
+    def sent_of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return how many instances of a study each destination has taken and confirmed, and what is left.
+
+        ``reason`` is why the last message of the study failed, or why the destination cannot be reached. Who may be
+        sent to by hand is left out while it has nothing.
+        """
+        return self._rows(
+            """
+            SELECT h.name AS route, h.destination, coalesce(s.sent, 0) AS sent, coalesce(s.confirmed, 0) AS confirmed,
+                   s.last_at, coalesce(m.waiting, 0) AS waiting, coalesce(m.given_up, 0) AS given_up,
+                   CASE WHEN m.waiting > 0 OR m.given_up > 0 THEN coalesce(h.trouble, m.reason) END AS reason
+            FROM subscribers h
+            LEFT JOIN (
+                SELECT route, destination, count(*) AS sent, max(sent_at) AS last_at,
+                       sum(CASE WHEN state = 'confirmed' THEN 1 ELSE 0 END) AS confirmed
+                FROM v_sent_instances WHERE study_instance_uid = :study AND state <> 'lost'
+                GROUP BY route, destination) s ON s.route = h.name AND s.destination = h.destination
+            LEFT JOIN (
+                SELECT route, destination, max(reason) AS reason,
+                       sum(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
+                       sum(CASE WHEN state = 'given-up' THEN 1 ELSE 0 END) AS given_up
+                FROM v_route_messages WHERE study_instance_uid = :study AND state IN ('waiting', 'given-up')
+                GROUP BY route, destination) m ON m.route = h.name AND m.destination = h.destination
+            WHERE h.kind = 'route' AND (h.name <> '' OR s.sent > 0 OR m.waiting > 0 OR m.given_up > 0)
+            ORDER BY h.name, h.destination
+            """,
+            study=study_instance_uid,
+        )
+
     def messages(
         self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
     ) -> list[Row]:
