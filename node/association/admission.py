@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from typing import Literal, Protocol, cast, get_args
 
 from node.addresses import plain_address
@@ -18,7 +21,23 @@ from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.peers import Dicom, Peer, Verb
 
-ADD_PEER = "add the sender to [peers]: `voxelnode peers set NAME ae_title=AET networks=ADDRESS`"
+_PLAIN_TITLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
+"""An AE title that a person may copy into a shell within quotes; whoever calls chooses it."""
+
+
+def add_peer(calling_ae_title: str, address: str, names: Collection[str]) -> str:
+    """Return the remedy for a sender that is no peer: a command, under a name that is not in `names`.
+
+    A title with other characters than most have is left out of it: nothing of a stranger does more than name the peer.
+    """
+    name, title, network = "NAME", "AET", "ADDRESS"
+    if _PLAIN_TITLE.fullmatch(calling_ae_title):
+        stem = calling_ae_title.translate(str.maketrans(" .", "--"))
+        free = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        name = next(name for name in free if name not in names)
+        title, network = calling_ae_title, str(plain_address(address))
+    key = shlex.quote(f"ae_title={title}")
+    return f"add the sender to [peers]: `voxelnode peers set {name} {key} networks={network} may=echo,store,commit`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +279,7 @@ class Admission:
         peers = self._peers()
         same_title = _with_title(peers, requested.calling_ae_title)
         if peers and not same_title:
-            return Rejection(1, 1, 3, "calling AE title", ADD_PEER)
+            return Rejection(1, 1, 3, "calling AE title", add_peer(requested.calling_ae_title, address, peers))
         plain = plain_address(address)
         of_address = {name: peer for name, peer in same_title.items() if not peer.networks or _in_networks(plain, peer)}
         if same_title and not of_address:

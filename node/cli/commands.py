@@ -56,7 +56,7 @@ COMMANDS = (
         (
             "voxelnode peers echo PACS@pacs.example:104",
             "voxelnode peers send 1.2.840.1 --to PACS",
-            "voxelnode peers set CT1 ae_title=CT1 networks=10.1.2.0/24",
+            "voxelnode peers set CT1 ae_title=CT1 networks=10.1.2.0/24 may=echo,store,commit",
         ),
     ),
     Command(

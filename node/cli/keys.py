@@ -45,12 +45,13 @@ TEXTS = frozenset(
 """Keys whose value is a text, which needs no quotes."""
 
 
-def in_force(done: Mapping[str, Any]) -> Answer:
-    """Return what a change of the configuration has done, for people."""
+def in_force(done: Mapping[str, Any], *more: str) -> Answer:
+    """Return what a change of the configuration has done, for people, and what `more` there is to say."""
     lines = [f"in force: {', '.join(done['changed'])}" if done["changed"] else "in force: no change"]
     lines += [f"needs a restart of the node: {', '.join(done['restart'])}"] if done["restart"] else []
     for one in done.get("reset", ()):
         lines.append(f"{one['key']} was {_written(one['was'])}, now the default: {_written(one['default'])}")
+    lines += more
     lines += [done["senders"]] if done.get("senders") else []
     lines += [f"{counted(done['dropped'], 'message')} that waited: dropped"] if done.get("dropped") else []
     return Answer(dict(done), "\n".join(lines))

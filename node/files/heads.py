@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from node.dicom.attributes import InstanceAttributes, attributes_by_windows
 from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
 from node.dicom.part10 import META_BYTES, file_meta
 
@@ -25,6 +26,15 @@ def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head 
             if not head.is_cut or REST not in read_elements(head).elements:
                 break
     return head
+
+
+def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> InstanceAttributes:
+    """Return the attributes of an instance from its file; errors as of `node.dicom.attributes.instance_attributes`."""
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        return attributes_by_windows(
+            lambda offset, length: os.pread(descriptor, length, data_set_offset + offset), transfer_syntax_uid
+        )
 
 
 def cut_pixels_of(path: Path) -> CutPixels | None:

@@ -145,5 +145,5 @@ def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> A
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
     if order.trash_until is not None:  # later, nothing else knows whose it was
-        objects[0]["patient_name"] = plan.patient_name
+        objects[0] |= {"patient_name": plan.patient_name, "accession_number": plan.accession_number}
     return AuditMessage.by(order.who, event, AuditAction.DELETE, detail, objects, result)

@@ -24,6 +24,7 @@ from node.index.database.reading import ReadIndex
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
 from node.receive.recovery import stored_instance
+from node.receive.strangers import OF_TWO_PATIENTS
 
 VERSIONS = frozenset({"instance-bytes", "instance-versions", "instance-replaced", "instance-quarantined"})
 """Kinds of conflicts with a version of an instance that is not current."""
@@ -66,6 +67,8 @@ class Version:
 class Compared:
     """A conflict, and the differences between the version in it and the current one.
 
+    If a study has two patients, `current` is the patient of the study, and `other` the one of the instances in it.
+
     `problem` says why the two cannot be compared; None if they were. Attributes of one kind that are all equal are not
     listed: versions may differ in what the index does not know, such as pixels. `current` is None if no version is
     current, and `other` if the conflict is not between two versions of an instance.
@@ -90,12 +93,17 @@ def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> C
     mine = None if current is None else _attributes(lambda: local(current))
     theirs = None if key is None else _attributes(lambda: root / key)
     sent = index.conflicts.sender_of_current(row["sop_instance_uid"])
-    ours = None if sent is None else _version(mine, **sent)
+    ours = None if sent is None else _version(None if mine is None else mine.patient, **sent)
     other = None
     if row["kind"] in VERSIONS:
-        other = _version(theirs, row["calling_ae_title"], None, row["found_at"])
+        other = _version(None if theirs is None else theirs.patient, row["calling_ae_title"], None, row["found_at"])
+    if row["kind"] == OF_TWO_PATIENTS and (of_study := index.studies.row(row["study_instance_uid"])) is not None:
+        first = index.conflicts.first_sender(row["study_instance_uid"])
+        other, ours = ours, None if first is None else _version(of_study, **first)
     differences: list[Difference] = []
-    if key is None:
+    if other is not None and row["kind"] == OF_TWO_PATIENTS:
+        problem = "nothing was set aside: the instances of both patients are current in this study"
+    elif key is None:
         problem = "the conflict has no file of another version"
     elif current is None:
         problem = "no version of the instance is current"
@@ -123,11 +131,12 @@ def _lengths(mine: Path, theirs: Path) -> list[Difference]:
 
 
 def _version(
-    attributes: InstanceAttributes | None, calling_ae_title: str | None, source: str | None, received_at: Any
+    patient: Mapping[str, Any] | None, calling_ae_title: str | None, source: str | None, received_at: Any
 ) -> Version:
-    patient: Mapping[str, Any] = {} if attributes is None else attributes.patient
+    patient = patient or {}
+    born = patient.get("patient_birth_date")
     return Version(
-        patient.get("patient_name"), patient.get("patient_id"), patient.get("patient_birth_date"),
+        patient.get("patient_name"), patient.get("patient_id"), born and str(born),
         patient.get("patient_sex"), calling_ae_title, source, received_at,
     )  # fmt: skip
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import partial
-from pathlib import Path
 
 import structlog
 
 from node.archive.filesystem import Archive
-from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
+from node.dicom.attributes import InstanceAttributes, instance_attributes
 from node.dicom.header import Head, HeaderCut, ReadHead
 from node.errors import NotUnderstood
-from node.files.heads import head_of
+from node.files.heads import attributes_of, head_of
 from node.index.nouns.records import AssociationEnd, Received, StoredFile
 from node.journal.segment import Record
 from node.receive.checkpoint import Checkpoint
@@ -76,12 +74,3 @@ class RecordContents:
             return instance_attributes(memoryview(payload)[its.data_set_offset :], its.transfer_syntax_uid)
         self._archive.keep_part(its.key)
         return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
-
-
-def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> InstanceAttributes:
-    """Return the attributes of an instance from its file; errors as of `instance_attributes`."""
-    with path.open("rb") as file:
-        descriptor = file.fileno()
-        return attributes_by_windows(
-            lambda offset, length: os.pread(descriptor, length, data_set_offset + offset), transfer_syntax_uid
-        )

@@ -32,14 +32,13 @@ from node.dicom.part10 import META_BYTES, file_meta
 from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
-from node.files.heads import head_of
+from node.files.heads import attributes_of, head_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import SWEPT_FOLDER
 from node.index.models.levels import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, clear
-from node.receive.contents import attributes_of
 from node.receive.stored_files import add_compared, report_damage
 
 log = structlog.get_logger()

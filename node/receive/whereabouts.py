@@ -1,6 +1,6 @@
 """Where is it? One sentence says what became of something that was not found, and what to do.
 
-    index -> lost list -> quarantine -> trash and deletions -> journal -> ledger -> audit log -> refusals
+    index -> lost list -> quarantine -> conflicts -> trash and deletions -> journal -> ledger -> audit log -> refusals
 
 The first place that knows it answers. Commands, pages and REST ask this when they have found nothing, and nothing
 is read for them before. Files are read from the newest to the oldest, for as long as the caller waits.
@@ -23,16 +23,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.acknowledged import Acknowledged, newest_of
 from node.audit.audit_files import lines_naming
 from node.counted import counted
 from node.index.engine.view_rows import Row
-from node.index.nouns.views import folded
+from node.index.nouns.views import OF_PATIENT, folded
 from node.receive.aside import QuarantinedFile, quarantined
 
 if TYPE_CHECKING:
+    from node.archive.base import LocalFile
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
 
@@ -42,12 +43,17 @@ REFUSAL_DAYS = 7
 MAX_REFUSALS = 100
 """Newest refusals among which one of a sender is looked for: the others may be of port scanners."""
 
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"[0-2](\.[0-9]+)+")
+"""A text of digits alone is a Patient ID or an Accession Number."""
 
 EMPTIED = "empty the trash, "
 """How the order of a deletion begins that was in the trash (`node.lifecycle.trash`)."""
 
 NEVER = "never received here"
+"""Of a UID, which the ledger would have."""
+
+NOT_KNOWN = "not known here, where names and Accession Numbers are not kept of what is deleted without the trash"
+"""Of a Patient ID, a name or an Accession Number."""
 
 MAX_EVENTS = 100
 """Newest events of a series among which it is looked for why an instance of it is not here."""
@@ -99,17 +105,20 @@ def whereabouts(
     seconds: float = math.inf,
     admitted: Collection[str] = (),
     is_behind: Callable[[], bool] = lambda: False,
+    local: LocalFile | None = None,
 ) -> Whereabouts | None:
     """Return where something is, or what became of it; None if nothing is known.
 
-    `sought`: a UID, a Patient ID or a name. `above`: UIDs of its series and study, as far as they are known.
+    `sought`: a UID, a Patient ID, an Accession Number or a name.
+    `above`: UIDs of its series and study, as far as they are known.
     `is_admin`: whether the caller may see trash, quarantine and audit log. `seconds`: how long files are read.
     `admitted`: AE titles of peers: a refusal because one of them was not known is over.
     `is_behind`: whether instances wait in the journal. What reads the index of a running node has waited for them.
+    `local`: gives the files of the archive; None: they are in `root`.
     """
-    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds, admitted, is_behind)
+    asked = _Asked(index, root, sought, above, is_admin, monotonic() + seconds, admitted, is_behind, local)
     looks = (
-        *(asked.stored, asked.lost, asked.in_quarantine, asked.deleted),
+        *(asked.stored, asked.lost, asked.in_quarantine, asked.in_conflict, asked.deleted),
         *(asked.waiting, asked.remembered, asked.refused),
     )
     for look in looks:
@@ -117,6 +126,11 @@ def whereabouts(
             if (found := look()) is not None:
                 return found
     return None
+
+
+def unknown(sought: str) -> str:
+    """Return what can be said of something of which nothing is known."""
+    return NEVER if _UID.fullmatch(sought) else NOT_KNOWN
 
 
 @dataclass(slots=True)
@@ -129,6 +143,7 @@ class _Asked:
     deadline: float
     admitted: Collection[str]
     is_behind: Callable[[], bool]
+    local: LocalFile | None
     received: Acknowledged | None = None
 
     def stored(self) -> Whereabouts | None:
@@ -179,6 +194,43 @@ class _Asked:
 
         return uids_of(self.root, file)
 
+    def in_conflict(self) -> Whereabouts | None:
+        """Look among the patients of conflicts, whose instances are in the study of another one, or were set aside."""
+        if _UID.fullmatch(self.sought):
+            return None
+        from node.dicom.uids import resource_path
+        from node.receive.strangers import named, stranger
+
+        for row in self.index.conflicts.of_strangers():
+            if monotonic() > self.deadline:
+                return None
+            is_aside = row["path"] is not None
+            if is_aside and not self.is_admin:
+                continue
+            other = stranger(row, self.index, self.local or (lambda file: self.root / file.key))
+            if other is None or not self._is_of(other):
+                continue
+            place: tuple[str, ...] = (str(row["study_instance_uid"]), str(row["series_instance_uid"]))
+            why = f"conflict {row['id']}{', ' + row['decision'] if row['decision'] else ''}: as {named(other)}, "
+            if is_aside:
+                why += "set aside, for the node has another version of the instance"
+                place = ()
+            elif study := self.index.studies.row(place[0]):
+                why += f"under the Study Instance UID of another patient, {named(study)}, in study {place[0]}"
+            page = "" if is_aside else resource_path(*place)
+            remedy = f"`voxelnode conflicts show {row['id']}` compares both"
+            remedy += f", `voxelnode info {row['series_instance_uid']}` shows the series" if place else ""
+            who = f"from {row['calling_ae_title']}" if row["calling_ae_title"] else ""
+            return Whereabouts("received", remedy, _moment(row["found_at"]), who, why, page, place)
+        return None
+
+    def _is_of(self, person: Mapping[str, Any]) -> bool:
+        """Return whether a row has the text as Patient ID, as Accession Number, or as a part of the name."""
+        if self.sought in map(person.get, OF_PATIENT):
+            return True
+        words = folded(self.sought)
+        return bool(words) and words in folded(person.get("patient_name") or "")
+
     def deleted(self) -> Whereabouts | None:
         """Look in the trash, and among deletions: of itself, or of what it was in."""
         if (found := self._deletion(self.sought, *self.above)) is not None:
@@ -193,17 +245,15 @@ class _Asked:
         return self._deletion(self.received.series_instance_uid, self.received.study_instance_uid)
 
     def _deleted_of_patient(self) -> Whereabouts | None:
-        """Look for deletions that went to the trash, by the Patient ID or the name that their lines have."""
+        """Look for deletions that went to the trash, by the patient and Accession Number that their lines have."""
         uids = dict.fromkeys(line["objects"][0].get("uid", "") for line in self._lines_of_patient())
         return next((found for uid in uids if (found := self._deletion(uid)) is not None), None)
 
     def _lines_of_patient(self) -> Iterator[Row]:
-        words = folded(self.sought)
         with suppress(OSError):
             for line in filter(None, map(_audited, lines_naming(self.root, "patient_name", self.deadline))):
-                for one in line["objects"]:
-                    if self.sought == one.get("patient_id") or words in folded(one.get("patient_name") or ""):
-                        yield line
+                if any(map(self._is_of, line["objects"])):
+                    yield line
 
     def _deletion(self, *names: str) -> Whereabouts | None:
         for name in names:
@@ -290,7 +340,21 @@ class _Asked:
         if came is None:
             return None
         sender = came["participants"][0]
-        return self._unknown_now(_moment(came["at"]), f"from {_named(sender['user'], sender['address'])}")
+        at, who = _moment(came["at"]), f"from {_named(sender['user'], sender['address'])}"
+        return self._of_another_now(came, at, who) or self._unknown_now(at, who)
+
+    def _of_another_now(self, came: Row, at: dt.datetime, who: str) -> Whereabouts | None:
+        """Return a study that came with the Patient ID, and is of another patient now: corrected, merged or kept."""
+        from node.dicom.uids import resource_path
+        from node.receive.strangers import named
+
+        for one in came["objects"]:
+            uid = one.get("study_instance_uid", "")
+            if self.sought in one.values() and (study := self.index.studies.row(uid)) is not None:
+                why = f"in study {uid}, which is of another patient now, {named(study)}"
+                remedy = f"`voxelnode info {uid}` shows it"
+                return Whereabouts("received", remedy, at, who, why, resource_path(uid), (uid,))
+        return None
 
     def _unknown_now(self, at: dt.datetime, who: str) -> Whereabouts:
         return Whereabouts("received", "run `voxelnode fsck`", at, who, "it is not in the index now")
@@ -308,7 +372,7 @@ class _Asked:
         if not rows:
             return None
         row = (stores or rows)[0]
-        what = NEVER if monotonic() < self.deadline else "not found here in time"
+        what = unknown(self.sought) if monotonic() < self.deadline else "not found here in time"
         what += "; the last refusal, which may have nothing to do with it, was"
         why = row["reason"].removeprefix("rejected permanently: ")
         remedy = f"if that is why: {row['remedy']}; `voxelnode rejections` lists all"

@@ -53,7 +53,14 @@ def learnt(request: Request, sought: str, *above: str) -> Whereabouts | None:
         is_admin = caller.role >= Role.ADMIN
         admitted = {peer.ae_title for peer in node.settings.peers.values()}
         return whereabouts(
-            index, node.archive.root, sought, *above, is_admin=is_admin, seconds=SECONDS, admitted=admitted
+            index,
+            node.archive.root,
+            sought,
+            *above,
+            is_admin=is_admin,
+            seconds=SECONDS,
+            admitted=admitted,
+            local=node.archive.local,
         )
     return None
 

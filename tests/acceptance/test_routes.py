@@ -81,4 +81,9 @@ def test_of_a_destination_that_is_down_every_command_tells_the_same_number(tmp_p
         assert f"archive > PACS: {waiting} waiting; " in " ".join(told("doctor").split())
         if row["series_behind"]:
             assert "archive > PACS: 1 series behind, without a message; since " in told("routes", "waiting")
+        assert re.search(
+            r"^ *route +destination +sent +confirmed +messages waiting +given up +reason\n *archive +PACS +0 +0 ",
+            told("info", series[0].StudyInstanceUID),
+            re.MULTILINE,
+        )
         assert told("routes", "retry", "archive") == f"{waiting} waiting: tried again now, or by the next start\n"

@@ -442,6 +442,7 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
     with Served(root) as node:
         assert run("peers", "set", "ct", "ae_title=ANY", *where, check=True).stdout == (
             "in force: peers.ct\nneeds a restart of the node: dicom.host\n"
+            "ct may echo, store, query, retrieve, commit, worklist, mpps (everything, for `may` is not set)\n"
             "[peers] lists 1 peer, and it may store: all other senders are rejected; "
             "the node listens on every address\n"
         )
@@ -484,7 +485,8 @@ def test_keys_that_go_back_to_their_defaults_are_told(tmp_path: Path) -> None:
     where = ("--root", root)
     with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))):
         pass
-    run("peers", "set", "ct", "ae_title=CT1", "host=192.0.2.1", "port=11112", "may=store", *where, check=True)
+    peer = ("ct", "ae_title=CT1", "host=192.0.2.1", "port=11112", "may=store")
+    assert "\nct may store\n" in run("peers", "set", *peer, *where, check=True).stdout
     done = json.loads(run("peers", "set", "ct", "ae_title=CT1", "may=store,query", "--json", *where, check=True).stdout)
     assert [one["key"] for one in done["reset"]] == ["host", "port"]
     assert done["reset"][1]["was"] == 11112

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
-from node.audit.audit_log import Audit
+from node.audit.audit_log import Audit, Transfers
 from node.control.care import rebuild_index
 from node.control.repository import Repository
 from node.index.database.reading import reading
@@ -71,6 +71,95 @@ def test_what_is_in_the_trash_says_who_deleted_it_and_how_it_comes_back(root: Ro
         "deleted 2026-01-01 12:00 UTC; an administrator can bring it back from the trash"
     )
     assert asked(root, "ID-7", is_admin=False) == asked(root, series[0].SeriesInstanceUID, is_admin=False) == ""
+
+
+def test_the_accession_number_of_a_deleted_study_finds_it_in_the_trash_and_after_it(root: Root, audit: Audit) -> None:
+    series = make.ct_series(1, PatientID="ID-7", AccessionNumber="20261128")
+    root.take_all(series, CT7)
+    number = trashed(root, "study", series[0].StudyInstanceUID)
+    assert f"`voxelnode trash restore {number}` brings it back" in asked(root, "20261128")
+    with root.index.reading() as index:
+        assert index.trash.all()[0]["accession_number"] == "20261128"
+    empty(root.archive, root.index, audit, number, "anna", "by command", root.clock())
+    assert "by anna: the trash was emptied" in asked(root, "20261128")
+    assert asked(root, "20261128", is_admin=False) == asked(root, "2026112") == ""
+
+
+def under_one_study(first: FileDataset, **changed: str) -> FileDataset:
+    """An instance of another patient, in a series of its own, with the Study Instance UID of the first one."""
+    [other] = make.ct_series(1, study_uid=str(first.StudyInstanceUID), **changed)
+    return other
+
+
+def take_audited(root: Root, audit: Audit, *instances: FileDataset) -> None:
+    """Take instances as the node does: a line of the audit log has each study with its Patient ID."""
+    root.ingest.transfers = Transfers(audit)
+    root.take_all(instances, CT7)
+    root.ingest.transfers.close()
+
+
+def test_who_came_under_the_study_of_another_patient_is_found_there(root: Root, audit: Audit) -> None:
+    [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven")
+    second = under_one_study(first, PatientID="P2006", PatientName="Traut^Tina", AccessionNumber="A2006")
+    take_audited(root, audit, first, second)
+    [conflict] = root.rows("SELECT id FROM v_conflicts")
+    study, series = first.StudyInstanceUID, second.SeriesInstanceUID
+
+    def said(decision: str) -> str:
+        return (
+            f"received 2026-01-01 12:00 UTC from CT7: conflict {conflict['id']}{decision}: as Traut Tina (P2006), "
+            f"under the Study Instance UID of another patient, Sauer Sven (P2005), in study {study}; "
+            f"`voxelnode conflicts show {conflict['id']}` compares both, `voxelnode info {series}` shows the series"
+        )
+
+    for sought in ("P2006", "Traut", "traut tina", "A2006"):
+        assert asked(root, sought) == asked(root, sought, is_admin=False) == said("")
+    root.index.conflicts.decide([conflict["id"]], "kept", "anna", root.clock())
+    assert asked(root, "P2006") == said(", kept")
+    assert asked(root, "Trautmann") == asked(root, "P200") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+def test_commands_name_the_other_patient_of_a_study(root: Root) -> None:
+    [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven")
+    second = under_one_study(first, PatientID="P2006", PatientName="Traut^Tina")
+    root.take_all([first, second], CT7)
+
+    def said(*command: str) -> str:
+        return " ".join(run(*command, "--root", root.folder).stdout.split())
+
+    assert "Sauer Sven (P2005), 2024-01-02, 1 CT, came as Traut Tina (P2006)" in said("conflicts")
+    [row] = json.loads(run("conflicts", "--root", root.folder, "--json").stdout)
+    assert (row["other_patient_id"], row["other_patient_name"]) == ("P2006", "Traut^Tina")
+    shown = said("conflicts", "show", "1")
+    assert "patient of the study patient in this conflict patient Sauer Sven Traut Tina patient ID P2005 P2006" in shown
+    assert "nothing was set aside: the instances of both patients are current in this study" in shown
+    study = said("info", first.StudyInstanceUID)
+    assert study.count("came as Traut Tina (P2006)") == 2, "beside its series, and among the conflicts"
+    root.take_all(make.ct_series(1, PatientID="P2006", PatientName="Traut^Tina"), CT7)
+    assert "came as Traut Tina (P2006)" in said("info", "P2006"), "who has a study, and a series in that of another"
+    assert run("info", "P2006", "--root", root.folder).returncode == 0
+
+
+def test_who_came_as_another_version_of_an_instance_is_found_in_the_conflict(root: Root, audit: Audit) -> None:
+    [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven")
+    other = make.corrected(first)
+    other.PatientID, other.PatientName = "P2006", "Traut^Tina"
+    take_audited(root, audit, first, other)
+    for sought in ("P2006", "Traut"):
+        found = asked(root, sought)
+        assert "as Traut Tina (P2006), set aside, for the node has another version of the instance; " in found
+        assert "fsck" not in found
+    assert asked(root, "Traut", is_admin=False) == ""
+
+
+def test_a_study_that_is_of_another_patient_by_now_is_found_by_the_first_one(root: Root, audit: Audit) -> None:
+    [first] = make.ct_series(1, PatientID="P-1", PatientName="A")
+    take_audited(root, audit, first)
+    write_rows(root.folder, "UPDATE patients SET patient_id = 'P-2', patient_name = 'B'")
+    found = asked(root, "P-1")
+    assert f"in study {first.StudyInstanceUID}, which is of another patient now, B (P-2); `voxelnode info" in found
 
 
 def test_one_of_several_deletions_below_a_study_does_not_answer_for_the_others(root: Root) -> None:
@@ -169,6 +258,21 @@ def test_info_says_of_each_series_of_a_study_or_a_patient_what_became_of_it_and_
     assert "cut  The image was cut on its way" in shown
     found = json.loads(run("info", slices[0].StudyInstanceUID, "--root", root.folder, "--json").stdout)
     assert sorted(row["state"] for row in found["series_of_study"]) == ["converted", "refused"]
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+def test_info_about_a_series_names_its_excluded_instances_with_the_reasons(root: Root) -> None:
+    series = make.ct_series(5)
+    series[2].PixelData = series[2].PixelData[:-100]
+    root.take_all(series)
+    root.convert_due()
+    uid, cut = str(series[0].SeriesInstanceUID), str(series[2].SOPInstanceUID)
+    shown = run("info", uid, "--root", root.folder).stdout
+    assert re.search(rf"^exclusions\n.*\n +1 +{cut} +cut +cut within its pixels: 284 of 384 bytes", shown, re.MULTILINE)
+    assert "  cut  The image was cut on its way: send it again" in shown
+    [found] = json.loads(run("info", uid, "--root", root.folder, "--json").stdout)["exclusions"]
+    assert (found["sop_instance_uid"], found["reason"], found["revision"]) == (cut, "cut", 1)
 
 
 def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:

@@ -44,7 +44,10 @@ def test_a_stranger_is_reported_with_the_remedy(start_node: Callable[..., Runnin
         "ANY-SCP",
     )
     assert row["reason"] == "rejected permanently: calling AE title not recognised"
-    assert "[peers]" in row["remedy"]
+    assert row["remedy"] == (
+        "add the sender to [peers]: `voxelnode peers set STRANGER ae_title=STRANGER networks=127.0.0.1 "
+        "may=echo,store,commit`"
+    )
     assert row["offered"] == f"2 presentation contexts, {VERIFICATION}, {CT_IMAGE_STORAGE}"
     assert row["count"] == 1
 

@@ -212,7 +212,11 @@ def test_what_waits_for_a_destination_that_is_down_or_paused_says_so(source: Cal
     node.run("all/PACS")
     with index.reading() as read:
         [waits] = read.routes.messages(9, state="waiting")
+        [study] = read.routes.sent_of_study(key[0])
+        [other] = read.routes.sent_of_study("1.2.3")
     assert "does not answer" in waits["reason"]
+    assert (study["sent"], study["waiting"], other["waiting"], other["reason"]) == (0, 1, 0, None)
+    assert "does not answer" in study["reason"]
     assert dt.datetime.fromisoformat(str(waits["due_at"])).replace(tzinfo=dt.UTC) > node.clock()
     index.routes.pause([lane], True)
     with index.reading() as read:
@@ -380,6 +384,11 @@ def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     states = {row["sop_instance_uid"]: row["state"] for row in node.rows("SELECT * FROM v_sent_instances")}
     assert set(states.values()) == {"confirmed"}
     assert len(states) == 3
+    with node.node.ingest.index.reading() as read:
+        [study] = read.routes.sent_of_study(series[0].StudyInstanceUID)
+    assert {name: study[name] for name in ("route", "destination", "sent", "confirmed", "waiting", "given_up")} == {
+        "route": "all", "destination": "PACS", "sent": 3, "confirmed": 3, "waiting": 0, "given_up": 0,
+    }  # fmt: skip
     assert len(there.stored_data_sets()) == 3
     assert node.state()["unconfirmed"] == 0
     assert until(lambda: there.count("commitment_reports_total{outcome=reported}") >= 2)

@@ -86,3 +86,33 @@ def test_a_comparison_names_both_persons_and_who_sent_each(site: Site) -> None:
     for text in ("Voxel, Test", "P-1", "&lt;b&gt;P-2", "MODALITY"):
         assert text in rows, text
     assert rows.count('class="differs"') == 1, "the Patient ID"
+
+
+def test_pages_and_rest_name_the_other_patient_of_a_study_and_mark_the_series(site: Site) -> None:
+    client = site.client()
+    [first] = make.ct_series(1, study_uid="1.2.3", PatientID="P2005", PatientName="Sauer^Sven")
+    [other] = make.ct_series(1, study_uid="1.2.3", PatientID="<b>P2006", PatientName="Traut^Tina")
+    site.take(first, other)
+    listed = client.get("/problems/conflicts").text
+    assert "came as <bdi>Traut, Tina</bdi>" in listed
+    assert "&lt;b&gt;P2006" in listed
+    [conflict] = client.get("/api/v1/conflicts").json()["items"]
+    path = f"conflicts/{conflict['id']}"
+    compared = client.get(f"/api/v1/{path}").json()
+    ids = [compared[version]["patient_id"] for version in ("current", "other")]
+    assert ids == ["P2005", "<b>P2006"]
+    assert compared["problem"].startswith("nothing was set aside")
+    page = client.get(f"/problems/{path}").text
+    for text in ("Patient of the study", "Sauer, Sven", "Traut, Tina", "Nothing was set aside"):
+        assert text in page, text
+    assert "Accept this version" not in page
+    for view in ("", "?view=list"):
+        study = client.get(f"/studies/1.2.3{view}").text
+        assert study.count(">another patient<") == 1
+        assert study.count("came as <bdi>Traut, Tina</bdi>") == 1
+    series = [client.get(f"/studies/1.2.3/series/{ds.SeriesInstanceUID}").text for ds in (first, other)]
+    assert ["Of another patient:" in text for text in series] == [False, True]
+    client.post(f"/problems/{path}", data={"decision": "keep"})
+    assert ">another patient<" not in client.get("/studies/1.2.3").text
+    sought = client.post("/", data={"words": "Traut"}, headers={"Accept": "text/html"}).text
+    assert "under the Study Instance UID of another patient, Sauer Sven (P2005)" in sought

@@ -14,6 +14,7 @@ from node.cli.keys import Drop, Keys, in_force, table_of
 from node.cli.options import HOOK, PEER, ROUTE, ChangedRoot
 from node.cli.output import Answer
 from node.errors import UsageError
+from node.settings.peers import Peer
 
 __all__ = ["hooks", "peers", "routes"]  # for the commands
 
@@ -37,9 +38,14 @@ NoSecret = Annotated[bool, typer.Option("--no-secret", help="Forget the secret."
 def set_peer(name: PeerName, keys: Keys, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
     """Add a peer, or change one that was set here.
 
-    Keys that are not given have their defaults. A running node follows at once.
+    Keys that are not given have their defaults: without may, the peer may do everything. A running node follows at
+    once.
     """
-    return in_force(root.order("set-table", table=f"peers.{name}", keys=table_of(keys), drops=drop))
+    table = table_of(keys)
+    done = root.order("set-table", table=f"peers.{name}", keys=table, drops=drop)
+    may = table.get("may", Peer.model_fields["may"].default)
+    everything = "" if "may" in table else " (everything, for `may` is not set)"
+    return in_force(done, f"{name} may {', '.join(may) or 'nothing'}{everything}")
 
 
 @peers.command("remove")

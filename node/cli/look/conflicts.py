@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from node.receive.conflicts import Version
 
 VERSIONS = ("", "current version", "version in this conflict")
+PATIENTS = ("", "patient of the study", "patient in this conflict")
 
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
 
@@ -46,8 +47,10 @@ def list_(
     root: Root,
 ) -> Listing:
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
-    with root.looking() as index:
-        rows = index.conflicts.all(decided=everything)
+    with root.looking() as index, root.files() as local:
+        from node.receive.strangers import with_strangers  # after the index, of which it loads less then
+
+        rows = with_strangers(index.conflicts.all(decided=everything), index, local)
 
     def text() -> None:
         print(counted(len(rows), "conflict") if rows else "no conflicts")
@@ -61,10 +64,13 @@ def list_(
 
 def _known_by(row: Mapping[str, Any]) -> str:
     """Return patient, date and series of a conflict, as far as they are in the index."""
+    from node.receive.strangers import came_as, named
+
     if row["study_date"] is None and row["patient_id"] is None:
         return ""
     series = None if row["series_number"] is None and row["modality"] is None else series_name(row)
-    return ", ".join(filter(None, (patient(row), row["study_date"], series)))
+    other = came_as(row)
+    return ", ".join(filter(None, (named(row) if other else patient(row), row["study_date"], series, other)))
 
 
 def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
@@ -86,11 +92,14 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
         found = compared(root.folder, index, conflict, local)
 
     def text() -> None:
+        from node.receive.strangers import OF_TWO_PATIENTS
+
         _print_found(found.conflict, found.conflict["kind"], uids=uids)
         if found.current is not None and found.other is not None:
             named = ("patient", "patient ID", "born", "sex", "sent by", "received")
             persons = zip(named, _of(found.current), _of(found.other), strict=True)
-            print_table("", VERSIONS, list(persons), VERSIONS[1:])
+            heads = PATIENTS if found.conflict["kind"] == OF_TWO_PATIENTS else VERSIONS
+            print_table("", heads, list(persons), heads[1:])
         if found.problem is not None:
             print(found.problem)
         elif not found.differences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -41,6 +41,9 @@ Row = dict[str, Any]
 MAX_PATIENTS = 100
 """Patients of one name that are shown."""
 
+MAX_EXCLUSIONS = 1000
+"""Excluded instances of a series that are shown."""
+
 MAX_READ_STUDIES = 20
 """Number of a patient's newest studies whose headers are read."""
 
@@ -74,6 +77,12 @@ STATED = (
 )
 """Columns of ``v_series`` that are shown of each series of a study."""
 
+SENT = {
+    **{"route": "route", "destination": "destination", "sent": "sent", "confirmed": "confirmed"},
+    **{"waiting": "messages waiting", "given_up": "given up", "reason": "reason"},
+}
+"""What is shown of each destination of a route, with the heads of the columns."""
+
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
@@ -95,7 +104,8 @@ def info(
     """Show a patient, study, series or instance with its volumes.
 
     Higher levels are shown as well, failures, excluded instances and conflicts with their reasons, and of the first
-    instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position.
+    instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position. Of a
+    study, how many instances each destination of a route has taken and confirmed.
 
     Of what is not in the index, the message says what became of it, and what to do: it may be in the trash or in
     quarantine, lost, or deleted, or its sender is refused.
@@ -112,11 +122,11 @@ def info(
 def _why_missing(uid: str, root: Root) -> str:
     """Return what became of something that is not in the index, and what to do."""
     from node.lifecycle.journal import journal_report
-    from node.receive.whereabouts import NEVER, whereabouts
+    from node.receive.whereabouts import unknown, whereabouts
 
     until = monotonic() + SEARCH_SECONDS
     admitted = {peer.ae_title for peer in root.settings.peers.values()}
-    with root.looking() as index:
+    with root.looking() as index, root.files() as local:
         found = whereabouts(
             index,
             root.folder,
@@ -124,10 +134,11 @@ def _why_missing(uid: str, root: Root) -> str:
             seconds=SEARCH_SECONDS,
             admitted=admitted,
             is_behind=lambda: journal_report(root.folder, index.applied).waiting > 0,
+            local=local,
         )
     if found is not None:
         return printable(f"{uid}: {found.sentence(minute)}")
-    nothing = NEVER if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
+    nothing = unknown(uid) if monotonic() < until else f"not found within {SEARCH_SECONDS:.0f} s"
     return f"{uid}: {nothing}, or under another UID, ID or name: `voxelnode series` lists what is here; check --root"
 
 
@@ -153,7 +164,9 @@ class _Describer:
 
     def _set_aside(self, uid: str) -> Row:
         """Return the conflicts of a UID of which nothing is current."""
-        conflicts = self._index.conflicts.of_uid(uid)
+        from node.receive.strangers import with_strangers
+
+        conflicts = with_strangers(self._index.conflicts.of_uid(uid), self._index, self._local)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
 
     def _with_accession_number(self, number: str) -> Row:
@@ -194,7 +207,15 @@ class _Describer:
         header = self._header(self._index.instances.first_file(study, uid))
         series = {**self._study(study), "level": "series", "series": rows[0], "header": header}
         series["waits"] = self._waits(study, uid)
+        series["exclusions"] = self._excluded(study, uid, rows[0]["revision"])
         return series | self._outcome(study, uid)
+
+    def _excluded(self, study: str, uid: str, revision: int | None) -> list[Row]:
+        """Return the instances that are not in the volumes of a series, with the reasons."""
+        if revision is None:
+            return []
+        found = self._index.exclusions.of_revision(study, uid, revision, MAX_EXCLUSIONS)
+        return [{"revision": revision, **row} for row in found]
 
     def _header(self, file: InstanceFile | None) -> Row:
         """Return what the header of an instance tells, or as ``problem`` why it cannot be read."""
@@ -224,14 +245,18 @@ class _Describer:
 
     def _whole_study(self, uid: str) -> Row:
         study = self._study(uid)
-        return study and {**study, "series_of_study": self._states(uid)}
+        sent = self._index.routes.sent_of_study(uid)
+        return study and {**study, "series_of_study": self._states(uid), "sent": sent}
 
     def _states(self, study: str) -> list[Row]:
         """Return the series of a study, each with its state and, of what is in no volume, the reason and the remedy."""
         failures: dict[str, Row] = {}
         for row in self._index.failures.of_study(study):
             failures.setdefault(row["series_instance_uid"], row)
+        from node.receive.strangers import came_as, strangers_in
+
         undecided = {row["series_instance_uid"] for row in self._index.conflicts.about(study, None)}
+        strangers = strangers_in(study, self._index, self._local)
         states = []
         for row in self._index.series.of_study(study):
             uid = row["series_instance_uid"]
@@ -240,6 +265,7 @@ class _Describer:
                 {name: row[name] for name in STATED}
                 | {name: failure[name] for name in ("reason", "detail")}
                 | {"remedy": REMEDIES.get(failure["reason"] or ""), "has_conflict": uid in undecided}
+                | {"stranger": came_as(strangers[uid]) if uid in strangers else None}
             )
         return states
 
@@ -258,13 +284,25 @@ class _Describer:
             "patients": rows,
             "study_instance_uids": [row["study_instance_uid"] for row in studies],
             "studies": studies,
+            "conflicts": self._elsewhere({row["patient_id"] for row in rows}),
             "trash": self._index.trash.naming(sought),
         }
+
+    def _elsewhere(self, patient_ids: Collection[str | None]) -> list[Row]:
+        """Return the undecided conflicts of instances of patients that are in the studies of others."""
+        from node.receive.strangers import OF_TWO_PATIENTS, with_strangers
+
+        rows = [row for row in self._index.conflicts.of_strangers() if row["kind"] == OF_TWO_PATIENTS]
+        undecided = [row for row in rows if row["decision"] is None]
+        named = with_strangers(undecided, self._index, self._local)
+        return [row for row in named if row["other_patient_id"] and row["other_patient_id"] in patient_ids]
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
         """Return volumes, failures and undecided conflicts of a study or a series, and what of it is not there."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
-        conflicts = self._index.conflicts.about(study, series)
+        from node.receive.strangers import with_strangers
+
+        conflicts = with_strangers(self._index.conflicts.about(study, series), self._index, self._local)
         return {
             "volumes": [parsed(one) for one in self._index.volumes.current(study, series)],
             "failures": failures,
@@ -341,7 +379,7 @@ def _print_states(states: Iterable[Row]) -> None:
             why = "; ".join(filter(None, (f"due {minute(row['due_at'])}", why)))
         conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
         what = ", ".join((series_name(row), counted(row["instances"], "instance"), row["series_instance_uid"]))
-        print_finding(f"  {state:<11}", what, *filter(None, (why, conflict)))
+        print_finding(f"  {state:<11}", what, *filter(None, (row["stranger"], why, conflict)))
 
 
 def _print_waits(waits: list[Row]) -> None:
@@ -361,6 +399,9 @@ def _print(description: Row) -> None:
             told = _told(description[level]) if level == "series" else description[level]
             print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
+    if description.get("sent"):
+        sent = [tuple(row[name] for name in SENT) for row in description["sent"]]
+        print_table("sent by routes: instances, and messages that are left", list(SENT.values()), sent)
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items() if value not in (None, "")})
@@ -373,8 +414,11 @@ def _print(description: Row) -> None:
             print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
     _print_reasons(description)
     if description.get("conflicts"):
+        from node.receive.strangers import came_as
+
         conflicts = [
-            (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
+            (row["id"], row["kind"], row["sop_instance_uid"], "; ".join(filter(None, (row["detail"], came_as(row)))))
+            for row in description["conflicts"]
         ]
         print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
     _print_absent(description)
@@ -384,8 +428,10 @@ def _print_reasons(description: Row) -> None:
     """Print what is in no volume, and below it what to do, once for each reason."""
     for what in ("failures", "exclusions"):
         if description.get(what):
-            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
-            print_table(what, ("revision", "reason", "detail"), rows)
+            names = ("revision", "sop_instance_uid", "reason", "detail")
+            columns = [name for name in names if any(name in row for row in description[what])]
+            heads = [{"sop_instance_uid": "instance"}.get(name, name) for name in columns]
+            print_table(what, heads, [tuple(row[name] for name in columns) for row in description[what]])
             for reason in dict.fromkeys(row["reason"] for row in description[what] if row["reason"] in REMEDIES):
                 print_finding(f"  {reason}", REMEDIES[reason])
 

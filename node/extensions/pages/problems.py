@@ -17,6 +17,7 @@ from node.index.nouns.persons import PersonRepository
 from node.index.nouns.problems import SeriesProblem
 from node.receive.aside import quarantined
 from node.receive.conflicts import compared
+from node.receive.strangers import with_strangers
 from node.web import actions
 from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall
 from node.web.errors import ProblemsChanged
@@ -169,7 +170,12 @@ def _counts(index: ReadIndex) -> dict[str, int]:
 @router.get("/problems/conflicts")
 def conflicts(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
-    response = _problems(call, "conflicts", lambda index: index.conflicts.undecided, number)
+
+    def rows_of(index: ReadIndex) -> Callable[[int, int], list[dict[str, Any]]]:
+        local = call.node.archive.local
+        return lambda limit, skip: with_strangers(index.conflicts.undecided(limit, skip), index, local)
+
+    response = _problems(call, "conflicts", rows_of, number)
     with call.node.index.reading() as index:
         remember_seen(call.request, response, seen_problems(call.request)[0], index.conflicts.newest_undecided())
     return response

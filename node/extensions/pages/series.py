@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Response
 from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
 from node.conversion.volume_files import by_path, stem_of
-from node.extensions.pages.studies import namesake
+from node.extensions.pages.studies import namesake, strangers_seen
 from node.extensions.pages.viewable import file_url, measurements_of, sidecar_of, study_series, told_of, viewable
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
@@ -100,6 +100,7 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
             marks=labels.marks_of(index, *key) if (labels := part_of(call.node.settings, LABELS)) is not None else None,
+            stranger=strangers_seen(call, index, study_instance_uid).get(key[1]),
             digest="",
             shown_rows=SHOWN_ROWS,
         )

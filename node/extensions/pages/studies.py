@@ -15,6 +15,7 @@ from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.receive.strangers import strangers_in
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import of_study
@@ -364,6 +365,7 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
     hooks = {made.series_instance_uid: made.hook for made in index.jobs.made(study_instance_uid)}
     labels = part_of(call.node.settings, LABELS)
     labels_of = labels.labels_of_series(index, study_instance_uid) if labels is not None else {}
+    strangers = strangers_seen(call, index, study_instance_uid)
     return [
         {
             **row,
@@ -376,9 +378,17 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
             "thumbnails": _one_for_each_stack(files_of[row["series_instance_uid"]], "thumbnail"),
             "failures": failures_of[row["series_instance_uid"]],
             "hook": hooks.get(row["series_instance_uid"]),
+            "stranger": strangers.get(row["series_instance_uid"]),
         }
         for row in index.series.of_study(study_instance_uid)
     ]
+
+
+def strangers_seen(call: Call, index: ReadIndex, study_instance_uid: str) -> dict[str, dict[str, Any]]:
+    """Return the conflicts with another patient in a study, by series; members of projects see none."""
+    if call.account.scope is not None:
+        return {}
+    return strangers_in(study_instance_uid, index, call.node.archive.local)
 
 
 def _by_series(rows: Iterable[dict[str, Any]]) -> Mapping[str, list[dict[str, Any]]]:

@@ -62,6 +62,14 @@ class ReadConflicts(PagedRepository, ConflictViews):
             uid=sop_instance_uid,
         )
 
+    def first_sender(self, study_instance_uid: str) -> Row | None:
+        """Return what `sender_of_current` does, of the first instance of a study."""
+        return self._row(
+            "SELECT calling_ae_title, source, received_at FROM v_images WHERE study_instance_uid = :study "
+            "ORDER BY received_at, sop_instance_uid LIMIT 1",
+            study=study_instance_uid,
+        )
+
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
         named = aliased(ConflictRow)
@@ -107,7 +115,8 @@ class ReadConflicts(PagedRepository, ConflictViews):
         return self._rows(
             """
             SELECT newest.id, newest.kind, newest.study_instance_uid, newest.calling_ae_title, grouped.count,
-                   newest.detail, newest.found_at, newest.sop_instance_uid, newest.path IS NOT NULL AS has_version,
+                   newest.detail, newest.found_at, newest.series_instance_uid, newest.sop_instance_uid,
+                   newest.path, newest.path IS NOT NULL AS has_version,
                    i.study_instance_uid AS current_study, i.series_instance_uid AS current_series,
                    s.patient_name, s.patient_id, s.study_date
             FROM (SELECT max(id) AS id, count(*) AS count FROM v_conflicts WHERE decision IS NULL

@@ -78,7 +78,7 @@ def plan_deletion(
     query = (
         select(
             *(ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid),
-            *(PatientRow.patient_id, PatientRow.patient_name),
+            *(PatientRow.patient_id, PatientRow.patient_name, StudyRow.accession_number),
         )
         .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
         .where(column == uid)
@@ -98,6 +98,7 @@ def plan_deletion(
         study_instance_uid=rows[0].study_instance_uid,
         patient_id=rows[0].patient_id or "",
         patient_name=rows[0].patient_name or "",
+        accession_number=rows[0].accession_number or "",
         series=len({row[2] for row in rows}),
         instances=len(rows),
         bytes=sum(row.bytes for row in rows),

@@ -288,7 +288,7 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; Patient ID and name are only for the audit log.
+    """What a deletion would remove; Patient ID, name and Accession Number are only for the audit log.
 
     `sent_to`: destinations that have taken some of it and keep it.
     """
@@ -298,6 +298,7 @@ class DeletionPlan:
     study_instance_uid: str
     patient_id: str
     patient_name: str
+    accession_number: str
     series: int
     instances: int
     bytes: int

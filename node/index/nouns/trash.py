@@ -173,7 +173,10 @@ def content_of(connection: Connection, study_instance_uid: str, series_instance_
     `series_instance_uid`: of a deletion of a series or of an instance.
     """
     row = connection.execute(
-        select(PatientRow.patient_id, PatientRow.patient_name, StudyRow.study_date, StudyRow.study_description)
+        select(
+            *(PatientRow.patient_id, PatientRow.patient_name),
+            *(StudyRow.study_date, StudyRow.study_description, StudyRow.accession_number),
+        )
         .join(StudyRow, StudyRow.patient_id == PatientRow.id)
         .where(StudyRow.study_instance_uid == study_instance_uid)
     ).first()

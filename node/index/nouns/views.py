@@ -36,6 +36,9 @@ from node.index.nouns.retention_state import RetentionState, retention_state
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance."""
 
+MAX_STRANGERS = 1000
+"""Conflicts, the newest, among which a patient is looked for."""
+
 CHUNK_STUDIES = 1000
 """Studies that retention reads at a time."""
 
@@ -285,20 +288,34 @@ class ConflictViews(ViewRows):
             f"AND se.series_instance_uid = c.series_instance_uid {which} ORDER BY c.kind, c.found_at, c.id"
         )
 
+    def of_strangers(self) -> list[Row]:
+        """Return conflicts whose instances may name another patient, decided or not, newest first.
+
+        One of each kind, study and series.
+        """
+        return self._rows(
+            "SELECT c.* FROM v_conflicts c JOIN (SELECT max(id) AS id FROM conflicts WHERE kind = "
+            "'study-of-two-patients' OR \"key\" IS NOT NULL GROUP BY kind, study_instance_uid, series_instance_uid) n "
+            f"ON n.id = c.id ORDER BY c.id DESC LIMIT {MAX_STRANGERS}"
+        )
+
     def count_open(self) -> dict[str, int]:
         """Count the conflicts that nobody has decided, by kind."""
         rows = self._rows("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
         return {str(row["kind"]): int(row["count"]) for row in rows}
 
     def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first."""
+        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first.
+
+        Those of another patient come before the others.
+        """
         of_series = "" if series_instance_uid is None else "AND series_instance_uid = :series"
         return self._rows(
             f"""
             SELECT * FROM v_conflicts WHERE decision IS NULL AND (
                 (study_instance_uid = :study {of_series}) OR sop_instance_uid IN (
                     SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series}))
-            ORDER BY id LIMIT {MAX_CONFLICTS}
+            ORDER BY kind <> 'study-of-two-patients', id LIMIT {MAX_CONFLICTS}
             """,
             study=study_instance_uid,
             series=series_instance_uid,
@@ -419,6 +436,35 @@ class RouteViews(ViewRows):
     def destinations(self) -> list[Row]:
         """Return the rows of ``v_routes``."""
         return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
+
+    def sent_of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return how many instances of a study each destination has taken and confirmed, and what is left.
+
+        ``reason`` is why the last message of the study failed, or why the destination cannot be reached. Who may be
+        sent to by hand is left out while it has nothing.
+        """
+        return self._rows(
+            """
+            SELECT h.name AS route, h.destination, coalesce(s.sent, 0) AS sent, coalesce(s.confirmed, 0) AS confirmed,
+                   s.last_at, coalesce(m.waiting, 0) AS waiting, coalesce(m.given_up, 0) AS given_up,
+                   CASE WHEN m.waiting > 0 OR m.given_up > 0 THEN coalesce(h.trouble, m.reason) END AS reason
+            FROM subscribers h
+            LEFT JOIN (
+                SELECT route, destination, count(*) AS sent, max(sent_at) AS last_at,
+                       sum(CASE WHEN state = 'confirmed' THEN 1 ELSE 0 END) AS confirmed
+                FROM v_sent_instances WHERE study_instance_uid = :study AND state <> 'lost'
+                GROUP BY route, destination) s ON s.route = h.name AND s.destination = h.destination
+            LEFT JOIN (
+                SELECT route, destination, max(reason) AS reason,
+                       sum(CASE WHEN state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
+                       sum(CASE WHEN state = 'given-up' THEN 1 ELSE 0 END) AS given_up
+                FROM v_route_messages WHERE study_instance_uid = :study AND state IN ('waiting', 'given-up')
+                GROUP BY route, destination) m ON m.route = h.name AND m.destination = h.destination
+            WHERE h.kind = 'route' AND (h.name <> '' OR s.sent > 0 OR m.waiting > 0 OR m.given_up > 0)
+            ORDER BY h.name, h.destination
+            """,
+            study=study_instance_uid,
+        )
 
     def messages(
         self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
@@ -714,12 +760,15 @@ class TrashViews(ViewRows):
         return [_known_content(row) for row in rows]
 
     def naming(self, text: str) -> list[Row]:
-        """Return the deletions in the trash that a UID, a Patient ID or a part of a name is of, the newest first."""
+        """Return the deletions in the trash of a UID, a Patient ID, an Accession Number or a part of a name.
+
+        The newest comes first.
+        """
         rows = self._rows(
             "SELECT id AS number, level, uid, ordered_at AS deleted_at, trash_until AS until, content "
             "FROM tombstones WHERE content IS NOT NULL ORDER BY id DESC"
         )
-        words, names = folded(text), ("uid", "study_instance_uid", "series_instance_uid", "patient_id")
+        words, names = folded(text), ("uid", "study_instance_uid", "series_instance_uid", *OF_PATIENT)
         may_be = (
             row for row in rows if text == row["uid"] or words in folded(row["content"]) or "\\" in row["content"]
         )
@@ -742,6 +791,10 @@ def outstanding(row: Mapping[str, Any]) -> int:
 def is_held(row: Mapping[str, Any]) -> bool:
     """Return whether something waits for a destination, a row of ``v_routes``, that cannot be reached or is paused."""
     return bool((row["trouble"] or row["paused"]) and outstanding(row))
+
+
+OF_PATIENT = "patient_id", "accession_number"
+"""By which a study is looked for, as a whole."""
 
 
 def folded(text: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from node.association import admission as module
-from node.association.admission import EVERY_VERB, Admission, AssociationRequest
+from node.association.admission import EVERY_VERB, Admission, AssociationRequest, add_peer
+from node.cli.keys import table_of
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.peers import Dicom, Peer
@@ -143,3 +145,25 @@ def test_without_peers_strangers_may_store_and_not_read() -> None:
     assert admission().permitted("::ffff:10.3.2.3", asking("STRANGER")) == {"echo", "store"}
     for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         assert admission().permitted(here, asking("STRANGER")) == EVERY_VERB
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("XRAY9", "XRAY9"), ("MY CT.2", "MY-CT-2"), ("CT1", "CT1-2"), ("12", "12")],
+    ids=["plain", "with a space", "the name of another peer", "a number"],
+)
+def test_the_remedy_for_a_stranger_admits_it_as_a_sender_and_changes_no_other_peer(title: str, name: str) -> None:
+    said = add_peer(title, "::ffff:10.1.2.3", {"CT1"})
+    *command, called, title_key, networks, may = shlex.split(said.split("`")[1])
+    assert (command, called) == (["voxelnode", "peers", "set"], name)
+    keys = (title_key, networks, may)
+    peer = Peer(**table_of(keys))
+    assert (peer.ae_title, peer.may) == (title, ("echo", "store", "commit"))
+    assert peer.networks == (ip_network("10.1.2.3/32"),)
+
+
+@pytest.mark.parametrize("title", ["X'; rm -rf ~;'", "`reboot`", "$(reboot)", "-x", "A\nreboot", "", "\u00e4", "!1"])
+def test_nothing_that_a_stranger_calls_itself_gets_into_a_command(title: str) -> None:
+    assert add_peer(title, "10.1.2.3", ()) == (
+        "add the sender to [peers]: `voxelnode peers set NAME ae_title=AET networks=ADDRESS may=echo,store,commit`"
+    )
