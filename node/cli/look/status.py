@@ -132,14 +132,20 @@ def _readable(
 
 
 def live_of(root: Path) -> dict[str, Any] | None:
-    """Return what the node on a root wrote last; ``has_ended``: it holds neither the root nor its control socket."""
-    from node.live import is_locked, read_counters
+    """Return what the node on a root wrote last.
+
+    ``has_ended``: it holds neither the root nor its control socket. ``hangs``: its state is late, and it
+    does not answer.
+    """
+    from node.live import LATE_SECONDS, is_locked, read_counters
 
     live = read_counters(root)
-    if live is None or is_locked(root):
+    if live is None or (is_locked(root) and live["age_seconds"] <= LATE_SECONDS):
         return live
-    from node.control.control_socket import is_served  # of a node in another container the kernel lists no lock
+    from node.control.control_socket import hangs, is_served  # of a node in another container the kernel lists no lock
 
+    if is_locked(root):
+        return {**live, "hangs": hangs(root)}
     return {**live, "has_ended": not is_served(root)}
 
 
@@ -157,7 +163,8 @@ def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
     if live.get("has_ended"):
         return "no node is running: the last one was killed"
     if not running(live):
-        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it hangs, or cannot write"
+        why = "ago, and does not answer: it hangs" if live.get("hangs") else "ago; it hangs, or cannot write"
+        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s {why}"
     return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
 
 

@@ -364,20 +364,24 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
+    from node.index.engine.sqlite_file import LOCKED
     from node.live import running
 
     live = live_of(settings.storage.root.absolute())
     if live is None:
         return
-    if not running(live):
+    if live.get("has_ended"):
         yield Check("node", "warning", readiness_of(live, None), "see the log, and start the node again")
+    elif not running(live):
+        yield Check("node", "broken", readiness_of(live, None), "see the log; restart the node")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
             if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
                 if not _is_short(settings):  # else the check of the disk reports it
                     yield Check("node", "broken", f"{part}: {reason}", "it resumes by itself once there is room")
                 continue
-            yield Check("node", "broken", f"{part}: {reason}", "see the log; restart the node")
+            names_remedy = part == "journal" or LOCKED in reason  # a restart would not help
+            yield Check("node", "broken", f"{part}: {reason}", "" if names_remedy else "see the log; restart the node")
     else:
         yield Check("node", "ok", "the running node is ready")
 
@@ -394,9 +398,10 @@ def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Che
 
     host = settings.bind_host
     where = f"{host}:{port}"
-    live = running(live_of(settings.storage.root.absolute()))
-    if live.get(key) == port and part not in live["reasons"]:
-        yield Check("port", "ok", f"the running node listens at {where}")
+    live = live_of(settings.storage.root.absolute()) or {"has_ended": True}
+    if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
+        if running(live):  # else the check of the node reports that it hangs
+            yield Check("port", "ok", f"the running node listens at {where}")
         return
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

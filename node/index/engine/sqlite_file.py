@@ -15,6 +15,9 @@ BUSY_SECONDS = 5.0
 KEPT_WAL_BYTES = 16 << 20
 """Size to which SQLite cuts the write-ahead log once nobody reads what is in it."""
 
+LOCKED = "another program has locked it"
+"""What the reason of a lock begins with."""
+
 MAX_WAL_BYTES = 64 << 20
 """A log that is longer has not been started anew for long: somebody reads a state from before."""
 

@@ -59,6 +59,14 @@ def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     return due is not None and due.replace(tzinfo=dt.UTC) <= now
 
 
+_VERDICT = ("verdict", "certainty", "verdict_rule", "verdict_reason", "missing_instances", "missing_detail")
+
+
+def judged(row: Row) -> Row:
+    """Return a row of ``v_series``; while the series is open, without the verdict on what its last conversion had."""
+    return row | dict.fromkeys(_VERDICT) if row["state"] in ("receiving", "converting") else row
+
+
 class AboutViews:
     """Facts about the index, which each kind of view reads by their keys."""
 
@@ -523,7 +531,8 @@ class SeriesViews(ViewRows):
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
         `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
-        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``.
+        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``,
+        and that are not open again.
         """
         # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
         # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
@@ -547,7 +556,7 @@ class SeriesViews(ViewRows):
             ),
             (state, is_in_state),
             (modality, "se.modality = :modality" if is_rare else "NOT se.modality <> :modality"),
-            (incomplete or None, "se.verdict <> 'complete'"),
+            (incomplete or None, "se.verdict <> 'complete' AND se.state NOT IN ('receiving', 'converting')"),
         )
         conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
         newest = f"SELECT se.id FROM series se WHERE 1 = 1{conditions} ORDER BY se.last_received_at DESC LIMIT :limit"
@@ -587,9 +596,10 @@ class SeriesViews(ViewRows):
         return sum(is_due(row["due_at"], now) for row in rows)
 
     def count_incomplete(self) -> int:
-        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
+        """Count the series whose verdict is ``incomplete`` or ``suspect``, without those that are open again."""
         doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # as in `node.index.nouns.problems`
-        return self._number(f"SELECT count(*) FROM series WHERE {doubted}")
+        closed = "state NOT IN ('receiving', 'converting')"
+        return self._number(f"SELECT count(*) FROM series WHERE {doubted} AND {closed}")
 
     def last_received_at(self) -> str | None:
         """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
