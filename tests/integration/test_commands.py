@@ -1,6 +1,7 @@
 import datetime as dt
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from node.cli.output import print_finding
 from node.control.root import locked_root
 from node.hookspecs import Panel
 from node.index.database.index import Index
+from node.index.engine import sqlite
 from node.live import write_counters
 from node.metrics import Metrics
 from node.selector.fields import STATES
@@ -601,6 +603,9 @@ def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: p
         write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
         [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
         assert node["remedy"] == "see the log; restart the node"
+        write_counters({}, root, {"apply": f"has failed 3 times in a row: {sqlite.lockers(root)}"})
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert (node["remedy"], f"and {os.getpid()}, that of voxelnode itself" in node["found"]) == ("", True)
 
 
 def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:

@@ -26,8 +26,7 @@ from node.cli.output import (
 )
 from node.counted import counted
 from node.errors import UsageError
-from node.index.engine.view_rows import parsed
-from node.index.nouns.views import judged
+from node.index.engine.view_rows import judged, parsed
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:

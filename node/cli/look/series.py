@@ -135,7 +135,7 @@ def series(
     `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it, and says what a series that is
     receiving waits for.
     """
-    from node.index.nouns.views import judged
+    from node.index.engine.view_rows import judged
 
     with root.looking() as index:
         rows = index.series.newest(

@@ -74,6 +74,7 @@ def _queue(node: Services, index: ReadIndex) -> dict[str, Any]:
         "places": places(waiting, seconds / workers if seconds is not None else None, dt.datetime.now(dt.UTC)),
         "done": done,
         "open": index.series.count_open(),
+        "behind": node.ingest.applier.waiting,
     }
 
 
@@ -148,7 +149,7 @@ def _status(node: Services) -> dict[str, Any]:
         "due": due,
         "hosts": hosts,
         "oldest": oldest,
-        "waiting": node.ingest.applier.lag,
+        "waiting": node.ingest.applier.waiting,
         "charts": charts(
             with_received(node.metrics.last_hour.spans(), before.minutes, since // 60),
             with_received(node.metrics.last_day.spans(), before.hours, since // 3600),

@@ -37,7 +37,7 @@ def held_back(path: Path) -> str | None:
         return None
     return (
         f"its write-ahead log has grown to {size / (1 << 20):.0f} MiB, because a program keeps a transaction open that "
-        f"reads it: end that program (`fuser {path}-wal` finds it)"
+        f"reads it: end that program (`fuser {path}-wal` prints its PID, and that of the node itself)"
     )
 
 

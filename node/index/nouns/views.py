@@ -59,14 +59,6 @@ def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     return due is not None and due.replace(tzinfo=dt.UTC) <= now
 
 
-_VERDICT = ("verdict", "certainty", "verdict_rule", "verdict_reason", "missing_instances", "missing_detail")
-
-
-def judged(row: Row) -> Row:
-    """Return a row of ``v_series``; while the series is open, without the verdict on what its last conversion had."""
-    return row | dict.fromkeys(_VERDICT) if row["state"] in ("receiving", "converting") else row
-
-
 class AboutViews:
     """Facts about the index, which each kind of view reads by their keys."""
 
