@@ -232,10 +232,9 @@ def _conflicts(by_kind: Mapping[str, int]) -> str:
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> str:
-    from node.index.nouns.views import outstanding
+    from node.index.nouns.views import awaited
 
-    waiting = sum(map(outstanding, rows))
-    return f"{counted(len(rows), 'destination')} held, {waiting} waiting: voxelnode routes list"
+    return f"{counted(len(rows), 'destination')} held, {awaited(*rows)}: voxelnode routes list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:

@@ -268,7 +268,7 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
-    from node.index.nouns.views import is_held, outstanding
+    from node.index.nouns.views import awaited, is_held
 
     try:
         if (problem := away(settings)) is not None:
@@ -293,7 +293,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         to = f"{row['route'] or 'by hand'} > {row['destination']}"
         why = "paused" if row["paused"] else row["trouble"]
         remedy = f"`voxelnode routes {'resume' if row['paused'] else 'retry'} {row['route']}/{row['destination']}`"
-        yield Check("routes", "warning", f"{to}: {outstanding(row)} waiting; {why}", remedy)
+        yield Check("routes", "warning", f"{to}: {awaited(row)}; {why}", remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from node.counted import counted
 from node.index.engine.about_keys import (
     APPLIED,
     RETENTION,
@@ -446,6 +447,19 @@ class RouteViews(ViewRows):
         )
         return [_with_what_holds_it(row) for row in rows]
 
+    def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
+        """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""
+        return self._rows(
+            "SELECT DISTINCT e.series_instance_uid, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id FROM subscribers h JOIN owed_events o ON o.subscriber_id = h.id "
+            "JOIN events e ON e.id = o.event_id LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "LEFT JOIN v_studies st USING (study_instance_uid) WHERE h.kind = 'route' AND h.name = :route "
+            "AND h.destination = :destination AND e.series_instance_uid <> '' LIMIT :limit",
+            route=route,
+            destination=destination,
+            limit=limit,
+        )
+
 
 def _with_what_holds_it(row: Row) -> Row:
     """Return a message with the state of its destination as its reason, if it waits for that."""
@@ -739,6 +753,22 @@ class TrashViews(ViewRows):
 def outstanding(row: Mapping[str, Any]) -> int:
     """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
     return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
+
+
+def unseen(*rows: Mapping[str, Any]) -> str:
+    """Return in words what destinations, rows of ``v_routes``, may want, as nobody has looked at it yet; empty if none.
+
+    What is looked at becomes a message, or is left out by the rules of its route.
+    """
+    series, instances = (sum(int(row.get(key) or 0) for row in rows) for key in ("series_behind", "instances_behind"))
+    found = [counted(series, "series", "series")] * (series > 0) + [counted(instances, "instance")] * (instances > 0)
+    return f"{' and '.join(found)} not looked at yet" if found else ""
+
+
+def awaited(*rows: Mapping[str, Any]) -> str:
+    """Return in words what waits for destinations, rows of ``v_routes``, and what may come to wait for them."""
+    waiting, not_seen = sum(int(row.get("waiting") or 0) for row in rows), unseen(*rows)
+    return ", ".join(filter(None, (f"{waiting} waiting" if waiting or not not_seen else "", not_seen)))
 
 
 def is_held(row: Mapping[str, Any]) -> bool:
