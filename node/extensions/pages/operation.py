@@ -135,6 +135,7 @@ def _status(node: Services) -> dict[str, Any]:
         counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
         levels, states = counts.levels(index), counts.states(index)
         due = index.series.count_due(node.index.now())
+        retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in index.series.retried())
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
         lost = index.lost.count()
@@ -147,6 +148,7 @@ def _status(node: Services) -> dict[str, Any]:
         "levels": levels,
         "states": states,
         "due": due,
+        "retried": retried,
         "hosts": hosts,
         "oldest": oldest,
         "waiting": node.ingest.applier.waiting,

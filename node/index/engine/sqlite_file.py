@@ -87,7 +87,12 @@ def missing(path: Path) -> str | None:
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
-    return f"no index at {path}: is the root right? `voxelnode db upgrade` or a start makes a new index"
+    return f"no index at {path}: is the root right? {maker_of(path.parent)} makes a new index"
+
+
+def maker_of(root: Path) -> str:
+    """Return what makes the index of a root that has none: a plain start refuses a folder that is no root yet."""
+    return "a start" if (root / "objects").is_dir() else "`voxelnode serve --create`"
 
 
 def has_schema(path: Path) -> bool:

@@ -195,6 +195,10 @@ class FailureViews(ViewRows):
             limit=limit,
         )
 
+    def count_series(self, reason: str) -> int:
+        """Count the series that have no volume, or not all, for a reason."""
+        return self._number("SELECT count(DISTINCT series_id) FROM failures WHERE reason = :reason", reason=reason)
+
     def count(self) -> int:
         """Count the failures, without those of what is no image."""
         return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")
@@ -588,6 +592,15 @@ class SeriesViews(ViewRows):
             "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
             "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at NULLS FIRST LIMIT :limit",
             limit=limit,
+        )
+
+    def retried(self) -> list[Row]:
+        """Return the series whose conversion failed and is tried again, with their patients, earliest due first."""
+        return self._rows(
+            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
+            "se.modality, se.attempts, se.error, se.due_at, st.patient_name, st.patient_id "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE se.state = 'receiving' AND se.attempts > 0 ORDER BY se.due_at"
         )
 
     def count_by_state(self) -> dict[str, int]:
