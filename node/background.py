@@ -49,7 +49,7 @@ class SupervisedThread:
         self._run, self._stopping = run, stopping or threading.Event()
         self._max_pause_seconds = max_pause_seconds
         self._in_a_row = 0
-        self._last_failure = ""
+        self.last_failure = ""
         self._was_started = False
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
 
@@ -80,15 +80,15 @@ class SupervisedThread:
             return "has stopped: see the log"
         if self._in_a_row < TROUBLE_FAILURES:
             return None
-        return f"has failed {self._in_a_row} times in a row and tries again: {self._last_failure}"
+        return f"has failed {self._in_a_row} times in a row and tries again: {self.last_failure}"
 
     def failed(self, error: Exception) -> None:
         """Log a failure with its location (repetitions are not), and pause."""
         self.failures += 1
         self._in_a_row += 1
         failure = str(error) if isinstance(error, OutOfResources) else type_and_location(error)
-        if failure != self._last_failure:
-            self._last_failure = failure
+        if failure != self.last_failure:
+            self.last_failure = failure
             with suppress(Exception):  # such as no memory; the thread goes on
                 log.exception("service_failed", service=self.name, reason=failure)
         self._stopping.wait(min(PAUSE_SECONDS * 2.0 ** min(self._in_a_row - 1, 10), self._max_pause_seconds))
@@ -97,7 +97,7 @@ class SupervisedThread:
         """Note that the thread works."""
         if self._in_a_row:
             log.info("service_recovered", service=self.name, failed=self._in_a_row)
-        self._in_a_row, self._last_failure = 0, ""
+        self._in_a_row, self.last_failure = 0, ""
 
     def _supervise(self) -> None:
         while True:
@@ -190,6 +190,11 @@ class BackgroundService(ABC):
     def trouble(self) -> str | None:
         """What is wrong with the service, to be read after its name; None if nothing is."""
         return self._thread.trouble
+
+    @property
+    def last_failure(self) -> str:
+        """Why the last step failed; empty if it did not."""
+        return self._thread.last_failure
 
     @property
     def failures(self) -> int:

@@ -17,6 +17,9 @@ LIVE_FILE = "status.json"
 MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
+LATE_SECONDS = 5.0
+"""Once its state is older, a node is asked whether it hangs."""
+
 
 def write_counters(
     counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str], facts: Mapping[str, Any] | None = None
@@ -81,5 +84,7 @@ def is_locked(root: Path) -> bool:
 
 
 def running(live: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return what `read_counters` has of a node that runs; empty if none does, or it has written nothing for long."""
-    return live if live is not None and live["age_seconds"] <= MAX_AGE_SECONDS and not live.get("has_ended") else {}
+    """Return what `read_counters` has of a node that runs; empty if none does, it hangs, or wrote nothing for long."""
+    if live is None or live["age_seconds"] > MAX_AGE_SECONDS or live.get("has_ended") or live.get("hangs"):
+        return {}
+    return live

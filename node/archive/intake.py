@@ -55,21 +55,28 @@ class Intake:
         self._short_until = 0.0
         self._watched: dict[Path, os.stat_result] = {}
         self._trouble: Callable[[], str | None] = lambda: None
+        self._has_trash: Callable[[], bool] = lambda: False
         self._is_sound = True
         self._look_at = 0.0
         (root / STOPPED_FILE).unlink(missing_ok=True)
 
-    def watch(self, paths: Iterable[Path], trouble: Callable[[], str | None] = lambda: None) -> None:
+    def watch(
+        self,
+        paths: Iterable[Path],
+        trouble: Callable[[], str | None] = lambda: None,
+        has_trash: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Stop intake once one of these files or folders is removed or replaced.
 
         The node would keep writing to the open file while its name leads elsewhere: acknowledged instances would be
         lost, or a second node could start on the same root.
 
         `trouble`: why nothing more may be accepted although disk and archive are sound, or None.
+        `has_trash`: whether emptying the trash would make room.
         """
         self._watched = {path: os.stat(path) for path in paths}
         self._disks = tuple(space.disks_of(self._root))
-        self._trouble = trouble
+        self._trouble, self._has_trash = trouble, has_trash
 
     @property
     def stopped(self) -> str | None:
@@ -159,11 +166,10 @@ class Intake:
 
     def _reported(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
-        return (
-            None
-            if lack is None
-            else f"{lack[0]}: {lack[1]}; remove files from its disk, or run `voxelnode trash empty`"
-        )
+        if lack is None:
+            return None
+        or_trash = ", or run `voxelnode trash empty --all`" if self._has_trash() else ""
+        return f"{lack[0]}: {lack[1]}; remove files from its disk{or_trash}"
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> tuple[Path, str] | None:
         """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""

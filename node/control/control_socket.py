@@ -43,6 +43,12 @@ SOCKET_NAME = "control.sock"
 REQUEST_SECONDS = 20.0
 """Longest wait for the node to start a request; once started, the wait has no limit."""
 
+ANSWER_SECONDS = 10.0
+"""Longest wait for the node to say that it is there, which it does whatever else it is doing."""
+
+LOOK_SECONDS = 5.0
+"""As `ANSWER_SECONDS`, of a look at a node that has not written its state in time."""
+
 READ_SECONDS = 30.0
 """Longest time from connecting until the whole request has arrived."""
 
@@ -102,15 +108,16 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
     """Have the node that holds `root` perform an action, and return its result.
 
     Raises NoControlSocket if no node is listening; nothing was done. Raises NotPerformed if the node refused or failed,
-    did not start the action within `REQUEST_SECONDS`, or died during it. Raises UsageError if the node rejected the
-    arguments.
+    did not answer within `ANSWER_SECONDS`, did not start the action within `REQUEST_SECONDS`, or died during it. Raises
+    UsageError if the node rejected the arguments.
     """
     with closing(_Connection(root)) as connection:
         try:
             status, answer = connection.send_request("GET", ACTIONS)
         except TimeoutError as error:
             raise NotPerformed(
-                f"the node that holds {root} did not answer within {REQUEST_SECONDS:g} s: nothing was done"
+                f"the node that holds {root} did not answer within {ANSWER_SECONDS:g} s: nothing was done. If "
+                "`voxelnode status` says that it hangs, restart it"
             ) from error
         except (OSError, HTTPException) as error:
             raise NoControlSocket(f"the node that holds {root} ended: nothing was done") from error
@@ -124,6 +131,18 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
     if status == HTTPStatus.OK:
         return dict(answer)
     raise (UsageError if status == HTTPStatus.BAD_REQUEST else NotPerformed)(str(answer.get("detail")))
+
+
+def hangs(root: Path) -> bool:
+    """Return whether the node that holds `root` takes a request and does not answer it."""
+    try:
+        with closing(_Connection(root, LOOK_SECONDS)) as connection:
+            connection.send_request("GET", ACTIONS)
+    except TimeoutError:
+        return True
+    except (NotPerformed, OSError, HTTPException):  # it has no socket, is another user's, or is ending
+        return False
+    return False
 
 
 def is_served(root: Path) -> bool:
@@ -156,15 +175,15 @@ class _Connection(HTTPConnection):
 
     auto_open = 0  # never reconnect and repeat a request
 
-    def __init__(self, root: Path) -> None:
-        super().__init__("node", timeout=REQUEST_SECONDS)
+    def __init__(self, root: Path, seconds: float | None = None) -> None:
+        super().__init__("node", timeout=ANSWER_SECONDS if seconds is None else seconds)
         self._root = root
         self.connect()
 
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            connection.settimeout(REQUEST_SECONDS)
+            connection.settimeout(self.timeout)
             with _folder(self._root) as folder:
                 connection.connect(_address(folder))
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:  # the last: a full backlog

@@ -22,7 +22,7 @@ from node.durable import make_folder
 from node.errors import OutOfResources, UsageError, VoxelnodeError
 from node.index.database.index import Index
 from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
-from node.index.engine.backend import OldIndex
+from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.journal import JOURNAL_FOLDER
@@ -267,7 +267,12 @@ class Repository:
         self.applier.start()
         self.index.ahead = self.applier
         watched = {root, root / "objects", root / LOCK_FILE, *self.index.files}
-        self.archive.intake.watch(watched, self.applier.journal_problem)
+        self.archive.intake.watch(watched, self.applier.journal_problem, self._has_trash)
+
+    def _has_trash(self) -> bool:
+        with suppress(IndexUnusable):
+            return self.index.trash.size() != (0, 0)
+        return False
 
     def _remote(self, settings: Settings, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.

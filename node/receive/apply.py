@@ -33,6 +33,7 @@ import structlog
 from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
+from node.counted import counted
 from node.dicom.attributes import InstanceAttributes
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
@@ -105,7 +106,8 @@ class Applier(BackgroundService):
         self._parts_are_evidence = False
         self.lacks_segments = False
         self._cursor = journal.start
-        metrics.queued_instances.set_function(lambda: float(self.lag))
+        self._ends: deque[int] = deque()
+        metrics.queued_instances.set_function(lambda: float(self.waiting))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
 
@@ -113,6 +115,11 @@ class Applier(BackgroundService):
     def lag(self) -> int:
         """How many records, nearly all of acknowledged instances, are not in the index yet."""
         return self._progress.lag
+
+    @property
+    def waiting(self) -> int:
+        """How many acknowledged instances are not in the index yet."""
+        return max(0, self.lag - sum(sequence > self._progress.applied for sequence in tuple(self._ends)))
 
     @property
     def lag_seconds(self) -> float:
@@ -145,6 +152,12 @@ class Applier(BackgroundService):
         if self._is_awaited and self.lag >= self._company:
             self._progress.wake()
 
+    def appended_end(self, sequence: int) -> None:
+        """Note that a record, by its number, is of the end of an association, and of no instance."""
+        while self._ends and self._ends[0] <= self._progress.applied:
+            self._ends.popleft()
+        self._ends.append(sequence)
+
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
         wanted = self._journal.last
@@ -159,7 +172,9 @@ class Applier(BackgroundService):
         Raises QueryRefused if the index is behind what was acknowledged.
         """
         if not self.catch_up():
-            raise QueryRefused(f"the index is {self.lag} instances behind what was received: ask again later")
+            why = f" ({self.last_failure})" if self.last_failure else ""
+            behind = f"the index is {counted(self.waiting, 'instance')} behind what was received: ask again later"
+            raise QueryRefused(f"{behind}{why}")
 
     def step(self) -> float | None:
         """Apply one batch of records."""

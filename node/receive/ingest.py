@@ -222,18 +222,18 @@ class Ingest:
             ending_at=ending_at,
         )
         try:
-            self.append(end_facts(end))
+            self.applier.appended_end(self.append(end_facts(end)))
             reached("release-recorded")
         finally:
             self.open_associations.forget(association)
 
-    def append(self, facts: bytes, *payload: bytes) -> None:
-        """Add a record to the journal, durably, and have it applied.
+    def append(self, facts: bytes, *payload: bytes) -> int:
+        """Add a record to the journal, durably, and have it applied; return its number.
 
         Raises OutOfResources if that fails.
         """
         try:
-            self.journal.append(facts, *payload)
+            sequence = self.journal.append(facts, *payload)
         except OSError as error:
             raise self.archive.intake.failed(error) from error
         except SegmentGone as error:
@@ -241,6 +241,7 @@ class Ingest:
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
         self.applier.appended()
+        return sequence
 
     def note_activity(self, seconds: float = 0.0) -> None:
         """Note in the index which associations have been sending one instance for more than `seconds`.

@@ -61,6 +61,6 @@ def _lag(applier: Applier) -> str | None:
     if seconds <= MAX_LAG_SECONDS:
         return None
     return (
-        f"{applier.lag} received instances have not been in the index for {seconds:.0f} s: they are safe in the "
+        f"{applier.waiting} received instances have not been in the index for {seconds:.0f} s: they are safe in the "
         "journal; look for a program that locks index.sqlite, for room on the disk, and at the log"
     )

@@ -196,7 +196,13 @@ OUT_OF_RESOURCES = _kind(
     "Disk space is low, a disk fails, or the node stops",
     "try again later; `voxelnode status` shows the cause",
 )
-BUSY = _kind("busy", 503, "Too many requests are under way, or this one takes too long", "try again after Retry-After")
+BUSY = _kind(
+    "busy",
+    503,
+    "Too many requests are under way, or this one takes too long",
+    "try again after Retry-After",
+    ("", "load the page again in a moment; if that does not help, `voxelnode doctor` says why"),
+)
 INDEX_UNUSABLE = _kind(
     "index-unusable", 503, "The index cannot be read", "see the log of the node, and run `voxelnode doctor`"
 )

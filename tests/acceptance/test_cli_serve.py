@@ -210,6 +210,31 @@ def test_of_a_node_that_was_killed_nothing_says_that_it_runs(tmp_path: Path) -> 
         assert "the running node" not in str(told("doctor"))
 
 
+@pytest.mark.slow
+def test_a_node_that_hangs_is_no_node_that_runs(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node:
+        port = {"VOXELNODE_DICOM__PORT": str(node.port)}
+
+        def told(*command: str) -> subprocess.CompletedProcess[str]:
+            return run(*command, "--json", "--root", node.root, environment=port)
+
+        until(lambda: json.loads(told("status").stdout)["ready"] == "yes", 30, "the state is written")
+        assert node.process is not None
+        node.process.send_signal(signal.SIGSTOP)
+        until(
+            lambda: json.loads(told("status").stdout)["ready"] != "yes", 12, "the node is asked, as its state is late"
+        )
+        assert "and does not answer: it hangs" in json.loads(told("status").stdout)["ready"]
+        found = told("doctor")
+        findings = {row["check"]: row for row in json.loads(found.stdout)["findings"]}
+        assert (found.returncode, findings["node"]["state"]) == (1, "broken")
+        assert "restart the node" in findings["node"]["remedy"]
+        assert "end the program" not in str(findings)
+        asked = run("reload", "--root", node.root)
+        assert (asked.returncode, "restart it" in asked.stderr) == (1, True)
+        node.process.send_signal(signal.SIGCONT)
+
+
 def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_looked_at_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

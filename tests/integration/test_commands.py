@@ -1,6 +1,7 @@
 import datetime as dt
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from node.cli.output import print_finding
 from node.control.root import locked_root
 from node.hookspecs import Panel
 from node.index.database.index import Index
+from node.index.engine import sqlite
 from node.live import write_counters
 from node.metrics import Metrics
 from node.selector.fields import STATES
@@ -340,7 +342,7 @@ def test_the_database_is_found_created_and_checked(run, tmp_path: Path) -> None:
     assert json.loads(run("db", "path", "--root", "here", "--json").out) == {"path": str(database), "exists": False}
     missing = run("db", "check", "--root", "here")
     assert missing.status == 1
-    assert "voxelnode db upgrade" in missing.out
+    assert "voxelnode serve --create" in missing.out
     assert run("db", "upgrade", "--root", "here").status == 0
     assert "already at schema" in run("db", "upgrade", "--root", "here").out
     assert json.loads(run("db", "check", "--root", "here", "--json").out)["ok"]
@@ -368,7 +370,7 @@ def test_status_counts_stored_instances_series_and_failures(run, tmp_path: Path)
 def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
-    right = "is [index] url right?" if IN_POSTGRESQL else "is the root right? `voxelnode db upgrade` or a start makes"
+    right = "is [index] url right?" if IN_POSTGRESQL else "is the root right? `voxelnode serve --create` makes"
     assert right in result.err
 
 
@@ -601,6 +603,20 @@ def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: p
         write_counters({}, root, {"intake": "intake has stopped: the disk failed"})
         [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
         assert node["remedy"] == "see the log; restart the node"
+        write_counters({}, root, {"apply": f"has failed 3 times in a row: {sqlite.lockers(root)}"})
+        [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
+        assert (node["remedy"], f"and {os.getpid()}, that of voxelnode itself" in node["found"]) == ("", True)
+
+
+def test_what_makes_a_missing_root_or_index_is_what_a_start_accepts(run) -> None:
+    def told() -> list[str]:
+        findings = json.loads(run("doctor", "--root", "here", "--json").out)["findings"]
+        [found] = (finding["found"] for finding in findings if finding["check"] == "index")
+        return [found, run("status", "--root", "here").err]
+
+    assert ["`voxelnode serve --create` makes" in text for text in told()] == [True, True]
+    Path("here/objects").mkdir(parents=True)
+    assert ["a start makes" in text for text in told()] == [True, True]
 
 
 def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> None:

@@ -36,6 +36,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Clock, Root, announced, data_set_bytes, flip
+from tests.preloaded import run
 from tests.processes import children
 
 OPTIONS = write_options(Convert())
@@ -428,6 +429,26 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=61)) is not None, (
         "a new instance is a new try"
     )
+
+
+@pytest.mark.slow
+def test_commands_and_pages_name_a_series_that_waits_for_another_try_with_its_error(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    assert root.index.series.record_crash(root.claim(), "it took too long", attempts=2, now=dt.datetime.now(dt.UTC))
+    told = run("status", "--root", root.folder).stdout
+    assert re.search(r"(?m)^series +1 waiting for another try$", told), told
+    assert "it took too long" in told
+    assert f"{ds.SeriesInstanceUID}: it took too long; tried 1 time, again at" in " ".join(
+        run("doctor", "--root", root.folder).stdout.split()
+    )
+    [late] = make.ct_series(1)
+    late.StudyInstanceUID, late.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
+    root.take(late)
+    assert "it took too long" not in run("status", "--root", root.folder).stdout
+    assert root.rows("SELECT error FROM v_series") == [{"error": None}]
+    assert not root.index.series.record_crash(root.claim(), "it broke", attempts=1, now=root.clock())
+    assert "1 series: failed" in run("doctor", "--root", root.folder).stdout
 
 
 def test_a_new_instance_gives_a_series_all_its_tries_again(root: Root) -> None:

@@ -111,7 +111,7 @@ def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(site: Site) 
     thread = SupervisedThread("worker", lambda: None)
     thread._stopping.set()
     thread.failed(OutOfResources("the index did not commit: another program has locked it"))
-    assert thread._last_failure == "the index did not commit: another program has locked it"
+    assert thread.last_failure == "the index did not commit: another program has locked it"
 
 
 def test_a_reader_that_lets_the_log_of_the_index_grow_is_named_by_a_node_that_is_ready(
@@ -155,12 +155,13 @@ def test_each_role_needs_other_parts(tmp_path: Path) -> None:
 
 
 def receive(site: Site) -> None:
-    """Have an instance acknowledged, and do not wait for the index."""
+    """Have an instance acknowledged and its association end, and do not wait for the index."""
     [ds] = make.ct_series(1)
     announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-    incoming = site.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+    incoming = site.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", "a1"))
     incoming.take_fragment(data_set_bytes(ds))
     incoming.finish()
+    site.store.ingest.association_ended("a1", "released")
 
 
 @pytest.mark.slow
@@ -182,6 +183,15 @@ def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
                 assert answer.status_code in (200, 204)
         found = samples(site)
         status = client.get("/api/v1/status").json()
+        queue = client.get("/queue/rows").text
+        monkeypatch.setattr(site.store.applier, "catch_up", lambda: False)
+        until(lambda: site.store.applier.last_failure)
+        page = client.get("/", headers={"Accept": "text/html"})
+    assert "1 instance that came in is not in the index yet" in queue
+    assert "The queue is empty" not in queue
+    assert (page.status_code, "Retry-After" in page.text) == (503, False)
+    assert "1 instance behind what was received" in page.text
+    assert "did not commit" in page.text
     assert max(took.values()) < CATCH_UP_SECONDS
     assert (found["voxelnode_queued_instances"], status["queued_instances"]) == (1, 1)
     assert found["voxelnode_journal_lag_seconds"] > 0

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
-from node.cli.output import Answer, Columns, Listing, listing, minute, optional, print_finding, series_name
+from node.cli.output import (
+    Answer,
+    Columns,
+    Listing,
+    listing,
+    minute,
+    optional,
+    patient,
+    print_finding,
+    printable,
+    series_name,
+)
 from node.counted import counted
 from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
 
@@ -41,7 +52,8 @@ REPLAY_SECONDS = 1.0
 
 DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),
-    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": lambda row: _outstanding(row),
+    "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
+    "not looked at yet": lambda row: _unseen(row).removesuffix(" not looked at yet"),
     "given up": optional("given_up"), "unconfirmed": optional("unconfirmed"),
 }  # fmt: skip
 ROUTED: Columns = {
@@ -421,15 +433,17 @@ def _outstanding(row: Mapping[str, Any]) -> int:
     return outstanding(row)
 
 
-def _behind(row: Mapping[str, Any]) -> int:
-    """Return how much of what waits for a destination was never tried, and so is no message."""
-    return _outstanding(row) - int(row["waiting"])
+def _unseen(*rows: Mapping[str, Any]) -> str:
+    from node.index.nouns.views import unseen
+
+    return unseen(*rows)
 
 
-def _owed(row: Mapping[str, Any]) -> str:
-    count = _behind(row)
-    more = f"{count} series" if row["instances_behind"] is None else counted(count, "instance")
-    return f"{row['route'] or BY_HAND} > {row['destination']}: {more} behind, without a message; {_state(row)}"
+def _owed(row: Mapping[str, Any], series: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what a destination may want, as nobody has looked at it, with some of the series."""
+    yield f"{row['route'] or BY_HAND} > {row['destination']}: {_unseen(row)}; {_state(row)}"
+    for one in series:
+        yield printable(f"  {', '.join(filter(None, (series_name(one), patient(one), one['series_instance_uid'])))}")
 
 
 def _state(row: Mapping[str, Any]) -> str:
@@ -456,10 +470,12 @@ def waiting(
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(last, state=state, **filters)
         ]
-        owed = [row for row in index.routes.destinations() if _behind(row)]
-    behind = [
-        _owed(row) for row in owed if all(wanted is None or row[key] == wanted for key, wanted in filters.items())
-    ]
+        behind = [
+            line
+            for row in index.routes.destinations()
+            if _unseen(row) and all(wanted is None or row[key] == wanted for key, wanted in filters.items())
+            for line in _owed(row, index.routes.unseen(row["route"], row["destination"], last))
+        ]
     if name is not None and not rows:
         _destinations(root, name)  # a misspelt name has no messages, either
     none = "no message was tried yet" if behind else ""
@@ -473,12 +489,13 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """
     destinations = _destinations(root, name)
+    from node.index.nouns.views import awaited
+
     with root.looking() as index:
-        behind = sum(
-            _behind(row) for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations
-        )
+        rows = [row for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations]
     done = root.perform("retry-routes", destinations=destinations)
-    return Answer(done, f"{done['waiting'] + behind} waiting: tried again now, or by the next start")
+    behind = [{**row, "waiting": 0} for row in rows]
+    return Answer(done, f"{awaited({'waiting': done['waiting']}, *behind)}: tried again now, or by the next start")
 
 
 @routes.command()

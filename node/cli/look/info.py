@@ -26,7 +26,7 @@ from node.cli.output import (
 )
 from node.counted import counted
 from node.errors import UsageError
-from node.index.engine.view_rows import parsed
+from node.index.engine.view_rows import judged, parsed
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class _Describer:
             return {}
         study = rows[0]["study_instance_uid"]
         header = self._header(self._index.instances.first_file(study, uid))
-        series = {**self._study(study), "level": "series", "series": rows[0], "header": header}
+        series = {**self._study(study), "level": "series", "series": judged(rows[0]), "header": header}
         series["waits"] = self._waits(study, uid)
         series["exclusions"] = self._excluded(study, uid, rows[0]["revision"])
         return series | self._outcome(study, uid)
@@ -258,7 +258,7 @@ class _Describer:
         undecided = {row["series_instance_uid"] for row in self._index.conflicts.about(study, None)}
         strangers = strangers_in(study, self._index, self._local)
         states = []
-        for row in self._index.series.of_study(study):
+        for row in map(judged, self._index.series.of_study(study)):
             uid = row["series_instance_uid"]
             failure = failures.get(uid, {"reason": None, "detail": None})
             states.append(

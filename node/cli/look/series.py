@@ -135,6 +135,8 @@ def series(
     `voxelnode info` takes the patient, a UID that `--uids` shows, or the end of it, and says what a series that is
     receiving waits for.
     """
+    from node.index.engine.view_rows import judged
+
     with root.looking() as index:
         rows = index.series.newest(
             _EVERY if state == "waiting" else limit,
@@ -149,7 +151,7 @@ def series(
     if since is not None:
         first = since.astimezone()
         rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
-    rows = [{name: row[name] for name in FIELDS} for row in rows]
+    rows = [{name: row[name] for name in FIELDS} for row in map(judged, rows)]
     hint = ""
     if of_patient is not None and not rows:
         hint = f"0 series. --patient is a Patient ID; for a name: {shlex.join(['voxelnode', 'info', of_patient])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields
+from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields, series_name
 from node.counted import counted, sized
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ FAILURES: Columns = {
     "series": "series_instance_uid",
     "reason": "reason",
     "detail": "detail",
+}
+
+RETRIED: Columns = {
+    "patient": patient,
+    "series": series_name,
+    "tries": "attempts",
+    "next try": "due_at",
+    "error": "error",
 }
 
 ACKNOWLEDGED = {
@@ -90,6 +99,7 @@ def status(root: Root) -> Listing:
             "studies": levels["studies"],
             "series": index.series.count_by_state(),
             "series_waiting": index.series.count_waiting(),
+            "series_retried": index.series.retried(),
             "instances": stored["instances"],
             "bytes": stored["bytes"],
             "index_held_back": held_back(folder / FILE_NAME) if settings.index.url is None else None,
@@ -132,14 +142,20 @@ def _readable(
 
 
 def live_of(root: Path) -> dict[str, Any] | None:
-    """Return what the node on a root wrote last; ``has_ended``: it holds neither the root nor its control socket."""
-    from node.live import is_locked, read_counters
+    """Return what the node on a root wrote last.
+
+    ``has_ended``: it holds neither the root nor its control socket. ``hangs``: its state is late, and it
+    does not answer.
+    """
+    from node.live import LATE_SECONDS, is_locked, read_counters
 
     live = read_counters(root)
-    if live is None or is_locked(root):
+    if live is None or (is_locked(root) and live["age_seconds"] <= LATE_SECONDS):
         return live
-    from node.control.control_socket import is_served  # of a node in another container the kernel lists no lock
+    from node.control.control_socket import hangs, is_served  # of a node in another container the kernel lists no lock
 
+    if is_locked(root):
+        return {**live, "hangs": hangs(root)}
     return {**live, "has_ended": not is_served(root)}
 
 
@@ -157,7 +173,8 @@ def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
     if live.get("has_ended"):
         return "no node is running: the last one was killed"
     if not running(live):
-        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it hangs, or cannot write"
+        why = "ago, and does not answer: it hangs" if live.get("hangs") else "ago; it hangs, or cannot write"
+        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s {why}"
     return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
 
 
@@ -225,10 +242,9 @@ def _conflicts(by_kind: Mapping[str, int]) -> str:
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> str:
-    from node.index.nouns.views import outstanding
+    from node.index.nouns.views import awaited
 
-    waiting = sum(map(outstanding, rows))
-    return f"{counted(len(rows), 'destination')} held, {waiting} waiting: voxelnode routes list"
+    return f"{counted(len(rows), 'destination')} held, {awaited(*rows)}: voxelnode routes list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -239,8 +255,15 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
+    from node.index.nouns.views import is_due
+
     by_state, waiting = dict(facts["series"]), facts["series_waiting"]
-    by_state |= {"receiving": by_state.get("receiving", 0) - waiting, "waiting for a converter": waiting}
+    retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in facts["series_retried"])
+    by_state |= {
+        "receiving": by_state.get("receiving", 0) - waiting - retried,
+        "waiting for a converter": waiting,
+        "waiting for another try": retried,
+    }
     series = ", ".join(f"{count} {state}" for state, count in by_state.items() if count) or "none"
     print_fields(
         {
@@ -273,5 +296,8 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
         listing("hosts of this index", HOSTS, facts["hosts"]).show()
     if facts["senders"]:
         listing('learnt from senders, used where quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
+    if facts["series_retried"]:
+        rows = facts["series_retried"]
+        listing(f"{counted(len(rows), 'series waits', 'series wait')} for another try", RETRIED, rows).show()
     if failures:
         listing(f"last of {counted(facts['failures'], 'failure')}", FAILURES, failures).show()

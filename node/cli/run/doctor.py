@@ -24,7 +24,7 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
-from node.cli.output import Listing, moment_of, print_finding
+from node.cli.output import Listing, minute, moment_of, patient, print_finding, series_name
 from node.counted import counted, sized
 from node.dicom.lean_import import load_for_rows
 from node.durable import NO_ROOM
@@ -37,12 +37,18 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "warning", "broken"]
 
+SET_ASIDE = frozenset({"instance-bytes", "instance-versions", "instance-quarantined"})
+"""Kinds of conflicts of which a version of an instance is in quarantine, and in no series."""
+
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 SLOW_SYNC_SECONDS = 0.2
 """A slower sync of the root causes a warning: every instance waits for one."""
 
 
 SHOWN_PATHS = 5
+SHOWN_SERIES = 5
+
+OF_CONVERSIONS = "`voxelnode info UID` or `voxelnode status` says why, `voxelnode help no-volume` what to do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +70,16 @@ def doctor(
 ) -> Listing:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, object store, journal, the running
-    node, port, open files and clock.
+    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, conversions, object store, journal,
+    the running node, port, open files and clock.
     Exit 1 if a check fails.
     """
     load_for_rows()
     if repair and root.folder.is_dir():
         make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal, _acknowledgement,
-        _node, _port, _files, _clock,
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _conversions, _objects, _journal,
+        _acknowledgement, _node, _port, _files, _clock,
     )  # fmt: skip
     rows = [asdict(finding) for check in checks for finding in check(root.settings)]
     is_broken = any(row["state"] == "broken" for row in rows)
@@ -223,13 +229,15 @@ def _index(settings: Settings) -> Iterator[Check]:
     from node.control.root import require_index
     from node.index.database.look import problems_of
     from node.index.engine.backend import IndexUnusable, place_of
-    from node.index.engine.sqlite_file import held_back
+    from node.index.engine.sqlite_file import held_back, maker_of
 
     place = place_of(settings.storage.root, settings.index.url)
     try:
         require_index(settings.storage.root.absolute(), settings.index.url)
         if not _is_there(place):
-            yield Check("index", "ok", f"{place} does not exist yet; the first `voxelnode serve` makes it")
+            yield Check(
+                "index", "ok", f"{place} does not exist yet; {maker_of(settings.storage.root.absolute())} makes it"
+            )
             return
     except IndexUnusable as error:
         yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
@@ -268,7 +276,7 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
-    from node.index.nouns.views import is_held, outstanding
+    from node.index.nouns.views import awaited, is_held
 
     try:
         if (problem := away(settings)) is not None:
@@ -287,13 +295,37 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         yield Check("journal", "broken", gap["detail"], remedy)
     if conflicts:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(conflicts.items()))
-        remedy = "`voxelnode conflicts` lists them: accept or keep each; what was set aside is in no series meanwhile"
+        remedy = "`voxelnode conflicts` lists them, `voxelnode help custody` says what to do about each kind"
+        if not SET_ASIDE.isdisjoint(conflicts):
+            remedy += "; what was set aside is in no series meanwhile"
         yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
     for row in held:
         to = f"{row['route'] or 'by hand'} > {row['destination']}"
         why = "paused" if row["paused"] else row["trouble"]
         remedy = f"`voxelnode routes {'resume' if row['paused'] else 'retry'} {row['route']}/{row['destination']}`"
-        yield Check("routes", "warning", f"{to}: {outstanding(row)} waiting; {why}", remedy)
+        yield Check("routes", "warning", f"{to}: {awaited(row)}; {why}", remedy)
+
+
+def _conversions(settings: Settings) -> Iterator[Check]:
+    """Tell which series wait for another try, and which have no volume for a reason that may lie in the node."""
+    from node.index.engine.backend import IndexUnusable
+
+    try:
+        with _looking(settings) as index:
+            retried = index.series.retried()
+            found = {reason: index.failures.count_series(reason) for reason in ("failed", "undecodable")}
+    except IndexUnusable:  # reported already
+        return
+    for row in retried[:SHOWN_SERIES]:
+        named = ", ".join(filter(None, (patient(row), series_name(row), row["series_instance_uid"])))
+        again = f"tried {counted(row['attempts'], 'time')}, again at {minute(row['due_at'])}"
+        yield Check("conversion", "warning", f"{named}: {row['error']}; {again}", OF_CONVERSIONS)
+    if len(retried) > SHOWN_SERIES:
+        more = f"{counted(len(retried) - SHOWN_SERIES, 'more series waits', 'more series wait')} for another try"
+        yield Check("conversion", "warning", more, "`voxelnode status` lists them")
+    for reason, count in found.items():
+        if count:
+            yield Check("conversion", "warning", f"{counted(count, 'series', 'series')}: {reason}", OF_CONVERSIONS)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:
@@ -364,20 +396,24 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
+    from node.index.engine.sqlite_file import LOCKED
     from node.live import running
 
     live = live_of(settings.storage.root.absolute())
     if live is None:
         return
-    if not running(live):
+    if live.get("has_ended"):
         yield Check("node", "warning", readiness_of(live, None), "see the log, and start the node again")
+    elif not running(live):
+        yield Check("node", "broken", readiness_of(live, None), "see the log; restart the node")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
             if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
                 if not _is_short(settings):  # else the check of the disk reports it
                     yield Check("node", "broken", f"{part}: {reason}", "it resumes by itself once there is room")
                 continue
-            yield Check("node", "broken", f"{part}: {reason}", "see the log; restart the node")
+            names_remedy = part == "journal" or LOCKED in reason  # a restart would not help
+            yield Check("node", "broken", f"{part}: {reason}", "" if names_remedy else "see the log; restart the node")
     else:
         yield Check("node", "ok", "the running node is ready")
 
@@ -394,9 +430,10 @@ def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Che
 
     host = settings.bind_host
     where = f"{host}:{port}"
-    live = running(live_of(settings.storage.root.absolute()))
-    if live.get(key) == port and part not in live["reasons"]:
-        yield Check("port", "ok", f"the running node listens at {where}")
+    live = live_of(settings.storage.root.absolute()) or {"has_ended": True}
+    if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
+        if running(live):  # else the check of the node reports that it hangs
+            yield Check("port", "ok", f"the running node listens at {where}")
         return
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
 from node.index.database.reading import ReadIndex
-from node.index.nouns.views import outstanding
+from node.index.nouns.views import outstanding, unseen
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.settings.peers import Verb
@@ -134,8 +134,7 @@ def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
     for name, route in settings.routes.items():
         for to in route.to:
             row: Mapping[str, Any] = rows.get((name, to), {})
-            waiting = outstanding(row) if row else 0
-            yield {**row, "name": name, "to": to, "rule": route, "where": _text(route.where), "outstanding": waiting}
+            yield {**row, "name": name, "to": to, "rule": route, "where": _text(route.where), "unseen": unseen(row)}
 
 
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:

@@ -74,6 +74,7 @@ def _queue(node: Services, index: ReadIndex) -> dict[str, Any]:
         "places": places(waiting, seconds / workers if seconds is not None else None, dt.datetime.now(dt.UTC)),
         "done": done,
         "open": index.series.count_open(),
+        "behind": node.ingest.applier.waiting,
     }
 
 
@@ -134,6 +135,7 @@ def _status(node: Services) -> dict[str, Any]:
         counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
         levels, states = counts.levels(index), counts.states(index)
         due = index.series.count_due(node.index.now())
+        retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in index.series.retried())
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
         lost = index.lost.count()
@@ -146,9 +148,10 @@ def _status(node: Services) -> dict[str, Any]:
         "levels": levels,
         "states": states,
         "due": due,
+        "retried": retried,
         "hosts": hosts,
         "oldest": oldest,
-        "waiting": node.ingest.applier.lag,
+        "waiting": node.ingest.applier.waiting,
         "charts": charts(
             with_received(node.metrics.last_hour.spans(), before.minutes, since // 60),
             with_received(node.metrics.last_day.spans(), before.hours, since // 3600),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from node.index.nouns.views import outstanding
+from node.index.nouns.views import unseen
 from node.index.work.ledger import WorkEnded
 from node.index.work.states import Kind as WorkKind
 from node.registry import READ_RESULTS, part_of
@@ -62,7 +62,7 @@ def _shown(node: Services) -> dict[str, Any]:
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]
     return {
-        "destinations": [{**row, "outstanding": outstanding(row)} for row in rows],
+        "destinations": [{**row, "unseen": unseen(row)} for row in rows],
         "messages": messages,
         "delivered": delivered,
         "by_hand": actions.BY_HAND,

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
 from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
 from node.index.engine.sharing import OneHost
-from node.index.engine.sqlite_file import KEPT_WAL_BYTES, connect, damage, missing
+from node.index.engine.sqlite_file import KEPT_WAL_BYTES, LOCKED, connect, damage, missing
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
 
@@ -148,7 +148,7 @@ def failure(error: BaseException, connection: Connection | None = None) -> Failu
 
 
 def lockers(path: Path) -> str:
-    return f"another program has locked it: close that program (`fuser {path}` finds it)"
+    return f"{LOCKED}: close that program (`fuser {path}` prints its PID, and {os.getpid()}, that of voxelnode itself)"
 
 
 def hold(connection: Connection, names: Iterable[str]) -> None:

@@ -15,6 +15,9 @@ BUSY_SECONDS = 5.0
 KEPT_WAL_BYTES = 16 << 20
 """Size to which SQLite cuts the write-ahead log once nobody reads what is in it."""
 
+LOCKED = "another program has locked it"
+"""What the reason of a lock begins with."""
+
 MAX_WAL_BYTES = 64 << 20
 """A log that is longer has not been started anew for long: somebody reads a state from before."""
 
@@ -34,7 +37,7 @@ def held_back(path: Path) -> str | None:
         return None
     return (
         f"its write-ahead log has grown to {size / (1 << 20):.0f} MiB, because a program keeps a transaction open that "
-        f"reads it: end that program (`fuser {path}-wal` finds it)"
+        f"reads it: end that program (`fuser {path}-wal` prints its PID, and that of the node itself)"
     )
 
 
@@ -84,7 +87,12 @@ def missing(path: Path) -> str | None:
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
-    return f"no index at {path}: is the root right? `voxelnode db upgrade` or a start makes a new index"
+    return f"no index at {path}: is the root right? {maker_of(path.parent)} makes a new index"
+
+
+def maker_of(root: Path) -> str:
+    """Return what makes the index of a root that has none: a plain start refuses a folder that is no root yet."""
+    return "a start" if (root / "objects").is_dir() else "`voxelnode serve --create`"
 
 
 def has_schema(path: Path) -> bool:

@@ -43,6 +43,14 @@ def parsed(row: Row) -> Row:
     return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
 
 
+_VERDICT = ("verdict", "certainty", "verdict_rule", "verdict_reason", "missing_instances", "missing_detail")
+
+
+def judged(row: Row) -> Row:
+    """Return a row of ``v_series``; while the series is open, without the verdict on what its last conversion had."""
+    return row | dict.fromkeys(_VERDICT) if row["state"] in ("receiving", "converting") else row
+
+
 def moment(text: str) -> dt.datetime:
     """Return the moment that a text of the index says."""
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)

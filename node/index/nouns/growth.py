@@ -140,6 +140,7 @@ _SERIES_GREW = PreparedStatement(
         last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
         due_at=bindparam("due"),
         attempts=0,
+        error=None,
         # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
         state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )

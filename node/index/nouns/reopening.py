@@ -45,7 +45,9 @@ def reopen(
     """
     connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(receptions=SeriesRow.receptions + 1))
     closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
-    again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
+    again = (
+        update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0, error=None)
+    )
     for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
         record_event(
             connection,

@@ -198,9 +198,8 @@ class SeriesRepository(ClaimEnds):
         reopened = 0
         for key in keys:
             for row in connection.execute(held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
-                update_series(
-                    connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0}
-                )
+                again = {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0, "error": None}
+                update_series(connection, row.id, again)
                 record_series_event(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
         return reopened

@@ -261,11 +261,13 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
             "states": Counter(row.state for row in rows),
             "due_at": max((row.due_at for row in rows if row.state == "receiving" and row.due_at), default=None),
-            "incomplete": sum(row.verdict not in (None, "complete") for row in rows),
+            "incomplete": sum(row.verdict not in (None, "complete") and row.state not in OPEN_STATES for row in rows),
             "certainties": Counter(
                 certainty(row.verdict, row.verdict_rule)
                 for row in rows
-                if row.verdict and (row.state == "converted" or row.verdict != "complete")
+                if row.verdict
+                and row.state not in OPEN_STATES
+                and (row.state == "converted" or row.verdict != "complete")
             ),
             "last_received_at": max((row.last_received_at for row in rows), default=None),
         }

@@ -241,8 +241,9 @@ def _parts(wanted: StudyFilter) -> list[_Part]:
     if wanted.condition == "refused":
         parts.append(_of_series(SeriesRow.state.in_(REFUSED_STATES)))
     if wanted.condition == "incomplete":
-        doubted = select(StudyRow.id).where(in_partial_index(StudyRow.id, DOUBTED_SERIES))
-        parts.append(_Part(doubted, _of_series(_IS_DOUBTED).fulfils))
+        fulfils = _of_series(_IS_DOUBTED).fulfils
+        doubted = select(StudyRow.id).where(in_partial_index(StudyRow.id, DOUBTED_SERIES), fulfils)
+        parts.append(_Part(doubted, fulfils))
     if wanted.description:
         parts.append(_described(wanted.description))
     return parts
@@ -292,7 +293,7 @@ def _has_word(word: str) -> ColumnElement[bool]:
     return or_(*names, contains(PatientRow.patient_id, word), contains(StudyRow.accession_number, word))
 
 
-_IS_DOUBTED = SeriesRow.verdict.in_(("suspect", "incomplete"))
+_IS_DOUBTED = and_(SeriesRow.verdict.in_(("suspect", "incomplete")), SeriesRow.state.not_in(OPEN_STATES))
 
 
 def _is_complete(condition: StudyCondition) -> ColumnElement[bool]:

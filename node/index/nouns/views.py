@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from node.counted import counted
 from node.index.engine.about_keys import (
     APPLIED,
     RETENTION,
@@ -196,6 +197,10 @@ class FailureViews(ViewRows):
             "ORDER BY f.failed_at DESC LIMIT :limit",
             limit=limit,
         )
+
+    def count_series(self, reason: str) -> int:
+        """Count the series that have no volume, or not all, for a reason."""
+        return self._number("SELECT count(DISTINCT series_id) FROM failures WHERE reason = :reason", reason=reason)
 
     def count(self) -> int:
         """Count the failures, without those of what is no image."""
@@ -492,6 +497,19 @@ class RouteViews(ViewRows):
         )
         return [_with_what_holds_it(row) for row in rows]
 
+    def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
+        """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""
+        return self._rows(
+            "SELECT DISTINCT e.series_instance_uid, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id FROM subscribers h JOIN owed_events o ON o.subscriber_id = h.id "
+            "JOIN events e ON e.id = o.event_id LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "LEFT JOIN v_studies st USING (study_instance_uid) WHERE h.kind = 'route' AND h.name = :route "
+            "AND h.destination = :destination AND e.series_instance_uid <> '' LIMIT :limit",
+            route=route,
+            destination=destination,
+            limit=limit,
+        )
+
 
 def _with_what_holds_it(row: Row) -> Row:
     """Return a message with the state of its destination as its reason, if it waits for that."""
@@ -569,7 +587,8 @@ class SeriesViews(ViewRows):
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
         `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
-        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``.
+        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``,
+        and that are not open again.
         """
         # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
         # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
@@ -593,7 +612,7 @@ class SeriesViews(ViewRows):
             ),
             (state, is_in_state),
             (modality, "se.modality = :modality" if is_rare else "NOT se.modality <> :modality"),
-            (incomplete or None, "se.verdict <> 'complete'"),
+            (incomplete or None, "se.verdict <> 'complete' AND se.state NOT IN ('receiving', 'converting')"),
         )
         conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
         newest = f"SELECT se.id FROM series se WHERE 1 = 1{conditions} ORDER BY se.last_received_at DESC LIMIT :limit"
@@ -621,6 +640,15 @@ class SeriesViews(ViewRows):
             limit=limit,
         )
 
+    def retried(self) -> list[Row]:
+        """Return the series whose conversion failed and is tried again, with their patients, earliest due first."""
+        return self._rows(
+            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
+            "se.modality, se.attempts, se.error, se.due_at, st.patient_name, st.patient_id "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE se.state = 'receiving' AND se.attempts > 0 ORDER BY se.due_at"
+        )
+
     def count_by_state(self) -> dict[str, int]:
         """Count the series by state."""
         rows = self._rows("SELECT state, count(*) AS series FROM series GROUP BY state ORDER BY state")
@@ -633,9 +661,10 @@ class SeriesViews(ViewRows):
         return sum(is_due(row["due_at"], now) for row in rows)
 
     def count_incomplete(self) -> int:
-        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
+        """Count the series whose verdict is ``incomplete`` or ``suspect``, without those that are open again."""
         doubted = "study_id > 0 AND verdict IN ('suspect', 'incomplete')"  # as in `node.index.nouns.problems`
-        return self._number(f"SELECT count(*) FROM series WHERE {doubted}")
+        closed = "state NOT IN ('receiving', 'converting')"
+        return self._number(f"SELECT count(*) FROM series WHERE {doubted} AND {closed}")
 
     def last_received_at(self) -> str | None:
         """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
@@ -786,6 +815,22 @@ class TrashViews(ViewRows):
 def outstanding(row: Mapping[str, Any]) -> int:
     """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
     return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
+
+
+def unseen(*rows: Mapping[str, Any]) -> str:
+    """Return in words what destinations, rows of ``v_routes``, may want, as nobody has looked at it yet; empty if none.
+
+    What is looked at becomes a message, or is left out by the rules of its route.
+    """
+    series, instances = (sum(int(row.get(key) or 0) for row in rows) for key in ("series_behind", "instances_behind"))
+    found = [counted(series, "series", "series")] * (series > 0) + [counted(instances, "instance")] * (instances > 0)
+    return f"{' and '.join(found)} not looked at yet" if found else ""
+
+
+def awaited(*rows: Mapping[str, Any]) -> str:
+    """Return in words what waits for destinations, rows of ``v_routes``, and what may come to wait for them."""
+    waiting, not_seen = sum(int(row.get("waiting") or 0) for row in rows), unseen(*rows)
+    return ", ".join(filter(None, (f"{waiting} waiting" if waiting or not not_seen else "", not_seen)))
 
 
 def is_held(row: Mapping[str, Any]) -> bool:

@@ -75,7 +75,7 @@ def show_status(call: CurrentCall) -> models.NodeStatus:
             ae_title=call.node.settings.dicom.ae_title,
             intake=call.node.ingest.refusal() or "open",
             free_bytes=call.node.archive.intake.free_bytes(),
-            queued_instances=applier.lag,
+            queued_instances=applier.waiting,
             journal_bytes=call.node.ingest.journal.size,
             journal_lag_seconds=round(applier.lag_seconds, 3),
             series=index.series.count_by_state(),

@@ -108,11 +108,17 @@ _SERIOUS_WARNINGS = frozenset(
 """Warnings to know before a volume is measured or registered; the others tell how it was made."""
 
 
-def warning_chips(volumes: Iterable[Mapping[str, Any]], told: Iterable[Mapping[str, str]] = ()) -> list[StatusChip]:
-    """Return the chips of the warnings about some rows of ``v_volumes``, the serious ones first.
+def warning_chips(
+    series: Mapping[str, Any], volumes: Iterable[Mapping[str, Any]], told: Iterable[Mapping[str, str]] = ()
+) -> list[StatusChip]:
+    """Return the chips of the warnings about volumes of a series, rows of ``v_volumes``, the serious ones first.
+
+    A series that is open again has none: more instances are there than its volumes were made of.
 
     `told`: of some of the volumes, the sentences of their warnings by name.
     """
+    if series["state"] in ("receiving", "converting"):
+        return []
     sentences: dict[str, dict[str, None]] = {}
     for name, sentence in (item for one in told for item in one.items()):
         of_name = sentences.setdefault(name, {})

@@ -42,6 +42,17 @@ def test_associations_are_refused_before_instances(tmp_path: Path, free: Callabl
     assert not intake.has_room()
 
 
+def test_the_trash_is_named_only_if_emptying_it_makes_room(tmp_path: Path, free: Callable[[float], None]) -> None:
+    intake, trash = Intake(tmp_path, reserve_bytes=10 * MB, low_bytes=20 * MB), [False]
+    intake.watch([], has_trash=lambda: trash[0])
+    free(9 * MB)
+    for told in (intake.refusal, intake.waits_for):
+        trash[0] = False
+        assert (told() or "").endswith("; remove files from its disk")
+        trash[0] = True
+        assert (told() or "").endswith("or run `voxelnode trash empty --all`")
+
+
 def test_what_was_refused_comes_back_with_a_tenth_more_than_the_mark(
     tmp_path: Path, free: Callable[[float], None]
 ) -> None:

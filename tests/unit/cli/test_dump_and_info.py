@@ -253,7 +253,7 @@ def make_failures_and_deliveries(root: Path) -> str:
         "SELECT series.id, series_instance_uid, study_instance_uid "
         "FROM series JOIN v_series USING (series_instance_uid) ORDER BY 1 LIMIT 1",
     )
-    write_rows(root, "UPDATE series SET verdict = 'incomplete', verdict_reason = 'one is missing'")
+    write_rows(root, "UPDATE series SET state = 'refused', verdict = 'incomplete', verdict_reason = 'one is missing'")
     write_rows(
         root,
         "INSERT INTO failures (series_id, revision, stack, reason, detail, failed_at) VALUES "
