@@ -30,8 +30,8 @@ class RetentionState:
     """What retention has seen, and what it waits for.
 
     `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at`: the
-    clock is in doubt, or labels are lost. `asked`: how many studies a pass would delete. `approved`: how many a person has
-    agreed to. `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree
+    clock is in doubt, or labels are lost. `asked`: how many studies a pass would delete. `approved`: how many a person
+    has agreed to. `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree
     about.
     """
 
