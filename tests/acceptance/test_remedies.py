@@ -217,6 +217,33 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
 
 
 @pytest.mark.slow
+@pytest.mark.sqlite("overwrites the file")
+@pytest.mark.parametrize(
+    "command", [("serve",), ("status",), ("fsck",), ("db", "check"), ("lost", "list")], ids=" ".join
+)
+def test_every_command_names_the_remedy_of_a_damaged_index(root: Path, command: tuple[str, ...]) -> None:
+    path = root / FILE_NAME
+    path.write_bytes(path.read_bytes()[:100] + b"\xa5" * (path.stat().st_size - 100))
+    said = " ".join(refused(root, *command).split())
+    assert "remove its -wal and -shm first" in said
+    assert remedy(said) == ["db", "rebuild"]
+
+
+@pytest.mark.sqlite("overwrites pages of the file")
+def test_no_command_says_that_all_is_here_of_an_index_that_nobody_has_checked(root: Path) -> None:
+    with closing(sqlite3.connect(root / FILE_NAME)) as connection:
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'images'").fetchone()
+    with (root / FILE_NAME).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+    told = run("lost", "list", "--root", root, check=True).stdout
+    assert "is here" not in told
+    assert "`voxelnode fsck`" in told
+    assert "remove its -wal and -shm first" in " ".join(refused(root, "fsck").split())
+
+
+@pytest.mark.slow
 def test_a_rebuild_that_was_interrupted_is_done_again(root: Path) -> None:
     assert run("db", "rebuild", "--root", root, environment={"VOXELNODE_FAILPOINT": "parts-swept"}).returncode != 0
     for command in (("serve",), ("db", "upgrade"), ("account", "add", "ann", *PASSWORD_FREE)):

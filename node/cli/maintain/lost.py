@@ -29,7 +29,7 @@ def list_(root: Root) -> Listing:
     with root.looking() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
     title = f"acknowledged, not here: {len(rows)}"
-    none = "everything that was acknowledged is here, was deleted or written off"
+    none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
     if gaps:
         none = "of no instance is known that it was acknowledged and is not here"
