@@ -21,7 +21,7 @@ from node.conversion.volume_files import LostSources, sweep_unknown
 from node.durable import make_folder
 from node.errors import OutOfResources, UsageError, VoxelnodeError
 from node.index.database.index import Index
-from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
+from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
@@ -104,6 +104,7 @@ class Repository:
         self._take_over_history(previous)
         self._finish_deletions()
         is_older, marked = self._mark_missing_if_older()
+        self._hold_retention_if_labels_are_lost(settings, previous, is_new=new_index, is_older=is_older)
         self._apply_journal()
         self._compare_files(marked)
         self._adopt_from_files(is_new=new_index, is_older=is_older)
@@ -177,6 +178,28 @@ class Repository:
         if not self._is_index_older():
             return False, {}
         return True, mark_all_missing(self.archive, self.index, self.index.now())
+
+    def _hold_retention_if_labels_are_lost(
+        self, settings: Settings, previous: OldIndex | None, *, is_new: bool, is_older: bool
+    ) -> None:
+        """Let retention wait for a person if labels are or may be gone, by which ``keep_where`` keeps studies.
+
+        Before the journal is applied: a start after that does not see any more that the index is older.
+        """
+        reason, about, asked = None, self.index.about, f"{HELD_FOR_OLDER}/{self.journal.identity}"
+        goes_by_labels = settings.retention.keep_where is not None
+        if is_new:
+            if previous is not None and "labels" in previous.salvaged.unread:
+                reason = "the index was rebuilt, and labels could not be read"
+            elif previous is None and goes_by_labels:
+                reason = "the index was rebuilt without the one before it, and all labels are gone"
+        elif is_older and goes_by_labels and about.applied(self.journal.identity).journal:
+            is_asked = about.get(asked) == str(self.journal.freed)  # it stays older until the next instance is indexed
+            reason = None if is_asked else "the index is older than the journal, and may lack labels"
+        if reason is not None:
+            log.error("retention_held", reason=reason)
+            self.index.retention.hold(reason, self.index.now())
+            about.set(asked, str(self.journal.freed))
 
     def _apply_journal(self) -> None:
         """Apply what was acknowledged, before files and rows are compared: a record has the file that its row lacks."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -21,14 +22,6 @@ FEW = 3
 """Studies that a pass may always delete, however few there are."""
 
 
-def unasked(rules: RetentionSettings, studies: int, approved: int) -> int:
-    """Return how many of all studies a pass deletes at most before a person confirms it.
-
-    `approved`: how many a person has agreed to.
-    """
-    return max(FEW, int(rules.maximum_share * studies), approved)
-
-
 @dataclass(frozen=True, slots=True)
 class Expired:
     """A study due for deletion, and the rule that applies."""
@@ -39,43 +32,56 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The studies that the next pass would delete, if it is no dry run, and the number of all studies."""
+    """The studies that the next pass would delete, if it is no dry run, and the number of all studies.
+
+    `spared`: how many are as old, or too many, and kept by ``keep_where`` or ``only_converted``.
+    """
 
     expired: list[Expired]
     studies: int
+    spared: Counter[str]
+
+    def is_unusual(self, rules: RetentionSettings, approved: int) -> bool:
+        """Return whether a pass waits for a person, who has agreed to `approved` studies, before it deletes these."""
+        return len(self.expired) > max(FEW, int(rules.maximum_share * self.studies), approved)
 
 
 def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
     """Return what a pass would delete now."""
-    count = index.studies.count()
-    return Due(expired_studies(_not_kept(index, rules), count, rules, now) if rules.is_active else [], count)
+    count, kept = index.studies.count(), set[str]()
+    return expired_studies(_by_age(index, rules, kept) if rules.is_active else (), count, rules, now, kept)
 
 
-def _not_kept(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
-    """Yield the studies without those of which ``keep_where`` selects a series, the oldest first."""
+def _by_age(index: Look | ReadIndex, rules: RetentionSettings, kept: set[str]) -> Iterator[StoredStudy]:
+    """Yield the studies, the oldest first; those of which ``keep_where`` selects a series are in `kept` before."""
     by_age = index.studies.by_age(with_senders=rules.is_by_sender)
     if rules.keep_where is None:
         yield from by_age
         return
     selector = compile_selector(rules.keep_where)
     while some := list(islice(by_age, CHUNK_STUDIES)):
-        kept = index.facts.studies_with(selector, [one.study_instance_uid for one in some])
-        yield from (one for one in some if one.study_instance_uid not in kept)
+        kept |= index.facts.studies_with(selector, [one.study_instance_uid for one in some])
+        yield from some
 
 
 def expired_studies(
-    studies: Iterable[StoredStudy], count: int, rules: RetentionSettings, now: dt.datetime
-) -> list[Expired]:
+    studies: Iterable[StoredStudy],
+    count: int,
+    rules: RetentionSettings,
+    now: dt.datetime,
+    kept: Collection[str] = (),
+) -> Due:
     """Return the studies to be deleted by the rules, oldest first.
 
-    `studies`: those that may be deleted, in the order in which they last received an instance; no more are read than
-    are old enough. `count`: number of all studies.
+    `studies`: in the order in which they last received an instance; no more are read than are old enough. `count`:
+    number of all studies. `kept`: Study Instance UIDs of those that may not be deleted.
 
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
     was refused or failed.
     """
-    expired: list[Expired] = []
+    due = Due([], count, Counter())
+    expired = due.expired
     surplus = count - rules.maximum_studies if rules.maximum_studies is not None else 0
     ages = [days for days in (rules.days, *rules.days_by_calling_ae_title.values()) if isinstance(days, float)]
     youngest = now - dt.timedelta(days=min(ages)) if ages else None
@@ -84,13 +90,21 @@ def expired_studies(
         if not is_old_for_some and len(expired) >= surplus:
             break
         days = _days(study, rules)
-        if days == "never" or (rules.only_converted and not study.is_finished):
+        if days == "never":
             continue
         if days is not None and study.last_received_at < now - dt.timedelta(days=days):
-            expired.append(Expired(study, f"older than {days:g} days"))
+            rule = f"older than {days:g} days"
         elif len(expired) < surplus:
-            expired.append(Expired(study, f"more than {rules.maximum_studies} studies"))
-    return expired
+            rule = f"more than {rules.maximum_studies} studies"
+        else:
+            continue
+        if study.study_instance_uid in kept:
+            due.spared["keep_where"] += 1
+        elif rules.only_converted and not study.is_finished:
+            due.spared["only_converted"] += 1
+        else:
+            expired.append(Expired(study, rule))
+    return due
 
 
 def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:

@@ -30,7 +30,7 @@ from node.index.nouns.deletions import NotThere
 from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
-from node.lifecycle.expired import Expired, due_now, unasked
+from node.lifecycle.expired import Expired, due_now
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.settings.model import Settings
@@ -178,7 +178,7 @@ class Retention(BackgroundService):
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        if len(expired) > unasked(rules, due.studies, before.approved):
+        if due.is_unusual(rules, before.approved):
             if before.asked != len(expired):
                 log.error("retention_asks", count=len(expired))
             self._keep(before, replace(before, asked=len(expired), approved=0))

@@ -57,8 +57,10 @@ def remedy(said: str) -> list[str]:
     return found[-1].split()
 
 
-def follow(root: Path, said: str) -> None:
-    run(*remedy(said), "--root", root, check=True)
+def follow(root: Path, said: str, *, with_loss: bool = False) -> None:
+    """Run the command that a message names last; `with_loss`: it may end with 1, having told what is gone."""
+    done = run(*remedy(said), "--root", root)
+    assert done.returncode in ((0, 1) if with_loss else (0,)), done.stderr
 
 
 def starts(root: Path, **environment: str) -> None:
@@ -93,7 +95,7 @@ def test_a_downgrade_says_what_is_lost_and_a_node_does_not_start_on_what_is_left
     run("db", "downgrade", "base", "--yes", "--root", root, check=True)
     said = refused(root, "serve")
     assert remedy(said) == ["db", "rebuild"]
-    follow(root, said)
+    follow(root, said, with_loss=True)
     starts(root)
     assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
 
@@ -210,8 +212,35 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
         run("db", "check", "--root", root, check=True)
     else:
         assert remedy(refused(root, "db", "upgrade")) == ["db", "rebuild"]
-        follow(root, refused(root, "serve"))
+        follow(root, refused(root, "serve"), with_loss=True)
         starts(root)
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("overwrites the file")
+@pytest.mark.parametrize(
+    "command", [("serve",), ("status",), ("fsck",), ("db", "check"), ("lost", "list")], ids=" ".join
+)
+def test_every_command_names_the_remedy_of_a_damaged_index(root: Path, command: tuple[str, ...]) -> None:
+    path = root / FILE_NAME
+    path.write_bytes(path.read_bytes()[:100] + b"\xa5" * (path.stat().st_size - 100))
+    said = " ".join(refused(root, *command).split())
+    assert "remove its -wal and -shm first" in said
+    assert remedy(said) == ["db", "rebuild"]
+
+
+@pytest.mark.sqlite("overwrites pages of the file")
+def test_no_command_says_that_all_is_here_of_an_index_that_nobody_has_checked(root: Path) -> None:
+    with closing(sqlite3.connect(root / FILE_NAME)) as connection:
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        [page] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'images'").fetchone()
+    with (root / FILE_NAME).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+    told = run("lost", "list", "--root", root, check=True).stdout
+    assert "is here" not in told
+    assert "`voxelnode fsck`" in told
+    assert "remove its -wal and -shm first" in " ".join(refused(root, "fsck").split())
 
 
 @pytest.mark.slow

@@ -68,16 +68,24 @@ def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(ro
     assert (said.count("CT7"), said.count("2 times"), said.count("no TLS")) == (2, 1, 1)
 
 
+@pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("studies", "waits"), [(4, False), (5, True)])
-def test_retention_says_that_a_pass_will_ask_as_the_pass_does(root: Root, studies: int, waits: bool) -> None:
+def test_retention_says_that_a_pass_will_ask_as_the_pass_does(
+    root: Root, studies: int, waits: bool, dry_run: str
+) -> None:
     for _ in range(studies):
         root.take(make.ct_series(1, PatientID="P-60", PatientName="", StudyDate="20260102")[0])
     (root.folder / "conf.d").mkdir(exist_ok=True)
-    (root.folder / "conf.d" / "50.toml").write_text("[retention]\nmaximum_studies = 1\nonly_converted = false\n")
+    (root.folder / "conf.d" / "50.toml").write_text(
+        f"[retention]\nmaximum_studies = 1\nonly_converted = false\ndry_run = {dry_run}\n"
+    )
     shown = run("retention", "--root", root.folder, check=True).stdout
     assert f"{studies - 1} of {studies} studies would be deleted" in shown
     assert shown.count("P-60     2026-01-02  ") == studies - 1
     assert ("waits for `voxelnode retention confirm`" in shown) is waits
+    (root.folder / "conf.d" / "50.toml").write_text("[retention]\nmaximum_studies = 1\nonly_converted = true\n")
+    kept = "kept by [retention] only_converted, and due otherwise: "
+    assert f"{kept}{studies} studies" in run("retention", "--root", root.folder, check=True).stdout
 
 
 @pytest.mark.parametrize(

@@ -889,6 +889,51 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
         Index(filled, Metrics(), url=url)
 
 
+SENDERS = "FROM {} WHERE calling_ae_title <> 'MODALITY' ORDER BY calling_ae_title"
+
+
+def senders_of(place: Path | ServerPlace) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """What senders have in a column of JSON that may be NULL, and what the view makes of it."""
+    engine = open_engine(place, read_only=True)
+    with engine.connect() as connection:
+        stored = text(f"SELECT calling_ae_title, CAST(unreleased AS TEXT) {SENDERS.format('senders')}")
+        rows = [tuple(row) for row in connection.execute(stored)]
+        shown = list(connection.scalars(text(f"SELECT unreleased_series {SENDERS.format('v_senders')}")))
+    engine.dispose()
+    return rows, shown
+
+
+@pytest.mark.slow
+def test_null_and_the_null_of_json_are_copied_as_they_are(
+    filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, file = server.create("nulls"), filled / FILE_NAME
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for title, unreleased in (("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')):
+            values = (title, "[]", unreleased, "2026-01-01 00:00:00")
+            connection.execute(
+                "INSERT INTO senders (calling_ae_title, gaps, unreleased, learnt_at) VALUES (?, ?, ?, ?)", values
+            )
+    of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
+    copy_index(of_file, url)
+    as_they_were = [("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')], [0, 0, 1]
+    assert senders_of(ServerPlace(url, filled)) == as_they_were
+    of_server = of_file.model_copy(update={"index": IndexSettings(url=url)})
+    copy_index(of_server, None)
+    assert senders_of(file) == as_they_were
+    real = copying.copy_rows
+
+    def copy_rows(reader: Any, copy: Any, table: Any) -> None:
+        real(reader, copy, table)
+        if table.name == "senders":
+            with copy.begin():
+                copy.execute(text("UPDATE senders SET unreleased = 'null' WHERE calling_ae_title = 'CT'"))
+
+    monkeypatch.setattr(copying, "copy_rows", copy_rows)
+    with pytest.raises(IndexUnusable, match="a row of senders differs"):
+        copy_index(of_file, server.create("other_nulls"))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import json
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from node.archive.filesystem import Archive
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.pipeline import convert
+from node.index.care.salvage import FOLLOWS, HISTORY, WORK
 from node.index.engine.backend import backend_at
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.nouns import received as batches
 from node.index.work.ledger import Lane
+from node.lifecycle.retention import Retention
 from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 from node.settings.storage import Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -30,7 +35,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take
 from tests.integration.conftest import bring
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
-from tests.preloaded import run
+from tests.preloaded import PROJECT, run
 from tests.rows import read_rows, view_rows, write_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -305,6 +310,70 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     assert {row["state"] for row in view_rows(lived, "SELECT state FROM v_series")} <= {"converted", "refused"}
     check_repository(settings, digests=True, repair=True)
     assert check_repository(settings, digests=True, repair=False) == []
+
+
+def label_one(settings: Settings) -> None:
+    """Store a study, and label it."""
+    [one] = new_series(1)
+    with Repository(settings) as repository:
+        take(repository.ingest, [one])
+        target = [study_of(settings.storage.root, one), ""]
+        repository.actions.by_name["change-labels"](targets=[target], who="test", add=["research"])
+
+
+def pass_of_retention(settings: Settings, now: Callable[[], dt.datetime] = lambda: FAR) -> tuple[str | None, int]:
+    """Let a node look at the clock and delete what is due; return what it waits for, and how many studies there are."""
+    with Repository(settings) as repository:
+        audit, metrics = repository.audit, repository.metrics
+        Retention(repository.archive, repository.index, audit, metrics, settings, now).step()
+        with repository.index.reading() as index:
+            return index.retention.waits_for, index.studies.count()
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("overwrites the beginning of the file")
+@pytest.mark.parametrize("damaged", ["first pages", "all", "labels"])
+def test_what_is_gone_is_said_and_without_labels_retention_waits(settings: Settings, damaged: str) -> None:
+    rules = {"days": 90, "keep_where": {"labels": "research"}, "only_converted": False}
+    settings = settings.model_copy(update={"retention": RetentionSettings.model_validate(rules)})
+    label_one(settings)
+    root, path = settings.storage.root, settings.storage.root / FILE_NAME
+    if damaged == "labels":
+        damage(path, "labels")
+    else:
+        size = path.stat().st_size
+        path.write_bytes(b"" if damaged == "all" else os.urandom(min(size, 1 << 20)) + path.read_bytes()[1 << 20 :])
+    done = run("db", "rebuild", "--root", root)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    [said] = [line for line in done.stdout.splitlines() if "of labels" in line]
+    assert "labels are gone; retention deletes nothing until `voxelnode retention confirm`" in said
+    assert ("of accounts, " in done.stdout) == (damaged != "labels")
+    assert len(done.stdout.splitlines()) < 50
+    waits_for, studies = pass_of_retention(settings)
+    assert (waits_for is not None and "labels could not be read" in waits_for, studies) == (True, 1)
+    findings = json.loads(run("doctor", "--json", "--root", root).stdout)["findings"]
+    assert [one["state"] for one in findings if one["check"] == "retention"] == ["warning"]
+    assert "labels could not be read" in run("status", "--root", root).stdout
+    run("retention", "confirm", "--root", root, check=True)
+    assert pass_of_retention(settings, lambda: dt.datetime.now(dt.UTC)) == (None, 1)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_without_an_index_retention_waits_if_it_goes_by_labels(settings: Settings, keeps: bool) -> None:
+    rules = RetentionSettings(days=90, keep_where='labels == "research"' if keeps else None, only_converted=False)
+    settings = settings.model_copy(update={"retention": rules})
+    label_one(settings)
+    lose_index(settings.storage.root)
+    rebuild_index(settings)
+    waits_for, studies = pass_of_retention(settings)
+    assert (waits_for is not None, studies) == (keeps, int(keeps))
+
+
+def test_what_is_gone_is_documented() -> None:
+    text = " ".join((PROJECT / "docs" / "backup.md").read_text().split())
+    assert [follows for follows in FOLLOWS if follows not in text] == []
+    named = {table for tables in FOLLOWS.values() for table in tables}
+    assert {*HISTORY, *WORK} <= named <= {*every_table(), "alembic_version"}
 
 
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")

@@ -12,8 +12,10 @@ import pytest
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
+from node.lifecycle.retention import Retention
 from node.receive.apply import Applier
 from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 from node.settings.storage import OverwritePolicy
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served
@@ -107,6 +109,25 @@ def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorde
     assert (conflict["kind"], conflict["sha256"]) == ("instance-replaced", first.sha256)
     assert Path(conflict["path"]).read_bytes().endswith(first.data)
     assert check_repository(settings, digests=True, repair=False) == []
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_retention_waits_after_an_older_index_if_it_goes_by_labels(
+    settings: Settings, tmp_path: Path, keeps: bool
+) -> None:
+    rules = RetentionSettings(days=90, keep_where='labels == "research"' if keeps else None)
+    settings = settings.model_copy(update={"retention": rules})
+    received(settings, new_series(1))
+    save_index(settings.storage.root, tmp_path / "copy")
+    received(settings, new_series(1))
+    put_index_back(settings.storage.root, tmp_path / "copy")
+    for start in range(2):
+        with Repository(settings) as repository:
+            with repository.index.reading() as index:
+                assert ("may lack labels" in (index.retention.waits_for or "")) == (keeps and start == 0)
+            node = Retention(repository.archive, repository.index, repository.audit, repository.metrics, settings)
+            repository.actions.by_name["confirm-retention"](who="test")
+            node.step()
 
 
 @pytest.mark.slow

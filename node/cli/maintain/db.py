@@ -186,9 +186,10 @@ def export(
 def rebuild(root: ChangedRoot) -> Answer:
     """Rebuild the index from the archive and the journal.
 
-    What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
-    in the archive, and the next start adds them to the index once they can be read. Exit 1 as well if instances were
-    acknowledged and are not here, or if the ledger that names them is damaged.
+    What can be read of the previous index is taken over. Stop the node first. Exit 1 if rows of it cannot be read: what
+    follows is printed. Exit 1 if files cannot be read: they stay in the archive, and the next start adds them to the
+    index once they can be read. Exit 1 as well if instances were acknowledged and are not here, or if the ledger that
+    names them is damaged.
     """
     from node.control.care import rebuild_index
 
@@ -214,7 +215,7 @@ def rebuild(root: ChangedRoot) -> Answer:
         "unread": done.unread,
         "ledger_damage": done.ledger_damage,
     }
-    failed = bool(done.unread or done.lost or done.ledger_damage)
+    failed = bool(done.unread or done.lost or done.ledger_damage or salvaged.unread)
     return Answer(data, lambda: _print_rebuilt(done), failed=failed)
 
 
@@ -256,10 +257,13 @@ def _print_rebuilt(done: Rebuilt) -> None:
 
 
 def _print_salvaged(salvaged: Salvaged) -> None:
+    from node.index.care.salvage import what_follows
+
     for table, count in salvaged.rows.items():
         print(f"  {table}: {counted(count, 'row')} taken over")
-    for table, reason in salvaged.unread.items():
-        print(f"  {table}: not all rows could be read: {reason}")
+    for tables, follows in what_follows(salvaged.unread).items():
+        reasons = ", ".join(dict.fromkeys(salvaged.unread[table] for table in tables))
+        print(f"not all rows of {', '.join(tables)} could be read ({reasons}): {follows}")
     if salvaged.limited:
         print(
             f"{salvaged.limited} accounts see their projects only from now on, because nobody knows who was limited to "

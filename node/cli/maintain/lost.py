@@ -30,7 +30,7 @@ def list_(root: Root) -> Listing:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
         without_file = index.instances.count_missing_files()
     title = f"acknowledged, not here: {len(rows)}"
-    none = "everything that was acknowledged is here, was deleted or written off"
+    none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
     if gaps:
         none = "no instance is known to be lost"

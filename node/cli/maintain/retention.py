@@ -28,7 +28,7 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.expired import due_now, unasked
+    from node.lifecycle.expired import due_now
 
     with root.looking() as index:
         due = due_now(index, rules, dt.datetime.now(dt.UTC))
@@ -49,14 +49,24 @@ def list_(root: Root) -> Listing:
         else:
             title = f"{len(rows)} of {counted(due.studies, 'study', 'studies')} would be deleted"
             listing(title, EXPIRED, rows).show()
+            for rule, count in due.spared.items():
+                print(f"kept by [retention] {rule}, and due otherwise: {counted(count, 'study', 'studies')}")
             if rules.dry_run:
                 print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
-            elif state.waits_for is None and len(rows) > unasked(rules, due.studies, state.approved):
-                print("more than [retention] maximum_share: a pass waits for `voxelnode retention confirm`")
+            if due.is_unusual(rules, state.approved) and state.waits_for is None:
+                when = "without dry_run, " if rules.dry_run else ""
+                print(f"more than [retention] maximum_share: {when}a pass waits for `voxelnode retention confirm`")
         if state.waits_for is not None:
             print(state.waits_for)
 
-    data = {"studies": due.studies, "dry_run": rules.dry_run, "waits_for": state.waits_for, "expired": rows}
+    data = {
+        "studies": due.studies,
+        "dry_run": rules.dry_run,
+        "waits_for": state.waits_for,
+        "is_unusual": due.is_unusual(rules, state.approved),
+        "spared": due.spared,
+        "expired": rows,
+    }
     return Listing(data, show, rows=rows)
 
 

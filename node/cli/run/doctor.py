@@ -285,6 +285,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()
             held = [row for row in index.routes.destinations() if is_held(row)]
+            waits_for = index.retention.waits_for
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -299,6 +300,9 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         if not SET_ASIDE.isdisjoint(conflicts):
             remedy += "; what was set aside is in no series meanwhile"
         yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
+    if waits_for is not None:
+        remedy = "check `date` and the list of `voxelnode retention`, then confirm"
+        yield Check("retention", "warning", waits_for, remedy)
     for row in held:
         to = f"{row['route'] or 'by hand'} > {row['destination']}"
         why = "paused" if row["paused"] else row["trouble"]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Table, insert, select, true, tuple_, update
+from sqlalchemy import JSON, Column, Connection, Engine, Table, insert, null, select, true, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.engine.about import about
@@ -93,15 +93,24 @@ def _refer(copy: Connection, table: Table, column: Column[Any], rows: list[dict[
 def chunks(
     reader: Connection, table: Table, last: Any, required: Column[Any] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows behind the primary key `last` in the order of their keys, those with a value of `required`."""
+    """Yield the rows behind the primary key `last` in the order of their keys, those with a value of `required`.
+
+    The JSON ``null`` is ``JSON.NULL`` in them, and None is NULL.
+    """
     keys = list(table.primary_key)
+    jsons = [column for column in table.columns if isinstance(column.type, JSON)]
+    present = [column.is_not(null()).label(f"{column.key} is present") for column in jsons]
     while True:
-        query = select(table).where(_is_copied(table)).order_by(*keys).limit(CHUNK_ROWS)
+        query = select(table, *present).where(_is_copied(table)).order_by(*keys).limit(CHUNK_ROWS)
         if required is not None:
             query = query.where(required.is_not(None))
         if last is not None:
             query = query.where(tuple_(*keys) > tuple_(*last) if len(keys) > 1 else keys[0] > last[0])
         rows = [dict(row) for row in reader.execute(query).mappings()]
+        for row in rows:
+            for column, is_present in zip(jsons, present, strict=True):
+                if row.pop(is_present.name) and row[column.key] is None:
+                    row[column.key] = JSON.NULL
         if not rows:
             return
         yield rows

@@ -43,6 +43,9 @@ RETENTION = "retention"
 RETENTION_CONFIRMED = "retention_confirmed"
 """The last confirmation of a person that retention may go on."""
 
+HELD_FOR_OLDER = "held_for_older"
+"""How far a journal was, whose identity follows behind a slash, when an index that was older held retention."""
+
 STORE = "store"
 """Identity of the archive in its object store; empty after everything was copied back to the folder."""
 

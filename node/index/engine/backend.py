@@ -63,7 +63,10 @@ if TYPE_CHECKING:
 
     from node.index.engine.sharing import Sharing
 
-REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
+REMEDY = (
+    "restore it from a backup (if it is a file, remove its -wal and -shm first), or build a new one with `voxelnode db "
+    "rebuild`"
+)
 
 
 class IndexUnusable(VoxelnodeError):

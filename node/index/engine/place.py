@@ -321,7 +321,8 @@ def unreadable(place: Place, error: Exception) -> IndexUnusable:
             require_newest(place)
         except IndexUnusable as other:
             return other
-    return IndexUnusable(f"{place} cannot be read: {reason_of(error)}")
+    is_damaged = Failure.DISK in backend_at(place).failure(error)
+    return IndexUnusable(f"{place} cannot be read: {reason_of(error)}{f': {REMEDY}' * is_damaged}")
 
 
 def require_sound(place: Place) -> None:
@@ -362,7 +363,7 @@ def check(place: Place) -> list[str]:
     try:
         with _opened(open_engine(place, read_only=True)) as engine:
             with engine.connect() as connection:
-                problems += backend_of(connection).problems(connection)
+                problems += [f"{one}: {REMEDY}" for one in backend_of(connection).problems(connection)]
                 schema = schema_of(connection)
             problems += [schema.trouble] if schema.trouble is not None else []
             if schema.trouble is None:
@@ -370,7 +371,7 @@ def check(place: Place) -> list[str]:
             if schema.trouble in (None, _UNRELEASED):
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
-        problems.append(f"not a usable database: {error.orig}")
+        problems.append(f"not a usable database: {error.orig}: {REMEDY}")
     return problems
 
 

@@ -314,6 +314,8 @@ class _OldFile(OldIndex):
             self.salvaged.unread[table] = str(error)
             return
         if not there:  # of a schema that did not have it yet
+            if "alembic_version" not in self.tables():
+                self.salvaged.unread[table] = "the file has no index"
             return
         columns = ", ".join(column(name, there) for name in names)
         query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
+from node.index.engine.backend import REMEDY
+
 BUSY_SECONDS = 5.0
 
 KEPT_WAL_BYTES = 16 << 20
@@ -86,7 +88,7 @@ def missing(path: Path) -> str | None:
         return None
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
-        return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
+        return f"{path} is missing, but there are instances: {REMEDY}"
     return f"no index at {path}: is the root right? {maker_of(path.parent)} makes a new index"
 
 

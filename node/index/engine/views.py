@@ -165,7 +165,7 @@ def _of_core(say: Words) -> dict[str, str]:
         "v_senders": f"""
             SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
                    (SELECT max(CAST(value AS FLOAT)) FROM {say.each("gaps")}) AS longest_gap_seconds,
-                   coalesce(json_array_length(unreleased), 0) AS unreleased_series, learnt_at
+                   coalesce({say.size("unreleased")}, 0) AS unreleased_series, learnt_at
             FROM senders""",
         "v_commitments": f"""
             SELECT "key" AS transaction_uid, name AS calling_ae_title, {say.text("payload", "peer")} AS peer,

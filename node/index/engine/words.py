@@ -19,6 +19,7 @@ class Said(NamedTuple):
 EACH = Said("json_each({0})", "json_array_elements_text(CAST({0} AS JSON))")
 NUMBER = Said("json_extract({0}, '$[{1}]')", "CAST({0} ->> {1} AS NUMERIC)")
 TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
+SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
 DISTINCT = Said("json_group_array(DISTINCT {0})", "coalesce(json_agg(DISTINCT {0}), '[]')")
 ANY_OF = Said("({0} IN {1})", "({0} = ANY (ARRAY{1}))")
 DAYS = Said("julianday({0})", "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)")
@@ -42,6 +43,10 @@ class Words:
 
     def each(self, array: str) -> str:
         return self._say(EACH, array)
+
+    def size(self, array: str) -> str:
+        """Return the number of values of an array; 0 or NULL of the JSON ``null``."""
+        return self._say(SIZE, array)
 
     def number(self, array: str, place: int) -> str:
         return self._say(NUMBER, array, place)

@@ -104,7 +104,7 @@ class SenderRow(Base):
     gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
     quiet_seconds: Mapped[float | None] = mapped_column(Float)
     # Whole series since its last release, by UIDs.
-    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(JSON)
+    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(JSON(none_as_null=True))
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, or_, select, update
 
@@ -68,6 +68,14 @@ class RetentionRepository(IndexRepository):
         oldest, newest = connection.execute(times).one()
         image = connection.scalar(select(func.max(ImageRow.id)).where(ImageRow.id >= after))
         return Receipts(image or after, oldest, newest)
+
+    @on_writer
+    def hold(self, connection: Connection, reason: str, now: dt.datetime) -> None:
+        """Let nothing be deleted by its age until a person has confirmed, for another reason than the clock."""
+        state = retention_state(about(connection, RETENTION))
+        reasons = dict.fromkeys([*([state.held] if state.held else []), reason])
+        held = replace(state, held="; ".join(reasons), held_at=now, asked=None, approved=0)
+        set_about(connection, RETENTION, held.encoded())
 
     @on_writer
     def confirm(

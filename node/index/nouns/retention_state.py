@@ -29,9 +29,10 @@ class ClockLook:
 class RetentionState:
     """What retention has seen, and what it waits for.
 
-    `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at` by the
-    clock in doubt. `asked`: how many studies a pass would delete. `approved`: how many a person has agreed to.
-    `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree about.
+    `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at`: the
+    clock is in doubt, or labels are lost. `asked`: how many studies a pass would delete. `approved`: how many a person
+    has agreed to. `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree
+    about.
     """
 
     last: ClockLook | None = None
@@ -51,7 +52,7 @@ class RetentionState:
     def waits_for(self) -> str | None:
         """What a person is to decide, in words, or None."""
         if self.held is not None:
-            return f"{self.held}: nothing is deleted until `voxelnode retention confirm` says that the clock is right"
+            return f"{self.held}: nothing is deleted until a person confirms by `voxelnode retention confirm`"
         if self.differs is not None:
             return f"{self.differs}: nothing is deleted until the hosts agree"
         if self.asked is not None:

@@ -21,9 +21,8 @@ def study(name: str, days_old: float, *titles: str, settled: bool = True) -> Sto
 
 def gone(studies: list[StoredStudy], **rules: Any) -> list[str]:
     ordered = sorted(studies, key=lambda one: one.last_received_at)
-    return [
-        one.study.study_instance_uid for one in expired_studies(ordered, len(ordered), RetentionSettings(**rules), NOW)
-    ]
+    due = expired_studies(ordered, len(ordered), RetentionSettings(**rules), NOW)
+    return [one.study.study_instance_uid for one in due.expired]
 
 
 def of(*titles_and_days: Any) -> dict[str, Any]:
@@ -84,6 +83,13 @@ def test_no_more_studies_are_read_than_may_go(rules: dict[str, Any], read: list[
     studies = iter(OLD_AND_RECENT)
     expired_studies(studies, len(OLD_AND_RECENT), RetentionSettings(**rules), NOW)
     assert [one.study_instance_uid for one in [*OLD_AND_RECENT[: -len(list(studies)) or None]]] == read
+
+
+def test_what_a_rule_keeps_is_counted_if_it_would_go_otherwise() -> None:
+    studies = [study("kept", 40), study("waits", 39, settled=False), study("goes", 38), study("kept, young", 1)]
+    due = expired_studies(studies, 4, RetentionSettings(days=30), NOW, {"kept", "kept, young"})
+    assert [one.study.study_instance_uid for one in due.expired] == ["goes"]
+    assert due.spared == {"keep_where": 1, "only_converted": 1}
 
 
 @pytest.mark.parametrize("days", [0, -1, "for ever"])
