@@ -191,6 +191,39 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
         assert len(set(colours)) == 2
 
 
+def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_has_no_label(
+    site: Site, tmp_path: Path, visit: Callable[[str], Visitor]
+) -> None:
+    instances = make.ct_series(8)
+    del instances[4]
+    site.take(*instances)
+    site.convert()
+    series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    path, token = begin(site, series)
+    [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    volume = nibabel.load(row["path"])
+    mask = np.ones(volume.shape, np.uint8)
+    mask[..., -1] = 0  # the segmentation has as many planes as the volume, though others
+    nibabel.save(nibabel.Nifti1Image(mask, volume.affine), tmp_path / "mask.nii.gz")
+    content = (tmp_path / "mask.nii.gz").read_bytes()
+    site.client().put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=content)
+    outcome = {"state": "succeeded", "results": [{"file": "mask.nii.gz", "labels": {"1": "Lung"}}]}
+    assert site.client().post(f"{path}/outcome", headers=bearer(token), json=outcome).status_code == 200
+    site.convert()
+
+    page = visit(site.url).open(f"/studies/{series[0]}/series/{series[1]}")
+    page.wait_for_selector("#viewer[data-shown]")
+    problem = page.locator("#overlay-problem")
+    expect(problem).to_contain_text(
+        "cannot be laid over: the slices of the volume are uneven; choose its resampled copy."
+    )
+    expect(page.locator("#legend li")).to_have_count(0)
+    resampled = page.locator("#volume option[data-kind=resampled]").get_attribute("value")
+    page.locator("#volume").select_option(resampled)
+    expect(problem).to_have_text(re.compile(r"^\S+ mask: slice 5 has no label: its image was interpolated\.$"))
+    expect(page.locator("#legend li")).to_have_text(["Lung"])
+
+
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(
     site: Site, series: tuple[str, str]
 ) -> None:
