@@ -166,9 +166,9 @@ def write_labelled_npz(
     between = fields.get("interpolated_slices", ())
     unlabelled = [[index for index in between if not one[index].any()] for one in here]
     told: list[dict[str, Any]] = [dict(one) for one in label_fields] or [{} for _ in here if any(unlabelled)]
-    for its_fields, slices in zip(told, unlabelled, strict=False):
-        if slices:
-            its_fields["unlabelled_slices"] = slices
+    for its_fields, indexes in zip(told, unlabelled, strict=False):
+        if indexes:
+            its_fields["unlabelled_slices"] = indexes
     text = {"json": fields, "labels_json": told}
     arrays = arrays_of(volume) | {
         "series_uid": np.str_(fields.get("SeriesInstanceUID", "")),
@@ -179,7 +179,7 @@ def write_labelled_npz(
     part.unlink(missing_ok=True)
     write_arrays(part, arrays)
     part.replace(path)
-    return [no_label(slices) for slices in unlabelled if slices]
+    return [no_label(indexes) for indexes in unlabelled if indexes]
 
 
 def _require_true_places(fields: Mapping[str, Any], label_fields: Sequence[Mapping[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def work_of(client: httpx2.Client, path: str) -> str:
 def mask_of(site: Site, folder: Path, series_instance_uid: str = "", *, shifted: float = 0.0) -> bytes:
     """A mask on the grid of the volume, of a series if there are several, or beside it."""
     of = f"AND series_instance_uid = '{series_instance_uid}'" if series_instance_uid else ""
-    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' {of}")
+    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume' {of}")
     volume = nibabel.load(row["path"])
     affine = volume.affine.copy()
     affine[2, 3] += shifted
@@ -222,6 +222,25 @@ def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_
     page.locator("#volume").select_option(resampled)
     expect(problem).to_have_text(re.compile(r"^\S+ mask: slice 5 has no label: its image was interpolated\.$"))
     expect(page.locator("#legend li")).to_have_text(["Lung"])
+
+
+def test_a_segmentation_of_unevenly_spaced_images_is_no_problem_to_settle(site: Site, tmp_path: Path) -> None:
+    instances = make.ct_series(6)
+    for image, height in zip(instances, (0, 1.0, 2.3, 3.1, 4.9, 6.0), strict=True):
+        image.ImagePositionPatient = [0, 0, height]
+    site.take(*instances)
+    site.convert()
+    series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    client, (path, token) = site.client(), begin(site, series)
+    before = client.get("/problems").text.count("Acknowledge…")
+    client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
+    [made] = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"}).json()["results"]
+    site.convert()
+    page = client.get(f"/studies/{series[0]}/series/{made['series_instance_uid']}").text
+    assert "uneven-segmentation" in page
+    assert "check the scanner" not in page
+    assert client.get("/problems").text.count("Acknowledge…") == before
+    assert "uneven-segmentation" in client.get("/problems/unconvertible").text
 
 
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(
