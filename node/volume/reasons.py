@@ -82,8 +82,8 @@ REMEDIES: Mapping[str, str] = {
     "fix the sender.",
     "bad-geometry": "No volume has this geometry. If the images are not so by design, check the scanner or the "
     "anonymiser.",
-    "uneven-segmentation": "No action needed if its images are unevenly spaced: it is kept and sent on as DICOM, and no "
-    "volume has uneven planes.",
+    "uneven-segmentation": "No action needed if its images are unevenly spaced: it is kept and sent on as DICOM, and "
+    "no volume has uneven planes.",
     "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
     "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",

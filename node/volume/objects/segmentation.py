@@ -221,7 +221,8 @@ class PlaneGrid:
 def grid_of(ds: Dataset, frames: int) -> PlaneGrid:
     """Return the grid of the planes of a segmentation; planes that were left out because they are empty count.
 
-    Raises ConversionRefused: ``uneven-segmentation`` if no even grid has all planes, ``contradictory`` if they have no place.
+    Raises ConversionRefused: ``uneven-segmentation`` if no even grid has all planes, ``contradictory`` if they have no
+        place.
     """
     header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
     header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
