@@ -14,6 +14,8 @@ import pydicom
 import pytest
 from playwright.sync_api import expect
 
+from node.extensions.results.command import JOBS
+from node.extensions.results.rows import ReadResults
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import Ended, Lane
 from node.index.work.messages import Attempt, PendingEvent
@@ -30,7 +32,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 @pytest.fixture
 def series(site: Site) -> tuple[str, str]:
     """A converted CT; study and series."""
-    instances = make.ct_series(5)
+    instances = make.ct_series(5, ProtocolName="Thorax")
     site.take(*instances)
     site.convert()
     return str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
@@ -131,6 +133,7 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     ):  # fmt: skip
         assert status(method, f"{path}/{address}", json=body) == 409
     outcome_of_instances(site, series, other, other_token, tmp_path)
+    assert done.json()["percent"] is None, "40 % is not how far it is"
     assert done.json()["detail"] is None, "what was refused before is none of an outcome that succeeded"
     page = client.get("/work").text
     assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
@@ -157,6 +160,19 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     overlays = re.findall(r"<input [^>]*data-overlay[^>]*>", page)
     assert [made in one for one in overlays if " checked" in one] == [True]
     assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
+
+    pages = (f"/studies/{series[0]}", f"/studies/{series[0]}/series/{series[1]}", "/work?kind=job")
+    assert [client.get(one).text.count(">of revision 1<") for one in pages] == [0, 0, 0]
+    [first] = view_rows(site.root, f"SELECT path FROM v_images WHERE series_instance_uid = '{series[1]}' LIMIT 1")
+    another = pydicom.dcmread(first["path"])
+    another.SOPInstanceUID = another.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
+    another.ImagePositionPatient = [*another.ImagePositionPatient[:2], -100]
+    site.take(another)
+    site.convert()
+    assert [client.get(one).text.count(">of revision 1<") for one in pages] == [1, 1, 1]
+    with site.store.index.reading() as index:
+        [job] = index.repository(ReadResults).newest(1)
+    assert [JOBS[name](job) for name in ("series", "revision")] == ["CT Thorax", "1 (outdated)"]
 
 
 def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(

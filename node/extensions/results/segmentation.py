@@ -160,7 +160,10 @@ def _dataset(
 ) -> Dataset:
     sources, placement = _sources(lattice, headers)
     if "FrameOfReferenceUID" not in sources[0]:
-        raise ResultRefused("the images of the volume have no Frame of Reference UID (0020,0052)")
+        raise ResultRefused(
+            "the images of the volume have no Frame of Reference UID (0020,0052), which a segmentation must have: "
+            "leave no mask for them, and other results of the job are stored"
+        )
     for keyword, value in _CLEARED.items():
         setattr(sources[0], keyword, value)
     entry = making.entry
