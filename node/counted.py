@@ -28,9 +28,19 @@ def sized(count: float) -> str:
 
 def interpolated(indexes: Sequence[int]) -> str:
     """Return the slices, by their ascending indexes from 0, that a resampled copy has between those of its stack."""
+    return f"{_slices(indexes)} {'is' if len(indexes) == 1 else 'are'} interpolated"
+
+
+def no_label(indexes: Sequence[int]) -> str:
+    """Return the interpolated slices, by their ascending indexes from 0, on which labels of a stack say nothing."""
+    has, its, was = ("has", "its", "image was") if len(indexes) == 1 else ("have", "their", "images were")
+    return f"{_slices(indexes)} {has} no label: {its} {was} interpolated"
+
+
+def _slices(indexes: Sequence[int]) -> str:
     runs = [[index for _, index in run] for _, run in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0])]
     named = spans([range(run[0] + 1, run[-1] + 2) for run in runs], MAX_SPANS)
-    return f"slice {named} is interpolated" if len(indexes) == 1 else f"slices {named} are interpolated"
+    return f"slice {named}" if len(indexes) == 1 else f"slices {named}"
 
 
 def spans(runs: Sequence[range], most: int) -> str:

@@ -153,7 +153,8 @@ def placed(labels: Array, labels_affine_lps: Float, affine_lps: Float, shape: tu
     begin, end = np.maximum(first, 0), np.minimum(first + arranged.shape, shape)
     inside = arranged[tuple(map(slice, begin - first, np.maximum(end - first, begin - first)))]
     if np.count_nonzero(inside) != np.count_nonzero(whole):
-        raise ValueError("labels lie outside of the volume")
+        sizes = (" x ".join(map(str, sizes)) for sizes in (arranged.shape, shape))
+        raise ValueError("labels lie outside of the volume: they have {} voxels, and the volume {}".format(*sizes))
     result = np.zeros(shape, whole.dtype)
     result[tuple(map(slice, begin, np.maximum(end, begin)))] = inside
     return result

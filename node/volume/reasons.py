@@ -61,6 +61,7 @@ class Reason(StrEnum):
     CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
     CUT = "cut"  # the pixels are shorter than the header states: the file was cut on its way
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
+    UNEVEN_SEGMENTATION = "uneven-segmentation"  # of unevenly spaced images: no fault, but no grid has its planes
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
     TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles that do not become one picture
     SURFACES = "surfaces"  # meshes, which are not drawn on slices
@@ -81,6 +82,8 @@ REMEDIES: Mapping[str, str] = {
     "fix the sender.",
     "bad-geometry": "No volume has this geometry. If the images are not so by design, check the scanner or the "
     "anonymiser.",
+    "uneven-segmentation": "No action needed if its images are unevenly spaced: it is kept and sent on as DICOM, and "
+    "no volume has uneven planes.",
     "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
     "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",

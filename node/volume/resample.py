@@ -56,16 +56,13 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     from voxel index (column, row, slice) to LPS+, and the distance between slices, mm. None if the grid would be larger
     than ``MAX_GROWTH`` times the voxels.
     """
-    columns_mm, rows_mm, _ = placement.spacing_mm
-    step = _even_step(placement.along)
-    planes = int((placement.along[-1] / step) + SPACING_TOLERANCE) + 1
-    shifts = placement.offsets / np.array([columns_mm, rows_mm])  # (slices, 2): columns, rows
-    lowest, highest = shifts.min(axis=0), shifts.max(axis=0)
-    grown = np.ceil(highest - lowest - SPACING_TOLERANCE).astype(int)
     times, slices, rows, columns = voxels.shape[:4]
-    if planes * (rows + grown[1]) * (columns + grown[0]) > MAX_GROWTH * slices * rows * columns:
+    affine, (wide, high, planes), step = upright_grid(placement, columns, rows)
+    if planes * high * wide > MAX_GROWTH * slices * rows * columns:
         return None
-    out = np.empty((times, planes, rows + grown[1], columns + grown[0], *voxels.shape[4:]), voxels.dtype)
+    shifts = _shifts(placement)
+    lowest, grown = shifts.min(axis=0), np.array([wide - columns, high - rows])
+    out = np.empty((times, planes, high, wide, *voxels.shape[4:]), voxels.dtype)
     work = np.float64 if voxels.dtype.itemsize > 2 else np.float32
     for index in range(planes):
         before, share = _between(placement.along, index * step)
@@ -77,7 +74,27 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
                 if weight > 0
             ]
             out[time, index] = _stored(sum(moved[1:], start=moved[0]), fill, voxels.dtype)
-    return out, _affine(placement, lowest, step), step
+    return out, affine, step
+
+
+def upright_grid(placement: Placement, columns: int, rows: int) -> tuple[Float, tuple[int, int, int], float]:
+    """Return affine (LPS+, mm), size (columns, rows, slices) and slice distance (mm) of the upright grid of planes."""
+    columns_mm, rows_mm, _ = placement.spacing_mm
+    step = _even_step(placement.along)
+    shifts = _shifts(placement)
+    lowest, highest = shifts.min(axis=0), shifts.max(axis=0)
+    grown = np.ceil(highest - lowest - SPACING_TOLERANCE).astype(int).tolist()
+    affine = placement.affine_lps.copy()
+    affine[:3, 2] = placement.axes.normal * step
+    affine[:3, 3] += placement.axes.row * lowest[0] * columns_mm + placement.axes.column * lowest[1] * rows_mm
+    planes = int((placement.along[-1] / step) + SPACING_TOLERANCE) + 1
+    return affine, (columns + grown[0], rows + grown[1], planes), step
+
+
+def _shifts(placement: Placement) -> Float:
+    """Return the shift of each plane within itself, (slices, 2): in columns and in rows."""
+    shifts: Float = placement.offsets / np.array(placement.spacing_mm[:2])
+    return shifts
 
 
 def _even_step(along: Float) -> float:
@@ -126,12 +143,3 @@ def _stored(plane: Array, fill: float, dtype: np.dtype) -> Array:
     """Return a plane in the type of the volume, with `fill` for unknown values."""
     plane = np.where(np.isnan(plane), fill, plane)
     return (plane if dtype.kind == "f" else np.rint(plane)).astype(dtype)
-
-
-def _affine(placement: Placement, lowest: Float, step: float) -> Float:
-    """Return the affine of the upright grid (LPS+, mm)."""
-    affine = placement.affine_lps.copy()
-    columns_mm, rows_mm, _ = placement.spacing_mm
-    affine[:3, 2] = placement.axes.normal * step
-    affine[:3, 3] += placement.axes.row * lowest[0] * columns_mm + placement.axes.column * lowest[1] * rows_mm
-    return affine

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from node.counted import no_label
 from node.volume.derived import named_plane, placed, require_numbers
 from node.volume.model import Array, Display, Float, Geometry, Volume, VolumeKind
 from node.volume.planes import PlaneName
@@ -143,21 +144,32 @@ def write_labelled_npz(
     labels: Sequence[tuple[Array, Float]],
     fields: Mapping[str, Any] | None = None,
     label_fields: Sequence[Mapping[str, Any]] = (),
-) -> None:
+) -> list[str]:
     """Write a volume and label volumes of it as one NPZ: the arrays of `node.writers.npz.write_npz`, and these.
 
     ``labels`` : (slices, rows, columns), on the grid of the volume; of several label volumes, these come first.
     ``labels_json`` : text, `label_fields` as JSON: the sidecars of the label volumes.
 
-    `fields`: the sidecar of the volume. Raises ValueError if labels are not whole numbers, or have another grid: see
-    `node.volume.derived.placed`.
+    `fields`: the sidecar of the volume.
+
+    Return a sentence for each label volume with ``unlabelled_slices``: slices of the volume, from 0, that were
+    interpolated and have no label. Their 0 does not mean that somebody looked there and saw nothing.
+
+    Raises ValueError if labels are not whole numbers, or have another grid: see `node.volume.derived.placed`.
     """
     if not labels:
         raise ValueError("there are no labels")
+    fields = {name: value for name, value in (fields or {}).items() if name != "completeness"}
+    _require_true_places(fields, label_fields)
     here = [placed(one, its_affine, affine_lps, array.shape[:3]).transpose() for one, its_affine in labels]
     volume = _volume(array, affine_lps, None, "")
-    fields = {name: value for name, value in (fields or {}).items() if name != "completeness"}
-    text = {"json": fields, "labels_json": list(label_fields)}
+    between = fields.get("interpolated_slices", ())
+    unlabelled = [[index for index in between if not one[index].any()] for one in here]
+    told: list[dict[str, Any]] = [dict(one) for one in label_fields] or [{} for _ in here if any(unlabelled)]
+    for its_fields, indexes in zip(told, unlabelled, strict=False):
+        if indexes:
+            its_fields["unlabelled_slices"] = indexes
+    text = {"json": fields, "labels_json": told}
     arrays = arrays_of(volume) | {
         "series_uid": np.str_(fields.get("SeriesInstanceUID", "")),
         "labels": here[0] if len(here) == 1 else np.stack(here),
@@ -167,6 +179,17 @@ def write_labelled_npz(
     part.unlink(missing_ok=True)
     write_arrays(part, arrays)
     part.replace(path)
+    return [no_label(indexes) for indexes in unlabelled if indexes]
+
+
+def _require_true_places(fields: Mapping[str, Any], label_fields: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if slices of only one of two volumes are uneven: its affine is right for the first one alone."""
+    is_uneven = fields.get("geometry") == "irregular"
+    for one in label_fields:
+        if "geometry" in one and (one["geometry"] == "irregular") != is_uneven:
+            whose = "the volume" if is_uneven else "the labels"
+            remedy = ": give its resampled copy, which has each of them in its place" if is_uneven else ""
+            raise ValueError(f"the slices of {whose} are uneven, and one distance stands for all of them{remedy}")
 
 
 def refined(mask: Array, affine_lps: Float, opening_mm: float = 0.0, fill: bool = False) -> Array:

@@ -373,6 +373,41 @@ def test_an_npz_has_a_volume_and_its_labels_on_one_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_npz_says_which_interpolated_slices_have_no_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hook's mask has no plane where its images have a gap, and nobody looked there."""
+    series = make.ct_series(8, rows=16, columns=20)
+    del series[4]
+    make.saved(series, tmp_path / "scans")
+    assert voxelnode("convert", tmp_path / "scans", "-o", tmp_path / "out", "--flat") == 0
+    [even] = (tmp_path / "out").glob("*_resampled.nii.gz")
+    uneven = even.with_name(even.name.replace("_resampled", ""))
+    affine = read_voxels(even)[1]
+    labels = np.ones((20, 16, 8), np.uint8)
+    labels[:, :, 4] = 0
+    mask, out = tmp_path / "mask.nii.gz", tmp_path / "out.npz"
+    write_voxels(mask, labels, affine)
+    (tmp_path / "mask.json").write_text('{"geometry": "regular"}')
+    assert voxelnode("volume", "npz", even, mask, "-o", out) == 0
+    assert "slice 5 has no label: its image was interpolated" in capsys.readouterr().err
+    with np.load(out) as found:
+        assert json.loads(str(found["labels_json"])) == [{"geometry": "regular", "unlabelled_slices": [4]}]
+    for few in (labels, labels[:, :, 5:7], labels[:, :, :7]):  # their places are not those that the affine tells
+        write_voxels(mask, few, affine)
+        assert voxelnode("volume", "npz", uneven, mask, "-o", out) == 2
+        assert "the slices of the volume are uneven" in capsys.readouterr().err
+    (tmp_path / "mask.json").unlink()
+    write_voxels(mask, labels, affine)
+    assert voxelnode("volume", "npz", uneven, mask, "-o", out) == 2
+    assert "they have 20 x 16 x 8 voxels, and the volume 20 x 16 x 7" in capsys.readouterr().err
+    labels[:, :, 4] = 1
+    write_voxels(mask, labels, affine)
+    assert voxelnode("volume", "npz", even, mask, "-o", out) == 0
+    assert "no label" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_an_npz_has_a_series_and_its_structure_set_as_they_were_converted(tmp_path: Path) -> None:
     ct = make.ct_series(8, rows=16, columns=20)
     region = [make.contour(make.on_slice(one, [(3, 3), (3, 10), (9, 10), (9, 3)]), [one]) for one in ct[2:6]]

@@ -14,6 +14,8 @@ import pydicom
 import pytest
 from playwright.sync_api import expect
 
+from node.extensions.results.command import JOBS
+from node.extensions.results.rows import ReadResults
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import Ended, Lane
 from node.index.work.messages import Attempt, PendingEvent
@@ -30,7 +32,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 @pytest.fixture
 def series(site: Site) -> tuple[str, str]:
     """A converted CT; study and series."""
-    instances = make.ct_series(5)
+    instances = make.ct_series(5, ProtocolName="Thorax")
     site.take(*instances)
     site.convert()
     return str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
@@ -56,7 +58,7 @@ def work_of(client: httpx2.Client, path: str) -> str:
 def mask_of(site: Site, folder: Path, series_instance_uid: str = "", *, shifted: float = 0.0) -> bytes:
     """A mask on the grid of the volume, of a series if there are several, or beside it."""
     of = f"AND series_instance_uid = '{series_instance_uid}'" if series_instance_uid else ""
-    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' {of}")
+    [row] = view_rows(site.root, f"SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume' {of}")
     volume = nibabel.load(row["path"])
     affine = volume.affine.copy()
     affine[2, 3] += shifted
@@ -131,6 +133,7 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     ):  # fmt: skip
         assert status(method, f"{path}/{address}", json=body) == 409
     outcome_of_instances(site, series, other, other_token, tmp_path)
+    assert done.json()["percent"] is None, "40 % is not how far it is"
     assert done.json()["detail"] is None, "what was refused before is none of an outcome that succeeded"
     page = client.get("/work").text
     assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
@@ -157,6 +160,19 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     overlays = re.findall(r"<input [^>]*data-overlay[^>]*>", page)
     assert [made in one for one in overlays if " checked" in one] == [True]
     assert ["1.2.3.4" in one for one in overlays if " checked" not in one] == [True]
+
+    pages = (f"/studies/{series[0]}", f"/studies/{series[0]}/series/{series[1]}", "/work?kind=job")
+    assert [client.get(one).text.count(">of revision 1<") for one in pages] == [0, 0, 0]
+    [first] = view_rows(site.root, f"SELECT path FROM v_images WHERE series_instance_uid = '{series[1]}' LIMIT 1")
+    another = pydicom.dcmread(first["path"])
+    another.SOPInstanceUID = another.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
+    another.ImagePositionPatient = [*another.ImagePositionPatient[:2], -100]
+    site.take(another)
+    site.convert()
+    assert [client.get(one).text.count(">of revision 1<") for one in pages] == [1, 1, 1]
+    with site.store.index.reading() as index:
+        [job] = index.repository(ReadResults).newest(1)
+    assert [JOBS[name](job) for name in ("series", "revision")] == ["CT Thorax", "1 (outdated)"]
 
 
 def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
@@ -189,6 +205,58 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
             one.evaluate("(one) => getComputedStyle(one).backgroundColor") for one in groups.locator(".swatch").all()
         ]
         assert len(set(colours)) == 2
+
+
+def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_has_no_label(
+    site: Site, tmp_path: Path, visit: Callable[[str], Visitor]
+) -> None:
+    instances = make.ct_series(8)
+    del instances[4]
+    site.take(*instances)
+    site.convert()
+    series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    path, token = begin(site, series)
+    [row] = view_rows(site.root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    volume = nibabel.load(row["path"])
+    mask = np.ones(volume.shape, np.uint8)
+    mask[..., -1] = 0  # the segmentation has as many planes as the volume, though others
+    nibabel.save(nibabel.Nifti1Image(mask, volume.affine), tmp_path / "mask.nii.gz")
+    content = (tmp_path / "mask.nii.gz").read_bytes()
+    site.client().put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=content)
+    outcome = {"state": "succeeded", "results": [{"file": "mask.nii.gz", "labels": {"1": "Lung"}}]}
+    assert site.client().post(f"{path}/outcome", headers=bearer(token), json=outcome).status_code == 200
+    site.convert()
+
+    page = visit(site.url).open(f"/studies/{series[0]}/series/{series[1]}")
+    page.wait_for_selector("#viewer[data-shown]")
+    problem = page.locator("#overlay-problem")
+    expect(problem).to_contain_text(
+        "cannot be laid over: the slices of the volume are uneven; choose its resampled copy."
+    )
+    expect(page.locator("#legend li")).to_have_count(0)
+    resampled = page.locator("#volume option[data-kind=resampled]").get_attribute("value")
+    page.locator("#volume").select_option(resampled)
+    expect(problem).to_have_text(re.compile(r"^\S+ mask: slice 5 has no label: its image was interpolated\.$"))
+    expect(page.locator("#legend li")).to_have_text(["Lung"])
+
+
+def test_a_segmentation_of_unevenly_spaced_images_is_no_problem_to_settle(site: Site, tmp_path: Path) -> None:
+    instances = make.ct_series(6)
+    for image, height in zip(instances, (0, 1.0, 2.3, 3.1, 4.9, 6.0), strict=True):
+        image.ImagePositionPatient = [0, 0, height]
+    site.take(*instances)
+    site.convert()
+    series = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    client, (path, token) = site.client(), begin(site, series)
+    before = client.get("/problems").text.count("Acknowledge…")
+    client.put(f"{path}/files/mask.nii.gz", headers=bearer(token), content=mask_of(site, tmp_path, series[1]))
+    [made] = client.post(f"{path}/outcome", headers=bearer(token), json={"state": "succeeded"}).json()["results"]
+    site.convert()
+    page = client.get(f"/studies/{series[0]}/series/{made['series_instance_uid']}").text
+    assert "uneven-segmentation" in page
+    assert "check the scanner" not in page
+    assert client.get("/problems").text.count("Acknowledge…") == before
+    assert "uneven-segmentation" in client.get("/problems/unconvertible").text
 
 
 def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what_was_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,5 +177,7 @@ def npz(
     with _refused():
         voxels, affine = read_voxels(file)
         read = [read_voxels(one) for one in labels]
-        write_labelled_npz(out, voxels, affine, read, read_sidecar(file), [read_sidecar(one) for one in labels])
+        fields = [read_sidecar(one) for one in labels]
+        for warning in write_labelled_npz(out, voxels, affine, read, read_sidecar(file), fields):
+            print(f"voxelnode: {warning}", file=sys.stderr)
     return Answer({"path": str(out), "labels": len(labels)}, f"{out}: {counted(len(labels), 'label volume')}")

@@ -167,7 +167,8 @@ def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[l
         for volume in one["viewable"]
         if frame is not None
         and not volume["is_overlay"]
-        and volume["kind"] == "volume"
+        and volume["kind"] in ("volume", "resampled")
+        and volume["geometry"] != "irregular"  # its affine is right for the first slice alone
         and prod(listed(volume["shape"])) <= OVERLAID_VOXELS
         and sidecar_of(volume, local).get("FrameOfReferenceUID") == frame
     ]

@@ -362,7 +362,7 @@ def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[s
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files_of = _by_series(index.volumes.current(study_instance_uid))
     failures_of = _by_series(index.failures.of_study(study_instance_uid))
-    hooks = {made.series_instance_uid: made.hook for made in index.jobs.made(study_instance_uid)}
+    hooks = {made.series_instance_uid: made for made in index.jobs.made(study_instance_uid)}
     labels = part_of(call.node.settings, LABELS)
     labels_of = labels.labels_of_series(index, study_instance_uid) if labels is not None else {}
     strangers = strangers_seen(call, index, study_instance_uid)

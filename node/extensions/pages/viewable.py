@@ -20,7 +20,7 @@ BROWSER_FORMATS = frozenset(("nifti", "mhd", "nifti-pair"))
 
 VIEWED_KINDS = frozenset(("volume", "resampled", "suv", "mask", "masked"))
 
-SIDECAR_FIELDS = ("FrameOfReferenceUID", "ImageType", "Units", "inverted", "roi", "segments")
+SIDECAR_FIELDS = ("FrameOfReferenceUID", "ImageType", "Units", "interpolated_slices", "inverted", "roi", "segments")
 """Fields of a sidecar that the viewer reads."""
 
 MAX_DOCUMENT_BYTES = 4_000_000

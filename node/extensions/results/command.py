@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,10 +14,23 @@ from node.errors import UsageError
 
 app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
 
+
+def _series(row: Mapping[str, Any]) -> str:
+    """Return modality and name of a series, as `voxelnode series` has them."""
+    return " ".join(filter(None, (row["modality"], row["series_description"] or row["protocol_name"])))
+
+
+def _revision(row: Mapping[str, Any]) -> Any:
+    """Return the revision that a job is about, and whether its series has a newer one."""
+    is_outdated = row["newest_revision"] and row["newest_revision"] > (row["revision"] or row["newest_revision"])
+    return f"{row['revision']} (outdated)" if is_outdated else row["revision"]
+
+
 JOBS: Columns = {
     "changed": "changed_at",
     "hook": "hook",
-    "series": lambda row: row["series_description"] or row["modality"] or "",
+    "series": _series,
+    "revision": _revision,
     "state": "state",
     "results": "results_stored",
     "detail": "detail",

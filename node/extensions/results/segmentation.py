@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from node.extensions.results.masks import NotAMask, read_mask
 from node.files.reading import read_instance
 from node.volume.geometry import (
     ORIENTATION_TOLERANCE,
+    Placement,
     place_planes,
     position_numbers,
     position_tolerance,
@@ -35,6 +38,7 @@ from node.volume.geometry import (
 from node.volume.model import Array, Float, Frame, Geometry
 from node.volume.objects import segmentation
 from node.volume.read.frames import frames_of
+from node.volume.resample import upright_grid
 
 TISSUE = Coded(value="85756007", scheme="SCT", meaning="Tissue")
 """Category and type of a segment that has none: CID 7150 and CID 7166 begin with it."""
@@ -56,7 +60,8 @@ def make_segmentation(making: ResultMaking) -> dict[str, Any]:
         raise ResultRefused("the series has no volume that the mask could be of")
     grids = _grids(making.source.stacks)
     try:
-        voxels, affine = read_mask(making.file, max(int(np.prod(lattice.shape)) for lattice, _ in grids))
+        like = [one.shape for lattice, _ in grids for one, _ in ((lattice, ""), *_mistaken(lattice))]
+        voxels, affine = read_mask(making.file, max(map(prod, like)))
     except NotAMask as error:
         raise ResultRefused(str(error)) from error
     mask, lattice, headers = _placed(voxels, affine, grids)
@@ -106,7 +111,24 @@ def _placed(
             return on_lattice(voxels, affine, lattice), lattice, headers
         except ResultRefused as error:
             refusal = refusal or error
+    for other, remedy in (one for lattice, _ in grids for one in _mistaken(lattice)):
+        with suppress(ResultRefused):
+            on_lattice(voxels, affine, other)
+            refusal = ResultRefused(remedy)
     raise refusal or ResultRefused("the series has no volume that the mask could be of")
+
+
+def _mistaken(lattice: Lattice) -> Iterator[tuple[Lattice, str]]:
+    """Yield grids on which a model may put its mask instead of that of the volume, and what to do then."""
+    if lattice.geometry in (Geometry.IRREGULAR, Geometry.SHEARED):
+        affine, shape, _ = upright_grid(lattice.placement, *lattice.shape[:2])
+        yield replace(lattice, affine_lps=affine, shape=shape), _RESAMPLED
+    if lattice.geometry is Geometry.SHEARED:
+        lengths = np.linalg.norm(lattice.affine_lps[:3, :3], axis=0)
+        left, _, right = np.linalg.svd(lattice.affine_lps[:3, :3] / lengths)
+        affine = lattice.affine_lps.copy()
+        affine[:3, :3] = left @ right * lengths
+        yield replace(lattice, affine_lps=affine), _UPRIGHT
 
 
 def _labels(mask: Array, named: Mapping[int, Label], name: str) -> dict[int, Label]:
@@ -138,7 +160,10 @@ def _dataset(
 ) -> Dataset:
     sources, placement = _sources(lattice, headers)
     if "FrameOfReferenceUID" not in sources[0]:
-        raise ResultRefused("the images of the volume have no Frame of Reference UID (0020,0052)")
+        raise ResultRefused(
+            "the images of the volume have no Frame of Reference UID (0020,0052), which a segmentation must have: "
+            "leave no mask for them, and other results of the job are stored"
+        )
     for keyword, value in _CLEARED.items():
         setattr(sources[0], keyword, value)
     entry = making.entry
@@ -252,11 +277,13 @@ thousandth of a voxel; a mask that was resampled to another grid is off by half 
 class Lattice:
     """The grid of a stack.
 
+    `placement`: of its planes.
     `affine_lps`, (4, 4) float64, mm: from voxel index (column, row, slice) to LPS+.
     `shape`, (int, int, int): columns, rows, slices.
     `frames`: one for each slice, in ascending order along the normal: of several times, the first that is stored.
     """
 
+    placement: Placement
     affine_lps: Float
     shape: tuple[int, int, int]
     geometry: Geometry
@@ -286,7 +313,7 @@ def lattice_of(frames: Sequence[Frame]) -> Lattice:
     chosen = [int(np.flatnonzero(numbers == number)[0]) for number in range(int(numbers.max()) + 1)]
     placement = place_planes(placed[chosen], axes, spacing, first.slice_thickness_mm or 1.0)
     shape = (first.columns, first.rows, len(chosen))
-    return Lattice(placement.affine_lps, shape, placement.geometry, tuple(frames[index] for index in chosen))
+    return Lattice(placement, placement.affine_lps, shape, placement.geometry, tuple(frames[index] for index in chosen))
 
 
 def on_lattice(voxels: Array, affine_lps: Float, lattice: Lattice) -> Array:
@@ -326,6 +353,16 @@ def on_lattice(voxels: Array, affine_lps: Float, lattice: Lattice) -> Array:
 
 
 _REMEDY = "a mask must have the grid of the volume that the message names: resample it there, by nearest neighbour"
+
+
+_RESAMPLED = (
+    "the mask has the grid of the resampled copy (volume_resampled): resample it to that of the volume, {path}, by "
+    "nearest neighbour, as docs/results.md shows"
+)
+_UPRIGHT = (
+    "the mask has the voxels of the volume, but axes at right angles, as ITK writes those of a tilted gantry: give it "
+    "the affine of the volume, {path}"
+)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -80,7 +80,7 @@ def _change(key: SeriesKey) -> Update:
     return update(SeriesRow).where(SeriesRow.study_id == study, SeriesRow.series_instance_uid == series_instance_uid)
 
 
-BEYOND_MENDING = ("not-an-image", "tiled-slide", "duplicate-slice")
+BEYOND_MENDING = ("not-an-image", "tiled-slide", "duplicate-slice", "uneven-segmentation")
 """Reasons of failures about which nobody can do anything: such instances are stored, and no volume is missing."""
 
 _BEYOND_MENDING = ", ".join(f"'{reason}'" for reason in BEYOND_MENDING)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
 
 from node.errors import VoxelnodeError
 from node.index.engine.rows import ReadRepository
@@ -82,12 +83,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class MadeSeries:
-    """A series that a hook made, and the series of which it did, in the job of this row."""
+    """A series that a hook made, and the series of which it did, in the job of this row.
+
+    `outdated`: the revision that the job is about, if its series has a newer one.
+    """
 
     series_instance_uid: str
     hook: str
     source_series_instance_uid: str
     job: int
+    outdated: int | None
     stored_at: dt.datetime | None
 
 
@@ -256,12 +261,16 @@ class ReadJobs(ReadRepository):
     def made(self, study_instance_uid: str) -> list[MadeSeries]:
         """Return the series of a study that hooks made, those of the newest jobs last."""
         of_study = StudyRow.study_instance_uid == study_instance_uid, ResultRow.study_instance_uid == study_instance_uid
-        named = ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid, WorkRow.id
+        source = aliased(SeriesRow)
+        is_source = source.study_id == StudyRow.id, source.series_instance_uid == WorkRow.series_instance_uid
+        outdated = case((source.revision > WorkRow.revision, WorkRow.revision))
+        named = ResultRow.series_instance_uid, WorkRow.name, ResultRow.source_series_instance_uid, WorkRow.id, outdated
         made = (
             select(*named, func.max(ResultRow.stored_at))
             .join_from(StudyRow, SeriesRow)
             .join(ResultRow, ResultRow.series_instance_uid == SeriesRow.series_instance_uid)
             .join(WorkRow, WorkRow.id == ResultRow.job_id)
+            .outerjoin(source, and_(*is_source))
             .where(*of_study, ResultRow.stored_at.is_not(None))
             .group_by(*named)
             .order_by(WorkRow.id)

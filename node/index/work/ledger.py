@@ -432,6 +432,8 @@ def end(connection: Connection, decision: Ended, now: dt.datetime, *which: Colum
     values: dict[str, Any] = {"outcome": decision.outcome, "reason": decision.reason, "due_at": None, "ended_at": now}
     if decision.payload is not None:
         values["payload"] = document_of(decision.payload)
+    if decision.outcome == "succeeded":
+        values["percent"] = None  # what was reported last is not how far it is
     return move(connection, "end", now, *which, **values)
 
 

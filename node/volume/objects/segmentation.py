@@ -43,8 +43,8 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     Maximum Fractional Value (0062,000E), which `slope` scales to the range 0 to 1. Empty planes that the sender left
     out between others are restored.
 
-    Raises ConversionRefused: ``bad-geometry``: the planes are unevenly spaced, or have no position; ``contradictory``
-        or ``too-large``; or the pixels are refused.
+    Raises ConversionRefused: ``bad-geometry``: the planes have no position; ``uneven-segmentation``: they are unevenly
+        spaced; ``contradictory`` or ``too-large``; or the pixels are refused.
 
     PS3.3 C.8.20 and A.51.
     """
@@ -221,7 +221,8 @@ class PlaneGrid:
 def grid_of(ds: Dataset, frames: int) -> PlaneGrid:
     """Return the grid of the planes of a segmentation; planes that were left out because they are empty count.
 
-    Raises ConversionRefused: ``bad-geometry`` if no even grid has all planes, ``contradictory`` if they have no place.
+    Raises ConversionRefused: ``uneven-segmentation`` if no even grid has all planes, ``contradictory`` if they have no
+        place.
     """
     header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
     header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
@@ -238,7 +239,7 @@ def grid_of(ds: Dataset, frames: int) -> PlaneGrid:
     grid = grid or _sheared(ds, frames)
     if grid is None:
         detail = "the planes of the segmentation are unevenly spaced, as those of its images may be: no volume has them"
-        raise ConversionRefused(Reason.BAD_GEOMETRY, detail)
+        raise ConversionRefused(Reason.UNEVEN_SEGMENTATION, detail)
     return grid
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import runpy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
+from node.conversion.offline import convert_folder
 from node.errors import ResultRefused
 from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack
 from node.extensions.results.manifest import Coded, Label, ManifestEntry
@@ -23,8 +27,10 @@ from node.volume.objects.segmentation import volumes
 from node.writers.nifti import LPS_TO_RAS, write_nifti
 from node.writers.options import WriteOptions
 from tests import make
+from tests.converting import here
 
 Nifti = nibabel.Nifti1Image
+ROOT = Path(__file__).parents[4]
 
 
 def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[ResultMaking, Nifti]:
@@ -162,6 +168,69 @@ def test_a_mask_that_is_not_of_the_volume_is_refused(
     nibabel.save(change(labelled(np.asarray(volume.dataobj)), volume.affine), making.file)
     with pytest.raises(ResultRefused, match=reason):
         make_segmentation(making)
+
+
+def gap() -> list[Dataset]:
+    series = make.ct_series(7)
+    return [*series[:3], *series[4:]]
+
+
+def uneven() -> list[Dataset]:
+    series = make.ct_series(5)
+    for image, height in zip(series, (0, 1.0, 3.5, 4.5, 5.5), strict=True):
+        image.ImagePositionPatient = [0, 0, height]
+    return series
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("series", [lambda: make.tilted_ct_series(5), gap, uneven], ids=["tilted", "gap", "uneven"])
+def test_a_mask_of_the_resampled_copy_is_known_and_the_recipe_brings_it_to_the_volume(
+    tmp_path: Path, series: Callable[[], list[Dataset]]
+) -> None:
+    options = {"labels": {value: Label(name=str(value)) for value in range(1, 5)}}
+    making, _ = prepared(tmp_path / "in", series(), **options)
+    (tmp_path / "in" / "made.dcm").rename(tmp_path / "made.dcm")
+    making = replace(making, into=tmp_path / "made.dcm", file=tmp_path / "mask.nii.gz")
+    convert_folder([tmp_path / "in"], tmp_path / "out", WriteOptions(), here)
+    [copy] = (tmp_path / "out").rglob("*_resampled.nii.gz")
+    path = copy.with_name(copy.name.replace("_resampled", ""))
+    resampled, images = nibabel.load(copy), sorted(series(), key=lambda image: image.ImagePositionPatient[2])
+    rows, heights = (np.array([image.ImagePositionPatient[axis] for image in images], float) for axis in (1, 2))
+    middle = heights.mean() + 0.1
+
+    def labels_at(y: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+        return 1 + (y > rows.mean() + 5.1) + 2 * (z > middle)
+
+    places = np.tensordot(
+        (LPS_TO_RAS @ resampled.affine)[:3], [*np.indices(resampled.shape), np.ones(resampled.shape)], 1
+    )
+    nibabel.save(Nifti(labels_at(*places[1:]).astype(np.uint8), resampled.affine), making.file)
+    with pytest.raises(ResultRefused, match=r"the grid of the resampled copy \(volume_resampled\)"):
+        make_segmentation(making)
+    recipe = runpy.run_path(str(ROOT / "docs/examples/resampled_mask.py"))
+    recipe["main"](str(making.file), str(path), str(making.file))
+    make_segmentation(making)
+    back = np.asarray(nibabel.load(making.file).dataobj)
+    _, j, k = np.indices(back.shape)
+    expected = labels_at(rows[k] + j * float(images[0].PixelSpacing[0]), heights[k])
+    assert np.mean((back != expected)[back > 0]) < 0.03, "half a voxel, at edges of labels"
+    assert np.mean(back > 0) > 0.9, "what the copy has no voxel for is empty"
+
+
+def test_a_mask_with_the_upright_axes_of_itk_is_known(tmp_path: Path) -> None:
+    making, volume = prepared(tmp_path, make.tilted_ct_series(5))
+    image = sitk.GetImageFromArray(labelled(np.asarray(volume.dataobj)).transpose(2, 1, 0))
+    affine = LPS_TO_RAS @ volume.affine
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(lengths.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / lengths).ravel().tolist())
+    sitk.WriteImage(image, str(making.file))
+    with pytest.raises(ResultRefused, match="axes at right angles, as ITK writes"):
+        make_segmentation(making)
+    written = nibabel.load(making.file)
+    nibabel.save(Nifti(np.asarray(written.dataobj), volume.affine), making.file)
+    make_segmentation(making)
 
 
 def test_slices_of_a_tilted_gantry_have_their_own_positions(tmp_path: Path) -> None:

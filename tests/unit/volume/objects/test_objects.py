@@ -217,8 +217,8 @@ def test_uneven_planes_of_a_segmentation_are_refused() -> None:
     place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
     place.ImagePositionPatient = [float(value) + 0.4 for value in place.ImagePositionPatient]
     refused = refusal(ds)
-    assert (refused.reason, "as those of its images may be" in refused.detail) == ("bad-geometry", True)
-    assert "if the images are not so by design" in REMEDIES[refused.reason].lower()
+    assert (refused.reason, "as those of its images may be" in refused.detail) == ("uneven-segmentation", True)
+    assert "no action needed if its images are unevenly spaced" in REMEDIES[refused.reason].lower()
 
 
 # Dose

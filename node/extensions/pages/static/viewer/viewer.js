@@ -21,12 +21,14 @@ const TAP_PIXELS = 8; // that a finger may move while it taps
 const AIR_HU = -250; // initial threshold in space: between air and skin
 
 const MEASURING = ["distance", "angle", "region"];
+const MAX_NAMED = 5; // slices in a sentence
 const LEAST_SHARE = 0.05; // of what is not air, which a window must show to be of use
 
 let tool = "cross", hasCrosshair = true, hasOverlays = true, timer = 0, asked = 0;
 let measuring = null; // the module, once a measure was begun
 const views = []; // one, or two beside each other
 const overlays = new Map(); // by URL
+let overlayProblem = ""; // why the last one that was chosen could not be loaded
 let active = null; // the pane that was used last
 
 const readable = (number) => Math.abs(number) >= 100 ? number.toFixed(0) : Number(number.toPrecision(4)).toString();
@@ -416,12 +418,30 @@ const overlaysOf = (own) => [...overlays.values()].filter((overlay) => overlay.v
 
 const isOneGrid = (one, other) => String([one.dims.slice(0, 3), one.affine]) === String([other.dims.slice(0, 3), other.affine]);
 
-function fits(overlay, own) {
-  if (!own.volume?.hasPlace || !overlay.volume.hasPlace || overlay.url === own.about.url) return false;
-  const { series } = own.about;
-  // The affine of uneven slices is right for the first one alone: only the same grid lies over it.
-  if (own.about.geometry === "irregular" || overlay.geometry === "irregular") return isOneGrid(own.volume, overlay.volume);
-  return overlay.series === series || overlay.sidecar.roi?.image_series_instance_uid === series || isOneFrame(overlay.sidecar, own.sidecar);
+const fits = (overlay, own) => Boolean(own.volume) && unfitBecause(overlay, own) === "";
+
+// The one cause for which an overlay cannot be laid over the volume of a view, or "".
+function unfitBecause(overlay, own) {
+  if (overlay.url === own.about.url) return "it is the volume itself";
+  if (!own.volume.hasPlace) return "the volume has no position in the patient";
+  if (!overlay.volume.hasPlace) return "it has no position in the patient";
+  // The affine of uneven slices is right for the first one alone: only uneven slices of the same grid lie over it.
+  const isUneven = own.about.geometry === "irregular";
+  if (isUneven && overlay.geometry !== "irregular") return "the slices of the volume are uneven; choose its resampled copy";
+  if (overlay.geometry === "irregular") return isUneven && isOneGrid(own.volume, overlay.volume) ? "" : "its slices are uneven, and not those of the volume";
+  const { series } = own.about, isOfSeries = overlay.series === series || overlay.sidecar.roi?.image_series_instance_uid === series;
+  return isOfSeries || isOneFrame(overlay.sidecar, own.sidecar) ? "" : "it has another frame of reference than the volume";
+}
+
+// The slices of a view, from 1, that were interpolated and on which an overlay has no label: nobody has looked there.
+function unlabelled({ volume, byLabel }, own) {
+  if (!byLabel) return [];
+  const [columns, rows] = volume.dims, step = own.volume.steps?.[2] || 1;
+  const slice = (...voxel) => Math.round(volume.toVoxel(own.volume.toPlace(voxel))[2]);
+  return (own.sidecar.interpolated_slices || []).filter((index) => {
+    const at = slice(0, 0, index / step), isAlong = slice(own.volume.dims[0], own.volume.dims[1], index / step) === at;
+    return isAlong && !volume.data.subarray(Math.max(0, at) * columns * rows, Math.max(0, at + 1) * columns * rows).some(Boolean);
+  }).map((index) => index + 1);
 }
 
 function windowsOf({ volume, about, sidecar, isPhase, isLabels }) {
@@ -514,6 +534,7 @@ function showControls() {
   fields.colours.disabled = fields.slab.disabled = own.volume.isColour;
   fields.plane.replaceChildren(...Object.keys(own.planes).map((name) => new Option(name[0].toUpperCase() + name.slice(1), name)));
   byId("threshold-of").hidden = !own.panes.at(-1).space || own.panes.at(-1).root.hidden;
+  if (byId("legend")) legend();
   showState();
 }
 
@@ -544,6 +565,7 @@ function showState() {
   byId("flip").setAttribute("aria-pressed", String(Boolean(active?.isFlipped)));
   showMeasures(own);
   showNotes(own);
+  showOverlayProblems();
   showPlace(own);
 }
 
@@ -779,11 +801,12 @@ async function setOverlay(input) {
   const { url } = input.dataset;
   if (!input.checked) {
     overlays.delete(url);
+    overlayProblem = "";
     legend();
     drawAll();
     return;
   }
-  const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null };
+  const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null, unlabelled: new WeakMap() };
   overlays.set(url, overlay);
   try {
     const sidecar = await sidecarOf(overlay);
@@ -796,7 +819,6 @@ async function setOverlay(input) {
     }
     if (overlays.get(url) !== overlay) return;
     Object.assign(overlay, { sidecar, volume });
-    if (!views.some((own) => fits(overlay, own))) throw new Error("it has another frame of reference than the volume, or uneven slices");
     if (isLabelVolume(overlay, volume)) {
       const labels = volume.labels(MAX_LABELS);
       overlay.byLabel = new Map(labels.map((label, index) => [label, colourOf(overlay, label, index)]));
@@ -808,13 +830,28 @@ async function setOverlay(input) {
   } catch (error) {
     overlays.delete(url);
     input.checked = false;
-    announce(`${overlay.name} cannot be laid over: ${error.message}`);
-    byId("overlay-problem").textContent = `${overlay.name} cannot be laid over: ${error.message}.`;
+    overlayProblem = `${overlay.name} cannot be loaded: ${error.message}.`;
+    drawAll();
     return;
   }
-  byId("overlay-problem").textContent = "";
+  overlayProblem = "";
   legend();
   drawAll();
+}
+
+// What prevents a chosen overlay from lying over any view, and where one says nothing. Another volume may change both.
+function showOverlayProblems() {
+  const shown = views.filter((own) => own.volume), chosen = [...overlays.values()].filter((overlay) => overlay.volume);
+  const words = chosen.filter((overlay) => shown.length && !shown.some((own) => fits(overlay, own)))
+    .map((overlay) => `${overlay.name} cannot be laid over: ${unfitBecause(overlay, shown[0])}.`);
+  for (const own of shown) for (const overlay of overlaysOf(own)) {
+    const slices = overlay.unlabelled.get(own.volume) || unlabelled(overlay, own);
+    overlay.unlabelled.set(own.volume, slices);
+    const named = slices.slice(0, MAX_NAMED).join(", ") + (slices.length > MAX_NAMED ? ", …" : "");
+    if (slices.length) words.push(`${overlay.name}: ${slices.length === 1 ? `slice ${named} has no label: its image was` : `slices ${named} have no label: their images were`} interpolated.`);
+  }
+  const said = [overlayProblem, ...words].filter(Boolean).join(" "), list = byId("overlay-problem");
+  if (list && list.textContent !== said) list.textContent = said;
 }
 
 const segmentOf = ({ sidecar }, label) => (sidecar.segments || []).find((segment) => segment.number === label);
@@ -838,7 +875,7 @@ function nameOf(labelled, label) {
 }
 
 function legend() {
-  const shown = [...overlays.values()].filter((overlay) => overlay.volume);
+  const shown = [...overlays.values()].filter((overlay) => overlay.volume && views.some((own) => fits(overlay, own)));
   const groups = [...new Set(shown.map(({ series: of }) => of))].map((of) => shown.filter((one) => one.series === of));
   const entries = groups.length > 1 ? groups.map(group) : entriesOf(shown);
   byId("legend").replaceChildren(...entries);
