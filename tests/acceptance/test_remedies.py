@@ -104,9 +104,9 @@ def test_a_downgrade_says_what_is_lost_and_a_node_does_not_start_on_what_is_left
 @pytest.mark.parametrize("command", [("db", "check"), *LOOKING], ids=" ".join)
 def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[str, ...]) -> None:
     said = refused(tmp_path / "new", *command)
-    assert remedy(said) == ["db", "upgrade"]
+    assert remedy(said) == ["serve", "--create"]
     if command == ("status",):
-        follow(tmp_path / "new", said)
+        starts(tmp_path / "new")
         run("status", "--root", tmp_path / "new", check=True)
 
 
@@ -208,7 +208,8 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
         for command in (("serve",), ("db", "upgrade"), ("db", "check")):
             assert "install the newer one" in refused(root, *command)
     elif harm == "empty":
-        follow(root, refused(root, "db", "check"))
+        assert remedy(refused(root, "db", "check")) == ["serve", "--create"]
+        starts(root)
         run("db", "check", "--root", root, check=True)
     else:
         assert remedy(refused(root, "db", "upgrade")) == ["db", "rebuild"]

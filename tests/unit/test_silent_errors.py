@@ -29,6 +29,8 @@ OF_WHOLE_DATA_SETS = {
 """Those after which a default stands for more than one value that is no number, date or address."""
 
 ACCEPTED = {
+    "extensions/results/segmentation.py _placed": "a grid that the mask is not of; why it was refused is raised",
+    "receive/strangers.py stranger": "who asks says that the other patient is not known",
     "archive/proof.py last_proof": "a proof that cannot be read counts as none, and doctor warns of that",
     "association/services/c_find.py _audited_keys": "the audit line says that the keys are not readable",
     "background.py failed": "the log itself fails; the service is failed nevertheless",
