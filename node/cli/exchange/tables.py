@@ -14,7 +14,6 @@ from node.cli.keys import Drop, Keys, in_force, table_of
 from node.cli.options import HOOK, PEER, ROUTE, ChangedRoot
 from node.cli.output import Answer
 from node.errors import UsageError
-from node.settings.peers import Peer
 
 __all__ = ["hooks", "peers", "routes"]  # for the commands
 
@@ -41,6 +40,8 @@ def set_peer(name: PeerName, keys: Keys, drop: Drop = 0, *, root: ChangedRoot) -
     Keys that are not given have their defaults: without may, the peer may do everything. A running node follows at
     once.
     """
+    from node.settings.peers import Peer
+
     table = table_of(keys)
     done = root.order("set-table", table=f"peers.{name}", keys=table, drops=drop)
     may = table.get("may", Peer.model_fields["may"].default)
