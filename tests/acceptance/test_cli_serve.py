@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,16 +222,21 @@ def test_a_node_that_hangs_is_no_node_that_runs(tmp_path: Path) -> None:
         until(lambda: json.loads(told("status").stdout)["ready"] == "yes", 30, "the state is written")
         assert node.process is not None
         node.process.send_signal(signal.SIGSTOP)
-        until(
-            lambda: json.loads(told("status").stdout)["ready"] != "yes", 12, "the node is asked, as its state is late"
-        )
-        assert "and does not answer: it hangs" in json.loads(told("status").stdout)["ready"]
-        found = told("doctor")
+        said: list[str] = []
+
+        def is_late() -> bool:
+            said.append(json.loads(told("status").stdout)["ready"])
+            return said[-1] != "yes"
+
+        until(is_late, 60, "the node is asked, as its state is late")
+        assert "and does not answer: it hangs" in said[-1]
+        with ThreadPoolExecutor() as pool:  # each waits for the node
+            looked, ordered = pool.submit(told, "doctor"), pool.submit(told, "reload")
+            found, asked = looked.result(), ordered.result()
         findings = {row["check"]: row for row in json.loads(found.stdout)["findings"]}
         assert (found.returncode, findings["node"]["state"]) == (1, "broken")
         assert "restart the node" in findings["node"]["remedy"]
         assert "end the program" not in str(findings)
-        asked = run("reload", "--root", node.root)
         assert (asked.returncode, "restart it" in asked.stderr) == (1, True)
         node.process.send_signal(signal.SIGCONT)
 
