@@ -22,6 +22,7 @@ TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
 SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
 DISTINCT = Said("json_group_array(DISTINCT {0})", "coalesce(json_agg(DISTINCT {0}), '[]')")
 ANY_OF = Said("({0} IN {1})", "({0} = ANY (ARRAY{1}))")
+MOMENT = Said("{0}", "CAST({0} AS TIMESTAMP)")
 DAYS = Said("julianday({0})", "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)")
 UNINDEXED = Said("+{0}", "{0}")
 ROOT_FOLDER = Said(
@@ -60,6 +61,10 @@ class Words:
     def looked_up(self, column: str, numbers: str) -> str:
         """Return the condition that a column, which has an index, has one of the numbers of an array."""
         return self._say(ANY_OF, column, f"(SELECT CAST(value AS BIGINT) FROM {self.each(numbers)})")
+
+    def moment(self, text: str) -> str:
+        """Return a moment that is a text, as the views have it, to be compared with those of columns."""
+        return self._say(MOMENT, text)
 
     def days(self, moment: str) -> str:
         """Return a moment in days with fractions; only differences mean something, as each engine has its own start."""

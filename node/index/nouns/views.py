@@ -693,13 +693,13 @@ class StudyViews(ViewRows):
         They are read in chunks: who stops early reads no more. `with_senders`: with their calling AE titles, for which
         all of their instances are read.
         """
-        in_order = "ORDER BY se.last_received_at, se.id LIMIT :limit"
-        after = "AND (se.last_received_at, se.id) > (SELECT last_received_at, id FROM series WHERE id = :newest)"
+        in_order, last = "ORDER BY se.last_received_at, se.id LIMIT :limit", self._queries.say.moment(":last")
+        after = f"AND se.last_received_at >= {last} AND (se.last_received_at > {last} OR se.id > :newest)"
         rows = self._stored(in_order, with_senders=with_senders, limit=CHUNK_STUDIES)
         while rows:
             yield from map(_stored_study, rows)
-            newest = rows[-1]["newest"]
-            rows = self._stored(f"{after} {in_order}", with_senders=with_senders, newest=newest, limit=CHUNK_STUDIES)
+            values = {"last": rows[-1]["last_received_at"], "newest": rows[-1]["newest"], "limit": CHUNK_STUDIES}
+            rows = self._stored(f"{after} {in_order}", with_senders=with_senders, **values)
 
     def stored(self, study_instance_uid: str) -> StoredStudy | None:
         """Return one study as retention sees it, without its senders; None if it is not there."""
@@ -714,8 +714,9 @@ class StudyViews(ViewRows):
             of_study = "FROM series o JOIN images i ON i.series_id = o.id WHERE o.study_id = st.id"
             titles = f"(SELECT {senders} {of_study})"
         return self._rows(
-            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, NOT EXISTS (SELECT 1 FROM series o "
-            "WHERE o.study_id = st.id AND o.state NOT IN ('converted', 'not-an-image')) AS is_finished, "
+            # For an EXISTS in the place of min(), PostgreSQL would read all series.
+            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, (SELECT min(CASE WHEN o.state IN "
+            "('converted', 'not-an-image') THEN 1 ELSE 0 END) FROM series o WHERE o.study_id = st.id) AS is_finished, "
             f"{titles} AS calling_ae_titles "
             "FROM series se JOIN studies st ON st.id = se.study_id WHERE NOT EXISTS (SELECT 1 FROM series o "
             f"WHERE o.study_id = st.id AND (o.last_received_at, o.id) > (se.last_received_at, se.id)) {rest}",
