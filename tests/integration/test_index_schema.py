@@ -155,7 +155,7 @@ def test_overwriting_leaves_no_grams_of_a_deleted_study_in_the_file(tmp_path: Pa
 
 
 def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(IndexUnusable, match="serve --create"), reading(tmp_path):
+    with pytest.raises(IndexUnusable, match="db upgrade" if IN_POSTGRESQL else "serve --create"), reading(tmp_path):
         pass
 
 
