@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -48,33 +48,26 @@ class Due:
 
 def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
     """Return what a pass would delete now."""
-    count, kept = index.studies.count(), set[str]()
-    return expired_studies(_by_age(index, rules, kept) if rules.is_active else (), count, rules, now, kept)
+    return expired_studies(_by_age(index, rules) if rules.is_active else (), index.studies.count(), rules, now)
 
 
-def _by_age(index: Look | ReadIndex, rules: RetentionSettings, kept: set[str]) -> Iterator[StoredStudy]:
-    """Yield the studies, the oldest first; those of which ``keep_where`` selects a series are in `kept` before."""
+def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
+    """Yield the studies, the oldest first; a study is kept if ``keep_where`` selects one of its series."""
     by_age = index.studies.by_age(with_senders=rules.is_by_sender)
     if rules.keep_where is None:
         yield from by_age
         return
     selector = compile_selector(rules.keep_where)
     while some := list(islice(by_age, CHUNK_STUDIES)):
-        kept |= index.facts.studies_with(selector, [one.study_instance_uid for one in some])
-        yield from some
+        kept = index.facts.studies_with(selector, [one.study_instance_uid for one in some])
+        yield from (replace(one, is_kept=one.study_instance_uid in kept) for one in some)
 
 
-def expired_studies(
-    studies: Iterable[StoredStudy],
-    count: int,
-    rules: RetentionSettings,
-    now: dt.datetime,
-    kept: Collection[str] = (),
-) -> Due:
+def expired_studies(studies: Iterable[StoredStudy], count: int, rules: RetentionSettings, now: dt.datetime) -> Due:
     """Return the studies to be deleted by the rules, oldest first.
 
     `studies`: in the order in which they last received an instance; no more are read than are old enough. `count`:
-    number of all studies. `kept`: Study Instance UIDs of those that may not be deleted.
+    number of all studies.
 
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
@@ -98,7 +91,7 @@ def expired_studies(
             rule = f"more than {rules.maximum_studies} studies"
         else:
             continue
-        if study.study_instance_uid in kept:
+        if study.is_kept:
             due.spared["keep_where"] += 1
         elif rules.only_converted and not study.is_finished:
             due.spared["only_converted"] += 1

@@ -107,6 +107,7 @@ class Applier(BackgroundService):
         self.lacks_segments = False
         self._cursor = journal.start
         self._ends: deque[int] = deque()
+        self._ends_lock = threading.Lock()  # associations end in threads of their own
         metrics.queued_instances.set_function(lambda: float(self.waiting))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
@@ -119,7 +120,9 @@ class Applier(BackgroundService):
     @property
     def waiting(self) -> int:
         """How many acknowledged instances are not in the index yet."""
-        return max(0, self.lag - sum(sequence > self._progress.applied for sequence in tuple(self._ends)))
+        with self._ends_lock:
+            ends = sum(sequence > self._progress.applied for sequence in self._ends)
+        return max(0, self.lag - ends)
 
     @property
     def lag_seconds(self) -> float:
@@ -154,9 +157,10 @@ class Applier(BackgroundService):
 
     def appended_end(self, sequence: int) -> None:
         """Note that a record, by its number, is of the end of an association, and of no instance."""
-        while self._ends and self._ends[0] <= self._progress.applied:
-            self._ends.popleft()
-        self._ends.append(sequence)
+        with self._ends_lock:
+            while self._ends and self._ends[0] <= self._progress.applied:
+                self._ends.popleft()
+            self._ends.append(sequence)
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 def with_strangers(rows: Iterable[Row], index: Look | ReadIndex, local: LocalFile) -> list[dict[str, Any]]:
     """Return rows of conflicts with ``other_patient_id`` and ``other_patient_name``.
 
-    Both are None unless a study has two patients, and the file of the one who came later can be read.
+    Both are None unless a study has two patients, and the file of the later patient can be read.
     """
     named = []
     for row in rows:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What runs queries that are written out, on one connection.
+    """Queries that are written out, on one connection.
 
     `rows`: returns the rows of a query, whose ``:names`` are bound to values. Times and lists are text, as docs/data.md
         says.

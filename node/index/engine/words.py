@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL say differently, as text. This module loads no SQLAlchemy.
+"""The words of SQL that SQLite and PostgreSQL say differently, as text. This module loads no SQLAlchemy.
 
 Queries and views that are written out have these words by `Words`, and statements of SQLAlchemy by the constructs of
 `node.index.engine.sql`. Beside what SQLite says stands what PostgreSQL says; ``{0}`` and ``{1}`` are the operands.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Said(NamedTuple):
-    """What each engine says."""
+    """A word in the SQL of each engine."""
 
     in_sqlite: str
     in_postgresql: str

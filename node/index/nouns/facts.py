@@ -80,7 +80,7 @@ def columns(say: Words, *, of_revision: bool = False) -> Mapping[str, str]:
 
 
 def _volumes(*, of_revision: bool, also: str = "") -> str:
-    """Return what selects the volumes of a series, as ``o``; `also`: more to select from, which may name these."""
+    """Return FROM and WHERE of the volumes ``o`` of a series; `also`: further tables, which may use ``o``."""
     meant = "c.revision = :revision" if of_revision else "NOT c.superseded"
     return (
         f"FROM conversions c JOIN volumes o ON o.conversion_id = c.id{also} "
@@ -89,7 +89,7 @@ def _volumes(*, of_revision: bool, also: str = "") -> str:
 
 
 def _largest(say: Words, *, of_revision: bool) -> str:
-    """Return what joins the volume with the most voxels to its series."""
+    """Return the JOIN of the volume with the most voxels."""
     *axes, times = (say.number("o.shape", axis) for axis in range(4))
     return (
         f"LEFT JOIN volumes v ON v.id = (SELECT o.id {_volumes(of_revision=of_revision)} "
@@ -98,7 +98,7 @@ def _largest(say: Words, *, of_revision: bool) -> str:
 
 
 def _parsed(name: str) -> Callable[[Any], Any] | None:
-    """Return what makes the value of a field of what an index has; None: they are the same."""
+    """Return the function that parses the text of a field; None: the index has the value itself."""
     field = FIELDS[name]
     if field.several:
         return json.loads

@@ -339,12 +339,16 @@ class PlaceCount:
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:
-    """A study as retention sees it; `is_finished` if each series is converted or contains no images."""
+    """A study as retention sees it; `is_finished`: each series is converted or contains no images.
+
+    `is_kept`: a rule selects one of its series, and the study is never deleted.
+    """
 
     study_instance_uid: str
     last_received_at: dt.datetime
     is_finished: bool
     calling_ae_titles: frozenset[str]
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

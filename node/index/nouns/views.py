@@ -819,7 +819,7 @@ def outstanding(row: Mapping[str, Any]) -> int:
 
 
 def unseen(*rows: Mapping[str, Any]) -> str:
-    """Return in words what destinations, rows of ``v_routes``, may want, as nobody has looked at it yet; empty if none.
+    """Return how much no rule has been applied to yet, in words, of destinations (rows of ``v_routes``); empty if none.
 
     What is looked at becomes a message, or is left out by the rules of its route.
     """
@@ -829,7 +829,7 @@ def unseen(*rows: Mapping[str, Any]) -> str:
 
 
 def awaited(*rows: Mapping[str, Any]) -> str:
-    """Return in words what waits for destinations, rows of ``v_routes``, and what may come to wait for them."""
+    """Return how many messages wait for destinations, in words, and how much is not looked at yet; see `unseen`."""
     waiting, not_seen = sum(int(row.get("waiting") or 0) for row in rows), unseen(*rows)
     return ", ".join(filter(None, (f"{waiting} waiting" if waiting or not not_seen else "", not_seen)))
 
