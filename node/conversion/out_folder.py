@@ -31,7 +31,7 @@ MAX_MOVES = 10
 class Layout:
     """Names and places of the files.
 
-    `template`: None: the default one, which has folders of studies if a run has several.
+    `template`: None: the default one, which has folders of studies if a run has several, or an earlier run had them.
     `flat`: all files are in one folder, that of their study or OUT; otherwise each series has its own.
     `anonymous`: neither names, sidecars nor ``conversion.json`` contain texts that people typed.
     """
@@ -40,12 +40,12 @@ class Layout:
     flat: bool = False
     anonymous: bool = False
 
-    def of_studies(self, studies: int) -> Layout:
-        """Return the layout of a run of so many studies, with its template."""
+    def of_studies(self, *, several: bool) -> Layout:
+        """Return the layout of a run of one or several studies, with its template."""
         template = self.template
         if template is None:
             text = ANONYMOUS if self.anonymous else DEFAULT
-            template = name_template(text if studies > 1 and not self.flat else text.rpartition("/")[2])
+            template = name_template(text if several and not self.flat else text.rpartition("/")[2])
         return replace(self, template=template, flat=self.flat or template.has_folder)
 
 
@@ -77,13 +77,20 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
 
 def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:
     """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
-    present = _files_by(out, name, layout)
-    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
+    owners = owners_of(out, name, layout)
+    if owners is None:
         return False
-    owners = {_owner_in(file) for file in present if file.suffix == ".json"}
     if not series.series_instance_uid and series.owner in owners:
         owners.discard(None)  # the outlines of its volume, which name no series either
     return owners <= {series.owner}
+
+
+def owners_of(out: Path, name: str, layout: Layout) -> set[str | None] | None:
+    """Return whose the files by a name are, see `FolderSeries.owner`; None if no conversion wrote one of them."""
+    present = _files_by(out, name, layout)
+    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
+        return None
+    return {_owner_in(file) for file in present if file.suffix == ".json"}
 
 
 def is_of_study(out: Path, study_instance_uid: str, folder_name: str) -> bool:

@@ -525,6 +525,14 @@ def study_of(series: list[list[Any]]) -> Callable[[str], str]:
     return {str(ds.SeriesInstanceUID): str(ds.StudyInstanceUID) for one in series for ds in one}.__getitem__
 
 
+def changes(listing: dict[str, Any]) -> list[str]:
+    return [row["change"] for row in listing["series"]]
+
+
+def left(listing: dict[str, Any]) -> dict[str, str]:
+    return {row["name"]: row["reason"] for row in listing["left"]}
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, flat: bool) -> None:
     """Two subjects into one folder by two runs, then the first again; and somebody's own file beside a volume."""
@@ -532,14 +540,24 @@ def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, 
     out, layout = tmp_path / "out", Layout(name_template("scan"), flat)
     convert_folder([first], out, OPTIONS, here, layout=layout)
     before = files_in(out)
-    assert [*of(convert_folder([second], out, OPTIONS, here, layout=layout)).values()] == ["scan-2"]
-    assert [*of(convert_folder([first], out, OPTIONS, here, layout=layout)).values()] == ["scan"]
+    before.pop("conversion.json")
+    listing = convert_folder([second], out, OPTIONS, here, layout=layout)
+    assert [*of(listing).values()] == ["scan-2"]
+    assert (changes(listing), left(listing)) == (["new"], {"scan": "its series is not in IN"})
+    listing = convert_folder([first], out, OPTIONS, here, layout=layout)
+    assert [*of(listing).values()] == ["scan"]
+    assert (changes(listing), left(listing)) == (["unchanged"], {"scan-2": "its series is not in IN"})
     assert files_in(out).items() >= before.items()
     place = out if flat else out / "scan"
     (place / "scan_brain.nii.gz").write_bytes(b"made by somebody")
     listing = convert_folder([first], out, OPTIONS, here, layout=layout)
     assert [*of(listing).values()] == ["scan" if flat else "scan-3"]
+    assert flat or left(listing)["scan"] == "its series is scan-3 now"
+    pruned = convert_folder([first], out, OPTIONS, here, layout=layout, prune=True)
+    assert [row["name"] for row in pruned["pruned"]] == ["scan-2"]
+    assert [(row["name"], row["is_prunable"]) for row in pruned["left"]] == ([] if flat else [("scan", False)])
     assert (place / "scan_brain.nii.gz").read_bytes() == b"made by somebody"
+    assert not list(out.glob("scan-2*"))
 
 
 def test_two_studies_never_share_a_folder_in_one_run_or_in_several(tmp_path: Path) -> None:
@@ -566,6 +584,72 @@ def test_what_an_earlier_conversion_wrote_beyond_this_one_goes(tmp_path: Path) -
         assert len(list(out.rglob("*.png"))) == 4
         convert_folder([folder], out, OPTIONS, here, layout=layout)
         assert list(out.rglob("*.png")) == []
+
+
+def test_a_later_run_tells_what_it_changed_and_what_it_leaves(tmp_path: Path) -> None:
+    doe = {"StudyDate": "20180502", "PatientID": "P1", "PatientName": "Doe"}
+    series = make.ct_series(8, study_uid="1.2", series_uid="1.2.1", **doe)
+    part, rest = saved(series[:5], tmp_path / "part"), saved(series[5:], tmp_path / "rest")
+    localizer = saved(make.ct_series(3, study_uid="1.2", series_uid="1.2.2", SeriesNumber=2, **doe), tmp_path / "loc")
+    other = saved(make.ct_series(3, study_uid="1.3", series_uid="1.3.1", StudyTime="12", **doe), tmp_path / "other")
+    out = tmp_path / "out"
+    assert changes(convert_folder([part, localizer], out, OPTIONS, here)) == ["new", "new"]
+
+    grown = convert_folder([part, rest, localizer], out, OPTIONS, here)
+    assert (changes(grown), left(grown)) == (["replaced", "unchanged"], {})
+    assert (grown["series"][0]["shape_before"][2], grown["volumes"][0]["shape"][2]) == (5, 8)
+
+    fewer = convert_folder([part, rest, localizer], out, OPTIONS, here, chosen=chosen("series_number == 1", None))
+    assert (changes(fewer), left(fewer)) == (["unchanged"], {"002_CT": "its series is left out"})
+
+    both = convert_folder([part, rest, localizer, other], out, OPTIONS, here)  # which need folders of studies
+    assert set(left(both).values()) == {f"its series is Doe_20180502_CT/00{number}_CT now" for number in (1, 2)}
+    assert left(both).keys() == {"001_CT", "002_CT"}
+    [shared] = both["numbered_folders"]
+    assert shared["folders"] == ["Doe_20180502_CT", "Doe_20180502_CT-2"]
+    assert (shared["token"], "{modality}_{study_time}/" in shared["name"]) == ("study_time", True)
+
+    nothing = convert_folder([saved([], tmp_path / "nothing")], out, OPTIONS, here, prune=True)
+    assert (len(nothing["left"]), nothing["pruned"]) == (5, [])
+    alone = convert_folder([part, rest], out, OPTIONS, here)  # they stay where they are
+    assert (changes(alone), len(alone["left"])) == (["unchanged"], 4)
+    nobody = convert_folder([part, rest], out, OPTIONS, here, layout=Layout(anonymous=True))
+    assert "Doe" not in json.dumps(nobody)
+    assert len(nobody["left"]) == 5
+
+    convert_folder([part, rest, localizer, other], out, OPTIONS, here)
+    last = convert_folder([other], out, OPTIONS, here, prune=True)
+    assert last["left"] == []
+    assert not (out / "Doe_20180502_CT").exists()
+    assert (out / "Doe_20180502_CT-2" / "001_CT.nii.gz").is_file()
+
+
+def test_files_that_a_later_run_takes_back_are_called_removed(tmp_path: Path) -> None:
+    folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
+    convert_folder([folder], out, OPTIONS, here)
+
+    def dies(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        raise ConverterDied("it died")
+
+    listing = convert_folder([folder], out, OPTIONS, dies)
+    assert (changes(listing), listing["left"]) == (["removed"], [])
+
+
+@pytest.mark.parametrize("name", ["../mine", "..", "/mine", "a/../../mine", "link/mine", None, 3])
+def test_a_false_list_of_earlier_files_removes_nothing_elsewhere(tmp_path: Path, name: Any) -> None:
+    folder, out, mine = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out", tmp_path / "mine"
+    convert_folder([folder], out, OPTIONS, here)
+    mine.mkdir()
+    for place in (mine / "mine.nii.gz", tmp_path / "mine.nii.gz"):
+        place.write_bytes(b"mine")
+    (out / "link").symlink_to(mine)
+    listing = json.loads((out / "conversion.json").read_bytes())
+    listing["series"][0] |= {"name": name, "series_instance_uid": "1.2.3"}
+    listing["volumes"][0] |= {"path": f"{name}.nii.gz", "series_instance_uid": "1.2.3"}
+    (out / "conversion.json").write_text(json.dumps(listing))
+    assert convert_folder([folder], out, OPTIONS, here, prune=True)["pruned"] == []
+    assert (mine / "mine.nii.gz").is_file()
+    assert (tmp_path / "mine.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("obstacle", ["file", "link", "folder"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -41,6 +42,9 @@ MAX_FILES = 3
 MAX_REASONS = 5
 """Reasons that are printed of the instances of one series."""
 
+MAX_FOLDERS = 4
+"""Folders of one name and a number that a line names."""
+
 MAX_HEAD = 12
 """Columns of number and modality, and of the gap behind them."""
 
@@ -79,6 +83,10 @@ def convert(
     exclude: Annotated[
         str | None, typer.Option("--exclude", metavar="EXPRESSION", help="Do not convert series that fit.")
     ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Remove files of earlier runs from OUT that this run did not write."),
+    ] = False,
     list_only: Annotated[
         bool, typer.Option("--list", help="Show each series with the name of its files, and write nothing.")
     ] = False,
@@ -142,8 +150,8 @@ def convert(
     """Convert DICOM files to volumes without a node.
 
     The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
-    and the skipped files. Exit 1 if there is no volume, or if the conversion of a series broke off (`failed`); a series
-    that is refused for what is in its files is no failure.
+    the skipped files, and the files of earlier runs that this one did not write. Exit 1 if there is no volume, or if
+    the conversion of a series broke off (`failed`); a series that is refused for what is in its files is no failure.
     """
     began = time.monotonic()
     settings, objects = _settings(
@@ -184,13 +192,14 @@ def convert(
             selection,
             partial(each_shown, "converting"),
             partial(_report_people, anonymous=anonymous),
+            prune=prune,
         )
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         print(f"voxelnode: stopped after {len(done)} series; run it again for all of them", file=sys.stderr)
         raise
     took = time.monotonic() - began
     failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])
-    return Answer(listing, lambda: _print_rest(listing, done, out, took), failed)
+    return Answer(listing, lambda: _print_rest(listing, done, out, took, prune=prune), failed)
 
 
 def _settings(
@@ -311,6 +320,8 @@ def _print_series(listing: dict[str, Any], out: Path) -> None:
         _print_line(head, said + _in_files(refusal.get("files", ())))
     if volumes:
         _print_volumes(head, series, volumes, copies, out)
+    if series["change"] == "removed":
+        _print_line(head, f"removed {printable(series['name'])}: an earlier run wrote it")
     _print_exclusions(head, listing["exclusions"])
 
 
@@ -346,6 +357,7 @@ def _print_volumes(
     spacing += " mm" if spacing else ""
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
+    notes += [_changed(series, first)] if series["change"] in ("replaced", "unchanged") else []
     verdict = series["verdict"]
     doubted = verdict if verdict and verdict["state"] in ("incomplete", "suspect") else None
     notes += [f"{doubted['state']}: {printable(doubted['reason'])}"] if doubted else []
@@ -361,6 +373,16 @@ def _print_volumes(
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     line = f"{head}  {shape:<20}  {spacing:<24}  {path}{notes_text}"
     print_within(line, head, "; ".join(notes), ", ".join(filter(None, (shape, spacing))), *_parts(path))
+
+
+def _changed(series: dict[str, Any], first: dict[str, Any]) -> str:
+    """Return what this run changed about the volumes of an earlier one, such as ``replaced, 21 -> 24 slices``."""
+    before, now = series.get("shape_before"), first["shape"]
+    if not before:
+        return str(series["change"])
+    if len(before) == len(now) > 2 and [*before[:2], *before[3:]] == [*now[:2], *now[3:]]:
+        return f"replaced, {before[2]} -> {now[2]} slices"
+    return f"replaced, {' x '.join(map(str, before))} before"
 
 
 def _print_line(head: str, text: str) -> None:
@@ -413,8 +435,36 @@ def _print_problems(listing: dict[str, Any]) -> None:
         _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
     if len(left_out) > MAX_LEFT_OUT:
         print(f"left out {len(left_out) - MAX_LEFT_OUT} more series; --json lists all")
+    for shared in listing["numbered_folders"][:MAX_LEFT_OUT]:
+        folders = ", ".join(map(printable, shared["folders"][:MAX_FOLDERS]))
+        more = len(shared["folders"]) - MAX_FOLDERS
+        folders += f" and {more} more" if more > 0 else ""
+        said = f"{folders}: a number separates studies of one folder name"
+        if shared["token"]:
+            said += f"; {{{shared['token']}}} says which is which: --name {shlex.quote(shared['name'])}"
+        print(said)
+    if (more := len(listing["numbered_folders"]) - MAX_LEFT_OUT) > 0:
+        print(f"{more} more folder names with numbers; --json lists all")
     for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
         print(line)
+
+
+def _print_left(listing: dict[str, Any], out: Path, *, prune: bool) -> None:
+    """Print what earlier runs wrote and this one did not."""
+    for verb in ("pruned", "left"):
+        for row in listing[verb][:MAX_LEFT_OUT]:
+            named = f"{printable(row['name'])}: " if row["name"] else ""
+            end = ""
+            if verb == "left" and not prune:
+                end = "; --prune removes it" if row["is_prunable"] else "; --prune does not remove it"
+            print(f"{verb:<8} {named}{printable(row['reason'])}{end}")
+        if len(listing[verb]) > MAX_LEFT_OUT:
+            print(f"{verb:<8} {len(listing[verb]) - MAX_LEFT_OUT} more series; --json lists all")
+    if prune and listing["left"]:
+        why = "it failed, or others' files are among its own" if listing["volumes"] else "this run made no volume"
+        print(f"--prune left {len(listing['left'])} series: {why}")
+    if listing["left"]:
+        print(f"{len(listing['left'])} series in {out} are of earlier runs, not of this one")
 
 
 def _outcome(listing: dict[str, Any]) -> str:
@@ -426,11 +476,21 @@ def _outcome(listing: dict[str, Any]) -> str:
     return "refused" if is_refused or not refusals else "without image"
 
 
-def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float) -> None:
+def _of_changes(listing: dict[str, Any]) -> str:
+    """Return how many series are new, replaced and unchanged, if an earlier run wrote some of them."""
+    changes = [row["change"] for row in listing["series"]]
+    if {"replaced", "unchanged", "removed"}.isdisjoint(changes):
+        return ""
+    words = ("new", "replaced", "unchanged", "removed")
+    return "; " + ", ".join(f"{changes.count(word)} {word}" for word in words if word in changes)
+
+
+def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float, *, prune: bool) -> None:
     _print_problems(listing)
+    _print_left(listing, out, prune=prune)
     parts = outcomes.count("in part")
     converted = f"{outcomes.count('converted') + parts} converted" + (f", {parts} of them in part" if parts else "")
-    counts = [f"{converted} ({counted(len(listing['volumes']), 'file')})"]
+    counts = [f"{converted} ({counted(len(listing['volumes']), 'file')}{_of_changes(listing)})"]
     counts += [f"{outcomes.count(word)} {word}" for word in ("without image", "refused") if word in outcomes]
     if listing["not_chosen"]:
         counts.append(f"{len(listing['not_chosen'])} left out")
