@@ -223,7 +223,8 @@ def _from_files(
 def _print(report: ExportReport, out: Path, clauses: list[str], *, dry_run: bool, uids: bool) -> None:
     """`clauses`: the command that names what does not fit, and why."""
     change = report.change
-    lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
+    lines = [("add", path + _of_late(report, path)) for path in change.added]
+    lines += [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
     lines += [("remove", path) for path in change.removed]
     for verb, path in lines:
@@ -245,6 +246,12 @@ def _print(report: ExportReport, out: Path, clauses: list[str], *, dry_run: bool
     changes = len(lines)
     end = "nothing was written" if dry_run else counted(changes, "change") if changes else "nothing changed"
     print(f"{_written(report)}, {len(report.skipped)} not exported: {out}; {end}")
+
+
+def _of_late(report: ExportReport, path: str) -> str:
+    """Return what to say of an added volume whose session is older than one with a lower number."""
+    earlier = next((other for folder, other in report.late.items() if path.startswith(f"{folder}/")), None)
+    return "" if earlier is None else f"  (older than {earlier.rpartition('/')[2]}, which keeps its number)"
 
 
 def _written(report: ExportReport) -> str:

@@ -56,7 +56,8 @@ class ExportReport:
     """What a run did, or would do.
 
     `not_selected`: number of series that do not fit and are not in the data set; `kept`: fields of the description of
-    the data set that stay as they are, although the rules state others.
+    the data set that stay as they are, although the rules state others; `late`: by folders, the sessions that were
+    added with a higher number than a later one has.
     """
 
     change: SessionChange = field(default_factory=SessionChange)
@@ -66,6 +67,7 @@ class ExportReport:
     volumes: int = 0
     not_selected: int = 0
     kept: list[str] = field(default_factory=list)
+    late: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_up_to_date(self) -> bool:
@@ -246,6 +248,8 @@ class Exporter:
             )
             if study in (None, *planned.studies):
                 report.change.extend(change)
+                if session in plan.late:
+                    report.late[session_folder(subject, session)] = session_folder(subject, plan.late[session])
         if not dry_run and states:
             dataset.remove_participants([subject])
 

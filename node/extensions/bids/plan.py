@@ -181,11 +181,13 @@ class SessionPlan:
 class SubjectPlan:
     """The sessions of a subject by label (an empty one without sessions), and what has no place in them.
 
-    `not_selected`: number of series that may not enter the data set.
+    `not_selected`: number of series that may not enter the data set. `late`: for new sessions
+    that are older than one with a lower number, the label of that one.
     """
 
     subject: str
     sessions: dict[str, SessionPlan] = field(default_factory=dict)
+    late: dict[str, str] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     not_selected: int = 0
 
@@ -235,6 +237,8 @@ class Planner:
             study = volume.series.study_instance_uid
             volume.session = sessions[study]
             plan.sessions.setdefault(volume.session, SessionPlan(())).volumes.append(volume)
+        if self.rules.sessions.labels == "number":
+            plan.late = _late(plan.sessions, states)
         for label, session in plan.sessions.items():
             studies = {self.pseudonyms.mark(volume.series.study_instance_uid) for volume in session.volumes}
             state = states.get(label, SessionState())
@@ -587,6 +591,22 @@ def connect(images: Sequence[PlannedVolume], session: str) -> None:
     for image in images:
         if image.named.kind.suffix == "m0scan" and scans:
             image.fields["IntendedFor"] = scans
+
+
+def _late(sessions: Mapping[str, SessionPlan], states: Mapping[str, SessionState]) -> dict[str, str]:
+    """Return the new sessions that began before one with a lower number, each with the first such one."""
+    began = {
+        label: min(moments)
+        for label, session in sessions.items()
+        if label.isdecimal()
+        and (moments := [volume.series.study_started for volume in session.volumes if volume.series.study_started])
+    }
+    late = {}
+    for label in began.keys() - states.keys():
+        lower = [other for other in began.keys() & states.keys() if int(other) < int(label)]
+        if later := [other for other in lower if began[label] < began[other]]:
+            late[label] = min(later, key=int)
+    return late
 
 
 def complete_echo_times(images: Iterable[PlannedVolume]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from node.extensions.bids.command import _print as print_report
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import SubjectSeries
@@ -180,3 +182,23 @@ def test_a_volume_whose_series_is_received_again_is_not_pruned(tmp_path: Path) -
     report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export(out)
     assert (report.change.removed, report.left, [one.reason for one in report.skipped]) == ([], [], [STILL_OPEN])
     assert len([*out.rglob("*.nii.gz")]) == 1
+
+
+def test_a_session_that_is_older_than_one_with_a_lower_number_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers stay: another program may know the session by its own."""
+    clinic, out = Clinic(tmp_path, 1), tmp_path / "out"
+    exporter = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS)
+    assert exporter.export(out).late == {}
+    [march] = clinic.series
+    for study, moved in ((8, -30), (9, 30)):
+        moment = march.study_started + dt.timedelta(days=moved)
+        uids = {"study_instance_uid": f"1.2.{study}", "series_instance_uid": f"1.2.{study}.1"}
+        clinic.series.append(replace(march, study_started=moment, **uids))
+    report = exporter.export(out)
+    print_report(report, out, [], dry_run=False, uids=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("add ")]
+    assert [line.endswith("  (older than ses-01, which keeps its number)") for line in lines] == [True, False]
+    assert "/ses-02/" in lines[0]
+    assert exporter.export(out).late == {}
