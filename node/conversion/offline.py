@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from node.conversion.chosen import Chosen, known_facts
-from node.conversion.earlier import DESCRIBED, LISTING, EarlierSeries, change_of, earlier_series, settle_left
+from node.conversion.earlier import DESCRIBED, LISTING, Row, change_of, earlier_series, left_over
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
-from node.conversion.numbered_folders import numbered_folders
 from node.conversion.out_folder import Layout, is_of_study, is_ours, replace_files, work_folder
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
@@ -54,8 +53,6 @@ def convert_folder(
     chosen: Chosen | None = None,
     shown: Callable[[Sequence[Any]], Iterable[Any]] = iter,
     on_people: OnPeople = lambda people: None,
-    *,
-    prune: bool = False,
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
@@ -68,12 +65,11 @@ def convert_folder(
     `chosen`: which series are converted; by default all. Regions are drawn on images also if these are not chosen.
     `shown`: yields the series that it gets, and may show how many are done.
     `on_people`: called before the first series, with the Patient ID of each person; None if none may be shown.
-    `prune`: remove what earlier runs wrote and this one did not.
 
     ``series`` with the verdict on each (None if its conversion failed) and with what `change_of` returns, ``volumes``,
     ``refusals``, ``exclusions``, ``not_chosen``: the series that are not converted, with the reason, ``not_dicom``: the
-    files that are not DICOM instances, with the reason, ``left`` and ``pruned``: series of earlier runs, and
-    `numbered_folders`. The result does not depend on `workers`.
+    files that are not DICOM instances, with the reason, and ``left``: see `left_over`. The result does not depend on
+    `workers`.
     """
     listing = _empty_listing()
     layout = layout or Layout()
@@ -84,7 +80,7 @@ def convert_folder(
         grouped = grouped_series(paths, work, listing["not_dicom"])
         before = earlier_series(out)
         layout, all_series = _chosen(
-            grouped.values(), chosen, out, layout, listing, on_people, before, join=options.repair
+            grouped.values(), chosen, out, before, layout, listing["not_chosen"], on_people, join=options.repair
         )
         try:
             converting = [
@@ -108,7 +104,7 @@ def convert_folder(
                     continue
                 row = _listed(series, converted, layout)
                 [described] = row["series"]
-                described |= change_of(described, row["volumes"], before, out, is_flat=layout.flat)
+                described |= change_of(described, row["volumes"], before, out)
                 for key, rows in row.items():
                     listing[key].extend(rows)
                 on_series(row)
@@ -116,7 +112,7 @@ def convert_folder(
             cancelled.set()
             pool.shutdown(cancel_futures=True)
             raise
-        settle_left(listing, out, prune=prune, anonymous=layout.anonymous)
+        listing["left"] = left_over(listing, out, anonymous=layout.anonymous)
         file = work / LISTING
         file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
         os.replace(file, out / file.name)
@@ -141,11 +137,13 @@ def planned(
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 
-    listing = _empty_listing()
-    grouped = grouped_series(paths, None, listing["not_dicom"])
+    skipped: list[dict[str, str]] = []
+    left_out: list[dict[str, Any]] = []
+    grouped = grouped_series(paths, None, skipped)
     chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
-    before = earlier_series(out)
-    layout, all_series = _chosen(grouped.values(), chosen, out, layout, listing, on_people, before, join=join)
+    layout, all_series = _chosen(
+        grouped.values(), chosen, out, earlier_series(out), layout, left_out, on_people, join=join
+    )
     rows = [
         {
             **_series_row(series),
@@ -157,30 +155,29 @@ def planned(
         }
         for series in all_series
     ]
-    kept = {key: listing[key] for key in ("refusals", "not_chosen", "not_dicom", "numbered_folders")}
-    return {"series": rows, **kept}
+    return {"series": rows, "refusals": [], "not_chosen": left_out, "not_dicom": skipped}
 
 
 def _empty_listing() -> Listing:
-    keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom")
-    return {key: [] for key in (*keys, "left", "pruned", "numbered_folders")}
+    keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom", "left")
+    return {key: [] for key in keys}
 
 
 def _chosen(
     all_series: Iterable[FolderSeries],
     chosen: Chosen,
     out: Path,
+    earlier: Iterable[Row],
     layout: Layout,
-    listing: Listing,
+    left_out: list[dict[str, Any]],
     on_people: OnPeople,
-    earlier: Sequence[EarlierSeries],
     *,
     join: bool,
 ) -> tuple[Layout, list[FolderSeries]]:
     """Return the layout of the run, and the series to convert, named and in order.
 
-    `listing`: gets the other series, and the folders that only a number tells apart. `earlier`: what `out` has.
-    `join`: series that are one acquisition are one of them.
+    `earlier`: what `out` has. `left_out`: gets the other series. `join`: series that are one acquisition are one of
+    them.
     """
     wanted, against = [], []
     ordered = sorted(all_series, key=lambda series: series.order)
@@ -197,42 +194,33 @@ def _chosen(
     on_people([None if layout.anonymous else patient_id for patient_id, _ in people])
     if layout.anonymous:
         _forget_identifiers(ordered)
-    listing["not_chosen"] += [_left_out(series, reason) for series, reason in against]
+    left_out += [_left_out(series, reason) for series, reason in against]
     studies = {series.study_instance_uid for series in wanted}
-    in_folders = {series.key for series in earlier if "/" in series.name}  # they stay there
-    keys = {(series.study_instance_uid, series.series_instance_uid) for series in wanted}
-    layout = layout.of_studies(several=len(studies) > 1 or not keys.isdisjoint(in_folders))
-    folders = _name(wanted, ordered, out, layout)
-    listing["numbered_folders"] += numbered_folders(wanted, folders, earlier, layout)
+    in_folders = {row["study_instance_uid"] for row in earlier if "/" in row["name"]}  # they stay there
+    layout = layout.of_studies(several=len(studies) > 1 or not studies.isdisjoint(in_folders))
+    _name(wanted, ordered, out, layout)
     return layout, wanted
 
 
-def _name(
-    wanted: Iterable[FolderSeries], of_studies: Sequence[FolderSeries], out: Path, layout: Layout
-) -> dict[str, str]:
+def _name(wanted: Iterable[FolderSeries], of_studies: Sequence[FolderSeries], out: Path, layout: Layout) -> None:
     """Give each study a folder of its own, if there are any, and each series a name, in their order.
-
-    Returns the name that the folder of each study has without a number.
 
     `of_studies`: all series of their studies.
 
     A folder or a name is also taken if `out` has files by it that are not of this study, or of this series.
     """
     assert layout.template is not None
-    folders, names = TakenNames(one_folder=False), dict[str, TakenNames]()
-    folder_of, without_number = dict[str, str](), dict[str, str]()
+    folders, folder_of, names = TakenNames(one_folder=False), dict[str, str](), dict[str, TakenNames]()
     for series in wanted:
         study = series.study_instance_uid
         if study not in folder_of:
             rows = [other.attributes for other in of_studies if other.study_instance_uid == study]
             folder = layout.template.folder_of(series.attributes, rows)
             folder_of[study] = free_name(folder, folders, partial(is_of_study, out, study)) if folder else ""
-            without_number[study] = folder
         series.folder = folder_of[study]
         taken = names.setdefault(series.folder, TakenNames(one_folder=layout.flat))
         is_free = partial(is_ours, out / series.folder, series=series, layout=layout)
         series.name = free_name(layout.template.name_of(series.attributes), taken, is_free)
-    return without_number
 
 
 def _converted(

@@ -77,20 +77,13 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
 
 def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:
     """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
-    owners = owners_of(out, name, layout)
-    if owners is None:
+    present = _files_by(out, name, layout)
+    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
         return False
+    owners = {_owner_in(file) for file in present if file.suffix == ".json"}
     if not series.series_instance_uid and series.owner in owners:
         owners.discard(None)  # the outlines of its volume, which name no series either
     return owners <= {series.owner}
-
-
-def owners_of(out: Path, name: str, layout: Layout) -> set[str | None] | None:
-    """Return whose the files by a name are, see `FolderSeries.owner`; None if no conversion wrote one of them."""
-    present = _files_by(out, name, layout)
-    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
-        return None
-    return {_owner_in(file) for file in present if file.suffix == ".json"}
 
 
 def is_of_study(out: Path, study_instance_uid: str, folder_name: str) -> bool:

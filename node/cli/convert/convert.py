@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 import time
@@ -42,9 +41,6 @@ MAX_FILES = 3
 MAX_REASONS = 5
 """Reasons that are printed of the instances of one series."""
 
-MAX_FOLDERS = 4
-"""Folders of one name and a number that a line names."""
-
 MAX_HEAD = 12
 """Columns of number and modality, and of the gap behind them."""
 
@@ -83,10 +79,6 @@ def convert(
     exclude: Annotated[
         str | None, typer.Option("--exclude", metavar="EXPRESSION", help="Do not convert series that fit.")
     ] = None,
-    prune: Annotated[
-        bool,
-        typer.Option("--prune", help="Remove files of earlier runs from OUT that this run did not write."),
-    ] = False,
     list_only: Annotated[
         bool, typer.Option("--list", help="Show each series with the name of its files, and write nothing.")
     ] = False,
@@ -192,14 +184,13 @@ def convert(
             selection,
             partial(each_shown, "converting"),
             partial(_report_people, anonymous=anonymous),
-            prune=prune,
         )
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         print(f"voxelnode: stopped after {len(done)} series; run it again for all of them", file=sys.stderr)
         raise
     took = time.monotonic() - began
     failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])
-    return Answer(listing, lambda: _print_rest(listing, done, out, took, prune=prune), failed)
+    return Answer(listing, lambda: _print_rest(listing, done, out, took), failed)
 
 
 def _settings(
@@ -435,36 +426,20 @@ def _print_problems(listing: dict[str, Any]) -> None:
         _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
     if len(left_out) > MAX_LEFT_OUT:
         print(f"left out {len(left_out) - MAX_LEFT_OUT} more series; --json lists all")
-    for shared in listing["numbered_folders"][:MAX_LEFT_OUT]:
-        folders = ", ".join(map(printable, shared["folders"][:MAX_FOLDERS]))
-        more = len(shared["folders"]) - MAX_FOLDERS
-        folders += f" and {more} more" if more > 0 else ""
-        said = f"{folders}: a number separates studies of one folder name"
-        if shared["token"]:
-            said += f"; {{{shared['token']}}} says which is which: --name {shlex.quote(shared['name'])}"
-        print(said)
-    if (more := len(listing["numbered_folders"]) - MAX_LEFT_OUT) > 0:
-        print(f"{more} more folder names with numbers; --json lists all")
     for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
         print(line)
 
 
-def _print_left(listing: dict[str, Any], out: Path, *, prune: bool) -> None:
+def _print_left(listing: dict[str, Any], out: Path) -> None:
     """Print what earlier runs wrote and this one did not."""
-    for verb in ("pruned", "left"):
-        for row in listing[verb][:MAX_LEFT_OUT]:
-            named = f"{printable(row['name'])}: " if row["name"] else ""
-            end = ""
-            if verb == "left" and not prune:
-                end = "; --prune removes it" if row["is_prunable"] else "; --prune does not remove it"
-            print(f"{verb:<8} {named}{printable(row['reason'])}{end}")
-        if len(listing[verb]) > MAX_LEFT_OUT:
-            print(f"{verb:<8} {len(listing[verb]) - MAX_LEFT_OUT} more series; --json lists all")
-    if prune and listing["left"]:
-        why = "it failed, or others' files are among its own" if listing["volumes"] else "this run made no volume"
-        print(f"--prune left {len(listing['left'])} series: {why}")
-    if listing["left"]:
-        print(f"{len(listing['left'])} series in {out} are of earlier runs, not of this one")
+    left = listing["left"]
+    for row in left[:MAX_LEFT_OUT]:
+        named = f"{printable(row['name'])}: " if row["name"] else ""
+        print(f"left     {named}{printable(row['reason'])}")
+    if len(left) > MAX_LEFT_OUT:
+        print(f"left     {len(left) - MAX_LEFT_OUT} more series; --json lists all")
+    if left:
+        print(f"files of {len(left)} series in {out} are of earlier runs, not of this one; remove what you do not need")
 
 
 def _outcome(listing: dict[str, Any]) -> str:
@@ -485,9 +460,9 @@ def _of_changes(listing: dict[str, Any]) -> str:
     return "; " + ", ".join(f"{changes.count(word)} {word}" for word in words if word in changes)
 
 
-def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float, *, prune: bool) -> None:
+def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float) -> None:
     _print_problems(listing)
-    _print_left(listing, out, prune=prune)
+    _print_left(listing, out)
     parts = outcomes.count("in part")
     converted = f"{outcomes.count('converted') + parts} converted" + (f", {parts} of them in part" if parts else "")
     counts = [f"{converted} ({counted(len(listing['volumes']), 'file')}{_of_changes(listing)})"]

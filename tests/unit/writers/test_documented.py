@@ -46,9 +46,7 @@ def test_every_key_of_sidecars_and_of_conversion_json_is_documented(tmp_path: Pa
     listing = converted([*series, make.structured_report()], tmp_path)
     for name, entries in listing.items():
         assert {name, *(key for entry in entries for key in entry)} <= named_in("conversion.json")
-    assert [name for name, entries in listing.items() if not entries] == [
-        *("not_chosen", "not_dicom", "left", "pruned", "numbered_folders"),
-    ]
+    assert [name for name, entries in listing.items() if not entries] == ["not_chosen", "not_dicom", "left"]
     for sidecar in (tmp_path / "out").rglob("volume*.json"):
         assert json.loads(sidecar.read_text()).keys() <= named_in("Sidecar")
 
