@@ -134,7 +134,7 @@ def planned(
     ``series`` with the ``name``, the beginning of the ``path`` of its files (None: its classes have no image), the
     number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and ``not_dicom``.
     """
-    from pydicom.uid import UID  # here, because a conversion needs no names of classes
+    from node.dicom.uids import registered_name  # here, because a conversion needs no names of classes
 
     skipped: list[dict[str, str]] = []
     left_out: list[dict[str, Any]] = []
@@ -145,9 +145,9 @@ def planned(
         {
             **_series_row(series),
             "path": None
-            if all(WITHOUT_FILES.search(UID(uid).name) for uid in series.sop_class_uids)
+            if all(WITHOUT_FILES.search(registered_name(uid) or "") for uid in series.sop_class_uids)
             else _path_of(series, series.name, layout),
-            "sop_class": UID(series.attributes["sop_class_uid"]).name,
+            "sop_class": registered_name(uid := series.attributes["sop_class_uid"]) or uid,
             "instances": series.count,
         }
         for series in all_series

@@ -157,14 +157,17 @@ def test_a_structure_set_without_its_images_is_refused_once(tmp_path: Path) -> N
 
 def test_a_list_promises_no_file_of_a_class_without_image(tmp_path: Path) -> None:
     plan, state = (make.structured_report() for _ in range(2))
+    labels = make.ct_series(1)
+    labels[0].SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
     plan.SOPClassUID, state.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5", "1.2.840.10008.5.1.4.1.1.11.1"
-    make.saved([*make.ct_series(1), plan, state], tmp_path / "in")
+    make.saved([*make.ct_series(1), *labels, plan, state], tmp_path / "in")
     options = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--list")
     lines = run(*options).stdout.splitlines()
     assert len([line for line in lines if line.endswith("  no image")]) == 2
-    assert len([line for line in lines if "  -> " in line]) == 1
+    assert len([line for line in lines if "  -> " in line]) == 2
+    assert len([line for line in lines if "  Label Map Segmentation Storage  -> " in line]) == 1
     _, listed, _ = voxelnode(*options)
-    assert sorted(row["path"] is None for row in listed["series"]) == [False, True, True]
+    assert sorted(row["path"] is None for row in listed["series"]) == [False, False, True, True]
 
 
 @pytest.mark.slow
@@ -233,6 +236,7 @@ def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> 
         (["--name", "{patient}"], "there is no token {patient}"),
         (["--name", "{patient_id}", "--anonymous"], "{patient_id} would be shown"),
         (["--format", "nifti,dicom"], "'dicom': must be 'nifti', 'nifti-pair', 'analyze', 'mhd', 'nrrd' or 'npz'\n"),
+        (["--format", "MetaImage"], "'nrrd' or 'npz', did you mean \"mhd\"?\n"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(
