@@ -43,8 +43,8 @@ class FilesOfSeries:
         if exclusion.file is None:
             return self.of([uid])
         name = self._names.get(Path(exclusion.file))
-        used = self._names.get(self._whole(uid)[0]) if self._fates.get(uid) == USED else None
-        return {**({} if name is None else {"files": [name]}), "used_file": used}
+        used = self._whole(uid)[:1] if self._fates.get(uid) == USED else []
+        return {**({} if name is None else {"files": [name]}), "used_file": next(map(self._names.get, used), None)}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return each file with its name, its fate and the numbers of the stacks that it is in."""
