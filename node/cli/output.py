@@ -31,7 +31,10 @@ Columns = dict[str, Cell]
 Item = TypeVar("Item")
 
 MAX_NAMED_FILES = 20
-"""Maximum number of skipped or refused files to list."""
+"""Maximum number of lines about skipped or refused files."""
+
+MAX_OF_A_REASON = 3
+"""Files with one reason that have a line each."""
 
 _UNUSUAL = re.compile(r"[^\n -~]")
 
@@ -345,12 +348,24 @@ def _field(value: Any) -> str:
 
 
 def named_files(what: str, files: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield lines with the names of the first `MAX_NAMED_FILES` files, and why each was skipped or refused (`what`)."""
-    every = list(files)
-    for name, reason in every[:MAX_NAMED_FILES]:
-        yield printable(f"{what} {name}: {reason}")  # a name in a zip file is whatever its sender wrote
-    if len(every) > MAX_NAMED_FILES:
-        yield f"{what} {counted(len(every) - MAX_NAMED_FILES, 'more file')}; --json lists all"
+    """Yield at most `MAX_NAMED_FILES` lines with names of files, and why they were skipped or refused (`what`).
+
+    A reason that more than `MAX_OF_A_REASON` files share has one line, so that the others are seen.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in files:
+        by_reason.setdefault(reason, []).append(name)
+    lines: list[tuple[str, int]] = []
+    for reason, names in by_reason.items():
+        if len(names) > MAX_OF_A_REASON:
+            first = ", ".join(names[:MAX_OF_A_REASON])
+            lines.append((f"{what} {len(names)} files: {reason}: {first}, ...", len(names)))
+        else:
+            lines += [(f"{what} {name}: {reason}", 1) for name in names]
+    for line, _ in lines[:MAX_NAMED_FILES]:
+        yield printable(line)  # a name in a zip file is whatever its sender wrote
+    if more := sum(count for _, count in lines[MAX_NAMED_FILES:]):
+        yield f"{what} {counted(more, 'more file')}; --json lists all"
 
 
 def printable(text: str) -> str:

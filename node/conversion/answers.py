@@ -50,8 +50,11 @@ def read_answer(content: bytes, job: ConversionJob) -> Converted:
         raise NoAnswer(str(error)) from None
     except (ValueError, RecursionError):
         raise NoAnswer("it is not JSON") from None
-    if strangers := set(_uids(converted)) - set(job.files.values()):
+    files = job.files
+    if strangers := set(_uids(converted)) - set(files.values()):
         raise NoAnswer(f"it names {len(strangers)} instances that are not of the series")
+    if any(one.file is not None and files.get(Path(one.file)) != one.sop_instance_uid for one in converted.exclusions):
+        raise NoAnswer("it excludes a file that is not of its instance")
     if not all(is_identifier(uid) and (not study or is_identifier(study)) for study, uid in converted.references):
         raise NoAnswer("it refers to a series by a value that is not a UID")
     _check_files(converted, job.folder)

@@ -7,6 +7,7 @@ that instance would be wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -30,7 +31,7 @@ _LONG_VALUE_BYTES = 1 << 20
 class SeriesFiles:
     """The data sets of a series, in order. Only the last one stays in memory; others are read again on request.
 
-    `unreadable`: instances whose files cannot be read; filled during iteration.
+    `unreadable`: files that cannot be read; filled during iteration.
     `counts`: counts announced by the readable instances, of an instance with several files only once: a copy is not the
         instance that is missing. Filled during iteration.
     `copies`: number of further files of these instances; filled during iteration.
@@ -57,15 +58,16 @@ class SeriesFiles:
             try:
                 dataset = _opened(path, sop_instance_uid)
             except ConversionRefused as refused:
-                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason(refused.reason), refused.detail))
+                self._exclude(sop_instance_uid, path, Reason(refused.reason), refused.detail)
                 continue
             except Exception as error:  # a damaged file may raise anything
                 if is_out_of_memory(error):  # our limit, not a bad file: fail and retry rather than lose a slice
                     raise MemoryError from error
                 if is_of_system(error) and path in self._as_received:  # the disk, not the bytes: try again
                     raise
-                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, _detail_of(error, path)))
+                self._exclude(sop_instance_uid, path, Reason.UNREADABLE, _detail_of(error, path))
                 continue
+            dataset.filename = str(path)
             counts = InstanceCounts(whole(dataset, COUNT_KEYWORDS[0]), *_counts_of_series(dataset))
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self.counts.append(counts)
@@ -74,6 +76,20 @@ class SeriesFiles:
                 self.copies += 1
             yield dataset
             self.headers.setdefault(sop_instance_uid, header_of(dataset, counts))  # its values are converted by now
+
+    def _exclude(self, sop_instance_uid: str, path: Path, reason: Reason, detail: str) -> None:
+        self.unreadable.append(Exclusion(sop_instance_uid, 0, reason, detail, str(path)))
+
+    def lacking(self) -> tuple[list[Exclusion], list[Exclusion]]:
+        """Return the instances of which no file can be read, and the unreadable files of other instances."""
+        lacking: dict[str, Exclusion] = {}
+        others = []
+        for one in self.unreadable:
+            if one.sop_instance_uid in self._paths or one.sop_instance_uid in lacking:
+                others.append(one)
+            else:
+                lacking[one.sop_instance_uid] = replace(one, file=None)
+        return [*lacking.values()], others
 
     def _problem_with(self, path: Path) -> str | None:
         expected = self._as_received.get(path)

@@ -99,13 +99,19 @@ def without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembl
 
 
 def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
-    """Yield a finding if instances share their SOP Instance UID with others, and are not the same."""
-    if assembly.versions:
-        files = counted(
-            assembly.versions, "file has the SOP Instance UID of another", "files have the SOP Instance UIDs of others"
-        )
-        fact = f"{files}, but not the same pixels, position or time"
-        yield Evidence("conflict", fact, "", doubtful=True)
+    """Yield a finding if files have the SOP Instance UIDs of others, and not their content, or none that can be used.
+
+    What cannot be used may have been another content.
+    """
+    facts = {
+        "but not the same pixels, position or time": assembly.versions - assembly.unusable,
+        "but no pixels that can be used": assembly.unusable,
+    }
+    for fact, count in facts.items():
+        if count:
+            files = counted(count, "file has", "files have")
+            other = "the SOP Instance UID of another" if count == 1 else "the SOP Instance UIDs of others"
+            yield Evidence("conflict", f"{files} {other}, {fact}", "", doubtful=True)
 
 
 def _left_beside(assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Iterator[Evidence]:

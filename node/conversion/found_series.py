@@ -39,7 +39,7 @@ class FolderSeries:
     """The files of one series, and its attributes by the first file that can be understood.
 
     `folder`: that of its study, relative to OUT. `name`: what the names of its files begin with.
-    `file_names`: what the input calls the files of each instance, by SOP Instance UID.
+    `file_names`: what the input calls each file; empty if nobody may know.
     `facts`: what a selector compares, if there is one.
     """
 
@@ -52,7 +52,7 @@ class FolderSeries:
     folder: str = ""
     name: str = ""
     joined: Joined | None = None
-    file_names: dict[str, list[str]] = field(default_factory=dict)
+    file_names: dict[Path, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=dict)
 
     @property
@@ -120,7 +120,7 @@ def joined_series(all_series: list[FolderSeries]) -> list[FolderSeries]:
                 instances=[instance for series in parts for instance in series.instances],
                 transfer_syntax_uids=set().union(*(series.transfer_syntax_uids for series in parts)),
                 sop_class_uids=set().union(*(series.sop_class_uids for series in parts)),
-                file_names={uid: names for series in parts for uid, names in series.file_names.items()},
+                file_names={path: name for series in parts for path, name in series.file_names.items()},
                 joined=Joined(tuple(series.series_instance_uid for series in parts), acquisition.proof),
             )
             joined |= {id(series): None for series in parts} | {id(parts[0]): first}
@@ -168,7 +168,7 @@ def grouped_series(
         elif not grouped[key].is_described:
             grouped[key].attributes = {**_attributes(file), "folder": grouped[key].attributes["folder"]}
         grouped[key].instances.append((identity.sop_instance_uid, path))
-        grouped[key].file_names.setdefault(identity.sop_instance_uid, []).append(file.name)
+        grouped[key].file_names[path] = file.name
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
         grouped[key].sop_class_uids.add(identity.sop_class_uid)
     return grouped

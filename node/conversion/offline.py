@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from node.conversion.account import FATES, NOT_CHOSEN, SKIPPED, FilesOfSeries
 from node.conversion.chosen import Chosen, known_facts
 from node.conversion.earlier import DESCRIBED, LISTING, Row, change_of, earlier_series, left_over
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
@@ -23,7 +25,7 @@ from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is
 from node.conversion.out_folder import Layout, is_of_study, is_ours, replace_files, work_folder
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
-from node.volume.reasons import Reason, Refusal
+from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
 
 WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA) Storage$")
@@ -68,10 +70,11 @@ def convert_folder(
 
     ``series`` with the verdict on each (None if its conversion failed) and with what `change_of` returns, ``volumes``,
     ``refusals``, ``exclusions``, ``not_chosen``: the series that are not converted, with the reason, ``not_dicom``: the
-    files that are not DICOM instances, with the reason, and ``left``: see `left_over`. The result does not depend on
-    `workers`.
+    files that are not DICOM instances, with the reason, and ``left``: see `left_over`. ``files``: how many files were
+    ``found``, and what became of them, which adds up to as many (`node.conversion.account`). The result does not depend
+    on `workers`.
     """
-    listing = _empty_listing()
+    listing, fates = _empty_listing(), Counter[str]()
     layout = layout or Layout()
     chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
     out.mkdir(parents=True, exist_ok=True)
@@ -100,9 +103,12 @@ def convert_folder(
             for series, future in shown([*zip(all_series, converting, strict=True)]):
                 converted = future.result()
                 if isinstance(converted, str):
+                    fates[NOT_CHOSEN] += len(series.instances)
                     listing["not_chosen"].append(_left_out(series, converted))
                     continue
-                row = _listed(series, converted, layout)
+                files = FilesOfSeries(series, converted)
+                fates += files.fates()
+                row = _listed(series, converted, layout, files)
                 [described] = row["series"]
                 described |= change_of(described, row["volumes"], before, out)
                 for key, rows in row.items():
@@ -113,6 +119,7 @@ def convert_folder(
             pool.shutdown(cancel_futures=True)
             raise
         listing["left"] = left_over(listing, out, anonymous=layout.anonymous)
+        listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
         file = work / LISTING
         file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
         os.replace(file, out / file.name)
@@ -135,7 +142,7 @@ def planned(
     ``series`` with the ``name``, the beginning of the ``path`` of its files (None: its classes have no image), the
     number of ``instances`` and the ``sop_class`` of each; ``not_chosen`` and ``not_dicom``.
     """
-    from pydicom.uid import UID  # here, because a conversion needs no names of classes
+    from node.dicom.uids import registered_name  # here, because a conversion needs no names of classes
 
     skipped: list[dict[str, str]] = []
     left_out: list[dict[str, Any]] = []
@@ -148,9 +155,9 @@ def planned(
         {
             **_series_row(series),
             "path": None
-            if all(WITHOUT_FILES.search(UID(uid).name) for uid in series.sop_class_uids)
+            if all(WITHOUT_FILES.search(registered_name(uid) or "") for uid in series.sop_class_uids)
             else _path_of(series, series.name, layout),
-            "sop_class": UID(series.attributes["sop_class_uid"]).name,
+            "sop_class": registered_name(uid := series.attributes["sop_class_uid"]) or uid,
             "instances": series.count,
         }
         for series in all_series
@@ -161,6 +168,19 @@ def planned(
 def _empty_listing() -> Listing:
     keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom", "left")
     return {key: [] for key in keys}
+
+
+def _balance(
+    found: Iterable[FolderSeries], converted: Iterable[FolderSeries], fates: Counter[str], skipped: int
+) -> dict[str, int]:
+    """Return how many files were found, and how many have each fate.
+
+    `fates`: of the files of the series that were chosen before their conversion, `converted`.
+    """
+    instances = sum(len(series.instances) for series in found)
+    fates[NOT_CHOSEN] += instances - sum(len(series.instances) for series in converted)
+    fates[SKIPPED] = skipped
+    return {"found": instances + skipped, **{fate: fates[fate] for fate in FATES}}
 
 
 def _chosen(
@@ -298,20 +318,18 @@ def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
             series.attributes["series_number"] = None
 
 
-def _files_of(series: FolderSeries, *sop_instance_uids: str) -> dict[str, list[str]]:
-    """Return the files of instances, as the input calls them; of a conversion for nobody, nothing."""
-    files = [name for uid in sop_instance_uids for name in series.file_names.get(uid, ())]
-    return {"files": files} if files else {}
+def _exclusion_row(exclusion: Exclusion) -> dict[str, Any]:
+    return {name: value for name, value in asdict(exclusion).items() if name != "file"}
 
 
-def _refusal_row(series: FolderSeries, refusal: Refusal) -> dict[str, Any]:
+def _refusal_row(series: FolderSeries, refusal: Refusal, files: FilesOfSeries) -> dict[str, Any]:
     return {
         "series_instance_uid": series.series_instance_uid,
         "reason": refusal.reason.value,
         "detail": refusal.detail,
         "stack": refusal.stack,
         "instances": len(refusal.sop_instance_uids),
-        **_files_of(series, *refusal.sop_instance_uids),
+        **files.of(refusal.sop_instance_uids),
     }
 
 
@@ -336,7 +354,7 @@ def _left_out(series: FolderSeries, reason: str) -> dict[str, Any]:
     return {**_described(series), "instances": series.count, "reason": reason}
 
 
-def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout) -> Listing:
+def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout, files: FilesOfSeries) -> Listing:
     """Return the rows of one series for ``conversion.json``."""
     listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
@@ -345,11 +363,12 @@ def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout
         for file in converted.files:
             listing["volumes"].append({**own, **asdict(file), "path": _path_of(series, file.path, layout)})
         listing["exclusions"] = [
-            {**own, **asdict(exclusion), **_files_of(series, exclusion.sop_instance_uid)}
-            for exclusion in converted.exclusions
+            {**own, **_exclusion_row(exclusion), **files.of_exclusion(exclusion)} for exclusion in converted.exclusions
         ]
     listing["series"] = [{**_series_row(series), "verdict": verdict}]
     if series.joined is not None:
         listing["series"][0]["joined_series"] = list(series.joined.series_instance_uids)
-    listing["refusals"] = [_refusal_row(series, refusal) for refusal in refusals]
+    if rows := files.rows():
+        listing["series"][0]["files"] = rows
+    listing["refusals"] = [_refusal_row(series, refusal, files) for refusal in refusals]
     return listing

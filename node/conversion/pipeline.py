@@ -136,7 +136,7 @@ def _assembled(
     `others` reads what is not an image, and returns the rest.
     """
     assembly = assemble(others(files), files.dataset_of, repair=job.options.repair)
-    known = job.expectation or expectation(files.counts, copies=files.copies)
+    known = job.expectation or expectation(files.counts, copies=files.copies - assembly.versions)
     if files.damaged:
         return assembly, known
     if len(files.unreadable) == len(job.instances) and {one.reason for one in files.unreadable} != {Reason.CUT}:
@@ -151,10 +151,16 @@ def _assembled(
         assembly = replace(assembly, volumes=tuple(volumes))
     if job.options.suv:
         assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)
-    lacking = exclusion_warnings(files.unreadable)
-    volumes = [replace(volume, warnings=(*volume.warnings, *lacking)) for volume in assembly.volumes]
-    exclusions = (*files.unreadable, *assembly.exclusions)
-    return replace(assembly, volumes=tuple(volumes), exclusions=exclusions), known
+    lacking, others_of_theirs = files.lacking()
+    warnings_of_all = exclusion_warnings(lacking)
+    assembly = replace(
+        assembly,
+        volumes=tuple(replace(one, warnings=(*one.warnings, *warnings_of_all)) for one in assembly.volumes),
+        exclusions=(*lacking, *others_of_theirs, *assembly.exclusions),
+        versions=assembly.versions + len(others_of_theirs),
+        unusable=assembly.unusable + len(others_of_theirs),
+    )
+    return assembly, known
 
 
 def _findings(

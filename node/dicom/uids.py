@@ -51,6 +51,9 @@ SERVICES: Mapping[str, str] = {
 }
 """Names of the SOP classes that the node serves or asks for beyond Verification and storage, by UID (PS3.6 Annex A)."""
 
+_NEWER = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+"""Names of UIDs that pydicom does not know yet (PS3.6 Annex A)."""
+
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of storage commitment, PS3.4 J.3.5."""
 
@@ -163,6 +166,8 @@ def web_transfer_syntax(transfer_syntax_uid: str) -> str:
 
 def registered_name(uid: str) -> str | None:
     """Return the name of a UID that the standard registers (PS3.6 Annex A), else None."""
+    if uid in _NEWER:
+        return _NEWER[uid]
     known = UID(uid, IGNORE)
     return known.name if known == uid and known.name != uid else None
 

@@ -9,6 +9,13 @@ from pydantic import Field
 from node.settings.section import Seconds, SettingsSection
 
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
+OTHER_NAMES = {
+    **dict.fromkeys(("metaimage", "mha"), "mhd"),
+    **dict.fromkeys(("nii", "nii.gz", "nifti1"), "nifti"),
+    **dict.fromkeys(("numpy", "npy"), "npz"),
+}
+"""Names that formats have elsewhere."""
+
 PlaneName = Literal["axial", "coronal", "sagittal"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 

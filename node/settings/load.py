@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from node.errors import UsageError, broken_rule, meant, nearest
 from node.registry import KIND_TABLES, sections_of
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
+from node.settings.convert import OTHER_NAMES
 from node.settings.files import (
     ConfigurationFile,
     Drafts,
@@ -305,7 +306,8 @@ def _rule(details: ErrorDetails, *, is_of_environment: bool) -> str:
     message = message[0].lower() + message[1:]
     if kind == "literal_error" and isinstance(value, str):
         choices = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return message + meant(value, choices)
+        other = OTHER_NAMES.get(value.lower())
+        return message + (f', did you mean "{other}"?' if other in choices else meant(value, choices))
     if kind in ("ip_v4_network", "ip_v6_network") and isinstance(value, str):
         return _network(value)
     if is_of_environment and message.startswith(("must be a list", "must be a table")):

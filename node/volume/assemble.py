@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pydicom import Dataset
 
@@ -55,6 +56,9 @@ INCOMPLETE_FRAMES = (
 """Functions that find slices without an attribute that the rest of their stack has, and the reasons for exclusion."""
 
 
+OTHER_FILE = "as another file with this SOP Instance UID (0008,0018)"
+
+
 def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *, repair: bool = True) -> Assembly:
     """Return the volumes of one series, and the reasons why other instances are in none.
 
@@ -91,31 +95,56 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None, *
     return series.assembly()
 
 
+@dataclass(slots=True)
+class _Used:
+    """The content that is used of one SOP Instance UID, and the files that have it; empty for a data set of no file."""
+
+    instance: SourceInstance
+    files: list[str]
+
+
 def _distinct(datasets: Iterable[Dataset], series: SeriesUnderAssembly) -> list[SourceInstance]:
-    """Return the content of each SOP Instance UID; a different data set under a known UID is excluded."""
-    instances: dict[str, SourceInstance] = {}
+    """Return the content of each SOP Instance UID: of the first data set that can be decoded, else of the first.
+
+    A data set with another content is excluded, under the name of its file (`filename`).
+    """
+    used: dict[str, _Used] = {}
+    first_of, later = series.dataset_of, dict[str, Dataset]()  # few: they stay in memory
+    series.dataset_of = lambda uid: later[uid] if uid in later else first_of(uid)
     for ds in datasets:
-        uid = text(ds, "SOPInstanceUID") or ""
-        if uid not in instances:
+        uid, file = text(ds, "SOPInstanceUID") or "", str(getattr(ds, "filename", None) or "")
+        if uid not in used:
             series.uids.add(uid)
-            instances[uid] = _instance(ds, uid)
+            used[uid] = _Used(_instance(ds, uid), [file])
             continue
-        first = series.dataset_of(uid)
-        differs = "different pixels" if not has_same_pixels(first, ds) else None
-        if differs is None and states_another_place(first, ds):
-            differs = "another position, number or time"
-        if differs is not None:
-            used = "the first"
-            if not _can_be_decoded(instances[uid]) and _can_be_decoded(other := _instance(ds, uid)):
-                instances[uid], used = other, "the first that can be decoded"
-            series.versions += 1
-            detail = f"another instance with this SOP Instance UID (0008,0018) has {differs}; {used} is used"
-            series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
-    return list(instances.values())
+        own = used[uid]
+        if (differs := _difference(series.dataset_of(uid), ds)) is None:
+            own.files.append(file)
+            continue
+        other = _Used(_instance(ds, uid), [file])
+        own_fault, fault = _fault(own.instance), _fault(other.instance)
+        if own_fault and not fault:
+            later[uid] = ds
+            used[uid], other, fault = other, own, own_fault
+        reason, detail = fault or (Reason.SAME_POSITION_TWICE, f"{differs} {OTHER_FILE}, which is used")
+        series.exclusions += [Exclusion(uid, 0, reason, detail, name) for name in other.files]
+        series.versions += len(other.files)
+        series.unusable += len(other.files) if fault else 0
+    return [own.instance for own in used.values()]
 
 
-def _can_be_decoded(instance: SourceInstance) -> bool:
-    return instance.exclusion is None and not _decodable(instance.frames)[1]
+def _difference(first: Dataset, second: Dataset) -> str | None:
+    """Return what the second of two data sets of one SOP Instance UID has not, as the first; None if it is the same."""
+    if not has_same_pixels(first, second):
+        return "not the same pixels"
+    return "not the same position, number or time" if states_another_place(first, second) else None
+
+
+def _fault(instance: SourceInstance) -> tuple[Reason, str] | None:
+    """Return why an instance has no pixels, or none that can be decoded; None if it has."""
+    if instance.exclusion is not None:
+        return instance.exclusion.reason, instance.exclusion.detail
+    return next(((reason, detail) for _, reason, detail in _decodable(instance.frames)[1]), None)
 
 
 def _instance(ds: Dataset, uid: str) -> SourceInstance:

@@ -229,12 +229,14 @@ class Assembly:
     """The volumes of one series. Every instance is in the sources of a volume, in an exclusion or in a refusal.
 
     `versions`: number of data sets that have the SOP Instance UID of another one, and not its content.
+    `unusable`: number of these that have no pixels, or pixels that cannot be decoded.
     """
 
     volumes: tuple[Volume, ...]
     refusals: tuple[Refusal, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
     versions: int = 0
+    unusable: int = 0
 
     def unaccounted(self, sop_instance_uids: set[str]) -> set[str]:
         """Return the instances that are in no volume, exclusion or refusal: none, unless a slice was lost."""

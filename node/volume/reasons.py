@@ -112,13 +112,16 @@ class VolumeWarning:
 class Exclusion:
     """Frames of one instance that are in no volume, and the reason.
 
-    `frames` counts them; 0 means that the instance is not an image.
+    `frames` counts them; 0 means that the instance is not an image, or that another file of it is used.
+    `file`: only this file of the instance is excluded, since there is another; empty if the data set is of no file.
+        None: the instance.
     """
 
     sop_instance_uid: str
     frames: int
     reason: Reason
     detail: str
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class SeriesUnderAssembly:
     exclusions: list[Exclusion] = field(default_factory=list)
     concatenations: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     versions: int = 0  # data sets under the UID of another one, with another content
+    unusable: int = 0  # those of them that have no pixels, or pixels that cannot be decoded
     refused_frames: int = 0
     stacks: int = 0
 
@@ -150,6 +151,7 @@ class SeriesUnderAssembly:
             tuple(self.refusals),
             tuple(self.exclusions),
             self.versions,
+            self.unusable,
         )
         lost = assembly.unaccounted(self.uids)
         if lost:
@@ -180,15 +182,15 @@ def as_refusals(exclusions: Iterable[Exclusion]) -> list[Refusal]:
 
 def exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:
     """Return warnings about instances that are in no volume."""
-    reasons = Counter(exclusion.reason for exclusion in exclusions)
+    files = sum(exclusion.file is not None for exclusion in exclusions)
+    reasons = Counter(exclusion.reason for exclusion in exclusions if exclusion.file is None)
     no_images = sum(reasons.pop(reason, 0) for reason in WITHOUT_PIXELS)
-    conflicting = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
     reasons.pop(Reason.DUPLICATE_SLICE, 0)  # the volume that they copy has a warning of its own
     unread = sum(reasons.values())
     warnings = []
-    if conflicting:
-        detail = counted(conflicting, "instance was", "instances were")
-        detail += " left out: the SOP Instance UID was already used with different pixels"
+    if files:
+        detail = counted(files, "file was", "files were")
+        detail += " left out: another one with the same SOP Instance UID, and another content, is used"
         warnings.append(VolumeWarning(WarningKind.SAME_POSITION_TWICE, detail))
     if no_images:
         detail = counted(no_images, "instance of the series is no image", "instances of the series are no images")

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -89,17 +90,32 @@ def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_pat
 
 def test_each_series_is_reported_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
     done = run("convert", scan, "-o", tmp_path / "out")
-    series, skipped, total = done.stdout.splitlines()
+    series, skipped, files, total = done.stdout.splitlines()
     assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
     assert "176 x 208 x 60" in series
     assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"
-    assert re.fullmatch(r"1 series: 1 converted \(1 file\), 1 file skipped in \d+\.\d s: .*conversion\.json", total)
+    assert files == "61 files: 60 used, 1 skipped"
+    assert re.fullmatch(r"1 series: 1 converted \(1 file\) in \d+\.\d s: .*conversion\.json", total)
+
+
+def test_of_two_files_of_one_instance_it_is_said_which_is_used(tmp_path: Path) -> None:
+    series = make.ct_series(3)
+    other, cut = deepcopy(series[0]), deepcopy(series[1])
+    other.PixelData = bytes(len(other.PixelData))
+    del cut.PixelData
+    make.saved([*series, other, cut, series[2]], tmp_path)
+    line, instead, without, files, total = run("convert", tmp_path, "-o", tmp_path / "out").stdout.splitlines()
+    assert "suspect: 1 file has the SOP Instance UID of another, but not the same pixels, position or time; " in line
+    assert instead.endswith(f", which is used: left out {tmp_path}/0003.dcm, used {tmp_path}/0000.dcm")
+    assert without.endswith(f" without Pixel Data (7FE0,0010): left out {tmp_path}/0004.dcm, used {tmp_path}/0001.dcm")
+    assert files == "6 files: 3 used, 2 excluded, 1 duplicate"
+    assert total.startswith("1 series: 1 converted (1 file) in ")
 
 
 @pytest.mark.parametrize("announced", [{}, {"ImagesInAcquisition": 6}])
 def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(announced: dict, tmp_path: Path) -> None:
     make.saved(make.gap_series(6, **announced), tmp_path / "in")
-    line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    line, *_ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
     assert line.count("missing-slice") == 1
     told = "  (incomplete: missing-slice: 1 slice between others is missing at 2.5 mm spacing, after slice 4; "
     assert told in line
@@ -109,7 +125,7 @@ def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(announced: 
 
 def test_a_warning_is_told_with_its_sentence(tmp_path: Path) -> None:
     make.saved(make.tilted_ct_series(4), tmp_path / "in")
-    line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    line, *_ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
     assert "gantry-tilt: the gantry is tilted by 15.00 degrees; " in line
 
 
@@ -142,6 +158,7 @@ def test_the_total_accounts_for_every_series_and_few_that_are_left_out_are_print
     assert "10 series: 2 converted, 1 of them in part (2 files), 1 refused, 7 left out in " in printed
     assert printed.count("it fits --exclude") == 5
     assert "\nleft out 2 more series; --json lists all\n" in printed
+    assert "\n18 files: 5 used, 6 refused, 7 not chosen\n" in printed
 
 
 @pytest.mark.slow
@@ -151,7 +168,7 @@ def test_a_second_run_prints_what_it_changed_and_what_is_left(tmp_path: Path) ->
         make.saved(instances, tmp_path / name)
     options = ("convert", tmp_path / "part", "-o", tmp_path / "out")
     run(*options, tmp_path / "localizer")
-    line, stays, leaves, total = run(*options, tmp_path / "rest").stdout.splitlines()
+    line, stays, leaves, _, total = run(*options, tmp_path / "rest").stdout.splitlines()
     assert line.endswith("  (replaced, 3 -> 5 slices)")
     assert stays == "left     002_CT: its series is not in IN"
     assert leaves.startswith(f"files of 1 series in {tmp_path / 'out'} are of earlier runs, not of this one")
@@ -164,21 +181,25 @@ def test_a_structure_set_without_its_images_is_refused_once(tmp_path: Path) -> N
     square = [(20.0, 40.0), (40.0, 40.0), (40.0, 60.0), (20.0, 60.0)]
     region = make.contour(make.on_slice(images[0], square), [images[0]])
     make.saved([make.structure_set(images, {"mark": [point], "Heart": [region]})], tmp_path / "in")
-    line, total = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    line, files, total = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
     assert "which is not here: send it, and the masks are made" in line
+    assert files == "1 file: 1 refused"
     assert total.startswith("1 series: 0 converted (0 files), 1 refused in ")
 
 
 def test_a_list_promises_no_file_of_a_class_without_image(tmp_path: Path) -> None:
     plan, state = (make.structured_report() for _ in range(2))
+    labels = make.ct_series(1)
+    labels[0].SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
     plan.SOPClassUID, state.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5", "1.2.840.10008.5.1.4.1.1.11.1"
-    make.saved([*make.ct_series(1), plan, state], tmp_path / "in")
+    make.saved([*make.ct_series(1), *labels, plan, state], tmp_path / "in")
     options = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--list")
     lines = run(*options).stdout.splitlines()
     assert len([line for line in lines if line.endswith("  no image")]) == 2
-    assert len([line for line in lines if "  -> " in line]) == 1
+    assert len([line for line in lines if "  -> " in line]) == 2
+    assert len([line for line in lines if "  Label Map Segmentation Storage  -> " in line]) == 1
     _, listed, _ = voxelnode(*options)
-    assert sorted(row["path"] is None for row in listed["series"]) == [False, True, True]
+    assert sorted(row["path"] is None for row in listed["series"]) == [False, False, True, True]
 
 
 @pytest.mark.slow
@@ -247,6 +268,7 @@ def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> 
         (["--name", "{patient}"], "there is no token {patient}"),
         (["--name", "{patient_id}", "--anonymous"], "{patient_id} would be shown"),
         (["--format", "nifti,dicom"], "'dicom': must be 'nifti', 'nifti-pair', 'analyze', 'mhd', 'nrrd' or 'npz'\n"),
+        (["--format", "MetaImage"], "'nrrd' or 'npz', did you mean \"mhd\"?\n"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(

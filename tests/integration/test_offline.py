@@ -368,6 +368,12 @@ def test_the_files_of_refused_and_excluded_instances_are_named(tmp_path: Path) -
     copy = dcmread(folder / "0.dcm")
     copy.PixelData = bytes(len(copy.PixelData))
     copy.save_as(folder / "other.dcm")
+    (folder / "same.dcm").write_bytes((folder / "1.dcm").read_bytes())
+    broken = dcmread(folder / "2.dcm")
+    broken.compress(RLELossless, generate_instance_uid=False)
+    broken.save_as(folder / "-cut.dcm")  # found before the whole one
+    (folder / "-cut.dcm").write_bytes((folder / "-cut.dcm").read_bytes()[:-60])
+    (folder / "notes.txt").write_text("no DICOM")
     archive = tmp_path / "scans.zip"
     with zipfile.ZipFile(archive, "w") as members:
         for file in sorted(folder.iterdir()):
@@ -375,9 +381,21 @@ def test_the_files_of_refused_and_excluded_instances_are_named(tmp_path: Path) -
     for source, prefix in ((folder, f"{folder}/"), (archive, f"{archive}!")):
         listing = convert_folder([source], tmp_path / "out", OPTIONS, here)
         assert [row["files"] for row in listing["refusals"]] == [[f"{prefix}3.dcm"]]
-        assert [row["files"] for row in listing["exclusions"]] == [[f"{prefix}0.dcm", f"{prefix}other.dcm"]]
+        instead = [(*row["files"], row["used_file"]) for row in listing["exclusions"]]
+        assert instead == [(f"{prefix}-cut.dcm", f"{prefix}2.dcm"), (f"{prefix}other.dcm", f"{prefix}0.dcm")]
+        fates = {row["name"].removeprefix(prefix): row for series in listing["series"] for row in series["files"]}
+        assert {name: row["fate"] for name, row in fates.items()} == {
+            **dict.fromkeys(("0.dcm", "1.dcm", "2.dcm"), "used"),
+            **dict.fromkeys(("-cut.dcm", "other.dcm"), "excluded"),
+            **{"same.dcm": "duplicate", "3.dcm": "refused"},
+        }
+        assert (fates["0.dcm"]["stacks"], fates["same.dcm"]["stacks"]) == ([0], [])
+        counts = {name: count for name, count in listing["files"].items() if count}
+        assert counts.pop("found") == sum(counts.values()) == 8
+        assert counts == {"used": 3, "excluded": 2, "duplicate": 1, "refused": 1, "skipped": 1}
     listing = convert_folder([folder], tmp_path / "out", OPTIONS, here, layout=Layout(anonymous=True))
-    assert not any("files" in row for row in (*listing["refusals"], *listing["exclusions"]))
+    assert str(folder) not in json.dumps(listing).replace(str(folder / "notes.txt"), "")
+    assert listing["files"]["used"] == 3
 
 
 @pytest.mark.parametrize("expression", ["state == 'failed'", "modalty == 'CT'", "instances >=", ""])

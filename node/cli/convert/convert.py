@@ -322,16 +322,32 @@ def _in_files(files: Sequence[str]) -> str:
 
 
 def _print_exclusions(head: str, exclusions: list[dict[str, Any]]) -> None:
-    """Print the instances that are in no volume, a line for each of the first reasons."""
-    by_reason: dict[tuple[str, str], dict[str, list[str]]] = {}
+    """Print the instances, and the files, that are in no volume, a line for each of the first reasons."""
+    by_reason: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     for row in exclusions:
-        by_reason.setdefault((row["reason"], row["detail"]), {})[row["sop_instance_uid"]] = row.get("files", [])
-    for (reason, detail), found in [*by_reason.items()][:MAX_REASONS]:
-        files = [name for names in found.values() for name in names]
-        said = f"left out {counted(len(found), 'instance')}: {reason}: {printable(detail)}"
-        _print_line(head, said + _in_files(files))
+        by_reason.setdefault((row["reason"], row["detail"], "used_file" in row), []).append(row)
+    for (reason, detail, of_files), rows in [*by_reason.items()][:MAX_REASONS]:
+        if of_files:
+            count, names = counted(len(rows), "file"), _instead(rows)
+        else:
+            count = counted(len({row["sop_instance_uid"] for row in rows}), "instance")
+            names = _in_files([*dict.fromkeys(name for row in rows for name in row.get("files", []))])
+        _print_line(head, f"left out {count}: {reason}: {printable(detail)}{names}")
     if len(by_reason) > MAX_REASONS:
         _print_line(head, f"left out more, for {len(by_reason) - MAX_REASONS} other reasons; --json lists all")
+
+
+def _instead(rows: Sequence[dict[str, Any]]) -> str:
+    """Return which files are left out, and which are used in their places, for the end of a sentence."""
+    pairs = [
+        f"left out {printable(name)}" + (f", used {printable(row['used_file'])}" if row["used_file"] else "")
+        for row in rows
+        for name in row.get("files", ())
+    ]
+    if not pairs:
+        return ""
+    more = f"; {len(pairs) - MAX_FILES} more; --json lists all" if len(pairs) > MAX_FILES else ""
+    return f": {'; '.join(pairs[:MAX_FILES])}{more}"
 
 
 def _is_no_image(refusal: dict[str, Any]) -> bool:
@@ -469,11 +485,16 @@ def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, sec
     counts += [f"{outcomes.count(word)} {word}" for word in ("without image", "refused") if word in outcomes]
     if listing["not_chosen"]:
         counts.append(f"{len(listing['not_chosen'])} left out")
-    if listing["not_dicom"]:
-        counts.append(f"{counted(len(listing['not_dicom']), 'file')} skipped")
     series = f"{len(listing['series']) + len(listing['not_chosen'])} series: "
     nothing = "no DICOM file was found: "
+    print(_balance(listing["files"]))
     print(
         f"{series if outcomes or listing['not_chosen'] else nothing}{', '.join(counts)} in {seconds:.1f} s: "
         f"{out / 'conversion.json'}"
     )
+
+
+def _balance(files: dict[str, int]) -> str:
+    """Return how many files were found, and what became of them."""
+    fates = [f"{count} {fate.replace('_', ' ')}" for fate, count in files.items() if fate != "found" and count]
+    return f"{counted(files['found'], 'file')}{': ' if fates else ''}{', '.join(fates)}"

@@ -25,8 +25,8 @@ class StructureSetsOfSeries(Objects):
         found = read_structure_set(ds)
         first = self._sets.setdefault(uid, found)
         if not first.is_like(found):
-            detail = "another structure set with this SOP Instance UID (0008,0018) differs; the first is used"
-            self.exclusions.append(Exclusion(uid, 0, Reason.CONTRADICTORY, detail))
+            detail = "not the same regions as another file with this SOP Instance UID (0008,0018), which is used"
+            self.exclusions.append(Exclusion(uid, 0, Reason.CONTRADICTORY, detail, str(getattr(ds, "filename", ""))))
         return True
 
     @property

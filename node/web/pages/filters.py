@@ -16,8 +16,8 @@ from io import StringIO
 from typing import Any
 
 from markupsafe import Markup
-from pydicom.uid import UID
 
+from node.dicom.uids import registered_name
 from node.version import __version__
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -133,12 +133,12 @@ def spacing(numbers: str | list[float]) -> str:
 
 def uid_name(uid: str | None) -> str:
     """Return the name of a UID of the standard, or any other UID unchanged."""
-    return UID(uid).name if uid else ""
+    return (registered_name(uid) or uid) if uid else ""
 
 
 def with_uid_names(text: str | None) -> str:
     """Return text that `shown` returns, with the names of the UIDs of the standard in it."""
-    return _STANDARD_UID.sub(lambda found: UID(found[0]).name, shown(text))
+    return _STANDARD_UID.sub(lambda found: uid_name(found[0]), shown(text))
 
 
 def joined(values: Iterable[str]) -> str:

@@ -96,6 +96,7 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> bytes:
         _changed(lambda answer: answer["damaged"].append(["9.9", "is missing"])),
         _changed(lambda answer: answer["references"].append(["", "1\\2"])),
         _changed(lambda answer: answer["exclusions"][0].update(reason="because")),
+        _changed(lambda answer: answer["exclusions"][0].update(file="/etc/passwd")),
         _changed(lambda answer: answer["completeness"].update(state="perfect")),
         _changed(lambda answer: answer.update(seconds="soon")),
         b"1" * 1_000_000,

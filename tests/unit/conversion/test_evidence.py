@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom import FileDataset
-from pydicom.uid import generate_uid
+from pydicom.uid import RLELossless, generate_uid
 
 from node.completeness import Completeness
 from node.conversion.job import ConversionJob, Converted
@@ -420,17 +420,38 @@ def test_a_series_with_two_contents_under_one_uid_is_not_complete(judge: Judge, 
     verdict = judge([*series, with_other_pixels(series[0], 7), with_other_pixels(series[0], 8)])
     assert (verdict.state, verdict.rule) == ("suspect", "conflict")
     assert "not the same pixels" in verdict.reason
+    assert "more file" not in verdict.reason
 
 
-def test_the_first_copy_that_can_be_decoded_is_used(tmp_path: Path) -> None:
-    series = make.ct_series(4)
-    cut = make.changed(deepcopy(series[1]), PixelData=series[1].PixelData[:20])
-    found = converted([series[0], cut, *series[1:]], tmp_path / "cut")
+@pytest.mark.parametrize("without", [True, False])
+def test_the_first_copy_that_can_be_decoded_is_used(without: bool, tmp_path: Path) -> None:
+    series = make.ct_series(4, ConvolutionKernel="whole")
+    cut = make.changed(deepcopy(series[0]), PixelData=series[0].PixelData[:20], ConvolutionKernel="cut")
+    if without:
+        del cut.PixelData
+    found = converted([cut, cut, *series, series[0]], tmp_path / "cut")
     assert [file.shape for file in found.files if file.shape] == [(make.COLUMNS, make.ROWS, 4)]
-    assert [exclusion.detail.split("; ")[1] for exclusion in found.exclusions] == [
-        "the first that can be decoded is used"
-    ]
+    assert [Path(exclusion.file or "").name for exclusion in found.exclusions] == ["0000.dcm", "0001.dcm"]
+    assert {exclusion.reason for exclusion in found.exclusions} == {Reason.INCOMPLETE if without else Reason.CUT}
     assert found.completeness.rule == "conflict"
+    unusable = "2 files have the SOP Instance UIDs of others, but no pixels that can be used; "
+    assert found.completeness.reason.startswith(unusable)
+    assert found.completeness.reason.endswith("; 1 more file has the SOP Instance UIDs of these instances")
+    [sidecar] = (json.loads(path.read_text()) for path in (tmp_path / "cut").glob("*.json"))
+    assert sidecar["ConvolutionKernel"] == ["whole"]
+
+
+def test_a_whole_file_is_used_instead_of_one_that_cannot_be_read(tmp_path: Path) -> None:
+    series = make.ct_series(4)
+    broken = deepcopy(series[1])
+    broken.compress(RLELossless, generate_instance_uid=False)
+    paths = make.saved([broken, *series], tmp_path)
+    paths[0].write_bytes(paths[0].read_bytes()[:-60])
+    uids = [str(ds.SOPInstanceUID) for ds in (broken, *series)]
+    found = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
+    assert [(Path(one.file or "").name, one.reason) for one in found.exclusions] == [("0000.dcm", Reason.CUT)]
+    assert (found.completeness.state, found.completeness.rule) == ("suspect", "conflict")
+    assert [file.warnings for file in found.files if file.shape] == [()]
 
 
 def test_the_number_of_a_report_in_a_series_of_images_is_no_hole(judge: Judge) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -28,7 +29,7 @@ def named_in(title: str) -> set[str]:
     return set(re.findall(r"`([\w-]+)`", part)) | set(re.findall(r"^- `(\w+)`:", fields, flags=re.MULTILINE))
 
 
-def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:
+def converted(series: list[Dataset], folder: Path) -> dict[str, Any]:
     make.saved(series, folder / "in")
     options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
     return convert_folder([folder / "in"], folder / "out", options, here, layout=Layout(name_template("volume")))
@@ -44,6 +45,7 @@ def test_every_key_of_sidecars_and_of_conversion_json_is_documented(tmp_path: Pa
         ds.add(DataElement("DiffusionBValue", "FD", 500.0 * ((ds.InstanceNumber - 1) // 4)))
     series[0].ImagePositionPatient = None
     listing = converted([*series, make.structured_report()], tmp_path)
+    assert listing.pop("files").keys() <= named_in("conversion.json")
     for name, entries in listing.items():
         assert {name, *(key for entry in entries for key in entry)} <= named_in("conversion.json")
     assert [name for name, entries in listing.items() if not entries] == ["not_chosen", "not_dicom", "left"]

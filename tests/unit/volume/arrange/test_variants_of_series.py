@@ -473,7 +473,7 @@ def test_an_instance_that_came_again_and_cannot_be_decoded_is_reported() -> None
     again.PixelData = encapsulate([b"\0" * 64])
     assembly = assemble([*series, again])
     assert grids(assembly) == [[planes(series)]]
-    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.SAME_POSITION_TWICE]
+    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.UNDECODABLE]
 
 
 # Images without pixels
