@@ -218,7 +218,7 @@ def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversi
     assert [row["patient_name"] for row in result["why_not"]] == ["P4", "P3", "P5", "P2"]
     assert result["why_not"][1]["clauses"][0]["instead"] == "not converted yet"
     on_medium = run("export", "--media", root.folder / "cd", "--where", asked[1], "--root", root.folder)
-    assert "1 more series may fit, but is not converted yet. Its name: voxelnode select " in on_medium.stdout
+    assert "1 series may fit, but is not converted yet. Its name: voxelnode select " in on_medium.stdout
     narrow = run(*asked, environment={"COLUMNS": "80"}).stdout.splitlines()
     assert max(map(len, narrow)) < max(map(len, shown))
 

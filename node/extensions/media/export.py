@@ -55,7 +55,7 @@ def export(
         undecided = index.facts.count_undecided(selector)
     names = shlex.join(["voxelnode", "select", where, "--why", *root.given])
     are, whose = ("is", "Its name") if undecided == 1 else ("are", "Their names")
-    later = f"{undecided} more series may fit, but {are} {NOT_CONVERTED}. {whose}: {printable(names)}"
+    later = f"{undecided} series may fit, but {are} {NOT_CONVERTED}. {whose}: {printable(names)}"
     if not instances:
         raise UsageError(f"no instance is selected{f'. {later}' if undecided else ''}")
     what = where if project is None else f"{where}, of project {project}"
