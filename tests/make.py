@@ -239,6 +239,16 @@ def mr_series(slices: int = 5, **options: Any) -> list[FileDataset]:
     return image_series(slices, **(defaults | options))
 
 
+def siemens_dwi_series(slices: int = 3, **options: Any) -> list[FileDataset]:
+    """Return an MR whose weighting is in Siemens' private elements alone, of which PS3.15 calls these safe."""
+    series = mr_series(slices, Manufacturer="SIEMENS", **options)
+    for ds in series:
+        block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", "1000")
+        block.add_new(0x0E, "FD", [1.0, 0.0, 0.0])
+    return series
+
+
 def tilted_ct_series(
     slices: int = 5, *, degrees: float = 15.0, spacing: float = 2.5, **options: Any
 ) -> list[FileDataset]:

@@ -248,10 +248,11 @@ def _bound_numbers(kind: Any) -> None:
             info.callback = info.callback or _checked_number
 
 
-def _checked_number(number: int | None) -> int | None:
-    if number is not None and abs(number) > MAX_NUMBER:
-        raise typer.BadParameter(f"{number} is more than {MAX_NUMBER}, the largest number that the index can have.")
-    return number
+def _checked_number(given: int | list[int] | None) -> int | list[int] | None:
+    for number in given if isinstance(given, list) else [given or 0]:
+        if abs(number) > MAX_NUMBER:
+            raise typer.BadParameter(f"{number} is more than {MAX_NUMBER}, the largest number that the index can have.")
+    return given
 
 
 class PlainCommand(typer.core.TyperCommand):

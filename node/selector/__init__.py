@@ -16,11 +16,12 @@ from node.selector.expression import (
     compile_selector,
     without,
 )
-from node.selector.fields import FIELDS, Field, Group, grid_fields
+from node.selector.fields import FIELDS, NOT_CONVERTED, Field, Group, grid_fields
 
 __all__ = [
     "FIELDS",
     "MAX_LENGTH",
+    "NOT_CONVERTED",
     "Facts",
     "Field",
     "Group",

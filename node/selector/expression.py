@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from node.errors import UsageError, nearest
-from node.selector.fields import FIELDS, Field
+from node.selector.fields import FIELDS, KNOWN_LATER, NOT_CONVERTED, Field
 
 Facts = Mapping[str, Any]
 """What is known of a series: a value for each field, a list for those with several; None is a missing value."""
@@ -73,9 +73,23 @@ class Selector:
         """Return whether a series is selected."""
         return self._condition.holds(facts)
 
+    def may_match(self, facts: Facts) -> bool:
+        """Return whether a series is selected, or may be when it is converted; `facts` have its ``state``, too."""
+        return self._condition.may_be(True, facts, _known_later(facts))
+
     def why_not(self, facts: Facts) -> list[tuple[str, str]]:
-        """Return (clause, what is there instead) for the clauses that keep a series from being selected."""
-        return self._condition.failures(facts)
+        """Return (clause, what is there instead) for the clauses that keep a series from being selected.
+
+        If `facts` have its ``state``, `NOT_CONVERTED` stands for what only the conversion tells.
+        """
+        return self._condition.failures(facts, _known_later(facts))
+
+
+def _known_later(facts: Facts) -> frozenset[str]:
+    """Return the missing fields of an open series that its conversion may tell."""
+    if facts.get("state") not in ("receiving", "converting"):
+        return frozenset()
+    return frozenset(name for name, value in facts.items() if name in KNOWN_LATER and not value)
 
 
 def compile_selector(where: str | Mapping[str, Any], fields: Fields = FIELDS) -> Selector:
@@ -118,9 +132,19 @@ class _Condition:
     def fields(self) -> set[str]:
         raise NotImplementedError
 
-    def failures(self, facts: Facts) -> list[tuple[str, str]]:
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        """Return whether some values of the `unknown` fields make the condition hold, or with `wanted` False, fail."""
+        raise NotImplementedError
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
         """Return the clauses that fail, with the values that make them fail; empty if the condition holds."""
         raise NotImplementedError
+
+    def instead(self, facts: Facts, unknown: Collection[str]) -> str:
+        """Return the values that make the condition fail, or that the conversion decides."""
+        if self.may_be(True, facts, unknown):
+            return NOT_CONVERTED
+        return ", ".join(f"{name} is {_shown(facts[name])}" for name in sorted(self.fields()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +166,11 @@ class _Comparison(_Condition):
     def fields(self) -> set[str]:
         return {self.field}
 
-    def failures(self, facts: Facts) -> list[tuple[str, str]]:
-        return [] if self.holds(facts) else [(self.text, f"{self.field} is {_shown(facts[self.field])}")]
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        return self.field in unknown or self.holds(facts) is wanted
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
+        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +183,11 @@ class _All(_Condition):
     def fields(self) -> set[str]:
         return set().union(*(part.fields() for part in self.parts))
 
-    def failures(self, facts: Facts) -> list[tuple[str, str]]:
-        return [failure for part in self.parts for failure in part.failures(facts)]
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        return (all if wanted else any)(part.may_be(wanted, facts, unknown) for part in self.parts)
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
+        return [failure for part in self.parts for failure in part.failures(facts, unknown)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +195,11 @@ class _Any(_All):
     def holds(self, facts: Facts) -> bool:
         return any(part.holds(facts) for part in self.parts)
 
-    def failures(self, facts: Facts) -> list[tuple[str, str]]:
-        return [] if self.holds(facts) else _All.failures(self, facts)
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        return (any if wanted else all)(part.may_be(wanted, facts, unknown) for part in self.parts)
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
+        return [] if self.holds(facts) else _All.failures(self, facts, unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +213,11 @@ class _Not(_Condition):
     def fields(self) -> set[str]:
         return self.part.fields()
 
-    def failures(self, facts: Facts) -> list[tuple[str, str]]:
-        if self.holds(facts):
-            return []
-        return [(self.text, ", ".join(f"{name} is {_shown(facts[name])}" for name in sorted(self.fields())))]
+    def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
+        return self.part.may_be(not wanted, facts, unknown)
+
+    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
+        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,14 @@ FIELDS: dict[str, Field] = {
 }
 """What series and volumes are found by: selectors, rules of data sets and ``v_catalog`` have these names."""
 
+KNOWN_LATER = frozenset({"verdict", "certainty", "failures", "expected_instances", "missing_instances"}).union(
+    name for name, field in FIELDS.items() if field.group == "volume"
+)
+"""What the conversion of a series tells, and may be missing before it."""
+
+NOT_CONVERTED = "not converted yet"
+"""What stands for a value that is known later."""
+
 
 AXES = ("columns", "rows", "slices", "times")
 SPACINGS = ("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm")

@@ -84,7 +84,8 @@ REMEDIES: Mapping[str, str] = {
     "anonymiser.",
     "uneven-segmentation": "No action needed if its images are unevenly spaced: it is kept and sent on as DICOM, and "
     "no volume has uneven planes.",
-    "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
+    "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice. "
+    "If an anonymiser removed private elements, which have the layout, send the originals.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; only its small levels become pictures.",
     "surfaces": "Export the segments as Segmentation or as an RT structure set: surfaces are not drawn on slices.",
     "projections": "Send the slices that the scanner reconstructs from these projections.",

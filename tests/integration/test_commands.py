@@ -628,7 +628,7 @@ def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> No
 
 
 def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_path: Path) -> None:
-    studies = [make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")[0] for _ in range(2)]
+    studies = [make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")[0] for _ in range(3)]
     make.saved(studies, tmp_path / "scans")
     assert run("import", "scans").status == 0
     assert run("delete", str(studies[0].StudyInstanceUID), "--yes").status == 0
@@ -639,6 +639,9 @@ def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_p
         assert re.search(rf"(?m)^ +1  study  {studies[0].StudyInstanceUID} ", found), found
         [row] = json.loads(run("info", sought, "--json").out)["trash"]
         assert row["uid"] == studies[0].StudyInstanceUID
+    [command] = re.findall("`voxelnode (.+)`", run("delete", "--patient", "ID-7", "--yes").out)
+    assert command == "trash restore 2 3"
+    assert run(*command.split()) == (0, "2 instances brought back; 0 had come again\n", "")
 
 
 def test_what_lists_does_so_with_and_without_the_word_list(run) -> None:

@@ -14,6 +14,7 @@ from pydicom import Dataset, config, dcmread
 from node.audit.audit_log import Audit
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.files import deidentify_files
+from node.extensions.deidentify.lost import Loss
 from node.extensions.deidentify.profile import Option, Profile
 from node.pseudonyms import passing_key
 from tests import make
@@ -39,6 +40,28 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make.structured_report(**named).save_as(folder / "report.dcm", enforce_file_format=True)
     (folder / "notes.txt").write_text("Secret")
     return folder
+
+
+@pytest.mark.parametrize("retain", [set(), {Option.SAFE_PRIVATE}])
+def test_series_whose_volumes_lose_something_are_counted(corpus: Path, tmp_path: Path, retain: set[Option]) -> None:
+    make.saved(make.siemens_dwi_series(SeriesNumber=7, SeriesDescription="ep2d_diff"), tmp_path / "dwi")
+    how = Deidentification(Profile(frozenset(retain)), passing_key())
+    inputs = [tmp_path / "dwi", corpus / "dcm_qa_nih" / "siemens-mosaic-ap", corpus / "dcm_qa_ct"]
+    done = deidentify_files(inputs, tmp_path / "out", how)
+    found = {(one.number, one.description): one.lost for one in done.less.values()}
+    gradients = {Loss.B_VALUES, Loss.DIRECTIONS}
+    assert found.pop((7, "ep2d_diff"), set()) == (set() if retain else gradients)
+    assert [*found.values()] == [{*Loss} - gradients]
+    assert done.less.keys() <= {ds.SeriesInstanceUID for ds in results(tmp_path / "out")}
+
+
+@pytest.mark.slow
+def test_the_command_names_series_whose_volumes_lose_something(tmp_path: Path) -> None:
+    make.saved(make.siemens_dwi_series(SeriesNumber=7, SeriesDescription="ep2d_diff"), tmp_path / "dwi")
+    lines = run("deidentify", tmp_path / "dwi", tmp_path / "out", check=True).stdout.splitlines()
+    assert lines[0] == "lost series 7 ep2d_diff: b-values, gradient directions"
+    assert lines[1].startswith("1 series lost what volumes are made with; for volumes, convert the originals by ")
+    assert lines[1].endswith("; safe-private keeps b-values and directions of some vendors")
 
 
 def results(out: Path) -> list[Dataset]:
@@ -78,7 +101,7 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     before = {path: path.read_bytes() for path in out.rglob("*.dcm")}
 
     again = json.loads(run("deidentify", originals, out, *order, "--pixel-rules", rules, "--json").stdout)
-    assert (again["written"], again["key"], len(again["patients"])) == (6, "t1", 1)
+    assert (again["written"], again["key"], len(again["patients"]), again["lost"]) == (6, "t1", 1, [])
     assert [row["reason"] for row in again["refused"]] == ["structured-report"]
     assert {path: path.read_bytes() for path in before} == before  # one key, the same bytes
     [capture] = [ds for ds in results(out) if ds.Modality == "OT"]

@@ -19,6 +19,7 @@ from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
 from node.settings.model import Settings
 from node.settings.series import RetentionSettings
+from node.volume.reasons import REMEDIES
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
@@ -173,6 +174,8 @@ def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     names, *rows = (line.split("\t") for line in for_programs.splitlines())
     found = [dict(zip(names, row, strict=True)) for row in rows]
     assert [(row["series_instance_uid"], row["why_not"]) for row in found] == [(fits[1], ""), (other[1], "slices is 2")]
+    assert names == [*FIELDS, "why_not"]
+    assert (found[0]["column_spacing_mm"], found[0]["volumes"], found[0]["study_instance_uid"]) == ("0.5", "1", fits[0])
     wrong = run("select", 'modalty == "CT"', "--root", root.folder)
     assert wrong.returncode == 2
     assert 'at character 1: unknown field "modalty", did you mean "modality"?' in wrong.stderr
@@ -203,13 +206,19 @@ def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversi
     assert {"T1", "12.0", str(fits[0].SeriesInstanceUID)} <= set(shown[table + 2].split())
     [line] = [line for line in shown if line.split()[:4] == ["P2", "2026-11-04", "5", "loc"] and "T1" in line]
     assert line.split()[-1] == other[0].SeriesInstanceUID
-    assert "1 series is not converted yet" in shown
-    assert not [line for line in shown if "P3" in line]
+    open_series = shown.index("1 series may fit, but is not converted yet")
+    assert [line.split()[0] for line in shown[open_series + 1 :]] == ["patient", "P3"]
+    assert run(*asked[:2], *asked[3:]).stdout.splitlines()[-1] == (
+        "1 more may fit, but is not converted yet: see --why"
+    )
     [line] = [line for line in shown if line.startswith("P4") and "modality" in line]
     assert 'modality is "CT"' in line
     result = json.loads(run(*asked, "--json").stdout)
     assert (result["not_converted"], result["clauses"]['weighting == "T1"']) == (1, 2)
-    assert len(result["why_not"]) == 3
+    assert [row["patient_name"] for row in result["why_not"]] == ["P4", "P3", "P5", "P2"]
+    assert result["why_not"][1]["clauses"][0]["instead"] == "not converted yet"
+    on_medium = run("export", "--media", root.folder / "cd", "--where", asked[1], "--root", root.folder)
+    assert "1 series may fit, but is not converted yet. Its name: voxelnode select " in on_medium.stdout
     narrow = run(*asked, environment={"COLUMNS": "80"}).stdout.splitlines()
     assert max(map(len, narrow)) < max(map(len, shown))
 
@@ -220,6 +229,16 @@ def test_a_name_in_the_place_of_a_patient_id_finds_nothing_and_says_so(root: Roo
     assert none == "0 series. --patient is a Patient ID; for a name: voxelnode info 'Okoye Chi'\n"
     assert run("series", "--modality", "MR", "--root", root.folder).stdout == "0 series\n"
     assert "P1" in run("info", "Okoye Chi", "--root", root.folder).stdout
+
+
+def test_the_list_of_refused_series_has_each_remedy_once(root: Root) -> None:
+    for _ in range(2):
+        take(root, described(make.ct_series(2), PixelSpacing=[0.0, 0.0]))
+    root.convert_due()
+    listed = run("series", "--state", "refused", "--root", root.folder).stdout
+    assert listed.count("refused  bad-geometry: ") == 2
+    assert listed.count(" ".join(REMEDIES["bad-geometry"].split()[:5])) == 1
+    assert max(map(len, listed.splitlines())) <= 80
 
 
 def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:

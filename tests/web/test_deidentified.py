@@ -142,6 +142,17 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     assert line["participants"][0]["user"] == "local"
 
 
+@pytest.mark.slow
+def test_a_download_tells_what_volumes_of_its_copies_lose(tmp_path: Path, key: Path) -> None:
+    site = open_site(tmp_path / "root", {"deidentify": {"trial": {"key": key}}}).serving()
+    site.take(*make.siemens_dwi_series(study_uid="1.2.7", series_uid="1.2.7.1", SeriesDescription="Secret"))
+    report = report_in(downloaded(site, study_instance_uids=["1.2.7"]))
+    site.close()
+    [row] = report["left_out"]
+    assert (row["reason"], row["series_instance_uid"]) == ("lost", report["series"][0]["series_instance_uid"])
+    assert row["detail"].startswith("the copies lost b-values, gradient directions; for volumes, convert the originals")
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("retain", [[], ["uids"]])
 @pytest.mark.parametrize("uid", ["1..2", "SECRET-4711"])

@@ -14,7 +14,8 @@ import typer
 from node.cli.options import Root
 from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table, printable
 from node.completeness import Certainty
-from node.selector.fields import SeriesState
+from node.selector.fields import NOT_CONVERTED, SeriesState
+from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
     from node.selector import Facts, Selector
@@ -99,8 +100,6 @@ NAMED = ("patient_id", "patient_name", "study_date", "series_number", "series_de
 
 UIDS_OF_SERIES = ("study_instance_uid", "series_instance_uid")
 
-NOT_CONVERTED = "not converted yet"
-
 
 def series(
     study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
@@ -161,10 +160,19 @@ def series(
         if (incomplete or row["error"]) and row["state"] != "not-an-image"
         for line in finding(state_of(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
+    refused = (row["error"] for row in rows if row["error"] and row["state"] in ("refused", "failed"))
+    for reason in dict.fromkeys(map(_reason, refused)):
+        problems += finding(reason, REMEDIES[reason])
     columns = SERIES | UIDS if uids else SERIES
     return listing(
         f"{len(rows)} series", columns, rows, none=printable(hint), below=problems, cut=("patient", "description")
     )
+
+
+def _reason(error: str) -> str:
+    """Return the reason with which the error of a series begins; that of a crash begins with none."""
+    reason = error.partition(": ")[0]
+    return reason if reason in REMEDIES else "failed"
 
 
 def _named(row: Mapping[str, Any], *, uids: bool) -> str:
@@ -196,23 +204,28 @@ def select(
 
     selector = compile_selector(expression)
     shown = (*SELECTED, *sorted(selector.fields.difference(SELECTED, UIDS_OF_SERIES)))
-    printed = selector.fields.union(SELECTED, ("verdict",))
-    fields = printed.union(NAMED, ("state", "revision")) if why else printed
-    selected: list[dict[str, Any]] = []
+    fields = selector.fields.union(NAMED if why else (), ("state",))
+    fits: list[int] = []
     others = _Others(limit)
     counts = Counter({True: 0, False: 0})
     with root.looking() as index:
         for one in index.facts.all(fields):
-            fits = selector.matches(one.facts)
-            counts[fits] += 1
-            uids = dict(zip(UIDS_OF_SERIES, one.key, strict=True))
-            if fits and len(selected) < limit:
-                selected.append(uids | {name: one.facts[name] for name in sorted(printed)})
-            elif not fits and why:
-                others.add({**uids, **one.facts}, _reasons(selector, one.facts))
-    data: dict[str, Any] = {"selected": counts[True], "others": counts[False], "series": selected}
+            is_selected = selector.matches(one.facts)
+            counts[is_selected] += 1
+            if is_selected and len(fits) < limit:
+                fits.append(one.id)
+            elif not is_selected and why:
+                uids = dict(zip(UIDS_OF_SERIES, one.key, strict=True))
+                others.add({"id": one.id, **uids, **one.facts}, selector, one.facts)
+            elif not is_selected:
+                others.by_count[0] += selector.may_match(one.facts)
+        facts = index.facts.of_rows(SELECTABLE, [*fits, *(row["id"] for row in others.newest)])
+    found = {id: {name: of_series[name] for name in SELECTABLE} for id, of_series in facts.items()}
+    selected = [found[id] for id in fits]
+    data: dict[str, Any] = {"selected": counts[True], "others": counts[False], "not_converted": others.by_count[0]}
+    data["series"] = selected
     if why:
-        data |= {"clauses": dict(others.clauses), "not_converted": others.by_count[0]}
+        data["clauses"] = dict(others.clauses)
         data["why_not"] = [
             {
                 **{name: row[name] for name in (*UIDS_OF_SERIES, *NAMED)},
@@ -229,11 +242,11 @@ def select(
         print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows, cut)
         if why:
             others.show()
+        elif count := others.by_count[0]:
+            print(f"{count} more may fit, but {_are(count)} {NOT_CONVERTED}: see --why")
 
     rows = [
-        {name: row[name] for name in (*UIDS_OF_SERIES, *sorted(printed))}
-        | {"why_not": "; ".join(instead for _, instead in row["clauses"])}
-        for row in others.newest
+        {**found[row["id"]], "why_not": "; ".join(instead for _, instead in row["clauses"])} for row in others.newest
     ]
     return Listing(data, show, rows=[*selected, *rows])
 
@@ -241,8 +254,8 @@ def select(
 class _Others:
     """Series that an expression leaves out: the newest, the newest of those that one clause excludes, and counts.
 
-    `by_count`: of series by the clauses that they do not fit: 0 if that is not known before their conversion, 1, or 2
-    for more.
+    `by_count`: of series by the clauses that they do not fit: 0 if they may fit when they are converted, 1, or 2 for
+    more.
     """
 
     def __init__(self, limit: int) -> None:
@@ -251,16 +264,18 @@ class _Others:
         self.newest: list[dict[str, Any]] = []
         self._limit = limit
         self._near: list[dict[str, Any]] = []
+        self._open: list[dict[str, Any]] = []
 
-    def add(self, row: dict[str, Any], reasons: list[tuple[str, str]]) -> None:
-        """Add a series, newest first, with the clauses that it does not fit and what is there instead."""
-        known = [reason for reason in reasons if reason[1] != NOT_CONVERTED]
+    def add(self, row: dict[str, Any], selector: Selector, facts: Facts) -> None:
+        """Add a series, newest first, that a selector does not select by these facts."""
+        reasons = selector.why_not(facts)
+        known = [reason for reason in reasons if reason[1] != NOT_CONVERTED] if not selector.may_match(facts) else []
         self.clauses.update({clause for clause, _ in known})
         self.by_count[min(len(known), 2)] += 1
-        if known and len(self.newest) < self._limit:
+        if len(self.newest) < self._limit:
             self.newest.append(row | {"clauses": reasons})
-        if len(known) == 1 and len(self._near) < self._limit:
-            self._near.append(row | {"clauses": known})
+        if len(known) < 2 and len(rows := self._near if known else self._open) < self._limit:
+            rows.append(row | {"clauses": known})
 
     def show(self) -> None:
         """Print how many series each clause excludes, and the series that fit all others."""
@@ -269,36 +284,32 @@ class _Others:
             f"{_do(self.by_count[1])} not fit one clause"
             + (f", the newest {self._limit}" if self.by_count[1] > self._limit else ""),
             ("patient", "date", "no", "description", "clause", "but", "series"),
-            [
-                (
-                    *(patient(row), row["study_date"], row["series_number"], _description(row)),
-                    *(*row["clauses"][0], row["series_instance_uid"]),
-                )
-                for row in self._near
-            ],
+            [(*_who(row), *row["clauses"][0], row["series_instance_uid"]) for row in self._near],
             ("patient", "description", "clause", "but"),
         )
         if self.by_count[2]:
             print(f"{_do(self.by_count[2])} not fit several clauses: see --json or --tsv")
         if count := self.by_count[0]:
-            print(f"{count} series {'is' if count == 1 else 'are'} {NOT_CONVERTED}")
+            print_table(
+                f"{count} series may fit, but {_are(count)} {NOT_CONVERTED}"
+                + (f", the newest {self._limit}" if count > self._limit else ""),
+                ("patient", "date", "no", "description", "series"),
+                [(*_who(row), row["series_instance_uid"]) for row in self._open],
+                ("patient", "description"),
+            )
+
+
+def _who(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return patient(row), row["study_date"], row["series_number"], _description(row)
 
 
 def _do(count: int) -> str:
     return f"{count} series {'does' if count == 1 else 'do'}"
 
 
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _joined(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _reasons(selector: Selector, facts: Facts) -> list[tuple[str, str]]:
-    """Return the clauses that a series does not fit, with what is there instead: before its conversion, no volume."""
-    from node.selector import FIELDS
-
-    reasons = selector.why_not(facts)
-    if facts["revision"] or facts["state"] not in ("receiving", "converting"):
-        return reasons
-    known_later = {f"{name} is null" for name, field in FIELDS.items() if field.group == "volume"}
-    known_later |= {"volumes is 0", "verdict is null", "certainty is null"}
-    return [(clause, NOT_CONVERTED if instead in known_later else instead) for clause, instead in reasons]

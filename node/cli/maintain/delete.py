@@ -85,7 +85,12 @@ def delete(
         for plan in plans
     ]
     until = done[0]["trash_until"]
-    text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
+    text = "deleted"
+    if until is not None:
+        with root.looking() as index:
+            newest = {(row["level"], row["uid"]): str(row["number"]) for row in reversed(index.trash.all())}
+        numbers = " ".join(newest[plan.level, plan.uid] for plan in plans if (plan.level, plan.uid) in newest)
+        text += f"; `voxelnode trash restore {numbers}` can bring it back until {until[:10]}" if numbers else ""
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
 
 

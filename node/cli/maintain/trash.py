@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -26,8 +27,6 @@ ENTRIES: Columns = {
     "reason": "reason",
 }
 
-Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of the deletion, as listed.")]
-
 
 @app.callback()
 def list_(root: Root) -> Listing:
@@ -38,14 +37,19 @@ def list_(root: Root) -> Listing:
 
 
 @app.command()
-def restore(number: Number, root: ChangedRoot) -> Answer:
-    """Bring back what a deletion removed.
+def restore(
+    numbers: Annotated[list[int], typer.Argument(metavar="NUMBER...", help="Numbers of the deletions, as listed.")],
+    root: ChangedRoot,
+) -> Answer:
+    """Bring back what deletions removed.
 
     Instances count as received now, and their series are converted again. An instance that was sent again meanwhile
     stays as it is; if its bytes differ, `voxelnode conflicts` lists both. If a node runs on this root, the node does
     it.
     """
-    done = root.order("restore-trash", number=number)
+    done: Counter[str] = Counter()
+    for number in dict.fromkeys(numbers):
+        done.update(root.order("restore-trash", number=number))
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
     parts += [f"{counted(done['lost'], 'file')} gone or damaged"] if done["lost"] else []

@@ -247,8 +247,8 @@ class Planner:
         return plan
 
     def selects(self, series: SubjectSeries) -> bool:
-        """Return whether a series may enter the data set."""
-        return self.where is None or self.where.matches(series.facts)
+        """Return whether a series may enter the data set, now or when it is converted."""
+        return self.where is None or self.where.may_match(series.facts)
 
     def _volumes_of(self, series: SubjectSeries, subject: str, skipped: list[Skipped]) -> Iterable[PlannedVolume]:
         problem = series.problem

@@ -115,6 +115,7 @@ def deidentify(
         read_rules,
     )
     from node.extensions.deidentify.files import RefusedFile, deidentify_files
+    from node.extensions.deidentify.lost import Loss, in_words, remedy
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.remaining import Remaining
     from node.extensions.deidentify.ways import configured as configured_way
@@ -159,9 +160,24 @@ def deidentify(
         "key": how.key.name,
         "refused": [{"name": each.name, "reason": each.reason, "detail": each.detail} for each in summary.refused],
         "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
+        "lost": [
+            {
+                "series_instance_uid": uid,
+                "series_number": one.number,
+                "lost": [loss for loss in Loss if loss in one.lost],
+            }
+            for uid, one in summary.less.items()
+        ],
     }
     lines = list(named_files("skipped", ((one.name, one.reason) for one in summary.skipped)))
     counts = f"{counted(summary.written, 'instance')} of {patients}"
+    for one in summary.less.values():
+        name = " ".join(filter(None, ("series", str(one.number or ""), one.description)))
+        lines.append(printable(f"lost {name}: {in_words(one.lost)}"))
+    if summary.less:
+        losses = set[Loss]().union(*(one.lost for one in summary.less.values()))
+        what = f"{counted(len(summary.less), 'series', 'series')} lost what volumes are made with"
+        lines.append(f"{what}; {remedy(losses, how.profile.options)}")
     lines.append(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     return Answer(data, "\n".join(lines), failed=not summary.written)
 

@@ -38,8 +38,9 @@ from node.conversion.scheduler import NICENESS
 from node.counted import counted
 from node.errors import OutOfResources, VoxelnodeError, Withheld
 from node.extensions.deidentify.deidentification import RefusalReason
+from node.extensions.deidentify.lost import Loss, in_words, remedy
 from node.extensions.deidentify.profile import edition
-from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
+from node.extensions.deidentify.remaining import Line, Remaining, compared, comparison_of
 from node.extensions.deidentify.ways import DeidentifyWay, configured
 from node.hookspecs import ObjectKind
 from node.index.models.levels import OPEN_STATES
@@ -91,11 +92,12 @@ class LeftOut(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class CopiedInstance:
-    """A copy in a file, whose owner removes it. `remaining`: the lines of what stays in it."""
+    """A copy in a file, whose owner removes it. `remaining`: the lines of what stays in it; `lost`: what does not."""
 
     path: Path
     copy: WrittenCopy
     remaining: Sequence[Line] = ()
+    lost: frozenset[Loss] = frozenset()
 
 
 Copied = tuple[StoredInstance, CopiedInstance | LeftOut]
@@ -196,7 +198,7 @@ class Deidentifier:
             copy = copy_of(self._decoder.run(forward, path, self._change, into=into), self._change)
             is_ours = _PSEUDONYM.fullmatch(copy.patient) is not None
             if is_ours and copy.sop_instance_uid == self.uid(instance.sop_instance_uid):
-                return CopiedInstance(into, copy, lines_of(self._decoder.run(remaining_in, into)))
+                return CopiedInstance(into, copy, *comparison_of(self._decoder.run(compared, path, into)))
             left_out = LeftOut(RefusalReason.UNREADABLE, "the copy is of another instance")
         except LeftOut as error:
             left_out = error
@@ -400,7 +402,7 @@ class _Download:
                 yield from self._volumes(study, series, uid, row["verdict"])
 
     def _dicom(self, instances: Sequence[StoredInstance]) -> Iterator[Member]:
-        sent = 0
+        sent, losses = 0, set[Loss]()
         for instance, copied in self._deidentifier.copies(instances):
             study, series, uid = instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid
             if not isinstance(copied, CopiedInstance):
@@ -411,8 +413,10 @@ class _Download:
             yield Member(name, copied.path.stat().st_size, taken(copied.path))
             sent += 1
             self._instances += 1
+            losses |= copied.lost
         if sent:
             self._note_series(instances[0].study_instance_uid, instances[0].series_instance_uid, instances=sent)
+            self._note_losses(instances[0].study_instance_uid, instances[0].series_instance_uid, losses)
 
     def _volumes(
         self, study: str, series: Mapping[str, Sequence[StoredInstance]], uid: str, verdict: str | None
@@ -436,6 +440,7 @@ class _Download:
             sources = {source for _, source, _ in converted.sources}
             self._instances += len(sources)
             self._note_series(study, uid, instances=len(sources), verdict=verdict)
+            self._note_losses(study, uid, frozenset().union(*(copied.lost for copied in copies)))
 
     def _whole_file(self, instance: StoredInstance) -> Path:
         self._making.check()
@@ -451,6 +456,11 @@ class _Download:
     def _note_series(self, study: str, series: str, **facts: Any) -> None:
         uid = self._deidentifier.uid
         self._series.append({"study_instance_uid": uid(study), "series_instance_uid": uid(series), **facts})
+
+    def _note_losses(self, study: str, series: str, losses: Collection[Loss]) -> None:
+        if losses:
+            detail = f"the copies lost {in_words(losses)}; {remedy(losses, self._how.profile.options)}"
+            self._leave_out(study, series, LeftOut("lost", detail))
 
     def _leave_out(self, study: str, series: str, why: LeftOut, copy_uid: str | None = None) -> None:
         """Note what is left out: an instance by the UID of its copy, or else of a series."""

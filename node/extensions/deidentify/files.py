@@ -20,10 +20,11 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from node.conversion.naming import folder_name, safe_name
 from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
-from node.dicom.values import CONVERSION_ERRORS, held_elements, text
+from node.dicom.values import CONVERSION_ERRORS, held_elements, text, whole
 from node.errors import UsageError, is_of_system
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
+from node.extensions.deidentify.lost import Loss, lost
 from node.extensions.deidentify.remaining import Remaining
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
@@ -43,18 +44,28 @@ class RefusedFile:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class LessSeries:
+    """A series whose volumes lose something. `number`, `description`: of the original, which may say who it is of."""
+
+    number: int | None
+    description: str
+    lost: set[Loss] = field(default_factory=set)
+
+
 @dataclass(slots=True)
 class Summary:
     """What became of the files of one run.
 
     `patients`: their pseudonyms. `refused`: instances, with the reason. `skipped`: files that are not DICOM instances.
-    They are never copied.
+    They are never copied. `less`: by the Series Instance UID of the copy, the series whose volumes lose something.
     """
 
     written: int = 0
     patients: set[str] = field(default_factory=set)
     refused: list[RefusedFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
+    less: dict[str, LessSeries] = field(default_factory=dict)
 
 
 def deidentify_files(
@@ -109,6 +120,7 @@ class _Run:
                 if place in self.written:
                     raise NotDeidentified(RefusalReason.DUPLICATE, "an instance of this UID was de-identified already")
                 write(ds, place)
+                self._note_losses(_read(path, found), place)
         except NotDeidentified as error:
             self._refuse(found.name, error)
             return
@@ -117,6 +129,11 @@ class _Run:
         self.written.add(place)
         self.summary.patients.add(text(ds, "PatientID"))
         self.summary.written += 1
+
+    def _note_losses(self, original: Dataset, place: Path) -> None:
+        if losses := lost(original, copy := read_instance(place)):
+            named = LessSeries(whole(original, "SeriesNumber"), text(original, "SeriesDescription"))
+            self.summary.less.setdefault(text(copy, "SeriesInstanceUID"), named).lost.update(losses)
 
     def _refuse(self, name: str, error: NotDeidentified) -> None:
         refused = RefusedFile(name, error.reason, error.detail)

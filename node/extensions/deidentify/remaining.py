@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 
 from node.child_process.messages import Garbled
 from node.dicom.values import CONVERSION_ERRORS, held_elements
+from node.extensions.deidentify.lost import Loss, lost
 from node.files.reading import read_instance
 from node.pseudonyms import MADE_UID
 
@@ -91,23 +92,24 @@ class Remaining:
         values[value] += count
 
 
-def remaining_in(path: Path) -> bytes:
-    """Return the lines of one file as JSON: for a child of `node.children.decoder`."""
+def compared(original: Path, copy: Path) -> bytes:
+    """Return the lines of a copy and what it lost as JSON: for a child of `node.children.decoder`."""
     remaining = Remaining()
-    remaining.add(read_instance(path))
-    return json.dumps(list(remaining.lines())).encode()
+    remaining.add(read_instance(copy))
+    return json.dumps([list(remaining.lines()), list(lost(read_instance(original), read_instance(copy)))]).encode()
 
 
-def lines_of(answer: bytes) -> list[Line]:
-    """Return the lines that `remaining_in` answers with.
+def comparison_of(answer: bytes) -> tuple[list[Line], frozenset[Loss]]:
+    """Return the lines, and what was lost, that `compared` answers with.
 
     Raises Garbled: it is no answer of it.
     """
     try:
-        found = [(str(name), str(tag), str(vr), str(value), int(n)) for name, tag, vr, value, n in json.loads(answer)]
+        lines, losses = json.loads(answer)
+        found = [(str(name), str(tag), str(vr), str(value), int(n)) for name, tag, vr, value, n in lines]
+        return found, frozenset(map(Loss, losses))
     except (ValueError, TypeError, RecursionError) as error:
         raise Garbled from error
-    return found
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ A folder gets its name last: if it is there, it is whole. A mount point is writt
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import OfProject, Root, Where, archive_files
-from node.cli.output import Answer, progress_bar
+from node.cli.output import Answer, printable, progress_bar
 from node.counted import counted
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def export(
     from node import logs
     from node.control.audited_export import audited_export
     from node.errors import UsageError
-    from node.selector import compile_selector
+    from node.selector import NOT_CONVERTED, compile_selector
 
     logs.configure_command()  # pydicom logs values, which are patient data
     selector = compile_selector(where)
@@ -51,8 +52,12 @@ def export(
     with root.reading_of(project) as index:
         series = list(index.facts.selected(selector))[::-1]
         instances = [one for study, uid in series for one in index.instances.stored(study, uid)]
+        undecided = index.facts.count_undecided(selector)
+    names = shlex.join(["voxelnode", "select", where, "--why", *root.given])
+    are, whose = ("is", "Its name") if undecided == 1 else ("are", "Their names")
+    later = f"{undecided} series may fit, but {are} {NOT_CONVERTED}. {whose}: {printable(names)}"
     if not instances:
-        raise UsageError("no instance is selected")
+        raise UsageError(f"no instance is selected{f'. {later}' if undecided else ''}")
     what = where if project is None else f"{where}, of project {project}"
     with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {what}") as outcome:
         with archive_files(root.settings) as local:
@@ -65,7 +70,8 @@ def export(
     if written.invented:
         lines.append(f"the DICOMDIR has invented values where instances lack {', '.join(written.invented)}")
     lines += [f"left out {uid}: {reason}" for uid, reason in written.left_out.items()]
-    answer = {"path": media, **written.__dict__}
+    lines += [later] if undecided else []
+    answer = {"path": media, **written.__dict__, "not_converted": undecided}
     return Answer(answer, "\n".join(lines), failed=bool(written.left_out))
 
 

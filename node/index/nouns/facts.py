@@ -152,6 +152,11 @@ class SeriesFacts(ViewRows):
         fields = frozenset[str]().union(*(selector.fields for selector in selectors))
         return (one.key for one in self.all(fields) if all(selector.matches(one.facts) for selector in selectors))
 
+    def count_undecided(self, selector: Selector) -> int:
+        """Count the series that a selector does not select, and may select when they are converted."""
+        found = self._described(selector.fields | {"state"}, "WHERE se.state IN ('receiving', 'converting')")
+        return sum(selector.may_match(one.facts) and not selector.matches(one.facts) for one in found)
+
     def studies_with(self, selector: Selector, study_instance_uids: Sequence[str]) -> set[str]:
         """Return those of some studies of which a series is selected."""
         in_list = f"WHERE st.study_instance_uid IN (SELECT value FROM {self._queries.say.each(':studies')})"

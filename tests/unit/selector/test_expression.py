@@ -160,6 +160,31 @@ def test_the_clauses_that_fail_are_reported_with_their_values() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("where", "may"),
+    [
+        ('weighting == "T1"', True),
+        ('modality == "CT" and weighting == "T1" and warnings == "lossy"', True),
+        ('modality == "MR" and weighting == "T1"', False),
+        ('modality == "MR" or slices > 5', True),
+        ('modality == "MR" or modality == "PT"', False),
+        ("volumes == 1 and not verdict == null", True),
+        ('not (modality == "CT" or slices > 5)', False),
+        ('not (modality == "CT" and verdict == null)', True),
+        ("echo_time_ms > 20", False),
+        ('state == "refused"', False),
+    ],
+)
+def test_an_open_series_may_fit_a_clause_about_what_its_conversion_tells(where: str, may: bool) -> None:
+    """Of an earlier conversion, it has an echo time."""
+    open_series = MISSING | {"modality": "CT", "state": "receiving", "volumes": 0, "echo_time_ms": 12.0}
+    selector = compile_selector(where)
+    assert not selector.matches(open_series)
+    assert selector.may_match(open_series) is may
+    assert ("not converted yet" in [instead for _, instead in selector.why_not(open_series)]) or not may
+    assert not selector.may_match(open_series | {"state": "converted"})
+
+
 def test_what_others_select_can_be_left_out() -> None:
     ct, thick = compile_selector({"modality": "CT"}), compile_selector("slices > 3")
     assert without(None, []) is None

@@ -124,6 +124,18 @@ def test_series_that_do_not_fit_are_counted_unless_they_are_in_the_data_set(tmp_
     assert report.volumes == 2
 
 
+def test_a_series_that_may_fit_when_it_is_converted_is_listed_as_open(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path, 3)
+    unknown = {"state": "receiving", "weighting": None}
+    for at in (0, 1):
+        one = clinic.series[at]
+        clinic.series[at] = replace(one, problem=STILL_OPEN, volumes=(), facts={**one.facts, **unknown})
+    where = 'weighting == "T1" and series_number != 2'
+    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, compile_selector(where)).export(tmp_path / "out")
+    assert [(one.series_instance_uid, one.reason) for one in report.skipped] == [("1.2.1.1", STILL_OPEN)]
+    assert report.not_selected == 2
+
+
 def test_people_who_share_a_patient_id_are_no_subject_before_a_table_names_each(tmp_path: Path) -> None:
     """A row that fits both names neither; a study, or another column that only one has, tells them apart."""
     clinic, out = Clinic(tmp_path, 3), tmp_path / "out"
