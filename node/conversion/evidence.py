@@ -105,7 +105,7 @@ def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
             assembly.versions, "file has the SOP Instance UID of another", "files have the SOP Instance UIDs of others"
         )
         fact = f"{files}, but not the same pixels, position or time"
-        yield Evidence("conflict", fact, "", doubtful=True)
+        yield Evidence("versions", fact, "", doubtful=True)
 
 
 def _left_beside(assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Iterator[Evidence]:

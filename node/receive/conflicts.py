@@ -125,7 +125,7 @@ def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[D
 
 
 def _lengths(mine: Path, theirs: Path) -> list[Difference]:
-    """Return that one version is cut within its pixels, or both are."""
+    """Return that one version lacks pixels, or both do."""
     before, after = (str(cut_pixels_of(path) or "whole") for path in (mine, theirs))
     return [Difference("pixels", before, after)] if before != after else []
 

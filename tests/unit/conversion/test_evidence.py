@@ -418,7 +418,7 @@ def test_further_files_of_an_instance_are_counted_in_the_verdict(judge: Judge) -
 def test_a_series_with_two_contents_under_one_uid_is_not_complete(judge: Judge, slices: int) -> None:
     series = make.ct_series(slices)
     verdict = judge([*series, with_other_pixels(series[0], 7), with_other_pixels(series[0], 8)])
-    assert (verdict.state, verdict.rule) == ("suspect", "conflict")
+    assert (verdict.state, verdict.rule) == ("suspect", "versions")
     assert "not the same pixels" in verdict.reason
 
 
@@ -430,7 +430,7 @@ def test_the_first_copy_that_can_be_decoded_is_used(tmp_path: Path) -> None:
     assert [exclusion.detail.split("; ")[1] for exclusion in found.exclusions] == [
         "the first that can be decoded is used"
     ]
-    assert found.completeness.rule == "conflict"
+    assert found.completeness.rule == "versions"
 
 
 def test_the_number_of_a_report_in_a_series_of_images_is_no_hole(judge: Judge) -> None:
