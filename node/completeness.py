@@ -34,10 +34,10 @@ Rule = Literal[
 ]
 """The rule that decided: instances that were acknowledged and are not here; instances that were set aside, because
 other series have their UIDs; versions that were set aside, or that are not the same as others of their UIDs; the list
-of the performed procedure step; the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in
-headers; missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their
-counts or because they seem to be of the same acquisition; what the series of a protocol usually have; the end of the
-longest wait; an association that was not released; only that no more instances were received."""
+of the performed procedure step; the count of the sender; gaps in space, or times that lack slices; whole times that are
+missing; counts in headers; missing Instance Numbers; distances that differ from those stated; other series of the
+protocol, by their counts or because they seem to be of the same acquisition; what the series of a protocol usually
+have; the end of the longest wait; an association that was not released; only that no more instances were received."""
 
 Party = Literal["", "sender", "cut", "node"]
 """Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
