@@ -18,6 +18,7 @@ State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
     "acknowledged",
     "conflict",
+    "versions",
     "mpps",
     "c-find",
     "geometry",
@@ -32,11 +33,11 @@ Rule = Literal[
     "quiet",
 ]
 """The rule that decided: instances that were acknowledged and are not here; instances that were set aside, because
-other series have their UIDs, or that are not the same as others of their UIDs; the list of the performed procedure
-step; the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in
-headers; missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their
-counts or because they seem to be of the same acquisition; what the series of a protocol usually have; the end of the
-longest wait; an association that was not released; only that no more instances were received."""
+other series have their UIDs; versions that were set aside, or that are not the same as others of their UIDs; the list
+of the performed procedure step; the count of the sender; gaps in space, or times that lack slices; whole times that are
+missing; counts in headers; missing Instance Numbers; distances that differ from those stated; other series of the
+protocol, by their counts or because they seem to be of the same acquisition; what the series of a protocol usually
+have; the end of the longest wait; an association that was not released; only that no more instances were received."""
 
 Party = Literal["", "sender", "cut", "node"]
 """Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
@@ -365,7 +366,7 @@ def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
         versions = counted(known.versions, "version was", "versions were")
         fact = f"{versions} set aside, with other bytes under the same SOP Instance UIDs: `voxelnode conflicts`"
         if verdict.state == "complete":
-            return replace(verdict, state="suspect", rule="conflict", reason=f"{fact}; {verdict.reason}")
+            return replace(verdict, state="suspect", rule="versions", reason=f"{fact}; {verdict.reason}")
         return replace(verdict, reason=f"{verdict.reason}; {fact}")
     instances = counted(known.aside, "instance was", "instances were")
     fact = f"{instances} set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"

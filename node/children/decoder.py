@@ -24,6 +24,7 @@ from typing import ParamSpec
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.decoding import pixels_between
 from node.children.forwarding import CopyChange
 from node.errors import OutOfResources, VoxelnodeError
 
@@ -31,6 +32,8 @@ MAX_JOBS_PER_PROCESS = 2000
 """Most frames of one file or series that a process decodes: codecs leak memory."""
 
 MAX_REASON_CHARACTERS = 500
+
+CANNOT_BE_COMPARED = "the pixels cannot be compared"
 
 STOPPING = "the node is stopping"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
@@ -145,6 +148,15 @@ class Decoder:
         if monotonic() > began + SLOW_SECONDS:
             self._refusals.remember(subject, refusal)
         raise NotDecoded(refusal)
+
+    def compare_pixels(self, mine: Path, theirs: Path) -> str:
+        """Return in words how the pixels of two files differ, or why that cannot be said."""
+        try:
+            return self.run(pixels_between, mine, theirs).decode()
+        except (NotDecoded, OutOfResources) as error:
+            return f"{CANNOT_BE_COMPARED}: {error or 'too much else is being decoded'}"
+        except OSError as error:
+            return f"{CANNOT_BE_COMPARED}: {error.strerror}"
 
     def close(self) -> None:
         """Kill the children at once; jobs under way and later ones fail."""

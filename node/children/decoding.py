@@ -41,6 +41,33 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     return b""
 
 
+def pixels_between(mine: Path, theirs: Path) -> bytes:
+    """Return in words how the pixels of two files differ, decoded.
+
+    Raises ConversionRefused: those of one cannot be decoded, or it has none.
+    """
+    import numpy as np
+
+    from node.files.reading import read_instance
+    from node.volume.read.pixels import frame_reader
+
+    one, other = (frame_reader(read_instance(path)) for path in (mine, theirs))
+    sizes = [f"{reader.frames} x {reader.rows} x {reader.columns}" for reader in (one, other)]
+    if sizes[0] != sizes[1]:
+        return f"the pixels have other dimensions: {sizes[0]} and {sizes[1]}".encode()
+    different = values = 0
+    for index in range(one.frames):
+        first, second = one(index), other(index)
+        if first.shape != second.shape:
+            return b"one version is in colour, and the other one is not"
+        is_number = (first == first) | (second == second)  # NaN equals nothing, not even itself
+        different += int(np.count_nonzero((first != second) & is_number))
+        values += first.size
+    if not different:
+        return b"the pixels are the same"
+    return f"{different} of {values} pixel values {'differs' if different == 1 else 'differ'}".encode()
+
+
 MAX_LISTED_BYTES, MAX_LISTED_INFLATED = 64 << 20, 16 << 20
 """How much of a file is parsed to list its elements, and how much of a deflated data set is inflated."""
 

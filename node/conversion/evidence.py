@@ -111,7 +111,7 @@ def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
         if count:
             files = counted(count, "file has", "files have")
             other = "the SOP Instance UID of another" if count == 1 else "the SOP Instance UIDs of others"
-            yield Evidence("conflict", f"{files} {other}, {fact}", "", doubtful=True)
+            yield Evidence("versions", f"{files} {other}, {fact}", "", doubtful=True)
 
 
 def _left_beside(assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Iterator[Evidence]:

@@ -71,10 +71,13 @@ PER_FRAME_FUNCTIONAL_GROUPS = 0x52009230
 """A sequence as long as the pixels have frames, which is not walked for the elements behind it."""
 
 NUMBER_OF_FRAMES, PHOTOMETRIC_INTERPRETATION = 0x00280008, 0x00280004
+PIXEL_DATA_PROVIDER_URL = 0x00287FE0
+"""Where the pixels of an instance are that has none by design (PS3.5 A.6)."""
+
 _PIXEL_COUNTS = (NUMBER_OF_FRAMES, 0x00280002, 0x00280010, 0x00280011, 0x00280100)
 """Number of Frames, an IS, and Samples per Pixel, Rows, Columns, Bits Allocated, of which each pixel has bits."""
 
-_OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION))
+_OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION, PIXEL_DATA_PROVIDER_URL))
 
 REST = 0
 """In place of a tag: elements that are not named here may be there all the same."""
@@ -403,23 +406,34 @@ class CutPixels:
     stated: int
 
     def __str__(self) -> str:
-        return f"cut within its pixels: {self.there} of {self.stated} bytes"
+        what = "cut within its pixels" if self.there else "without its pixels"
+        return f"{what}: {self.there} of {self.stated} bytes"
 
 
 def cut_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> CutPixels | None:
-    """Return what a data set has of its pixels if it ends within them, or has less native ones than its header states.
+    """Return what a data set has of its pixels if it ends before or within them, or has less native ones than stated.
+
+    That it should have any, its header says: the elements without which there is no image (PS3.3 C.7.6.3).
 
     `read`: reads from the data set, of `length` bytes. None for a deflated one: see `require_inflatable`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         return None
     for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
+        data, stated = memoryview(read(0, size)), dict[int, bytes]()
+        walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
         try:
-            stated, at = read_to_pixels(memoryview(read(0, size)), transfer_syntax_uid, _OF_PIXELS)
-            break
-        except (HeaderCut, NotUnderstood):
-            if size >= length:
-                return None
+            walker.values(_OF_PIXELS | {PIXEL_DATA}, stated)
+            at = walker.at
+            if not walker.is_at_end and walker.is_at_pixels(at):
+                break
+        except HeaderCut:
+            pass
+        except NotUnderstood:
+            return None
+        if size >= length:
+            wanted = 0 if PIXEL_DATA_PROVIDER_URL in stated else _stated_bytes(stated, walker.encoding)
+            return CutPixels(0, wanted) if wanted else None
     else:
         return None
     if not at:
@@ -452,14 +466,22 @@ def _short(head: bytes, stated: Mapping[int, bytes], encoding: Encoding) -> CutP
     """Return the lengths of native pixels, of which this is the head, if they are shorter than the header states."""
     try:
         tag, _, value_length, _ = encoding.head(head, 0, is_implicit=encoding.is_implicit)
-        frames = int(stated.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
-        counts = [struct.unpack(f"{encoding.order}H", stated[count])[0] for count in _PIXEL_COUNTS[1:]]
-    except (KeyError, ValueError, struct.error):
+    except struct.error:
         return None
-    is_subsampled = stated.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
-    wanted = frames * prod(counts) // (2 if is_subsampled else 1) // 8
+    wanted = _stated_bytes(stated, encoding)
     is_short = tag == PIXEL_DATA and value_length != UNDEFINED_LENGTH and value_length < wanted
     return CutPixels(value_length, wanted) if is_short else None
+
+
+def _stated_bytes(stated: Mapping[int, bytes], encoding: Encoding) -> int:
+    """Return the length of native pixels by the elements that state it; 0 if one is missing or broken."""
+    try:
+        frames = int(stated.get(NUMBER_OF_FRAMES, b"").strip(b" \0") or 1)
+        counts: list[int] = [struct.unpack(f"{encoding.order}H", stated[count])[0] for count in _PIXEL_COUNTS[1:]]
+    except (KeyError, ValueError, struct.error):
+        return 0
+    is_subsampled = stated.get(PHOTOMETRIC_INTERPRETATION, b"").startswith((b"YBR_FULL_422", b"YBR_PARTIAL"))
+    return frames * prod(counts) // (2 if is_subsampled else 1) // 8
 
 
 def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:
@@ -497,7 +519,8 @@ def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise NotUnderstood("the deflated data set is cut: it does not end")
 
 
-def _is_sequence(tag: int) -> bool:
+def is_sequence(tag: int) -> bool:
+    """Return whether the data dictionary (PS3.6) calls an element a sequence."""
     from pydicom.datadict import dictionary_has_tag, dictionary_VR  # here, because finding files needs no dictionary
 
     return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
@@ -559,7 +582,7 @@ class _Walker:
                 raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
                 self.left = left
-                is_wanted = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
+                is_wanted = tag in wanted and tag not in elements and is_sequence(tag) and self.vr != b"UN"
                 self.skip_undefined(tag, begin)
                 if is_wanted:
                     elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
@@ -567,7 +590,7 @@ class _Walker:
                 continue
             stop = at + length
             if tag in wanted and tag not in elements:
-                is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
+                is_short = length <= MAX_VALUE_BYTES or not is_sequence(tag)
                 end_of_value = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
                 if end_of_value > end:
                     self.left = left
@@ -655,13 +678,13 @@ class _Walker:
     def _keep(self, elements: Elements, tag: int, vr: bytes, begin: int) -> None:
         """Add the element whose value ends here, unless it is too long."""
         length = self.at - begin
-        is_sequence = vr == b"SQ" or (not vr and length > MAX_OTHER_BYTES and _is_sequence(tag))
-        is_short = length <= (MAX_OTHER_SEQUENCE_BYTES if is_sequence else MAX_OTHER_BYTES)
+        is_of_items = vr == b"SQ" or (not vr and length > MAX_OTHER_BYTES and is_sequence(tag))
+        is_short = length <= (MAX_OTHER_SEQUENCE_BYTES if is_of_items else MAX_OTHER_BYTES)
         elements[tag] = vr, bytes(self.data[begin : self.at]) if is_short else None
 
     def enters(self, tag: int) -> bool:
         """Return whether the current element is a sequence, one of its items or an end: what it holds is next."""
-        return tag >> 16 == 0xFFFE or self.vr == b"SQ" or (self.implicit and _is_sequence(tag))
+        return tag >> 16 == 0xFFFE or self.vr == b"SQ" or (self.implicit and is_sequence(tag))
 
     def element(self, begin: int) -> tuple[int, int]:
         """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3).

@@ -1,4 +1,4 @@
-"""Read the beginning of the data set of a file, and whether its pixels are whole."""
+"""Read the beginning of the data set of a file, whether its pixels are whole, and whether two files have the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows
 from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
 from node.dicom.part10 import META_BYTES, file_meta
+from node.dicom.recoded import Encoded, is_recoded
 
 
 def head_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> Head | None:
@@ -43,8 +44,20 @@ def cut_pixels_of(path: Path) -> CutPixels | None:
     Raises OSError: the file is missing, or cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        elements, start = file_meta(os.pread(file.fileno(), META_BYTES, 0))
-        length = os.fstat(file.fileno()).st_size - start
-        return cut_pixels(
-            lambda offset, size: os.pread(file.fileno(), size, start + offset), length, elements.get(0x0010, "")
-        )
+        one = _encoded(file.fileno())
+        return cut_pixels(one.read, one.length, one.transfer_syntax_uid)
+
+
+def are_recoded(mine: Path, theirs: Path) -> bool:
+    """Return whether two DICOM files have the same data set: see `node.dicom.recoded`.
+
+    Raises OSError: a file is missing, or cannot be read.
+    """
+    with mine.open("rb", buffering=0) as one, theirs.open("rb", buffering=0) as other:
+        return is_recoded(_encoded(one.fileno()), _encoded(other.fileno()))
+
+
+def _encoded(descriptor: int) -> Encoded:
+    elements, start = file_meta(os.pread(descriptor, META_BYTES, 0))
+    length = os.fstat(descriptor).st_size - start
+    return Encoded(lambda offset, size: os.pread(descriptor, size, start + offset), length, elements.get(0x0010, ""))

@@ -71,7 +71,8 @@ class Compared:
 
     `problem` says why the two cannot be compared; None if they were. Attributes of one kind that are all equal are not
     listed: versions may differ in what the index does not know, such as pixels. `current` is None if no version is
-    current, and `other` if the conflict is not between two versions of an instance.
+    current, and `other` if the conflict is not between two versions of an instance. `files` are those of the current
+    version and of the other one, if the two were compared.
     """
 
     conflict: dict[str, Any]
@@ -79,6 +80,7 @@ class Compared:
     differences: list[Difference]
     current: Version | None = None
     other: Version | None = None
+    files: tuple[Path, Path] | None = None
 
 
 def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
@@ -101,6 +103,7 @@ def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> C
         first = index.conflicts.first_sender(row["study_instance_uid"])
         other, ours = ours, None if first is None else _version(of_study, **first)
     differences: list[Difference] = []
+    files = None
     if other is not None and row["kind"] == OF_TWO_PATIENTS:
         problem = "nothing was set aside: the instances of both patients are current in this study"
     elif key is None:
@@ -112,8 +115,9 @@ def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> C
     elif mine is None or theirs is None:
         problem = f"the file of the {'current' if mine is None else 'other'} version cannot be read"
     else:
-        problem, differences = None, [*_differences(mine, theirs), *_lengths(local(current), root / key)]
-    return Compared(row, problem, differences, ours, other)
+        files = local(current), root / key
+        problem, differences = None, [*_differences(mine, theirs), *_lengths(*files)]
+    return Compared(row, problem, differences, ours, other, files)
 
 
 def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[Difference]:
@@ -125,7 +129,7 @@ def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[D
 
 
 def _lengths(mine: Path, theirs: Path) -> list[Difference]:
-    """Return that one version is cut within its pixels, or both are."""
+    """Return that one version lacks pixels, or both do."""
     before, after = (str(cut_pixels_of(path) or "whole") for path in (mine, theirs))
     return [Difference("pixels", before, after)] if before != after else []
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -21,7 +23,7 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
-from node.files.heads import cut_pixels_of
+from node.files.heads import are_recoded, cut_pixels_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
@@ -57,7 +59,8 @@ def add_compared(
     try:
         return index.instances.add(batch, applied, None, ends)
     except NotCompared:
-        return index.instances.add(batch, applied, flaws_of(archive, index, batch), ends)
+        flaws = flaws_of(archive, index, batch)
+        return index.instances.add(batch, applied, flaws, ends, recoded_among(archive, index, batch, flaws))
 
 
 def flaws_of(
@@ -67,7 +70,7 @@ def flaws_of(
 ) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
 
-    Of a UID with several versions, those that are cut within their pixels are among them, also received ones.
+    Of a UID with several versions, those that lack pixels are among them, also received ones.
 
     Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """
@@ -98,23 +101,55 @@ def flaws_of(
 def _cut_versions(
     archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
 ) -> dict[str, Flaw]:
-    """Return the current and the received versions of instances with several that are cut within their pixels."""
-    versions: dict[str, dict[str, str]] = {}  # of each UID, the key of one file by its digest
-    files = {}
+    """Return the current and the received versions of instances with several that lack pixels."""
+    found = {}
+    for versions in _versions(archive, index, batch, flaws):
+        for version in versions:
+            with suppress(OSError):  # whether it is cut cannot be said now: the policy decides
+                if cut_pixels_of(version.path()) is not None:
+                    found[version.key] = Flaw.CUT
+    return found
+
+
+def recoded_among(
+    archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
+) -> dict[str, str]:
+    """Return the received versions that have the data set of another one in another encoding: its digest, by their key.
+
+    The other one is the current version, or the first of `batch`. Versions with flaws are not compared.
+    """
+    found = {}
+    for first, *others in _versions(archive, index, batch, flaws):
+        for version in others:
+            with suppress(OSError):  # not known now: a person decides
+                if are_recoded(first.path(), version.path()):
+                    found[version.key] = first.sha256
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A file with a version of an instance; `path` fetches it if only the object store has it, or raises OSError."""
+
+    key: str
+    sha256: str
+    path: Callable[[], Path]
+
+
+def _versions(
+    archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
+) -> Iterator[list[_Version]]:
+    """Yield the current and the received versions of each instance with several, the current one first."""
+    by_uid: dict[str, dict[str, _Version]] = {}  # by their digests
     for file in index.instances.currents({one.attributes.sop_instance_uid for one in batch}):
         if file.key not in flaws and not index.sharing.is_away(file.holder):
-            files[file.key] = file
-            versions.setdefault(file.sop_instance_uid, {})[file.sha256] = file.key
+            current = _Version(file.key, file.sha256, partial(archive.local, file))
+            by_uid.setdefault(file.sop_instance_uid, {})[file.sha256] = current
     for one in batch:
-        versions.setdefault(one.attributes.sop_instance_uid, {}).setdefault(one.file.sha256, one.file.key)
-    found = {}
-    for keys in versions.values():
-        for key in keys.values() if len(keys) > 1 else ():
-            with suppress(OSError):  # whether it is cut cannot be said now: the policy decides
-                path = archive.local(files[key]) if key in files else archive.path(key)
-                if cut_pixels_of(path) is not None:
-                    found[key] = Flaw.CUT
-    return found
+        if one.file.key not in flaws:
+            received = _Version(one.file.key, one.file.sha256, partial(archive.path, one.file.key))
+            by_uid.setdefault(one.attributes.sop_instance_uid, {}).setdefault(one.file.sha256, received)
+    return (list(versions.values()) for versions in by_uid.values() if len(versions) > 1)
 
 
 def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> None:

@@ -59,7 +59,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not-an-image"
     UNDECODABLE = "undecodable"  # codec missing or codestream broken
     CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
-    CUT = "cut"  # the pixels are shorter than the header states: the file was cut on its way
+    CUT = "cut"  # an image without pixels, or with fewer than its header states: the file was cut on its way
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
     UNEVEN_SEGMENTATION = "uneven-segmentation"  # of unevenly spaced images: no fault, but no grid has its planes
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known

@@ -309,7 +309,7 @@ class _Course:
             f"{uid} is {rows[uid]['verdict']} ({rows[uid]['verdict_rule']}): {rows[uid]['verdict_reason']}"
             for uid in sorted(self._released)
             if rows[uid]["verdict"] != "complete"
-            and not (uid in self._altered and rows[uid]["verdict_rule"] == "conflict")
+            and not (uid in self._altered and rows[uid]["verdict_rule"] == "versions")
         ]
 
 

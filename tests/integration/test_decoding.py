@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pydicom.uid import RLELossless
 
 from node.children.decoder import (
     MAX_REMEMBERED,
@@ -30,6 +32,7 @@ from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
 from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
+from tests import make
 from tests.make import PYDICOM_FILES
 from tests.pace import idle_seconds, now
 from tests.web.conftest import until
@@ -50,6 +53,26 @@ def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
             decoder.run(os.abort)  # type: ignore[arg-type]  # returns nothing, not even that
         assert [len(job.result()) for job in good] == [64 * 64 * 2] * 2
     assert len(decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
+
+
+@pytest.mark.slow
+def test_the_pixels_of_two_versions_are_compared_in_any_encoding_or_it_is_said_why_not(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    [ds] = make.ct_series(1)
+    one, none = deepcopy(ds), deepcopy(ds)
+    changed = make.changed(deepcopy(ds), PixelData=bytes([ds.PixelData[0] ^ 1]) + ds.PixelData[1:])
+    small = make.set_pixels(deepcopy(ds), make.pattern(1, 4, 4)[0])
+    one.compress(RLELossless, generate_instance_uid=False)
+    del none.PixelData
+    first, *others = make.saved([ds, one, changed, small, none], tmp_path)
+    assert [decoder.compare_pixels(first, other) for other in (*others, tmp_path / "gone")] == [
+        "the pixels are the same",
+        "1 of 192 pixel values differs",
+        "the pixels have other dimensions: 1 x 16 x 12 and 1 x 4 x 4",
+        "the pixels cannot be compared: the instance has no Pixel Data (7FE0,0010)",
+        "the pixels cannot be compared: No such file or directory",
+    ]
 
 
 @pytest.mark.slow

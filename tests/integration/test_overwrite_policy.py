@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import FileDataset
-from pydicom.uid import RLELossless, generate_uid
+from pydicom import Dataset, FileDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Outcome
 from node.receive.conflicts import Difference, compared
-from node.receive.ingest import Origin
+from node.receive.ingest import Announced, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
@@ -260,14 +262,23 @@ def cut_instance(*, compressed: bool) -> FileDataset:
     return ds
 
 
-@pytest.mark.parametrize("compressed", [False, True], ids=["native", "compressed"])
+BEFORE_PIXELS = 2 * make.ROWS * make.COLUMNS + 12
+"""Bytes that an image of `cut_instance` loses with the whole element of its pixels."""
+
+
+@pytest.mark.parametrize(
+    ("compressed", "lost"),
+    [(False, 100), (True, 100), (False, BEFORE_PIXELS), (False, BEFORE_PIXELS + 3)],
+    ids=["native", "compressed", "before its pixels", "within an element"],
+)
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
-def test_a_version_cut_within_its_pixels_yields_to_the_whole_one_and_never_takes_its_place(
-    root: Root, tmp_path: Path, policy: Any, compressed: bool
+def test_a_version_that_lacks_pixels_yields_to_the_whole_one_and_never_takes_its_place(
+    root: Root, tmp_path: Path, policy: Any, compressed: bool, lost: int
 ) -> None:
     root.ingest.overwrite_policy = policy
     ds = cut_instance(compressed=compressed)
-    assert received(root, ds, tmp_path / "a", lost=100) is Outcome.STORED
+    ds.IconImageSequence = [make.dataset(Rows=1)]  # behind the last element that is indexed
+    assert received(root, ds, tmp_path / "a", lost) is Outcome.STORED
     [cut] = root.rows("SELECT sha256 FROM v_images")
     assert received(root, ds, tmp_path / "b") is Outcome.REPLACED
     [whole] = root.rows("SELECT sha256, file_missing FROM v_images")
@@ -275,15 +286,15 @@ def test_a_version_cut_within_its_pixels_yields_to_the_whole_one_and_never_takes
     assert kept_aside(root).keys() == {cut["sha256"]}
     [conflict] = root.rows("SELECT kind, detail, decision, decided_by FROM v_conflicts")
     assert conflict["kind"] == "instance-replaced"
-    assert conflict["detail"] == "the instance came again whole; the first is cut within its pixels"
-    assert conflict["decided_by"] == "the first is cut within its pixels"
-    assert received(root, ds, tmp_path / "c", lost=100) is Outcome.KNOWN_VERSION
+    assert conflict["detail"] == "the instance came again whole; the first lacks pixels"
+    assert conflict["decided_by"] == "the first lacks pixels"
+    assert received(root, ds, tmp_path / "c", lost) is Outcome.KNOWN_VERSION
     assert received(root, ds, tmp_path / "d", lost=50) is Outcome.OTHER_BYTES
     assert root.rows("SELECT sha256, file_missing FROM v_images") == [whole]
     assert len(kept_aside(root)) == 2
 
 
-@pytest.mark.parametrize("order", [(100, 0), (0, 100)])
+@pytest.mark.parametrize("order", [(100, 0), (0, 100), (BEFORE_PIXELS, 0), (0, BEFORE_PIXELS)])
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
 def test_the_whole_one_of_two_versions_that_are_indexed_together_counts(
     root: Root, tmp_path: Path, policy: Any, order: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -303,6 +314,57 @@ def test_the_whole_one_of_two_versions_that_are_indexed_together_counts(
     results = [outcome.result(10) for outcome in outcomes]
     assert results == [Outcome.STORED, Outcome.REPLACED if order[1] == 0 else Outcome.OTHER_BYTES]
     assert root.rows("SELECT sha256 FROM v_images") == [{"sha256": hashlib.sha256(data).hexdigest()}]
+
+
+def implicit(ds: FileDataset) -> tuple[Announced, bytes]:
+    """What a sender has that sends an instance in Implicit VR Little Endian."""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = True, True
+    write_dataset(stream, Dataset(deepcopy(dict(ds))))
+    said = announced(ds)
+    return Announced(said.sop_class_uid, said.sop_instance_uid, ImplicitVRLittleEndian), stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "decided_by"),
+    [
+        ({}, "the same data set in another encoding"),
+        ({"PatientComments": "other"}, None),
+        ({"PixelData": bytes(2 * make.ROWS * make.COLUMNS)}, None),
+        ({"SeriesInstanceUID": "1.2.3.4"}, None),
+    ],
+    ids=["same", "attribute", "pixels", "another series"],
+)
+@pytest.mark.parametrize("policy", ["never", "keep_both"])
+def test_the_same_data_set_in_another_encoding_is_kept_aside_and_leaves_nothing_to_decide(
+    root: Root, policy: Any, change: dict[str, Any], decided_by: str | None
+) -> None:
+    root.ingest.overwrite_policy = policy
+    [ds] = make.ct_series(1)
+    assert root.take(ds) is Outcome.STORED
+    said, data = implicit(make.changed(deepcopy(ds), **change))
+    assert root.take_bytes(said, data) is Outcome.OTHER_BYTES
+    assert root.take_bytes(said, data) is Outcome.KNOWN_VERSION
+    assert current(root) == (digest(ds), data_set_bytes(ds))
+    [(sha256, kept)] = kept_aside(root).items()
+    assert (sha256, kept[-len(data) :]) == (hashlib.sha256(data).hexdigest(), data)
+    [conflict] = root.rows("SELECT decision, decided_by FROM v_conflicts")
+    assert conflict == {"decision": "kept" if decided_by else None, "decided_by": decided_by}
+
+
+def test_both_encodings_of_a_data_set_that_are_indexed_together_leave_nothing_to_decide(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    with monkeypatch.context() as unapplied:
+        unapplied.setattr(root.ingest.applier, "appended", lambda: None)
+        for said, data in ((announced(ds), data_set_bytes(ds)), implicit(ds)):
+            incoming = root.ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(data)
+            incoming.finish()
+    assert root.ingest.applier.catch_up()
+    assert current(root)[0] == digest(ds)
+    assert [row["decision"] for row in root.rows("SELECT decision FROM v_conflicts")] == ["kept"]
 
 
 def test_a_cut_version_of_another_series_stays_current_until_a_person_decides(root: Root, tmp_path: Path) -> None:

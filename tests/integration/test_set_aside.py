@@ -88,7 +88,7 @@ def test_a_series_with_versions_that_nobody_has_decided_about_is_suspect_until_s
         root.take(other)
     root.convert_due()
     found = verdict_of(root, series)
-    assert (found["verdict"], found["verdict_rule"], found["missing_instances"]) == ("suspect", "conflict", 0)
+    assert (found["verdict"], found["verdict_rule"], found["missing_instances"]) == ("suspect", "versions", 0)
     assert str(found["verdict_reason"]).startswith("2 versions were set aside, with other bytes")
     require_sidecars_to_follow(root)
     undecided = [row["id"] for row in root.rows("SELECT id FROM v_conflicts WHERE decision IS NULL ORDER BY id")]

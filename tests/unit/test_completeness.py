@@ -147,7 +147,7 @@ def test_one_rule_decides(
         (LOST_4TH, [NUMBERS], {"aside": 1}, ("incomplete", "conflict", 6, 1)),
         (series(5), [], {"aside": 2, "performed": performed("abcdefghi", "abcde")}, ("incomplete", "conflict", 9, 4)),
         (series(3, **IMAGES_5), [], {"aside": 1}, ("incomplete", "conflict", 5, 2)),
-        (series(5), [], {"versions": 3}, ("suspect", "conflict", None, 0)),
+        (series(5), [], {"versions": 3}, ("suspect", "versions", None, 0)),
         (LOST_4TH, [NUMBERS], {"versions": 3}, ("incomplete", "instance-numbers", None, 1)),
         (series(5), [], {"aside": 1, "lost": 2}, ("incomplete", "acknowledged", 7, 2)),
     ],

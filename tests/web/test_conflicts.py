@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+
 import pytest
 
 from tests import make
@@ -23,6 +26,21 @@ def corrected(site: Site) -> None:
 
 def studies(site: Site) -> list[str]:
     return [row["study_instance_uid"] for row in view_rows(site.root, CURRENT)]
+
+
+@pytest.mark.slow
+def test_pages_name_the_remedy_of_other_versions_and_that_of_uids_of_another_series(site: Site) -> None:
+    series, thieves = make.ct_series(2), make.ct_series(2)
+    thieves[0].SOPInstanceUID = series[0].SOPInstanceUID
+    site.take(*series, *thieves, make.changed(deepcopy(series[1]), PatientComments="other"))
+    site.convert()
+    client = site.client()
+    links = re.findall(r'<p class="remedy">([^<]*) <a href="/problems/conflicts">', client.get("/problems").text)
+    assert sorted(link.split(":")[0] for link in links) == ["Nothing is missing", "They are here"]
+    for one, remedy in ((series[0], "Nothing is missing"), (thieves[0], "They are here")):
+        page = client.get(f"/studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}").text
+        assert f'<p class="remedy">{remedy}' in page
+        assert "Send the missing instances" not in page
 
 
 @pytest.mark.usefixtures("corrected")
@@ -69,6 +87,7 @@ def test_the_page_groups_compares_and_decides(site: Site, decision: str, study: 
     number = max(item["id"] for item in client.get("/api/v1/conflicts").json()["items"])
     compared = client.get(f"/problems/conflicts/{number}").text
     assert "&lt;b&gt;P-2" in compared
+    assert "<p>The pixels are the same.</p>" in compared
     assert client.post(f"/problems/conflicts/{number}", data={"decision": decision}).status_code == 303
     assert studies(site) == [study]
     assert "No identity conflicts to decide" in client.get("/problems/conflicts").text

@@ -227,7 +227,7 @@ def test_an_instance_that_ends_within_its_pixels_is_stored_with_a_warning(
         warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
         assert warned == {whole.SOPInstanceUID: None, cut.SOPInstanceUID: 0xB007}
         assert response.headers["warning"] == (
-            f'299 voxelnode "{cut.SOPInstanceUID}: the data set ends within its pixels"'
+            f'299 voxelnode "{cut.SOPInstanceUID}: the data set has not all pixels that it states"'
         )
     assert post(site, body_of(data)).status_code == 200
 

@@ -89,13 +89,13 @@ def _reported(report: ImportReport) -> Answer:
                 "stored": report.stored,
                 "already stored": report.already_there,
                 "same UID, different bytes": len(report.other_bytes),
-                "cut within their pixels": len(report.cut),
+                "without all their pixels": len(report.cut),
                 "refused": len(report.refused),
                 "skipped, not DICOM": len(report.skipped),
             }
         )
         for name in report.cut[:MAX_NAMED_FILES]:
-            print(printable(f"cut within its pixels: {name}"))
+            print(printable(f"without all its pixels: {name}"))
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
         if report.stored:

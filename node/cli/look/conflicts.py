@@ -25,6 +25,8 @@ from node.cli.output import (
 from node.counted import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from node.receive.conflicts import Version
 
 VERSIONS = ("", "current version", "version in this conflict")
@@ -85,11 +87,12 @@ def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
 
 @app.command()
 def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
-    """Compare a version with the current one, by attribute."""
+    """Compare a version with the current one: attributes, and the pixels."""
     with root.reading() as index, root.files() as local:
         from node.receive.conflicts import compared  # after the index, of which it loads less then
 
         found = compared(root.folder, index, conflict, local)
+        pixels = None if found.files is None else _pixels(*found.files)
 
     def text() -> None:
         from node.receive.strangers import OF_TWO_PATIENTS
@@ -103,18 +106,28 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
         if found.problem is not None:
             print(found.problem)
         elif not found.differences:
-            print(
-                "the two versions have the same patient, study, series and image attributes: "
-                "compare the files themselves"
-            )
+            print("the two versions have the same patient, study, series and image attributes")
         else:
             width = max(len(one.attribute) for one in found.differences)
             for one in found.differences:
                 head = one.attribute.ljust(width)
                 current, other = f"current: {one.current}", f"in this conflict: {one.other}"
                 print_within(f"{head}  {current}; {other}", head, current, other)
+        if pixels is not None:
+            print(pixels)
 
-    return Listing(asdict(found), text, rows=[asdict(one) for one in found.differences])
+    document = {name: value for name, value in asdict(found).items() if name != "files"}
+    return Listing({**document, "pixels": pixels}, text, rows=document["differences"])
+
+
+def _pixels(mine: Path, theirs: Path) -> str:
+    from node.children.decoder import Decoder
+
+    decoder = Decoder(workers=1)
+    try:
+        return decoder.compare_pixels(mine, theirs)
+    finally:
+        decoder.close()
 
 
 def _of(version: Version) -> tuple[Any, ...]:

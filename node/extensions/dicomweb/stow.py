@@ -47,7 +47,7 @@ MAX_COMMENTS = 20
 
 _WARNINGS = {
     ANOTHER_VERSION_IS_CURRENT: "another version is current",
-    DATA_SET_IS_CUT: "the data set ends within its pixels",
+    DATA_SET_IS_CUT: "the data set has not all pixels that it states",
 }
 
 

@@ -100,10 +100,10 @@ def disposition(
         * ``accept``: a person has decided for the received one, in whichever series.
 
         Whatever it is, a file that is not whole gives way to bytes of the same series, and one that cannot be read to
-        the same bytes. If one of two versions of one series is cut within its pixels, the other one counts, unless a
-        person has decided.
+        the same bytes. If one of two versions of one series lacks pixels that it states, the other one counts, unless
+        a person has decided.
     is_cut : bool
-        Whether the received one is cut within its pixels; only known if the bytes differ.
+        Whether the received one lacks pixels that it states; only known if the bytes differ.
     """
     if first is None:
         return New()

@@ -76,6 +76,7 @@ class InstanceRepository(IndexRepository):
         applied: AppliedPosition | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
         ends: Sequence[AssociationEnd] = (),
+        recoded: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Indexed]:
         """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 
@@ -84,6 +85,7 @@ class InstanceRepository(IndexRepository):
         `flaws`: the stored files that are not whole, by key; None: nothing was compared. See
             `node.receive.stored_files.add_compared`.
         `ends`: the ends of associations that came with them, which count after all of `batch`.
+        `recoded`: as of `add_instances`.
 
         The answers are in the order of `batch`.
 
@@ -95,8 +97,9 @@ class InstanceRepository(IndexRepository):
 
         def write(connection: Connection) -> list[Indexed]:
             host, is_acknowledged = self._sharing.host or "", applied is not None
+            holder = self._sharing.holder
             indexed = add_instances(
-                connection, batch, flaws, self._sharing.holder, host=host, are_acknowledged=is_acknowledged
+                connection, batch, flaws, holder, host=host, are_acknowledged=is_acknowledged, recoded=recoded
             )
             for end in ends:
                 end_association(connection, end, host)

@@ -294,13 +294,15 @@ def record_conflict(
     decided_by: str | None = None,
     holder: str | None = None,
     uids_of_file: Mapping[str, str] | None = None,
+    decision: str = "accepted",
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
 
     `holder` is the only host that has this file; see `Sharing`. `uids_of_file`: its study and series, if
     the received instance is of others.
 
-    `decided_by` is given if there is nothing left to decide: the received instance was accepted.
+    `decided_by` is given if there is nothing left to decide: the `decision` is that the received instance was accepted,
+    or that the current one was kept.
     """
     uids = {**_uids(received), **(uids_of_file or {})}
     connection.execute(
@@ -312,7 +314,7 @@ def record_conflict(
             host=holder,
             calling_ae_title=received.file.calling_ae_title or None,
             found_at=received.file.received_at,
-            decision="accepted" if decided_by is not None else None,
+            decision=decision if decided_by is not None else None,
             decided_at=received.file.received_at if decided_by is not None else None,
             decided_by=decided_by,
             **uids,

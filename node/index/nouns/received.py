@@ -42,6 +42,7 @@ DIGEST_CORRECTED = "digest-corrected"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
 
 _NO_FLAWS: Mapping[str, Flaw] = {}
+_NOTHING_RECODED: Mapping[str, str] = {}
 
 
 class NotCompared(VoxelnodeError):
@@ -80,6 +81,7 @@ def add_instances(
     *,
     host: str = "",
     are_acknowledged: bool = True,
+    recoded: Mapping[str, str] = _NOTHING_RECODED,
 ) -> list[Indexed]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
@@ -87,10 +89,11 @@ def add_instances(
     places, then images, then series, each kind in its order, so that none waits for another that waits for it.
 
     `flaws`: the kept files under the UIDs of the batch that were just found not to be whole, by key, and those of the
-        batch that are cut within their pixels; None: most instances are new, and nothing was compared yet.
+        batch that lack pixels; None: most instances are new, and nothing was compared yet.
     `holder`: the host that alone has the files; see `node.index.engine.sharing`.
     `host`: the host that has received them, if several share the index.
     `are_acknowledged`: they come from the journal: one that becomes current stands for the lost versions of its UID.
+    `recoded`: by the key of a received file, the digest of the version that has the same data set in another encoding.
 
     The answers are in the order of `batch`.
 
@@ -107,8 +110,8 @@ def add_instances(
 
     Other bytes under a known SOP Instance UID are never lost: `node.index.nouns.disposition` decides which of the two
     count. They are recorded in `conflicts` with the file that does not count, which goes to quarantine or, with
-    ``keep_both``, stays where it is. If the received one replaces the first, it reopens the series; if a person has
-    accepted it, it also leaves the series of the first.
+    ``keep_both``, stays where it is; the current data set in another encoding leaves nothing to decide. If the received
+    one replaces the first, it reopens the series; if a person has accepted it, it also leaves the series of the first.
     """
     places = hold_new_places(connection, batch)
     _forget_losers(connection, flaws or _NO_FLAWS)
@@ -117,7 +120,7 @@ def add_instances(
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            indexed += _Batch(connection, together, flaws, places, holder, host, are_acknowledged).add()
+            indexed += _Batch(connection, together, flaws, places, holder, host, are_acknowledged, recoded).add()
     return indexed
 
 
@@ -133,11 +136,12 @@ class _Batch:
         holder: str | None,
         host: str,
         are_acknowledged: bool,
+        recoded: Mapping[str, str],
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
         self._host, self._are_acknowledged = host, are_acknowledged
         self._first = _first_of(connection, batch, flaws)
-        self._flaws = flaws or _NO_FLAWS
+        self._flaws, self._recoded = flaws or _NO_FLAWS, recoded
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
@@ -260,7 +264,7 @@ class _Batch:
         where, uids = self._elsewhere(received, first), None
         detail = f"the instance came again with other bytes{where}; the second is current"
         if decided.is_whole:
-            detail = "the instance came again whole; the first is cut within its pixels"
+            detail = "the instance came again whole; the first lacks pixels"
         if series_id != first.series_id:
             detail += ", and the instance leaves its series"
             uid, why = received.attributes.sop_instance_uid, "another version was accepted"
@@ -273,7 +277,7 @@ class _Batch:
             return Indexed(Outcome.REPLACED, remove=first.key, superseded=(first.sha256,))
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
-        decided_by = "the first is cut within its pixels" if decided.is_whole else decided_by
+        decided_by = "the first lacks pixels" if decided.is_whole else decided_by
         self._record_conflict(
             "instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder, uids
         )
@@ -290,13 +294,16 @@ class _Batch:
         if aside is not None:
             return Indexed(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
         where = self._elsewhere(received, first)
-        how = "cut within its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
+        how = "without all its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
+        is_recoded = first.is_of_series and self._recoded.get(file.key) == first.sha256
+        how = "in another encoding" if is_recoded else how
         detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
-        self._record_conflict(kind, received, detail, key, file.sha256)
+        decided_by = "the same data set in another encoding" if is_recoded else None
+        self._record_conflict(kind, received, detail, key, file.sha256, decided_by, decision="kept")
         record_received_event(self._connection, "instance-conflict", received, detail)
-        if (series := find_series(self._connection, received)) is not None:
+        if not is_recoded and (series := find_series(self._connection, received)) is not None:
             self._contested[series[0]] = file.received_at
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
@@ -360,9 +367,10 @@ class _Batch:
         decided_by: str | None = None,
         holder: str | None = None,
         uids: Mapping[str, str] | None = None,
+        decision: str = "accepted",
     ) -> None:
         holder = holder or self._holder
-        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder, uids)
+        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder, uids, decision)
 
     def _image(self, received: Received, series_id: int) -> dict[str, object]:
         file = received.file

@@ -105,7 +105,7 @@ class Flaw(Enum):
     DAMAGED = "is damaged"
     AWAY = "cannot be looked up in the object store, or on the disk of another host"
     UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
-    CUT = "is cut within its pixels"  # as it was received: bytes that are not cut take its place
+    CUT = "lacks pixels"  # as it was received: bytes that are not cut take its place
 
 
 @dataclass(frozen=True, slots=True)

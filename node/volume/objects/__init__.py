@@ -41,7 +41,7 @@ def without_pixels(ds: Dataset) -> ConversionRefused:
     if not name:
         detail = "the instance has neither SOP Class UID (0008,0016) nor Pixel Data (7FE0,0010)"
         return ConversionRefused(Reason.NOT_AN_IMAGE, detail)
-    return ConversionRefused(Reason.INCOMPLETE, f"{name} without Pixel Data (7FE0,0010)")
+    return ConversionRefused(Reason.CUT, f"{name} without Pixel Data (7FE0,0010)")
 
 
 def _is_of_a_slide(ds: Dataset, sop_class: str) -> bool:

@@ -66,7 +66,8 @@ def decide_conflict(
 
 
 def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
-    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict, node.archive.local)))
+    found = asdict(compared(node.archive.root, index, conflict, node.archive.local))
+    return models.ComparedConflict.of({name: value for name, value in found.items() if name != "files"})
 
 
 Name = Annotated[str, Path(max_length=100, description="name of the file")]

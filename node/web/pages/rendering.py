@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from node.completeness import NO_MORE
 from node.dicom.uids import in_path, resource_path
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
@@ -36,6 +35,7 @@ from node.web.pages.status_chips import (
     series_chip,
     shortfall,
     study_chip,
+    verdict_remedy,
     warning_chips,
 )
 from node.web.services import Services
@@ -88,6 +88,7 @@ def _environment() -> Environment:
         static_url,
         series_chip,
         shortfall,
+        verdict_remedy,
         study_chip,
         event_chip,
         here_chip,
@@ -99,7 +100,6 @@ def _environment() -> Environment:
         remedies=REMEDIES,
         causes_in_words=CAUSES,
         conflict_remedies=CONFLICT_REMEDIES,
-        no_more=NO_MORE,
     )
     return environment
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from node.completeness import CERTAINTIES, Certainty
+from node.completeness import CERTAINTIES, NO_MORE, Certainty
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.views import is_due
+from node.volume.reasons import REMEDIES
 from node.web.pages.filters import grouped, listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain", "silent"]
@@ -176,6 +177,7 @@ def study_chip(study: ListedStudy) -> StatusChip:
 CAUSES: Mapping[str, str] = {
     "acknowledged": "Instances were acknowledged and are not here",
     "conflict": "Instances were set aside: other series have their UIDs",
+    "versions": "Instances have other versions: nobody has decided which ones count",
     "mpps": "The performed procedure step lists more",
     "c-find": "The sender has more",
     "geometry": "Slices are missing in space, or times lack slices",
@@ -190,6 +192,31 @@ CAUSES: Mapping[str, str] = {
     "quiet": "No more instances were received",
 }
 """Causes of problems that are no reasons of failures: rules of verdicts (docs/lifecycle.md)."""
+
+CONFLICTS_PAGE = "/problems/conflicts"
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to do about a problem, and the path of the page for it, if there is one."""
+
+    text: str
+    page: str = ""
+
+
+def verdict_remedy(series: Mapping[str, Any]) -> Remedy:
+    """Return what to do about an incomplete or suspect series."""
+    if NO_MORE in (series["verdict_reason"] or ""):
+        return Remedy("The sender has no more either: check the scanner, or acknowledge the series as it is.")
+    if series["verdict_rule"] == "versions":
+        return Remedy("Nothing is missing: compare both versions, and decide which one counts.", CONFLICTS_PAGE)
+    if series["verdict_rule"] == "conflict":
+        return Remedy(
+            "They are here: accept them for this series, or have them sent again with UIDs of their own.",
+            CONFLICTS_PAGE,
+        )
+    return Remedy(REMEDIES["incomplete"])
+
 
 CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-bytes": "Compare the versions. Accept makes the later one current, also if it is in another study.",

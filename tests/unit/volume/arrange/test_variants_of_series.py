@@ -484,7 +484,7 @@ def test_an_image_whose_pixels_were_taken_away_is_reported() -> None:
     for ds in series:
         del ds.PixelData
     [refusal] = assemble(series).refusals
-    assert refusal.reason is Reason.INCOMPLETE
+    assert refusal.reason is Reason.CUT
     assert refusal.detail == "CT Image Storage without Pixel Data (7FE0,0010)"
 
 
