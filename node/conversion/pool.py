@@ -15,12 +15,12 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from node.archive.space import room_of
+from node.archive.space import reason_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
-from node.durable import DISK_FULL, NO_ROOM
+from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ MAX_CAUSE_CHARACTERS = 500
 MAX_ASSISTANTS = 4
 """As many as there are threads that read frames; see `node.volume.intensities`."""
 
-CONVERTED, FULL, SHORTAGE, FAILURE = b"c", b"d", b"s", b"f"
-"""First byte of an answer; behind it a `Converted`, or the cause of a failure, for which neither a full disk nor
-another shortage blames the series."""
+CONVERTED, SHORTAGE, FAILURE = b"c", b"s", b"f"
+"""First byte of an answer; behind it a `Converted`, the errno of a shortage, which does not blame the series, or the
+cause of a failure."""
 
 
 class ConverterDied(VoxelnodeError):
@@ -86,10 +86,10 @@ class Converters:
         kind, content = answer[:1], answer[1:]
         if kind == CONVERTED:
             return _checked(content, job)
-        cause = content[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
-        if kind == FULL:
-            raise ShortOfResources(f"{cause}; {room_of(job.folder.parent)}")
-        raise ShortOfResources(cause) if kind == SHORTAGE else ConverterDied(cause)
+        if kind == SHORTAGE:
+            number = int.from_bytes(content[:2])
+            raise ShortOfResources(f"disk: {reason_of(OSError(number, os.strerror(number)), job.folder.parent)}")
+        raise ConverterDied(content[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace"))
 
     def _assistants(self) -> int:
         """Return how many processes help to decode: as many as there are processors for each conversion under way."""
@@ -141,8 +141,9 @@ def _failure(error: Exception, limits: ChildLimits) -> bytes:
     if is_out_of_memory(error):
         return FAILURE + _memory_exceeded(limits).encode()
     if is_of_system(error):
-        kind = FULL if error.errno in DISK_FULL else SHORTAGE if error.errno in NO_ROOM else FAILURE
-        return kind + f"disk: {error.strerror}".encode()
+        if error.errno in NO_ROOM:
+            return SHORTAGE + error.errno.to_bytes(2)  # the node knows the remedies, and may ask how full the disk is
+        return FAILURE + f"disk: {error.strerror}".encode()
     return FAILURE + type_and_location(error).encode()
 
 

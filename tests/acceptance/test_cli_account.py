@@ -64,6 +64,8 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
     assert (anna["name"], anna["role"], anna["password"]) == ("anna", "admin", True)
     assert (nightly["role"], nightly["password"], nightly["tokens"][0]["label"]) == ("read", False, "backup")
     assert nightly["tokens"][0]["routes"] == ["dicomweb", "/api/v1/studies"]
+    again = account(root, "token", "nightly", "--label", "backup")
+    assert "`voxelnode account revoke nightly --label backup` removes it" in " ".join(again.err.split())
     assert account(root, "token", "nightly", "--label", "more", "--role", "write").status == 2
     assert "neither a group" in account(root, "token", "nightly", "--label", "more", "--route", "dicom").err
     assert "role admin: changed" in account(root, "add", "anna", typed=f"{PASSWORD}!\n").out

@@ -71,15 +71,22 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
 def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(tmp_path: Path) -> None:
     works = tmp_path / "works"
     program = tmp_path / "program"
-    program.write_text(f"#!/bin/sh\ntest -e {works}\n")
+    program.write_text(f"#!/bin/sh\necho no licence\ntest -e {works}\n")
     program.chmod(0o700)
     settings = hook("one", ("series-quiet",), command=[str(program)], attempts=1)
     with Served(tmp_path / "root", **settings) as node:
         send(node, make.ct_series(1))
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
+        told = run("status", "--root", node.root, environment=settings, check=True).stdout
+        assert "1 hook held, 1 given up: voxelnode hooks list" in told
+        doctor = run("doctor", "--json", "--root", node.root, environment=settings, check=True).stdout
+        [found] = [one for one in json.loads(doctor)["findings"] if one["check"] == "hooks"]
+        assert (found["found"], found["state"]) == ("one: 1 given up", "warning")
+        why, retry = re.findall("`voxelnode ([^`]+)`", found["remedy"])
         works.touch()
-        done = run("hooks", "retry", "one", "--root", node.root, environment=settings, check=True)
-        assert done.stdout == "1 message waiting for another attempt\n"
+        for command, says in ((why, "it printed: no licence"), (retry, "1 message waiting for another attempt\n")):
+            done = run(*command.split(), "--root", node.root, environment=settings, check=True)
+            assert says in done.stdout
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
 

@@ -191,7 +191,7 @@ def test_the_program_converts_what_it_receives(tmp_path: Path) -> None:
         got = f"volume {volume.path} {list(volume.row['shape'])} {volume.row['series_instance_uid']}"
         until(lambda: got in program.log.read_text(), 60, "the volume in the program")
         assert running(read_counters(root))["port"] is None, "only the program knows where it listens"
-        assert program.end(signal.SIGTERM) == 0
+        assert program.end(signal.SIGINT) == 0
     [series] = node.open(root).series()
     assert [volume.array().shape[2] for volume in series.volumes()] == [3]
     assert "Traceback" not in program.log.read_text()
@@ -209,3 +209,4 @@ def test_a_stranger_may_do_nothing(program: Program) -> None:
     assert [status for status, _ in answered(assoc.send_c_get(query, GET))] == [0x0124]
     assert [status for status, _ in answered(assoc.send_c_move(query, "ELSEWHERE", MOVE))] == [0xA801]
     assoc.release()
+    assert program.end(signal.SIGTERM) == 0

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from node.child_process.serving import ChildLimits
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import folder_name
 from node.conversion.pipeline import convert
-from node.conversion.pool import ConverterDied, Converters
+from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, record_outcome, write_volumes
 from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
@@ -348,11 +349,18 @@ def _children(process: int) -> list[int]:
 
 @pytest.mark.slow
 def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob, converters: Converters) -> None:
+    before = children()
     with pytest.raises(ConverterDied, match="deadline_seconds"):
         converters.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
     for left in job.folder.iterdir():
         left.unlink()
     assert converters.run(job, LIMITS, threading.Event()).files
+    for left in job.folder.iterdir():
+        left.unlink()
+    for child in children() - before:
+        resource.prlimit(child, resource.RLIMIT_FSIZE, (100, 100))  # of bytes, as `ulimit -f` sets it
+    with pytest.raises(ShortOfResources, match=r"disk: File too large; remove the limit .*`ulimit -f`"):
+        converters.run(job, LIMITS, threading.Event())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from node.extensions.results.command import JOBS
 from node.extensions.results.rows import ReadResults
 from node.index.nouns.accounts import Role
-from node.index.work.ledger import Ended, Lane
+from node.index.work.ledger import Ended, Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from tests import make
 from tests.rows import read_rows, view_rows
@@ -280,7 +280,11 @@ def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what
 def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way: str) -> None:
     hook, deliveries, client = Lane("hook", "one"), site.store.index.deliveries, site.client()
     deliveries.begin("hook", {hook: ()})
-    given_up = Attempt(PendingEvent("m", "volume-written", NOW, "1.2"), Ended("failed", "status 500"), 9)
+    pending = PendingEvent("m", "volume-written", NOW, "1.2")
+    deliveries.record(hook, [Attempt(pending, Postponed(NOW, "exit status 3"), 1, "no licence")], [], NOW)
+    with site.store.index.reading() as index:
+        assert index.hooks.progress()["one"]["trouble"] == "exit status 3; it printed: no licence"
+    given_up = Attempt(pending, Ended("failed", "status 500"), 9)
     deliveries.record(hook, [given_up], [], NOW)
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("failed", 9)
@@ -338,6 +342,10 @@ def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that
     page = client.get("/problems/hooks").text
     assert "no lungs in the image" in page
     assert "voxelnode hooks replay lung" in page
+    badge = r'id="badge-wrong" class="badge (\w+)".*?</span>(\d+)<'
+    assert re.findall(badge, client.get("/badges").text) == [("bad", "1")]
+    client.get("/problems")
+    assert re.findall(badge, client.get("/badges").text) == [("seen", "1")]
     assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
     assert "no lungs in the image" not in client.get("/problems/hooks").text
 

@@ -417,7 +417,11 @@ def _described(name: str, hook: HookSettings) -> dict[str, Any]:
 
 @routes.command("list")
 def list_routes(root: Root) -> Listing:
-    """List the destinations of routes, and what waits for each."""
+    """List the destinations of routes, and what waits for each.
+
+    Delivered, waiting and given up are messages: of one instance each, or of a series or study, as `when` of the route
+    says. Unconfirmed are instances.
+    """
     with root.looking() as index:
         rows = index.routes.destinations()
     known = [(name, to) for name, route in root.settings.routes.items() for to in route.to]
@@ -494,7 +498,7 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
     with root.looking() as index:
         rows = [row for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations]
     done = root.perform("retry-routes", destinations=destinations)
-    behind = [{**row, "waiting": 0} for row in rows]
+    behind = [{**row, "waiting": 0, "given_up": 0} for row in rows]
     return Answer(done, f"{awaited({'waiting': done['waiting']}, *behind)}: tried again now, or by the next start")
 
 

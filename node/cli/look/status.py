@@ -113,6 +113,7 @@ def status(root: Root) -> Listing:
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
             "held_routes": [row for row in index.routes.destinations() if is_held(row)],
+            "held_hooks": [row for row in index.hooks.progress().values() if is_held(row)],
             "store_checksums": index.store_checksums,
             "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
             "volume_files": index.volumes.count_current(),
@@ -241,10 +242,10 @@ def _conflicts(by_kind: Mapping[str, int]) -> str:
     return f"{number} not decided: voxelnode conflicts" if number else "none"
 
 
-def _held(rows: Sequence[Mapping[str, Any]]) -> str:
+def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
     from node.index.nouns.views import awaited
 
-    return f"{counted(len(rows), 'destination')} held, {awaited(*rows)}: voxelnode routes list"
+    return f"{counted(len(rows), noun)} held, {awaited(*rows)}: voxelnode {command} list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -284,7 +285,8 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),
-            **({"routes": _held(facts["held_routes"])} if facts["held_routes"] else {}),
+            **({"routes": _held(facts["held_routes"], "destination", "routes")} if facts["held_routes"] else {}),
+            **({"hooks": _held(facts["held_hooks"], "hook", "hooks")} if facts["held_hooks"] else {}),
             **({"object store": facts["store_checksums"]} if facts["store_checksums"] else {}),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

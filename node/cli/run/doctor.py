@@ -10,13 +10,13 @@ import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -276,7 +276,7 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
-    from node.index.nouns.views import awaited, is_held
+    from node.index.nouns.views import is_held
 
     try:
         if (problem := away(settings)) is not None:
@@ -284,7 +284,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()
-            held = [row for row in index.routes.destinations() if is_held(row)]
+            held = [row for row in (*index.routes.destinations(), *index.hooks.progress().values()) if is_held(row)]
             waits_for = index.retention.waits_for
     except IndexUnusable:  # reported already
         return
@@ -303,11 +303,24 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     if waits_for is not None:
         remedy = "check `date` and the list of `voxelnode retention`, then confirm"
         yield Check("retention", "warning", waits_for, remedy)
-    for row in held:
-        to = f"{row['route'] or 'by hand'} > {row['destination']}"
-        why = "paused" if row["paused"] else row["trouble"]
-        remedy = f"`voxelnode routes {'resume' if row['paused'] else 'retry'} {row['route']}/{row['destination']}`"
-        yield Check("routes", "warning", f"{to}: {awaited(row)}; {why}", remedy)
+    yield from map(_held, held)
+
+
+def _held(row: Mapping[str, Any]) -> Check:
+    """Tell of a destination of a route or of a hook what is to be done that its messages go on."""
+    from node.index.nouns.views import awaited
+
+    if "hook" in row:
+        check, name, to = "hooks", row["hook"], row["hook"]
+        lists = f"hooks deliveries --hook {name} --state given-up"
+    else:
+        check, name = "routes", f"{row['route']}/{row['destination']}"
+        to, lists = f"{row['route'] or 'by hand'} > {row['destination']}", f"routes waiting {name}"
+    remedy = f"`voxelnode {check} {'resume' if row['paused'] else 'retry'} {name}`"
+    why = "paused" if row["paused"] else row["trouble"]
+    if not why:
+        remedy = f"`voxelnode {lists}` says why; mend that, then {remedy}"
+    return Check(check, "warning", "; ".join(filter(None, (f"{to}: {awaited(row)}", why))), remedy)
 
 
 def _conversions(settings: Settings) -> Iterator[Check]:

@@ -166,7 +166,7 @@ def _hook(name: str, index: ReadIndex) -> HookResource:
         waiting=outstanding(row),
         given_up=row.get("given_up") or 0,
         delivered=row.get("delivered") or 0,
-        trouble=index.hooks.troubles().get(name),
+        trouble=row.get("trouble"),
     )
 
 

@@ -138,12 +138,11 @@ def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
 
 
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
-    progress, troubles = index.hooks.progress(), index.hooks.troubles()
-    own: dict[str, dict[str, Any]] = {
-        name: {"name": name, "hook": hook, "where": _text(hook.where), "trouble": troubles.get(name)}
+    progress = index.hooks.progress()
+    return [
+        {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
         for name, hook in settings.hooks.items()
-    }
-    return [{**progress.get(name, {}), **values} for name, values in own.items()]
+    ]
 
 
 def _text(where: str | Mapping[str, Any] | None) -> str:

@@ -26,6 +26,7 @@ from node.web.pages.rendering import (
     SEE_OTHER,
     PageNumber,
     page,
+    problem_counts,
     remember_seen,
     rows_of_page,
     seen_problems,
@@ -47,7 +48,7 @@ Cause = Annotated[str, Path(max_length=32, pattern="[a-z0-9-]+")]
 def unsettled(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged; by cause, if many."""
     with call.node.index.searching() as index:
-        counts, causes, seen = _counts(index), index.problems.causes(), index.events.newest()
+        counts, causes, seen = problem_counts(index), index.problems.causes(), index.events.newest()
         rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     several = [cause for cause in causes if cause["count"] > 1]
     response = _section(call, "unsettled", counts, rows, number, causes=several, cause=None)
@@ -59,7 +60,7 @@ def unsettled(call: CurrentCall, number: PageNumber = 1) -> Response:
 def unsettled_of_cause(call: CurrentCall, cause: Cause, number: PageNumber = 1) -> Response:
     """Such series of one cause, which can be decided together."""
     with call.node.index.searching() as index:
-        counts, alike = _counts(index), index.problems.alike(cause)
+        counts, alike = problem_counts(index), index.problems.alike(cause)
         rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, cause)
     seen = {"name": cause, "count": len(alike), "seen": _digest(alike)}
     return _section(call, "unsettled", counts, rows, number, causes=[], cause=seen)
@@ -145,7 +146,7 @@ def _problems(
 ) -> Response:
     """Return one section of the problems page."""
     with call.node.index.searching() as index:
-        counts = _counts(index)
+        counts = problem_counts(index)
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     return _section(call, problem, counts, rows, number)
 
@@ -156,15 +157,6 @@ def _section(
     shown = rows_of_page(rows, number)
     call.audit.queried(f"problems: {problem}, page {number}", len(shown["rows"]))
     return page(call, f"{problem}.html", problem=problem, counts=counts, **shown, **values)
-
-
-def _counts(index: ReadIndex) -> dict[str, int]:
-    """Return the numbers on the tabs: what a person has to settle."""
-    return {
-        "unsettled": index.problems.count(),
-        "hooks": index.work.count_failed(),
-        "conflicts": index.conflicts.count_undecided(),
-    }
 
 
 @router.get("/problems/conflicts")
@@ -208,7 +200,7 @@ def merged(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Patients who were merged into others."""
     rows = call.node.index.repository(PersonRepository).merged(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     with call.node.index.reading() as index:
-        counts = _counts(index)
+        counts = problem_counts(index)
     return _section(call, "merged", counts, rows, number)
 
 
@@ -217,7 +209,7 @@ def quarantine(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Files that were set aside."""
     with call.node.index.reading() as index:
         files = quarantined(call.node.archive.root, index)
-        counts = _counts(index)
+        counts = problem_counts(index)
     begin = (number - 1) * PAGE_ROWS
     return _section(call, "quarantine", counts, files[begin : begin + PAGE_ROWS + 1], number)
 
@@ -238,7 +230,7 @@ def decide_quarantined(
 def trash(call: CurrentCall, number: PageNumber = 1) -> Response:
     """What was deleted and can come back."""
     with call.node.index.reading() as index:
-        entries, counts = index.trash.all(), _counts(index)
+        entries, counts = index.trash.all(), problem_counts(index)
     begin = (number - 1) * PAGE_ROWS
     return _section(call, "trash", counts, entries[begin : begin + PAGE_ROWS + 1], number)
 

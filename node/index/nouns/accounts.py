@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
@@ -289,7 +290,8 @@ class AccountRepository(IndexRepository):
         try:
             connection.execute(insert(TokenRow).values(row))
         except IntegrityError:
-            raise UsageError(f"{name} already has a token {label!r}: remove it, or choose another label") from None
+            revoke = f"`voxelnode account revoke {name} --label {quote(label)}`"
+            raise UsageError(f"{name} already has a token {label!r}: {revoke} removes it; or choose another") from None
 
     @on_writer
     def remove_token(self, connection: Connection, name: str, label: str) -> None:

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from node.counted import counted
+from node.errors import with_last_line
 from node.index.engine.about_keys import (
     APPLIED,
     RETENTION,
@@ -346,15 +347,17 @@ class HookViews(ViewRows):
     """Rows of ``v_hooks`` and ``v_deliveries``."""
 
     def progress(self) -> dict[str, Row]:
-        """Return the rows of ``v_hooks``, by name of the hook."""
-        return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
+        """Return the rows of ``v_hooks``, by name of the hook.
 
-    def troubles(self) -> dict[str, str]:
-        """Return why the last attempt failed of what waits, by name of the hook."""
-        waiting = (
-            "SELECT hook, reason FROM v_deliveries WHERE state = 'waiting' AND reason IS NOT NULL ORDER BY last_at"
+        ``trouble`` is why the last attempt failed of what waits, with the last line that a program printed.
+        """
+        waiting = self._rows(
+            "SELECT hook, reason, output FROM v_deliveries WHERE state = 'waiting' AND reason IS NOT NULL "
+            "ORDER BY last_at"
         )
-        return {row["hook"]: row["reason"] for row in self._rows(waiting)}
+        troubles = {row["hook"]: with_last_line(row["reason"], row["output"]) for row in waiting}
+        rows = self._rows("SELECT * FROM v_hooks ORDER BY hook")
+        return {row["hook"]: {**row, "trouble": troubles.get(row["hook"])} for row in rows}
 
     def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
         """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
@@ -819,24 +822,31 @@ def outstanding(row: Mapping[str, Any]) -> int:
 
 
 def unseen(*rows: Mapping[str, Any]) -> str:
-    """Return how much no rule has been applied to yet, in words, of destinations (rows of ``v_routes``); empty if none.
+    """Return how much no rule has been applied to yet, in words, of rows of ``v_routes`` or ``v_hooks``; empty if none.
 
-    What is looked at becomes a message, or is left out by the rules of its route.
+    What is looked at becomes a message, or is left out by the rules of its route or hook.
     """
-    series, instances = (sum(int(row.get(key) or 0) for row in rows) for key in ("series_behind", "instances_behind"))
+    series, instances, events = (
+        sum(int(row.get(key) or 0) for row in rows) for key in ("series_behind", "instances_behind", "events_behind")
+    )
     found = [counted(series, "series", "series")] * (series > 0) + [counted(instances, "instance")] * (instances > 0)
+    found += [counted(events, "event")] * (events > 0)
     return f"{' and '.join(found)} not looked at yet" if found else ""
 
 
 def awaited(*rows: Mapping[str, Any]) -> str:
-    """Return how many messages wait for destinations, in words, and how much is not looked at yet; see `unseen`."""
-    waiting, not_seen = sum(int(row.get("waiting") or 0) for row in rows), unseen(*rows)
-    return ", ".join(filter(None, (f"{waiting} waiting" if waiting or not not_seen else "", not_seen)))
+    """Return how many messages of rows of ``v_routes`` or ``v_hooks`` wait or were given up, and `unseen`, in words."""
+    waiting, given_up = (sum(int(row.get(key) or 0) for row in rows) for key in ("waiting", "given_up"))
+    others = [f"{given_up} given up"] * (given_up > 0) + list(filter(None, [unseen(*rows)]))
+    return ", ".join([f"{waiting} waiting"] * (waiting > 0 or not others) + others)
 
 
 def is_held(row: Mapping[str, Any]) -> bool:
-    """Return whether something waits for a destination, a row of ``v_routes``, that cannot be reached or is paused."""
-    return bool((row["trouble"] or row["paused"]) and outstanding(row))
+    """Return whether messages of a row of ``v_routes`` or ``v_hooks`` go on only once somebody does something.
+
+    They wait for what cannot be reached, fails or is paused, or were given up.
+    """
+    return bool((row["trouble"] or row["paused"]) and outstanding(row)) or bool(row["given_up"])
 
 
 OF_PATIENT = "patient_id", "accession_number"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from node.index.engine.rows import PagedRepository, Row
+from node.index.models.history import EventRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns.converted import SeriesKey
@@ -21,11 +22,19 @@ def _is_message_of(message: Any, job: Any) -> Any:
     return and_(message.kind == "hook", message.name == job.name, message.key == job.cause)
 
 
-_HAS_JOB = exists().where(_JOB.kind == "job", _is_message_of(WorkRow, _JOB))
-_IS_FAILED = or_(
-    and_(WorkRow.kind == "hook", WorkRow.outcome == "failed", ~_HAS_JOB),
-    and_(_IS_JOB, WorkRow.outcome.in_(("failed", "expired")), WorkRow.cause.is_not(None)),
-) & exists().where(StudyRow.study_instance_uid == WorkRow.study_instance_uid)
+# As a list, which is read once: every page counts what failed, and a search for each message would read all jobs.
+_HAS_JOB = (WorkRow.kind == "hook") & tuple_(WorkRow.name, WorkRow.key).in_(
+    select(_JOB.name, _JOB.cause).where(_JOB.kind == "job", _JOB.cause.is_not(None))
+)
+_OF_HOOKS = "hook", "job"
+_IS_FAILED = and_(
+    WorkRow.kind.in_(_OF_HOOKS),
+    WorkRow.name.in_(select(_JOB.name).where(_JOB.kind.in_(_OF_HOOKS)).distinct()),  # for the index by outcome
+    WorkRow.destination == "",
+    WorkRow.outcome.in_(("failed", "expired")),
+    or_(and_(WorkRow.kind == "hook", ~_HAS_JOB), and_(_IS_JOB, WorkRow.cause.is_not(None))),
+    exists().where(StudyRow.study_instance_uid == WorkRow.study_instance_uid),
+)
 """What hooks failed to do for studies that are here: a job whose message is tried again has no cause any more."""
 
 _COLUMNS = [column for column in WorkRow.__table__.columns if column.name not in ("state", "outcome")]
@@ -70,7 +79,15 @@ class ReadWork(PagedRepository):
 
     def count_failed(self) -> int:
         """Count what hooks failed to do."""
-        return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(_IS_FAILED)).scalar_one())
+        return self._count(_IS_FAILED)
+
+    def count_failed_since(self, event: int) -> int:
+        """Count what hooks failed to do after an event by its id."""
+        is_before = exists().where(EventRow.id == event, EventRow.happened_at >= WorkRow.changed_at)
+        return self._count(_IS_FAILED, ~is_before)
+
+    def _count(self, *conditions: ColumnElement[bool]) -> int:
+        return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(*conditions)).scalar_one())
 
     def _known(self, listing: Any, limit: int, offset: int) -> list[Row]:
         last_changed = listing.with_only_columns(WorkRow.id).order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())

@@ -207,9 +207,22 @@ def badge_counts(index: ReadIndex, request: Request) -> dict[str, int]:
     ``new`` counts what turned up since this browser showed the list of problems, or of conflicts.
     """
     event, conflict = seen_problems(request)
-    wrong = index.problems.count() + index.conflicts.count_undecided()
-    new = wrong and index.problems.count_since(event) + (index.conflicts.newest_undecided() > conflict)
+    wrong = sum(problem_counts(index).values())
+    new = wrong and (
+        index.problems.count_since(event)
+        + index.work.count_failed_since(event)
+        + (index.conflicts.newest_undecided() > conflict)
+    )
     return {"open": index.series.count_open(), "wrong": wrong, "new": new}
+
+
+def problem_counts(index: ReadIndex) -> dict[str, int]:
+    """Return how much a person has to settle, by the tab of *Problems* that lists it."""
+    return {
+        "unsettled": index.problems.count(),
+        "hooks": index.work.count_failed(),
+        "conflicts": index.conflicts.count_undecided(),
+    }
 
 
 def seen_problems(request: Request) -> tuple[int, int]:
