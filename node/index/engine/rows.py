@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Result, Select, func, select, text
+from sqlalchemy import ColumnElement, Connection, Result, Select, func, select, text
 from sqlalchemy.orm import DeclarativeBase
 
 from node.index.engine.backend import backend_of
@@ -18,13 +18,14 @@ from node.index.engine.words import Words
 __all__ = ["Row"]  # for the repositories
 
 
-def distinct_values(column: Any) -> Select[Any]:
+def distinct_values(column: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     """Return a SELECT of the distinct values of a column, as ``value``, in their order and without NULL.
 
-    They are looked up one by one in the index of the column: DISTINCT would read all rows.
+    They are looked up one by one in the index of the column, or of what `conditions` compare and the column: DISTINCT
+    would read all rows.
     """
-    known = select(func.min(column).label("value")).cte("known", recursive=True)
-    following = select(func.min(column)).where(column > known.c.value).scalar_subquery()
+    known = select(func.min(column).label("value")).where(*conditions).cte(recursive=True)
+    following = select(func.min(column)).where(column > known.c.value, *conditions).scalar_subquery()
     known = known.union_all(select(following).where(known.c.value.is_not(None)))
     return select(known.c.value).where(known.c.value.is_not(None))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, distinct_values
 from node.index.models.history import EventRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
@@ -22,17 +22,17 @@ def _is_message_of(message: Any, job: Any) -> Any:
     return and_(message.kind == "hook", message.name == job.name, message.key == job.cause)
 
 
-# As a list, which is read once: every page counts what failed, and a search for each message would read all jobs.
-_HAS_JOB = (WorkRow.kind == "hook") & tuple_(WorkRow.name, WorkRow.key).in_(
-    select(_JOB.name, _JOB.cause).where(_JOB.kind == "job", _JOB.cause.is_not(None))
-)
-_OF_HOOKS = "hook", "job"
+_HAS_JOB = exists().where(_is_message_of(WorkRow, _JOB))  # only jobs have a cause, and an index of it
+
+
+def _failed_of(kind: str, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    names = distinct_values(_JOB.name, _JOB.kind == kind)  # so that the index by outcome is used: every page asks this
+    is_of_hook = WorkRow.name.in_(names), WorkRow.destination == ""
+    return and_(WorkRow.kind == kind, *is_of_hook, WorkRow.outcome.in_(("failed", "expired")), *conditions)
+
+
 _IS_FAILED = and_(
-    WorkRow.kind.in_(_OF_HOOKS),
-    WorkRow.name.in_(select(_JOB.name).where(_JOB.kind.in_(_OF_HOOKS)).distinct()),  # for the index by outcome
-    WorkRow.destination == "",
-    WorkRow.outcome.in_(("failed", "expired")),
-    or_(and_(WorkRow.kind == "hook", ~_HAS_JOB), and_(_IS_JOB, WorkRow.cause.is_not(None))),
+    or_(_failed_of("hook", ~_HAS_JOB), _failed_of("job", WorkRow.cause.is_not(None))),
     exists().where(StudyRow.study_instance_uid == WorkRow.study_instance_uid),
 )
 """What hooks failed to do for studies that are here: a job whose message is tried again has no cause any more."""
