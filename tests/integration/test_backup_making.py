@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from node import acknowledged
 from node.control.repository import Repository
 from node.extensions.backup import making
 from node.extensions.backup.making import holding_backups, make
@@ -208,6 +209,23 @@ def test_what_is_damaged_in_the_root_stays_whole_in_the_backup_until_it_is_taken
     run("trash", "empty", "--all", "--yes", "--root", root, check=True)
     assert backup(folder, root, "--sample", "0")["status"] == 0
     assert digests(folder) == digests(root), "what was in the trash is gone"
+
+
+def test_a_sealed_segment_of_the_ledger_stays_whole_in_the_backup(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder = Settings(storage=Storage(root=root)), tmp_path / "backup"
+    monkeypatch.setattr(acknowledged, "SEGMENT_ENTRIES", 1)
+    for _ in range(3):
+        received(settings, new_series(1))
+    assert make(settings, folder).kept == []
+    altered, gone, *_ = acknowledged.segments(root / acknowledged.FOLDER)
+    before = {path: path.read_bytes() for path in (altered, gone)}
+    flip(altered, 30)
+    gone.unlink()
+    assert {one.path for one in make(settings, folder).kept} == {str(path.relative_to(root)) for path in before}
+    for path, content in before.items():
+        assert (folder / path.relative_to(root)).read_bytes() == content
 
 
 def test_a_restored_root_is_as_the_backup(root: Path, made: tuple[Path, list[Sent]], tmp_path: Path) -> None:
