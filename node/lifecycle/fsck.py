@@ -65,7 +65,8 @@ Kind = Literal[
     "volume-unknown",  # a folder of volumes without a revision
     "volume-kept",  # the same, or an object, made of instances that are lost
     "volume-object",  # the object of a file of a revision is missing or altered
-    # Only a proof of a backup finds these.
+    # Only a backup and its proof find these.
+    "root-damaged",
     "digest-differs",
     "series-damaged",
     "conversion-differs",

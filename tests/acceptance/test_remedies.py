@@ -205,7 +205,13 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
         root.mkdir()
         sqlite3.connect(root / FILE_NAME).close()
     if harm == "newer":
-        for command in (("serve",), ("db", "upgrade"), ("db", "check")):
+        for command in (
+            ("serve",),
+            ("db", "upgrade"),
+            ("db", "check"),
+            ("status",),
+            ("backup", root.with_name("copy")),
+        ):
             assert "install the newer one" in refused(root, *command)
     elif harm == "empty":
         assert remedy(refused(root, "db", "check")) == ["serve", "--create"]

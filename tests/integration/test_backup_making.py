@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from node import acknowledged
 from node.control.repository import Repository
 from node.extensions.backup import making
 from node.extensions.backup.making import holding_backups, make
+from node.index.database.reading import reading
 from node.settings.model import Settings
 from node.settings.storage import OverwritePolicy, Storage
 from tests.crash.journal import Sent, new_series
@@ -163,6 +167,65 @@ def test_a_bit_that_flipped_in_the_backup_is_found_until_the_file_is_removed(roo
         }
     path.unlink()
     assert backup(folder, root)["status"] == 0
+
+
+def test_what_is_damaged_in_the_root_stays_whole_in_the_backup_until_it_is_taken_back(
+    root: Path, made: tuple[Path, list[Sent]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "it's a backup"
+    run("delete", made[1][6].series_instance_uid, "--yes", "--root", root, check=True)  # to the trash
+    backup(folder, root, "--no-prove")
+    before = digests(folder)
+    objects, [volume] = (
+        {str(path.relative_to(root)) for path in root.glob("objects/*/*")},
+        root.glob("volumes/*/*/*/*.gz"),
+    )
+    with reading(root) as index:
+        gone, altered, *_ = (root / file.key for file in index.instances.files())
+    for path in (altered, volume):
+        content = path.read_bytes()
+        path.unlink()  # not the copy in the backup, which is the same file
+        path.write_bytes(content)
+        flip(path)
+    gone.unlink()
+    done = backup(folder, root, "--sample", "0")
+    assert (done["status"], {row["kind"] for row in done["differences"]}) == (1, {"root-damaged"})
+    assert {row["path"] for row in done["differences"]} == {
+        str(path.relative_to(root)) for path in (gone, altered, volume)
+    }
+    shutil.rmtree(root / "objects")
+    (root / "objects").mkdir()  # a disk that is not mounted
+    done = backup(folder, root, "--no-prove")
+    assert objects <= {row["path"] for row in done["differences"]}
+    assert digests(folder) == before
+    for row in done["differences"]:
+        program, *words = shlex.split(row["detail"].split("`")[1])
+        if program == "voxelnode":
+            run(*words, check=True)
+        else:
+            (root / row["path"]).parent.mkdir(exist_ok=True)
+            subprocess.run([program, *words], check=True)
+    run("fsck", "--hash", "--root", root, check=True)
+    run("trash", "empty", "--all", "--yes", "--root", root, check=True)
+    assert backup(folder, root, "--sample", "0")["status"] == 0
+    assert digests(folder) == digests(root), "what was in the trash is gone"
+
+
+def test_a_sealed_segment_of_the_ledger_stays_whole_in_the_backup(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder = Settings(storage=Storage(root=root)), tmp_path / "backup"
+    monkeypatch.setattr(acknowledged, "SEGMENT_ENTRIES", 1)
+    for _ in range(3):
+        received(settings, new_series(1))
+    assert make(settings, folder).kept == []
+    altered, gone, *_ = acknowledged.segments(root / acknowledged.FOLDER)
+    before = {path: path.read_bytes() for path in (altered, gone)}
+    flip(altered, 30)
+    gone.unlink()
+    assert {one.path for one in make(settings, folder).kept} == {str(path.relative_to(root)) for path in before}
+    for path, content in before.items():
+        assert (folder / path.relative_to(root)).read_bytes() == content
 
 
 def test_a_restored_root_is_as_the_backup(root: Path, made: tuple[Path, list[Sent]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -68,6 +69,7 @@ def status(root: Path) -> Any:
 
 def test_a_whole_backup_is_proved_and_not_changed(made: tuple[Path, Path, list[Sent]], backup: Path) -> None:
     root, _, sent = made
+    repack_volume(backup)
     before = contents(backup)
     code, found = prove(backup, root)
     assert (code, found["differences"]) == (0, [])
@@ -139,6 +141,16 @@ def other_volume(backup: Path) -> str:
         assert changed.rowcount == 1
     index.close()
     return key
+
+
+def repack_volume(backup: Path) -> None:
+    """A volume with the same voxels in other bytes, as igzip makes it now and then, and its row."""
+    path = a_volume(backup)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 9, mtime=0))
+    with sqlite3.connect(backup / "index.sqlite") as index:
+        values = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, str(path.relative_to(backup))
+        assert index.execute("UPDATE volumes SET sha256 = ?, bytes = ? WHERE path = ?", values).rowcount == 1
+    index.close()
 
 
 def other_instance(backup: Path) -> str:

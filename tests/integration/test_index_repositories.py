@@ -21,7 +21,7 @@ from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
 from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
-from node.index.database.reading import ReadIndex, other_host_of
+from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
@@ -272,13 +272,14 @@ def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
 
 def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) -> None:
     place = root.index.place
-    for change in (
-        "DROP VIEW v_failures",
-        "UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'",
-    ):
-        write_rows(root.folder, change)
-    with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), looking(place) as index:
-        index.failures.newest(1)
+    write_rows(root.folder, "DROP VIEW v_studies")
+    with pytest.raises(IndexUnusable, match="the views are missing: `voxelnode db upgrade`"), looking(place) as index:
+        index.studies.all()
+    write_rows(root.folder, "UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'")
+    of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)
+    for opened in (looking(place), reading(*of)):
+        with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), opened:
+            pytest.fail("a newer index was opened")
 
 
 def test_without_a_name_of_its_own_a_host_asks_no_index_for_others(tmp_path: Path) -> None:

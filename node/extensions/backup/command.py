@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,8 +16,10 @@ from node.counted import counted
 from node.errors import VoxelnodeError
 
 if TYPE_CHECKING:
+    from node.extensions.backup.keeping import Kept
     from node.extensions.backup.making import Made
     from node.extensions.backup.proof import Proved
+    from node.lifecycle.fsck import Finding
 
 
 def backup(
@@ -44,7 +47,9 @@ def backup(
     folder = folder.absolute()
     made = None if prove else _made(root, folder)
     proved = None if prove is False else _proved(root, folder, scratch and scratch.absolute(), sample, made)
-    rows = [asdict(difference) for difference in proved.differences] if proved is not None else []
+    differences = [_damaged(one, root, folder) for one in made.kept] if made is not None else []
+    differences += proved.differences if proved is not None else []
+    rows = [asdict(difference) for difference in differences]
     for row in rows:
         del row["repair"]  # nothing is
 
@@ -52,11 +57,12 @@ def backup(
         _print_rows(rows, ("kind", "path", "detail"))
         said = [*([made.text] if made is not None else []), *([_compared(proved)] if proved is not None else [])]
         if proved is not None:
-            said.append(counted(len(rows), "difference") if rows else "no difference")
+            said.append(counted(len(proved.differences), "difference") if proved.differences else "no difference")
         print(f"{folder}: {'; '.join(said)}")
 
     of_proof = asdict(proved) if proved is not None else {}
-    data = {"ok": not rows, "made": made and asdict(made), **of_proof, "differences": rows}
+    numbers = made and {name: number for name, number in asdict(made).items() if name != "kept"}
+    data = {"ok": not rows, "made": numbers, **of_proof, "differences": rows}
     return Listing(data, show, bool(rows), rows)
 
 
@@ -68,6 +74,26 @@ def _made(root: ChangedRoot, folder: Path) -> Made:
         made = make(root.settings, folder)
         outcome.counts = f"{made.copied + made.linked} files"
     return made
+
+
+def _damaged(one: Kept, root: ChangedRoot, folder: Path) -> Finding:
+    """Return the finding for a file that is damaged in the root, with the command that takes the copy back."""
+    from node.lifecycle.fsck import Finding
+
+    copy = quote(str(folder / one.path))
+    if not one.is_whole:
+        return Finding(
+            "root-damaged", one.path, f"in the root, it {one.problem}; the copy in the backup is damaged, too"
+        )
+    if one.is_instance:
+        command = " ".join(["voxelnode import", copy, *map(quote, root.given)])
+    else:
+        command = f"cp -p --remove-destination {copy} {quote(str(Path(root.folder).absolute() / one.path))}"
+    return Finding(
+        "root-damaged",
+        one.path,
+        f"in the root, it {one.problem}; the backup keeps its copy: take it back with `{command}`",
+    )
 
 
 def _proved(root: ChangedRoot, folder: Path, scratch: Path | None, sample: int, made: Made | None) -> Proved:

@@ -1,7 +1,7 @@
 """Make a backup of a root while a node receives, or bring one up to date.
 
-    index -> journal, incoming -> ledger, then the rest, twice -> sync -> one rename
-          -> each file to its place, the index last -> what has gone is removed
+    index -> journal, incoming -> ledger, then the rest, twice -> what is damaged in the root stays as it is
+          -> sync -> one rename -> each file to its place, the index last -> what has gone is removed
 
 What is new or has changed is copied beside the backup, into ``.copying-BOOT``. Once all of it is durable, one rename
 makes it ``.copied``, and from then on it belongs to the backup: `settle` puts it in its place. If the process dies
@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -32,8 +32,9 @@ from node.control.root import LOCK_FILE, require_index, require_root
 from node.counted import sized
 from node.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.backup.keeping import DIGESTED, Kept, kept_copies
 from node.failpoints import reached
-from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
+from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
 from node.index.engine.place import backup as copy_database
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
@@ -75,13 +76,15 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Made:
     """What a backup took: files that were copied, those that became hard links, their bytes, and what was removed.
 
-    The index and the journal, which are copied each time, are not counted.
+    The index and the journal, which are copied each time, are not counted. `kept`: the files that are damaged in the
+    root, and of which the backup therefore keeps the copy that it had.
     """
 
     copied: int = 0
     linked: int = 0
     bytes: int = 0
     removed: int = 0
+    kept: list[Kept] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -176,6 +179,8 @@ def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
         )
     require_root(root, f"voxelnode serve --create --root {root}")
     require_index(root)
+    if (root / FILE_NAME).exists():  # else there is nothing to be newer: the copy of the index says what is wrong
+        require_not_newer(root / FILE_NAME)
     if any(folder.resolve().is_relative_to((root / name).resolve()) for name in ("", *FOLDERS)):
         raise UsageError(f"{folder} is inside the root: name a folder outside of it, on another disk if there is one")
     places = folder / COPIED, folder
@@ -218,6 +223,7 @@ def _copy_all(settings: Settings, root: Path, folder: Path, copying: Path) -> Ma
         # ledger, which comes before the files that it names, and these files.
         copier.copy_root(begins=True)
         copier.copy_root(ends=True)
+        copier.keep_whole_copies()
     sync_file_system(folder)
     return copier.made
 
@@ -228,6 +234,8 @@ class _Copier:
     def __init__(self, root: Path, folder: Path, copying: Path, noted: TextIO) -> None:
         self._root, self._folder, self._copying, self._noted = root, folder, copying, noted
         self._can_link = True
+        self._replaced: set[str] = set()  # files of which the backup has another copy
+        self._gone: dict[str, list[str]] = {}  # what the backup has, and the root has not: a file, or all in a folder
         self.made = Made()
 
     def copy_journal(self) -> None:
@@ -271,14 +279,35 @@ class _Copier:
 
     def _note_gone(self, inner: str, names: AbstractSet[str]) -> None:
         for name in sorted(names):
-            self._noted.write(json.dumps(f"{inner}/{name}") + "\n")
-            self.made.removed += 1
+            path = f"{inner}/{name}"
+            if inner.partition("/")[0] in DIGESTED:
+                self._gone[path] = _files_in(self._folder, path) or [path]
+            else:
+                self._note_removed(path)
+
+    def _note_removed(self, path: str) -> None:
+        self._noted.write(json.dumps(path) + "\n")
+        self.made.removed += 1
+
+    def keep_whole_copies(self) -> None:
+        """Leave what is damaged in the root as it is in the backup, and note the rest of what has gone."""
+        gone = {path for paths in self._gone.values() for path in paths}
+        replaced = {path for path in self._replaced - gone if os.path.lexists(self._copying / path)}
+        self.made.kept = kept_copies(self._root, self._folder, self._copying, replaced, gone)
+        kept = {one.path for one in self.made.kept}
+        for path in kept:
+            (self._copying / path).unlink(missing_ok=True)
+        for top, paths in sorted(self._gone.items()):
+            for path in sorted(set(paths) - kept) if kept.intersection(paths) else (top,):
+                self._note_removed(path)
 
     def _copy(
         self, path: str, found: os.stat_result, there: os.stat_result | None, copied: os.stat_result | None
     ) -> None:
         """Copy a file or a link, unless the backup or an earlier run has it; it may have vanished."""
         folder = path.partition("/")[0]
+        if folder in DIGESTED and there is not None and not _is_same(found, there):
+            self._replaced.add(path)
         if folder != JOURNAL_FOLDER:  # whose segments are overwritten where they are, many times in a tick of the clock
             if _is_same(found, there):
                 if copied is not None:
@@ -320,6 +349,11 @@ def _listed(folder: str) -> dict[str, os.stat_result]:
             if name != LOST_FOUND and (status := _status(f"{folder}/{name}")) is not None:
                 found[name] = status
     return found
+
+
+def _files_in(folder: Path, inner: str) -> list[str]:
+    """Return the paths of all files in a folder of a backup, relative to it; none of a file."""
+    return [str(Path(at, name).relative_to(folder)) for at, _, names in os.walk(folder / inner) for name in names]
 
 
 def _status(path: str) -> os.stat_result | None:

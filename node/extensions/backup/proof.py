@@ -35,6 +35,7 @@ from node.registry import enabled, objects_of
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from node.writers.options import write_options
+from node.writers.unpacked import unpacked
 
 SPARE_BYTES = 256 << 20
 """Free space beyond the size of a backup that a proof needs, for the series that it converts."""
@@ -216,9 +217,6 @@ def _convert_again(
         held.callback(converters.close)
         for key in chosen:
             found = _converted_again(key, made[key], settings, repository, converters)
-            if found:  # once in thousands of files igzip packs the same voxels otherwise: report what differs twice
-                again = _converted_again(key, made[key], settings, repository, converters)
-                found = [one for one in found if again is None or one in again]
             if found is None:
                 others += 1
             else:
@@ -253,17 +251,29 @@ def _converted_again(
         return None
     except (ConverterDied, ShortOfResources, ChildCancelled) as error:
         return [Finding("conversion-failed", folder, str(error), series=key)]
-    now = {Path(file.path).name: file.sha256 for file in outcome.files}
-    differences = [
-        Finding(
-            "conversion-differs",
-            file.path,
-            "a new conversion gives other bytes" if name in now else "a new conversion does not make this file",
-            series=key,
-        )
-        for name, file in before.items()
-        if now.get(name) != file.sha256
-    ]
+    now = {Path(file.path).name: file for file in outcome.files}
+    differences = []
+    for name, file in before.items():
+        if name not in now:
+            detail: str | None = "a new conversion does not make this file"
+        elif now[name].sha256 != file.sha256:
+            detail = _difference(archive.root / file.path, archive.root / now[name].path)
+        else:
+            continue
+        if detail is not None:
+            differences.append(Finding("conversion-differs", file.path, detail, series=key))
     more = (Finding("conversion-differs", f"{folder}/{name}", "a new conversion makes one more file", series=key)
             for name in sorted(now.keys() - before.keys()))  # fmt: skip
     return [*differences, *more]
+
+
+def _difference(before: Path, now: Path) -> str | None:
+    """Return how two volume files with other bytes differ, in words; None if only in how the same voxels are packed."""
+    try:
+        differs = [one != other for one, other in zip(unpacked(before), unpacked(now), strict=True)]
+    except (OSError, ValueError) as error:  # a backup may be without them
+        return f"a new conversion gives other bytes, which cannot be compared unpacked: {error}"
+    what = " and ".join(
+        part for part, is_other in zip(("fields of the header", "voxels"), differs, strict=True) if is_other
+    )
+    return f"a new conversion makes other {what}" if what else None

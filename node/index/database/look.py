@@ -12,10 +12,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
-from node.index.engine.view_rows import Queries, Row, ViewRows, queries_of_file
+from node.index.engine.view_rows import Queries, Row, ViewRows, has_newest_schema, queries_of_file
 from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.views import (
     AboutViews,
@@ -94,7 +93,7 @@ class Look(ViewRows, AboutViews):
     @property
     def has_newest_schema(self) -> bool:
         """Whether the last migration of the core is that of this version."""
-        return self._number("SELECT count(*) FROM alembic_version WHERE version_num = :newest", newest=REVISION) == 1
+        return has_newest_schema(self._queries)
 
     def damage(self) -> list[str]:
         """Return what is wrong with the file, as sentences."""
@@ -114,7 +113,7 @@ class Look(ViewRows, AboutViews):
 def looking(place: Place) -> Iterator[Look | ReadIndex]:
     """Open an index for reading only, also while a node writes to it.
 
-    Raises IndexUnusable if there is none, or it cannot be read.
+    Raises IndexUnusable if there is none, it cannot be read, or a newer version wrote it.
     """
     if not isinstance(place, Path):
         from node.index.database.reading import reading
@@ -128,7 +127,12 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
         with closing(connect(place, read_only=True)) as connection:
             connection.isolation_level = None  # one transaction, which is one snapshot
             connection.execute("BEGIN")
-            yield Look(connection)
+            look = Look(connection)
+            if not look.has_newest_schema:
+                from node.index.engine.place import require_not_newer
+
+                require_not_newer(place)
+            yield look
     except sqlite3.Error as error:
         from node.index.engine.place import unreadable
 

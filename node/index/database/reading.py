@@ -26,12 +26,12 @@ from node.dicom.matching import Query
 from node.index.engine.about import about
 from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
-from node.index.engine.place import require_there, schema_of, unreadable
+from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
 from node.index.engine.rows import queries_of
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
-from node.index.engine.view_rows import Queries
+from node.index.engine.view_rows import Queries, has_newest_schema
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
@@ -140,7 +140,7 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
 
     `scope`: show this of it; None: the whole index, whoever calls.
 
-    Raises IndexUnusable if there is none, or it cannot be read.
+    Raises IndexUnusable if there is none, it cannot be read, or a newer version wrote it.
     """
     place = place_of(root, url)
     require_there(place)
@@ -149,6 +149,8 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
         with ExitStack() as opened:
             with within(scope):
                 connection = opened.enter_context(readers.connect())
+            if not has_newest_schema(queries_of(connection)):
+                require_not_newer(place)
             yield ReadIndex(connection)
     except SQLAlchemyError as error:
         raise unreadable(place, error) from error

@@ -240,7 +240,9 @@ def upgrade(place: Place) -> tuple[str | None, str]:
 
 def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
     try:
-        if not isinstance(place, Path) and exists(place) and _trouble_at(place) is None:  # others may have it open
+        if (
+            not isinstance(place, Path) and exists(place) and _schema_at(place).trouble is None
+        ):  # others may have it open
             return REVISION, REVISION
     except (DatabaseError, backend.Error) as error:
         raise _unusable(place, error) from error
@@ -295,9 +297,9 @@ def _unusable(place: Place, error: Exception) -> IndexUnusable:
     return IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}")
 
 
-def _trouble_at(place: Place) -> str | None:
+def _schema_at(place: Place) -> Schema:
     with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
-        return schema_of(connection).trouble
+        return schema_of(connection)
 
 
 @contextmanager
@@ -310,8 +312,18 @@ def _opened(engine: Engine) -> Iterator[Engine]:
 
 def require_newest(place: Place) -> None:
     """Return if an index has the newest schema."""
-    if (trouble := _trouble_at(place)) is not None:
+    if (trouble := _schema_at(place).trouble) is not None:
         raise IndexUnusable(f"{place}: {trouble}")
+
+
+def require_not_newer(place: Place) -> None:
+    """Return if an index was not written by a newer version: its views and columns may mean something else."""
+    try:
+        schema = _schema_at(place)
+    except (DatabaseError, backend_at(place).Error) as error:
+        raise _unusable(place, error) from error
+    if schema.is_final:
+        raise IndexUnusable(f"{place}: {schema.trouble}")
 
 
 def unreadable(place: Place, error: Exception) -> IndexUnusable:

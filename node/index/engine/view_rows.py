@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.completeness import COUNTED_RULES
+from node.index.engine.about_keys import REVISION
 from node.index.engine.words import Words
 
 Row = dict[str, Any]
@@ -32,6 +33,11 @@ class Queries:
 
     rows: Callable[[str, Mapping[str, Any]], list[Row]]
     say: Words
+
+
+def has_newest_schema(queries: Queries) -> bool:
+    """Return whether the last migration of the core is that of this version."""
+    return bool(queries.rows("SELECT 1 FROM alembic_version WHERE version_num = :newest", {"newest": REVISION}))
 
 
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")

@@ -98,6 +98,22 @@ def losers(connection: Connection, sop_instance_uids: Collection[str] | None = N
     return [HeldFile(row.key or "", row.sha256 or "", holder=row.host) for row in connection.execute(query)]
 
 
+def wanted_files(connection: Connection, keys: Sequence[str]) -> Iterator[HeldFile]:
+    """Yield the files with these keys that are kept: also of versions that lost, and in the trash.
+
+    Only those of instances have an offset; those of instances in the trash have no digest, which is empty then.
+    """
+    held = columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)
+    for row in connection.execute(select(*held).where(ImageRow.key.in_(keys))):
+        yield HeldFile(*row)
+    lost = select(ConflictRow.key, ConflictRow.sha256).where(ConflictRow.key.in_(keys))
+    for row in connection.execute(lost.where(ConflictRow.sha256.is_not(None))):
+        yield HeldFile(row.key or "", row.sha256 or "")
+    trashed = select(TrashRow.key, TrashRow.bytes, TrashRow.content).where(TrashRow.key.in_(keys))
+    for key, size, content in connection.execute(trashed):
+        yield HeldFile(key, content.get("sha256") or "", bytes=size or None)
+
+
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
     """Return the keys of the files that lost against another file of their SOP Instance UID; some are in the trash.
 

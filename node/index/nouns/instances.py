@@ -39,6 +39,7 @@ from node.index.nouns.instance_files import (
     losers,
     named_keys,
     unknown_keys,
+    wanted_files,
 )
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
@@ -358,6 +359,8 @@ class ReadInstances(PagedRepository, InstanceViews):
     named_keys = reads(named_keys)
 
     unknown_keys = reads(unknown_keys)
+
+    wanted_files = reads(wanted_files)
 
     losers = reads(losers)
 

@@ -17,6 +17,7 @@ from node.volume.model import Volume
 from node.writers import base
 from node.writers.base import GZIP, ZLIB, NewFile, real_dtype, real_slabs, stored_slabs, write_packed
 from node.writers.options import WriteOptions
+from node.writers.unpacked import unpacked
 from node.writers.write import write_volume
 from tests.volumes import volume
 
@@ -110,3 +111,31 @@ def test_whole_real_values_are_exact(stored: str, slope: float, intercept: float
     dtype = real_dtype(one)
     real = np.frombuffer(b"".join(real_slabs(one, dtype)), dtype.newbyteorder("<"))
     assert real.tolist() == [value * slope + intercept for value in values]
+
+
+@pytest.mark.parametrize("file_format", ["nifti", "mhd", "nrrd"])
+def test_files_are_the_same_whoever_packed_them_unless_header_or_voxels_differ(
+    tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = WriteOptions(formats=(file_format,), thumbnails=False)
+
+    def made(one: Volume, name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return write_volume(one, tmp_path / name, "volume", options)[0].path
+
+    first = made(volume(noise("<i2", 1, 7, 301, 299)), "first")
+    voxels = noise("<i2", 1, 7, 301, 299)
+    voxels[0, 3, 2, 1] += 1
+    others = {
+        (True, False): made(volume(voxels), "other voxels"),
+        (False, True): made(volume(noise("<i2", 1, 7, 301, 299), affine_lps=np.diag([1.0, 2.0, 3.0, 1.0])), "moved"),
+    }
+    monkeypatch.setattr(base, "COMPRESSION_LEVEL", 0)
+    others[True, True] = made(volume(noise("<i2", 1, 7, 301, 299)), "packed otherwise")
+    assert first.read_bytes() != others[True, True].read_bytes()
+    for same, path in others.items():
+        assert tuple(one == other for one, other in zip(unpacked(first), unpacked(path), strict=True)) == same
+    whole = (first.with_suffix(".zraw") if file_format == "mhd" else first).read_bytes()
+    (first.with_suffix(".zraw") if file_format == "mhd" else first).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="it is damaged"):
+        unpacked(first)
