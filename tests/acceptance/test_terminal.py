@@ -83,7 +83,7 @@ def test_a_conversion_reports_within_the_terminal(root: Path, tmp_path: Path) ->
     lines = on_terminal(80, *command)
     assert lines[0].split()[1] == "CT"
     assert max(map(width, lines[:-1])) <= 80, "the last line has the path of the folder that was given"
-    assert lines[-2].endswith(".nii.gz")
+    assert lines[-3].endswith(".nii.gz")
     assert printed(*command).splitlines()[0].split()[0] == lines[0].split()[0]
 
 

@@ -87,7 +87,7 @@ def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
 
 @app.command()
 def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
-    """Compare a version with the current one: attributes, and the pixels."""
+    """Compare a version with the current one, pixels included."""
     with root.reading() as index, root.files() as local:
         from node.receive.conflicts import compared  # after the index, of which it loads less then
 

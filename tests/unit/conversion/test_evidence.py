@@ -432,7 +432,7 @@ def test_the_first_copy_that_can_be_decoded_is_used(without: bool, tmp_path: Pat
     found = converted([cut, cut, *series, series[0]], tmp_path / "cut")
     assert [file.shape for file in found.files if file.shape] == [(make.COLUMNS, make.ROWS, 4)]
     assert [Path(exclusion.file or "").name for exclusion in found.exclusions] == ["0000.dcm", "0001.dcm"]
-    assert {exclusion.reason for exclusion in found.exclusions} == {Reason.INCOMPLETE if without else Reason.CUT}
+    assert {exclusion.reason for exclusion in found.exclusions} == {Reason.CUT}
     assert found.completeness.rule == "versions"
     unusable = "2 files have the SOP Instance UIDs of others, but no pixels that can be used; "
     assert found.completeness.reason.startswith(unusable)

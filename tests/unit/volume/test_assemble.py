@@ -371,7 +371,7 @@ def test_a_slice_that_lost_its_pixels_is_missing_and_no_other_kind_of_object():
     del series[0].PixelData
     assembly = assemble(series)
     assert names(only(assembly)) == [WarningKind.INCOMPLETE_VOLUME]
-    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.INCOMPLETE]
+    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CUT]
 
 
 @pytest.mark.parametrize("distance", ["1e-9", "1e300", "-0"])

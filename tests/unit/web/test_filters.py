@@ -84,5 +84,6 @@ def test_spacing_is_reported_in_millimetres() -> None:
 def test_who_has_no_more_is_not_asked_for_it(has: str, remedy: str) -> None:
     counts = {"instances": 15, "expected_instances": 150, "missing_instances": 135}
     row = {"certainty": "suspect", "verdict_reason": f"15 of 150 instances{has}", "missing_detail": "", "failures": ()}
+    row["verdict_rule"] = "headers"
     parts = _environment().get_template("parts.html").module
     assert remedy in parts.problem(row | counts, REMEDIES)  # type: ignore[attr-defined]
