@@ -176,7 +176,7 @@ def test_the_node_is_upgraded_while_the_extension_is_not_installed(
         assert left_by_others(place(root)) == (["hello"], ["hello_greetings"])
         with hello():
             assert upgrade(place(root)) == (NEWER, NEWER)
-    assert greetings(root) == rows
+        assert greetings(root) == rows
 
 
 @pytest.mark.slow
