@@ -16,8 +16,8 @@ from node.counted import counted
 from node.durable import make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.index.database.reading import reading
-from node.index.engine.backend import Salvaged, backend_at
-from node.index.engine.place import Place, place_of, require_there
+from node.index.engine.backend import IndexUnusable, Salvaged, backend_at
+from node.index.engine.place import Place, exists, newer_schema, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, repair_all, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
@@ -94,12 +94,14 @@ def rebuild_index(settings: Settings) -> Rebuilt:
 
     If the process dies, no node starts on the root until this was done again.
 
-    Raises RootInUse if a node or an import holds the lock of the root.
+    Raises RootInUse if a node or an import holds the lock of the root, IndexUnusable if a newer version wrote the index.
     """
     root = settings.storage.root.absolute()
     place = place_of(root, settings.index.url)
     make_folder(root)
     with locked_root(root):
+        if not (root / REBUILDING_FILE).exists() and exists(place):
+            _require_no_newer_index(place)
         name = _set_aside(root, place)
     previous = root / name if name is not None and isinstance(place, Path) else name
     with ExitStack() as opened:
@@ -112,6 +114,15 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         damage = [f"{path.relative_to(root)} {problem}" for path, problem in ledger_problems(root)]
         unread, lost = repository.unread(), repository.index.lost.count()
         return Rebuilt(previous, salvaged, replayed, recovered, taken_back, unread, lost, damage)
+
+
+def _require_no_newer_index(place: Place) -> None:
+    try:
+        newer = newer_schema(place)
+    except IndexUnusable:  # it is damaged, which a rebuild mends
+        return
+    if newer is not None:
+        raise IndexUnusable(f"{newer}. A rebuild by this version would lose what only the newer one has")
 
 
 def _set_aside(root: Path, place: Place) -> str | None:

@@ -7,7 +7,7 @@ files of all runs before it. Nothing is removed by this list: whose a file is, `
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,12 @@ def earlier_series(out: Path) -> list[Row]:
 
 def _earlier(row: Row, files: Iterable[Row], out: Path) -> Row:
     described = {name: row.get(name) for name in ("study_instance_uid", "series_instance_uid", "name", *DESCRIBED)}
-    there = (file for file in files if _is_of(file["path"], row["name"]) and (out / file["path"]).is_file())
-    return {**described, "files": [{name: file[name] for name in KEPT} for file in there]}
+    own = [{name: file[name] for name in KEPT} for file in files if _is_of(file["path"], row["name"])]
+    there = [file for file in own if (out / file["path"]).is_file()]
+    for file in there:
+        if (out / file["path"]).stat().st_size != file["bytes"]:
+            file["sha256"] = None  # somebody has changed it since
+    return {**described, "files": there}
 
 
 def _is_of(path: str, name: str) -> bool:
@@ -69,15 +73,20 @@ def change_of(series: Row, files: Sequence[Row], before: Sequence[Row], out: Pat
     own = (
         earlier["files"] for earlier in before if _key(earlier) == _key(series) and earlier["name"] == series["name"]
     )
-    old = next((rows for rows in own if not files or not paths.isdisjoint(row["path"] for row in rows)), None)
+    old = next((rows for rows in own if not files or _is_replaced(rows, paths, out)), None)
     if old is None:
         return {"change": "new" if files else None}
     if not files:
         return {"change": None if any((out / row["path"]).is_file() for row in old) else "removed"}
     if _digests(old) == _digests(files):
         return {"change": "unchanged"}
-    shapes = [next((row["shape"] for row in rows if row["kind"] == "volume"), None) for rows in (old, files)]
-    return {"change": "replaced", **({"shape_before": shapes[0]} if shapes[0] and shapes[0] != shapes[1] else {})}
+    shape, now = (next((list(row["shape"]) for row in rows if row["kind"] == "volume"), []) for rows in (old, files))
+    return {"change": "replaced", **({"shape_before": shape} if shape and shape != now else {})}
+
+
+def _is_replaced(rows: Iterable[Row], paths: Collection[str], out: Path) -> bool:
+    """Return whether files of an earlier run have others in their place, or went for those of another format."""
+    return any(row["path"] in paths for row in rows) or not any((out / row["path"]).is_file() for row in rows)
 
 
 def _digests(files: Iterable[Row]) -> dict[str, str]:
@@ -95,6 +104,7 @@ def left_over(listing: dict[str, list[Row]], out: Path, *, anonymous: bool) -> l
         for row in listing["series"]
         for uid in row.get("joined_series", (row["series_instance_uid"],))
     }
+    places = {row["series_instance_uid"]: row["path"] for row in reversed(listing["volumes"])}
     not_chosen = {_key(row) for row in listing["not_chosen"]}
     left = []
     for series in earlier_series(out):
@@ -103,7 +113,8 @@ def left_over(listing: dict[str, list[Row]], out: Path, *, anonymous: bool) -> l
             continue
         name = names.get(_key(series)) if series["series_instance_uid"] else None
         if name is not None:
-            reason = "its series has no volume now" if name == series["name"] else f"its series is {name} now"
+            place = name if name != series["name"] else places.get(series["series_instance_uid"])
+            reason = f"its series is {place} now" if place else "its series has no volume now"
         else:
             reason = "its series is left out" if _key(series) in not_chosen else "its series is not in IN"
         if anonymous and any(series[attribute] for attribute in OF_PEOPLE):

@@ -104,7 +104,7 @@ def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
     What cannot be used may have been another content.
     """
     facts = {
-        "but not the same pixels, position or time": assembly.versions - assembly.unusable,
+        "but not the same content": assembly.versions - assembly.unusable,
         "but no pixels that can be used": assembly.unusable,
     }
     for fact, count in facts.items():

@@ -81,6 +81,8 @@ def convert_folder(
     cancelled = threading.Event()
     with work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = grouped_series(paths, work, listing["not_dicom"])
+        if layout.anonymous:
+            listing["not_dicom"] = [{**row, "name": None} for row in listing["not_dicom"]]
         before = earlier_series(out)
         layout, all_series = _chosen(
             grouped.values(), chosen, out, before, layout, listing["not_chosen"], on_people, join=options.repair

@@ -125,9 +125,9 @@ FIELDS: dict[str, Field] = {
 }
 """What series and volumes are found by: selectors, rules of data sets and ``v_catalog`` have these names."""
 
-KNOWN_LATER = frozenset({"verdict", "certainty", "failures", "expected_instances", "missing_instances"}).union(
-    name for name, field in FIELDS.items() if field.group == "volume"
-)
+KNOWN_LATER = frozenset(
+    {"verdict", "certainty", "failures", "revision", "expected_instances", "missing_instances"}
+).union(name for name, field in FIELDS.items() if field.group == "volume")
 """What the conversion of a series tells, and may be missing before it."""
 
 NOT_CONVERTED = "not converted yet"

@@ -18,7 +18,7 @@ from node.volume.arrange.duplicates import (
     copy_warnings,
     find_copies,
     has_same_pixels,
-    states_another_place,
+    stated_difference,
 )
 from node.volume.arrange.motion import at_first_time
 from node.volume.arrange.polarity import split_by_polarity
@@ -137,7 +137,8 @@ def _difference(first: Dataset, second: Dataset) -> str | None:
     """Return what the second of two data sets of one SOP Instance UID has not, as the first; None if it is the same."""
     if not has_same_pixels(first, second):
         return "not the same pixels"
-    return "not the same position, number or time" if states_another_place(first, second) else None
+    stated = stated_difference(first, second)
+    return f"not the same {stated}" if stated else None
 
 
 def _fault(instance: SourceInstance) -> tuple[Reason, str] | None:

@@ -105,7 +105,7 @@ def test_of_two_files_of_one_instance_it_is_said_which_is_used(tmp_path: Path) -
     del cut.PixelData
     make.saved([*series, other, cut, series[2]], tmp_path)
     line, instead, without, files, total = run("convert", tmp_path, "-o", tmp_path / "out").stdout.splitlines()
-    assert "suspect: 1 file has the SOP Instance UID of another, but not the same pixels, position or time; " in line
+    assert "suspect: 1 file has the SOP Instance UID of another, but not the same content; " in line
     assert instead.endswith(f", which is used: left out {tmp_path}/0003.dcm, used {tmp_path}/0000.dcm")
     assert without.endswith(f" without Pixel Data (7FE0,0010): left out {tmp_path}/0004.dcm, used {tmp_path}/0001.dcm")
     assert files == "6 files: 3 used, 2 excluded, 1 duplicate"

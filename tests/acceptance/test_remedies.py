@@ -210,9 +210,11 @@ def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_progra
             ("db", "upgrade"),
             ("db", "check"),
             ("status",),
+            ("db", "rebuild"),
             ("backup", root.with_name("copy")),
         ):
             assert "install the newer one" in refused(root, *command)
+        assert "install the version of voxelnode that wrote it" in run("doctor", "--root", root).stdout
     elif harm == "empty":
         assert remedy(refused(root, "db", "check")) == ["serve", "--create"]
         starts(root)

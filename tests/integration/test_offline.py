@@ -620,6 +620,16 @@ def test_a_later_run_tells_what_it_changed_and_what_it_leaves(tmp_path: Path) ->
     assert set(left(both).values()) == {f"its series is Doe_20180502_CT/00{number}_CT now" for number in (1, 2)}
     assert left(both).keys() == {"001_CT", "002_CT"}
 
+    flat = convert_folder([part, rest], tmp_path / "other formats", OPTIONS, here, layout=Layout(flat=True))
+    nrrd = replace(OPTIONS, formats=("nrrd",))
+    [row] = convert_folder([part, rest], tmp_path / "other formats", nrrd, here, layout=Layout(flat=True))["series"]
+    assert (row["change"], row.get("shape_before")) == ("replaced", None)
+    [path] = (tmp_path / "other formats").glob("*.nrrd")
+    path.write_bytes(b"of somebody")
+    assert changes(convert_folder([part, rest], path.parent, nrrd, here, layout=Layout(flat=True))) == ["replaced"]
+    in_folder = convert_folder([part, rest], path.parent, nrrd, here)
+    assert left(in_folder) == {flat["series"][0]["name"]: f"its series is {in_folder['volumes'][0]['path']} now"}
+
     nothing = convert_folder([saved([], tmp_path / "nothing")], out, OPTIONS, here)
     assert len(nothing["left"]) == 5
     alone = convert_folder([part, rest], out, OPTIONS, here)  # they stay where they are

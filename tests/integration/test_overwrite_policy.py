@@ -292,6 +292,10 @@ def test_a_version_that_lacks_pixels_yields_to_the_whole_one_and_never_takes_its
     assert received(root, ds, tmp_path / "d", lost=50) is Outcome.OTHER_BYTES
     assert root.rows("SELECT sha256, file_missing FROM v_images") == [whole]
     assert len(kept_aside(root)) == 2
+    assert [row["decision"] for row in root.rows("SELECT decision FROM v_conflicts ORDER BY id")] == [
+        "accepted",
+        "kept",
+    ]
 
 
 @pytest.mark.parametrize("order", [(100, 0), (0, 100), (BEFORE_PIXELS, 0), (0, BEFORE_PIXELS)])

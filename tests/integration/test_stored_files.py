@@ -78,7 +78,8 @@ def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(
     assert event["sop_instance_uid"] == ds.SOPInstanceUID
     aside = [path.read_bytes() for path in root.folder.glob("quarantine/*.dcm")]
     assert aside == ([] if damaged is None else [damaged])
-    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == ["instance-damaged"] * len(aside)
+    conflicts = root.rows("SELECT kind, decision FROM v_conflicts")
+    assert [tuple(row.values()) for row in conflicts] == [("instance-damaged", "accepted")] * len(aside)
     assert root.take(ds) is Outcome.ALREADY_THERE
     require_served(root, ds)
 

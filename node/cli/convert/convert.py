@@ -442,18 +442,18 @@ def _print_problems(listing: dict[str, Any]) -> None:
         _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
     if len(left_out) > MAX_LEFT_OUT:
         print(f"left out {len(left_out) - MAX_LEFT_OUT} more series; --json lists all")
-    for line in named_files("skipped", ((file["name"], file["reason"]) for file in listing["not_dicom"])):
+    for line in named_files("skipped", ((file["name"] or "a file", file["reason"]) for file in listing["not_dicom"])):
         print(line)
 
 
 def _print_left(listing: dict[str, Any], out: Path) -> None:
     """Print what earlier runs wrote and this one did not."""
     left = listing["left"]
-    for row in left[:MAX_LEFT_OUT]:
-        named = f"{printable(row['name'])}: " if row["name"] else ""
-        print(f"left     {named}{printable(row['reason'])}")
-    if len(left) > MAX_LEFT_OUT:
-        print(f"left     {len(left) - MAX_LEFT_OUT} more series; --json lists all")
+    named = [row for row in left if row["name"]]
+    for row in named[:MAX_LEFT_OUT]:
+        print(f"left     {printable(row['name'])}: {printable(row['reason'])}")
+    if len(named) > MAX_LEFT_OUT:
+        print(f"left     {len(named) - MAX_LEFT_OUT} more series; --json lists all")
     if left:
         print(f"files of {len(left)} series in {out} are of earlier runs, not of this one; remove what you do not need")
 

@@ -47,8 +47,17 @@ def restore(
     stays as it is; if its bytes differ, `voxelnode conflicts` lists both. If a node runs on this root, the node does
     it.
     """
+    wanted = dict.fromkeys(numbers)
+    with root.looking() as index:
+        there = {row["number"] for row in index.trash.all()}
+    if gone := [number for number in wanted if number not in there]:
+        rest = " ".join(str(number) for number in wanted if number in there)
+        others = f"; `voxelnode trash restore {rest}` brings the others back" if rest else ""
+        raise UsageError(
+            f"nothing in the trash has the number {', '.join(map(str, gone))}: `voxelnode trash` lists all{others}"
+        )
     done: Counter[str] = Counter()
-    for number in dict.fromkeys(numbers):
+    for number in wanted:
         done.update(root.order("restore-trash", number=number))
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []

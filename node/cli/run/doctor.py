@@ -225,6 +225,16 @@ def _disk(settings: Settings) -> Iterator[Check]:
         yield Check("disk", "ok", space)
 
 
+def _is_newer(place: Place) -> bool:
+    from node.index.engine.backend import IndexUnusable
+    from node.index.engine.place import newer_schema
+
+    try:
+        return newer_schema(place) is not None
+    except IndexUnusable:  # it is damaged
+        return False
+
+
 def _index(settings: Settings) -> Iterator[Check]:
     from node.control.root import require_index
     from node.index.database.look import problems_of
@@ -243,13 +253,11 @@ def _index(settings: Settings) -> Iterator[Check]:
         yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
         return
     problems = problems_of(place)
+    remedy = "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`"
+    if problems and _is_newer(place):
+        remedy = "install the version of voxelnode that wrote it"
     for problem in problems:
-        yield Check(
-            "index",
-            "broken",
-            problem,
-            "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
-        )
+        yield Check("index", "broken", problem, remedy)
     yield from _missing_files(settings)
     held = held_back(place) if isinstance(place, Path) else None
     if held is not None:

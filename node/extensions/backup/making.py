@@ -259,6 +259,8 @@ class _Copier:
                 self.copy_folder(name, begins, ends)
             elif (found := _status(f"{self._root}/{name}")) is not None:
                 self._copy(name, found, _status(f"{self._folder}/{name}"), _status(f"{self._copying}/{name}"))
+        for name in sorted(DIGESTED.difference(names)):  # a folder that has gone as a whole: its disk may be away
+            self.copy_folder(name, begins, ends)
 
     def copy_folder(self, inner: str, begins: bool = False, ends: bool = False) -> None:
         """Copy what is new in a folder of the root.

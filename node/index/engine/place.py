@@ -318,12 +318,17 @@ def require_newest(place: Place) -> None:
 
 def require_not_newer(place: Place) -> None:
     """Return if an index was not written by a newer version: its views and columns may mean something else."""
+    if (trouble := newer_schema(place)) is not None:
+        raise IndexUnusable(trouble)
+
+
+def newer_schema(place: Place) -> str | None:
+    """Return what to say of an index that a newer version wrote; None of others. Raises IndexUnusable."""
     try:
         schema = _schema_at(place)
     except (DatabaseError, backend_at(place).Error) as error:
         raise _unusable(place, error) from error
-    if schema.is_final:
-        raise IndexUnusable(f"{place}: {schema.trouble}")
+    return f"{place}: {schema.trouble}" if schema.is_final and schema.core != REVISION else None
 
 
 def unreadable(place: Place, error: Exception) -> IndexUnusable:

@@ -229,8 +229,8 @@ class _Batch:
         superseded = () if first.sha256 == received.file.sha256 else (first.sha256,)
         self._update(received, first, first.series_id)
         self._count(received, first.series_id, replaces=True)
-        detail = (
-            f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {received.file.sha256}"
+        detail = f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with " + (
+            "the same" if first.sha256 == received.file.sha256 else received.file.sha256
         )
         record_received_event(self._connection, "file-restored", received, detail)
         of = received.attributes
@@ -249,7 +249,10 @@ class _Batch:
                 self._record_conflict("instance-replaced", received, detail, aside, first.sha256)
             return Indexed(Outcome.STORED, restored=detail, superseded=superseded)
         stays = flaw is Flaw.UNREADABLE
-        self._record_conflict("instance-damaged", received, detail, first.key if stays else aside)
+        decided_by = "the bytes that were received came again" if first.sha256 == received.file.sha256 else None
+        self._record_conflict(
+            "instance-damaged", received, detail, first.key if stays else aside, decided_by=decided_by
+        )
         aside_key = None if stays else first.key
         return Indexed(Outcome.STORED, quarantine=aside_key, restored=detail, superseded=superseded)
 
@@ -297,13 +300,16 @@ class _Batch:
         how = "without all its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
         is_recoded = first.is_of_series and self._recoded.get(file.key) == first.sha256
         how = "in another encoding" if is_recoded else how
+        lacks_pixels = self._flaws.get(file.key) is Flaw.CUT and self._flaws.get(first.key) is not Flaw.CUT
+        is_worse = first.is_of_series and lacks_pixels
         detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         decided_by = "the same data set in another encoding" if is_recoded else None
+        decided_by = "the received one lacks pixels" if is_worse else decided_by
         self._record_conflict(kind, received, detail, key, file.sha256, decided_by, decision="kept")
         record_received_event(self._connection, "instance-conflict", received, detail)
-        if not is_recoded and (series := find_series(self._connection, received)) is not None:
+        if decided_by is None and (series := find_series(self._connection, received)) is not None:
             self._contested[series[0]] = file.received_at
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 

@@ -45,6 +45,11 @@ _PLACE_AND_TIME = (
 )
 _CLOCKS = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
+_RESCALING = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+"""What values mean, with what they mean without the attribute (PS3.3 C.7.6.16.2.9, C.11.1)."""
+
+_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
 _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
 
 COPY_TIME_KEYS = frozenset({"content_time", "instance"})
@@ -106,14 +111,31 @@ def has_same_pixels(first: Dataset, second: Dataset) -> bool:
         return False  # an instance that cannot be decoded is not a copy
 
 
-def states_another_place(first: Dataset, second: Dataset) -> bool:
-    """Return whether two data sets state different positions, numbers or times, so that equal pixels prove nothing.
+def stated_difference(first: Dataset, second: Dataset) -> str | None:
+    """Return in words what two data sets with equal pixels state that is not the same; None if they are one.
 
-    Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them.
+    Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them. Equal
+    pixels of another patient, size or scale are other values.
     """
-    stated = [(stated_numbers(first, keyword), stated_numbers(second, keyword)) for keyword in _PLACE_AND_TIME]
-    clocks = [(text(first, keyword), text(second, keyword)) for keyword in _CLOCKS]
-    return any(None not in pair and pair[0] != pair[1] for pair in (*stated, *clocks))
+
+    def differ(keyword: str) -> bool:
+        pair = stated_numbers(first, keyword), stated_numbers(second, keyword)
+        return None not in pair and pair[0] != pair[1]
+
+    def differ_in_text(keyword: str) -> bool:
+        pair = text(first, keyword), text(second, keyword)
+        return None not in pair and pair[0] != pair[1]
+
+    if any(map(differ, _PLACE_AND_TIME)) or any(map(differ_in_text, _CLOCKS)):
+        return "position, number or time"
+    if differ_in_text("PatientID"):
+        return "patient"
+    scales = [[stated_numbers(ds, name) or (usual,) for name, usual in _RESCALING.items()] for ds in (first, second)]
+    inverted = [text(ds, "PhotometricInterpretation") == "MONOCHROME1" for ds in (first, second)]
+    frames = [[_element_digest(ds[name]) for name in _FRAMES if name in ds] for ds in (first, second)]
+    if differ("PixelSpacing") or any(one[0] != one[1] for one in (scales, inverted, frames)):
+        return "spacing or scale"
+    return None
 
 
 class Copy(NamedTuple):

@@ -419,7 +419,7 @@ def test_a_series_with_two_contents_under_one_uid_is_not_complete(judge: Judge, 
     series = make.ct_series(slices)
     verdict = judge([*series, with_other_pixels(series[0], 7), with_other_pixels(series[0], 8)])
     assert (verdict.state, verdict.rule) == ("suspect", "versions")
-    assert "not the same pixels" in verdict.reason
+    assert "not the same content" in verdict.reason
     assert "more file" not in verdict.reason
 
 

@@ -114,16 +114,21 @@ def test_one_identity_with_two_pictures_is_reported():
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("lacking", "values"),
     [
-        {"ImagePositionPatient": ["-50", "-40", "42.5"]},
-        {"InstanceNumber": "9"},
-        {"AcquisitionTime": "101112.5"},
-        {"TemporalPositionIdentifier": 2},
+        ("position, number or time", {"ImagePositionPatient": ["-50", "-40", "42.5"]}),
+        ("position, number or time", {"InstanceNumber": "9"}),
+        ("position, number or time", {"AcquisitionTime": "101112.5"}),
+        ("position, number or time", {"TemporalPositionIdentifier": 2}),
+        ("patient", {"PatientID": "another"}),
+        ("spacing or scale", {"PixelSpacing": ["3", "3"]}),
+        ("spacing or scale", {"RescaleIntercept": "-5"}),
+        ("spacing or scale", {"RescaleSlope": "2"}),
+        ("spacing or scale", {"PhotometricInterpretation": "MONOCHROME1"}),
     ],
     ids=lambda values: next(iter(values)),
 )
-def test_one_identity_with_two_places_of_equal_pixels_is_reported(values):
+def test_one_identity_with_two_meanings_of_equal_pixels_is_reported(lacking, values):
     series = make.ct_series(4, AcquisitionTime="101010", TemporalPositionIdentifier=1)
     other = deepcopy(series[1])
     make.changed(other, **values)
@@ -131,9 +136,7 @@ def test_one_identity_with_two_places_of_equal_pixels_is_reported(values):
     assert names(only(assembly)) == [WarningKind.SAME_POSITION_TWICE]
     (excluded,) = assembly.exclusions
     assert (excluded.sop_instance_uid, excluded.reason) == (other.SOPInstanceUID, Reason.SAME_POSITION_TWICE)
-    assert excluded.detail.startswith(
-        "not the same position, number or time as another file with this SOP Instance UID"
-    )
+    assert excluded.detail.startswith(f"not the same {lacking} as another file with this SOP Instance UID")
 
 
 def test_a_tilted_stack_has_an_upright_one_beside_it():
