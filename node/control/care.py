@@ -94,7 +94,7 @@ def rebuild_index(settings: Settings) -> Rebuilt:
 
     If the process dies, no node starts on the root until this was done again.
 
-    Raises RootInUse if a node or an import holds the lock of the root, IndexUnusable if a newer version wrote the index.
+    Raises RootInUse if a node or an import holds the lock, IndexUnusable if the index is of a newer version.
     """
     root = settings.storage.root.absolute()
     place = place_of(root, settings.index.url)

@@ -78,7 +78,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         send(node, make.ct_series(1))
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
         told = run("status", "--root", node.root, environment=settings, check=True).stdout
-        assert "1 hook held, 1 given up: voxelnode hooks list" in told
+        assert "1 hook stuck, 1 given up: voxelnode hooks list" in told
         doctor = run("doctor", "--json", "--root", node.root, environment=settings, check=True).stdout
         [found] = [one for one in json.loads(doctor)["findings"] if one["check"] == "hooks"]
         assert (found["found"], found["state"]) == ("one: 1 given up", "warning")

@@ -382,8 +382,11 @@ def retry_hook(
     A running node delivers them at once; otherwise the next start does.
     """
     configured(root, name)
+    with root.looking() as index:
+        is_paused = index.hooks.progress().get(name, {}).get("paused")
     done = root.perform("retry-deliveries", hook=name, message_id=message_id)
-    return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
+    paused = f"; the hook is paused: `voxelnode hooks resume {name}`" if is_paused else ""
+    return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt{paused}")
 
 
 @hooks.command("pause")

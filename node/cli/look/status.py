@@ -245,7 +245,7 @@ def _conflicts(by_kind: Mapping[str, int]) -> str:
 def _held(rows: Sequence[Mapping[str, Any]], noun: str, command: str) -> str:
     from node.index.nouns.views import awaited
 
-    return f"{counted(len(rows), noun)} held, {awaited(*rows)}: voxelnode {command} list"
+    return f"{counted(len(rows), noun)} stuck, {awaited(*rows)}: voxelnode {command} list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
