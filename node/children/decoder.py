@@ -24,7 +24,7 @@ from typing import ParamSpec
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
-from node.children.decoding import pixels_between
+from node.children.decoding import CANNOT_BE_COMPARED, differences_between
 from node.children.forwarding import CopyChange
 from node.errors import OutOfResources, VoxelnodeError
 
@@ -32,8 +32,6 @@ MAX_JOBS_PER_PROCESS = 2000
 """Most frames of one file or series that a process decodes: codecs leak memory."""
 
 MAX_REASON_CHARACTERS = 500
-
-CANNOT_BE_COMPARED = "the pixels cannot be compared"
 
 STOPPING = "the node is stopping"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
@@ -149,10 +147,10 @@ class Decoder:
             self._refusals.remember(subject, refusal)
         raise NotDecoded(refusal)
 
-    def compare_pixels(self, mine: Path, theirs: Path) -> str:
-        """Return in words how the pixels of two files differ, or why that cannot be said."""
+    def differences(self, mine: Path, theirs: Path) -> str:
+        """Return in words how the pixels and elements of two files differ, or why that cannot be said."""
         try:
-            return self.run(pixels_between, mine, theirs).decode()
+            return self.run(differences_between, mine, theirs).decode()
         except (NotDecoded, OutOfResources) as error:
             return f"{CANNOT_BE_COMPARED}: {error or 'too much else is being decoded'}"
         except OSError as error:

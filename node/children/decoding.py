@@ -11,9 +11,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.volume.read.transfer_syntaxes import NotTranscodable
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+CANNOT_BE_COMPARED = "the pixels cannot be compared"
 
 _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
 """Formats that Pillow loads when it first writes one of them."""
@@ -41,31 +47,73 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     return b""
 
 
-def pixels_between(mine: Path, theirs: Path) -> bytes:
-    """Return in words how the pixels of two files differ, decoded.
+MAX_NAMED_ELEMENTS = 10
 
-    Raises ConversionRefused: those of one cannot be decoded, or it has none.
+
+def differences_between(mine: Path, theirs: Path) -> bytes:
+    """Return in words how the data sets of two files differ: in their pixels, decoded, and in which elements."""
+    from node.files.reading import read_instance
+
+    both = read_instance(mine), read_instance(theirs)
+    try:
+        pixels = _pixels_between(*both)
+    except ConversionRefused as refused:
+        pixels = f"{CANNOT_BE_COMPARED}: {refused.detail}"
+    names = _different_elements(*both)
+    if not names:
+        return pixels.encode()
+    more = f" and {len(names) - MAX_NAMED_ELEMENTS} more" if len(names) > MAX_NAMED_ELEMENTS else ""
+    return f"{pixels}; elements that differ: {', '.join(names[:MAX_NAMED_ELEMENTS])}{more}".encode()
+
+
+def _different_elements(one: Dataset, other: Dataset) -> list[str]:
+    """Return the names of elements that one data set lacks or has otherwise, but not of the pixels.
+
+    Private elements without a VR, as Implicit VR has them, are compared only with their like.
     """
+    from pydicom.datadict import keyword_for_tag
+
+    from node.dicom.values import CONVERSION_ERRORS
+    from node.volume.read.pixel_layout import PIXELS
+
+    found = []
+    for tag in sorted(one.keys() | other.keys()):
+        name = keyword_for_tag(tag) or str(tag)
+        if tag.element == 0 or name in PIXELS:
+            continue
+        try:
+            first, second = one.get(tag), other.get(tag)
+            is_same = first == second or (
+                first is not None and second is not None and (first.VR == "UN") != (second.VR == "UN")
+            )
+        except CONVERSION_ERRORS:
+            is_same = False
+        if not is_same:
+            found.append(name)
+    return found
+
+
+def _pixels_between(mine: Dataset, theirs: Dataset) -> str:
+    """Raises ConversionRefused: the pixels of one cannot be decoded, or it has none."""
     import numpy as np
 
-    from node.files.reading import read_instance
     from node.volume.read.pixels import frame_reader
 
-    one, other = (frame_reader(read_instance(path)) for path in (mine, theirs))
+    one, other = frame_reader(mine), frame_reader(theirs)
     sizes = [f"{reader.frames} x {reader.rows} x {reader.columns}" for reader in (one, other)]
     if sizes[0] != sizes[1]:
-        return f"the pixels have other dimensions: {sizes[0]} and {sizes[1]}".encode()
+        return f"the pixels have other dimensions: {sizes[0]} and {sizes[1]}"
     different = values = 0
     for index in range(one.frames):
         first, second = one(index), other(index)
         if first.shape != second.shape:
-            return b"one version is in colour, and the other one is not"
+            return "one version is in colour, and the other one is not"
         is_number = (first == first) | (second == second)  # NaN equals nothing, not even itself
         different += int(np.count_nonzero((first != second) & is_number))
         values += first.size
     if not different:
-        return b"the pixels are the same"
-    return f"{different} of {values} pixel values {'differs' if different == 1 else 'differ'}".encode()
+        return "the pixels are the same"
+    return f"{different} of {values} pixel values {'differs' if different == 1 else 'differ'}"
 
 
 MAX_LISTED_BYTES, MAX_LISTED_INFLATED = 64 << 20, 16 << 20

@@ -210,7 +210,7 @@ def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> 
         assert [row["study_instance_uid"] for row in listed] == ["1.2.3.4"] * 3
         shown = voxelnode(node.root, "conflicts", "show", str(listed[0]["id"]))
         assert {"attribute": "patient_id", "current": "P-1", "other": "P-2"} in shown["differences"]
-        assert shown["pixels"] == "the pixels are the same"
+        assert shown["pixels"] == "the pixels are the same; elements that differ: PatientID, StudyInstanceUID"
         assert len(voxelnode(node.root, "conflicts", "accept", str(listed[0]["id"]), "--alike")["accepted"]) == 3
         assert voxelnode(node.root, "conflicts") == []
         assert len(voxelnode(node.root, "conflicts", "--all")) == 6, "the first versions are conflicts, too"

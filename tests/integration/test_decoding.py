@@ -65,12 +65,16 @@ def test_the_pixels_of_two_versions_are_compared_in_any_encoding_or_it_is_said_w
     small = make.set_pixels(deepcopy(ds), make.pattern(1, 4, 4)[0])
     one.compress(RLELossless, generate_instance_uid=False)
     del none.PixelData
-    first, *others = make.saved([ds, one, changed, small, none], tmp_path)
-    assert [decoder.compare_pixels(first, other) for other in (*others, tmp_path / "gone")] == [
+    private = deepcopy(ds)
+    private.private_block(0x9, "ACME", create=True).add_new(0x10, "LO", "other")
+    private.KVP = "70"
+    first, *others = make.saved([ds, one, changed, small, none, private], tmp_path)
+    assert [decoder.differences(first, other) for other in (*others, tmp_path / "gone")] == [
         "the pixels are the same",
         "1 of 192 pixel values differs",
-        "the pixels have other dimensions: 1 x 16 x 12 and 1 x 4 x 4",
+        "the pixels have other dimensions: 1 x 16 x 12 and 1 x 4 x 4; elements that differ: Rows, Columns",
         "the pixels cannot be compared: the instance has no Pixel Data (7FE0,0010)",
+        "the pixels are the same; elements that differ: (0009,0010), (0009,1010), KVP",
         "the pixels cannot be compared: No such file or directory",
     ]
 

@@ -87,7 +87,7 @@ def test_the_page_groups_compares_and_decides(site: Site, decision: str, study: 
     number = max(item["id"] for item in client.get("/api/v1/conflicts").json()["items"])
     compared = client.get(f"/problems/conflicts/{number}").text
     assert "&lt;b&gt;P-2" in compared
-    assert "<p>The pixels are the same.</p>" in compared
+    assert "<p>The pixels are the same; elements that differ: " in compared
     assert client.post(f"/problems/conflicts/{number}", data={"decision": decision}).status_code == 303
     assert studies(site) == [study]
     assert "No identity conflicts to decide" in client.get("/problems/conflicts").text

@@ -125,7 +125,7 @@ def _pixels(mine: Path, theirs: Path) -> str:
 
     decoder = Decoder(workers=1)
     try:
-        return decoder.compare_pixels(mine, theirs)
+        return decoder.differences(mine, theirs)
     finally:
         decoder.close()
 

@@ -179,7 +179,7 @@ def compare_versions(call: CurrentCall, conflict: Number) -> Response:
     call.audit.queried(f"conflict {conflict}")
     with call.node.index.reading() as index:
         found = compared(call.node.archive.root, index, conflict, call.node.archive.local)
-    pixels = None if found.files is None else call.node.decoder.compare_pixels(*found.files)
+    pixels = None if found.files is None else call.node.decoder.differences(*found.files)
     return desk_of_conflict(call, found.conflict) or page(call, "conflict.html", found=found, pixels=pixels)
 
 
