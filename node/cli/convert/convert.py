@@ -438,7 +438,7 @@ def _print_problems(listing: dict[str, Any]) -> None:
     left_out = listing["not_chosen"]
     for series in left_out[:MAX_LEFT_OUT]:
         instances = counted(series["instances"], "instance")
-        subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
+        subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"] or "a file"
         _print_line(_head(series), f"left out {printable(subject)}, {instances}: it {printable(series['reason'])}")
     if len(left_out) > MAX_LEFT_OUT:
         print(f"left out {len(left_out) - MAX_LEFT_OUT} more series; --json lists all")

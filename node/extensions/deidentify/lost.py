@@ -25,6 +25,7 @@ class Loss(StrEnum):
     SLICE_TIMES = "slice times"
     PHASE_ENCODING = "phase encoding direction"
     READOUT = "readout time"
+    ECHO_TIMES = "echo times of a field map"
 
 
 _ANY_SLICES, _ANY_SECONDS = 60, 2.0
@@ -78,8 +79,9 @@ def _stated(ds: Dataset) -> frozenset[Loss]:
     for one in (frame.diffusion for frame in frames if frame.diffusion is not None):
         known |= {Loss.B_VALUES} if one.b_value > UNWEIGHTED_B_VALUE else set()
         known |= {Loss.DIRECTIONS} if one.direction_lps is not None else set()
+    known |= {Loss.READOUT} if fields.keys() & {"TotalReadoutTime", "EstimatedTotalReadoutTime"} else set()
+    known |= {Loss.ECHO_TIMES} if fields.keys() & {"EchoTime1", "EchoTime2"} else set()
     if "EP" in texts(ds, "ScanningSequence") or text(ds, "EchoPlanarPulseSequence") == "YES":
         known |= {Loss.SLICE_TIMES} if planned or len({frame.acquisition_time_s for frame in frames}) > 1 else set()
         known |= {Loss.PHASE_ENCODING} if "PhaseEncodingDirection" in fields else set()
-        known |= {Loss.READOUT} if "TotalReadoutTime" in fields else set()
     return frozenset(known)
