@@ -21,6 +21,7 @@ from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.small_journal import SINGLE_SYNCS
 from tests.crash.small_journal import VARIABLE as SMALL_JOURNAL
 from tests.ingest import served
+from tests.pace import few_in_the_gate
 from tests.preloaded import run
 from tests.rows import wait_until_applied
 
@@ -96,6 +97,7 @@ def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: 
         require(folder, before, tmp_path / "restored")
 
 
+@pytest.mark.long
 def test_backups_of_a_receiving_node_are_proved_again_and_again(tmp_path: Path) -> None:
     root, folder = tmp_path / "root", tmp_path / "backup"
     with closing(Journal(tmp_path / "sent")) as journal, Served(root, **SMALL) as node, sending(node, journal):
@@ -109,7 +111,7 @@ def test_backups_of_a_receiving_node_are_proved_again_and_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("is_fresh", [True, False], ids=["without ledger", "with ledger"])
-@pytest.mark.parametrize("name", ["", "acknowledged"])
+@pytest.mark.parametrize("name", few_in_the_gate(["", "acknowledged"], "acknowledged"))
 def test_what_was_acknowledged_after_the_backup_comes_back_from_the_journal_of_the_damaged_root(
     tmp_path: Path, is_fresh: bool, name: str
 ) -> None:

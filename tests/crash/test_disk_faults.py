@@ -24,6 +24,7 @@ from tests.crash.disk import Disk
 from tests.crash.harness import Node, send, within
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.small_disk import fill, mount_small, use_inodes
+from tests.pace import few_in_the_gate
 from tests.preloaded import FIRST_WAIT, run
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
@@ -155,7 +156,10 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
 
 @pytest.mark.parametrize(
     ("call", "place", "error"),
-    [("r", "/objects/", errno.ESTALE), ("s", "/journal/", errno.ENOTCONN), ("s", "/objects/", errno.EOPNOTSUPP)],
+    few_in_the_gate(
+        [("r", "/objects/", errno.ESTALE), ("s", "/journal/", errno.ENOTCONN), ("s", "/objects/", errno.EOPNOTSUPP)],
+        ("r", "/objects/", errno.ESTALE),
+    ),
 )
 def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, call: str, place: str, error: int

@@ -14,6 +14,7 @@ from node.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
 from node.settings.storage import OverwritePolicy
 from tests.crash.harness import AFTER_RELEASE, Run, beside_random_moments
 from tests.crash.mutants import MUTANTS
+from tests.pace import few_in_the_gate
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -44,7 +45,7 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", get_args(OverwritePolicy))
+@pytest.mark.parametrize("policy", few_in_the_gate(get_args(OverwritePolicy), "replace"))
 def test_corrected_versions_are_kept_and_the_policy_says_which_is_current(
     tmp_path: Path, policy: OverwritePolicy
 ) -> None:

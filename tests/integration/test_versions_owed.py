@@ -19,6 +19,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served, take
 from tests.integration.conftest import data_set_bytes
 from tests.made_once import lose_index
+from tests.pace import few_in_the_gate
 from tests.rows import view_rows
 
 Versions = set[tuple[str, str]]
@@ -58,7 +59,7 @@ def drop_quarantine(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["start", "repair", "rebuild"])
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", few_in_the_gate(POLICIES, "never"))
 def test_a_restored_backup_names_the_versions_that_came_since(
     settings: Settings, tmp_path: Path, policy: OverwritePolicy, how: str
 ) -> None:
