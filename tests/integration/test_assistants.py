@@ -150,6 +150,7 @@ def asked(given: Path, action: str, assistants: int = 1) -> Apart:
     return Apart((action, str(given)), LIMITS, (given,), (), assistants)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not offered().landlock or not offered().seccomp, reason="this kernel confines nothing")
 @pytest.mark.parametrize(
     ("action", "own", "of_assistant"),
@@ -164,6 +165,7 @@ def test_an_assistant_may_less_than_what_it_works_for(given: Path, action: str, 
     assert (answer["own"], answer["assistant"]) == (own, of_assistant)
 
 
+@pytest.mark.slow
 def test_without_assistants_there_is_none(given: Path) -> None:
     assert call(serve, asked(given, "read", 0))["assistant"] is None
 
@@ -183,6 +185,7 @@ def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Pa
         until(lambda: len(descendants(keeper)) <= 5, SECONDS, "those before have ended")
 
 
+@pytest.mark.slow
 def test_assistants_end_with_the_keeper(given: Path) -> None:
     before = children()
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:

@@ -235,6 +235,7 @@ def test_a_start_deletes_no_hook_of_another_host(hosts: Hosts) -> None:
         assert "mine" not in view.hooks.progress()
 
 
+@pytest.mark.slow
 def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()

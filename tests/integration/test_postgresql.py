@@ -152,6 +152,7 @@ def test_an_index_puts_null_where_orders_do(server: Server) -> None:
     assert [column for column in columns if column[3] == column[4]] == []
 
 
+@pytest.mark.slow
 def test_a_query_never_compares_each_row_with_each_value_of_a_list(place: ServerPlace) -> None:
     """Peers may send long lists, also of values that have no index."""
     engine = open_engine(place, read_only=True)

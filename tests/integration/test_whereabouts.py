@@ -276,6 +276,7 @@ def test_info_about_a_series_names_its_excluded_instances_with_the_reasons(root:
     assert (found["sop_instance_uid"], found["reason"], found["revision"]) == (cut, "cut", 1)
 
 
+@pytest.mark.slow
 def test_a_series_that_is_open_again_tells_no_verdict_on_what_its_last_conversion_had(root: Root) -> None:
     slices = make.ct_series(6)
     root.take_all([*slices[:2], *slices[3:]])

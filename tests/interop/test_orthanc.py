@@ -105,6 +105,7 @@ def test_orthanc_takes_the_warning_about_cut_pixels_as_success(node: Served, ort
     assert uids(series) <= held(node)
 
 
+@pytest.mark.slow
 def test_orthanc_is_reported_what_is_not_safe(node: Served, orthanc: Orthanc, study: list[FileDataset]) -> None:
     ct = study[0]
     references = [

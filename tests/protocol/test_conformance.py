@@ -137,6 +137,7 @@ def image_with_every_key() -> Dataset:
     return ds
 
 
+@pytest.mark.slow
 def test_every_key_of_the_statement_is_returned_and_matched(start_node: Callable[..., Running]) -> None:
     ds = image_with_every_key()
     models = PATIENT_ROOT_FIND, STUDY_ROOT_FIND
@@ -182,6 +183,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
 """By VR: an attribute, a value that an image has, and one that it has not."""
 
 
+@pytest.mark.slow
 def test_values_are_matched_as_the_statement_says(
     start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
 ) -> None:

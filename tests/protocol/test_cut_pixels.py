@@ -82,6 +82,7 @@ def test_an_import_lists_files_without_all_their_pixels(node: Running, tmp_path:
     assert (report.stored, report.cut) == (2, [str(cut)])
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_storescu_takes_the_warning_as_success(node: Running, tmp_path: Path) -> None:
     program = shutil.which("storescu")

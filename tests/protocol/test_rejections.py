@@ -120,6 +120,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
     for begin in OTHERS.values():
         with Raw(node) as raw:
@@ -132,6 +133,7 @@ def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
         assert any(words in row["reason"] for row in rows), words
 
 
+@pytest.mark.slow
 def test_instances_that_are_refused_for_different_reasons_are_reported_each_by_itself(node: Running) -> None:
     wanting = ["StudyInstanceUID", "SeriesInstanceUID", "SeriesInstanceUID"]
     assoc = associate(node)
@@ -155,6 +157,7 @@ def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Ru
     assert node.count("rejections_total{what=connection}{rule=TLS}") == 1
 
 
+@pytest.mark.slow
 def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(
     start_node: Callable[..., Running],
 ) -> None:

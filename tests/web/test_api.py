@@ -49,6 +49,7 @@ def test_a_study_is_reported_with_what_became_of_it(filled: Site) -> None:
     assert dt.datetime.fromisoformat(series["last_received_at"]).tzinfo is not None
 
 
+@pytest.mark.slow
 def test_series_are_selected_by_an_expression_page_by_page(filled: Site) -> None:
     everything = items(filled, "series")
     assert items(filled, "series", where='modality == "CT" or not modality == "CT"', limit=1) == everything

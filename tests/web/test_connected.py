@@ -64,6 +64,7 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
         _ = volume.path
 
 
+@pytest.mark.slow
 def test_a_column_has_one_value_in_the_rows_of_a_root_and_of_its_node(filled: Site) -> None:
     there, here = rows_of(node.connect(filled.url)), rows_of(beside(filled))
     assert there.keys() == here.keys()

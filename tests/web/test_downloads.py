@@ -105,6 +105,7 @@ def test_a_study_has_the_name_of_its_person_and_day_and_its_series_theirs(client
     assert image.shape[2] == 3
 
 
+@pytest.mark.slow
 def test_the_list_has_the_digest_of_each_file_and_why_a_series_has_none(client: TestClient) -> None:
     archive = opened(client.get(f"/studies/{DOE}/volumes.zip").content)
     lines = lines_of(archive)

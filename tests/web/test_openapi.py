@@ -145,6 +145,7 @@ def test_operation_ids_stay_as_they_are(fuzzed: Site) -> None:
     assert operations == OPERATIONS.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.slow
 def test_every_operation_is_described(fuzzed: Site) -> None:
     operations = [operation for path in described(fuzzed)["paths"].values() for operation in path.values()]
     assert len(operations) > 20

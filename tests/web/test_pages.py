@@ -149,6 +149,7 @@ OTHER_PAGES = (
 """Made of the same parts as `PAGES`."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("panel", ["Label…", "Comment…"])
 def test_what_is_typed_after_a_panel_has_opened_is_in_its_field(visitor: Visitor, panel: str) -> None:
     page = visitor.open("/studies/1.2.65")

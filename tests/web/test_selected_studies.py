@@ -77,6 +77,7 @@ def test_a_csv_file_has_what_the_list_has_and_no_formula(three: Site) -> None:
     assert any("as a CSV file" in str(line) for line in three.audited("Query"))
 
 
+@pytest.mark.slow
 def test_a_list_shows_small_pictures(three: Site) -> None:
     answer = three.client().get("/studies/1.2.1/series/1.2.1.1/thumbnails/1/volume_thumbnail.png")
     assert answer.headers["content-type"] == "image/webp"

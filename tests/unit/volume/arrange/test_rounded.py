@@ -115,6 +115,7 @@ def exact(rng):
     return z, z[:, None] * normal, orientation, step_mm
 
 
+@pytest.mark.slow
 def test_exact_positions_are_never_moved():
     rng = np.random.default_rng(59)
     for _ in range(4000):
