@@ -48,6 +48,7 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
 
 
 MAX_NAMED_ELEMENTS = 10
+"""Elements that a comparison names; the others are counted."""
 
 
 def differences_between(mine: Path, theirs: Path) -> bytes:

@@ -100,8 +100,8 @@ def rebuild_index(settings: Settings) -> Rebuilt:
     place = place_of(root, settings.index.url)
     make_folder(root)
     with locked_root(root):
-        if not (root / REBUILDING_FILE).exists() and exists(place):
-            _require_no_newer_index(place)
+        if not (root / REBUILDING_FILE).exists() and exists(place) and (newer := newer_schema(place)) is not None:
+            raise IndexUnusable(f"{newer}. A rebuild by this version would lose what only the newer version has")
         name = _set_aside(root, place)
     previous = root / name if name is not None and isinstance(place, Path) else name
     with ExitStack() as opened:
@@ -114,15 +114,6 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         damage = [f"{path.relative_to(root)} {problem}" for path, problem in ledger_problems(root)]
         unread, lost = repository.unread(), repository.index.lost.count()
         return Rebuilt(previous, salvaged, replayed, recovered, taken_back, unread, lost, damage)
-
-
-def _require_no_newer_index(place: Place) -> None:
-    try:
-        newer = newer_schema(place)
-    except IndexUnusable:  # it is damaged, which a rebuild mends
-        return
-    if newer is not None:
-        raise IndexUnusable(f"{newer}. A rebuild by this version would lose what only the newer one has")
 
 
 def _set_aside(root: Path, place: Place) -> str | None:

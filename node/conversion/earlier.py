@@ -1,6 +1,6 @@
 """What earlier runs wrote into the folder of a conversion, by the ``conversion.json`` of the last of them.
 
-A run lists in ``left`` the series of which it did not write the files that are there. The next run therefore knows the
+``left`` lists the series whose files are there although the run did not write them. The next run therefore knows the
 files of all runs before it. Nothing is removed by this list: whose a file is, `node.conversion.out_folder` decides.
 """
 
@@ -93,10 +93,11 @@ def _digests(files: Iterable[Row]) -> dict[str, str]:
     return {row["path"]: row["sha256"] for row in files}
 
 
-def left_over(listing: dict[str, list[Row]], out: Path, *, anonymous: bool) -> list[Row]:
+def left_over(listing: dict[str, list[Row]], before: Iterable[Row], out: Path, *, anonymous: bool) -> list[Row]:
     """Return the series of earlier runs with files that stay and that a run did not write, each with the ``reason``.
 
-    `listing`: of the run. `anonymous`: as in `Layout`; what people typed in other runs is left out.
+    `listing`: of the run. `before`: from `earlier_series`, before the run. `anonymous`: as in `Layout`; what people
+    typed in other runs is left out.
     """
     written = {row["path"] for row in listing["volumes"]}
     names = {
@@ -107,8 +108,8 @@ def left_over(listing: dict[str, list[Row]], out: Path, *, anonymous: bool) -> l
     places = {row["series_instance_uid"]: row["path"] for row in reversed(listing["volumes"])}
     not_chosen = {_key(row) for row in listing["not_chosen"]}
     left = []
-    for series in earlier_series(out):
-        files = [row for row in series["files"] if row["path"] not in written]
+    for series in before:
+        files = [row for row in series["files"] if row["path"] not in written and (out / row["path"]).is_file()]
         if not files:
             continue
         name = names.get(_key(series)) if series["series_instance_uid"] else None

@@ -120,7 +120,7 @@ def convert_folder(
             cancelled.set()
             pool.shutdown(cancel_futures=True)
             raise
-        listing["left"] = left_over(listing, out, anonymous=layout.anonymous)
+        listing["left"] = left_over(listing, before, out, anonymous=layout.anonymous)
         listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
         file = work / LISTING
         file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Read the beginning of the data set of a file, whether its pixels are whole, and whether two files have the same."""
+"""Read the beginning of the data set of a file, tell whether its pixels are whole, and compare two data sets."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ class Exclusion:
     """Frames of one instance that are in no volume, and the reason.
 
     `frames` counts them; 0 means that the instance is not an image, or that another file of it is used.
-    `file`: only this file of the instance is excluded, since there is another; empty if the data set is of no file.
-        None: the instance.
+    `file`: the excluded file, if another file of the instance counts; empty for a data set without a file. None: the
+        whole instance is excluded.
     """
 
     sop_instance_uid: str

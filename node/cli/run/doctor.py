@@ -226,13 +226,9 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 
 def _is_newer(place: Place) -> bool:
-    from node.index.engine.backend import IndexUnusable
-    from node.index.engine.place import newer_schema
+    from node.index.engine.place import newer_schema  # here, because a sound index needs no SQLAlchemy
 
-    try:
-        return newer_schema(place) is not None
-    except IndexUnusable:  # it is damaged
-        return False
+    return newer_schema(place) is not None
 
 
 def _index(settings: Settings) -> Iterator[Check]:

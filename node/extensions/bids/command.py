@@ -249,7 +249,7 @@ def _print(report: ExportReport, out: Path, clauses: list[str], *, dry_run: bool
 
 
 def _of_late(report: ExportReport, path: str) -> str:
-    """Return what to say of an added volume whose session is older than one with a lower number."""
+    """Return the remark on an added volume whose session is older than a session with a lower number."""
     earlier = next((other for folder, other in report.late.items() if path.startswith(f"{folder}/")), None)
     return "" if earlier is None else f"  (older than {earlier.rpartition('/')[2]}, which keeps its number)"
 

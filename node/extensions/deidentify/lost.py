@@ -39,7 +39,7 @@ def load() -> None:
 
 
 def lost(original: Dataset, copy: Dataset) -> frozenset[Loss]:
-    """Return what an image states of that and its copy does not; nothing unless it is MR.
+    """Return the facts that an image states and its copy lacks; nothing unless its modality is MR.
 
     Both data sets are read for this alone: an element that was read may be kept or encoded in another way.
     """
@@ -55,7 +55,7 @@ def in_words(losses: Collection[Loss]) -> str:
 
 
 def remedy(losses: Collection[Loss], options: Collection[Option]) -> str:
-    """Return what to do instead; `options`: those of the de-identification."""
+    """Return the remedy for losses; `options`: those of the de-identification."""
     is_kept_by_option = Option.SAFE_PRIVATE not in options and not {Loss.B_VALUES, Loss.DIRECTIONS}.isdisjoint(losses)
     kept = "; safe-private keeps b-values and directions of some vendors" if is_kept_by_option else ""
     return f"for volumes, convert the originals by `voxelnode bids` or `voxelnode convert --anonymous`{kept}"

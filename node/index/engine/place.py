@@ -240,9 +240,8 @@ def upgrade(place: Place) -> tuple[str | None, str]:
 
 def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
     try:
-        if (
-            not isinstance(place, Path) and exists(place) and _schema_at(place).trouble is None
-        ):  # others may have it open
+        # A database of a server may be open elsewhere: it is locked only if it has to be migrated.
+        if not isinstance(place, Path) and exists(place) and _schema_at(place).trouble is None:
             return REVISION, REVISION
     except (DatabaseError, backend.Error) as error:
         raise _unusable(place, error) from error
@@ -318,16 +317,24 @@ def require_newest(place: Place) -> None:
 
 def require_not_newer(place: Place) -> None:
     """Return if an index was not written by a newer version: its views and columns may mean something else."""
-    if (trouble := newer_schema(place)) is not None:
+    try:
+        trouble = _newer(place)
+    except (DatabaseError, backend_at(place).Error) as error:
+        raise _unusable(place, error) from error
+    if trouble is not None:
         raise IndexUnusable(trouble)
 
 
 def newer_schema(place: Place) -> str | None:
-    """Return what to say of an index that a newer version wrote; None of others. Raises IndexUnusable."""
+    """Return the message about an index that a newer version wrote; None for others, and for a damaged index."""
     try:
-        schema = _schema_at(place)
-    except (DatabaseError, backend_at(place).Error) as error:
-        raise _unusable(place, error) from error
+        return _newer(place)
+    except (DatabaseError, backend_at(place).Error):
+        return None
+
+
+def _newer(place: Place) -> str | None:
+    schema = _schema_at(place)
     return f"{place}: {schema.trouble}" if schema.is_final and schema.core != REVISION else None
 
 

@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -112,28 +112,24 @@ def has_same_pixels(first: Dataset, second: Dataset) -> bool:
 
 
 def stated_difference(first: Dataset, second: Dataset) -> str | None:
-    """Return in words what two data sets with equal pixels state that is not the same; None if they are one.
+    """Return in words in which statements two data sets with equal pixels differ; None if they have the same content.
 
     Blank and masked slices have equal pixels; a sender that gives them one SOP Instance UID loses one of them. Equal
     pixels of another patient, size or scale are other values.
     """
 
-    def differ(keyword: str) -> bool:
-        pair = stated_numbers(first, keyword), stated_numbers(second, keyword)
-        return None not in pair and pair[0] != pair[1]
+    def differ(read: Callable[[Dataset, str], Any], *keywords: str) -> bool:
+        pairs = ((read(first, keyword), read(second, keyword)) for keyword in keywords)
+        return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
-    def differ_in_text(keyword: str) -> bool:
-        pair = text(first, keyword), text(second, keyword)
-        return None not in pair and pair[0] != pair[1]
-
-    if any(map(differ, _PLACE_AND_TIME)) or any(map(differ_in_text, _CLOCKS)):
+    if differ(stated_numbers, *_PLACE_AND_TIME) or differ(text, *_CLOCKS):
         return "position, number or time"
-    if differ_in_text("PatientID"):
+    if differ(text, "PatientID"):
         return "patient"
     scales = [[stated_numbers(ds, name) or (usual,) for name, usual in _RESCALING.items()] for ds in (first, second)]
     inverted = [text(ds, "PhotometricInterpretation") == "MONOCHROME1" for ds in (first, second)]
     frames = [[_element_digest(ds[name]) for name in _FRAMES if name in ds] for ds in (first, second)]
-    if differ("PixelSpacing") or any(one[0] != one[1] for one in (scales, inverted, frames)):
+    if differ(stated_numbers, "PixelSpacing") or any(one[0] != one[1] for one in (scales, inverted, frames)):
         return "spacing or scale"
     return None
 
