@@ -112,6 +112,7 @@ def main() -> None:
         other = opened.enter_context(running(command, orthanc_port, "1"))
         send([folder / "sent"], [port], "1")
         send([folder / "sent"], [orthanc_port], "1")
+        processor.await_rest(served.pid)
         connection = http.client.HTTPConnection("127.0.0.1", orthanc_web)
         connection.request("GET", "/instances")
         raw = [f"/instances/{one}/frames/0/raw" for one in json.loads(connection.getresponse().read())]

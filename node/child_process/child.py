@@ -27,6 +27,9 @@ from node.errors import VoxelnodeError, says_out_of_memory
 _END_SECONDS = 10.0
 """How long a process that closed its pipes has to end."""
 
+PATIENCE_SECONDS = 1.0
+"""How long a call waits for a busy child: most answer before another has started, which takes half a second."""
+
 
 class ChildDied(VoxelnodeError):
     """The child process ended without an answer.
@@ -155,7 +158,8 @@ class ChildPool:
     """A pool that grows to the number of concurrent calls. Thread-safe.
 
     Each call has a child to itself, so the death of a child affects only the request that it was serving. The child
-    used last serves the next call: its memory is warm, and the others stay idle.
+    used last serves the next call: its memory is warm, and the others stay idle. Where there is already one for each
+    processor, a call waits `PATIENCE_SECONDS` for it before it starts another.
 
     `serve`, `arguments`, `name`, `max_answer_bytes`: see `Child`.
     """
@@ -166,7 +170,7 @@ class ChildPool:
         )
         self._changed = threading.Condition()
         self._idle: list[Child] = []
-        self._busy = 0
+        self._busy, self._processors = 0, len(os.sched_getaffinity(0))
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -201,6 +205,8 @@ class ChildPool:
     @contextmanager
     def _child(self) -> Iterator[Child]:
         with self._changed:
+            if self._busy >= self._processors:
+                self._changed.wait_for(lambda: self._idle or self._closed.is_set(), PATIENCE_SECONDS)
             if self._closed.is_set():
                 raise ChildCancelled
             child = self._idle.pop() if self._idle else self._new_child()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.volume.model import Array, Float, Volume
+from node.volume.window import Window
 
 Grey = NDArray[np.uint8]
 
@@ -105,17 +106,28 @@ class Shades:
     The first applicable rule is used: VOI LUT; the first window of the data set that shows anything; the modality's
     usual window; the 1st to the 99th percentile. Padding is excluded from every estimate and shown as the darkest
     value.
+
+    `window`: is used instead, even if it shows nothing.
     """
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, window: Window | None = None) -> None:
         self._volume = volume
         self._inverted = volume.display.inverted
-        self._to_unit = self._choose()
+        self._to_unit = self._choose() if window is None else _by(window)
 
     def __call__(self, stored: Array) -> Grey:
         """Return the grey values of an array of stored values; colour is unchanged."""
         if self._volume.colour:
             return stored.astype(np.uint8, copy=False)
+        if stored.dtype.kind not in "iu" or not stored.size:
+            return self._grey(stored)
+        low, high = int(stored.min()), int(stored.max())
+        if high - low >= stored.size:
+            return self._grey(stored)
+        of_each_value = self._grey(np.arange(low, high + 1).astype(stored.dtype))
+        return of_each_value.take(np.subtract(stored, low, dtype=np.intp, casting="unsafe"))
+
+    def _grey(self, stored: Array) -> Grey:
         unit = np.nan_to_num(self._to_unit(real(self._volume, stored)), nan=0.0)
         unit[padded(self._volume, stored)] = 0
         grey: Grey = np.rint(unit * 255).astype(np.uint8)
@@ -144,14 +156,18 @@ class Shades:
         lowest, highest = (float(visible.min()), float(visible.max())) if visible.size else (0.0, 1.0)
         for centre, width in display.windows:
             if is_sane(centre, width, lowest, highest):
-                function = FUNCTIONS.get(display.function, linear)
-                return lambda values: function(values, centre, width)
+                return _by(Window(centre, width, display.function))
         if volume.modality == "CT" and is_sane(*CT_WINDOW, lowest, highest):
             return lambda values: linear(values, *CT_WINDOW)
         if volume.modality == "PT" and highest > 0:
             self._inverted = True  # activity is shown black on white by convention
             return _between(0.0, float(np.percentile(visible, 99.5)) or highest)
         return _between(*(_percentiles(visible, 1, 99) if visible.size else (0.0, 1.0)))
+
+
+def _by(window: Window) -> Callable[[Array], Array]:
+    function = FUNCTIONS.get(window.function, linear)
+    return lambda values: function(values, window.centre, window.width)
 
 
 def _between(low: float, high: float) -> Callable[[Array], Array]:
@@ -188,8 +204,10 @@ def sample(volume: Volume) -> Array:
     step = max(1, int(np.ceil((voxels.size / SAMPLE) ** (1 / 3))))
     stored = voxels if step == 1 else voxels[step // 2 % len(voxels) :: step, ::step, ::step]
     values = real(volume, stored)
-    visible: Array = values[~padded(volume, stored) & np.isfinite(values)]
-    return visible
+    visible = np.isfinite(values)
+    if volume.display.padding is not None:
+        visible &= ~padded(volume, stored)
+    return values.ravel() if visible.all() else values[visible]
 
 
 def is_sane(centre: float, width: float, lowest: float, highest: float) -> bool:

@@ -130,6 +130,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         [scans] = out.rglob("*_scans.tsv")
         assert all(line.split("\t")[1] < "1925" for line in scans.read_text().splitlines()[1:])
         text = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv"))
+        text = re.sub(r"\b([0-9a-f]{32}|[0-9a-f]{64})\b", "", text)  # digests and keys, which may have any digits
         for reported in ("Secret", "P1", "2026", "1.2.826", person["study_uid"]):
             assert reported not in text, "it leads back to the patient"
 

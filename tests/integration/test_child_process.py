@@ -171,6 +171,7 @@ def test_a_child_is_ended_at_once_and_replaced(child: Child, end: Callable[[Chil
 @pytest.fixture
 def pool() -> Iterator[ChildPool]:
     with closing(ChildPool(serve, name="child", max_answer_bytes=MAX_BYTES)) as pool:
+        pool._processors = 2
         yield pool
 
 
@@ -187,6 +188,25 @@ def test_a_call_has_a_child_to_itself_and_the_one_used_last_serves_next(pool: Ch
         reader("text")
         assert answer.result(SECONDS) == [first, "text"]
     assert call(pool, "pid") == first
+
+
+def test_a_call_waits_for_a_busy_child_where_each_processor_has_one(pool: ChildPool, tmp_path: Path) -> None:
+    pool._processors = 1
+    with _reading(pool, tmp_path / "fifo") as (reader, answer), ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(call, pool, "pid")
+        reader("text")
+        assert waiting.result(SECONDS) == answer.result(SECONDS)[0]
+
+
+def test_a_call_starts_another_child_if_none_becomes_free(
+    pool: ChildPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "PATIENCE_SECONDS", 0.0)
+    pool._processors = 1
+    with _reading(pool, tmp_path / "fifo") as (reader, answer):
+        other = call(pool, "pid")
+        reader("text")
+        assert other != answer.result(SECONDS)[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -43,6 +44,19 @@ def decoder() -> Iterator[Decoder]:
     decoder = Decoder(cpu_seconds=1, memory_bytes=3_000_000_000)
     yield decoder
     decoder.close()
+
+
+def page_faults() -> bytes:
+    """How often the kernel had to find a page for a hundred arrays of 4 MB, four at a time."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(25):
+        [bytearray(4 << 20) for _ in range(4)]
+    return b"%d" % (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.slow
+def test_an_array_has_the_memory_of_the_one_before(decoder: Decoder) -> None:
+    assert int(decoder.run(page_faults)) < 10 * (4 << 20) / os.sysconf("SC_PAGESIZE")
 
 
 @pytest.mark.slow

@@ -150,6 +150,17 @@ def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
     assert {frozenset(one.split(b"\0")) for one in files} == {frozenset(map(os.fsencode, paths.values()))}
 
 
+@pytest.mark.parametrize(
+    ("what", "accepted"), [("frames/1/rendered", "image/jpeg"), ("frames/1", "image/jls")], ids=["pictures", "frames"]
+)
+def test_what_nobody_has_asked_for_before_is_made_without_the_route(site: Site, what: str, accepted: str) -> None:
+    viewer = Viewer(site, "reader", Accept=accepted)
+    viewer.burst(path_of(CT[0], what))
+    for ds in CT[2:]:
+        answer, is_short = viewer.get(path_of(ds, what))
+        assert (answer.headers["content-type"].partition(";")[0], is_short) == (accepted, True)
+
+
 def test_a_file_that_was_put_back_in_the_midst_of_a_burst_is_shown(site: Site) -> None:
     viewer = Viewer(site, "reader", Accept="image/jpeg")
     viewer.burst(path_of(CT[0], "frames/1/rendered"))

@@ -107,7 +107,7 @@ router.add_api_route(
 def _short_answer(
     number: int, target: SelectedInstances, instance: StoredInstance, file: Callable[[], memoryview], flags: int
 ) -> Response | None:
-    """Return a frame that is in the file or was compressed before; see `node.extensions.dicomweb.bursts`."""
+    """Return a frame that is in the file, or is compressed; see `node.extensions.dicomweb.bursts`."""
     content = file()  # before anything is read of it that is remembered
     try:
         element = _nearby(target.node.archive.path(instance.key))
@@ -120,7 +120,9 @@ def _short_answer(
     form = forms_of_frames(target, element, instance)[0]
     data: memoryview | bytes | None
     if form.is_compressed_now:
-        data = kept_bytes(target, instance, _compressed_name(number, form.transfer_syntax), flags)
+        syntax = form.transfer_syntax
+        make = partial(_compressed, target, instance, element, number, syntax)
+        data = kept_bytes(target, instance, _compressed_name(number, syntax), flags, make)
     elif element.encapsulated and _has_many_fragments(element):
         data = None
     else:

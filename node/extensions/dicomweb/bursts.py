@@ -28,6 +28,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
+from typing import IO
 
 from fastapi import HTTPException, Response
 from fastapi.routing import APIRoute
@@ -64,7 +65,7 @@ WARM = os.RWF_NOWAIT
 
 Answer = Callable[[SelectedInstances, StoredInstance, Callable[[], memoryview], int], Response | None]
 """Answers a request from the bytes of the file, which a function returns if it is whole; what else it reads, it reads
-with these flags. None: it cannot."""
+with these flags, and without them it may wait for a child process. None: it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ def _bursts_of(request: Request) -> Bursts:
 
 
 async def _answer(request: Request, burst: _Burst, instance: StoredInstance) -> Response | None:
-    """Answer a request at once if its files are in memory, else in a thread that waits for the disk."""
+    """Answer a request at once if its files are in memory, else in a thread that waits for the disk or a decoder."""
     target = SelectedInstances(replace(burst.call, request=request), [instance])
     try:
         return _answer_now(target, burst.answer, instance, WARM)
@@ -281,10 +282,18 @@ def _buffer() -> mmap.mmap:
     return buffer
 
 
-def kept_bytes(target: SelectedInstances, instance: StoredInstance, name: str, flags: int) -> memoryview | None:
-    """Return what `derived_file` has kept under a name, or None. Raises OSError; see `WARM`."""
+def kept_bytes(
+    target: SelectedInstances, instance: StoredInstance, name: str, flags: int, make: Callable[[], IO[bytes]]
+) -> memoryview | bytes:
+    """Return what `derived_file` has kept under a name, else what `make` makes and keeps, which waits for a child.
+
+    Raises OSError, see `WARM`; and what `make` raises.
+    """
     kept = target.node.archive.derived.kept(instance.key, derived_name(instance, name))
-    if kept is None:
-        return None
-    with kept:
-        return read_at_once(kept.fileno(), length_of(kept), flags)
+    if kept is not None:
+        with kept:
+            return read_at_once(kept.fileno(), length_of(kept), flags)
+    if flags:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    with make() as made:
+        return made.read()

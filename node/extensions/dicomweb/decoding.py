@@ -23,6 +23,7 @@ from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
     PixelElement,
     header_and_pixels,
+    nearby_pixels,
     single_frame,
     with_frame,
 )
@@ -96,8 +97,15 @@ def _given(data: bytes, into: Path | None) -> bytes:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
-    """Read the header of a file. The last header is cached: viewers request many frames of one file in a row."""
-    return header_and_pixels(path)
+    """Read the header of a file; the data set has native pixels too. The last one is cached: viewers request many
+    frames of one file in a row.
+    """
+    header, element = None, nearby_pixels(path)
+    if element is None or element.encapsulated:
+        header, element = header_and_pixels(path)
+    if header is None or element is None or not element.encapsulated:
+        header = read_instance(path)
+    return header, element
 
 
 def picture(path: Path, order: PictureOrder) -> bytes:
@@ -190,10 +198,9 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
     from node.volume.rendering import Picture
 
     header, element = _opened(path)
+    ds, index = header, order.frame_number - 1
     if element is not None and element.encapsulated:  # read this frame only
         ds, index = single_frame(header, element, order.frame_number), 0
-    else:
-        ds, index = read_instance(path), order.frame_number - 1
     reader = frame_reader(ds)
     if index >= reader.frames:
         raise FrameNotFound(

@@ -219,7 +219,7 @@ def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset
 
 def with_frame(header: Dataset, codestream: bytes) -> Dataset:
     """Return a data set whose only frame is a codestream in the transfer syntax of the header."""
-    ds = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 - iterating converts elements
+    ds = Dataset({tag: header.get_item(tag) for tag in header.keys() if tag not in _VRS})  # noqa: SIM118 - iterating converts elements
     ds.file_meta = header.file_meta
     ds.NumberOfFrames = 1
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):

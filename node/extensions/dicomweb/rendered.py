@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import IO, get_args
 
 from fastapi import HTTPException, Response
 from pydicom.uid import MRSpectroscopyStorage
@@ -136,9 +136,9 @@ router.add_api_route(
 def _short_answer(
     order: PictureOrder, target: SelectedInstances, instance: StoredInstance, _: Callable[[], memoryview], flags: int
 ) -> Response | None:
-    """Return a picture that was made before; see `node.extensions.dicomweb.bursts`."""
-    data = kept_bytes(target, instance, _name_of(order), flags)
-    return None if data is None else _sent_picture(target, order, bytes(data))
+    """See `node.extensions.dicomweb.bursts`. A picture that was made before needs no file."""
+    data = kept_bytes(target, instance, _name_of(order), flags, partial(_picture_file, target, instance, order))
+    return _sent_picture(target, order, bytes(data))
 
 
 @router.api_route("/studies/{study}/thumbnail", methods=READ)
@@ -216,13 +216,17 @@ def _sent_picture(target: SelectedInstances, order: PictureOrder, data: bytes) -
 
 def rendered(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes:
     """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
+    with _picture_file(target, instance, order) as file:
+        return file.read()
+
+
+def _picture_file(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> IO[bytes]:
     path = whole_file(target.node, instance)
 
     def write(into: Path) -> None:
         into.write_bytes(decoded(target, instance, picture, path, order))
 
-    with derived_file(target.node, instance, _name_of(order), write) as file:
-        return file.read()
+    return derived_file(target.node, instance, _name_of(order), write)
 
 
 def _name_of(order: PictureOrder) -> str:

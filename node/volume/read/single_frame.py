@@ -13,7 +13,7 @@ from node.volume.elements import item, text
 from node.volume.model import Array, Geometry, Volume, VolumeKind
 from node.volume.read.pixels import FrameReader, decompressed_frames
 from node.volume.read.planes import pixel_spacing, rescale
-from node.volume.rendering import FUNCTIONS, Grey, Picture, Shades, padded, real
+from node.volume.rendering import Picture, Shades
 from node.volume.widths import read_as_bytes
 from node.volume.window import Window
 
@@ -52,9 +52,8 @@ def rendered_frame(
     if (whole(ds, "NumberOfFrames") or 1) == 1 and read_as_bytes([reader.widths]):
         stored = reader(index)
     volume = _as_volume(ds, reader, frame_number, stored)
-    grey = Shades(volume)(stored) if window is None or volume.colour else _windowed(volume, window, stored)
     rows_mm, columns_mm, _ = volume.spacing_mm
-    return Picture(grey, (rows_mm, columns_mm))
+    return Picture(Shades(volume, window)(stored), (rows_mm, columns_mm))
 
 
 def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Array) -> Volume:
@@ -86,11 +85,3 @@ def _rescale(ds: Dataset, frame_number: int) -> tuple[float, float]:
         if transformation is not None:
             return rescale(transformation)
     return rescale(ds)
-
-
-def _windowed(volume: Volume, window: Window, stored: Array) -> Grey:
-    """Return grey values by the requested window, even if the window shows nothing."""
-    unit = np.nan_to_num(FUNCTIONS[window.function](real(volume, stored), window.centre, window.width), nan=0.0)
-    unit[padded(volume, stored)] = 0
-    grey: Grey = np.rint(unit * 255).astype(np.uint8)
-    return 255 - grey if volume.display.inverted else grey

@@ -114,6 +114,20 @@ def test_what_is_no_number_is_dark() -> None:
     assert greys(image)[2] == 255
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16])
+def test_values_that_occur_often_have_the_same_grey_as_each_by_itself(dtype: type[np.integer]) -> None:
+    lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    values = np.linspace(lowest, highest, 301).astype(dtype)
+    display = Display(
+        windows=((0.0, 100.0), (500.0, 9000.0)), padding=(int(values[40]), int(values[50])), inverted=True
+    )
+    often = volume(np.tile(values, 301).reshape(1, 1, 301, 301), slope=0.5, intercept=-7.5, display=display)
+    shades = Shades(often)
+    alone = [shades(np.array([value, lowest if value > 0 else highest], dtype))[0] for value in values]
+    assert len(set(alone)) > 2
+    np.testing.assert_array_equal(shades(often.voxels[0, 0]), np.tile(alone, 301).reshape(301, 301))
+
+
 def test_colour_stays_as_it_is() -> None:
     voxels = np.arange(24, dtype=np.uint8).reshape(1, 1, 2, 4, 3)
     image = volume(voxels)
