@@ -38,6 +38,7 @@ class WarningKind(StrEnum):
     VALUES_AS_STORED = "values-as-stored"  # CT or PET without Rescale Slope or Intercept
     VALUES_DOUBTFUL = "values-doubtful"  # the samples contradict the width or the sign that their header states
     POSITIONS_DOUBTFUL = "positions-doubtful"  # other attributes agree on another order, or distance, of the slices
+    NOT_RESAMPLED = "not-resampled"  # a sheared or uneven volume without an upright copy, which would be too large
     B_VALUES_DOUBTFUL = "b-values-doubtful"  # the name of the sequence contradicts the b-value that is stated
     OVERLAYS_LEFT_OUT = "overlays-left-out"  # regions or text that were drawn over the pixels, in bits of their own
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing is not in the data set; 1 mm is assumed
@@ -68,6 +69,7 @@ class Reason(StrEnum):
     PROJECTIONS = "projections"  # from several angles, not reconstructed yet
     SAME_POSITION_TWICE = "same-position-twice"
     INCOMPLETE = "incomplete"
+    NOT_RESAMPLED = "not-resampled"  # a sheared or uneven volume without an upright copy, which would be too large
     DUPLICATE_SLICE = "duplicate-slice"
     TOO_LARGE = "too-large"
     UNREADABLE = "unreadable"  # the data set cannot be read, although it is as it was received

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
+from node.volume.reasons import VolumeWarning, WarningKind
 
 MAX_GROWTH = 4
 """Largest size of the upright grid, as a multiple of the voxels."""
 
 
-def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Volume]:
-    """Return a volume interpolated onto an even upright grid, or an empty list if that grid is too large.
+def with_upright(volume: Volume, placement: Placement, fill: float) -> list[Volume]:
+    """Return a volume, followed by its copy interpolated onto an even upright grid.
+
+    If that grid is too large, there is no copy, and the volume has the warning `WarningKind.NOT_RESAMPLED`.
 
     `placement`: placement of the planes, at least two. `fill`: stored value for voxels that no plane covers.
     """
     grid = upright(volume.voxels, placement, fill)
     if grid is None:
-        return []
+        where = "the affine is right for the first slice alone, and " if volume.geometry is Geometry.IRREGULAR else ""
+        detail = f"{where}no copy on an even upright grid is written: it would have over {MAX_GROWTH} times the voxels"
+        warnings = (*without_advice(volume.warnings), VolumeWarning(WarningKind.NOT_RESAMPLED, detail))
+        return [replace(volume, warnings=warnings)]
     voxels, affine_lps, step_mm = grid
     nearest = np.rint(placement.along / step_mm).astype(int)
     shares = [_between(placement.along, index * step_mm)[1] for index in range(voxels.shape[1])]
     between = [index for index, share in enumerate(shares) if 0 < share < 1]
     return [
+        volume,
         replace(
             volume,
             voxels=voxels,
@@ -34,12 +42,15 @@ def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Vo
             geometry=Geometry.REGULAR,
             kind=VolumeKind.RESAMPLED,
             sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
-            warnings=tuple(
-                replace(warning, detail=warning.detail.removesuffix(SHEARED_ADVICE)) for warning in volume.warnings
-            ),
+            warnings=without_advice(volume.warnings),
             attributes={**volume.attributes, **({"interpolated_slices": between} if between else {})},
-        )
+        ),
     ]
+
+
+def without_advice(warnings: Sequence[VolumeWarning]) -> tuple[VolumeWarning, ...]:
+    """Return warnings without the advice to use a resampled copy."""
+    return tuple(replace(warning, detail=warning.detail.removesuffix(SHEARED_ADVICE)) for warning in warnings)
 
 
 def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Float, float] | None:

@@ -43,7 +43,7 @@ from node.volume.intensities import Filled
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, VolumeKind
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
-from node.volume.resample import upright_volume
+from node.volume.resample import with_upright
 from node.volume.vendors import reverses_polarity
 from node.volume.widths import width_warnings
 
@@ -174,7 +174,7 @@ def volumes_of(
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
-    return [volume, *upright_volume(volume, placement, _clipped(uncovered, volume.voxels.dtype))]
+    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype))
 
 
 def _least_step_mm(placement: Placement | None) -> float | None:

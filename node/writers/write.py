@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from node.volume.model import Geometry, Volume, VolumeKind
+from node.volume.reasons import WarningKind
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
 from node.writers.contours import has_exact_affine, write_contours
@@ -100,12 +101,14 @@ def _is_sheared(volume: Volume) -> bool:
 def _notes(volume: Volume, options: WriteOptions, stem: str) -> dict[str, str]:
     """Return, by format, the properties of this volume that it cannot represent, and who cannot open it."""
     notes: dict[str, str] = {}
+    is_copied = all(warning.name is not WarningKind.NOT_RESAMPLED for warning in volume.warnings)
     if _is_sheared(volume):
-        upright = f"{stem}_resampled, or " if volume.kind is VolumeKind.VOLUME else ""
+        upright = f"{stem}_resampled, or " if volume.kind is VolumeKind.VOLUME and is_copied else ""
         for nifti in filter(NIFTI_WRITERS.__contains__, options.formats):
             notes[nifti] = f"ITK and its programs open no sheared NIfTI: give them {upright}the formats mhd or nrrd"
     if volume.geometry is Geometry.IRREGULAR and volume.kind is VolumeKind.VOLUME:
-        says = f"one distance stands for all slices, which are uneven: {stem}_resampled has each of them in its place"
+        copy = f"{stem}_resampled has" if is_copied else "no file has"
+        says = f"one distance stands for all slices, which are uneven: {copy} each of them in its place"
         notes |= {name: f"{notes[name]}; {says}" if name in notes else says for name in options.formats}
     if "analyze" in options.formats and not fits_analyze(volume):
         notes["analyze"] = TOO_LARGE

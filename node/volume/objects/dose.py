@@ -14,7 +14,7 @@ from node.volume.geometry import Placement, place_planes, stack_axes
 from node.volume.model import Float, Geometry, Source, Volume, VolumeKind
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
-from node.volume.resample import upright_volume
+from node.volume.resample import with_upright
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 
@@ -63,7 +63,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     )
     if placed.geometry is not Geometry.IRREGULAR:
         return (volume,)
-    return (volume, *upright_volume(volume, placed, 0.0))
+    return tuple(with_upright(volume, placed, 0.0))
 
 
 def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:

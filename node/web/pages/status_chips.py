@@ -94,6 +94,7 @@ _SERIOUS_WARNINGS = frozenset(
         "missing-slice",
         "missing-time",
         "no-geometry",
+        "not-resampled",
         "positions-doubtful",
         "same-position-twice",
         "several-matrices",

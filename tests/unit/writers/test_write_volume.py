@@ -18,6 +18,7 @@ from nibabel.analyze import AnalyzeImage
 from PIL import Image
 
 from node.settings.convert import VolumeFormat
+from node.volume.assemble import assemble
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Geometry, Source, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -183,6 +184,19 @@ def test_slice_timing_stays_with_the_slices_that_it_is_about(tmp_path: Path) -> 
     write_volume(replace(image, kind=VolumeKind.RESAMPLED), tmp_path, "volume_resampled", options)
     assert json.loads((tmp_path / "volume.json").read_text())["SliceTiming"] == [0.0, 1.0, 0.5]
     assert "SliceTiming" not in json.loads((tmp_path / "volume_resampled.json").read_text())
+
+
+@pytest.mark.parametrize(("gap_mm", "is_copied"), [(2.5, True), (200.0, False)])
+def test_a_sidecar_sends_nobody_to_a_copy_that_is_not_written(tmp_path: Path, gap_mm: float, is_copied: bool) -> None:
+    series = make.ct_series(4, spacing=2.5)
+    for ds in series[1:]:
+        ds.ImagePositionPatient = [*ds.ImagePositionPatient[:2], ds.ImagePositionPatient[2] + gap_mm]
+    volumes = assemble(series).volumes
+    assert [one.kind for one in volumes] == [VolumeKind.VOLUME, VolumeKind.RESAMPLED][: 1 + is_copied]
+    assert (WarningKind.NOT_RESAMPLED in {warning.name for warning in volumes[0].warnings}) != is_copied
+    write_volume(volumes[0], tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnails=False))
+    [note] = json.loads((tmp_path / "volume.json").read_text())["formats"].values()
+    assert ("volume_resampled has each" in note, "no file has each" in note) == (is_copied, not is_copied)
 
 
 def test_no_file_holds_a_word_that_people_typed(tmp_path: Path) -> None:
