@@ -58,7 +58,8 @@ def remedy(losses: Collection[Loss], options: Collection[Option]) -> str:
     """Return the remedy for losses; `options`: those of the de-identification."""
     is_kept_by_option = Option.SAFE_PRIVATE not in options and not {Loss.B_VALUES, Loss.DIRECTIONS}.isdisjoint(losses)
     kept = "; safe-private keeps b-values and directions of some vendors" if is_kept_by_option else ""
-    return f"for volumes, convert the originals by `voxelnode bids` or `voxelnode convert --anonymous`{kept}"
+    ways = "`voxelnode bids`, or by `voxelnode convert --anonymous`, which keeps UIDs and times"
+    return f"for volumes, convert the originals by {ways}{kept}"
 
 
 def _stated(ds: Dataset) -> frozenset[Loss]:
