@@ -32,12 +32,13 @@ Rule = Literal[
     "association",
     "quiet",
 ]
-"""The rule that decided: instances that were acknowledged and are not here; instances that were set aside, because
-other series have their UIDs; versions that were set aside, or that are not the same as others of their UIDs; the list
-of the performed procedure step; the count of the sender; gaps in space, or times that lack slices; whole times that are
-missing; counts in headers; missing Instance Numbers; distances that differ from those stated; other series of the
-protocol, by their counts or because they seem to be of the same acquisition; what the series of a protocol usually
-have; the end of the longest wait; an association that was not released; only that no more instances were received."""
+"""The rule that decided: instances that were acknowledged and are not here, or whose files are damaged; instances that
+were set aside, because other series have their UIDs; versions that were set aside, or that are not the same as others
+of their UIDs; the list of the performed procedure step; the count of the sender; gaps in space, or times that lack
+slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from those
+stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; what the
+series of a protocol usually have; the end of the longest wait; an association that was not released; only that no more
+instances were received."""
 
 Party = Literal["", "sender", "cut", "node"]
 """Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
@@ -176,6 +177,7 @@ class Expectation:
     `is_part`: other series of the study seem to be of the same acquisition.
     `performed`: the lists of ended performed procedure steps; None: no step lists this series.
     `lost`: number of instances that were acknowledged and are not here.
+    `damaged`: number of stored instances whose files are known to be missing or damaged.
     `aside`: number of its instances that were set aside because their SOP Instance UIDs are current in other series.
     `versions`: number of undecided versions that were set aside of instances that are current in it.
     `copies`: number of files that have the SOP Instance UIDs of the others; a node stores each instance once.
@@ -194,6 +196,7 @@ class Expectation:
     is_part: bool = False
     performed: Performed | None = None
     lost: int = 0
+    damaged: int = 0
     aside: int = 0
     versions: int = 0
     copies: int = 0
@@ -346,10 +349,11 @@ def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Complete
         known = replace(known, holes=found.holes)
     if not found.has_images:
         known = _without_counts_of_images(known)
-    if known.lost:
-        reason, total = lost_instances(known.lost), known.received + known.lost
+    if known.lost or known.damaged:
+        facts = lost_instances(known.lost) if known.lost else "", damaged_files(known.damaged) if known.damaged else ""
+        reason, total, missing = "; ".join(filter(None, facts)), known.received + known.lost, known.lost + known.damaged
         return Completeness(
-            "incomplete", ACKNOWLEDGED, total, "acknowledgments", known.received, known.lost, reason, reason
+            "incomplete", ACKNOWLEDGED, total, "acknowledgments", total - missing, missing, reason, reason
         )
     verdict = _with_conflicts(_judged(known, found), known)
     if not known.copies:
@@ -474,6 +478,12 @@ def _named(uids: Sequence[str], count: int) -> str:
 def lost_instances(count: int) -> str:
     """Return in words that instances are lost."""
     return counted(count, "instance was acknowledged and is", "instances were acknowledged and are") + " not here"
+
+
+def damaged_files(count: int) -> str:
+    """Return in words that files are not as received."""
+    files = "the file of 1 instance is" if count == 1 else f"the files of {count} instances are"
+    return f"{files} missing or damaged"
 
 
 def _by_list(performed: Performed, received: int) -> Completeness:

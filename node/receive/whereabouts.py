@@ -5,8 +5,9 @@
 The first place that knows it answers. Commands, pages and REST ask this when they have found nothing, and nothing
 is read for them before. Files are read from the newest to the oldest, for as long as the caller waits.
 
-Whoever is no administrator learns what the lists of losses and refusals show them, and that a deletion was ordered; the
-trash, quarantine and the audit log answer administrators alone. Members of projects must not ask at all.
+Whoever is no administrator learns what the lists of losses and refusals show them, and that a deletion was ordered, by
+a Patient ID, an Accession Number and a name, too; who ordered it and why, and what else is in the trash, in quarantine
+and in the audit log, answers administrators alone. Members of projects must not ask at all.
 
 What only some answers need is imported where they need it: a command that asks loads SQLAlchemy and pydicom for longer
 than it looks.
@@ -235,10 +236,10 @@ class _Asked:
         """Look in the trash, and among deletions: of itself, or of what it was in."""
         if (found := self._deletion(self.sought, *self.above)) is not None:
             return found
-        if not self.is_admin:
-            return None
         if not _UID.fullmatch(self.sought):
             return self._deleted_of_patient()
+        if not self.is_admin:
+            return None
         self.received = newest_of(self.root, self.sought, self.deadline)
         if self.received is None:
             return None
@@ -257,7 +258,7 @@ class _Asked:
 
     def _deletion(self, *names: str) -> Whereabouts | None:
         for name in names:
-            entries = self.index.trash.naming(name) if self.is_admin else []
+            entries = self.index.trash.naming(name)
             if name != self.sought:  # not of something else that was in it
                 entries = [entry for entry in entries if entry["uid"] == name]
             if entries:
@@ -267,15 +268,15 @@ class _Asked:
         return None
 
     def _in_trash(self, entry: Row) -> Whereabouts:
+        if not self.is_admin:
+            remedy = "an administrator can bring it back from the trash"
+            return Whereabouts(self._deleted(entry), remedy, entry["deleted_at"])
         line = next(self._orders(entry["uid"]), None)
         remedy = f"`voxelnode trash restore {entry['number']}` brings it back"
         why = f"in the trash until {entry['until']:%Y-%m-%d}"
         return Whereabouts(self._deleted(entry), remedy, entry["deleted_at"], _who(line), why, TRASH)
 
     def _gone(self, row: Row) -> Whereabouts:
-        if row["is_in_trash"]:
-            remedy = "an administrator can bring it back from the trash"
-            return Whereabouts(self._deleted(row), remedy, row["ordered_at"])
         orders = self._orders(row["uid"])
         line = next(orders, None)
         at, why = (_moment(line["at"]), _order(line)) if line is not None else (row["ordered_at"], _why(row["reason"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.cli.look.info import DAMAGED_FILE
 from node.index.nouns.records import Outcome
+from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.scrub import Scrub, scrub_state
 from node.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root, flip
+from tests.preloaded import run
 
 DAY = 86400
 DAYS = 30
@@ -170,3 +174,60 @@ def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[
         service.step()
     assert state(root).last.files == 10
     assert state(root).last.began_at == half.began_at
+
+
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+@pytest.mark.slow
+def test_a_series_with_a_damaged_file_is_incomplete_and_named_until_it_comes_again(root: Root) -> None:
+    sent = make.ct_series(5, PatientID="ID-9", PatientName="Damaged^Dora", AccessionNumber="ACC-9")
+    root.take_all(sent)
+    root.convert_due()
+    uids = [str(sent[1].StudyInstanceUID), str(sent[1].SeriesInstanceUID), str(sent[1].SOPInstanceUID)]
+
+    def said(*command: str) -> str:
+        return " ".join(run(*command, "--root", root.folder).stdout.split())
+
+    def certainties() -> tuple[str, ...]:
+        with root.index.reading() as index:
+            [study] = index.studies.listed(StudyFilter())
+        return *study.certainties, *(row["certainty"] for row in json.loads(said("series", "--json")))
+
+    assert certainties() == ("no gap seen", "no gap seen")
+    flip(path_of(root, sent[1]))
+    full_pass(root, scrub(root))
+    assert certainties() == ("incomplete", "incomplete")
+    fact = "the file of 1 instance is missing or damaged"
+    for sought in ("ID-9", "Dora", "ACC-9", *uids[:2]):
+        told = said("info", sought)
+        assert fact in told, sought
+        assert "no gap seen" not in told
+    assert f"file {DAMAGED_FILE}" in said("info", uids[2])
+    assert "file_missing" not in said("info", uids[2])
+    assert f"Damaged Dora (ID-9), study {uids[0]}, series {uids[1]}, instance {uids[2]}" in said("lost", "list")
+    [row] = json.loads(said("lost", "list", "--json"))
+    names = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "patient_id", "patient_name")
+    assert [row[name] for name in names] == [*uids, "ID-9", "Damaged^Dora"]
+    assert root.take(sent[1]) is Outcome.STORED
+    root.convert_due()
+    assert certainties() == ("no gap seen", "no gap seen")
+    assert json.loads(said("lost", "list", "--json")) == []
+
+
+@pytest.mark.parametrize("finder", ["scrub", "sender"])
+def test_a_series_whose_file_is_whole_again_is_incomplete_no_more(root: Root, finder: str) -> None:
+    sent = make.ct_series(5)
+    root.take_all(sent)
+    root.convert_due()
+    path = path_of(root, sent[1])
+    content = path.read_bytes()
+    flip(path)
+    full_pass(root, service := scrub(root))
+    [row] = root.rows("SELECT verdict, verdict_rule, missing_instances, revision FROM v_series")
+    assert tuple(row.values()) == ("incomplete", "acknowledged", 1, 1)
+    path.write_bytes(content)
+    if finder == "scrub":
+        full_pass(root, service)
+    else:
+        assert root.take(sent[1]) is Outcome.ALREADY_THERE
+    [row] = root.rows("SELECT verdict, verdict_rule, missing_instances, revision FROM v_series")
+    assert (row["verdict"], row["missing_instances"], row["revision"]) == ("complete", 0, 1)

@@ -98,7 +98,11 @@ def test_each_role_learns_what_its_pages_show_and_a_member_nothing(guarded: Site
     assert problem["remedy"] == "an administrator can bring it back from the trash"
     assert not {"admin", "trash until"} & set(problem["detail"].split())
     assert "trash" not in reader.get(f"/api/v1/instances/{ds.SOPInstanceUID}").text
-    assert "trash" not in reader.post("/", data={"words": "ID-7"}, headers=PAGE).text
+    guarded.take(*make.ct_series(1))
+    for words in ("ID-7", "tom", "ACC-7"):
+        shown = reader.post("/", data={"words": words}, headers=PAGE).text
+        assert f"; {problem['remedy']}" in shown, words
+        assert not [said for said in ("Trash^Tom", "trash until", "by admin", "Try fewer") if said in shown]
     guarded.account("mia", Role.READ)
     assert admin.put("/api/v1/projects/trial", json={}).status_code == 200
     assert admin.put("/api/v1/projects/trial/members/mia", json={"role": "read"}).status_code == 200

@@ -26,7 +26,7 @@ from node.cli.output import (
 )
 from node.counted import counted
 from node.errors import UsageError
-from node.index.engine.view_rows import judged, parsed
+from node.index.engine.view_rows import judged, parsed, remedy_of
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ OF_FRAMES = (
 
 STATED = (
     *("series_instance_uid", "modality", "series_number", "series_description", "state", "verdict", "certainty"),
-    *("verdict_reason", "instances", "expected_instances", "missing_instances", "due_at", "error"),
+    *("verdict_rule", "verdict_reason", "instances", "expected_instances", "missing_instances", "due_at", "error"),
 )
 """Columns of ``v_series`` that are shown of each series of a study."""
 
@@ -82,6 +82,8 @@ SENT = {
     **{"waiting": "messages waiting", "given_up": "given up", "reason": "reason"},
 }
 """What is shown of each destination of a route, with the heads of the columns."""
+
+DAMAGED_FILE = "missing or damaged: have the instance sent again, or take it from a backup"
 
 _END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
@@ -374,7 +376,7 @@ def _print_states(states: Iterable[Row]) -> None:
             detail = (row["detail"] or "").removesuffix("; send the missing instances")  # the remedy says it
             why = f"{row['reason']}: {detail}; {row['remedy']}" if row["reason"] else why
         elif row["verdict"] in ("incomplete", "suspect"):
-            why = row["verdict_reason"]
+            why = f"{row['verdict_reason']}; {remedy_of(row)}"
         if row["state"] == "receiving" and row["due_at"]:
             why = "; ".join(filter(None, (f"due {minute(row['due_at'])}", why)))
         conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
@@ -397,6 +399,9 @@ def _print(description: Row) -> None:
         if description.get(level):
             print(level)
             told = _told(description[level]) if level == "series" else description[level]
+            if level == "instance":
+                told = {name: value for name, value in told.items() if name != "file_missing"}
+                told["file"] = DAMAGED_FILE if description[level]["file_missing"] else "as received"
             print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
     if description.get("sent"):

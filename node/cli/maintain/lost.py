@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing
+from node.cli.output import Answer, Columns, Listing, listing, printable
 from node.counted import counted
 from node.errors import UsageError
 
@@ -18,17 +18,21 @@ LOST: Columns = {
     "instance": "sop_instance_uid",
 }  # fmt: skip
 
+MAX_DAMAGED = 1000
+"""Instances with missing or damaged files that are named."""
+
 
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List lost instances, newest first, and gaps of the journal.
 
-    Exit 1 if there are any, or instances without their file. Each instance stays in the list until somebody sends it
-    again, a person deletes its series, or writes it off. A gap stays until it is written off.
+    Exit 1 if there are any, or instances whose file is missing or damaged, which are named below. Each instance stays
+    in the list until somebody sends it again, a person deletes its series, or writes it off. A gap stays until it is
+    written off.
     """
     with root.looking() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
-        without_file = index.instances.count_missing_files()
+        without_file, damaged = index.instances.count_missing_files(), index.instances.damaged(MAX_DAMAGED)
     title = f"acknowledged, not here: {len(rows)}"
     none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
@@ -38,8 +42,17 @@ def list_(root: Root) -> Listing:
     if without_file:
         none = "no other instance is known to be lost"
         below.append(f"missing or damaged: the files of {counted(without_file, 'instance')}; send the instances again")
+        below += map(_damaged, damaged)
+        below += [f"and {without_file - len(damaged)} more"] if without_file > len(damaged) else []
     is_lost = bool(rows or gaps or without_file)
-    return listing(title, LOST, rows, none=none, below=below, data=[*rows, *gaps], failed=is_lost)
+    return listing(title, LOST, rows, none=none, below=below, data=[*rows, *damaged, *gaps], failed=is_lost)
+
+
+def _damaged(row: dict[str, Any]) -> str:
+    from node.receive.strangers import named
+
+    uids = (row[f"{level}_instance_uid"] for level in ("study", "series", "sop"))
+    return printable("  {}, study {}, series {}, instance {}".format(named(row), *uids))
 
 
 @app.command("write-off")

@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from node.completeness import COUNTED_RULES
+from node.completeness import COUNTED_RULES, NO_MORE
 from node.index.engine.about_keys import REVISION
 from node.index.engine.words import Words
+from node.volume.reasons import REMEDIES
 
 Row = dict[str, Any]
 
@@ -55,6 +56,21 @@ _VERDICT = ("verdict", "certainty", "verdict_rule", "verdict_reason", "missing_i
 def judged(row: Row) -> Row:
     """Return a row of ``v_series``; while the series is open, without the verdict on what its last conversion had."""
     return row | dict.fromkeys(_VERDICT) if row["state"] in ("receiving", "converting") else row
+
+
+_REMEDIES: Mapping[str, str] = {
+    "acknowledged": "Have the instances sent again, or take them from a backup; the series is then judged again.",
+    "versions": "Nothing is missing: compare both versions, and decide which one counts.",
+    "conflict": "They are here: accept them for this series, or have them sent again with UIDs of their own.",
+}
+"""Remedies by rule of a verdict."""
+
+
+def remedy_of(series: Mapping[str, Any]) -> str:
+    """Return what to do about an incomplete or suspect series, a row of ``v_series``."""
+    if NO_MORE in (series["verdict_reason"] or ""):
+        return "The sender has no more either: check the scanner, or acknowledge the series as it is."
+    return _REMEDIES.get(series["verdict_rule"], REMEDIES["incomplete"])
 
 
 def moment(text: str) -> dt.datetime:

@@ -19,7 +19,7 @@ from node.index.nouns.awaited_senders import await_nobody
 from node.index.nouns.conversions import insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.expectations import count_lost
+from node.index.nouns.expectations import count_damaged, count_lost
 from node.index.nouns.protocols import learn
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import DAMAGED, REVOKED, convert_referring, end_waits_for, reopen, replace_references
@@ -118,7 +118,7 @@ class ClaimEnds(IndexRepository):
         does a new revision of a series to which it refers.
         """
         if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
-            if count_lost(connection, _key(series)):
+            if count_lost(connection, _key(series)) or count_damaged(connection, series.id):
                 judge(connection, series.id, now)
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)

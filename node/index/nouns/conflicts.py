@@ -13,7 +13,7 @@ from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer, reads
 from node.index.models.history import SET_ASIDE, ConflictRow
-from node.index.nouns.verdicts import judge_decided
+from node.index.nouns.verdicts import judge_holding
 from node.index.nouns.views import ConflictViews
 
 Decision = Literal["accepted", "kept"]
@@ -38,7 +38,7 @@ class ConflictRepository(IndexRepository):
         """Record what a person has decided about conflicts, and judge the series again that have the instances."""
         decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
         decided = decided.values(decision=decision, decided_at=now, decided_by=who)
-        judge_decided(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
+        judge_holding(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
 
 
 class ReadConflicts(PagedRepository, ConflictViews):

@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from node.completeness import Expectation, InstanceCounts, Party, Reported, expectation
+from node.index.engine.sql import in_partial_index
 from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow, LostInstanceRow
-from node.index.models.levels import ImageRow, SeriesRow
+from node.index.models.levels import MARKED_IMAGES, ImageRow, SeriesRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of
 from node.index.nouns.protocols import image_of, usual_of
@@ -41,6 +42,7 @@ def expectation_of(
         is_part=bool(parts_of(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
         lost=count_lost(connection, (study_uid, row.series_instance_uid)),
+        damaged=count_damaged(connection, row.id),
         aside=aside,
         versions=versions,
         usual=usual_of(connection, row, len(counts)),
@@ -89,6 +91,13 @@ def count_lost(connection: Connection, series: SeriesKey) -> int:
     """Count the lost instances of a series."""
     of_series = LostInstanceRow.study_instance_uid == series[0], LostInstanceRow.series_instance_uid == series[1]
     return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_series)).scalar_one())
+
+
+def count_damaged(connection: Connection, series_id: int) -> int:
+    """Count the instances of a series whose files are known to be missing or damaged."""
+    marked = in_partial_index(ImageRow.series_id, MARKED_IMAGES), ImageRow.file_missing
+    count = select(func.count(ImageRow.id)).where(ImageRow.series_id == series_id, *marked)
+    return int(connection.execute(count).scalar_one())
 
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:

@@ -45,7 +45,7 @@ from node.index.nouns.levels import record_conflict
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
-from node.index.nouns.verdicts import judge_decided
+from node.index.nouns.verdicts import judge, judge_holding
 from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_repaired
@@ -170,7 +170,7 @@ class InstanceRepository(IndexRepository):
             .values(key=None, decision=decision, decided_at=now, decided_by=who)
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
-        judge_decided(connection, [row.sop_instance_uid for row in rows], now)
+        judge_holding(connection, [row.sop_instance_uid for row in rows], now)
         uids = _uids(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 
@@ -191,6 +191,7 @@ class InstanceRepository(IndexRepository):
         detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
         record_event(connection, "digest-corrected", now, detail=detail, **_uids(row))
+        judge_holding(connection, [row.sop_instance_uid], now)
         _insert_conflict(connection, DIGEST_CORRECTED, row, detail, now, sha256=row.sha256)
 
     @on_writer
@@ -202,6 +203,7 @@ class InstanceRepository(IndexRepository):
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
+        judge_holding(connection, [row.sop_instance_uid], now)
         aside = {"key": quarantine_key, "host": self._sharing.holder}
         _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, **aside)
 
@@ -269,14 +271,20 @@ class InstanceRepository(IndexRepository):
     ) -> int:
         """Note that files (at most a folder's worth) are missing or damaged, or are there again.
 
-        An instance whose file is missing or damaged takes the next instance received under its UID as its own. A series
-        that was set aside because of a file that is whole again is converted.
+        An instance whose file is missing or damaged takes the next instance received under its UID as its own, and its
+        series is incomplete. A series that was set aside because of a file that is whole again is converted.
 
         `damage`: how the files differ from what was received; None if they do not exist. Returns for how many instances
         that is news.
         """
         rows = connection.execute(
-            select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+            select(
+                ImageRow.id,
+                ImageRow.series_id,
+                ImageRow.sop_instance_uid,
+                SeriesRow.series_instance_uid,
+                StudyRow.study_instance_uid,
+            )
             .select_from(join(ImageRow, SeriesRow).join(StudyRow))
             .where(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
         ).all()
@@ -292,6 +300,8 @@ class InstanceRepository(IndexRepository):
             for row in rows:
                 uids = row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid
                 begin_repaired(connection, *uids, now)
+        for series_id in sorted({row.series_id for row in rows}):
+            judge(connection, series_id, now)
         return len(rows)
 
 

@@ -21,6 +21,7 @@ from node.index.models.work import HostRemovalRow, HostRow, ObjectRemovalRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile
+from node.index.nouns.verdicts import judge
 
 REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
 
@@ -49,6 +50,8 @@ class ObjectRepository(IndexRepository):
 
         `digests`: of what the store has; a sidecar may have been written again meanwhile.
         """
+        marked = select(ImageRow.series_id).where(ImageRow.key.in_(keys), ImageRow.file_missing).distinct()
+        whole = connection.scalars(marked.order_by(ImageRow.series_id)).all()
         stored = update(ImageRow).where(ImageRow.key.in_(keys)).values(place=STORE, spool_host=None, file_missing=False)
         files = update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(place=STORE, spool_host=None)
         if digests is not None:
@@ -59,6 +62,8 @@ class ObjectRepository(IndexRepository):
             *connection.scalars(files.returning(RevisionFileRow.key)),
         }
         owe_objects(connection, [key for key in keys if key not in noted], now)
+        for series_id in whole:
+            judge(connection, series_id, now)
         return noted
 
     @on_writer

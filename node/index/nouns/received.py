@@ -145,7 +145,7 @@ class _Batch:
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
-        self._contested: dict[int, dt.datetime] = {}  # series of which versions were set aside, and when
+        self._contested: dict[int, dt.datetime] = {}  # series to judge again, and when
         self._current: dict[str, tuple[int, ReadHead | None]] = {}  # what documents are of
 
     def add(self) -> list[Indexed]:
@@ -318,6 +318,7 @@ class _Batch:
         uid = received.attributes.sop_instance_uid
         self._connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(file_missing=False))
         self._first[uid] = replace(first, file_missing=False)
+        self._contested[first.series_id] = received.file.received_at
         detail = "the file was found whole when the instance came again"
         record_received_event(self._connection, "file-found", received, detail)
 

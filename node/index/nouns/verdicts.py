@@ -111,8 +111,8 @@ def judge(connection: Connection, series_id: int, now: dt.datetime) -> None:
         record_series_event(connection, "verdict-changed", key, now, verdict.reason, row.revision, before)
 
 
-def judge_decided(connection: Connection, sop_instance_uids: Collection[str | None], now: dt.datetime) -> None:
-    """Judge the closed series again that have instances whose versions a person has decided about."""
+def judge_holding(connection: Connection, sop_instance_uids: Collection[str | None], now: dt.datetime) -> None:
+    """Judge the closed series again that have instances whose versions were decided about, or whose files changed."""
     holding = select(ImageRow.series_id).where(looked_up_in(ImageRow.sop_instance_uid, sop_instance_uids)).distinct()
     for series_id in connection.scalars(holding).all():
         judge(connection, series_id, now)

@@ -273,6 +273,17 @@ class InstanceViews(ViewRows):
         )
         return {row["spool_host"]: int(row["instances"]) for row in rows}
 
+    def damaged(self, limit: int) -> list[Row]:
+        """Return at most `limit` instances with a missing or damaged file, by series, with the patient."""
+        return self._rows(
+            "SELECT p.patient_id, p.patient_name, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid, "
+            "i.calling_ae_title, i.peer, i.received_at, i.file_missing FROM images i "
+            "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id "
+            "JOIN patients p ON p.id = st.patient_id WHERE i.file_missing "
+            "ORDER BY i.series_id, i.instance_number, i.sop_instance_uid LIMIT :limit",
+            limit=limit,
+        )
+
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
         return self._number("SELECT count(*) FROM images WHERE file_missing")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from node.completeness import CERTAINTIES, NO_MORE, Certainty
+from node.index.engine.view_rows import remedy_of
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.views import is_due
-from node.volume.reasons import REMEDIES
 from node.web.pages.filters import grouped, listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain", "silent"]
@@ -207,16 +207,8 @@ class Remedy:
 
 def verdict_remedy(series: Mapping[str, Any]) -> Remedy:
     """Return what to do about an incomplete or suspect series."""
-    if NO_MORE in (series["verdict_reason"] or ""):
-        return Remedy("The sender has no more either: check the scanner, or acknowledge the series as it is.")
-    if series["verdict_rule"] == "versions":
-        return Remedy("Nothing is missing: compare both versions, and decide which one counts.", CONFLICTS_PAGE)
-    if series["verdict_rule"] == "conflict":
-        return Remedy(
-            "They are here: accept them for this series, or have them sent again with UIDs of their own.",
-            CONFLICTS_PAGE,
-        )
-    return Remedy(REMEDIES["incomplete"])
+    is_conflict = series["verdict_rule"] in ("versions", "conflict") and NO_MORE not in (series["verdict_reason"] or "")
+    return Remedy(remedy_of(series), CONFLICTS_PAGE if is_conflict else "")
 
 
 CONFLICT_REMEDIES: Mapping[str, str] = {
