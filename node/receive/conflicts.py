@@ -206,8 +206,13 @@ class Conflicts:
         rows = self._rows(conflict, alike)
         decided = [int(row["id"]) for row in rows]
         now = self._ingest.now()
+        with self._index.reading() as index:
+            studies = {uid: index.studies.row(uid) or {} for uid in {row["study_instance_uid"] for row in rows}}
         subjects = [
-            {"study_instance_uid": row["study_instance_uid"], "sop_instance_uid": row["sop_instance_uid"]}
+            {
+                **{"study_instance_uid": row["study_instance_uid"], "sop_instance_uid": row["sop_instance_uid"]},
+                "patient_id": studies[row["study_instance_uid"]].get("patient_id") or "",
+            }
             for row in rows
         ]
         self._index.conflicts.decide(decided, "kept", who, now)

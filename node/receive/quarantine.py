@@ -163,7 +163,10 @@ class Quarantine:
         name = PurePath(key).name
         attributes, file = _read(self._archive.root, key)
         uid = attributes.sop_instance_uid
-        subject = {"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid}
+        subject = {
+            **{"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid},
+            "patient_id": attributes.patient["patient_id"] or "",
+        }
         current = self._index.instances.current(uid)
         is_whole = current is not None and self._is_whole(current)
         if current is not None and is_whole and current.sha256 != file.sha256 and not replace:

@@ -47,6 +47,9 @@ MAX_REFUSALS = 100
 _UID = re.compile(r"[0-2](\.[0-9]+)+")
 """A text of digits alone is a Patient ID or an Accession Number."""
 
+_NO_STORAGE = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.", "1.2.840.10008.5.1.4.31"
+"""How UIDs of abstract syntaxes begin that store nothing: Verification, Query/Retrieve, Modality Worklist."""
+
 EMPTIED = "empty the trash, "
 """How the order of a deletion begins that was in the trash (`node.lifecycle.trash`)."""
 
@@ -368,12 +371,15 @@ class _Asked:
         since = dt.datetime.now(dt.UTC) - dt.timedelta(days=REFUSAL_DAYS)
         rows = [row for row in self.index.rejections.newest(MAX_REFUSALS) if _moment(row["last_at"]) > since]
         stored = self.index.instances.last_stored()
-        rows = [row for row in rows if not self._is_over(row, stored)]
+        rows = [row for row in rows if not self._is_over(row, stored) and _may_store(row)]
         stores = [row for row in rows if row["what"] in ("association", "context", "instance")]
         if not rows:
             return None
-        row = (stores or rows)[0]
+        row, senders = (stores or rows)[0], {(row["calling_ae_title"], row["peer"]) for row in stores or rows}
         what = unknown(self.sought) if monotonic() < self.deadline else "not found here in time"
+        if len(senders) > 1:
+            what += f"; {len(senders)} senders were refused in the last {REFUSAL_DAYS} days, perhaps for another reason"
+            return Whereabouts(what, "`voxelnode rejections` lists each with what to do", page=REFUSALS)
         what += "; the last refusal, which may have nothing to do with it, was"
         why = row["reason"].removeprefix("rejected permanently: ")
         remedy = f"if that is why: {row['remedy']}; `voxelnode rejections` lists all"
@@ -406,6 +412,12 @@ def _moment(moment: str | dt.datetime) -> dt.datetime:
     if isinstance(moment, str):
         moment = dt.datetime.fromisoformat(moment)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+
+
+def _may_store(row: Row) -> bool:
+    """Return whether a refused association may have been for instances: it did not only echo or query."""
+    uids = row["offered"].split(", ")[1:]  # behind their count
+    return row["what"] != "association" or not uids or not all(uid.startswith(_NO_STORAGE) for uid in uids)
 
 
 def _sender(row: Row) -> str:

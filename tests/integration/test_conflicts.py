@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def test_a_study_that_comes_again_corrected_takes_the_place_of_the_first_when_it
     take_and_convert(root)
     [series] = root.rows("SELECT state, instances, series_instance_uid FROM v_series")
     assert series == {"state": "converted", "instances": 4, "series_instance_uid": "1.2.3.4.1"}
+
+
+def test_the_audit_log_has_the_patient_of_what_was_decided(root: Root) -> None:
+    first = make.ct_series(2, PatientID="P-1")
+    root.take_all([*first, *corrected(first, PatientID="P-2")])
+    conflicts(root).keep(root.rows(UNDECIDED)[1]["id"], "someone")
+    accept(root)
+    lines = [json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines()]
+    named = {line["detail"]: line["objects"][0]["patient_id"] for line in lines}
+    assert named == {
+        "conflict decided: the current version stays": "P-1",
+        "ordered: make a version current": "P-2",
+        "done: make a version current": "P-2",
+    }
 
 
 def test_one_instance_leaves_its_series_which_is_converted_without_it(root: Root) -> None:

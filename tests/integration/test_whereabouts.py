@@ -22,6 +22,7 @@ from node.lifecycle.trash import empty, empty_due, restore
 from node.receive.ingest import Origin
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.settings.model import Settings
+from node.volume.reasons import REMEDIES
 from tests import make
 from tests.integration.conftest import Root, bring
 from tests.preloaded import run
@@ -258,9 +259,13 @@ def test_info_says_of_each_series_of_a_study_or_a_patient_what_became_of_it_and_
     root.convert_due()
     for sought in (str(slices[0].StudyInstanceUID), "ID-8"):
         said = " ".join(run("info", sought, "--root", root.folder).stdout.split())
-        assert f"incomplete 1 CT, 5 instances, {slices[0].SeriesInstanceUID} missing-slice: 1 slice between" in said
+        at = re.search(r"5 instances, (received 20\d\d-\d\d-\d\d \d\d:\d\d[^,]*), ", said)
+        assert at is not None
+        found = f"incomplete 1 CT, 5 instances, {at[1]}, {slices[0].SeriesInstanceUID} missing-slice: 1 slice between"
+        assert found in said
+        assert f"; {REMEDIES['incomplete']}" in said
         why = "cut: cut within its pixels: 284 of 384 bytes; send it again; The image was cut on its way: send it again"
-        assert f"refused 1 Scout, 1 instance, {broken[0].SeriesInstanceUID} {why}" in said
+        assert f"refused 1 Scout, 1 instance, {at[1]}, {broken[0].SeriesInstanceUID} {why}" in said
     shown = run("info", broken[0].SeriesInstanceUID, "--root", root.folder).stdout
     assert re.search(r"^  state +refused$", shown, re.MULTILINE)
     assert "verdict" not in shown
@@ -394,6 +399,25 @@ def test_what_never_came_may_have_been_refused(root: Root) -> None:
         found = whereabouts(index, root.folder, "1.2.3", admitted={"CT7"})
         assert found is not None
         assert "CT7" not in found.happened()
+
+
+def test_of_several_refused_senders_none_is_recommended_and_of_none_that_only_asked(root: Root) -> None:
+    now, reason = dt.datetime.now(dt.UTC), "rejected permanently: calling AE title not recognised"
+
+    def refused(title: str, offered: str) -> None:
+        one = Refused("association", "calling AE title", reason, f"add {title}", "10.0.0.7", title, offered=offered)
+        root.index.rejections.record([CountedRefusal(one, 1, now, now)])
+
+    refused("ECHO", "1 presentation context, 1.2.840.10008.1.1")
+    refused("ASKS", "2 presentation contexts, 1.2.840.10008.1.1, 1.2.840.10008.5.1.4.1.2.2.1")
+    assert asked(root, "ID-1") == ""
+    refused("CT8", "2 presentation contexts, 1.2.840.10008.1.1, 1.2.840.10008.5.1.4.1.1.2")
+    assert "if that is why: add CT8;" in asked(root, "ID-1")
+    refused("CT9", "1 presentation context, 1.2.840.10008.5.1.4.1.1.2")
+    assert asked(root, "1.2.3") == (
+        "never received here; 2 senders were refused in the last 7 days, perhaps for another reason; "
+        "`voxelnode rejections` lists each with what to do"
+    )
 
 
 def test_the_refusal_of_a_sender_that_has_stored_since_says_nothing(root: Root) -> None:

@@ -73,7 +73,16 @@ OF_FRAMES = (
 
 STATED = (
     *("series_instance_uid", "modality", "series_number", "series_description", "state", "verdict", "certainty"),
-    *("verdict_rule", "verdict_reason", "instances", "expected_instances", "missing_instances", "due_at", "error"),
+    *(
+        "verdict_rule",
+        "verdict_reason",
+        "instances",
+        "expected_instances",
+        "missing_instances",
+        "last_received_at",
+        "due_at",
+        "error",
+    ),
 )
 """Columns of ``v_series`` that are shown of each series of a study."""
 
@@ -380,7 +389,10 @@ def _print_states(states: Iterable[Row]) -> None:
         if row["state"] == "receiving" and row["due_at"]:
             why = "; ".join(filter(None, (f"due {minute(row['due_at'])}", why)))
         conflict = "a conflict that nobody has decided: `voxelnode conflicts`" if row["has_conflict"] else ""
-        what = ", ".join((series_name(row), counted(row["instances"], "instance"), row["series_instance_uid"]))
+        received = f"received {minute(row['last_received_at'])}"
+        what = ", ".join(
+            (series_name(row), counted(row["instances"], "instance"), received, row["series_instance_uid"])
+        )
         print_finding(f"  {state:<11}", what, *filter(None, (row["stranger"], why, conflict)))
 
 
