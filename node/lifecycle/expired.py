@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 FEW = 3
 """Studies that a pass may always delete, however few there are."""
 
+SPARED = {
+    "keep_where": "[retention] keep_where",
+    "only_converted": "[retention] only_converted",
+    "owed": "messages that wait for hooks or routes",
+}
+"""What keeps studies that are due otherwise, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
@@ -34,7 +41,7 @@ class Expired:
 class Due:
     """The studies that the next pass would delete, if it is no dry run, and the number of all studies.
 
-    `spared`: how many are as old, or too many, and kept by ``keep_where`` or ``only_converted``.
+    `spared`: how many are as old, or too many, and kept, by what keeps them: see `SPARED`.
     """
 
     expired: list[Expired]
@@ -48,7 +55,9 @@ class Due:
 
 def due_now(index: Look | ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
     """Return what a pass would delete now."""
-    return expired_studies(_by_age(index, rules) if rules.is_active else (), index.studies.count(), rules, now)
+    studies = _by_age(index, rules) if rules.is_active else ()
+    owed = index.studies.owed() if rules.is_active else ()
+    return expired_studies(studies, index.studies.count(), rules, now, owed)
 
 
 def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[StoredStudy]:
@@ -63,11 +72,18 @@ def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[Store
         yield from (replace(one, is_kept=one.study_instance_uid in kept) for one in some)
 
 
-def expired_studies(studies: Iterable[StoredStudy], count: int, rules: RetentionSettings, now: dt.datetime) -> Due:
+def expired_studies(
+    studies: Iterable[StoredStudy],
+    count: int,
+    rules: RetentionSettings,
+    now: dt.datetime,
+    owed: Container[str] = (),
+) -> Due:
     """Return the studies to be deleted by the rules, oldest first.
 
     `studies`: in the order in which they last received an instance; no more are read than are old enough. `count`:
-    number of all studies.
+    number of all studies. `owed`: studies of which a message to a hook or a destination of a route waits; these stay
+    until it was delivered or given up.
 
     A study from several senders is kept for the longest of their times. A study kept without limit counts towards
     ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
@@ -95,6 +111,8 @@ def expired_studies(studies: Iterable[StoredStudy], count: int, rules: Retention
             due.spared["keep_where"] += 1
         elif rules.only_converted and not study.is_finished:
             due.spared["only_converted"] += 1
+        elif study.study_instance_uid in owed:
+            due.spared["owed"] += 1
         else:
             expired.append(Expired(study, rule))
     return due

@@ -53,7 +53,7 @@ def reasons_not_ready(
 
 
 def _gap(gaps: Sequence[str]) -> str | None:
-    return f"{gaps[0]}; `voxelnode lost list` has all" if gaps else None
+    return f"{gaps[0]}; `voxelnode lost list` lists the gaps" if gaps else None
 
 
 def _lag(applier: Applier) -> str | None:

@@ -37,6 +37,8 @@ pytestmark = [
     pytest.mark.sqlite("a backup copies an index in SQLite only, and says so"),
 ]
 
+LINKED = "files of the backup are hard links"
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sent]]:
@@ -102,6 +104,7 @@ def test_a_second_backup_copies_only_what_is_new(root: Path, tmp_path: Path) -> 
     ledger = 1
     assert third["made"]["copied"] == len(changed) + ledger + len(new_volumes)
     assert digests(folder) == digests(root)
+    assert LINKED in run("backup", folder, "--no-prove", "--root", root).stdout, "links of earlier runs count"
 
 
 def test_on_another_disk_a_backup_has_copies(root: Path, tmp_path: Path) -> None:
@@ -111,6 +114,7 @@ def test_on_another_disk_a_backup_has_copies(root: Path, tmp_path: Path) -> None
         assert (done["status"], done["made"]["linked"]) == (0, 0)
         assert digests(folder) == digests(root)
         assert backup(folder, root, "--no-prove")["made"]["copied"] == 2
+        assert LINKED not in run("backup", folder, "--no-prove", "--root", root).stdout
 
 
 def test_objects_on_another_disk_than_the_root_are_in_the_backup(root: Path, tmp_path: Path) -> None:
@@ -194,6 +198,8 @@ def test_what_is_damaged_in_the_root_stays_whole_in_the_backup_until_it_is_taken
     assert {row["path"] for row in done["differences"]} == {
         str(path.relative_to(root)) for path in (gone, altered, volume)
     }
+    last = run("backup", folder, "--sample", "0", "--root", root).stdout.splitlines()[-1]
+    assert last.endswith("; no difference in the backup; 3 files missing or damaged in the root")
     shutil.rmtree(root / "objects")
     for appears in (list, (root / "objects").mkdir):  # a disk that is not mounted, without its mount point and with it
         appears()

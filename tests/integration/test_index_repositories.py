@@ -136,6 +136,15 @@ def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
 
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
+def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the_studies(root: Root) -> None:
+    root.take(make.ct_series(1)[0])
+    with explained(root) as (queries, steps):
+        assert StudyViews(queries).owed() == set()
+        assert not StudyViews(queries).has_message("1.2")
+    assert {step for step in steps if step.startswith("SCAN")} <= {"SCAN h", "SCAN o"}, steps
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
 @pytest.mark.parametrize("wanted", [{"modality": "CT"}, {"states": ["converted"]}])
 def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -20,13 +20,19 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.accounts import Role
 from node.index.nouns.retention_state import Uptime
 from node.index.nouns.shares import Share
+from node.index.work.ledger import Ended, Postponed
+from node.index.work.messages import Attempt, PendingEvent
+from node.index.work.routes import lane_to
+from node.lifecycle.expired import due_now
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.settings.model import Settings
+from node.settings.routes import RouteEvent
 from node.settings.series import RetentionSettings
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
+from tests.preloaded import run
 
 DAY = 86400
 RULES = RetentionSettings()
@@ -49,6 +55,11 @@ def studies(root: Root) -> set[str]:
     return {row["study_instance_uid"] for row in root.rows("SELECT study_instance_uid FROM v_studies")}
 
 
+def spared(root: Root) -> dict[str, int]:
+    with root.index.reading() as index:
+        return due_now(index, RetentionSettings(days=30), root.clock()).spared
+
+
 def test_old_converted_studies_go_and_leave_a_tombstone(root: Root) -> None:
     old = take_study(root)
     root.convert_due()
@@ -66,6 +77,34 @@ def test_a_study_with_a_series_that_waits_stays(root: Root) -> None:
     root.clock.move(31 * DAY)
     assert retention(root, days=30).run_once(root.clock()) == 0
     assert retention(root, days=30, only_converted=False).run_once(root.clock()) == 1
+
+
+@pytest.mark.parametrize("event", ["instance-stored", "series-quiet", "study-quiet"])
+def test_a_study_that_a_route_still_owes_stays_until_the_message_has_ended(root: Root, event: RouteEvent) -> None:
+    lane, owed = lane_to("up", "ORTHANC"), {"owed": 1}
+    root.index.deliveries.begin("route", {lane: (event,)})
+    uid = take_study(root)
+    root.convert_due()
+    root.mark_quiet()
+    root.clock.move(31 * DAY)
+    rules = retention(root, days=30)
+    assert rules.run_once(root.clock()) == 0, "no worker has seen the events yet"
+    assert spared(root) == owed
+    found = root.index.deliveries.work(lane, (event,), root.clock()).new
+    assert {one.study_instance_uid for one in found} == {uid}
+    waiting = [Attempt(one, Postponed(root.clock(), "connection refused"), 1) for one in found]
+    root.index.deliveries.record(lane, waiting, found, root.clock())
+    assert rules.run_once(root.clock()) == 0, "the destination is down"
+    assert spared(root) == owed
+    (root.folder / "conf.d").mkdir()
+    (root.folder / "conf.d" / "50.toml").write_text("[retention]\ndays = 30\n")
+    said = run("retention", "--root", root.folder, check=True).stdout
+    assert "kept by messages that wait for hooks or routes, and due otherwise: 1 study" in said
+    said = run("delete", uid, "--dry-run", "--root", root.folder, check=True).stdout
+    assert "messages to hooks or routes wait" in said
+    ended = [Attempt(one, Ended("failed", "refused"), 2) for one in found]
+    root.index.deliveries.record(lane, ended, (), root.clock())
+    assert (rules.run_once(root.clock()), studies(root)) == (1, set())
 
 
 def test_a_dry_run_deletes_nothing(root: Root) -> None:
@@ -121,6 +160,18 @@ def test_a_study_that_receives_an_instance_after_it_was_listed_stays_also_if_tha
     assert kept == {str(ds.SOPInstanceUID) for ds in (*early, late)}
     if is_indexed:
         assert re.search("not done: .*; the index did not change", (root.folder / "audit.jsonl").read_text())
+
+
+def test_a_study_that_somebody_sends_while_a_pass_runs_stays(root: Root) -> None:
+    uid = take_study(root)
+    root.convert_due()
+    root.clock.move(31 * DAY)
+    message = PendingEvent("1", "send", root.clock(), uid)
+    send = [Attempt(message, Postponed(root.clock()), 0)]
+    audit = SlowAudit(root, lambda: root.index.deliveries.record(lane_to("", "ORTHANC"), send, (), root.clock()))
+    settings = Settings(retention=RetentionSettings(days=30))
+    Retention(root.archive, root.index, audit, Metrics(), settings, root.clock).run_once(root.clock())
+    assert studies(root) == {uid}
 
 
 class Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -56,14 +57,15 @@ def delete(
         plans, trash = _chosen(index, uid, study, patient, erase=erase)
         of_trash = (str(row["study_instance_uid"]) for row in trash)
         studies = dict.fromkeys([*(plan.study_instance_uid for plan in plans), *of_trash])
+        owed = index.studies.owed().intersection(studies)
         takers, _ = takers_and_jobs(index, root.folder, root.settings.cluster.name or "", list(studies))
     if not json:
         for plan in plans:
             _print(plan)
         if trash:
             print_fields({"in the trash": len(trash)})
-        if root.settings.retention.keep_where is not None:
-            print("[retention] keep_where binds retention alone: what it keeps goes, too")
+        for line in _against(root, owed):
+            print(line)
     one = [{name: value for name, value in asdict(plan).items() if not name.startswith("patient_")} for plan in plans]
     fields: dict[str, Any] = dict(one[0]) if uid is not None else {"studies": one, "trash": len(trash)}
     fields["taken_by"] = [asdict(taker) for taker in takers]
@@ -92,6 +94,14 @@ def delete(
         numbers = " ".join(newest[plan.level, plan.uid] for plan in plans if (plan.level, plan.uid) in newest)
         text += f"; `voxelnode trash restore {numbers}` can bring it back until {until[:10]}" if numbers else ""
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
+
+
+def _against(root: ChangedRoot, owed: Collection[str]) -> Iterator[str]:
+    """Yield what keeps studies from retention, and not from a person; `owed`: those of which messages wait."""
+    if root.settings.retention.keep_where is not None:
+        yield "[retention] keep_where binds retention alone: what it keeps goes, too"
+    if owed:
+        yield "messages to hooks or routes wait: what goes before it was sent is not sent"
 
 
 def _chosen(

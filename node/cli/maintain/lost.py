@@ -37,7 +37,7 @@ def list_(root: Root) -> Listing:
     none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
     if gaps:
-        none = "no instance is known to be lost"
+        none = "no single instance is known to be lost; what these gaps of the journal had is unknown:"
         below.append("accept that: voxelnode lost write-off journal --reason TEXT")
     if without_file:
         none = "no other instance is known to be lost"

@@ -28,7 +28,7 @@ def list_(root: Root) -> Listing:
     """
     rules = root.settings.retention
 
-    from node.lifecycle.expired import due_now
+    from node.lifecycle.expired import SPARED, due_now
 
     with root.looking() as index:
         due = due_now(index, rules, dt.datetime.now(dt.UTC))
@@ -50,7 +50,7 @@ def list_(root: Root) -> Listing:
             title = f"{len(rows)} of {counted(due.studies, 'study', 'studies')} would be deleted"
             listing(title, EXPIRED, rows).show()
             for rule, count in due.spared.items():
-                print(f"kept by [retention] {rule}, and due otherwise: {counted(count, 'study', 'studies')}")
+                print(f"kept by {SPARED[rule]}, and due otherwise: {counted(count, 'study', 'studies')}")
             if rules.dry_run:
                 print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
             if due.is_unusual(rules, state.approved) and state.waits_for is None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.extensions.administration.forms import RulesForm
-from node.lifecycle.expired import due_now
+from node.lifecycle.expired import SPARED, due_now
 from node.settings.load import Configuration
 from node.settings.series import RetentionSettings
 from node.web.access import ADMINS, CurrentCall
@@ -42,6 +42,7 @@ def retention(call: CurrentCall) -> Response:
         "given": given,
         "form": _form_of(rules, sources.digest),
         "due": due,
+        "why_spared": SPARED,
         "bytes": due_bytes,
     }
     values |= {"rows": shown, "state": state, "alone": not settings.shares_index}

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from node.extensions.backup.proof import Proved
     from node.lifecycle.fsck import Finding
 
+_LINKED = (
+    "files of the backup are hard links to those of the root, on the same file system: this guards against deletion, "
+    "not against a broken disk, and a file that is damaged is damaged in both; make the backup on another disk"
+)
+
 
 def backup(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the backup, outside of the root.")],
@@ -47,21 +52,25 @@ def backup(
     folder = folder.absolute()
     made = None if prove else _made(root, folder)
     proved = None if prove is False else _proved(root, folder, scratch and scratch.absolute(), sample, made)
-    differences = [_damaged(one, root, folder) for one in made.kept] if made is not None else []
-    differences += proved.differences if proved is not None else []
-    rows = [asdict(difference) for difference in differences]
+    damaged = [_damaged(one, root, folder) for one in made.kept] if made is not None else []
+    rows = [asdict(difference) for difference in [*damaged, *(proved.differences if proved is not None else [])]]
     for row in rows:
         del row["repair"]  # nothing is
 
     def show() -> None:
         _print_rows(rows, ("kind", "path", "detail"))
+        if made is not None and made.has_links:
+            print(_LINKED)
         said = [*([made.text] if made is not None else []), *([_compared(proved)] if proved is not None else [])]
         if proved is not None:
-            said.append(counted(len(proved.differences), "difference") if proved.differences else "no difference")
+            differ = counted(len(proved.differences), "difference") if proved.differences else "no difference"
+            said.append(f"{differ} in the backup" if damaged else differ)
+        if damaged:
+            said.append(f"{counted(len(damaged), 'file')} missing or damaged in the root")
         print(f"{folder}: {'; '.join(said)}")
 
     of_proof = asdict(proved) if proved is not None else {}
-    numbers = made and {name: number for name, number in asdict(made).items() if name != "kept"}
+    numbers = made and {name: number for name, number in asdict(made).items() if name not in ("kept", "has_links")}
     data = {"ok": not rows, "made": numbers, **of_proof, "differences": rows}
     return Listing(data, show, bool(rows), rows)
 

@@ -77,7 +77,8 @@ class Made:
     """What a backup took: files that were copied, those that became hard links, their bytes, and what was removed.
 
     The index and the journal, which are copied each time, are not counted. `kept`: the files that are damaged in the
-    root, and of which the backup therefore keeps the copy that it had.
+    root, and of which the backup therefore keeps the copy that it had. `has_links`: files of the backup are hard links
+    to those of the root, from this run or an earlier one.
     """
 
     copied: int = 0
@@ -85,6 +86,7 @@ class Made:
     bytes: int = 0
     removed: int = 0
     kept: list[Kept] = field(default_factory=list)
+    has_links: bool = False
 
     @property
     def text(self) -> str:
@@ -308,6 +310,8 @@ class _Copier:
     ) -> None:
         """Copy a file or a link, unless the backup or an earlier run has it; it may have vanished."""
         folder = path.partition("/")[0]
+        if any(one is not None and os.path.samestat(found, one) for one in (there, copied)):
+            self.made.has_links = True
         if folder in DIGESTED and there is not None and not _is_same(found, there):
             self._replaced.add(path)
         if folder != JOURNAL_FOLDER:  # whose segments are overwritten where they are, many times in a tick of the clock
@@ -327,6 +331,7 @@ class _Copier:
         except FileNotFoundError:
             return
         self.made.linked += is_linked
+        self.made.has_links |= is_linked
         self.made.copied += not is_linked
         self.made.bytes += found.st_size
         reached("backup-file-copied")

@@ -698,6 +698,10 @@ def _stored_study(row: Row) -> StoredStudy:
     return StoredStudy(row["study_instance_uid"], moment(row["last_received_at"]), bool(row["is_finished"]), titles)
 
 
+_MESSAGE_WAITS = "kind IN ('hook', 'route') AND state IN ('waiting', 'running')"
+"""Not by `outcome`: the index of `state` finds the few rows that wait."""
+
+
 class StudyViews(ViewRows):
     """Rows of ``v_studies``, and what retention asks of studies."""
 
@@ -719,6 +723,26 @@ class StudyViews(ViewRows):
         """Return one study as retention sees it, without its senders; None if it is not there."""
         rows = self._stored("AND st.study_instance_uid = :study", with_senders=False, study=study_instance_uid)
         return _stored_study(rows[0]) if rows else None
+
+    def owed(self) -> set[str]:
+        """Return the studies of which a message to a hook or a destination of a route waits, or has no row yet.
+
+        They are few beside all studies: whoever goes through these asks once.
+        """
+        of_subscriber = "FROM subscribers h JOIN {0} o ON o.subscriber_id = h.id JOIN {1}"
+        rows = self._rows(
+            f"SELECT study_instance_uid FROM work WHERE {_MESSAGE_WAITS} UNION SELECT e.study_instance_uid "
+            f"{of_subscriber.format('owed_events', 'events e ON e.id = o.event_id')} "
+            "UNION SELECT st.study_instance_uid FROM series se JOIN studies st ON st.id = se.study_id "
+            "WHERE se.id IN (SELECT i.series_id "
+            f"{of_subscriber.format('owed_images', 'images i ON i.id = o.image_id')})"
+        )
+        return {row["study_instance_uid"] for row in rows}
+
+    def has_message(self, study_instance_uid: str) -> bool:
+        """Return whether a message about a study waits that has a row, as one that a person has sent has at once."""
+        query = f"SELECT count(*) FROM work WHERE study_instance_uid = :study AND {_MESSAGE_WAITS}"
+        return self._number(query, study=study_instance_uid) > 0
 
     def _stored(self, rest: str, *, with_senders: bool, **values: Any) -> list[Row]:
         """Return studies, each by its series that received an instance last; `rest`: more conditions, order, limit."""
