@@ -93,7 +93,7 @@ FIELDS: dict[str, Field] = {
     "column_spacing_mm": Field("volume", "number", "between its columns, in mm"),
     "row_spacing_mm": Field("volume", "number", "between its rows, in mm"),
     "slice_spacing_mm": Field(
-        "volume", "number", "between its slices, in mm; missing for one slice, or without a geometry"
+        "volume", "number", "between its slices, in mm, to five digits; missing for one slice, or without a geometry"
     ),
     "geometry": Field("volume", "text", "geometry of the largest volume, as in v_volumes", choices=GEOMETRIES),
     "orientation": Field("volume", "text", "orientation of its slices, as in v_volumes", choices=ORIENTATIONS),
@@ -137,14 +137,18 @@ NOT_CONVERTED = "not converted yet"
 AXES = ("columns", "rows", "slices", "times")
 SPACINGS = ("column_spacing_mm", "row_spacing_mm", "slice_spacing_mm")
 
+POSITION_DIGITS = 5
+"""Significant digits of the distance of slices: it comes of positions, which say 4.00000165 where 4 is meant."""
+
 
 def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str) -> dict[str, float | None]:
     """Return the fields of the grid of a volume, from `shape`, `spacing_mm` and `geometry` of its file.
 
     One slice has no distance to another, and slices without a geometry none that is known: what a file has there is
-    assumed. `node.index.engine.view_rows.grid_of` says the same in SQL.
+    assumed. The distance is rounded here, as rows of earlier versions have it with more digits than are meant.
+    `node.index.engine.view_rows.grid_of` says the same in SQL.
     """
     fields: dict[str, float | None] = dict(zip(AXES, (*shape, 1), strict=False))
     fields |= dict(zip(SPACINGS, spacing_mm, strict=False))
-    is_known = len(shape) > 2 and shape[2] > 1 and geometry != "none"
-    return fields if is_known else fields | {"slice_spacing_mm": None}
+    is_known = len(shape) > 2 and shape[2] > 1 and geometry != "none" and len(spacing_mm) > 2
+    return fields | {"slice_spacing_mm": float(f"{spacing_mm[2]:.{POSITION_DIGITS}g}") if is_known else None}

@@ -178,6 +178,9 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     assert len(report["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'state == "converted"')
     assert "state is known only to a node" in wrong.stderr
+    other = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--key", tmp_path / "other")
+    assert (other.returncode, "was made with another key" in other.stderr) == (2, True)
+    assert not (tmp_path / "other").exists()
     none = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'modality == "PT"', "--key", key)
     assert "1 series do not fit --where. Their clauses: voxelnode convert" in none.stdout
     assert len(images(tmp_path / "out")) == 1

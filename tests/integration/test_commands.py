@@ -287,7 +287,9 @@ def test_init_writes_a_valid_configuration_and_never_overwrites_one(run, tmp_pat
     lines = file.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 15
     every = Settings.model_validate(tomllib.loads("\n".join(re.sub("^#(?! )", "", line) for line in lines)))
-    assert every.model_copy(update={"peers": {}}) == Settings(), "its other keys have their defaults"
+    assert every.storage.root == tmp_path / "voxelnode-data", "from whatever folder it is named"
+    others = every.model_copy(update={"peers": {}, "storage": Settings().storage})
+    assert others == Settings(), "its other keys have their defaults"
     assert (every.peers["CT1"].ae_title, "store" in every.peers["CT1"].may) == ("CT1", True)
     file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
     again = run("init", "site")

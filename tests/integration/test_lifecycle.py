@@ -17,6 +17,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node import background
+from node.audit.audit_log import Audit
 from node.completeness import Reported
 from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import ConversionJob, Converted
@@ -36,6 +37,7 @@ from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFil
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
+from node.lifecycle.trash import restore
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
 from node.settings.convert import Convert
@@ -220,6 +222,32 @@ def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered:
     found = root.rows("SELECT verdict, verdict_rule, verdict_reason FROM v_series")
     assert [(row["verdict"], row["verdict_rule"]) for row in found] == [("suspect", "siblings")] * 3
     assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)
+
+
+@pytest.mark.slow
+def test_a_series_is_judged_again_when_another_one_of_its_study_goes_or_comes_back(root: Root, audit: Audit) -> None:
+    for ds in split_series(2, 4, by_volume).datasets:
+        root.take(ds)
+    root.clock.move(61)
+    settle_all(root)
+    first, second = (row["series_instance_uid"] for row in root.rows("SELECT series_instance_uid FROM v_series"))
+
+    def judged() -> dict[str, str]:
+        found = root.rows("SELECT series_instance_uid AS uid, verdict, verdict_reason FROM v_series")
+        for row in found:
+            assert told_by_sidecars(root, row["uid"], "state", "reason") == {(row["verdict"], row["verdict_reason"])}
+        return {row["uid"]: row["verdict"] for row in found}
+
+    assert judged() == {first: "suspect", second: "suspect"}
+    root.delete("series", second, trash_until=root.clock() + dt.timedelta(days=1))
+    settle_all(root)
+    assert judged() == {first: "complete"}
+    assert events(root)[-2:] == ["verdict-changed", "deleted"]
+    [number] = root.index.trash.of("series", second)
+    restore(root.archive, root.index, audit, number, "someone", lambda title: 60.0, root.clock())
+    root.clock.move(61)
+    settle_all(root)
+    assert judged() == {first: "suspect", second: "suspect"}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
 from node.metrics import Metrics
 from node.receive.ingest import Origin
-from node.selector import FIELDS, compile_selector
+from node.selector import FIELDS, compile_selector, grid_fields
 from node.settings.convert import Convert
 from node.settings.model import Settings
 from node.settings.series import RetentionSettings
@@ -114,6 +114,22 @@ def test_a_spacing_is_the_number_that_people_write(root: Root) -> None:
     root.convert_due()
     assert facts(root, key)["slice_spacing_mm"] == 1.0
     assert selected(root, "slice_spacing_mm == 1 and column_spacing_mm <= 0.7") == [key]
+
+
+@pytest.mark.parametrize(
+    ("placed", "nominal"), [(4.00000165, 4), (1.20000567, 1.2), (10.4999981, 10.5), (0.0125, 0.0125)]
+)
+def test_a_distance_of_positions_has_the_digits_that_they_tell(root: Root, placed: float, nominal: float) -> None:
+    key = take(root, make.ct_series(4, spacing=placed))
+    root.convert_due()
+    both = f"slice_spacing_mm <= {nominal} and slice_spacing_mm >= {nominal}"
+    assert selected(root, f"slice_spacing_mm == {nominal} and {both}") == [key]
+    place = root.index.place
+    catalog = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url}).catalog()
+    assert [row["slice_spacing_mm"] for row in catalog] == [nominal]
+    [file] = root.rows("SELECT shape, spacing_mm, geometry FROM v_volumes")
+    shape, spacing_mm = (json.loads(file[name]) for name in ("shape", "spacing_mm"))
+    assert grid_fields(shape, spacing_mm, file["geometry"])["slice_spacing_mm"] == nominal
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR AS")

@@ -122,10 +122,10 @@ def init(
     """Write a short voxelnode.toml and make its root."""
     from node.control.root import make_root
     from node.settings import DEFAULT_FILE
+    from node.settings.storage import Storage
 
-    file, text = folder / DEFAULT_FILE, _FIRST
-    if root is not None:
-        text = text.replace('#root = "voxelnode-data"', f"root = {_toml(root.absolute())}")
+    file, stated = folder / DEFAULT_FILE, (root or Storage().root).absolute()
+    text = _FIRST.replace('#root = "voxelnode-data"', f"root = {_toml(stated)}")  # the same from every folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as stream:

@@ -114,7 +114,7 @@ def bids(
     """
     from node.control.audited_export import ExportOutcome, audited_export
     from node.errors import UsageError
-    from node.extensions.bids.export import Exporter
+    from node.extensions.bids.export import Exporter, read_only
     from node.extensions.bids.rules import read_rules
     from node.extensions.bids.subjects import KEY_FILE, UNKNOWN, Pseudonyms, UnknownLabels
     from node.pseudonyms import PATIENT_CHARACTERS, made_key
@@ -142,6 +142,9 @@ def bids(
                     file=sys.stderr,
                 )
         else:
+            if not file.exists():  # a data set that was begun has another key
+                with read_only(out) as dataset:
+                    dataset.require_key("")
             pseudonyms = Pseudonyms(made_key(file))
         exporter = Exporter(source, read, pseudonyms, selector, prune=prune)
         order = f"voxelnode bids to {out.absolute()}, key {pseudonyms.key_name}"

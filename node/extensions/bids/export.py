@@ -120,7 +120,7 @@ class Exporter:
 
     def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> ExportReport:
         report = ExportReport(not_selected=self._source.not_selected)
-        with _dry(out) if dry_run else opened(out, link=link) as dataset:
+        with read_only(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:
                 dataset.require_key(self._pseudonyms.mark(OF_DATASET))
             report.kept = dataset.kept(self._rules.dataset)
@@ -308,7 +308,7 @@ DELETED = "its series was deleted from the node"
 
 
 @contextmanager
-def _dry(out: Path) -> Iterator[Dataset]:
+def read_only(out: Path) -> Iterator[Dataset]:
     """Open a data set for reading; a folder that is missing is an empty one."""
     if out.exists():
         require_dataset(out)

@@ -18,6 +18,7 @@ from typing import Any
 from node.completeness import COUNTED_RULES, NO_MORE
 from node.index.engine.about_keys import REVISION
 from node.index.engine.words import Words
+from node.selector.fields import POSITION_DIGITS
 from node.volume.reasons import REMEDIES
 
 Row = dict[str, Any]
@@ -164,7 +165,8 @@ def years_of(age: str) -> str:
 def grid_of(volume: str, say: Words) -> dict[str, str]:
     """Return the SQL of each field of the grid of a row of ``volumes``: see `node.selector.grid_fields`."""
     columns, rows, slices, times = (f"CAST({say.number(f'{volume}.shape', axis)} AS BIGINT)" for axis in range(4))
-    across, down, through = (f"CAST({say.number(f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(3))
+    across, down = (f"CAST({say.number(f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(2))
+    through = say.rounded(say.number(f"{volume}.spacing_mm", 2), POSITION_DIGITS)
     return {
         "columns": columns,
         "rows": rows,

@@ -18,6 +18,10 @@ class Said(NamedTuple):
 
 EACH = Said("json_each({0})", "json_array_elements_text(CAST({0} AS JSON))")
 NUMBER = Said("json_extract({0}, '$[{1}]')", "CAST({0} ->> {1} AS NUMERIC)")
+ROUNDED = Said(
+    "CASE WHEN {0} IS NOT NULL THEN CAST(printf('%.{1}g', {0}) AS FLOAT) END",
+    "CAST(to_char(CAST({0} AS NUMERIC), '9.' || repeat('9', {1} - 1) || 'EEEE') AS FLOAT)",
+)
 TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
 SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
 DISTINCT = Said("json_group_array(DISTINCT {0})", "coalesce(json_agg(DISTINCT {0}), '[]')")
@@ -51,6 +55,10 @@ class Words:
 
     def number(self, array: str, place: int) -> str:
         return self._say(NUMBER, array, place)
+
+    def rounded(self, number: str, digits: int) -> str:
+        """Return a number with so many significant digits."""
+        return self._say(ROUNDED, number, digits)
 
     def text(self, item: str, key: str) -> str:
         return self._say(TEXT, item, key)

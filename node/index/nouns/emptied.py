@@ -24,6 +24,7 @@ from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.instance_files import folders_of, owe_files, owe_host_removals, owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.reopening import delete_references, reopen
+from node.index.nouns.verdicts import judge_doubted
 from node.index.work.jobs import after_deletion
 from node.index.work.outbox import forget_images
 
@@ -69,6 +70,8 @@ def delete_series_rows(
 ) -> list[str]:
     """Delete series with their instances, conversions and failures; return the folders of their volumes.
 
+    What is left of their studies is judged again.
+
     `keeps_objects`: those of instances go to the trash, and stay in the object store.
     """
     delete_references(connection, series, now)
@@ -82,7 +85,8 @@ def delete_series_rows(
     forget_images(connection, ImageRow.series_id.in_(series))
     for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
-    connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
+    gone = delete(SeriesRow).where(SeriesRow.id.in_(series)).returning(SeriesRow.study_id)
+    judge_doubted(connection, set(connection.scalars(gone)), now)
     return sorted(folders)
 
 

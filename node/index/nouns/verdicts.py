@@ -139,6 +139,14 @@ def doubt_parts(connection: Connection, series_id: int, now: dt.datetime) -> Non
         judge(connection, part, now)
 
 
+def judge_doubted(connection: Connection, studies: Collection[int], now: dt.datetime) -> None:
+    """Judge series again that are not complete: what spoke against them may be another series, which is gone now."""
+    doubted = SeriesRow.verdict != "complete", SeriesRow.state == "converted", SeriesRow.protocol_name.is_not(None)
+    of_studies = select(SeriesRow.id).where(SeriesRow.study_id.in_(studies), *doubted).order_by(SeriesRow.id)
+    for series_id in connection.scalars(of_studies).all():
+        judge(connection, series_id, now)
+
+
 def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
     """Let the list of a performed procedure step that has just ended count for a series, if there is one.
 
