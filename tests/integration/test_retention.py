@@ -96,15 +96,22 @@ def test_a_study_that_a_route_still_owes_stays_until_the_message_has_ended(root:
     root.index.deliveries.record(lane, waiting, found, root.clock())
     assert rules.run_once(root.clock()) == 0, "the destination is down"
     assert spared(root) == owed
+    ended = [Attempt(one, Ended("failed", "refused"), 2) for one in found]
+    root.index.deliveries.record(lane, ended, (), root.clock())
+    assert (rules.run_once(root.clock()), studies(root)) == (1, set())
+
+
+@pytest.mark.slow
+def test_commands_say_that_messages_keep_a_study_from_retention_and_not_from_a_person(root: Root) -> None:
+    root.index.deliveries.begin("route", {lane_to("up", "ORTHANC"): ("series-quiet",)})
+    uid = take_study(root)
+    root.convert_due()
     (root.folder / "conf.d").mkdir()
     (root.folder / "conf.d" / "50.toml").write_text("[retention]\ndays = 30\n")
     said = run("retention", "--root", root.folder, check=True).stdout
     assert "kept by messages that wait for hooks or routes, and due otherwise: 1 study" in said
     said = run("delete", uid, "--dry-run", "--root", root.folder, check=True).stdout
     assert "messages to hooks or routes wait" in said
-    ended = [Attempt(one, Ended("failed", "refused"), 2) for one in found]
-    root.index.deliveries.record(lane, ended, (), root.clock())
-    assert (rules.run_once(root.clock()), studies(root)) == (1, set())
 
 
 def test_a_dry_run_deletes_nothing(root: Root) -> None:
