@@ -64,7 +64,7 @@ C_FIND = "C-FIND"
 NO_MORE = "as well (C-FIND)"
 """In the reason of a verdict: the sender lacks what seems to be missing, too."""
 MPPS = "Performed Series Sequence (0040,0340)"
-OF_THESE_INSTANCES = "the SOP Instance UIDs of these instances"
+COPIES_LEFT_OUT = "of the same content left out"
 """The end of a reason that counts further files of the same instances."""
 MAX_NAMED = 10
 """UIDs of missing instances that a reason names."""
@@ -358,8 +358,8 @@ def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Complete
     verdict = _with_conflicts(_judged(known, found), known)
     if not known.copies:
         return verdict
-    more = counted(known.copies, "more file has", "more files have")
-    return replace(verdict, reason=f"{verdict.reason}; {more} {OF_THESE_INSTANCES}")
+    copies = counted(known.copies, "copy", "copies")
+    return replace(verdict, reason=f"{verdict.reason}; {copies} {COPIES_LEFT_OUT}")
 
 
 def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:

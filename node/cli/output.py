@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 MAX_NAMED_FILES = 20
 """Maximum number of lines about skipped or refused files."""
 
-MAX_OF_A_REASON = 3
+MAX_OF_A_REASON = 5
 """Files with one reason that have a line each."""
 
 _UNUSUAL = re.compile(r"[^\n -~]")

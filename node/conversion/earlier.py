@@ -106,6 +106,7 @@ def left_over(listing: dict[str, list[Row]], before: Iterable[Row], out: Path, *
         for uid in row.get("joined_series", (row["series_instance_uid"],))
     }
     places = {row["series_instance_uid"]: row["path"] for row in reversed(listing["volumes"])}
+    of_more = {name for row in listing["series"] for name in row.get("lacks", ())}
     not_chosen = {_key(row) for row in listing["not_chosen"]}
     left = []
     for series in before:
@@ -113,7 +114,9 @@ def left_over(listing: dict[str, list[Row]], before: Iterable[Row], out: Path, *
         if not files:
             continue
         name = names.get(_key(series)) if series["series_instance_uid"] else None
-        if name is not None:
+        if series["name"] in of_more:
+            reason = "it has instances that are not in IN"
+        elif name is not None:
             place = name if name != series["name"] else places.get(series["series_instance_uid"])
             reason = f"its series is {place} now" if place else "its series has no volume now"
         else:

@@ -101,11 +101,12 @@ def without_far_reports(headers: Mapping[str, InstanceHeader], assembly: Assembl
 def _other_versions(assembly: Assembly) -> Iterator[Evidence]:
     """Yield a finding if files have the SOP Instance UIDs of others, and not their content, or none that can be used.
 
-    What cannot be used may have been another content.
+    What cannot be used may have been another content, unless it was cut: then the whole file is what was meant.
     """
+    cut = sum(one.file is not None and one.reason is Reason.CUT for one in assembly.exclusions)
     facts = {
         "but not the same content": assembly.versions - assembly.unusable,
-        "but no pixels that can be used": assembly.unusable,
+        "but no pixels that can be used": assembly.unusable - cut,
     }
     for fact, count in facts.items():
         if count:

@@ -41,6 +41,7 @@ class FolderSeries:
     `folder`: that of its study, relative to OUT. `name`: what the names of its files begin with.
     `file_names`: what the input calls each file; empty if nobody may know.
     `facts`: what a selector compares, if there is one.
+    `lacks`: by the names of files of earlier runs that stay, how many instances these have that the series lacks.
     """
 
     study_instance_uid: str
@@ -54,6 +55,7 @@ class FolderSeries:
     joined: Joined | None = None
     file_names: dict[Path, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=dict)
+    lacks: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_described(self) -> bool:

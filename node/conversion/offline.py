@@ -10,9 +10,11 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from node.conversion.earlier import DESCRIBED, LISTING, Row, change_of, earlier_
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
-from node.conversion.out_folder import Layout, is_of_study, is_ours, replace_files, work_folder
+from node.conversion.out_folder import Layout, is_of_study, is_ours, only_run, replace_files, work_folder
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal
@@ -30,6 +32,9 @@ from node.writers.options import WriteOptions
 
 WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA) Storage$")
 """Names of SOP classes of which no file is ever made; others may turn out to have no image."""
+
+STOPPED = "was not converted before the run was stopped"
+"""Why a series is not in the listing of a run that ended early."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""
@@ -73,13 +78,18 @@ def convert_folder(
     files that are not DICOM instances, with the reason, and ``left``: see `left_over`. ``files``: how many files were
     ``found``, and what became of them, which adds up to as many (`node.conversion.account`). The result does not depend
     on `workers`.
+
+    A run that is stopped lists what it has written, and the other series in ``not_chosen``; if it has written nothing,
+    the ``conversion.json`` of the last run stays.
+
+    Raises VoxelnodeError: another run writes into `out`.
     """
-    listing, fates = _empty_listing(), Counter[str]()
+    listing = _empty_listing()
     layout = layout or Layout()
     chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
-    with work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
+    with only_run(out), work_folder(out, alone=True) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = grouped_series(paths, work, listing["not_dicom"])
         if layout.anonymous:
             listing["not_dicom"] = [{**row, "name": None} for row in listing["not_dicom"]]
@@ -87,44 +97,40 @@ def convert_folder(
         layout, all_series = _chosen(
             grouped.values(), chosen, out, before, layout, listing["not_chosen"], on_people, join=options.repair
         )
+        outcomes: list[tuple[Listing, Counter[str]]] = []
+        converting: list[Future[Converted | Refusal | str]] = []
+
+        def note(series: FolderSeries, converted: Converted | Refusal | str) -> Listing:
+            outcomes.append(_outcome(series, converted, layout, before, out))
+            return outcomes[-1][0]
+
+        def write() -> None:
+            fates = _gathered(outcomes, listing)
+            listing["left"] = left_over(listing, before, out, anonymous=layout.anonymous)
+            listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
+            file = work / LISTING
+            file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+            os.replace(file, out / file.name)
+
         try:
-            converting = [
-                pool.submit(
-                    _converted,
-                    series,
-                    out,
-                    work,
-                    options,
-                    layout,
-                    chosen,
-                    lambda job: run(job, cancelled),
-                    partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid)),
-                )
-                for series in all_series
-            ]
+            for series in all_series:
+                look_up = partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid))
+                own = series, out, work, options, layout, chosen, lambda job: run(job, cancelled), look_up
+                converting.append(pool.submit(_converted, *own))
             for series, future in shown([*zip(all_series, converting, strict=True)]):
-                converted = future.result()
-                if isinstance(converted, str):
-                    fates[NOT_CHOSEN] += len(series.instances)
-                    listing["not_chosen"].append(_left_out(series, converted))
-                    continue
-                files = FilesOfSeries(series, converted)
-                fates += files.fates()
-                row = _listed(series, converted, layout, files)
-                [described] = row["series"]
-                described |= change_of(described, row["volumes"], before, out)
-                for key, rows in row.items():
-                    listing[key].extend(rows)
-                on_series(row)
+                row = note(series, future.result())
+                if row["series"]:
+                    on_series(row)
         except BaseException:  # Ctrl-C too
             cancelled.set()
             pool.shutdown(cancel_futures=True)
+            for series, ended in [*zip_longest(all_series, converting)][len(outcomes) :]:
+                note(series, _ended(ended))
+            if any(row["volumes"] for row, _ in outcomes):
+                with suppress(OSError):  # a full disk may be why it ends
+                    write()
             raise
-        listing["left"] = left_over(listing, before, out, anonymous=layout.anonymous)
-        listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
-        file = work / LISTING
-        file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-        os.replace(file, out / file.name)
+        write()
     return listing
 
 
@@ -292,6 +298,38 @@ def _converted(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _gathered(outcomes: Iterable[tuple[Listing, Counter[str]]], listing: Listing) -> Counter[str]:
+    """Add the rows of each series to a listing; return how many files have each fate."""
+    fates = Counter[str]()
+    for row, own in outcomes:
+        fates += own
+        for key, rows in row.items():
+            listing[key].extend(rows)
+    return fates
+
+
+def _ended(future: Future[Converted | Refusal | str] | None) -> Converted | Refusal | str:
+    """Return what a conversion of a run that was stopped has returned, or `STOPPED` if it did not come to its end."""
+    return STOPPED if future is None or future.cancelled() or future.exception() else future.result()
+
+
+def _outcome(
+    series: FolderSeries, converted: Converted | Refusal | str, layout: Layout, before: Sequence[Row], out: Path
+) -> tuple[Listing, Counter[str]]:
+    """Return the rows of one series for ``conversion.json``, and how many of its files have each fate.
+
+    `converted`: from `_converted`. `before`: from `earlier_series`.
+    """
+    if isinstance(converted, str):
+        rows = {**_empty_listing(), "not_chosen": [_left_out(series, converted)]}
+        return rows, Counter({NOT_CHOSEN: len(series.instances)})
+    files = FilesOfSeries(series, converted)
+    rows = _listed(series, converted, layout, files)
+    [described] = rows["series"]
+    described |= change_of(described, rows["volumes"], before, out)
+    return rows, files.fates()
+
+
 def _look_up(
     grouped: Mapping[SeriesKey, FolderSeries], referring: SeriesKey, keys: Sequence[SeriesKey]
 ) -> tuple[ReferencedSeries, ...]:
@@ -336,7 +374,7 @@ def _refusal_row(series: FolderSeries, refusal: Refusal, files: FilesOfSeries) -
 
 
 def _series_row(series: FolderSeries) -> dict[str, Any]:
-    return {**_described(series), "name": series.path}
+    return {**_described(series), "name": series.path, **({"lacks": series.lacks} if series.lacks else {})}
 
 
 def _path_of(series: FolderSeries, file: str, layout: Layout) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 from node.conversion.found_series import FolderSeries
 from node.conversion.naming import ANONYMOUS, DEFAULT, NameTemplate, is_file_of, name_template
+from node.durable import locked
+from node.errors import VoxelnodeError
 
 WORK_PREFIX = ".converting-"
 
@@ -50,14 +52,32 @@ class Layout:
 
 
 @contextmanager
-def work_folder(out: Path, prefix: str = WORK_PREFIX) -> Iterator[Path]:
+def only_run(out: Path) -> Iterator[None]:
+    """Lock a folder: one run at a time writes into it. A file system without locks lets several.
+
+    Raises VoxelnodeError: another run writes into it.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            lock = locked(out, os.O_RDONLY | os.O_DIRECTORY)
+            if lock is None:
+                remedy = "wait for its end, or name another folder with -o"
+                raise VoxelnodeError(f"another process converts into {out}: {remedy}")
+            held.callback(os.close, lock)
+        yield
+
+
+@contextmanager
+def work_folder(out: Path, prefix: str = WORK_PREFIX, *, alone: bool = False) -> Iterator[Path]:
     """Create a folder in `out` for unfinished files; remove it at the end.
 
     First remove the folders of killed runs: their locks ended with their processes.
+
+    `alone`: `only_run` has locked `out`, so that no folder belongs to a run that is about to lock it.
     """
     for left in out.glob(f"{prefix}*"):
         with ExitStack() as tried, suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
+            if (alone or time.time() - left.stat().st_mtime > UNLOCKED_SECONDS) and _is_locked(left, tried):
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out) as work, ExitStack() as held:
         _is_locked(Path(work), held)
@@ -76,14 +96,24 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
 
 
 def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:
-    """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
+    """Return whether a series may replace all files by a name, if there are any.
+
+    They are of an earlier conversion of this series, and of no instances that it lacks; else `FolderSeries.lacks` gets
+    the number of these.
+    """
     present = _files_by(out, name, layout)
     if not all(file.is_file() and is_file_of(file.name, name) for file in present):
         return False
-    owners = {_owner_in(file) for file in present if file.suffix == ".json"}
+    contents = [_content_of(file) for file in present if file.suffix == ".json"]
+    owners = {_owner_in(content) for content in contents}
     if not series.series_instance_uid and series.owner in owners:
         owners.discard(None)  # the outlines of its volume, which name no series either
-    return owners <= {series.owner}
+    if not owners <= {series.owner}:
+        return False
+    made_of = {uid for content in contents for uid in _sources_in(content)}
+    if lacking := len(made_of.difference(uid for uid, _ in series.instances)):
+        series.lacks[f"{series.folder}/{name}" if series.folder else name] = lacking
+    return not lacking
 
 
 def is_of_study(out: Path, study_instance_uid: str, folder_name: str) -> bool:
@@ -105,13 +135,16 @@ def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
     return [folder] if folder.exists() or folder.is_symlink() else []
 
 
-def _owner_in(sidecar: Path) -> str | None:
+def _owner_in(content: dict[str, Any]) -> str | None:
     """Return whose a sidecar, or the outlines of a volume, are: see `FolderSeries.owner`; None if nothing says it."""
-    content = _content_of(sidecar)
-    try:
-        return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))
-    except (KeyError, TypeError, StopIteration):
-        return None
+    owner = content.get("SeriesInstanceUID") or next(iter(_sources_in(content)), None)
+    return None if owner is None else str(owner)
+
+
+def _sources_in(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``sources`` of a sidecar, by SOP Instance UID."""
+    sources = content.get("sources")
+    return sources if isinstance(sources, dict) else {}
 
 
 def _content_of(sidecar: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from node.volume.assemble import DAMAGE, assemble, damage_detail
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
+from node.volume.read.pixel_layout import SEND_AGAIN
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.series import WITHOUT_PIXELS, as_refusals, exclusion_warnings
 from node.volume.volumes import times_of
@@ -152,15 +153,22 @@ def _assembled(
     if job.options.suv:
         assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)
     lacking, others_of_theirs = files.lacking()
+    apart = [_without_remedy(one) for one in (*others_of_theirs, *assembly.exclusions)]
     warnings_of_all = exclusion_warnings(lacking)
     assembly = replace(
         assembly,
         volumes=tuple(replace(one, warnings=(*one.warnings, *warnings_of_all)) for one in assembly.volumes),
-        exclusions=(*lacking, *others_of_theirs, *assembly.exclusions),
+        exclusions=(*lacking, *apart),
         versions=assembly.versions + len(others_of_theirs),
         unusable=assembly.unusable + len(others_of_theirs),
     )
     return assembly, known
+
+
+def _without_remedy(exclusion: Exclusion) -> Exclusion:
+    """Return an exclusion; of a cut file, beside another of its instance, it does not ask to send it again."""
+    is_beside = exclusion.file is not None and exclusion.reason is Reason.CUT
+    return replace(exclusion, detail=exclusion.detail.removesuffix(SEND_AGAIN)) if is_beside else exclusion
 
 
 def _findings(

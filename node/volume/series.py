@@ -190,7 +190,7 @@ def exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, 
     warnings = []
     if files:
         detail = counted(files, "file was", "files were")
-        detail += " left out: with the SOP Instance UID of another one, and another content"
+        detail += " left out: with the SOP Instance UID of another one, and not its content"
         warnings.append(VolumeWarning(WarningKind.SAME_POSITION_TWICE, detail))
     if no_images:
         detail = counted(no_images, "instance of the series is no image", "instances of the series are no images")

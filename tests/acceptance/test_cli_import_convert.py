@@ -106,6 +106,7 @@ def test_of_two_files_of_one_instance_it_is_said_which_is_used(tmp_path: Path) -
     make.saved([*series, other, cut, series[2]], tmp_path)
     line, instead, without, files, total = run("convert", tmp_path, "-o", tmp_path / "out").stdout.splitlines()
     assert "suspect: 1 file has the SOP Instance UID of another, but not the same content; " in line
+    assert "; 1 copy of the same content left out; " in line
     assert instead.endswith(f", which is used: left out {tmp_path}/0003.dcm, used {tmp_path}/0000.dcm")
     assert without.endswith(f" without Pixel Data (7FE0,0010): left out {tmp_path}/0004.dcm, used {tmp_path}/0001.dcm")
     assert files == "6 files: 3 used, 2 excluded, 1 duplicate"
@@ -173,6 +174,17 @@ def test_a_second_run_prints_what_it_changed_and_what_is_left(tmp_path: Path) ->
     assert stays == "left     002_CT: its series is not in IN"
     assert leaves.startswith(f"files of 1 series in {tmp_path / 'out'} are of earlier runs, not of this one")
     assert total.startswith("1 series: 1 converted (1 file; 1 replaced) in ")
+
+
+@pytest.mark.slow
+def test_a_run_of_a_part_says_that_the_earlier_volume_stays_and_what_helps(tmp_path: Path) -> None:
+    series = make.ct_series(5)
+    for name, instances in (("early", series[:4]), ("late", series[4:])):
+        make.saved(instances, tmp_path / name)
+    run("convert", tmp_path / "early", "-o", tmp_path / "out")
+    said = "kept 001_CT: it has 4 instances of this series that are not in IN; convert all files of the series together"
+    for option in ((), ("--list",)):
+        assert said in run("convert", tmp_path / "late", "-o", tmp_path / "out", *option).stdout
 
 
 def test_a_structure_set_without_its_images_is_refused_once(tmp_path: Path) -> None:
@@ -343,7 +355,8 @@ def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int,
     assert process.returncode == status
     assert re.fullmatch(r"voxelnode: stopped after \d series; run it again for all of them\n", reported)
     assert not list(out.glob(".*"))
-    assert not (out / "conversion.json").exists()
+    listed = json.loads((out / "conversion.json").read_text())["volumes"] if (out / "conversion.json").exists() else []
+    assert {out / row["path"] for row in listed} == {*out.rglob("*.nii.gz")}
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node.child_process.messages import ChildCancelled
 from node.conversion.chosen import chosen
 from node.conversion.found_series import HEAD_BYTES
 from node.conversion.job import ConversionJob, Converted
@@ -36,7 +37,7 @@ from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
 from node.conversion.pool import ConverterDied
 from node.dicom import header
-from node.errors import UsageError
+from node.errors import UsageError, VoxelnodeError
 from node.receive.dicom_files import identify
 from node.settings.convert import Convert
 from node.writers.options import write_options
@@ -482,7 +483,7 @@ def without_packing(listing: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_left_behind_is_removed_and_what_is_at_work_is_not(tmp_path: Path) -> None:
+def test_one_run_at_a_time_has_a_folder_and_the_next_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     folder, out = saved(make.ct_series(3, series_uid="1.2.3"), tmp_path / "in"), tmp_path / "out"
     program = """
 import sys, threading
@@ -502,11 +503,11 @@ convert_folder([Path(sys.argv[1])], Path(sys.argv[2]), OPTIONS, wait)
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         begun = Path(other.stdout.readline().strip())
-        os.utime(begun.parent, (0, 0))  # it began long ago
-        convert_folder([folder], out, OPTIONS, here)
+        with pytest.raises(VoxelnodeError, match=f"into {out}: wait for its end, or name another folder with -o"):
+            convert_folder([folder], out, OPTIONS, here)
         assert begun.is_dir()
         other.kill()
-    os.utime(begun.parent, (0, 0))
+    assert begun.is_dir()
     convert_folder([folder], out, OPTIONS, here)
     assert {path.name for path in out.iterdir()} == {"001_CT", "conversion.json"}
 
@@ -637,6 +638,76 @@ def test_a_later_run_tells_what_it_changed_and_what_it_leaves(tmp_path: Path) ->
     nobody = convert_folder([part, rest], out, OPTIONS, here, layout=Layout(anonymous=True))
     assert "Doe" not in json.dumps(nobody)
     assert len(nobody["left"]) == 5
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_files_of_instances_that_a_later_run_lacks_stay(tmp_path: Path, flat: bool, is_listed: bool) -> None:
+    series, out, layout = make.ct_series(8), tmp_path / "out", Layout(flat=flat)
+    early, late = saved(series[:6], tmp_path / "early"), saved(series[6:], tmp_path / "late")
+    convert_folder([early], out, OPTIONS, here, layout=layout)
+    before = files_in(out)
+    del before["conversion.json"]
+    for _ in range(2):
+        if not is_listed:
+            (out / "conversion.json").unlink()
+        later = convert_folder([late], out, OPTIONS, here, layout=layout)
+        [row] = later["series"]
+        assert (row["name"], row["lacks"]) == ("001_CT-2", {"001_CT": 6})
+        assert files_in(out).items() >= before.items()
+    if is_listed:
+        assert left(later) == {"001_CT": "it has instances that are not in IN"}
+    both = convert_folder([early, late], out, OPTIONS, here, layout=layout)
+    assert [row["shape"][2] for row in both["volumes"]] == [8]
+    assert (of(both), "lacks" in both["series"][0]) == ({str(series[0].SeriesInstanceUID): "001_CT"}, False)
+    assert left(both) == {"001_CT-2": "its series is 001_CT now"}
+
+
+def test_a_refused_series_removes_no_files_of_instances_that_it_lacks(tmp_path: Path) -> None:
+    series, out = make.ct_series(6), tmp_path / "out"
+    convert_folder([saved(series, tmp_path / "in")], out, OPTIONS, here)
+    before = files_in(out)
+    del before["conversion.json"], series[0].PixelData
+    listing = convert_folder([saved(series[:1], tmp_path / "late")], out, OPTIONS, here)
+    assert (changes(listing), listing["series"][0]["lacks"]) == ([None], {"001_CT": 5})
+    assert files_in(out).items() >= before.items()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_that_is_stopped_lists_what_it_has_written(tmp_path: Path, workers: int) -> None:
+    folders = [
+        saved(make.ct_series(3, study_uid="1.2", SeriesNumber=number), tmp_path / f"{number}") for number in (1, 2, 3)
+    ]
+    out, last_done = tmp_path / "out", threading.Event()
+    convert_folder(folders[2:], out, OPTIONS, here)
+
+    def run(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        if job.name == "002_CT":
+            assert cancelled.wait(30)
+            raise ChildCancelled
+        if job.name == "001_CT" and workers > 1:
+            assert last_done.wait(30)
+        converted = here(job, cancelled)
+        if job.name == "003_CT":
+            last_done.set()
+        return converted
+
+    def stop(row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_folder(folders, out, OPTIONS, run, workers, on_series=stop)
+    listing = json.loads((out / "conversion.json").read_text())
+    names = {"001_CT"} if workers == 1 else {"001_CT", "003_CT"}
+    assert (
+        {row["name"] for row in listing["series"]} == {row["path"].split("/")[0] for row in listing["volumes"]} == names
+    )
+    assert left(listing) == ({"003_CT": "its series is left out"} if workers == 1 else {})
+    stopped = [row["series_number"] for row in listing["not_chosen"] if "was stopped" in row["reason"]]
+    assert stopped == ([2, 3] if workers == 1 else [2])
+    assert listing["files"]["found"] == 9 == listing["files"]["used"] + listing["files"]["not_chosen"]
+    last = convert_folder(folders, out, OPTIONS, here)
+    assert changes(last) == ["unchanged", "new", "unchanged"]
 
 
 def test_files_that_a_later_run_takes_back_are_called_removed(tmp_path: Path) -> None:

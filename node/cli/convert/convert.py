@@ -16,7 +16,7 @@ import typer
 
 from node.cli.options import Configured, Given, Json
 from node.cli.output import WIDTH, Answer, each_shown, named_files, print_within, printable
-from node.completeness import OF_THESE_INSTANCES
+from node.completeness import COPIES_LEFT_OUT
 from node.counted import counted, interpolated
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
@@ -274,6 +274,7 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
             head, name = f"{_head(row)}  {row['instances']:>5}", printable(row["sop_class"])
             target = f"-> {printable(str(out / row['path']))}" if row["path"] else "no image"
             print_within(f"{head}  {name}  {target}", head, name, target)
+            _print_kept(head, row)
         _print_problems(plan)
         if selection.told:
             names = ", ".join(sorted(selection.told))
@@ -313,7 +314,15 @@ def _print_series(listing: dict[str, Any], out: Path) -> None:
         _print_volumes(head, series, volumes, copies, out)
     if series["change"] == "removed":
         _print_line(head, f"removed {printable(series['name'])}: an earlier run wrote it")
+    _print_kept(head, series)
     _print_exclusions(head, listing["exclusions"])
+
+
+def _print_kept(head: str, series: dict[str, Any]) -> None:
+    """Print which files of earlier runs a series does not replace, because it lacks instances that they have."""
+    for name, lacking in series.get("lacks", {}).items():
+        made_of = f"{counted(lacking, 'instance')} of this series that {'is' if lacking == 1 else 'are'} not in IN"
+        _print_line(head, f"kept {printable(name)}: it has {made_of}; convert all files of the series together")
 
 
 def _in_files(files: Sequence[str]) -> str:
@@ -369,7 +378,7 @@ def _print_volumes(
     doubted = verdict if verdict and verdict["state"] in ("incomplete", "suspect") else None
     notes += [f"{doubted['state']}: {printable(doubted['reason'])}"] if doubted else []
     notes += _warnings(volumes, out, doubted["reason"] if doubted else "")
-    if verdict and not doubted and verdict["reason"].endswith(OF_THESE_INSTANCES):
+    if verdict and not doubted and verdict["reason"].endswith(COPIES_LEFT_OUT):
         notes.append(verdict["reason"].rpartition("; ")[2])
     for copy in copies[:1]:
         is_uneven = first["geometry"] == "irregular"

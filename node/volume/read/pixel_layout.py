@@ -24,6 +24,9 @@ FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
 PIXELS = ("PixelData", *FLOATS)
 """Attributes that hold pixels; an image has one of them (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
 
+SEND_AGAIN = "; send it again"
+"""The end of what is said of an instance that was cut."""
+
 GREY = frozenset(("MONOCHROME1", "MONOCHROME2"))
 HALF_SAMPLED = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
 _COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", *HALF_SAMPLED))
@@ -164,7 +167,7 @@ def _fit(words: Array, bits: int, signed: bool) -> bool:
 
 def cut(pixels: CutPixels) -> ConversionRefused:
     """Return the refusal of an instance that has not all its pixels."""
-    return ConversionRefused(Reason.CUT, f"{pixels}; send it again")
+    return ConversionRefused(Reason.CUT, f"{pixels}{SEND_AGAIN}")
 
 
 def contradictory(detail: str) -> ConversionRefused:

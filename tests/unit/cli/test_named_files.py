@@ -17,6 +17,11 @@ def test_many_files_are_cut_to_the_first_and_a_count(more: int, last: list[str])
     assert lines[MAX_NAMED_FILES:] == [f"skipped {count}; --json lists all" for count in last]
 
 
+def test_a_few_files_with_one_reason_are_all_named() -> None:
+    files = [(f"{number}.gz", "compressed with gzip") for number in range(5)]
+    assert list(named_files("skipped", files)) == [f"skipped {name}: {reason}" for name, reason in files]
+
+
 def test_many_files_with_one_reason_hide_no_other() -> None:
     files = [(f"{number}.gz", "compressed with gzip") for number in range(MAX_NAMED_FILES + 1)]
     first = ", ".join(name for name, _ in files[:MAX_OF_A_REASON])

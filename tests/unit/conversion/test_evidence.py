@@ -411,7 +411,7 @@ def test_further_files_of_an_instance_are_counted_in_the_verdict(judge: Judge) -
     [image] = make.ct_series(1)
     verdict = judge([image] * 5)
     assert (verdict.state, verdict.received) == ("complete", 1)
-    assert verdict.reason.endswith("; 4 more files have the SOP Instance UIDs of these instances")
+    assert verdict.reason.endswith("; 4 copies of the same content left out")
 
 
 @pytest.mark.parametrize("slices", [1, 6])
@@ -420,7 +420,7 @@ def test_a_series_with_two_contents_under_one_uid_is_not_complete(judge: Judge, 
     verdict = judge([*series, with_other_pixels(series[0], 7), with_other_pixels(series[0], 8)])
     assert (verdict.state, verdict.rule) == ("suspect", "versions")
     assert "not the same content" in verdict.reason
-    assert "more file" not in verdict.reason
+    assert "left out" not in verdict.reason
 
 
 @pytest.mark.parametrize("without", [True, False])
@@ -433,10 +433,9 @@ def test_the_first_copy_that_can_be_decoded_is_used(without: bool, tmp_path: Pat
     assert [file.shape for file in found.files if file.shape] == [(make.COLUMNS, make.ROWS, 4)]
     assert [Path(exclusion.file or "").name for exclusion in found.exclusions] == ["0000.dcm", "0001.dcm"]
     assert {exclusion.reason for exclusion in found.exclusions} == {Reason.CUT}
-    assert found.completeness.rule == "versions"
-    unusable = "2 files have the SOP Instance UIDs of others, but no pixels that can be used; "
-    assert found.completeness.reason.startswith(unusable)
-    assert found.completeness.reason.endswith("; 1 more file has the SOP Instance UIDs of these instances")
+    assert not [exclusion for exclusion in found.exclusions if "send it again" in exclusion.detail]
+    assert found.completeness.state == "complete"  # there is nothing to do
+    assert found.completeness.reason.endswith("; 1 copy of the same content left out")
     [sidecar] = (json.loads(path.read_text()) for path in (tmp_path / "cut").glob("*.json"))
     assert sidecar["ConvolutionKernel"] == ["whole"]
 
@@ -450,7 +449,8 @@ def test_a_whole_file_is_used_instead_of_one_that_cannot_be_read(tmp_path: Path)
     uids = [str(ds.SOPInstanceUID) for ds in (broken, *series)]
     found = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
     assert [(Path(one.file or "").name, one.reason) for one in found.exclusions] == [("0000.dcm", Reason.CUT)]
-    assert (found.completeness.state, found.completeness.rule) == ("suspect", "versions")
+    assert "send it again" not in found.exclusions[0].detail
+    assert found.completeness.state == "complete"
     assert [file.warnings for file in found.files if file.shape] == [()]
 
 
