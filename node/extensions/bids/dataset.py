@@ -214,7 +214,6 @@ class Dataset:
         state = read_state(folder)
         change = SessionChange()
         targets = _targets(folder, state, wanted, leave, change, place)
-        _list_changed(folder, targets, change, place)
         written: dict[str, Path] = {}
         if not dry_run:
             self._write_images(targets, state, written, change, place)
@@ -252,9 +251,7 @@ class Dataset:
                     break
                 sync_file(path)
                 written[f"{stem}{extension}"] = path
-                files = {**target.entry.files, extension: digest}
-                sizes = {**target.entry.sizes, extension: path.stat().st_size}
-                target.entry = replace(target.entry, files=files, sizes=sizes)
+                target.entry = replace(target.entry, files={**target.entry.files, extension: digest})
 
     def _replace(
         self,
@@ -384,8 +381,6 @@ def read_state(folder: Path) -> SessionState:
         for stem, entry in volumes.items():  # a data set may come from elsewhere, and these become paths
             if not _STEM.fullmatch(stem) or not all(map(_EXTENSION.fullmatch, entry.files)):
                 raise ValueError
-            if not entry.sizes.keys() <= entry.files.keys():
-                raise ValueError
         return SessionState(tuple(content["studies"]), volumes)
     except FileNotFoundError:
         return SessionState()
@@ -435,29 +430,6 @@ def _targets(
     return targets | found
 
 
-def _list_changed(folder: Path, targets: Mapping[str, _Target], change: SessionChange, place: str) -> None:
-    """Add to the conflicts the files that stay and are missing, or have not the size with which they were written."""
-    listed = {path for path, _ in change.conflicts}
-    for target in targets.values():
-        for extension, name in target.links.items():
-            path, written, found = f"{place}/{name}", target.entry.sizes.get(extension), _size_of(folder / name)
-            if path in listed:
-                continue
-            if not os.path.lexists(folder / name):
-                change.conflicts.append((path, "was written by this program, and is missing; restore it"))
-            elif found is not None and written not in (None, found):
-                why = f"has {found} bytes, and {written} were written; move it away to get it anew"
-                change.conflicts.append((path, why))
-
-
-def _size_of(file: Path) -> int | None:
-    """Return the size of a file; None if its content is elsewhere, see `digest_of`."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return None
-
-
 def _changed_file(folder: Path, stem: str, entry: WrittenVolume) -> str:
     """Return a file of a volume that somebody changed; empty if there is none."""
     names = ((f"{stem}{extension}", digest) for extension, digest in entry.files.items())
@@ -479,18 +451,13 @@ def _target(folder: Path, state: SessionState, stem: str, volume: WantedVolume, 
     image = identity_of(volume.files[main])
     target = _Target(WrittenVolume(volume.series, volume.stack, image, {}), before)
     digests: dict[str, str] = {}
-    sizes: dict[str, int] = {}
     for extension, content in volume.files.items():
-        if isinstance(content, bytes):
-            sizes[extension] = len(content)
         name, old = f"{stem}{extension}", f"{before}{extension}"
         is_there = earlier is not None and extension in earlier.files and os.path.lexists(folder / old)
         if earlier is not None and is_there:
             known = earlier.source if extension == main else earlier.files[extension]
             if identity_of(content) == known:
                 target.links[extension], digests[extension] = old, earlier.files[extension]
-                if extension in earlier.sizes:
-                    sizes[extension] = earlier.sizes[extension]
                 continue
             if digest_of(folder / old) not in (None, earlier.files[extension]):
                 raise _Conflict(old, "was changed by hand; move it away to get the new one")
@@ -498,7 +465,7 @@ def _target(folder: Path, state: SessionState, stem: str, volume: WantedVolume, 
             raise _Conflict(name, "was not written by this program; move it away")
         target.contents[extension] = content
         digests[extension] = identity_of(content)
-    target.entry = replace(target.entry, files=digests, sizes=sizes)
+    target.entry = replace(target.entry, files=digests)
     return target
 
 

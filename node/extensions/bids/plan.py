@@ -94,16 +94,12 @@ class SubjectSeries:
 
 @dataclass(frozen=True, slots=True)
 class WrittenVolume:
-    """A volume that is in the data set: its files by their extensions, with digests and sizes of what was written.
-
-    Earlier versions kept no sizes.
-    """
+    """A volume that is in the data set: its files by their extensions, with the digests of what was written."""
 
     series: str
     stack: int
     source: str
     files: Mapping[str, str]
-    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
