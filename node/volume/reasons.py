@@ -69,7 +69,6 @@ class Reason(StrEnum):
     PROJECTIONS = "projections"  # from several angles, not reconstructed yet
     SAME_POSITION_TWICE = "same-position-twice"
     INCOMPLETE = "incomplete"
-    NOT_RESAMPLED = "not-resampled"  # a sheared or uneven volume without an upright copy, which would be too large
     DUPLICATE_SLICE = "duplicate-slice"
     TOO_LARGE = "too-large"
     UNREADABLE = "unreadable"  # the data set cannot be read, although it is as it was received
