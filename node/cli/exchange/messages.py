@@ -70,16 +70,23 @@ class MessageNotDelivered(VoxelnodeError):
 
 @hooks.command("list")
 def list_hooks(root: Root) -> Listing:
-    """List the hooks and the progress of their deliveries."""
+    """List the hooks and the progress of their deliveries.
+
+    A hook of a program, which is not in the configuration, is listed while messages wait for it.
+    """
     with root.looking() as index:
         progress = index.hooks.progress()
-    rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
+    known = root.settings.hooks
+    rows = [_described(name, hook) | progress.get(name, {}) for name, hook in known.items()]
+    others = [row for name, row in progress.items() if name not in known and row["waiting"]]
+    rows += [{"on": [], "by": "not in the configuration"} | row for row in others]
 
     def show() -> None:
         print(counted(len(rows), "hook"))
         width = max((len(row["hook"]) for row in rows), default=0)
         for row in rows:
-            print_finding(row["hook"].ljust(width), f"{row['by']}: {', '.join(row['on'])}", _progress(row))
+            what = ": ".join(filter(None, (row["by"], ", ".join(row["on"]))))
+            print_finding(row["hook"].ljust(width), what, _progress(row))
 
     return Listing(rows, show, rows=rows)
 
@@ -381,11 +388,12 @@ def retry_hook(
 
     A running node delivers them at once; otherwise the next start does.
     """
-    configured(root, name)
     with root.looking() as index:
-        is_paused = index.hooks.progress().get(name, {}).get("paused")
+        progress = index.hooks.progress().get(name)
+    if progress is None:
+        configured(root, name)
     done = root.perform("retry-deliveries", hook=name, message_id=message_id)
-    paused = f"; the hook is paused: `voxelnode hooks resume {name}`" if is_paused else ""
+    paused = f"; the hook is paused: `voxelnode hooks resume {name}`" if progress and progress["paused"] else ""
     return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt{paused}")
 
 

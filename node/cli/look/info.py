@@ -405,7 +405,7 @@ def _print(description: Row) -> None:
             told = _told(description[level]) if level == "series" else description[level]
             if level == "instance":
                 told = {name: value for name, value in told.items() if name != "file_missing"}
-                told["file"] = DAMAGED_FILE if description[level]["file_missing"] else "as received"
+                told |= {"file": DAMAGED_FILE} if description[level]["file_missing"] else {}
             print_fields({f"  {name}": value for name, value in told.items() if value not in (None, "")})
     _print_states(description.get("series_of_study", ()))
     if description.get("sent"):

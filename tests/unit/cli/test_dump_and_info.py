@@ -246,6 +246,26 @@ def test_hooks_and_their_messages_are_within_80_columns(run, tmp_path: Path) -> 
     assert max(map(len, (listed + sent).splitlines())) <= 80
 
 
+def test_the_hook_of_a_program_is_listed_and_retried_while_messages_wait(run, tmp_path: Path) -> None:
+    make.saved(make.ct_series(1), tmp_path / "some")
+    run("import", "some", "--root", "here")
+    make_failures_and_deliveries(tmp_path / "here")
+    assert "a-hook-with-a-long-name" not in run("hooks", "list", "--root", "here")[1]
+    write_rows(tmp_path / "here", "UPDATE work SET state = 'waiting', outcome = NULL")
+    write_rows(
+        tmp_path / "here",
+        "INSERT INTO subscribers (kind, name, destination, wanted_kinds, wants_instances, delivered, paused) "
+        "VALUES ('hook', 'a-hook-with-a-long-name', '', '[]', :no, 0, :no)",
+        no=False,
+    )
+    listed = run("hooks", "list", "--root", "here")[1]
+    assert "a-hook-with-a-long-name  not in the configuration" in listed
+    assert "1 waiting" in listed
+    code, said = run("hooks", "retry", "a-hook-with-a-long-name", "--root", "here")[:2]
+    assert (code, "1 message waiting for another attempt" in said) == (0, True)
+    assert run("hooks", "retry", "no-such-hook", "--root", "here")[0] == 2
+
+
 def make_failures_and_deliveries(root: Path) -> str:
     """Give the oldest series a failure and a message to a hook; return its UID."""
     [row] = read_rows(
