@@ -102,6 +102,9 @@ def locked(path: Path, flags: int) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -87,12 +86,12 @@ def work_folder(out: Path, prefix: str = WORK_PREFIX, *, alone: bool = False) ->
 def _is_locked(folder: Path, until: ExitStack) -> bool:
     """Lock a folder against other processes; return False if it is locked, or if the file system has no locks."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        until.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = locked(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return False
-    return True
+    if lock is not None:
+        until.callback(os.close, lock)
+    return lock is not None
 
 
 def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:

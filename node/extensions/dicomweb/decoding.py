@@ -97,7 +97,7 @@ def _given(data: bytes, into: Path | None) -> bytes:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
-    """Read the header of a file; the data set has native pixels too. The last one is cached: viewers request many
+    """Read the header of a file, with its pixels if they are native. The last data set is cached: viewers request many
     frames of one file in a row.
     """
     header, element = None, nearby_pixels(path)

@@ -136,7 +136,7 @@ router.add_api_route(
 def _short_answer(
     order: PictureOrder, target: SelectedInstances, instance: StoredInstance, _: Callable[[], memoryview], flags: int
 ) -> Response | None:
-    """See `node.extensions.dicomweb.bursts`. A picture that was made before needs no file."""
+    """Return a picture, which needs no file if it is kept; see `node.extensions.dicomweb.bursts`."""
     data = kept_bytes(target, instance, _name_of(order), flags, partial(_picture_file, target, instance, order))
     return _sent_picture(target, order, bytes(data))
 
