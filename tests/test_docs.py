@@ -270,7 +270,7 @@ def test_the_tree_keeps_its_budget() -> None:
     allowed, counted = budget.budget(), budget.figures()
     assert list(allowed) == list(counted), "run: python -m tests.budget"
     exceeded = {name: figure for name, figure in counted.items() if figure > allowed[name]}
-    assert exceeded == {}, "run: python -m tests.budget, and say in the changelog what it buys"
+    assert exceeded == {}, "run: python -m tests.budget, and say in the commit what it buys"
     loose = {name: figure for name, figure in counted.items() if not budget.holds(allowed[name], figure)}
     assert loose == {}, "run: python -m tests.budget"
 
