@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from node.web import monitoring
 from node.web.monitoring import ROLES
 from tests import make
 from tests.integration.conftest import data_set_bytes
-from tests.rows import index_locked
+from tests.rows import give_locks_up_after, index_locked
 from tests.web.conftest import Site, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,11 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     assert "a sync failed" in answer.json()["reasons"]["intake"]
 
 
-def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(site: Site) -> None:
+def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_locks_up_after(0.05, monkeypatch)
+    site = start_site()
     path = site.root / "index.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
         locked = sqlite3.OperationalError("database is locked")
