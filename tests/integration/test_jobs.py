@@ -225,7 +225,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     root.clock.move(100_000)
     worker.work()
     assert [job["state"] for job in jobs(root)] == ["cancelled"]
-    root.index.deliveries.retry("one", None, root.clock())
+    root.index.deliveries.retry([Lane("hook", "one")], None, root.clock())
     worker.work()
     assert [job["state"] for job in jobs(root)] == ["succeeded", "cancelled"]
 
