@@ -195,7 +195,7 @@ LISTING = {
         "quarantine show",
         "hooks jobs",
     ),
-    *("conflicts show", "config check", "db check", "worklist check", "restore"),
+    *("conflicts show", "config check", "db check", "restore"),
     "hooks jobs show",
 }
 

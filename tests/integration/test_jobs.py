@@ -364,6 +364,14 @@ open(sys.argv[2] + "/report.pdf", "w").write("%PDF-1.4 %%EOF")
 
 
 @pytest.mark.slow
+def test_the_job_of_a_hook_that_leaves_nothing_says_so(root: Root, begin: Begin) -> None:
+    worker = begin("one", ("volume-written",), command=(sys.executable, "-c", "", "{path}", "{out}"))
+    take(root, make.ct_series(3))
+    work(root, worker)
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("succeeded", "the hook left no results")]
+
+
+@pytest.mark.slow
 def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(root: Root, begin: Begin) -> None:
     series = make.ct_series(3)
     uids = {"study_uid": str(series[0].StudyInstanceUID), "series_uid": str(series[0].SeriesInstanceUID)}
