@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterable
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from tempfile import TemporaryDirectory
 
 from node.index.database.reading import ReadIndex
@@ -28,14 +28,18 @@ def message_of_first(
     return None
 
 
-def deliver_test(settings: Settings, name: str, message: HookMessage) -> DeliveredMessage:
-    """Deliver a test message. Results are thrown away.
+@contextmanager
+def delivered_test(
+    settings: Settings, name: str, message: HookMessage
+) -> Iterator[tuple[DeliveredMessage, str | None]]:
+    """Deliver a test message; yield what the hook answered, and the folder in which it left results, which goes then.
 
     Raises NotDelivered.
     """
     hook = settings.hooks[name]
+    folder = None
     with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
         if hook.results and hook.is_here:
             folder = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
             message = with_job(message, "test", "", "", folder)
-        return channel.deliver(message, threading.Event())
+        yield channel.deliver(message, threading.Event()), folder

@@ -189,3 +189,89 @@ def segmented(root: Path, sop_instance_uid: str) -> NDArray[Any]:
         z = (volume.affine_lps @ (0, 0, number, 1))[2]
         labels[round(z / STEP_MM + SLICES / 2)] = plane
     return labels
+
+
+LEFT = {
+    "a mask one column short": "save(voxels[1:], volume.affine)",
+    "a mask with an identity affine": "save(voxels, np.eye(4))",
+    "a mask of probabilities": "save(voxels + np.float32(0.5), volume.affine)",
+    "what is no NIfTI": "(out / 'mask.nii.gz').write_bytes(b'not gzip')",
+    "a label without a name": "save(voxels + 2, volume.affine); name({'1': 'Lung'})",
+    "what is right": "save(voxels + 1, volume.affine)",
+    "nothing": "pass",
+}
+"""What a hook leaves, by a line of its program."""
+
+PROGRAM = """\
+import json, sys
+from pathlib import Path
+import nibabel as nib
+import numpy as np
+volume, out = nib.load(sys.argv[1]), Path(sys.argv[2])
+voxels = np.zeros(volume.shape[:3], np.uint8)
+def save(mask, affine):
+    nib.save(nib.Nifti1Image(mask, affine), out / "mask.nii.gz")
+def name(labels):
+    (out / "results.json").write_text(json.dumps({"results": [{"file": "mask.nii.gz", "labels": labels}]}))
+print("a word of the hook")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_test_of_a_hook_refuses_with_the_words_of_the_node(tmp_path: Path) -> None:
+    """The control: what the node stores, and a hook that leaves nothing, pass the test too."""
+    names = {f"h{number}": what for number, what in enumerate(LEFT)}
+    series = make.ct_series(3)
+    hooks = {}
+    for name, what in names.items():
+        program = tmp_path / f"{name}.py"
+        program.write_text(PROGRAM + LEFT[what])
+        command = (sys.executable, str(program), "{path}", "{out}")
+        common: dict[str, Any] = {"on": ("volume-written",), "where": {"modality": "CT"}, "results": True}
+        hooks[name] = CommandSettings(command=command, timeout_seconds=120, **common)
+    root = tmp_path / "root"
+    settings = Settings(
+        storage=Storage(root=root, reserve_bytes=0, journal_bytes=16_777_216),
+        series=SeriesSettings(quiet_seconds=0.2),
+        web=Web(port=0),
+        dicom={"port": 0},  # type: ignore[arg-type]
+        hooks=hooks,
+    )
+    node = Node(settings)
+    try:
+        endpoints = node.start()
+        send(SimpleNamespace(port=endpoints.dicom.port), series)  # type: ignore[arg-type]
+        client = httpx2.Client(base_url=endpoints.web or "", timeout=60)
+
+        def ended() -> dict[str, dict[str, Any]]:
+            items = client.get("/api/v1/work?kind=job").json()["items"]
+            return {job["name"]: job for job in items if job["ended_at"]}
+
+        until(lambda: len(ended()) == len(hooks), 240, "the jobs")
+        jobs = ended()
+    finally:
+        node.stop(5)
+    assert {what: jobs[name]["state"] for name, what in names.items()} == {
+        what: "succeeded" if what in ("what is right", "nothing") else "failed" for what in LEFT
+    }
+    configuration = {
+        f"VOXELNODE_HOOKS__{name}__{key}": value
+        for name, hook in hooks.items()
+        for key, value in (
+            ("KIND", "command"), ("ON", '["volume-written"]'), ("RESULTS", "true"), ("TIMEOUT_SECONDS", "120"),
+            ("COMMAND", json.dumps(hook.command)), ("WHERE", '{"modality": "CT"}'),
+        )
+    }  # fmt: skip
+    for name, what in names.items():
+        uid = series[0].SeriesInstanceUID
+        done = run("hooks", "test", name, "--series", uid, "--root", root, environment=configuration)
+        assert done.stdout.startswith("the hook printed:\n    a word of the hook\n")
+        if jobs[name]["state"] == "failed":
+            assert (done.returncode, jobs[name]["reason"] in done.stderr) == (1, True), (what, done.stderr)
+            assert "accepted" not in done.stdout
+        else:
+            assert done.returncode == 0, done.stderr
+    assert jobs[next(name for name, what in names.items() if what == "nothing")]["reason"] == "the hook left no results"
+    assert f"hook {name} left no results" in done.stdout
+    assert list(root.glob("jobs/*")) == []

@@ -25,7 +25,7 @@ from node.cli.output import (
     series_name,
 )
 from node.counted import counted
-from node.errors import UsageError, VoxelnodeError, nearest, with_last_line
+from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.index.work.ledger import Lane
@@ -150,7 +150,7 @@ def try_(
 ) -> Answer:
     """Send a test message to a hook and show the result.
 
-    The message contains "test": true; its files exist. Results are thrown away. The node need not be running.
+    The message contains "test": true; its files exist. The node need not be running.
     """
     settings = root.settings
     hook = configured(root, name)
@@ -159,7 +159,7 @@ def try_(
 
     from node.cli.exchange.sample_series import sample_root
     from node.notify.channel import NotDelivered
-    from node.notify.testing import deliver_test
+    from node.notify.testing import delivered_test
 
     wanted = next(known for known in hook.on if event in (None, known))
     with ExitStack() as opened:
@@ -168,21 +168,56 @@ def try_(
         unfit = _unfit(name, misfits, series)
         if series is not None and hook.is_here:
             message = opened.enter_context(_with_files(message, root))
+        output = None
         try:
-            output = deliver_test(settings, name, message).output
+            with delivered_test(settings, name, message) as (delivered, out):
+                output = delivered.output
+                results = _tested(root, series is None and folder, out, delivered.results, name, message)
         except NotDelivered as error:
-            printed = None if json else error.output
-            print("\n".join(_printed(printed)), end="\n" if printed else "")
             reason = f"hook {name} did not accept the message: {error}"
-            raise MessageNotDelivered("; ".join([reason, *unfit])) from error
-    lines = [*_printed(output), f"hook {name} accepted {message.event} {message.id}", *unfit]
-    content = {"hook": name, "message": message.content, "output": output, "misfits": misfits}
+            raise _failure(reason, unfit, None if json else error.output) from error
+        except ResultRefused as error:
+            reason = f"hook {name}: a result was refused: {error}"
+            raise _failure(reason, unfit, None if json else output) from error
+    lines = _printed(output)
+    for result in results:
+        lines.append(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")
+    if out is not None and not results:
+        lines.append(f"hook {name} left no results: with `results = true`, it writes them to the folder of its job")
+    lines += [f"hook {name} accepted {message.event} {message.id}", *unfit]
+    content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}
     return Answer(content, "\n".join(lines))
+
+
+def _failure(reason: str, unfit: list[str], output: str | None) -> MessageNotDelivered:
+    """Print what a hook printed, and return why its test failed."""
+    print("\n".join(_printed(output)), end="\n" if output else "")
+    return MessageNotDelivered("; ".join([reason, *unfit]))
 
 
 def _printed(output: str | None) -> list[str]:
     """Return the lines that a hook printed, apart from what this command says."""
     return ["the hook printed:", *(f"    {line}" for line in output.splitlines())] if output else []
+
+
+def _tested(
+    root: Root, sample: Path | Literal[False], out: str | None, content: object, name: str, message: HookMessage
+) -> list[dict[str, Any]]:
+    """Return what the node would store of the files in the folder `out`. Raises ResultRefused as the node does.
+
+    `sample`: the root of the example series, if the message is about that.
+    """
+    from node.index.database.reading import reading
+    from node.registry import TESTED_RESULTS, part_of
+
+    tested = part_of(root.settings, TESTED_RESULTS)
+    if tested is None or out is None:
+        return []
+    left = Path(out), content, name, message.content
+    if sample:
+        return list(tested(*left, lambda: reading(sample, None), lambda file: sample / file.key))
+    with root.files() as local:
+        return list(tested(*left, root.reading, local))
 
 
 def _unfit(name: str, misfits: list[str], series: str | None) -> list[str]:

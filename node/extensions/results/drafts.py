@@ -1,4 +1,7 @@
-"""From what a hook left to the instances that are made of it, before anything is stored."""
+"""From what a hook left to the instances that are made of it, before anything is stored: for a job, and for its test.
+
+What the node refuses of a job, `voxelnode hooks test` refuses with the same words, since both come through here.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import datetime as dt
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from node.archive.base import LocalFile
+from node.archive.intact import problem_with
 from node.errors import ResultRefused
 from node.extensions.results.makers import Makers
 from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
@@ -29,6 +36,8 @@ MAX_SOURCE_INSTANCES = 1_000_000
 PIECE_BYTES = 1 << 20
 
 Reading = Callable[[], AbstractContextManager[ReadIndex]]
+
+JOB_OF_TEST = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,31 @@ class Drafts:
             is_own = index.jobs.descends(job.hook, job.study_instance_uid, series_instance_uid)
         if is_there and not is_own:
             raise ResultRefused(f"{entry.file} is in a series that the node has from elsewhere; give it its own series")
+
+
+def tested(
+    folder: Path, content: object, hook: str, message: Mapping[str, Any], reading: Reading, local: LocalFile
+) -> list[dict[str, Any]]:
+    """Make what a hook left in a folder for a test message, and store nothing; return what each file would become.
+
+    `content`: the manifest that a plugin returned. `reading`, `local`: index and files of the series of the message.
+
+    Raises as `Drafts.of`.
+    """
+
+    def intact(one: StoredInstance) -> Path:
+        path = local(one)
+        problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
+        if problem is not None:
+            raise damaged(problem)
+        return path
+
+    uids = message["study_instance_uid"], message["series_instance_uid"]
+    job = Job(0, JOB_OF_TEST, hook, *uids, message["revision"], "running", None)
+    manifest = Manifest.of(content) if content is not None else None
+    with TemporaryDirectory(prefix="voxelnode-test-") as own, closing(Makers()) as makers:
+        drafts = Drafts(reading, intact, makers).of(job, folder, manifest, Path(own), dt.datetime.now(dt.UTC))
+        return [asdict(draft.entry) for draft in drafts]
 
 
 def damaged(problem: str) -> ResultRefused:
