@@ -1,6 +1,6 @@
 """Results of two invented series, from which the conformance statement says what results are like.
 
-``made.json`` describes them; ``python -m tests.results_samples`` writes it anew.
+``made.tsv`` describes them; ``python -m tests.results_samples`` writes it anew.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -270,8 +270,13 @@ def _codes(ds: Dataset) -> Iterator[MadeCode]:
 
 
 def as_text(made: Iterable[Made]) -> str:
-    """Return the content of ``made.json``."""
-    return json.dumps([asdict(one) for one in made], indent=1, ensure_ascii=False) + "\n"
+    """Return the content of ``made.tsv``."""
+    rows: list[tuple[str, ...]] = []
+    for one in made:
+        rows.append(("instance", one.title, one.sop_class_uid))
+        rows += [("attribute", *astuple(attribute)) for attribute in one.attributes]
+        rows += [("code", *astuple(code)) for code in one.codes]
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

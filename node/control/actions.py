@@ -26,6 +26,7 @@ from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
 from node.index.work.ledger import Lane, Work, WorkEnded
 from node.index.work.routes import lane_to
+from node.index.work.states import Kind
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.erasure import Erasing, Object
@@ -87,9 +88,7 @@ class Actions:
                 "retry-work": self._retry_work,
                 "retry-deliveries": self._retry_deliveries,
                 "replay-deliveries": self._replay_deliveries,
-                "pause-hooks": self._pause_hooks,
-                "pause-routes": self._pause_routes,
-                "retry-routes": self._retry_routes,
+                "pause-deliveries": self._pause_deliveries,
                 "replay-route": self._replay_route,
                 "send": self._send,
                 "cancel-job": self._cancel_job,
@@ -125,8 +124,11 @@ class Actions:
         series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return {"owed": self._index.series.reopen(series_keys, self._index.now(), terms)}
 
-    def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
-        return {"waiting": self._index.deliveries.retry(hook, message_id, self._index.now())}
+    def _retry_deliveries(self, lanes: list[tuple[Kind, str, str]], message_id: str | None = None) -> Mapping[str, Any]:
+        return {"waiting": self._index.deliveries.retry([Lane(*one) for one in lanes], message_id, self._index.now())}
+
+    def _pause_deliveries(self, lanes: list[tuple[Kind, str, str]], paused: bool) -> Mapping[str, Any]:
+        return {"changed": self._index.deliveries.pause([Lane(*one) for one in lanes], paused)}
 
     def _replay_deliveries(
         self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], before: str | None
@@ -134,15 +136,6 @@ class Actions:
         moment = dt.datetime.fromisoformat(before) if before is not None else None
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return asdict(self._index.deliveries.replay(hook, events, keys, moment, self._index.now()))
-
-    def _pause_hooks(self, hooks: list[str], paused: bool) -> Mapping[str, Any]:
-        return {"changed": self._index.routes.pause([Lane("hook", name) for name in hooks], paused)}
-
-    def _pause_routes(self, destinations: list[tuple[str, str]], paused: bool) -> Mapping[str, Any]:
-        return {"changed": self._index.routes.pause([lane_to(*one) for one in destinations], paused)}
-
-    def _retry_routes(self, destinations: list[tuple[str, str]]) -> Mapping[str, Any]:
-        return {"waiting": self._index.routes.retry([lane_to(*one) for one in destinations], self._index.now())}
 
     def _replay_route(
         self, route: str, destination: str, series: list[tuple[str, str]], again: bool

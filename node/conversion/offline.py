@@ -20,15 +20,29 @@ from typing import Any
 
 from node.conversion.account import FATES, NOT_CHOSEN, SKIPPED, FilesOfSeries
 from node.conversion.chosen import Chosen, known_facts
-from node.conversion.earlier import DESCRIBED, LISTING, Row, change_of, earlier_series, left_over
 from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
-from node.conversion.out_folder import Layout, is_of_study, is_ours, only_run, replace_files, work_folder
+from node.conversion.out_folder import (
+    Layout,
+    is_of_study,
+    is_ours,
+    only_run,
+    replace_files,
+    studies_in_folders,
+    work_folder,
+)
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
+
+LISTING = "conversion.json"
+
+DESCRIBED = (
+    "patient_id", "patient_name", "study_date", "series_description", "protocol_name", "series_number", "modality",
+)  # fmt: skip
+"""Attributes of a series in ``conversion.json``."""
 
 WITHOUT_FILES = re.compile("(Waveform|Plan|Treatment Record|Presentation State|PDF|CDA) Storage$")
 """Names of SOP classes of which no file is ever made; others may turn out to have no image."""
@@ -73,11 +87,10 @@ def convert_folder(
     `shown`: yields the series that it gets, and may show how many are done.
     `on_people`: called before the first series, with the Patient ID of each person; None if none may be shown.
 
-    ``series`` with the verdict on each (None if its conversion failed) and with what `change_of` returns, ``volumes``,
-    ``refusals``, ``exclusions``, ``not_chosen``: the series that are not converted, with the reason, ``not_dicom``: the
-    files that are not DICOM instances, with the reason, and ``left``: see `left_over`. ``files``: how many files were
-    ``found``, and what became of them, which adds up to as many (`node.conversion.account`). The result does not depend
-    on `workers`.
+    ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
+    ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not DICOM
+    instances, with the reason. ``files``: how many files were ``found``, and what became of them, which adds up to as
+    many (`node.conversion.account`). The result does not depend on `workers`.
 
     A run that is stopped lists what it has written, and the other series in ``not_chosen``; if it has written nothing,
     the ``conversion.json`` of the last run stays.
@@ -93,20 +106,18 @@ def convert_folder(
         grouped = grouped_series(paths, work, listing["not_dicom"])
         if layout.anonymous:
             listing["not_dicom"] = [{**row, "name": None} for row in listing["not_dicom"]]
-        before = earlier_series(out)
         layout, all_series = _chosen(
-            grouped.values(), chosen, out, before, layout, listing["not_chosen"], on_people, join=options.repair
+            grouped.values(), chosen, out, layout, listing["not_chosen"], on_people, join=options.repair
         )
         outcomes: list[tuple[Listing, Counter[str]]] = []
         converting: list[Future[Converted | Refusal | str]] = []
 
         def note(series: FolderSeries, converted: Converted | Refusal | str) -> Listing:
-            outcomes.append(_outcome(series, converted, layout, before, out))
+            outcomes.append(_outcome(series, converted, layout))
             return outcomes[-1][0]
 
         def write() -> None:
             fates = _gathered(outcomes, listing)
-            listing["left"] = left_over(listing, before, out, anonymous=layout.anonymous)
             listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
             file = work / LISTING
             file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
@@ -156,9 +167,7 @@ def planned(
     left_out: list[dict[str, Any]] = []
     grouped = grouped_series(paths, None, skipped)
     chosen = replace(chosen or Chosen(), is_anonymous=layout.anonymous)
-    layout, all_series = _chosen(
-        grouped.values(), chosen, out, earlier_series(out), layout, left_out, on_people, join=join
-    )
+    layout, all_series = _chosen(grouped.values(), chosen, out, layout, left_out, on_people, join=join)
     rows = [
         {
             **_series_row(series),
@@ -174,7 +183,7 @@ def planned(
 
 
 def _empty_listing() -> Listing:
-    keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom", "left")
+    keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom")
     return {key: [] for key in keys}
 
 
@@ -195,7 +204,6 @@ def _chosen(
     all_series: Iterable[FolderSeries],
     chosen: Chosen,
     out: Path,
-    earlier: Iterable[Row],
     layout: Layout,
     left_out: list[dict[str, Any]],
     on_people: OnPeople,
@@ -204,8 +212,7 @@ def _chosen(
 ) -> tuple[Layout, list[FolderSeries]]:
     """Return the layout of the run, and the series to convert, named and in order.
 
-    `earlier`: what `out` has. `left_out`: gets the other series. `join`: series that are one acquisition are one of
-    them.
+    `left_out`: gets the other series. `join`: series that are one acquisition are one of them.
     """
     wanted, against = [], []
     ordered = sorted(all_series, key=lambda series: series.order)
@@ -224,8 +231,7 @@ def _chosen(
         _forget_identifiers(ordered)
     left_out += [_left_out(series, reason) for series, reason in against]
     studies = {series.study_instance_uid for series in wanted}
-    in_folders = {row["study_instance_uid"] for row in earlier if "/" in row["name"]}  # they stay there
-    layout = layout.of_studies(several=len(studies) > 1 or not studies.isdisjoint(in_folders))
+    layout = layout.of_studies(several=len(studies) > 1 or not studies.isdisjoint(studies_in_folders(out)))
     _name(wanted, ordered, out, layout)
     return layout, wanted
 
@@ -314,20 +320,17 @@ def _ended(future: Future[Converted | Refusal | str] | None) -> Converted | Refu
 
 
 def _outcome(
-    series: FolderSeries, converted: Converted | Refusal | str, layout: Layout, before: Sequence[Row], out: Path
+    series: FolderSeries, converted: Converted | Refusal | str, layout: Layout
 ) -> tuple[Listing, Counter[str]]:
     """Return the rows of one series for ``conversion.json``, and how many of its files have each fate.
 
-    `converted`: from `_converted`. `before`: from `earlier_series`.
+    `converted`: from `_converted`.
     """
     if isinstance(converted, str):
         rows = {**_empty_listing(), "not_chosen": [_left_out(series, converted)]}
         return rows, Counter({NOT_CHOSEN: len(series.instances)})
     files = FilesOfSeries(series, converted)
-    rows = _listed(series, converted, layout, files)
-    [described] = rows["series"]
-    described |= change_of(described, rows["volumes"], before, out)
-    return rows, files.fates()
+    return _listed(series, converted, layout, files), files.fates()
 
 
 def _look_up(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,16 @@ def is_of_study(out: Path, study_instance_uid: str, folder_name: str) -> bool:
         return False
     studies = {_content_of(file).get("StudyInstanceUID") for file in folder.glob("*.json")} - {None}
     return studies <= {study_instance_uid}
+
+
+def studies_in_folders(out: Path) -> set[str]:
+    """Return the studies of which earlier runs wrote the files into a folder for each study; they stay there."""
+    studies = set[str]()
+    for folder in out.glob("*/"):
+        sidecars = (file for file in folder.glob("*.json") if not is_file_of(file.name, folder.name))
+        uids = (str(uid) for file in sidecars if (uid := _content_of(file).get("StudyInstanceUID")))
+        studies |= {*islice(uids, 1)}
+    return studies
 
 
 def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:

@@ -23,7 +23,7 @@ InstanceKey = tuple[int, str]
 
 SeriesOf = tuple[str, str]
 
-RETURN = "it came from there, and the route has return_to_sender = false"
+RETURN = "it came from there"
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class RouteWorker(HeldWorker):
 
     def _is_return(self, due: DueInstance) -> bool:
         """Return whether an instance came from the destination, to which the route sends nothing back."""
-        return not self._route.return_to_sender and self._destination.is_origin(due)
+        return self._destination.is_origin(due)
 
     def _is_selected(self, pending: PendingEvent, due: DueInstance) -> bool:
         """Return whether the series of an instance, as it is now, is what the route is for."""

@@ -94,7 +94,6 @@ class Route(SettingsSection):
         False,
         description="Delete a series once every destination has confirmed it; requires confirm.",
     )
-    return_to_sender: bool = Field(False, description="Send a peer its own instances, too; this can make loops.")
     attempts: int = Field(
         12,
         ge=1,

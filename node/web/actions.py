@@ -13,6 +13,8 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.problems import SeriesProblem
 from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
+from node.index.work.ledger import Lane
+from node.index.work.routes import lane_to
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
@@ -57,11 +59,7 @@ def change_route(
     call: Call, route: str, destination: str, action: Literal["pause", "resume", "retry"]
 ) -> Mapping[str, Any]:
     """Pause a destination of a route, let it go on, or try again; the result says how much ``changed``."""
-    one = [require_destination(call.node, route, destination)]
-    if action == "retry":
-        changed = call.node.actions["retry-routes"](destinations=one)["waiting"]
-    else:
-        changed = call.node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
+    changed = _change(call, lane_to(*require_destination(call.node, route, destination)), action)
     call.audit.configured(AuditAction.UPDATE, f"route {route} to {destination}: {action}")
     return {"action": action, "changed": changed}
 
@@ -70,14 +68,16 @@ def change_hook(call: Call, hook: str, action: Literal["pause", "resume", "retry
     """Pause a hook, let it go on, or try again; the result says how much ``changed``."""
     if hook not in call.node.settings.hooks:
         raise ResourceNotFound("hook")
-    if action == "retry":
-        changed = call.node.actions["retry-deliveries"](hook=hook, message_id=None)["waiting"]
-        done = f"retry of {counted(changed, 'message')}"
-    else:
-        changed = call.node.actions["pause-hooks"](hooks=[hook], paused=action == "pause")["changed"]
-        done = action
+    changed = _change(call, Lane("hook", hook), action)
+    done = f"retry of {counted(changed, 'message')}" if action == "retry" else action
     call.audit.configured(AuditAction.UPDATE, f"hook {hook}: {done}")
     return {"action": action, "changed": changed}
+
+
+def _change(call: Call, lane: Lane, action: Literal["pause", "resume", "retry"]) -> int:
+    if action == "retry":
+        return int(call.node.actions["retry-deliveries"](lanes=[lane])["waiting"])
+    return int(call.node.actions["pause-deliveries"](lanes=[lane], paused=action == "pause")["changed"])
 
 
 def require_destination(node: Services, route: str, destination: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from node.settings.cluster import IndexSettings
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests.preloaded import run
+from tests.protocol.test_worklist import entry
 
 HOOK = '[hooks.one]\non = ["volume-written"]\n'
 
@@ -217,12 +218,19 @@ def test_an_open_listener_is_refused_unless_the_configuration_says_so(tmp_path: 
     assert not (tmp_path / "root").exists()
 
 
-def test_a_folder_of_worklist_entries_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+def test_a_folder_of_worklist_entries_that_is_not_there_or_has_others_is_a_warning(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "entries"
     [warning] = check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"]
     assert warning.startswith("[worklist] folder = ")
     folder.mkdir()
+    (folder / "right.json").write_text(entry(1).to_json())
     assert check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"] == []
+    (folder / "wr\x1bong.json").write_text("{}")
+    check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')
+    printed = run("config", "check", "--config", tmp_path / "voxelnode.toml", check=True).stdout
+    assert "wr\\x1bong.json has no entry: ScheduledProcedureStepSequence (0040,0100) must have one item" in printed
 
 
 def test_the_whole_configuration_of_the_document_on_results_is_valid(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from node.association.client.echo import verify
 from node.control.repository import Repository
 from node.errors import UsageError
 from node.index.nouns.records import AssociationEnd
+from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
 from node.settings.files import pages_file
 from node.settings.load import load
@@ -41,6 +42,7 @@ pytestmark = pytest.mark.slow
 HERE = {"enabled": False, "hook_networks": ["127.0.0.0/8"]}
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 STORED = ["instance-stored"]
+LANES = [Lane("hook", "x")]
 FOLDER = {"kind": "folder", "folder": "/nope"}
 WEBHOOK = {"kind": "webhook", "on": STORED, "url": "https://example.org/"}
 
@@ -284,7 +286,7 @@ def test_a_name_that_leads_to_this_machine_is_sent_nothing_until_the_hook_is_in_
         pages_file(here.root).rename(pages_file(here.root).with_name("50-ours.toml"))
         here.stop()
         here = Started(load(tmp_path / "voxelnode.toml").settings)
-        here.act("retry-deliveries", hook="x", message_id=None)
+        here.act("retry-deliveries", lanes=LANES)
         receiver.wait_for(2)
     finally:
         here.stop()
@@ -332,15 +334,15 @@ def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_ag
             until(lambda: waiting(here, "x") == 2, DEADLINE_SECONDS, "both wait")
             with pytest.raises(UsageError, match=r"2 messages wait for \[hooks.x\].*--drop 2"):
                 here.act("remove-table", table="hooks.x", who="chief", drops=1)
-            here.act("pause-hooks", hooks=["x"], paused=True)
+            here.act("pause-deliveries", lanes=LANES, paused=True)
             uids += here.receive(tmp_path)
             with pytest.raises(UsageError, match=r"messages wait for \[hooks.x\]"):
                 put(here, "hooks.x", {"on": ["study-quiet"], "url": broken.url})
             put(here, "hooks.x", {"on": STORED, "url": whole.url})
-            here.act("pause-hooks", hooks=["x"], paused=False)
-            here.act("retry-deliveries", hook="x", message_id=None)
+            here.act("pause-deliveries", lanes=LANES, paused=False)
+            here.act("retry-deliveries", lanes=LANES)
             until(lambda: set(uids) <= reported(whole), DEADLINE_SECONDS, "what waited, at the new address")
-            here.act("pause-hooks", hooks=["x"], paused=True)
+            here.act("pause-deliveries", lanes=LANES, paused=True)
             here.receive(tmp_path)
             assert here.act("remove-table", table="hooks.x", who="chief", drops=9)["dropped"] == 2
             assert audited(here.root, "done: configuration: [hooks.x] removed; 2 messages dropped")

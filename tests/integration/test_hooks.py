@@ -265,7 +265,7 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
         [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
         assert event["series_instance_uid"] == row["series_instance_uid"]
         assert event["detail"] == "hook one did not take volume-written in 2 attempts: HTTP status 500"
-        assert root.index.deliveries.retry("one", row["message_id"], root.clock()) == 1
+        assert root.index.deliveries.retry([Lane("hook", "one")], row["message_id"], root.clock()) == 1
         worker.work()
         assert len(receiver.received) == 3
     [row] = root.rows("SELECT state, attempts FROM v_deliveries")

@@ -225,7 +225,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     root.clock.move(100_000)
     worker.work()
     assert [job["state"] for job in jobs(root)] == ["cancelled"]
-    root.index.deliveries.retry("one", None, root.clock())
+    root.index.deliveries.retry([Lane("hook", "one")], None, root.clock())
     worker.work()
     assert [job["state"] for job in jobs(root)] == ["succeeded", "cancelled"]
 
@@ -361,6 +361,14 @@ nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[2] + "/mask.nii")
 open(sys.argv[2] + "/report.json", "w").write('{"lungs": "clear"}')
 open(sys.argv[2] + "/report.pdf", "w").write("%PDF-1.4 %%EOF")
 """
+
+
+@pytest.mark.slow
+def test_the_job_of_a_hook_that_leaves_nothing_says_so(root: Root, begin: Begin) -> None:
+    worker = begin("one", ("volume-written",), command=(sys.executable, "-c", "", "{path}", "{out}"))
+    take(root, make.ct_series(3))
+    work(root, worker)
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("succeeded", "the hook left no results")]
 
 
 @pytest.mark.slow

@@ -544,14 +544,6 @@ def study_of(series: list[list[Any]]) -> Callable[[str], str]:
     return {str(ds.SeriesInstanceUID): str(ds.StudyInstanceUID) for one in series for ds in one}.__getitem__
 
 
-def changes(listing: dict[str, Any]) -> list[str]:
-    return [row["change"] for row in listing["series"]]
-
-
-def left(listing: dict[str, Any]) -> dict[str, str]:
-    return {row["name"]: row["reason"] for row in listing["left"]}
-
-
 @pytest.mark.parametrize("flat", [False, True])
 def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, flat: bool) -> None:
     """Two subjects into one folder by two runs, then the first again; and somebody's own file beside a volume."""
@@ -562,16 +554,13 @@ def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, 
     before.pop("conversion.json")
     listing = convert_folder([second], out, OPTIONS, here, layout=layout)
     assert [*of(listing).values()] == ["scan-2"]
-    assert (changes(listing), left(listing)) == (["new"], {"scan": "its series is not in IN"})
     listing = convert_folder([first], out, OPTIONS, here, layout=layout)
     assert [*of(listing).values()] == ["scan"]
-    assert (changes(listing), left(listing)) == (["unchanged"], {"scan-2": "its series is not in IN"})
     assert files_in(out).items() >= before.items()
     place = out if flat else out / "scan"
     (place / "scan_brain.nii.gz").write_bytes(b"made by somebody")
     listing = convert_folder([first], out, OPTIONS, here, layout=layout)
     assert [*of(listing).values()] == ["scan" if flat else "scan-3"]
-    assert flat or left(listing)["scan"] == "its series is scan-3 now"
     assert (place / "scan_brain.nii.gz").read_bytes() == b"made by somebody"
 
 
@@ -601,66 +590,37 @@ def test_what_an_earlier_conversion_wrote_beyond_this_one_goes(tmp_path: Path) -
         assert list(out.rglob("*.png")) == []
 
 
-def test_a_later_run_tells_what_it_changed_and_what_it_leaves(tmp_path: Path) -> None:
-    doe = {"StudyDate": "20180502", "PatientID": "P1", "PatientName": "Doe"}
-    series = make.ct_series(8, study_uid="1.2", series_uid="1.2.1", **doe)
-    part, rest = saved(series[:5], tmp_path / "part"), saved(series[5:], tmp_path / "rest")
-    localizer = saved(make.ct_series(3, study_uid="1.2", series_uid="1.2.2", SeriesNumber=2, **doe), tmp_path / "loc")
-    other = saved(make.ct_series(3, study_uid="1.3", series_uid="1.3.1", StudyTime="12", **doe), tmp_path / "other")
+def test_a_study_stays_in_the_folder_that_an_earlier_run_gave_it(tmp_path: Path) -> None:
+    doe = {"StudyDate": "20180502", "PatientName": "Doe"}
+    one = saved(make.ct_series(3, study_uid="1.2", **doe), tmp_path / "one")
+    other = saved(make.ct_series(3, study_uid="1.3", StudyTime="12", **doe), tmp_path / "other")
+    third = saved(make.ct_series(3, study_uid="1.4", SeriesNumber=2), tmp_path / "third")
     out = tmp_path / "out"
-    assert changes(convert_folder([part, localizer], out, OPTIONS, here)) == ["new", "new"]
-
-    grown = convert_folder([part, rest, localizer], out, OPTIONS, here)
-    assert (changes(grown), left(grown)) == (["replaced", "unchanged"], {})
-    assert (grown["series"][0]["shape_before"][2], grown["volumes"][0]["shape"][2]) == (5, 8)
-
-    fewer = convert_folder([part, rest, localizer], out, OPTIONS, here, chosen=chosen("series_number == 1", None))
-    assert (changes(fewer), left(fewer)) == (["unchanged"], {"002_CT": "its series is left out"})
-
-    both = convert_folder([part, rest, localizer, other], out, OPTIONS, here)  # which need folders of studies
-    assert set(left(both).values()) == {f"its series is Doe_20180502_CT/00{number}_CT now" for number in (1, 2)}
-    assert left(both).keys() == {"001_CT", "002_CT"}
-
-    flat = convert_folder([part, rest], tmp_path / "other formats", OPTIONS, here, layout=Layout(flat=True))
-    nrrd = replace(OPTIONS, formats=("nrrd",))
-    [row] = convert_folder([part, rest], tmp_path / "other formats", nrrd, here, layout=Layout(flat=True))["series"]
-    assert (row["change"], row.get("shape_before")) == ("replaced", None)
-    [path] = (tmp_path / "other formats").glob("*.nrrd")
-    path.write_bytes(b"of somebody")
-    assert changes(convert_folder([part, rest], path.parent, nrrd, here, layout=Layout(flat=True))) == ["replaced"]
-    in_folder = convert_folder([part, rest], path.parent, nrrd, here)
-    assert left(in_folder) == {flat["series"][0]["name"]: f"its series is {in_folder['volumes'][0]['path']} now"}
-
-    nothing = convert_folder([saved([], tmp_path / "nothing")], out, OPTIONS, here)
-    assert len(nothing["left"]) == 5
-    alone = convert_folder([part, rest], out, OPTIONS, here)  # they stay where they are
-    assert (changes(alone), len(alone["left"])) == (["unchanged"], 4)
-    nobody = convert_folder([part, rest], out, OPTIONS, here, layout=Layout(anonymous=True))
+    both = of(convert_folder([one, other], out, OPTIONS, here))
+    assert sorted(both.values()) == ["Doe_20180502_CT-2/001_CT", "Doe_20180502_CT/001_CT"]
+    for _ in range(2):
+        assert [*of(convert_folder([third], out, OPTIONS, here)).values()] == ["002_CT"]
+        for alone in (one, other):
+            assert of(convert_folder([alone], out, OPTIONS, here)).items() <= both.items()
+    nobody = convert_folder([one], out, OPTIONS, here, layout=Layout(anonymous=True))
     assert "Doe" not in json.dumps(nobody)
-    assert len(nobody["left"]) == 5
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("is_listed", [True, False])
-def test_files_of_instances_that_a_later_run_lacks_stay(tmp_path: Path, flat: bool, is_listed: bool) -> None:
+def test_files_of_instances_that_a_later_run_lacks_stay(tmp_path: Path, flat: bool) -> None:
     series, out, layout = make.ct_series(8), tmp_path / "out", Layout(flat=flat)
     early, late = saved(series[:6], tmp_path / "early"), saved(series[6:], tmp_path / "late")
     convert_folder([early], out, OPTIONS, here, layout=layout)
     before = files_in(out)
     del before["conversion.json"]
     for _ in range(2):
-        if not is_listed:
-            (out / "conversion.json").unlink()
         later = convert_folder([late], out, OPTIONS, here, layout=layout)
         [row] = later["series"]
         assert (row["name"], row["lacks"]) == ("001_CT-2", {"001_CT": 6})
         assert files_in(out).items() >= before.items()
-    if is_listed:
-        assert left(later) == {"001_CT": "it has instances that are not in IN"}
     both = convert_folder([early, late], out, OPTIONS, here, layout=layout)
     assert [row["shape"][2] for row in both["volumes"]] == [8]
     assert (of(both), "lacks" in both["series"][0]) == ({str(series[0].SeriesInstanceUID): "001_CT"}, False)
-    assert left(both) == {"001_CT-2": "its series is 001_CT now"}
 
 
 def test_a_refused_series_removes_no_files_of_instances_that_it_lacks(tmp_path: Path) -> None:
@@ -669,7 +629,7 @@ def test_a_refused_series_removes_no_files_of_instances_that_it_lacks(tmp_path: 
     before = files_in(out)
     del before["conversion.json"], series[0].PixelData
     listing = convert_folder([saved(series[:1], tmp_path / "late")], out, OPTIONS, here)
-    assert (changes(listing), listing["series"][0]["lacks"]) == ([None], {"001_CT": 5})
+    assert listing["series"][0]["lacks"] == {"001_CT": 5}
     assert files_in(out).items() >= before.items()
 
 
@@ -702,37 +662,20 @@ def test_a_run_that_is_stopped_lists_what_it_has_written(tmp_path: Path, workers
     assert (
         {row["name"] for row in listing["series"]} == {row["path"].split("/")[0] for row in listing["volumes"]} == names
     )
-    assert left(listing) == ({"003_CT": "its series is left out"} if workers == 1 else {})
     stopped = [row["series_number"] for row in listing["not_chosen"] if "was stopped" in row["reason"]]
     assert stopped == ([2, 3] if workers == 1 else [2])
     assert listing["files"]["found"] == 9 == listing["files"]["used"] + listing["files"]["not_chosen"]
-    last = convert_folder(folders, out, OPTIONS, here)
-    assert changes(last) == ["unchanged", "new", "unchanged"]
 
 
-def test_files_that_a_later_run_takes_back_are_called_removed(tmp_path: Path) -> None:
+def test_files_of_a_series_whose_converter_died_go(tmp_path: Path) -> None:
     folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
     convert_folder([folder], out, OPTIONS, here)
 
     def dies(job: ConversionJob, cancelled: threading.Event) -> Converted:
         raise ConverterDied("it died")
 
-    listing = convert_folder([folder], out, OPTIONS, dies)
-    assert (changes(listing), listing["left"]) == (["removed"], [])
-
-
-@pytest.mark.parametrize("name", ["../mine", "..", "/mine", "a/../../mine", None, 3])
-def test_a_false_list_of_earlier_files_names_none_elsewhere(tmp_path: Path, name: Any) -> None:
-    folder, out, mine = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out", tmp_path / "mine"
-    convert_folder([folder], out, OPTIONS, here)
-    for place in (mine / "mine.nii.gz", tmp_path / "mine.nii.gz"):
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(b"mine")
-    listing = json.loads((out / "conversion.json").read_bytes())
-    listing["series"][0] |= {"name": name, "series_instance_uid": "1.2.3"}
-    listing["volumes"][0] |= {"path": f"{name}.nii.gz", "series_instance_uid": "1.2.3"}
-    (out / "conversion.json").write_text(json.dumps(listing))
-    assert convert_folder([folder], out, OPTIONS, here)["left"] == []
+    convert_folder([folder], out, OPTIONS, dies)
+    assert files_in(out).keys() == {"conversion.json"}
 
 
 @pytest.mark.parametrize("obstacle", ["file", "link", "folder"])

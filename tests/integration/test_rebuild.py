@@ -351,8 +351,6 @@ def test_what_is_gone_is_said_and_without_labels_retention_waits(settings: Setti
     assert len(done.stdout.splitlines()) < 50
     waits_for, studies = pass_of_retention(settings)
     assert (waits_for is not None and "labels could not be read" in waits_for, studies) == (True, 1)
-    findings = json.loads(run("doctor", "--json", "--root", root).stdout)["findings"]
-    assert [one["state"] for one in findings if one["check"] == "retention"] == ["warning"]
     assert "labels could not be read" in run("status", "--root", root).stdout
     run("retention", "confirm", "--root", root, check=True)
     assert pass_of_retention(settings, lambda: dt.datetime.now(dt.UTC)) == (None, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -215,15 +214,12 @@ def test_links_in_a_package_are_not_followed(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob("root/viewers/*"))
 
 
-def test_the_command_tells_what_is_installed_and_takes_it_away(root: Path, tmp_path: Path) -> None:
+def test_the_command_takes_the_viewer_away(root: Path, tmp_path: Path) -> None:
     shutil.copytree(folder_of(root), folder_of(tmp_path))
 
-    def reported(*arguments: str) -> str:
-        return run("viewers", *arguments, "--root", tmp_path, check=True).stdout
-
-    assert json.loads(reported("list", "--json"))[0]["installed"] == OHIF.version
-    assert "ohif removed" in reported("remove", "ohif")
-    assert json.loads(reported("list", "--json"))[0]["installed"] is None
+    assert folder_of(tmp_path).is_dir()
+    assert "ohif removed" in run("viewers", "remove", "ohif", "--root", tmp_path, check=True).stdout
+    assert not folder_of(tmp_path).exists()
 
 
 def packed(folder: Path, files: dict[str, bytes], link: str = "") -> Path:

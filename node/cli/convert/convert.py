@@ -141,9 +141,9 @@ def convert(
 ) -> Answer:
     """Convert DICOM files to volumes without a node.
 
-    The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
-    the skipped files, and the files of earlier runs that this one did not write. Exit 1 if there is no volume, or if
-    the conversion of a series broke off (`failed`); a series that is refused for what is in its files is no failure.
+    The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons
+    and the skipped files. Exit 1 if there is no volume, or if the conversion of a series broke off (`failed`); a series
+    that is refused for what is in its files is no failure.
     """
     began = time.monotonic()
     settings, objects = _settings(
@@ -312,8 +312,6 @@ def _print_series(listing: dict[str, Any], out: Path) -> None:
         _print_line(head, said + _in_files(refusal.get("files", ())))
     if volumes:
         _print_volumes(head, series, volumes, copies, out)
-    if series["change"] == "removed":
-        _print_line(head, f"removed {printable(series['name'])}: an earlier run wrote it")
     _print_kept(head, series)
     _print_exclusions(head, listing["exclusions"])
 
@@ -373,7 +371,6 @@ def _print_volumes(
     spacing += " mm" if spacing else ""
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
-    notes += [_changed(series, first)] if series["change"] in ("replaced", "unchanged") else []
     verdict = series["verdict"]
     doubted = verdict if verdict and verdict["state"] in ("incomplete", "suspect") else None
     notes += [f"{doubted['state']}: {printable(doubted['reason'])}"] if doubted else []
@@ -389,16 +386,6 @@ def _print_volumes(
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     line = f"{head}  {shape:<20}  {spacing:<24}  {path}{notes_text}"
     print_within(line, head, "; ".join(notes), ", ".join(filter(None, (shape, spacing))), *_parts(path))
-
-
-def _changed(series: dict[str, Any], first: dict[str, Any]) -> str:
-    """Return what this run changed about the volumes of an earlier one, such as ``replaced, 21 -> 24 slices``."""
-    before, now = series.get("shape_before"), first["shape"]
-    if not before:
-        return str(series["change"])
-    if len(before) == len(now) > 2 and [*before[:2], *before[3:]] == [*now[:2], *now[3:]]:
-        return f"replaced, {before[2]} -> {now[2]} slices"
-    return f"replaced, {' x '.join(map(str, before))} before"
 
 
 def _print_line(head: str, text: str) -> None:
@@ -455,18 +442,6 @@ def _print_problems(listing: dict[str, Any]) -> None:
         print(line)
 
 
-def _print_left(listing: dict[str, Any], out: Path) -> None:
-    """Print what earlier runs wrote and this one did not."""
-    left = listing["left"]
-    named = [row for row in left if row["name"]]
-    for row in named[:MAX_LEFT_OUT]:
-        print(f"left     {printable(row['name'])}: {printable(row['reason'])}")
-    if len(named) > MAX_LEFT_OUT:
-        print(f"left     {len(named) - MAX_LEFT_OUT} more series; --json lists all")
-    if left:
-        print(f"files of {len(left)} series in {out} are of earlier runs, not of this one; remove what you do not need")
-
-
 def _outcome(listing: dict[str, Any]) -> str:
     """Return what became of one series."""
     refusals = listing["refusals"]
@@ -476,21 +451,11 @@ def _outcome(listing: dict[str, Any]) -> str:
     return "refused" if is_refused or not refusals else "without image"
 
 
-def _of_changes(listing: dict[str, Any]) -> str:
-    """Return how many series are new, replaced and unchanged, if an earlier run wrote some of them."""
-    changes = [row["change"] for row in listing["series"]]
-    if {"replaced", "unchanged", "removed"}.isdisjoint(changes):
-        return ""
-    words = ("new", "replaced", "unchanged", "removed")
-    return "; " + ", ".join(f"{changes.count(word)} {word}" for word in words if word in changes)
-
-
 def _print_rest(listing: dict[str, Any], outcomes: Sequence[str], out: Path, seconds: float) -> None:
     _print_problems(listing)
-    _print_left(listing, out)
     parts = outcomes.count("in part")
     converted = f"{outcomes.count('converted') + parts} converted" + (f", {parts} of them in part" if parts else "")
-    counts = [f"{converted} ({counted(len(listing['volumes']), 'file')}{_of_changes(listing)})"]
+    counts = [f"{converted} ({counted(len(listing['volumes']), 'file')})"]
     counts += [f"{outcomes.count(word)} {word}" for word in ("without image", "refused") if word in outcomes]
     if listing["not_chosen"]:
         counts.append(f"{len(listing['not_chosen'])} left out")

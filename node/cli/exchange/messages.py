@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +28,7 @@ from node.counted import counted
 from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
 
 if TYPE_CHECKING:
+    from node.index.work.ledger import Lane
     from node.notify.message import HookMessage
     from node.settings.hooks import HookEvent, HookSettings
     from node.settings.model import Settings
@@ -159,30 +158,24 @@ def try_(
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
     from node.cli.exchange.sample_series import sample_root
-    from node.notify.channel import NotDelivered, hook_channel
-    from node.notify.message import with_job
+    from node.notify.channel import NotDelivered
+    from node.notify.testing import delivered_test
 
     wanted = next(known for known in hook.on if event in (None, known))
-    channel = hook_channel(settings, name)
     with ExitStack() as opened:
-        opened.callback(channel.close)
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
         message, misfits = _test_message(folder, settings, hook, wanted, series)
         unfit = _unfit(name, misfits, series)
         if series is not None and hook.is_here:
             message = opened.enter_context(_with_files(message, root))
-        out = None
-        if hook.results and hook.is_here:
-            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
-            message = with_job(message, "test", "", "", out)
+        output = None
         try:
-            delivered = channel.deliver(message, threading.Event())
+            with delivered_test(settings, name, message) as (delivered, out):
+                output = delivered.output
+                results = _tested(root, series is None and folder, out, delivered.results, name, message)
         except NotDelivered as error:
             reason = f"hook {name} did not accept the message: {error}"
             raise _failure(reason, unfit, None if json else error.output) from error
-        output = delivered.output
-        try:
-            results = _tested(root, series is None and folder, out, delivered.results, name, message)
         except ResultRefused as error:
             reason = f"hook {name}: a result was refused: {error}"
             raise _failure(reason, unfit, None if json else output) from error
@@ -207,16 +200,6 @@ def _printed(output: str | None) -> list[str]:
     return ["the hook printed:", *(f"    {line}" for line in output.splitlines())] if output else []
 
 
-def _unfit(name: str, misfits: list[str], series: str | None) -> list[str]:
-    """Return a line on the clauses of `where` that the series of a test does not fit."""
-    if not misfits:
-        return []
-    clauses = "; ".join(misfits)
-    if series is not None:
-        return [f"without a test, the hook does not receive this series: {clauses}"]
-    return [f"the example series does not fit `where` of hook {name} ({clauses}): name one that does with --series UID"]
-
-
 def _tested(
     root: Root, sample: Path | Literal[False], out: str | None, content: object, name: str, message: HookMessage
 ) -> list[dict[str, Any]]:
@@ -237,6 +220,16 @@ def _tested(
         return list(tested(*left, root.reading, local))
 
 
+def _unfit(name: str, misfits: list[str], series: str | None) -> list[str]:
+    """Return a line on the clauses of `where` that the series of a test does not fit."""
+    if not misfits:
+        return []
+    clauses = "; ".join(misfits)
+    if series is not None:
+        return [f"without a test, the hook does not receive this series: {clauses}"]
+    return [f"the example series does not fit `where` of hook {name} ({clauses}): name one that does with --series UID"]
+
+
 @contextmanager
 def _with_files(message: HookMessage, root: Root) -> Iterator[HookMessage]:
     """Yield a message whose paths are those of temporary copies where only the object store has the files."""
@@ -251,7 +244,7 @@ def _test_message(
 ) -> tuple[HookMessage, list[str]]:
     """Return the message of a series, and the clauses of `where` that it does not fit."""
     from node.index.database.reading import reading
-    from node.notify.message import NothingLeft, compose_test
+    from node.notify.testing import message_of_first
     from node.selector import compile_selector
 
     url = settings.index.url if root == settings.storage.root else None
@@ -261,16 +254,10 @@ def _test_message(
             number = "several studies have a" if found else "there is no"
             raise UsageError(f"{number} series {series!r}: `voxelnode series --uids` lists those that are here")
         key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
-        now = dt.datetime.now(dt.UTC)
-        try:
-            message = compose_test(
-                index, event, key, settings.dicom.ae_title, now, include_patient=hook.include_patient
-            )
-        except NothingLeft as error:
+        message = message_of_first(index, hook, event, settings.dicom.ae_title, found)
+        if message is None:
             lacking = "volume" if event == "volume-written" else "instance"
-            raise UsageError(
-                f"series {key[1]} has no {lacking} for {event}: choose another series or --event"
-            ) from error
+            raise UsageError(f"series {key[1]} has no {lacking} for {event}: choose another series or --event")
         if hook.where is None:
             return message, []
         selector = compile_selector(hook.where)
@@ -392,7 +379,7 @@ def retry_hook(
         progress = index.hooks.progress().get(name)
     if progress is None:
         configured(root, name)
-    done = root.perform("retry-deliveries", hook=name, message_id=message_id)
+    done = root.perform("retry-deliveries", lanes=_of_hook(name), message_id=message_id)
     paused = f"; the hook is paused: `voxelnode hooks resume {name}`" if progress and progress["paused"] else ""
     return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt{paused}")
 
@@ -401,7 +388,7 @@ def retry_hook(
 def pause_hook(name: HookName, root: ChangedRoot) -> Answer:
     """Hold a hook until it is resumed, also over restarts."""
     configured(root, name)
-    done = root.perform("pause-hooks", hooks=[name], paused=True)
+    done = root.perform("pause-deliveries", lanes=_of_hook(name), paused=True)
     return Answer(done, f"hook {name} is paused")
 
 
@@ -409,8 +396,20 @@ def pause_hook(name: HookName, root: ChangedRoot) -> Answer:
 def resume_hook(name: HookName, root: ChangedRoot) -> Answer:
     """Let a paused hook go on."""
     configured(root, name)
-    done = root.perform("pause-hooks", hooks=[name], paused=False)
+    done = root.perform("pause-deliveries", lanes=_of_hook(name), paused=False)
     return Answer(done, f"hook {name} goes on")
+
+
+def _of_hook(name: str) -> list[Lane]:
+    from node.index.work.ledger import Lane
+
+    return [Lane("hook", name)]
+
+
+def _to(destinations: Sequence[tuple[str, str]]) -> list[Lane]:
+    from node.index.work.routes import lane_to
+
+    return [lane_to(*one) for one in destinations]
 
 
 def configured(root: Root, name: str) -> HookSettings:
@@ -508,7 +507,7 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
 
     with root.looking() as index:
         rows = [row for row in index.routes.destinations() if (row["route"], row["destination"]) in destinations]
-    done = root.perform("retry-routes", destinations=destinations)
+    done = root.perform("retry-deliveries", lanes=_to(destinations))
     behind = [{**row, "waiting": 0, "given_up": 0} for row in rows]
     return Answer(done, f"{awaited({'waiting': done['waiting']}, *behind)}: tried again now, or by the next start")
 
@@ -516,14 +515,14 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
 @routes.command()
 def pause(name: RouteName, root: ChangedRoot) -> Answer:
     """Hold a route until it is resumed, also over restarts."""
-    done = root.perform("pause-routes", destinations=_destinations(root, name), paused=True)
+    done = root.perform("pause-deliveries", lanes=_to(_destinations(root, name)), paused=True)
     return Answer(done, f"{done['changed']} destinations were paused")
 
 
 @routes.command()
 def resume(name: RouteName, root: ChangedRoot) -> Answer:
     """Let a paused route go on."""
-    done = root.perform("pause-routes", destinations=_destinations(root, name), paused=False)
+    done = root.perform("pause-deliveries", lanes=_to(_destinations(root, name)), paused=False)
     return Answer(done, f"{done['changed']} destinations go on")
 
 

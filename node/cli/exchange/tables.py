@@ -82,8 +82,8 @@ def set_hook(
 ) -> Answer:
     """Add a hook, or change one that was set here.
 
-    It has url or peer. Keys that are not given have their defaults; the secret stays while the address does. A
-    running node follows at once.
+    It has `url`. Keys that are not given have their defaults; the secret stays while the address does. A running node
+    follows at once.
     """
     table = table_of(keys)
     if "secret" in table:

@@ -41,10 +41,6 @@ def audit(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the hash chain of all lines; exit 1 if it is broken.")
     ] = False,
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Only the log of this host, of those on one index.")
-    ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Only the log in this root; does not ask the index.")] = False,
     of_patient: Annotated[
         str | None, typer.Option("--patient", metavar="ID", help="Only lines with this Patient ID, in this root.")
     ] = None,
@@ -56,9 +52,7 @@ def audit(
 ) -> Listing:
     """Show the audit log: who stored, deleted or changed what. Hosts that share an index have one view of all logs."""
     settings = root.settings
-    has_hosts = settings.index.url is not None and not local
-    if host is not None and not has_hosts:
-        raise UsageError("--host needs [index] url, and not --local")
+    has_hosts = settings.index.url is not None
 
     from node.audit.audit_files import FILE_NAME, audit_files, last_lines
     from node.audit.audit_files import verify as audit_files_problems
@@ -67,16 +61,16 @@ def audit(
     if not audit_files(root.folder) and not has_hosts:
         raise UsageError(f"no audit log at {path}: check the root")
     if verify:
-        problems = audit_files_problems(root.folder) if host is None else []
+        problems = audit_files_problems(root.folder)
         if has_hosts:
-            problems += _problems_of_copies(root, host)
+            problems += _problems_of_copies(root)
         return problems_of(path, problems, "the hash chain is intact")
     sought = [text for text in (of_patient, uid) if text is not None]
     if sought:
         named = _lines_with(root.folder, sought)
         return _listed(str(path), [*islice(named, last)][::-1])
     if has_hosts:
-        return _listed(f"audit logs in {settings.index.url}", _of_all_hosts(root, last, host))
+        return _listed(f"audit logs in {settings.index.url}", _of_all_hosts(root, last))
     return _listed(str(path), [line for line in map(_parsed, last_lines(root.folder, last)) if line])
 
 
@@ -120,28 +114,26 @@ def _object(named: dict[str, Any]) -> str:
     return ", ".join(filter(None, (patient and f"patient {patient}", *rest)))
 
 
-def _of_all_hosts(root: Root, last: int, host: str | None) -> list[dict[str, Any]]:
+def _of_all_hosts(root: Root, last: int) -> list[dict[str, Any]]:
     """Return lines of the file of this host, and of the copies of others."""
     from node.audit.audit_files import last_lines
 
     own = root.settings.cluster.name
-    lines: list[tuple[str, bytes]] = []
-    if host in (None, own):
-        lines = [(own, line) for line in last_lines(root.folder, last)]
+    lines = [(own, line) for line in last_lines(root.folder, last)]
     with root.reading() as index:
-        copies = index.audit_lines.newest(last, host=host, other_than=own)
+        copies = index.audit_lines.newest(last, other_than=own)
     lines += [(name, line.encode()) for name, line in copies]
     shown = [{"log": name, **line} for name, line in ((name, _parsed(line)) for name, line in lines) if line]
     return sorted(shown, key=lambda line: str(line["at"]))[-last:]
 
 
-def _problems_of_copies(root: Root, host: str | None) -> Iterator[str]:
+def _problems_of_copies(root: Root) -> Iterator[str]:
     """Yield what is wrong with the copies of logs, and whether the log here lacks lines that were copied."""
     from node.audit.audit_files import copy_problems, digest_of, position_behind
 
     own = root.settings.cluster.name
     with root.reading() as index:
-        for name in index.audit_lines.hosts() if host is None else (host,):
+        for name in index.audit_lines.hosts():
             for problem in copy_problems(index.audit_lines.of_host(name)):
                 yield f"{name}: {problem}"
             newest = index.audit_lines.newest(1, host=own) if name == own else []

@@ -10,7 +10,7 @@ import typer
 
 from node.cli.keys import in_force
 from node.cli.options import ChangedRoot, Commands, Configured, Json, Root
-from node.cli.output import Answer, Listing, listing, print_json
+from node.cli.output import Answer, Listing, listing, print_json, printable
 from node.errors import UsageError
 
 _FIRST = """\
@@ -67,8 +67,8 @@ def check(configured: Configured) -> Listing:
         problems = str(error).splitlines()
         return Listing({"ok": False, "problems": problems}, error, failed=True, rows=_rows("problem", problems))
     senders = checks.senders(settings)
-    lines = [f"warning: {warning}" for warning in warnings] + [f"{file or 'defaults and environment'}: valid"]
-    lines += [senders] if senders else []
+    lines = [f"warning: {printable(warning)}" for warning in warnings]
+    lines += [f"{file or 'defaults and environment'}: valid", *([senders] if senders else [])]
     data = {"ok": True, "file": file, "problems": [], "warnings": warnings, "senders": senders}
     return Listing(data, "\n".join(lines), rows=_rows("warning", warnings))
 

@@ -10,13 +10,13 @@ import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,7 +24,7 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
-from node.cli.output import Listing, minute, moment_of, patient, print_finding, series_name
+from node.cli.output import Listing, moment_of, print_finding
 from node.counted import counted, sized
 from node.dicom.lean_import import load_for_rows
 from node.durable import NO_ROOM
@@ -46,9 +46,6 @@ SLOW_SYNC_SECONDS = 0.2
 
 
 SHOWN_PATHS = 5
-SHOWN_SERIES = 5
-
-OF_CONVERSIONS = "`voxelnode info UID` or `voxelnode status` says why, `voxelnode help no-volume` what to do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +67,15 @@ def doctor(
 ) -> Listing:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, conversions, object store, journal,
-    the running node, port, open files and clock.
+    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, archive, object store, journal, the
+    running node, port, open files and clock. `voxelnode status` tells of the work of the node.
     Exit 1 if a check fails.
     """
     load_for_rows()
     if repair and root.folder.is_dir():
         make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _conversions, _objects, _journal,
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal,
         _acknowledgement, _node, _port, _files, _clock,
     )  # fmt: skip
     rows = [asdict(finding) for check in checks for finding in check(root.settings)]
@@ -95,6 +92,7 @@ def doctor(
             print_finding(
                 f"{row['state']:<7}  {row['check']:<12}", row["found"], row["remedy"] and f"-> {row['remedy']}"
             )
+        print("series, hooks, routes and retention: `voxelnode status`")
 
     return Listing({"ok": not is_broken, "findings": rows}, text, is_broken, rows)
 
@@ -280,7 +278,6 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.control.root import away
     from node.index.engine.backend import IndexUnusable
-    from node.index.nouns.views import is_held
 
     try:
         if (problem := away(settings)) is not None:
@@ -288,8 +285,6 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()
-            held = [row for row in (*index.routes.destinations(), *index.hooks.progress().values()) if is_held(row)]
-            waits_for = index.retention.waits_for
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -304,49 +299,6 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         if not SET_ASIDE.isdisjoint(conflicts):
             remedy += "; what was set aside is in no series meanwhile"
         yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
-    if waits_for is not None:
-        remedy = "check `date` and the list of `voxelnode retention`, then confirm"
-        yield Check("retention", "warning", waits_for, remedy)
-    yield from map(_held, held)
-
-
-def _held(row: Mapping[str, Any]) -> Check:
-    """Tell of a destination of a route or of a hook what is to be done that its messages go on."""
-    from node.index.nouns.views import awaited
-
-    if "hook" in row:
-        check, name, to = "hooks", row["hook"], row["hook"]
-        lists = f"hooks deliveries --hook {name} --state given-up"
-    else:
-        check, name = "routes", f"{row['route']}/{row['destination']}"
-        to, lists = f"{row['route'] or 'by hand'} > {row['destination']}", f"routes waiting {name}"
-    remedy = f"`voxelnode {check} {'resume' if row['paused'] else 'retry'} {name}`"
-    why = "paused" if row["paused"] else row["trouble"]
-    if not why:
-        remedy = f"`voxelnode {lists}` says why; mend that, then {remedy}"
-    return Check(check, "warning", "; ".join(filter(None, (f"{to}: {awaited(row)}", why))), remedy)
-
-
-def _conversions(settings: Settings) -> Iterator[Check]:
-    """Tell which series wait for another try, and which have no volume for a reason that may lie in the node."""
-    from node.index.engine.backend import IndexUnusable
-
-    try:
-        with _looking(settings) as index:
-            retried = index.series.retried()
-            found = {reason: index.failures.count_series(reason) for reason in ("failed", "undecodable")}
-    except IndexUnusable:  # reported already
-        return
-    for row in retried[:SHOWN_SERIES]:
-        named = ", ".join(filter(None, (patient(row), series_name(row), row["series_instance_uid"])))
-        again = f"tried {counted(row['attempts'], 'time')}, again at {minute(row['due_at'])}"
-        yield Check("conversion", "warning", f"{named}: {row['error']}; {again}", OF_CONVERSIONS)
-    if len(retried) > SHOWN_SERIES:
-        more = f"{counted(len(retried) - SHOWN_SERIES, 'more series waits', 'more series wait')} for another try"
-        yield Check("conversion", "warning", more, "`voxelnode status` lists them")
-    for reason, count in found.items():
-        if count:
-            yield Check("conversion", "warning", f"{counted(count, 'series', 'series')}: {reason}", OF_CONVERSIONS)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:

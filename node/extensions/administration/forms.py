@@ -71,14 +71,13 @@ class RouteForm(Form):
     remove: Text = ""
     deidentify: Short = ""
     confirm: bool = False
-    return_to_sender: bool = False
     attempts: int = 12
 
     def keys(self) -> dict[str, Any]:
         """Return the table of the route. Raises UsageError."""
         if not self.to:
             raise UsageError("to: choose at least one destination")
-        plain = {"to", "when", "otherwise", "priority", "transfer_syntax", "confirm", "return_to_sender"}
+        plain = {"to", "when", "otherwise", "priority", "transfer_syntax", "confirm"}
         values = self.model_dump(include={*plain, "attempts"}) | {
             "where": self.where.strip() or None,
             "between": self.between.strip() or None,

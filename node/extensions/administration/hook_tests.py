@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import threading
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
 from node.hookspecs import Action
-from node.notify.channel import NotDelivered, hook_channel
-from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
+from node.notify.channel import NotDelivered
 from node.notify.notifier import export_line
-from node.settings.hooks import HookSettings
-from node.settings.model import Settings
+from node.notify.testing import delivered_test, message_of_first
 
 TESTED_SERIES = 100
 """Newest series, of which a test takes the first that has what the event needs."""
@@ -43,41 +37,22 @@ class _HookTests:
             quick = settings.hooks[name].model_copy(update={"timeout_seconds": seconds})
             settings = settings.model_copy(update={"hooks": {**settings.hooks, name: quick}})
         hook = settings.hooks[name]
-        message = self._message(hook)
+        with self._index.reading() as index:
+            newest = index.series.newest(TESTED_SERIES)
+            message = message_of_first(index, hook, hook.on[0], settings.dicom.ae_title, newest)
         if message is None:
             raise UsageError(f"there is no series yet that has what a message of {hook.on[0]} needs")
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"hook {name}: test message{f' to {hook.host}' if hook.host else ''}"
         self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, kind=kind))
-        reason = _delivered(settings, name, message)
+        reason = None
+        try:
+            with delivered_test(settings, name, message):  # its results are thrown away
+                pass
+        except NotDelivered as error:
+            reason = str(error)
         result = Result.SUCCESS if reason is None else Result.MINOR_FAILURE
         line = export_line(name, hook, message, settings.dicom.ae_title, result)
         if line is not None:
             self._audit.note(line)
         return {"hook": name, "accepted": reason is None, "reason": reason, "event": message.event, "id": message.id}
-
-    def _message(self, hook: HookSettings) -> HookMessage | None:
-        """Return the message of the first event of a hook, of the newest series that has one; None: no series has."""
-        now, ae_title = dt.datetime.now(dt.UTC), self._settings.dicom.ae_title
-        with self._index.reading() as index:
-            for row in index.series.newest(TESTED_SERIES):
-                key = (row["study_instance_uid"], row["series_instance_uid"])
-                try:
-                    return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.include_patient)
-                except NothingLeft:
-                    continue
-        return None
-
-
-def _delivered(settings: Settings, name: str, message: HookMessage) -> str | None:
-    """Deliver a test message; return why it was not accepted, or None. Results are thrown away."""
-    hook = settings.hooks[name]
-    with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
-        if hook.results and hook.is_here:
-            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
-            message = with_job(message, "test", "", "", out)
-        try:
-            channel.deliver(message, threading.Event())
-        except NotDelivered as error:
-            return str(error)
-    return None

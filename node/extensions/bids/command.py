@@ -28,14 +28,6 @@ MAX_SKIPPED_SHOWN = 10
 """Volumes under one reason."""
 
 
-def _print_default_rules(wanted: bool) -> None:
-    if wanted:
-        from node.extensions.bids.rules import default_rules
-
-        print(default_rules(), end="")
-        raise typer.Exit
-
-
 def bids(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the data set; created if missing.")],
     sources: Annotated[
@@ -74,10 +66,6 @@ def bids(
             "--prune", help="Remove volumes whose series was deleted, is not complete any more or fits no rule."
         ),
     ] = False,
-    link: Annotated[
-        bool,
-        typer.Option("--link", help="Make hard links of the volumes of the node, which nobody must change then."),
-    ] = False,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -86,15 +74,6 @@ def bids(
             help="Key of the pseudonyms; made if missing. [default: bids.key in the root; with --from, here]",
         ),
     ] = None,
-    default_rules: Annotated[
-        bool,
-        typer.Option(
-            "--default-rules",
-            callback=_print_default_rules,
-            is_eager=True,
-            help="Print the default rules, with which a file of rules may begin, and exit.",
-        ),
-    ] = False,
     draft_rules: Annotated[
         Path | None,
         typer.Option(
@@ -150,7 +129,7 @@ def bids(
         order = f"voxelnode bids to {out.absolute()}, key {pseudonyms.key_name}"
         order += f", of project {project}" if project is not None else ""
         with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
-            report = exporter.export(out, dry_run=dry_run, link=link and not sources)
+            report = exporter.export(out, dry_run=dry_run)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
     clauses = [] if where is None else ["select", where, "--why", *root.given]
     if sources and where is not None:

@@ -14,7 +14,7 @@ from node.settings.routes import DestinationSettings, Route
 
 _OF_COPIES = (
     "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",
-    "return_to_sender", "deidentify",
+    "deidentify",
 )  # fmt: skip
 """Keys of a route that are about copies of instances."""
 

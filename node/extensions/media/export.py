@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import OfProject, Root, Where, archive_files
+from node.cli.options import Root, Where, archive_files
 from node.cli.output import Answer, printable, progress_bar
 from node.counted import counted
 
@@ -32,7 +32,6 @@ def export(
         typer.Option("--media", metavar="DIR", help="Folder to write, which must be new or empty; with a DICOMDIR."),
     ],
     where: Where,
-    project: OfProject = None,
     *,
     root: Root,
 ) -> Answer:
@@ -49,7 +48,7 @@ def export(
     selector = compile_selector(where)
     if media.is_symlink() or (media.exists() and (not media.is_dir() or any(media.iterdir()))):
         raise UsageError(f"{media} must be a new or an empty folder")
-    with root.reading_of(project) as index:
+    with root.reading() as index:
         series = list(index.facts.selected(selector))[::-1]
         instances = [one for study, uid in series for one in index.instances.stored(study, uid)]
         undecided = index.facts.count_undecided(selector)
@@ -58,8 +57,7 @@ def export(
     later = f"{undecided} series may fit, but {are} {NOT_CONVERTED}. {whose}: {printable(names)}"
     if not instances:
         raise UsageError(f"no instance is selected{f'. {later}' if undecided else ''}")
-    what = where if project is None else f"{where}, of project {project}"
-    with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {what}") as outcome:
+    with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {where}") as outcome:
         with archive_files(root.settings) as local:
             written = write_medium(media.absolute(), instances, root.settings, local)
         studies = counted(written.studies, "study", "studies")

@@ -14,7 +14,7 @@ class _Ohif(Extension):
             "viewers",
             "Maintain",
             f"{__name__}.command:app",
-            ("voxelnode viewers list", "voxelnode viewers install ohif"),
+            ("voxelnode viewers install ohif",),
         ),
     )
     routers = (Router("pages", f"{__name__}.pages:router"),)

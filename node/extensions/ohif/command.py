@@ -1,4 +1,4 @@
-"""``voxelnode viewers install|remove|list``."""
+"""``voxelnode viewers install|remove``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from node.api import Commands, Listing, Root, counted, listing
+from node.api import Commands, Root, counted
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 
@@ -47,18 +47,3 @@ def remove(viewer: Name, root: Root) -> None:
     from node.extensions.ohif import package as viewers
 
     print(f"{viewer} {'removed' if viewers.remove(root.folder) else 'is not installed'}")
-
-
-@app.command("list")
-def list_(root: Root) -> Listing:
-    """List the installed and the available viewers."""
-    from node.extensions.ohif.package import OHIF, folder_of, installed
-
-    installation = installed(root.folder)
-    row = {
-        "viewer": "ohif",
-        "installed": None if installation is None else installation["version"],
-        "offered": OHIF.version,
-        "folder": folder_of(root.folder),
-    }
-    return listing("", {name: name for name in row}, [row])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -99,7 +98,8 @@ def _classes(made: list[Made]) -> StatementTable:
     return table(("Instance", "SOP Class UID", "Made of"), rows)
 
 
-RECORD = "made.json"
+RECORD = "made.tsv"
+"""Has a line `instance`, `attribute` or `code` for each `Made`, `MadeAttribute` or `MadeCode`, with its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +141,17 @@ class Made:
 
 
 def recorded() -> list[Made]:
-    """Return what ``made.json`` says."""
-    return [
-        Made(
-            one["title"],
-            one["sop_class_uid"],
-            tuple(MadeAttribute(**attribute) for attribute in one["attributes"]),
-            tuple(MadeCode(**code) for code in one["codes"]),
-        )
-        for one in json.loads((files(__package__) / RECORD).read_text(encoding="utf-8"))
-    ]
+    """Return what ``made.tsv`` says."""
+    made: list[tuple[list[str], list[MadeAttribute], list[MadeCode]]] = []
+    for line in (files(__package__) / RECORD).read_text(encoding="utf-8").splitlines():
+        kind, *fields = line.split("\t")
+        if kind == "instance":
+            made.append((fields, [], []))
+        elif kind == "attribute":
+            made[-1][1].append(MadeAttribute(*fields))
+        else:
+            made[-1][2].append(MadeCode(*fields))
+    return [Made(title, uid, tuple(attributes), tuple(codes)) for (title, uid), attributes, codes in made]
 
 
 _Group = tuple[MadeAttribute, ...]

@@ -29,7 +29,7 @@ class _Worklist(Extension):
             "worklist",
             "Exchange",
             f"{__name__}.commands:app",
-            ("voxelnode worklist list", "voxelnode worklist check"),
+            ("voxelnode worklist list",),
         ),
     )
     tables = (Table("worklist", f"{__name__}.settings:WorklistSettings"),)
@@ -63,6 +63,10 @@ class _Worklist(Extension):
         folder = _settings(settings).folder
         if folder is not None and not folder.is_dir():
             yield f"[worklist] folder = {str(folder)!r} is not there: until it is, files add no entries"
+        elif folder is not None:
+            from node.extensions.worklist.modality_worklist import refused_files
+
+            yield from refused_files(folder)
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ

@@ -1,16 +1,14 @@
-"""``voxelnode worklist list|performed|check``."""
+"""``voxelnode worklist list|performed``."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from node.cli.options import Commands, Configured, Root
-from node.cli.output import Listing, listing, printable, problems_of
+from node.cli.options import Commands, Root
+from node.cli.output import Listing, listing
 from node.counted import counted
-from node.errors import UsageError
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
 
@@ -53,33 +51,3 @@ def performed(
     return listing(
         f"last {counted(len(rows), 'step')}", {key: key for key in STEPS}, rows, none="no performed procedure steps"
     )
-
-
-@app.command()
-def check(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="FOLDER", help="Folder to check; default: [worklist] folder.")
-    ] = None,
-    *,
-    configured: Configured,
-) -> Listing:
-    """List the files of a folder that have no entry, and why.
-
-    Exit 1 if there is one.
-    """
-    from node.extensions.worklist.settings import WorklistSettings
-
-    folder = folder or configured.settings.table(WorklistSettings).folder
-    if folder is None:
-        raise UsageError("name a folder, or set [worklist] folder")
-
-    from node.extensions.worklist.entries import InvalidEntry
-    from node.extensions.worklist.modality_worklist import read_entry, versions
-
-    problems = []
-    for name, _ in versions(folder):
-        try:
-            read_entry(folder / name)
-        except InvalidEntry as error:
-            problems.append(f"{printable(name)}: {error}")
-    return problems_of(folder, problems, "every file has an entry")

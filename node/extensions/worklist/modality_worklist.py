@@ -38,11 +38,20 @@ SCAN_SECONDS = 1.0
 ENDINGS = (".wl", ".json")
 
 
+def refused_files(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder that have no entry, and why."""
+    for name, _ in versions(folder):
+        try:
+            read_entry(folder / name)
+        except InvalidEntry as error:
+            yield f"[worklist] folder: {name} has no entry: {error}"
+
+
 class WorklistFolder:
     """Keeps the worklist as the files of a folder say. Thread-safe.
 
     A file that breaks a rule has no entry. The log has the reason but not the name, which may be that of a patient;
-    `voxelnode worklist check` has both.
+    `voxelnode config check` has both.
     """
 
     def __init__(

@@ -199,10 +199,6 @@ class FailureViews(ViewRows):
             limit=limit,
         )
 
-    def count_series(self, reason: str) -> int:
-        """Count the series that have no volume, or not all, for a reason."""
-        return self._number("SELECT count(DISTINCT series_id) FROM failures WHERE reason = :reason", reason=reason)
-
     def count(self) -> int:
         """Count the failures, without those of what is no image."""
         return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")

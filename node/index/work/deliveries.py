@@ -76,7 +76,7 @@ WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused", "ve
 CHANGES: tuple[EventKind, ...] = ("deleted", "patient-merged", "patient-separated")
 """Kinds of events that a data set follows, as `changed`: what it has is no longer here, or is of another patient."""
 
-GIVEN_UP: tuple[Outcome, ...] = ("failed",)
+GIVEN_UP: tuple[Outcome, ...] = ("failed", "skipped")
 """Outcomes of messages that a retry makes due again."""
 
 _OUTCOMES: tuple[EventKind, ...] = ("series-converted", "series-refused", "series-failed")
@@ -203,16 +203,29 @@ class DeliveryRepository(IndexRepository):
         retry(connection, now, OUTCOMES, WorkRow.id == id)
 
     @on_writer
-    def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
-        """Make the waiting and given-up messages of a hook due at once; return how many there were.
+    def pause(self, connection: Connection, lanes: Sequence[Lane], paused: bool) -> int:
+        """Pause subscribers, or let them go on; return the number of those that changed."""
+        to_change = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
+        return connection.execute(update(SubscriberRow).where(*to_change).values(paused=paused)).rowcount
+
+    @on_writer
+    def retry(self, connection: Connection, lanes: Sequence[Lane], message_id: str | None, now: dt.datetime) -> int:
+        """Make messages that wait, were given up or were skipped due at once; return how many there were.
+
+        Destinations in trouble are tried, too.
 
         `message_id`: only this message; None: all of them.
         """
-        retriable = [in_lane(Lane("hook", hook)), or_(WorkRow.outcome.is_(None), WorkRow.outcome == "failed")]
-        if message_id is not None:
-            retriable.append(WorkRow.key == message_id)
-        jobs.replay(connection, hook, connection.scalars(select(WorkRow.key).where(*retriable)).all())
-        return retry(connection, now, GIVEN_UP, *retriable)
+        connection.execute(update(SubscriberRow).where(or_(*map(is_subscriber, lanes))).values(retry_at=None))
+        count = 0
+        for lane in lanes:
+            which = [in_lane(lane), *([] if message_id is None else [WorkRow.key == message_id])]
+            if lane.kind == "hook":
+                is_retried = or_(WorkRow.outcome.is_(None), WorkRow.outcome.in_(GIVEN_UP))
+                retriable = select(WorkRow.key).where(*which, is_retried)
+                jobs.replay(connection, lane.name, connection.scalars(retriable).all())
+            count += retry(connection, now, GIVEN_UP, *which)
+        return count
 
     @on_writer
     def replay(

@@ -31,7 +31,6 @@ from node.index.work.messages import (
     PendingEvent,
     enqueue,
     keep,
-    retry,
     show_progress,
     waiting_by_study,
 )
@@ -124,12 +123,6 @@ class RouteRepository(IndexRepository):
         return RouteState(row.paused, row.retry_at)
 
     @on_writer
-    def pause(self, connection: Connection, lanes: Sequence[Lane], paused: bool) -> int:
-        """Pause subscribers, or let them go on; return the number of those that changed."""
-        to_change = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
-        return connection.execute(update(SubscriberRow).where(*to_change).values(paused=paused)).rowcount
-
-    @on_writer
     def note_trouble(
         self, connection: Connection, lane: Lane, reason: str, now: dt.datetime, retry_at: dt.datetime | None
     ) -> None:
@@ -142,15 +135,6 @@ class RouteRepository(IndexRepository):
     def note_reached(self, connection: Connection, lane: Lane) -> None:
         """Record that a destination can be reached again."""
         connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(_WITHOUT_TROUBLE))
-
-    @on_writer
-    def retry(self, connection: Connection, lanes: Sequence[Lane], now: dt.datetime) -> int:
-        """Make messages that wait, were given up or were skipped due; return their number.
-
-        Destinations in trouble are tried, too.
-        """
-        connection.execute(update(SubscriberRow).where(or_(*map(is_subscriber, lanes))).values(retry_at=None))
-        return sum(retry(connection, now, ("failed", "skipped"), in_lane(lane)) for lane in lanes)
 
     @on_writer
     def show_progress(

@@ -48,7 +48,7 @@ def test_every_key_of_sidecars_and_of_conversion_json_is_documented(tmp_path: Pa
     assert listing.pop("files").keys() <= named_in("conversion.json")
     for name, entries in listing.items():
         assert {name, *(key for entry in entries for key in entry)} <= named_in("conversion.json")
-    assert [name for name, entries in listing.items() if not entries] == ["not_chosen", "not_dicom", "left"]
+    assert [name for name, entries in listing.items() if not entries] == ["not_chosen", "not_dicom"]
     for sidecar in (tmp_path / "out").rglob("volume*.json"):
         assert json.loads(sidecar.read_text()).keys() <= named_in("Sidecar")
 
