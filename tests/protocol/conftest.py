@@ -174,6 +174,7 @@ CONSTANTS = {
     "maximum_query_results": ("node.association.services.c_find.MAXIMUM_RESULTS",),
     "maximum_retrieves": ("node.association.services.retrieve.MAXIMUM_RETRIEVES",),
     "pdu_seconds": ("node.association.transport.PDU_SECONDS", "node.association.listener.PDU_SECONDS"),
+    "release_seconds": ("node.association.upper_layer.RELEASE_SECONDS",),
     "request_seconds": (
         "node.association.transport.REQUEST_SECONDS",
         "node.association.upper_layer.REQUEST_SECONDS",
