@@ -190,6 +190,7 @@ CONSTANTS = {
 def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
     """Start a node; keyword arguments are keys of [dicom] or of `CONSTANTS`, `peers` the table of peers."""
     started: list[Running] = []
+    monkeypatch.setattr("node.receive.refusals.WRITE_SECONDS", 0.1)
 
     def start(
         peers: dict[str, Peer] | None = None,

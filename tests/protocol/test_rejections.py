@@ -26,11 +26,6 @@ from tests.protocol.conftest import (
 UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
 
 
-@pytest.fixture(autouse=True)
-def _written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.receive.refusals.WRITE_SECONDS", 0.1)
-
-
 def reported(node: Running, what: str) -> list[dict[str, Any]]:
     """The rows of `v_rejections` on one level, once there are any."""
     query = f"SELECT * FROM v_rejections WHERE what = '{what}' ORDER BY offered"
