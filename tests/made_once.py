@@ -23,11 +23,14 @@ from typing import Any
 import pytest
 
 from node.children.decoder import Decoder
+from node.conversion.pool import Converters
+from node.hookspecs import ObjectKind
 from node.index.database import index as database
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, backup, exists, upgrade
+from node.writers.options import WriteOptions
 from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
 
@@ -50,6 +53,21 @@ def decoder() -> Decoder:
     """
     shared = Decoder()
     atexit.register(shared.close)
+    return shared
+
+
+class LastingConverters(Converters):
+    """Converters whose children stay for the next worker: each series is converted in a process of its own anyway."""
+
+    def close(self) -> None:
+        """Leave the children: `converters` ends them with this process."""
+
+
+@cache
+def converters(objects: tuple[ObjectKind, ...], options: WriteOptions) -> LastingConverters:
+    """Those of all workers of this process that convert alike: a child takes half a second until it can convert."""
+    shared = LastingConverters(objects=objects, options=options)
+    atexit.register(Converters.close, shared)
     return shared
 
 

@@ -174,6 +174,7 @@ CONSTANTS = {
     "maximum_query_results": ("node.association.services.c_find.MAXIMUM_RESULTS",),
     "maximum_retrieves": ("node.association.services.retrieve.MAXIMUM_RETRIEVES",),
     "pdu_seconds": ("node.association.transport.PDU_SECONDS", "node.association.listener.PDU_SECONDS"),
+    "release_seconds": ("node.association.upper_layer.RELEASE_SECONDS",),
     "request_seconds": (
         "node.association.transport.REQUEST_SECONDS",
         "node.association.upper_layer.REQUEST_SECONDS",
@@ -189,6 +190,7 @@ CONSTANTS = {
 def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
     """Start a node; keyword arguments are keys of [dicom] or of `CONSTANTS`, `peers` the table of peers."""
     started: list[Running] = []
+    monkeypatch.setattr("node.receive.refusals.WRITE_SECONDS", 0.1)
 
     def start(
         peers: dict[str, Peer] | None = None,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from pydicom import FileDataset
 
 from node.settings.peers import Peer
 from tests.make import ct_series
@@ -25,104 +24,90 @@ from tests.protocol.conftest import (
 
 ASKED = (5, b"\0\0\0\0")
 RELEASE_RQ, RELEASE_RP, ABORT = (pdu(kind, b"\0\0\0\0") for kind in (5, 6, 7))
+ANOTHER = p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, b"abc"))
 NODE_ENDED = [("node-ended", "the node ended the association: idle")]
 
 
 @dataclass
 class Stored:
-    """A peer that has stored an instance, and the node."""
+    """A peer that has stored an instance of a series of its own, and the node."""
 
     node: Running
     peer: Raw
-    ds: FileDataset
+    series_uid: str
 
     def events(self) -> list[tuple[str, str]]:
-        """What the node recorded, once no connection is left."""
+        """What the node recorded of the series, once no connection is left."""
         self.peer.socket.close()
         assert self.node.settled()
-        return [(row["kind"], row["detail"]) for row in self.node.rows("SELECT * FROM v_events ORDER BY id")]
+        rows = self.node.rows(f"SELECT * FROM v_events WHERE series_instance_uid = '{self.series_uid}' ORDER BY id")
+        return [(row["kind"], row["detail"]) for row in rows]
 
     def begin_another(self) -> None:
-        self.peer.send(p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, b"abc")))
+        self.peer.send(ANOTHER)
 
 
 @pytest.fixture
-def stored(start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stored]:
-    monkeypatch.setattr("node.association.upper_layer.RELEASE_SECONDS", 0.4)
-
-    def store(**options: object) -> Stored:
-        node = start_node(**{"request_seconds": 0.4, "idle_seconds": 0.6} | options)
+def stored(start_node: Callable[..., Running]) -> Callable[..., Stored]:
+    def store(node: Running | None = None, **options: object) -> Stored:
+        node = node or start_node(**{"request_seconds": 0.4, "idle_seconds": 0.6, "release_seconds": 1.0} | options)
         [ds] = ct_series(1)
         peer = Raw(node).associate(associate_rq(calling="RAW"))
         assert peer.store(ds.SOPInstanceUID, data_set_bytes(ds)) == 0
-        return Stored(node, peer, ds)
+        return Stored(node, peer, ds.SeriesInstanceUID)
 
     return store
 
 
-def test_an_idle_association_is_released_and_its_series_is_not_doubted(stored: Callable[..., Stored]) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    one.peer.send(RELEASE_RP)
-    assert one.peer.receive() is None
-    assert one.events() == []
-    assert one.node.count("associations_total{outcome=idle}") == 1
+def answering(stored: Callable[..., Stored], answers: dict[str, bytes]) -> dict[str, Stored]:
+    """Peers of one node that answer when it asks them for the release, after they were idle."""
+    first = stored()
+    peers = dict(zip(answers, [first, *(stored(first.node) for _ in range(len(answers) - 1))], strict=True))
+    for name, sent in answers.items():
+        assert peers[name].peer.receive() == ASKED, name
+        peers[name].peer.send(sent)
+    return peers
 
 
-def test_a_peer_that_does_not_answer_the_release_is_aborted_which_is_told_of_the_node(
+def test_an_idle_association_is_released_and_whoever_ends_otherwise_was_ended_by_the_node(
     stored: Callable[..., Stored],
 ) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    assert one.peer.aborted() in ((2, 0), None)  # pynetdicom closes at once
-    assert one.events() == NODE_ENDED
-    assert one.node.count("associations_total{outcome=idle}") == 1
-
-
-@pytest.mark.parametrize("answer", [ABORT, b""], ids=["abort", "close"])
-def test_a_peer_that_ends_otherwise_when_it_is_asked_was_ended_by_the_node(
-    stored: Callable[..., Stored], answer: bytes
-) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    one.peer.send(answer)
-    assert one.events() == NODE_ENDED
+    peers = answering(stored, {"release": RELEASE_RP, "close": b"", "abort": ABORT, "silence": b""})
+    peers["close"].peer.socket.close()
+    assert peers["release"].peer.receive() is None
+    assert peers["silence"].peer.aborted() in ((2, 0), None)  # pynetdicom closes at once
+    for one in peers.values():
+        one.peer.socket.close()
+    assert {way: one.events() for way, one in peers.items()} == {
+        "release": [], "close": NODE_ENDED, "abort": NODE_ENDED, "silence": NODE_ENDED
+    }  # fmt: skip
+    assert peers["release"].node.count("associations_total{outcome=idle}") == len(peers)
 
 
 @pytest.mark.own_acceptor
-def test_a_peer_that_goes_on_when_it_is_asked_is_aborted_and_may_have_more_to_send(
+def test_what_comes_behind_the_request_of_the_node_is_answered_or_ends_the_association(
     stored: Callable[..., Stored],
 ) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    one.begin_another()
-    assert one.peer.aborted() == (0, 0)
-    assert one.events() == [("node-ended", "the node ended the association: given up")]
-    assert len(one.node.rows()) == 1
-
-
-@pytest.mark.own_acceptor
-def test_when_both_sides_ask_for_the_release_each_is_answered(stored: Callable[..., Stored]) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    one.peer.send(RELEASE_RQ)
-    one.peer.send(RELEASE_RP)
-    assert one.peer.receive() == (6, b"\0\0\0\0")
-    assert one.peer.receive() is None
-    assert one.events() == []
-    assert one.node.count("associations_total{outcome=released}") == 1
-
-
-@pytest.mark.own_acceptor
-@pytest.mark.parametrize("sent", [RELEASE_RQ + ABORT, RELEASE_RQ + p_data(pdv(1, 0, b"x")), pdu(9, b"\0\0\0\0")])
-def test_whatever_follows_the_request_of_the_node_ends_the_association(
-    stored: Callable[..., Stored], sent: bytes
-) -> None:
-    one = stored()
-    assert one.peer.receive() == ASKED
-    one.peer.send(sent)
-    assert one.peer.closed()
-    assert one.node.settled()
+    peers = answering(
+        stored,
+        {
+            "both ask": RELEASE_RQ + RELEASE_RP,
+            "another instance": ANOTHER,
+            "abort": RELEASE_RQ + ABORT,
+            "data": RELEASE_RQ + p_data(pdv(1, 0, b"x")),
+            "no PDU": pdu(9, b"\0\0\0\0"),
+        },
+    )
+    assert peers["both ask"].peer.receive() == (6, b"\0\0\0\0")
+    assert peers["both ask"].peer.receive() is None
+    assert peers["another instance"].peer.aborted() == (0, 0)
+    assert all(one.peer.closed() for one in peers.values())
+    assert peers["both ask"].events() == []
+    assert peers["another instance"].events() == [("node-ended", "the node ended the association: given up")]
+    node = peers["both ask"].node
+    assert len(node.rows()) == len(peers)
+    outcomes = {"released": 2, "given up": 1, "violated": 2}
+    assert {outcome: node.count(f"associations_total{{outcome={outcome}}}") for outcome in outcomes} == outcomes
 
 
 @pytest.mark.own_acceptor

@@ -49,7 +49,7 @@ from tests.protocol.conftest import (
 )
 from tests.rows import index_locked
 
-SHORT = {"request_seconds": 0.6, "pdu_seconds": 0.6, "idle_seconds": 1.5}
+SHORT = {"request_seconds": 0.6, "pdu_seconds": 0.6, "idle_seconds": 1.5, "release_seconds": 0.6}
 """Deadlines of `hurried`: beside other work, a peer that sends in time passes those as well."""
 
 
@@ -118,11 +118,13 @@ def store_head(uid: str = "1.2.3.4", **other: bytes) -> bytes:
 @pytest.mark.slow
 def test_a_request_that_never_comes_is_not_waited_for(hurried: Running) -> None:
     whole = associate_rq()
-    for length in (0, 1, 6, 7, len(whole) - 1):  # nothing, one byte, a header, a header and a byte, all but one byte
-        with Raw(hurried) as peer:
+    lengths = (0, 1, 6, 7, len(whole) - 1)  # nothing, one byte, a header, a header and a byte, all but one byte
+    with contextlib.ExitStack() as opened:
+        peers = [opened.enter_context(Raw(hurried)) for _ in lengths]
+        for peer, length in zip(peers, lengths, strict=True):
             peer.send(whole[:length])
-            assert echo_seconds(hurried) < 2
-            assert peer.closed(), length
+        assert echo_seconds(hurried) < 2
+        assert [peer.closed() for peer in peers] == [True] * len(lengths)
 
 
 @pytest.mark.slow
@@ -140,9 +142,10 @@ def test_a_request_in_drops_is_not_waited_for(hurried: Running) -> None:
 
 @pytest.mark.slow
 def test_many_connections_that_close_at_once_leave_nothing(guarded: Running) -> None:
-    for _ in range(1000):
-        socket.create_connection((guarded.host, guarded.port)).close()
-    assert echo_seconds(guarded) < 2
+    for _ in range(10):
+        for _ in range(100):  # no more than wait to be accepted: the kernel has others wait a second
+            socket.create_connection((guarded.host, guarded.port)).close()
+        assert echo_seconds(guarded) < 2
 
 
 def first_context(body: bytes) -> int:
@@ -291,24 +294,26 @@ def test_a_broken_pdu_aborts_and_leaves_nothing(guarded: Running) -> None:
 
 
 STALLS = {
-    "within a PDU": (store_head() + p_data(pdv(1, 0, bytes(100)))[:60], "violated"),
-    "within a data set": (store_head() + p_data(pdv(1, 0, bytes(1000))), "idle"),
-    "after the association": (b"", "idle"),
+    "within a PDU": store_head() + p_data(pdv(1, 0, bytes(100)))[:60],
+    "within a data set": store_head() + p_data(pdv(1, 0, bytes(1000))),
+    "after the association": b"",
 }
 
 
 @pytest.mark.slow
 def test_a_peer_that_stalls_is_aborted_and_its_part_file_removed(hurried: Running) -> None:
-    for where, (sent, outcome) in STALLS.items():
-        before = hurried.count(f"associations_total{{outcome={outcome}}}")
-        with Raw(hurried).associate() as peer:
-            peer.send(sent)
-            assert echo_seconds(hurried) < 2
+    with contextlib.ExitStack() as opened:
+        peers = {where: opened.enter_context(Raw(hurried).associate()) for where in STALLS}
+        for where, peer in peers.items():
+            peer.send(STALLS[where])
+        assert echo_seconds(hurried) < 2
+        for where, peer in peers.items():
             assert peer.aborted() is not None, where
             assert peer.closed(), where
-        assert until(lambda: hurried.part_files() == []), where
-        assert hurried.settled()
-        assert hurried.count(f"associations_total{{outcome={outcome}}}") == before + 1, where
+    assert until(lambda: hurried.part_files() == [])
+    assert hurried.settled()
+    assert hurried.count("associations_total{outcome=violated}") == 1
+    assert hurried.count("associations_total{outcome=idle}") == 2
 
 
 @pytest.mark.slow

@@ -89,7 +89,8 @@ class Sender:
 
 
 @pytest.fixture
-def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
+def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    monkeypatch.setattr(mllp, "TICK_SECONDS", 0.05)  # within which a listener stops
     index = Index(tmp_path / "root", Metrics())
     (tmp_path / "root").mkdir(exist_ok=True)  # an index in PostgreSQL does not make it
     audit = Audit(tmp_path / "root", "VOXELNODE")
@@ -116,7 +117,6 @@ def entries(listening: Any) -> dict[str, dict[str, Any]]:
     return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
 
 
-@pytest.mark.slow
 def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path) -> None:
     files = {"hl7_tls_certificate": keys / "server.pem", "hl7_tls_key": keys / "server.key"}
     port = listening(**files, hl7_tls_client_ca=keys / "ca.pem")
@@ -146,7 +146,6 @@ def test_tls_that_is_configured_wrongly_is_reported(keys: Path, files: dict[str,
     assert [problem for problem in problems(settings) if reason in problem]
 
 
-@pytest.mark.slow
 def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
     with Sender(listening()) as sender:
         assert sender.send(written())[:3] == ["MSA", "AA", "MSG1"]
@@ -169,7 +168,6 @@ def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
     assert sum("1 steps scheduled" in line for line in lines) == 3
 
 
-@pytest.mark.slow
 def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) -> None:
     def update(pid: str) -> bytes:
         return f"MSH|^~\\&|RIS|HOSPITAL|||20260101||ADT^A08^ADT_A01|A1|P|2.5.1\r{pid}\r".encode()
@@ -200,7 +198,6 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
     assert "Mayer" not in lines
 
 
-@pytest.mark.slow
 def test_each_step_of_an_imaging_order_is_an_entry(listening: Any) -> None:
     with Sender(listening()) as sender:
         assert sender.send(written(OMI, "OMI^O23^OMI_O23"))[1] == "AA"
@@ -211,7 +208,6 @@ def test_each_step_of_an_imaging_order_is_an_entry(listening: Any) -> None:
     assert {row["start_time"] for row in rows.values()} == {dt.time(8, 30)}
 
 
-@pytest.mark.slow
 def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -> None:
     few = (MSH, PID, "ORC|{control}|" + "N" * 40, "OBR|1|||X^Y||||||||||||||||||||CT|||^^^20261121")
     with Sender(listening(hl7_station_by_modality={"CT": "CT9"})) as sender:
@@ -225,7 +221,6 @@ def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -
     assert (second["station_ae_title"], second["start_time"]) == ("CT9", dt.time(0, 0))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -244,7 +239,6 @@ def test_text_is_decoded_by_the_character_set_and_without_escapes(
     assert row["patient_name"] == name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("message", "code", "reason"),
     [
@@ -274,7 +268,6 @@ def test_what_is_not_taken_is_answered_with_a_reason_that_names_nobody(
     assert len(entries(listening)) == 1
 
 
-@pytest.mark.slow
 def test_several_messages_in_one_piece_and_one_in_many_are_answered(listening: Any) -> None:
     with Sender(listening()) as sender:
         framed = b"".join(b"\x0b" + written(number=number) + b"\x1c\x0d" for number in (1, 2))
@@ -288,7 +281,6 @@ def test_several_messages_in_one_piece_and_one_in_many_are_answered(listening: A
 
 def test_endless_slow_and_foreign_peers_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mllp, "MESSAGE_SECONDS", 0.5)
-    monkeypatch.setattr(mllp, "TICK_SECONDS", 0.05)
     port = listening()
     with Sender(port) as endless, suppress(OSError):
         endless.socket.sendall(b"x" * 100_000_000)
@@ -303,13 +295,11 @@ def test_endless_slow_and_foreign_peers_are_closed(listening: Any, monkeypatch: 
         assert good.send(written())[1] == "AA"
 
 
-@pytest.mark.slow
 def test_only_known_networks_may_send(listening: Any) -> None:
     with Sender(listening(hl7_networks=("10.0.0.0/8",))) as stranger:
         assert stranger.is_closed()
 
 
-@pytest.mark.slow
 def test_a_connection_too_many_of_one_address_is_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.extensions.worklist.mllp.PER_ADDRESS", 3)
     port = listening()

@@ -98,23 +98,31 @@ def foreign(title: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 @pytest.mark.own_acceptor
-@pytest.mark.parametrize("title", SEEN)
-def test_a_query_finds_what_is_in_the_projects_of_its_peer(site: tuple[Running, Destination], title: str) -> None:
+def test_a_query_finds_what_is_in_the_projects_of_its_peer(site: tuple[Running, Destination]) -> None:
     node, _ = site
-    root = uids.STUDY_ROOT_FIND
-    studies = found(node, title, root, "STUDY", StudyInstanceUID="", NumberOfStudyRelatedSeries=None,
-                    NumberOfStudyRelatedInstances=None)  # fmt: skip
-    series = [
-        one.SeriesInstanceUID
-        for study in studies
-        for one in found(node, title, root, "SERIES", StudyInstanceUID=study.StudyInstanceUID, SeriesInstanceUID="")
-    ]
-    assert set(series) == SEEN[title]
-    assert len(series) == len(SEEN[title]) == sum(study.NumberOfStudyRelatedSeries for study in studies)
-    assert sum(study.NumberOfStudyRelatedInstances for study in studies) == 2 * len(series)
-    patients = found(node, title, uids.PATIENT_ROOT_FIND, "PATIENT", PatientID="*", NumberOfPatientRelatedStudies=None)
-    assert {patient.PatientID for patient in patients} == {f"ID-{SERIES[one]}" for one in SEEN[title]}
-    assert all(patient.NumberOfPatientRelatedStudies == 1 for patient in patients)
+    numbers = {"NumberOfStudyRelatedSeries": None, "NumberOfStudyRelatedInstances": None}
+    for title, seen in SEEN.items():
+        studies = found(node, title, uids.STUDY_ROOT_FIND, "STUDY", StudyInstanceUID="", **numbers)
+        series = [
+            one.SeriesInstanceUID
+            for study in studies
+            for one in found(
+                node,
+                title,
+                uids.STUDY_ROOT_FIND,
+                "SERIES",
+                StudyInstanceUID=study.StudyInstanceUID,
+                SeriesInstanceUID="",
+            )
+        ]
+        assert set(series) == seen, title
+        assert len(series) == len(seen) == sum(study.NumberOfStudyRelatedSeries for study in studies)
+        assert sum(study.NumberOfStudyRelatedInstances for study in studies) == 2 * len(series)
+        patients = found(
+            node, title, uids.PATIENT_ROOT_FIND, "PATIENT", PatientID="*", NumberOfPatientRelatedStudies=None
+        )
+        assert {patient.PatientID for patient in patients} == {f"ID-{SERIES[one]}" for one in seen}, title
+        assert all(patient.NumberOfPatientRelatedStudies == 1 for patient in patients)
 
 
 @pytest.mark.own_acceptor

@@ -52,7 +52,6 @@ def test_a_stranger_is_reported_with_the_remedy(start_node: Callable[..., Runnin
     assert row["count"] == 1
 
 
-@pytest.mark.slow
 def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     for _ in range(5):
@@ -77,7 +76,6 @@ def test_each_refused_context_is_reported_with_what_was_offered(node: Running) -
     assert "Little Endian" in syntax["remedy"]
 
 
-@pytest.mark.slow
 def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
     private = [build_context(f"1.2.999.{number}", [JPIPHTJ2KReferencedDeflate]) for number in range(125)]
@@ -120,7 +118,6 @@ OTHERS = {
 }
 
 
-@pytest.mark.slow
 def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
     for begin in OTHERS.values():
         with Raw(node) as raw:
@@ -133,7 +130,6 @@ def test_other_protocols_are_reported_each_by_its_name(node: Running) -> None:
         assert any(words in row["reason"] for row in rows), words
 
 
-@pytest.mark.slow
 def test_instances_that_are_refused_for_different_reasons_are_reported_each_by_itself(node: Running) -> None:
     wanting = ["StudyInstanceUID", "SeriesInstanceUID", "SeriesInstanceUID"]
     assoc = associate(node)
@@ -157,7 +153,6 @@ def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Ru
     assert node.count("rejections_total{what=connection}{rule=TLS}") == 1
 
 
-@pytest.mark.slow
 def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(
     start_node: Callable[..., Running],
 ) -> None:

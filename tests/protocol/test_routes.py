@@ -18,7 +18,6 @@ from pydicom import FileDataset, dcmread
 from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
-from node.children.decoder import Decoder
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.extensions.object_store.destination import MAX_WHOLE_BYTES
@@ -34,6 +33,7 @@ from node.settings.peers import Dicom, Peer
 from node.settings.routes import DestinationSettings, Route
 from tests import make
 from tests.ingest import indexed
+from tests.made_once import decoder
 from tests.object_store import object_store
 from tests.peers import Pacs, Proxy, Stow
 from tests.programs import free_port
@@ -66,11 +66,9 @@ class Source:
 
     def start(self) -> RouteWorkers:
         """Begin routes, as a start of the node does."""
-        decoder = Decoder(workers=1)
-        self.opened.callback(decoder.close)
         index = self.node.ingest.index
         router = RouteWorkers(
-            self.settings, self.node.ingest.archive, index, self.node.metrics, self.audit, decoder, lambda name: None
+            self.settings, self.node.ingest.archive, index, self.node.metrics, self.audit, decoder(), lambda name: None
         )
         self.dropped = index.deliveries.begin("route", {worker.lane: worker.events for worker in router.workers})
         for worker in router.workers:

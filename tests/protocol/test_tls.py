@@ -185,7 +185,7 @@ def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(
 @pytest.mark.slow
 def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., Running], keys: Path) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
-    node = start_node(idle_seconds=0.5, **files)
+    node = start_node(idle_seconds=0.5, release_seconds=0.5, **files)
     with (
         socket.create_connection((node.host, node.port), timeout=DEADLINE_SECONDS) as plain,
         client_context(keys, None).wrap_socket(plain, server_hostname="localhost") as secure,

@@ -41,7 +41,7 @@ from node.web.server import WebServer
 from node.web.services import Services
 from tests import make
 from tests.ingest import indexed
-from tests.made_once import decoder
+from tests.made_once import converters, decoder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -193,6 +193,7 @@ class Site:
         """Convert what is stored; a worker runs no longer than that."""
         objects = objects_of(enabled(self.services.settings))
         worker = Worker(self.store.archive, self.store.index, self.services.settings.convert, objects=objects)
+        worker._converters = converters(objects, worker._options)
         worker.start()
         try:
             until(self.is_settled, seconds)

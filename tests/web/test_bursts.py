@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,22 @@ def test_a_burst_has_the_bytes_of_each_frame_and_one_line_with_their_number(
     assert line["participants"][0]["user"] == "reader"
 
 
+def test_frames_that_are_asked_for_at_once_have_their_bytes_and_one_line_for_each_caller(site: Site) -> None:
+    for name in ("reader", "writer"):
+        client = site.network_client(headers={**OCTETS, "Authorization": f"Bearer {site.token(name)}"})
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(client.get, [path_of(ds) for ds in CT]))
+            rendered = [path_of(ds, "rendered") for ds in CT[:3]]
+            pictures = list(threads.map(partial(client.get, headers={"Accept": "*/*"}), rendered))
+        assert [answer.content for answer in answers] == [ds.PixelData for ds in CT]
+        assert {picture.status_code for picture in pictures} == {200}
+    lines = site.audited("DICOM Instances Accessed")
+    of_frames = [line["participants"][0]["user"] for line in lines if line["detail"] == "frames"]
+    assert of_frames == ["reader", "writer"]
+    assert {line["objects"][0]["study_instance_uid"] for line in lines} == {"1.2.3"}
+    assert [line["participants"][0]["user"] for line in lines if line["detail"] == "rendered"] == ["reader", "writer"]
+
+
 def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +224,9 @@ def test_nobody_profits_from_the_burst_of_another_and_rights_end_with_their_with
     assert member.get(path_of(CT[0]))[0].status_code == 404
     assert admin.post(f"{project}/contents", json={"add": [series]}).json() == {"added": 1, "removed": 0}
     member.burst(path_of(CT[0]))
+    assert admin.delete(path_of(CT[1]).removesuffix("/frames/1")).status_code == 204
+    for one, gone in ((member, 404), (reader, 410)):
+        assert [one.get(path_of(ds))[0].status_code for ds in CT[:2]] == [200, gone]
     assert stranger.get(path_of(CT[0]))[1] is False
     assert admin.post(f"{project}/contents", json={"remove": [series]}).json() == {"added": 0, "removed": 1}
     assert member.get(path_of(CT[0]))[0].status_code == 404

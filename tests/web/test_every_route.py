@@ -263,21 +263,21 @@ def test_of_two_credentials_the_header_counts(guarded: Site) -> None:
     assert session.get("/api/v1/trash").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/administration/", "//administration", "/./administration", "/static/../administration", "/Administration",
-        "/static/..%2fadministration", "/static/%2e%2e/administration", "/shared/x/../../administration",
-        "/healthz/../administration", "/login/..%2fadministration", "/administration;x", "/administration%00",
-        "/administration%2f", "/shared/..%2f..%2fadministration", "/api/v1/jobs/x/../../trash", "/static//etc/passwd",
-        "/static/..%2f..%2f..%2fetc%2fpasswd", "/api/v1/trash?x=/static/", "/api/v1/trash#/static/",
-    ],
+SPELLINGS = (
+    "/administration/", "//administration", "/./administration", "/static/../administration", "/Administration",
+    "/static/..%2fadministration", "/static/%2e%2e/administration", "/shared/x/../../administration",
+    "/healthz/../administration", "/login/..%2fadministration", "/administration;x", "/administration%00",
+    "/administration%2f", "/shared/..%2f..%2fadministration", "/api/v1/jobs/x/../../trash", "/static//etc/passwd",
+    "/static/..%2f..%2f..%2fetc%2fpasswd", "/api/v1/trash?x=/static/", "/api/v1/trash#/static/",
 )  # fmt: skip
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "TRACE"])
-def test_no_spelling_of_a_path_opens_anything(guarded: Site, method: str, path: str) -> None:
-    with raw(guarded) as connection:
-        connection.sendall(request_head(method, path, "Content-Length: 0", "X-Original-URL: /healthz"))
-        assert status_of(connection) in (307, 400, 401, 404, 405)
+def test_no_spelling_of_a_path_opens_anything(guarded: Site, method: str) -> None:
+    for path in SPELLINGS:
+        with raw(guarded) as connection:
+            connection.sendall(request_head(method, path, "Content-Length: 0", "X-Original-URL: /healthz"))
+            assert status_of(connection) in (307, 400, 401, 404, 405), path
 
 
 def test_there_is_no_web_socket(guarded: Site) -> None:

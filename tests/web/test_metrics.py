@@ -38,6 +38,13 @@ RULES, DOCUMENT = ROOT / "deploy" / "prometheus-alerts.yml", ROOT / "docs" / "we
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 
 
+@pytest.fixture
+def impatient(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site that waits half a second for locks of other programs."""
+    give_locks_up_after(0.5, monkeypatch)
+    return start_site()
+
+
 def samples(site: Site) -> dict[str, float]:
     """Value by name and labels."""
     text = site.client().get("/metrics").text
@@ -98,11 +105,8 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     assert "a sync failed" in answer.json()["reasons"]["intake"]
 
 
-def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_locks_up_after(0.05, monkeypatch)
-    site = start_site()
+def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(impatient: Site) -> None:
+    site = impatient
     path = site.root / "index.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
         locked = sqlite3.OperationalError("database is locked")
@@ -171,9 +175,9 @@ def receive(site: Site) -> None:
 
 @pytest.mark.slow
 def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    impatient: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = site.client()
+    site, client = impatient, impatient.client()
     with index_locked(site.root):
         receive(site)
         monkeypatch.setattr(readiness, "MAX_LAG_SECONDS", 0.0)

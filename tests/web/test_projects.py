@@ -21,6 +21,7 @@ from node.web.credentials import digest, new_token
 from tests import make
 from tests.web.conftest import PASSWORD, Site, every_route, open_site, until
 from tests.web.test_administration import signed_in
+from tests.web.test_every_route import body_of, query_of
 
 SERIES = {"1.2.901.1": "1.2.901", "1.2.901.2": "1.2.901", "1.2.902.1": "1.2.902", "1.2.903.1": "1.2.903",
           "1.2.904.1": "1.2.904"}  # fmt: skip
@@ -150,24 +151,6 @@ def url_of(path: str, values: Mapping[str, str]) -> str:
     return re.sub(r"{(\w+)(:path)?}", lambda found: known[found[1]], path)
 
 
-def query_of(path: str, values: Mapping[str, str]) -> dict[str, str]:
-    if path == "/dicom-web/wado":
-        return {"requestType": "WADO", "studyUID": values["study"], "seriesUID": values["series"],
-                "objectUID": values["instance"]}  # fmt: skip
-    return {name: values[name] for name in ("study", "series")} if "/selected/" in path else {}
-
-
-def body_of(path: str, values: Mapping[str, str]) -> dict[str, Any]:
-    """What a route that changes something needs beside its path."""
-    key = {"study_instance_uid": values["study"], "series_instance_uid": values["series"]}
-    by_rest = {"labels": {"labels": ["walked"]}, "comments": {"comment": "walked"}, "contents": {"add": [key]},
-               "{account}": {"role": "read"}, "medium": {"study_instance_uids": [values["study"]]}}  # fmt: skip
-    if path.startswith("/api/"):
-        return {"json": by_rest[last]} if (last := path.rpartition("/")[2]) in by_rest else {}
-    selected = {name: values[name] for name in ("study", "series")} if "/selected/" in path else {}
-    return {"data": {**selected, "label": "walked", "comment": "walked"}}
-
-
 def reported(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ...]:
     """What an answer tells, without the identifiers of the request."""
     text = answer.text
@@ -201,7 +184,7 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
             answers = []
             for values in (foreign, absent):
                 url, query = url_of(path, values), query_of(path, values)
-                sent = body_of(path, values) if method in ("POST", "PUT") else {}
+                sent = body_of(method, path, values) if method in ("POST", "PUT") else {}
                 answer = walt.request(method, url, params=query, follow_redirects=False, **sent)
                 text = answer.text.replace(url, "")
                 for value in query.values():
@@ -213,7 +196,7 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
                     assert not [mark for mark in marks if mark in text], (method, path)
             assert len({*answers}) <= 1, (method, path, answers)
             walked += 1
-            sent = body_of(path, own) if method in ("POST", "PUT") else {}
+            sent = body_of(method, path, own) if method in ("POST", "PUT") else {}
             answer = walt.request(method, url_of(path, own), params=query_of(path, own), follow_redirects=False, **sent)
             is_change = method != "GET" and answer.status_code in (200, 201, 202, 303)
             shown, changed = (
