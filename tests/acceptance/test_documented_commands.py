@@ -267,6 +267,11 @@ AS_CT2, OVER_TLS = "-aet 'CT 2' -aec VOXELNODE", "+tls KEY CERTIFICATE +cf CA"
 CERTIFICATE = 'tls_certificate = "{keys}/server.pem"\ntls_key = "{keys}/server.key"\n'
 
 
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize(
     ("configuration", "command"),
@@ -286,9 +291,9 @@ CERTIFICATE = 'tls_certificate = "{keys}/server.pem"\ntls_key = "{keys}/server.k
     ],
 )
 def test_the_command_on_an_empty_page_sends_a_folder_also_to_a_closed_node(
-    tmp_path: Path, configuration: str, command: str | None
+    tmp_path: Path, keys: Path, configuration: str, command: str | None
 ) -> None:
-    keys, scans = make_keys(tmp_path), tmp_path / "scans"
+    scans = tmp_path / "scans"
     (tmp_path / "voxelnode.toml").write_text(configuration.format(keys=keys))
     scans.mkdir()
     for number, ds in enumerate(make.ct_series(2)):

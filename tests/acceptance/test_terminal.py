@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
+import tempfile
 import termios
 from pathlib import Path
 from unicodedata import combining, east_asian_width
@@ -13,6 +12,7 @@ from unicodedata import combining, east_asian_width
 import pytest
 
 from tests import make
+from tests.preloaded import Process, run
 
 STUDY, SERIES = f"1.2.3.{'8' * 50}", f"1.2.3.{'9' * 50}"
 NAME, DESCRIPTION = "山田花子" * 4 + "^太郎", "胸部 CT axial thin slices after contrast medium, second pass"
@@ -22,9 +22,9 @@ def on_terminal(columns: int, *arguments: object) -> list[str]:
     """Run a command on a terminal with so many columns; return the lines that it shows."""
     ours, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, columns))
-    command = [sys.executable, "-m", "node", *map(str, arguments)]
     shown = b""
-    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE) as process:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = Process([*map(str, arguments)], {}, log, terminal=terminal)
         os.close(terminal)
         try:
             while piece := os.read(ours, 1 << 16):
@@ -33,7 +33,8 @@ def on_terminal(columns: int, *arguments: object) -> list[str]:
             pass
         finally:
             os.close(ours)
-        assert process.wait(60) == 0, process.stderr and process.stderr.read()
+            process.stdout.close()
+        assert process.wait(60) == 0, log.seek(0) or log.read()
     return shown.decode().splitlines()
 
 
@@ -42,8 +43,7 @@ def width(line: str) -> int:
 
 
 def printed(*arguments: object, status: int = 0) -> str:
-    command = [sys.executable, "-m", "node", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run(*arguments)
     assert done.returncode == status, done.stderr
     return done.stdout
 

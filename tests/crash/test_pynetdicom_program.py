@@ -123,7 +123,7 @@ def program(tmp_path: Path, destination: tuple[int, list[Dataset]]) -> Iterator[
         port = {destination[0]}
         """
     )
-    with Program(tmp_path / "root", environment={"VOXELNODE_CONFIG": str(configuration)}) as program:
+    with Forked(tmp_path / "root", environment={"VOXELNODE_CONFIG": str(configuration)}) as program:
         assert program.start(), program.log.read_text()
         yield program
 

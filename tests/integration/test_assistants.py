@@ -24,17 +24,17 @@ SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
 
 
-def call(serve: Callable[..., None], *requests: object) -> Any:
-    """Return the answer to the last of some requests to a child."""
+def answers(serve: Callable[..., None], *requests: object) -> list[Any]:
+    """Return the answers of a child, one after the other."""
     with closing(Child(serve, name="child", max_answer_bytes=1 << 20)) as child:
-        return [json.loads(child.call(request, SECONDS)) for request in requests][-1]
+        return [json.loads(child.call(request, SECONDS)) for request in requests]
 
 
 # As a library
 
 
-def serve_scenario(channel: ChildPipes) -> None:
-    """Run a function of this module with two assistants that have met at a pipe."""
+def serve_scenarios(channel: ChildPipes) -> None:
+    """Run functions of this module, each with two assistants of its own that have met at a pipe."""
     reading, writing = os.pipe()
 
     def compute(request: bytearray) -> bytes:
@@ -48,9 +48,10 @@ def serve_scenario(channel: ChildPipes) -> None:
             case _:
                 return bytes(request) * 2
 
-    assistants = Assistants(2, lambda descriptors: None, compute)
     for name in channel.requests():
-        channel.answer(json.dumps(globals()[name](assistants)).encode())
+        with closing(Assistants(2, lambda descriptors: None, compute)) as assistants:
+            answer = globals()[name](assistants)
+        channel.answer(json.dumps(answer).encode())
 
 
 def together(assistants: Assistants) -> list[str]:
@@ -87,18 +88,18 @@ def closed(assistants: Assistants) -> str:
         return "none left"
 
 
-@pytest.mark.parametrize(
-    ("scenario", "expected"),
-    [
-        (together, ["!", "1"]),
-        (by_many_threads, True),
-        (deaths, [True, False, True, True]),
-        (too_long, [True, False]),
-        (closed, "none left"),
-    ],
-)
-def test_assistants(scenario: Callable[[Assistants], object], expected: object) -> None:
-    assert call(serve_scenario, scenario.__name__) == expected
+def test_assistants() -> None:
+    expected: dict[Callable[[Assistants], object], object] = {
+        together: ["!", "1"],
+        by_many_threads: True,
+        deaths: [True, False, True, True],
+        too_long: [True, False],
+        closed: "none left",
+    }
+    names = [scenario.__name__ for scenario in expected]
+    assert dict(zip(names, answers(serve_scenarios, *names), strict=True)) == dict(
+        zip(names, expected.values(), strict=True)
+    )
 
 
 # In the service of a process that reads foreign bytes
@@ -152,22 +153,17 @@ def asked(given: Path, action: str, assistants: int = 1) -> Apart:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not offered().landlock or not offered().seccomp, reason="this kernel confines nothing")
-@pytest.mark.parametrize(
-    ("action", "own", "of_assistant"),
-    [
-        ("read", "done", "Permission denied"),
-        ("fork", "Operation not permitted", "Operation not permitted"),
-        ("load", "done", "done"),
-    ],
-)
-def test_an_assistant_may_less_than_what_it_works_for(given: Path, action: str, own: str, of_assistant: str) -> None:
-    answer = call(serve, asked(given, action))
-    assert (answer["own"], answer["assistant"]) == (own, of_assistant)
+def test_an_assistant_may_less_than_what_it_works_for(given: Path) -> None:
+    assert answers(serve, *(asked(given, action) for action in ("read", "fork", "load"))) == [
+        {"own": "done", "assistant": "Permission denied"},
+        {"own": "Operation not permitted", "assistant": "Operation not permitted"},
+        {"own": "done", "assistant": "done"},
+    ]
 
 
 @pytest.mark.slow
 def test_without_assistants_there_is_none(given: Path) -> None:
-    assert call(serve, asked(given, "read", 0))["assistant"] is None
+    assert answers(serve, asked(given, "read", 0))[0]["assistant"] is None
 
 
 @pytest.mark.slow

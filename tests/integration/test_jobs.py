@@ -33,6 +33,7 @@ from tests.acceptance.served import until
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_hooks import take
 from tests.receivers import Answer, Received, Receiver, channel_of
+from tests.rows import read_rows
 
 pytestmark = pytest.mark.postgresql
 
@@ -408,7 +409,7 @@ def test_a_hook_runs_once_though_the_index_is_behind(
         incoming.finish()
         for _ in range(2):
             worker.work()
-            [delivery] = root.rows("SELECT state, attempts, reason FROM v_deliveries")
+            [delivery] = read_rows(root.folder, "SELECT state, attempts, reason FROM v_deliveries")
             assert (delivery["state"], delivery["attempts"]) == ("waiting", 0)
             assert "behind what was received" in delivery["reason"]
             root.clock.move(60)

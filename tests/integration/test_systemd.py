@@ -190,7 +190,7 @@ def test_the_services_of_an_idle_node_sleep(tmp_path: Path) -> None:
     node.start()
     pause, restless = threading.Event(), dict[str, int]()
     try:
-        pause.wait(1.0)  # what the start left to do
+        pause.wait(2.5)  # what the start left to do
         for _ in range(5):  # which takes longer in PostgreSQL, until this host has all leases
             before = {service.name: service.steps for service in node.services}
             pause.wait(6.0)
