@@ -88,6 +88,11 @@ def found_syntax(data: bytes | bytearray | memoryview, announced: str) -> str:
     return IMPLICIT_LITTLE_ENDIAN if is_implicit else announced
 
 
+def is_as_announced(data: bytes, announced: str) -> bool:
+    """Return whether a data set has the encoding of its transfer syntax, by its first eight bytes as `found_syntax`."""
+    return announced == DEFLATED_LITTLE_ENDIAN or found_syntax(data, announced) == announced
+
+
 @lru_cache(maxsize=64)
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
     """Return the encoding of a transfer syntax."""

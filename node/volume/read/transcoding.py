@@ -52,7 +52,8 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
     """Return the data set of a DICOM file in another transfer syntax, without preamble and File Meta Information.
 
     `file`: a DICOM file whose File Meta Information names its transfer syntax.
-    `target`: one of `node.volume.read.transfer_syntaxes.TARGETS`.
+    `target`: one of `node.volume.read.transfer_syntaxes.TARGETS`, or the transfer syntax that the file names: then the
+        encoding becomes that of this transfer syntax, and compressed frames stay as they are.
 
     Raises NotTranscodable: the frames cannot be decoded, or are longer than a native value can be; or the file is
         damaged.
@@ -70,14 +71,14 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
 
 
 def encoded(ds: Dataset, target: str) -> bytes:
-    """Return a data set, as pydicom read it, encoded in one of `TARGETS`; `ds` cannot be used afterwards.
+    """Return a data set, as pydicom read it, encoded as `transcoded` says; `ds` cannot be used afterwards.
 
     Raises ConversionRefused: the compressed frames cannot be decoded, or the attributes that describe them contradict
         each other.
     Raises NotTranscodable: the decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
     """
     syntax = UID(ds.file_meta.TransferSyntaxUID)
-    if syntax not in NATIVE:
+    if syntax not in NATIVE and target != syntax:
         decompress(ds)
     implicit = target == ImplicitVRLittleEndian
     is_big_endian = syntax == ExplicitVRBigEndian
@@ -176,6 +177,8 @@ def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endia
     if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom accepts a truncated value
         raise NotTranscodable(f"the data set ends within {element.tag}")
     vr = element.VR or _representation(ds, element)
+    if " or " in vr:  # of pydicom, for compressed frames whose VR was implicit
+        vr = "OB"  # PS3.5 A.4
     if vr in _NO_VRS:
         vr = "UN"
     if vr == "SQ":
