@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from functools import cache, lru_cache
-from pathlib import Path
 
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, encoding_of
 
@@ -69,12 +67,6 @@ def file_meta(head: bytes) -> tuple[dict[int, str], int]:
             values[number] = head[at : at + length].rstrip(b"\x00 ").decode("ascii", "replace")
         at += length
     return values, at
-
-
-def data_set_head(path: Path, offset: int) -> bytes:
-    """Return the first eight bytes of the data set in a file, which show its encoding."""
-    with path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), 8, offset)
 
 
 def _text(tag: int, vr: str, value: str) -> bytes:

@@ -20,7 +20,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.status import STATUS_WARNING, code_to_category
 
 from node.archive.base import LocalFile
-from node.archive.intact import problem_with
+from node.archive.intact import data_set_head, problem_with
 from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
@@ -34,7 +34,6 @@ from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNo
 from node.children.decoding import transcode
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.encoding import is_as_announced
-from node.dicom.part10 import data_set_head
 from node.dicom.status import SUCCESS
 from node.errors import VoxelnodeError
 from node.index.search.selection import StoredInstance

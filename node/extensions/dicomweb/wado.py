@@ -13,11 +13,12 @@ from typing import IO
 import structlog
 from fastapi import Response
 
+from node.archive.intact import data_set_head
 from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
 from node.dicom.encoding import is_as_announced
 from node.dicom.json_model import Json
-from node.dicom.part10 import data_set_head, file_head
+from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.documents import respond_data_sets
 from node.extensions.dicomweb.encoded import encoded_model
