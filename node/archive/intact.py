@@ -42,6 +42,15 @@ def problem_with(path: Path, offset: int, length: int | None, sha256: str | None
     return None if digest == sha256 else digest_problem(digest, sha256)
 
 
+def data_set_head(path: Path, offset: int) -> bytes:
+    """Return the first eight bytes of the data set in a file, which show its encoding: `node.dicom.encoding`.
+
+    Raises OSError: the file cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), 8, offset)
+
+
 def length_problem(actual: int, expected: int) -> str:
     """Return how a file differs that has another length."""
     return f"has {max(actual, 0)} bytes instead of {expected}"  # below 0: it ends before the data set begins

@@ -7,8 +7,11 @@ needs none.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
+
+from node.errors import NotUnderstood
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -86,6 +89,21 @@ def found_syntax(data: bytes | bytearray | memoryview, announced: str) -> str:
         return EXPLICIT_LITTLE_ENDIAN if has_vr else announced
     is_implicit = not has_vr and announced != EXPLICIT_BIG_ENDIAN and (data[6:8] == b"\0\0" or data[4:8] == b"\xff" * 4)
     return IMPLICIT_LITTLE_ENDIAN if is_implicit else announced
+
+
+def is_as_announced(data: bytes, announced: str) -> bool:
+    """Return whether a data set has the encoding of its transfer syntax, by its first eight bytes as `found_syntax`."""
+    return announced == DEFLATED_LITTLE_ENDIAN or found_syntax(data, announced) == announced
+
+
+def locates_frames(offsets: Sequence[int], frames: int) -> bool:
+    """Return whether an offset table names the place of each frame: from 0 on, each behind the one before (PS3.5 A.4).
+
+    Raises NotUnderstood: frames are not in the order of their fragments, as PS3.5 A.4 has them; either may be wrong.
+    """
+    if any(later < earlier for earlier, later in pairwise(offsets)):
+        raise NotUnderstood("the offset table has the frames in another order than their fragments (PS3.5 A.4)")
+    return len(offsets) == frames and offsets[0] == 0 and len(set(offsets)) == frames
 
 
 @lru_cache(maxsize=64)

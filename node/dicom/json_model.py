@@ -118,8 +118,13 @@ def _element(
     ds: Dataset, tag: BaseTag, vr: str | None, little: bool, bulk_data_uri: Callable[[str], str | None], path: str
 ) -> Json:
     element = held_elements(ds)[tag]
+    if isinstance(element, RawDataElement):
+        is_undefined = element.length == UNDEFINED_LENGTH
+    else:
+        is_undefined = bool(element.is_undefined_length)
     if tag in PIXEL_TAGS or _is_long(vr, element.value):
-        uri = bulk_data_uri(path)
+        # Fragments within a sequence have no media type of their own (PS3.18 8.7.3); those of the image have frames.
+        uri = None if is_undefined and "." in path else bulk_data_uri(path)
         shown = vr if vr is not None and len(vr) == 2 else "OW"
         return {"vr": shown, "BulkDataURI": uri} if uri else {"vr": shown}
     if isinstance(element, RawDataElement) and vr and isinstance(element.value, bytes):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import numpy as np
 import pytest
 from pydicom import Dataset, FileDataset
 from pydicom.encaps import encapsulate
+from pydicom.filereader import read_dataset
 from pydicom.uid import (
     MPEG4HP41,
+    UID,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    RLELossless,
     VideoEndoscopicImageStorage,
     generate_uid,
 )
@@ -35,12 +39,13 @@ from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
 from node.index.search.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
-from tests.make import ct_series, instance, mr_series, rgb_capture
+from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     VERIFICATION,
     Raw,
     Running,
+    after_file_meta,
     associate_rq,
     c_echo_rq,
     c_store_rq,
@@ -393,6 +398,36 @@ def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompres
     assert plain.syntaxes[ds.SOPInstanceUID] == ImplicitVRLittleEndian
     assert pixels in plain.stored[ds.SOPInstanceUID]
     assert node.part_files() == []  # where it lay meanwhile
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Expected (im|ex)plicit VR")
+@pytest.mark.parametrize(
+    ("announced", "is_implicit"), [(ImplicitVRLittleEndian, False), (ExplicitVRLittleEndian, True), (RLELossless, True)]
+)
+def test_a_data_set_leaves_in_the_encoding_of_its_context_however_it_came(
+    start_node: Callable[..., Running],
+    start_destination: Callable[..., Destination],
+    announced: UID,
+    is_implicit: bool,
+) -> None:
+    [ds] = ct_series(1)
+    if announced == RLELossless:
+        ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    came = after_file_meta(misencoded(ds, announced, is_implicit=is_implicit))
+    destination = start_destination((CT_IMAGE_STORAGE, [announced]))
+    node = start_node(peers=peers(destination))
+    with Raw(node).associate(associate_rq(build_context(CT_IMAGE_STORAGE, announced), calling="SENDER")) as peer:
+        assert peer.store(ds.SOPInstanceUID, came) == 0x0000
+    assert node.stored_data_sets() == {ds.SOPInstanceUID: came}
+    keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
+    assert move(node, keys)[-1][0].Status == 0x0000
+    got = get(node, keys, (CT_IMAGE_STORAGE, [announced]))
+    assert got.last.Status == 0x0000
+    for sent in (got.stored[ds.SOPInstanceUID], destination.stored[ds.SOPInstanceUID]):
+        assert (sent[4:6] == b"CS") is (announced != ImplicitVRLittleEndian)
+        after = read_dataset(BytesIO(sent), announced.is_implicit_VR, True)
+        assert (after.PixelData, after.PatientName) == (ds.PixelData, ds.PatientName)
 
 
 def test_an_instance_whose_file_is_damaged_is_not_handed_on(

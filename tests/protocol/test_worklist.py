@@ -128,6 +128,9 @@ STEP_QUERIES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"ScheduledProcedureStepStartDate": "-20261121"}, {}),
     ({"ScheduledProcedureStepStartTime": "1000-1200"}, {}),
     ({"ScheduledProcedureStepStartDate": "20261121", "ScheduledProcedureStepStartTime": "-1014"}, {}),
+    ({"ScheduledProcedureStepStartDate": "20261120-20261122", "ScheduledProcedureStepStartTime": "1000-1014"}, {}),
+    ({"ScheduledProcedureStepStartDate": "20261119-20261121", "ScheduledProcedureStepStartTime": "1016-0930"}, {}),
+    ({"ScheduledProcedureStepStartDate": "20261121-", "ScheduledProcedureStepStartTime": "1000-"}, {}),
     ({"Modality": "MR"}, {}),
     ({"ScheduledStationAETitle": "CT2"}, {}),
     ({"ScheduledPerformingPhysicianName": "Cur*"}, {}),
@@ -239,6 +242,24 @@ def test_entries_follow_the_files_of_the_folder(
     os.replace(tmp_path / "elsewhere", folder)
     shutil.copy(folder / "one.json", folder / "same.json")
     assert ids(node, keys()) == ["P11", "P11"]
+
+
+def test_a_range_of_dates_and_one_of_times_are_one_period(node: Running) -> None:
+    starts = ("20270706", "05"), ("20270705", "09"), ("20270705", "11"), ("20270707", "19"), ("20270707", "1759")
+    plan(node, *(
+        entry(number, ScheduledProcedureStepStartDate=date, ScheduledProcedureStepStartTime=f"{time:0<6}")
+        for number, (date, time) in enumerate(starts, 1)
+    ))  # fmt: skip
+
+    def between(dates: str, times: str) -> list[str]:
+        asked_for = {"ScheduledProcedureStepStartDate": dates, "ScheduledProcedureStepStartTime": times}
+        return sorted(ids(node, keys(asked_for)))
+
+    assert between("20270705-20270707", "1000-1800") == ["P1", "P3", "P5"]
+    assert between("20270705-20270706", "1800-0600") == ["P1"]  # the times alone would cross midnight
+    assert between("20270706-", "1800-") == ["P4", "P5"]
+    assert between("20270705", "1000-1800") == ["P3"]
+    assert between("20270706-", "1000-1800") == ["P5"]  # of other forms: each day
 
 
 def test_a_step_that_is_over_is_not_given_to_modalities(node: Running) -> None:

@@ -8,6 +8,7 @@ from io import BytesIO
 import httpx2
 import pytest
 from pydicom import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from tests import make
@@ -135,6 +136,21 @@ def test_a_part_of_bulk_data_can_be_asked_for(client: httpx2.Client, path: str, 
     for beyond in (f"bytes={length}-", "bytes=-0"):
         answer = client.get(path, headers={**accept, "Range": beyond})
         assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{length}")
+
+
+@pytest.mark.slow
+def test_fragments_within_a_sequence_are_not_offered(site: Site) -> None:
+    ds, icon = COMPRESSED.read(), Dataset()
+    icon.PixelData = encapsulate([b"fragment"])
+    icon["PixelData"].VR, icon["PixelData"].is_undefined_length = "OB", True
+    ds.IconImageSequence = [icon]
+    site.take(ds)
+    client = site.client()
+    (model,) = client.get(f"{path_of(ds)}/metadata").json()
+    assert model["00880200"]["Value"] == [{"7FE00010": {"vr": "OB"}}]
+    asked = f"{path_of(ds)}/bulkdata/00880200.1.7FE00010"
+    assert client.get(asked, headers={"Accept": "application/octet-stream"}).status_code == 404
+    assert "BulkDataURI" in model["7FE00010"]
 
 
 @pytest.mark.slow

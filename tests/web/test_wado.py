@@ -18,13 +18,16 @@ from PIL.ImageCms import ImageCmsProfile
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, MRSpectroscopyStorage
+from pydicom.uid import UID, MRSpectroscopyStorage, RLELossless
 
+from node.dicom.part10 import file_meta
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb import bulk_data, wado
 from node.receive.import_files import import_instances
+from node.receive.ingest import Announced, Origin
 from node.web.files import CHUNK_BYTES
 from tests import make
+from tests.ingest import indexed
 from tests.web.conftest import Site, open_site, until
 from tests.web.mixed import NAMES, data_set, sample
 
@@ -658,3 +661,23 @@ def test_the_older_way_to_ask_for_one_instance(client: httpx2.Client) -> None:
         {"windowCenter": "1"},
     ):
         assert ask(**wrong).status_code == 400, wrong
+
+
+@pytest.mark.filterwarnings("ignore:Expected (im|ex)plicit VR")
+@pytest.mark.parametrize("announced", [EXPLICIT, str(RLELossless)])
+def test_a_data_set_is_sent_in_the_encoding_of_its_transfer_syntax(site: Site, announced: str) -> None:
+    [ds] = make.ct_series(1)
+    if announced == RLELossless:
+        ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    file = make.misencoded(ds, announced, is_implicit=True)
+    incoming = site.store.ingest.begin(Announced(ds.SOPClassUID, ds.SOPInstanceUID, announced), Origin("dicom"))
+    incoming.take_fragment(file[file_meta(file)[1] :])
+    indexed(incoming)
+    path = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    for answer in (
+        site.client().get(path, headers={"Accept": f"{DICOM}; transfer-syntax={announced}"}).content,
+        parts_of(site.client().get(path, headers={"Accept": AS_STORED}))[0][1],
+    ):
+        meta, offset = file_meta(answer)
+        assert (meta[0x0010], answer[offset:][4:6]) == (announced, b"CS")
+        assert dcmread(BytesIO(answer)).PixelData == ds.PixelData

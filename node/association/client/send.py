@@ -1,6 +1,7 @@
 """C-STORE as a service user: instances are sent as they are stored, each in its own transfer syntax (PS3.4 B).
 
-A peer that does not accept that transfer syntax gets the instance uncompressed; nothing else ever changes.
+A peer that does not accept that transfer syntax gets the instance uncompressed, and a data set that is not in its
+transfer syntax is encoded in it; nothing else ever changes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.status import STATUS_WARNING, code_to_category
 
 from node.archive.base import LocalFile
-from node.archive.intact import problem_with
+from node.archive.intact import data_set_head, problem_with
 from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
@@ -32,6 +33,7 @@ from node.association.outgoing import InstanceBytes
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.decoding import transcode
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
+from node.dicom.encoding import is_as_announced
 from node.dicom.status import SUCCESS
 from node.errors import VoxelnodeError
 from node.index.search.selection import StoredInstance
@@ -228,13 +230,22 @@ def bytes_for_peer(
             f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
     path = intact(instance) if instance.data is None else instance.path
-    if target == instance.transfer_syntax_uid and instance.data is not None:
+    head = instance.data[:8] if instance.data is not None else _data_set_head(path, instance.offset)
+    as_stored = target == instance.transfer_syntax_uid and is_as_announced(head, target)
+    if as_stored and instance.data is not None:
         yield accepted[target], InstanceBytes(data=instance.data)
-    elif target == instance.transfer_syntax_uid:
+    elif as_stored:
         yield accepted[target], InstanceBytes(path, instance.offset, instance.bytes)
     else:
         with transcode(path, target) as source:
             yield accepted[target], source
+
+
+def _data_set_head(path: Path, offset: int) -> bytes:
+    try:
+        return data_set_head(path, offset)
+    except OSError as error:
+        raise NotReadable(f"its file cannot be read now: {error.strerror}") from error
 
 
 def intact(instance: Outgoing) -> Path:
@@ -295,7 +306,7 @@ def send_files(paths: Sequence[Path], peer: Address, calling_ae_title: str, time
 
 def never_transcode(path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
     """Refuse to transcode (a `Transcode`)."""
-    raise NotSendable("the peer does not accept its transfer syntax")
+    raise NotSendable("the peer does not accept its transfer syntax, or its data set is not in that transfer syntax")
 
 
 def read_outgoing(path: Path) -> Outgoing:

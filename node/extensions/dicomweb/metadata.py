@@ -105,7 +105,7 @@ def long_value(path: Path, tag_path: str) -> bytes:
         data = None
     if isinstance(data, str):
         data = data.encode()
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes) or (len(steps) > 1 and element.is_undefined_length):
         raise NoSuchValue("the instance has no such bulk data")
     return data
 

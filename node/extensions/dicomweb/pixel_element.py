@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate, generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from node.children.decoding import NoSuchValue
 from node.counted import counted
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
+from node.dicom.encoding import (
+    DEFLATED_LITTLE_ENDIAN,
+    EXPLICIT_BIG_ENDIAN,
+    UNDEFINED_LENGTH,
+    encoding_of,
+    locates_frames,
+)
 from node.dicom.header import HeaderCut, read_to_pixels
 from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import text, value, whole
@@ -196,11 +202,31 @@ class PixelElement:
         if not 1 <= number <= self.frames:
             raise FrameNotFound(f"the instance has {counted(self.frames, 'frame')}, but frame {number} was requested")
         with self.path.open("rb") as file:
-            file.seek(self.offset)
             try:
-                return get_frame(file, number - 1, extended_offsets=self.extended_offsets, number_of_frames=self.frames)
+                return self._encapsulated_frame(file, number)
+            except NotUnderstood as error:
+                raise FrameNotFound(f"frame {number} of {self.frames} cannot be located: {error}") from error
             except Exception as error:  # ValueError, struct.error, ...: broken items make pydicom raise anything
                 raise FrameNotFound(f"frame {number} of {self.frames} cannot be located") from error
+
+    def _encapsulated_frame(self, file: BinaryIO, number: int) -> bytes:
+        file.seek(self.offset)
+        offsets, begin = parse_basic_offsets(file), file.tell()
+        if self.extended_offsets is not None:
+            offsets = list(struct.unpack(f"<{len(self.extended_offsets[0]) // 8}Q", self.extended_offsets[0]))
+        if not offsets or (
+            locates_frames(offsets, self.frames)
+            and all(os.pread(file.fileno(), 4, begin + at) == _ITEM for at in offsets[number - 1 : number + 1])
+        ):
+            file.seek(self.offset)
+            return get_frame(file, number - 1, extended_offsets=self.extended_offsets, number_of_frames=self.frames)
+        count, starts = parse_fragments(file)
+        if self.frames == 1:
+            return b"".join(generate_fragments(file))
+        if count != self.frames:
+            raise NotUnderstood(f"the offset table does not locate it, and there are {counted(count, 'fragment')}")
+        file.seek(starts[number - 1])
+        return next(generate_fragments(file))
 
 
 @lru_cache(maxsize=16)

@@ -13,8 +13,10 @@ from typing import IO
 import structlog
 from fastapi import Response
 
+from node.archive.intact import data_set_head
 from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
+from node.dicom.encoding import is_as_announced
 from node.dicom.json_model import Json
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
@@ -94,7 +96,7 @@ def retrieve(call: CurrentCall) -> Response:
     files = begun_files(target.node, given)
     if not form.multipart:
         instance, syntax = given[0]
-        length = file_length(instance) if syntax == instance.transfer_syntax_uid else None
+        length = file_length(instance) if _is_as_stored(target.node, instance, syntax) else None
         return respond(target, only(files), f"{DICOM}; transfer-syntax={syntax}", etag, length, status)
     message = Multipart(DICOM)
     parts = (
@@ -141,7 +143,7 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
     try:
         for (instance, syntax), _ in zip(given, node.archive.ahead([one for one, _ in given]), strict=True):
-            as_stored = syntax == instance.transfer_syntax_uid
+            as_stored = _is_as_stored(node, instance, syntax)
             future = None if as_stored else threads.submit(copy_context().run, _transcoded, node, instance, syntax)
             waiting.append(((instance, syntax), future))
             if len(waiting) > AHEAD:
@@ -150,6 +152,16 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
             yield _file(node, *waiting.popleft())
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_as_stored(node: Services, instance: StoredInstance, syntax: str) -> bool:
+    """Return whether an instance is sent byte for byte: in its transfer syntax, and its data set is so encoded."""
+    if syntax != instance.transfer_syntax_uid:
+        return False
+    try:
+        return is_as_announced(data_set_head(local_file(node, instance), instance.data_set_offset), syntax)
+    except OSError:
+        return True  # `stored_file` says what is wrong with the file
 
 
 def _transcoded(node: Services, instance: StoredInstance, syntax: str) -> IO[bytes]:

@@ -7,7 +7,7 @@ Requested Procedure, Imaging Service Request, visit and patient. Every attribute
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import config
@@ -16,13 +16,24 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.json_model import Json, value_text
-from node.dicom.key_values import Match, compared, matches_any, matches_of, require_order
+from node.dicom.attributes import date_of, time_of
+from node.dicom.json_model import Json, entry_text, value_text
+from node.dicom.key_values import (
+    Between,
+    Match,
+    Moments,
+    combined_moments,
+    compared,
+    matches_any,
+    matches_of,
+    require_order,
+)
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
 from node.dicom.values import CONVERSION_ERRORS, standard_tag
 
 STEP_SEQUENCE = "ScheduledProcedureStepSequence"
+START_DATE, START_TIME = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
 
 MAX_DEPTH = 8
 """Most sequences within each other, in keys and in entries; the information model has four."""
@@ -66,7 +77,7 @@ def read_worklist_query(identifier: Dataset) -> WorklistQuery:
         K.4.1.1).
     """
     unsupported: list[str] = []
-    keys = tuple(_keys(identifier, unsupported, 0))
+    keys = _keys(identifier, unsupported, 0)
     if sum(map(_count, keys)) > MAX_MATCHES:
         raise InvalidQuery(
             standard_tag(STEP_SEQUENCE), f"a query must not have more than {MAX_MATCHES} values and wildcards"
@@ -78,7 +89,29 @@ def _count(key: WorklistKey) -> int:
     return compared(key.matches) + sum(map(_count, key.inner))
 
 
-def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[WorklistKey]:
+def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> tuple[WorklistKey, ...]:
+    keys = _with_period(tuple(_each_key(identifier, unsupported, depth)))
+    for key in keys:
+        for match in key.matches:
+            require_order(Key(key.keyword, key.vr, Level.STUDY), match)
+    return keys
+
+
+def _with_period(keys: tuple[WorklistKey, ...]) -> tuple[WorklistKey, ...]:
+    """Return keys with a range of start dates and one of start times as one period, without negotiation (PS3.4 K.6-1).
+
+    The date is still matched by itself, which the index does; the time is matched with it.
+    """
+    dates, times = (next((key.matches for key in keys if key.keyword == each), ()) for each in (START_DATE, START_TIME))
+    match dates, times:
+        case (Between() as date,), (Between() as time,):
+            moments = combined_moments(date, Key(START_TIME, "TM", Level.STUDY), time)
+            if moments is not None:
+                return tuple(replace(key, matches=(moments,)) if key.keyword == START_TIME else key for key in keys)
+    return keys
+
+
+def _each_key(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[WorklistKey]:
     for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
         if keyword in _NO_KEYS or tag.element == 0:
@@ -90,13 +123,10 @@ def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[W
         if vr == "SQ":
             if depth == MAX_DEPTH:
                 raise InvalidQuery(tag, f"keys must not be nested deeper than {MAX_DEPTH} sequences")
-            yield WorklistKey(tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1)))
+            yield WorklistKey(tag, keyword, vr, inner=_keys(key_item(identifier, tag), unsupported, depth + 1))
         elif vr in MATCHED_VRS:
             key = Key(keyword, vr, Level.STUDY)
-            matches = matches_of(key, texts_of(identifier, tag), fuzzy=False)
-            for match in matches:
-                require_order(key, match)
-            yield WorklistKey(tag, keyword, vr, matches)
+            yield WorklistKey(tag, keyword, vr, matches_of(key, texts_of(identifier, tag), fuzzy=False))
         else:
             if _has_value(identifier, tag):
                 unsupported.append(keyword)
@@ -117,9 +147,21 @@ def is_match(keys: Sequence[WorklistKey], entry: Json) -> bool:
 
 def _has_match(key: WorklistKey, entry: Json) -> bool:
     values = _values(key, entry)
+    match key.matches:
+        case (Moments() as period,):
+            return _is_within(period, entry)
     if not key.inner:
         return matches_any(key.matches, [value_text(value) for value in values])
     return not any(map(_count, key.inner)) or any(is_match(key.inner, item) for item in values)
+
+
+def _is_within(period: Moments, step: Json) -> bool:
+    start_date, start_time = entry_text(step, START_DATE), entry_text(step, START_TIME)
+    date, time = date_of(start_date or ""), time_of(start_time or "")
+    if date is None or time is None:
+        return False
+    start = date, time
+    return not ((period.first and start < period.first) or (period.last and start > period.last))
 
 
 def _values(key: WorklistKey, entry: Json) -> list[Any]:

@@ -18,7 +18,9 @@ Entries are received by REST and by HL7 v2 orders, and read from files ([worklis
 - Every attribute of PS3.6 is returned if requested, in sequences to a depth of eight, and empty if the entry lacks it.
 - Attributes of these value representations are matched as in section 5.2.7.2, the others only returned (0xFF01 if a
   value is requested): {", ".join(sorted(MATCHED_VRS))}.
-- Dates and times are matched separately. Extended negotiation is not supported.
+- A range of Scheduled Procedure Step Start Dates and one of Start Times of the same form are one period, from the first
+  date and time to the last (PS3.4 table K.6-1). Other dates and times are matched separately. Extended negotiation is
+  not supported.
 """
 
 PERFORMED_STEPS = """\

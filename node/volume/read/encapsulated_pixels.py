@@ -9,8 +9,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 
+from node.dicom.encoding import locates_frames
 from node.dicom.values import value
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, NotUnderstood
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream, begins, read_codestream
 from node.volume.read.decoders import FrameShape
@@ -87,7 +88,7 @@ def _encoded_frames(ds: Dataset, data: bytes, frames: int) -> list[bytes]:
     """Return the compressed frames, each of one or several fragments (PS3.5 A.4).
 
     If there is one fragment per frame, or one frame in all, the count decides. Otherwise the offset tables do, and if
-    they are empty, the beginnings of codestreams.
+    they do not locate the frames, the beginnings of codestreams.
     """
     try:
         with BytesIO(data) as buffer:
@@ -101,13 +102,18 @@ def _encoded_frames(ds: Dataset, data: bytes, frames: int) -> list[bytes]:
         raise contradictory(
             f"(7FE0,0010) Pixel Data has {len(fragments)} fragments, but (0028,0008) Number of Frames is {frames}"
         )
-    if len(fragments) == frames:
-        return fragments
     if frames == 1:
         return [b"".join(fragments)]
     extended = value(ds, "ExtendedOffsetTable")
     if isinstance(extended, bytes):
         offsets = np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist()
+    try:
+        if not locates_frames(offsets, frames):
+            offsets = []
+    except NotUnderstood as error:
+        raise contradictory(f"(7FE0,0010) Pixel Data: {error}") from error
+    if len(fragments) == frames:
+        return fragments
     starts = _frame_starts(fragments, offsets, frames)
     return [b"".join(fragments[start:stop]) for start, stop in zip(starts, [*starts[1:], len(fragments)], strict=True)]
 
@@ -115,7 +121,7 @@ def _encoded_frames(ds: Dataset, data: bytes, frames: int) -> list[bytes]:
 def _frame_starts(fragments: list[bytes], offsets: list[int], frames: int) -> list[int]:
     begin = np.cumsum([0, *(len(fragment) + 8 for fragment in fragments[:-1])])
     starts = [index for index, at in enumerate(begin) if at in set(offsets)]
-    if len(starts) != frames or len(offsets) != frames or starts[0] != 0:
+    if len(starts) != frames:
         starts = [index for index, fragment in enumerate(fragments) if begins(fragment)]
     if len(starts) != frames or starts[0] != 0:
         raise contradictory(

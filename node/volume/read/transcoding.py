@@ -14,6 +14,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_dataset
 from pydicom.tag import BaseTag
@@ -21,13 +22,16 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.dicom.encoding import NO_VRS
-from node.dicom.values import CONVERSION_ERRORS
+from node.dicom.header import is_sequence
+from node.dicom.reading import stored_bytes
+from node.dicom.values import CONVERSION_ERRORS, held_elements
 from node.errors import ConversionRefused, is_of_system
 from node.volume.read.colours import to_rgb
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
+_ICON = BaseTag(0x00880200)
 _OFFSET_TABLES = (BaseTag(0x7FE00001), BaseTag(0x7FE00002))
 """Extended Offset Table and its lengths, which only compressed frames have: PS3.3 C.7.6.3.1.8."""
 
@@ -48,7 +52,8 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
     """Return the data set of a DICOM file in another transfer syntax, without preamble and File Meta Information.
 
     `file`: a DICOM file whose File Meta Information names its transfer syntax.
-    `target`: one of `node.volume.read.transfer_syntaxes.TARGETS`.
+    `target`: one of `node.volume.read.transfer_syntaxes.TARGETS`, or the transfer syntax that the file names: then the
+        encoding becomes that of this transfer syntax, and compressed frames stay as they are.
 
     Raises NotTranscodable: the frames cannot be decoded, or are longer than a native value can be; or the file is
         damaged.
@@ -66,14 +71,14 @@ def transcoded(file: BinaryIO, target: str) -> bytes:
 
 
 def encoded(ds: Dataset, target: str) -> bytes:
-    """Return a data set, as pydicom read it, encoded in one of `TARGETS`; `ds` cannot be used afterwards.
+    """Return a data set, as pydicom read it, encoded as `transcoded` says; `ds` cannot be used afterwards.
 
     Raises ConversionRefused: the compressed frames cannot be decoded, or the attributes that describe them contradict
         each other.
     Raises NotTranscodable: the decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
     """
     syntax = UID(ds.file_meta.TransferSyntaxUID)
-    if syntax not in NATIVE and _PIXEL_DATA in ds:
+    if syntax not in NATIVE and target != syntax:
         decompress(ds)
     implicit = target == ImplicitVRLittleEndian
     is_big_endian = syntax == ExplicitVRBigEndian
@@ -85,11 +90,34 @@ def encoded(ds: Dataset, target: str) -> bytes:
 
 
 def decompress(ds: Dataset) -> None:
-    """Replace compressed frames by decoded ones, and correct the Image Pixel module.
+    """Replace compressed frames by decoded ones, and correct the Image Pixel module; also in the items of sequences.
+
+    Those of items may be native (PS3.5 A.4). An icon that cannot be decoded is removed: the image does not need it.
 
     Raises ConversionRefused: see `encoded`.
     Raises NotTranscodable: see `encoded`.
     """
+    if _PIXEL_DATA in ds:
+        _decompress_frames(ds)
+    _decompress_items(ds, ds.file_meta)
+
+
+def _decompress_items(ds: Dataset, meta: FileMetaDataset) -> None:
+    elements = list(held_elements(ds).items())
+    for tag in [tag for tag, held in elements if held.VR == "SQ" or (held.VR is None and is_sequence(tag))]:
+        try:
+            for item in ds[tag].value:
+                if _PIXEL_DATA in item and stored_bytes(item, "PixelData")[1]:
+                    item.file_meta = meta
+                    _decompress_frames(item)
+                _decompress_items(item, meta)
+        except (ConversionRefused, NotTranscodable):
+            if tag != _ICON:
+                raise
+            del ds[tag]
+
+
+def _decompress_frames(ds: Dataset) -> None:
     decompressed = decompressed_frames(ds)
     layout = decompressed.layout
     length = -(-layout.pixels * layout.samples * layout.bits_allocated * layout.frames // 8)
@@ -149,6 +177,8 @@ def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endia
     if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom accepts a truncated value
         raise NotTranscodable(f"the data set ends within {element.tag}")
     vr = element.VR or _representation(ds, element)
+    if " or " in vr:  # of pydicom, for compressed frames whose VR was implicit
+        vr = "OB"  # PS3.5 A.4
     if vr in _NO_VRS:
         vr = "UN"
     if vr == "SQ":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,27 @@ def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
         assert (alone.NumberOfFrames, header.NumberOfFrames) == (1, 15)
         alone.file_meta.TransferSyntaxUID = RLELossless
         np.testing.assert_array_equal(alone.pixel_array, ds.pixel_array[14])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "is_found"), [((0, 0), True), ((0, 9), True), ((0,), True), ((8, 0), False)], ids=str
+)
+def test_a_frame_is_found_by_an_offset_table_only_if_that_locates_every_frame(
+    tmp_path: Path, offsets: tuple[int, ...], is_found: bool
+) -> None:
+    ds = dcmread(PYDICOM_FILES / "SC_rgb_rle_2frame.dcm")
+    frames = list(generate_frames(ds.PixelData, number_of_frames=2))
+    table = struct.pack(f"<2sHL{len(offsets)}L", b"\xfe\xff", 0xE000, 4 * len(offsets), *offsets)
+    for fragments in (frames, [*frames, b"more"]):
+        ds.PixelData = table + encapsulate(fragments, has_bot=False)[8:]
+        ds.save_as(tmp_path / "one.dcm")
+        element = header_and_pixels(tmp_path / "one.dcm")[1]
+        assert element is not None
+        if is_found and fragments is frames:
+            assert [element.encapsulated_frame(number) for number in (1, 2)] == frames
+        else:
+            with pytest.raises(FrameNotFound, match="offset table"):
+                element.encapsulated_frame(1)
 
 
 @pytest.mark.parametrize("number", [0, 16, 10**9])

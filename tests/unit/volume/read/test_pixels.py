@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -273,6 +274,23 @@ def fragmented(ds: Dataset, pieces: int, *, offsets: bool) -> Dataset:
 def test_frames_of_several_fragments_are_put_together_with_and_without_an_offset_table(offsets: bool) -> None:
     values = np.random.default_rng(0).integers(0, 4000, (3, 40, 36), np.uint16)
     assert np.array_equal(frames(fragmented(grey(values), 2, offsets=offsets)), values)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offsets", "is_read"), [(1, (0, 0), True), (1, (1, 0), False), (2, (0, 0), True), (2, (1, 0), False)]
+)
+def test_an_offset_table_that_does_not_locate_the_frames_exchanges_none(
+    pieces: int, offsets: tuple[int, int], is_read: bool
+) -> None:
+    """A table of equal offsets says nothing; one out of order contradicts the order of the fragments."""
+    values = np.random.default_rng(0).integers(0, 4000, (2, 40, 36), np.uint16)
+    ds = fragmented(grey(values), pieces, offsets=True)
+    second = struct.unpack("<2L", ds.PixelData[8:16])[1]
+    ds.PixelData = ds.PixelData[:8] + struct.pack("<2L", *(at * second for at in offsets)) + ds.PixelData[16:]
+    if is_read:
+        assert np.array_equal(frames(ds), values)
+    else:
+        assert refusal(ds).reason == "contradictory"
 
 
 def test_one_frame_of_several_fragments_needs_no_offset_table() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,40 @@ def test_what_describes_the_frames_is_set_right(tmp_path: Path, syntax: UID) -> 
     assert after.PixelData == expected
     assert not after["PixelData"].is_undefined_length
     assert after.SOPInstanceUID == uid
+
+
+def with_icon(fragments: bytes | None = None) -> FileDataset:
+    """An image in RLE whose icon is in RLE too, or is of `fragments`, and which has another compressed image inside."""
+    ds, icon = ct_series(1)[0], Dataset()
+    set_pixels(icon, np.arange(16, dtype=np.uint8).reshape(4, 4))
+    icon.file_meta = deepcopy(ds.file_meta)
+    for one in (ds, icon):
+        one.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    other = deepcopy(icon)
+    if fragments is not None:
+        icon.PixelData = fragments
+    del icon.file_meta, other.file_meta  # items have none
+    outer = Dataset()
+    outer.ReferencedImageBoxSequence = [other]
+    ds.IconImageSequence, ds.SourceImageSequence = [icon], [outer]
+    return ds
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pixels_within_sequences_are_decompressed_too(tmp_path: Path, target: str) -> None:
+    after = read(in_syntax(saved(with_icon(), tmp_path), target), target)
+    for item in (after.IconImageSequence[0], after.SourceImageSequence[0].ReferencedImageBoxSequence[0]):
+        assert (item.PixelData, item["PixelData"].is_undefined_length) == (bytes(range(16)), False)
+
+
+def test_an_icon_that_cannot_be_decoded_is_left_out_and_another_image_fails(tmp_path: Path) -> None:
+    ds = with_icon(encapsulate([b"not RLE!"]))
+    after = read(in_syntax(saved(ds, tmp_path), EXPLICIT), EXPLICIT)
+    assert "IconImageSequence" not in after
+    assert after.SourceImageSequence[0].ReferencedImageBoxSequence[0].PixelData == bytes(range(16))
+    ds.SourceImageSequence = ds.pop("IconImageSequence").value
+    with pytest.raises(NotTranscodable, match="decompress"):
+        in_syntax(saved(ds, tmp_path), EXPLICIT)
 
 
 def test_bits_above_those_stored_are_kept(tmp_path: Path) -> None:
