@@ -85,9 +85,28 @@ def test_pixel_data_of_all_levels_are_the_frames(client: httpx2.Client) -> None:
     assert b"".join(body for _, body in frames) == COMPRESSED.read().pixel_array.tobytes()
 
 
+@pytest.mark.slow
+def test_instances_as_octets_are_their_bulk_data(client: httpx2.Client) -> None:
+    for level in ("/dicom-web/studies/1.2.3", "/dicom-web/studies/1.2.3/series/1.2.3.1", path_of(CT[1]), LARGE.path):
+        for accept in (OCTETS, f'multipart/related; type="application/dicom"; q=0.5, {OCTETS}'):
+            parts = parts_of(client.get(level, headers={"Accept": accept}))
+            assert parts == parts_of(client.get(f"{level}/bulkdata", headers={"Accept": OCTETS}))
+    for accept in (f'{OCTETS}; q=0.5, multipart/related; type="application/dicom"', "multipart/related", "*/*"):
+        answer = client.get(path_of(CT[1]), headers={"Accept": accept})
+        assert 'type="application/dicom"' in answer.headers["content-type"]
+
+
 @pytest.mark.parametrize(
     ("path", "accept", "status"),
     [
+        ("/dicom-web/studies/1.2.4", OCTETS, 404),
+        ("/dicom-web/studies/1.2.4", "application/octet-stream", 406),
+        ("/dicom-web/studies", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/metadata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/bulkdata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/pixeldata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/rendered", "multipart/*", 200),
         ("/dicom-web/studies/1.2.4/pixeldata", OCTETS, 404),
         ("/dicom-web/studies/1.2.4/bulkdata", OCTETS, 404),
         ("/dicom-web/studies/1.2.5/bulkdata", OCTETS, 404),
