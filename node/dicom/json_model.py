@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
@@ -61,7 +61,7 @@ _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 MAX_DEPTH = 32
-"""Deepest nesting of sequences."""
+"""Deepest nesting of sequences; those that are read may be deeper if they are short."""
 
 AVAILABLE_TRANSFER_SYNTAX, CHARACTER_SET, PIXEL_DATA = "00083002", "00080005", "7FE00010"
 UTF_8 = "ISO_IR 192"
@@ -84,8 +84,8 @@ def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
         sequences and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the
         value is omitted.
 
-    Nothing is left out: a value that cannot be read in its VR has its bytes, as UN, and a DS or IS that is no number is
-    text; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
+    Nothing is left out: a value that cannot be read in its VR has its bytes, as UN, and a DS or IS that is no number of
+    JSON is text; NaN and infinities of other VRs are strings (PS3.18 F.2.3, table F.2.3-1).
     """
     return _data_set(ds, bulk_data_uri, "")
 
@@ -118,20 +118,29 @@ def _element(
     ds: Dataset, tag: BaseTag, vr: str | None, little: bool, bulk_data_uri: Callable[[str], str | None], path: str
 ) -> Json:
     element = held_elements(ds)[tag]
-    if isinstance(element, RawDataElement):
-        is_undefined = element.length == UNDEFINED_LENGTH
-    else:
-        is_undefined = bool(element.is_undefined_length)
-    if tag in PIXEL_TAGS or _is_long(vr, element.value):
+    if vr is None and isinstance(element, RawDataElement) and _is_long(vr, element.value):
+        # of no value: pydicom makes an object of each number
+        vr = convert_raw_data_element(element._replace(value=None, length=0), ds=ds).VR
+    has_pixels = tag in PIXEL_TAGS and bool(element.value or getattr(element, "length", 0))  # perhaps still in the file
+    if has_pixels or _is_long(vr, element.value):
         # Fragments within a sequence have no media type of their own (PS3.18 8.7.3); those of the image have frames.
-        uri = None if is_undefined and "." in path else bulk_data_uri(path)
+        uri = None if "." in path and has_fragments(element) else bulk_data_uri(path)
         shown = vr if vr is not None and len(vr) == 2 else "OW"
         return {"vr": shown, "BulkDataURI": uri} if uri else {"vr": shown}
     if isinstance(element, RawDataElement) and vr and isinstance(element.value, bytes):
+        if vr == "SQ" and len(element.value) > INLINE_TEXT_BYTES and path.count(".") >= 2 * MAX_DEPTH:
+            raise RecursionError  # each depth of a sequence holds its bytes
         simple = _from_bytes(vr, element.value, little)
         if simple is not None:
             return simple
     return _converted(ds[tag], bulk_data_uri, path)
+
+
+def has_fragments(element: DataElement | RawDataElement) -> bool:
+    """Return whether an element has an undefined length, as compressed pixels have (PS3.5 A.4)."""
+    if isinstance(element, RawDataElement):
+        return element.length == UNDEFINED_LENGTH
+    return bool(element.is_undefined_length)
 
 
 def _as_unknown(value: bytes, bulk_data_uri: Callable[[str], str | None], path: str) -> Json:
@@ -143,7 +152,7 @@ def _as_unknown(value: bytes, bulk_data_uri: Callable[[str], str | None], path: 
 
 
 def _is_long(vr: str | None, value: Any) -> bool:
-    if not isinstance(value, bytes | str):
+    if vr == "SQ" or not isinstance(value, bytes | str):  # a sequence is its items (PS3.18 F.2.2)
         return False
     return len(value) > (INLINE_BYTES if vr in _BINARY else INLINE_TEXT_BYTES)
 
@@ -178,7 +187,7 @@ def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
 def text_element(vr: str, text: str) -> Json:
     """Return an element of text that is decoded, with backslashes between several values.
 
-    Numbers, which may be of US as well, are decimal text. A DS or IS that is no number stays text.
+    Numbers, which may be of US as well, are decimal text. A DS or IS that is no number of JSON stays text.
     """
     parts = text.split("\\") if text else []
     if vr == "PN":
@@ -201,7 +210,7 @@ def _number(vr: str, text: str) -> float | int | str | None:
     except ValueError:
         return text
     if vr == "DS":
-        return finite(number)  # type: ignore[no-any-return]
+        return number if math.isfinite(number) else text
     return int(number) if number.is_integer() else text
 
 

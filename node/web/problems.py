@@ -57,6 +57,7 @@ from node.web.files import Damaged
 from node.web.headers import add_headers, path_of
 from node.web.missing import LEVELS, where_it_is
 from node.web.problem_types import ProblemResponse, ProblemType
+from node.web.routes_by_path import methods_of
 
 log = structlog.get_logger()
 
@@ -202,7 +203,10 @@ async def _http(request: Request, error: Exception) -> Response:
         return respond(request, kind, NO_SUCH_PATH, "check the path; `/api/v1/openapi.json` lists those of REST")
     if kind in (types.NOT_FOUND, types.GONE):
         return await _not_found(request, kind, detail, getattr(error, "headers", None))
-    return respond(request, kind, detail, headers=getattr(error, "headers", None))
+    headers = getattr(error, "headers", None)
+    if kind is types.METHOD_NOT_ALLOWED and (methods := methods_of(request)):  # the router names those of one route
+        headers = {"Allow": ", ".join(sorted(methods))}
+    return respond(request, kind, detail, headers=headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

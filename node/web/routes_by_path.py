@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _Shape = tuple[str, int]
+
+
+def routes_of(request: Request) -> list[Route]:
+    """Return the routes that have the path of a request, whatever their methods."""
+    path = request.url.path
+    return [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+
+
+def methods_of(request: Request) -> set[str]:
+    """Return the methods of all routes that have the path of a request."""
+    return {method for route in routes_of(request) for method in route.methods or ()}
 
 
 class RoutesByPath:

@@ -9,7 +9,12 @@ import httpx2
 import pytest
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from tests import make
 from tests.web.conftest import Site, open_site
@@ -81,9 +86,28 @@ def test_pixel_data_of_all_levels_are_the_frames(client: httpx2.Client) -> None:
     assert b"".join(body for _, body in frames) == COMPRESSED.read().pixel_array.tobytes()
 
 
+@pytest.mark.slow
+def test_instances_as_octets_are_their_bulk_data(client: httpx2.Client) -> None:
+    for level in ("/dicom-web/studies/1.2.3", "/dicom-web/studies/1.2.3/series/1.2.3.1", path_of(CT[1]), LARGE.path):
+        for accept in (OCTETS, f'multipart/related; type="application/dicom"; q=0.5, {OCTETS}'):
+            parts = parts_of(client.get(level, headers={"Accept": accept}))
+            assert parts == parts_of(client.get(f"{level}/bulkdata", headers={"Accept": OCTETS}))
+    for accept in (f'{OCTETS}; q=0.5, multipart/related; type="application/dicom"', "multipart/related", "*/*"):
+        answer = client.get(path_of(CT[1]), headers={"Accept": accept})
+        assert 'type="application/dicom"' in answer.headers["content-type"]
+
+
 @pytest.mark.parametrize(
     ("path", "accept", "status"),
     [
+        ("/dicom-web/studies/1.2.4", OCTETS, 404),
+        ("/dicom-web/studies/1.2.4", "application/octet-stream", 406),
+        ("/dicom-web/studies", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/metadata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/bulkdata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/pixeldata", "multipart/*", 200),
+        ("/dicom-web/studies/1.2.3/rendered", "multipart/*", 200),
         ("/dicom-web/studies/1.2.4/pixeldata", OCTETS, 404),
         ("/dicom-web/studies/1.2.4/bulkdata", OCTETS, 404),
         ("/dicom-web/studies/1.2.5/bulkdata", OCTETS, 404),
@@ -151,6 +175,45 @@ def test_fragments_within_a_sequence_are_not_offered(site: Site) -> None:
     asked = f"{path_of(ds)}/bulkdata/00880200.1.7FE00010"
     assert client.get(asked, headers={"Accept": "application/octet-stream"}).status_code == 404
     assert "BulkDataURI" in model["7FE00010"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transfer_syntax_uid", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_every_uri_of_long_values_is_there_and_a_sequence_has_none(site: Site, transfer_syntax_uid: str) -> None:
+    ds = make.structured_report(transfer_syntax_uid=transfer_syntax_uid)
+    contour = make.dataset(ContourData=[1.5] * 14_000)  # 56,000 bytes
+    ds.ROIContourSequence = [make.dataset(ContourSequence=[contour])] * 3
+    block = ds.private_block(0x0029, "ACME", create=True)
+    block.add_new(1, "UN", b"abc\0" * 20_000)
+    if transfer_syntax_uid == ImplicitVRLittleEndian:
+        ds.DVHData = [0.25] * 30_000  # a DS in Explicit VR is shorter
+    site.take(ds)
+    client = site.client()
+    (model,) = client.get(f"{path_of(ds)}/metadata").json()
+    contours = [item["30060040"]["Value"][0]["30060050"]["Value"] for item in model["30060039"]["Value"]]
+    assert contours == [[1.5] * 14_000] * 3
+    xml = client.get(f"{path_of(ds)}/metadata", headers={"Accept": "application/dicom+xml"})
+    assert xml.text.count('tag="30060050"') == 3
+    assert model["00291001"]["vr"] == "UN"
+    uris = {tag: element["BulkDataURI"] for tag, element in model.items() if "BulkDataURI" in element}
+    values = {tag: client.get(uri, headers={"Accept": "application/octet-stream"}) for tag, uri in uris.items()}
+    assert {tag: answer.status_code for tag, answer in values.items()} == dict.fromkeys(uris, 200)
+    assert values["00291001"].content == b"abc\0" * 20_000
+    assert "30043058" not in uris or values["30043058"].content.split(b"\\")[0] == b"0.25"
+    assert client.get(f"{path_of(ds)}/bulkdata/30060039").status_code == 404
+
+
+def test_empty_pixel_data_are_none(site: Site) -> None:
+    (ds, other) = make.ct_series(2, study_uid="1.2.7", series_uid="1.2.7.1")
+    ds.PixelData = b""
+    site.take(ds, other)
+    client = site.client()
+    (model,) = client.get(f"{path_of(ds)}/metadata").json()
+    assert model["7FE00010"] == {"vr": "OW"}
+    for what in ("bulkdata/7FE00010", "bulkdata", "pixeldata", "frames/1"):
+        assert client.get(f"{path_of(ds)}/{what}", headers={"Accept": OCTETS}).status_code == 404, what
+    parts = parts_of(client.get("/dicom-web/studies/1.2.7/pixeldata", headers={"Accept": OCTETS}))
+    assert [body for _, body in parts] == [other.PixelData]
 
 
 @pytest.mark.slow

@@ -157,5 +157,7 @@ def test_each_resource_tells_its_own_methods(site: Site) -> None:
         allowed = set(answer.headers["allow"].split(", "))
         assert allowed - {"HEAD"} == methods
         assert ("HEAD" in allowed) == ("GET" in methods)
+        refused = site.client().put(path)
+        assert (refused.status_code, set(refused.headers["allow"].split(", "))) == (405, allowed)
         assert {method for one in answer.json()["resources"] for method in one["methods"]} | {"OPTIONS"} == methods
     assert site.client().options("/dicom-web/nothing").status_code == 404

@@ -194,10 +194,12 @@ def test_what_is_not_there_is_404_and_what_was_deleted_410(site: Site) -> None:
 
 def test_head_tells_the_headers_and_an_entity_tag_saves_the_body(client: httpx2.Client) -> None:
     one = SAMPLES["CT_small.dcm"]
-    for path in (one.path, f"{one.path}/metadata", f"{one.path}/frames/1", f"{one.path}/rendered"):
-        full = client.get(path)
-        head = client.head(path)
+    of_instance = ("", "/metadata", "/frames/1", "/bulkdata", "/bulkdata/7FE00010", "/pixeldata", "/rendered")
+    for path in ("/dicom-web/studies", *(f"{one.path}{what}" for what in of_instance)):
+        plain = {"Accept-Encoding": "identity"}
+        full, head = client.get(path, headers=plain), client.head(path, headers=plain)
         assert (head.status_code, head.content) == (200, b"")
+        assert head.headers.get("content-length", str(len(full.content))) == str(len(full.content)), path
         assert head.headers["etag"] == full.headers["etag"]
         again = client.get(path, headers={"If-None-Match": full.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")

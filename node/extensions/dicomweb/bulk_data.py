@@ -356,7 +356,11 @@ def retrieve_all_bulk_data(call: CurrentCall) -> Response:
 
     206 if the frames of some instances are omitted because they are not available in an accepted form.
     """
-    target = requested(call)
+    return answer_bulk_data(requested(call))
+
+
+def answer_bulk_data(target: SelectedInstances) -> Response:
+    """Respond with the long values of instances that the metadata omit, and their frames, each in its own part."""
     if not any(media_range.covers(OCTETS) for media_range in accepted(target.request)):
         raise NotAcceptable(f'{MULTIPART}; type="{OCTETS}"')
     given = set(_with_frames_in_accepted_form(target))

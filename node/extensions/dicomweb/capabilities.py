@@ -25,6 +25,7 @@ from node.extensions.dicomweb.resources import PREFIX, base_url, dicomweb_router
 from node.registry import enabled, resolve
 from node.settings.model import Settings
 from node.web.access import MEMBERS, CurrentCall
+from node.web.routes_by_path import methods_of, routes_of
 
 ACCEPT = {"accept": "media types, in place of the Accept header"}
 CONDITIONAL = ("Accept", "If-None-Match")
@@ -107,16 +108,12 @@ def retrieve_capabilities(call: CurrentCall) -> Response:
 def retrieve_capabilities_of_resource(call: CurrentCall) -> Response:
     """One resource with its methods, parameters and media types; 404 if no resource has such a URL."""
     request = call.request
-    routes = [
-        route
-        for route in request.app.routes
-        if isinstance(route, APIRoute) and route.methods != {"OPTIONS"} and route.path_regex.match(request.url.path)
-    ]
+    routes = [route for route in routes_of(request) if route.methods != {"OPTIONS"}]
     if not routes:
         raise HTTPException(404, "the resource does not exist")
     paths = {route.path for route in routes}
     offers = [resource for resource in offered(call.node.settings) if resource.path in paths]
-    return _described(request, offers, {"OPTIONS"}.union(*(route.methods or () for route in routes)))
+    return _described(request, offers, methods_of(request))
 
 
 router.add_api_route(

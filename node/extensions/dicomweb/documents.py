@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from node.dicom.json_model import Json
 from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm
-from node.extensions.dicomweb.resources import Instances, Multipart, Part
+from node.extensions.dicomweb.resources import Instances, Multipart, Part, without_content
 from node.web.headers import accepts_gzip, has_etag
 
 MIN_COMPRESSED_BYTES = 500
@@ -41,7 +41,7 @@ def respond_document(
         content = b"".join(_compressed(iter((content,)))) if isinstance(content, bytes) else _compressed(content)
     if request.method == "HEAD":
         length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
-        return Response(status_code=status, headers=shared | length)
+        return without_content(status, shared | length)
     return Response(content, status, shared) if isinstance(content, bytes) else Instances(content, status, shared)
 
 

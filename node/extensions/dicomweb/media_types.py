@@ -160,7 +160,7 @@ def _media_range(element: str) -> MediaRange:
         quality = float(parameters.get("q", "1"))
     except ValueError:
         quality = 1.0
-    multipart = kind == MULTIPART
+    multipart = kind in (MULTIPART, "multipart/*")
     if multipart:
         kind = parameters.get("type", "*/*").lower()
     return MediaRange(_OLD_NAMES.get(kind, kind), parameters, quality, multipart)

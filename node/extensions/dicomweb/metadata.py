@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
+from pydicom.tag import BaseTag
 
 from node.children.decoding import NoSuchValue
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from node.dicom.json_model import json_model
+from node.dicom.json_model import MAX_DEPTH, has_fragments, json_model
 from node.dicom.uids import web_transfer_syntax
-from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
+from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, value, whole
 from node.errors import is_out_of_memory
 from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.pixel_element import header_and_pixels
@@ -23,8 +25,6 @@ NATIVE = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, DEFLATED_LIT
 """Transfer syntaxes whose pixel data have a defined length and can be skipped."""
 
 LENGTH_BYTES = 4
-MAX_DEPTH = 16
-"""Deepest nesting of sequences in a path to bulk data."""
 
 
 def metadata(path: Path, transfer_syntax_uid: str, url: str, *, as_xml: bool = False) -> bytes:
@@ -78,7 +78,7 @@ def _header(path: Path, transfer_syntax_uid: str) -> Dataset:
     header, element = header_and_pixels(path)
     if element is None:
         return read_instance(path)
-    header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only show that it is present
+    header[element.tag] = DataElement(element.tag, element.vr, b"\0\0")  # the metadata only show that it has a value
     return header
 
 
@@ -92,22 +92,32 @@ def long_value(path: Path, tag_path: str) -> bytes:
     """
     steps = tag_path.split(".")
     try:
-        if len(steps) > 2 * MAX_DEPTH:
+        if len(steps) > 2 * MAX_DEPTH + 1:
             raise LookupError
         ds = read_instance(path)
-        for tag, item in zip(steps[:-1:2], steps[1::2], strict=True):
-            ds = ds[int(tag, 16)].value[int(item) - 1]
-        element = ds[int(steps[-1], 16)]
-        data = element.value
-        if isinstance(data, bytes) and ds.original_encoding[1] is False:
-            data = little_endian(element.VR, data)
+        for sequence, item in zip(steps[:-1:2], steps[1::2], strict=True):
+            ds = ds[int(sequence, 16)].value[int(item) - 1]
+        tag = BaseTag(int(steps[-1], 16))
+        data = None if len(steps) > 1 and has_fragments(held_elements(ds)[tag]) else _bytes_of(ds, tag)
     except CONVERSION_ERRORS:
         data = None
-    if isinstance(data, str):
-        data = data.encode()
-    if not isinstance(data, bytes) or (len(steps) > 1 and element.is_undefined_length):
+    if not isinstance(data, bytes):
         raise NoSuchValue("the instance has no such bulk data")
     return data
+
+
+def _bytes_of(ds: Dataset, tag: BaseTag) -> Any:
+    """Return text in UTF-8, and another value as it is stored, in little endian: also one that its VR cannot have."""
+    stored, vr = held_elements(ds)[tag].value, None
+    try:
+        data, vr = ds[tag].value, ds[tag].VR
+    except CONVERSION_ERRORS:
+        data = stored
+    if isinstance(data, str):
+        return data.encode()
+    if vr != "SQ" and not isinstance(data, bytes):  # several texts, or numbers
+        data = stored
+    return little_endian(vr, data) if isinstance(data, bytes) and ds.original_encoding[1] is False else data
 
 
 def document(path: Path) -> bytes:

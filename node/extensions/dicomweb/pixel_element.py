@@ -305,13 +305,13 @@ def nearby_pixels(path: Path) -> PixelElement | None:
 def _element(
     path: Path, size: int, header: Dataset, syntax: str, head: bytes, at: int, *, is_deflated: bool = False
 ) -> PixelElement | None:
-    """Return the pixel data that `head` begins, at a byte of a file of `size`; None if it is of another element."""
+    """Return the pixel data that `head` begins, at a byte of a file of `size`; None if they are empty, or others."""
     if len(head) < 8:
         return None
     # Contrary to its transfer syntax, too. No even length has the bytes of one of these VRs.
     is_implicit = syntax != EXPLICIT_BIG_ENDIAN and head[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
     tag, encoded_vr, length, start = encoding_of(syntax).head(head, 0, is_implicit=is_implicit)
-    if tag not in _VRS:
+    if tag not in _VRS or not length:
         return None
     vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]
     offset = at + start

@@ -187,7 +187,7 @@ def _media_type(target: SelectedInstances) -> str:
     media_type = names(accepted(target.request), *FORMATS)
     if media_type is None:
         ranges = accepted(target.request)
-        media_type = next((part.type for part in ranges if part.multipart and part.type in FORMATS), None)
+        media_type = next((name for part in ranges for name in FORMATS if part.covers_parts(name)), None)
     if media_type is None:
         raise NotAcceptable(f"{JPEG}, {PNG} and {GIF}")
     return media_type

@@ -130,11 +130,18 @@ def respond(
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}
     if has_etag(target.request.headers, etag):
         return Response(status_code=304, headers={"ETag": etag, "Vary": "Accept"})
+    if length is None and isinstance(content, bytes):
+        length = len(content)
     if length is not None:
         headers["Content-Length"] = str(length)
     if target.request.method == "HEAD":
-        return Response(status_code=status, headers=headers)
+        return without_content(status, headers)
     return sent(content, status, headers)
+
+
+def without_content(status: int, headers: Mapping[str, str]) -> Response:
+    """Return the answer to HEAD: a stream, because others say that the length of the content is 0 (RFC 9110 8.6)."""
+    return Instances(iter(()), status, headers)
 
 
 def sent(content: Pieces, status: int, headers: Mapping[str, str]) -> Response:

@@ -66,7 +66,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     wado.retrieve: Transaction(
         "Retrieve Instances",
         "10.4.1.1.1",
-        (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP),
+        (f'{MULTIPART}; type="{DICOM}"', f'{MULTIPART}; type="{OCTETS}"', DICOM, ZIP),
         ACCEPT,
         (*CONDITIONAL, "If-Match", "Range", "If-Range"),  # the last three of ZIP files
     ),

@@ -20,6 +20,7 @@ from node.dicom.encoding import is_as_announced
 from node.dicom.json_model import Json
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
+from node.extensions.dicomweb.bulk_data import answer_bulk_data
 from node.extensions.dicomweb.documents import respond_data_sets
 from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import (
@@ -27,6 +28,7 @@ from node.extensions.dicomweb.media_types import (
     DICOM,
     DICOM_XML,
     MULTIPART,
+    OCTETS,
     ZIP,
     NotAcceptable,
     accepted,
@@ -57,7 +59,10 @@ from node.web.zips import PlannedZip, known_of, zip_response
 
 router = dicomweb_router(MEMBERS)
 
-OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
+OFFERED = (
+    f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, '
+    f'{MULTIPART}; type="{OCTETS}", and {ZIP}'
+)
 
 AHEAD = 2
 """Instances transcoded while another is sent: half of what the decoder does at once."""
@@ -73,12 +78,15 @@ def retrieve(call: CurrentCall) -> Response:
     """The instances of a study, of a series, or one instance.
 
     206 if some are omitted because they are not available in an accepted transfer syntax, or because their files are
-    known to be missing or damaged.
+    known to be missing or damaged. As octets they are their bulk data (PS3.18 table 10.4.4-1).
     """
     target = requested(call)
     ranges = accepted(target.request)
     if names(ranges, DICOM, ZIP) == ZIP:
         return _zipped(target)
+    best = next((one for one in ranges if one.covers(DICOM) or one.covers_parts(OCTETS)), None)
+    if best is not None and not best.covers(DICOM):
+        return answer_bulk_data(target)
     form = dicom_form(ranges)
     is_one = "instance" in target.request.path_params
     if form is None or not (form.multipart or is_one):

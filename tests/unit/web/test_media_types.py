@@ -48,6 +48,7 @@ def test_no_list_however_broken_is_an_error(reported: str) -> None:
         ("application/dicom", {EXPLICIT}, False),
         ("application/*; transfer-syntax=*", {ANY}, False),
         ("multipart/related", {EXPLICIT}, True),
+        ("multipart/*", {EXPLICIT}, True),
         ('multipart/related; type="application/dicom"; transfer-syntax=*', {ANY}, True),
         (
             f'multipart/related; type="application/dicom"; transfer-syntax={RLE}, application/dicom',
