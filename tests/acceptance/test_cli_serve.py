@@ -191,6 +191,8 @@ def test_a_node_that_hangs_or_was_killed_is_no_node_that_runs(tmp_path: Path) ->
         asked = ordered.result()
         assert (asked.returncode, "restart it" in asked.stderr) == (1, True)
 
+        node.process.send_signal(signal.SIGCONT)
+        until(lambda: told("status")["ready"] == "yes", 30, "the state is written again")
         node.kill()
         status = told("status")
         assert (status["ready"], status["intake"]) == (
