@@ -64,7 +64,7 @@ WITHOUT_PATIENTS = {
     "/account", "/api/v1/account", "/api/v1/account/tokens", "/api/v1/account/sessions",
     "/administration", "/administration/configuration", "/administration/log",
     "/administration/connections", "/administration/retention",
-    "/api/v1/trash", "/problems/trash", "/api/v1/projects", "/api/v1/config", "/api/v1/hooks", "/api/v1/retention",
+    "/api/v1/trash", "/problems/trash", "/api/v1/projects", "/api/v1/hooks",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 
