@@ -61,7 +61,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
-    "/account", "/api/v1/account", "/api/v1/account/tokens", "/api/v1/account/sessions",
+    "/account", "/api/v1/account",
     "/administration", "/administration/configuration", "/administration/log",
     "/administration/connections", "/administration/retention",
     "/api/v1/trash", "/problems/trash", "/api/v1/projects", "/api/v1/hooks",
