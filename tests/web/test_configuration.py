@@ -84,7 +84,7 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             form.get_by_label("Attributes that the copies have").fill("InstitutionName = CITY")
             form.get_by_role("button", name="Add the route").click()
             row = page.locator("tr", has=page.get_by_role("rowheader", name="night"))
-            expect(row).to_contain_text("ready")
+            expect(row).to_contain_text("everything after instance-stored")
 
             page.get_by_text("New hook").click()
             form = page.locator("form[action='/administration/set/hooks']", has_text="Add the hook")
@@ -126,11 +126,12 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
                 },
             }  # fmt: skip
 
+            page.get_by_role("main").get_by_role("link", name="Routes", exact=True).click()
             row.get_by_role("button", name="Pause").click()
             expect(row).to_contain_text("paused")
             here.receive(tmp_path)
             until(lambda: here.states()["night/ct9"]["instances_behind"] == 2, DEADLINE_SECONDS, "it waits")
-            page.reload()
+            page.goto(PAGE)
             page.get_by_text("Change night", exact=True).click()
             expect(page.get_by_text("2 messages wait for this route")).to_be_visible()
             page.get_by_role("button", name="Remove the route night and drop 2 messages that wait").click()
