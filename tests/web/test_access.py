@@ -429,7 +429,7 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..
     site.account("admin", Role.ADMIN)
     site.take(*make.ct_series(1, study_uid="1.2.3"))
     access, now = site.app.state.access, dt.datetime.now(dt.UTC)
-    link = Share(0, "1.2.3", "", False, None, None, "writer", now, now + dt.timedelta(hours=1), 0, None)
+    link = Share(0, "1.2.3", "", False, None, "writer", now, now + dt.timedelta(hours=1), 0, None)
     number = access._known._shares.make(digest("right"), link)
     headers = scoped(site, "admin", None) if authentication == "always" else {}
 
