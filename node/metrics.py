@@ -129,12 +129,6 @@ class Metrics:
             ["route", "destination", "outcome"],
         )
         self.route_bytes = counter("voxelnode_route_bytes", "Data set bytes sent by routes", ["route", "destination"])
-        self.jobs = counter(
-            "voxelnode_jobs", "Jobs of hooks that ended: succeeded, failed, cancelled, expired", ["hook", "state"]
-        )
-        self.results = counter(
-            "voxelnode_results", "Results of jobs that were stored, by kind of file", ["hook", "kind"]
-        )
         self.started_at = dt.datetime.now(dt.UTC)
         self.last_hour, self.last_day, self.last_words = Recent(60, MINUTES), Recent(3600, HOURS), LastWords()
         self.service_failures = _ServiceFailures()

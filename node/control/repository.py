@@ -157,7 +157,7 @@ class Repository:
             any_uids=storage.any_uids,
         )
         intake = part_of(settings, RESULTS) or Results
-        self.results: Results = intake(self.index, self.ingest, self.metrics)
+        self.results: Results = intake(self.index, self.ingest)
         self.actions = Actions(settings, self.ingest, self.applier, self.audit, self.results)
 
     def _take_over_history(self, previous: OldIndex | None) -> None:

@@ -13,7 +13,6 @@ from node.background import BackgroundService
 from node.errors import UsageError
 from node.index.database.index import Index
 from node.index.work.jobs import Job, JobState
-from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
 
@@ -35,8 +34,8 @@ class Results:
     This class is for a node whose extension for results is off: no hook has `results` there, and it only ends old jobs.
     """
 
-    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics) -> None:
-        self._index, self._ingest, self._metrics = index, ingest, metrics
+    def __init__(self, index: Index, ingest: Ingest) -> None:
+        self._index, self._ingest = index, ingest
 
     def under_way(self, job_id: str) -> AbstractContextManager[threading.Event]:
         """Yield an event that is set if somebody cancels the job within the block."""

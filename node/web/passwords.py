@@ -14,7 +14,6 @@ from node.addresses import block_of
 from node.audit.audit_log import Result
 from node.index.engine.scope import within
 from node.index.nouns.accounts import AccountRepository, KnownAccount
-from node.index.nouns.shares import Share
 from node.web.audit_trail import AuditTrail
 from node.web.credentials import is_password
 from node.web.errors import NotAuthenticated, TooManyTries
@@ -34,7 +33,7 @@ MAX_VERIFIED_PASSWORDS = 256
 
 
 class Passwords:
-    """Checks passwords of accounts and passphrases of links. Thread-safe."""
+    """Checks passwords of accounts. Thread-safe."""
 
     def __init__(self, accounts: AccountRepository, trail: AuditTrail) -> None:
         self._accounts, self._trail = accounts, trail
@@ -57,16 +56,6 @@ class Passwords:
             raise NotAuthenticated("the name or the password is wrong")
         self._guesses.succeeded(pair)
         return known
-
-    def check_passphrase(self, share: Share, passphrase: str, address: str) -> bool:
-        """Return whether a passphrase is that of a link; raise TooManyTries if it is guessed."""
-        who, pair = f"link {share.id} of {share.made_by}"[:64], (f"link {share.id}", block_of(address))
-        self._require_try(pair)
-        if not self._matches(pair, passphrase, share.passphrase_hash):
-            self._trail.authentication((who, address), Result.MINOR_FAILURE, "wrong passphrase of a link")
-            return False
-        self._guesses.succeeded(pair)
-        return True
 
     def has_matched(self, password: str, known: KnownAccount) -> bool:
         """Return whether this password of the account was right before, without hashing it."""

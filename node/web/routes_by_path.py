@@ -27,8 +27,8 @@ class RoutesByPath:
     """ASGI application: finds the route of a request among the few that have the shape of its path.
 
     A node has hundreds of routes, and a router compares a path with one after the other: 0.6 ms of the event loop for
-    a frame. Among the few, their order is that of all routes, so the first that matches is the same. What none of them
-    matches is left to `router`, the router of all.
+    a request. Among the few, their order is that of all routes, so the first that matches is the same. What none of
+    them matches is left to `router`, the router of all.
     """
 
     def __init__(self, router: APIRouter) -> None:

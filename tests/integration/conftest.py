@@ -184,7 +184,7 @@ def opened_root(folder: Path, clock: Clock) -> Iterator[Root]:
         index = opened.enter_context(closing(Index(folder, metrics)))
         quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
         ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
-        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics, MakersHere())))
+        results = opened.enter_context(closing(ResultIntake(index, ingest, MakersHere())))
         yield Root(folder, archive, index, ingest, clock, results)
 
 

@@ -243,7 +243,7 @@ def test_what_else_goes_by_its_age_stays_while_the_clock_is_in_doubt_and_its_tim
 
     def link(days: float) -> Share:
         now = root.clock()
-        return Share(0, study, "", False, None, None, "a", now, now + dt.timedelta(days=days), 0, None)
+        return Share(0, study, "", False, None, "a", now, now + dt.timedelta(days=days), 0, None)
 
     shares.make("first", link(1))
     housekeeping = Housekeeping(root.archive, root.index, dt.timedelta(days=1), keep, root.clock)
@@ -345,7 +345,7 @@ def test_links_sessions_and_tokens_of_a_clock_that_was_ahead_are_over(root: Root
         until = begun + dt.timedelta(days=7)
         accounts.add_token("reader", secret, secret, until, begun)
         accounts.open_session(known.id, secret, until, begun)
-        shares.make(secret, Share(0, study, "", False, None, None, "reader", begun, until, 0, None))
+        shares.make(secret, Share(0, study, "", False, None, "reader", begun, until, 0, None))
     for found in (accounts.by_token, accounts.by_session, shares.by_token):
         assert found("now", now) is not None
         assert found("ahead", now) is None

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from node import logs
 from node.index.nouns.accounts import Role
+from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
 from node.settings.load import load
 from tests import make
@@ -187,6 +188,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     site.account("chief", Role.ADMIN)
     chief = signed_in(site, "chief")
     site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): ()})
+    site.store.index.deliveries.begin("hook", {Lane("hook", name): () for name in ("bell", "mute")})
     shown = chief.get("/administration/connections").text
     for reported in (
         "PACS",
@@ -194,15 +196,20 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
         "the node never calls it",
         "modality == &#39;CT&#39;",
         "/bin/true",
+        'href="/routes"',
         "ready",
     ):
         assert reported in shown, reported
-    paused = chief.post("/administration/routes/night/pacs", data={"action": "pause"})
-    assert paused.headers["location"] == "/administration/connections"
-    assert "paused" in chief.get("/administration/connections").text
+    assert chief.post("/routes/night/pacs", data={"action": "pause"}).headers["location"] == "/routes"
+    assert "paused" in chief.get("/routes").text
     assert chief.post("/administration/hooks/bell", data={"action": "retry"}).status_code == 303
     assert chief.post("/administration/hooks/bel", data={"action": "retry"}).status_code == 404
-    assert chief.post("/administration/routes/night/ct", data={"action": "pause"}).status_code == 404
+    assert chief.post("/api/v1/hooks/mute/pause").json() == {"action": "pause", "changed": 1}
+    assert [(one["hook"], one["paused"]) for one in chief.get("/api/v1/hooks").json()["items"]] == [
+        ("bell", False),
+        ("mute", True),
+    ]
+    assert chief.post("/routes/night/ct", data={"action": "pause"}).status_code == 404
     assert "no series yet" in chief.post("/administration/hooks/bell/test").text
     site.take(make.instance())
     assert "chip good" in chief.post("/administration/hooks/bell/test").text

@@ -92,8 +92,8 @@ class Walked:
 
 
 ABSENT = {
-    **dict.fromkeys(("id", "number", "work", "entry", "session", "conflict", "share", "retrieval"), "999999"),
-    **dict.fromkeys(("hook", "token", "peer", "section", "table", "cause"), "nothing"),
+    **dict.fromkeys(("id", "number", "work", "entry", "conflict", "share"), "999999"),
+    **dict.fromkeys(("hook", "peer", "section", "cause"), "nothing"),
     "route": "-", "destination": "NOWHERE", "action": "retry", "decision": "keep", "aetitle": "ANY", "frames": "1",
     "revision": "1", "path": "7FE00010", "slug": "not-found", "file": "mask.nii.gz", "name": "nothing",
     "share_token": "wrong",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -243,7 +244,7 @@ def test_peers_that_misbehave_hold_up_nobody_else(site: Site, stranger: Stranger
     [waits] = client.post("/api/v1/peers/stranger/retrievals", json=later).json()["items"]
     assert client.post(f"/api/v1/work/{waits['id']}/cancel").json()["reason"] == ("cancelled by writer before it began")
     path = f"/api/v1/work/{first}"
-    assert client.post(f"/peers/retrievals/{first}/cancel").status_code == 303
+    assert client.post(f"/work/{first}", data={"action": "cancel"}).status_code == 303
     until(lambda: client.get(path).json()["state"] == "cancelled", 60)
     assert client.get(path).json()["reason"] == "cancelled by writer; no instance came"
 
@@ -305,7 +306,8 @@ def test_people_query_and_retrieve_by_the_page(site: Site, visit: Callable[[str]
     row.get_by_role("button", name="Show the series").click()
     page.locator(".expansion tr", has_text="MR").get_by_role("checkbox").check()
     page.get_by_role("button", name="Retrieve").click()
-    expect(page.locator("#retrievals tbody tr")).to_contain_text("3 instances came")
+    expect(page.locator("#work tbody tr")).to_contain_text("3 instances came")
+    expect(page.locator("#work")).not_to_have_attribute("hx-trigger", re.compile("."))
     assert accessibility_faults(page) == []
     page.set_viewport_size(NARROW)
     assert not is_wider_than_window(page)

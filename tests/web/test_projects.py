@@ -361,8 +361,9 @@ def test_a_token_is_for_one_project(start_site: Any) -> None:
         assert one.delete("/api/v1/studies/1.2.901").status_code == 403
         assert one.get("/api/v1/projects/gamma/members").status_code == 403, "no role above write"
         assert one.get("/api/v1/studies/1.2.902").status_code == 404
-    [listed] = as_account(site, "admin").get("/api/v1/account/tokens").json()["items"]
-    assert listed["project"] == "gamma"
+    with site.store.index.reading() as index:
+        [listed] = next(one.tokens for one in index.accounts.listed() if one.name == "admin")
+    assert listed.project == "gamma"
     pages = signed_in(site, "dora")
     form = {"label": "by page", "days": "1", "role": "read", "project": "beta"}
     assert "<option>beta</option>" in pages.get("/account").text

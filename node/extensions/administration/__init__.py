@@ -15,7 +15,7 @@ class _Administration(Extension):
 
     name = "administration"
     routers = (
-        *(Router("rest", f"{__name__}.{module}:router") for module in ("rest", "config_rest")),
+        *(Router("rest", f"{__name__}.{module}:router") for module in ("rest", "hooks_rest")),
         *(
             Router("pages", f"{__name__}.{module}:router")
             for module in ("pages", "own", "connections", "retention", "changes")

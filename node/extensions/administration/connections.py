@@ -1,9 +1,9 @@
-"""Pages for administrators about others: peers, routes and hooks, which they set here, and how these fare."""
+"""Pages for administrators about others: peers, routes and hooks, which they set here, and how hooks fare."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Form, Path, Response
@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
 from node.index.database.reading import ReadIndex
-from node.index.nouns.views import outstanding, unseen
+from node.index.nouns.views import outstanding
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.settings.peers import Verb
@@ -35,11 +35,11 @@ Name = Annotated[str, Path(max_length=64)]
 
 @router.get(PAGE)
 def connections(call: CurrentCall) -> Response:
-    """Peers with a test of each, routes with what waits for their destinations, and hooks."""
+    """Peers with a test of each, routes, and hooks with what waits for each."""
     settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
     with call.node.index.reading(wait=False) as view:
-        routes, hooks = list(_routes(settings, view)), _hooks(settings, view)
+        hooks = _hooks(settings, view)
         for row in view.routes.destinations():
             waiting["routes", row["route"]] += outstanding(row)
             waiting["peers", row["destination"]] += outstanding(row) if not row["route"] else 0
@@ -48,8 +48,9 @@ def connections(call: CurrentCall) -> Response:
     known: dict[str, Mapping[str, Any]] = {table: getattr(settings, table) for table in TABLES}
     own = {table: [name for name in known[table] if sources.is_of_pages(f"{table}.{name}")] for table in TABLES}
     files = {table: {name: sources.file_of(f"{table}.{name}") for name in known[table]} for table in TABLES}
-    values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
+    values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "hooks": hooks}
     values |= {"known": known, "own": own, "files": files, "waiting": waiting, "choices": choices(settings)}
+    values |= {"wheres": {name: _text(route.where) for name, route in settings.routes.items()}}
     values |= {"hook_events": get_args(HookEvent), "seen": sources.digest}
     return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
 
@@ -86,15 +87,6 @@ def remove(
     return _back(section)
 
 
-@router.post("/administration/routes/{route}/{destination}")
-def change_route(
-    call: CurrentCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
-) -> Response:
-    """Pause a destination of a route, let it go on, or try again."""
-    actions.change_route(call, route, destination, action)
-    return RedirectResponse(PAGE, SEE_OTHER)
-
-
 @router.post("/administration/hooks/{hook}/test")
 def test_hook(call: CurrentCall, hook: Name) -> Response:
     """Send a message of the newest series, marked as a test, and tell what the receiver answered."""
@@ -126,15 +118,6 @@ def _set(call: Call, section: str, form: PeerForm | RouteForm | HookForm) -> Res
 
 def _back(section: str) -> Response:
     return RedirectResponse(f"{PAGE}#{section}-title", SEE_OTHER)
-
-
-def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
-    """Yield each destination of each route, with its row in ``v_routes`` once it has one."""
-    rows = {(row["route"], row["destination"]): row for row in index.routes.destinations()}
-    for name, route in settings.routes.items():
-        for to in route.to:
-            row: Mapping[str, Any] = rows.get((name, to), {})
-            yield {**row, "name": name, "to": to, "rule": route, "where": _text(route.where), "unseen": unseen(row)}
 
 
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:

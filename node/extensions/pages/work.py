@@ -14,9 +14,9 @@ from node.index.work.ledger import WorkEnded
 from node.index.work.states import Kind as WorkKind
 from node.registry import READ_RESULTS, part_of
 from node.web import actions
-from node.web.access import READERS, WRITERS, CurrentCall, background_request
+from node.web.access import READERS, WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
-from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
+from node.web.pages.rendering import OK, PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
 from node.web.pages.status_chips import WORK_CHIPS
 from node.web.services import Services
 
@@ -99,15 +99,30 @@ Kind = Annotated[WorkKind | None, Query()]
 
 @router.get("/work")
 def work(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> Response:
-    """Work, newest first."""
+    """Work, newest first, which updates itself while some of it has not ended."""
+    shown = _work(call, number, kind)
+    call.audit.queried(f"work, page {number}", len(shown["rows"]))
+    return page(call, "work.html", **shown, plurals=PLURALS, digest="")
+
+
+@router.get("/work/rows")
+@background_request
+def work_rows(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> Response:
+    """The table of the page."""
+    shown = _work(call, number, kind)
+    rows = fragment(call, "work_rows.html", **shown)
+    if rows.status_code == OK:  # not 204, when nothing new is shown
+        call.audit.queried(f"work, page {number}", len(shown["rows"]))
+    return rows
+
+
+def _work(call: Call, number: int, kind: WorkKind | None) -> dict[str, Any]:
     with call.node.index.searching() as index:
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
         read_results = part_of(call.node.settings, READ_RESULTS)
         results_of = index.repository(read_results).results if read_results is not None else lambda job: []
         rows = [{**row, "results": results_of(row["id"]) if row["kind"] == "job" else []} for row in found]
-    shown = rows_of_page(rows, number) | {"kind": kind}
-    call.audit.queried(f"work, page {number}", len(shown["rows"]))
-    return page(call, "work.html", **shown, chips=WORK_CHIPS, kinds=KINDS, plurals=PLURALS)
+    return rows_of_page(rows, number) | {"kind": kind, "kinds": KINDS, "chips": WORK_CHIPS}
 
 
 @router.post("/work/{work}", dependencies=WRITERS)

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Path, Query, Response
+from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.extensions.peers import requests
-from node.index.work.ledger import WorkEnded
-from node.web.access import WRITERS, Call, CurrentCall, background_request
-from node.web.api.models import MAX_ID
+from node.web.access import WRITERS, Call, CurrentCall
 from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import OK, SEE_OTHER, fragment, page
-from node.web.pages.status_chips import WORK_CHIPS, StatusChip
-from node.web.services import Services
+from node.web.pages.rendering import SEE_OTHER, fragment, page
 
 router = APIRouter(include_in_schema=False, dependencies=WRITERS)
-
-SHOWN_RETRIEVALS = 50
-
-CHIPS: Mapping[str, StatusChip] = {
-    **WORK_CHIPS,
-    "running": StatusChip("busy", "retrieving"),
-    "succeeded": StatusChip("good", "retrieved"),
-}
 
 
 class SearchForm(requests.PeerSearch):
@@ -59,7 +45,7 @@ class WantedForm(BaseModel):
 
 @router.get("/peers")
 def query_form(call: CurrentCall) -> Response:
-    """The form of a search, and the retrievals."""
+    """The form of a search."""
     return _page(call, None)
 
 
@@ -89,40 +75,16 @@ def series(
 
 @router.post("/peers/retrieve")
 def retrieve(call: CurrentCall, form: Annotated[WantedForm, Form()]) -> Response:
-    """Retrieve what is selected."""
+    """Retrieve what is selected; the page of work has what comes of it."""
     wanted = form.wanted()
     if wanted:
         requests.retrieve(call, form.peer, wanted)
-    if "hx-request" in call.request.headers:
-        return fragment(call, "retrievals.html", **_retrievals(call.node))
-    return RedirectResponse("/peers", SEE_OTHER)
-
-
-@router.get("/peers/retrievals")
-@background_request
-def retrievals(call: CurrentCall) -> Response:
-    """The retrievals, which update themselves."""
-    shown = _retrievals(call.node)
-    rows = fragment(call, "retrievals.html", **shown)
-    if rows.status_code == OK:  # not 204, when nothing new is shown
-        call.audit.queried("retrievals", len(shown["retrievals"]))
-    return rows
-
-
-@router.post("/peers/retrievals/{retrieval}/cancel")
-def cancel(call: CurrentCall, retrieval: Annotated[int, Path(ge=0, le=MAX_ID)]) -> Response:
-    """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
-    with suppress(WorkEnded):
-        call.act("cancel-work", work=retrieval)
-    return RedirectResponse("/peers", SEE_OTHER)
+    return RedirectResponse("/work?kind=retrieval", SEE_OTHER)
 
 
 def _page(call: Call, form: SearchForm | None, **answers: Any) -> Response:
-    shown = _retrievals(call.node)
-    call.audit.queried("retrievals", len(shown["retrievals"]))
     names = call.node.settings.called_peers
-    search = form or requests.PeerSearch()
-    return page(call, "peers.html", names=names, search=search, digest="", **shown, **answers)
+    return page(call, "peers.html", names=names, search=form or requests.PeerSearch(), **answers)
 
 
 def _answers(call: Call, form: SearchForm) -> dict[str, Any]:
@@ -133,8 +95,3 @@ def _answers(call: Call, form: SearchForm) -> dict[str, Any]:
         raise
     except VoxelnodeError as error:
         return {"items": [], "note": None, "problem": str(error)}
-
-
-def _retrievals(node: Services) -> dict[str, Any]:
-    with node.index.reading(wait=False) as index:
-        return {"retrievals": index.work.newest(SHOWN_RETRIEVALS, kind="retrieval"), "chips": CHIPS}

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cache
-from itertools import cycle, islice
 from typing import Any
 from weakref import ref
 
@@ -25,14 +24,6 @@ from node.index.engine.backend import IndexUnusable
 
 _ADDRESS = ("host", "hostaddr", "port")
 
-_WORDS = {
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "read-write", "primary"),  # libpq has more, with which no node can write
-    "channel_binding": ("disable", "prefer", "require"),
-}
-_NUMBERS = (
-    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-)  # fmt: skip
 _NAME = re.compile(r"[a-z_]+|\W")
 """What a message of libpq may quote: a name, or a character of the syntax."""
 
@@ -40,38 +31,17 @@ _FILES = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 
 
 def mistakes_in(url: str) -> list[str]:
-    """Return what is wrong with ``[index] url`` as sentences, as far as it shows without a connection."""
+    """Return what is wrong with ``[index] url`` as sentences, as far as libpq would not name it when it connects."""
     try:
-        parameters = parameters_of(url)
-        addresses = addresses_of(parameters)
+        addresses_of(parameters := parameters_of(url))
     except IndexUnusable as error:
         return [str(error)]
-    found = [
-        f"port = {port!r} is not a number from 1 to 65535"
-        for port in (address.get("port") for address in addresses)
-        if port and not (port.isdecimal() and 0 < int(port) < 1 << 16)
+    given = {name: file for name in _FILES if (file := parameters.get(name)) not in (None, "system")}
+    return [
+        f"[index] url: {name} = {file!r} cannot be read: correct the path"
+        for name, file in given.items()
+        if not (os.path.isfile(file) and os.access(file, os.R_OK))
     ]
-    for name, words in _WORDS.items():
-        if parameters.get(name, words[0]) not in words:
-            found.append(f"{name} = {parameters[name]!r} must be {', '.join(words[:-1])} or {words[-1]}")
-    for name in _NUMBERS:
-        if re.fullmatch(r"-?\d+", value := str(parameters.get(name, 0))) is None:
-            found.append(f"{name} = {value!r} is not a whole number")
-    for name in _FILES:
-        if (file := parameters.get(name)) is not None and (name, file) != ("sslrootcert", "system"):
-            found += _mistakes_in_file(name, file)
-    return [f"[index] url: {mistake}" for mistake in found]
-
-
-def _mistakes_in_file(name: str, file: str) -> Iterator[str]:
-    try:
-        with open(file, "rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-    except OSError as error:
-        yield f"{name} = {file!r} cannot be read ({error.strerror}): correct the path"
-        return
-    if name == "passfile" and mode & 0o077:
-        yield f"passfile = {file!r} may be read by others, and libpq ignores it: run `chmod 600 {file}`"
 
 
 def parameters_of(url: str) -> dict[str, Any]:
@@ -97,8 +67,7 @@ def addresses_of(parameters: Mapping[str, Any]) -> list[dict[str, str]]:
     if any(len(some) not in (1, length) for some in lists.values()):
         counts = " and ".join(f"{len(some)} of {name}" for name, some in lists.items())
         raise IndexUnusable(f"[index] url has {counts}: give each server one, or all the same")
-    columns = [list(islice(cycle(some), length)) for some in lists.values()]
-    return [dict(zip(lists, one, strict=True)) for one in zip(*columns, strict=True)] or [{}]
+    return [{name: some[number % len(some)] for name, some in lists.items()} for number in range(length)]
 
 
 _ANSWER_SECONDS = 5
@@ -176,8 +145,10 @@ class Servers:
         writer = None if self._writer is None else self._writer()
         if writer is None or writer.closed:
             return None
+        server = {"host": writer.info.host, "port": str(writer.info.port), "application_name": "voxelnode"}
+        parameters = {"connect_timeout": _ANSWER_SECONDS, **self._parameters, **server}
         try:
-            with closing(self._beside(writer)) as connection, _answering(connection):
+            with closing(psycopg.connect(autocommit=True, **parameters)) as connection, _answering(connection):
                 if connection.execute(_WAITS, [writer.info.backend_pid]).fetchone() is None:
                     return None
                 names, _, _, who = connection.execute(STANDBYS).fetchone() or ("", 0, 0, "")
@@ -189,12 +160,6 @@ class Servers:
         """Cut the connection of the last writer of this process."""
         if self._writer is not None and (connection := self._writer()) is not None:
             _cut(connection)
-
-    def _beside(self, writer: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-        """Return another connection to the server of a writer."""
-        address = {"host": writer.info.host, "port": str(writer.info.port)}
-        parameters = {"connect_timeout": _ANSWER_SECONDS, **self._parameters, "application_name": "voxelnode"}
-        return psycopg.connect(autocommit=True, **{**parameters, **address})
 
 
 def _require_durable(connection: psycopg.Connection[Any], *, is_one_of_several: bool) -> None:

@@ -43,7 +43,6 @@ from node.index.database.work_loop import WorkLoop
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState
-from node.metrics import Metrics
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
 from node.receive.results import KeptResults, Results
@@ -73,8 +72,8 @@ _JOB_ID = re.compile(rf"[0-9a-f]{{{JOB_ID_CHARACTERS}}}")
 class ResultIntake(Results):
     """Stores results of jobs. Thread-safe."""
 
-    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics, makers: Makers | None = None) -> None:
-        super().__init__(index, ingest, metrics)
+    def __init__(self, index: Index, ingest: Ingest, makers: Makers | None = None) -> None:
+        super().__init__(index, ingest)
         self._results = index.repository(ResultRepository)
         self._folder = ingest.archive.root / FOLDER
         self._makers = makers or Makers()
@@ -202,13 +201,12 @@ class ResultIntake(Results):
         self.ended(job, state)
 
     def ended(self, job: Job, state: JobState) -> None:
-        """Count a job that has ended, and remove its files."""
+        """Remove the files of a job that has ended."""
         under_way = self._under_way.get(job.job_id)
         if state == "cancelled" and under_way is not None:
             under_way.set()
         for path in self._folder.glob(f"{job.job_id}*"):
             _remove(path)
-        self._metrics.jobs.labels(job.hook, state).inc()
         log.info("job_ended", hook=job.hook, state=state, series_instance_uid=job.series_instance_uid)
 
     def sweep(self) -> None:
@@ -253,7 +251,6 @@ class ResultIntake(Results):
                 if self._index.instances.current(uid) is None:  # else it was stored before the process died
                     self._take_in(one)
                 self._results.stored(uid, self._ingest.now())
-                self._metrics.results.labels(job.hook, one.result.kind).inc()
                 reached("result-stored")
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(ORIGIN, "ended")

@@ -40,7 +40,6 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         who: str,
         series: str = "",
         download: bool = False,
-        passphrase_hash: str | None = None,
         deidentification: str | None = None,
     ) -> Mapping[str, Any]:
         if not 1 <= days <= MAX_DAYS:
@@ -51,10 +50,9 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         if deidentification is not None:
             _require_deidentification(settings, deidentification, may_download=download)
         now = ingest.now()
-        how = (download, passphrase_hash, deidentification)
-        share = Share(0, study, series, *how, who, now, now + dt.timedelta(days=days), 0, None)
+        until = now + dt.timedelta(days=days)
+        share = Share(0, study, series, download, deidentification, who, now, until, 0, None)
         what = f"{_shown(share)} for {counted(days, 'day')}, {'with' if download else 'without'} download"
-        what += ", with a passphrase" if passphrase_hash is not None else ""
         what += f", de-identified by [deidentify.{deidentification}]" if deidentification is not None else ""
         number = changed("new link", what, study, who, lambda: shares.make(sha256, share))
         return {"id": number, "expires_at": share.expires_at.isoformat()}

@@ -17,7 +17,6 @@ SHARES: Columns = {
     "study": "study",
     "series": "series",
     "download": lambda row: "yes" if row["may_download"] else "no",
-    "passphrase": lambda row: "yes" if row["has_passphrase"] else "no",
     "de-identified by": "deidentification",
     "made by": "made_by",
     "until": "expires_at",
@@ -36,9 +35,6 @@ def add(
         str | None,
         typer.Option("--deidentify", metavar="NAME", help="Show and send nothing but copies by [deidentify.NAME]."),
     ] = None,
-    passphrase: Annotated[
-        bool, typer.Option("--passphrase", help="Ask for a passphrase, which the link then demands.")
-    ] = False,
     *,
     root: ChangedRoot,
 ) -> Answer:
@@ -47,13 +43,10 @@ def add(
     The path goes behind the address of the node, and is shown only once; the index stores a digest of it. Whoever has
     the link sees who the patient is, unless it is de-identified.
     """
-    from node.web.credentials import digest, hash_password, new_token
+    from node.web.credentials import digest, new_token
 
-    hashed = (
-        hash_password(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)) if passphrase else None
-    )
     token = new_token()
-    how = {"download": download, "passphrase_hash": hashed, "deidentification": deidentify}
+    how = {"download": download, "deidentification": deidentify}
     made = root.order("make-share", sha256=digest(token), study=study, series=series, days=days, **how)
     path = f"/shared/{token}"
     return Answer({"path": path, **made}, path)
@@ -62,10 +55,12 @@ def add(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the links, with how often each was used."""
-    from node.extensions.shares.listed import ShareViews, described
+    from dataclasses import asdict
+
+    from node.extensions.shares.listed import ShareViews
 
     with root.looking() as index:
-        rows = [described(share) for share in index.views(ShareViews).listed()]
+        rows = [asdict(share) for share in index.views(ShareViews).listed()]
     return listing(counted(len(rows), "link"), SHARES, rows)
 
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from node.index.engine.view_rows import ViewRows, timed
 from node.index.nouns.shares import Share
-
-
-def described(share: Share) -> dict[str, Any]:
-    """Return the fields of a link that people see: whether it has a passphrase, and not its hash."""
-    row = {name: value for name, value in asdict(share).items() if name != "passphrase_hash"}
-    return {**row, "has_passphrase": share.has_passphrase}
 
 
 class ShareViews(ViewRows):
@@ -21,9 +12,9 @@ class ShareViews(ViewRows):
     def listed(self, study: str | None = None) -> list[Share]:
         """Return the links of a study, or all, newest first."""
         rows = self._rows(
-            "SELECT id, study_instance_uid AS study, series_instance_uid AS series, may_download, passphrase_hash, "
+            "SELECT id, study_instance_uid AS study, series_instance_uid AS series, may_download, "
             "deidentification, made_by, made_at, expires_at, uses, used_at FROM shares "
-            "WHERE study_instance_uid = :study OR :study IS NULL ORDER BY id DESC",
+            "WHERE passphrase_hash IS NULL AND (study_instance_uid = :study OR :study IS NULL) ORDER BY id DESC",
             study=study,
         )
         return [Share(**{**timed(row), "may_download": bool(row["may_download"])}) for row in rows]

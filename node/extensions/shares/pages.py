@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -20,14 +19,12 @@ from node.registry import DEIDENTIFIED_ZIP, required
 from node.web.access import WRITERS, Call, CurrentCall, allow
 from node.web.api.models import RowId
 from node.web.audit_trail import of_study
-from node.web.credentials import MAX_PASSWORD_LENGTH
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response, local_or_gone
 from node.web.pages.downloads import dicom_zip, volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, plain_page, study_url
 from node.web.pages.selected import seen_study
 from node.web.pages.sessions import require_session
-from node.web.principal import address_of
 from node.web.public_url import public_url
 
 router = APIRouter(include_in_schema=False)
@@ -37,16 +34,11 @@ WITH_LINK = (allow("link"),)
 PAGE = "/shared/{share_token}"
 LINKS = "/studies/{study_instance_uid}/links"
 
-COOKIE = "voxelnode_link"
-"""Of a link with a passphrase, for its own address."""
-
 
 @router.get(PAGE, dependencies=WITH_LINK)
 def shared(call: CurrentCall) -> Response:
-    """The page of a link, or the form that asks for its passphrase."""
-    share = _of_link(call)
-    if not _is_unlocked(call, share):
-        return _passphrase_page(call, "")
+    """The page of a link."""
+    share = _share(call)
     with call.node.index.reading() as index:
         study, series = index.studies.row(share.study), _series(index, share)
         pictures = _pictures(index, share)
@@ -56,18 +48,6 @@ def shared(call: CurrentCall) -> Response:
     call.audit.accessed([of_study(share.study, study["patient_id"])], f"link {share.id}")
     values: dict[str, Any] = {"study": study, "series": series, "pictures": pictures, "path": _path(call)}
     return plain_page("shared.html", share=share, **values)
-
-
-@router.post(PAGE, dependencies=WITH_LINK)
-def unlock(call: CurrentCall, passphrase: Annotated[str, Form(max_length=MAX_PASSWORD_LENGTH)]) -> Response:
-    """Take the passphrase of a link, and have the browser remember until it is closed that it was right."""
-    share, passwords = _of_link(call), call.request.app.state.access.sessions.passwords
-    if share.passphrase_hash is None or not passwords.check_passphrase(share, passphrase, address_of(call.request)):
-        return _passphrase_page(call, "That is not the passphrase.")
-    response = RedirectResponse(_path(call), SEE_OTHER)
-    secure = call.request.url.scheme == "https"
-    response.set_cookie(COOKIE, _key(call, share), path=_path(call), secure=secure, httponly=True, samesite="strict")
-    return response
 
 
 @router.get(f"{PAGE}/pictures/{{series_instance_uid}}", dependencies=WITH_LINK)
@@ -126,34 +106,11 @@ def _links_page(call: Call, study_instance_uid: str, made: str = "") -> Response
     return page(call, "links.html", study=study, links=listed, series=series, made=made, max_days=MAX_DAYS)
 
 
-def _of_link(call: Call) -> Share:
+def _share(call: Call) -> Share:
+    """Return the link of a request."""
     if call.account.share is None:  # a route that the access by links does not know
         raise ResourceNotFound("link")
     return call.account.share
-
-
-def _share(call: Call) -> Share:
-    """Return the link of a request, whose passphrase was given if it has one."""
-    share = _of_link(call)
-    if not _is_unlocked(call, share):
-        raise ResourceNotFound("link without its passphrase")
-    return share
-
-
-def _is_unlocked(call: Call, share: Share) -> bool:
-    return share.passphrase_hash is None or hmac.compare_digest(
-        call.request.cookies.get(COOKIE, "").encode(), _key(call, share).encode()
-    )
-
-
-def _key(call: Call, share: Share) -> str:
-    """Return what the browser of somebody has who knew the passphrase: nobody makes it without the hash."""
-    secret = str(share.passphrase_hash).encode()
-    return hmac.new(secret, call.request.path_params["share_token"].encode(), "sha256").hexdigest()
-
-
-def _passphrase_page(call: Call, error: str) -> Response:
-    return plain_page("passphrase.html", 401, path=_path(call), error=error)
 
 
 def _path(call: Call) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.shares.actions import MAX_DAYS
-from node.extensions.shares.listed import described
 from node.extensions.shares.rows import ReadShares
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
@@ -18,7 +18,7 @@ from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyUid
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.audit_trail import of_study
-from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, new_token
+from node.web.credentials import digest, new_token
 from node.web.errors import Forbidden, ResourceNotFound
 from node.web.principal import has_token
 
@@ -37,7 +37,6 @@ class ShareResource(Resource):
     study: str
     series: str
     may_download: bool
-    has_passphrase: bool
     deidentification: str | None
     made_by: str
     made_at: Moment
@@ -61,7 +60,6 @@ class NewShare(BaseModel):
     series_instance_uid: Annotated[str, Field(max_length=64)] = ""
     download: bool = False
     deidentification: Annotated[str | None, Field(max_length=64)] = None
-    passphrase: Annotated[str | None, Field(max_length=MAX_PASSWORD_LENGTH)] = None
 
 
 class MadeShare(Resource):
@@ -83,7 +81,7 @@ def list_shares(call: CurrentCall, study_instance_uid: StudyUid) -> Shares:
     """The links to a study, with how often each was used."""
     with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(study_instance_uid)
-        items = [ShareResource(**described(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
+        items = [ShareResource.of(asdict(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
     call.audit.accessed([of_study(study_instance_uid, patient_id)], "links")
     return Shares(items=items)
 
@@ -111,7 +109,6 @@ def made_share(call: Call, study_instance_uid: str, wanted: NewShare) -> MadeSha
         days=wanted.days,
         series=wanted.series_instance_uid,
         download=wanted.download,
-        passphrase_hash=hash_password(wanted.passphrase) if wanted.passphrase else None,
         deidentification=wanted.deidentification or None,
     )
     return MadeShare(id=made["id"], path=f"/shared/{token}", expires_at=made["expires_at"])
@@ -126,7 +123,7 @@ def revoke_share(call: CurrentCall, change: Change, share: ShareNumber) -> Revok
         found = next((one for one in index.repository(ReadShares).listed() if one.id == share), None)
         if found is None or not (any_account or found.made_by == call.account.name):
             raise ResourceNotFound("link")
-        return ShareResource(**described(found))
+        return ShareResource.of(asdict(found))
 
     def act(_: object) -> RevokedShare:
         with call.node.index.reading() as index:

@@ -21,7 +21,7 @@ MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
 
 
-_COLUMNS = columns_but(ShareRow, "sha256")
+_COLUMNS = columns_but(ShareRow, "sha256", "passphrase_hash")
 """In the order of `Share`."""
 
 
@@ -32,7 +32,7 @@ class ShareRepository(IndexRepository):
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
         """Return the link of a token, or None if it is unknown, revoked or over."""
         is_open = is_current(ShareRow.made_at, ShareRow.expires_at)
-        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)
+        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open, ShareRow.passphrase_hash.is_(None))
         row = connection.execute(query, moment(now)).first()
         return None if row is None else Share(*row)
 
@@ -55,7 +55,6 @@ class ShareRepository(IndexRepository):
             "study_instance_uid": share.study,
             "series_instance_uid": share.series,
             "may_download": share.may_download,
-            "passphrase_hash": share.passphrase_hash,
             "deidentification": share.deidentification,
             "made_by": share.made_by,
             "made_at": share.made_at,

@@ -26,7 +26,7 @@ class ShareRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study
     may_download: Mapped[bool]
-    passphrase_hash: Mapped[str | None] = mapped_column(String(255))  # None: the link alone is enough
+    passphrase_hash: Mapped[str | None] = mapped_column(String(255))  # links of before that have one open nothing
     deidentification: Mapped[str | None] = mapped_column(String(64))  # table [deidentify.NAME]; None: as received
     made_by: Mapped[str] = mapped_column(String(64))
     made_at: Mapped[dt.datetime] = mapped_column(Utc)

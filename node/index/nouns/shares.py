@@ -14,26 +14,20 @@ from typing import Protocol
 class Share:
     """A link: what it shows, whether files may be downloaded, and how it was used; `series` is empty for a study.
 
-    `passphrase_hash`: of the passphrase that it asks for. `deidentification`: the table [deidentify.NAME] by which
-    everything that it shows is made; None: it shows what was received.
+    `deidentification`: the table [deidentify.NAME] by which everything that it shows is made; None: it shows what was
+    received.
     """
 
     id: int
     study: str
     series: str
     may_download: bool
-    passphrase_hash: str | None
     deidentification: str | None
     made_by: str
     made_at: dt.datetime
     expires_at: dt.datetime
     uses: int
     used_at: dt.datetime | None
-
-    @property
-    def has_passphrase(self) -> bool:
-        """Whether it asks for one."""
-        return self.passphrase_hash is not None
 
 
 class KnownShares(Protocol):
