@@ -8,7 +8,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage, generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.elements import number
@@ -256,6 +256,52 @@ def test_a_slice_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do
     assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
     assert warned(assembly) >= {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
+
+
+@pytest.mark.parametrize("slope", [None, "0"])
+def test_a_slice_of_mr_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do(slope: str | None) -> None:
+    series = make.mr_series(6, RescaleSlope="2.5", RescaleIntercept="0")
+    series[2].RescaleSlope = slope
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
+    assert [(exclusion.sop_instance_uid, exclusion.reason) for exclusion in assembly.exclusions] == [
+        (series[2].SOPInstanceUID, Reason.CONTRADICTORY)
+    ]
+    assert "is missing or 0" in assembly.exclusions[0].detail
+
+
+def test_a_time_of_mr_without_the_scaling_of_the_others_is_left_out() -> None:
+    series = make.time_series(3, 4, RescaleSlope="2.5", RescaleIntercept="0")
+    for ds in series[4:8]:
+        del ds.RescaleSlope, ds.RescaleIntercept
+    assembly = assemble(series)
+    assert grids(assembly) == [in_turn(series[:4] + series[8:], 4)]
+    assert len(assembly.exclusions) == 4
+
+
+def test_a_slice_of_mr_need_not_say_that_its_values_are_not_scaled() -> None:
+    series = make.mr_series(6, RescaleSlope="1", RescaleIntercept="0")
+    del series[2].RescaleSlope, series[2].RescaleIntercept
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+@pytest.mark.parametrize("sop_class", [EnhancedCTImageStorage, EnhancedPETImageStorage, EnhancedMRImageStorage])
+def test_a_frame_without_the_transformation_of_the_others_is_in_no_volume(sop_class: str) -> None:
+    modality = {EnhancedCTImageStorage: "CT", EnhancedPETImageStorage: "PT"}.get(sop_class, "MR")
+    ds = make.changed(make.enhanced_mr(5), SOPClassUID=sop_class, Modality=modality)
+    groups = ds.PerFrameFunctionalGroupsSequence
+    for group in (*groups[:2], *groups[3:]):
+        group.PixelValueTransformationSequence = [make.dataset(RescaleSlope="1", RescaleIntercept="-1024")]
+    assembly = assemble([ds])
+    assert [source.frame_number for source in assembly.volumes[0].sources] == [1, 2, 4, 5]
+    assert [(exclusion.frames, exclusion.reason) for exclusion in assembly.exclusions] == [(1, Reason.CONTRADICTORY)]
+    for group in (*groups[:2], *groups[3:]):
+        del group.PixelValueTransformationSequence
+    assert (WarningKind.VALUES_AS_STORED in warned(assemble([ds]))) == (modality != "MR")
+
+
+def test_a_ct_with_a_slope_of_0_says_that_its_unit_is_unknown() -> None:
+    assert WarningKind.VALUES_AS_STORED in warned(assemble(make.ct_series(4, RescaleSlope="0")))
 
 
 def test_a_ct_without_any_scaling_keeps_its_stored_values() -> None:
