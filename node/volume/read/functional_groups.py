@@ -196,9 +196,10 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         own["slice_thickness_mm"] = number(measures, "SliceThickness")
         own["spacing_between_slices_mm"] = number(measures, "SpacingBetweenSlices")
     transformation, scaled = group.macro("PixelValueTransformationSequence"), common["split_key"]["scaled"]
+    rescale_type = common["split_key"]["rescale_type"]
     if transformation is not None and not modality_lut:
         own["slope"], own["intercept"] = rescale(transformation)
-        scaled = is_rescaled(transformation, ())
+        scaled, rescale_type = is_rescaled(transformation, ()), text(transformation, "RescaleType")
     elif not modality_lut and "RescaleSlope" not in group.ds:
         mapped = instead_of_rescale(group.ds, group.macros("RealWorldValueMappingSequence"))
         own["slope"], own["intercept"] = mapped or (common["slope"], common["intercept"])
@@ -214,7 +215,8 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     own["acquisition_time_s"] = time_of_day(acquired)
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
-    own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity | {"scaled": scaled}
+    own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
+    own["split_key"] |= {"scaled": scaled, "rescale_type": rescale_type}
     own["variant_key"] = {
         "image_type": (
             *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),

@@ -304,6 +304,79 @@ def test_a_ct_with_a_slope_of_0_says_that_its_unit_is_unknown() -> None:
     assert WarningKind.VALUES_AS_STORED in warned(assemble(make.ct_series(4, RescaleSlope="0")))
 
 
+def pet(slices: int = 6, **attributes: Any) -> list[FileDataset]:
+    return make.ct_series(slices, modality="PT", Units="BQML", CorrectedImage=r"ATTN\DECY", **attributes)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "other"),
+    [("Units", "CNTS"), ("CorrectedImage", "DECY"), ("CorrectedImage", None), ("RescaleType", "US")],
+)
+def test_a_slice_of_another_unit_or_correction_is_not_of_the_volume(keyword: str, other: str | None) -> None:
+    series = pet(RescaleType="BQML")
+    setattr(series[2], keyword, other)
+    assembly = assemble(series)
+    assert sorted(grids(assembly)) == sorted([[planes([*series[:2], *series[3:]])], [planes(series[2:3])]])
+    assert warned(assembly) >= {WarningKind.SEVERAL_QUANTITIES, WarningKind.MISSING_SLICE}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [("Units", "BQML", "CNTS"), ("CorrectedImage", r"ATTN\DECY", "DECY"), ("RescaleType", "HU", "MGML")],
+)
+def test_volumes_of_two_units_at_the_same_positions_are_no_times(keyword: str, one: Any, other: Any) -> None:
+    first, second = parts(2, **{keyword: [one, other]})
+    assembly = assemble(first + second)
+    assert sorted(grids(assembly)) == sorted([[planes(first)], [planes(second)]])
+    assert WarningKind.SEVERAL_QUANTITIES in warned(assembly)
+
+
+def test_a_slice_that_states_no_unit_has_that_of_the_others() -> None:
+    series = pet(RescaleType="BQML")
+    series[2].Units = series[3].RescaleType = None
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def passes(modality: str, first: dict[str, Any], second: dict[str, Any]) -> list[list[FileDataset]]:
+    """Return two passes of 6 slices, 5 minutes apart, the second half a slice further."""
+    shared = of_one_series()
+    function = make.ct_series if modality == "CT" else make.mr_series
+    return [
+        function(6, AcquisitionTime="101500", **shared, **first),
+        function(6, AcquisitionTime="102000", origin=(-50.0, -40.0, 31.25), **shared, **second),
+    ]
+
+
+CONTRAST = ({}, {"ContrastBolusAgent": "IOHEXOL"})
+KERNELS = ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"})
+NUMBERS = ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2})
+
+
+@pytest.mark.parametrize(
+    ("modality", "values"), [("CT", CONTRAST), ("MR", CONTRAST), ("CT", KERNELS), ("CT", NUMBERS)], ids=repr
+)
+def test_passes_whose_slices_alternate_are_volumes_of_their_own(modality: str, values: Any) -> None:
+    first, second = passes(modality, *values)
+    assert sorted(grids(assemble(first + second))) == sorted([[planes(first)], [planes(second)]])
+
+
+@pytest.mark.parametrize(("modality", "values"), [("CT", CONTRAST), ("CT", ({}, {})), ("MR", NUMBERS)], ids=repr)
+def test_slices_that_alternate_by_one_kind_of_evidence_are_reported(modality: str, values: Any) -> None:
+    first, second = passes(modality, *values)
+    for ds in second if values[1] and modality == "CT" else []:
+        ds.AcquisitionTime = "101500"
+    assembly = assemble(first + second)
+    assert len(grids(assembly)) == 1
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
+
+
+def test_odd_slices_that_are_excited_long_before_the_even_ones_are_one_volume() -> None:
+    first, second = passes("MR", {}, {})
+    assembly = assemble(first + second)
+    assert len(grids(assembly)) == 1
+    assert WarningKind.INCOMPLETE_VOLUME not in warned(assembly)
+
+
 def test_a_ct_without_any_scaling_keeps_its_stored_values() -> None:
     series = make.ct_series(6, RescaleIntercept=None, RescaleSlope=None)
     [volume] = assemble(series).volumes
