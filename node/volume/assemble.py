@@ -45,8 +45,8 @@ MISSING_POSITION = (
 )
 
 MISSING_RESCALE = (
-    "Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is missing (PS3.3 C.8.2.1, C.8.9.4), although the "
-    "other slices of the stack have it"
+    "Rescale Slope (0028,1053) is missing or 0, or Rescale Intercept (0028,1052) or the real world value mapping is "
+    "missing (PS3.3 C.11.1), although other slices of the stack have it"
 )
 
 INCOMPLETE_FRAMES = (

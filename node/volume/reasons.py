@@ -27,7 +27,7 @@ class WarningKind(StrEnum):
     SEVERAL_POSITIONS = "several-positions"  # equal stacks overlap at other places: they may be times that moved far
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"
-    SEVERAL_QUANTITIES = "several-quantities"  # some times are signed, the others never: they are separate volumes
+    SEVERAL_QUANTITIES = "several-quantities"  # units differ, or some times are signed, the others never
     TIMES_ASSUMED = "times-assumed"  # only numbers tell the times, or counts of times contradict each other
     SLICES_ASSUMED = "slices-assumed"  # the frames of one instance are slices, by the distance that it states alone
     SLOPE_VARIES = "slope-varies"

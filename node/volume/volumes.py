@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedPETImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
 
 from node.counted import counted
 from node.volume.arrange.doubtful_places import place_warnings
@@ -50,7 +55,9 @@ from node.volume.widths import width_warnings
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
 
-_RESCALED = frozenset({CTImageStorage, PositronEmissionTomographyImageStorage})
+_RESCALED = frozenset(
+    {CTImageStorage, PositronEmissionTomographyImageStorage, EnhancedCTImageStorage, EnhancedPETImageStorage}
+)
 """Classes whose images must state their rescaling."""
 
 _OTHER_POLARITY = {"Flipped": "Unflipped", "Unflipped": "Flipped"}
@@ -286,8 +293,8 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         warnings.append(VolumeWarning(WarningKind.SLOPE_VARIES, detail))
     if ds.get("SOPClassUID") in _RESCALED and not all(frame.split_key.get("scaled", True) for frame in frames):
         detail = (
-            "Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is missing (PS3.3 C.8.2.1, C.8.9.4): the "
-            "values are as stored, and their unit is unknown"
+            "Rescale Slope (0028,1053) is missing or 0, or Rescale Intercept (0028,1052) is missing (PS3.3 C.8.2.1, "
+            "C.8.9.4): 1 and 0 stand for them, and the unit of the values is unknown"
         )
         warnings.append(VolumeWarning(WarningKind.VALUES_AS_STORED, detail))
     warnings += varying_parameters(frames)

@@ -14,7 +14,12 @@ import numpy as np
 
 from node.errors import ConversionRefused
 from node.volume.arrange.contradictions import parts_in_time, settle
-from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
+from node.volume.arrange.split_stacks import (
+    alternating_passes,
+    split_by_chosen_variant,
+    split_incomplete_variants,
+    split_stack,
+)
 from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
 from node.volume.arrange.whole_times import Bin, instance_order, lost_between_slices, times_by_slice_numbers
@@ -191,6 +196,10 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
             f"the slices of the volume seem to belong to {count} times: Instance Numbers (0020,0013) count them one by "
             "one, as if others had been lost between them"
         )
+        warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
+    passes, evidence = alternating_passes(frames)
+    if evidence:
+        detail = f"slices of {len(passes)} passes alternate by {evidence[0]} alone: they may be of separate volumes"
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
     return tuple(warnings)
 

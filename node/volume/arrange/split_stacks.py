@@ -33,6 +33,14 @@ from node.volume.reasons import Reason
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that separate acquisitions whose positions do not fit together."""
 
+PASSES = {
+    "acquisition_number": "Acquisition Number (0020,0012)",
+    "contrast": "Contrast/Bolus Agent (0018,0010)",
+    "kernel": "Convolution Kernel (0018,1210)",
+    "acquisition_time": "a pause between their acquisition times",
+}
+"""Evidence that slices which alternate are of several passes, and its name."""
+
 COLLAPSE_FLAG = "collapse_flag"
 """A variant of GE, which in diffusion series numbers directions and weightings: those are times."""
 
@@ -47,6 +55,12 @@ MEASURED = frozenset({"repetition_time", "intercept"})
 
 MAX_HEART_BEAT_RATIO = 3.0
 """Largest ratio of repetition times that heart beats can explain. Larger ratios are chosen, to map relaxation times."""
+
+MIN_PASS = 3
+"""Least slices of a pass: two are always even."""
+
+STEP_TOLERANCE = 0.01
+"""Relative difference between the distances of slices of passes that are planned alike."""
 
 MIN_VARIANT_SHARE = 0.5
 """Share of the positions that a volume must have to be separated by a variant if slices were lost."""
@@ -70,18 +84,72 @@ def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
         moved = _moved_fields(frames, labels)
         if len(moved) > 1:
             return moved
-        for name in VARIANTS:
-            for parts in _divisions(frames, (name,)):
-                if _are_whole_variants(parts, frames, labels, measured=_is_measured(name, frames)):
-                    return parts
-        for parts in _divisions(frames, ("sequence",)):
-            if _are_phases(parts, frames, labels):
-                return parts
+        if parts := _split_by_whole_variant(frames, labels):
+            return parts
+    elif len((passes := alternating_passes(frames))[1]) > 1:
+        return passes[0]
     elif is_even(distinct_distances(distances)):
         return [list(frames)]
     if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(distinct_distances(distances, labels)):
         return _split_uneven(frames, labels)
     return [list(frames)]
+
+
+def _split_by_whole_variant(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
+    """Split frames that share positions by an attribute whose parts are whole; empty if none does."""
+    for name in VARIANTS:
+        for parts in _divisions(frames, (name,)):
+            if _are_whole_variants(parts, frames, labels, measured=_is_measured(name, frames)):
+                return parts
+    return next((parts for parts in _divisions(frames, ("sequence",)) if _are_phases(parts, frames, labels)), [])
+
+
+def alternating_passes(frames: Sequence[Frame]) -> tuple[list[list[Frame]], list[str]]:
+    """Return passes whose slices alternate along the normal, and the names of what tells them apart.
+
+    `frames`: frames that share no position.
+
+    Each pass is an even stack, and all have the same distance between slices. One kind of evidence proves nothing. An
+    acquisition of MR may excite the odd slices long before the even ones, and number them apart: that is one kind, and
+    none without the numbers.
+    """
+    if len(frames) < 2 * MIN_PASS:
+        return [], []
+    found: dict[Hashable, tuple[list[list[Frame]], list[str]]] = {}
+    for name in PASSES:
+        parts = _by_pause(frames) if name == "acquisition_time" else _by(frames, partial(_key, name))
+        if len(parts) > 1 and _alternate(parts, frames):
+            own = frozenset(frozenset(map(id, part)) for part in parts)
+            found.setdefault(own, (parts, []))[1].append(name)
+    parts, names = max(found.values(), key=lambda entry: len(entry[1]), default=([], []))
+    if frames[0].split_key.get("modality") == "MR" and "contrast" not in names:
+        names = [name for name in names if name != "acquisition_time"]
+    return parts, [PASSES[name] for name in names]
+
+
+def _by_pause(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return frames in two parts if the pause between them is longer than each of them took; else in one."""
+    if any(frame.time_key.get("acquisition_time") is None for frame in frames):
+        return [list(frames)]
+    ordered = sorted(frames, key=lambda frame: float(frame.time_key["acquisition_time"]))
+    times = np.array([frame.time_key["acquisition_time"] for frame in ordered], float)
+    pauses = np.diff(times)
+    first = int(pauses.argmax()) + 1
+    if pauses.max() <= max(times[first - 1] - times[0], times[-1] - times[first]):
+        return [ordered]
+    return [ordered[:first], ordered[first:]]
+
+
+def _alternate(parts: list[list[Frame]], frames: Sequence[Frame]) -> bool:
+    """Return whether parts interleave, each of them even, and all with one distance between slices."""
+    if min(map(len, parts)) < MIN_PASS:
+        return False
+    counts = _positions_of(parts, frames, position_labels(frames)[1])
+    ranges = sorted((min(count), max(count)) for count in counts)
+    along = [distinct_distances(*position_labels(part)) for part in parts]
+    steps = [float(np.ptp(own)) / (len(own) - 1) for own in along]
+    is_one_step = max(steps) - min(steps) <= STEP_TOLERANCE * max(steps)
+    return is_one_step and all(after[0] < before[1] for before, after in pairwise(ranges)) and all(map(is_even, along))
 
 
 def split_by_chosen_variant(frames: Sequence[Frame], bins: Sequence[Bin]) -> list[list[Frame]]:

@@ -29,6 +29,12 @@ follow."""
 SERIES_TRAITS = ("frame_of_reference", "patient", "modality")
 """Traits that the images of a series share (PS3.3 A.1.2, C.7.3.1); an image without one takes it from the others."""
 
+UNIT_TRAITS = ("units", "rescale_type", "corrected")
+"""Traits that say what values mean; a frame without a unit or a Rescale Type takes that of the others."""
+
+RESCALED_MODALITIES = frozenset({"CT", "PT"})
+"""Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
+
 POSITION_TRAITS = frozenset({"orientation", "spacing"})
 """Traits that a frame lacks if its position or pixel spacing was left out."""
 
@@ -51,9 +57,17 @@ def frames_without_position(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def frames_without_rescale(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames that lack rescaling, if an otherwise alike frame has it: their values are unknown."""
-    is_scaled = [frame.split_key.get("scaled", True) for frame in frames]
-    return _lacking(frames, is_scaled, frozenset({"scaled"}), least_share=0.0)
+    """Return the frames that lack rescaling, if an otherwise alike frame has it: their values are unknown.
+
+    Other images than those of `RESCALED_MODALITIES` may leave out a slope of 1 and an intercept of 0.
+    """
+    has_another = [
+        frame.split_key.get("scaled", True)
+        and (frame.split_key.get("modality") in RESCALED_MODALITIES or (frame.slope, frame.intercept) != (1, 0))
+        for frame in frames
+    ]
+    lacking = _lacking(frames, has_another, frozenset({"quantity"}), least_share=0.0)
+    return [frame for frame in lacking if not frame.split_key.get("scaled", True)]
 
 
 def _lacking(
@@ -158,6 +172,13 @@ def _split_warnings(groups: Groups, names: Sequence[str], frames: Sequence[Frame
         shown = ", ".join(f"{columns} x {rows} of {_millimetres(spacing)}" for columns, rows, spacing in sizes[:20])
         detail = f"the series has several matrices or pixel spacings, each a separate volume: {shown}"
         warnings.append(VolumeWarning(WarningKind.SEVERAL_MATRICES, detail))
+    places = [index for index, name in enumerate(names) if name not in UNIT_TRAITS]
+    if len({tuple(key[index] for index in places) for key in groups}) < len(groups):
+        detail = (
+            "the images differ in Units (0054,1001), Rescale Type (0028,1054) or Corrected Image (0028,0051); each "
+            "kind of values is a separate volume"
+        )
+        warnings.append(VolumeWarning(WarningKind.SEVERAL_QUANTITIES, detail))
     if len(values["patient"]) > 1:
         detail = f"the series has {len(values['patient'])} Patient IDs (0010,0020); each is a separate volume"
         warnings.append(VolumeWarning(WarningKind.SEVERAL_PATIENTS, detail))
@@ -166,7 +187,7 @@ def _split_warnings(groups: Groups, names: Sequence[str], frames: Sequence[Frame
 
 def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     """Return, by name, one value for each frame; frames that differ in any value belong to different stacks."""
-    names = list(dict.fromkeys(name for frame in frames for name in frame.split_key))
+    names = list(dict.fromkeys(name for frame in frames for name in frame.split_key if name != "scaled"))
     traits: dict[str, list[Hashable]] = {
         "matrix": [(frame.rows, frame.columns) for frame in frames],
         "colour": [frame.colour for frame in frames],
@@ -175,7 +196,7 @@ def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     }
     for name in names:
         traits[name] = [frame.split_key.get(name) for frame in frames]
-    for name in SERIES_TRAITS:
+    for name in (*SERIES_TRAITS, *UNIT_TRAITS):
         traits[name] = _filled(traits.get(name), len(frames))
     shortest_ms = min((float(str(time)) for time in traits.get("echo_time", []) if time), default=np.inf)
     tolerance_ms = min(ECHO_TIME_TOLERANCE_MS, MEASURED_TOLERANCE * shortest_ms)

@@ -258,6 +258,12 @@ def _kinds(ds: Dataset, keyword: str) -> tuple[str, ...]:
     return () if "MIXED" in kinds and items(ds, "PerFrameFunctionalGroupsSequence") else kinds
 
 
+def _component(ds: Dataset, keyword: str) -> str:
+    """Return Complex Image Component (0008,9208), unless the frames of an instance differ in it (PS3.3 C.8.13.3.1)."""
+    component = text(ds, keyword)
+    return "" if component == "MIXED" else component
+
+
 def _corrected(ds: Dataset, keyword: str) -> bool | None:
     """Return whether the distortion by gradients was corrected, of Siemens' Image Type."""
     kinds = {"ND", "DIS2D", "DIS3D"}.intersection(texts(ds, keyword))
@@ -287,7 +293,7 @@ BIDS_FIELDS = (
     BidsField("AcquisitionTime", ("AcquisitionTime", "AcquisitionDateTime", "FrameAcquisitionDateTime"), time_of_day),
     BidsField("ImageType", ("ImageType", "FrameType"), _kinds),
     BidsField("RawImage", ("ImageType",), raw),
-    BidsField("ComplexImageComponent", ("ComplexImageComponent",), text),
+    BidsField("ComplexImageComponent", ("ComplexImageComponent",), _component),
     BidsField("AcquisitionDuration", ("AcquisitionDuration",), positive),
     BidsField("ImageOrientationPatientDICOM", ("ImageOrientationPatient",), numbers),
     BidsField("SliceThickness", ("SliceThickness",), positive),

@@ -48,7 +48,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
 
     PS3.3 C.8.20 and A.51.
     """
-    reader = frame_reader(ds)
+    reader = frame_reader(ds, as_labels=True)
     if not any(position_of(ds, index) for index in range(reader.frames)):
         raise ConversionRefused(
             Reason.BAD_GEOMETRY,

@@ -18,7 +18,7 @@ import numpy as np
 from pydicom import Dataset
 
 from node.dicom.per_series import once_per_series
-from node.dicom.values import held, standard_tag, stated_numbers, texts
+from node.dicom.values import held, items, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant, item, number, offset_s, seconds_of_day, text
@@ -38,14 +38,12 @@ from node.volume.read.planes import (
     image_plane,
     is_diffusion_map,
     is_distance,
+    is_rescaled,
     overlays_of,
     pixel_spacing,
     rescale,
 )
 from node.volume.reasons import Reason
-
-RESCALED_MODALITIES = frozenset({"CT", "PT"})
-"""Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
 
 SECTIONAL_MODALITIES = frozenset({"CT", "MR", "PT"})
 """Modalities whose instances are slices of a body, even if they carry no position."""
@@ -100,7 +98,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             ds,
             placed=held(ds, standard_tag("ImagePositionPatient")) is not None and not false_place(ds),
             map=is_diffusion_map(diffusion),
-            scaled=modality not in RESCALED_MODALITIES or reader.modality_lut or reader.colour or _is_scaled(ds),
+            scaled=reader.modality_lut or reader.colour or is_rescaled(ds, items(ds, "RealWorldValueMappingSequence")),
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
             intercept=intercept,
@@ -180,6 +178,10 @@ def _time_key(ds: Dataset) -> FrameArguments:
     "SequenceName",
     "KVP",
     "ConvolutionKernel",
+    "ContrastBolusAgent",
+    "Units",
+    "RescaleType",
+    "CorrectedImage",
     "DoseUnits",
     "DoseType",
     "PhotometricInterpretation",
@@ -219,6 +221,9 @@ def _common_of_series(
                 "inversion_time": number(ds, "InversionTime") or None,
                 "map": map,
                 "maps_field": kind is not None and kind.maps_field,
+                "units": text(ds, "Units"),
+                "rescale_type": text(ds, "RescaleType"),
+                "corrected": frozenset(texts(ds, "CorrectedImage")),
                 "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
                 "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
                 "scaled": scaled,
@@ -228,6 +233,7 @@ def _common_of_series(
             {
                 "image_type": image_type,
                 "kernel": texts(ds, "ConvolutionKernel"),
+                "contrast": text(ds, "ContrastBolusAgent"),
                 "sequence": text(ds, "SequenceName"),
                 "kvp": number(ds, "KVP"),
                 "flip_angle": number(ds, "FlipAngle"),
@@ -250,11 +256,6 @@ def _time_slice(ds: Dataset) -> int | None:
     if not index or not slices or texts(ds, "SeriesType")[:1] not in (("DYNAMIC",), ("GATED",)):
         return None
     return int((index - 1) // slices)
-
-
-def _is_scaled(ds: Dataset) -> bool:
-    """Return whether a data set has both Rescale Slope and Rescale Intercept."""
-    return all(number(ds, keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
 
 def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) -> Frame:

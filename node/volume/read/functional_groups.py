@@ -23,6 +23,7 @@ from node.volume.read.planes import (
     checked_plane,
     false_place,
     is_diffusion_map,
+    is_rescaled,
     pixel_spacing,
     rescale,
 )
@@ -194,15 +195,19 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         own["pixel_spacing"] = pixel_spacing(measures, placed=position is not None) or common["pixel_spacing"]
         own["slice_thickness_mm"] = number(measures, "SliceThickness")
         own["spacing_between_slices_mm"] = number(measures, "SpacingBetweenSlices")
-    transformation = group.macro("PixelValueTransformationSequence")
+    transformation, scaled = group.macro("PixelValueTransformationSequence"), common["split_key"]["scaled"]
+    rescale_type = common["split_key"]["rescale_type"]
     if transformation is not None and not modality_lut:
         own["slope"], own["intercept"] = rescale(transformation)
+        scaled, rescale_type = is_rescaled(transformation, ()), text(transformation, "RescaleType")
     elif not modality_lut and "RescaleSlope" not in group.ds:
         mapped = instead_of_rescale(group.ds, group.macros("RealWorldValueMappingSequence"))
         own["slope"], own["intercept"] = mapped or (common["slope"], common["intercept"])
+        scaled = scaled or mapped is not None
     quantity = {}
     if text(group.ds, "SOPClassUID") == PARAMETRIC_MAP:
-        mapping = real_world_mapping(group.macros("RealWorldValueMappingSequence"))
+        mappings = group.macros("RealWorldValueMappingSequence")
+        mapping, scaled = real_world_mapping(mappings), bool(mappings)
         own["slope"], own["intercept"], quantity = mapping.slope, mapping.intercept, {"quantity": mapping.quantity}
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
@@ -211,6 +216,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
+    own["split_key"] |= {"scaled": scaled, "rescale_type": rescale_type}
     own["variant_key"] = {
         "image_type": (
             *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),

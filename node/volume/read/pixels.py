@@ -99,13 +99,14 @@ class FrameReader:
         return self._colours(stored, as_bytes=self.widths.as_bytes)
 
 
-def frame_reader(ds: Dataset) -> FrameReader:
+def frame_reader(ds: Dataset, *, as_labels: bool = False) -> FrameReader:
     """Return a reader of the frames of an instance.
 
     Nothing is allocated by a number from the data set before the numbers agree with each other, with the length of the
     pixel data and with the headers of the compressed frames.
 
-    `ds`: one instance, with its pixel data; the reader keeps them, or their place in the file.
+    `ds`: one instance, with its pixel data; the reader keeps them, or their place in the file. `as_labels`: values of
+    PALETTE COLOR are labels, which the palette only colours (PS3.3 C.8.20.2): they are read without it.
 
     Raises ConversionRefused: ``not-an-image``, ``contradictory``, ``too-large`` or ``undecodable``; `detail` names tag,
         value and rule.
@@ -117,6 +118,8 @@ def frame_reader(ds: Dataset) -> FrameReader:
     if keyword is None:
         raise ConversionRefused(Reason.NOT_AN_IMAGE, "the instance has no Pixel Data (7FE0,0010)")
     layout = pixel_layout(ds, keyword)
+    if as_labels and layout.photometric == "PALETTE COLOR":
+        layout = replace(layout, photometric="MONOCHROME2")
     syntax = text(ds.file_meta, "TransferSyntaxUID") or "" if hasattr(ds, "file_meta") else ""
     data, encapsulated = stored_bytes(ds, keyword)
     if not data:

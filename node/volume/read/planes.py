@@ -90,6 +90,12 @@ def rescale(ds: Dataset) -> tuple[float, float]:
     return (slope or 1.0), (0.0 if intercept is None else intercept)
 
 
+def is_rescaled(ds: Dataset, mappings: Sequence[Dataset]) -> bool:
+    """Return whether Rescale Slope, other than 0, and Rescale Intercept are there, or a mapping in place of them."""
+    stated = number(ds, "RescaleSlope") and number(ds, "RescaleIntercept") is not None
+    return bool(stated) or (number(ds, "RescaleSlope") is None and instead_of_rescale(ds, mappings) is not None)
+
+
 def overlays_of(ds: Dataset) -> int:
     """Return the number of overlays that show something: in Overlay Data (60xx,3000), or in spare bits of the pixels.
 

@@ -8,7 +8,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage, generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.elements import number
@@ -256,6 +256,125 @@ def test_a_slice_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do
     assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
     assert warned(assembly) >= {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
+
+
+@pytest.mark.parametrize("slope", [None, "0"])
+def test_a_slice_of_mr_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do(slope: str | None) -> None:
+    series = make.mr_series(6, RescaleSlope="2.5", RescaleIntercept="0")
+    series[2].RescaleSlope = slope
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
+    assert [(exclusion.sop_instance_uid, exclusion.reason) for exclusion in assembly.exclusions] == [
+        (series[2].SOPInstanceUID, Reason.CONTRADICTORY)
+    ]
+    assert "is missing or 0" in assembly.exclusions[0].detail
+
+
+def test_a_time_of_mr_without_the_scaling_of_the_others_is_left_out() -> None:
+    series = make.time_series(3, 4, RescaleSlope="2.5", RescaleIntercept="0")
+    for ds in series[4:8]:
+        del ds.RescaleSlope, ds.RescaleIntercept
+    assembly = assemble(series)
+    assert grids(assembly) == [in_turn(series[:4] + series[8:], 4)]
+    assert len(assembly.exclusions) == 4
+
+
+def test_a_slice_of_mr_need_not_say_that_its_values_are_not_scaled() -> None:
+    series = make.mr_series(6, RescaleSlope="1", RescaleIntercept="0")
+    del series[2].RescaleSlope, series[2].RescaleIntercept
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+@pytest.mark.parametrize("sop_class", [EnhancedCTImageStorage, EnhancedPETImageStorage, EnhancedMRImageStorage])
+def test_a_frame_without_the_transformation_of_the_others_is_in_no_volume(sop_class: str) -> None:
+    modality = {EnhancedCTImageStorage: "CT", EnhancedPETImageStorage: "PT"}.get(sop_class, "MR")
+    ds = make.changed(make.enhanced_mr(5), SOPClassUID=sop_class, Modality=modality)
+    groups = ds.PerFrameFunctionalGroupsSequence
+    for group in (*groups[:2], *groups[3:]):
+        group.PixelValueTransformationSequence = [make.dataset(RescaleSlope="1", RescaleIntercept="-1024")]
+    assembly = assemble([ds])
+    assert [source.frame_number for source in assembly.volumes[0].sources] == [1, 2, 4, 5]
+    assert [(exclusion.frames, exclusion.reason) for exclusion in assembly.exclusions] == [(1, Reason.CONTRADICTORY)]
+    for group in (*groups[:2], *groups[3:]):
+        del group.PixelValueTransformationSequence
+    assert (WarningKind.VALUES_AS_STORED in warned(assemble([ds]))) == (modality != "MR")
+
+
+def test_a_ct_with_a_slope_of_0_says_that_its_unit_is_unknown() -> None:
+    assert WarningKind.VALUES_AS_STORED in warned(assemble(make.ct_series(4, RescaleSlope="0")))
+
+
+def pet(slices: int = 6, **attributes: Any) -> list[FileDataset]:
+    return make.ct_series(slices, modality="PT", Units="BQML", CorrectedImage=r"ATTN\DECY", **attributes)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "other"),
+    [("Units", "CNTS"), ("CorrectedImage", "DECY"), ("CorrectedImage", None), ("RescaleType", "US")],
+)
+def test_a_slice_of_another_unit_or_correction_is_not_of_the_volume(keyword: str, other: str | None) -> None:
+    series = pet(RescaleType="BQML")
+    setattr(series[2], keyword, other)
+    assembly = assemble(series)
+    assert sorted(grids(assembly)) == sorted([[planes([*series[:2], *series[3:]])], [planes(series[2:3])]])
+    assert warned(assembly) >= {WarningKind.SEVERAL_QUANTITIES, WarningKind.MISSING_SLICE}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [("Units", "BQML", "CNTS"), ("CorrectedImage", r"ATTN\DECY", "DECY"), ("RescaleType", "HU", "MGML")],
+)
+def test_volumes_of_two_units_at_the_same_positions_are_no_times(keyword: str, one: Any, other: Any) -> None:
+    first, second = parts(2, **{keyword: [one, other]})
+    assembly = assemble(first + second)
+    assert sorted(grids(assembly)) == sorted([[planes(first)], [planes(second)]])
+    assert WarningKind.SEVERAL_QUANTITIES in warned(assembly)
+
+
+def test_a_slice_that_states_no_unit_has_that_of_the_others() -> None:
+    series = pet(RescaleType="BQML")
+    series[2].Units = series[3].RescaleType = None
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def passes(modality: str, first: dict[str, Any], second: dict[str, Any]) -> list[list[FileDataset]]:
+    """Return two passes of 6 slices, 5 minutes apart, the second half a slice further."""
+    shared = of_one_series()
+    function = make.ct_series if modality == "CT" else make.mr_series
+    return [
+        function(6, AcquisitionTime="101500", **shared, **first),
+        function(6, AcquisitionTime="102000", origin=(-50.0, -40.0, 31.25), **shared, **second),
+    ]
+
+
+CONTRAST = ({}, {"ContrastBolusAgent": "IOHEXOL"})
+KERNELS = ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"})
+NUMBERS = ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2})
+
+
+@pytest.mark.parametrize(
+    ("modality", "values"), [("CT", CONTRAST), ("MR", CONTRAST), ("CT", KERNELS), ("CT", NUMBERS)], ids=repr
+)
+def test_passes_whose_slices_alternate_are_volumes_of_their_own(modality: str, values: Any) -> None:
+    first, second = passes(modality, *values)
+    assert sorted(grids(assemble(first + second))) == sorted([[planes(first)], [planes(second)]])
+
+
+@pytest.mark.parametrize(("modality", "values"), [("CT", CONTRAST), ("CT", ({}, {})), ("MR", NUMBERS)], ids=repr)
+def test_slices_that_alternate_by_one_kind_of_evidence_are_reported(modality: str, values: Any) -> None:
+    first, second = passes(modality, *values)
+    for ds in second if values[1] and modality == "CT" else []:
+        ds.AcquisitionTime = "101500"
+    assembly = assemble(first + second)
+    assert len(grids(assembly)) == 1
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
+
+
+def test_odd_slices_that_are_excited_long_before_the_even_ones_are_one_volume() -> None:
+    first, second = passes("MR", {}, {})
+    assembly = assemble(first + second)
+    assert len(grids(assembly)) == 1
+    assert WarningKind.INCOMPLETE_VOLUME not in warned(assembly)
 
 
 def test_a_ct_without_any_scaling_keeps_its_stored_values() -> None:

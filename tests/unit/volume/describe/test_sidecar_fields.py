@@ -14,6 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from node.volume.arrange.slice_timing import slice_timing
+from node.volume.assemble import assemble
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.sidecar_fields import IDENTIFYING, describe
 from node.volume.model import Frame
@@ -63,6 +64,14 @@ def test_the_start_of_an_acquisition_goes_before_that_of_its_first_frame() -> No
     assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:05"
     ds.AcquisitionDateTime = "20240229101500"
     assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:00"
+
+
+def test_volumes_of_an_instance_of_mixed_components_tell_their_own() -> None:
+    ds = make.changed(make.enhanced_mr(6), ComplexImageComponent="MIXED")
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        group.MRImageFrameTypeSequence = [make.dataset(ComplexImageComponent=("MAGNITUDE", "PHASE")[index // 3])]
+    told = {volume.suffix: volume.attributes.get("ComplexImageComponent") for volume in assemble([ds]).volumes}
+    assert told == {"": "MAGNITUDE", "ph": "PHASE"}
 
 
 def test_frames_of_several_kinds_tell_their_own() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from highdicom.content import AlgorithmIdentificationSequence
+from highdicom.content import AlgorithmIdentificationSequence, PaletteColorLUT, PaletteColorLUTTransformation
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, FileDataset
 from pydicom import uid as uids
@@ -96,6 +96,15 @@ def test_segments_apart_from_each_other_give_one_label_volume(kind: str) -> None
     (volume,) = volumes(segments(labels, kind))
     assert np.array_equal(ascending(volume), labels)
     assert (volume.suffix, volume.geometry, volume.slope) == ("", Geometry.REGULAR, 1.0)
+
+
+def test_a_palette_colours_the_labels_of_a_label_map_and_changes_none() -> None:
+    labels = np.random.default_rng(4).integers(0, 3, (SLICES, ROWS, COLUMNS), np.uint8)
+    colours = (([0, 255, 0], "red"), ([0, 0, 255], "green"), ([0, 0, 0], "blue"))
+    tables = [PaletteColorLUT(0, np.array(entries, np.uint8), color=colour) for entries, colour in colours]
+    palette = PaletteColorLUTTransformation(*tables)
+    (volume,) = volumes(segments(labels, "LABELMAP", palette_color_lut_transformation=palette))
+    assert np.array_equal(ascending(volume), labels)
 
 
 def test_the_sidecar_names_the_segments_with_their_colours() -> None:
