@@ -211,6 +211,8 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
+    coil = vendors.frame_coil(group.ds, group.groups) or common["variant_key"]["coil"]
+    own["split_key"]["coil_element"] = vendors.coil_element(coil)
     own["variant_key"] = {
         "image_type": (
             *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),
@@ -220,6 +222,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
         "velocity": _velocity(group),
+        "coil": coil,
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
