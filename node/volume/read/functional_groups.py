@@ -221,6 +221,9 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
+        "kernel": group.texts("CTReconstructionSequence", "ConvolutionKernel") or common["variant_key"]["kernel"],
+        "kvp": group.number("CTXRayDetailsSequence", "KVP") or common["variant_key"]["kvp"],
+        "energy": group.number("MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent"),
         "velocity": _velocity(group),
         "coil": coil,
         "slice_thickness": own.get("slice_thickness_mm"),
@@ -254,6 +257,7 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
         "cardiac_phase": group.number("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
         "acquisition_number": number(content, "FrameAcquisitionNumber"),
         "acquisition_time": acquired,
+        "frame_time": group.number("TemporalPositionSequence", "TemporalPositionTimeOffset"),
     }
     for name, keyword in _CONVERTED.items():
         if keys.get(name) is None:

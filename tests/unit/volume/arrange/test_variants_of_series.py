@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, FileDataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
@@ -248,6 +249,57 @@ def test_each_coil_of_frames_is_a_volume() -> None:
         item.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0x4F, "LO", f"HC{index // 4 + 1}")
         group.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [item])
     assert grids(assemble([ds])) == [[time] for time in frames(ds, 2, 4)]
+
+
+# Functional groups
+
+
+def in_groups(first: dict[str, Dataset], second: dict[str, Dataset], **attributes: Any) -> FileDataset:
+    """Return an enhanced instance of two times four frames, that only these functional groups tell apart."""
+    ds = make.enhanced_mr(4, 2, **attributes)
+    del ds.DimensionIndexSequence
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        [content] = group.FrameContentSequence
+        del content.DimensionIndexValues, content.TemporalPositionIndex
+        for keyword, item in (first if index < 4 else second).items():
+            setattr(group, keyword, [item])
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "values"),
+    [
+        ("CTReconstructionSequence", "ConvolutionKernel", ("B30f", "B70f")),
+        ("CTXRayDetailsSequence", "KVP", (80.0, 140.0)),
+        ("MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent", (40.0, 100.0)),
+    ],
+)
+@pytest.mark.parametrize("is_dimension", [False, True])
+def test_frames_of_ct_of_several_kernels_and_energies_are_volumes(
+    sequence: str, keyword: str, values: tuple[Any, Any], is_dimension: bool
+) -> None:
+    ds = in_groups(*({sequence: make.dataset(**{keyword: value})} for value in values))
+    ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.2.1", "CT"
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence = one_item(RescaleSlope="1", RescaleIntercept="0")
+    if is_dimension:
+        ds.DimensionIndexSequence = [make.dimension(int(tag_for_keyword(keyword) or 0), 0)]
+        for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+            group.FrameContentSequence[0].DimensionIndexValues = [index // 4 + 1]
+    assembly = assemble([ds])
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 4)]
+    assert WarningKind.TIMES_ASSUMED not in warned(assembly)
+
+
+def test_temporal_position_time_offset_orders_frames_and_is_their_step() -> None:
+    later, earlier = (
+        {"TemporalPositionSequence": make.dataset(TemporalPositionTimeOffset=offset_s)} for offset_s in (0.54, 0.5)
+    )
+    ds = in_groups(later, earlier, RepetitionTime="2000")
+    assembly = assemble([ds])
+    assert grids(assembly) == [frames(ds, 2, 4)[::-1]]
+    assert assembly.volumes[0].times_s == pytest.approx((0.0, 0.04))
+    assert assembly.volumes[0].time_step_s == pytest.approx(0.04)
 
 
 # Enhanced instances made of classic ones
