@@ -385,7 +385,7 @@ def has_all_times(volume: Volume) -> bool:
 
 
 def _is_echo(kind: str) -> bool:
-    return kind[:1] == "e" and kind[1:].isdigit()
+    return kind[:1] in ("e", "c") and kind[1:].isdigit()  # a coil element receives what the others do
 
 
 def _below_most(stacks: Sequence[Volume], counts: Sequence[int]) -> frozenset[int]:

@@ -142,7 +142,7 @@ def volumes_of(
     gaps = [] if polarity else missing_time_warnings(planes, others, repetition_s, is_labelled=is_labelled)
     time_step_s = None if gaps else step_s(planes, times_s, volume_repetition_s)
     if time_step_s is None and not gaps:
-        gaps = simultaneous_warnings(planes)
+        gaps = simultaneous_warnings(planes, volume_repetition_s)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,

@@ -92,7 +92,12 @@ SOURCES = (
         ("AcquisitionNumber", "FrameAcquisitionNumber"),
         names=True,
     ),
-    Source("frame_time", "Frame Time (0018,1063)", Kind.CLOCK, ("FrameTime", "FrameTimeVector", "CineRate")),
+    Source(
+        "frame_time",
+        "Frame Time (0018,1063) or Temporal Position Time Offset (0020,930D)",
+        Kind.CLOCK,
+        ("FrameTime", "FrameTimeVector", "CineRate", "TemporalPositionTimeOffset"),
+    ),
     Source("instance", "Instance Numbers (0020,0013)", Kind.NUMBER, ("InstanceNumber",)),
     Source("content_time", "Content Time (0008,0033)", Kind.EXPORT, ("ContentTime",)),
 )

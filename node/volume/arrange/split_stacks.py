@@ -45,8 +45,8 @@ COLLAPSE_FLAG = "collapse_flag"
 """A variant of GE, which in diffusion series numbers directions and weightings: those are times."""
 
 VARIANTS = (
-    *("image_type", "kernel", "kvp", "flip_angle", "velocity", "stack", "slice_thickness"),
-    *("repetition_time", "intercept", "lossy", COLLAPSE_FLAG, "signed"),
+    *("image_type", "kernel", "kvp", "energy", "flip_angle", "velocity", "coil", "stack"),
+    *("slice_thickness", "repetition_time", "intercept", "lossy", COLLAPSE_FLAG, "signed"),
 )
 """Attributes that separate volumes at the same positions."""
 

@@ -21,7 +21,8 @@ PIXEL_SPACING_TOLERANCE = 1e-3  # relative
 
 UNPLACED = -1
 UNKNOWN = -1
-SUFFIX_TIMES = ("echo_time", "inversion_time")
+NUMBERED = {"echo_time": "e", "inversion_time": "ti", "coil_element": "c"}
+"""Traits whose values are numbered from the least, and the letters of their suffixes."""
 COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag", "fieldmap": "fieldmap"}
 """Suffix by Complex Image Component (0008,9208) in lower case, or field map, in the order of their stacks; others
 follow."""
@@ -95,8 +96,8 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
 
     `frames`: all frames of one series.
 
-    Stacks are in order of orientation (by first appearance), component, echo time and inversion time, then of the first
-    frame.
+    Stacks are in order of orientation (by first appearance), component, echo time, inversion time and coil element,
+    then of the first frame.
     """
     frames = with_field_maps(frames)
     traits = _traits(frames)
@@ -203,6 +204,9 @@ def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     traits["echo_time"] = _clustered(traits.get("echo_time"), tolerance_ms, len(frames))
     traits["echo"] = _filled_within(traits.get("echo", [None] * len(frames)), traits["echo_time"])
     traits["inversion_time"] = _clustered(traits.get("inversion_time"), INVERSION_TIME_TOLERANCE_MS, len(frames))
+    elements: list[tuple[str, int] | None] = [frame.split_key.get("coil_element") for frame in frames]
+    ranks = {element: rank for rank, element in enumerate(sorted(set(filter(None, elements))))}
+    traits["coil_element"] = [UNKNOWN if element is None else ranks[element] for element in elements]
     return traits
 
 
@@ -261,7 +265,7 @@ def _spacings(frames: Sequence[Frame]) -> list[Hashable]:
 def _rank(traits: dict[str, Hashable]) -> tuple[int, ...]:
     """Return the sort key of a stack in its series."""
     components = [*COMPONENT_SUFFIXES, traits.get("component")]
-    labels = (traits["orientation"], components.index(traits.get("component")), *map(traits.get, SUFFIX_TIMES))
+    labels = (traits["orientation"], components.index(traits.get("component")), *map(traits.get, NUMBERED))
     return tuple(int(str(label)) for label in labels)
 
 
@@ -278,8 +282,11 @@ def _suffix(varying: dict[str, Hashable]) -> str:
     elif varying.get("echo"):
         echo = varying["echo"]
         parts.append(f"e{int(echo[0])}" if isinstance(echo, tuple) and np.isfinite(echo[0]) else "")
-    if varying.get("inversion_time", UNKNOWN) != UNKNOWN:
-        parts.append(f"ti{int(str(varying['inversion_time'])) + 1}")
+    parts += [
+        f"{NUMBERED[name]}{int(str(varying[name])) + 1}"
+        for name in ("inversion_time", "coil_element")
+        if varying.get(name, UNKNOWN) != UNKNOWN
+    ]
     if varying.get("orientation", UNPLACED) != UNPLACED:
         parts.append(f"i{int(str(varying['orientation'])) + 1}")
     if varying.get("map"):

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from node.counted import counted
+from node.volume.arrange.sources import RUNNING_KEYS, TIME_KEYS
 from node.volume.model import Float, Frame
 from node.volume.reasons import VolumeWarning, WarningKind
 
@@ -150,8 +152,9 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     The Frame Time of a cine, and trigger times of cardiac phases, are the step itself, or deny a fixed one. A
     repetition is the step of volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock
     shows that a volume takes several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
+    What starts together, and only numbers call times, follows nothing: maps of one scan, for example.
     """
-    if len(planes) == 1:
+    if len(planes) == 1 or _start_together(planes):
         return None
     if planes[0][0].time_key.get("frame_time") is not None:
         return _steady(starts)
@@ -172,6 +175,18 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
         return _steady(starts)
     return repetition_s
+
+
+def _start_together(planes: Planes) -> bool:
+    """Return whether all times start at one moment of the clock, and only their numbers tell them apart.
+
+    A clock that stands still for times that something else counts is that of the series.
+    """
+    earliest = _earliest(planes, _acquired)
+    if earliest is None or np.ptp(earliest) > 0 or any(time[0].diffusion is not None for time in planes):
+        return False
+    named = (key for key in TIME_KEYS if key not in RUNNING_KEYS)
+    return all(len({time[0].time_key.get(key) for time in planes}) == 1 for key in named)
 
 
 def _contradicts(starts: tuple[float, ...] | None, repetition_s: float) -> bool:
@@ -272,22 +287,23 @@ def missing_time_warnings(
     return []
 
 
-def simultaneous_warnings(planes: Planes) -> list[VolumeWarning]:
-    """Return a warning if some times, but not all, start together by the clock; else none.
+def simultaneous_warnings(planes: Planes, repetition_s: float | None = None) -> list[VolumeWarning]:
+    """Return a warning if times start together by the clock; else none.
 
-    Philips gives label and control of a pair one Acquisition Time. One for all times is that of the series.
+    Philips gives label and control of a pair one Acquisition Time. One for all times is that of the series, unless
+    nothing but numbers says that they are times.
 
-    `planes`: frames by time, then by slice.
+    `planes`: frames by time, then by slice. `repetition_s`: Repetition Time (0018,0080), which would be their step.
     """
     earliest = _earliest(planes, _acquired)
     if earliest is None or not (np.diff(earliest) >= 0).all():
         return []
     moments = len(np.unique(earliest))
-    if not 1 < moments < len(planes):
+    if moments == len(planes) or (moments == 1 and (repetition_s is None or not _start_together(planes))):
         return []
     detail = (
-        f"the clock has {moments} starts for {len(planes)} times, such as one for label and control: nothing states "
-        "the step between those that start together"
+        f"the clock has {counted(moments, 'start', 'starts')} for {len(planes)} times, such as one for label and "
+        "control: nothing states the step between those that start together"
     )
     return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
 

@@ -217,6 +217,8 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
     own["split_key"] |= {"scaled": scaled, "rescale_type": rescale_type}
+    coil = vendors.frame_coil(group.ds, group.groups) or common["variant_key"]["coil"]
+    own["split_key"]["coil_element"] = vendors.coil_element(coil)
     own["variant_key"] = {
         "image_type": (
             *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),
@@ -225,7 +227,11 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
+        "kernel": group.texts("CTReconstructionSequence", "ConvolutionKernel") or common["variant_key"]["kernel"],
+        "kvp": group.number("CTXRayDetailsSequence", "KVP") or common["variant_key"]["kvp"],
+        "energy": group.number("MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent"),
         "velocity": _velocity(group),
+        "coil": coil,
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
@@ -257,6 +263,7 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
         "cardiac_phase": group.number("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
         "acquisition_number": number(content, "FrameAcquisitionNumber"),
         "acquisition_time": acquired,
+        "frame_time": group.number("TemporalPositionSequence", "TemporalPositionTimeOffset"),
     }
     for name, keyword in _CONVERTED.items():
         if keys.get(name) is None:

@@ -168,8 +168,19 @@ def is_noise_frame(ds: Dataset, groups: Dataset) -> bool:
     return any(map(siemens.is_noise, private_items(groups, siemens.XA_FRAME)))
 
 
+def frame_coil(ds: Dataset, groups: Dataset) -> str | None:
+    """Return the name of the coil of a frame, by the private item of its functional groups; None except for Siemens."""
+    own = private_items(groups, siemens.XA_FRAME) if _is_by(ds, "SIEMENS") else ()
+    return next(filter(None, map(siemens.coil, own)), None)
+
+
+def coil_element(name: str | None) -> tuple[str, int] | None:
+    """Return the coil element that a name is of, in the order of elements; None if it is of several: combined."""
+    return siemens.coil_element(name)
+
+
 class MRKind(NamedTuple):
-    """What vendors say of the kind of an MR image; three of it only GE.
+    """What vendors say of the kind of an MR image; three of it only GE, one only Siemens.
 
     `component`: see `component`.
     `noise`: see `is_noise`.
@@ -177,6 +188,7 @@ class MRKind(NamedTuple):
     `collapse_flag`: the flag that separates kinds of images of one series.
     `raw_data_run`: the number of echoes, if above one, and the run of raw data.
     `velocity`: what tells directions and steps of velocity encoding apart; of GE, Philips and Siemens.
+    `coil`: the name of the receive coil.
     """
 
     component: str | None = None
@@ -185,6 +197,7 @@ class MRKind(NamedTuple):
     collapse_flag: int | None = None
     raw_data_run: tuple[int, int] | None = None
     velocity: Hashable = None
+    coil: str | None = None
 
 
 def mr_kind(ds: Dataset) -> MRKind:
@@ -194,7 +207,8 @@ def mr_kind(ds: Dataset) -> MRKind:
     if vendor == "GE":
         flag, run = ge.collapse_flag(ds), ge.raw_data_run(ds)
         return MRKind(kind, False, ge.maps_field(ds), flag, run, ge.velocity(ds))
-    return MRKind(kind, is_noise(ds), velocity=philips.velocity(ds) if vendor == "PHILIPS" else velocity)
+    coil = siemens.coil(ds) if vendor == "SIEMENS" else None
+    return MRKind(kind, is_noise(ds), velocity=philips.velocity(ds) if vendor == "PHILIPS" else velocity, coil=coil)
 
 
 @once_per_series("Manufacturer", "ComplexImageComponent", "FrameType", "ImageType", "SequenceName")

@@ -37,6 +37,8 @@ _XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
 _SDI, _SDS = "SIEMENS MR SDI 02", "SIEMENS MR SDS 01"
 _DWELL_TIMES = (PrivateTag(0x0019, HEADER, 0x18, "IS"), PrivateTag(0x0021, _SDI, 0x42, "IS"))
 _COILS = (PrivateTag(0x0051, HEADER, 0x0F, "LO"), PrivateTag(0x0021, _SDI, 0x4F, "LO"))
+_ELEMENT = re.compile(r"([^;,-]*?)(\d+)", re.ASCII)
+"""The name of one coil element, such as ``H12``; those of several are ``HEA;HEP`` or ``HE1-4``."""
 _TABLE_POSITIONS = (
     PrivateTag(0x0019, HEADER, 0x14, "IS"),
     PrivateTag(0x0021, _SDI, 0x59, "IS"),
@@ -84,6 +86,17 @@ _ASL_OFF, _SUPPRESSION_OFF = 1, 1
 def is_noise(ds: Dataset) -> bool:
     """Return whether an image, or the frame that this private item is about, was acquired without excitation."""
     return "NOISE" in private_texts(ds, IMAGE_TYPE)
+
+
+def coil(ds: Dataset) -> str | None:
+    """Return the name of the coil of an image, or of the frame that this private item is about."""
+    return next(filter(None, (private_text(ds, tag) for tag in _COILS)), None)
+
+
+def coil_element(name: str | None) -> tuple[str, int] | None:
+    """Return letters and number of the coil element that a name is of; None if it is of several."""
+    match = _ELEMENT.fullmatch(name or "")
+    return (match[1], int(match[2])) if match else None
 
 
 def csa_image(ds: Dataset) -> CsaHeader:

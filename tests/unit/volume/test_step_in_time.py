@@ -12,9 +12,10 @@ import pytest
 from node.volume.arrange.timing import is_of_excitations
 from node.volume.assemble import assemble
 from node.volume.model import Volume
+from node.volume.reasons import WarningKind
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
-from tests import truth
+from tests import make, truth
 
 
 def volume_of(times: int = 4, slices: int = 6, *, clock: bool = False, **attributes: Any) -> Volume:
@@ -79,3 +80,14 @@ def test_a_repetition_of_single_lines_or_volumes_is_reported_by_its_fields(field
 def test_a_lone_three_dimensional_volume_keeps_its_repetition_time(tmp_path: Path) -> None:
     _, sidecar = written(volume_of(1, MRAcquisitionType="3D", RepetitionTime="2400"), tmp_path)
     assert sidecar["RepetitionTime"] == 2.4
+
+
+@pytest.mark.parametrize(("labelled", "step_s"), [(False, None), (True, 2.0)])
+def test_times_that_start_together_have_no_step_unless_more_than_numbers_says_that_they_are_times(
+    labelled: bool, step_s: float | None, tmp_path: Path
+) -> None:
+    labels = {"TemporalPositionIdentifier": [1, 2, 3]} if labelled else {}
+    [volume] = assemble(make.time_series(AcquisitionTime="101500", RepetitionTime="2000", **labels)).volumes
+    assert volume.time_step_s == step_s
+    assert written(volume, tmp_path)[0] == (step_s or 0)
+    assert [warning.name for warning in volume.warnings] == ([] if labelled else [WarningKind.IRREGULAR_TIME_STEPS])

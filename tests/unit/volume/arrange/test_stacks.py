@@ -47,6 +47,8 @@ def test_frames_that_agree_are_one_stack_without_a_suffix():
         (frame(component="phase"), frame(component="magnitude"), ["", "ph"]),
         (frame(component="real"), frame(component="imaginary"), ["real", "imag"]),
         (frame(inversion_time=900.0), frame(inversion_time=100.0), ["ti1", "ti2"]),
+        (frame(coil_element=("H", 2)), frame(coil_element=("H", 10)), ["c1", "c2"]),
+        (frame(coil_element=("H", 2)), frame(coil_element=None), ["", "c1"]),
         (frame(), frame(CORONAL), ["i1", "i2"]),
         (frame(), frame(rows=5), ["", ""]),
         (frame(), frame(pixel_spacing=(1.0, 1.1)), ["", ""]),

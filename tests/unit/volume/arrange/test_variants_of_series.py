@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import FileDataset
+from pydicom import Dataset, FileDataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
@@ -194,6 +195,114 @@ def test_instances_of_one_volume_each_follow_what_their_tops_say(keyword: str) -
         setattr(ds, keyword, number if keyword == "AcquisitionNumber" else f"2024010210150{number}")
         series.append(ds)
     assert grids(assemble(series[::-1])) == [[frames(ds, 1, 4)[0] for ds in series]]
+
+
+# Coils
+
+
+def of_coils(*coils: str, slices: int = 4, **attributes: Any) -> list[list[FileDataset]]:
+    """The images of each coil of one scan of Siemens, all of one moment."""
+    shared = of_one_series(Manufacturer="SIEMENS", AcquisitionTime="101500", **attributes)
+    parts = [
+        make.mr_series(slices, pixels=make.pattern(slices, 16, 12, seed=number), **shared)
+        for number, _ in enumerate(coils)
+    ]
+    numbered(*parts)
+    for coil, part in zip(coils, parts, strict=True):
+        for ds in part:
+            ds.private_block(0x0051, "SIEMENS MR HEADER", create=True).add_new(0x0F, "LO", coil)
+    return parts
+
+
+def test_each_coil_of_an_uncombined_scan_is_a_volume_beside_the_combined_one() -> None:
+    parts = of_coils("H10", "H2", "H1-12", "H3")
+    assembly = assemble([ds for part in parts[::-1] for ds in part])
+    assert grids(assembly) == [[planes(parts[index])] for index in (2, 1, 3, 0)]
+    assert [volume.suffix for volume in assembly.volumes] == ["", "c1", "c2", "c3"]
+    assert [volume.attributes["CoilString"] for volume in assembly.volumes] == ["H1-12", "H2", "H3", "H10"]
+    assert {volume.time_step_s for volume in assembly.volumes} == {None}
+
+
+@pytest.mark.parametrize("lost", [{1, 2, 4}, {0, 5, 10, 15}, {2, 9}], ids=["most", "one of each place", "two"])
+def test_coils_that_lost_slices_are_not_mixed(lost: set[int]) -> None:
+    parts = of_coils("H1", "H2", "H3", "H4")
+    coil_of = {str(ds.SOPInstanceUID): number for number, part in enumerate(parts) for ds in part}
+    left = [ds for number, ds in enumerate(ds for part in parts for ds in part) if number not in lost]
+    assembly = assemble(left)
+    for volume in assembly.volumes:
+        assert len({coil_of[source.sop_instance_uid] for source in volume.sources}) == 1
+    assert WarningKind.UNEQUAL_STACKS in warned(assembly) or WarningKind.MISSING_SLICE in warned(assembly)
+
+
+@pytest.mark.parametrize("coils", [("HEA;HEP", "HEP;NE1"), ("BC", "HEA;HEP")])
+def test_volumes_of_several_coils_each_are_separate_and_slices_are_one_volume(coils: tuple[str, str]) -> None:
+    parts = of_coils(*coils)
+    assert grids(assemble([ds for part in parts for ds in part])) == [[planes(part)] for part in parts]
+    [first, second] = parts
+    assert grids(assemble(first[:2] + second[2:])) == [[planes(first[:2] + second[2:])]]
+
+
+def test_each_coil_of_frames_is_a_volume() -> None:
+    ds = make.enhanced_mr(4, 2, Manufacturer="SIEMENS")
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        item = Dataset()
+        item.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0x4F, "LO", f"HC{index // 4 + 1}")
+        group.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [item])
+    assert grids(assemble([ds])) == [[time] for time in frames(ds, 2, 4)]
+
+
+# Functional groups
+
+
+def in_groups(first: dict[str, Dataset], second: dict[str, Dataset], **attributes: Any) -> FileDataset:
+    """Return an enhanced instance of two times four frames, that only these functional groups tell apart."""
+    ds = make.enhanced_mr(4, 2, **attributes)
+    del ds.DimensionIndexSequence
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        [content] = group.FrameContentSequence
+        del content.DimensionIndexValues, content.TemporalPositionIndex
+        for keyword, item in (first if index < 4 else second).items():
+            setattr(group, keyword, [item])
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "values"),
+    [
+        ("CTReconstructionSequence", "ConvolutionKernel", ("B30f", "B70f")),
+        ("CTXRayDetailsSequence", "KVP", (80.0, 140.0)),
+        ("MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent", (40.0, 100.0)),
+    ],
+)
+@pytest.mark.parametrize("is_dimension", [False, True])
+def test_frames_of_ct_of_several_kernels_and_energies_are_volumes(
+    sequence: str, keyword: str, values: tuple[Any, Any], is_dimension: bool
+) -> None:
+    ds = in_groups(*({sequence: make.dataset(**{keyword: value})} for value in values))
+    ds.SOPClassUID, ds.Modality = "1.2.840.10008.5.1.4.1.1.2.1", "CT"
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence = one_item(RescaleSlope="1", RescaleIntercept="0")
+    if is_dimension:
+        ds.DimensionIndexSequence = [make.dimension(int(tag_for_keyword(keyword) or 0), 0)]
+        for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+            group.FrameContentSequence[0].DimensionIndexValues = [index // 4 + 1]
+    assembly = assemble([ds])
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 4)]
+    assert WarningKind.TIMES_ASSUMED not in warned(assembly)
+
+
+def test_temporal_position_time_offset_orders_frames_and_is_their_step() -> None:
+    later, earlier = (
+        {"TemporalPositionSequence": make.dataset(TemporalPositionTimeOffset=offset_s)} for offset_s in (0.54, 0.5)
+    )
+    ds = in_groups(later, earlier, RepetitionTime="2000")
+    assembly = assemble([ds])
+    assert grids(assembly) == [frames(ds, 2, 4)[::-1]]
+    assert assembly.volumes[0].times_s == pytest.approx((0.0, 0.04))
+    assert assembly.volumes[0].time_step_s == pytest.approx(0.04)
+
+
+# Enhanced instances made of classic ones
 
 
 def legacy(**values: list[Any]) -> FileDataset:
