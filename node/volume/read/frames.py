@@ -26,7 +26,13 @@ from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.assumed_slices import assumption, slice_step_mm
 from node.volume.read.diffusion import diffusion_of
-from node.volume.read.functional_groups import ANGLES, TURNED_MODALITIES, FrameArguments, frame_arguments
+from node.volume.read.functional_groups import (
+    ANGLES,
+    TURNED_MODALITIES,
+    FrameArguments,
+    classic_datasets,
+    frame_arguments,
+)
 from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
@@ -75,10 +81,12 @@ def frames_of(ds: Dataset) -> list[Frame]:
     tiling = vendors.tiling(ds)
     if tiling is not None:
         return _tiles(ds, reader, common, tiling)
-    grouped = frame_arguments(ds, reader.frames, common, reader.modality_lut or reader.colour)
+    classic = classic_datasets(ds, reader.frames)
+    commons = [common if own is ds else _common(own, reader) for own in classic]
+    grouped = frame_arguments(ds, classic, commons, reader.modality_lut or reader.colour)
     if grouped is not None:
         keep_apart(ds, grouped)
-        return [_frame(reader, common, index, **own) for index, own in enumerate(grouped)]
+        return [_frame(reader, commons[index], index, **own) for index, own in enumerate(grouped)]
     positions = _reconstructed_positions(ds, reader.frames)
     if positions is not None:
         return _reconstructed(ds, reader, common, positions)

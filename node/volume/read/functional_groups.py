@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import items, stated_numbers, texts
+from node.dicom.values import copy_encoding, held_elements, items, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant_of, item, number, offset_s, text, time_of_day
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import (
-    acquisition_instant,
     checked_plane,
     false_place,
     is_diffusion_map,
@@ -51,13 +50,11 @@ FRAME_TYPES = (
     "ParametricMapFrameTypeSequence",
 )
 
-_CONVERTED = {
-    "temporal_position": "TemporalPositionIdentifier",
-    "trigger_time": "TriggerTime",
-    "acquisition_number": "AcquisitionNumber",
-    "frame_reference_time": "FrameReferenceTime",
-}
-"""Attributes of classic instances that order frames in time, by the name of their time key."""
+CONVERTED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
+"""Where a legacy converted instance keeps classic attributes without a macro (PS3.3 C.7.6.16.2.25.1, .2)."""
+
+OF_INSTANCE = frozenset(map(standard_tag, ("SOPClassUID", "SOPInstanceUID", "InstanceNumber")))
+"""Attributes that a converted instance has itself, whatever those of the classic ones were."""
 
 FrameArguments = dict[str, Any]
 """Keyword arguments of `Frame`."""
@@ -69,13 +66,34 @@ MICROMETRES = 3
 """Decimals of a distance in mm."""
 
 
+def classic_datasets(ds: Dataset, frames: int) -> list[Dataset]:
+    """Return for each frame the instance, with the attributes that a conversion from classic instances left over."""
+    shared = items(ds, "SharedFunctionalGroupsSequence")[:1]
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
+    out = []
+    for index in range(frames):
+        groups = (*shared, *per_frame[index : index + 1])
+        left = [own for group in groups for keyword in CONVERTED for own in items(group, keyword)[:1]]
+        classic = ds
+        if left:
+            added = {tag: element for own in left for tag, element in held_elements(own).items()}
+            classic = Dataset(
+                {**held_elements(ds), **{tag: own for tag, own in added.items() if tag not in OF_INSTANCE}}
+            )
+            copy_encoding(ds, classic)
+            for own in (own for group in groups for keyword in FRAME_TYPES for own in items(group, keyword)[:1]):
+                classic.ImageType = list(texts(own, "FrameType"))  # so named by the conversion
+        out.append(classic)
+    return out
+
+
 def frame_arguments(
-    ds: Dataset, frames: int, common: FrameArguments, modality_lut: bool
+    ds: Dataset, classic: Sequence[Dataset], commons: Sequence[FrameArguments], modality_lut: bool
 ) -> list[FrameArguments] | None:
     """Return the arguments of `Frame` from the functional groups of an instance, or None without functional groups.
 
-    `ds`: an enhanced instance. `frames`: number of frames in the pixel data. `common`: arguments of `Frame` that all
-    frames share. `modality_lut`: whether a Modality LUT is applied to the pixels; slope and intercept are not read
+    `ds`: an enhanced instance. `classic`: the result of `classic_datasets`. `commons`: arguments of `Frame` of each
+    of these. `modality_lut`: whether a Modality LUT is applied to the pixels; slope and intercept are not read
     then.
 
     One for each frame. Positions and spacings in mm (LPS), times in seconds.
@@ -88,6 +106,7 @@ def frame_arguments(
     shared = item(ds, "SharedFunctionalGroupsSequence")
     if not per_frame and shared is None:
         return None
+    frames = len(classic)
     if per_frame and len(per_frame) != frames:
         raise ConversionRefused(
             Reason.CONTRADICTORY,
@@ -97,8 +116,9 @@ def frame_arguments(
     pointers = [int(number(entry, "DimensionIndexPointer") or 0) for entry in items(ds, "DimensionIndexSequence")]
     dimensions = [index for index, pointer in enumerate(pointers) if pointer not in POSITION_POINTERS]
     whole = _Group(Dataset() if shared is None else shared, ds)
-    groups = [_Group(own, ds, whole) for own in per_frame or [Dataset()] * frames]
-    grouped = [_grouped(group, common, modality_lut, dimensions) for group in groups]
+    own_groups = per_frame or [Dataset()] * frames
+    groups = [_Group(own, of_frame, whole) for own, of_frame in zip(own_groups, classic, strict=True)]
+    grouped = [_grouped(group, common, modality_lut, dimensions) for group, common in zip(groups, commons, strict=True)]
     if text(ds, "Modality") in TURNED_MODALITIES and len({_angles(group) for group in groups}) > 1:
         for own in grouped:  # projections from several angles are no slices, whatever place they state
             own["position"] = own["orientation"] = own["time_key"]["slice"] = None
@@ -164,12 +184,6 @@ class _Group:
         own: Sequence[Dataset] = items(self.groups, keyword)
         return own if own or self.shared is None else self.shared.macros(keyword)
 
-    def converted(self, keyword: str) -> Dataset:
-        """Return the macro where a legacy converted instance keeps a classic attribute (PS3.3 C.7.6.16.2.25.1, .2)."""
-        macros = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
-        holders = [macro for macro in map(self.macro, macros) if macro is not None and keyword in macro]
-        return holders[0] if holders else Dataset()
-
     def number(self, macro: str, keyword: str) -> float | None:
         macro_item = self.macro(macro)
         return None if macro_item is None else number(macro_item, keyword)
@@ -219,16 +233,18 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     own["split_key"] |= {"scaled": scaled, "rescale_type": rescale_type}
     coil = vendors.frame_coil(group.ds, group.groups) or common["variant_key"]["coil"]
     own["split_key"]["coil_element"] = vendors.coil_element(coil)
+    variant = common["variant_key"]
+    timing = "MRTimingAndRelatedParametersSequence"
     own["variant_key"] = {
         "image_type": (
-            *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),
+            *(group.frame_type or common["variant_key"]["image_type"]),
             *vendors.frame_image_type(group.ds, group.groups),
         ),
-        "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-        "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+        "flip_angle": group.number(timing, "FlipAngle") or variant["flip_angle"],
+        "repetition_time": group.number(timing, "RepetitionTime") or variant["repetition_time"],
         "stack": text(content, "StackID"),
-        "kernel": group.texts("CTReconstructionSequence", "ConvolutionKernel") or common["variant_key"]["kernel"],
-        "kvp": group.number("CTXRayDetailsSequence", "KVP") or common["variant_key"]["kvp"],
+        "kernel": group.texts("CTReconstructionSequence", "ConvolutionKernel") or variant["kernel"],
+        "kvp": group.number("CTXRayDetailsSequence", "KVP") or variant["kvp"],
         "energy": group.number("MultienergyCTCharacteristicsSequence", "MonoenergeticEnergyEquivalent"),
         "velocity": _velocity(group),
         "coil": coil,
@@ -265,11 +281,6 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
         "acquisition_time": acquired,
         "frame_time": group.number("TemporalPositionSequence", "TemporalPositionTimeOffset"),
     }
-    for name, keyword in _CONVERTED.items():
-        if keys.get(name) is None:
-            keys[name] = number(group.converted(keyword), keyword)
-    if keys["acquisition_time"] is None:
-        keys["acquisition_time"] = acquisition_instant(group.converted("AcquisitionTime"))
     return {name: value for name, value in keys.items() if value is not None}
 
 
@@ -287,7 +298,7 @@ def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -
     component = group.texts("MRImageFrameTypeSequence", "ComplexImageComponent")
     if component and component[0] not in ("", "MIXED"):
         own["component"] = component[0].lower()
-    echo_time = group.number("MREchoSequence", "EffectiveEchoTime") or number(group.converted("EchoTime"), "EchoTime")
+    echo_time = group.number("MREchoSequence", "EffectiveEchoTime") or common["split_key"]["echo_time"]
     if echo_time:
         own["echo_time"] = echo_time
     modifier = group.macro("MRModifierSequence")

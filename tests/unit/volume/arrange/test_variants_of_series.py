@@ -326,6 +326,31 @@ def test_a_legacy_converted_instance_is_split_by_its_echo_times() -> None:
     assert [volume.suffix for volume in assembly.volumes] == ["e1", "e2"]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "values", "suffixes"),
+    [
+        ("InversionTime", ["100", "900"], ["ti1", "ti2"]),
+        ("FlipAngle", ["5", "20"], ["1", "2"]),
+        ("RepetitionTime", ["500", "3000"], ["1", "2"]),
+        ("ConvolutionKernel", ["B30f", "B70f"], ["1", "2"]),
+        ("ImageType", [["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]], ["", "ph"]),
+    ],
+)
+def test_a_legacy_converted_instance_is_split_as_the_classic_ones_were(
+    keyword: str, values: list[Any], suffixes: list[str]
+) -> None:
+    ds = legacy(**{keyword: values})
+    assembly = assemble([ds])
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 4)]
+    assert [volume.suffix for volume in assembly.volumes] == suffixes
+
+
+def test_a_legacy_converted_instance_keeps_its_b_values() -> None:
+    [volume] = assemble([legacy(DiffusionBValue=[0.0, 800.0])]).volumes
+    assert volume.diffusion is not None
+    assert [entry.b_value for entry in volume.diffusion] == [0.0, 800.0]
+
+
 @pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "TriggerTime", "AcquisitionTime"])
 def test_a_legacy_converted_instance_is_in_the_order_of_its_times(keyword: str) -> None:
     ds = legacy(**{keyword: ["101502", "101501"] if keyword == "AcquisitionTime" else [2, 1]})
