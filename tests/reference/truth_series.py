@@ -91,6 +91,7 @@ _FRAME_VALUES: dict[str, tuple[str, Callable[[Plane], Any]]] = {
     "FrameAcquisitionNumber": ("FrameContentSequence", lambda plane: plane.time + 1),
     "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence", lambda plane: 1000 * STEP_S * plane.time),
     "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence", lambda plane: 10.0 * plane.time),
+    "TemporalPositionTimeOffset": ("TemporalPositionSequence", lambda plane: STEP_S * plane.time),
 }
 """What frames state of their time, by keyword: the functional group and the value."""
 
