@@ -13,11 +13,11 @@ SOURCE = Path(__file__).with_name("clock.c")
 class ShiftedClock:
     """What a process must have in its environment so that its clock is ahead of that of the machine, or behind it.
 
-    `folder` has the file that sets the clock.
+    `folder` is where the library is built, and has the file that sets the clock.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._library, self._file = compiled(SOURCE), folder / "ahead"
+        self._library, self._file = compiled(SOURCE, folder), folder / "ahead"
         self.set(0)
 
     def set(self, seconds: int) -> None:

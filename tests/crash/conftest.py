@@ -1,4 +1,4 @@
-"""The failing disk, and the journal of senders."""
+"""The failing disk, built once, and the journal of senders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.disk import Disk, compiled
+from tests.crash.disk import Disk, built
 from tests.crash.journal import Journal
 from tests.made_once import IN_POSTGRESQL
 
@@ -17,10 +17,15 @@ def _about_the_file() -> None:
     pytest.skip("about SQLite, or has databases of its own; cluster.py and failover.py kill nodes with a server")
 
 
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("library"))
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
+def disk(tmp_path: Path, library: Path) -> Disk:
     """A disk of its own, with nothing on it."""
-    made = Disk(compiled(), tmp_path / "disk", tmp_path / "log", tmp_path / "control")
+    made = Disk(library, tmp_path / "disk", tmp_path / "log", tmp_path / "control")
     made.root.mkdir()
     return made
 

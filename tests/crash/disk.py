@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,18 +19,17 @@ Inode = tuple[int, int]
 """Number and time of birth: numbers are used again."""
 
 
-@cache
-def compiled(source: Path = SOURCE) -> Path:
-    """A library for LD_PRELOAD, by default that of the disk; the test is skipped where it cannot be built.
+def built(folder: Path) -> Path:
+    """The library for LD_PRELOAD; the test is skipped where it cannot be built."""
+    return compiled(SOURCE, folder)
 
-    It is built once, and goes with this process: for each library, another process forks the nodes that have it.
-    """
+
+def compiled(source: Path, folder: Path) -> Path:
+    """A library for LD_PRELOAD; the test is skipped where it cannot be built."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip(f"no C compiler: {source.name} cannot be built")
-    folder = tempfile.mkdtemp(prefix="voxelnode-library-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    library = Path(folder, f"{source.stem}.so")
+    library = folder / f"{source.stem}.so"
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread"], check=True)
     return library
 

@@ -17,7 +17,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests.crash.checker import Checker
-from tests.crash.disk import Disk, Sync, compiled, leave, syncs
+from tests.crash.disk import Disk, Sync, built, leave, syncs
 from tests.crash.harness import Node, Result, within
 from tests.crash.journal import Journal, Sender, new_series
 from tests.crash.small_disk import mounted
@@ -101,7 +101,7 @@ def _wait_for_conversions(node: Node) -> None:
 def cut_power(cuts: int, folder: Path, *, has_two_disks: bool) -> Result:
     """Cut the power so many times in one session, evenly spread from its first sync to its last."""
     began = time.monotonic()
-    disk = Disk(compiled(), folder / "disk", folder / "log", folder / "control")
+    disk = Disk(built(folder), folder / "disk", folder / "log", folder / "control")
     disk.root.mkdir()
     seen = session(disk, single_syncs="0" if has_two_disks else SINGLE_SYNCS, has_two_disks=has_two_disks)
     result = Result(acknowledged=len(seen.journal.acknowledged()))

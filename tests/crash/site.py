@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from node.failpoints import CONVERTING, RECEIVING, VARIABLE
 from node.settings.storage import OverwritePolicy
 from tests.crash import held
 from tests.crash.checker import opened
-from tests.crash.disk import Disk, compiled
+from tests.crash.disk import Disk, built
 from tests.crash.harness import ONCE, SETTINGS, Node, gone, within
 from tests.crash.journal import Sender, Sent, new_series
 from tests.crash.model import Model, problems
@@ -51,7 +52,7 @@ class Site:
         self._place = self.folder / "disk"
         self._place.mkdir()
         self._is_mounted = mount_small(self._place, DISK)
-        self.disk = Disk(compiled(), self._place, self.folder / "disk.log", self.folder / "control")
+        self.disk = Disk(_library()[0], self._place, self.folder / "disk.log", self.folder / "control")
         self.root = self._place / name
         self._gate = self.folder / "gate"
         self._environment = {
@@ -255,3 +256,10 @@ class _Sender(Sender):
         if self.answered == self._after:
             self._then()
         super()._store(*arguments)
+
+
+@cache
+def _library() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """The library of the disk, and its folder, which goes with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="voxelnode-library-")
+    return built(Path(folder.name)), folder
