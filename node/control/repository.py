@@ -154,6 +154,7 @@ class Repository:
             transfers=self._transfers,
             now=self.index.now,
             acknowledge=settings.acknowledge,
+            acknowledge_seconds=settings.journal.acknowledge_seconds,
             any_uids=storage.any_uids,
         )
         intake = part_of(settings, RESULTS) or Results

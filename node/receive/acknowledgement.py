@@ -22,10 +22,10 @@ class Acknowledgement:
     `seconds`: longest wait of one instance.
     """
 
-    seconds = 20.0
-
-    def __init__(self, promise: Acknowledge, applier: Applier, archive: Archive, metrics: Metrics) -> None:
-        self._promise = promise
+    def __init__(
+        self, promise: Acknowledge, seconds: float, applier: Applier, archive: Archive, metrics: Metrics
+    ) -> None:
+        self._promise, self.seconds = promise, seconds
         self._applier, self._archive, self._metrics = applier, archive, metrics
 
     def refusal(self) -> str | None:
@@ -46,7 +46,7 @@ class Acknowledgement:
         """Return the outcome of an instance that is in the journal, once it may be acknowledged.
 
         `outcome`: as given to `Incoming.finish`.
-        `seconds`: longest wait; None: that of all.
+        `seconds`: longest wait; None: that of the configuration.
 
         Raises OutOfResources: that takes longer, or only the disk of this host has these bytes, which is not what was
             promised.

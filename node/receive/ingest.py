@@ -101,6 +101,7 @@ class Ingest:
     `transfers`: notes each instance that is stored, for the audit log.
     `aborted_grace_seconds`: wait of a series after its last instance if its association was not released.
     `conflict_answer`: whether the sender of a version that is not current gets a warning.
+    `acknowledge_seconds`: see `Acknowledgement`.
     `any_uids`: whether UIDs may have other characters than digits and dots; see `is_identifier`.
 
     `acknowledgement`: what is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
@@ -123,6 +124,7 @@ class Ingest:
         transfers: Transfers | None = None,
         conflict_answer: Literal["success", "warning"] = "success",
         acknowledge: Acknowledge = "local",
+        acknowledge_seconds: float = 20.0,
         *,
         any_uids: bool = False,
     ) -> None:
@@ -130,7 +132,7 @@ class Ingest:
         self.transfers = transfers
         self.acknowledgement: Acknowledgement | None = None
         if acknowledge != "local":
-            self.acknowledgement = Acknowledgement(acknowledge, applier, archive, metrics)
+            self.acknowledgement = Acknowledgement(acknowledge, acknowledge_seconds, applier, archive, metrics)
         self.warns = conflict_answer == "warning"
         self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
         self.metrics, self.now = metrics, now

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.section import SettingsSection
+from node.settings.section import Seconds, SettingsSection
 
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Acknowledge = Literal["local", "index", "object"]
@@ -75,4 +75,8 @@ class JournalSettings(SettingsSection):
         None,
         description="What success waits for: the journal of this host, the row in the index, or the object store "
         "(docs/journal.md); unset: index if hosts share index and store, else local",
+    )
+    acknowledge_seconds: Seconds = Field(
+        20,
+        description="Longest wait for index or store before the answer is 0xA700; senders must wait longer.",
     )
