@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from copy import deepcopy
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -160,20 +161,6 @@ def test_the_total_accounts_for_every_series_and_few_that_are_left_out_are_print
     assert printed.count("it fits --exclude") == 5
     assert "\nleft out 2 more series; --json lists all\n" in printed
     assert "\n18 files: 5 used, 6 refused, 7 not chosen\n" in printed
-
-
-@pytest.mark.slow
-def test_a_second_run_prints_what_it_changed_and_what_is_left(tmp_path: Path) -> None:
-    series, localizer = make.ct_series(5, study_uid="1.2"), make.ct_series(2, study_uid="1.2", SeriesNumber=2)
-    for name, instances in (("part", series[:3]), ("rest", series[3:]), ("localizer", localizer)):
-        make.saved(instances, tmp_path / name)
-    options = ("convert", tmp_path / "part", "-o", tmp_path / "out")
-    run(*options, tmp_path / "localizer")
-    line, stays, leaves, _, total = run(*options, tmp_path / "rest").stdout.splitlines()
-    assert line.endswith("  (replaced, 3 -> 5 slices)")
-    assert stays == "left     002_CT: its series is not in IN"
-    assert leaves.startswith(f"files of 1 series in {tmp_path / 'out'} are of earlier runs, not of this one")
-    assert total.startswith("1 series: 1 converted (1 file; 1 replaced) in ")
 
 
 @pytest.mark.slow
@@ -348,7 +335,7 @@ def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(out.glob(".converting-*/*/*")):  # which takes a second in all
+    while not glob(f"{out}/.converting-*/*/*"):  # which takes a second in all; folders may go meanwhile
         assert process.poll() is None, "it ended before a conversion was seen"
     process.send_signal(number)
     _, reported = process.communicate(timeout=30)
