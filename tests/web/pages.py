@@ -29,12 +29,6 @@ ARGUMENTS = [
 SECONDS = 40
 """Longest wait for anything: a volume is rendered by the processor here, beside other tests."""
 
-HASTY = """
-const wait = window.setTimeout.bind(window);
-window.setTimeout = (call, delay, ...rest) => wait(call, delay >= 2000 ? delay / 10 : delay, ...rest);
-"""
-"""Has a page that asks the node every few seconds do it ten times as often."""
-
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -66,7 +60,6 @@ class Visitor:
         )
         context.set_default_timeout(SECONDS * 1000)
         self._contexts.append(context)
-        context.add_init_script(HASTY)
         page = context.new_page()
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(f"error of a script: {error}"))
