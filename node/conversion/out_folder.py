@@ -131,7 +131,7 @@ def studies_in_folders(out: Path) -> set[str]:
     for folder in out.glob("*/"):
         sidecars = (file for file in folder.glob("*.json") if not is_file_of(file.name, folder.name))
         uids = (str(uid) for file in sidecars if (uid := _content_of(file).get("StudyInstanceUID")))
-        studies |= {*islice(uids, 1)}
+        studies.update(islice(uids, 1))
     return studies
 
 

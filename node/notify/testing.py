@@ -19,7 +19,7 @@ from node.settings.model import Settings
 def message_of_first(
     index: ReadIndex, hook: HookSettings, event: HookEvent, ae_title: str, series: Iterable[Row]
 ) -> HookMessage | None:
-    """Return the message of the first of some series that has what an event needs; None: none of them has it."""
+    """Return the message of the first series that has the volume or instance that an event needs; None if none has."""
     now = dt.datetime.now(dt.UTC)
     for row in series:
         key = (row["study_instance_uid"], row["series_instance_uid"])
@@ -32,7 +32,7 @@ def message_of_first(
 def delivered_test(
     settings: Settings, name: str, message: HookMessage
 ) -> Iterator[tuple[DeliveredMessage, str | None]]:
-    """Deliver a test message; yield what the hook answered, and the folder in which it left results, which goes then.
+    """Deliver a test message; yield the answer of the hook, and the folder with its results, removed after the block.
 
     Raises NotDelivered.
     """

@@ -230,8 +230,7 @@ def bytes_for_peer(
             f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
     path = intact(instance) if instance.data is None else instance.path
-    head = instance.data[:8] if instance.data is not None else _data_set_head(path, instance.offset)
-    as_stored = target == instance.transfer_syntax_uid and is_as_announced(head, target)
+    as_stored = target == instance.transfer_syntax_uid and is_as_announced(_data_set_head(instance, path), target)
     if as_stored and instance.data is not None:
         yield accepted[target], InstanceBytes(data=instance.data)
     elif as_stored:
@@ -241,9 +240,11 @@ def bytes_for_peer(
             yield accepted[target], source
 
 
-def _data_set_head(path: Path, offset: int) -> bytes:
+def _data_set_head(instance: Outgoing, path: Path) -> bytes:
+    if instance.data is not None:
+        return instance.data[:8]
     try:
-        return data_set_head(path, offset)
+        return data_set_head(path, instance.offset)
     except OSError as error:
         raise NotReadable(f"its file cannot be read now: {error.strerror}") from error
 

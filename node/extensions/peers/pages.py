@@ -75,7 +75,7 @@ def series(
 
 @router.post("/peers/retrieve")
 def retrieve(call: CurrentCall, form: Annotated[WantedForm, Form()]) -> Response:
-    """Retrieve what is selected; the page of work has what comes of it."""
+    """Retrieve the selected studies and series, and go to the page *Work*, which shows the retrievals."""
     wanted = form.wanted()
     if wanted:
         requests.retrieve(call, form.peer, wanted)

@@ -39,7 +39,7 @@ ENDINGS = (".wl", ".json")
 
 
 def refused_files(folder: Path) -> Iterator[str]:
-    """Yield the files of a folder that have no entry, and why."""
+    """Yield a line for each file of a folder that gives no entry, with the reason."""
     for name, _ in versions(folder):
         try:
             read_entry(folder / name)

@@ -39,7 +39,7 @@ PASSES = {
     "kernel": "Convolution Kernel (0018,1210)",
     "acquisition_time": "a pause between their acquisition times",
 }
-"""Evidence that slices which alternate are of several passes, and its name."""
+"""What tells passes apart whose slices alternate, and its name in warnings."""
 
 COLLAPSE_FLAG = "collapse_flag"
 """A variant of GE, which in diffusion series numbers directions and weightings: those are times."""
@@ -57,7 +57,7 @@ MAX_HEART_BEAT_RATIO = 3.0
 """Largest ratio of repetition times that heart beats can explain. Larger ratios are chosen, to map relaxation times."""
 
 MIN_PASS = 3
-"""Least slices of a pass: two are always even."""
+"""Fewest slices of a pass: two slices are always even."""
 
 STEP_TOLERANCE = 0.01
 """Relative difference between the distances of slices of passes that are planned alike."""
@@ -128,7 +128,7 @@ def alternating_passes(frames: Sequence[Frame]) -> tuple[list[list[Frame]], list
 
 
 def _by_pause(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return frames in two parts if the pause between them is longer than each of them took; else in one."""
+    """Return frames in two parts if the pause between the parts is longer than either part took; else in one."""
     if any(frame.time_key.get("acquisition_time") is None for frame in frames):
         return [list(frames)]
     ordered = sorted(frames, key=lambda frame: float(frame.time_key["acquisition_time"]))

@@ -54,7 +54,7 @@ CONVERTED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameC
 """Where a legacy converted instance keeps classic attributes without a macro (PS3.3 C.7.6.16.2.25.1, .2)."""
 
 OF_INSTANCE = frozenset(map(standard_tag, ("SOPClassUID", "SOPInstanceUID", "InstanceNumber")))
-"""Attributes that a converted instance has itself, whatever those of the classic ones were."""
+"""Attributes of the converted instance itself, which those of the classic instances do not replace."""
 
 FrameArguments = dict[str, Any]
 """Keyword arguments of `Frame`."""
@@ -67,7 +67,7 @@ MICROMETRES = 3
 
 
 def classic_datasets(ds: Dataset, frames: int) -> list[Dataset]:
-    """Return for each frame the instance, with the attributes that a conversion from classic instances left over."""
+    """Return the instance once for each frame, with the classic attributes that a legacy conversion left unassigned."""
     shared = items(ds, "SharedFunctionalGroupsSequence")[:1]
     per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
     out = []
@@ -81,8 +81,9 @@ def classic_datasets(ds: Dataset, frames: int) -> list[Dataset]:
                 {**held_elements(ds), **{tag: own for tag, own in added.items() if tag not in OF_INSTANCE}}
             )
             copy_encoding(ds, classic)
-            for own in (own for group in groups for keyword in FRAME_TYPES for own in items(group, keyword)[:1]):
-                classic.ImageType = list(texts(own, "FrameType"))  # so named by the conversion
+            for group in groups:
+                for macro in (own for keyword in FRAME_TYPES for own in items(group, keyword)[:1]):
+                    classic.ImageType = list(texts(macro, "FrameType"))  # so named by the conversion
         out.append(classic)
     return out
 
@@ -229,15 +230,19 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     own["acquisition_time_s"] = time_of_day(acquired)
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
-    own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
-    own["split_key"] |= {"scaled": scaled, "rescale_type": rescale_type}
-    coil = vendors.frame_coil(group.ds, group.groups) or common["variant_key"]["coil"]
-    own["split_key"]["coil_element"] = vendors.coil_element(coil)
     variant = common["variant_key"]
+    coil = vendors.frame_coil(group.ds, group.groups) or variant["coil"]
+    own["split_key"] = {
+        **_enhanced_split_key(group, common, own.get("diffusion")),
+        **quantity,
+        "scaled": scaled,
+        "rescale_type": rescale_type,
+        "coil_element": vendors.coil_element(coil),
+    }
     timing = "MRTimingAndRelatedParametersSequence"
     own["variant_key"] = {
         "image_type": (
-            *(group.frame_type or common["variant_key"]["image_type"]),
+            *(group.frame_type or variant["image_type"]),
             *vendors.frame_image_type(group.ds, group.groups),
         ),
         "flip_angle": group.number(timing, "FlipAngle") or variant["flip_angle"],

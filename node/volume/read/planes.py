@@ -92,8 +92,10 @@ def rescale(ds: Dataset) -> tuple[float, float]:
 
 def is_rescaled(ds: Dataset, mappings: Sequence[Dataset]) -> bool:
     """Return whether Rescale Slope, other than 0, and Rescale Intercept are there, or a mapping in place of them."""
-    stated = number(ds, "RescaleSlope") and number(ds, "RescaleIntercept") is not None
-    return bool(stated) or (number(ds, "RescaleSlope") is None and instead_of_rescale(ds, mappings) is not None)
+    slope = number(ds, "RescaleSlope")
+    if slope is None:
+        return instead_of_rescale(ds, mappings) is not None
+    return slope != 0 and number(ds, "RescaleIntercept") is not None
 
 
 def overlays_of(ds: Dataset) -> int:
