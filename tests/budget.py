@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 import typing
@@ -29,10 +30,31 @@ LOOSE = 1.02
 INSTALLED = frozenset({"node_modules", ".venv"})
 
 
+def code_lines(source: str) -> int:
+    """Return the lines of a module that hold more than a comment or a part of a docstring, and are not blank."""
+    strings, docstrings = set[int](), set[int]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and isinstance(getattr(node, "value", ""), str | bytes):
+            strings.update(range(node.lineno, (node.end_lineno or 0) + 1))
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str())):
+                    docstrings.update(range(statement.lineno, (statement.end_lineno or 0) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(
+        number not in docstrings and (number in strings or (bool(line.strip()) and not line.lstrip().startswith("#")))
+        for number, line in lines
+    )
+
+
+def _modules(folder: Path, pattern: str = "**/*.py") -> list[Path]:
+    """Return the Python modules in a folder, without what is installed there."""
+    return [path for path in folder.glob(pattern) if not INSTALLED & set(path.parts)]
+
+
 def _lines(folder: Path, pattern: str = "**/*.py") -> int:
-    """Return the lines of the Python modules in a folder, without what is installed there."""
-    modules = (path for path in folder.glob(pattern) if not INSTALLED & set(path.parts))
-    return sum(path.read_bytes().count(b"\n") for path in modules)
+    return sum(code_lines(path.read_text(encoding="utf-8")) for path in _modules(folder, pattern))
 
 
 def _words(paths: typing.Iterable[Path]) -> int:
@@ -67,15 +89,18 @@ def figures() -> dict[str, int]:
     """Return what is counted in the tree, in the order of the table."""
     node = ROOT / "node"
     rooms = sorted({path.parent.name for path in node.glob("[!_]*/*.py")} - {"extensions"})
-    extensions, whole = _lines(node / "extensions"), _lines(node)
+    by_room = {room: _lines(node / room) for room in rooms}
+    loose, extensions = _lines(node, "*.py"), _lines(node / "extensions")
+    core = sum(by_room.values()) + loose
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     operations = (ROOT / "tests" / "web" / "operations.txt").read_text(encoding="utf-8")
     return {
-        **{f"lines of `node/{room}/`": _lines(node / room) for room in rooms},
-        "lines of modules beside the rooms": _lines(node, "*.py"),
-        "lines of the core": whole - extensions,
+        **{f"lines of `node/{room}/`": lines for room, lines in by_room.items()},
+        "lines of modules beside the rooms": loose,
+        "lines of the core": core,
         "lines of `node/extensions/`": extensions,
-        "lines of `node/`": whole,
+        "lines of `node/`": core + extensions,
+        "modules of `node/`": len(_modules(node)),
         "lines of `tests/`": _lines(ROOT / "tests"),
         "settings": _settings(Settings, set()) + sum(len(own) for name in KIND_TABLES for _, _, own in kinds(name)),
         "tables of the index": len(every_table()),

@@ -266,6 +266,7 @@ def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     assert {name for name in named if not any((top / name).exists() for top in (ROOT / "node", ROOT))} == set()
 
 
+@pytest.mark.slow
 def test_the_tree_keeps_its_budget() -> None:
     allowed, counted = budget.budget(), budget.figures()
     assert list(allowed) == list(counted), "run: python -m tests.budget"
