@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from node.cli import main
-from node.extensions.dicomweb.lettering import FILES
 from node.settings import ENVIRONMENT_PREFIX
 from node.settings.load import load
 from node.settings.model import Settings
@@ -143,19 +142,6 @@ def test_the_container_takes_files_that_are_here(containerfile: list[str]) -> No
     ]
     assert {"node", "docs", "migrations", "config.example.toml"} <= set(copied)  # `voxelnode help` shows documents
     assert [name for name in copied if not (ROOT / name).exists()] == []
-
-
-def test_the_container_has_fonts_that_pictures_are_written_with(containerfile: list[str]) -> None:
-    [installed] = [
-        line.partition("apt-get install")[2].partition("&&")[0] for line in containerfile if "apt-get" in line
-    ]
-    fonts = {
-        "fonts-dejavu-core": "DejaVuSans.ttf",
-        "fonts-droid-fallback": "DroidSansFallbackFull.ttf",
-        "fonts-nanum": "NanumGothic.ttf",
-    }
-    assert {word for word in installed.split() if word.startswith("fonts-")} == fonts.keys()
-    assert set(fonts.values()) <= set(FILES)
 
 
 def test_the_container_does_not_run_as_root(containerfile: list[str]) -> None:

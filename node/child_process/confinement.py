@@ -200,7 +200,6 @@ def _program() -> tuple[Path, ...]:
     places |= {Path(module) for module in sys.path if Path(module).name in ("site-packages", "dist-packages")}
     places |= {Path(sys.base_prefix, "lib"), Path(__file__).resolve().parents[1]}
     places |= {Path(folder) for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")}
-    places |= {Path(folder) for folder in ("/usr/share/fonts", "/usr/local/share/fonts")}  # letters in pictures
     return tuple(places)
 
 

@@ -67,7 +67,6 @@ ACCEPTED = {
     "settings/load.py _network": "it looks for a hint; the value is refused without one",
     "settings/section.py _host": "what is no address is judged as a name",
     "volume/arrange/duplicates.py has_same_pixels": "no copy if it cannot be decoded; reported as different pixels",
-    "volume/read/codestreams.py jpeg_profile": "a profile that is cut is not used; the pixels stay the same",
     "volume/read/lookup_tables.py _channel": "both widths are tried, and then the palette is refused",
     "volume/read/transcoding.py _representation": "the element is written with its bytes, as UN",
     "web/api/paging.py parse_cursor": "the cursor is refused",

@@ -17,7 +17,6 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, HTJ2KLossless
 
 from node.counted import counted
-from node.extensions.dicomweb.annotation import Annotation, patient_lines, technique_lines
 from node.extensions.dicomweb.metadata import bulk_data_paths, document, long_value
 from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
@@ -32,20 +31,15 @@ from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
 from node.volume.window import Window
 
 if TYPE_CHECKING:
-    from node.extensions.dicomweb.colour_profiles import ColourSpace
     from node.volume.rendering import Picture
 
 LIBRARIES = (
     "node.extensions.dicomweb.encoders",
     *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
-    "node.extensions.dicomweb.pictures",
 )
 """See `node.children.decoding.LIBRARIES`."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]
-
-Profile = Literal["no", "yes", "srgb", "adobergb", "rommrgb"]
-"""The values of the parameter ``iccprofile`` (PS3.18 8.3.5.1.5)."""
 
 Crop = tuple[int, int, int | None, int | None]
 """Left, top, width and height of a region of a frame, in pixels from 0; None: to the edge of the frame."""
@@ -60,8 +54,6 @@ class PictureOrder:
         pixels.
     `quality`: JPEG quality, 1 to 100.
     `flip`: whether left and right, and top and bottom of the region change places.
-    `profile`: which ICC profile the picture has, and which colours.
-    `annotations`: what is written into the picture.
     """
 
     frame_number: int
@@ -71,8 +63,6 @@ class PictureOrder:
     size: tuple[int, int] | None = None
     quality: int = 90
     flip: tuple[bool, bool] = (False, False)
-    profile: Profile = "no"
-    annotations: tuple[Annotation, ...] = ()
 
 
 def frame(path: Path, frame_number: int, into: Path | None = None) -> bytes:
@@ -109,8 +99,7 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 
 def picture(path: Path, order: PictureOrder) -> bytes:
-    """Return one frame as PNG, JPEG or GIF, with the colours and the annotations that are ordered."""
-    from node.extensions.dicomweb.pictures import annotated, with_profile
+    """Return one frame as PNG, JPEG or GIF."""
     from node.writers.pictures import resized
 
     shown = _shown(path, order)
@@ -119,27 +108,9 @@ def picture(path: Path, order: PictureOrder) -> bytes:
         factor = min(order.size[0] / image.width, order.size[1] / image.height)
         image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
     options: dict[str, Any] = {"quality": order.quality} if order.format == "JPEG" else {}
-    if order.profile != "no":
-        wanted = None if order.profile == "yes" else order.profile
-        image, options["icc_profile"] = with_profile(image, _profile_of(path, order.frame_number), wanted)
-    if order.annotations:
-        header = _opened(path)[0]
-        top = patient_lines(header) if "patient" in order.annotations else []
-        bottom = technique_lines(header, order.frame_number) if "technique" in order.annotations else []
-        image = annotated(image, top, bottom)
     stream = BytesIO()
     image.save(stream, order.format, **options)
     return stream.getvalue()
-
-
-def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
-    from node.extensions.dicomweb.colour_profiles import source_profile
-
-    header, element = _opened(path)
-    codestream = None
-    if element is not None and element.encapsulated:
-        codestream = element.encapsulated_frame(frame_number)
-    return source_profile(header, frame_number, codestream)
 
 
 def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path | None = None) -> bytes:

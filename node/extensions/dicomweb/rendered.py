@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, get_args
+from typing import IO
 
 from fastapi import HTTPException, Response
 from pydicom.uid import MRSpectroscopyStorage
 
 from node.children.decoder import NotDecoded
-from node.extensions.dicomweb.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
-from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
+from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.extensions.dicomweb.report import report_file
@@ -61,7 +59,8 @@ REPORT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-
 FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
-PROFILES: tuple[Profile, ...] = get_args(Profile)
+UNSUPPORTED = ("annotation", "iccprofile")
+"""Parameters of PS3.18 8.3.5.1 that are ignored with a warning; none is required of a server."""
 
 THUMBNAIL_TRIES = 5
 """Number of series tried for the thumbnail of a study, since the largest may be reports."""
@@ -234,34 +233,15 @@ def _name_of(order: PictureOrder) -> str:
 
 
 def _with_warnings(target: SelectedInstances, response: Response, warnings: Sequence[str] = ()) -> Response:
-    """Add these warnings, and that about annotations that are not supported (PS3.18 8.3.5.1.1)."""
-    _, unknown = annotations_of(target.request.query_params.get("annotation"))
-    if unknown:
-        warnings = [*warnings, f"The following annotation values are not supported: {quotable(unknown)}"]
+    """Add these warnings, and those about parameters that are ignored (PS3.18 8.3.5.1)."""
+    query = target.request.query_params
+    for name in UNSUPPORTED:
+        if query.get(name, "no") != "no":
+            warning = f"The following {name} values are not supported: {quotable([query[name]])}"
+            warnings = [*warnings, warning]
     if warnings:
         response.headers["Warning"] = warning_header(warnings)
     return response
-
-
-def annotations_of(text: str | None) -> tuple[tuple[Annotation, ...], list[str]]:
-    """Return the values of ``annotation=patient,technique``, and those that are ignored (PS3.18 8.3.5.1.1)."""
-    if text is None:
-        return (), []
-    values = text.split(",")
-    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value) for value in values):
-        raise HTTPException(400, f"annotation is a list of keywords: {', '.join(ANNOTATIONS)} (PS3.18 8.3.5.1.1)")
-    known = tuple(annotation for annotation in ANNOTATIONS if annotation in values)
-    return known, [value for value in values if value not in ANNOTATIONS]
-
-
-def profile_of(text: str | None, media_type: str) -> Profile:
-    """Return the value of ``iccprofile`` (PS3.18 8.3.5.1.5); GIF has no profile."""
-    profile = next((one for one in PROFILES if one == (text or "no")), None)
-    if profile is None or text == "":
-        raise HTTPException(400, f"iccprofile is one of {', '.join(PROFILES)} (PS3.18 8.3.5.1.5)")
-    if profile != "no" and media_type == GIF:
-        raise HTTPException(400, "image/gif has no ICC profile: iccprofile must be no (PS3.18 8.3.5.1.5)")
-    return profile
 
 
 def _order(target: SelectedInstances, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
@@ -278,8 +258,6 @@ def _order(target: SelectedInstances, frame_number: int, media_type: str, longes
         size,
         quality_of(query.get("quality")),
         flip,
-        profile_of(query.get("iccprofile"), media_type),
-        annotations_of(query.get("annotation"))[0],
     )
 
 

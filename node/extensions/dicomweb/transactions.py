@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter
 
 from node.extensions.dicomweb import bulk_data, deleting, qido, rendered, stow, wado, wado_uri
-from node.extensions.dicomweb.annotation import ANNOTATIONS
 from node.extensions.dicomweb.capabilities import ACCEPT, CONDITIONAL, DOCUMENT, Transaction
 from node.extensions.dicomweb.media_types import (
     DICOM,
@@ -29,8 +28,6 @@ _RENDERED = {
     "window": f"centre, width and function: {', '.join(rendered.FUNCTIONS)}",
     "viewport": "width and height of the image; region of the frame, flipped if its width or height is negative",
     "quality": "1 to 100, of JPEG",
-    "annotation": f"{', '.join(ANNOTATIONS)}: burned into the picture; other values are ignored with a warning",
-    "iccprofile": f"{', '.join(rendered.PROFILES)}; of GIF only no",
 }
 _SEARCH = Transaction(
     "Search",

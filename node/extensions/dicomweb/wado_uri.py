@@ -17,7 +17,6 @@ from node.extensions.dicomweb.media_types import (
 from node.extensions.dicomweb.rendered import (
     FORMATS,
     MAX_SIDE,
-    annotations_of,
     answer_picture,
     middle_frame,
     quality_of,
@@ -55,7 +54,6 @@ PARAMETERS = {
     "windowCenter": "centre of the window, with windowWidth",
     "windowWidth": "width of the window, with windowCenter",
     "imageQuality": "1 to 100, of JPEG",
-    "annotation": "patient, technique: burned into the picture",
 }
 """The parameters that have an effect, and their meaning (PS3.18 9.4.1.2)."""
 
@@ -99,9 +97,7 @@ def _order(target: SelectedInstances, media_type: str) -> PictureOrder:
     frame = _number(query, "frameNumber") or middle_frame(one_instance(target))
     rows, columns = _number(query, "rows"), _number(query, "columns")
     size = (columns or MAX_SIDE, rows or MAX_SIDE) if rows or columns else None
-    quality, annotations = quality_of(query.get("imageQuality")), annotations_of(query.get("annotation"))[0]
-    form = FORMATS[media_type]
-    return PictureOrder(frame, form, _window(query), None, size, quality, annotations=annotations)
+    return PictureOrder(frame, FORMATS[media_type], _window(query), None, size, quality_of(query.get("imageQuality")))
 
 
 def _window(query: QueryParams) -> Window | None:

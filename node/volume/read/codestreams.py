@@ -7,7 +7,6 @@ complete truncated codestreams silently, so the end of the codestream is checked
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from node.errors import ConversionRefused
@@ -20,7 +19,7 @@ _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 _SOF = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7))
 _LOSSLESS_SOF = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 _JPEG_LS_SOF = 0xF7
-_SOS, _APP0, _APP2, _APP14 = 0xDA, 0xE0, 0xE2, 0xEE
+_SOS, _APP0, _APP14 = 0xDA, 0xE0, 0xEE
 _SIZ, _COD, _SOT = 0xFF51, 0xFF52, 0xFF90
 
 
@@ -108,17 +107,6 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
             continue
         yield marker, at + 4
         at += 2 + max(_word(data, at + 2), 2)
-
-
-def jpeg_profile(data: bytes) -> bytes:
-    """Return the ICC profile in the APP2 segments of a JPEG (ICC.1:2010 B.4); empty if there is none."""
-    chunks: dict[int, bytes] = {}
-    if data.startswith(_SOI):
-        with suppress(IndexError, ConversionRefused):
-            for marker, at in jpeg_segments(data):
-                if marker == _APP2 and data[at : at + 12] == b"ICC_PROFILE\0":
-                    chunks[data[at + 12]] = data[at + 14 : at - 2 + _word(data, at - 2)]
-    return b"".join(chunks[number] for number in sorted(chunks))
 
 
 def _colour_space(data: bytes, segments: dict[int, int], frame: int) -> str:
