@@ -6,9 +6,9 @@ FOLDER holds DICOM files, by default the corpus in VOXELNODE_CORPUS. Every serie
 as it is, then after each pattern of loss, by the pipeline of the node; each series is alone, without others of its
 study. Markdown tables go to standard output. Losses are taken from the series that are complete as they are: from one
 that is not, every loss would be noticed. What is left after a loss *at an end* is an unbroken part of the series in the
-order of Instance Number: only an announced count, or another series of the study, can tell. So can the memory of its
-protocol (here of twelve whole series before it), and its sender: with ``--source``, Orthanc has the whole series and is
-asked by C-FIND. ``--missed`` lists each loss that was called complete in spite of these.
+order of Instance Number: only an announced count, or another series of the study, can tell. So can its sender:
+with ``--source``, Orthanc has the whole series and is asked by C-FIND. ``--missed`` lists each loss that was called
+complete all the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from node.association.client.addresses import Address  # noqa: E402
 from node.association.client.send import send_files  # noqa: E402
-from node.completeness import COUNT_KEYWORDS, InstanceCounts, Reported, Usual, expectation  # noqa: E402
+from node.completeness import COUNT_KEYWORDS, InstanceCounts, Reported, expectation  # noqa: E402
 from node.conversion.job import ConversionJob  # noqa: E402
 from node.conversion.pipeline import convert  # noqa: E402
 from node.dicom.values import number, numbers, whole  # noqa: E402
@@ -217,21 +217,12 @@ def is_at_an_end(series: Series, left: Series) -> bool:
     return kept == list(range(kept[0], kept[0] + len(kept)))
 
 
-def verdict(series: Series, reported: Reported | None = None, usual: Usual | None = None) -> tuple[str, str]:
+def verdict(series: Series, reported: Reported | None = None) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         instances = tuple((instance.uid, instance.path) for instance in series)
-        known = expectation([instance.counts for instance in series], reported=reported, usual=usual)
+        known = expectation([instance.counts for instance in series], reported=reported)
         found = convert(ConversionJob(instances, Path(folder), OPTIONS, known)).completeness
     return found.state, found.reason
-
-
-SEEN = 12
-"""Whole series of the protocol that came before."""
-
-
-def usual(whole: Series, left: Series) -> Usual | None:
-    """Return what the memory of the protocol has, as `node.index.nouns.protocols` gives it."""
-    return Usual(len(whole), SEEN, SEEN, "2026-01-01", "2026-03-01") if len(left) < len(whole) else None
 
 
 class Source:
@@ -316,7 +307,7 @@ def cells(noticed: Counter[tuple[bool, str]], judges: Sequence[str]) -> Iterator
 
 def measured(whole: dict[str, Series], source: Source | None, rounds: int, chance: random.Random) -> list[str]:
     """Print a table of what is noticed; return what is not."""
-    judges = ["alone", "memory", *(["sender"] if source else [])]
+    judges = ["alone", *(["sender"] if source else [])]
     columns = [f"{place}, {judge}" for place in ("Inside", "At an end") for judge in ("count", *judges)]
     print(f"\n| Lost | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
     for name, series in whole.items():
@@ -334,7 +325,6 @@ def measured(whole: dict[str, Series], source: Source | None, rounds: int, chanc
                 noticed[is_end, "count"] += 1
                 states = {
                     "alone": verdict(left),
-                    "memory": verdict(left, usual=usual(series, left)),
                     **({"sender": verdict(left, source.reported(name, left))} if source else {}),
                 }
                 noticed.update((is_end, judge) for judge, (state, _) in states.items() if state != "complete")

@@ -27,7 +27,6 @@ Rule = Literal[
     "instance-numbers",
     "spacing",
     "siblings",
-    "protocol",
     "forced",
     "association",
     "quiet",
@@ -36,9 +35,8 @@ Rule = Literal[
 were set aside, because other series have their UIDs; versions that were set aside, or that are not the same as others
 of their UIDs; the list of the performed procedure step; the count of the sender; gaps in space, or times that lack
 slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from those
-stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; what the
-series of a protocol usually have; the end of the longest wait; an association that was not released; only that no more
-instances were received."""
+stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; the end
+of the longest wait; an association that was not released; only that no more instances were received."""
 
 Party = Literal["", "sender", "cut", "node"]
 """Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
@@ -145,23 +143,6 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
-    """How many instances nearly all series of a protocol have, on the same scanner.
-
-    `series`, `of`: so many of the last ones have this number.
-    `first_day`, `last_day`: days on which the first and the last of them were converted, in ISO 8601.
-    `studies`: Study Instance UIDs of some of them.
-    """
-
-    instances: int
-    series: int
-    of: int
-    first_day: str
-    last_day: str
-    studies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Expectation:
     """The facts about a series that are known before its pixels are read.
 
@@ -181,8 +162,6 @@ class Expectation:
     `aside`: number of its instances that were set aside because their SOP Instance UIDs are current in other series.
     `versions`: number of undecided versions that were set aside of instances that are current in it.
     `copies`: number of files that have the SOP Instance UIDs of the others; a node stores each instance once.
-    `usual`: what the series of its protocol usually have, if that is more.
-    `lacking`, tuple of (str, str) or None: what says that its study lacks series of its protocol, and which.
     """
 
     received: int
@@ -200,8 +179,6 @@ class Expectation:
     aside: int = 0
     versions: int = 0
     copies: int = 0
-    usual: Usual | None = None
-    lacking: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,8 +485,6 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     """
     agrees = count is not None and count[0] == known.received
     parts = [Evidence("siblings", PART_OF_ACQUISITION, "", doubtful=True)] if known.is_part else []
-    if known.lacking is not None:
-        parts.append(Evidence("protocol", *known.lacking, doubtful=True))
     weighed = [
         replace(finding, doubtful=True) if agrees and finding.rule in ("instance-numbers", "times") else finding
         for finding in findings
@@ -532,31 +507,7 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
             f"this one has {known.received}"
         )
         weighed.append(Evidence("siblings", fact, counted(missing, "instance") + " at an end", missing, doubtful=True))
-    elif not agrees and known.usual is not None:
-        weighed.append(_unusual(known.received, known.usual))
     return [*weighed, *parts]
-
-
-def lacking_companions(usual: Usual, series: int) -> str:
-    """Return in words that a study has fewer series of a protocol than nearly all others."""
-    return (
-        f"{usual.series} of the last {usual.of} studies with this protocol have {usual.instances} series of it "
-        f"({_when(usual)}), this one has {series}"
-    )
-
-
-def _when(usual: Usual) -> str:
-    return f"on {usual.first_day}" if usual.first_day == usual.last_day else f"{usual.first_day} to {usual.last_day}"
-
-
-def _unusual(received: int, usual: Usual) -> Evidence:
-    studies = f", such as in study {' and '.join(usual.studies)}" if usual.studies else ""
-    fact = (
-        f"{usual.series} of the last {usual.of} series of this protocol have {counted(usual.instances, 'instance')} "
-        f"({_when(usual)}{studies}), this one has {received}"
-    )
-    missing = usual.instances - received
-    return Evidence("protocol", fact, counted(missing, "instance"), missing, doubtful=True)
 
 
 def _count(known: Expectation, times: int, least: int) -> tuple[int, str] | None:

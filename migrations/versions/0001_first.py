@@ -53,7 +53,6 @@ def downgrade() -> None:
     op.drop_table("limited_accounts")
     op.drop_table("project_members")
     op.drop_table("projects")
-    op.drop_table("protocols")
     op.drop_table("awaited_senders")
     op.drop_table("open_associations")
     op.drop_table("senders")
@@ -200,7 +199,6 @@ def _levels() -> None:
         sa.Column("expected_source", sa.String(64)),
         sa.Column("missing_instances", sa.Integer()),
         sa.Column("missing_detail", sa.Text()),
-        sa.Column("lacking", sa.JSON()),
         sa.Column("acknowledged_problem", sa.String(64)),
         sa.Column("acknowledged_reason", sa.Text()),
         sa.Column("acknowledged_by", sa.String(64)),
@@ -497,12 +495,6 @@ def _history() -> None:
         sa.Column("received_at", sa.DateTime()),
         sa.Column("grace_until", sa.DateTime()),
         sa.Column("aborted_at", sa.DateTime()),
-    )
-    op.create_table(
-        "protocols",
-        sa.Column("key", sa.String(32), primary_key=True),
-        sa.Column("series", sa.JSON(), nullable=False),
-        sa.Column("learnt_at", sa.DateTime(), nullable=False),
     )
 
 

@@ -77,7 +77,7 @@ EMPTY = frozenset(
         "accounts", "audit_lines", "awaited_senders", "conflicts", "host_removals", "hosts", "leases",
         "limited_accounts", "lost_instances", "object_removals", "open_associations", "owed_events", "owed_images",
         "performed_series",
-        "performed_steps", "project_contents", "protocols",
+        "performed_steps", "project_contents",
         "recovery_codes", "rejections", "results", "senders", "sent_instances", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions",
     }

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 HISTORY = (
     "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
-    "protocols", "performed_steps", "performed_series",
+    "performed_steps", "performed_series",
     "labels", "project_members", "limited_accounts", "project_contents",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
@@ -80,7 +80,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "what was queued for hooks, routes and storage commitment is not sent": (
         "subscribers", "work", "results", "owed_events", "owed_images",
     ),
-    "quiet times and protocols are learnt again": ("senders", "protocols"),
+    "quiet times are learnt again": ("senders",),
     "what modalities reported of their procedure steps is gone": ("performed_steps", "performed_series"),
     "the node finds again how far it was": ("about", "alembic_version"),
 }  # fmt: skip

@@ -192,8 +192,6 @@ class SeriesRow(Base):
     expected_source: Mapped[str | None] = mapped_column(String(64))
     missing_instances: Mapped[int | None] = mapped_column(Integer)
     missing_detail: Mapped[str | None] = mapped_column(Text)
-    # What its study lacks beside it, as evidence and in words: see `node.index.nouns.protocols`.
-    lacking: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     acknowledged_problem: Mapped[str | None] = mapped_column(String(64))  # see `node.index.nouns.problems`
     acknowledged_reason: Mapped[str | None] = mapped_column(Text)
     acknowledged_by: Mapped[str | None] = mapped_column(String(64))

@@ -135,16 +135,6 @@ class AwaitedSenderRow(Base):
     aborted_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class ProtocolRow(Base):
-    """How many instances the last series of a protocol have; see `node.index.nouns.protocols`."""
-
-    __tablename__ = "protocols"
-
-    key: Mapped[str] = mapped_column(String(32), primary_key=True)  # a digest
-    series: Mapped[list[tuple[str, int, str]]] = mapped_column(JSON)  # digest, instances and day, the oldest first
-    learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
-
-
 class SubscriberRow(Base):
     """A hook, or a destination of a route, and what it wants; see `node.index.work.outbox`."""
 

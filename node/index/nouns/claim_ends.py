@@ -20,7 +20,6 @@ from node.index.nouns.conversions import insert_conversion, owe_sidecars, replac
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.expectations import count_damaged, count_lost
-from node.index.nouns.protocols import learn
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import DAMAGED, REVOKED, convert_referring, end_waits_for, reopen, replace_references
 from node.index.nouns.verdicts import completeness_columns, doubt_parts, judge, row_of, update_series, verdict_now
@@ -53,8 +52,6 @@ class ClaimEnds(IndexRepository):
         if completeness != outcome.completeness:
             owe_sidecars(connection, series.id)
         doubt_parts(connection, series.id, now)
-        if completeness is not None and completeness.state != "incomplete":
-            learn(connection, series.id, len(series.instances), now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)

@@ -18,7 +18,6 @@ from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow
 from node.index.models.levels import MARKED_IMAGES, ImageRow, SeriesRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of
-from node.index.nouns.protocols import image_of, usual_of
 
 IN_AN_INSTANCE = ", in the middle of an instance"
 """How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
@@ -45,8 +44,6 @@ def expectation_of(
         damaged=count_damaged(connection, row.id),
         aside=aside,
         versions=versions,
-        usual=usual_of(connection, row, len(counts)),
-        lacking=None if row.lacking is None else (row.lacking[0], row.lacking[1]),
     )
 
 
@@ -166,9 +163,16 @@ def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
 
 def _of_same_matrix(connection: Connection, row: Row[Any], others: Select[Any]) -> list[Row[Any]]:
     """Return those of other series whose images have the matrix of a series; none for a series without images."""
-    own = image_of(connection, row.id)
+    own = _image_of(connection, row.id)
     found = connection.execute(others).all() if own is not None else ()
-    return [series for series in found if image_of(connection, series.id) == own]
+    return [series for series in found if _image_of(connection, series.id) == own]
+
+
+def _image_of(connection: Connection, series_id: int) -> Row[str, int | None, int | None] | None:
+    """Return SOP class and matrix of one image of a series; None for a series without, such as of reports."""
+    one = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns)
+    one = one.where(ImageRow.series_id == series_id, ImageRow.rows.is_not(None)).limit(1)
+    return connection.execute(one).first()
 
 
 def _of_same_protocol(row: Row[Any]) -> Select[int]:

@@ -23,7 +23,7 @@ class ReadSeries(PagedRepository, SeriesViews):
     """Rows of ``series`` and ``v_series``."""
 
     listing = select(
-        *columns_but(SeriesRow, "request_attributes", "reported", "lacking"),
+        *columns_but(SeriesRow, "request_attributes", "reported"),
         StudyRow.study_instance_uid,
         literal_column(certainty_of("series"), String).label("certainty"),
     ).select_from(join(SeriesRow, StudyRow))

@@ -29,7 +29,6 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
-from node.index.nouns.companions import judge_companions
 from node.index.nouns.events import record_event
 from node.index.nouns.study_search import (
     SAME_PATIENT,
@@ -69,7 +68,6 @@ class StudyRepository(IndexRepository):
         for study in studies:
             count = connection.execute(select(func.count()).where(SeriesRow.study_id == study.id)).scalar_one()
             detail = f"{count} series, none of them open"
-            judge_companions(connection, study.id, now)
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
 

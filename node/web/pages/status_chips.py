@@ -187,7 +187,6 @@ CAUSES: Mapping[str, str] = {
     "instance-numbers": "Instance Numbers are missing",
     "spacing": "Distances between slices are not those stated",
     "siblings": "Other series of the protocol say otherwise",
-    "protocol": "Series of this protocol usually have more",
     "forced": "The longest wait ended",
     "association": "The sender ended the association by an abort",
     "quiet": "No more instances were received",
