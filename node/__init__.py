@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from node.version import __version__
 
 if TYPE_CHECKING:
-    from node.control.connected import connect
     from node.control.handlers import Handlers
     from node.control.opened import (
         Rectangle,
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
         write_rectangles,
         write_slices,
     )
-    from node.errors import NodeFailed, VoxelnodeError
+    from node.errors import VoxelnodeError
 
 __all__ = [
-    "NodeFailed", "Rectangle", "VoxelnodeError", "__version__", "connect", "contours", "convert", "handlers", "masked",
-    "montage", "open", "project", "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage",
-    "write_rectangles", "write_slices",
+    "Rectangle", "VoxelnodeError", "__version__", "contours", "convert", "handlers", "masked", "montage", "open",
+    "project", "read_rectangles", "refined", "threshold", "write_labelled_npz", "write_montage", "write_rectangles",
+    "write_slices",
 ]  # fmt: skip
 
 
@@ -59,12 +58,8 @@ def __getattr__(name: str) -> Any:
     """Return what programs read volumes with, loaded when it is first used (docs/python.md)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    modules = {
-        "connect": "node.control.connected",
-        "NodeFailed": "node.errors",
-        "VoxelnodeError": "node.errors",
-    }
-    return getattr(import_module(modules.get(name, "node.control.opened")), name)
+    module = "node.errors" if name == "VoxelnodeError" else "node.control.opened"
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -193,17 +193,6 @@ class PeerBusy(VoxelnodeError):
     """Too many people query this peer, or peers, at once; try again in a few seconds."""
 
 
-class NodeFailed(VoxelnodeError):
-    """A node that a program asked by REST does not answer or refuses; `status` is that of HTTP, None without an answer.
-
-    The message says why, and what helps.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class InstanceRefused(VoxelnodeError):
     """An instance was refused; the subclass determines the DIMSE status."""
 

@@ -1,7 +1,7 @@
 """What a program sees of a node or of a folder of ``voxelnode convert``: patients, studies, series and volumes.
 
 Nothing is kept open: each call reads what is there then, also beside a running node. The objects are the same for
-every `RowSource`: a root and a folder here, a node that is asked by REST in `node.control.connected`.
+every `RowSource`, a root and a folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
@@ -65,10 +65,7 @@ BESIDE = (".json", ".bval", ".bvec")
 
 
 class RowSource(Protocol):
-    """Where rows and files come from; the names of columns are those of the views (docs/data.md).
-
-    A row of a file has ``path`` or, if the file is not on this machine, ``name``.
-    """
+    """Where rows come from; the names of columns are those of the views (docs/data.md)."""
 
     def patients(self) -> list[Row]: ...
     def studies(self, patient: Row | None = None) -> list[Row]: ...
@@ -79,9 +76,6 @@ class RowSource(Protocol):
     def sources(self, volume: Row) -> list[Row]: ...
     def catalog(self, where: str | None = None) -> list[Row]: ...
     def skipped(self) -> list[Row]: ...
-
-    def copy(self, volume: Row, name: str, into: Path) -> None:
-        """Copy the file of a volume, or one beside it, by its name. Raises FileNotFoundError if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +98,7 @@ class OpenedVolume:
 
     @property
     def path(self) -> Path:
-        """The file; `save` copies one of a node that is asked by REST, which raises FileNotFoundError here."""
-        if "path" not in self.row:
-            raise FileNotFoundError(f"{self.name} is at the node and not on this machine: save(folder) copies it")
+        """The file; `save` copies it."""
         return Path(self.row["path"])
 
     @property
@@ -115,10 +107,7 @@ class OpenedVolume:
 
         If `geometry` is ``irregular``, it is right for the first slice alone: take `resampled`.
         """
-        if "path" not in self.row and self.row["affine_lps"] is not None:
-            return np.array(self.row["affine_lps"], dtype=np.float64)  # does not fetch the voxels
-        with self._file() as path:
-            return read_affine(path)
+        return read_affine(self.path)
 
     @property
     def affine_ras(self) -> Float:
@@ -132,17 +121,14 @@ class OpenedVolume:
 
         Raises OSError: the file is missing: it was replaced or deleted, or only the object store has it.
         Raises ValueError: the file is no volume any more.
-        Raises NodeFailed: the node does not send it.
         """
-        with self._file() as path:
-            return read_voxels(path)[0]
+        return read_voxels(self.path)[0]
 
     @property
     def sidecar(self) -> dict[str, Any]:
         """The fields of the JSON file beside the volume (docs/sidecar.md); none if there is no such file."""
-        with TemporaryDirectory() as folder, suppress(FileNotFoundError):
-            copied = self._copy(Path(folder), f"{stem_of(self.name)}.json")
-            fields: dict[str, Any] = json.loads(copied.read_bytes())
+        with suppress(FileNotFoundError):
+            fields: dict[str, Any] = json.loads(self.path.with_name(f"{stem_of(self.name)}.json").read_bytes())
             return fields
         return {}
 
@@ -161,35 +147,14 @@ class OpenedVolume:
                 raise FileExistsError(f"{there} is another volume: give each volume a folder of its own")
         there.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=there.parent) as copied:
-            for suffix in BESIDE:
-                self._copy_beside(Path(copied), suffix)
-            self._copy_with_voxels(Path(copied))
+            for suffix in (*BESIDE, *(VOXELS if self.name.endswith(".mhd") else ())):
+                with suppress(FileNotFoundError):
+                    beside = self.path.with_name(f"{stem_of(self.name)}{suffix}")
+                    shutil.copyfile(beside, Path(copied, beside.name))
+            shutil.copyfile(self.path, Path(copied, self.name))
             for path in Path(copied).iterdir():
                 path.replace(there.with_name(path.name))
         return there
-
-    def _copy_with_voxels(self, folder: Path) -> Path:
-        """Copy the file, with its voxels beside it if it is a header."""
-        for suffix in VOXELS if self.name.endswith(".mhd") else ():
-            self._copy_beside(folder, suffix)
-        return self._copy(folder, self.name)
-
-    def _copy_beside(self, folder: Path, suffix: str) -> None:
-        with suppress(FileNotFoundError):
-            self._copy(folder, f"{stem_of(self.name)}{suffix}")
-
-    def _copy(self, folder: Path, name: str) -> Path:
-        self._source.copy(self.row, name, folder / name)
-        return folder / name
-
-    @contextmanager
-    def _file(self) -> Iterator[Path]:
-        """Give the file, with its voxels beside it if it is a header; a fetched one for the time of a block."""
-        if "path" in self.row:
-            yield self.path
-            return
-        with TemporaryDirectory() as folder:
-            yield self._copy_with_voxels(Path(folder))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -209,8 +174,7 @@ class OpenedVolume:
         return self._apply(montage, time, plane, step, columns)
 
     def _apply(self, function: Any, time: int, *arguments: Any) -> Array:
-        with self._file() as path:
-            array, affine = read_voxels(path)
+        array, affine = read_voxels(self.path)
         result: Array = function(array[..., time] if array.ndim == 4 else array, affine, *arguments)
         return result
 
@@ -239,12 +203,12 @@ class OpenedSeries:
         """Return the current volumes, of each one file: NIfTI if there is one."""
         files = self.files()
         copies = {
-            _stem(row): OpenedVolume(name_of(row), row, self._source)
-            for row in one_file_each(files, VolumeKind.RESAMPLED)
+            _stem(row): OpenedVolume(_name_of(row), row, self._source)
+            for row in _one_file_each(files, VolumeKind.RESAMPLED)
         }
         return [
-            OpenedVolume(name_of(row), row, self._source, copies.get(f"{_stem(row)}_resampled"))
-            for row in one_file_each(files)
+            OpenedVolume(_name_of(row), row, self._source, copies.get(f"{_stem(row)}_resampled"))
+            for row in _one_file_each(files)
         ]
 
     @property
@@ -286,24 +250,24 @@ class OpenedPatient:
         return [Study(row["study_instance_uid"], row, self._source) for row in rows]
 
 
-def name_of(row: Row) -> str:
+def _name_of(row: Row) -> str:
     """Return the name of the file of a row."""
-    return PurePath(row["name"] if "name" in row else row["path"]).name
+    return PurePath(row["path"]).name
 
 
-def series_of(row: Row) -> tuple[str, str]:
+def _series_of(row: Row) -> tuple[str, str]:
     """Return Study and Series Instance UID of a row."""
     return row["study_instance_uid"], row["series_instance_uid"]
 
 
-def one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, is_read: bool = True) -> list[Row]:
+def _one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, is_read: bool = True) -> list[Row]:
     """Return one file of each volume of a kind among the rows of files: NIfTI if there is one.
 
     `is_read`: only of those that have a file that is read here.
     """
     best: dict[tuple[Any, ...], tuple[int, Row]] = {}
     for row in rows:
-        ending = next((place for place, suffix in enumerate(SUFFIXES) if name_of(row).endswith(suffix)), len(SUFFIXES))
+        ending = next((place for place, suffix in enumerate(SUFFIXES) if _name_of(row).endswith(suffix)), len(SUFFIXES))
         if row["kind"] != kind or (is_read and ending == len(SUFFIXES)):
             continue
         # A folder of conversions may have one Series Instance UID in two studies, or series without one.
@@ -315,7 +279,7 @@ def one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, 
 
 def _stem(row: Row) -> str:
     """Return what the files of a volume in every format begin with."""
-    path = PurePath(row["name"] if "name" in row else row["path"])
+    path = PurePath(row["path"])
     return str(path.with_name(stem_of(path.name)))
 
 
@@ -348,7 +312,6 @@ class Opened:
         """Return all series, or those that a selector selects (docs/select.md), the last received first.
 
         Raises UsageError: the selector is wrong, or it is a folder of conversions, which has no index.
-        Raises NodeFailed: a running node finds the selector wrong.
         """
         return _series(self._source, where=where)
 
@@ -386,14 +349,7 @@ class Opened:
         self.to_polars(where).write_parquet(Path(path))
 
 
-class _OnDisk:
-    """Files of this machine."""
-
-    def copy(self, volume: Row, name: str, into: Path) -> None:
-        shutil.copyfile(Path(volume["path"]).with_name(name), into)
-
-
-class _Root(_OnDisk):
+class _Root:
     """The rows of the index of a root."""
 
     def __init__(self, place: Place) -> None:
@@ -412,7 +368,7 @@ class _Root(_OnDisk):
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
             rows = _told(index.series.newest(_ALL, study=study_instance_uid))
-        return rows if selected is None else [row for row in rows if series_of(row) in selected]
+        return rows if selected is None else [row for row in rows if _series_of(row) in selected]
 
     def _selected(self, where: str) -> set[SeriesKey]:
         from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
@@ -445,7 +401,7 @@ class _Root(_OnDisk):
         selected = None if where is None else self._selected(where)
         with looking(self._place) as index:
             rows = _told(index.volumes.catalog())
-        return rows if selected is None else [row for row in rows if series_of(row) in selected]
+        return rows if selected is None else [row for row in rows if _series_of(row) in selected]
 
     def skipped(self) -> list[Row]:
         return []
@@ -469,7 +425,7 @@ def _value(name: str, value: Any) -> Any:
     return dt.time.fromisoformat(value).isoformat() if value and name.endswith("_time") else value
 
 
-class _Folder(_OnDisk):
+class _Folder:
     """The rows of ``conversion.json``, with the names of the views."""
 
     def __init__(self, folder: Path) -> None:
@@ -520,7 +476,7 @@ class _Folder(_OnDisk):
     def catalog(self, where: str | None = None) -> list[Row]:
         if where is not None:
             raise UsageError("where: selects series of a node; this is a folder of conversions, which has few facts")
-        return one_file_each(self._files(), is_read=False)
+        return _one_file_each(self._files(), is_read=False)
 
     def _files(self) -> list[Row]:
         return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]

@@ -58,9 +58,8 @@ Explicit VR Big Endian are sent in ZIP files alone, which have the instances as 
 """
 
 REQUESTS = """\
-Unknown parameters are ignored, with a warning in searches; annotation and iccprofile of pictures with one as well.
-Found and retrieved content (200, 206, 304) has `Vary` and `ETag`. Warnings have the code 299. Requests need
-`Authorization` if accounts are required.
+Unknown parameters are ignored, with a warning in searches, for annotation and iccprofile. Found and retrieved content
+(200, 206, 304) has `Vary` and `ETag`. Warnings have code 299. Requests need `Authorization` if accounts are required.
 
 [table web_requests]
 """
