@@ -16,7 +16,6 @@ OTHER_NAMES = {
 }
 """Names that formats have elsewhere."""
 
-PlaneName = Literal["axial", "coronal", "sagittal"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 
 
@@ -37,18 +36,6 @@ class Convert(SettingsSection):
     )
     montages: bool = Field(False, description="Write a PNG of every fifth slice.")
     slices: bool = Field(False, description="Write a PNG of every slice, of its middle time.")
-    projected_planes: tuple[PlaneName, ...] = Field(
-        (),
-        description="Write intensity projections on these planes as volumes of one slice",
-    )
-    mask_above: float | None = Field(
-        None,
-        allow_inf_nan=False,
-        description="Write a mask of the voxels with at least this real value, such as 300 HU.",
-    )
-    mask_below: float | None = Field(
-        None, allow_inf_nan=False, description="The same with at most this value; with both, the values between them."
-    )
     body_masks: bool = Field(False, description="Write a label volume of the body beside each CT volume.")
     body_contours: bool = Field(
         False, description="Write the outlines of the body beside each CT volume: polygons in mm, as JSON."

@@ -44,10 +44,9 @@ class VolumeKind(StrEnum):
     THUMBNAIL = "thumbnail"
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
-    PROJECTED = "projected"  # the same as a volume of one slice, with its values
     MONTAGE = "montage"
     SLICE = "slice"
-    MASK = "mask"  # of the body, of a range of values, or of a region of a structure set: a label volume
+    MASK = "mask"  # of the body, or of a region of a structure set: a label volume
     MASKED = "masked"  # the volume with air outside of its body mask
     CONTOURS = "contours"  # the outlines of the body mask
     MEASUREMENTS = "measurements"  # of a structured report, without voxels

@@ -245,8 +245,7 @@ def _intent(volume: Volume) -> tuple[str, str] | None:
     """Return intent and name (at most 15 characters) of a label volume or of a map; None of other images."""
     attributes = volume.attributes
     if volume.kind is VolumeKind.MASK:
-        what = "range of values" if "range" in attributes else "body mask"
-        return "label", f"ROI {attributes['roi']['number']}" if "roi" in attributes else what
+        return "label", f"ROI {attributes['roi']['number']}" if "roi" in attributes else "body mask"
     if volume.modality == "SEG":
         return ("label", "segments") if volume.slope == 1 else ("estimate", "fraction")
     if volume.modality == "RTDOSE":

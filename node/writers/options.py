@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.settings.convert import Convert, PlaneName, SuvTypeName, VolumeFormat
+    from node.settings.convert import Convert, SuvTypeName, VolumeFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,6 @@ class WriteOptions:
     projections: bool = False
     montages: bool = False
     slices: bool = False
-    projected_planes: tuple[PlaneName, ...] = ()
-    mask_above: float | None = None
-    mask_below: float | None = None
     body_masks: bool = False
     body_contours: bool = False
     masked_volumes: bool = False
@@ -41,11 +38,6 @@ class WriteOptions:
     def makes_pictures(self) -> bool:
         """Whether a volume may have a picture beside it."""
         return self.thumbnails or self.previews or self.projections or self.montages or self.slices
-
-    @property
-    def derives_volumes(self) -> bool:
-        """Whether a volume may have others beside it that are made of its values alone."""
-        return bool(self.projected_planes) or self.mask_above is not None or self.mask_below is not None
 
     @property
     def segments_body(self) -> bool:

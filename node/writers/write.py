@@ -35,9 +35,8 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     """Write every file of one volume into an existing folder.
 
     Sidecar and gradient table are companions of every voxel file. Mask and masked volume of a CT are written to
-    separate files named ``STEM_mask`` and ``STEM_masked``, what is derived from any volume to ``STEM_range_mask`` and
-    ``STEM_mip_axial_projected``. A format that cannot hold the volume is skipped, and the
-    sidecar says so.
+    separate files named ``STEM_mask`` and ``STEM_masked``. A format that cannot hold the volume is skipped,
+    and the sidecar says so.
 
     Raises FileExistsError: a file exists already: the stems in one folder must differ.
     """
@@ -58,17 +57,12 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     files = [first[name] if name in first else writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
-    if volume.kind in (VolumeKind.MASK, VolumeKind.MASKED, VolumeKind.PROJECTED):
+    if volume.kind in (VolumeKind.MASK, VolumeKind.MASKED):
         return files
     if options.makes_pictures:
         from node.writers.pictures import write_pictures  # here, because it loads Pillow
 
         files += write_pictures(volume, folder, stem, options)
-    if options.derives_volumes:
-        from node.writers.derived import derived_volumes  # here, because few want it
-
-        for words, derived in derived_volumes(volume, options):
-            files += write_volume(derived, folder, f"{stem}_{words}", options)
     if volume.modality == "CT" and not volume.colour:
         files += _write_body(volume, folder, stem, options)
     return files

@@ -388,9 +388,7 @@ def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(
     job: ConversionJob, converters: Converters
 ) -> None:
     [at_least] = Convert.model_fields["memory_bytes"].metadata
-    everything = write_options(
-        Convert(previews=True, montages=True, projections=True, body_masks=True, projected_planes=("axial",))
-    )
+    everything = write_options(Convert(previews=True, montages=True, projections=True, body_masks=True))
     limits = dataclasses.replace(LIMITS, memory_bytes=at_least.ge)
     assert len(converters.run(dataclasses.replace(job, options=everything), limits, threading.Event()).files) > 5
 

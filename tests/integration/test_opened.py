@@ -43,7 +43,7 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     instances[-1].SeriesInstanceUID = instances[0].SeriesInstanceUID
     root.take_all(instances)
     claimed = root.claim()
-    options = WriteOptions(formats=("mhd", "nifti"), projected_planes=("axial",), mask_above=0.0, slices=True)
+    options = WriteOptions(formats=("mhd", "nifti"), body_masks=True, slices=True)
     assert convert_series(claimed, root.archive, root.index, options, convert_with_all, root.clock)
     place = root.index.place
     opened = node.open(root.folder, {} if isinstance(place, Path) else {"index.url": place.url})
@@ -52,7 +52,7 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     [series] = study.series()
     assert (series.uid, series.study_uid) == (instances[0].SeriesInstanceUID, instances[0].StudyInstanceUID)
     assert series.verdict == "complete"
-    assert {"projected", "mask", "slice"} < {row["kind"] for row in series.files()}
+    assert {"mask", "slice"} < {row["kind"] for row in series.files()}
     [volume] = series.volumes()
     assert volume.path.name.endswith(".nii.gz")
     there = nib.load(volume.path)

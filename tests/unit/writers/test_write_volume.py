@@ -8,7 +8,6 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -269,28 +268,6 @@ def test_pictures_are_switched_one_by_one(tmp_path: Path) -> None:
     names = {file.path.name for file in write_volume(image, tmp_path, "volume", options)}
     planes = ("axial", "coronal", "sagittal")
     assert names == {"volume.nii.gz", *(f"volume_{kind}_{plane}.png" for kind in ("mip", "minip") for plane in planes)}
-
-
-def test_a_range_of_values_and_projections_are_volumes_beside_it(tmp_path: Path) -> None:
-    stored = np.arange(2 * 3 * 4 * 5, dtype=np.int16).reshape(2, 3, 4, 5)
-    image = volume(stored, slope=-2.0, intercept=100.0)
-    options = WriteOptions(
-        formats=("npz",), thumbnails=False, mask_above=50.0, mask_below=90.0, projected_planes=("axial", "sagittal")
-    )
-    files = {file.path.name: file for file in write_volume(image, tmp_path, "volume", options)}
-    planes = [f"volume_{name}_{plane}_projected.npz" for plane in ("axial", "sagittal") for name in ("mip", "minip")]
-    assert [*files] == ["volume.npz", "volume_range_mask.npz", *planes]
-    assert [file.kind for file in files.values()] == ["volume", "mask", *["projected"] * 4]
-
-    def data(name: str) -> Any:
-        with np.load(files[name].path) as arrays:
-            return arrays["data"]
-
-    real = data("volume.npz") * -2 + 100
-    assert np.array_equal(data("volume_range_mask.npz"), (real >= 50) & (real <= 90))
-    assert np.array_equal(data(planes[0]) * -2 + 100, real.max(axis=1, keepdims=True))
-    assert np.array_equal(data(planes[3]) * -2 + 100, real.min(axis=3, keepdims=True))
-    assert json.loads((tmp_path / "volume_range_mask.json").read_text())["range"] == {"above": 50.0, "below": 90.0}
 
 
 def test_a_sheared_volume_leaves_planes_across_the_stack_to_the_upright_one_beside_it(tmp_path: Path) -> None:
