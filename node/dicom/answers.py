@@ -2,7 +2,7 @@
 
 An answer about stored objects is a mapping and not a pydicom data set, which would take several times as long to build
 and to encode. Threads that receive wait for that time, because Python runs one thread at a time. Entries of a worklist
-are data sets of text and small numbers; `encode_flat` encodes them at a tenth of pydicom's cost.
+are data sets of text and numbers; `_Encoding` encodes them at a tenth of pydicom's cost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, ITEM, MAX_SHORT_LENGTH, encoding_of
+from node.dicom.character_sets import UTF_8, CharacterSet
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, ITEM, MAX_SHORT_LENGTH, encoding_of, max_length
 from node.dicom.json_model import SHORT_BYTES, Json, text_element, write_model
 from node.dicom.values import held_elements, standard_tag
 
@@ -49,25 +50,47 @@ class Found(dict[str, str | list[Item]]):
 CHARACTER_SET: Answer = {"SpecificCharacterSet": "ISO_IR 192"}
 """UTF-8. Answers have the element if a value needs it; no other element of theirs has a lower tag."""
 
-_TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
-_NUMBERS = frozenset(("US",))
-FLAT_VRS = _TEXT | _NUMBERS
-"""The required value representations besides SQ; all have a two-byte length (PS3.5 7.1.2)."""
+_TEXT = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
+_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
+_CHARACTER_SET = standard_tag("SpecificCharacterSet")
+FLAT_VRS = _TEXT | _NUMBERS.keys()
+"""Value representations that `_Encoding` encodes, besides SQ."""
 
 
-def encoded_answer(model: Json, transfer_syntax_uid: str) -> bytes:
-    """Return an answer of the DICOM JSON Model as a data set."""
+class NotFlat(Exception):
+    """The data set contains an element that needs a different encoding."""
+
+
+def encoded_answer(model: Json, transfer_syntax_uid: str, character_set: CharacterSet = UTF_8) -> bytes:
+    """Return an answer of the DICOM JSON Model as a data set; `character_set`: see `encoded_data_set`."""
     out = BytesIO()
     write_model(out, model, lambda uri: None)
-    if transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN:
+    if transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN and character_set is UTF_8:
         return out.getvalue()
     out.seek(0)
     ds = read_dataset(out, is_implicit_VR=False, is_little_endian=True)
-    syntax = UID(transfer_syntax_uid)
-    encoded = DicomBytesIO()
-    encoded.is_implicit_VR, encoded.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
-    write_dataset(encoded, ds)
-    return bytes(encoded.getvalue())
+    return encoded_data_set(ds, transfer_syntax_uid, character_set)
+
+
+def encoded_data_set(ds: Dataset, transfer_syntax_uid: str, character_set: CharacterSet = UTF_8) -> bytes:
+    """Return a data set in an uncompressed transfer syntax (PS3.5 7.1).
+
+    Text beyond ASCII is in `character_set`, if it holds all of the text, else in UTF-8 (PS3.4 C.4.1.1.3.1). Elements
+    that are not converted yet are little endian and UTF-8.
+    """
+    try:
+        try:
+            return _Encoding(transfer_syntax_uid, character_set).data_set(ds)
+        except UnicodeError:
+            return _Encoding(transfer_syntax_uid, UTF_8).data_set(ds)
+    except NotFlat:
+        ds.SpecificCharacterSet = "ISO_IR 192"
+        syntax, encoded = UID(transfer_syntax_uid), DicomBytesIO()
+        encoded.is_implicit_VR, encoded.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
+        write_dataset(encoded, ds)
+        return bytes(encoded.getvalue())
 
 
 class AnswerEncoder:
@@ -75,18 +98,31 @@ class AnswerEncoder:
 
     `keywords`: the attributes of the answers.
     `items`: the attributes in the items of sequences.
+    `character_set`: see `encoded_data_set`.
     """
 
     def __init__(
-        self, keywords: Iterable[str], transfer_syntax_uid: str, items: Mapping[str, Iterable[str]] | None = None
+        self,
+        keywords: Iterable[str],
+        transfer_syntax_uid: str,
+        items: Mapping[str, Iterable[str]] | None = None,
+        character_set: CharacterSet = UTF_8,
     ) -> None:
         self._attributes = _Attributes(keywords, transfer_syntax_uid, items or {})
-        self._character_set = _Attributes(CHARACTER_SET, transfer_syntax_uid, {}).encode(CHARACTER_SET)
+        self._asked, self._named = character_set, _Attributes(CHARACTER_SET, transfer_syntax_uid, {})
 
     def encode(self, answer: Answer) -> bytes:
         """Return an answer as a data set. Attributes that it lacks are empty; others are left out."""
-        encoded = self._attributes.encode(answer)
-        return encoded if _is_ascii(answer) else self._character_set + encoded
+        if _is_ascii(answer):
+            return self._attributes.encode(answer, UTF_8)
+        try:
+            return self._in(self._asked, answer)
+        except UnicodeError:
+            return self._in(UTF_8, answer)
+
+    def _in(self, character_set: CharacterSet, answer: Answer) -> bytes:
+        named = {"SpecificCharacterSet": "\\".join(character_set.terms)}
+        return self._named.encode(named, UTF_8) + self._attributes.encode(answer, character_set)
 
 
 class _Attributes:
@@ -102,15 +138,15 @@ class _Attributes:
             self._heads.append((keyword, vr, b"\0" if vr == "UI" else b" ", head, long_head))
         self._items = {keyword: _Attributes(inner, syntax, {}) for keyword, inner in items.items()}
 
-    def encode(self, answer: Answer) -> bytes:
+    def encode(self, answer: Answer, character_set: CharacterSet) -> bytes:
         chunks: list[bytes] = []
         for keyword, vr, padding, head, long_head in self._heads:
             held = answer.get(keyword, "")
             if isinstance(held, list):
-                items = [self._items[keyword].encode(item) for item in held]
+                items = [self._items[keyword].encode(item, character_set) for item in held]
                 value = b"".join(self._item(len(item)) + item for item in items)
             else:
-                value = self._number(int(held)) if vr == "US" and held else held.encode()
+                value = self._number(int(held)) if vr == "US" and held else character_set.encode(held, vr)
                 if len(value) % 2:
                     value += padding
                 if len(value) > MAX_SHORT_LENGTH:
@@ -151,60 +187,55 @@ def _element(keyword: str) -> tuple[str, str]:
     return f"{tag:08X}", dictionary_VR(tag)
 
 
-class NotFlat(Exception):
-    """The data set contains an element that needs a different encoding."""
-
-
-def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:
-    """Return a data set encoded in one of the uncompressed transfer syntaxes (PS3.5 7.1); text is UTF-8.
-
-    Elements that are not converted yet are little endian, and copied. Sequences may contain data sets of the same kind.
-
-    Raises NotFlat: the VR of an element is not in `FLAT_VRS`, or its value is longer than 65534 bytes.
-    """
-    return _Encoding(transfer_syntax_uid).data_set(ds)
-
-
 class _Encoding:
-    """The encoding of one transfer syntax."""
+    """The encoding of one transfer syntax and character set.
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
+    Raises NotFlat: the VR of an element is not in `FLAT_VRS`; UnicodeError: the character set does not hold a text.
+    """
+
+    def __init__(self, transfer_syntax_uid: str, character_set: CharacterSet) -> None:
         encoding = encoding_of(transfer_syntax_uid)
         self._order, self._head_writer, self._item = encoding.order, encoding.head_writer, encoding.head_writer(ITEM)
-        self._number = struct.Struct(f"{encoding.order}H").pack
+        self._character_set, self._is_ascii = character_set, True
 
     def data_set(self, ds: Dataset) -> bytes:
-        chunks = []
-        for tag, held in sorted(held_elements(ds).items()):
+        elements = self._elements(ds)
+        if not self._is_ascii:
+            terms = "\\".join(self._character_set.terms)
+            elements[_CHARACTER_SET] = self._element(_CHARACTER_SET, "CS", terms.encode())
+        return b"".join(elements[tag] for tag in sorted(elements))
+
+    def _elements(self, ds: Dataset) -> dict[int, bytes]:
+        elements = {}
+        for tag, held in held_elements(ds).items():
+            if tag == _CHARACTER_SET:
+                continue
             is_encoded = isinstance(held, RawDataElement) and (self._order == "<" or held.VR in _TEXT)
             element: Any = held if is_encoded else ds[tag]
             vr = element.VR
             if vr == "SQ":
-                items = [self.data_set(item) for item in element.value or ()]
+                items = [
+                    b"".join(one for _, one in sorted(self._elements(item).items())) for item in ds[tag].value or ()
+                ]
                 value = b"".join(self._item(len(item)) + item for item in items)
             elif vr in FLAT_VRS:
-                value = self._value(vr, element.value, is_encoded)
+                value = self._value(vr, element.value)
             else:
                 raise NotFlat
-            chunks += [self._head_writer(tag, vr)(len(value)), value]
-        return b"".join(chunks)
+            elements[int(tag)] = self._element(tag, vr, value)
+        return elements
 
-    def _value(self, vr: str, content: Any, is_encoded: bool) -> bytes:
-        if is_encoded:
-            value: bytes = content or b""
-        elif vr in _TEXT:
-            value = _text(content)
-        else:
-            value = b"" if content is None else self._number(content)
+    def _element(self, tag: int, vr: str, value: bytes) -> bytes:
         value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
-        if len(value) > MAX_SHORT_LENGTH:
-            raise NotFlat
-        return value
+        explicit = vr if len(value) <= max_length(vr) else "UN"  # PS3.5 6.2.2
+        return self._head_writer(tag, explicit)(len(value)) + value
 
-
-def _text(value: Any) -> bytes:
-    if value is None:
-        return b""
-    if isinstance(value, (MultiValue, list)):
-        return "\\".join(map(str, value)).encode("utf-8")
-    return str(value).encode("utf-8")
+    def _value(self, vr: str, content: Any) -> bytes:
+        values = content if isinstance(content, (MultiValue, list)) else [] if content is None else [content]
+        if vr in _NUMBERS and not isinstance(content, bytes):
+            return struct.pack(f"{self._order}{len(values)}{_NUMBERS[vr]}", *values)
+        if vr in _NUMBERS:
+            return bytes(content)
+        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else "\\".join(map(str, values))
+        self._is_ascii &= text.isascii()
+        return self._character_set.encode(text, vr)

@@ -9,9 +9,12 @@ followed all the same.
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
+from itertools import groupby
 from typing import Any
 
 from node.dicom.encoding import NO_VRS
@@ -55,8 +58,14 @@ _HIGH = {
     b"\x1b-T": "iso8859_11",
     b"\x1b-b": "iso8859_15",
 }  # in G1
-_OF_FIRST = {"iso2022_jp": "latin_1", "iso2022_jp_2": "latin_1", "iso8859": "latin_1", "iso_ir_58": "gb2312"}
+_OF_FIRST = {
+    "iso2022_jp": "latin_1", "iso2022_jp_2": "latin_1", "iso8859": "latin_1", "iso_ir_58": "gb2312",
+    "iso_ir_166": "iso8859_11",
+}  # fmt: skip
 """Codecs for the high bytes of the character sets that have others, or none, where pydicom names their codecs."""
+
+_TO_HIGH = {codecs.lookup(codec).name: escape for escape, codec in _HIGH.items()}
+_TO_TWO_BYTES = {"iso2022_jp": b"\x1b$B", "iso2022_jp_2": b"\x1b$(D"}
 
 
 def decoded(raw: bytes, encodings: Iterable[str], vr: str) -> str:
@@ -87,6 +96,80 @@ def decoded(raw: bytes, encodings: Iterable[str], vr: str) -> str:
                 two_bytes, high = b"", initial
                 text.append(part[end:].decode(initial, "replace"))
     return "".join(text)
+
+
+@dataclass(frozen=True, slots=True)
+class CharacterSet:
+    """How the text of a data set is encoded: values of (0008,0005), and Python's names of their character sets."""
+
+    terms: tuple[str, ...]
+    encodings: tuple[str, ...]
+
+    def encode(self, text: str, vr: str) -> bytes:
+        """Return the bytes of a value, from which `decoded` returns the text; raise UnicodeError if they lack a sign.
+
+        Designations begin anew behind each delimiter (PS3.5 6.1.2.5.3).
+        """
+        if text.isascii() or self is UTF_8:
+            return text.encode()
+        if self.encodings[0].lower() in WITHOUT_EXTENSIONS:
+            encoded = text.encode(self.encodings[0])
+        else:
+            delimiters = re.escape(bytes(DELIMITERS.get(vr, LINE_DELIMITERS)).decode("ascii"))
+            encoded = b"".join(map(self._designated, re.split(f"([{delimiters}])", text)))
+        if vr not in _TEXT or decoded(encoded, self.encodings, vr) != text:
+            raise UnicodeError
+        return encoded
+
+    def _designated(self, part: str) -> bytes:
+        """Return text without a delimiter, with the escape sequences of what the first character set lacks."""
+        high, chunks = codecs.lookup(_OF_FIRST.get(self.encodings[0], self.encodings[0])).name, []
+        for codec, run in groupby(part, self._holding):
+            text = "".join(run)
+            if codec in _TO_TWO_BYTES:
+                back = b"\x1b(J" if self.encodings[0] == "shift_jis" else b"\x1b(B"
+                chunks.append(text.encode(codec).removesuffix(b"\x1b(B") + back)
+                continue
+            if codec not in ("ascii", high):
+                chunks.append(_TO_HIGH[codec])
+                high = codec
+            chunks.append(text.encode(codec))
+        return b"".join(chunks)
+
+    def _holding(self, sign: str) -> str:
+        """Return the codec of the first character set that has a sign, or raise UnicodeError."""
+        if sign.isascii():
+            return "ascii"
+        for encoding in self.encodings:
+            codec = encoding if encoding in _TO_TWO_BYTES else codecs.lookup(_OF_FIRST.get(encoding, encoding)).name
+            encoded = sign.encode(codec, "ignore") if encoding != "iso8859" else b""  # which is ISO 646 alone
+            if codec in _TO_TWO_BYTES:
+                is_held = encoded.startswith(_TO_TWO_BYTES[codec])
+            else:
+                is_held = len(encoded) == 1 if codec == "shift_jis" else bool(encoded)
+            if is_held:
+                return codec
+        raise UnicodeError
+
+
+UTF_8 = CharacterSet(("ISO_IR 192",), ("utf8",))
+
+
+def character_set_of(terms: Sequence[str]) -> CharacterSet:
+    """Return the character set that values of (0008,0005) name, with their usual misspellings; else UTF-8."""
+    complete_pydicom()
+    from pydicom.charset import STAND_ALONE_ENCODINGS, python_encoding
+
+    known = {plain_term(term): term for term in python_encoding}
+    found = tuple(known.get(plain_term(term), "unknown") for term in terms)
+    if not any(found) or "unknown" in found or (len(found) > 1 and not {*STAND_ALONE_ENCODINGS}.isdisjoint(found)):
+        return UTF_8
+    return UTF_8 if found == UTF_8.terms else CharacterSet(found, tuple(python_encoding[term] for term in found))
+
+
+def plain_term(term: str) -> str:
+    """Return the letters and digits of a name of a character set, by which its spellings are the same."""
+    return re.sub("[^0-9A-Z]", "", term.upper())
 
 
 def encoded(value: str, errors: str = "strict") -> bytes:

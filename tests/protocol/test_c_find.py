@@ -149,6 +149,7 @@ def test_a_chinese_name_is_found_in_every_character_set(start_node: Callable[...
     [answer] = found(node, query)
     assert answer.PatientID == "C1"
     assert answer.PatientName == "Zhang^XiaoDong=张^小东"
+    assert answer.SpecificCharacterSet == query.SpecificCharacterSet
 
 
 @pytest.mark.slow

@@ -118,6 +118,10 @@ def test_an_entry_is_answered_with_what_was_asked_for(node: Running, syntax: str
     assert len(answer.ReferencedStudySequence) == 0
     assert answer.SpecificCharacterSet == "ISO_IR 192"
     assert "RequestedProcedureID" not in answer
+    for terms, answered in ((["ISO 2022 IR 100", "ISO 2022 IR 87"],) * 2, (["ISO_IR 100"], "ISO_IR 192")):
+        asked_for.SpecificCharacterSet = terms
+        [answer] = found(node, asked_for, syntax=syntax)
+        assert (answer.SpecificCharacterSet, str(answer.PatientName)) == (answered, "Müller^Jörg=山田^太郎")
 
 
 STEP_QUERIES: list[tuple[dict[str, Any], dict[str, Any]]] = [

@@ -17,10 +17,10 @@ from pydicom.tag import BaseTag
 
 from node.association.added import Find
 from node.association.operation import Operation, RequestRefused
-from node.association.outgoing import encoded
 from node.association.upper_layer import PeerGone
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.answers import AnswerEncoder, NotFlat, answer_model, encode_flat, encoded_answer
+from node.dicom.answers import AnswerEncoder, answer_model, encoded_answer, encoded_data_set
+from node.dicom.character_sets import character_set_of
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, read_query
 from node.dicom.status import (
@@ -35,7 +35,7 @@ from node.dicom.status import (
     UNABLE_TO_PROCESS,
 )
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
-from node.dicom.values import CONVERSION_ERRORS
+from node.dicom.values import CONVERSION_ERRORS, texts
 from node.index.database.index import Index
 from node.index.search.finder import QueryRefused, QueryStopped
 
@@ -191,20 +191,21 @@ class FindOperation:
             raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is not for C-FIND")
         identifier = operation.data_set()
         self._keys = _audited_keys(identifier)
+        asked = character_set_of(texts(identifier, "SpecificCharacterSet"))
         if find is not None:
             is_supported, found = find(identifier, MAXIMUM_RESULTS, stopped)
-            yield from ((_pending(is_supported), _encoded(answer, self._syntax)) for answer in found)
+            yield from ((_pending(is_supported), encoded_data_set(one, self._syntax, asked)) for one in found)
             return
         assert model is not None
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
-        encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
+        encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items, asked).encode
         is_found = False
         for one in service.index.find(query, MAXIMUM_RESULTS, stopped):
             is_found = True
             answer = {**one, **added}
             if one.others:
-                answer_bytes = encoded_answer({**one.others, **answer_model(answer)}, self._syntax)
+                answer_bytes = encoded_answer({**one.others, **answer_model(answer)}, self._syntax, asked)
             else:
                 answer_bytes = encode(answer)
             yield _pending(not query.unsupported and one.is_certain), answer_bytes
@@ -241,13 +242,6 @@ class FindOperation:
 
 def _pending(is_supported: bool) -> int:
     return PENDING if is_supported else PENDING_WITHOUT_KEYS
-
-
-def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:
-    try:
-        return encode_flat(answer, transfer_syntax_uid)
-    except NotFlat:
-        return encoded(answer, transfer_syntax_uid)
 
 
 def _audited_keys(identifier: Dataset) -> dict[str, str]:

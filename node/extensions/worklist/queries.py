@@ -172,10 +172,9 @@ def _values(key: WorklistKey, entry: Json) -> list[Any]:
 def answer(query: WorklistQuery, entry: Json) -> Dataset:
     """Return the requested attributes of an entry, empty where it has none.
 
-    Of a sequence with keys, the items that match are returned. *Specific Character Set* (0008,0005) is ``ISO_IR 192``
-    if a value has other characters than ASCII.
+    Of a sequence with keys, the items that match are returned.
     """
-    return with_character_set(_asked(query.keys, entry))
+    return _asked(query.keys, entry)
 
 
 def with_character_set(ds: Dataset) -> Dataset:

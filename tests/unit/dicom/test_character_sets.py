@@ -8,15 +8,16 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.charset import convert_encodings, encode_string
+from pydicom.charset import convert_encodings, encode_string, python_encoding
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
 
+from node.dicom.answers import AnswerEncoder, encoded_answer, encoded_data_set
 from node.dicom.attributes import Attribute, read_attributes
-from node.dicom.character_sets import NEW_CODECS, decoded
+from node.dicom.character_sets import NEW_CODECS, character_set_of, decoded
 from node.dicom.coercion import Coercion
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
@@ -180,3 +181,50 @@ def test_what_pydicom_writes_is_read_or_was_not_written(terms: str, text: str) -
 )
 def test_any_bytes_are_text(raw: bytes, vr: str, first: str) -> None:
     assert isinstance(decoded(b"\x1b$B" + raw, convert_encodings(first) if first != "X" else (), vr), str)
+
+
+NAMES_BY_TERM = {
+    "": "", "6": "", "13": "ﾔﾏﾀﾞ^ﾀﾛｳ", "58": "张^小东", "87": "山田^太郎=やまだ", "100": "Müller^Jörg", "101": "Łódź^Š",
+    "109": "Ġorġ^Ħ", "110": "Ķēniņš^Ā", "126": "Αθηνά^Β", "127": "علي^محمد", "138": "שלום^א", "144": "Люкс^Иван",
+    "148": "Işık^Ş", "149": "洪^吉洞=홍^길동", "159": "丂^丄", "166": "สมชาย^ก", "192": "Ł山Ü홍", "203": "Œuvre^€",
+    "GB18030": "Ł山Ü홍", "GBK": "张^小东",
+}  # fmt: skip
+ASKED = [
+    terms
+    for term in python_encoding
+    for terms in ([term], ["", term], ["ISO 2022 IR 100", term])
+    if len(terms) == 1 or term.startswith("ISO 2022 IR")
+]
+
+
+@pytest.mark.parametrize("terms", [*ASKED, ["ISO_IR 999"], [], ["ISO_IR 192", "ISO 2022 IR 87"]], ids=str)
+def test_an_answer_is_in_the_character_set_that_was_asked_in_if_it_holds_the_text(terms: list[str]) -> None:
+    """PS3.4 C.4.1.1.3.1, over all Defined Terms that are known, by each way that an answer takes."""
+    found = character_set_of(terms)
+    term = terms[-1] if terms in ASKED else "ISO_IR 192"
+    held = NAMES_BY_TERM[term.rpartition(" ")[2]]
+    for name, is_held in ((f"A^{held}", True), (f"A^{held} Ł山Üا", term in ("ISO_IR 192", "GB18030"))):
+        line = {"StudyDescription": f"a {name}\\~{name}"}
+        ds = Dataset()
+        ds.StudyDescription, ds.PatientName, ds.PatientComments = line["StudyDescription"], name, f"{name}\r\n{name}"
+        answers = [
+            AnswerEncoder(line, EXPLICIT_LITTLE_ENDIAN, None, found).encode(line),
+            encoded_data_set(ds, EXPLICIT_LITTLE_ENDIAN, found),
+            encoded_answer(json_model(ds, lambda path: None), EXPLICIT_LITTLE_ENDIAN, found),
+        ]
+        for answer in map(read, answers):
+            asked = terms if is_held and terms in ASKED else ["ISO_IR 192"]
+            assert answer.get("SpecificCharacterSet") == (None if name.isascii() else asked if asked[1:] else asked[0])
+            assert texts(answer, "StudyDescription") == (f"a {name}", f"~{name}")
+            assert str(answer.get("PatientName", name)) == name
+            assert answer.get("PatientComments", f"{name}\r\n{name}") == f"{name}\r\n{name}"
+
+
+@pytest.mark.parametrize(("terms", "raw", "name"), [one for one in NAMES if one.id != "not announced"])
+def test_a_name_is_answered_in_the_bytes_of_the_standard(terms: str, raw: bytes, name: str) -> None:
+    assert character_set_of(terms.split("\\")).encode(name, "PN") == raw
+
+
+@pytest.mark.parametrize("term", ["ISO_IR_100", "ISO-IR 100", "iso ir 100", "ISO_IR100"])
+def test_a_misspelt_term_is_answered_in_its_own_set(term: str) -> None:
+    assert character_set_of([term]).terms == ("ISO_IR 100",)
