@@ -396,6 +396,7 @@ def _history() -> None:
         sa.Column("detail", sa.Text()),
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
         sa.Column("verdict_before", sa.JSON()),
+        sa.Column("ending", sa.JSON()),
     )
     op.create_table(
         "conflicts",

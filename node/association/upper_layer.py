@@ -309,6 +309,8 @@ class UpperLayer:
             self.outcome = "cut off"
         elif self._transport.was_reset:
             self.outcome = "lost"
+        elif self.outcome == "lost":
+            self.outcome = "closed"
         self._over()
 
     def _close(self, pdu: OtherPdu | None = None) -> None:

@@ -220,6 +220,7 @@ class Ingest:
             is_cut=is_cut,
             releases=releases,
             ending_at=ending_at,
+            address=brought.address,
         )
         try:
             self.applier.appended_end(self.append(end_facts(end)))
@@ -342,7 +343,8 @@ class Incoming:
         """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
         if self._origin.association:
             series, origin = (attributes.study_instance_uid, attributes.series_instance_uid), self._origin
-            self._ingest.open_associations.brought(origin.association, origin.calling_ae_title, series, origin.began_at)
+            sender = origin.calling_ae_title, origin.address
+            self._ingest.open_associations.brought(origin.association, sender, series, origin.began_at)
 
     def _note_stored(self, attributes: InstanceAttributes) -> None:
         metrics, origin = self._ingest.metrics, self._origin

@@ -32,6 +32,7 @@ class Brought:
     """
 
     calling_ae_title: str
+    address: str
     last: SeriesKey
     active_at: float
     noted_at: float
@@ -54,12 +55,12 @@ class OpenAssociations:
             brought.active_at = self._now()
 
     def brought(
-        self, association: str, calling_ae_title: str, series: SeriesKey, began_at: dt.datetime | None = None
+        self, association: str, sender: tuple[str, str], series: SeriesKey, began_at: dt.datetime | None = None
     ) -> None:
-        """Note that an association, which began at `began_at`, brings an instance of a series."""
+        """Note that an association of a sender, AE title and address, brings an instance of a series."""
         now = self._now()
         with self._lock:
-            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now, now, began_at))
+            brought = self._brought.setdefault(association, Brought(*sender, series, now, now, began_at))
             brought.series.setdefault(series, 0)
             brought.last, brought.active_at, brought.noted_at = series, now, now
 

@@ -520,6 +520,60 @@ def test_a_sender_that_never_releases_is_known_after_some_whole_series(root: Roo
     assert sender == {"unreleased_series": 1}
 
 
+WAYS = ("closed", "lost", "aborted", "violated")
+"""How associations end without a release, that the node does not end."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_learnt_of_an_end_holds_for_this_way_of_this_sender_alone(root: Root, way: str) -> None:
+    def brought(name: str, instances: int, outcome: str, title: str = "US9", address: str = "10.0.0.9") -> str:
+        series = make.ct_series(6, PatientID=name)
+        for ds in series[:instances]:
+            root.take(ds, Origin("dicom", title, "VOXELNODE", f"{address}:1", name, began_at=root.clock()))
+        root.end(name, outcome)
+        return str(series[0].SeriesInstanceUID)
+
+    for number in range(MIN_SERIES):
+        brought(f"whole {number}", 6, way)
+    root.clock.move(301)
+    settle_all(root)
+    others = {other: brought(other, 3, other) for other in WAYS if other != way}
+    others["address"] = brought("address", 3, way, address="10.0.0.10")
+    others["title"] = brought("title", 3, way, title="US10")
+    same = brought("same", 3, way)
+    root.clock.move(301)
+    settle_all(root)
+    rows = root.rows("SELECT series_instance_uid AS uid, verdict, verdict_rule FROM v_series")
+    found = {row["uid"]: (row["verdict"], row["verdict_rule"]) for row in rows}
+    assert {name: found[uid] for name, uid in others.items()} == dict.fromkeys(others, ("incomplete", "association"))
+    assert found[same] == ("complete", "geometry")
+    brought("released elsewhere", 6, "released", address="10.0.0.10")
+    still = brought("still", 3, way)
+    brought("released", 6, "released")
+    again = brought("again", 3, way)
+    root.clock.move(301)
+    settle_all(root)
+    rows = root.rows("SELECT series_instance_uid AS uid, verdict FROM v_series")
+    assert [row["verdict"] for uid in (still, again) for row in rows if row["uid"] == uid] == ["complete", "incomplete"]
+
+
+def test_an_end_that_means_nothing_takes_no_other_sign_away(root: Root) -> None:
+    for number in range(MIN_SERIES):
+        series = make.ct_series(3, PatientID=f"P-{number}")
+        for name, part in (("first", series[:2]), ("second", series[2:])):
+            for ds in part:
+                root.take(ds, origin(f"{name}{number}"))
+        root.end(f"first{number}", "aborted")
+        root.end(f"second{number}", "closed")
+    root.clock.move(301)
+    settle_all(root)
+    assert verdicts(root) == ["incomplete"] * MIN_SERIES
+    whole(root, 100, "closed")
+    root.clock.move(61)
+    settle_all(root)
+    assert verdicts(root)[-1] == "complete"
+
+
 def test_series_of_a_sender_are_judged_again_once_a_person_says_that_it_never_releases(root: Root) -> None:
     title = str(origin("w").calling_ae_title)
     whole(root, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,6 +121,23 @@ def test_an_association_that_stalls_within_an_instance_is_aborted_and_its_sender
     assert one.peer.aborted() is not None
     [(kind, detail)] = one.events()
     assert (kind, detail.endswith("in the middle of an instance")) == ("sender-aborted", True)
+
+
+@pytest.mark.own_acceptor
+def test_each_way_to_end_without_a_release_has_a_word_of_its_own(stored: Callable[..., Stored]) -> None:
+    first = stored(idle_seconds=300)
+    ways = dict(
+        zip(("closed", "lost", "aborted", "violated"), [first, *(stored(first.node) for _ in "123")], strict=True)
+    )
+    ways["lost"].peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes by RST
+    ways["aborted"].peer.send(ABORT)
+    ways["violated"].peer.send(pdu(9, b"\0\0\0\0"))
+    assert ways["violated"].peer.aborted() is not None
+    for one in ways.values():
+        one.peer.socket.close()
+    assert {way: one.events() for way, one in ways.items()} == {
+        way: [("sender-aborted", f"the association did not end by release: {way}")] for way in ways
+    }
 
 
 @pytest.mark.slow

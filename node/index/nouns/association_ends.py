@@ -1,7 +1,7 @@
 """What the end of an association says about the series that it has brought (PS3.8 7.2, 7.3).
 
 An end without release leaves an event of each series, which counts against it until another instance comes, until its
-sender comes back, or until it is known that the sender never releases its associations.
+sender comes back, or until it is known that this way of this sender to end means nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from node.index.models.work import OpenAssociationRow
 from node.index.nouns.awaited_senders import replace_waits, waits_of
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
-from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by
+from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by, is_so, party_of, standing_ends
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import AssociationEnd, ClaimedSeries
-from node.index.nouns.senders import forget_unreleased, learn_end, never_releases
+from node.index.nouns.senders import Ending, forget_unreleased, learn_end, means_nothing
 from node.index.nouns.verdicts import held_at, judge, series_at, update_series
 from node.quiet import after_abort, due_at, is_quiet_of
 
@@ -93,7 +93,7 @@ class AssociationRepository(IndexRepository):
         for row in connection.execute(_left(self._host)):
             series[row.association, row.calling_ae_title].append((row[3], row[4]))
         for (_, title), keys in series.items():
-            _wait_after_end(connection, keys, title, grace, "it was killed", now, "node", keys)
+            _wait_after_end(connection, keys, Ending(title, "", "it was killed"), grace, now, "node", keys)
         connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
         if series:
             log.info("associations_cut_off", count=len(series))
@@ -114,36 +114,33 @@ def end_association(connection: Connection, end: AssociationEnd, host: str) -> N
     """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2)."""
     row = OpenAssociationRow
     connection.execute(delete(row).where(row.host == host, row.association == end.association))
-    party = _party(connection, end)
+    ending = Ending(end.calling_ae_title, end.address, end.outcome)
+    party = _party(connection, end, ending)
     if party:
         not_over = {end.last} if end.is_cut else set()
         grace = dt.timedelta(seconds=end.grace_seconds)
-        _wait_after_end(
-            connection, end.brought, end.calling_ae_title, grace, end.outcome, end.ended_at, party, not_over,
-            end.ending_at,
-        )  # fmt: skip
+        _wait_after_end(connection, end.brought, ending, grace, end.ended_at, party, not_over, end.ending_at)
     elif end.began_at is not None and (doubted := doubted_series(connection, end.brought, end.calling_ae_title)):
         _note_return(connection, doubted, end.brought, end.calling_ae_title, end.began_at, end.ended_at)
 
 
-def _party(connection: Connection, end: AssociationEnd) -> Party:
+def _party(connection: Connection, end: AssociationEnd, ending: Ending) -> Party:
     """Return against whom an end counts."""
     if end.outcome in BY_NODE and not (end.outcome == "idle" and end.is_cut):
         return "" if end.is_agreed and not end.is_cut else "node"
     if end.outcome == RELEASED:
-        forget_unreleased(connection, end.calling_ae_title)
+        forget_unreleased(connection, end.calling_ae_title, end.address)
         return ""
     if end.is_cut:
         return "cut"
-    return "sender" if end.releases and not never_releases(connection, end.calling_ae_title) else ""
+    return "sender" if end.releases and not means_nothing(connection, ending) else ""
 
 
 def _wait_after_end(
     connection: Connection,
     keys: Collection[SeriesKey],
-    calling_ae_title: str,
+    ending: Ending,
     grace: dt.timedelta,
-    why: str,
     now: dt.datetime,
     party: Party,
     not_over: Collection[SeriesKey],
@@ -163,19 +160,19 @@ def _wait_after_end(
     """
     kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
     whose = "the node ended the association" if party == "node" else "the association did not end by release"
-    detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
+    detail = f"{whose}: {ending.outcome}{IN_AN_INSTANCE if party == 'cut' else ''}"
     for key in keys:
         for row in connection.execute(held_at(key)).all():
             before = waits_of(connection, [row.id]).get(row.id, {})
-            is_quiet = key not in not_over and is_quiet_of(before, calling_ae_title, ending_at or now)
+            is_quiet = key not in not_over and is_quiet_of(before, ending.calling_ae_title, ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
-            record_series_event(connection, kind, key, now, detail)
+            record_series_event(connection, kind, key, now, detail, ending=ending if kind == "sender-aborted" else None)
             if row.state not in OPEN_STATES:
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
-            after = after_abort(before, calling_ae_title, last + grace, now)
+            after = after_abort(before, ending.calling_ae_title, last + grace, now)
             replace_waits(connection, {row.id: (before, after)})
             update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 
@@ -234,12 +231,13 @@ def _note_return(
 def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
     """Learn from a series that is whole, although its association was not released, what that end means.
 
-    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once the sender is known never
-    to release, the series from which that was learnt are judged again.
+    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once it is known that this way
+    of this sender to end means nothing, the series from which that was learnt are judged again.
     """
     own = series.study_instance_uid, series.series_instance_uid
     row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
-    if aborted_by(connection, own, row.last_received_at) != "sender":
+    end = next(reversed(standing_ends(connection, own, row.last_received_at)), None)
+    if end is None or end.ending is None or party_of(end) != "sender":
         return
     number = ImageRow.instance_number
     lowest, highest, numbers = connection.execute(
@@ -251,21 +249,29 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
         agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
     is_alone = verdict.rule == "association" and verdict.missing is None
     is_whole = verdict.state == "complete" or (is_alone and agree)
-    for key in learn_end(connection, series.id, own, is_whole, now):
-        _end_doubts(connection, key, "its series were whole all the same", now)
+    for key in learn_end(connection, Ending(*end.ending), own, is_whole, now):
+        _end_doubts(connection, key, "its series were whole all the same", now, end.ending)
 
 
-def _end_doubts(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:
-    """Let the way in which a sender ended its association count no more for what it said nothing about."""
+def _end_doubts(
+    connection: Connection, key: SeriesKey, why: str, now: dt.datetime, ending: list[str] | None = None
+) -> None:
+    """Let the end of an association count no more, but within an instance: of one way (`ending`), or of all."""
     for known in connection.execute(series_at(key)).all():
-        if aborted_by(connection, key, known.last_received_at) == "sender":
-            _end_doubt(connection, key, known, "sender-never-releases", why, now)
+        if any(is_so(end, ending) for end in standing_ends(connection, key, known.last_received_at)):
+            _end_doubt(connection, key, known, "sender-never-releases", why, now, ending)
 
 
 def _end_doubt(
-    connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
+    connection: Connection,
+    key: SeriesKey,
+    row: Row[Any],
+    kind: EventKind,
+    detail: str,
+    now: dt.datetime,
+    ending: list[str] | None = None,
 ) -> None:
     """Let the end of an association count no more for a series."""
-    record_series_event(connection, kind, key, now, detail)
+    record_series_event(connection, kind, key, now, detail, ending=ending)
     if row.verdict_rule == "association":
         judge(connection, row.id, now)

@@ -88,11 +88,12 @@ def record_series_event(
     happened_at: dt.datetime,
     detail: str | None,
     revision: int | None = None,
-    verdict_before: Mapping[str, Any] | None = None,
+    **columns: Any,
 ) -> None:
-    """Add an event of a series; see `record_event`."""
-    uids = {"study_instance_uid": series[0], "series_instance_uid": series[1], "verdict_before": verdict_before}
-    _record(connection, {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids})
+    """Add an event of a series; see `record_event`. `columns`: those that only some kinds have."""
+    uids = {"study_instance_uid": series[0], "series_instance_uid": series[1]}
+    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids, **columns}
+    _record(connection, values)
 
 
 def _record(connection: Connection, values: Mapping[str, Any]) -> None:

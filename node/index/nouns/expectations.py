@@ -59,18 +59,42 @@ def aborted_by(
 
     That counts until the sender comes back. `before`: whether it was aborted before a moment.
     """
-    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
+    event = next(reversed(standing_ends(connection, key, last_received_at)), None)
+    return "" if event is None or (before is not None and event.happened_at > before) else party_of(event)
+
+
+def party_of(event: Row[Any]) -> Party:
+    """Return against whom the end of an association counts, by its event."""
+    if event.kind == "node-ended":
+        return "node"
+    return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+
+
+def standing_ends(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> list[Row[Any]]:
+    """Return the events of the ends of associations that count against a series, the last one last.
+
+    A return of the sender ends all of them. What is learnt or said of an ending ends those that were so, and no other.
+    """
+    events = select(EventRow.kind, EventRow.happened_at, EventRow.detail, EventRow.ending).where(
         EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
         EventRow.happened_at >= last_received_at,
     )
-    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
-    if event is None or (before is not None and event.happened_at > before):
-        return ""
-    if event.kind == "sender-aborted":
-        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
-    return "node" if event.kind == "node-ended" else ""
+    standing: list[Any] = []
+    for event in connection.execute(events.order_by(EventRow.id)):
+        if event.kind in ("sender-aborted", "node-ended"):
+            standing.append(event)
+        elif event.kind == "sender-returned":
+            standing.clear()
+        else:
+            standing = [one for one in standing if not is_so(one, event.ending)]
+    return standing
+
+
+def is_so(event: Row[Any], ending: list[str] | None) -> bool:
+    """Return whether an end counts against its sender, and was so; None: however it was, but within an instance."""
+    return party_of(event) == "sender" and ending in (None, event.ending)
 
 
 def _count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 When a series is claimed, the longest gap between two of its instances from one sender is noted. A gap that exceeded the
 quiet time, so that the series was converted too early, counts as well: it is noted when the series is claimed again.
 
-Some modalities never release an association. Once `MIN_SERIES` of a sender were whole all the same, without a release
-in between, its way to end means nothing, until it releases one.
+Some modalities never release an association. Once `MIN_SERIES` were whole all the same, without a release in between,
+that way to end means nothing, of who ended so: an AE title at an address, until it releases one. Any other way, and the
+same way of anybody else, remains a sign.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Subquery, func, select, update
 
@@ -29,6 +31,12 @@ MAX_SERIES = 50
 MIN_SERIES = 5
 """With fewer series, nothing is known about a sender."""
 
+MAX_UNRELEASED = 50
+"""Whole series without a release that are kept of an AE title, which several senders may have."""
+
+Unreleased = tuple[str, str, str, str]
+"""Of a whole series whose association was not released: outcome, address, Study and Series Instance UID."""
+
 MAX_GAP_SECONDS = 3600.0
 """A longer gap lies between two sendings."""
 
@@ -38,6 +46,14 @@ SHARE = 0.95
 FACTOR = 2.0
 MIN_QUIET_SECONDS = 10.0
 MAX_QUIET_SECONDS = 600.0
+
+
+class Ending(NamedTuple):
+    """Who ended an association without a release, and how: ``aborted``, ``closed``, ``lost`` or ``violated``."""
+
+    calling_ae_title: str
+    address: str
+    outcome: str
 
 
 class SenderRepository(IndexRepository):
@@ -50,16 +66,19 @@ class SenderRepository(IndexRepository):
         return connection.execute(query).scalar()
 
 
-def never_releases(connection: Connection, calling_ae_title: str) -> bool:
-    """Return whether a sender is known never to release its associations."""
-    return len(_unreleased(connection, calling_ae_title)) >= MIN_SERIES
+def means_nothing(connection: Connection, ending: Ending) -> bool:
+    """Return whether it is known that series are whole although associations end in this way."""
+    known = _unreleased(connection, ending.calling_ae_title)
+    return sum(one[:2] == (ending.outcome, ending.address) for one in known) >= MIN_SERIES
 
 
-def forget_unreleased(connection: Connection, calling_ae_title: str) -> None:
+def forget_unreleased(connection: Connection, calling_ae_title: str, address: str) -> None:
     """Forget what was learnt of the ends of a sender's associations: it has released one."""
-    if _unreleased(connection, calling_ae_title):
+    known = _unreleased(connection, calling_ae_title)
+    left = [one for one in known if one[1] != address]
+    if len(left) < len(known):
         of_sender = SenderRow.calling_ae_title == calling_ae_title
-        connection.execute(update(SenderRow).where(of_sender).values(unreleased=[]))
+        connection.execute(update(SenderRow).where(of_sender).values(unreleased=left))
 
 
 def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None, now: dt.datetime) -> None:
@@ -80,28 +99,26 @@ def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None
 
 
 def learn_end(
-    connection: Connection, series_id: int, key: SeriesKey, is_whole: bool, now: dt.datetime
+    connection: Connection, ending: Ending, key: SeriesKey, is_whole: bool, now: dt.datetime
 ) -> list[SeriesKey]:
-    """Note whether a series is whole although no sender of it released its association.
+    """Note whether a series is whole although its association ended so.
 
-    Returns the series that were whole, if a sender is known by them never to release.
+    Returns the series that were whole, if the ending means nothing by them.
     """
-    whole: list[SeriesKey] = []
-    titles = select(ImageRow.calling_ae_title).where(ImageRow.series_id == series_id).distinct()
-    for title in connection.scalars(titles.where(ImageRow.calling_ae_title.is_not(None))).all():
-        known = [(study, series) for study, series in _unreleased(connection, str(title)) if (study, series) != key]
-        known = [*known, key][-MIN_SERIES:] if is_whole else []
-        values = {"unreleased": known, "learnt_at": now}
-        row = insert(SenderRow).values(calling_ae_title=title, gaps=[], **values)
-        connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
-        if len(known) >= MIN_SERIES:
-            whole += known
-    return whole
+    known = [one for one in _unreleased(connection, ending.calling_ae_title) if (one[2], one[3]) != key]
+    others = [one for one in known if one[:2] != (ending.outcome, ending.address)]
+    same = [one for one in known if one not in others]
+    same = [*same, (ending.outcome, ending.address, *key)][-MIN_SERIES:] if is_whole else []
+    values = {"unreleased": [*others, *same][-MAX_UNRELEASED:], "learnt_at": now}
+    row = insert(SenderRow).values(calling_ae_title=ending.calling_ae_title, gaps=[], **values)
+    connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
+    return [(study, series) for _, _, study, series in same] if len(same) >= MIN_SERIES else []
 
 
-def _unreleased(connection: Connection, calling_ae_title: str) -> Sequence[tuple[str, str]]:
+def _unreleased(connection: Connection, calling_ae_title: str) -> list[Unreleased]:
     query = select(SenderRow.unreleased).where(SenderRow.calling_ae_title == calling_ae_title)
-    return connection.execute(query).scalar() or []
+    found = connection.execute(query).scalar() or []
+    return [(one[0], one[1], one[2], one[3]) for one in found if len(one) == 4]  # others had less before 0.1.0
 
 
 def quiet_seconds_after(gaps: Sequence[float]) -> float | None:

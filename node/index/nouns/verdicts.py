@@ -108,7 +108,9 @@ def judge(connection: Connection, series_id: int, now: dt.datetime) -> None:
         owe_sidecars(connection, series_id)
     if row.verdict is not None and _reported(before) != _reported(values):
         key = row.study_instance_uid, row.series_instance_uid
-        record_series_event(connection, "verdict-changed", key, now, verdict.reason, row.revision, before)
+        record_series_event(
+            connection, "verdict-changed", key, now, verdict.reason, row.revision, verdict_before=before
+        )
 
 
 def judge_holding(connection: Connection, sop_instance_uids: Collection[str | None], now: dt.datetime) -> None:
