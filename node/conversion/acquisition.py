@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from node.dicom.values import as_numbers, parsed, standard_tag
-from node.volume.elements import instant, instant_of
+from node.volume.elements import instant
 
 SAME = (
     *("SOPClassUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "ProtocolName", "SeriesDescription"),
@@ -37,7 +37,7 @@ SAME_IN_GROUPS = (
 
 OWN = (
     *("SOPInstanceUID", "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient"),
-    *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"),
+    *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "TimezoneOffsetFromUTC"),
 )
 """Attributes that distinguish its series and instances."""
 
@@ -139,11 +139,10 @@ def _whole(value: bytes) -> int | None:
 
 
 def _start(raw: Mapping[str, bytes]) -> float | None:
-    """Return when an instance was acquired, in s; without a date, midnight is not noticed."""
-    names = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
-    date_time, day, time = (raw[name].decode("ascii", "replace").strip(" \0") for name in names)
-    whole = instant_of(date_time)
-    return instant(day, time) if whole is None else whole
+    """Return when an instance was acquired, in s, by UTC if that is known; without a date, midnight is not noticed."""
+    names = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "TimezoneOffsetFromUTC")
+    acquired = instant(*(raw[name].decode("ascii", "replace").strip(" \0") for name in names))
+    return acquired and acquired.utc_s
 
 
 def find_acquisitions(series: Mapping[Key, Sequence[FrameHeader | None]]) -> list[Acquisition[Key]]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import date
 from functools import lru_cache
+from typing import NamedTuple
 
 from pydicom import Dataset
 
 from node.dicom import values
 from node.dicom.values import items, stated_numbers
+from node.errors import VoxelnodeError
 
 NEAR_DAY = date(2000, 1, 1).toordinal()
 """Origin of the scale of `instant`, close to the dates of scans, so that a double resolves microseconds."""
+
+DAY_S = 86400
+DAY_DIGITS = 8
+"""Characters of a date at the beginning of a DT."""
+
+OFFSETS_S = (-12 * 3600, 14 * 3600)
+"""The offsets from UTC that there are (PS3.5 6.2)."""
 
 
 def number(ds: Dataset, keyword: str) -> float | None:
@@ -32,48 +42,97 @@ def item(ds: Dataset | None, keyword: str) -> Dataset | None:
     return several[0] if several else None
 
 
+class Instant(NamedTuple):
+    """A moment as the clock of its writer showed it.
+
+    `second_s`: seconds since midnight. `day`: after `NEAR_DAY`; None if only the time of day is stated. `offset_s`: how
+    far the clock is ahead of UTC; None if that is not stated.
+    """
+
+    second_s: float
+    day: int | None = None
+    offset_s: float | None = None
+
+    @property
+    def clock_s(self) -> float:
+        """Seconds on one scale, by the moment's own clock; without a day, since midnight."""
+        return self.second_s if self.day is None else self.day * DAY_S + self.second_s
+
+    @property
+    def utc_s(self) -> float:
+        """The same by UTC; if the offset is unknown, by the moment's own clock."""
+        return self.clock_s - (self.offset_s or 0.0)
+
+    def since(self, other: Instant) -> float:
+        """Return the seconds since another moment, by UTC; if neither states its offset, by the clock of both.
+
+        Raises ClocksUnknown: only one of them states its offset from UTC. PS3.3 C.12.1.1.8: it may be any.
+        """
+        if (self.offset_s is None) != (other.offset_s is None):
+            raise ClocksUnknown
+        return self.utc_s - other.utc_s
+
+
+class ClocksUnknown(VoxelnodeError):
+    """Two moments cannot be compared: one of them states the offset of its clock from UTC, the other does not."""
+
+
 @lru_cache(maxsize=4096)
-def seconds_of_day(time: str | None) -> float | None:
+def instant(
+    date_time: str | None = None, day: str | None = None, time: str | None = None, zone: str | None = None
+) -> Instant | None:
+    """Return the moment of a date and time, which are in one value or in two; None without a time. Nothing else does.
+
+    Every moment of a data set is made here, so that two of them are compared by their offsets, or not at all.
+
+    `date_time`: a value of DT (PS3.5 6.2: YYYYMMDDHHMMSS.FFFFFF&ZZXX, possibly without its last parts). Without a time
+        of day, it counts as absent. `day`, `time`: of DA and TM, if there is no DT. `zone`: Timezone Offset From UTC
+        (0008,0201) of the data set, which is that of every value without an offset of its own (PS3.3 C.12.1.1.8).
+    """
+    whole = (date_time or "").strip()
+    digits = re.split("[+-]", whole, maxsplit=1)[0]
+    if len(digits) > DAY_DIGITS and (seconds := _seconds_of_day(digits[DAY_DIGITS:])) is not None:
+        own = offset_s(whole[len(digits) :])
+        return Instant(seconds, _day(digits[:DAY_DIGITS]), offset_s(zone) if own is None else own)
+    seconds = _seconds_of_day((time or "").strip())
+    return None if seconds is None else Instant(seconds, _day(day or ""), offset_s(zone))
+
+
+def stated_instant(
+    ds: Dataset, date_time: str = "", day: str = "", time: str = "", *, of: Dataset | None = None
+) -> Instant | None:
+    """Return the moment that elements with these keywords state, which `instant` makes.
+
+    `of`: the data set of which `ds` is an item; it has the Timezone Offset From UTC (0008,0201).
+    """
+    stated = (text(ds, keyword) if keyword else None for keyword in (date_time, day, time))
+    return instant(*stated, text(ds if of is None else of, "TimezoneOffsetFromUTC"))
+
+
+def offset_s(zone: str | None) -> float | None:
+    """Return how far a clock is ahead of UTC, of an offset such as ``+0100``; None if it is unstated or impossible."""
+    digits = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", (zone or "").strip(), re.ASCII)
+    if digits is None:
+        return None
+    away = (-60.0 if digits[1] == "-" else 60.0) * (60 * int(digits[2]) + int(digits[3]))
+    return away if OFFSETS_S[0] <= away <= OFFSETS_S[1] else None
+
+
+def _seconds_of_day(time: str) -> float | None:
     """Return a time in seconds since midnight (TM, PS3.5 6.2: HHMMSS.FFFFFF, possibly without its last parts)."""
-    if not time:
+    parts = re.fullmatch(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d*)?)?)?", time, re.ASCII)
+    if parts is None:
         return None
-    whole, _, fraction = time.replace(":", "").partition(".")
-    if not whole.isdecimal() or len(whole) > 6 or (fraction and not fraction.isdecimal()):
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()[:3])
+    if hours > 23 or minutes > 59 or seconds > 60:  # 60 is a leap second
         return None
-    whole = whole.ljust(6, "0")
-    return int(whole[:2]) * 3600 + int(whole[2:4]) * 60 + int(whole[4:]) + float(f"0.{fraction or 0}")
+    return hours * 3600 + minutes * 60 + seconds + float(f"0{parts[4] or '.0'}")
 
 
-def instant(day: str | None, time: str | None) -> float | None:
-    """Return a date (DA) and time (TM) in seconds on one scale; without a date, since midnight."""
-    seconds = seconds_of_day(time)
-    if seconds is None or not day:
-        return seconds
+def _day(day: str) -> int | None:
+    """Return a date (DA, also as YYYY.MM.DD) in days after `NEAR_DAY`; None if it is unstated or does not exist."""
+    digits = day.strip().replace(".", "")
     try:
-        days = date(int(day[:4]), int(day[4:6]), int(day[6:8])).toordinal() - NEAR_DAY
-        return days * 86400 + seconds
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() - NEAR_DAY
     except ValueError:
-        return seconds
-
-
-def instant_of(date_time: str | None) -> float | None:
-    """Return a date and time (DT, PS3.5 6.2) in seconds on the scale of `instant`, as its own clock shows it."""
-    local = _without_offset(date_time or "")
-    return instant(local[:8], local[8:]) if len(local) > 8 else None
-
-
-def time_of_day(date_time: str | None) -> float | None:
-    """Return the time of a date and time (DT) in seconds since midnight, as its own clock shows it."""
-    return seconds_of_day(_without_offset(date_time or "")[8:] or None)
-
-
-def offset_s(date_time: str | None) -> float | None:
-    """Return how far the clock of a date and time (DT), or of ``+0100`` alone, is ahead of UTC; None if unstated."""
-    suffix = (date_time or "").strip()[len(_without_offset(date_time or "")) :]
-    if len(suffix) != 5 or not suffix[1:].isdecimal():
         return None
-    return (-60.0 if suffix[0] == "-" else 60.0) * (60 * int(suffix[1:3]) + int(suffix[3:]))
-
-
-def _without_offset(date_time: str) -> str:
-    return date_time.strip().split("+")[0].split("-")[0]

@@ -29,6 +29,7 @@ from node.dicom.attributes import date_of, time_of
 from node.dicom.header import HeaderCut, require_few_elements
 from node.dicom.values import CONVERSION_ERRORS, items, text, texts
 from node.errors import NotUnderstood, VoxelnodeError
+from node.volume.elements import instant
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -280,8 +281,9 @@ def _filled(ds: Dataset, kind: str) -> tuple[Dataset, set[str]]:
         head.PatientID = f"{NO_ID}-{text(ds, 'StudyInstanceUID')}"[-64:]
         invented.add("PatientID")
     if text(ds, "VerificationFlag") == "VERIFIED":  # the last time, PS3.3 F.5.22
-        times = [text(one, "VerificationDateTime") for one in items(ds, "VerifyingObserverSequence")]
-        head.VerificationDateTime = max(times, default="") or VERIFIED_ONCE
+        stated = (text(one, "VerificationDateTime") for one in items(ds, "VerifyingObserverSequence"))
+        times = [(moment.utc_s, own) for own in stated if (moment := instant(own)) is not None]
+        head.VerificationDateTime = max(times, default=(0.0, VERIFIED_ONCE))[1]
         if head.VerificationDateTime == VERIFIED_ONCE:
             invented.add("VerificationDateTime")
     if "ContentSequence" in ds:  # of the content, a record has only what modifies its title

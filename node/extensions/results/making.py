@@ -6,7 +6,6 @@ Imported in the node for its records only: libraries are loaded in the functions
 from __future__ import annotations
 
 import datetime as dt
-import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.extensions.results.manifest import ManifestEntry
 from node.version import __version__
+from node.volume.elements import offset_s
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -104,11 +104,8 @@ def sample_of(making: ResultMaking) -> Dataset:
 
 def local_time(making: ResultMaking, sample: Dataset) -> dt.datetime:
     """Return when a result was made: at the offset from UTC that its source states, else at that of this machine."""
-    stated = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(sample.get("TimezoneOffsetFromUTC", "")).strip())
-    if stated is None:
-        return making.made_at.astimezone()
-    offset = dt.timedelta(hours=int(stated[2]), minutes=int(stated[3]))
-    return making.made_at.astimezone(dt.timezone(offset if stated[1] == "+" else -offset))
+    offset = offset_s(str(sample.get("TimezoneOffsetFromUTC", "")))
+    return making.made_at.astimezone(None if offset is None else dt.timezone(dt.timedelta(seconds=offset)))
 
 
 def described(making: ResultMaking, now: dt.datetime) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from node.counted import counted
 from node.volume.arrange.sources import RUNNING_KEYS, TIME_KEYS
+from node.volume.elements import DAY_S
 from node.volume.model import Float, Frame
 from node.volume.reasons import VolumeWarning, WarningKind
 
@@ -23,8 +24,6 @@ MAX_BANDS = 16
 
 Planes = Sequence[Sequence[Frame]]
 """Frames by time, then by slice."""
-
-DAY_S = 86400.0
 
 MICROSECONDS = 6
 """Decimals of a second in a time (TM, PS3.5 6.2)."""
@@ -74,10 +73,13 @@ def on_one_clock(frames: Sequence[Frame]) -> None:
 
 
 def _without_offsets(frames: Sequence[Frame]) -> None:
-    """Take the offsets from UTC from frames, and move their times to the clock of the earliest if offsets differ."""
+    """Move the times of frames to the clock of the earliest if their offsets from UTC differ; all get its offset."""
     for name in ("acquisition", "content"):
         offsets = [frame.time_key.pop(f"{name}_offset", None) for frame in frames]
-        if len({offset for offset in offsets if offset is not None}) < 2:
+        stated = {offset for offset in offsets if offset is not None}
+        if len(stated) < 2:
+            for frame in frames:
+                frame.time_key[f"{name}_offset"] = next(iter(stated), None)
             continue
         times = [frame.time_key.get(f"{name}_time") for frame in frames]
         known = [
@@ -87,6 +89,7 @@ def _without_offsets(frames: Sequence[Frame]) -> None:
         ]
         first = min(known, default=(0.0, 0.0))[1]
         for frame, time, offset in zip(frames, times, offsets, strict=True):
+            frame.time_key[f"{name}_offset"] = first
             moved = 0.0 if offset is None else first - offset
             if time is not None:
                 frame.time_key[f"{name}_time"] = time + moved

@@ -11,11 +11,10 @@ from pydicom.uid import EnhancedPETImageStorage
 from node.dicom.private import PrivateTag, private_text
 from node.dicom.values import items, number, text
 from node.errors import VoxelnodeError
-from node.volume.elements import instant, instant_of, seconds_of_day
+from node.volume.elements import DAY_S, ClocksUnknown, Instant, instant, stated_instant
 from node.volume.model import Frame
 
-SECONDS_PER_DAY = 86400
-MAX_WAIT_S = 2 * SECONDS_PER_DAY
+MAX_WAIT_S = 2 * DAY_S
 """Longest time between injection and scan. If it is longer, an anonymiser shifted one of them."""
 
 FACTOR_TOLERANCE = 1e-4
@@ -31,10 +30,13 @@ FRAME_FACTORS = (
 """Values of each frame: BIDS' name, the standard's keyword, and the unit factor."""
 
 _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
-_SECONDS_PER_DAY = 86400.0
-
 _MAX_HALF_LIFE_S = 6 * 3600.0
 """Nuclides that decay more slowly are imaged days after the injection, so that a time of day is not enough."""
+
+_ONE_OFFSET = (
+    "only one of scan and injection states the offset of its clock from UTC: Timezone Offset From UTC (0008,0201), or "
+    "an offset in every date and time, is missing"
+)
 
 _MIN_DOSE_BQ = 1e5
 """A smaller dose cannot be in becquerels: it would not produce an image."""
@@ -73,8 +75,9 @@ def _clock(planes: Sequence[Sequence[Frame]], ds: Dataset) -> dict[str, Any]:
     known = [start for start in starts if start is not None]
     if not known or len(known) < len(starts):
         return fields
-    zero = min(known)
-    minutes, seconds = divmod(int(zero % SECONDS_PER_DAY), 60)
+    first = min(known)
+    zero = Instant(first, 0, planes[0][0].time_key.get("acquisition_offset"))
+    minutes, seconds = divmod(int(first % DAY_S), 60)
     fields |= {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
     injection = _injection(ds, zero)
     moments = {"InjectionStart": injection, "ImageDecayCorrectionTime": _corrected_to(ds, zero, injection)}
@@ -87,29 +90,29 @@ def _is_corrected(ds: Dataset) -> bool | None:
     return {"NONE": False, "NO": False, "START": True, "ADMIN": True, "YES": True}.get(stated)
 
 
-def _injection(ds: Dataset, zero: float) -> float | None:
+def _injection(ds: Dataset, zero: Instant) -> float | None:
     """Return the start of the injection; None if there are several injections."""
     injections = items(ds, "RadiopharmaceuticalInformationSequence")
     half_life_s = number(injections[0], "RadionuclideHalfLife") if len(injections) == 1 else None
     try:
-        since = since_injection(zero, injections[0], half_life_s) if half_life_s else None
+        since = since_injection(zero, ds, half_life_s) if half_life_s else None
     except SuvUnknown:
         return None
     return None if since is None else _near(-since)
 
 
-def _corrected_to(ds: Dataset, zero: float, injection: float | None) -> float | None:
+def _corrected_to(ds: Dataset, zero: Instant, injection: float | None) -> float | None:
     correction = text(ds, "DecayCorrection").upper()
     if correction == "ADMIN":
         return injection
-    if correction == "START":
-        try:
-            started = scan_start(ds)
-        except SuvUnknown:
-            return None
-        return None if started is None else _near(started - zero)
-    stated = instant_of(text(ds, "DecayCorrectionDateTime")) if _is_corrected(ds) else None
-    return None if stated is None else _near(stated - zero)
+    try:
+        if correction == "START":
+            moment = scan_start(ds)
+        else:
+            moment = stated_instant(ds, "DecayCorrectionDateTime") if _is_corrected(ds) else None
+        return None if moment is None else _near(moment.since(zero))
+    except (SuvUnknown, ClocksUnknown):
+        return None
 
 
 def _near(seconds: float) -> float | None:
@@ -160,39 +163,43 @@ def injected_dose_bq(ds: Dataset) -> float | None:
     return dose if dose >= _MIN_DOSE_BQ else None
 
 
-def since_injection(started: float, injection: Dataset, half_life_s: float) -> float | None:
-    """Return the seconds from the injection to an instant; None if the injection has no time.
+def since_injection(started: Instant, ds: Dataset, half_life_s: float) -> float | None:
+    """Return the seconds from the injection to a moment; None if the injection has no time.
 
     If the injection has only a time of day, its nearest occurrence is used.
 
-    `started`: the instant, in seconds on the scale of `node.volume.elements.instant`. `injection`: item of
-    Radiopharmaceutical Information Sequence (0054,0016).
+    `ds`: the first item of its Radiopharmaceutical Information Sequence (0054,0016) describes the injection.
 
-    Raises SuvUnknown if the injection has no date, and its nuclide decays over days.
+    Raises SuvUnknown if the injection has no date, and its nuclide decays over days; or if only one of the two states
+        the offset of its clock from UTC.
     """
-    injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
-    if injected is not None:
-        return started - injected
-    time_of_day = seconds_of_day(text(injection, "RadiopharmaceuticalStartTime"))
-    if time_of_day is None:
+    injection = items(ds, "RadiopharmaceuticalInformationSequence")[0]
+    injected = stated_instant(injection, "RadiopharmaceuticalStartDateTime", "", "RadiopharmaceuticalStartTime", of=ds)
+    if injected is None:
         return None
-    if half_life_s > _MAX_HALF_LIFE_S:
+    if injected.day is None and half_life_s > _MAX_HALF_LIFE_S:
         raise SuvUnknown("(0018,1078) Radiopharmaceutical Start DateTime is missing, and the nuclide decays over days")
-    decay = started % _SECONDS_PER_DAY - time_of_day
-    return decay + _SECONDS_PER_DAY if decay < -_SECONDS_PER_DAY / 2 else decay
+    try:
+        decay = started.since(injected)
+    except ClocksUnknown:
+        raise SuvUnknown(_ONE_OFFSET) from None
+    if injected.day is not None:
+        return decay
+    decay = (decay + injected.second_s) % DAY_S - injected.second_s
+    return decay + DAY_S if decay < -DAY_S / 2 else decay
 
 
-def scan_start(ds: Dataset) -> float | None:
-    """Return when the scan began, in seconds on the scale of `instant`; None if it is unknown.
+def scan_start(ds: Dataset) -> Instant | None:
+    """Return when the scan began; None if it is unknown.
 
     Raises SuvUnknown if Series Time is later than an acquisition, so that it is not the start of the scan.
     """
-    stated = instant_of(private_text(ds, _GE_SCAN_TIME))
+    stated = instant(private_text(ds, _GE_SCAN_TIME), zone=text(ds, "TimezoneOffsetFromUTC"))
     if stated is not None:
         return stated
-    day = text(ds, "SeriesDate")
-    series = instant(day, text(ds, "SeriesTime"))
-    acquired = instant(text(ds, "AcquisitionDate") or day, text(ds, "AcquisitionTime"))
-    if series is not None and acquired is not None and acquired < series:
+    series = stated_instant(ds, "", "SeriesDate", "SeriesTime")
+    day = "AcquisitionDate" if text(ds, "AcquisitionDate") else "SeriesDate"
+    acquired = stated_instant(ds, "", day, "AcquisitionTime")
+    if series is not None and acquired is not None and acquired.since(series) < 0:
         raise SuvUnknown("(0008,0031) Series Time is later than (0008,0032) Acquisition Time: the series was derived")
     return series

@@ -20,6 +20,7 @@ from node.dicom.private import private_items
 from node.dicom.values import items, text, value, whole
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.phase_encoding import phase_encoding
+from node.volume.elements import DAY_S
 from node.volume.model import Frame
 from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
@@ -67,7 +68,6 @@ DEVICE_FIELDS = frozenset(
 """Texts that programs require and that the device writes. They are kept even if they repeat the name of a patient:
 phantoms are named after manufacturers and models."""
 
-DAY_S = 86400
 SAME_INSTANT_S = 0.001
 """Instants are seconds on a scale that began long ago, so that their last digits are lost."""
 

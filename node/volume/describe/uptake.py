@@ -13,7 +13,7 @@ from node.dicom.private import PrivateTag, private_numbers
 from node.dicom.values import items, number, text, texts
 from node.errors import VoxelnodeError
 from node.volume.describe.emission import SuvUnknown, injected_dose_bq, scan_start, since_injection
-from node.volume.elements import instant_of
+from node.volume.elements import stated_instant
 from node.volume.model import Assembly, Display, Volume, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
 
@@ -234,12 +234,12 @@ def _of_activity(ds: Dataset, suv_type: str) -> SuvFactors:
             "(0018,1074) Radionuclide Total Dose or (0010,1030) Patient's Weight cannot be in its unit: the dose for "
             "each kg is impossible"
         )
-    decay = _decay_seconds(ds, injections[0], half_life)
+    decay = _decay_seconds(ds, half_life)
     factor = size / (dose * 2 ** (-decay / half_life))
     return SuvFactors(factor, size, weight, dose, half_life, decay)
 
 
-def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float:
+def _decay_seconds(ds: Dataset, half_life_s: float) -> float:
     """Return the seconds from the injection to the moment to which Decay Correction (0054,1102) corrects.
 
     Negative for a dynamic scan that began before the injection.
@@ -247,14 +247,14 @@ def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float
     correction = text(ds, "DecayCorrection").upper()
     if correction == "ADMIN":
         return 0.0
-    corrected_to = instant_of(text(ds, "DecayCorrectionDateTime")) if text(ds, "DecayCorrected") == "YES" else None
+    corrected_to = stated_instant(ds, "DecayCorrectionDateTime") if text(ds, "DecayCorrected") == "YES" else None
     if correction != "START" and corrected_to is None:
         raise SuvUnknown(
             "(0054,1102) Decay Correction is neither START nor ADMIN, and (0018,9701) Decay Correction DateTime is "
             "missing"
         )
     started = scan_start(ds) if corrected_to is None else corrected_to
-    decay = None if started is None else since_injection(started, injection, half_life_s)
+    decay = None if started is None else since_injection(started, ds, half_life_s)
     if decay is None:
         raise SuvUnknown(
             "(0018,1078) Radiopharmaceutical Start DateTime, (0018,1072) Radiopharmaceutical Start Time or the time of "

@@ -21,7 +21,7 @@ from node.dicom.per_series import once_per_series
 from node.dicom.values import held, items, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant, item, number, offset_s, seconds_of_day, text
+from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.assumed_slices import assumption, slice_step_mm
@@ -38,7 +38,6 @@ from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     SPACING_KEYWORDS,
     acquisition_instant,
-    acquisition_offset_s,
     checked_plane,
     false_place,
     image_plane,
@@ -124,7 +123,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         "intercept": intercept,
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
-        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")) if slice_time_s is None else slice_time_s,
+        "acquisition_time_s": _acquired_s(ds) if slice_time_s is None else slice_time_s,
         "time_key": {
             **_time_key(ds),
             "time_slice": _time_slice(ds) if modality == "PT" else None,
@@ -155,17 +154,24 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
 )
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
+    acquired, made = acquisition_instant(ds), stated_instant(ds, "", "ContentDate", "ContentTime")
     return {
         "temporal_position": number(ds, "TemporalPositionIdentifier"),
         "temporal_positions": number(ds, "NumberOfTemporalPositions"),
         "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
         "frame_reference_time": number(ds, "FrameReferenceTime"),
         "acquisition_number": number(ds, "AcquisitionNumber"),
-        "acquisition_time": acquisition_instant(ds),
-        "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
-        "acquisition_offset": acquisition_offset_s(ds),
-        "content_offset": offset_s(text(ds, "TimezoneOffsetFromUTC")),
+        "acquisition_time": acquired and acquired.clock_s,
+        "content_time": made and made.clock_s,
+        "acquisition_offset": acquired and acquired.offset_s,
+        "content_offset": made and made.offset_s,
     }
+
+
+def _acquired_s(ds: Dataset) -> float | None:
+    """Return Acquisition Time (0008,0032) in seconds since midnight."""
+    acquired = stated_instant(ds, "", "", "AcquisitionTime")
+    return acquired and acquired.second_s
 
 
 @once_per_series(

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from node.dicom.values import copy_encoding, held_elements, items, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import instant_of, item, number, offset_s, text, time_of_day
+from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import (
@@ -39,8 +39,6 @@ POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0
 """Dimension Index Pointers to a frame's position. They do not separate frames that share a position."""
 
 TEMPORAL_POSITION_INDEX = 0x00209128
-
-TIMEZONE = "TimezoneOffsetFromUTC"
 
 FRAME_TYPES = (
     "MRImageFrameTypeSequence",
@@ -226,8 +224,9 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         own["slope"], own["intercept"], quantity = mapping.slope, mapping.intercept, {"quantity": mapping.quantity}
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
-    acquired = text(content, "FrameAcquisitionDateTime") or text(content, "FrameReferenceDateTime")
-    own["acquisition_time_s"] = time_of_day(acquired)
+    stated = (stated_instant(content, f"Frame{name}DateTime", of=group.ds) for name in ("Acquisition", "Reference"))
+    acquired = next(filter(None, stated), None)
+    own["acquisition_time_s"] = acquired and acquired.second_s
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     variant = common["variant_key"]
@@ -255,10 +254,9 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         "coil": coil,
         "slice_thickness": own.get("slice_thickness_mm"),
     }
-    own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
+    own["time_key"] = _time_key(group, content, dimensions, acquired and acquired.clock_s)
     if acquired is not None:
-        stated = offset_s(acquired)
-        own["time_key"]["acquisition_offset"] = offset_s(text(group.ds, TIMEZONE)) if stated is None else stated
+        own["time_key"]["acquisition_offset"] = acquired.offset_s
     own["time_key"]["slice" if position is None else "in_stack"] = number(content, "InStackPositionNumber")
     return own
 

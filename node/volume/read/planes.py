@@ -13,7 +13,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.values import Element, held, held_elements, items, standard_tag, stated_numbers
 from node.errors import ConversionRefused
-from node.volume.elements import instant, instant_of, number, offset_s, text
+from node.volume.elements import Instant, number, stated_instant, text
 from node.volume.read.real_world import instead_of_rescale
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
@@ -48,16 +48,9 @@ _OVERLAYS = tuple(
 """Overlay Rows, Overlay Data and Overlay Bit Position of each group that overlays may have (PS3.5 7.6)."""
 
 
-def acquisition_instant(ds: Dataset) -> float | None:
-    """Return when the acquisition of the data started, in seconds on the scale of `instant`; None if it is unknown."""
-    whole = instant_of(text(ds, "AcquisitionDateTime"))
-    return instant(text(ds, "AcquisitionDate"), text(ds, "AcquisitionTime")) if whole is None else whole
-
-
-def acquisition_offset_s(ds: Dataset) -> float | None:
-    """Return how far the clock of `acquisition_instant` is ahead of UTC: by its offset, else as the data set states."""
-    own = offset_s(text(ds, "AcquisitionDateTime"))
-    return offset_s(text(ds, "TimezoneOffsetFromUTC")) if own is None else own
+def acquisition_instant(ds: Dataset) -> Instant | None:
+    """Return when the acquisition of the data started; None if it is unknown."""
+    return stated_instant(ds, "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
 
 def is_diffusion_map(diffusion: Any) -> bool:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
 from node.dicom.values import number, numbers, text, texts, whole
 from node.errors import ConversionRefused
-from node.volume.elements import instant
+from node.volume.elements import Instant, stated_instant
 from node.volume.model import Tiling
 from node.volume.reasons import Reason
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
@@ -58,10 +58,7 @@ def tiling(ds: Dataset) -> Tiling | None:
     positions = [numbers(item, "ImagePositionPatient", 3) for item in private_items(ds, _PLANE_SEQUENCE)]
     if orientation is None or len(positions) != count or None in positions:
         raise _unproven(f"(0065,xx51) must have the positions of all {count} planes")
-    times = [
-        instant(text(item, "AcquisitionDate"), text(item, "AcquisitionTime"))
-        for item in private_items(ds, _PLANE_SEQUENCE)
-    ]
+    times = [started and started.clock_s for started, _ in _plane_starts(ds)]
     return Tiling(
         count=count,
         tile_rows=rows // down,
@@ -112,13 +109,18 @@ def readout_s(ds: Dataset) -> float | None:
     return rounded(duration_ms / 1000, 9) if least <= duration_ms / echoes <= most else None
 
 
+def _plane_starts(ds: Dataset) -> list[tuple[Instant | None, str]]:
+    """Return when each plane of a grid was acquired, and its Acquisition Time (0008,0032) as it is stated."""
+    planes = private_items(ds, _PLANE_SEQUENCE)
+    return [
+        (stated_instant(plane, "", "AcquisitionDate", "AcquisitionTime", of=ds), text(plane, "AcquisitionTime"))
+        for plane in planes
+    ]
+
+
 def _earliest_time(ds: Dataset) -> str:
     """Return the time of day of the plane of a grid that was acquired first."""
-    starts = [
-        (started, text(plane, "AcquisitionTime"))
-        for plane in private_items(ds, _PLANE_SEQUENCE)
-        if (started := instant(text(plane, "AcquisitionDate"), text(plane, "AcquisitionTime"))) is not None
-    ]
+    starts = [(started.clock_s, shown) for started, shown in _plane_starts(ds) if started is not None]
     match = _TIME.fullmatch(min(starts)[1]) if starts else None
     return f"{match[1]}:{match[2]}:{match[3]}" if match else ""
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import datetime as dt
 import math
 from io import BytesIO
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.values import stated_numbers, texts
-from node.volume.elements import instant, instant_of, number, seconds_of_day, text
+from node.volume.elements import ClocksUnknown, Instant, instant, number, text
+from node.volume.read.planes import acquisition_instant
+from tests import make
 from tests.make import ct_series
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def raw(keyword_tag, vr, data):
@@ -63,25 +73,81 @@ def test_a_word_that_is_no_keyword_is_a_fault_of_the_program():
 
 @pytest.mark.parametrize(
     ("time", "seconds"),
-    [
-        ("101530.25", 36930.25),
-        ("1015", 36900),
-        ("10", 36000),
-        ("10:15:30", 36930),
-        ("", None),
-        (None, None),
-        ("x", None),
-    ],
+    [("101530.25", 36930.25), ("1015", 36900), ("10", 36000), ("10:15:30", 36930)]
+    + [(wrong, None) for wrong in ("", None, "x", "915", "2460", "101561", "256199")],
 )
 def test_times_are_seconds_since_midnight(time, seconds):
-    assert seconds_of_day(time) == seconds
+    assert (instant(time=time) or Instant(None)).second_s == seconds
 
 
-def test_a_night_between_two_times_does_not_turn_their_order():
-    before, after = instant("20240131", "235959"), instant("20240201", "000001.5")
-    assert before is not None
-    assert after is not None
-    assert after - before == pytest.approx(2.5)
-    assert instant_of("20240201000001.500000-0500") == after
-    assert instant("20249999", "000001") == 1
-    assert instant_of("2024") is None
+def test_a_day_that_does_not_exist_leaves_the_time_of_day():
+    assert instant(day="20249999", time="000001") == Instant(1)
+    assert instant("2024") is None
+
+
+MOMENTS = st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2040, 1, 1))
+OFFSETS = st.none() | st.integers(-12 * 4, 14 * 4).map(lambda quarters: 15 * quarters)
+FORMS = st.tuples(
+    st.sampled_from(("DT", "DT with the zone of the data set", "DA and TM")), st.sampled_from((10, 12, 14, 16, 20))
+)
+
+
+def stated(moment, minutes, form, digits):
+    """Return the elements of a moment by the clock that is so many minutes ahead of UTC, and what is left of it."""
+    zone = "" if minutes is None else f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
+    shown = moment + dt.timedelta(minutes=minutes or 0)
+    written = (shown.strftime("%Y%m%d%H%M%S") + f".{shown.microsecond:06}")[: digits + (digits > 14)].rstrip(".")
+    kept = shown.replace(
+        microsecond=0 if digits <= 14 else shown.microsecond // 10 ** (20 - digits) * 10 ** (20 - digits)
+    )
+    kept = kept.replace(second=0 if digits < 14 else kept.second, minute=0 if digits < 12 else kept.minute)
+    elements = {"AcquisitionDateTime": written + (zone if form == "DT" else "")}
+    if form == "DA and TM":
+        elements = {"AcquisitionDate": written[:8], "AcquisitionTime": written[8:]}
+    return make.dataset(
+        **elements, **({} if form == "DT" or not zone else {"TimezoneOffsetFromUTC": zone})
+    ), kept - dt.timedelta(minutes=minutes or 0)
+
+
+@given(MOMENTS, MOMENTS | st.none(), OFFSETS, OFFSETS, FORMS, FORMS)
+def test_two_moments_are_compared_by_their_offsets_or_not_at_all(one, other, minutes, other_minutes, form, other_form):
+    first, meant = stated(one, minutes, *form)
+    later, meant_later = stated(other or one + dt.timedelta(seconds=1), other_minutes, *other_form)
+    moments = [acquisition_instant(ds) for ds in (first, later)]
+    if (minutes is None) != (other_minutes is None):
+        with pytest.raises(ClocksUnknown):
+            moments[1].since(moments[0])
+    else:
+        assert moments[1].since(moments[0]) == pytest.approx((meant_later - meant).total_seconds(), abs=1e-5)
+
+
+ZONE = tag_for_keyword("TimezoneOffsetFromUTC")
+JOIN = {"combine", "strptime", "toordinal", "fromordinal"}
+READ = {"text", "texts", "value", "private_text", "stated_numbers", "number"}
+ELSEWHERE = {
+    "node/volume/elements.py": "makes moments",
+    "node/volume/vendors/uih.py": "writes the time of the first plane again",
+    "node/extensions/media/directory.py": "writes the last of several again",
+    "node/extensions/bids/sources.py": "typed columns of the index, which has no offsets",
+    "node/extensions/bids/plan.py": "typed columns of the index, which has no offsets",
+    "node/extensions/worklist/modality_worklist.py": "the midnight of a day of this node",
+}
+
+
+def calls_of_times(node):
+    """Yield the names of the calls that read a date and time or join one, except those that are given to `instant`."""
+    name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+    if name == "instant":
+        return
+    keywords = [own.value for own in node.args if isinstance(own, ast.Constant)] if name in READ else []
+    tags = [tag for keyword in keywords if (tag := tag_for_keyword(str(keyword)))]
+    if name in JOIN or ZONE in tags or {dictionary_VR(tag) for tag in tags} & {"DT", "TM"}:
+        yield name
+    for child in ast.iter_child_nodes(node):
+        yield from calls_of_times(child)
+
+
+def test_nothing_else_makes_a_moment_of_dates_and_times():
+    paths = {path: path.relative_to(ROOT).as_posix() for path in (ROOT / "node").rglob("*.py")}
+    found = {name for path, name in paths.items() if list(calls_of_times(ast.parse(path.read_text())))}
+    assert found == ELSEWHERE.keys()

@@ -78,6 +78,29 @@ def test_a_slow_decay_over_days_counts_from_the_date_of_the_injection() -> None:
     assert suv_factor(pet(RadiopharmaceuticalInformationSequence=slow)).decay_s == 4 * 86400
 
 
+@pytest.mark.parametrize(
+    ("injected", "zone", "decay_s"),
+    [
+        ({"RadiopharmaceuticalStartDateTime": "20240102090000+0000"}, "+0100", 3600),
+        ({"RadiopharmaceuticalStartDateTime": "20240102000000-0800"}, "+0130", 5400),
+        ({"RadiopharmaceuticalStartDateTime": "20240102100000"}, "-0500", 3600),
+        ({"RadiopharmaceuticalStartTime": "100000"}, "-0500", 3600),
+        ({"RadiopharmaceuticalStartDateTime": "20240102100000+0000"}, None, None),
+    ],
+)
+def test_injection_and_scan_are_compared_by_the_offsets_of_their_clocks(injected, zone, decay_s) -> None:
+    datasets = pet_series(AcquisitionDate="20240102")
+    for ds in datasets:
+        ds.RadiopharmaceuticalInformationSequence = injection(**({"RadiopharmaceuticalStartTime": None} | injected))
+        if zone is not None:
+            ds.TimezoneOffsetFromUTC = zone
+    volume, *uptake = uptake_of(datasets)
+    assert volume.attributes.get("InjectionStart") == (None if decay_s is None else -decay_s - 10)
+    assert [own.attributes["suv"]["decay_s"] for own in uptake] == ([] if decay_s is None else [decay_s])
+    doubts = [own.detail for own in volume.warnings if own.name is WarningKind.SUV_UNKNOWN]
+    assert ["offset" in detail for detail in doubts] == ([True] if decay_s is None else [])
+
+
 def test_activity_that_philips_counts_is_scaled_before_it_becomes_uptake() -> None:
     ds = pet(Units="CNTS")
     block = ds.private_block(0x7053, "Philips PET Private Group", create=True)
