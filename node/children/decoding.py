@@ -131,6 +131,16 @@ def elements_of(path: Path, elements: int, characters: int) -> bytes:
         return json.dumps(asdict(dump(file, DumpLimits(elements, characters, MAX_LISTED_INFLATED, view)))).encode()
 
 
+def header_of_volume(path: Path) -> bytes:
+    """Return the result of `node.writers.reading.read_header` in JSON."""
+    from node.writers.reading import read_header
+
+    try:
+        return json.dumps(read_header(path)).encode()
+    except ValueError as error:
+        raise NoSuchValue(str(error).removeprefix(f"{path} ")) from error
+
+
 def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError:
     """Run a job; return its result, the reason why there is none, or an `OSError` if the file cannot be read."""
     try:

@@ -52,6 +52,29 @@ def read_affine(path: Path) -> Float:
         return LPS_TO_RAS @ opened_nifti(path).affine if path.name.endswith(NIFTI) else _itk_affine(path)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """Return dimensions, spacing and affine of a volume file in the frame that its format has; raises as `read_voxels`.
+
+    ``affine_ras`` or ``affine_lps``: from the indices of the voxels to mm, in RAS+ for NIfTI, in LPS+ for others.
+    """
+    with _refused(path):
+        if path.name.lower().endswith(NIFTI):
+            image = opened_nifti(path)
+            spacing, kind = [round(float(zoom), 6) for zoom in image.header.get_zooms()], str(image.get_data_dtype())
+            units, affine = [*image.header.get_xyzt_units()], image.affine.tolist()
+            return {"dimensions": image.shape, "type": kind, "spacing": spacing, "units": units, "affine_ras": affine}
+        import SimpleITK as sitk
+
+        reader = _itk_header(path)
+        return {
+            "dimensions": reader.GetSize(),
+            "type": sitk.GetPixelIDValueAsString(reader.GetPixelID()),
+            "spacing": reader.GetSpacing(),
+            "units": ["mm"],
+            "affine_lps": _itk_affine(path).tolist(),
+        }
+
+
 @contextmanager
 def _refused(path: Path) -> Iterator[None]:
     path.stat()
@@ -71,12 +94,17 @@ def _itk_voxels(path: Path) -> Array:
     return voxels.transpose()
 
 
-def _itk_affine(path: Path) -> Float:
+def _itk_header(path: Path) -> Any:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    return reader
+
+
+def _itk_affine(path: Path) -> Float:
+    reader = _itk_header(path)
     axes, spatial = reader.GetDimension(), min(reader.GetDimension(), 3)
     directions = np.array(reader.GetDirection()).reshape(axes, axes)
     affine = np.eye(4)

@@ -403,7 +403,7 @@ def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     status, out, _ = run("dump", stored.SOPInstanceUID)
     dumped = json.loads(out)
     assert (status, dumped["path"]) == (0, str(c1.archive.path(c1.file(stored).key)))
-    assert "STORED" in [element.get("values", [""])[0] for element in dumped["elements"]]
+    assert "'STORED'" in [element["text"] for element in dumped["elements"]]
     assert run("dump", spooled.SOPInstanceUID) == (1, "", f"voxelnode: {reason}\n")
     for level in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         headers = [json.loads(run("info", str(ds[level].value))[1])["header"] for ds in (stored, spooled)]

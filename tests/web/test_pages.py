@@ -203,7 +203,7 @@ def test_hostile_text_is_shown_as_text(visitor: Visitor) -> None:
         if path.endswith(HOSTILE_STUDY):
             expect(page.locator(".strip")).to_contain_text("[U+202E]gnp.exe")
     page.get_by_text("Elements of the first instance").click()
-    expect(page.locator("#header-rows tr").filter(has_text="ProtocolName")).to_contain_text("two[U+000A]lines")
+    expect(page.locator("#header-rows tr").filter(has_text="ProtocolName")).to_contain_text("two\\nlines")
 
 
 @pytest.mark.slow

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import Json, Root
-from node.cli.output import print_json, printable
+from node.cli.options import Root
+from node.cli.output import Listing, described, print_fields, printable
 from node.errors import UsageError, VoxelnodeError
 
-if TYPE_CHECKING:
-    from node.dicom.dump import Dump, DumpedElement
+VOLUMES = (".nii", ".nii.gz", ".mhd", ".mha")
+"""Ends of the names of volume files, whose header is told instead."""
 
-MAX_NAMES = 3
-"""UIDs of one element that are named."""
+ELEMENTS, CHARACTERS = 50_000, 200
+"""Most elements that are printed, and most characters of a value."""
 
-SHOWN_CHARACTERS = 200
-"""Maximum length of a value in the text; JSON has values in full."""
+MAX_ANSWER_BYTES = 128 << 20
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -31,104 +32,68 @@ def dump(
     ],
     *,
     root: Root,
-    json: Json = False,
-) -> None:
+) -> Listing:
     """Print the header of a file or of a stored instance.
 
-    Every element is printed; pixel data and other binary values are printed as their length. Exit 1 if the file is
-    damaged.
+    Elements are printed as pydicom prints them, long binary values not at all; of a NIfTI file or a MetaImage the
+    dimensions, the spacing and the affine. Exit 1 if the file is damaged.
     """
     path = Path(file_or_uid)
     if path.is_file():
-        header = _dumped(path)
-    else:
-        path, header = _of_stored(file_or_uid, root)
-    if json:
-        print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
-    else:
-        for line in _lines(header.elements, ""):
-            print(line)
-    if header.error:
-        if not json:
-            typer.echo(f"voxelnode: {path}: {header.error}", err=True)
-        raise typer.Exit(1)
-
-
-def _of_stored(uid: str, root: Root) -> tuple[Path, Dump]:
-    """Return the path of a stored instance in the archive, and its header, which is fetched if it is elsewhere."""
-    if not _UID.fullmatch(uid):
-        raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
+        return volume_header(path) if is_volume(path) else _dumped(path, path)
+    if not _UID.fullmatch(file_or_uid):
+        raise UsageError(f"{file_or_uid}: neither a file nor a SOP Instance UID")
     with root.looking() as index:
-        file = index.instances.current(uid)
+        file = index.instances.current(file_or_uid)
     if file is None:
-        raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
+        raise UsageError(
+            f"{file_or_uid}: no stored instance has this SOP Instance UID and no file has this name; check --root"
+        )
     path = root.folder / file.key
     with root.files() as local:
         try:
-            return path, _dumped(local(file))
+            return _dumped(path, local(file))
         except FileNotFoundError:
             raise VoxelnodeError(f"{path} is missing: run `voxelnode fsck`") from None
 
 
-def _dumped(path: Path) -> Dump:
-    from node.dicom.lean_import import load_names
+def _dumped(path: Path, local: Path) -> Listing:
+    from node.children.decoding import elements_of
 
-    load_names()
-
-    from node.dicom.dump import dump as dumped
-
-    with path.open("rb") as file:
-        return dumped(file)
+    dumped = {"path": str(path), **_by_child(elements_of, local, ELEMENTS, CHARACTERS)}
+    return described(dumped, partial(_print, dumped), failed=dumped["error"] is not None)
 
 
-def _lines(elements: Sequence[DumpedElement], indent: str) -> Iterator[str]:
-    for element in elements:
-        creator = f" [{printable(element.creator)}]" if element.creator else ""
-        keyword = printable(element.keyword) or "?"
-        yield f"{indent}{element.tag} {element.vr or '--'}{creator} {keyword}{_value(element)}"
-        for number, item in enumerate(element.items, 1):
-            yield f"{indent}  item {number}"
-            yield from _lines(item, f"{indent}    ")
+def _print(dumped: dict[str, Any]) -> None:
+    for one in dumped["elements"]:
+        head = " ".join(filter(None, (one["tag"], one["vr"], one["keyword"])))
+        print(printable("  " * one["depth"] + (f"{head}: {one['text']}" if one["tag"] else head)))
+    if dumped["error"]:
+        typer.echo(f"voxelnode: {dumped['path']}: {dumped['error']}", err=True)
 
 
-def _value(element: DumpedElement) -> str:
-    """Return the text after the name of an element."""
-    text = ""
-    if element.values:
-        shown = printable("\\".join(map(str, element.values)))
-        cut = len(shown) > SHOWN_CHARACTERS
-        text = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(element.values)} values)" if cut else "")
-        text += _names(element)
-    elif element.length is not None:
-        text = f" <{element.length} bytes>"
-    return f"{text} !! {element.error}" if element.error else text
+def is_volume(path: Path) -> bool:
+    """Return whether the name of a file is that of a volume."""
+    return path.name.lower().endswith(VOLUMES)
 
 
-def _names(element: DumpedElement) -> str:
-    """Return the names of UIDs that the standard registers (PS3.6 Annex A), in brackets."""
-    if element.vr != "UI":
-        return ""
-    from node.dicom.uids import registered_name
+def volume_header(path: Path) -> Listing:
+    """Return the header of a volume file."""
+    from node.children.decoding import header_of_volume
 
-    names = [name for uid in element.values[:MAX_NAMES] if (name := registered_name(str(uid))) is not None]
-    return f" ({', '.join(names)})" if names else ""
+    header = {"path": str(path), **_by_child(header_of_volume, path)}
+    return described(header, partial(print_fields, header))
 
 
-def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:
-    """Return elements as JSON, without empty fields."""
-    rows = []
-    for element in elements:
-        row: dict[str, Any] = {
-            "tag": element.tag,
-            "vr": element.vr,
-            "keyword": element.keyword,
-            "creator": element.creator,
-            "values": list(element.values),
-            "length": element.length,
-            "error": element.error,
-        }
-        row = {name: value for name, value in row.items() if value not in ("", None, [])}
-        if element.vr == "SQ":
-            row["items"] = [_as_json(item) for item in element.items]
-        rows.append(row)
-    return rows
+def _by_child(function: Callable[..., bytes], path: Path, *arguments: Any) -> dict[str, Any]:
+    """Have a confined child read a file, which may be hostile. Raises OSError: the file cannot be read."""
+    from node.children.decoder import Decoder, NotDecoded
+
+    decoder = Decoder(workers=1, max_answer_bytes=MAX_ANSWER_BYTES)
+    try:
+        answer: dict[str, Any] = json.loads(decoder.run(function, path, *arguments))
+        return answer
+    except NotDecoded as error:
+        raise VoxelnodeError(f"{path}: {error}") from error
+    finally:
+        decoder.close()

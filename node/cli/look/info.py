@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from node.cli.look.dump import is_volume, volume_header
 from node.cli.look.series import state_of
 from node.cli.options import Root
 from node.cli.output import (
@@ -30,8 +32,9 @@ from node.index.engine.view_rows import judged, parsed, remedy_of
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from node.archive.base import LocalFile
-    from node.dicom.dump import DumpedElement
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
     from node.index.nouns.records import InstanceFile
@@ -40,6 +43,9 @@ Row = dict[str, Any]
 
 MAX_PATIENTS = 100
 """Patients of one name that are shown."""
+
+MAX_HEADER_BYTES = 64 << 20
+"""How much of a file is read for its header."""
 
 MAX_EXCLUSIONS = 1000
 """Excluded instances of a series that are shown."""
@@ -98,7 +104,7 @@ def info(
         typer.Argument(
             metavar="UID|NAME",
             help="UID of a study, series or instance, the end of that of a series, a Patient ID, an Accession Number, "
-            "or a part of a name.",
+            "a part of a name, or a volume file.",
         ),
     ],
     *,
@@ -115,6 +121,8 @@ def info(
     """
     if not uid.strip():
         raise UsageError("an empty name is that of nobody: give a UID, a Patient ID, or a part of a name")
+    if is_volume(path := Path(uid)) and path.is_file():
+        return volume_header(path)
     with root.looking() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)
     if not description:
@@ -324,22 +332,29 @@ def header_fields(path: Path) -> Row:
 
     load_names()
 
-    from node.dicom.dump import dump
+    from node.dicom.dump import readable
+    from node.files.bounded import BoundedFile
 
     fields: Row = {}
-    with path.open("rb") as file:
-        _collect(dump(file).elements, fields)
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _collect(readable(file, partial(BoundedFile, max_bytes=MAX_HEADER_BYTES))[0], fields)
     ordered = {name: fields[name] for name in HEADER_FIELDS if name in fields}
     plane = plane_of(fields.get("ImageOrientationPatient"))
     return ordered | ({"orientation": plane} if plane else {})
 
 
-def _collect(elements: Sequence[DumpedElement], fields: Row) -> None:
-    for element in elements:
-        if element.keyword in HEADER_FIELDS and element.values:
-            fields.setdefault(element.keyword, element.values[0] if len(element.values) == 1 else list(element.values))
-        elif element.keyword in OF_FRAMES and element.items:
-            _collect(element.items[0], fields)
+def _collect(ds: Dataset, fields: Row) -> None:
+    from node.dicom.values import items, value
+
+    for name in HEADER_FIELDS:
+        if (found := value(ds, name)) is not None:
+            several = found if hasattr(found, "append") else [found]
+            shown = [float(one) if isinstance(one, float) else str(one) for one in several]
+            fields.setdefault(name, shown[0] if len(shown) == 1 else shown)
+    for name in OF_FRAMES:
+        for item in items(ds, name)[:1]:
+            _collect(item, fields)
 
 
 def plane_of(cosines: Any) -> str | None:

@@ -132,7 +132,6 @@ def header(call: CurrentCall, key: RequestedSeries) -> Response:
         "series_header.html",
         dump=_dump(call.node, first),
         sop_instance_uid=first.sop_instance_uid,
-        characters=SHOWN_CHARACTERS,
     )
 
 

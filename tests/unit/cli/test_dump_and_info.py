@@ -48,34 +48,6 @@ def series(tmp_path: Path) -> list[Dataset]:
     return datasets
 
 
-def test_a_header_is_printed_as_text_and_as_json(run, series: list[Dataset]) -> None:
-    status, text, _ = run("dump", "scan/0000.dcm")
-    assert status == 0
-    assert "(0008,103E) LO SeriesDescription = Thorax\n" in text
-    assert "(7FE0,0010) OW PixelData <384 bytes>\n" in text
-    assert "(0008,0016) UI SOPClassUID = 1.2.840.10008.5.1.4.1.1.2 (CT Image Storage)\n" in text
-    _, dumped, _ = run("dump", "scan/0000.dcm", "--json")
-    elements = {row["tag"]: row for row in json.loads(dumped)["elements"]}
-    assert elements["(0028,0030)"]["values"] == [0.75, 0.5]
-    assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
-
-
-def test_text_from_a_file_does_not_control_the_terminal(run, series: list[Dataset]) -> None:
-    _, out, _ = run("dump", "scan/0000.dcm")
-    assert "\x1b" not in out
-    assert r"A\x1b[2JB" in out
-
-
-def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tmp_path: Path) -> None:
-    path = tmp_path / "scan" / "0000.dcm"
-    path.write_bytes(path.read_bytes()[:-10])
-    status, out, err = run("dump", "scan/0000.dcm")
-    assert status == 1
-    assert "PixelData <384 bytes> !! only 374 of 384 bytes are present" in out
-    assert err == "voxelnode: scan/0000.dcm: the file ends within (7FE0,0010)\n"
-    assert json.loads(run("dump", "scan/0000.dcm", "--json")[1])["error"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,7 +94,6 @@ def test_each_level_is_shown_with_those_above_it_and_its_children_counted(run, s
     assert found["study_instance_uids"] == [ds.StudyInstanceUID]
     fields = [line.split() for line in run("info", ds.SeriesInstanceUID, "--root", "here")[1].splitlines()]
     assert ["series_description", "Thorax"] in fields
-    assert run("dump", ds.SOPInstanceUID, "--root", "here")[0] == 0
 
 
 def test_a_patient_is_found_by_a_part_of_the_name_and_a_series_by_the_end_of_its_uid(
@@ -177,9 +148,6 @@ def test_the_header_of_a_series_tells_what_the_index_does_not_have(run, tmp_path
     path = Path(json.loads(run("info", ds.SOPInstanceUID, "--root", "here", "--json")[1])["instance"]["path"])
     path.unlink()
     assert header(ds.SOPInstanceUID) == {"problem": "the file is missing: run `voxelnode fsck`"}
-    assert (
-        run("dump", ds.SOPInstanceUID, "--root", "here")[2] == f"voxelnode: {path} is missing: run `voxelnode fsck`\n"
-    )
 
 
 @pytest.mark.parametrize(
