@@ -130,13 +130,14 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
     key.chmod(0o600)
 
     (originals / "notes.txt").write_text("no instance")
+    make.instance(PatientID="=1+1").save_as(originals / "formula.dcm", enforce_file_format=True)
     mapped = run("pseudonyms", "map", key, originals)
     assert "1 file without pseudonyms" in mapped.stderr
     assert "notes.txt" in mapped.stderr
     reported = list(csv.DictReader(io.StringIO(mapped.stdout)))
-    [patient] = [row for row in reported if row["kind"] == "patient"]
-    assert patient["original"] == "SECRET-4711"
-    assert {ds.PatientID for ds in results(out)} == {patient["pseudonym"]}
+    patients = {row["original"]: row["pseudonym"] for row in reported if row["kind"] == "patient"}
+    assert patients.keys() == {"SECRET-4711", "'=1+1"}
+    assert {ds.PatientID for ds in results(out)} == {patients["SECRET-4711"]}
 
     volumes = tmp_path / "volumes"
     assert run("convert", out, "-o", volumes, "--thumbnails").returncode == 0

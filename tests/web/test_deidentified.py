@@ -109,7 +109,7 @@ def report_in(content: bytes) -> dict[str, Any]:
     with ZipFile(BytesIO(content)) as archive:
         assert archive.namelist()[-2:] == ["remaining.csv", "deidentification.json"]
         remaining = archive.read("remaining.csv").decode()
-        assert remaining.startswith("attribute,tag,vr,value,count\n")
+        assert remaining.startswith("attribute,tag,vr,value,count\r\n")
         assert archive.testzip() is None
         report: dict[str, Any] = json.loads(archive.read("deidentification.json"))
         return report

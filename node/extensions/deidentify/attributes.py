@@ -80,12 +80,22 @@ _PIXEL_ELEMENTS = frozenset((0x0001, 0x0002, 0x0008, 0x0009, 0x0010))
 
 _FORMS = {
     "AS": re.compile(r"[0-9]{3}[DWMY]"),
-    "DA": re.compile(r"[0-9.]{8,10}"),
-    "DT": re.compile(r"[0-9]{4}[0-9.]*([-+][0-9]{4})?"),
-    "TM": re.compile(r"[0-9.:]+"),
-    "UI": re.compile(r"[0-9.]{1,64}"),
+    "CS": re.compile(r"[A-Z0-9_ ]{1,16}"),
+    "DA": re.compile(r"[0-9]{4}(\.?)(0[1-9]|1[0-2])\1(0[1-9]|[12][0-9]|3[01])"),
+    "DT": re.compile(
+        r"[0-9]{4}((0[1-9]|1[0-2])((0[1-9]|[12][0-9]|3[01])(([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)"
+        r"(\.[0-9]{1,6})?)?)?)?)?)?([-+](0[0-9]|1[0-4])[0-5][0-9])?"
+    ),
+    "TM": re.compile(
+        r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?"
+        r"|([01][0-9]|2[0-3]):[0-5][0-9](:([0-5][0-9]|60)(\.[0-9]{1,6})?)?"
+    ),
+    "UI": re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*"),
 }
-"""What values look like that may be kept (PS3.5 6.2): anything else would be a text."""
+"""What values look like that may be kept (PS3.5 6.2), to their last character: anything else would be a text.
+
+Dates and times may have the marks of ACR-NEMA, and components of UIDs leading zeros, as real devices write them.
+"""
 
 _DAYS = {"D": 1, "W": 7, "M": 365.25 / 12, "Y": 365.25}
 _OLDEST, _OLD = 89, "090Y"
@@ -115,9 +125,8 @@ _BYTES_OF_DOCUMENTS = frozenset(("HPGLDocument", "RecordKey", "PriorRecordKey"))
 """Bytes that the table does not list, and that are no numbers of an image, a shape or a waveform."""
 
 _LONG_NUMBER = re.compile(r"[0-9]{6,}")
-_OFFSET = re.compile(r"[-+][0-9]{4}")
-_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
-_DATETIME = re.compile(r"(\d{4})(\d{2})(\d{2})(.*)")
+_OFFSET = re.compile(r"[-+](0[0-9]|1[0-4])[0-5][0-9]")
+_WHOLE_DAY = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
 
 
 @dataclass(frozen=True)
@@ -215,11 +224,13 @@ class Cleaner:
         """Return an element as it is, without values that are not what its VR says, and without identities in texts."""
         if vr in _NUMBERS:
             return self._number(ds, tag, element, vr)
+        values = _texts(ds, tag)
+        if vr == "CS" and not all(not each or self._is_plain(vr, each) for each in values):
+            return self._filled(tag, vr, [self.identities.cleaned(each) for each in values])
         if vr in TEXT_VRS:
             return self._without_identities(ds, tag, element, vr)
         if vr not in _FORMS:
             return self._of_bytes(tag, element, vr)
-        values = _texts(ds, tag)
         kept = [value if self._is_plain(vr, value) else self.key.uid(value) if vr == "UI" else "" for value in values]
         if tag == PATIENT_AGE:
             kept = [
@@ -230,7 +241,7 @@ class Cleaner:
     def _is_plain(self, vr: str, value: str) -> bool:
         if vr == "UI" and Option.UIDS not in self.profile.options and any(map(self.numbers.has, value.split("."))):
             return False  # of a device, by the option that keeps these, with the number of a patient
-        return _FORMS[vr].fullmatch(value) is not None
+        return _FORMS[vr].fullmatch(value.strip(" ")) is not None
 
     def _sequence(self, ds: Dataset, tag: BaseTag, action: AttributeAction, depth: int) -> DataElement | None:
         if action is AttributeAction.EMPTY:
@@ -347,9 +358,9 @@ class Cleaner:
         return element if kept_numbers == values else DataElement(tag, vr, kept_numbers if several else kept_numbers[0])
 
     def _is_decimal(self, text: str, is_of_pixels: bool) -> bool:
-        if is_of_pixels:
-            return not self.identities.are_in([text])
-        return _DECIMAL.fullmatch(text.strip()) is not None and not self.numbers.has(text)
+        if _DECIMAL.fullmatch(text.strip()) is None:
+            return False
+        return not (self.identities.are_in([text]) if is_of_pixels else self.numbers.has(text))
 
     def _of_bytes(self, tag: BaseTag, element: _Element, vr: str) -> _Element:
         """Return bytes, or two of them in the place of those that hold a document or an identity."""
@@ -590,21 +601,20 @@ def private_creators(ds: Dataset) -> dict[int, str]:
 
 def shifted_date(text: str, days_earlier: int) -> str:
     """Return a DA, also of ACR-NEMA's form with dots; empty if it is not one whole day."""
-    return _shifted(_DATE.fullmatch(text.strip()), days_earlier)
+    return _shifted("DA", text.strip(), days_earlier)
 
 
 def shifted_datetime(text: str, days_earlier: int) -> str:
     """Return a DT with its time and offset from UTC as they are; empty if it is less exact than a day."""
-    match = _DATETIME.fullmatch(text.strip())
-    day = _shifted(match, days_earlier)
-    return day + match[4] if match and day else ""
+    return _shifted("DT", text.strip(), days_earlier)
 
 
-def _shifted(match: re.Match[str] | None, days_earlier: int) -> str:
-    if match is None:
+def _shifted(vr: str, text: str, days_earlier: int) -> str:
+    match = _WHOLE_DAY.match(text)
+    if match is None or _FORMS[vr].fullmatch(text) is None:
         return ""
     try:
         day = date(int(match[1]), int(match[2]), int(match[3])) - timedelta(days_earlier)
     except (ValueError, OverflowError):
         return ""
-    return f"{day:%Y%m%d}".zfill(8)
+    return f"{day:%Y%m%d}".zfill(8) + text[match.end() :]

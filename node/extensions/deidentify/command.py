@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import sys
 import warnings
@@ -219,6 +218,7 @@ def map_(
     """Print the pseudonyms of originals as CSV. The output is patient data."""
     from node import logs
     from node.pseudonyms import read_keys
+    from node.web.pages.filters import csv_line
 
     logs.configure_command()  # pydicom logs values, which are patient data
     skipped: list[str] = []
@@ -232,9 +232,8 @@ def map_(
     if json:
         print_json([line._asdict() for line in lines])
         return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(Line._fields)
-    writer.writerows(lines)
+    for line in (Line._fields, *lines):
+        print(csv_line(line).decode().rstrip("\r\n"))
 
 
 class Line(NamedTuple):

@@ -7,58 +7,97 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
+from pydicom.encaps import encapsulate, encapsulate_extended
 
 from node.dicom.reading import FileBytes, stored_bytes
+from node.dicom.uids import registered_name
 from node.dicom.values import held, standard_tag, text, whole
 from node.errors import ConversionRefused
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
+from node.volume.read.decoders import FrameShape, decode_frame
 from node.volume.read.pixel_layout import PIXELS, PixelLayout, pixel_layout
-from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, JPEG_2000_SYNTAXES, NATIVE
+from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME, NATIVE
 
 CHUNK_BYTES = 1 << 20
 
 _ITEM = (0xFFFE, 0xE000)
-_SOI, _SOC_SIZ, _JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
+_OFFSET_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+_MAX_BASIC_OFFSET = (1 << 32) - 1
+
+_SOI, _SOC_SIZ = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_BEGINNINGS = {
+    "JPEG": (_SOI,),
+    "JPEG 2000": (_SOC_SIZ, b"\0\0\0\x0cjP  "),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+}
+"""How codestreams begin, and the files of boxes around them, which PS3.5 A.4.4 does not allow."""
+
+_KINDS = {
+    "deflated": (),
+    "video": ("MPEG", "HEVC"),
+    "JPEG 2000": ("JPEG 2000",),
+    "JPEG XL": ("JPEG XL",),
+    "JPEG": ("JPEG ", "JPEG-LS"),
+    "RLE": ("RLE",),
+}
+"""Words in the names of transfer syntaxes, by how they compress frames; the first that fits counts."""
+
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
-_EOI, _SOS, _COM, _APP0, _APP2, _APP8, _APP14, _APP15 = 0xD9, 0xDA, 0xFE, 0xE0, 0xE2, 0xE8, 0xEE, 0xEF
-_SOT, _SOD, _J2K_COM = 0xFF90, 0xFF93, 0xFF64
-_END = b"\xff\xd9"
+_EOI, _SOS, _APP0, _APP8, _APP14 = 0xD9, 0xDA, 0xE0, 0xE8, 0xEE
+_JPEG_NEEDED = frozenset((*range(0xC0, 0xD0), *range(0xDA, 0xE0), 0xF7, 0xF8)) - {0xC8}
+"""Markers of frames, scans, tables and parameters (T.81 B.1.1.3, T.87 C.1.1): decoders need their segments."""
+
+_KEPT_OF_APPLICATIONS = {_APP0: (b"JFIF\0", 12, 14), _APP8: (b"mrfx", 5, 5), _APP14: (b"Adobe", 12, 12)}
+"""Segments by which decoders choose the colour space: how they begin, how many of their bytes count, and their length.
+
+Without its last two bytes, JFIF has no thumbnail.
+"""
+
+_SOT, _SOD, _END = 0xFF90, 0xFF93, b"\xff\xd9"
+_J2K_NEEDED = frozenset((*range(0xFF50, 0xFF64), *range(0xFF70, 0xFF7A)))
+"""Markers of parameters, packets and transforms (T.800 A.2, T.801 A.2, T.814 A.2)."""
+
 _AFTER_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 """A marker that ends the entropy-coded data of a scan, in which other bytes follow 0xFF (T.81 B.1.1.5, T.87 A.1)."""
 
-_BOXES = frozenset((b"jP  ", b"ftyp", b"jp2h", b"jp2c"))
-_KEPT_OF_APPLICATIONS = {_APP0: (b"JFIF\0", 14), _APP8: (b"mrfx", 5), _APP14: (b"Adobe", 12)}
-"""Segments by which decoders choose the colour space: how they begin, and how many of their bytes count."""
+_CODESTREAM_BOX = b"jp2c"
+_JXL_NEEDED = frozenset((b"JXL ", b"ftyp", b"jxlc", b"jxlp", b"jxll"))
 
 
 def drop_hidden(ds: Dataset) -> None:
-    """Remove bytes after the last frame, and blank remarks within codestreams, in place; pixels stay as they are.
+    """Leave nothing but pixels in the elements of pixels, in place; values of pixels stay as they are.
+
+    Native pixel data end with the last frame. Compressed frames keep the segments that decoders need, and offset tables
+    are written anew. Frames of RLE and deflated frames are compressed again, because what a decoder skips may be in
+    any of their bytes. Videos stay as they are.
 
     Raises NotDeidentified ``unreadable``: nobody can tell what is a pixel, because the attributes of the pixels
-    contradict each other, the pixel data are not encoded as their transfer syntax says, or there are more frames than
-    Number of Frames (0028,0008), which no viewer shows.
-
-    In the transfer syntaxes of RLE, MPEG and JPEG XL, frames stay as they are.
+    contradict each other, the pixel data are not encoded as their transfer syntax says or in one that is not of the
+    standard, or there are more frames than Number of Frames (0028,0008), which no viewer shows.
     """
     syntax = text(ds.file_meta, "TransferSyntaxUID")
+    has_tables = [keyword in ds for keyword in _OFFSET_TABLES]
+    for keyword in _OFFSET_TABLES:
+        ds.pop(standard_tag(keyword), None)
     for keyword in PIXELS:
         stored, encapsulated = stored_bytes(ds, keyword)
         if not stored:
             continue
-        if encapsulated is (syntax in NATIVE):
+        if encapsulated is (syntax in NATIVE) or (encapsulated and keyword != "PixelData"):
             raise NotDeidentified(
                 RefusalReason.UNREADABLE, "the pixel data are not encoded as their transfer syntax says"
             )
-        if syntax in CODESTREAM_SYNTAXES and isinstance(stored, bytes):
-            _blank_remarks(ds, stored, syntax in JPEG_2000_SYNTAXES)
-        elif syntax in NATIVE:
+        if syntax in NATIVE:
             _cut(ds, keyword, stored)
+        else:
+            _keep_frames(ds, stored[:], syntax, any(has_tables))
 
 
 def _cut(ds: Dataset, keyword: str, stored: bytes | FileBytes) -> None:
@@ -128,105 +167,143 @@ def value_bits(layout: PixelLayout) -> int:
     return ((1 << layout.bits_stored) - 1) << layout.shift
 
 
-def _blank_remarks(ds: Dataset, stored: bytes, is_jpeg_2000: bool) -> None:
-    """Blank what no decoder needs: the lengths of all parts stay, and with them the tables of offsets."""
-    blanked: bytearray | None = None
-    for fragments in _frames(ds, stored, is_jpeg_2000):
-        frame = b"".join(stored[start:end] for start, end in fragments)
-        for begin, end in _remarks(frame, is_jpeg_2000):
-            if any(frame[begin:end]):
-                blanked = bytearray(stored) if blanked is None else blanked
-                for first, last in _places(fragments, begin, end):
-                    blanked[first:last] = bytes(last - first)
-    if blanked is not None:
-        ds["PixelData"].value = bytes(blanked)
+def _keep_frames(ds: Dataset, stored: bytes, syntax: str, is_extended: bool) -> None:
+    """Write compressed pixel data anew: offset tables, and the frames without what no decoder needs."""
+    kind, fragments = _kind(syntax), list(_fragments(stored))
+    has_table, parts = len(fragments[0]) > 0, fragments[1:]
+    if kind == "video":
+        ds["PixelData"].value = encapsulate(parts, has_bot=False)
+        return
+    try:
+        frames = [_pixels_alone(ds, frame, kind, syntax) for frame in _frames(ds, parts, kind)]
+    except (IndexError, struct.error, ConversionRefused):
+        raise NotDeidentified(RefusalReason.UNREADABLE, "a compressed frame is truncated or damaged") from None
+    if is_extended or sum(len(frame) + 9 for frame in frames) > _MAX_BASIC_OFFSET:
+        value, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    else:
+        value = encapsulate(frames, has_bot=has_table)
+    ds["PixelData"].value = value
 
 
-def _frames(ds: Dataset, stored: bytes, is_jpeg_2000: bool) -> list[list[tuple[int, int]]]:
-    """Return start and end of the fragments of each frame."""
-    frames: list[list[tuple[int, int]]] = []
-    for start, end in _fragments(stored):
-        if stored.startswith((_SOC_SIZ, _JP2) if is_jpeg_2000 else _SOI, start):
+def _kind(syntax: str) -> str:
+    """Return how a transfer syntax compresses frames, by its name in PS3.6: a key of `_KINDS`."""
+    name = registered_name(syntax) or ""
+    for kind, words in _KINDS.items():
+        if any(word in name for word in words) or (kind == "deflated" and syntax == DEFLATED_IMAGE_FRAME):
+            return kind
+    raise NotDeidentified(RefusalReason.UNREADABLE, "the standard does not name the transfer syntax of the pixel data")
+
+
+def _frames(ds: Dataset, fragments: Sequence[bytes], kind: str) -> list[bytes]:
+    """Return the compressed frames: where codestreams begin, or one in each fragment (PS3.5 A.4.2)."""
+    frames: list[list[bytes]] = []
+    for fragment in fragments:
+        if kind not in _BEGINNINGS or fragment.startswith(_BEGINNINGS[kind]):
             frames.append([])
         elif not frames:
             raise NotDeidentified(
                 RefusalReason.UNREADABLE, "the pixel data are not codestreams of their transfer syntax"
             )
-        frames[-1].append((start, end))
+        frames[-1].append(fragment)
     announced = max(whole(ds, "NumberOfFrames") or 1, 1)
     if len(frames) > announced:
         detail = f"(0028,0008) Number of Frames is {announced}, and the pixel data hold {len(frames)}"
         raise NotDeidentified(RefusalReason.UNREADABLE, detail)
-    return frames
+    return [b"".join(frame) for frame in frames]
 
 
-def _places(fragments: Sequence[tuple[int, int]], begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield where in the pixel data a part of a frame is."""
-    for start, stop in fragments:
-        length = stop - start
-        if begin < length and end > 0:
-            yield start + max(begin, 0), start + min(end, length)
-        begin, end = begin - length, end - length
-
-
-def _fragments(stored: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each fragment after the Basic Offset Table (PS3.5 A.4)."""
-    at, is_table = 0, True
+def _fragments(stored: bytes) -> Iterator[bytes]:
+    """Yield the Basic Offset Table, then the fragments (PS3.5 A.4)."""
+    at = 0
     while at < len(stored):
+        if len(stored) < at + 8:
+            raise NotDeidentified(RefusalReason.UNREADABLE, "the fragments of the pixel data are damaged")
         group, element, length = struct.unpack_from("<HHL", stored, at)
         if (group, element) != _ITEM or at + 8 + length > len(stored):
             raise NotDeidentified(RefusalReason.UNREADABLE, "the fragments of the pixel data are damaged")
-        if not is_table:
-            yield at + 8, at + 8 + length
-        is_table = False
+        yield stored[at + 8 : at + 8 + length]
         at += 8 + length
 
 
-def _remarks(frame: bytes, is_jpeg_2000: bool) -> Iterator[tuple[int, int]]:
-    """Yield start and end of comments, of data of applications, and of what follows the end of a codestream."""
-    try:
-        yield from _of_jpeg_2000(frame) if is_jpeg_2000 else _of_jpeg(frame)
-    except (IndexError, struct.error):
-        raise NotDeidentified(RefusalReason.UNREADABLE, "a compressed frame is truncated or damaged") from None
+def _pixels_alone(ds: Dataset, frame: bytes, kind: str, syntax: str) -> bytes:
+    if kind in ("RLE", "deflated"):
+        return _compressed_again(_layout(ds, "PixelData"), frame, syntax)
+    if kind == "JPEG XL":
+        needed = (frame[start:end] for name, start, _, end in _boxes(frame) if name in _JXL_NEEDED)
+        return frame if frame.startswith(b"\xff\x0a") else b"".join(needed)
+    if kind == "JPEG":
+        return b"".join(_of_jpeg(frame))
+    if not frame.startswith(_SOC_SIZ):
+        frame = next((frame[at:end] for name, _, at, end in _boxes(frame) if name == _CODESTREAM_BOX), b"")
+    kept = bytearray(frame)
+    for begin, end in _of_jpeg_2000(frame):  # lengths stay, because parts of tiles state their own
+        kept[begin:end] = bytes(max(end - begin, 0)) if end < len(frame) else b""
+    return bytes(kept)
 
 
-def _of_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
-    at = 2
+def _compressed_again(layout: PixelLayout, frame: bytes, syntax: str) -> bytes:
+    shape = FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax)
+    pixels = decode_frame(frame, shape)
+    if layout.bits_allocated == 1:
+        pixels = np.packbits(pixels, bitorder="little")
+    if syntax == DEFLATED_IMAGE_FRAME:
+        return zlib.compress(pixels.tobytes(), wbits=-zlib.MAX_WBITS)
+    import rle.utils  # few instances need it
+
+    stated = {"rows": shape.rows, "columns": shape.columns, "bits_allocated": shape.bits_allocated}
+    return bytes(rle.utils.encode_pixel_data(pixels.tobytes(), None, "<", samples_per_pixel=shape.samples, **stated))
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield type, start, start of the content and end of each box (ISO/IEC 15444-1 I.4)."""
+    at = 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">L4s", data, at)
+        head = 16 if length == 1 else 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, at + 8)
+        end = at + length if length else len(data)
+        if not at + head <= end <= len(data):
+            raise IndexError
+        yield name, at, at + head, end
+        at = end
+
+
+def _of_jpeg(frame: bytes) -> Iterator[bytes]:
+    """Yield the parts that decoders need: most of them refuse a frame with a segment that they do not know."""
+    yield _SOI
+    at = len(_SOI)
     while True:
         if frame[at] != 0xFF:
             raise IndexError
         marker = frame[at + 1]
         if marker == _EOI:
-            yield at + 2, len(frame)
+            yield frame[at : at + 2]
             return
         if marker == 0xFF or marker in _STANDALONE:
             at += 1 if marker == 0xFF else 2
             continue
         (length,) = struct.unpack_from(">H", frame, at + 2)
         start, end = at + 4, at + 2 + max(length, 2)
-        is_profile = marker == _APP2 and frame.startswith(b"ICC_PROFILE\0", start)
-        if marker == _COM or (_APP0 <= marker <= _APP15 and not is_profile):
-            begins, count = _KEPT_OF_APPLICATIONS.get(marker, (b"", 0))
-            yield start + (count if frame.startswith(begins, start) else 0), end
+        if end > len(frame):
+            raise IndexError
+        begins, count, filled = _KEPT_OF_APPLICATIONS.get(marker, (b"", 0, 0))
+        if marker in _JPEG_NEEDED:
+            yield frame[at:end]
+        elif begins and frame.startswith(begins, start):
+            yield frame[at : at + 2] + struct.pack(">H", filled + 2) + frame[start : start + count].ljust(filled, b"\0")
         at = end
         if marker == _SOS:
             found = _AFTER_SCAN.search(frame, at)
+            yield frame[at : found.start() if found else None]
             if found is None:  # decoders take the end of the data for the end of the image
                 return
             at = found.start()
 
 
 def _of_jpeg_2000(frame: bytes) -> Iterator[tuple[int, int]]:
-    at = 0
-    while not frame.startswith(_SOC_SIZ, at):  # boxes of a JP2 file, which PS3.5 A.4.4 does not allow
-        length, kind = struct.unpack_from(">L4s", frame, at)
-        if kind == b"jp2c":
-            at += 16 if length == 1 else 8
-            continue
-        if kind not in _BOXES:
-            yield at + 8, at + length
-        at += max(length, 8)
-    at = yield from _comments(frame, at + 2, _SOT)
+    """Yield start and end of what no decoder needs: comments, unknown segments, and what follows the codestream."""
+    at = yield from _comments(frame, 2, _SOT)
     while struct.unpack_from(">H", frame, at)[0] == _SOT:
         (length,) = struct.unpack_from(">L", frame, at + 6)
         data = yield from _comments(frame, at + 12, _SOD)
@@ -235,14 +312,14 @@ def _of_jpeg_2000(frame: bytes) -> Iterator[tuple[int, int]]:
             raise IndexError
         if at >= len(frame):  # some encoders leave the end of the codestream out
             return
-    yield at + len(_END), len(frame)
+    yield at + len(_END) * frame.startswith(_END, at), len(frame)
 
 
 def _comments(frame: bytes, at: int, last: int) -> Generator[tuple[int, int], None, int]:
     """Yield start and end of the comments in a header; return where the marker is that ends it."""
     while (marker := struct.unpack_from(">H", frame, at)[0]) != last:
         (length,) = struct.unpack_from(">H", frame, at + 2)
-        if marker == _J2K_COM:
-            yield at + 6, at + 2 + length
+        if marker not in _J2K_NEEDED:
+            yield at + 4, at + 2 + length
         at += 2 + max(length, 2)
     return at

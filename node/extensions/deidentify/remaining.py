@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +17,7 @@ from node.dicom.values import CONVERSION_ERRORS, held_elements
 from node.extensions.deidentify.lost import Loss, lost
 from node.files.reading import read_instance
 from node.pseudonyms import MADE_UID
+from node.web.pages.filters import csv_line
 
 COLUMNS = ("attribute", "tag", "vr", "value", "count")
 
@@ -31,7 +30,6 @@ NOT_READABLE = "(not readable)"
 MAX_CHARACTERS = 500
 
 _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
-_NOT_FOR_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 _Attribute = tuple[str, str, str]
 
 Line = tuple[str, str, str, str, int]
@@ -61,12 +59,7 @@ class Remaining:
 
     def as_csv(self) -> bytes:
         """Return the lines as a file of CSV in UTF-8, which spreadsheets open without calculating anything."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for name, tag, vr, value, count in self.lines():
-            writer.writerow((name, tag, vr, _inert(value), count))
-        return stream.getvalue().encode("utf-8", "replace")
+        return b"".join(map(csv_line, [COLUMNS, *self.lines()]))
 
     def _add_items(self, ds: Dataset, names: str, tags: str) -> None:
         for tag in list(held_elements(ds)):
@@ -118,13 +111,3 @@ def _texts(value: Any) -> Iterator[str]:
         text = "" if each is None else str(each)
         if text:
             yield text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
-
-
-def _inert(value: str) -> str:
-    if not value.startswith(_NOT_FOR_SPREADSHEETS):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value

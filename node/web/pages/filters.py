@@ -193,7 +193,8 @@ def static_url(name: str) -> str:
     return f"/static/{name}?v={__version__}"
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"(?![-+][0-9.]+(?:[eE][-+]?[0-9]+)?$)[=+@\t\r-]")
+"""How a text begins that a spreadsheet would take for a formula; a number with a sign is none."""
 
 
 def csv_line(cells: Iterable[object]) -> bytes:
@@ -203,8 +204,8 @@ def csv_line(cells: Iterable[object]) -> bytes:
     """
     line = StringIO()
     csv.writer(line).writerow(_harmless(cell) for cell in cells)
-    return line.getvalue().encode()
+    return line.getvalue().encode("utf-8", "replace")
 
 
 def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell

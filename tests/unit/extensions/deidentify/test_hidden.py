@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -12,17 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import BaseTag
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
+from pydicom.uid import MPEG2MPML, UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from rle.utils import encode_pixel_data
 
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.profile import Option
+from node.extensions.deidentify.profile import Option, rows
 from node.files.reading import read_instance
+from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from tests import make
 from tests.unit.extensions.deidentify.orders import ct, how, refusal_of
 
@@ -80,6 +84,48 @@ OVERLAY = ((0x60000040, "CS", b"R "), (0x60003000, "OW", b"\1\0"))
 @pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
 def test_a_secret_is_gone(ds: Callable[[], Dataset], options: tuple[Option, ...]) -> None:
     assert b"ecret" not in content(cleaned(ds(), *options))
+
+
+VALID = {
+    "AS": ("034Y",),
+    "CS": ("HEAD_2 NECK",),
+    "DA": ("20260102", "2026.01.02"),
+    "DT": ("20260102101530.123456+0100", "20260102101530", "20260102", "202601"),
+    "TM": ("101530.123456", "1015", "10:15:30.5"),
+    "UI": ("1.2.840.99.4",),
+}
+"""Values of each VR that has a form (PS3.5 6.2)."""
+
+SECRETS = ("Secret", "^Secret", " Secret", "\\Secret", "\0Secret", "-Secret", "+0100Secret", ".Secret", "\nSecret")
+
+
+def kept_by(option: Option) -> list[tuple[int, str]]:
+    """Tags and VRs of what an option keeps or shifts of Table E.1-1, if the VR has a form."""
+    tags = [
+        int(row.tag.replace(",", ""), 16) for row in rows() if not set("xg") & set(row.tag) and option in row.options
+    ]
+    tags = [
+        tag for tag in tags if keyword_for_tag(tag) not in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    ]
+    return [(tag, vr) for tag in tags if dictionary_has_tag(tag) and (vr := dictionary_VR(tag)) in VALID]
+
+
+@pytest.mark.parametrize("option", [option for option in Option if kept_by(option)])
+@pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
+def test_what_an_option_keeps_has_the_form_of_its_vr_to_its_last_character(option: Option) -> None:
+    order = how(option)
+    for number in range(4):
+        whole = [(tag, vr, VALID[vr][number % len(VALID[vr])]) for tag, vr in kept_by(option)]
+        for secret in SECRETS:
+            for value in (lambda valid: valid + secret, lambda valid: secret + valid):  # noqa: B023
+                ds = raw(ct(), *((tag, vr, value(valid).encode()) for tag, vr, valid in whole))
+                assert b"secret" not in content(deidentified(ds, order)), (number, secret)
+        ds = raw(ct(), *((tag, vr, valid.encode() + b"4711081599") for tag, vr, valid in whole if vr != "UI"))
+        left = content(deidentified(ds, order))
+        assert b"4711081599" not in left or "CS" in {vr for _, vr, _ in whole}
+        if option is Option.FULL_DATES:
+            left = content(deidentified(raw(ct(), *((tag, vr, valid.encode()) for tag, vr, valid in whole)), order))
+            assert all(valid.encode() in left for _, _, valid in whole)
 
 
 @pytest.mark.parametrize(
@@ -191,16 +237,117 @@ def compressed(frames: list[bytes], syntax: str, fragments: int = 1, **attribute
     return read_back(ds)
 
 
-@pytest.mark.parametrize(("frame", "syntax"), [(jpeg, JPEGBaseline8Bit), (jpeg_2000, JPEG2000Lossless)])
+PIXELS = make.pattern(1, 16, 16)[0].astype(np.uint8)
+
+
+def segment(marker: int, text: bytes = b"Secret") -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(text) + 2) + text
+
+
+def box(name: bytes, text: bytes) -> bytes:
+    return struct.pack(">L4s", len(text) + 8, name) + text
+
+
+def in_segments() -> bytes:
+    """A JPEG frame with a secret in each segment that is neither of a frame, a scan, a table nor a parameter."""
+    data = jpeg()
+    others = [marker for marker in range(0x02, 0xFF) if not (0xC0 <= marker <= 0xDF or marker in (0xF7, 0xF8))]
+    icc = segment(0xE2, b"ICC_PROFILE\0\1\1Secret")
+    return data[:2] + icc + b"".join(map(segment, others)) + data[2:]
+
+
+def in_markers() -> bytes:
+    """A JPEG 2000 frame with a secret in each segment that no part of the standard names."""
+    data = jpeg_2000()
+    at = data.index(b"\xff\x64")
+    return data[:at] + b"".join(segment(marker) for marker in (*range(0x64, 0x70), *range(0x7A, 0x90))) + data[at:]
+
+
+def in_boxes() -> bytes:
+    head = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 Secret") + box(b"jp2h", box(b"uuid", b"Secret"))
+    return head + box(b"xml ", b"Secret") + box(b"jp2c", jpeg_2000()) + box(b"uuid", b"Secret")
+
+
+def run_length() -> bytes:
+    """A frame of RLE with a secret behind the pixels."""
+    frame = encode_pixel_data(PIXELS.tobytes(), rows=16, columns=16, samples_per_pixel=1, bits_allocated=8)
+    return bytes(frame) + b"\x05Secret"
+
+
+def private() -> Dataset:
+    ds = compressed([b"Secret"], JPEGBaseline8Bit)
+    ds.file_meta.TransferSyntaxUID = UID("1.2.3.4")
+    return ds
+
+
+def deflated() -> bytes:
+    return zlib.compress(PIXELS.tobytes(), wbits=-15) + b"Secret"
+
+
+def jpeg_xl() -> bytes:
+    head = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
+    return head + box(b"Exif", b"Secret") + box(b"jxlc", b"\xff\x0apixels") + box(b"xml ", b"Secret")
+
+
+@pytest.mark.parametrize(
+    ("frame", "syntax"),
+    [
+        (jpeg, JPEGBaseline8Bit),
+        (in_segments, JPEGBaseline8Bit),
+        (jpeg_2000, JPEG2000Lossless),
+        (in_markers, JPEG2000Lossless),
+        (in_boxes, JPEG2000Lossless),
+        (run_length, RLELossless),
+        (deflated, DEFLATED_IMAGE_FRAME),
+        (jpeg_xl, "1.2.840.10008.1.2.4.110"),
+    ],
+)
+@pytest.mark.parametrize("tables", ["none", "basic", "false", "extended"])
 @pytest.mark.parametrize("fragments", [1, 3])
-def test_remarks_in_codestreams_are_blanked_and_pixels_stay(
-    frame: Callable[[], bytes], syntax: str, fragments: int
+def test_elements_of_pixels_hold_pixels_alone(
+    frame: Callable[[], bytes], syntax: str, tables: str, fragments: int
 ) -> None:
-    original = compressed([frame()] * 2, syntax, fragments)
-    pixels = original.pixel_array.copy()
+    if syntax in (RLELossless, DEFLATED_IMAGE_FRAME):
+        fragments = 1  # a frame is one fragment (PS3.5 A.4.2)
+    frames = [frame()] * 2
+    original = compressed(frames, syntax, fragments)
+    stored = encapsulate(frames, fragments_per_frame=fragments, has_bot=tables == "basic")
+    if tables == "false":
+        stored = struct.pack("<HHL", 0xFFFE, 0xE000, 8) + b"\0\0Secret" + stored[8:]
+    original["PixelData"].value = stored
+    if tables == "extended":
+        raw(original, (0x7FE00001, "OV", b"\0\0Secret" * 2), (0x7FE00002, "OV", b"\0\0Secret" * 2))
     result = b"".join(pieces(cleaned(original)))
     assert b"ecret" not in result
-    assert np.array_equal(dcmread(BytesIO(result)).pixel_array, pixels)
+    copy = dcmread(BytesIO(result))
+    plain = {JPEGBaseline8Bit: jpeg, JPEG2000Lossless: jpeg_2000}.get(syntax)
+    if plain is not None:
+        assert np.array_equal(copy.pixel_array, compressed([plain()] * 2, syntax).pixel_array)
+    elif syntax == RLELossless:
+        assert np.array_equal(copy.pixel_array[1], PIXELS)
+    made = list(generate_frames(copy.PixelData, number_of_frames=2))
+    assert made[0] == made[1]
+    if syntax == DEFLATED_IMAGE_FRAME:
+        assert zlib.decompress(made[0], wbits=-15) == PIXELS.tobytes()
+    if tables == "extended":
+        [at] = struct.unpack_from("<Q", copy.ExtendedOffsetTable, 8)
+        assert copy.PixelData[8 + at + 8 :].startswith(made[1])
+
+
+def test_offset_tables_of_native_pixels_are_gone_and_odd_pixels_stay_readable() -> None:
+    ds = make.set_pixels(make.instance(), make.pattern(1, 5, 5)[0].astype(np.uint8))
+    expected = ds.pixel_array.copy()
+    raw(ds, (0x7FE00001, "OV", b"\0\0Secret"), (0x7FE00002, "OV", b"\0\0Secret"), (0xFFFCFFFC, "OB", b"Secret"))
+    result = b"".join(pieces(cleaned(ds)))
+    assert b"ecret" not in result
+    assert np.array_equal(dcmread(BytesIO(result)).pixel_array, expected)
+
+
+def test_fragments_of_a_video_stay_without_their_offset_table() -> None:
+    ds = compressed([b"video 1 ", b"video 2 "], MPEG2MPML, NumberOfFrames=50)
+    assert len(ds.PixelData) == 48
+    order = how(allowed=frozenset((RefusalReason.VOICE,)))
+    assert deidentified(ds, order).PixelData == encapsulate([b"video 1 ", b"video 2 "], has_bot=False)
 
 
 @pytest.mark.parametrize(
@@ -210,10 +357,29 @@ def test_remarks_in_codestreams_are_blanked_and_pixels_stay(
         lambda: compressed([jpeg_2000()[:60]], JPEG2000Lossless),
         lambda: compressed([b"Secret"], JPEGLSLossless),
         lambda: compressed([jpeg(), jpeg()], JPEGBaseline8Bit, NumberOfFrames=1),
+        lambda: compressed([run_length(), run_length()], RLELossless, NumberOfFrames=1),
+        lambda: compressed([deflated(), deflated()], DEFLATED_IMAGE_FRAME, NumberOfFrames=1),
+        lambda: compressed([jpeg_xl(), jpeg_xl()], "1.2.840.10008.1.2.4.110", NumberOfFrames=1),
+        private,
+        lambda: compressed([run_length()[:40] + b"Secret" * 4 + run_length()[64:]], RLELossless),
+        lambda: compressed([run_length()[:70]], RLELossless),
         lambda: ct(BitsAllocated=12),
         lambda: ct(PhotometricInterpretation="SECRET"),
     ],
-    ids=["cut JPEG", "cut JPEG 2000", "no codestream", "a frame too many", "bits", "photometry"],
+    ids=[
+        "cut JPEG",
+        "cut JPEG 2000",
+        "no codestream",
+        "a frame too many",
+        "of RLE",
+        "of deflated frames",
+        "of JPEG XL",
+        "a private transfer syntax",
+        "offsets of RLE",
+        "cut RLE",
+        "bits",
+        "photometry",
+    ],
 )
 def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(ds: Callable[[], Dataset]) -> None:
     assert refusal_of(ds(), how()) is RefusalReason.UNREADABLE
