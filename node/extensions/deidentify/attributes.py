@@ -90,11 +90,11 @@ _FORMS = {
         r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?"
         r"|([01][0-9]|2[0-3]):[0-5][0-9](:([0-5][0-9]|60)(\.[0-9]{1,6})?)?"
     ),
-    "UI": re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*"),
+    "UI": re.compile(r"[0-9.]{1,64}"),
 }
 """What values look like that may be kept (PS3.5 6.2), to their last character: anything else would be a text.
 
-Dates and times may have the marks of ACR-NEMA, and components of UIDs leading zeros, as real devices write them.
+Dates and times may have the marks of ACR-NEMA; components of UIDs may be empty or begin with zeros, as real ones do.
 """
 
 _DAYS = {"D": 1, "W": 7, "M": 365.25 / 12, "Y": 365.25}
