@@ -129,6 +129,7 @@ if TYPE_CHECKING:
     from node.index.nouns.accounts import Role as Role
     from node.index.nouns.converted import SeriesKey as SeriesKey
     from node.index.nouns.persons import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
+    from node.index.nouns.persons import Correction as Correction
     from node.index.nouns.persons import Moved as Moved
     from node.index.nouns.persons import PersonRepository as PersonRepository
     from node.index.nouns.terms import Terms as Terms
@@ -345,7 +346,7 @@ PLACES = {
     "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
     "node.index.models.people": "LabelRow",
     "node.index.nouns.converted": "SeriesKey",
-    "node.index.nouns.persons": "MAX_ISSUER_CHARACTERS Moved PersonRepository",
+    "node.index.nouns.persons": "Correction MAX_ISSUER_CHARACTERS Moved PersonRepository",
     "node.index.nouns.terms": "Terms",
     "node.index.nouns.trash": "in_trash",
     "node.index.work.ledger": "NoSuchWork",

@@ -138,12 +138,15 @@ def _levels() -> None:
         sa.Column("patient_sex", sa.Text()),
         sa.Column("merged_into", sa.Integer(), sa.ForeignKey("patients.id"), index=True),
         sa.Column("merged_first_into", sa.Integer()),
+        sa.Column("is_corrected", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
     op.create_table(
         "studies",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("patient_id", sa.Integer(), sa.ForeignKey("patients.id"), nullable=False, index=True),
         sa.Column("named_patient_id", sa.Integer()),
+        sa.Column("corrected_patient_id", sa.Integer()),
+        sa.Column("identified_at", sa.DateTime()),
         sa.Column("study_instance_uid", sa.String(64), nullable=False, unique=True),
         sa.Column("study_date", sa.Date(), index=True),
         sa.Column("study_time", sa.Time()),
@@ -158,6 +161,9 @@ def _levels() -> None:
         sa.Column("timezone_offset_from_utc", sa.Text()),
         sa.Column("closed_at", sa.DateTime(), index=True),
         sa.Column("quiet_at", sa.DateTime()),
+        partial_index(
+            "ix_studies_corrected", ("corrected_patient_id", "named_patient_id"), "corrected_patient_id IS NOT NULL"
+        ),
     )
     op.create_table(
         "series",

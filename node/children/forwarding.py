@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,7 +17,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 
 from node.child_process.messages import Garbled
-from node.dicom.coercion import Coercion, NotCoerced
+from node.dicom.coercion import Coercion, Identity, NotCoerced
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.values import text
 from node.errors import ConversionRefused, Withheld
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
@@ -45,15 +47,20 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CopyChange:
-    """How copies differ from what is stored."""
+    """How copies differ from what is stored. `identity`: of the patient, if somebody has decided who that is."""
 
     coercion: Coercion = field(default_factory=Coercion)
     encoding: Encoding = "keep"
     deidentification: Way | None = None
+    identity: Identity | None = None
+
+    def of(self, identity: Identity | None) -> CopyChange:
+        """Return the same change of an instance whose patient has an identity."""
+        return self if identity is self.identity else replace(self, identity=identity)
 
     def concerns(self, transfer_syntax_uid: str) -> bool:
         """Return whether a copy of an instance in this transfer syntax may differ from what is stored."""
-        if self.coercion or self.deidentification is not None:
+        if self.coercion or self.deidentification is not None or self.identity is not None:
             return True
         if self.encoding == "uncompressed":
             return transfer_syntax_uid not in TARGETS
@@ -109,8 +116,11 @@ def copy_of(answer: bytes, change: CopyChange) -> WrittenCopy:
 def transformed(ds: Dataset, change: CopyChange) -> Dataset:
     """Return the data set that leaves: the only place where one changes on its way.
 
-    Identities go first: what a coercion fills in of the data set is of what is left.
+    It first gets the identity that the index has for its patient: a pseudonym is of the right person. De-identification
+    comes before the coercion: what that fills in of the data set is of what is left.
     """
+    if change.identity is not None:
+        change.identity.apply(ds)
     if change.deidentification is not None:
         ds = change.deidentification.clean(ds)
     change.coercion.apply(ds)
@@ -129,6 +139,8 @@ def forward(path: Path, change: CopyChange, into: Path) -> bytes:
 
 def _forwarded(path: Path, change: CopyChange, into: Path) -> WrittenCopy:
     way = change.deidentification
+    if change == CopyChange(identity=change.identity):
+        return _identified(path, change, into)
     ds = transformed(way.read(path) if way is not None else dcmread(path), change)
     syntax = text(ds.file_meta, "TransferSyntaxUID")
     if change.encoding == "jpeg2000-lossless" and syntax in TARGETS:
@@ -141,6 +153,21 @@ def _forwarded(path: Path, change: CopyChange, into: Path) -> WrittenCopy:
     return WrittenCopy(
         str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient
     )
+
+
+def _identified(path: Path, change: CopyChange, into: Path) -> WrittenCopy:
+    """Write a copy that differs in the identity of its patient alone: from the pixels on, byte for byte as stored."""
+    with path.open("rb") as file:
+        ds: Dataset = dcmread(file, stop_before_pixels=True)
+        if str(ds.file_meta.TransferSyntaxUID) == DEFLATED_LITTLE_ENDIAN:
+            file.seek(0)
+            ds = dcmread(file)
+        ds = transformed(ds, change)
+        offset = _write(ds, "keep", "", into)
+        with into.open("ab") as copy:
+            shutil.copyfileobj(file, copy)
+    meta = ds.file_meta
+    return WrittenCopy(str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(meta.TransferSyntaxUID), offset)
 
 
 def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:

@@ -1,12 +1,16 @@
-"""Coercion: attributes of a copy that are set, replaced or removed on its way to a destination."""
+"""Coercion: attributes of a copy that are set, replaced or removed on its way; and the identity of its patient."""
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pydicom.charset import convert_encodings, encode_string
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
@@ -14,7 +18,8 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName, validate_value
 
-from node.dicom.values import text
+from node.dicom.attributes import date_of, time_of
+from node.dicom.values import CONVERSION_ERRORS, copy_encoding, text, texts
 from node.dicom.values import value as value_of
 from node.errors import UsageError, VoxelnodeError, nearest
 
@@ -91,6 +96,118 @@ class Coercion:
             if not _is_value(vr, value):
                 raise NotCoerced(f"the value that the route gives {keyword_for_tag(tag)} is not valid for VR {vr}")
             ds.add_new(tag, vr, value.split("\\") if "\\" in value else value)
+
+
+OF_BODY = frozenset(
+    (
+        0x00100040, *range(0x00101010, 0x00101031), 0x00102000, 0x00102110, *range(0x00102160, 0x00102162), 0x00102180,
+        *range(0x001021A0, 0x001021D1), *range(0x00102201, 0x00102211), *range(0x00102292, 0x00102297), 0x00104000,
+        *range(0x00100200, 0x00100230), 0x00109431,
+    )
+)  # fmt: skip
+"""Elements of group 0010 that describe a body or what was found on it (PS3.3 C.2.3, C.2.4), not who somebody is."""
+
+_REFERENCED_PATIENT = 0x00081120
+_ORIGINAL_ATTRIBUTES = 0x04000561
+
+_COLUMNS = (
+    ("PatientName", "patient_name", True), ("PatientID", "patient_id", True),
+    ("IssuerOfPatientID", "issuer_of_patient_id", False), ("PatientBirthDate", "patient_birth_date", True),
+    ("PatientBirthTime", "patient_birth_time", False), ("PatientSex", "patient_sex", True),
+)  # fmt: skip
+"""Keyword, column, and whether the attribute is there without a value as well (type 2, PS3.3 C.7.1.1)."""
+
+
+def identifies(tag: int) -> bool:
+    """Return whether an element says who a patient is: all of group 0010 does, but what is known to be of the body.
+
+    An element that a later edition of PS3.6 adds therefore leaves with no identity that somebody has corrected.
+    """
+    return (tag >> 16 == 0x0010 and tag & 0xFFFF > 0 and tag not in OF_BODY) or tag == _REFERENCED_PATIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a patient is, after somebody has decided it; as C-FIND and QIDO-RS say. Empty: nobody knows.
+
+    `reason`: CORRECT or COERCE, and `decided_at` when that was (PS3.3 C.12.1.1.9).
+    """
+
+    patient_name: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_birth_date: str
+    patient_birth_time: str
+    patient_sex: str
+    reason: str
+    decided_at: dt.datetime
+
+    def version(self, sha256: str) -> str:
+        """Return a digest of what an instance with a digest is in this identity: another one for other copies."""
+        return hashlib.sha256(f"{sha256} {self!r}".encode()).hexdigest()
+
+    def apply(self, ds: Dataset) -> bool:
+        """Give a data set this identity, and note what it was; return False, with nothing changed, if it has it.
+
+        What else identifies the patient goes, since it is of the one who was named wrongly. The values before are in a
+        new item of Original Attributes Sequence (0400,0561), as they were encoded.
+
+        Raises NotCoerced: the data set cannot be read, or an attribute cannot have a value of this identity.
+        """
+        try:
+            return self._apply(ds)
+        except CONVERSION_ERRORS as error:
+            raise NotCoerced(f"the identity of its patient cannot be written: {type(error).__name__}") from error
+
+    def _apply(self, ds: Dataset) -> bool:
+        wanted = {keyword: str(getattr(self, column)) for keyword, column, _ in _COLUMNS}
+        if all(_said(ds, keyword) == _parsed(keyword, value) for keyword, value in wanted.items()):
+            return False
+        if not _can_encode(ds, wanted.values()):
+            ds.decode()
+            ds.SpecificCharacterSet = "ISO_IR 192"
+        before = Dataset()
+        copy_encoding(ds, before)
+        for tag in [tag for tag in ds.keys() if identifies(tag)]:  # noqa: SIM118 - iterating converts each element
+            keyword = keyword_for_tag(tag)
+            if keyword not in wanted or _said(ds, keyword) != _parsed(keyword, wanted[keyword]):
+                before[tag] = ds.get_item(tag)
+                del ds[tag]
+        for keyword, _, is_required in _COLUMNS:
+            if keyword not in ds and (wanted[keyword] or is_required):
+                setattr(ds, keyword, wanted[keyword])
+        item = Dataset()
+        item.SourceOfPreviousValues = ""
+        item.AttributeModificationDateTime = f"{self.decided_at.astimezone(dt.UTC):%Y%m%d%H%M%S.%f}+0000"
+        item.ModifyingSystem = "VOXELNODE"
+        item.ReasonForTheAttributeModification = self.reason
+        item.ModifiedAttributesSequence = [before]
+        earlier = ds[_ORIGINAL_ATTRIBUTES].value if _ORIGINAL_ATTRIBUTES in ds else ()
+        ds.OriginalAttributesSequence = [*earlier, item]
+        ds.pop(LENGTH_TO_END, None)
+        return True
+
+
+def _said(ds: Dataset, keyword: str) -> object:
+    return _parsed(keyword, "\\".join(texts(ds, keyword)) or _plain(ds, keyword))
+
+
+def _parsed(keyword: str, value: str) -> object:
+    """Return a value as it is compared: a date and a time can be written in several forms."""
+    parsed = {"PatientBirthDate": date_of, "PatientBirthTime": time_of}.get(keyword)
+    return (parsed(value) or value) if parsed is not None else value.strip()
+
+
+def _can_encode(ds: Dataset, values: Iterable[str]) -> bool:
+    """Return whether the character set of a data set has all characters of some values."""
+    terms = texts(ds, "SpecificCharacterSet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # pydicom would write question marks
+        try:
+            encodings = convert_encodings(list(terms)) if any(terms) else ["ascii"]
+            return all(value.isascii() or encode_string(value, encodings) for value in values)
+        except (LookupError, ValueError, UserWarning):
+            return False
 
 
 def _tag(name: str, key: str) -> int:

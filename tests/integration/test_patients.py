@@ -12,7 +12,7 @@ from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
 from node.index.nouns.patients import NoSuchPatient
-from node.index.nouns.persons import PersonRepository
+from node.index.nouns.persons import Correction, Person, PersonRepository
 from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root
@@ -204,3 +204,107 @@ def test_of_a_merged_patient_without_studies_nothing_is_left_when_the_merge_is_u
     persons(root).separate(old, root.clock())
     assert [row["patient_id"] for row in root.rows("SELECT patient_id FROM v_patients")] == ["NEW"]
     assert owners(root) == {stays: "NEW"}
+
+
+def right(**values: str) -> Correction:
+    return Correction(**values)
+
+
+def found_ids(root: Root) -> dict[str, tuple[str, str]]:
+    """The Patient ID and the name that C-FIND answers for each study, which are those that its copies have."""
+    keys = {"PatientID": "", "PatientName": "", "StudyInstanceUID": ""}
+    query = read_query(identifier(Level.STUDY, keys), QueryModel.STUDY_ROOT)
+    answers = {str(one["StudyInstanceUID"]): (one["PatientID"], one["PatientName"]) for one in root.index.find(query)}
+    with root.index.reading() as index:
+        for one in index.instances.stored():
+            if one.identity is not None:
+                said = one.identity.patient_id, one.identity.patient_name
+                assert said == answers[one.study_instance_uid]
+    return answers
+
+
+def test_a_correction_holds_for_what_comes_later_with_the_wrong_identity(root: Root) -> None:
+    first, other = make.ct_series(2, PatientID="C-7", PatientName="Wrong^Name"), take(root, "C-9")
+    root.take(first[0])
+    uid = str(first[0].StudyInstanceUID)
+    wrong = number(root, "C-7")
+    correction = right(patient_id="C-1", patient_name="Right^Name")
+    planned = persons(root).planned_correction(wrong, correction)
+    assert persons(root).correct(wrong, correction, root.clock()) == planned
+    root.take(first[1])
+    later = take(root, "C-7", PatientName="Wrong^Name")
+    owned = {uid: ("C-1", "Right^Name"), later: ("C-1", "Right^Name")}
+    assert {study: who for study, who in found_ids(root).items() if study != other} == owned
+    assert root.rows("SELECT 1 FROM v_conflicts") == []
+    persons(root).separate(wrong, root.clock())
+    assert found_ids(root)[uid] == ("C-7", "Wrong^Name")
+    assert root.rows("SELECT 1 FROM v_patients WHERE patient_id = 'C-1'") == []
+
+
+def test_one_study_is_corrected_twice_and_a_late_series_of_it_is_no_conflict(root: Root) -> None:
+    wrong, kept = make.ct_series(1, PatientID="C-7"), take(root, "C-7")
+    root.take(wrong[0])
+    uid, patient, table = str(wrong[0].StudyInstanceUID), number(root, "C-7"), table_rows(root)
+    persons(root).correct(patient, right(patient_id="C-1"), root.clock(), uid)
+    persons(root).correct(number(root, "C-1"), right(patient_name="Other^Name"), root.clock(), uid)
+    root.take(*make.ct_series(1, PatientID="C-7", StudyInstanceUID=uid)[:1])
+    assert [found_ids(root)[study][0] for study in (uid, kept)] == ["C-1", "C-7"]
+    assert found_ids(root)[uid][1] == "Other^Name"
+    assert root.rows("SELECT 1 FROM v_conflicts") == []
+    with pytest.raises(UsageError, match="who the files name"):
+        persons(root).correct(number(root, "C-1"), right(patient_id="C-7"), root.clock(), uid)
+    persons(root).separate(number(root, "C-1"), root.clock(), study=uid)
+    for name in ("patients", "studies"):
+        assert table_rows(root)[name] == table[name]
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_correction_and_merges_of_both_sides_are_undone_in_any_order(root: Root, order: int) -> None:
+    uids = {name: take(root, name) for name in ("A", "B", "C", "D")}
+    ids = {name: number(root, name) for name in uids}
+    before = table_rows(root)
+    persons(root).correct(ids["A"], right(patient_id="B"), root.clock(), uids["A"])
+    persons(root).merge(ids["B"], ids["C"], root.clock())
+    persons(root).merge(ids["C"], ids["D"], root.clock())
+    assert {who for who, _ in found_ids(root).values()} == {"D"}
+    undos = [
+        lambda: persons(root).separate(ids["B"], root.clock()),
+        lambda: persons(root).separate(ids["A"], root.clock(), study=uids["A"]),
+        lambda: persons(root).separate(ids["C"], root.clock()),
+    ]
+    for undo in undos if order else reversed(undos):
+        undo()
+        found_ids(root)
+    assert table_rows(root) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"patient_id": "SHARED"}, "people are known by this Patient ID"),
+        ({"patient_id": "TAKEN", "patient_name": "Nobody"}, "none of them are so described"),
+        ({"patient_id": ""}, "not empty"),
+        ({"patient_id": "A\\B"}, "backslash"),
+        ({"patient_birth_date": "19701301"}, "YYYYMMDD"),
+        ({"patient_sex": "X"}, "M, F or O"),
+        ({"patient_id": "C-7"}, "already"),
+    ],
+)
+def test_a_correction_that_says_nothing_or_nobody_is_refused(root: Root, values: dict[str, str], match: str) -> None:
+    take(root, "C-7")
+    take(root, "TAKEN", PatientName="Some^Body")
+    take(root, "SHARED", PatientName="Some^Body")
+    take(root, "SHARED", PatientName="Other^Body")
+    before = table_rows(root)
+    with pytest.raises(UsageError, match=match):
+        persons(root).correct(number(root, "C-7"), right(**values), root.clock())
+    assert table_rows(root) == before
+
+
+def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root) -> None:
+    kept = take(root, "C-1")
+    held = persons(root).add(Person("C-7", "", "", None, ""))
+    persons(root).merge(held, number(root, "C-1"), root.clock())
+    later, stranger = take(root, "C-7", PatientName="Ann^A"), take(root, "C-7", PatientName="Bob^B")
+    assert owners(root) == {kept: "C-1", later: "C-1", stranger: "C-7"}
+    assert found_ids(root)[later] == found_ids(root)[kept]

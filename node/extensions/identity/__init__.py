@@ -1,4 +1,5 @@
-"""Who is who: two patients that are one person are merged, and those who are not are kept apart; each can be undone."""
+"""Who is who: patients that are one person are merged, those who are not are kept apart, and a wrong identity is
+corrected; each can be undone."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ class _Identity(Extension):
             (
                 "voxelnode patient list",
                 "voxelnode patient merge '#7' '#3' --dry-run",
+                "voxelnode patient correct C-7 --id C-1 --study 1.2.3.4",
                 "voxelnode patient separate '#7'",
             ),
             before="account",

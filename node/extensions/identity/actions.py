@@ -1,4 +1,4 @@
-"""Actions on patients, with an audit line before and after each: merge, separate, and open a decision again."""
+"""Actions on patients, with an audit line before and after each: merge, correct, separate, reopen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from node.api import Action as RootAction
-from node.api import AuditAction, AuditEvent, AuditMessage, Moved, OpenedRoot, PersonRepository, Terms
+from node.api import AuditAction, AuditEvent, AuditMessage, Correction, Moved, OpenedRoot, PersonRepository, Terms
 
 
 def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
@@ -35,18 +35,49 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
             return plan(order, who, persons.planned_merge(source, target))
         return change(order, who, lambda: persons.merge(source, target, index.now(), terms, who))
 
-    def separate(
-        patient: int, who: str, issuer: str | None = None, terms: Terms | None = None, *, dry_run: bool = False
+    def correct(
+        patient: int,
+        who: str,
+        correction: Mapping[str, str | None],
+        study: str | None = None,
+        terms: Terms | None = None,
+        *,
+        dry_run: bool = False,
     ) -> Mapping[str, Any]:
-        order = f"separate patient #{patient}" + (", with an issuer of its own" if issuer else "")
+        right = Correction(**correction)
+        names = ", ".join(name for name, value in correction.items() if value is not None)
+        order = f"correct {_whose(patient, study)}: {names}"
         if dry_run:
-            return plan(order, who, persons.planned_separation(patient, issuer))
-        return change(order, who, lambda: persons.separate(patient, index.now(), issuer, terms))
+            return plan(order, who, persons.planned_correction(patient, right, study))
+        return change(order, who, lambda: persons.correct(patient, right, index.now(), study, terms, who))
+
+    def separate(
+        patient: int,
+        who: str,
+        issuer: str | None = None,
+        study: str | None = None,
+        terms: Terms | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> Mapping[str, Any]:
+        order = f"separate {_whose(patient, study)}" + (", with an issuer of its own" if issuer else "")
+        if dry_run:
+            return plan(order, who, persons.planned_separation(patient, issuer, study))
+        return change(order, who, lambda: persons.separate(patient, index.now(), issuer, terms, study))
 
     def reopen(conflict: int, who: str) -> Mapping[str, Any]:
         return change(f"open conflict {conflict} again", who, lambda: Moved((), persons.reopen(conflict)))
 
-    return {"merge-patients": merge, "separate-patient": separate, "reopen-conflict": reopen}
+    return {
+        "merge-patients": merge,
+        "correct-patient": correct,
+        "separate-patient": separate,
+        "reopen-conflict": reopen,
+    }
+
+
+def _whose(patient: int, study: str | None) -> str:
+    return f"patient #{patient}" if study is None else f"one study of patient #{patient}"
 
 
 def _message(

@@ -1,4 +1,4 @@
-"""``voxelnode patient list|merge|separate``."""
+"""``voxelnode patient list|merge|correct|separate``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from node.api import Answer, ChangedRoot, Columns, Commands, Listing, Root, Usag
 if TYPE_CHECKING:
     from node.api import ReadIndex
 
-app = Commands(help="List, merge and separate patients.", no_args_is_help=True)
+app = Commands(help="List, merge, correct and separate patients.", no_args_is_help=True)
 
 PATIENTS: Columns = {
     "#": "id", "ID": "patient_id", "issuer": "issuer_of_patient_id", "name": "patient_name",
@@ -19,6 +19,8 @@ PATIENTS: Columns = {
 }  # fmt: skip
 
 
+ID = "Patient ID, or # and a number from `patient list`."
+Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Of this study alone.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the studies that would move.")]
 
 
@@ -32,12 +34,10 @@ def list_(root: Root) -> Listing:
 
 @app.command()
 def merge(
-    source: Annotated[
-        str, typer.Argument(metavar="FROM", help="Patient to merge: Patient ID, or # and a number from `patient list`.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="FROM", help=f"Patient to merge: {ID}")],
     target: Annotated[
         str,
-        typer.Argument(metavar="INTO", help="Patient that remains: Patient ID, or # and a number from `patient list`."),
+        typer.Argument(metavar="INTO", help=f"Patient that remains: {ID}"),
     ],
     dry_run: DryRun = False,
     *,
@@ -60,28 +60,64 @@ def merge(
 
 
 @app.command()
+def correct(
+    old: Annotated[str, typer.Argument(metavar="OLD", help=f"Patient who is named wrongly: {ID}")],
+    patient_id: Annotated[str | None, typer.Option("--id", metavar="NEW", help="Right Patient ID.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="FAMILY^GIVEN", help="Right name.")] = None,
+    birth_date: Annotated[
+        str | None, typer.Option("--birth-date", metavar="YYYYMMDD", help="Right birth date.")
+    ] = None,
+    sex: Annotated[str | None, typer.Option("--sex", metavar="M|F|O", help="Right sex.")] = None,
+    issuer: Annotated[str | None, typer.Option("--issuer", metavar="TEXT", help="Issuer of the Patient ID.")] = None,
+    study: Study = None,
+    dry_run: DryRun = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Correct who a patient is, or of whom one study is.
+
+    It holds for images received later as well, and every copy that leaves says it. Stored files do not change. If one
+    person is known who is so described, the studies become that person's. `patient separate` undoes it.
+    """
+    with root.reading() as index:
+        number = _number(index, old)
+    values = {
+        "patient_id": patient_id,
+        "patient_name": name,
+        "patient_birth_date": birth_date,
+        "patient_sex": sex,
+        "issuer_of_patient_id": issuer,
+    }
+    if all(value is None for value in values.values()):
+        raise UsageError("say what is right: --id, --name, --birth-date, --sex or --issuer")
+    done = root.order("correct-patient", patient=number, correction=values, study=study, dry_run=dry_run)
+    corrected = "would be corrected" if dry_run else "corrected"
+    text = f"patient #{number}: {counted(len(done['studies']), 'study', 'studies')} {corrected}"
+    return Answer({"patient": number, "study": study, "dry_run": dry_run, **done}, text)
+
+
+@app.command()
 def separate(
-    patient: Annotated[
-        str, typer.Argument(metavar="PATIENT", help="Patient ID, or # and a number from `patient list`.")
-    ],
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help=ID)],
     issuer: Annotated[
         str | None,
         typer.Option(
             "--issuer", metavar="TEXT", help="Issuer of the Patient ID of this person; '' restores that of the files."
         ),
     ] = None,
+    study: Study = None,
     dry_run: DryRun = False,
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Undo the merge of a patient, or keep two people apart.
+    """Undo the merge or the correction of a patient, or keep two people apart.
 
     The studies whose files name this person are this patient's again. Two people who share a Patient ID are
     distinguished by an issuer for one of them.
     """
     with root.reading() as index:
         number = _number(index, patient)
-    done = root.order("separate-patient", patient=number, issuer=issuer, dry_run=dry_run)
+    done = root.order("separate-patient", patient=number, issuer=issuer, study=study, dry_run=dry_run)
     moved = "would move" if dry_run else "moved"
     text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to patient #{number}"
     return Answer({"patient": number, "dry_run": dry_run, **done}, text)

@@ -1,4 +1,4 @@
-"""REST: merge a patient into another one, separate them again, and the plan of either."""
+"""REST: merge a patient into another one, correct one, undo either, and the plan of each."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from node.api import (
 router = api_router(ADMINS, "patients")
 
 PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
+StudyUid = Annotated[str | None, Field(max_length=64, description="Study Instance UID")]
 DryRun = Annotated[bool, Query(description="only list the studies that would move")]
 
 
@@ -36,12 +37,29 @@ class MergeRequest(BaseModel):
     into: RowId
 
 
+class CorrectRequest(BaseModel):
+    """What is right of a patient, or of the one of `study`; null: what is there; empty: it is not known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    patient_id: str | None = None
+    issuer_of_patient_id: str | None = None
+    patient_name: str | None = None
+    patient_birth_date: Annotated[str | None, Field(description="YYYYMMDD")] = None
+    patient_sex: str | None = None
+    study: StudyUid = None
+
+
 class SeparateRequest(BaseModel):
-    """The issuer of the Patient ID of this person; empty: the one in the files; null: as it is."""
+    """The issuer of the Patient ID of this person; empty: the one in the files; null: as it is.
+
+    `study`: the study whose correction is undone; null: what was decided of the patient.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     issuer: Annotated[str | None, Field(max_length=MAX_ISSUER_CHARACTERS)] = None
+    study: StudyUid = None
 
 
 class MergeResult(Resource):
@@ -66,13 +84,29 @@ def merge_patient(
     )
 
 
+@router.post("/patients/{id}/correct", responses=problems(*OF_CHANGES))
+def correct_patient(
+    call: CurrentCall, change: Change, id: PatientNumber, correct: CorrectRequest, dry_run: DryRun = False
+) -> MergeResult:
+    """Correct who this patient is, or of whom one study is; see `voxelnode patient correct`."""
+    values = correct.model_dump(exclude={"study"})
+    return change.make(
+        MergeResult,
+        lambda index: _patient(index, id),
+        lambda terms: call.act(
+            "correct-patient", patient=id, correction=values, study=correct.study, terms=terms, dry_run=dry_run
+        ),
+    )
+
+
 @router.post("/patients/{id}/separate", responses=problems(*OF_CHANGES))
 def separate_patient(
     call: CurrentCall, change: Change, id: PatientNumber, separate: SeparateRequest, dry_run: DryRun = False
 ) -> MergeResult:
-    """Undo the merge of this patient, or give its Patient ID an issuer, or both; see `voxelnode patient separate`."""
+    """Undo the merge or correction of this patient, or give its Patient ID an issuer, or both; see
+    `voxelnode patient separate`."""
     return change.make(
         MergeResult,
         lambda index: _patient(index, id),
-        lambda terms: call.act("separate-patient", patient=id, issuer=separate.issuer, terms=terms, dry_run=dry_run),
+        lambda terms: call.act("separate-patient", patient=id, **separate.model_dump(), terms=terms, dry_run=dry_run),
     )

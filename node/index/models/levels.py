@@ -105,14 +105,22 @@ class PatientRow(Base):
     patient_sex: Mapped[str | None] = mapped_column(Text)
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
     merged_first_into: Mapped[int | None] = mapped_column(Integer)  # that decision, if that patient was merged as well
+    is_corrected: Mapped[bool] = mapped_column(default=False, server_default=false())  # it says that this row is wrong
 
 
 class StudyRow(Base):
     __tablename__ = "studies"
+    __table_args__ = (
+        partial_index(
+            "ix_studies_corrected", ("corrected_patient_id", "named_patient_id"), "corrected_patient_id IS NOT NULL"
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
-    named_patient_id: Mapped[int | None] = mapped_column(Integer)  # who its files name, if merged into that patient
+    named_patient_id: Mapped[int | None] = mapped_column(Integer)  # who its files name, if that is another person
+    corrected_patient_id: Mapped[int | None] = mapped_column(Integer)  # who a person has said this study alone is of
+    identified_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: nobody decided, and copies are as stored
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
     study_time: Mapped[dt.time | None] = mapped_column(Time)

@@ -46,6 +46,7 @@ EventKind = Literal[
     "deleted",
     "restored",  # a deletion was undone; the instances are received again
     "patient-merged",
+    "patient-corrected",  # a person has said who a patient, or that of one study, really is
     "patient-separated",  # a merge was undone, or a shared Patient ID got an issuer
     "job-ended",  # a hook with results has done what it was asked to, failed, or was late
     "problem-acknowledged",  # a person has seen that a series is incomplete or has no volume, and leaves it so

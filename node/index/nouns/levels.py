@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, delete, select, update
+from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
+from node.dicom.key_values import folded_groups
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
@@ -27,6 +28,12 @@ log = structlog.get_logger()
 
 _AGE_AND_SEX = ("patient_birth_date", "patient_sex")
 _PERSON = ("patient_id", "patient_name", *_AGE_AND_SEX)
+
+HAS_GIVEN_ISSUER = and_(
+    PatientRow.patient_id.is_not(None),
+    PatientRow.identity != func.coalesce(PatientRow.issuer_of_patient_id, "") + "\\" + PatientRow.patient_id,
+)
+"""Whether a person has given the Patient ID of a patient another issuer than the files have."""
 
 _PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
@@ -145,16 +152,21 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
     """
     attributes = received.attributes
     of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
-    study = connection.execute(select(StudyRow.id, StudyRow.patient_id).where(of_study)).first()
+    study = connection.execute(select(StudyRow.__table__).where(of_study)).first()
     if study is None:
         return
     backend_of(connection).hold(connection, [identity])
     person, of_whom = _person(connection, attributes, identity)
     corrected = {name: value for name, value in attributes.patient.items() if name != "issuer_of_patient_id"}
+    corrected |= name_groups(attributes.patient["patient_name"])
     connection.execute(update(PatientRow).where(PatientRow.id == person).values(corrected))
     values = {**attributes.study, "patient_id": of_whom, "named_patient_id": person if person != of_whom else None}
+    if study.corrected_patient_id is not None:  # a version was accepted, and the patient is still the other one
+        values |= {"patient_id": study.patient_id, "named_patient_id": person}
+    elif of_whom != study.patient_id:  # the other instances of the study name the former patient
+        values |= {"identified_at": received.file.received_at}
     connection.execute(update(StudyRow).where(of_study).values(values))
-    if of_whom != study.patient_id:
+    if values["patient_id"] != study.patient_id:
         delete_empty_patient(connection, study.patient_id)
     of_series = and_(
         SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
@@ -165,13 +177,15 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
 def _study(connection: Connection, received: Received, identity: str) -> int:
     """Return the row id of the study of a new series; insert the study and its patient if they are new."""
     uid = received.attributes.study_instance_uid
-    find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
+    find = select(StudyRow.id.label("study"), StudyRow.named_patient_id, PatientRow.__table__)
+    find = find.select_from(join(StudyRow, PatientRow))
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         if row.identity != identity:
             _record_patient_conflict(connection, received, identity, row.identity)
         else:
-            merged = connection.execute(select(PatientRow).where(PatientRow.merged_into == row.id))
+            same = or_(PatientRow.merged_into == row.id, PatientRow.id == row.named_patient_id)
+            merged = connection.execute(select(PatientRow.__table__).where(same))
             _compare_persons(connection, received, [row, *merged])
         return int(row.study)
     known = connection.execute(_PERSONS, {"identity": identity}).all()
@@ -183,7 +197,11 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
         record_conflict(connection, "no-patient-id", received, detail)
     study = received.attributes.study
     named = person_id if person_id != patient_id else None
-    study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id, "named_patient_id": named})
+    has_issuer = select(PatientRow.id).where(PatientRow.id == patient_id, HAS_GIVEN_ISSUER)
+    is_decided = named is not None or bool(known and connection.execute(has_issuer).first())
+    identified_at = received.file.received_at if is_decided else None
+    values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
+    study_id = _inserted(connection, StudyRow, values)
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")
@@ -197,9 +215,17 @@ def _person(connection: Connection, attributes: InstanceAttributes, identity: st
     A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
+
+    A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
+    the first person who comes with it.
     """
     new = attributes.patient
-    known = same_person(connection.execute(_PERSONS, {"identity": identity}), new)
+    rows = connection.execute(_PERSONS, {"identity": identity}).all()
+    known = same_person(rows, new)
+    if known is None and (held := next(filter(_is_held, rows), None)) is not None:
+        named = {"patient_name": new["patient_name"], **name_groups(new["patient_name"])}
+        connection.execute(update(PatientRow).where(PatientRow.id == held.id).values(named))
+        known = held
     if known is None:
         inserted = _inserted(connection, PatientRow, {**new, "identity": identity})
         return inserted, inserted
@@ -215,6 +241,16 @@ def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
     if len(same) != 1:  # a study that could be of two of them is of neither
         same = [row for row in same if all(getattr(row, name) == new[name] for name in _AGE_AND_SEX)]
     return same[0] if same else None
+
+
+def _is_held(row: Any) -> bool:
+    return row.merged_into is not None and not any(getattr(row, name) for name in ("patient_name", *_AGE_AND_SEX))
+
+
+def name_groups(name: object) -> dict[str, str | None]:
+    """Return the columns beside a Patient's Name that changes."""
+    names = ("patient_name_alphabetic", "patient_name_ideographic", "patient_name_phonetic")
+    return dict(zip(names, folded_groups(str(name) if name else None), strict=True))
 
 
 def _can_be(known: Any, new: Mapping[str, Any]) -> bool:
@@ -263,11 +299,13 @@ def _inserted(
 
 
 def _record_patient_conflict(connection: Connection, received: Received, identity: str, of_study: str) -> None:
-    """Record one conflict per series, unless the two patients were merged."""
-    backend_of(connection).hold(connection, [received.attributes.study_instance_uid])
+    """Record one conflict per series, unless the two patients were merged, or the study was corrected."""
+    uid = received.attributes.study_instance_uid
+    backend_of(connection).hold(connection, [uid])
     known, other = aliased(PatientRow), aliased(PatientRow)
+    named = select(StudyRow.named_patient_id).where(StudyRow.study_instance_uid == uid).scalar_subquery()
     merged = select(known.id).where(
-        known.identity == of_study, other.identity == identity, other.merged_into == known.id
+        known.identity == of_study, other.identity == identity, or_(other.merged_into == known.id, other.id == named)
     )
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "study-of-two-patients",
@@ -333,18 +371,28 @@ def _uids(received: Received) -> EventUids:
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
-    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
-    patient_id = connection.execute(
+    """Delete a study without series; then its patients, if left without studies."""
+    persons = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
+    deleted = connection.execute(
         delete(StudyRow)
         .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
-        .returning(StudyRow.patient_id)
-    ).scalar()
-    if patient_id is not None:
-        delete_empty_patient(connection, patient_id)
+        .returning(*persons)
+    ).first()
+    for patient_id in dict.fromkeys(deleted or ()):
+        if patient_id is not None:
+            delete_empty_patient(connection, patient_id)
 
 
 def delete_empty_patient(connection: Connection, patient_id: int) -> None:
-    """Delete a patient without studies, and patients merged into it."""
-    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
+    """Delete a patient without studies and patients merged into it, unless the files of another's study name one."""
+    group = or_(PatientRow.id == patient_id, PatientRow.merged_into == patient_id)
+    of_group = select(PatientRow.id).where(group).scalar_subquery()
+    named = or_(StudyRow.named_patient_id.in_(of_group), StudyRow.corrected_patient_id.in_(of_group))
+    needed = (
+        select(StudyRow.id).where(StudyRow.patient_id == patient_id),
+        select(StudyRow.id).where(StudyRow.corrected_patient_id.is_not(None), named),
+        select(PatientRow.id).where(PatientRow.id == patient_id, PatientRow.merged_into.is_not(None)),
+    )
+    if not any(connection.execute(query.limit(1)).first() for query in needed):
         connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
         connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))

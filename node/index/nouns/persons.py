@@ -3,25 +3,32 @@
 A merge moves studies to another row of `patients`; each of them remembers the person whom its own files name
 (`StudyRow.named_patient_id`), and each row of a chain of merges the one that was chosen for it
 (`PatientRow.merged_first_into`). So a merge that is undone leaves the rows as they were.
+
+A correction of a patient is a merge into who he or she is, with a row that is made for it if there is none. That of a
+study alone is `StudyRow.corrected_patient_id`. Either holds for what comes later with the wrong identity: in the study,
+or of the patient. `StudyRow.identified_at` says that somebody has decided: what leaves of the study has the identity of
+its patient then (`node.index.search.selection.Identities`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, literal_column, select, table, update
+from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
 
+from node.dicom.attributes import date_of
 from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConflictRow
-from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns.events import EventKind, record_event
-from node.index.nouns.levels import delete_empty_patient
+from node.index.nouns.levels import HAS_GIVEN_ISSUER, delete_empty_patient, folded_name, identity_of, name_groups
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.terms import Terms
 
@@ -32,6 +39,12 @@ MAX_ISSUER_CHARACTERS = 64
 
 _NAMED = func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id)
 """The person whom the files of a study name."""
+
+_MEANT = func.coalesce(StudyRow.corrected_patient_id, _NAMED)
+"""The person of whom a study is, before merges."""
+
+_SETTLED = (SHARED, "no-patient-id", "study-of-two-patients")
+"""Kinds of the conflicts that say nothing any more once somebody has decided whose a study is."""
 
 _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
 """The patient who a person is."""
@@ -60,6 +73,51 @@ class Person:
     patient_sex: str
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What is right of a patient; None: what is there. Empty: it is not known. The birth date is YYYYMMDD."""
+
+    patient_id: str | None = None
+    issuer_of_patient_id: str | None = None
+    patient_name: str | None = None
+    patient_birth_date: str | None = None
+    patient_sex: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the columns that are corrected. Raises UsageError if a value is not one of its attribute."""
+        given = {name: value.strip() for name, value in asdict(self).items() if value is not None}
+        for name, value in given.items():
+            rule, is_valid = _RULES[name]
+            if not is_valid(value):
+                raise UsageError(f"{name.replace('_', ' ')}: {rule} (PS3.5 6.2)")
+        if given.get("patient_id") == "":
+            raise UsageError("a patient is corrected to a Patient ID that is not empty")
+        values: dict[str, Any] = {name: value or None for name, value in given.items()}
+        if given.get("patient_birth_date"):
+            values["patient_birth_date"] = date_of(given["patient_birth_date"])
+        return values
+
+
+_NAME = re.compile(r"[^\\=]{0,64}(=[^\\=]{0,64}){0,2}")
+_RULES: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "patient_id": ("at most 64 printable characters and no backslash (LO", lambda text: _is_long_string(text)),
+    "issuer_of_patient_id": ("at most 64 printable characters and no backslash", lambda text: _is_long_string(text)),
+    "patient_name": (
+        "FAMILY^GIVEN, at most 64 characters in each group, and no backslash",
+        lambda text: text.isprintable() and _NAME.fullmatch(text),
+    ),
+    "patient_birth_date": (
+        "a date as YYYYMMDD",
+        lambda text: not text or (re.fullmatch(r"\d{8}", text) and date_of(text)),
+    ),
+    "patient_sex": ("M, F or O", lambda text: text in ("", "M", "F", "O")),
+}
+
+
+def _is_long_string(text: str) -> bool:
+    return len(text) <= MAX_ISSUER_CHARACTERS and text.isprintable() and "\\" not in text
+
+
 class PersonRepository(IndexRepository):
     """The decisions about the patients of an index, and what they are made from."""
 
@@ -81,7 +139,7 @@ class PersonRepository(IndexRepository):
         """Move the studies of patient `source` to patient `target`, including studies that are received later.
 
         The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
-        The instances themselves do not change. Conflicts that this settles are decided.
+        The stored instances do not change. Conflicts that this settles are decided.
 
         `source`, `target`: `id` of `v_patients`. Raises NoSuchPatient if one of them does not exist or was merged into
         another patient, or both are the same.
@@ -90,21 +148,61 @@ class PersonRepository(IndexRepository):
         _hold(connection, (source, target))
         if terms is not None:
             terms(connection)
-        moved = _merging(connection, source, target)
-        of_source = PatientRow.merged_into == source
-        connection.execute(update(PatientRow).where(of_source).values(merged_first_into=_CHOSEN, merged_into=target))
-        connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged_into=target))
-        named = {"named_patient_id": _NAMED, "patient_id": target}
-        connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
-        _record(connection, "patient-merged", moved.studies, f"patient #{source} is now #{target}", now)
-        resolved = [number for number, is_resolved in _conflicts(connection, (target,), None) if is_resolved]
-        decision = {"decision": "merged", "decided_at": now, "decided_by": who}
-        connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
+        return _merge(connection, source, target, now, who, is_correction=False)
+
+    @on_reader
+    def planned_correction(
+        self, connection: Connection, patient: int, correction: Correction, study: str | None = None
+    ) -> Moved:
+        """Return what `correct` would do, or raise as it would."""
+        return _correcting(connection, patient, correction, study)[0]
+
+    @on_writer
+    def correct(
+        self,
+        connection: Connection,
+        patient: int,
+        correction: Correction,
+        now: dt.datetime,
+        study: str | None = None,
+        terms: Terms | None = None,
+        who: str | None = None,
+    ) -> Moved:
+        """Say who a patient really is, or whose one of the patient's studies is; `separate` takes it back.
+
+        If one person is known whom the correction describes, that is who it is. Files that come later in the study, or
+        of the patient, with the wrong identity, are of this person too. The stored instances do not change; what leaves
+        of them does.
+
+        `patient`: `id` of `v_patients`, merged into nobody. `study`: its Study Instance UID; None: all of them.
+        Raises UsageError if that says nothing new, if it describes several people, or one whom the index has otherwise.
+        """
+        _hold(connection, (patient,))
+        backend_of(connection).hold(connection, [_corrected(_row(connection, patient), correction)["identity"]])
+        if terms is not None:
+            terms(connection)
+        moved, target, values = _correcting(connection, patient, correction, study)
+        if target is None:
+            values |= name_groups(values["patient_name"])
+            target = connection.execute(insert(PatientRow).values(values).returning(PatientRow.id)).scalar_one()
+        if study is None:
+            return _merge(connection, patient, target, now, who, is_correction=True)
+        of_study = StudyRow.study_instance_uid == study
+        here = {"named_patient_id": _NAMED, "corrected_patient_id": target, "patient_id": target}
+        connection.execute(update(StudyRow).where(of_study).values(here))
+        _note_decided(connection, moved.studies, now)
+        _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
+        _settle(connection, moved.studies, now, who)
+        delete_empty_patient(connection, patient)
         return moved
 
     @on_reader
-    def planned_separation(self, connection: Connection, patient: int, issuer: str | None = None) -> Moved:
+    def planned_separation(
+        self, connection: Connection, patient: int, issuer: str | None = None, study: str | None = None
+    ) -> Moved:
         """Return what `separate` would do, or raise as it would."""
+        if study is not None:
+            return _uncorrecting(connection, patient, study)[0]
         return _separating(connection, patient, issuer)[0]
 
     @on_writer
@@ -115,8 +213,10 @@ class PersonRepository(IndexRepository):
         now: dt.datetime,
         issuer: str | None = None,
         terms: Terms | None = None,
+        study: str | None = None,
     ) -> Moved:
-        """Undo the merge of a patient, or give the Patient ID of this person another issuer, or both.
+        """Undo the merge or the correction of a patient, or the correction of one study of the patient, or give the
+        Patient ID of this person another issuer.
 
         The studies whose files name this person, or somebody who was merged into this person before, become this
         patient's again. Conflicts that the merge had decided are open again.
@@ -124,6 +224,8 @@ class PersonRepository(IndexRepository):
         `patient`: `id` of `v_patients`. `issuer`: the namespace of the Patient ID; empty: the one in the files. Raises
         UsageError if there is nothing to separate.
         """
+        if study is not None:
+            return self._uncorrect(connection, patient, study, now, terms)
         former = _row(connection, patient).merged_into
         _hold(connection, (patient, former))
         if _row(connection, patient).merged_into != former:
@@ -132,24 +234,50 @@ class PersonRepository(IndexRepository):
             terms(connection)
         moved, group = _separating(connection, patient, issuer)
         if former is not None:
-            is_named = listed_in(_NAMED, group)
-            back = {"patient_id": patient, "named_patient_id": func.nullif(_NAMED, patient)}
+            is_named = listed_in(_MEANT, group)
+            is_corrected = StudyRow.corrected_patient_id.is_not(None)
+            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(_NAMED, patient))
+            back = {"patient_id": patient, "named_patient_id": named}
             connection.execute(update(StudyRow).where(StudyRow.patient_id == former, is_named).values(back))
             first = func.nullif(_CHOSEN, patient)
             below = listed_in(PatientRow.id, group - {patient})
             connection.execute(update(PatientRow).where(below).values(merged_into=patient, merged_first_into=first))
-            alone = {"merged_into": None, "merged_first_into": None}
+            alone = {"merged_into": None, "merged_first_into": None, "is_corrected": False}
             connection.execute(update(PatientRow).where(PatientRow.id == patient).values(alone))
         if issuer is not None:
             given = issuer or _row(connection, patient).identity.partition("\\")[0] or None
             connection.execute(update(PatientRow).where(PatientRow.id == patient).values(issuer_of_patient_id=given))
+        _note_decided(connection, moved.studies, now)
         detail = f"patient #{patient} is apart" + ("" if former is None else f" from #{former}")
         _record(connection, "patient-separated", moved.studies, detail, now)
         if former is not None:
             found = _conflicts(connection, (patient, former), "merged")
             open_again = [number for number, is_resolved in found if not is_resolved]
             connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
+            _unsettle(connection, moved.studies, _SETTLED[1:])
             delete_empty_patient(connection, patient)
+            delete_empty_patient(connection, former)
+        return moved
+
+    def _uncorrect(
+        self, connection: Connection, patient: int, study: str, now: dt.datetime, terms: Terms | None
+    ) -> Moved:
+        _hold(connection, (patient,))
+        if terms is not None:
+            terms(connection)
+        moved, named, corrected = _uncorrecting(connection, patient, study)
+        person = _row(connection, named)
+        back = person.merged_into or named
+        values = {
+            "patient_id": back,
+            "named_patient_id": named if back != named else None,
+            "corrected_patient_id": None,
+        }
+        connection.execute(update(StudyRow).where(StudyRow.study_instance_uid == study).values(values))
+        _note_decided(connection, moved.studies, now)
+        _record(connection, "patient-separated", moved.studies, f"the study is of patient #{back} again", now)
+        _unsettle(connection, moved.studies, _SETTLED)
+        for former in dict.fromkeys((patient, corrected)):
             delete_empty_patient(connection, former)
         return moved
 
@@ -196,8 +324,8 @@ class PersonRepository(IndexRepository):
     @on_reader
     def has_given_issuer(self, connection: Connection, patient: int) -> bool:
         """Return whether a person has given the Patient ID of a patient another issuer than the files have."""
-        row = _row(connection, patient)
-        return bool(row.patient_id) and (row.issuer_of_patient_id or "") != row.identity.partition("\\")[0]
+        query = select(PatientRow.id).where(PatientRow.id == patient, HAS_GIVEN_ISSUER)
+        return connection.execute(query).first() is not None
 
     @on_reader
     def merged(self, connection: Connection, limit: int, skip: int = 0) -> list[dict[str, Any]]:
@@ -305,6 +433,112 @@ def _merging(connection: Connection, source: int, target: int) -> Moved:
     return Moved(tuple(row.patient_id or "" for row in rows), tuple(sorted(studies)))
 
 
+def _merge(
+    connection: Connection, source: int, target: int, now: dt.datetime, who: str | None, *, is_correction: bool
+) -> Moved:
+    moved = _merging(connection, source, target)
+    of_source = PatientRow.merged_into == source
+    connection.execute(update(PatientRow).where(of_source).values(merged_first_into=_CHOSEN, merged_into=target))
+    merged = {"merged_into": target, "is_corrected": is_correction}
+    connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
+    named = {"named_patient_id": _NAMED, "patient_id": target}
+    connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
+    _note_decided(connection, moved.studies, now)
+    kind: EventKind = "patient-corrected" if is_correction else "patient-merged"
+    _record(connection, kind, moved.studies, f"patient #{source} is now #{target}", now)
+    resolved = [number for number, is_resolved in _conflicts(connection, (target,), None) if is_resolved]
+    decision = {"decision": "merged", "decided_at": now, "decided_by": who}
+    connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
+    _settle(connection, moved.studies, now, who, _SETTLED[1:])
+    return moved
+
+
+def _note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
+    """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
+    given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, HAS_GIVEN_ISSUER).exists()
+    decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))
+    of_studies = listed_in(StudyRow.study_instance_uid, studies)
+    connection.execute(update(StudyRow).where(of_studies).values(identified_at=decided))
+
+
+def _settle(
+    connection: Connection, studies: Collection[str], now: dt.datetime, who: str | None, kinds: Sequence[str] = _SETTLED
+) -> None:
+    is_open = ConflictRow.kind.in_(kinds), ConflictRow.decision.is_(None)
+    decision = {"decision": "merged", "decided_at": now, "decided_by": who}
+    of_studies = listed_in(ConflictRow.study_instance_uid, studies)
+    connection.execute(update(ConflictRow).where(*is_open, of_studies).values(decision))
+
+
+def _unsettle(connection: Connection, studies: Collection[str], kinds: Sequence[str]) -> None:
+    is_settled = ConflictRow.kind.in_(kinds), ConflictRow.decision == "merged"
+    of_studies = listed_in(ConflictRow.study_instance_uid, studies)
+    connection.execute(update(ConflictRow).where(*is_settled, of_studies).values(_UNDECIDED))
+
+
+def _corrected(row: Any, correction: Correction) -> dict[str, Any]:
+    """Return the values of a row of `patients` after a correction."""
+    names = (*asdict(correction), "patient_birth_time")
+    values = {name: getattr(row, name) for name in names} | correction.values()
+    if not values["patient_id"]:
+        raise UsageError(f"patient #{row.id} has no Patient ID: give the right one")
+    return values | {"identity": identity_of(values, "")}
+
+
+def _correcting(
+    connection: Connection, patient: int, correction: Correction, study: str | None
+) -> tuple[Moved, int | None, dict[str, Any]]:
+    """Return what a correction moves, the patient who it is, if there is one, and the values of a new one."""
+    row = _row(connection, patient)
+    if row.merged_into is not None:
+        raise NoSuchPatient(
+            f"patient #{patient} is #{row.merged_into} by a merge or a correction: use that number, or undo it first"
+        )
+    values, given = _corrected(row, correction), correction.values()
+    if all(getattr(row, name) == value for name, value in given.items()):
+        raise UsageError(f"patient #{patient} has these values already")
+    studies = select(StudyRow.study_instance_uid, StudyRow.named_patient_id).where(StudyRow.patient_id == patient)
+    if study is not None:
+        studies = studies.where(StudyRow.study_instance_uid == study)
+    moved = dict(connection.execute(studies.order_by(StudyRow.study_instance_uid)).all())
+    if study is not None and not moved:
+        raise UsageError(f"study {study} is not one of patient #{patient}")
+    others: list[Any] = []
+    own: list[Any] = []
+    for one in connection.execute(select(PatientRow.__table__).where(PatientRow.identity == values["identity"])):
+        is_own = patient in (one.id, one.merged_into) or (study is not None and one.id == moved[study])
+        (own if is_own else others).append(one)
+    if any(all(getattr(one, name) == values[name] for name in given) for one in own):
+        raise UsageError("that is who the files name: `voxelnode patient separate` takes the earlier decision back")
+    same = {one.merged_into or one.id for one in others if _is_described(one, given)}
+    if len(same) > 1 or (others and not same and values["identity"] != row.identity):
+        known = ", ".join(f"#{one.merged_into or one.id}" for one in others)
+        raise UsageError(
+            f"people are known by this Patient ID ({known}), and {len(same) or 'none'} of them are so described: give "
+            "the name, the birth date and the sex that one of them has, or merge by number"
+        )
+    target = next(iter(same), None)
+    ids = row.patient_id or "", values["patient_id"]
+    return Moved(tuple(dict.fromkeys(ids)), tuple(moved)), target, values
+
+
+def _is_described(row: Any, given: Mapping[str, Any]) -> bool:
+    return all(
+        folded_name(row.patient_name) == folded_name(value) if name == "patient_name" else getattr(row, name) == value
+        for name, value in given.items()
+    )
+
+
+def _uncorrecting(connection: Connection, patient: int, study: str) -> tuple[Moved, int, int]:
+    """Return what the end of a correction moves, whom the files of the study name, and to whom it was corrected."""
+    query = select(StudyRow.__table__).where(StudyRow.study_instance_uid == study)
+    row = connection.execute(query).first()
+    if row is None or row.corrected_patient_id is None or patient not in (row.patient_id, row.named_patient_id):
+        raise UsageError(f"study {study} is not one of patient #{patient} that was corrected by itself")
+    ids = [_row(connection, one).patient_id or "" for one in (row.named_patient_id, row.patient_id)]
+    return Moved(tuple(ids), (study,)), row.named_patient_id, row.corrected_patient_id
+
+
 def _separating(connection: Connection, patient: int, issuer: str | None) -> tuple[Moved, set[int]]:
     """Return what a separation moves or names anew, and the persons who leave with this one."""
     row = _row(connection, patient)
@@ -322,7 +556,7 @@ def _separating(connection: Connection, patient: int, issuer: str | None) -> tup
     group = {patient}
     while more := {one for one, other in chosen.items() if other in group} - group:
         group |= more
-    theirs = select(StudyRow.study_instance_uid).where(StudyRow.patient_id == row.merged_into, listed_in(_NAMED, group))
+    theirs = select(StudyRow.study_instance_uid).where(StudyRow.patient_id == row.merged_into, listed_in(_MEANT, group))
     other = _row(connection, row.merged_into).patient_id
     return Moved((row.patient_id or "", other or ""), tuple(sorted(connection.scalars(theirs)))), group
 
@@ -330,7 +564,7 @@ def _separating(connection: Connection, patient: int, issuer: str | None) -> tup
 def _check_issuer(issuer: str, patient_id: str | None) -> None:
     if not patient_id:
         raise UsageError("a patient without a Patient ID has no issuer")
-    if len(issuer) > MAX_ISSUER_CHARACTERS or not issuer.isprintable() or "\\" in issuer:
+    if not _is_long_string(issuer):
         raise UsageError(
             f"an issuer has at most {MAX_ISSUER_CHARACTERS} printable characters and no backslash (LO, PS3.5 6.2)"
         )

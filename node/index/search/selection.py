@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import aliased, join
 
+from node.dicom.attributes import PATIENT
+from node.dicom.coercion import Identity
 from node.dicom.keys import Selection
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import columns_of
@@ -18,7 +20,10 @@ from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A stored instance; its data set starts at byte `data_set_offset` of the file `key`."""
+    """A stored instance; its data set starts at byte `data_set_offset` of the file `key`.
+
+    `identity`: of its patient, if somebody has decided who that is: a copy that leaves has it. None: it is as stored.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -32,10 +37,54 @@ class StoredInstance:
     bytes: int
     sha256: str
     rows: int | None
+    identity: Identity | None
+
+    @property
+    def version(self) -> str:
+        """A digest that is another one for other bytes of a copy that leaves."""
+        return self.sha256 if self.identity is None else self.identity.version(self.sha256)
+
+
+IDENTIFIED = case((StudyRow.identified_at.is_not(None), StudyRow.id))
+"""In place of an identity, the row of the study if somebody has decided who its patient is; see `Identities`."""
+
+
+class Identities:
+    """The one place that says who the patient of an instance is, for whatever leaves. On one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[int, Identity] = {}
+
+    def of(self, identified: int | None) -> Identity | None:
+        """Return the identity that `IDENTIFIED` stands for."""
+        if identified is None:
+            return None
+        if identified not in self._known:
+            named = aliased(PatientRow)
+            columns = [getattr(PatientRow, attribute.column) for attribute in PATIENT]
+            is_corrected = or_(StudyRow.corrected_patient_id.is_not(None), named.id.is_(None), named.is_corrected)
+            row = self._connection.execute(
+                select(*columns, is_corrected.label("is_corrected"), StudyRow.identified_at)
+                .select_from(join(StudyRow, PatientRow, PatientRow.id == StudyRow.patient_id))
+                .outerjoin(named, named.id == StudyRow.named_patient_id)
+                .where(StudyRow.id == identified)
+            ).one()
+            self._known[identified] = Identity(
+                row.patient_name or "",
+                row.patient_id or "",
+                row.issuer_of_patient_id or "",
+                f"{row.patient_birth_date:%Y%m%d}" if row.patient_birth_date else "",
+                f"{row.patient_birth_time:%H%M%S}" if row.patient_birth_time else "",
+                row.patient_sex or "",
+                "CORRECT" if row.is_corrected else "COERCE",
+                row.identified_at,
+            )
+        return self._known[identified]
 
 
 _STORED: Select[*tuple[Any, ...]] = (
-    select(*columns_of(StoredInstance, ImageRow, SeriesRow, StudyRow))
+    select(*columns_of(StoredInstance, ImageRow, SeriesRow, StudyRow, identity=IDENTIFIED))
     .select_from(join(ImageRow, SeriesRow).join(StudyRow))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
@@ -74,13 +123,18 @@ def stored_instances(
     if study_instance_uid is not None and series_instance_uid is not None and len(sop_instance_uids) == 1:
         (instance,) = sop_instance_uids
         uids = {"study": study_instance_uid, "series": series_instance_uid, "instance": instance}
-        yield from (StoredInstance(*row) for row in _ONE.execute(connection, uids).fetchall())
+        yield from _with_identities(connection, _ONE.execute(connection, uids).fetchall())
         return
     studies = () if study_instance_uid is None else (study_instance_uid,)
     series = () if series_instance_uid is None else (series_instance_uid,)
     query = _of(_STORED.where(_IS_THERE), studies, series, sop_instance_uids)
-    for row in connection.execute(query):
-        yield StoredInstance(*row)
+    yield from _with_identities(connection, connection.execute(query))
+
+
+def _with_identities(connection: Connection, rows: Iterable[Any]) -> Iterator[StoredInstance]:
+    identities = Identities(connection)
+    for row in rows:
+        yield StoredInstance(*(*row[:-1], identities.of(row[-1])))
 
 
 def selected_instances(connection: Connection, selection: Selection, limit: int | None = None) -> Selected:
@@ -98,12 +152,10 @@ def selected_instances(connection: Connection, selection: Selection, limit: int 
         patient = aliased(PatientRow)
         same = select(func.coalesce(patient.merged_into, patient.id)).where(patient.patient_id == selection.patient_id)
         query = query.where(StudyRow.patient_id.in_(same))
-    instances, patient_ids = [], {}
-    for *fields, patient_id in connection.execute(query):
-        instance = StoredInstance(*fields)
-        instances.append(instance)
-        patient_ids[instance.study_instance_uid] = patient_id or ""
-    return Selected(instances, patient_ids)
+    rows = connection.execute(query).all()
+    instances = list(_with_identities(connection, (row[:-1] for row in rows)))
+    ids = {instance.study_instance_uid: row[-1] or "" for instance, row in zip(instances, rows, strict=True)}
+    return Selected(instances, ids)
 
 
 def _of(

@@ -12,11 +12,11 @@ import datetime as dt
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import join
 
+from node.dicom.coercion import Identity
 from node.errors import VoxelnodeError
 from node.index.engine.rows import columns_of
 from node.index.engine.sql import insert, listed_in
@@ -24,6 +24,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
+from node.index.search.selection import IDENTIFIED, Identities
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import (
@@ -55,7 +56,10 @@ def lane_to(route: str, destination: str) -> Lane:
 
 @dataclass(frozen=True, slots=True)
 class DueInstance:
-    """An instance that a message is about, as it is stored; `is_sent`: the destination has taken these bytes."""
+    """An instance that a message is about, as it is stored; `is_sent`: the destination has taken these bytes.
+
+    `identity`: as in `StoredInstance`.
+    """
 
     image_id: int
     study_instance_uid: str
@@ -72,6 +76,7 @@ class DueInstance:
     peer: str | None
     patient_id: str | None
     is_sent: bool
+    identity: Identity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,9 @@ class RouteState:
 
 
 _IS_SENT = and_(SentInstanceRow.sha256 == ImageRow.sha256, SentInstanceRow.state != "lost").label("is_sent")
+_OTHERS = {"image_id": ImageRow.id, "is_sent": _IS_SENT, "identity": IDENTIFIED}
 _DUE = (
-    select(*columns_of(DueInstance, ImageRow, SeriesRow, PatientRow, StudyRow, image_id=ImageRow.id, is_sent=_IS_SENT))
+    select(*columns_of(DueInstance, ImageRow, SeriesRow, PatientRow, StudyRow, **_OTHERS))
     .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow, PatientRow.id == StudyRow.patient_id))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
@@ -369,10 +375,9 @@ _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
 
 
 def _due(connection: Connection, query: object, condition: ColumnElement[bool]) -> Iterator[DueInstance]:
+    identities = Identities(connection)
     for row in connection.execute(query.where(condition)):  # type: ignore[attr-defined]
-        values: list[Any] = list(row)
-        values[-1] = bool(values[-1])
-        yield DueInstance(*values)
+        yield DueInstance(*(*row[:-2], bool(row[-2]), identities.of(row[-1])))
 
 
 def _has_taken(lane: Lane) -> ColumnElement[bool]:
