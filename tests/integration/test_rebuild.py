@@ -144,6 +144,33 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
     assert len(merged) == 1
 
 
+def test_corrections_of_a_patient_and_of_one_study_outlive_a_rebuild(settings: Settings) -> None:
+    root, name = settings.storage.root, {"patient_name": "Right^Name"}
+    with Repository(settings) as repository:
+        series = [ds for patient in ("A", "B", "B") for ds in make.ct_series(1, PatientID=patient)]
+        bring(repository.ingest, *series)
+        [one, other] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
+        correct = repository.actions.by_name["correct-patient"]
+        correct(one, "test", correction={"patient_id": "C"} | name)
+        correct(other, "test", correction={"patient_id": "D"}, study=str(series[1].StudyInstanceUID))
+
+    def found() -> list[Any]:
+        with Repository(settings) as repository, repository.index.reading() as index:
+            stored = sorted(index.instances.stored(), key=lambda one: one.sop_instance_uid)
+            return [one.identity for one in stored]
+
+    studies = "SELECT study_instance_uid, patient_id FROM v_studies ORDER BY 1"
+    before, identities = view_rows(root, studies), found()
+    assert sum(one is not None for one in identities) == 2
+    rebuild_index(settings)
+    assert (view_rows(root, studies), found()) == (before, identities)
+    with Repository(settings) as repository:
+        separate = repository.actions.by_name["separate-patient"]
+        [patient] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients WHERE patient_id = 'D'")]
+        separate(patient, "test", study=str(series[1].StudyInstanceUID))
+    assert {row["patient_id"] for row in view_rows(root, studies)} == {"B", "C"}
+
+
 @pytest.mark.parametrize("is_decided", [False, True])
 def test_a_conflict_of_a_study_is_there_once_after_a_rebuild_with_its_decision(
     settings: Settings, is_decided: bool

@@ -249,6 +249,7 @@ def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
     """Return the patients that were merged, after those that they were merged into, or got an issuer from a person."""
     rows = list(old.rows("patients", _names("patients")))
     targets = {row["merged_into"] for row in rows} - {None}
+    targets |= {row["corrected_patient_id"] for row in old.rows("studies", ("corrected_patient_id",))}
     targets |= {row["id"] for row in rows if row["patient_id"] and row["identity"] != identity_of(row, "")}
     chosen = [row for row in rows if row["id"] in targets and row["merged_into"] is None]
     return chosen + [row for row in rows if row["merged_into"] is not None]
@@ -449,7 +450,26 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
 
 
 def _take_over_studies(connection: Connection, old: OldIndex) -> None:
-    """Take over when studies became quiet, of those that have no open series now."""
+    """Take over when studies became quiet, of those that have no open series now, and their own corrections."""
+    decided = ("study_instance_uid", "corrected_patient_id", "identified_at")
+    for row in old.rows("studies", decided):
+        if row["corrected_patient_id"] is not None:
+            _run(
+                connection,
+                "UPDATE studies SET named_patient_id = coalesce(named_patient_id, patient_id), "
+                "corrected_patient_id = :corrected_patient_id, patient_id = "
+                "(SELECT coalesce(merged_into, id) FROM patients WHERE id = :corrected_patient_id) "
+                "WHERE study_instance_uid = :study_instance_uid "
+                "AND EXISTS (SELECT 1 FROM patients WHERE id = :corrected_patient_id)",
+                row,
+            )
+        if row["identified_at"] is not None:
+            _run(
+                connection,
+                "UPDATE studies SET identified_at = :identified_at WHERE study_instance_uid = :study_instance_uid "
+                "AND (identified_at IS NOT NULL OR named_patient_id IS NOT NULL)",
+                row,
+            )
     for row in old.rows("studies", ("study_instance_uid", "closed_at", "quiet_at")):
         _run(
             connection,
@@ -539,9 +559,11 @@ def _subject(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _delete_patients_without_studies(connection: Connection) -> None:
     """Delete merged patients that no file is of any more."""
-    has_no_study = "NOT EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
-    _run(
-        connection,
-        f"DELETE FROM patients WHERE merged_into IS NOT NULL AND {has_no_study.format('patients.merged_into')}",
+    is_named = (
+        "EXISTS (SELECT 1 FROM studies WHERE corrected_patient_id IS NOT NULL AND named_patient_id = patients.id)"
     )
-    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND {has_no_study.format('patients.id')}")
+    has_study = "EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
+    merged, alone = has_study.format("patients.merged_into"), has_study.format("patients.id")
+    has_merged = "EXISTS (SELECT 1 FROM patients m WHERE m.merged_into = patients.id)"
+    _run(connection, f"DELETE FROM patients WHERE merged_into IS NOT NULL AND NOT ({merged} OR {is_named})")
+    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND NOT ({alone} OR {is_named} OR {has_merged})")
