@@ -27,18 +27,14 @@ depends_on = None
 
 def upgrade() -> None:
 {body}
-
-
-def downgrade() -> None:
-{back}
 """
 
 
 @contextmanager
-def newer(folder: Path, body: str, back: str = "pass") -> Iterator[None]:
-    """Be a version whose last migration does what `body` says, and `back` undoes, with migrations in a new folder."""
+def newer(folder: Path, body: str) -> Iterator[None]:
+    """Be a version whose last migration does what `body` says, with migrations in a new folder."""
     shutil.copytree(place.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "), back=indent(back, "    "))
+    text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "))
     (folder / "versions" / f"{NEWER}_newer.py").write_text(text)
     own = place.folder, place._has_columns_of_models
     place.folder = lambda: folder  # type: ignore[assignment]

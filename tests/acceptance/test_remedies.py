@@ -86,20 +86,6 @@ def test_an_index_that_is_gone_is_built_again(root: Path, command: tuple[str, ..
         assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
 
 
-@pytest.mark.slow
-def test_a_downgrade_says_what_is_lost_and_a_node_does_not_start_on_what_is_left(root: Path) -> None:
-    unconfirmed = run("db", "downgrade", "base", "--root", root)
-    assert (unconfirmed.returncode, "3 of images" in unconfirmed.stdout) == (2, True)
-    assert "needs a confirmation" in unconfirmed.stderr
-    assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
-    run("db", "downgrade", "base", "--yes", "--root", root, check=True)
-    said = refused(root, "serve")
-    assert remedy(said) == ["db", "rebuild"]
-    follow(root, said, with_loss=True)
-    starts(root)
-    assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
-
-
 @pytest.mark.sqlite("a database of a server is created by its administrator")
 @pytest.mark.parametrize("command", [("db", "check"), *LOOKING], ids=" ".join)
 def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[str, ...]) -> None:

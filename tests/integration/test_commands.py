@@ -188,6 +188,7 @@ LISTING = {
         "fsck",
         "status",
         "info",
+        "dump",
         "backup",
         "restore",
         "archive status",
@@ -541,20 +542,23 @@ def test_each_state_that_is_printed_of_a_series_selects_it(run, tmp_path: Path) 
     for number, (state, verdict, rule, due_at) in enumerate(values.values()):
         write_rows(
             tmp_path / "here",
-            "UPDATE series SET state = :state, verdict = :verdict, verdict_rule = :rule, due_at = :due_at "
-            "WHERE series_number = :number",
+            "UPDATE series SET state = :state, verdict = :verdict, verdict_rule = :rule, due_at = :due_at, "
+            "verdict_reason = 'one is missing' WHERE series_number = :number",
             **{"state": state, "verdict": verdict, "rule": rule, "due_at": due_at, "number": number},
         )
 
     def printed(*options: str) -> set[str]:
-        head, *lines = run("series", "--root", "here", *options).out.splitlines()[1:]
-        return {line[: head.index("  no")].strip() for line in lines}
+        title, head, *lines = run("series", "--root", "here", *options).out.splitlines()
+        return {line[: head.index("  no")].strip() for line in lines[: int(title.split()[0])]}
 
     assert printed() == set(values)
     of_converted = {name for name, row in values.items() if row[0] == "converted"}
     several = {"receiving": {"receiving", "waiting"}, "converted": of_converted}
     for state in values:
         assert printed("--state", state) == several.get(state, {state})
+    for pair in (("incomplete", "suspect"), ("waiting", "failed")):
+        assert printed("--state", pair[0], "--state", pair[1]) == {*pair}
+    assert "one is missing" in run("series", "--root", "here", "--state", "suspect").out
 
 
 def test_series_are_listed_by_patient_modality_and_day(run, tmp_path: Path) -> None:

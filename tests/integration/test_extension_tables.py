@@ -20,7 +20,6 @@ from node.extensions.projects.rows import ProjectRepository
 from node.hookspecs import Extension
 from node.index.database import index as database
 from node.index.engine import extension_tables as own_tables
-from node.index.engine.downgrade import BASE, downgrade
 from node.index.engine.extension_tables import IndexTables
 from node.index.engine.place import FILE_NAME, IndexUnusable, Place, check, left_by_others, place_of, upgrade
 from node.index.engine.scope import Scope, within
@@ -150,19 +149,6 @@ def test_they_go_with_what_they_name_and_stay_while_the_extension_is_not_install
         with pytest.raises(IndexUnusable, match="hello_0002, which the extension hello does not know"):
             upgrade(place(root))
     assert check(place(root)) == []
-
-
-@pytest.mark.slow
-def test_they_go_down_before_those_of_the_node_and_only_with_their_extension(greeted: tuple[Path, list[Sent]]) -> None:
-    root, _ = greeted
-    rows, lost = greetings(root), dict[str, int]()
-    with pytest.raises(IndexUnusable, match="install hello first"):
-        downgrade(place(root), BASE, lost.update)
-    assert (greetings(root), lost) == (rows, {})
-    with hello():
-        assert downgrade(place(root), BASE, lost.update) is None
-        assert upgrade(place(root)) == (None, "0001")
-        assert (check(place(root)), greetings(root), lost["hello_greetings"]) == ([], [], len(rows))
 
 
 @pytest.mark.slow

@@ -14,12 +14,10 @@ from alembic.config import CommandLine
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from node.errors import UsageError
 from node.index.database.reading import reading
 from node.index.engine import sqlite_file
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
-from node.index.engine.downgrade import BASE, Lost, downgrade
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, exists, open_engine, upgrade
@@ -247,44 +245,6 @@ def tables_of(place: Place) -> set[str]:
         found = set(inspect(connection).get_table_names())
     engine.dispose()
     return found
-
-
-@pytest.mark.slow
-def test_it_goes_up_and_down_and_up_with_rows_in_it_and_says_before_what_is_lost(database: Place) -> None:
-    run(database, *ROWS)
-    tables, lost = tables_of(database), dict[str, int]()
-
-    def refuse(found: Lost) -> None:
-        lost.update(found)
-        raise UsageError("not agreed")
-
-    with pytest.raises(UsageError, match="not agreed"):
-        downgrade(database, BASE, refuse)
-    assert {table: count for table, count in lost.items() if count} == {"patients": 1, "studies": 1, "comments": 1}
-    assert tables_of(database) == tables
-    assert check(database) == []
-    assert downgrade(database, BASE, lost.update) is None
-    assert tables_of(database) == set()
-    assert not exists(database), "no half of an index is one"
-    assert upgrade(database) == (None, REVISION)
-    assert tables_of(database) == tables
-    assert check(database) == []
-    run(database, *ROWS)
-
-
-def test_it_goes_down_one_schema_with_the_rows_of_the_others(database: Place, tmp_path: Path) -> None:
-    run(database, *ROWS)
-    lost = dict[str, int]()
-    body = 'op.add_column("patients", sa.Column("colour", sa.String(8)))'
-    with newer(tmp_path / "newer", body, 'op.drop_column("patients", "colour")'):
-        upgrade(database)
-        run(database, "UPDATE patients SET colour = 'red'")
-        assert downgrade(database, REVISION, lost.update) == REVISION
-    assert lost == {"patients.colour": 1}
-    assert check(database) == ["the views are missing: `voxelnode db upgrade` makes them"]
-    assert upgrade(database) == (REVISION, REVISION)
-    assert check(database) == []
-    run(database, "SELECT patient_name FROM v_patients", "SELECT comment FROM v_comments")
 
 
 @pytest.mark.slow

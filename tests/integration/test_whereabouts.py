@@ -304,7 +304,7 @@ def test_a_series_that_is_open_again_tells_no_verdict_on_what_its_last_conversio
             return (
                 *("missing-slice" in run("info", uid, "--root", root.folder).stdout for uid in uids),
                 "missing-slice" in run("series", "--json", "--root", root.folder).stdout,
-                uids[1] in run("series", "--incomplete", "--uids", "--root", root.folder).stdout,
+                uids[1] in run("series", "--state", "incomplete", "--uids", "--root", root.folder).stdout,
                 status["incomplete_series"] == 1,
                 study.incomplete == 1,
                 len(index.studies.listed(listed)) == 1,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PrintedState = Literal[SeriesState, "waiting", Certainty]
 """What the table says of a series (`state_of`), and the states of ``v_series``."""
 
+DOUBTED = ("incomplete", "suspect")
+"""States whose reason is printed if they are asked for."""
+
 _EVERY = 2**31 - 1
 
 FIELDS = (
@@ -101,12 +104,21 @@ NAMED = ("patient_id", "patient_name", "study_date", "series_number", "series_de
 UIDS_OF_SERIES = ("study_instance_uid", "series_instance_uid")
 
 
+def _printed_state(text: str) -> str:
+    if text not in get_args(PrintedState):
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, get_args(PrintedState)))}.")
+    return text
+
+
 def series(
     study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
     state: Annotated[
-        PrintedState | None,
+        list[str] | None,
         typer.Option(
-            "--state", metavar="STATE", help=f"Only series in this state: {', '.join(get_args(PrintedState))}."
+            "--state",
+            metavar="STATE",
+            parser=_printed_state,
+            help=f"Only series in this state: {', '.join(get_args(PrintedState))}. Several are alternatives.",
         ),
     ] = None,
     of_patient: Annotated[
@@ -121,7 +133,6 @@ def series(
             "--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only series received since, such as 2026-01-31."
         ),
     ] = None,
-    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete and suspect series.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
     ] = 100,
@@ -136,17 +147,17 @@ def series(
     """
     from node.index.engine.view_rows import judged
 
+    states = frozenset(state or ())
     with root.looking() as index:
         rows = index.series.newest(
-            _EVERY if state == "waiting" else limit,
+            _EVERY if "waiting" in states else limit,
             study=study,
-            state="receiving" if state == "waiting" else state,
+            states=[*states - {"waiting"}, *(["receiving"] if "waiting" in states else [])],
             patient=of_patient,
             modality=modality and modality.upper(),
-            incomplete=incomplete,
         )
-    if state == "waiting":
-        rows = [row for row in rows if state_of(row) == state][:limit]
+    if "waiting" in states:
+        rows = [row for row in rows if not states.isdisjoint((row["state"], state_of(row)))][:limit]
     if since is not None:
         first = since.astimezone()
         rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
@@ -157,7 +168,7 @@ def series(
     problems = [
         line
         for row in rows
-        if (incomplete or row["error"]) and row["state"] != "not-an-image"
+        if (row["error"] or (states and state_of(row) in DOUBTED)) and row["state"] != "not-an-image"
         for line in finding(state_of(row), row["error"] or row["verdict_reason"], _named(row, uids=uids))
     ]
     refused = (row["error"] for row in rows if row["error"] and row["state"] in ("refused", "failed"))

@@ -1,4 +1,4 @@
-"""``voxelnode db path|upgrade|downgrade|check|backup|copy|export|rebuild``."""
+"""``voxelnode db path|upgrade|check|backup|copy|export|rebuild``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Json, Root, Yes, archive_files, confirm
+from node.cli.options import ChangedRoot, Commands, Root, archive_files
 from node.cli.output import Answer, Listing, problems_of
 from node.counted import counted, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
     from node.index.engine.backend import Place, Salvaged
-    from node.index.engine.downgrade import Lost
     from node.settings.model import Settings
 
 app = Commands(help="Maintain the index database.", no_args_is_help=True)
@@ -43,37 +42,6 @@ def upgrade(root: Root) -> Answer:
     if before == after:
         change = "already at schema"
     return Answer({"path": str(place), "before": before, "after": after}, f"{place}: {change} {after}")
-
-
-@app.command()
-def downgrade(
-    schema: Annotated[
-        str,
-        typer.Argument(metavar="SCHEMA", help='Older schema, such as 0001 or labels_0001; "base": no tables.'),
-    ],
-    yes: Yes = False,
-    *,
-    root: ChangedRoot,
-    json: Json = False,
-) -> Answer:
-    """Bring the database to an older schema, for an older version.
-
-    Stop the node first. Lists the rows and values that are lost, and asks. A start of this version upgrades the
-    database again, but what was lost stays lost.
-    """
-    from node.index.engine.downgrade import downgrade as downgrade_database
-
-    place, lost = _place(root.settings), dict[str, int]()
-
-    def agree(found: Lost) -> None:
-        lost.update(found)
-        if not json:
-            print("lost: " + (", ".join(f"{number} of {what}" for what, number in found.items()) or "nothing"))
-        confirm("a downgrade", "Go down?", yes)
-
-    core = downgrade_database(place, schema, agree)
-    now = f"the schema is {core} now" if core else "no schema is left: `voxelnode db rebuild` makes a new index"
-    return Answer({"path": str(place), "schema": core, "lost": lost}, f"{place}: {now}")
 
 
 @app.command()

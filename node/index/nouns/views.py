@@ -589,16 +589,14 @@ class SeriesViews(ViewRows):
         limit: int,
         *,
         study: str | None = None,
-        state: str | None = None,
+        states: Sequence[str] = (),
         patient: str | None = None,
         modality: str | None = None,
-        incomplete: bool = False,
     ) -> list[Row]:
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
-        `study`, `state`, `patient`, `modality`: Filters; None matches all. `state`: also the certainty of what is
-        converted; `patient`: its Patient ID. `incomplete`: only those whose verdict is ``incomplete`` or ``suspect``,
-        and that are not open again.
+        `study`, `states`, `patient`, `modality`: Filters; without one, all match. `states`: alternatives, also the
+        certainties of what is converted; `patient`: its Patient ID.
         """
         # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
         # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
@@ -607,12 +605,15 @@ class SeriesViews(ViewRows):
             modality is not None
             and self._number(f"SELECT count(*) FROM ({of_modality}) few", modality=modality) < FEW_SERIES
         )
-        if state in COMMON_STATES:
-            is_in_state = "NOT se.state <> :state"
-        elif state in OTHER_STATES:
-            is_in_state = "se.state = :state"
-        else:
-            is_in_state = f"NOT se.state <> 'converted' AND {certainty_of('se')} = :state"
+        named = {f"state_{number}": state for number, state in enumerate(states)}
+        is_in_state = " OR ".join(
+            f"NOT se.state <> :{name}"
+            if state in COMMON_STATES
+            else f"se.state = :{name}"
+            if state in OTHER_STATES
+            else f"NOT se.state <> 'converted' AND {certainty_of('se')} = :{name}"
+            for name, state in named.items()
+        )
         filters = (
             (study, "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)"),
             (
@@ -620,9 +621,8 @@ class SeriesViews(ViewRows):
                 "se.study_id IN (SELECT st.id FROM patients p JOIN studies st ON st.patient_id = p.id "
                 "WHERE p.patient_id = :patient)",
             ),
-            (state, is_in_state),
+            (states or None, f"({is_in_state})"),
             (modality, "se.modality = :modality" if is_rare else "NOT se.modality <> :modality"),
-            (incomplete or None, "se.verdict <> 'complete' AND se.state NOT IN ('receiving', 'converting')"),
         )
         conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
         newest = f"SELECT se.id FROM series se WHERE 1 = 1{conditions} ORDER BY se.last_received_at DESC LIMIT :limit"
@@ -633,10 +633,10 @@ class SeriesViews(ViewRows):
             "AND v.study_instance_uid = st.study_instance_uid AND v.series_instance_uid = own.series_instance_uid "
             "ORDER BY own.last_received_at DESC",
             study=study,
-            state=state,
             patient=patient,
             modality=modality,
             limit=limit,
+            **named,
         )
 
     def under_way(self, limit: int) -> list[Row]:

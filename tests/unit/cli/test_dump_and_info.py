@@ -173,7 +173,12 @@ def test_tables_have_whole_uids_in_columns_and_fields_for_programs(run, tmp_path
     make.saved([*make.ct_series(1, **described), make.structured_report()], tmp_path / "some")
     run("import", "some", "--root", "here")
     uid = make_failures_and_deliveries(tmp_path / "here")
-    for command in (("series", "--uids"), ("series", "--uids", "--incomplete"), ("status",), ("hooks", "deliveries")):
+    for command in (
+        ("series", "--uids"),
+        ("series", "--uids", "--state", "refused"),
+        ("status",),
+        ("hooks", "deliveries"),
+    ):
         status, out, _ = run(*command, "--root", "here")
         assert status == 0
         assert "\x1b" not in out
