@@ -415,9 +415,10 @@ def _moment(moment: str | dt.datetime) -> dt.datetime:
 
 
 def _may_store(row: Row) -> bool:
-    """Return whether a refused association may have been for instances: it did not only echo or query."""
+    """Return whether a refusal may have been of instances: no HL7, and no association that only echoed or queried."""
     uids = row["offered"].split(", ")[1:]  # behind their count
-    return row["what"] != "association" or not uids or not all(uid.startswith(_NO_STORAGE) for uid in uids)
+    is_of_other = row["what"] == "association" and uids and all(uid.startswith(_NO_STORAGE) for uid in uids)
+    return row["what"] != "hl7" and not is_of_other
 
 
 def _sender(row: Row) -> str:

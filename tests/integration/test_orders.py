@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.extensions.worklist.entries import step_of
-from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.index.nouns.persons import PersonRepository
 from tests import make
 from tests.integration.conftest import Root
@@ -22,7 +22,8 @@ ORDER = {
 
 
 def order(root: Root, **fields: str) -> None:
-    root.index.repository(ScheduledStepRepository).apply_orders({"1": step_of({**ORDER, **fields})}, NOW)
+    ordered = OrderedStep("1", "1", "scheduled", step_of({**ORDER, **fields}), "")
+    root.index.repository(ScheduledStepRepository).apply_orders([ordered], NOW)
 
 
 def take(root: Root, **attributes: Any) -> str:

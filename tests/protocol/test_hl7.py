@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from node.audit.audit_log import Audit
 from node.control.checks import problems
 from node.dicom.json_model import entry_text
 from node.extensions.worklist import mllp
-from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
+from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse, state_of
 from node.extensions.worklist.mllp import MllpListener
+from node.extensions.worklist.performed_rows import PerformedStep, PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.metrics import Metrics
+from node.receive.refusals import Rejections
 from node.settings.model import Settings
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
 
@@ -31,8 +34,8 @@ MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||
 PID = "PID|1||P1^^^HOSPITAL||{name}||19700131|F"
 ORM = (
     MSH, PID, "PV1|1|O||||||77^Who^Doctor^X^II^Dr",
-    "ORC|{control}|PL-1|FI-1||||^^^202611211015",
-    "OBR|1|PL-1|FI-1|CT-T^CT of the thorax^99X||||||||||||||A100|RP1|SPS1|CT1|||CT|||^^^202611211015",
+    "ORC|{control}|{order}|FI-1||{status}||^^^202611211015",
+    "OBR|1|{order}|FI-1|CT-T^CT of the thorax^99X||||||||||||||A100|RP1|SPS1|CT1|||CT|{result}||^^^202611211015",
     "ZDS|1.2.840.1.5^^Application^DICOM",
 )  # fmt: skip
 OMI = (
@@ -45,9 +48,11 @@ OMI = (
 
 def written(
     segments: tuple[str, ...] = ORM, kind: str = "ORM^O01^ORM_O01", control: str = "NW", number: int = 1,
-    charset: str = "UNICODE UTF-8", name: str = "Müller^Jörg^Q^III^Dr", codec: str = "utf-8", **_: Any,
+    charset: str = "UNICODE UTF-8", name: str = "Müller^Jörg^Q^III^Dr", codec: str = "utf-8", status: str = "",
+    order: str = "PL-1", result: str = "",
 ) -> bytes:  # fmt: skip
     values = {"kind": kind, "control": control, "number": number, "charset": charset, "name": name}
+    values |= {"status": status, "order": order, "result": result}
     return "".join(segment.format(**values) + "\r" for segment in segments).encode(codec)
 
 
@@ -95,14 +100,16 @@ def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     (tmp_path / "root").mkdir(exist_ok=True)  # an index in PostgreSQL does not make it
     audit = Audit(tmp_path / "root", "VOXELNODE")
     started: list[MllpListener] = []
+    rejections = Rejections(index, Metrics())
 
     def start(**settings: Any) -> int:
-        section = WorklistSettings(hl7_port=0, **settings)
-        started.append(MllpListener(section, "VOXELNODE", index.repository(ScheduledStepRepository), Metrics(), audit))
+        section, steps = WorklistSettings(hl7_port=0, **settings), index.repository(ScheduledStepRepository)
+        refuse = rejections.record
+        started.append(MllpListener(section, "VOXELNODE", steps, Metrics(), audit, on_refusal=refuse))
         started[-1].start()
         return started[-1].port
 
-    start.index = index  # type: ignore[attr-defined]
+    start.index, start.rejections = index, rejections  # type: ignore[attr-defined]
     yield start
     for listener in started:
         listener.stop()
@@ -115,6 +122,18 @@ def entries(listening: Any) -> dict[str, dict[str, Any]]:
         steps = index.repository(ReadScheduledSteps)
         rows = [steps.entry(row["id"]) for row in steps.page(None, 100)]
     return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
+
+
+def refusals(listening: Any) -> list[dict[str, Any]]:
+    """What is listed as refused, the newest first."""
+    listening.rejections.step()
+    with listening.index.reading() as index:
+        return [dict(row) for row in index.rejections.newest(1000)]
+
+
+def rows_of(listening: Any) -> list[Any]:
+    with listening.index.reading() as index:
+        return list(index.repository(ReadScheduledSteps).page(None, 1000))
 
 
 def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path) -> None:
@@ -131,6 +150,7 @@ def test_orders_come_over_tls_from_known_senders_only(listening: Any, keys: Path
     with pytest.raises((OSError, AssertionError)), Sender(port, client_context(keys, None)) as sender:
         sender.send(written(number=4))  # an alert, or a connection that is closed
     silent.close()
+    assert until(lambda: ("hl7", "TLS") in {(row["what"], row["rule"]) for row in refusals(listening)})
 
 
 @pytest.mark.parametrize(
@@ -161,11 +181,84 @@ def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
         assert sender.send(written(control="XO", number=3, name="Maier^Hans"))[1] == "AA"
         [row] = entries(listening).values()
         assert row["patient_name"] == "Maier^Hans"
-        assert sender.send(written(control="CA", number=4))[1] == "AA"
-        assert sender.send(written(control="CA", number=5))[1] == "AA"
-    assert entries(listening) == {}
+        for number in (4, 5):
+            assert sender.send(written(control="CA", number=number))[1] == "AA"
+            [row] = entries(listening).values()
+            assert (row["state"], row["patient_name"]) == ("canceled", "Maier^Hans")
     lines = (listening.index.root / "audit.jsonl").read_text().splitlines()
     assert sum("1 steps scheduled" in line for line in lines) == 3
+
+
+EFFECTS = {
+    "scheduled": "NW XO XX XR RO PA CH SC SN NA RL OE OR", "held": "HD OH HR", "canceled": "CA OC CR RP RU RQ",
+    "discontinued": "DC OD DR",
+    "": "AF DF FU OF RF OP PY CN PR RE DE OK RR NR SR UA UC UD UF UH UM UR UX LI UN MC SS CP RA RC RD SQ SU ZZ nothing",
+}  # fmt: skip
+"""HL7 table 0119, all its codes; without an effect, they are refused."""
+
+STATUSES = {
+    "": "scheduled", "SC": "scheduled", "IP": "in-progress", "A": "in-progress", "HD": "held", "CA": "canceled",
+    "RP": "canceled", "DC": "discontinued", "CM": "completed", "ER": "", "ZZ": "",
+}  # fmt: skip
+"""HL7 table 0038, all its codes."""
+
+
+@pytest.mark.slow
+def test_every_order_control_and_order_status_is_done_or_refused(listening: Any) -> None:
+    controls = [(code, "", state) for state, codes in EFFECTS.items() for code in codes.split()]
+    assert len(controls) == 58 + 2
+    with Sender(listening()) as sender:
+        for control, status, state in [*controls, *(("SC", status, state) for status, state in STATUSES.items())]:
+            assert sender.send(written(order=f"{control}{status}", status="HD"))[1] == "AA"
+            answer = sender.send(written(order=f"{control}{status}", control=control, status=status))
+            key = f"{control}{status}\\SPS1"
+            [row] = [row for row in rows_of(listening) if row["source_key"] == key]
+            assert (answer[1], row["state"]) == (("AA", state) if state else ("AE", "held")), (control, status)
+            assert "one of" in answer[3] or state
+    assert len([row for row in refusals(listening) if row["rule"] == "table value not found"]) == 2
+
+
+def test_a_status_that_nobody_knows_is_refused_with_every_control() -> None:
+    for control in " ".join(EFFECTS.values()).split():
+        for status in STATUSES:
+            if control in EFFECTS[""].split() or (not STATUSES[status] and status):
+                with pytest.raises(MessageRefused, match=r"ORC-[15] must be"):
+                    state_of(control, status)
+            else:
+                assert state_of(control.lower(), status.lower()) in [*EFFECTS, *STATUSES.values()]
+    assert [state_of("SC", "SC", result) for result in "XFCSZ"] == ["canceled", *["completed"] * 2, *["scheduled"] * 2]
+    assert state_of("NW", "IP") == "scheduled"
+
+
+def test_an_order_that_is_not_known_is_added_in_its_state_or_refused(listening: Any) -> None:
+    few = (MSH, PID, "ORC|{control}|{order}||")
+    with Sender(listening()) as sender:
+        assert sender.send(written(control="CA"))[1] == "AA"
+        assert [row["state"] for row in rows_of(listening)] == ["canceled"]
+        assert sender.send(written())[1] == "AA"  # it is ordered again
+        assert [row["state"] for row in rows_of(listening)] == ["scheduled"]
+        for control, state in (("HD", "held"), ("RL", "scheduled"), ("DC", "discontinued")):
+            assert sender.send(written(few, control=control))[1] == "AA"  # the order as a whole
+            assert [row["state"] for row in rows_of(listening)] == [state]
+        answer = sender.send(written((*ORM, "ORC|CA|ELSE", "ORC|CA|PL-1")))
+        assert answer[:2] == ["MSA", "AE"]
+        assert answer[3].startswith("no entry has the number of this order")
+        assert [row["state"] for row in rows_of(listening)] == ["discontinued"]  # a refused message leaves nothing
+
+
+def test_what_a_modality_has_done_stays_done(listening: Any) -> None:
+    performed = listening.index.repository(PerformedStepRepository)
+    with Sender(listening()) as sender:
+        for state, kept in (("COMPLETED", "completed"), ("DISCONTINUED", "scheduled")):
+            order, study = state[:3], f"1.2.840.{len(state)}"
+            segments = (*ORM[:-1], f"ZDS|{study}^^Application^DICOM")
+            assert sender.send(written(segments, order=order))[1] == "AA"
+            values = dict.fromkeys((field.name for field in fields(PerformedStep)), None)
+            values |= {"sop_instance_uid": study, "study_instance_uid": study, "scheduled": ((study, "SPS1"),)}
+            step = PerformedStep(**{**values, "state": state, "series": (), "attributes": {}})  # type: ignore[arg-type]
+            assert performed.create(step, "CT1", dt.datetime.now(dt.UTC))
+            assert sender.send(written(segments, control="XO", status="SC", order=order))[1] == "AA"
+            assert [row["state"] for row in rows_of(listening) if row["study_instance_uid"] == study] == [kept]
 
 
 def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) -> None:
@@ -228,6 +321,7 @@ def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -
         ({"charset": "", "codec": "latin-1"}, "Müller^Jörg^Q^Dr^III"),
         ({"charset": "", "codec": "utf-8"}, "Müller^Jörg^Q^Dr^III"),
         ({"name": "O\\T\\Neil^A\\S\\B"}, "O&Neil^A B"),
+        ({"charset": "~ISO IR87", "codec": "iso2022_jp", "name": "山田^太郎"}, "山田^太郎"),
     ],
 )  # fmt: skip
 def test_text_is_decoded_by_the_character_set_and_without_escapes(
@@ -239,6 +333,47 @@ def test_text_is_decoded_by_the_character_set_and_without_escapes(
     assert row["patient_name"] == name
 
 
+TABLE_0211 = (
+    "ASCII", *(f"8859/{part}" for part in (*range(1, 10), 15)), "ISO IR6", "ISO IR14", "ISO IR87", "ISO IR159",
+    "GB 18030-2000", "KS X 1001", "CNS 11643-1992", "BIG-5", "UNICODE", "UNICODE UTF-8", "UNICODE UTF-16",
+    "UNICODE UTF-32", "",
+)  # fmt: skip
+TEXTS_OF = {
+    "8859/1": "Müller", "8859/2": "Łódź", "8859/3": "Ħ", "8859/4": "Ķ", "8859/5": "Люкс", "8859/6": "علي",
+    "8859/7": "Αθηνά", "8859/8": "שלום", "8859/9": "Işık", "8859/15": "Œ€", "ISO IR14": "ﾔﾏﾀﾞ", "ISO IR87": "山田",
+    "ISO IR159": "丂", "GB 18030-2000": "Ł山Ü홍", "KS X 1001": "홍길동", "BIG-5": "王小東", "UNICODE": "Ł山Ü홍",
+    "UNICODE UTF-8": "Ł山Ü홍", "": "Ł山Ü홍",
+}  # fmt: skip
+CODECS = {
+    "ISO IR14": "shift_jis", "ISO IR87": "iso2022_jp", "ISO IR159": "iso2022_jp_2", "GB 18030-2000": "gb18030",
+    "KS X 1001": "euc_kr", "BIG-5": "big5", "ASCII": "ascii", "ISO IR6": "ascii",
+}  # fmt: skip
+SPELT = {
+    "utf-8": ("UTF-8", "utf8", "UTF 8", "UNICODE-UTF-8", "unicode utf8", "ISO_IR 192"),
+    "latin-1": ("ISO_IR 100", "ISO IR100", "ISO 8859-1", "ISO-8859-1", "8859-1", "iso8859_1", "LATIN1", "~8859/1"),
+    "iso2022_jp": ("~ISO IR87", "ASCII~ISO IR87", "ISO IR6~ISO IR87~ISO IR159", "ISO_IR 87", "ISO IR14~ISO IR87"),
+    "gb18030": ("GB18030", "GB18030-2000"), "big5": ("BIG5", "Big5"), "ascii": ("US-ASCII", "ISO_IR 6"),
+    "iso8859_5": ("ISO-IR 144", "ISO 8859/5"), "euc_kr": ("EUC-KR", "KS_X_1001", "ISO_IR 149"),
+}  # fmt: skip
+
+
+def test_every_name_of_a_character_set_is_known_or_refused() -> None:
+    for name in TABLE_0211:
+        codec = CODECS.get(name) or (f"iso{name.replace('/', '-')}" if name.startswith("8859") else "utf-8")
+        text = TEXTS_OF.get(name, "Doe^Jane")
+        if name in ("CNS 11643-1992", "UNICODE UTF-16", "UNICODE UTF-32"):
+            with pytest.raises(MessageRefused, match="MSH-18") as refused:
+                parse(written(charset=name, name=text, codec=codec))
+            assert refused.value.code == "AE"
+        else:
+            assert text in parse(written(charset=name, name=text, codec=codec)).named("PID")
+    texts = {"latin-1": "Müller", "iso2022_jp": "山田", "gb18030": "张", "big5": "王", "ascii": "X", "utf-8": "Ł홍"}
+    for codec, names in SPELT.items():
+        for name in names:
+            text = texts.get(codec, "홍" if codec == "euc_kr" else "Л")
+            assert text in parse(written(charset=name, name=text, codec=codec)).named("PID"), name
+
+
 @pytest.mark.parametrize(
     ("message", "code", "reason"),
     [
@@ -246,8 +381,8 @@ def test_text_is_decoded_by_the_character_set_and_without_escapes(
         (b"PID|1", "AR", "does not begin with an MSH"),
         (b"MSH||||||||", "AR", "MSH-2"),
         (written(kind="ADT^A01"), "AR", "only ORM"),
-        (written(charset="KLINGON"), "AR", "MSH-18"),
-        (written(codec="latin-1"), "AR", "not in the character set"),
+        (written(charset="KLINGON"), "AE", "MSH-18"),
+        (written(codec="latin-1"), "AE", "not in the character set"),
         (written((MSH, PID)), "AE", "no ORC"),
         (written((MSH, PID, "ORC|NW|1")), "AE", "no OBR"),
         (written(control="ZZ"), "AE", "ORC-1 must be one of"),
@@ -263,7 +398,11 @@ def test_what_is_not_taken_is_answered_with_a_reason_that_names_nobody(
     with Sender(listening()) as sender:
         answer = sender.send(message)
         assert (answer[1], reason in answer[3]) == (code, True), answer
-        assert not any(secret in "|".join(answer) for secret in ("Müller", "P1", "xxx"))
+        [refusal] = refusals(listening)
+        assert re.sub(r"[\^|]", " ", refusal["reason"]).startswith(answer[3])
+        assert answer[2] == ("MSG1" if b"MSG1" in message else "")
+        texts = "|".join([*answer, *map(str, refusal.values())])
+        assert not any(secret in texts for secret in ("Müller", "P1", "xxx"))
         assert sender.send(written())[1] == "AA"  # the connection goes on
     assert len(entries(listening)) == 1
 
@@ -352,9 +491,9 @@ def test_what_an_order_says_is_kept_whole_and_what_is_too_long_is_refused(listen
     accession, patient, text = "HOSPITAL-2024-0000001", "f" * 128, "T" * 100
 
     def order(number: str) -> bytes:
-        segments = [segment.replace("A100", accession).replace("PL-1", number) for segment in ORM]
+        segments = [segment.replace("A100", accession) for segment in ORM]
         segments = [one.replace("P1^^^", f"{patient}^^^").replace("CT of the thorax", text) for one in segments]
-        return written(tuple(segments))
+        return written(tuple(segments), order=number)
 
     with Sender(listening()) as sender:
         assert sender.send(order("1" * 300 + "A"))[1] == "AA"

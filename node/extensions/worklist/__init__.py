@@ -88,7 +88,9 @@ class _Worklist(Extension):
             patients = None
             if node.audit is not None and "identity" not in node.settings.extensions.disabled:
                 patients = PatientChanges(OpenedRoot(node.settings, node.ingest, node.audit))
-            listeners["hl7"] = MllpListener(settings, ae_title, scheduled, node.metrics, node.audit, now, patients)
+            listeners["hl7"] = MllpListener(
+                settings, ae_title, scheduled, node.metrics, node.audit, now, patients, node.on_refusal
+            )
 
         def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> FoundAnswers:
             query = read_worklist_query(identifier)

@@ -10,28 +10,67 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from encodings.aliases import aliases
 from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
 
 from node.dicom.attributes import MAX_TEXT_BYTES, is_short
+from node.dicom.character_sets import decoded, plain_term
 from node.errors import VoxelnodeError
 from node.extensions.worklist.entries import InvalidEntry, element, step_of
-from node.extensions.worklist.scheduled_rows import ScheduledStep
+from node.extensions.worklist.scheduled_rows import ENDED, HELD, IN_PROGRESS, SCHEDULED, OrderedStep, ScheduledStep
 
 MAX_SEGMENTS = 500
 MAX_STEPS = 50
 """Steps of one order."""
 
-_CHARACTER_SETS = {
-    "UNICODE UTF-8": "utf-8", "UTF-8": "utf-8", "ASCII": "ascii", "8859/1": "latin-1", "8859/2": "iso8859-2",
-    "8859/5": "iso8859-5", "8859/7": "iso8859-7", "8859/9": "iso8859-9", "8859/15": "iso8859-15",
+_CODECS = {
+    **{plain_term(alias): codec for alias, codec in aliases.items()},
+    **{plain_term(codec): codec for codec in aliases.values()},
+    "UNICODE": "utf-8", "ISOIR14": "shift_jis", "ISOIR87": "ascii", "ISOIR159": "ascii", "ISOIR13": "shift_jis",
+    "ISOIR192": "utf-8", "ISOIR203": "iso8859_15", "BIG5": "cp950", "KSX1001": "cp949", "ISOIR149": "cp949",
 }  # fmt: skip
-"""Codecs by MSH-18 (HL7 table 0211); without it, UTF-8 if the bytes are that, else Latin-1."""
+"""Python's codecs by the names of HL7 table 0211, of (0008,0005) and of IANA. The Japanese sets follow escapes."""
 
-_NEW = frozenset(("NW", "XO", "XX", "SC", "RO"))
-_CANCEL = frozenset(("CA", "DC", "OC", "OD"))
-"""Order control codes (HL7 table 0119) that put an entry, and those that remove it."""
+ON_STATUS, NOTHING = "on status", "nothing"
+"""Effects of an order control code: the order status decides; the node can do nothing for it, and says so."""
+
+ORDER_CONTROL: Mapping[str, str] = {
+    code: effect
+    for effect, codes in {
+        # new, change request, changed unsolicited, changed as requested, replacement order, parent order, child order,
+        # status changed, send order number, number assigned
+        ON_STATUS: "NW XO XX XR RO PA CH SC SN NA",
+        # release previous hold, order released, released as requested
+        SCHEDULED: "RL OE OR",
+        # hold request, order held, on hold as requested
+        HELD: "HD OH HR",
+        # cancel request, order canceled, canceled as requested; replace request, replaced unsolicited, replaced as
+        # requested, all three of the order that is replaced (RO has the new one)
+        "canceled": "CA OC CR RP RU RQ",
+        # discontinue request, order discontinued, discontinued as requested
+        "discontinued": "DC OD DR",
+        # refills: approval, denied, unsolicited, as requested, request; dispenses: order, replacement; results:
+        # combined, previous, to follow; answers: data errors, accepted, request received, notification received, to a
+        # status request, unable to accept, to cancel, discontinue, refill, hold, replace, release, change; link and
+        # unlink a problem, charge, status request, cancel a process step; recommendation accepted, changed, declined;
+        # supplemented as requested, supplement
+        NOTHING: "AF DF FU OF RF OP PY CN PR RE DE OK RR NR SR UA UC UD UF UH UM UR UX LI UN MC SS CP RA RC RD SQ SU",
+    }.items()
+    for code in codes.split()
+}
+"""HL7 table 0119: the effect of each code, a state of the step or one of the above."""
+
+ORDER_STATUS: Mapping[str, str] = {
+    "": SCHEDULED, "SC": SCHEDULED, "IP": IN_PROGRESS, "A": IN_PROGRESS, "HD": HELD, "CA": "canceled", "RP": "canceled",
+    "DC": "discontinued", "CM": "completed",
+}  # fmt: skip
+"""HL7 table 0038: scheduled, in process, some results available, on hold, canceled, replaced, discontinued, completed.
+ER, order not found, is refused."""
+
+_RESULT_STATUS = {"X": "canceled", "F": "completed", "C": "completed"}
+"""HL7 table 0123: order canceled, final results, correction. The other codes of OBR-25 leave it to the order."""
 
 _NAMESPACE = uuid.UUID("5f0b7a52-3d0e-4a4c-8a43-60f6b7c8a5f1")
 
@@ -39,12 +78,20 @@ Verdict = Literal["AA", "AE", "AR"]
 """Acknowledgment code (HL7 table 0008): accepted, an error in the order, rejected as a message."""
 
 
-class MessageRefused(VoxelnodeError):
-    """A message is not taken; `code` is AE or AR. The message of the error has no patient data."""
+ERRORS = {
+    100: "segment sequence error", 101: "required field missing", 102: "data type error", 103: "table value not found",
+    200: "unsupported message type", 204: "unknown key identifier", 205: "duplicate key identifier",
+    207: "application internal error",
+}  # fmt: skip
+"""HL7 table 0357."""
 
-    def __init__(self, code: Verdict, reason: str) -> None:
+
+class MessageRefused(VoxelnodeError):
+    """A message is not taken; `code` is AE or AR, `error` of `ERRORS`. The message of the error has no patient data."""
+
+    def __init__(self, code: Verdict, reason: str, error: int = 102) -> None:
         super().__init__(reason)
-        self.code = code
+        self.code, self.error = code, error
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,54 +126,56 @@ class Hl7Message:
         return re.sub(f"{mark}([^{mark}]*){mark}", lambda found: known.get(found[1], " "), text).strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Hl7Order:
-    """A step of an order: its key at the placer or filler, and its entry; None: it is cancelled."""
-
-    key: str
-    step: ScheduledStep | None
-
-
 def parse(data: bytes) -> Hl7Message:
     """Return the segments of a message; MessageRefused if it is no HL7 v2 message in the vertical bar encoding."""
+    head = heading(data).named("MSH")
+    return _parsed(_decoded(data, head[17] if len(head) > 17 else ""))
+
+
+def heading(data: bytes) -> Hl7Message:
+    """Return the MSH segment of a message, by which it is answered; raise MessageRefused as `parse`."""
     if not data.startswith(b"MSH|") or len(data) < 9:
-        raise MessageRefused("AR", "the message does not begin with an MSH segment and the delimiter |")
-    head = re.split(b"[\r\n]", data, maxsplit=1)[0].decode("latin-1").split("|")
-    text = _decoded(data, head[17] if len(head) > 17 else "")
+        raise MessageRefused("AR", "the message does not begin with an MSH segment and the delimiter |", 100)
+    return _parsed(re.split(b"[\r\n]", data, maxsplit=1)[0].decode("latin-1"))
+
+
+def _parsed(text: str) -> Hl7Message:
     lines = [line for line in re.split("[\r\n]+", text) if line]
     if len(lines) > MAX_SEGMENTS:
         raise MessageRefused("AR", f"the message has more than {MAX_SEGMENTS} segments")
-    component, repetition, escape, subcomponent = (*head[1][:4], *" " * 4)[:4]
+    component, repetition, escape, subcomponent = (*lines[0].split("|")[1][:4], *" " * 4)[:4]
     if len({component, repetition, "|"} - {" "}) < 3:
-        raise MessageRefused("AR", "MSH-2 must name the delimiters, such as ^~\\&")
+        raise MessageRefused("AR", "MSH-2 must name the delimiters, such as ^~\\&", 101)
     segments = tuple(tuple(line.split("|")) for line in lines)
     return Hl7Message(component, repetition, escape.strip(), subcomponent.strip(), segments)
 
 
 def _decoded(data: bytes, character_set: str) -> str:
-    name = character_set.split("~")[0].strip().upper()
-    if name and name not in _CHARACTER_SETS:
-        raise MessageRefused("AR", "the character set of MSH-18 is not supported")
-    try:
-        return data.decode(_CHARACTER_SETS.get(name, "utf-8"))
-    except UnicodeDecodeError as error:
-        if name:
-            raise MessageRefused("AR", "the message is not in the character set of MSH-18") from error
-        return data.decode("latin-1")
+    """Return the text of a message by MSH-18: its first character set, others by escape sequences or if it fails."""
+    names = [plain_term(name) or "ASCII" for name in character_set.split("~")] if character_set else ["UTF8", "LATIN1"]
+    codecs = [_CODECS.get(name.removeprefix("UNICODE") or name) or _CODECS.get(f"ISO{name}", "") for name in names]
+    if "" in codecs:
+        raise MessageRefused("AE", "MSH-18 must name character sets of HL7 table 0211, but not CNS 11643-1992", 103)
+    for codec in codecs:
+        try:
+            text = decoded(data, [codec], "UT") if b"\x1b" in data and "ascii" in codecs else data.decode(codec)
+        except (UnicodeDecodeError, LookupError):  # no codec of text
+            continue
+        if text.startswith("MSH|") and "\ufffd" not in text:
+            return text
+    raise MessageRefused("AE", "the message is not in the character set of MSH-18")
 
 
-def orders_of(message: Hl7Message, stations: Mapping[str, str]) -> list[Hl7Order]:
+def orders_of(message: Hl7Message, stations: Mapping[str, str]) -> list[OrderedStep]:
     """Return the steps that an order message schedules, changes or cancels, or raise MessageRefused.
 
     `stations` has the AE title of the station for a modality, if an order names none.
     """
-    header = message.named("MSH")
-    kind = tuple(message.value(header, 8, part) for part in (1, 2))  # MSH-9: MSH-1 is the delimiter itself
-    if kind not in (("ORM", "O01"), ("OMI", "O23")):
-        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A08, ADT^A37 and ADT^A40 are accepted")
+    if type_of(message) not in ("ORM^O01", "OMI^O23"):
+        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A08, ADT^A37 and ADT^A40 are accepted", 200)
     found = [order for group in _groups(message) for order in _orders(message, group, stations)]
     if not found:
-        raise MessageRefused("AE", "the message has no ORC and OBR segments")
+        raise MessageRefused("AE", "the message has no ORC and OBR segments", 100)
     if len(found) > MAX_STEPS:
         raise MessageRefused("AE", f"the message has more than {MAX_STEPS} steps")
     return found
@@ -148,27 +197,43 @@ def _groups(message: Hl7Message) -> Iterator[_Group]:
         yield group
 
 
-def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> Iterator[Hl7Order]:
+def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> Iterator[OrderedStep]:
     value, [order, *_] = message.value, group["ORC"]
-    control = value(order, 1)
     number = value(order, 2) or value(order, 3)
-    if control not in _NEW | _CANCEL:
-        raise MessageRefused("AE", "ORC-1 must be one of " + ", ".join(sorted(_NEW | _CANCEL)))
     if not number:
-        raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order")
+        raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order", 101)
     for position, (request, step) in enumerate(_steps(group)):
-        key = f"{number}\\{value(step, 4) or value(request, 20) or position}"
+        state = state_of(value(order, 1), value(order, 5), value(request, 25))
+        step_id = value(step, 4) or value(request, 20)
+        key = f"{number}\\{step_id or position}"
         if not is_short(key):
             raise MessageRefused("AE", f"the number of the order is longer than {MAX_TEXT_BYTES} bytes")
-        if control in _CANCEL:
-            yield Hl7Order(key, None)
-        elif "OBR" not in group:
-            raise MessageRefused("AE", "the order has no OBR segment")
-        else:
+        entry, lacks = None, "the order has no OBR segment"
+        if "OBR" in group:
             try:
-                yield Hl7Order(key, _step(message, group, request, step, number, stations))
+                entry = _step(message, group, request, step, number, stations)
             except InvalidEntry as error:
-                raise MessageRefused("AE", str(error)) from error
+                lacks = str(error)
+                if state not in ENDED:
+                    raise MessageRefused("AE", lacks) from error
+        yield OrderedStep(key, f"{number}\\" if not step_id else key, state, entry, lacks)
+
+
+def state_of(control: str, status: str, result: str = "") -> str:
+    """Return the state of a step by ORC-1, ORC-5 and OBR-25, or raise MessageRefused."""
+    control, status = control.upper(), status.upper()
+    effect, by_status = ORDER_CONTROL.get(control, NOTHING), ORDER_STATUS.get(status)
+    if effect == NOTHING:
+        taken = ", ".join(sorted(code for code, effect in ORDER_CONTROL.items() if effect != NOTHING))
+        raise MessageRefused("AE", f"ORC-1 must be one of {taken}: the node does nothing for others", 103)
+    if by_status is None:
+        taken = ", ".join(filter(None, sorted(ORDER_STATUS)))
+        raise MessageRefused("AE", f"ORC-5 must be empty or one of {taken}", 103)
+    if effect != ON_STATUS:
+        return effect
+    if by_status == IN_PROGRESS and control != "SC":
+        by_status = SCHEDULED  # in process for the department; that a modality has begun is a change of status
+    return by_status if by_status in ENDED else _RESULT_STATUS.get(result.upper(), by_status)
 
 
 def _steps(group: _Group) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -242,7 +307,15 @@ def _short(number: str) -> str:
     return number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
 
 
-def acknowledgment(message: Hl7Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime) -> bytes:
+def type_of(message: Hl7Message | None) -> str:
+    """Return the type of a message, such as ORM^O01; empty if MSH-9 has something else."""
+    found = "^".join(message.value(message.named("MSH"), 8, part) for part in (1, 2)) if message else ""  # MSH-1 is |
+    return found if re.fullmatch(r"[A-Z]{3}\^[A-Z]\d\d", found) else ""
+
+
+def acknowledgment(
+    message: Hl7Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime, error: int = 0
+) -> bytes:
     """Return the acknowledgment of a message (HL7 v2.5.1 2.9.2): of its content, it repeats only the control ID."""
     control_id, sender, facility, trigger, version = "", "", "", "", "2.5.1"
     if message is not None:
@@ -254,6 +327,7 @@ def acknowledgment(message: Hl7Message | None, verdict: Verdict, reason: str, ae
         f"MSH|^~\\&|{_echoed(ae_title, 16)}||{sender}|{facility}|{now:%Y%m%d%H%M%S}||ACK^{trigger}^ACK|"
         f"{uuid.uuid4().hex[:20]}|P|{version}",
         f"MSA|{verdict}|{control_id}|{_echoed(reason, 80)}",
+        *([f"ERR|||{error}^{ERRORS[error].capitalize()}^HL70357|E||||{_echoed(reason, 250)}"] if error else []),
     )
     return "".join(f"{line}\r" for line in lines).encode("ascii", "replace")
 

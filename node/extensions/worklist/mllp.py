@@ -11,6 +11,7 @@ import datetime as dt
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -22,10 +23,21 @@ from node.audit.audit_log import APPLICATION, SOURCE, Audit, AuditAction, AuditE
 from node.background import SupervisedThread
 from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
-from node.extensions.worklist.hl7 import Hl7Message, Hl7Order, MessageRefused, Verdict, acknowledgment, orders_of, parse
+from node.extensions.worklist.hl7 import (
+    ERRORS,
+    Hl7Message,
+    MessageRefused,
+    Verdict,
+    acknowledgment,
+    heading,
+    orders_of,
+    parse,
+    type_of,
+)
 from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
-from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
+from node.index.nouns.records import Refused
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.tls import failure_reason, server_context
@@ -78,9 +90,10 @@ class MllpListener:
         audit: Audit | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         patients: PatientChanges | None = None,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
-        self._patients = patients
+        self._patients, self._on_refusal = patients, on_refusal
         self._context = hl7_tls_context(settings)
         self._stopping, self._turn = threading.Event(), threading.Lock()
         limits = Limits(MAXIMUM_CONNECTIONS, PER_ADDRESS, MAXIMUM_CONNECTIONS, MAXIMUM_CONNECTIONS)
@@ -121,7 +134,8 @@ class MllpListener:
             except TimeoutError:
                 continue
             if not self._is_permitted(str(host)):
-                self._log("hl7_connection_refused", str(host))
+                reason = "the address is in no network of [worklist] hl7_networks"
+                self._refuse("hl7_connection_refused", str(host), "network", reason, "add its network, or keep it away")
                 accepted.close()
                 continue
             peer = _Peer(accepted, self._stopping)
@@ -148,24 +162,31 @@ class MllpListener:
                         answer = self._answer(data, host)
                     peer.send(answer)
                     claim.worked()
+        except ssl.SSLError as error:
+            remedy = "compare its certificate and TLS with [worklist] hl7_tls_certificate and hl7_tls_client_ca"
+            self._refuse("hl7_connection_lost", host, "TLS", failure_reason(error), remedy)
         except OSError as error:
-            self._log("hl7_connection_lost", host, reason=failure_reason(error))
+            if self._lines.is_due("hl7_connection_lost", host):
+                log.warning("hl7_connection_lost", address=host, reason=failure_reason(error))
         except _TooMuch as error:
-            self._log("hl7_connection_closed", host, reason=str(error))
+            self._refuse("hl7_connection_closed", host, "MLLP", str(error), "look at how this sender frames messages")
         finally:
             self._budget.remove(claim)
 
-    def _log(self, event: str, host: str, **fields: str) -> None:
+    def _refuse(self, event: str, host: str, rule: str, reason: str, remedy: str) -> None:
+        """Log that a connection ends, and list it."""
         if self._lines.is_due(event, host):
-            log.warning(event, address=host, **fields)
+            log.warning(event, address=host, reason=reason)
+        self._on_refusal(Refused("hl7", rule, reason, remedy, host))
 
     def _answer(self, data: bytes, host: str) -> bytes:
         message: Hl7Message | None = None
         verdict: Verdict = "AA"
-        reason = ""
-        orders: list[Hl7Order] = []
+        reason, error = "", 207
+        orders: list[OrderedStep] = []
         patients: list[str] = []
         try:
+            message = heading(data)
             message = parse(data)
             if (update := update_of(message)) is not None:
                 patients = [update.patient_id]
@@ -175,19 +196,25 @@ class MllpListener:
                 reason = ", ".join(self._patients.make(change, f"HL7 {host}") for change in changes)
             else:
                 orders = orders_of(message, self._settings.hl7_station_by_modality)
-                self._steps.apply_orders({order.key: order.step for order in orders}, self._now())
+                self._steps.apply_orders(orders, self._now())
         except MessageRefused as refused:
-            verdict, reason = refused.code, str(refused)
+            verdict, reason, error = refused.code, str(refused), refused.error
+        except UsageError as refused:
+            verdict, reason, error = "AE", str(refused), 204
         except OutOfResources:
             verdict, reason = "AE", "out of resources: send the message again later"
-        except Exception as error:
-            log.exception("hl7_failed", exc_info=error)
+        except Exception as failure:
+            log.exception("hl7_failed", exc_info=failure)
             verdict, reason = "AE", "internal failure, see the log of the node"
         log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason)
         self._note(host, orders, patients, verdict, reason)
-        return acknowledgment(message, verdict, reason, self._ae_title, self._now())
+        if verdict == "AA":
+            return acknowledgment(message, verdict, reason, self._ae_title, self._now())
+        remedy = "correct it at the sender, which must send the message again"
+        self._on_refusal(Refused("hl7", ERRORS[error], reason, remedy, host, offered=type_of(message)))
+        return acknowledgment(message, verdict, reason, self._ae_title, self._now(), error)
 
-    def _note(self, host: str, orders: list[Hl7Order], patients: list[str], verdict: Verdict, reason: str) -> None:
+    def _note(self, host: str, orders: list[OrderedStep], patients: list[str], verdict: Verdict, reason: str) -> None:
         """Record the message, about orders or patients, in the audit log (PS3.15 A.5.3.9)."""
         steps = [order.step for order in orders if order.step is not None]
         objects = [
@@ -199,7 +226,9 @@ class MllpListener:
         ]
         result = Result.SUCCESS if verdict == "AA" else Result.MINOR_FAILURE
         participants = [Participant("HL7", SOURCE, host, True), Participant(self._ae_title, APPLICATION)]
-        detail = f"{len(steps)} steps scheduled, {len(orders) - len(steps)} cancelled, {verdict} {reason}".strip()
+        states = Counter(order.state for order in orders)
+        counts = "".join(f"{count} steps {state}, " for state, count in states.items())
+        detail = f"{counts}{verdict} {reason}".strip()
         if self._audit is None:
             return
         self._audit.note(

@@ -15,13 +15,13 @@ from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.worklist.entries import step_of
-from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of
+from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of, type_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.hookspecs import Action
 from node.index.nouns.persons import Person, PersonRepository
 from node.registry import PATIENT_ACTIONS, resolve
 
-MERGE, UNLINK, UPDATE = ("ADT", "A40"), ("ADT", "A37"), ("ADT", "A08")
+MERGE, UNLINK, UPDATE = "ADT^A40", "ADT^A37", "ADT^A08"
 
 LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
 
@@ -64,7 +64,7 @@ def update_of(message: Hl7Message) -> PatientUpdate | None:
 
     A field that is empty or the null of HL7 changes nothing.
     """
-    if _kind(message) != UPDATE:
+    if type_of(message) != UPDATE:
         return None
     patient = message.named("PID")
     values = {
@@ -79,11 +79,6 @@ def update_of(message: Hl7Message) -> PatientUpdate | None:
     return update
 
 
-def _kind(message: Hl7Message) -> tuple[str, ...]:
-    header = message.named("MSH")
-    return tuple(message.value(header, 8, part) for part in (1, 2))
-
-
 def _require_id(person: Person, fields: str) -> None:
     texts = person.patient_id, person.issuer, person.patient_name, person.patient_sex
     if not person.patient_id or not all(map(is_short, texts)):
@@ -92,7 +87,7 @@ def _require_id(person: Person, fields: str) -> None:
 
 def changes_of(message: Hl7Message) -> list[PatientChange] | None:
     """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
-    kind = _kind(message)
+    kind = type_of(message)
     if kind not in (MERGE, UNLINK):
         return None
     found: list[PatientChange] = []

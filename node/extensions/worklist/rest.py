@@ -136,7 +136,7 @@ Number = Annotated[int, Path(ge=1, le=MAX_ID, description="number of the entry")
 KEPT = ("study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id")
 """Identifiers of an entry that a change leaves if it has none."""
 
-State = Literal["scheduled", "in-progress", "completed", "discontinued"]
+State = Literal["scheduled", "in-progress", "held", "completed", "discontinued", "canceled"]
 
 
 @router.get("/worklist", responses=problems(WRONG_CURSOR))

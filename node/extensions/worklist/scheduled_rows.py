@@ -16,6 +16,7 @@ from node.errors import UsageError
 from node.extensions.worklist.orders import compare
 from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.rows import PagedRepository, Row, columns_but
+from node.index.engine.sql import starts_with
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import PerformedStepRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
@@ -24,9 +25,9 @@ from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on
 
 PAGE = 500
-IN_PROGRESS = "in-progress"
-ENDED = ("completed", "discontinued")
-"""States of a step that is over: modalities are not given it any more."""
+SCHEDULED, IN_PROGRESS, HELD = "scheduled", "in-progress", "held"
+ENDED = ("completed", "discontinued", "canceled")
+"""States of a step that is over: modalities are not given it any more, nor one that is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,21 @@ class ScheduledStep:
         return f"{self.study_instance_uid or ''}\\{self.scheduled_procedure_step_id or ''}"
 
 
+@dataclass(frozen=True, slots=True)
+class OrderedStep:
+    """A step of an order message: the key of its entry, the state that it has now, and the entry.
+
+    `known_by`: the key, or the beginning of the keys of the order if the message names no step. `step`: None if the
+    message makes no entry, for what it `lacks`.
+    """
+
+    key: str
+    known_by: str
+    state: str
+    step: ScheduledStep | None
+    lacks: str
+
+
 class ScheduledStepRepository(IndexRepository):
     """The entries of the modality worklist."""
 
@@ -68,16 +84,32 @@ class ScheduledStepRepository(IndexRepository):
         return id
 
     @on_writer
-    def apply_orders(
-        self, connection: Connection, orders: Mapping[str, ScheduledStep | None], now: dt.datetime
-    ) -> None:
-        """Add or change the entries of an order message, by their keys; None removes one, if it is there."""
-        for key, step in orders.items():
-            if step is not None:
-                _put(connection, "hl7", key, None, step, now)
-            else:
-                is_it = ScheduledStepRow.source == "hl7", ScheduledStepRow.source_key == key
-                connection.execute(delete(ScheduledStepRow).where(*is_it))
+    def apply_orders(self, connection: Connection, orders: Sequence[OrderedStep], now: dt.datetime) -> None:
+        """Add or change the entries of an order message, and their states.
+
+        What ends an order changes no other value of its entries; an entry that is not there is added in its state.
+        Raises UsageError, with nothing changed: an order is not there, and the message makes no entry.
+        """
+        row = ScheduledStepRow
+        for order in orders:
+            is_it: Any = row.source_key == order.key
+            is_there = select(row.id).where(row.source == "hl7", is_it)
+            if order.step is not None and order.state not in ENDED:
+                _put(connection, "hl7", order.key, None, order.step, now)
+            elif connection.execute(is_there).first() is None:
+                is_it = starts_with(row.source_key, order.known_by)
+                if connection.execute(select(row.id).where(row.source == "hl7", is_it)).first() is None:
+                    if order.step is None:
+                        raise UsageError(f"no entry has the number of this order, and {order.lacks}")
+                    _put(connection, "hl7", order.key, None, order.step, now)
+            changed = update(row).where(row.source == "hl7", is_it).values(state=order.state, changed_at=now)
+            if order.state not in ENDED:  # a modality works on it, or has done it: its word counts more
+                performed = select(PerformedStepRow.id).where(
+                    PerformedStepRow.study_instance_uid == row.study_instance_uid,
+                    PerformedStepRow.state.in_(("IN PROGRESS", "COMPLETED")),
+                )
+                changed = changed.where(~(row.state.in_((IN_PROGRESS, "completed")) & performed.exists()))
+            connection.execute(changed)
 
     @on_writer
     def change(self, connection: Connection, id: int, step: ScheduledStep, now: dt.datetime) -> None:
@@ -184,7 +216,7 @@ class ScheduledStepRepository(IndexRepository):
         self, connection: Connection, wanted: Mapping[str, Sequence[Match]], after: tuple[Any, ...] | None
     ) -> Sequence[Any]:
         row = ScheduledStepRow
-        query = select(row.id, row.start_date, row.state, row.attributes).where(row.state.not_in(ENDED))
+        query = select(row.id, row.start_date, row.state, row.attributes).where(row.state.not_in((HELD, *ENDED)))
         for column, matches in wanted.items():
             query = query.where(or_(*(condition_on(match, column, row) for match in matches)))
         if after is not None:

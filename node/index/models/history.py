@@ -188,7 +188,7 @@ class RejectionRow(Base):
     __tablename__ = "rejections"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance, retrieve, commitment
+    what: Mapped[str] = mapped_column(String(16))  # RefusedLevel
     rule: Mapped[str] = mapped_column(String(64), index=True)
     peer: Mapped[str] = mapped_column(String(64))
     calling_ae_title: Mapped[str] = mapped_column(String(16))

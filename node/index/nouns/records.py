@@ -122,7 +122,7 @@ class Indexed:
     superseded: tuple[str, ...] = ()  # the digests of the versions whose place it took
 
 
-RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
+RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment", "hl7"]
 
 
 @dataclass(frozen=True, slots=True)
