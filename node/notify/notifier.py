@@ -18,7 +18,7 @@ from node.index.database.message_loops import MessageLoops
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import Interrupted, MessageLoop
 from node.index.search.finder import QueryRefused
-from node.index.work.jobs import Job, JobEnded, ResultThere
+from node.index.work.jobs import Job, JobEnded
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
@@ -236,7 +236,7 @@ class HookWorker(MessageLoop):
             self._results.finish(job.job_id, kept.content, wait_seconds=MAX_TURN_SECONDS)
         except JobEnded:  # it reported its outcome itself, or a person cancelled the job
             return
-        except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
+        except ResultRefused as error:  # it names files, which may name the patient
             with suppress(JobEnded):
                 self._results.end(job.job_id, "failed", str(error))
             reason = "a result was refused: `voxelnode hooks jobs` has the reason"

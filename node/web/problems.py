@@ -32,7 +32,6 @@ from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.trash import NotInTrash
 from node.index.search.finder import QueryRefused
-from node.index.work.jobs import ResultThere
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled
 from node.receive.conflicts import NoSuchConflict, NotDecidable
@@ -77,7 +76,6 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (NotDecidable, types.NOT_DECIDABLE),
     (NoSuchPatient, types.NOT_FOUND),
     (SeveralSeries, types.AMBIGUOUS),
-    (ResultThere, types.CONFLICT),
     (ResultRefused, types.RESULT_REFUSED),
     (ResultsBusy, types.BUSY),
     (NoSuchWork, types.NOT_FOUND),

@@ -133,15 +133,16 @@ def test_an_attempt_after_a_lost_record_finds_what_was_stored(
     assert root.rows("SELECT count(*) AS n FROM v_images WHERE source = 'result'") == [{"n": 1}]
 
 
-def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, begin: Begin) -> None:
+def test_a_result_that_is_refused_fails_its_job_and_takes_no_other_along(root: Root, begin: Begin) -> None:
     worker = begin("one", script=WRITE + '; echo "[]" > "$0/Nemo_Captain.json"')
     take(root, make.ct_series(1))
     work(root, worker)
     [job] = jobs(root)
-    assert (job["state"], job["detail"]) == ("failed", "Nemo_Captain.json: the file is not a JSON object")
+    detail = "Nemo_Captain.json: the file is not a JSON object; 1 other result is stored"
+    assert (job["state"], job["detail"], job["results_stored"]) == ("failed", detail, 1)
     [delivery] = root.rows("SELECT * FROM v_deliveries")
     assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
-    assert root.rows("SELECT 1 FROM v_images WHERE source = 'result'") == []
+    assert len(root.rows("SELECT 1 FROM v_images WHERE source = 'result'")) == 1
     assert list((root.folder / "jobs").iterdir()) == []
 
 
@@ -373,18 +374,55 @@ def test_the_job_of_a_hook_that_leaves_nothing_says_so(root: Root, begin: Begin)
 
 
 @pytest.mark.slow
-def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(root: Root, begin: Begin) -> None:
+def measured(of: Sequence[Any]) -> Any:
+    """A report with a measurement, which a conversion writes as a file."""
+    return make.measurement_report(of, make.measured(("81827009", "SCT", "Diameter"), "12", "mm"))
+
+
+@pytest.mark.parametrize("of_images", [lambda _: make.structured_report(), measured], ids=["texts", "measurements"])
+def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(
+    root: Root, begin: Begin, of_images: Callable[[Sequence[Any]], Any]
+) -> None:
     series = make.ct_series(3)
-    uids = {"study_uid": str(series[0].StudyInstanceUID), "series_uid": str(series[0].SeriesInstanceUID)}
-    report = make.structured_report(**uids, PatientName=series[0].PatientName, PatientID=series[0].PatientID)
+    report = of_images(series)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "PatientName", "PatientID"):
+        setattr(report, keyword, series[0][keyword].value)
     worker = begin("one", ("volume-written",), command=(sys.executable, "-c", MASK, "{path}", "{out}"))
     take(root, [report, *series])
     work(root, worker)
     assert [(job["state"], job["results_stored"], job["detail"]) for job in jobs(root)] == [("succeeded", 3, None)]
+    numbers = root.rows("SELECT series_number FROM v_series WHERE series_number > 9000 ORDER BY series_number")
+    assert [row["series_number"] for row in numbers] == [9001, 9002, 9003]
     for row in root.rows("SELECT path FROM v_images WHERE source = 'result'"):
         ds = dcmread(row["path"])
         assert ds.PatientName == series[0].PatientName
         assert report.SOPInstanceUID not in str(ds), "only images are what a result was made of"
+
+
+def test_a_result_has_a_uid_of_its_own(root: Root, begin: Begin, tmp_path: Path) -> None:
+    """An instance with the UID of a stored one is refused by name, and replaces nothing; numbers are given once."""
+    [other], [source] = make.ct_series(1, PatientID="OTHER"), make.ct_series(1)
+    study = str(source.StudyInstanceUID)
+    left = tmp_path / "left"
+    left.mkdir()
+    for name, uid in (("fine", None), ("stored", str(other.SOPInstanceUID)), ("twice", None)):
+        ds = make.instance(study_uid=study, PatientID=source.PatientID)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid or "2.25.77"
+        ds.save_as(left / f"{name}.dcm", enforce_file_format=True)
+    worker = begin("one", script=f'{WRITE}; cp {left}/* "$0"', where={"patient_id": str(source.PatientID)})
+    take(root, [other])
+    take(root, [source])
+    root.convert_due()
+    before = root.rows("SELECT sop_instance_uid, sha256 FROM v_images ORDER BY sop_instance_uid")
+    worker.work()
+    [job] = jobs(root)
+    assert (job["state"], job["results_stored"]) == ("failed", 2)
+    assert job["detail"] == (
+        "twice.dcm: another result has its SOP Instance UID: give each result a new one; stored.dcm: the node has "
+        "another instance with its SOP Instance UID: give each result a new one; 2 other results are stored"
+    )
+    rows = root.rows("SELECT sop_instance_uid, sha256 FROM v_images WHERE source != 'result' ORDER BY sop_instance_uid")
+    assert rows == before
 
 
 def counted_runs(folder: Path) -> tuple[str, Callable[[], int]]:

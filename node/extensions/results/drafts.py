@@ -27,6 +27,7 @@ from node.index.engine.rows import Row
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job
 from node.receive.dicom_files import MediaFile, find_instances
+from node.volume.model import VolumeKind
 
 FIRST_SERIES_NUMBER = 9001
 """Series Number (0020,0011) of the first result in a study; they count from there."""
@@ -61,24 +62,32 @@ class Drafts:
     intact: Callable[[StoredInstance], Path]
     makers: Makers
 
-    def of(self, job: Job, folder: Path, manifest: Manifest | None, own: Path, now: dt.datetime) -> list[Draft]:
+    def of(
+        self, job: Job, folder: Path, manifest: Manifest | None, own: Path, now: dt.datetime, refused: list[str]
+    ) -> list[Draft]:
         """Make the instances of what the hook of a job left in `folder`, in the folder `own`, which no hook knows.
 
-        Raises ResultRefused if one of them cannot be made, and OutOfResources.
+        Adds to `refused` why a file becomes no instance, by its name: the others do. Raises ResultRefused as `left_in`,
+        and OutOfResources.
         """
-        entries = left_in(folder, manifest, job.hook)
-        return [self._make(job, folder, entry, own, number, now) for number, entry in enumerate(entries)]
+        made = []
+        for number, entry in enumerate(left_in(folder, manifest, job.hook, refused)):
+            try:
+                made.append(self._make(job, folder, entry, own, number, now))
+            except ResultRefused as error:
+                refused.append(about(entry.file, error))
+        return made
 
     def _make(self, job: Job, folder: Path, entry: ManifestEntry, own: Path, number: int, now: dt.datetime) -> Draft:
         file, into = own / entry.file, own / f".{number}.made"
         digest = _taken(folder, entry, file)
         with self.reading() as index:
             source = self._source(index, job, entry)
-            results = index.repository(ReadResults).count_results(job.study_instance_uid)
+            first = index.repository(ReadResults).next_number(job.study_instance_uid, FIRST_SERIES_NUMBER)
         identity = ResultIdentity(
             derived_uid(job.job_id, entry.file),
             derived_uid(job.job_id, entry.file, digest),
-            FIRST_SERIES_NUMBER + results + number,
+            first + number,
         )
         into.touch()
         made = self.makers.make(ResultMaking(entry, file, source, identity, into, now))
@@ -110,7 +119,10 @@ class Drafts:
         if row is None or not stored:
             raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
         revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]
-        used = index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES)
+        volumes = index.volumes.of_series(study, series)
+        grids = {one["stack"] for one in volumes if one["revision"] == revision and one["kind"] == VolumeKind.VOLUME}
+        sources = index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES)
+        used = [one for one in sources if one["stack"] in grids]  # a report has a file of a stack, and no grid
         classes = {stored[one["sop_instance_uid"]].sop_class_uid for one in used if one["sop_instance_uid"] in stored}
         images = [one for one in stored.values() if not classes or one.sop_class_uid in classes]
         return ResultSource(
@@ -169,7 +181,7 @@ def tested(
 
     `content`: the manifest that a plugin returned. `reading`, `local`: index and files of the series of the message.
 
-    Raises as `Drafts.of`.
+    Raises ResultRefused if one of them becomes no result, and OutOfResources.
     """
 
     def intact(one: StoredInstance) -> Path:
@@ -182,9 +194,17 @@ def tested(
     uids = message["study_instance_uid"], message["series_instance_uid"]
     job = Job(0, JOB_OF_TEST, hook, *uids, message["revision"], "running", None)
     manifest = Manifest.of(content) if content is not None else None
+    refused: list[str] = []
     with TemporaryDirectory(prefix="voxelnode-test-") as own, closing(Makers()) as makers:
-        drafts = Drafts(reading, intact, makers).of(job, folder, manifest, Path(own), dt.datetime.now(dt.UTC))
+        drafts = Drafts(reading, intact, makers).of(job, folder, manifest, Path(own), dt.datetime.now(dt.UTC), refused)
+        if refused:
+            raise ResultRefused("; ".join(refused))
         return [asdict(draft.entry) for draft in drafts]
+
+
+def about(file: str, error: Exception) -> str:
+    """Return why a file becomes no result, with its name."""
+    return str(error) if str(error).startswith(file) else f"{file}: {error}"
 
 
 def damaged(problem: str) -> ResultRefused:

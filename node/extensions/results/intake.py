@@ -1,14 +1,16 @@
 """What hooks leave for their jobs becomes instances: checked, made, and stored by the one way in.
 
-All results of a job are made before the first one is stored, so a job whose second file is refused stores nothing. A
-result is durable and indexed before its job has succeeded. What a hook left is kept before anything is made of it, so
-that the hook runs once, though the index lags, the disk is full for a while, or the process dies. Instances that are
-stored already are not made a second time: their UIDs follow from job, file name and content.
+All results of a job are made before the first one is stored. A file that cannot be made takes no other along: the job
+names it, and the others are stored. A result is durable and indexed before its job has succeeded. What a hook left is
+kept before anything is made of it, so that the hook runs once, though the index lags, the disk is full for a while, or
+the process dies. Instances that are stored already are not made a second time: their UIDs follow from job, file name
+and content.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import os
 import re
@@ -25,9 +27,10 @@ import structlog
 
 from node.archive.space import reason_of
 from node.background import BackgroundService
+from node.counted import counted
 from node.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
-from node.extensions.results.drafts import Draft, Drafts, damaged
+from node.extensions.results.drafts import Draft, Drafts, about, damaged
 from node.extensions.results.makers import Makers
 from node.extensions.results.manifest import (
     FILE_NAME,
@@ -43,6 +46,7 @@ from node.index.database.work_loop import WorkLoop
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job, JobState
+from node.receive.dicom_files import MediaFile
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
 from node.receive.results import KeptResults, Results
@@ -65,6 +69,8 @@ MAX_WAIT_SECONDS = 60.0
 """Longest wait of a request for the results of other jobs, which are made one after the other."""
 
 NOTHING_LEFT = "the hook left no results"
+
+_UID_TAKEN = "the node has another instance with its SOP Instance UID: give each result a new one"
 
 _JOB_ID = re.compile(rf"[0-9a-f]{{{JOB_ID_CHARACTERS}}}")
 
@@ -172,8 +178,8 @@ class ResultIntake(Results):
         `content` is the manifest, or its JSON values: what the files are; None: as the folder says. `detail` is what
         the hook says of it. Waits at most `wait_seconds` for the results of other jobs (ResultsBusy).
 
-        Raises ResultRefused if a file cannot become a result: nothing was stored, and the job is still open. Also
-        raises NoSuchJob, JobEnded, ResultThere and OutOfResources.
+        Raises ResultRefused if a file cannot become a result: the others are stored, and the job is still open. Also
+        raises NoSuchJob, JobEnded and OutOfResources.
         """
         manifest = Manifest.of(content) if content is not None else None
         if not self._turn.acquire(timeout=wait_seconds):
@@ -182,10 +188,15 @@ class ResultIntake(Results):
             job = self._index.jobs.with_id(job_id)
             if job.state == "succeeded":
                 return
+            refused: list[str] = []
             with self._ingest.archive.working_folder() as own:  # no hook knows it
-                drafts = self._drafts.of(job, self._left(job), manifest, own, self._ingest.now()) if job.is_open else []
-                self._store(job, drafts)
+                left, now = self._left(job), self._ingest.now()
+                drafts = self._drafts.of(job, left, manifest, own, now, refused) if job.is_open else []
+                stored = self._store(job, drafts, refused)
             reached("results-stored")
+            if refused:
+                others = f"; {counted(stored, 'other result is', 'other results are')} stored" if stored else ""
+                raise ResultRefused("; ".join(refused) + others)
             if not drafts:
                 log.warning("job_left_nothing", hook=job.hook, series_instance_uid=job.series_instance_uid)
             self.end(job_id, "succeeded", detail or (None if drafts else NOTHING_LEFT))
@@ -243,17 +254,32 @@ class ResultIntake(Results):
         kept = self.folder(job.job_id).with_suffix(KEPT)
         return kept if os.path.lexists(kept) else self.folder(job.job_id)
 
-    def _store(self, job: Job, drafts: Sequence[Draft]) -> None:
-        missing = {result.file for result in self._results.expect(job.job_id, [one.result for one in drafts])}
+    def _store(self, job: Job, drafts: Sequence[Draft], refused: list[str]) -> int:
+        """Store what is not stored yet; return how many results of the drafts are, and add the others to `refused`."""
+        missing, conflicts = self._results.expect(job.job_id, [one.result for one in drafts])
+        refused += conflicts.values()
+        stored = len(drafts) - len(conflicts)
         for one in drafts:
             if one.result.file in missing:
-                uid = one.result.sop_instance_uid
-                if self._index.instances.current(uid) is None:  # else it was stored before the process died
-                    self._take_in(one)
-                self._results.stored(uid, self._ingest.now())
-                reached("result-stored")
+                try:
+                    self._store_one(one)
+                except ResultRefused as error:
+                    refused.append(about(one.result.file, error))
+                    stored -= 1
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(ORIGIN, "ended")
+        return stored
+
+    def _store_one(self, one: Draft) -> None:
+        uid = one.result.sop_instance_uid
+        current = self._index.instances.current(uid)
+        if current is None:
+            self._take_in(one)
+        elif one.result.kind == "instance" and current.sha256 != _digest(one.file):
+            raise ResultRefused(_UID_TAKEN)
+        # Otherwise it was stored before the process died: the node itself made the UID of any other kind for this file.
+        self._results.stored(uid, self._ingest.now())
+        reached("result-stored")
 
     def _take_in(self, one: Draft) -> None:
         """Store one instance, and wait until it is indexed."""
@@ -268,7 +294,15 @@ class ResultIntake(Results):
         except InstanceRefused as error:
             raise ResultRefused(f"{one.result.file}: {error}") from error
         if indexed in NOT_CURRENT_OUTCOMES:
-            raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
+            raise ResultRefused(_UID_TAKEN)
+
+
+def _digest(file: MediaFile) -> str:
+    """Return the SHA-256 of a data set, as the index has it of an instance."""
+    digest = hashlib.sha256()
+    for piece in file.data_set():
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _shortage(error: OSError, path: Path) -> Exception:

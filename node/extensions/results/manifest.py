@@ -162,11 +162,14 @@ class ManifestEntry:
     algorithm_family: Coded = ARTIFICIAL_INTELLIGENCE
 
 
-def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Algorithm) -> list[ManifestEntry]:
+def entries_of(
+    files: Collection[str], manifest: Manifest | None, algorithm: Algorithm, refused: list[str]
+) -> list[ManifestEntry]:
     """Return what is to be made of the files of a job, by their names in its folder.
 
     Without a manifest, each file is a result, by its name; `algorithm` made the results if the manifest does not say.
-    Raises ResultRefused if the manifest names a file that is not there, or a file has no name of a result.
+    Adds to `refused` why a file of the manifest that is not there, or has no name of a result, becomes none.
+    Raises ResultRefused for too many files.
     """
     if manifest is None:
         if len(files) > MAX_RESULTS:
@@ -178,16 +181,17 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
     for result in manifest.results:
         ending = next((ending for ending in KINDS if result.file.lower().endswith(ending)), None)
         if result.file not in files:
-            raise ResultRefused(
-                f"there is no file {result.file[:100]!r} among the results{nearest(result.file, files)}"
-            )
+            refused.append(f"there is no file {result.file[:100]!r} among the results{nearest(result.file, files)}")
+            continue
         if ending is None:
             known = ", ".join(KINDS)
-            raise ResultRefused(
+            refused.append(
                 f"{result.file} is not a result: the names of results end in {known}; list them in {MANIFEST}"
             )
+            continue
         if result.file in named:
-            raise ResultRefused(f"{result.file} is listed twice")
+            refused.append(f"{result.file} is listed twice")
+            continue
         named.add(result.file)
         name = result.file[: -len(ending)]
         labels = {
@@ -247,15 +251,16 @@ def opened_file(folder: int, name: str, max_bytes: int) -> IO[bytes]:
     raise ResultRefused(f"{name} is not a file")
 
 
-def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[ManifestEntry]:
+def left_in(folder: Path, manifest: Manifest | None, hook: str, refused: list[str]) -> list[ManifestEntry]:
     """Return what is to be made of the files that a hook left in a folder, which may not exist.
 
     Names that begin with a dot are ignored. Without `manifest`, the files are what a file of the folder says or,
-    without that, what their names say. `hook` is the algorithm if the manifest has none. Raises ResultRefused for
-    anything else than files with proper names and sizes, for a link in place of the folder, or as `entries_of`.
+    without that, what their names say. `hook` is the algorithm if the manifest has none. Adds to `refused` why each
+    file becomes no result that is not a file with a proper name and size. Raises ResultRefused for a link in place of
+    the folder, a manifest that cannot be read, or as `entries_of`: then nobody can tell what the results are.
     """
     if not os.path.lexists(folder):
-        return entries_of((), manifest, Algorithm(name=hook, version="unknown"))
+        return entries_of((), manifest, Algorithm(name=hook, version="unknown"), refused)
     sizes: dict[str, int] = {}
     with opened_folder(folder) as descriptor:
         with os.scandir(descriptor) as found:
@@ -263,16 +268,18 @@ def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Manifest
                 if entry.name.startswith("."):
                     continue
                 if not entry.is_file(follow_symlinks=False) or FILE_NAME.fullmatch(entry.name) is None:
-                    raise ResultRefused(
+                    refused.append(
                         f"{entry.name[:100]!r} is not a file, or its name is not that of a result: remove it"
                     )
+                    continue
                 sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
         if manifest is None and MANIFEST in sizes:
             manifest = _read_manifest(descriptor)
-    entries = entries_of(sizes.keys() - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"))
-    for one in entries:
-        if sizes[one.file] > MAX_BYTES[one.kind]:
-            raise ResultRefused(f"{one.file}: the file is larger than {MAX_BYTES[one.kind]} bytes")
+    listed = entries_of(sizes.keys() - {MANIFEST}, manifest, Algorithm(name=hook, version="unknown"), refused)
+    entries = [one for one in listed if sizes[one.file] <= MAX_BYTES[one.kind]]
+    for one in listed:
+        if one not in entries:
+            refused.append(f"{one.file}: the file is larger than {MAX_BYTES[one.kind]} bytes")
     if sum(sizes[one.file] for one in entries) > MAX_JOB_BYTES:
         raise ResultRefused(f"the files of a job may have {MAX_JOB_BYTES} bytes")
     return entries
@@ -291,7 +298,7 @@ def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
     """Return the measurements of a report, or raise ResultRefused."""
 
     class Report(_Model):
-        measurements: list[Measured] = Field(min_length=1, max_length=1000)
+        measurements: list[Measured] = Field(max_length=1000)
 
     try:
         return Report.model_validate(content).measurements

@@ -108,10 +108,13 @@ def _evidence(making: ResultMaking) -> list[Dataset]:
 
 
 def _measurements(content: dict[str, Any], making: ResultMaking) -> Sequence:
+    found = measurements_of(content)
+    if not found:
+        return _texts({"measurements": "nothing measured"}, making)  # TID 1500 must have a measurement
     entry = making.entry
     algorithm = AlgorithmIdentification(entry.algorithm, entry.algorithm_version)
     groups = []
-    for number, measured in enumerate(measurements_of(content), 1):
+    for number, measured in enumerate(found, 1):
         site = [FindingSite(_concept(measured.site))] if measured.site is not None else None
         identifier = f"{entry.name} {number}"
         uid = derived_uid(making.identity.sop_instance_uid, str(number))

@@ -23,7 +23,7 @@ from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, Man
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
-from node.index.work.jobs import REFUSED, JobEnded, ResultThere
+from node.index.work.jobs import REFUSED, JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api import models
 from node.web.api.changes import Change, tagged
@@ -135,8 +135,8 @@ async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> models.
 def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOutcome) -> models.JobWithResults:
     """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
 
-    If one of the files cannot become a result, none is stored and the job goes on: send the file again, or report that
-    the job has failed.
+    If one of the files cannot become a result, the others are stored and the job goes on: send the file again and
+    report again, or report that the job has failed.
     """
 
     def end(_: Terms) -> models.JobWithResults:
@@ -147,7 +147,7 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
             manifest = Manifest(results=results, algorithm=outcome.algorithm) if results is not None else None
             try:
                 call.node.results.finish(job, manifest, outcome.detail)
-            except (ResultRefused, ResultThere) as error:
+            except ResultRefused as error:
                 _note_refusal(call.node, job, error)
                 raise
         resource = _now(call.node, job)
@@ -159,7 +159,7 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
 
 
-def _note_refusal(node: Services, job: str, error: ResultRefused | ResultThere) -> None:
+def _note_refusal(node: Services, job: str, error: ResultRefused) -> None:
     """Let the job show the refusal, which its receiver alone would know."""
     with suppress(JobEnded):
         node.index.repository(ResultRepository).report(job, None, f"{REFUSED}{error}"[:MAX_DETAIL], node.ingest.now())

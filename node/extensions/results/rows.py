@@ -12,8 +12,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from node.extensions.results.listed import JobViews
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
-from node.index.work.jobs import IS_JOB, IS_OPEN, REFUSED, Job, ResultThere, end_job, job_at, open_job
+from node.index.work.jobs import IS_JOB, IS_OPEN, REFUSED, Job, end_job, job_at, open_job
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +55,36 @@ class ResultRepository(IndexRepository):
         connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **reported))
 
     @on_writer
-    def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
-        """Record instances that are about to be stored; return those that are not stored yet.
+    def expect(
+        self, connection: Connection, job_id: str, results: Sequence[NewResult]
+    ) -> tuple[set[str], dict[str, str]]:
+        """Record instances that are about to be stored; return the files of those that are not stored yet.
 
-        Raises NoSuchJob, JobEnded. Raises ResultThere if the job has a stored result of the same name, with other
-        content.
+        Also return why others cannot be stored, by file: the job has a stored result of the same name with other
+        content, or another result has the SOP Instance UID. Raises NoSuchJob, JobEnded.
         """
         job = open_job(connection, job_id)
-        missing = []
+        missing: set[str] = set()
+        conflicts: dict[str, str] = {}
         for result in results:
             of_file = ResultRow.job_id == job.id, ResultRow.file == result.file
             row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*of_file)).first()
             if row is not None and row.stored_at is not None:
                 if row.sha256 != result.sha256:
-                    raise ResultThere(f"the job has stored another {result.file}; give the new one another name")
+                    conflicts[result.file] = f"the job has stored another {result.file}; give the new one another name"
                 continue
             if row is not None:
                 connection.execute(delete(ResultRow).where(*of_file))
+            of_uid = ResultRow.sop_instance_uid == result.sop_instance_uid
+            if connection.execute(select(ResultRow.id).where(of_uid)).first() is not None:
+                conflicts[result.file] = (
+                    f"{result.file}: another result has its SOP Instance UID: give each result a new one"
+                )
+                continue
             values = {name: getattr(result, name) for name in NewResult.__slots__}
             connection.execute(insert(ResultRow).values(job_id=job.id, **values))
-            missing.append(result)
-        return missing
+            missing.add(result.file)
+        return missing, conflicts
 
     @on_writer
     def stored(self, connection: Connection, sop_instance_uid: str, now: dt.datetime) -> None:
@@ -107,9 +117,11 @@ class ResultRepository(IndexRepository):
 class ReadResults(ReadRepository, JobViews):
     """Jobs, and rows of ``results``."""
 
-    def count_results(self, study_instance_uid: str) -> int:
-        """Count the stored results in a study."""
+    def next_number(self, study_instance_uid: str, first: int) -> int:
+        """Return a Series Number above `first - 1`, those of the series of a study, and those of its results so far."""
         stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
-        return int(
-            self._connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
-        )
+        results = select(func.count()).select_from(ResultRow).where(*stored_results).scalar_subquery()
+        of_study = StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_number >= first
+        taken = select(func.max(SeriesRow.series_number)).join(StudyRow).where(*of_study).scalar_subquery()
+        count, highest = self._connection.execute(select(results, taken)).one()
+        return max(first + int(count), (highest or 0) + 1)

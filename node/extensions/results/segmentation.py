@@ -84,8 +84,8 @@ def _grids(stacks: Sequence[SourceStack]) -> list[tuple[Lattice, dict[str, Datas
     for stack in stacks:
         try:
             grids.append(_grid(stack))
-        except ResultRefused as error:
-            refusal = refusal or error
+        except (ResultRefused, ConversionRefused) as error:
+            refusal = refusal or ResultRefused(str(error))
     if refusal is not None and not grids:
         raise refusal
     return grids

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from node.errors import VoxelnodeError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -57,10 +56,6 @@ class NoSuchJob(NoSuchWork):
 
 class JobEnded(WorkEnded):
     """The job has ended: it accepts no more reports or results."""
-
-
-class ResultThere(VoxelnodeError):
-    """The job has another result of this name; give the new one another name."""
 
 
 @dataclass(frozen=True, slots=True)

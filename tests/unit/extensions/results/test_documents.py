@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,16 @@ def test_measurements_are_read_back_with_their_references(making: ResultMaking) 
     assert referenced == [uid for _, uid in making.source.instances]
 
 
+def test_no_measurement_is_nothing_measured(making: ResultMaking) -> None:
+    making.file.write_text('{"measurements": []}')
+    make_report(making)
+    [item] = dcmread(making.into).ContentSequence
+    assert item.TextValue == "nothing measured"
+    making.file.write_text('{"measurements": [], "note": "lost"}')
+    with pytest.raises(ResultRefused, match="note"):
+        make_report(making)
+
+
 def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
     making.file.write_text(json.dumps({"verdict": "nodule", "scores": [0.5, 0.7]}))
     make_report(making)
@@ -76,7 +88,6 @@ def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
         ("{", "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": NaN, "unit": "mm"}]}', "NaN"),
         ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: must be given"),
-        ('{"measurements": []}', "at least 1"),
         ("[" * 100_000, "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "must be a number"),
         ('{"a": [{"b\\u0000": 1}]}', "a control character"),
@@ -112,20 +123,17 @@ def leave(folder: Path, *names: str) -> Path:
 
 def test_files_are_results_by_their_names(tmp_path: Path) -> None:
     folder = leave(tmp_path, "lung.nii.gz", "report.PDF", "a.json", "seg.dcm", ".hidden")
-    found = {entry.file: (entry.kind, entry.name) for entry in left_in(folder, None, "hook")}
+    found = {entry.file: (entry.kind, entry.name) for entry in left_in(folder, None, "hook", [])}
     assert found == {
         "a.json": ("report", "a"), "lung.nii.gz": ("segmentation", "lung"), "report.PDF": ("document", "report"),
         "seg.dcm": ("instance", "seg"),
     }  # fmt: skip
-    assert left_in(tmp_path / "missing", None, "hook") == []
+    assert left_in(tmp_path / "missing", None, "hook", []) == []
 
 
 @pytest.mark.parametrize(
     ("manifest", "reason"),
     [
-        ({"results": [{"file": "lung.nii"}]}, "no file 'lung.nii'.*did you mean"),
-        ({"results": [{"file": "log.txt"}]}, "log.txt is not a result"),
-        ({"results": [{"file": "lung.nii.gz"}, {"file": "lung.nii.gz"}]}, "listed twice"),
         ({"results": [{"file": "lung.nii.gz", "labels": {"1": "a\\b"}}]}, "without a backslash"),
         ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "must be at most 65535"),
         ({"results": [{"file": "lung.nii.gz", "label": {}}]}, "label: is unknown"),
@@ -134,14 +142,24 @@ def test_files_are_results_by_their_names(tmp_path: Path) -> None:
 def test_a_manifest_that_is_wrong_is_refused(tmp_path: Path, manifest: dict[str, Any], reason: str) -> None:
     folder = leave(tmp_path, "lung.nii.gz", "log.txt")
     with pytest.raises(ResultRefused, match=reason):
-        left_in(folder, Manifest.of(manifest), "hook")
+        left_in(folder, Manifest.of(manifest), "hook", [])
 
 
-def test_only_plain_files_with_proper_names_are_taken(tmp_path: Path) -> None:
+def test_a_file_that_is_no_result_takes_no_other_along(tmp_path: Path) -> None:
+    leave(tmp_path, "lung.nii.gz", "log.txt", "bad name.pdf")
     (tmp_path / "secret.pdf").symlink_to("/etc/passwd")
-    with pytest.raises(ResultRefused, match="is not a file"):
-        left_in(tmp_path, None, "hook")
-    (tmp_path / "secret.pdf").unlink()
-    leave(tmp_path, "log.txt")
-    with pytest.raises(ResultRefused, match=r"log\.txt is not a result"):
-        left_in(tmp_path, None, "hook")
+    os.mkfifo(tmp_path / "pipe.pdf")
+    with (tmp_path / "report.json").open("wb") as file:
+        file.truncate(5_000_000)
+    refused: list[str] = []
+    assert [entry.file for entry in left_in(tmp_path, None, "hook", refused)] == ["lung.nii.gz"]
+    names = ("bad name.pdf", "secret.pdf", "pipe.pdf", "log.txt is not a result", "report.json: the file is larger")
+    assert all(any(name in reason for reason in refused) for name in names)
+    assert len(refused) == 5
+
+    refused.clear()
+    listed = [{"file": name} for name in ("lung.nii", "log.txt", "lung.nii.gz", "lung.nii.gz", "secret.pdf")]
+    entries = left_in(tmp_path, Manifest.of({"results": listed}), "hook", refused)
+    assert [entry.file for entry in entries] == ["lung.nii.gz"]
+    reasons = ("no file 'lung.nii'.*did you mean", "log.txt is not a result", "listed twice", "no file 'secret.pdf'")
+    assert all(any(re.search(reason, one) for one in refused) for reason in reasons)
