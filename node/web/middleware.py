@@ -124,6 +124,9 @@ class Security:
     A page of another site can therefore exploit neither a user's login nor, if no account is required, the fact that
     its browser runs on this machine. Pages of [web] cors_origins may send requests, with a token from their script.
 
+    Locations: where [web] public_url has a path, a redirect to one of our paths is relative to the path of the request,
+    so that it is right behind the proxy and beside it.
+
     Foreign names: a page of another site may point its own host name at our address (DNS rebinding), and the browser
     then treats it as ours. Requests must therefore be for an IP address or for one of our names.
     """
@@ -133,16 +136,20 @@ class Security:
         self._allowed = own_names(web)
         self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
         self._cors_origins = web.cors_origins
+        self._is_below = bool(urlsplit(web.public_url).path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_secure = scope["scheme"] == "https"
+        is_secure, path = scope["scheme"] == "https", scope["path"]
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                add_headers(MutableHeaders(scope=message), is_secure=is_secure)
+                headers = MutableHeaders(scope=message)
+                add_headers(headers, is_secure=is_secure)
+                if self._is_below and headers.get("location", "").startswith("/"):
+                    headers["location"] = _beside(path, headers["location"])
             await send(message)
 
         refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
@@ -172,6 +179,11 @@ class Security:
             return is_own_origin(origin, headers, scheme, self._allowed)
         cookies = headers.get("cookie", "")
         return f"{COOKIE}=" not in cookies and f"{SECURE_COOKIE}=" not in cookies
+
+
+def _beside(path: str, location: str) -> str:
+    """Return a path of this node as a reference that is relative to another one (RFC 3986 4.2)."""
+    return ("../" * (path.count("/") - 1) or "./") + location[1:]
 
 
 @lru_cache(maxsize=64)  # clients send the same one with each request

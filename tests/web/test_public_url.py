@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 from node.index.nouns.accounts import Role
 from node.settings.web import Web
 from tests import make
-from tests.web.conftest import Site
+from tests.access_table import requests
+from tests.web.conftest import PASSWORD, Site
 from tests.web.mixed import sample
 from tests.web.test_stow import body_of, file_of, post
 
@@ -50,6 +52,43 @@ def test_every_url_begins_with_the_address_that_clients_reach(
     token = {"Authorization": f"Bearer {site.token('reader')}"}
     url = retrieve_url(site.client().get("/dicom-web/studies", headers=headers | token))
     assert url == f"{expected}/dicom-web/studies/1.2.3"
+
+
+SLASHES = ("/dicom-web/studies/", "/api/v1/studies/", "/studies/1.2/", "/login/", "/healthz/", "/dicom-web/studies//")
+
+
+@pytest.mark.slow
+def test_every_redirect_of_every_route_is_right_behind_a_proxy_that_removes_a_path_and_beside_it(
+    start_site: Callable[..., Site],
+) -> None:
+    site = start_site(authentication="always", public_url=PUBLIC)
+    site.account("admin", Role.ADMIN)
+    client, seen = site.client(headers={"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}), set()
+    walked = [(method, re.sub(r"{[^}]+}", "1", path)) for method, path in requests(site.app.routes)]
+    entering = ("POST", "/login", {"name": "admin", "password": PASSWORD})
+    for method, path, form in (
+        *((method, path, {}) for method, path in walked),
+        *((method, f"{path}/", {}) for method, path in walked if method == "GET"),
+        entering,
+        *((method, path, {"state": "x"}) for method, path in walked if method == "POST" and path != "/logout"),
+    ):
+        answer = client.request(method, path, data=form or None)
+        assert answer.status_code not in (301, 302, 307, 308), (method, path)
+        if location := answer.headers.get("location"):
+            seen.add((method, location))
+            behind, beside = (urljoin(f"{base}{path}", location) for base in (PUBLIC, site.origin))
+            assert behind.startswith(f"{PUBLIC}/"), (method, path, location)
+            assert beside == behind.replace(PUBLIC, site.origin), (method, path, location)
+    assert len(seen) > 20
+
+
+def test_a_slash_at_the_end_of_a_path_is_dropped(site: Site) -> None:
+    for path in SLASHES:
+        answers = [site.client().get(one, headers={"Host": "127.0.0.1"}) for one in (path, path.rstrip("/"))]
+        assert answers[0].status_code == answers[1].status_code not in (301, 307, 308), path
+        assert answers[0].content == answers[1].content or path == "/healthz/"
+    sent = post(site, body_of(file_of(make.ct_series(1)[0])), path="studies/", Host="127.0.0.1")
+    assert sent.status_code == 200
 
 
 @pytest.mark.parametrize(

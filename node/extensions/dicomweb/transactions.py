@@ -65,7 +65,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "10.4.1.1.1",
         (f'{MULTIPART}; type="{DICOM}"', f'{MULTIPART}; type="{OCTETS}"', DICOM, ZIP),
         ACCEPT,
-        (*CONDITIONAL, "If-Match", "Range", "If-Range"),  # the last three of ZIP files
+        CONDITIONAL,
     ),
     wado.retrieve_metadata: Transaction(
         "Retrieve Metadata",
