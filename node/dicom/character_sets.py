@@ -17,8 +17,6 @@ from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
-from node.dicom.encoding import NO_VRS
-
 ESCAPE = b"\x1b"
 
 LINE_DELIMITERS = frozenset(b"\t\n\f\r")
@@ -182,13 +180,14 @@ def encoded(value: str, errors: str = "strict") -> bytes:
 def complete_pydicom() -> None:
     """Let pydicom decode code extensions by `decoded`, write ISO 2022 IR 58 by `encoded`, and know `NEW_CODECS`.
 
-    It also reads elements without a VR (`NO_VRS`) as UN, with a length of two bytes, where it would take what follows
-    the tag for a length of four.
+    It also reads the heads of elements as `node.dicom.encoding` does.
     """
-    from pydicom import charset, filereader  # here: finding files needs no pydicom
+    from pydicom import charset  # here: finding files needs no pydicom
     from pydicom.hooks import hooks, raw_element_value
     from pydicom.multival import MultiValue
     from pydicom.valuerep import PersonName
+
+    from node.dicom.element_generator import replace_generator
 
     class DecodedName(PersonName):
         """A name whose text is right: decoding its bytes again would be wrong, as `decoded` tells."""
@@ -197,8 +196,6 @@ def complete_pydicom() -> None:
             return self
 
     def value_of(raw: Any, data: dict[str, Any], *, encoding: Any = None, **others: Any) -> None:
-        if raw.VR in no_vrs:
-            data["VR"] = "UN"
         # Half a million values of a time series come through here: their VR is asked for only if one has a sequence.
         has_sequence = raw.VR not in _BINARY and isinstance(raw.value, bytes) and ESCAPE in raw.value
         vr = str(data["VR"]) if has_sequence else ""
@@ -211,8 +208,7 @@ def complete_pydicom() -> None:
         kind = partial(DecodedName, encodings=encodings) if vr == "PN" else str
         data["value"] = kind(stripped[0]) if len(stripped) == 1 else MultiValue(kind, stripped)
 
-    no_vrs = frozenset(vr.decode("ascii") for vr in NO_VRS)
-    filereader.ENCODED_VR.update(NO_VRS)
+    replace_generator()
     hooks.register_callback("raw_element_value", value_of)
     charset.python_encoding.update(NEW_CODECS)
     charset.CODES_TO_ENCODINGS[b"\x1b-b"] = "iso8859_15"

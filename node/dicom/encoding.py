@@ -29,8 +29,10 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations whose length has two bytes (PS3.5 7.1.2)."""
 
-NO_VRS = frozenset((b"\0\0", b"  ", b"??"))
-"""What stands for the VR of private elements in files of old devices and de-identifiers; their length has two bytes."""
+_LISTED_VRS = SHORT_VRS | _LONG_VRS
+
+LOOK_AHEAD_BYTES = 16
+"""What `Encoding.head` reads at most: the head of an element, or two heads."""
 
 Head = tuple[int, bytes, int, int]
 """Tag, value representation (empty if it is not encoded), length, and offset of the value."""
@@ -44,6 +46,7 @@ class Encoding:
     """
 
     def __init__(self, transfer_syntax_uid: str) -> None:
+        self.transfer_syntax_uid = transfer_syntax_uid
         self.is_implicit = transfer_syntax_uid == IMPLICIT_LITTLE_ENDIAN
         self.order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
         self._short = struct.Struct(f"{self.order}HH2sH")
@@ -51,23 +54,58 @@ class Encoding:
         self._implicit = struct.Struct(f"{self.order}HHL")
         self.short_head = self._short.unpack_from
 
-    def head(self, data: bytes | bytearray | memoryview, at: int, *, is_implicit: bool) -> Head:
-        """Return the head of the element at an offset; a VR may be none that PS3.5 knows.
+    def head(self, data: bytes | bytearray | memoryview, at: int, *, is_implicit: bool, is_whole: bool = False) -> Head:
+        """Return the head of the element at an offset; two bytes that are no VR of PS3.5 6.2 are read as UN.
 
-        A private element without a VR (`NO_VRS`) is of VR UN, as other programs read it.
+        `is_implicit` is that of the encoding, except within a sequence of VR UN (PS3.5 6.2.2). `is_whole`: the data set
+        ends where `data` ends.
 
-        `is_implicit` is that of the encoding, except within a sequence of VR UN (PS3.5 6.2.2).
-
-        Raises struct.error if the data end within the head.
+        Raises struct.error if the data end within the head, or before it is known how long the length is.
+        Raises NotUnderstood if no length of an unknown VR fits into the whole data.
         """
         group, number, vr, length = self.short_head(data, at)
         if is_implicit or group == 0xFFFE:
             return group << 16 | number, b"", self._implicit.unpack_from(data, at)[2], at + 8
         if vr in _LONG_VRS:
             return group << 16 | number, vr, self._long.unpack_from(data, at)[3], at + 12
-        if vr in NO_VRS and group % 2:
-            return group << 16 | number, b"UN", length, at + 8
-        return group << 16 | number, vr, length, at + 8
+        if vr in SHORT_VRS:
+            return group << 16 | number, vr, length, at + 8
+        return self._unknown(data, at, is_whole)
+
+    def _unknown(self, data: bytes | bytearray | memoryview, at: int, is_whole: bool) -> Head:
+        """Return the head of an element whose VR is unknown.
+
+        A new VR has a length of four bytes behind two that are 0 (PS3.5 7.1.2). Old devices and de-identifiers write
+        two bytes as VR that are none, and a length of two: it is that unless it is 0, and no element follows it.
+        """
+        group, number, vr, length = self.short_head(data, at)
+        start, end = at + 8, len(data)
+        if not length and start < end:
+            if not is_whole and at + LOOK_AHEAD_BYTES > end:
+                raise struct.error("the head goes on behind the data")
+            if not self._begins_next(data, start, group, number):
+                length, start = self._long.unpack_from(data, at)[3], at + 12
+        if is_whole and length != UNDEFINED_LENGTH and start + length > end:
+            raise NotUnderstood(
+                f"element ({group:04X},{number:04X}) at byte {at} has no value representation (PS3.5 6.2), but "
+                f"{vr!r}; check that the sender uses the negotiated transfer syntax"
+            )
+        return group << 16 | number, b"UN", length, start
+
+    def _begins_next(self, data: bytes | bytearray | memoryview, at: int, group: int, number: int) -> bool:
+        """Return whether an element, item or delimiter begins here, and not the length of (`group`, `number`).
+
+        A length below 2^16 would be the number 0 of a group, whose VR is known; one in the same group would be longer.
+        """
+        try:
+            next_group, next_number, vr, length = self.short_head(data, at)
+        except struct.error:
+            return False
+        if next_group == 0xFFFE:
+            return (next_group << 16 | next_number) in (ITEM, ITEM_END, SEQUENCE_END)
+        if not next_number:
+            return (vr, length) == (b"UL", 4)
+        return vr in _LISTED_VRS or (next_group == group and next_number > number)
 
     def head_writer(self, tag: int, vr: str = "") -> Callable[[int], bytes]:
         """Return a function that encodes the head of an element, or of an item, by the length of its value."""
@@ -81,14 +119,25 @@ def found_syntax(data: bytes | bytearray | memoryview, announced: str) -> str:
     """Return the transfer syntax by whose encoding to read a data set: the announced one, unless its bytes differ.
 
     Some writers encode with an implicit VR under a compressed syntax, or with an explicit one under Implicit VR Little
-    Endian. The first element of `data` shows it: there is a VR, or a length below 2^16, or an undefined one.
+    Endian. The first element of `data` shows it: there is a VR, or a length below 2^16, or an undefined one. Two
+    capital letters may be a new VR. If `data` has more than that head, the element behind it has to follow in order.
     """
     vr = bytes(data[4:6])
-    has_vr = vr in SHORT_VRS or vr in _LONG_VRS
+    has_vr = vr in _LISTED_VRS or (announced != IMPLICIT_LITTLE_ENDIAN and vr.isalpha() and vr.isupper())
     if announced == IMPLICIT_LITTLE_ENDIAN:
         return EXPLICIT_LITTLE_ENDIAN if has_vr else announced
     is_implicit = not has_vr and announced != EXPLICIT_BIG_ENDIAN and (data[6:8] == b"\0\0" or data[4:8] == b"\xff" * 4)
-    return IMPLICIT_LITTLE_ENDIAN if is_implicit else announced
+    return IMPLICIT_LITTLE_ENDIAN if is_implicit and (len(data) <= 8 or _goes_on(data)) else announced
+
+
+def _goes_on(data: bytes | bytearray | memoryview) -> bool:
+    """Return whether the data end behind an element with an implicit VR, or a larger tag or a delimiter follows it."""
+    by = encoding_of(IMPLICIT_LITTLE_ENDIAN)
+    tag, _, length, at = by.head(data, 0, is_implicit=True)
+    at += length
+    if length == UNDEFINED_LENGTH or at == len(data):
+        return True
+    return at + 8 <= len(data) and by.head(data, at, is_implicit=True)[0] > tag
 
 
 def is_as_announced(data: bytes, announced: str) -> bool:

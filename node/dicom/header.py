@@ -158,7 +158,7 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), is_cut=is_cut)
     elements = walker.values(wanted, {})
     if is_cut and walker.is_at_end:
         raise HeaderCut(walker.end)
@@ -184,7 +184,7 @@ def read_header_by_windows(
         if offset and not read(offset - 1, 1):
             raise HeaderCut(offset)
         window = read(offset, length)
-        walker = _Walker(window, transfer_syntax_uid, left)
+        walker = _Walker(window, transfer_syntax_uid, left, is_cut=len(window) == length)
         try:
             walker.values(wanted, elements)
             if len(window) < length or not walker.is_at_end:
@@ -241,7 +241,7 @@ def read_elements(head: Head) -> Header:
     pieces: list[tuple[int, bytes, int]] = []
     try:
         head = _plain(head)
-        walker = _Walker(head.data, head.transfer_syntax_uid, MAX_OTHERS, head.at)
+        walker = _Walker(head.data, head.transfer_syntax_uid, MAX_OTHERS, head.at, is_cut=head.is_cut)
         is_whole = walker.rest(elements, walker.end, pieces) and not (head.is_cut and walker.at >= walker.end)
     except (HeaderCut, NotUnderstood):
         is_whole = False
@@ -271,7 +271,7 @@ def read_changed(head: Head, before: Header) -> Elements | None:
         head = _plain(head)
         if head.transfer_syntax_uid != before.transfer_syntax_uid:
             return None
-        walker = _Walker(head.data, head.transfer_syntax_uid)
+        walker = _Walker(head.data, head.transfer_syntax_uid, is_cut=head.is_cut)
         at, is_same = head.at, head.data.startswith
         for tag, piece, length in before.pieces:
             if is_same(piece, at):
@@ -309,7 +309,7 @@ def _syntax_of_items(raw: bytes, announced: str) -> str:
     at = 0
     while raw[at : at + 2] in ITEM_GROUP:
         at += 8
-    return found_syntax(raw[at : at + 8], announced)
+    return found_syntax(raw[at:], announced)
 
 
 def read_every(
@@ -329,7 +329,7 @@ def read_every(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), most)
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), most, is_cut=is_cut)
     found: dict[int, list[bytes]] = {}
     while walker.at < walker.end:
         begin = walker.at
@@ -367,7 +367,7 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         raise NotUnderstood("a deflated data set is only read as an instance")
-    walker = _Walker(data, transfer_syntax_uid, maximum)
+    walker = _Walker(data, transfer_syntax_uid, maximum, is_cut=False)
     walker.count()
     if walker.at > walker.end:
         raise HeaderCut(walker.at)
@@ -538,6 +538,12 @@ def _not_inflated(error: zlib.error) -> NotUnderstood:
     return NotUnderstood(f"the deflated data set cannot be inflated: {error}")
 
 
+def _require_element(tag: int, at: int) -> None:
+    """Raise NotUnderstood for an item or a delimiter where no sequence is open: nobody knows what follows it."""
+    if tag >> 16 == 0xFFFE:
+        raise NotUnderstood(f"(FFFE,{tag & 0xFFFF:04X}) at byte {at} is in no sequence (PS3.5 7.5)")
+
+
 def _too_many_elements(tag: int) -> TooManyElements:
     """Return the refusal of a header that takes too long to walk."""
     return TooManyElements(
@@ -554,8 +560,11 @@ class _Walker:
         transfer_syntax_uid: str,
         max_elements: int = MAX_ELEMENTS,
         at: int = 0,
+        *,
+        is_cut: bool = True,
     ) -> None:
         self.data, self.at, self.end, self.left, self.most = data, at, len(data), max_elements, max_elements
+        self.is_cut = is_cut  # there may be more than the bytes
         self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
         self.encoding = encoding_of(transfer_syntax_uid)
         self.implicit = self.encoding.is_implicit
@@ -577,6 +586,7 @@ class _Walker:
                 at = self.at
             if tag > last:
                 self.at = begin
+                _require_element(tag, begin)
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
@@ -692,14 +702,11 @@ class _Walker:
         `begin` is where its element of the top level begins, and where the walk goes on if the bytes end here.
         """
         try:
-            tag, self.vr, length, start = self.encoding.head(self.data, self.at, is_implicit=self.implicit)
+            tag, self.vr, length, start = self.encoding.head(
+                self.data, self.at, is_implicit=self.implicit, is_whole=not self.is_cut
+            )
         except struct.error:
             raise HeaderCut(begin) from None
-        if self.vr and not (self.vr.isalpha() and self.vr.isupper()):
-            raise NotUnderstood(
-                f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {self.at} has no value representation (PS3.5 "
-                "6.2); check that the sender uses the negotiated transfer syntax"
-            )
         self.at = start
         return tag, length
 

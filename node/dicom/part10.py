@@ -18,8 +18,6 @@ META_BYTES = 1 << 16
 
 _META_READ = frozenset((0x0002, 0x0003, 0x0010, 0x0016))
 """SOP Class UID, SOP Instance UID, Transfer Syntax UID, Source Application Entity Title."""
-_META_ELEMENT = struct.Struct("<H2sH").unpack_from
-_LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = "") -> bytes:
@@ -58,13 +56,12 @@ def file_meta(head: bytes) -> tuple[dict[int, str], int]:
     values: dict[int, str] = {}
     at = 132 if head[128:132] == b"DICM" else 0
     while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
-        number, vr, length = _META_ELEMENT(head, at + 2)
-        at += 8
-        if vr in _LONG_VRS:
-            (length,) = struct.unpack_from("<L", head, at)
-            at += 4
-        if number in _META_READ:
-            values[number] = head[at : at + length].rstrip(b"\x00 ").decode("ascii", "replace")
+        try:
+            tag, _, length, at = encoding_of(EXPLICIT_LITTLE_ENDIAN).head(head, at, is_implicit=False)
+        except struct.error:
+            break
+        if tag & 0xFFFF in _META_READ:
+            values[tag & 0xFFFF] = head[at : at + length].rstrip(b"\x00 ").decode("ascii", "replace")
         at += length
     return values, at
 

@@ -25,10 +25,10 @@ from pydicom import Dataset, FileDataset
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 from pydicom.valuerep import VR
 
+from node.dicom.element_generator import elements_of
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,
@@ -38,6 +38,7 @@ from node.dicom.encoding import (
     encoding_of,
 )
 from node.dicom.values import TAGS, Element, copy_encoding, held, standard_tag, tag_read, text
+from node.errors import NotUnderstood
 
 LONG_PIXELS = 1 << 16
 """Native pixel data of at least this length are read only on access."""
@@ -241,8 +242,8 @@ def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool, *, is_meta
             continue
         begin = at
         try:
-            tag, encoded_vr, length, start = head_at(data, at, is_implicit=implicit)
-        except struct.error:
+            tag, encoded_vr, length, start = head_at(data, at, is_implicit=implicit, is_whole=whole)
+        except (struct.error, NotUnderstood):
             raise short from None
         if tag >> 16 == _ITEMS_GROUP or not (implicit or encoded_vr in _VRS):
             raise LeftToPydicom
@@ -294,7 +295,7 @@ def _add_by_pydicom(elements: _Elements, data: bytes, at: int, implicit: bool, s
     stream = BytesIO(data)
     stream.seek(at)
     try:
-        element = next(data_element_generator(stream, implicit, True, encoding=_encoding_in(elements)))
+        element = next(elements_of(stream, implicit, True, encoding=_encoding_in(elements)))
     except Exception:  # StopIteration too: a broken or truncated item makes pydicom raise anything
         raise short from None
     if stream.tell() >= len(data) and short is DataSetCut:

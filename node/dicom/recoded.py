@@ -112,7 +112,9 @@ class _Cursor:
                 if self.open or not self.is_all:
                     raise HeaderCut(self.at)
                 return _ENDED, 0
-            tag, self.vr, length, self.at = self.encoding.head(self.data, self.at, is_implicit=self.is_implicit)
+            tag, self.vr, length, self.at = self.encoding.head(
+                self.data, self.at, is_implicit=self.is_implicit, is_whole=self.is_all
+            )
             self.left -= 1
             if self.left < 0:
                 raise NotUnderstood("too many elements")

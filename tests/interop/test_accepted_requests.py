@@ -13,8 +13,8 @@ from tests.interop.conftest import is_answered, orthanc_beside, run, until
 from tests.make import ct_series
 from tests.programs import free_port, needs
 from tests.protocol.conftest import Raw, data_set_bytes
-from tests.protocol.test_no_vr import VRS, with_element
 from tests.protocol.test_requests import ACCEPTED, request, results
+from tests.protocol.test_unknown_vrs import VRS, with_element
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
@@ -51,10 +51,10 @@ def test_other_receivers_accept_what_the_node_accepts(peer: Peer, sent: bytes) -
         assert (answer[0], results(answer[1])) == (2, {1: 0, 3: 0})
 
 
-@pytest.mark.parametrize("vr", VRS)
-def test_other_receivers_keep_a_private_element_without_a_vr(peer: Peer, vr: bytes) -> None:
+@pytest.mark.parametrize(("vr", "length_bytes"), VRS)
+def test_other_receivers_keep_a_private_element_of_unknown_vr(peer: Peer, vr: bytes, length_bytes: int) -> None:
     [ds] = ct_series(1)
     with Raw(peer).associate(request()) as asking:
-        assert asking.store(ds.SOPInstanceUID, with_element(data_set_bytes(ds), vr)) == 0
+        assert asking.store(ds.SOPInstanceUID, with_element(data_set_bytes(ds), vr, length_bytes)) == 0
     for kept in peer.folder.glob(f"*{ds.SOPInstanceUID}"):
         assert "(0009,1001) UN 61\\62\\63\\64" in run(needs("dcmdump"), str(kept))

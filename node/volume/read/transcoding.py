@@ -21,7 +21,6 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from node.dicom.encoding import NO_VRS
 from node.dicom.header import is_sequence
 from node.dicom.reading import stored_bytes
 from node.dicom.values import CONVERSION_ERRORS, held_elements
@@ -44,8 +43,6 @@ _WORD_BYTES = {
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
 """Bytes that change order with the endianness, by value representation: PS3.5 7.3."""
-
-_NO_VRS = frozenset(vr.decode("ascii") for vr in NO_VRS)
 
 
 def transcoded(file: BinaryIO, target: str) -> bytes:
@@ -179,8 +176,6 @@ def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endia
     vr = element.VR or _representation(ds, element)
     if " or " in vr:  # of pydicom, for compressed frames whose VR was implicit
         vr = "OB"  # PS3.5 A.4
-    if vr in _NO_VRS:
-        vr = "UN"
     if vr == "SQ":
         return element._replace(VR="SQ")
     if value and is_big_endian and vr in _WORD_BYTES:

@@ -327,6 +327,15 @@ def test_another_encoding_than_announced_is_reported_with_tag_and_place() -> Non
         read_header(data + rest, ExplicitVRLittleEndian, frozenset((0x7FDFFFFF,)))
 
 
+@pytest.mark.parametrize("tag", [0xE000, 0xE00D, 0xE0DD])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_item_or_a_delimiter_in_no_sequence_is_refused_by_name(tag: int, syntax: str) -> None:
+    data = encoded(nested(1, True), syntax)
+    stray = struct.pack("<HHL", 0xFFFE, tag, 0)
+    with pytest.raises(NotUnderstood, match=rf"\(FFFE,{tag:04X}\) at byte {len(data)} is in no sequence"):
+        read_header(data + stray + data, syntax, frozenset((0x7FDFFFFF,)))
+
+
 @pytest.mark.parametrize("announced", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit])
 @pytest.mark.parametrize("actual", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_the_first_element_shows_whether_the_representation_is_implicit(actual: str, announced: str) -> None:
