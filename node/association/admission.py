@@ -210,10 +210,9 @@ class Admission:
     def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
         """Return the scope of an application entity, by all its names in [peers]; None: the whole index."""
         peers = _matching(self._peers(), address, requested).values()
-        projects = {project for peer in peers for project in peer.projects}
-        if not projects or any(not peer.projects and set(peer.may) & {"query", "retrieve"} for peer in peers):
-            return None
-        return Scope(projects=tuple(sorted(projects)))
+        limits = [one.projects for one in peers if one.projects is not None or {"query", "retrieve"} & set(one.may)]
+        projects = [limit for limit in limits if limit is not None]
+        return Scope(projects=tuple(sorted(set().union(*projects)))) if projects and None not in limits else None
 
     def named(self, address: str, requested: AssociationRequest) -> list[str]:
         """Return the names in [peers] that an application entity has."""
@@ -281,7 +280,9 @@ class Admission:
         if peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", add_peer(requested.calling_ae_title, address, peers))
         plain = plain_address(address)
-        of_address = {name: peer for name, peer in same_title.items() if not peer.networks or _in_networks(plain, peer)}
+        of_address = {
+            name: peer for name, peer in same_title.items() if peer.networks is None or _in_networks(plain, peer)
+        }
         if same_title and not of_address:
             remedy = f"add its address to networks of [peers.{next(iter(same_title))}] if it is that peer"
             return Rejection(1, 1, 3, "peer address", remedy)
@@ -326,11 +327,11 @@ def _matching(peers: Mapping[str, Peer], address: str, requested: AssociationReq
 
 def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:
     """Return whether network and certificate of a requestor are those of a peer."""
-    if peer.networks and not _in_networks(address, peer):
+    if peer.networks is not None and not _in_networks(address, peer):
         return False
     shown = requested.certificate
     return peer.certificate is None or (shown is not None and shown.is_named(peer.certificate))
 
 
 def _in_networks(address: IPv4Address | IPv6Address, peer: Peer) -> bool:
-    return any(address in network for network in peer.networks)
+    return any(address in network for network in peer.networks or ())

@@ -305,7 +305,7 @@ class Commands(typer.Typer):
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Add a command."""
-        add = super().command(*arguments, cls=PlainCommand, **options)
+        add = super().command(*arguments, **{"cls": PlainCommand, **options})
         return lambda command: add(completed(command))
 
     def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:

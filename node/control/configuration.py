@@ -1,7 +1,7 @@
 """Changes of the configuration of a running node: its files are read again, and one of them is written by the node.
 
-A configuration with a mistake is refused as a whole, and the node goes on with what it has. A change by the pages, by
-REST or by a command is a change of `node.settings.files.PAGES_FILE`, which is checked with all other files before it is
+A configuration with a mistake is refused as a whole, and the node goes on with what it has. A change by the pages or by
+a command is a change of `node.settings.files.PAGES_FILE`, which is checked with all other files before it is
 written. It is in the file before it takes effect, so that a kill at any moment leaves the old or the new one.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,6 @@ import structlog
 
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType
 from node.control import checks
-from node.control.settable import (
-    KEPT,
-    checked_keys,
-    for_the_log,
-    require_reach,
-    require_room,
-    require_settable,
-    with_secret,
-)
 from node.counted import counted
 from node.errors import UsageError
 from node.failpoints import reached
@@ -39,6 +31,7 @@ from node.routing.router import lanes_of
 from node.settings.files import Drafts, pages_file, with_table, write_file
 from node.settings.load import Configuration, leaves
 from node.settings.model import IN_FORCE, Settings
+from node.settings.tables import checked, fields_of, for_the_log, is_secret, require_room, require_settable
 
 log = structlog.get_logger()
 
@@ -73,23 +66,34 @@ class ConfigurationChanges:
             return self._put(new, changed)
 
     def set_table(
-        self, table: str, keys: Mapping[str, Any], who: str, drops: int = 0, digest: str | None = None
+        self,
+        table: str,
+        keys: Mapping[str, Any],
+        who: str,
+        drops: int = 0,
+        digest: str | None = None,
+        unset: Sequence[str] = (),
+        is_new: bool | None = None,
     ) -> Mapping[str, Any]:
-        """Add a table such as ``peers.CT1``, or change it; `keys` has its keys, and all others have their defaults.
+        """Add a table such as ``peers.CT1``, or change it; all keys but `keys` and `unset` stay as they are.
 
+        `unset`: keys that are removed. `is_new`: whether the table is added or changed; None: either.
         `drops`: how many messages may be dropped that wait for what the changed hook or route does not send.
         `digest`: of the files that the keys were made from; None: any.
         """
         with self._changing:
             require_settable(table)
-            new_keys = checked_keys(table, keys)
+            had = self._keys_of(table)
+            given = checked(self._settings.web, table, had, keys, unset)
             before = self._unchanged(table, digest)
-            if table.startswith("hooks."):
-                new_keys = with_secret(before, table.partition(".")[2], new_keys)
-            require_reach(before, table, new_keys)
-            require_room(before, table)
-            what = f"configuration: [{table}] {json.dumps(for_the_log(new_keys), ensure_ascii=False)}"
-            return self._write(before, table, new_keys, self._order(who, what, AuditAction.UPDATE), drops)
+            require_room(before, table, is_new)
+            section = table.partition(".")[0]
+            removed = for_the_log(section, {key: had[key] for key in unset})
+            what = f"configuration: [{table}] {_json(for_the_log(section, given))}"
+            order = self._order(who, what + (f"; removed: {_json(removed)}" if removed else ""), AuditAction.UPDATE)
+            defaults = {key: fields_of(section)[key].get_default(call_default_factory=True) for key in removed}
+            reset = [{"key": key, "was": json.loads(_json(removed[key])), "default": defaults[key]} for key in defaults]
+            return {**self._write(before, table, given, order, drops, unset), "reset": reset}
 
     def remove_table(self, table: str, who: str, drops: int = 0, digest: str | None = None) -> Mapping[str, Any]:
         """Remove a table that the pages have written; see `set_table`."""
@@ -99,7 +103,17 @@ class ConfigurationChanges:
             if before.loaded_from.file_of(table) is None:
                 raise UsageError(f"there is no [{table}]: somebody has removed it")
             order = self._order(who, f"configuration: [{table}] removed", AuditAction.DELETE)
-            return self._write(before, table, None, order, drops)
+            return {**self._write(before, table, None, order, drops, ()), "removed": table}
+
+    def _keys_of(self, table: str) -> Mapping[str, Any]:
+        """Return the keys that stand in the file of the pages, also those that are shown nowhere."""
+        section, _, name = table.partition(".")
+        there = tomllib.loads(self._text()).get(section, {})
+        keys: Mapping[str, Any] = there.get(name, {}) if name else there
+        return keys
+
+    def _text(self) -> str:
+        return self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
 
     def _unchanged(self, table: str, digest: str | None) -> Settings:
         """Return what the files say now. Raises UsageError if they are not those of a form, or others have the table.
@@ -125,10 +139,15 @@ class ConfigurationChanges:
         return configuration
 
     def _write(
-        self, before: Settings, table: str, keys: Mapping[str, Any] | None, order: AuditMessage, drops: int
+        self,
+        before: Settings,
+        table: str,
+        keys: Mapping[str, Any] | None,
+        order: AuditMessage,
+        drops: int,
+        unset: Sequence[str],
     ) -> Mapping[str, Any]:
-        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
-        changed_text = with_table(text, table, keys, KEPT)
+        changed_text = with_table(self._text(), table, keys, unset)
         try:
             new = self._read({self._file.resolve(): changed_text.encode()})
             changed = self._require_right(new)
@@ -149,12 +168,12 @@ class ConfigurationChanges:
             try:
                 write_file(self._file, changed_text)
             except OSError as error:
-                raise UsageError(_by_hand(self._file, table, keys, error)) from error
+                had = None if keys is None else {**self._keys_of(table), **keys}
+                raise UsageError(_by_hand(self._file, table, had, unset, error)) from error
 
         self._audit.change(order, write)
         reached("change-committed")
-        reset = list(_reset(before, new.settings, table)) if keys is not None else []
-        return {**self._put(new, changed), "dropped": dropped, "reset": reset}
+        return {**self._put(new, changed), "dropped": dropped}
 
     def _require_right(self, new: Configuration) -> Settings:
         """Return what is in force with a new configuration. Raises UsageError for everything that is wrong with it.
@@ -227,20 +246,8 @@ def _differing(before: Settings, after: Settings) -> Iterator[str]:
             yield section
 
 
-def _reset(before: Settings, after: Settings, table: str) -> Iterator[dict[str, Any]]:
-    """Yield the keys of a table that were set and are not any more, each with the value that it had and its default."""
-    section, _, name = table.partition(".")
-    of_table = [getattr(one, section) for one in (before, after)]
-    models = [one.get(name) if name else one for one in of_table]
-    if models[0] is None:
-        return
-    was, now = (for_the_log(model.model_dump(mode="json")) for model in models)
-    given = [
-        {key[len(table) + 1 :].partition(".")[0] for key in one.loaded_from.keys_of(table)} for one in (before, after)
-    ]
-    for key in sorted(given[0] - given[1]):
-        if key in was and was[key] != now.get(key):
-            yield {"key": key, "was": was[key], "default": now.get(key)}
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _in_words_of(table: str, file: Path, mistakes: str) -> str:
@@ -250,11 +257,13 @@ def _in_words_of(table: str, file: Path, mistakes: str) -> str:
     return "\n".join(next((line[len(one) :] for one in own if line.startswith(one)), line) for line in lines)
 
 
-def _by_hand(file: Path, table: str, keys: Mapping[str, Any] | None, error: OSError) -> str:
+def _by_hand(file: Path, table: str, keys: Mapping[str, Any] | None, unset: Sequence[str], error: OSError) -> str:
     """Return what somebody can do who may write a file that the node may not."""
     why = f"{file} cannot be written ({error.strerror})"
     if keys is None:
         return f"{why}: remove [{table}] there, and run `voxelnode reload`"
-    shown = {key: "..." if key == "secret" else value for key, value in keys.items()}
+    section = table.partition(".")[0]
+    given = {key: value for key, value in keys.items() if key not in unset}
+    shown = {key: "..." if is_secret(section, key) else value for key, value in given.items()}
     lines = with_table("# \n", table, shown).removeprefix("# \n").strip()
     return f"{why}: add these lines to a file of the configuration, and run `voxelnode reload`:\n{lines}"

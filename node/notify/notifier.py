@@ -72,7 +72,7 @@ class HookWorker(MessageLoop):
         self._metrics, self._audit, self._ae_title = metrics, audit, ae_title
         self._results, self._public_url, self._held = results, public_url, held
         self._job_time = dt.timedelta(seconds=hook.job_seconds)
-        self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
+        self._titles = frozenset(title.strip() for title in hook.calling_ae_titles or ())
         self._selector = compile_selector(hook.where) if hook.where is not None else None
         for outcome in ("delivered", "failed", "given-up"):
             metrics.hook_messages.labels(name, outcome)  # from 0, or the first of all is no increase

@@ -23,7 +23,7 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
-from node.registry import DEIDENTIFICATION, part_of
+from node.registry import DEIDENTIFICATION, required
 from node.routing.destination import Destination
 from node.routing.held import HeldWorker, RouteParts
 from node.routing.kinds import kind_that_follows, open_receiver
@@ -121,7 +121,7 @@ def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
 def selector_of(settings: Settings, route: Route) -> Selector | None:
     """Return what a route sends: what fits its `where`, and none of the routes that it names in `otherwise`."""
     own = compile_selector(route.where) if route.where is not None else None
-    others = [selector_of(settings, settings.routes[name]) for name in route.otherwise]
+    others = [selector_of(settings, settings.routes[name]) for name in route.otherwise or ()]
     return without(own, [other for other in others if other is not None])
 
 
@@ -131,9 +131,10 @@ def change_of(settings: Settings, route: Route) -> CopyChange:
     Raises UsageError if the key or the pixel rules of its table [deidentify.NAME] cannot be used.
     """
     coercion = Coercion.of(route.set, route.replace, route.remove)
-    configured = part_of(settings, DEIDENTIFICATION) if route.deidentify is not None else None
-    how = configured(settings, route.deidentify) if configured is not None else None
-    return CopyChange(coercion, route.transfer_syntax, how)
+    if route.deidentify is None:
+        return CopyChange(coercion, route.transfer_syntax, None)
+    configured = required(settings, DEIDENTIFICATION, "[routes] deidentify")
+    return CopyChange(coercion, route.transfer_syntax, configured(settings, route.deidentify))
 
 
 def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:

@@ -163,7 +163,8 @@ def as_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value:_}" if isinstance(value, int) and value >= 1_000_000 else f"{value:g}"
+        whole = int(value) if value == value // 1 else value
+        return f"{whole:_}" if isinstance(value, int) and value >= 1_000_000 else repr(whole)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):

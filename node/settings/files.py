@@ -23,10 +23,10 @@ DROP_INS = "conf.d"
 """Folder of the drop-ins, beside the first file and in the root."""
 
 PAGES_FILE = "90-pages.toml"
-"""Drop-in of the root that the pages, REST and commands change."""
+"""Drop-in of the root that the pages and commands change."""
 
 INTRODUCTION = """\
-# Written by the pages, by REST and by commands such as `voxelnode peers set`. Comments stay.
+# Written by the pages and by commands such as `voxelnode peers set`. Comments stay.
 # After a change by hand: `voxelnode reload`.
 """
 
@@ -68,9 +68,9 @@ class Sources:
         return [key for key in self.origins if key.startswith(f"{table}.")]
 
     def is_of_pages(self, table: str) -> bool:
-        """Return whether the pages have written a table."""
-        file = self.file_of(table)
-        return file is not None and file.name == PAGES_FILE and file.parent.name == DROP_INS
+        """Return whether the pages have written a table, and nothing else sets a key of it."""
+        files = {Path(self.origins[key]) for key in self.keys_of(table)}
+        return bool(files) and all(file.name == PAGES_FILE and file.parent.name == DROP_INS for file in files)
 
 
 def is_file(origin: str) -> bool:
@@ -136,28 +136,27 @@ def pages_file(root: Path) -> Path:
     return root / DROP_INS / PAGES_FILE
 
 
-def with_table(text: str, table: str, keys: Mapping[str, Any] | None, unchanged: Sequence[str] = ()) -> str:
-    """Return the text of a file after a table was set, or removed (None); comments and order stay.
+def with_table(text: str, table: str, keys: Mapping[str, Any] | None, unset: Sequence[str] = ()) -> str:
+    """Return the text of a file after keys of a table were set, or the table was removed (None).
 
-    `unchanged`: keys of the table that stay as they are. Raises UsageError if the text is too unusual to be changed.
+    `unset`: keys of the table that are removed. All others, comments and order stay. Raises UsageError if the text is
+    too unusual to be changed.
     """
     import tomlkit  # here: only changes need it
 
     document = tomlkit.parse(text or INTRODUCTION)
     above, name = _parent(document, table)
-    before = dict(above.get(name, {}))
-    keys = None if keys is None else {**{key: before[key] for key in unchanged if key in before}, **keys}
     if keys is None:
         del above[name]
     else:
-        one = above.setdefault(name, tomlkit.table()) if name not in above else above[name]
-        for key in [key for key in one if key not in keys]:
+        one = above[name] if name in above else above.setdefault(name, tomlkit.table())
+        for key in unset:
             del one[key]
         for key, value in keys.items():
-            if before.get(key) != value:
+            if one.get(key) != value:
                 one[key] = tomlkit.item(value) if not isinstance(value, Mapping) else _inline(value)
     changed = tomlkit.dumps(document)
-    if _changed(tomllib.loads(text), table, keys) != _without_empty(tomllib.loads(changed)):
+    if _changed(tomllib.loads(text), table, keys, unset) != _without_empty(tomllib.loads(changed)):
         raise UsageError(f"[{table}] cannot be changed by itself where it is: change the file by hand")
     return changed
 
@@ -182,13 +181,15 @@ def _inline(value: Mapping[str, Any]) -> Any:
     return inline
 
 
-def _changed(tables: dict[str, Any], table: str, keys: Mapping[str, Any] | None) -> dict[str, Any]:
+def _changed(
+    tables: dict[str, Any], table: str, keys: Mapping[str, Any] | None, unset: Sequence[str]
+) -> dict[str, Any]:
     section, dot, name = table.partition(".")
     above, last = (tables.setdefault(section, {}), name) if dot else (tables, section)
-    if keys is None:
-        above.pop(last, None)
-    else:
-        above[last] = {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+    before = above.pop(last, {})
+    if keys is not None:
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+        above[last] = {key: value for key, value in {**before, **given}.items() if key not in unset}
     return _without_empty(tables)
 
 

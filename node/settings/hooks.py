@@ -36,7 +36,9 @@ class HookSettings(SettingsSection):
 
     kind: str = Field(description="What the receiver is: webhook, command, plugin.", examples=["webhook"])
     on: tuple[HookEvent, ...] = Field(min_length=1, description="Events", examples=[["volume-written"]])
-    calling_ae_titles: tuple[PeerTitle, ...] = Field((), description="Only events of these senders; empty: all.")
+    calling_ae_titles: tuple[PeerTitle, ...] | None = Field(
+        None, description="Only events of these senders; unset: all."
+    )
     where: Where | None = Field(
         None,
         description='Only series that fit, such as { modality = "CT", slices = ">=50" } (docs/select.md).',

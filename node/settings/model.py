@@ -213,7 +213,7 @@ class Settings(SettingsSection):
                     )
 
     def _mistakes_of_otherwise(self, name: str, route: Route) -> Iterator[str]:
-        for other_name in route.otherwise:
+        for other_name in route.otherwise or ():
             other = self.routes.get(other_name)
             if other is None:
                 yield f"{other_name!r} is not a route{nearest(other_name, self.routes)}"
@@ -232,7 +232,7 @@ class Settings(SettingsSection):
             one = left.pop()
             if one in self.routes and one not in found:
                 found.append(one)
-                left += self.routes[one].otherwise
+                left += self.routes[one].otherwise or ()
         return found
 
     @property

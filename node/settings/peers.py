@@ -97,8 +97,8 @@ class Peer(SettingsSection):
     """[peers.NAME]: an application entity that may call us, or that we call. Once there is one, others are rejected."""
 
     ae_title: PeerTitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
-    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description='Networks that it may call from, such as ["10.1.2.0/24"]; empty: any.'
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = Field(
+        None, description='Networks that it may call from, such as ["10.1.2.0/24"]; unset: any.'
     )
     host: Host | None = Field(
         None,
@@ -109,14 +109,14 @@ class Peer(SettingsSection):
         get_args(Verb),
         description="Services that it may use",
     )
-    takes: tuple[str, ...] = Field(
-        (),
+    takes: tuple[str, ...] | None = Field(
+        None,
         description='SOP classes that the node takes from it, by keyword or UID of PS3.6, such as ["CTImageStorage"]; '
-        "empty: all.",
+        "unset: all.",
     )
-    projects: tuple[str, ...] = Field(
-        (),
-        description="Projects whose series it may query and retrieve; empty: the whole index.",
+    projects: tuple[str, ...] | None = Field(
+        None,
+        description="Projects whose series it may query and retrieve; unset: the whole index.",
     )
     tls: bool = Field(False, description="Call it over TLS, with [dicom] tls_certificate as client certificate.")
     tls_ca: Path | None = Field(
@@ -147,7 +147,7 @@ class Peer(SettingsSection):
         """The UIDs of the SOP classes that the node takes from it; None: all."""
         from node.dicom.uids import storage_class  # here and below: most commands need no pydicom
 
-        return frozenset(map(storage_class, self.takes)) if self.takes else None
+        return frozenset(map(storage_class, self.takes)) if self.takes is not None else None
 
     @property
     def is_asked(self) -> bool:

@@ -53,8 +53,8 @@ class Route(SettingsSection):
         None,
         description='Only series that fit, such as { modality = "CT", body_part = "CHEST" } (docs/select.md).',
     )
-    otherwise: tuple[HookName, ...] = Field(
-        (),
+    otherwise: tuple[HookName, ...] | None = Field(
+        None,
         description="Other routes with the same when: send only series that none of them selects.",
     )
     to: tuple[str, ...] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Annotated, Any, Self, get_args, get_origin
@@ -75,9 +75,14 @@ class SettingsSection(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_not_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse ``""``, which is this folder as a path and every address as a host; a default may be empty."""
+        """Refuse ``""``, which is this folder as a path and every address as a host; a default may be empty.
+
+        A list or a table that restricts is unset by default: an empty one, from which each name has vanished, is not
+        "all".
+        """
         field = cls.model_fields[str(info.field_name)]
-        if value == "" and field.default != "":
+        is_empty = value == "" or (field.default is None and isinstance(value, Sized) and len(value) == 0)
+        if is_empty and field.default != "":
             raise ValueError("is empty" if field.is_required() else "is empty; leave it out for the default")
         return value
 

@@ -99,7 +99,7 @@ def test_retention_says_that_a_pass_will_ask_as_the_pass_does(
     ],
 )
 def test_several_values_of_a_key_need_only_commas(text: str, value: list[str]) -> None:
-    assert table_of([f"may={text}", "ae_title=CT,1"]) == {"may": value, "ae_title": "CT,1"}
+    assert table_of("peers", [f"may={text}", "ae_title=CT,1"]) == {"may": value, "ae_title": "CT,1"}
 
 
 def test_peers_are_listed_with_what_they_may(root: Root) -> None:

@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.nowhere": ({"on": STORED}, "url: must be given"),
     "hooks.event": ({**WEBHOOK, "on": ["stored"]}, "on"),
     "hooks.selector": ({**WEBHOOK, "where": "modality = CT"}, "where"),
-    "hooks.table": ({**WEBHOOK, "where": {"modality": "CT"}}, "expression"),
+    "hooks.empty": ({**WEBHOOK, "where": {}}, "where: is empty"),
     "hooks.key": ({**WEBHOOK, "wher": "x"}, "wher"),
     "hooks.user": ({"on": STORED, "url": "https://a:b@example.org/"}, "must not contain a user name"),
     "hooks.short": ({**WEBHOOK, "secret": "whsec_short"}, "secret"),
@@ -317,7 +317,7 @@ def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: 
         put(here, "hooks.x", {**hook, "attempts": 3, "secret": "whsec_" + "B" * 44})
         here.receive(tmp_path)
         assert not any(map(is_signed, receiver.wait_for(4)[2:])), "another secret takes effect, too"
-        put(here, "hooks.x", {"on": STORED, "url": f"{receiver.url}?token=hidden", "secret": ""})
+        put(here, "hooks.x", {"url": f"{receiver.url}?token=hidden"}, unset=["secret", "attempts"])
         here.receive(tmp_path)
         assert "webhook-signature" not in receiver.wait_for(6)[-1].headers
         assert not re.search("hidden|whsec", (here.root / "audit.jsonl").read_text())
@@ -474,28 +474,35 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
     assert (refused.returncode, "the next start reads the configuration" in refused.stderr) == (2, True)
     run("retention", "set", "days=3", "dry_run=true", *where, check=True)
     assert "dry_run is set: a pass deletes none" in run("retention", *where, check=True).stdout
-    done = run("retention", "set", "days=3", *where, check=True).stdout
+    done = run("retention", "set", "--unset", "dry_run", *where, check=True).stdout
     assert done == "in force: retention\ndry_run was true, now the default: false\n"
-    run("hooks", "remove", "mail", *where, check=True)
+    assert run("hooks", "remove", "mail", *where, check=True).stdout == "removed: hooks.mail\nin force: hooks.mail\n"
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}, "retention": {"days": 3}}
     run("retention", "remove", *where, check=True)
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}}
 
 
-def test_keys_that_go_back_to_their_defaults_are_told(tmp_path: Path) -> None:
+def test_a_command_leaves_other_keys_as_they_are_and_tells_what_it_has_removed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     where = ("--root", root)
     with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))):
         pass
-    peer = ("ct", "ae_title=CT1", "host=192.0.2.1", "port=11112", "may=store")
-    assert "\nct may store\n" in run("peers", "set", *peer, *where, check=True).stdout
-    done = json.loads(run("peers", "set", "ct", "ae_title=CT1", "may=store,query", "--json", *where, check=True).stdout)
-    assert [one["key"] for one in done["reset"]] == ["host", "port"]
-    assert done["reset"][1]["was"] == 11112
+    peer = ("ct", "ae_title=CT1", "host=192.0.2.1", "port=11112", "may=echo,query", "projects=p1")
+    assert "\nct may echo, query\n" in run("peers", "set", *peer, *where, check=True).stdout
+    refused = run("peers", "set", "ct", "projects=", *where)
+    assert (refused.returncode, "projects: is empty" in refused.stderr) == (2, True)
+    run("peers", "set", "ct", "port=104", *where, check=True)
+    kept = {"ae_title": "CT1", "host": "192.0.2.1", "port": 104, "may": ["echo", "query"], "projects": ["p1"]}
+    assert drop_in(root)["peers"] == {"ct": kept}
+    done = run("peers", "set", "ct", "--unset", "projects", *where, check=True).stdout
+    assert 'projects was ["p1"], now the default: unset\n' in done
+    assert audited(root, 'done: configuration: [peers.ct] {}; removed: {"projects": ["p1"]}')
+    assert "projects: is not set here" in run("peers", "set", "ct", "--unset", "projects", *where).stderr
+    assert "give KEY=VALUE" in run("peers", "set", "ct", *where).stderr
     rules = ("retention", "set", "days=90")
     run(*rules, 'keep_where=modality == "MR"', *where, check=True)
-    assert "keep_where was" in run(*rules, *where, check=True).stdout
     assert "was" not in run(*rules, *where, check=True).stdout
+    assert "keep_where was" in run(*rules, "--unset", "keep_where", *where, check=True).stdout
     assert "maximum_percent: is unknown; known: days, " in run("retention", "set", "maximum_percent=1", *where).stderr
     guarded = run("retention", "set", "maximum_share=1", *where).stderr
     assert "maximum_share: write the table into voxelnode.toml: it protects from mistakes" in guarded

@@ -249,6 +249,11 @@ def open_site(
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=WebWithOidc(**({"port": 0} | web)),
     )
+    return site_of(settings)
+
+
+def site_of(settings: Settings) -> Site:
+    """Open the root of settings."""
     store = Repository(settings)
     store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # what is stored is due as soon as a worker runs
     services = Services(

@@ -62,16 +62,16 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             assert accessibility_faults(page) == []
             form = page.locator("form[action='/administration/set/peers']", has_text="Add the peer")
             form.get_by_label("Name", exact=True).fill("ct9")
-            form.get_by_label("AE title").fill("CT9")
+            form.get_by_label("ae_title").fill("CT9")
             form.get_by_label("Address where it listens").fill("127.0.0.1")
-            form.get_by_label("Port").fill(str(pacs.port))
+            form.get_by_label("TCP port").fill(str(pacs.port))
             form.get_by_role("button").click()
             row = page.locator("tr", has=page.get_by_role("rowheader", name="ct9"))
             expect(row).to_contain_text("the pages")
             assert is_accepted(here.address, "CT9")
             page.get_by_text("Change ct9", exact=True).click()
             form = page.locator("form[action='/administration/set/peers']", has_text="Change the peer")
-            form.get_by_label("AE title").fill("CT10")
+            form.get_by_label("ae_title").fill("CT10")
             form.get_by_role("button").click()
             expect(row).to_contain_text("CT10")
             assert (is_accepted(here.address, "CT9"), is_accepted(here.address, "CT10")) == (False, True)
@@ -80,8 +80,8 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             form = page.locator("form[action='/administration/set/routes']", has_text="Add the route")
             form.get_by_label("Name", exact=True).fill("night")
             form.get_by_label("ct9").check()
-            form.get_by_label("After").select_option("instance-stored")
-            form.get_by_label("Attributes that the copies have").fill("InstitutionName = CITY")
+            form.get_by_label("when").select_option("instance-stored")
+            form.get_by_label("Attributes of the copies").fill("InstitutionName = CITY")
             form.get_by_role("button", name="Add the route").click()
             row = page.locator("tr", has=page.get_by_role("rowheader", name="night"))
             expect(row).to_contain_text("everything after instance-stored")
@@ -89,9 +89,9 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             page.get_by_text("New hook").click()
             form = page.locator("form[action='/administration/set/hooks']", has_text="Add the hook")
             form.get_by_label("Name", exact=True).fill("mail")
-            form.get_by_label("Address").fill(receiver.url)
+            form.get_by_label("url").fill(receiver.url)
             form.get_by_label("instance-stored").check()
-            form.get_by_label("Secret that signs").fill(SECRET)
+            form.get_by_label("secret").fill(SECRET)
             form.get_by_role("button", name="Add the hook").click()
             hook = page.locator("tr", has=page.get_by_role("rowheader", name="mail"))
             expect(hook).to_contain_text("ready")
@@ -104,15 +104,14 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
             assert SECRET not in page.content()
             page.get_by_text("Change mail", exact=True).click()
             form = page.locator("form[action='/administration/set/hooks']", has_text="Change the hook")
-            expect(form.get_by_label("Another secret")).to_have_value("")
-            form.get_by_label("Series that it is for").fill('modality == "MR"')
+            expect(form.get_by_label("the stored one stays")).to_have_value("")
+            form.get_by_label("where").fill('modality == "MR"')
             form.get_by_role("button", name="Change the hook mail").click()
             expect(hook).to_contain_text('modality == "MR"')
             assert drop_in(here.root) == {
                 "peers": {
                     "ct9": {
-                        "ae_title": "CT10", "port": pacs.port, "may": ["echo", "store"], "tls": False, "networks": [],
-                        "host": "127.0.0.1",
+                        "may": ["echo", "store"], "ae_title": "CT10", "port": pacs.port, "host": "127.0.0.1",
                     },
                 },
                 "routes": {
@@ -170,7 +169,7 @@ def test_rules_of_retention_are_set_and_files_are_applied_in_the_browser(
         page = signed_in(visitor, "/administration/retention")
         expect(page.get_by_text("Retention: unlimited")).to_be_visible()
         page.get_by_text("Change the rules").click()
-        page.get_by_label("Largest number of studies").fill("1")
+        page.get_by_label("Most studies to keep").fill("1")
         page.get_by_label("Keep a study while").uncheck()
         assert accessibility_faults(page) == []
         page.get_by_role("button", name="Set the rules").click()

@@ -335,7 +335,7 @@ def _let_through(
             fits = index.facts.selected(compile_selector(hook.where))
             passing = {key[:uids] for key in fits}
             series = [key for key in series if key[:uids] in passing]
-        if titles := {title.strip() for title in hook.calling_ae_titles}:
+        if titles := {title.strip() for title in hook.calling_ae_titles or ()}:
             known = index.instances.calling_ae_titles
             series = [key for key in series if not titles.isdisjoint(map(str.strip, known(*key[:uids])))]
     return series

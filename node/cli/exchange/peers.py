@@ -30,7 +30,7 @@ def list_(*, root: Root) -> Listing:
     rows = [{"name": name, **peer.model_dump(mode="json")} for name, peer in root.settings.peers.items()]
     columns: Columns = {
         **{name: name for name in ("name", "ae_title", "host", "port")},
-        "networks": lambda row: ", ".join(row["networks"]),
+        "networks": lambda row: ", ".join(row["networks"] or ()),
         "certificate": lambda row: row["certificate"] or "",
         "may": lambda row: ", ".join(row["may"]),
     }

@@ -10,7 +10,7 @@ import typer
 
 from node.cli.exchange.messages import HookName, hooks, routes
 from node.cli.exchange.peers import peers
-from node.cli.keys import Drop, Keys, in_force, table_of
+from node.cli.keys import Drop, Keys, SetsKeys, Unset, in_force, set_table
 from node.cli.options import HOOK, PEER, ROUTE, ChangedRoot
 from node.cli.output import Answer
 from node.errors import UsageError
@@ -30,23 +30,18 @@ SecretFile = Annotated[
         help="Read from here what signs the messages of a webhook; -: standard input.",
     ),
 ]
-NoSecret = Annotated[bool, typer.Option("--no-secret", help="Forget the secret.")]
 
 
-@peers.command("set")
-def set_peer(name: PeerName, keys: Keys, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
+@peers.command("set", cls=SetsKeys)
+def set_peer(name: PeerName, keys: Keys = None, unset: Unset = None, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
     """Add a peer, or change one that was set here.
 
-    Keys that are not given have their defaults: without may, the peer may do everything. A running node follows at
-    once.
+    Keys that are not given stay; a new peer without may may do everything. A running node follows at once.
     """
-    from node.settings.peers import Peer
-
-    table = table_of(keys)
-    done = root.order("set-table", table=f"peers.{name}", keys=table, drops=drop)
-    may = table.get("may", Peer.model_fields["may"].default)
-    everything = "" if "may" in table else " (everything, for `may` is not set)"
-    return in_force(done, f"{name} may {', '.join(may) or 'nothing'}{everything}")
+    done = set_table(root, f"peers.{name}", keys, unset, drop)
+    now = root.read()
+    everything = "" if f"peers.{name}.may" in now.origins else " (everything, for `may` is not set)"
+    return in_force(done, f"{name} may {', '.join(now.settings.peers[name].may) or 'nothing'}{everything}")
 
 
 @peers.command("remove")
@@ -55,13 +50,13 @@ def remove_peer(name: PeerName, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
     return in_force(root.order("remove-table", table=f"peers.{name}", drops=drop))
 
 
-@routes.command("set")
-def set_route(name: RouteName, keys: Keys, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
+@routes.command("set", cls=SetsKeys)
+def set_route(name: RouteName, keys: Keys = None, unset: Unset = None, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
     """Add a route, or change one that was set here.
 
-    Keys that are not given have their defaults. A running node follows at once.
+    Keys that are not given stay. A running node follows at once.
     """
-    return in_force(root.order("set-table", table=f"routes.{name}", keys=table_of(keys), drops=drop))
+    return in_force(set_table(root, f"routes.{name}", keys, unset, drop))
 
 
 @routes.command("remove")
@@ -70,27 +65,22 @@ def remove_route(name: RouteName, drop: Drop = 0, *, root: ChangedRoot) -> Answe
     return in_force(root.order("remove-table", table=f"routes.{name}", drops=drop))
 
 
-@hooks.command("set")
+@hooks.command("set", cls=SetsKeys)
 def set_hook(
     name: NewHookName,
-    keys: Keys,
+    keys: Keys = None,
     secret_file: SecretFile = None,
-    no_secret: NoSecret = False,
+    unset: Unset = None,
     drop: Drop = 0,
     *,
     root: ChangedRoot,
 ) -> Answer:
     """Add a hook, or change one that was set here.
 
-    It has `url`. Keys that are not given have their defaults; the secret stays while the address does. A running node
-    follows at once.
+    It has `url`. Keys that are not given stay, and the secret while the address does. A running node follows at once.
     """
-    table = table_of(keys)
-    if "secret" in table:
-        raise UsageError("secret: others see a command line: write it to a file, and give --secret-file")
-    table |= {"secret": ""} if no_secret else {}
-    table |= {"secret": _secret_in(secret_file)} if secret_file is not None else {}
-    return in_force(root.order("set-table", table=f"hooks.{name}", keys=table, drops=drop))
+    more = {} if secret_file is None else {"secret": _secret_in(secret_file)}
+    return in_force(set_table(root, f"hooks.{name}", keys, unset, drop, **more))
 
 
 @hooks.command("remove")

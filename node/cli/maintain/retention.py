@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from node.cli.keys import Keys, in_force, table_of
+from node.cli.keys import Keys, SetsKeys, Unset, in_force, set_table
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing, patient
 from node.counted import counted
@@ -81,14 +81,14 @@ def confirm(root: ChangedRoot) -> Answer:
     return Answer(done, f"confirmed: {done['confirmed']}" if done["confirmed"] else "retention waits for nothing")
 
 
-@app.command("set")
-def set_rules(keys: Keys, root: ChangedRoot) -> Answer:
-    """Set the rules of retention.
+@app.command("set", cls=SetsKeys)
+def set_rules(keys: Keys = None, unset: Unset = None, *, root: ChangedRoot) -> Answer:
+    """Set rules of retention.
 
-    Keys that are not given have their defaults. The next pass of the node follows them, and `voxelnode retention`
-    lists what they would delete.
+    Keys that are not given stay. The next pass of the node follows them, and `voxelnode retention` lists what they
+    would delete.
     """
-    return in_force(root.order("set-table", table="retention", keys=table_of(keys)))
+    return in_force(set_table(root, "retention", keys, unset))
 
 
 @app.command("remove")

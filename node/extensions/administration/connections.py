@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Path, Response
+from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
-from node.settings.hooks import HookEvent
+from node.settings.example import as_toml
 from node.settings.model import Settings
-from node.settings.peers import Verb
+from node.settings.tables import LIMITS, keys_of, posted
 from node.web import actions
-from node.web.access import ADMINS, Call, CurrentCall
+from node.web.access import ADMINS, CurrentCall
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import SEE_OTHER, fragment, page
 from node.web.pages.sessions import require_session
@@ -25,12 +24,26 @@ from node.web.pages.sessions import require_session
 router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 PAGE = "/administration/connections"
+RETENTION = "/administration/retention"
 
 TABLES = "peers", "routes", "hooks"
 """What is set on the page."""
 
 Section = Annotated[Literal["peers", "routes", "hooks"], Path()]
+Settable = Literal["peers", "routes", "hooks", "retention"]
 Name = Annotated[str, Path(max_length=64)]
+
+
+async def _posted(request: Request) -> dict[str, list[str]]:
+    """Return the texts of each field that was sent."""
+    found: dict[str, list[str]] = {}
+    for name, text in (await request.form()).multi_items():
+        if isinstance(text, str):
+            found.setdefault(name, []).append(text)
+    return found
+
+
+Posted = Annotated[dict[str, list[str]], Depends(_posted)]
 
 
 @router.get(PAGE)
@@ -48,29 +61,36 @@ def connections(call: CurrentCall) -> Response:
     known: dict[str, Mapping[str, Any]] = {table: getattr(settings, table) for table in TABLES}
     own = {table: [name for name in known[table] if sources.is_of_pages(f"{table}.{name}")] for table in TABLES}
     files = {table: {name: sources.file_of(f"{table}.{name}") for name in known[table]} for table in TABLES}
-    values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "hooks": hooks}
-    values |= {"known": known, "own": own, "files": files, "waiting": waiting, "choices": choices(settings)}
+    values: dict[str, Any] = {"peers": settings.peers, "hooks": hooks, "seen": sources.digest}
+    values |= {"known": known, "own": own, "files": files, "waiting": waiting}
+    values["forms"] = {
+        table: {name: keys_of(settings, f"{table}.{name}") for name in ("", *own[table])} for table in TABLES
+    }
     values |= {"wheres": {name: _text(route.where) for name, route in settings.routes.items()}}
-    values |= {"hook_events": get_args(HookEvent), "seen": sources.digest}
     return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
 
 
-@router.post("/administration/set/peers")
-def set_peer(call: CurrentCall, form: Annotated[PeerForm, Form()]) -> Response:
-    """Add a peer, or change one that was set here."""
-    return _set(call, "peers", form)
-
-
-@router.post("/administration/set/routes")
-def set_route(call: CurrentCall, form: Annotated[RouteForm, Form()]) -> Response:
-    """Add a route, or change one that was set here."""
-    return _set(call, "routes", form)
-
-
-@router.post("/administration/set/hooks")
-def set_hook(call: CurrentCall, form: Annotated[HookForm, Form()]) -> Response:
-    """Add a hook, or change one that was set here."""
-    return _set(call, "hooks", form)
+@router.post("/administration/set/{section}")
+def set_table(call: CurrentCall, section: Annotated[Settable, Path()], form: Posted) -> Response:
+    """Add a peer, a route or a hook, or change one that was set here, or the rules of retention."""
+    require_session(call)
+    sources, name = call.node.settings.loaded_from, _last(form, "name")
+    table = f"{section}.{name}" if section in LIMITS else section
+    seen = _last(form, "seen")
+    if seen not in ("", sources.digest):
+        raise UsageError("the configuration has changed meanwhile: look at it again before you change it")
+    keys, unset = posted(call.node.settings, table, form)
+    drops = _last(form, "drops")
+    call.act(
+        "set-table",
+        table=table,
+        keys=keys,
+        unset=unset,
+        drops=int(drops[:9]) if drops.isdecimal() else 0,
+        digest=seen or None,
+        is_new=_last(form, "is_new") == "true",
+    )
+    return _back(section)
 
 
 @router.post("/administration/remove/{section}/{name}")
@@ -108,16 +128,12 @@ def change_hook(
     return _back("hooks")
 
 
-def _set(call: Call, section: str, form: PeerForm | RouteForm | HookForm) -> Response:
-    require_session(call)
-    if form.is_new and form.name in getattr(call.node.settings, section):
-        raise UsageError(f"there is {form.name} in [{section}] already: choose another name")
-    call.act("set-table", table=f"{section}.{form.name}", keys=form.keys(), drops=form.drops, digest=form.seen)
-    return _back(section)
+def _last(form: Mapping[str, Sequence[str]], name: str) -> str:
+    return form.get(name, [""])[-1]
 
 
 def _back(section: str) -> Response:
-    return RedirectResponse(f"{PAGE}#{section}-title", SEE_OTHER)
+    return RedirectResponse(RETENTION if section == "retention" else f"{PAGE}#{section}-title", SEE_OTHER)
 
 
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
@@ -130,6 +146,4 @@ def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
 
 def _text(where: str | Mapping[str, Any] | None) -> str:
     """Return a selector as the configuration has it, on one line."""
-    if where is None or isinstance(where, str):
-        return where or ""
-    return ", ".join(f"{name} = {value}" for name, value in where.items())
+    return where if isinstance(where, str) else as_toml(where) if where else ""

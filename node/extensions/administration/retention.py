@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Form, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
-from node.extensions.administration.forms import RulesForm
 from node.lifecycle.expired import SPARED, due_now
 from node.settings.load import Configuration
-from node.settings.series import RetentionSettings
+from node.settings.tables import keys_of
 from node.web.access import ADMINS, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.pages.rendering import SEE_OTHER, page
-from node.web.pages.sessions import require_session
 
 router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
@@ -27,7 +25,7 @@ SHOWN_STUDIES = 50
 def retention(call: CurrentCall) -> Response:
     """The rules of retention, and the studies that the next pass would delete."""
     settings, now = call.node.settings, dt.datetime.now(dt.UTC)
-    rules = settings.retention
+    sources, rules = settings.loaded_from, settings.retention
     with call.node.index.searching() as index:
         due = due_now(index, rules, now)
         due_bytes = index.studies.bytes_of([one.study.study_instance_uid for one in due.expired])
@@ -36,11 +34,11 @@ def retention(call: CurrentCall) -> Response:
     known = [study for _, study in shown if study is not None]
     call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
     given = [row for row in Configuration.of(settings).values() if row[0].startswith("retention.")]
-    sources = settings.loaded_from
     values: dict[str, Any] = {
         "rules": rules,
         "given": given,
-        "form": _form_of(rules, sources.digest),
+        "keys": keys_of(settings, "retention"),
+        "seen": sources.digest,
         "due": due,
         "why_spared": SPARED,
         "bytes": due_bytes,
@@ -50,31 +48,8 @@ def retention(call: CurrentCall) -> Response:
     return page(call, "retention.html", part="retention", **values)
 
 
-@router.post(f"{PAGE}/rules")
-def set_rules(call: CurrentCall, form: Annotated[RulesForm, Form()]) -> Response:
-    """Set the rules; the next pass follows them."""
-    require_session(call)
-    call.act("set-table", table="retention", keys=form.keys(), digest=form.seen)
-    return RedirectResponse(PAGE, SEE_OTHER)
-
-
 @router.post(f"{PAGE}/confirm")
 def confirm(call: CurrentCall) -> Response:
     """Confirm that the clock is right, or that what is due may go."""
     call.act("confirm-retention")
     return RedirectResponse(PAGE, SEE_OTHER)
-
-
-def _form_of(rules: RetentionSettings, seen: str) -> RulesForm:
-    return RulesForm(
-        days="" if rules.days is None else f"{rules.days:g}",
-        days_by_calling_ae_title="\n".join(
-            f"{title} = {days if days == 'never' else f'{days:g}'}"
-            for title, days in rules.days_by_calling_ae_title.items()
-        ),
-        maximum_studies="" if rules.maximum_studies is None else str(rules.maximum_studies),
-        only_converted=rules.only_converted,
-        keep_where=rules.keep_where if isinstance(rules.keep_where, str) else "",
-        dry_run=rules.dry_run,
-        seen=seen,
-    )

@@ -48,7 +48,7 @@ class WebhookSettings(HookSettings):
         None,
         max_length=4000,
         pattern=r"^[!-~]+$",
-        description="the same, in place of a file: of a hook that the pages have written; never shown",
+        description="The secret itself, in place of a file: of a hook that the pages have written; never shown.",
         repr=False,
         exclude=True,
     )

@@ -183,7 +183,7 @@ class IdentityProvider:
                 f"[web.oidc] name_claim: the token has no {self._oidc.name_claim} of 1 to {MAX_NAME_LENGTH} characters "
                 "without spaces"
             )
-        is_allowed = not self._oidc.allowed or name in self._oidc.allowed
+        is_allowed = self._oidc.allowed is None or name in self._oidc.allowed
         groups = self._groups(claims)
         return FederatedIdentity(f"oidc:{name}", self._role(groups) if is_allowed else None, group_members(groups))
 

@@ -32,8 +32,8 @@ class Oidc(SettingsSection):
     read: tuple[str, ...] = Field((), description="Values of role_claim that grant the role read.")
     write: tuple[str, ...] = Field((), description="Values of role_claim that grant the role write.")
     admin: tuple[str, ...] = Field((), description="Values of role_claim that grant the role admin.")
-    allowed: tuple[str, ...] = Field(
-        (), description="Accounts (name_claim) that may sign in; empty: everyone with a role."
+    allowed: tuple[str, ...] | None = Field(
+        None, description="Accounts (name_claim) that may sign in; unset: everyone with a role."
     )
     audience: str = Field(
         "",

@@ -157,7 +157,7 @@ def test_the_remedy_for_a_stranger_admits_it_as_a_sender_and_changes_no_other_pe
     *command, called, title_key, networks, may = shlex.split(said.split("`")[1])
     assert (command, called) == (["voxelnode", "peers", "set"], name)
     keys = (title_key, networks, may)
-    peer = Peer(**table_of(keys))
+    peer = Peer(**table_of("peers", keys))
     assert (peer.ae_title, peer.may) == (title, ("echo", "store", "commit"))
     assert peer.networks == (ip_network("10.1.2.3/32"),)
 

@@ -1,0 +1,378 @@
+"""The tables that people set on pages and by commands: [peers.NAME], [routes.NAME], [hooks.NAME] and [retention].
+
+Each key of the settings model is a field of the form and a key of the command, also those of extensions. A change names
+the keys that it sets and those that it removes; every other key stays as it stands in the file. A field that was not
+sent, or that has the text of the form, changes nothing. Nothing vanishes by being empty: a key that stands in the file
+is removed by its name alone (``unset``), for without a restriction a table is for everything.
+
+A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
+are written in another file, always. Nor does a form name files of the machine, and hooks and peers at addresses of the
+machine itself are refused (`node.reach`). The secret of a hook is given once and never shown; it stays while the
+address does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from node.errors import UsageError, broken_rule, nearest
+from node.reach import Reach
+from node.registry import sections_of
+from node.settings.example import as_toml, meaning
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
+from node.settings.section import SettingsSection, table_of
+from node.settings.web import Web
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+LIMITS = {"peers": 1000, "routes": 100, "hooks": 100}
+"""Most tables of a section; each hook, and each destination of a route, has a thread."""
+
+STARTS: Mapping[str, Mapping[str, Any]] = {"peers": {"may": ["echo", "store"]}}
+"""What the form of a new table begins with, where that is less than the default."""
+
+CONTROLS = frozenset({"name", "seen", "drops", "is_new", "unset"})
+"""Fields of a form beside the keys of its table; no key has such a name."""
+
+_REFUSED = {
+    **dict.fromkeys(("command", "plugin"), "the node runs it, and an account of the pages is none of the machine"),
+    **dict.fromkeys(("results", "job_seconds"), "its receiver writes into the archive"),
+    **dict.fromkeys(("maximum_share", "trash_days"), "it protects from mistakes that are made here"),
+    "secret_file": "it names a file of the machine, or give the secret itself here",
+    "delete_confirmed": "the route deletes",
+}
+"""Keys that nobody sets here, and why; beside all that name a file, or have tables in them."""
+
+Shape = Literal["flag", "choice", "choices", "lines", "pairs", "secret", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a table as its form shows it.
+
+    `texts`: its value: of the shape `choices` one text for each, else one. `is_set`: it stands in a file.
+    `refusal`: why it is not set here; empty: it is.
+    """
+
+    name: str
+    field: FieldInfo
+    shape: Shape
+    choices: tuple[str, ...]
+    texts: tuple[str, ...]
+    is_set: bool
+    refusal: str
+
+    @property
+    def default(self) -> str:
+        """What it has without a value, in TOML; empty: nothing."""
+        return _default_text(self.field)
+
+
+def fields_of(section: str) -> Mapping[str, FieldInfo]:
+    """Return the keys of the tables of a section; hooks that are set here are webhooks."""
+    return _model_of(section).model_fields
+
+
+def _model_of(section: str) -> type[SettingsSection]:
+    model: type[SettingsSection] = table_of(Settings.model_fields[section].annotation)
+    return sections_of("hooks")["webhook"] if section == "hooks" else model
+
+
+def described(section: str) -> list[tuple[str, str]]:
+    """Return the keys that commands set, each with what it means, its choices and its default."""
+    return [
+        (name, meaning(field) + (f" [default: {default}]" if (default := _default_text(field)) else ""))
+        for name, field in fields_of(section).items()
+        if not (name == "kind" or field.exclude or _refusal(name, field))
+    ]
+
+
+def _default(field: FieldInfo) -> Any:
+    return None if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _default_text(field: FieldInfo) -> str:
+    default = _default(field)
+    return as_toml(default) if default or default in (False, 0) else ""
+
+
+def keys_of(settings: Settings, table: str) -> list[Key]:
+    """Return the keys of the form of a table such as ``peers.CT1``; of a new one if there is none of its name.
+
+    A hook that is no webhook has no form.
+    """
+    section, _, name = table.partition(".")
+    there = getattr(settings, section)
+    values = there.get(name) if section in LIMITS else there
+    if isinstance(values, HookSettings) and values.kind != "webhook":
+        return []
+    given = {key[len(table) + 1 :].partition(".")[0] for key in settings.loaded_from.keys_of(table)}
+    others = [one for one in settings.routes if one != name]
+    offered = {"to": [*settings.destinations, *settings.called_peers], "otherwise": others}
+    return [
+        _key(key, field, getattr(values, key, start), key in given, offered.get(key) if section == "routes" else None)
+        for key, field in fields_of(section).items()
+        if key != "kind"
+        for start in (STARTS.get(section, {}).get(key, _default(field)),)
+    ]
+
+
+def _key(name: str, field: FieldInfo, value: Any, is_set: bool, offered: Sequence[str] | None) -> Key:
+    shape, choices = _shape(field) if offered is None else ("choices", tuple(offered))
+    texts: tuple[str, ...] = ("" if shape == "secret" else _text(shape, value),)
+    if shape == "choices":
+        texts = tuple(map(str, value or ()))
+        choices = tuple(dict.fromkeys((*choices, *texts)))
+    return Key(name, field, shape, choices, texts, is_set, _refusal(name, field))
+
+
+def _plain_type(annotation: Any) -> Any:
+    """Return the type of a value that is set, without what is said about it."""
+    types = [one for one in get_args(annotation) if one is not NoneType]
+    if get_origin(annotation) is Annotated or (NoneType in get_args(annotation) and len(types) == 1):
+        return _plain_type(types[0])
+    return annotation
+
+
+def _types(annotation: Any) -> list[Any]:
+    """Return the types of which another one is made, and that one."""
+    inner = () if get_origin(annotation) is Literal else get_args(annotation)
+    return [get_origin(annotation) or annotation, *(one for part in inner for one in _types(part))]
+
+
+def _shape(field: FieldInfo) -> tuple[Shape, tuple[str, ...]]:
+    """Return the shape of a key in a form, and what it is chosen from."""
+    kind, unset = _plain_type(field.annotation), ("",) if field.default is None else ()
+    origin, inner = get_origin(kind), get_args(kind)
+    item = _plain_type(inner[0]) if origin is tuple else None
+    if field.exclude:
+        return "secret", ()
+    if kind is bool:
+        return ("choice", ("", "true", "false")) if unset else ("flag", ())
+    if origin is Literal:
+        return "choice", (*unset, *inner)
+    if get_origin(item) is Literal:
+        return "choices", get_args(item)
+    return "lines" if origin is tuple else "pairs" if origin is dict else "text", ()
+
+
+def _refusal(name: str, field: FieldInfo | None) -> str:
+    """Return why a key is not set here; empty: it is."""
+    reason = _REFUSED.get(name, "")
+    for one in _types(field.annotation) if field is not None and not reason else ():
+        if isinstance(one, type) and issubclass(one, Path | BaseModel):
+            reason = "it names a file of the machine" if one is Path else "it has tables in it"
+    return f"write the table into voxelnode.toml: {reason}" if reason else ""
+
+
+def _text(shape: Shape, value: Any) -> str:
+    """Return a value as a field has it."""
+    if shape == "lines":
+        return "\n".join(map(str, value or ()))
+    if shape == "pairs":
+        return "\n".join(f"{json.dumps(name)} = {as_toml(one)}" for name, one in (value or {}).items())
+    return value if isinstance(value, str) else "" if value is None else as_toml(value)
+
+
+def posted(settings: Settings, table: str, form: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the keys that a form sets, and those that it removes.
+
+    `form`: the texts of each field that was sent. Raises UsageError if a field was emptied whose key stands in the
+    file: that does not remove it.
+    """
+    section = table.partition(".")[0]
+    known = {key.name: key for key in keys_of(settings, table)}
+    unset = [name for name in form.get("unset", ()) if name]
+    keys: dict[str, Any] = {}
+    emptied = []
+    for name in (name for name in form if name not in CONTROLS and name not in unset):
+        key = known.get(name)
+        texts = _sent(form[name], key)
+        if key is not None and set(texts) == set(map(_as_sent, key.texts)):
+            continue
+        if key is not None and key.shape == "choices" and (texts or key.field.is_required() or key.default):
+            keys[name] = texts
+        elif key is None or any(texts) or key.field.is_required():
+            keys[name] = parsed(section, name, texts[-1])
+        elif key.is_set:
+            had = ", ".join(key.texts).replace("\n", ", ")
+            emptied.append(f"{name}: is {had}, and an empty field does not remove it: choose Remove {name}")
+    if emptied:
+        raise UsageError("\n".join(emptied))
+    is_new = settings.loaded_from.file_of(table) is None
+    return {
+        **keys,
+        **{key: value for key, value in STARTS.get(section, {}).items() if is_new and key not in keys},
+    }, unset
+
+
+def _sent(texts: Sequence[str], key: Key | None) -> list[str]:
+    """Return what was sent of a field as `Key.texts` has it; of choices, those that were there keep their order."""
+    if key is not None and key.shape == "choices":
+        chosen = [text for text in texts if text]
+        return sorted(chosen, key=lambda text: key.texts.index(text) if text in key.texts else len(key.texts))
+    return [_as_sent(texts[-1])]
+
+
+def _as_sent(text: str) -> str:
+    """Return a text with the ends of lines of all browsers alike, and none around it."""
+    return re.sub("\r\n?", "\n", text).strip()
+
+
+def parsed(section: str, name: str, text: str, separator: str = "\n") -> Any:
+    """Return the value of a key that a text says, for the model to check; the text itself for an unknown key.
+
+    A list and a table may be written as in the configuration; otherwise `separator` is between items.
+    """
+    field = fields_of(section).get(name)
+    shape, types = ("text", [str]) if field is None else (_shape(field)[0], _types(field.annotation))
+    if text[:1] in ("[", "{") and {"[": tuple, "{": dict}[text[0]] in types:
+        return _of_toml(name, text)
+    if shape in ("lines", "choices"):
+        if text.startswith('"') and separator == ",":
+            return [_of_toml(name, text)]
+        items = text.split(separator) if str in types or shape == "choices" else re.split(r"[,\s]+", text)
+        return [item.strip() for item in items if item.strip()]
+    if shape == "pairs" and separator == "\n":
+        return dict(_pair(name, line.strip()) for line in text.splitlines() if line.strip())
+    return text
+
+
+def _of_toml(name: str, text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name}: {text!r} is not TOML: {error}") from error
+
+
+def _pair(key: str, line: str) -> tuple[str, str]:
+    name, equals, text = (part.strip() for part in line.partition("="))
+    with suppress(tomllib.TOMLDecodeError):
+        [(name, value)] = tomllib.loads(line).items()
+        text = value if isinstance(value, str) else text
+    if not equals:
+        raise UsageError(f"{key}: {line!r}: write a line as NAME = value")
+    return name, text
+
+
+def require_settable(table: str) -> None:
+    """Refuse a table that is not set here. Raises UsageError."""
+    section, dot, name = table.partition(".")
+    if bool(dot) != (section in LIMITS) or not (dot or section == "retention"):
+        raise UsageError(f"[{table}] is not set here: [peers.NAME], [routes.NAME], [hooks.NAME] and [retention] are")
+    if dot and not _NAME.fullmatch(name):
+        raise UsageError(f"the name of one of [{section}] has 1 to 64 letters, digits, underscores and hyphens")
+
+
+def require_room(settings: Settings, table: str, is_new: bool | None) -> None:
+    """Refuse one table too many, or one that is there though it is new, or gone though it is not; None: either.
+
+    Raises UsageError.
+    """
+    section, _, name = table.partition(".")
+    if section not in LIMITS:
+        return
+    there = getattr(settings, section)
+    if is_new and name in there:
+        raise UsageError(f"there is {name} in [{section}] already: choose another name")
+    if is_new is False and name not in there:
+        raise UsageError(f"there is no [{table}]: somebody has removed it")
+    if name not in there and len(there) >= LIMITS[section]:
+        raise UsageError(f"there are {len(there)} {section} already: add further ones to another file")
+
+
+def checked(
+    web: Web, table: str, before: Mapping[str, Any], keys: Mapping[str, Any], unset: Sequence[str]
+) -> dict[str, Any]:
+    """Return the keys that a change of a table sets, as people write them.
+
+    `before`: the keys that stand in the file; empty: none. Raises UsageError for each key that is wrong, or is not set
+    here, and if a peer or a hook would be at an address that is not for what is set here.
+    """
+    section = table.partition(".")[0]
+    if section == "hooks":
+        if before.get("kind", "webhook") != "webhook":
+            raise UsageError(f"[{table}] is no webhook: change the file by hand")
+        keys = {"kind": "webhook", **keys} if not before else keys
+    model = _model_of(section)
+    known = [key for key, field in model.model_fields.items() if not _refusal(key, field)]
+    if problems := list(_not_changed_here(section, before, keys, unset)):
+        raise UsageError("\n".join(problems))
+    wanted = {**{key: value for key, value in before.items() if key not in unset}, **keys}
+    try:
+        becomes = model.model_validate(wanted)
+    except ValidationError as error:
+        raise UsageError("\n".join(_mistake(one, section[:-1], known) for one in error.errors())) from error
+    _require_reach(web, becomes)
+    if isinstance(becomes, HookSettings) and "secret" in wanted and "secret" not in keys:  # the one that is stored
+        had = model.model_validate(before)
+        if isinstance(had, HookSettings) and had.receiver != becomes.receiver:
+            raise UsageError("secret: the address is another one now: give the secret for it again, or remove it")
+    values = becomes.model_dump(mode="json")
+    return {key: _plain(values.get(key, value)) for key, value in keys.items()}
+
+
+def _not_changed_here(
+    section: str, before: Mapping[str, Any], keys: Mapping[str, Any], unset: Sequence[str]
+) -> Iterator[str]:
+    """Yield why a key is not set, or not removed."""
+    fields = fields_of(section)
+    for key in (*keys, *unset):
+        if refusal := _refusal(key, fields.get(key)):
+            yield f"{key}: {refusal}"
+    for key in unset:
+        if key not in before:
+            yield f"{key}: is not set here{nearest(key, before)}"
+        elif key == "kind" or fields[key].is_required() or key in keys:
+            yield f"{key}: must be given, and is not removed"
+
+
+def _require_reach(web: Web, becomes: SettingsSection) -> None:
+    host = getattr(becomes, "host", None)
+    if host and (reason := Reach(web.hook_networks).refusal(host)) is not None:
+        raise UsageError(f"{'url' if isinstance(becomes, HookSettings) else 'host'}: {reason}")
+
+
+def _mistake(error: ErrorDetails, what: str, known: Sequence[str]) -> str:
+    """Return what is wrong with a key, in plain words."""
+    key = ": ".join(str(part) for part in error["loc"]) or what
+    rule = broken_rule(error["type"], error["msg"])
+    is_unknown = error["type"] == "extra_forbidden" and len(error["loc"]) == 1
+    return f"{key}: {rule}{nearest(key, known) if is_unknown else ''}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as people write it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_secret(section: str, key: str) -> bool:
+    """Return whether a key is shown nowhere."""
+    field = fields_of(section).get(key)
+    return field is not None and bool(field.exclude)
+
+
+def for_the_log(section: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys as the audit log has them: what is behind the question mark of an address may be a secret."""
+    shown = {key: _without_query(value) if key == "url" else value for key, value in keys.items()}
+    return {key: "..." if is_secret(section, key) else value for key, value in shown.items()}
+
+
+def _without_query(address: Any) -> str:
+    before, mark, _ = str(address).partition("?")
+    return f"{before}{mark}{'...' if mark else ''}"
