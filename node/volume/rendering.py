@@ -300,7 +300,7 @@ def slices(volume: Volume, shades: Shades, plane: Plane | None, step: int) -> It
     whole = oriented(volume)
     plane = whole.stacked if plane is None else plane
     count = whole.voxels.shape[2 - plane]
-    for index in range((count - 1) % step // 2, count, step):
+    for index in range(0, count, step):
         yield index + 1, cut(whole, plane, index, shades)
 
 

@@ -10,19 +10,23 @@ import numpy as np
 from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
+from node.volume.rendering import padded
 
 MAX_GROWTH = 4
 """Largest size of the upright grid, as a multiple of the voxels."""
 
 
-def with_upright(volume: Volume, placement: Placement, fill: float) -> list[Volume]:
+def with_upright(volume: Volume, placement: Placement, fill: float, *, is_coded: bool = False) -> list[Volume]:
     """Return a volume, followed by its copy interpolated onto an even upright grid.
 
     If that grid is too large, there is no copy, and the volume has the warning `WarningKind.NOT_RESAMPLED`.
 
     `placement`: placement of the planes, at least two. `fill`: stored value for voxels that no plane covers.
+    `is_coded`: values between two values mean something else, as of labels and phases: the nearest voxel is taken.
     """
-    grid = upright(volume.voxels, placement, fill)
+    is_padded = not is_coded and volume.display.padding is not None
+    codes = padded(volume, volume.voxels) if is_padded else is_coded
+    grid = upright(volume.voxels, placement, fill, codes)
     if grid is None:
         where = "the affine is right for the first slice alone, and " if volume.geometry is Geometry.IRREGULAR else ""
         detail = f"{where}no copy on an even upright grid is written: it would have over {MAX_GROWTH} times the voxels"
@@ -53,15 +57,19 @@ def without_advice(warnings: Sequence[VolumeWarning]) -> tuple[VolumeWarning, ..
     return tuple(replace(warning, detail=warning.detail.removesuffix(SHEARED_ADVICE)) for warning in warnings)
 
 
-def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Float, float] | None:
+def upright(
+    voxels: Array, placement: Placement, fill: float, codes: Array | bool = False
+) -> tuple[Array, Float, float] | None:
     """Return voxels on the grid whose slices stand upright on the planes, at even distances.
 
-    Planes are shifted within themselves, and values between planes are computed, by linear interpolation. Voxels
-    outside the planes get `fill`. No distance is stretched: the first plane keeps its position.
+    Planes are shifted within themselves, and values between planes are computed, by linear interpolation; where a code
+    would take part in that, the nearest voxel is taken. Voxels outside the planes get `fill`. No distance is stretched:
+    the first plane keeps its position.
 
     `voxels`: (times, slices, rows, columns[, 3]) array.
     `placement`: placement of the planes, at least two.
     `fill`: stored value for voxels that no plane covers.
+    `codes`: which voxels are codes, such as padding; True: all of them.
 
     Voxels, (times, slices', rows', columns'[, 3]), are of the same type, integers rounded. Then come the affine, mm,
     from voxel index (column, row, slice) to LPS+, and the distance between slices, mm. None if the grid would be larger
@@ -78,14 +86,31 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     for index in range(planes):
         before, share = _between(placement.along, index * step)
         weights = [(before, 1 - share), (before + 1, share)]
+        planes_between = [plane for plane, weight in weights if weight > 0]
+        nearest_plane = before if share <= 0.5 else before + 1
         for time in range(times):
-            moved = [
+            parts = [
                 weight * _moved(voxels[time, plane].astype(work), shifts[plane] - lowest, grown)
                 for plane, weight in weights
                 if weight > 0
             ]
-            out[time, index] = _stored(sum(moved[1:], start=moved[0]), fill, voxels.dtype)
+            moved = sum(parts[1:], start=parts[0])
+            if isinstance(codes, bool):
+                coded = np.full(moved.shape, codes)
+            else:
+                coded = _touched(codes[time], planes_between, shifts - lowest, grown)
+            if coded.any():
+                shift = np.rint(shifts[nearest_plane] - lowest)
+                nearest = _moved(voxels[time, nearest_plane].astype(work), shift, grown)
+                moved = np.where(coded & ~np.isnan(moved), nearest, moved)
+            out[time, index] = _stored(moved, fill, voxels.dtype)
     return out, affine, step
+
+
+def _touched(codes: Array, planes: Sequence[int], shifts: Float, grown: Array) -> Array:
+    """Return the voxels of a plane to whose interpolation a code of these planes contributes."""
+    parts = [np.nan_to_num(_moved(codes[plane].astype(np.float32), shifts[plane], grown)) > 0 for plane in planes]
+    return np.asarray(np.logical_or.reduce(parts))
 
 
 def upright_grid(placement: Placement, columns: int, rows: int) -> tuple[Float, tuple[int, int, int], float]:

@@ -16,6 +16,7 @@ from pydicom.uid import (
 )
 
 from node.counted import counted
+from node.dicom.values import texts
 from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
@@ -34,6 +35,7 @@ from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
+from node.volume.elements import number, text
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_TOLERANCE_MM,
@@ -51,6 +53,9 @@ from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.resample import with_upright
 from node.volume.vendors import reverses_polarity
 from node.volume.widths import width_warnings
+
+_CODED_KINDS = frozenset({"LABEL", "LABELMAP", "LABELS", "MASK", "PHASE", "SEGMENTATION", "VELOCITY"})
+"""Words in Image Type (0008,0008) of images whose values are labels, or angles that wrap."""
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
@@ -181,7 +186,19 @@ def volumes_of(
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
-    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype))
+    is_coded = _is_coded(first, ds)
+    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype), is_coded=is_coded)
+
+
+def _is_coded(frame: Frame, ds: Dataset) -> bool:
+    """Return whether a value between two voxels means something else than both: phases wrap, and codes are names."""
+    return (
+        frame.split_key.get("component") == "phase"
+        or frame.variant_key.get("velocity") is not None
+        or text(ds, "PhotometricInterpretation") == "PALETTE COLOR"
+        or number(ds, "BitsAllocated") == 1
+        or not _CODED_KINDS.isdisjoint(word for kind in texts(ds, "ImageType") for word in kind.upper().split())
+    )
 
 
 def _least_step_mm(placement: Placement | None) -> float | None:

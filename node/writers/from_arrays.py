@@ -192,27 +192,27 @@ def _require_true_places(fields: Mapping[str, Any], label_fields: Sequence[Mappi
             raise ValueError(f"the slices of {whose} are uneven, and one distance stands for all of them{remedy}")
 
 
-def refined(mask: Array, affine_lps: Float, opening_mm: float = 0.0, fill: bool = False) -> Array:
-    """Return a mask without what is thinner than a ball of radius `opening_mm`, and then, with `fill`, without holes.
+def refined(mask: Array, opening: int = 0, fill: bool = False) -> Array:
+    """Return a mask without holes in its slices, with `fill`, and then without what is thinner than a disc.
 
-    A hole is what no path of neighbouring voxels outside of the mask connects with the border of the volume.
+    `mask`: (i, j, k) or (i, j, k, t) array; a slice has one k. `opening`: radius of the disc in voxels.
 
-    Raises ValueError if the ball is smaller than a voxel along each axis.
+    A hole is what no path of neighbouring voxels of the slice, outside of the mask, connects with its border.
+
+    Raises ValueError if the radius is below 0.
     """
     import SimpleITK as sitk  # pictures do not need it, and it loads slowly
 
-    spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
-    radius = np.floor(opening_mm / spacing + 1e-6).astype(int).tolist()
-    if opening_mm and (opening_mm < 0 or not any(radius)):
-        raise ValueError(f"an opening by {opening_mm:g} mm changes nothing: a voxel is {min(spacing):g} mm long")
+    if opening < 0:
+        raise ValueError(f"opening = {opening}: a radius is 0 or more voxels")
     times = mask[..., None] if mask.ndim == 3 else mask
     refined_times = np.empty(times.shape, np.uint8)
     for time in range(times.shape[3]):
         image = sitk.GetImageFromArray(np.ascontiguousarray(times[..., time].transpose() != 0).astype(np.uint8))
-        if any(radius):
-            image = sitk.BinaryMorphologicalOpening(image, radius, sitk.sitkBall)
         if fill:
-            image = sitk.BinaryFillhole(image)
+            image = sitk.JoinSeries([sitk.BinaryFillhole(image[:, :, k]) for k in range(image.GetDepth())])
+        if opening:
+            image = sitk.BinaryMorphologicalOpening(image, [opening, opening, 0], sitk.sitkBall)
         refined_times[..., time] = sitk.GetArrayFromImage(image).transpose()
     return refined_times.reshape(mask.shape)
 

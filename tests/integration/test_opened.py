@@ -279,7 +279,7 @@ def test_a_montage_has_the_step_and_the_grid_that_were_asked_for(tmp_path: Path)
     assert size_of(out) == (12 * (20 + GAP_PIXELS), 30 + GAP_PIXELS)
 
 
-def test_a_mask_is_opened_in_millimetres_and_then_filled(tmp_path: Path) -> None:
+def test_holes_of_a_mask_are_filled_and_then_it_is_opened_in_each_slice(tmp_path: Path) -> None:
     array = np.zeros((24, 24, 12), np.int16)
     array[4:18, 4:18, 2:10] = 100
     array[9:12, 9:12, 5:7] = 0  # a hole
@@ -293,12 +293,16 @@ def test_a_mask_is_opened_in_millimetres_and_then_filled(tmp_path: Path) -> None
 
     assert np.array_equal(mask(), array > 50)
     assert mask("--fill")[9:12, 9:12, 5:7].all()
-    opened = mask("--open", 1.5)
+    opened = mask("--open", 1)
     assert not opened[18:].any()
     assert not opened[10, 10, 5]
-    refined = mask("--open", 1.5, "--fill")
+    assert opened[10, 10, 2], "a single slice is not thin"
+    refined = mask("--open", 1, "--fill")
     assert refined[9:12, 9:12, 5:7].all()
     assert not refined[18:].any()
+    array[9:12, 9:12, :] = 0  # a tunnel, which is a hole in each slice
+    write_voxels(volume, array, np.diag((1.0, 1.0, 2.0, 1.0)))
+    assert mask("--fill")[9:12, 9:12, 2:10].all()
     assert voxelnode("volume", "mask", volume, "-o", out, "--above", 50, "--open", 0.5) == 2
 
 

@@ -67,15 +67,16 @@ def mask(
         float | None,
         typer.Option("--outside", metavar="VALUE", help="Write the volume with this value outside, not the mask."),
     ] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Fill the holes of the mask in each slice.")] = False,
     opening: Annotated[
-        float, typer.Option("--open", metavar="MM", min=0, help="Remove what is thinner than a ball of this radius.")
-    ] = 0.0,
-    fill: Annotated[bool, typer.Option("--fill", help="Then fill the holes of the mask.")] = False,
+        int,
+        typer.Option("--open", metavar="VOXELS", min=0, help="Then remove what is thinner than a disc of this radius."),
+    ] = 0,
 ) -> Answer:
     """Write which voxels have values in a range, or only these.
 
     Every such voxel counts, whether or not it is connected with others: the body of a CT, without table and clothes, is
-    `voxelnode convert --mask`. A hole has no way to the border of the volume, in three dimensions.
+    `voxelnode convert --mask`. A hole has no way to the border of its slice; the slices are those of the file.
     """
     if above is None and below is None:
         raise UsageError("give --above, --below or both: a mask of all voxels says nothing")
@@ -88,7 +89,7 @@ def mask(
         voxels, affine = read_voxels(file)
         found = threshold(voxels, -inf if above is None else above, inf if below is None else below)
         if opening or fill:
-            found = refined(found, affine, opening, fill)
+            found = refined(found, opening, fill)
         write_voxels(out, found if outside is None else masked(voxels, found, outside), affine)
     inside = int(found.sum())
     return Answer({"path": str(out), "voxels": inside}, f"{out}: {inside} of {found.size} voxels")

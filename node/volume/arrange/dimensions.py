@@ -22,7 +22,13 @@ from node.volume.arrange.split_stacks import (
 )
 from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
-from node.volume.arrange.whole_times import Bin, instance_order, lost_between_slices, times_by_slice_numbers
+from node.volume.arrange.whole_times import (
+    Bin,
+    are_of_one_instance,
+    instance_order,
+    lost_between_slices,
+    times_by_slice_numbers,
+)
 from node.volume.geometry import cluster_numbers, group_by_position
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
@@ -185,13 +191,14 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
     if len(slots) > 1:
         detail = f"the slices of the volume belong to {len(slots)} times by the vectors of nuclear medicine"
         warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
-    if not warnings and (lost := lost_between_slices(frames)):
+    came_alone = not are_of_one_instance(frames)
+    if came_alone and not warnings and (lost := lost_between_slices(frames)):
         detail = (
             f"the slices of the volume seem to belong to two times: {lost} Instance Numbers (0020,0013) are missing "
             "between them, and their acquisition times are apart"
         )
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
-    elif not warnings and (count := times_by_slice_numbers(frames)) > 1:
+    elif came_alone and not warnings and (count := times_by_slice_numbers(frames)) > 1:
         detail = (
             f"the slices of the volume seem to belong to {count} times: Instance Numbers (0020,0013) count them one by "
             "one, as if others had been lost between them"

@@ -21,6 +21,7 @@ from node.volume.arrange.whole_times import (
     Bin,
     Labels,
     are_mixed,
+    are_of_one_instance,
     instance_order,
     labels_by_attribute,
     labels_by_each_number,
@@ -102,7 +103,8 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
     by_number = labels_by_each_number(bins) if name in COUNTED else None
     labels = labels_of_remains(name, bins) or _labels_of_announced(bins, by_number)
-    if labels is None and by_number is not None and _announced(bins) != len(bins[0]):
+    is_whole = _announced(bins) == len(bins[0]) or are_of_one_instance([frame for own in bins for frame in own])
+    if labels is None and by_number is not None and not is_whole:
         warnings = (*warnings, VolumeWarning(WarningKind.INCOMPLETE_VOLUME, SKIPPED_DETAIL))
     if labels is not None:
         return _arrange_without_remains(bins, labels)

@@ -246,6 +246,11 @@ def _are_all_remains(times: Sequence[Sequence[float]]) -> bool:
     )
 
 
+def are_of_one_instance(frames: Sequence[Frame]) -> bool:
+    """Return whether frames came together in one instance: whatever their order, none was lost between them."""
+    return len({frame.sop_instance_uid for frame in frames}) == 1
+
+
 def times_by_slice_numbers(frames: Sequence[Frame]) -> int:
     """Return the number of times that the slices of a volume belong to, by Instance Numbers that count one by one.
 

@@ -24,7 +24,7 @@ from node.volume import vendors
 from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
-from node.volume.read.assumed_slices import assumption, slice_step_mm
+from node.volume.read.assumed_slices import SECTIONAL_MODALITIES, assumption, slice_step_mm
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import (
     ANGLES,
@@ -48,10 +48,7 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
-from node.volume.reasons import Reason
-
-SECTIONAL_MODALITIES = frozenset({"CT", "MR", "PT"})
-"""Modalities whose instances are slices of a body, even if they carry no position."""
+from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 SEPARATE_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP", "OPT", "NM"})
 """Modalities whose instances without a position are separate pictures, even if they all have one size."""
@@ -314,7 +311,7 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     step_mm = slice_step_mm(ds, is_placed=position is not None) if uncounted else None
     if step_mm is not None:
         own_stack = {"instance": common["sop_instance_uid"]}
-        notes = (*notes, assumption(step_mm, is_placed=position is not None))
+        notes = (*notes, assumption(ds, step_mm, is_placed=position is not None))
         slices = [float(index) for index in range(reader.frames)]
         if position is not None:
             step = step_mm * np.cross(orientation[:3], orientation[3:])
@@ -391,27 +388,36 @@ class _Mosaic:
         return self._tiling.cut(plane, index)
 
 
-def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | None:
+def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array, tuple[VolumeWarning, ...]] | None:
     """Return positions (frames, 3) in mm LPS and the orientation of a reconstructed NM image; None for any other image.
 
     The position belongs to the detector (PS3.3 C.8.4.15); some writers put it at the top level of the data set instead.
+    Without a distance between slices, that is their thickness, or 1 mm, with a warning.
     """
     detector = item(ds, "DetectorInformationSequence")
     slices, spacing = stated_numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
     if slices is None and detector is not None and number(ds, "NumberOfSlices") == frames:
         slices = tuple(range(1, frames + 1))
-    if slices is None or len(slices) != frames or spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
+    if slices is None or len(slices) != frames:
         return None
+    notes: tuple[VolumeWarning, ...] = ()
+    if spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
+        thickness = number(ds, "SliceThickness")
+        has_thickness = thickness is not None and is_distance(thickness, POSITION_TOLERANCE_MM)
+        spacing = abs(thickness) if thickness is not None and has_thickness else 1.0
+        stated = "there is no possible Spacing Between Slices (0018,0088)"
+        detail = f"{stated}; {'Slice Thickness (0018,0050), ' if has_thickness else ''}{spacing:.4g} mm is assumed"
+        notes = (VolumeWarning(WarningKind.SPACING_ASSUMED, detail),)
     planes = [image_plane(source) for source in (detector, ds) if source is not None]
     position, orientation = next((plane for plane in planes if plane[0] is not None), (None, None))
     if position is None or orientation is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
-    return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation
+    return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation, notes if frames > 1 else ()
 
 
 def _reconstructed(
-    ds: Dataset, reader: FrameReader, common: FrameArguments, positions: tuple[Array, Array]
+    ds: Dataset, reader: FrameReader, common: FrameArguments, positions: tuple[Array, Array, tuple[VolumeWarning, ...]]
 ) -> list[Frame]:
     """Return the frames of a reconstructed NM image; other vectors separate or order those that share a position."""
     views, counted = _views_and_times(ds, reader.frames)
@@ -423,6 +429,7 @@ def _reconstructed(
             index,
             position=positions[0][index],
             orientation=positions[1],
+            notes=positions[2],
             duration_s=timing[index][1],
             split_key={"view": views[index]},
             time_key={"frame_time": timing[index][0], "dimensions": counted[index]},

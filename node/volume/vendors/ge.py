@@ -31,6 +31,7 @@ _SEQUENCE_FILE = PrivateTag(0x0019, _ACQUISITION, 0x9C, "LO")
 _GRADIENT_CYCLES = PrivateTag(0x0019, _ACQUISITION, 0xB3, "DS")
 """A variable of the sequence; for diffusion, over how many repetitions it spreads the slices of a volume, or 0."""
 _COLLAPSE_FLAG = PrivateTag(0x0043, _PARAMETERS, 0x30, "SS")
+_KIND_OF_DIRECTIONS = PrivateTag(0x0021, "GEMS_RELA_01", 0x5A, "SL")
 _SLICE_TIMER = PrivateTag(0x0021, "GEMS_RELA_01", 0x5E, "DS")
 MULTIBAND = PrivateTag(0x0043, _PARAMETERS, 0xB6, "LO")
 GROUP_DELAY = PrivateTag(0x0043, _PARAMETERS, 0x7C, "FL")
@@ -58,6 +59,9 @@ _MOVED_VERSION = 25.002
 
 COMBINED = 15
 """The flag (0043,xx30) of images that combine those of all directions."""
+
+TENSOR = 16
+"""The flag (0043,xx30) of images, and the kind of directions (0021,xx5A) of scans, by a tensor file."""
 
 B_VALUE_FLAG = 100_000
 """(0043,xx39) holds the b-value below this number; multiples of it are flags."""
@@ -241,7 +245,7 @@ def gradient(ds: Dataset) -> Gradient | None:
     The direction is along frequency, phase and slice encoding. In-plane Phase Encoding Direction (0018,1312) maps these
     to rows and columns; without it the direction is unknown. With several shells, all images carry the largest b-value,
     and the directions of lower shells are shorter, like their gradients: b is proportional to the square of the length.
-    No direction alone shows whether an image is unweighted: combined images have zeros, too.
+    A tensor file has zeros where an image is unweighted. Elsewhere they show nothing: combined images have zeros, too.
     """
     flagged = private_numbers(ds, _B_VALUE)
     if not flagged or flagged[0] < 0:
@@ -253,6 +257,8 @@ def gradient(ds: Dataset) -> Gradient | None:
     encoded = tuple(part[0] for part in parts if part)
     if len(encoded) == 3:
         if math.hypot(*encoded) <= SCALED_LENGTHS[0]:
+            if TENSOR in (collapse_flag(ds), *(private_numbers(ds, _KIND_OF_DIRECTIONS, 1) or ())):
+                return Gradient(0.0)
             return Gradient(nominal, (0.0, 0.0, 0.0), nominal=nominal)
         b_value = scaled_b_value(nominal, encoded)
     orientation = numbers(ds, "ImageOrientationPatient", 6)

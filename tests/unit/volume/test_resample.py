@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.volume.assemble import assemble
 from node.volume.geometry import place_planes, stack_axes
+from node.volume.model import VolumeKind
 from node.volume.resample import upright
+from tests import make
 from tests.make import AXIAL, OBLIQUE, stack_positions
 
 SPACING = (0.75, 0.5)
@@ -85,3 +88,56 @@ def test_integers_are_rounded_and_uncovered_places_filled():
     assert voxels.dtype == np.int16
     assert set(np.unique(voxels)) == {-9, 7}
     assert voxels.shape == (1, 3, 4, 6)
+
+
+@settings(max_examples=40)
+@given(
+    shear=st.tuples(*[st.floats(-0.8, 0.8)] * 2),
+    missing=st.sets(st.integers(1, 8), max_size=3),
+    seed=st.integers(0, 99),
+    channels=st.sampled_from([(), (3,)]),
+)
+def test_codes_are_never_mixed(shear, missing, seed, channels):
+    positions = np.delete(stack_positions(10, 2.0, (5, 6, 7), AXIAL, shear), sorted(missing), axis=0)
+    placement = place_planes(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
+    codes = np.random.default_rng(seed).choice([0, 7, 200], (1, len(positions), 20, 24, *channels)).astype(np.uint8)
+    voxels, _, _ = upright(codes, placement, 99, True)
+    assert set(np.unique(voxels)) <= {0, 7, 99, 200}
+
+    padding = codes == 200
+    voxels, _, _ = upright(np.where(padding, -2000, 100).astype(np.int16), placement, -2000, padding)
+    assert set(np.unique(voxels)) <= {-2000, 100}
+    clean, _, _ = upright(np.full_like(voxels[:, : len(positions), :20, :24], 100), placement, -2000)
+    assert (clean[voxels == 100] == 100).all(), "nothing is covered that was not before"
+
+
+@pytest.mark.parametrize(
+    ("modality", "image_type"),
+    [
+        ("MR", "ORIGINAL\\PRIMARY\\P\\ND"),
+        ("MR", "ORIGINAL\\PRIMARY\\PHASE MAP\\ND"),
+        ("MR", "ORIGINAL\\PRIMARY\\VELOCITY\\NONE"),
+        ("CT", "DERIVED\\SECONDARY\\MASK"),
+        ("MR", "DERIVED\\PRIMARY\\OTHER\\LABEL MAP"),
+    ],
+)
+def test_a_resampled_copy_of_phases_and_labels_has_no_new_value(modality, image_type):
+    series = make.tilted_ct_series(5, modality=modality, ImageType=image_type)
+    for index, ds in enumerate(series):
+        make.set_pixels(ds, np.full((20, 24), 40 * index, np.int16))
+    volume, copy = assemble(series).volumes
+    assert copy.kind is VolumeKind.RESAMPLED
+    assert set(np.unique(copy.voxels)) <= set(np.unique(volume.voxels))
+
+
+def test_a_resampled_copy_of_a_palette_has_no_new_colour():
+    series = make.tilted_ct_series(5, PhotometricInterpretation="PALETTE COLOR")
+    for index, ds in enumerate(series):
+        make.set_pixels(ds, np.full((20, 24), index % 2, np.uint8))
+        for colour in ("Red", "Green", "Blue"):
+            setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [2, 0, 8])
+            setattr(ds, f"{colour}PaletteColorLookupTableData", b"\x00\xff")
+        ds.PhotometricInterpretation = "PALETTE COLOR"
+    *_, copy = assemble(series).volumes
+    assert copy.kind is VolumeKind.RESAMPLED
+    assert set(np.unique(copy.voxels)) <= {0, 255}

@@ -91,6 +91,19 @@ def test_enhanced_images_of_ge_without_a_gradient_are_unweighted() -> None:
     assert b_values(volume) == [0, *[1000] * 6, 250]
 
 
+@pytest.mark.parametrize(
+    ("group", "creator", "offset", "vr"), [(0x0043, "GEMS_PARM_01", 0x30, "SS"), (0x0021, "GEMS_RELA_01", 0x5A, "SL")]
+)
+def test_images_by_a_tensor_file_of_ge_say_so_and_are_unweighted_without_a_gradient(
+    group: int, creator: str, offset: int, vr: str
+) -> None:
+    images = series("GE", [(0, NONE), *shell(1000, NONE, *SIX[:3], NONE)])
+    for ds in images[SLICES:]:
+        ds.private_block(group, creator, create=True).add_new(offset, vr, 16)
+    [volume] = assemble(images).volumes
+    assert b_values(volume) == [0, 0, 1000, 1000, 1000, 0]
+
+
 def test_combined_images_of_ge_stay_weighted_and_have_a_warning() -> None:
     [volume] = assemble(series("GE", [(0, NONE), *shell(1000, *SIX[:3], NONE)])).volumes
     assert b_values(volume) == [0, 1000, 1000, 1000, 1000]

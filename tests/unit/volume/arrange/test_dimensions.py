@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import count
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
+from node.volume.assemble import assemble
 from node.volume.model import Diffusion
 from node.volume.reasons import Reason, WarningKind
+from tests import make
 from tests.volumes import axial_frame
 
 numbers = count(1)
@@ -173,3 +176,26 @@ def test_every_frame_is_on_one_grid_or_left_out_once_whatever_the_frames_are(pla
     for grid in grids:
         assert len(set(map(len, grid.planes))) == 1
         assert all(list(row) == sorted(row) for row in heights(grid))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_frames_of_one_whole_instance_are_no_loss_in_any_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slices, echoes = int(rng.integers(2, 6)), int(rng.integers(1, 4))
+    components = ("MAGNITUDE", "PHASE", "REAL")[: 1 + seed % 3]
+    parts = [(component, echo) for component in components for echo in range(echoes)]
+    ds = make.enhanced_mr(slices, len(parts), order=rng.permutation(len(parts) * slices))
+    seen: Counter[str] = Counter()
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        place = str(group.PlanePositionSequence[0].ImagePositionPatient)
+        component, echo = parts[seen[place]]
+        seen[place] += 1
+        group.MRImageFrameTypeSequence = [
+            make.dataset(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], ComplexImageComponent=component)
+        ]
+        group.MREchoSequence = [make.dataset(EffectiveEchoTime=5.0 * (echo + 1))]
+        group.pop("FrameContentSequence", None)
+    ds.pop("DimensionIndexSequence", None)
+    volumes = assemble([ds]).volumes
+    assert [volume.shape[2:] for volume in volumes] == [(slices,)] * len(parts)
+    assert not any(warning.name == WarningKind.INCOMPLETE_VOLUME for volume in volumes for warning in volume.warnings)

@@ -44,14 +44,24 @@ def test_the_rotation_of_an_x_ray_machine_is_slices_if_a_distance_between_them_i
 
 
 @pytest.mark.parametrize(("stated", "spacing"), [({}, 0.3), ({"SpacingBetweenSlices": None, "SliceThickness": "2"}, 2)])
-def test_frames_of_ct_without_a_position_are_slices(stated, spacing):
-    volume = only(frames(**stated))
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_frames_of_a_section_without_a_position_are_slices(modality, stated, spacing):
+    volume = only(frames(modality=modality, **stated))
     assert (volume.shape, volume.spacing_mm) == ((10, 8, 6), (0.3, 0.4, spacing))
     assert np.array_equal(volume.voxels[0], PIXELS - 1000)
     assert names(volume) == {WarningKind.SLICES_ASSUMED, WarningKind.NO_GEOMETRY}
 
 
-@pytest.mark.parametrize("ds", [frames(FrameTime="40"), frames(CineRate="25"), frames(modality="US")])
+@pytest.mark.parametrize(
+    "ds",
+    [
+        frames(FrameTime="40"),
+        frames(CineRate="25"),
+        frames(modality="US"),
+        frames(modality="PT", NumberOfTimeSlices=2),
+        frames(modality="MR", NumberOfTemporalPositions=3),
+    ],
+)
 def test_frames_with_times_and_frames_of_another_modality_stay_times(ds):
     volume = only(ds)
     assert volume.shape == (10, 8, 1, 6)

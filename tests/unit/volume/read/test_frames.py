@@ -12,7 +12,7 @@ from node.volume.assemble import assemble
 from node.volume.model import Tiling
 from node.volume.read import frames as module
 from node.volume.read.frames import frames_of
-from node.volume.reasons import Reason
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 
 
@@ -146,7 +146,7 @@ def test_reconstructed_nuclear_medicine_may_tell_its_place_at_the_top_of_the_dat
 
 
 @pytest.mark.parametrize("spacing", ["0", "-1e-9", "1e300"])
-def test_reconstructed_slices_of_unknown_distance_have_no_place_rather_than_one_for_all(spacing):
+def test_reconstructed_slices_of_impossible_distance_keep_their_place_and_say_what_is_assumed(spacing):
     ds = make.instance(
         sop_class_uid=NuclearMedicineImageStorage,
         modality="NM",
@@ -159,7 +159,9 @@ def test_reconstructed_slices_of_unknown_distance_have_no_place_rather_than_one_
     detector.ImagePositionPatient = ["10", "20", "30"]
     detector.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
     ds.DetectorInformationSequence = [detector]
-    assert [(frame.position, frame.time_key["slice"]) for frame in frames_of(ds)] == [(None, 1), (None, 2), (None, 3)]
+    frames = frames_of(ds)
+    assert [tuple(frame.position) for frame in frames] == [(10, 20, 30), (10, 20, 31), (10, 20, 32)]
+    assert {note.name for frame in frames for note in frame.notes} == {WarningKind.SPACING_ASSUMED}
 
 
 def test_frames_of_a_cine_start_by_the_frame_time_or_its_vector():

@@ -11,7 +11,7 @@ from pydicom.uid import NuclearMedicineImageStorage
 
 from node.volume.assemble import assemble
 from node.volume.model import Geometry, Volume
-from node.volume.reasons import Reason
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 
 DETECTOR = {"ImagePositionPatient": [-20, -30, 40], "ImageOrientationPatient": list(make.AXIAL)}
@@ -160,6 +160,22 @@ def test_a_reconstructed_gated_study_is_placed_and_has_its_slots_as_times() -> N
     assert volume.time_step_s == 0.1
     assert volume.affine_lps is not None
     assert np.allclose(volume.affine_lps, [[4, 0, 0, -20], [0, 4, 0, -30], [0, 0, 3, 40], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("stated", "step_mm"),
+    [({}, 1.0), ({"SliceThickness": "4.4"}, 4.4), ({"SliceThickness": "4.4", "SpacingBetweenSlices": "0"}, 4.4)],
+)
+def test_reconstructed_slices_without_a_distance_between_them_keep_their_place(
+    stated: dict[str, Any], step_mm: float
+) -> None:
+    ds = nuclear("RECON TOMO", 7, SliceVector=list(range(1, 8)), NumberOfSlices=7, **stated)
+    ds.DetectorInformationSequence = [make.dataset(**DETECTOR)]
+    [volume] = checked(ds)
+    assert volume.affine_lps is not None
+    assert volume.affine_lps[:3, 3] == pytest.approx((-20, -30, 40))
+    assert volume.spacing_mm == pytest.approx((4, 4, step_mm))
+    assert [warning.name for warning in volume.warnings] == [WarningKind.SPACING_ASSUMED]
 
 
 def test_energy_windows_of_reconstructed_slices_are_a_volume_each() -> None:
