@@ -3,12 +3,11 @@
 from alembic import context
 from alembic.util import CommandError
 
-from node.index.engine.place import by_alembic, given_place
-from node.index.models.levels import Base
+from node.index.engine.place import by_alembic, comparison, given_place
 
 
 def _run(connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+    context.configure(connection=connection, render_as_batch=True, **comparison(connection))
     context.run_migrations()
 
 

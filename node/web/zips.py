@@ -4,6 +4,9 @@
 is of files that are here already: all its bytes follow from the index, so it has a length and an entity tag before the
 first byte is sent, and a download that broke off goes on where it ended. If a file is deleted while it is sent, the
 connection is closed; who goes on gets another entity tag, and so the whole of what is left.
+
+That a range begins at any byte without what precedes being read again forbids a library: stream-zip (MIT) holds a whole
+stored member to have its checksum before it, neither begins within a file, and zipstream-ng is LGPL.
 """
 
 from __future__ import annotations

@@ -256,6 +256,11 @@ def test_alembic_runs_in_a_checkout(database: Place, monkeypatch: pytest.MonkeyP
 
     run(database, *ROWS)
     alembic("current")
+    alembic("check")
+    run(database, "ALTER TABLE comments ADD COLUMN colour VARCHAR(8)")
+    with pytest.raises(SystemExit):
+        alembic("check")
+    run(database, "ALTER TABLE comments DROP COLUMN colour")
     assert check(database) == []
     alembic("downgrade", "base")
     assert not exists(database)

@@ -8,7 +8,6 @@ had. A newer one is refused.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -417,23 +416,30 @@ def schema_differences(engine: Engine) -> list[str]:
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        others = bool(not_installed(connection))  # nobody knows which tables are theirs
-        options = {
-            "compare_type": _is_other_type,
-            "include_name": lambda name, kind, parents: (
-                _is_compared(name, kind, parents) and (kind != "table" or not others or name in every_table())
-            ),
-        }
+        options = comparison(connection)
         context = MigrationContext.configure(connection, opts=options)
-        compared = compare_metadata(context, cast(MetaData, [own.metadata for own in _owners().values()]))
-    differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
-    indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
-    return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
+        return list(map(str, compare_metadata(context, options["target_metadata"])))
 
 
-def _is_compared(name: str | None, kind: str, _: object) -> bool:
-    """Return whether the models have a table: those of grams are made by the backends."""
-    return kind != "table" or not (name or "").startswith(NAME)
+def comparison(connection: Connection) -> dict[str, Any]:
+    """Return how Alembic compares an index with the models, here and by its own ``check``.
+
+    The tables of grams are made by the backends; whose those of extensions are that are not installed, nobody knows.
+    """
+    others = bool(not_installed(connection))
+    models = MetaData(naming_convention=Base.metadata.naming_convention)  # by which migrations name constraints, too
+    for table in every_table().values():
+        table.to_metadata(models)
+    return {
+        "target_metadata": models,
+        "compare_type": _is_other_type,
+        "include_name": lambda name, kind, _: (
+            kind != "table" or not ((name or "").startswith(NAME) or (others and name not in every_table()))
+        ),
+        "include_object": lambda one, _, kind, __, other: (
+            kind != "index" or other is None or _index_columns(one) != _index_columns(other)
+        ),
+    }
 
 
 def _is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
