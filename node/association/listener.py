@@ -299,11 +299,11 @@ class Listener:
                 case command.C_FIND_RQ:
                     serve_c_find(operation, self.find_service)
                 case field:
-                    return self._operate(operation, field)
+                    return self.operate(operation, field)
         return True
 
-    def _operate(self, operation: Operation, field: int) -> bool:
-        """Serve another request; False if no service has such requests."""
+    def operate(self, operation: Operation, field: int) -> bool:
+        """Serve another request, within the scope of its peer; False if no service has such requests."""
         operate = self.operations.get((field, operation.context.abstract_syntax))
         if operate is not None:
             operate(operation)

@@ -64,7 +64,10 @@ DUPLICATE_INSTANCE = 0x0111
 """The node has an instance with this UID (PS3.7 C.5.4)."""
 
 MISSING_ATTRIBUTE = 0x0120
-"""An attribute that must have a value is missing (PS3.7 C.5.15)."""
+"""An attribute that a new instance must have is missing (PS3.7 C.5.15)."""
+
+MISSING_ATTRIBUTE_VALUE = 0x0121
+"""An attribute that must have a value has none (PS3.7 C.5.13)."""
 
 PROCESSING_FAILURE = 0x0110
 """An error without a status of its own (PS3.7 C.5.14)."""

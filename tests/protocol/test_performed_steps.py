@@ -136,9 +136,12 @@ def test_a_step_that_breaks_a_rule_is_not_created(node: Running) -> None:
             ({"PerformedProcedureStepStatus": "COMPLETED"}, 0x0106, "must be IN PROGRESS"),
             ({"PerformedProcedureStepStatus": "DONE"}, 0x0106, "must be IN PROGRESS"),
             ({"PerformedProcedureStepStatus": "-"}, 0x0120, "PerformedProcedureStepStatus"),
-            ({"ScheduledStepAttributesSequence": None}, 0x0120, "ScheduledStepAttributesSequence"),
+            ({"ScheduledStepAttributesSequence": None}, 0x0121, "ScheduledStepAttributesSequence"),
             ({"ScheduledStepAttributesSequence": [Dataset()]}, 0x0120, "Study Instance UID"),
-            ({"Modality": ""}, 0x0120, "Modality"),
+            ({"Modality": ""}, 0x0121, "Modality"),
+            ({"Modality": "", "PerformedProcedureStepID": "-"}, 0x0120, "PerformedProcedureStepID"),
+            ({"ScheduledStepAttributesSequence": []}, 0x0121, "ScheduledStepAttributesSequence"),
+            ({"ScheduledStepAttributesSequence": [dataset(StudyInstanceUID="")]}, 0x0121, "Study Instance UID"),
         ):
             answer = modality.create(begun(**changes))
             assert (answer.Status, named in answer.ErrorComment) == (status, True), changes
@@ -157,7 +160,7 @@ def test_the_missing_attributes_are_listed_by_their_tags(node: Running) -> None:
         received = raw.receive()
     assert received is not None
     response = decode_command(received[1][6:])
-    assert response.status == 0x0120
+    assert response.status == 0x0121
     listed = response.elements[0x1005]
     assert listed == bytes.fromhex("4000 5302 0800 6000")  # (0040,0253), (0008,0060)
 
@@ -205,8 +208,8 @@ def test_a_step_that_is_over_is_never_changed(node: Running, state: str) -> None
         (dataset(PerformedProcedureStepStatus="PAUSED"), 0x0106),
         (dataset(PatientID="P2"), 0x0106),
         (dataset(PatientID="P1"), 0x0000),  # as it was
-        (over("COMPLETED", PerformedSeriesSequence=None), 0x0120),
-        (over("COMPLETED", *make.ct_series(1), PerformedProcedureStepEndDate="-"), 0x0120),
+        (over("COMPLETED", PerformedSeriesSequence=None), 0x0121),
+        (over("COMPLETED", *make.ct_series(1), PerformedProcedureStepEndDate="-"), 0x0121),
         (over("DISCONTINUED", PerformedSeriesSequence=None), 0x0000),
     ],
 )  # fmt: skip
@@ -220,7 +223,7 @@ def test_a_sequence_that_is_none_is_refused(node: Running) -> None:
     wrong = begun()
     wrong["ScheduledStepAttributesSequence"] = DataElement("ScheduledStepAttributesSequence", "LO", "text")
     with Modality(node) as modality:
-        assert modality.create(wrong).Status == 0x0120
+        assert modality.create(wrong).Status == 0x0121
     assert steps(node) == []
 
 

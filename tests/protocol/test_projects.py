@@ -12,8 +12,11 @@ from pydantic import ValidationError
 from pydicom import Dataset
 from pynetdicom import build_context
 
+from node.association.operation import Operation
 from node.dicom import uids
+from node.dicom.command import N_ACTION_RQ
 from node.extensions.projects.rows import ProjectRepository
+from node.index.engine.scope import Scope, current_scope
 from node.index.nouns.projects import Content
 from node.settings.peers import READING_VERBS, Peer
 from tests.make import ct_series
@@ -179,3 +182,28 @@ def test_behind_another_acceptor_a_peer_with_projects_reads_nothing(start_node: 
     [(status, _)] = assoc.send_c_find(identifier("STUDY", StudyInstanceUID=""), uids.STUDY_ROOT_FIND)
     assoc.release()
     assert status.Status == 0x0124
+
+
+@pytest.mark.parametrize("acceptor", ["node", "pynetdicom"])
+def test_each_acceptor_serves_within_the_projects_of_a_peer(
+    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, acceptor: str
+) -> None:
+    peers = {
+        "reading": Peer(ae_title="ALPHA", may=("query",), projects=("alpha",)),
+        "committing": Peer(ae_title="ALPHA", may=("commit",), releases=False),
+    }
+    node = start_node(peers=peers, acceptor=acceptor)
+    seen: list[object] = []
+
+    def serve(operation: Operation) -> None:
+        seen.extend((current_scope(), operation.origin.releases))
+        operation.respond(0, AffectedSOPInstanceUID=uids.STORAGE_COMMITMENT_INSTANCE, ActionTypeID=1)
+
+    key = N_ACTION_RQ, uids.STORAGE_COMMITMENT
+    monkeypatch.setattr(node.listener, "operations", {**node.listener.operations, key: serve})
+    assoc = associate(node, build_context(uids.STORAGE_COMMITMENT), title="ALPHA")
+    information = Dataset()
+    information.TransactionUID = "1.2.3"
+    answer, _ = assoc.send_n_action(information, 1, uids.STORAGE_COMMITMENT, uids.STORAGE_COMMITMENT_INSTANCE)
+    assoc.release()
+    assert (answer.Status, seen) == (0, [Scope(projects=("alpha",)), False])

@@ -155,8 +155,8 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
 def read_selection(identifier: Dataset, model: QueryModel) -> Selection:
     """Return the selection of an identifier.
 
-    Raises IdentifierMismatch: the level is not in the model, the unique key of the level is missing, or a key above it
-        has several values.
+    Raises IdentifierMismatch: the level is not in the model, the unique key of the level is missing, a key above it has
+        several values, or one has a wild card.
 
     PS3.4 C.4.2.2.1: the unique key of the level may be a list of UIDs. Unique keys of higher levels may be
     omitted, as in a relational retrieve (PS3.4 C.4.2.2.2): a UID alone is unambiguous.
@@ -186,6 +186,8 @@ def _values(identifier: Dataset, key: Level, level: Level) -> tuple[str, ...]:
         raise IdentifierMismatch(
             standard_tag(keyword), "a unique key above the level must have one value (PS3.4 C.4.2.2.1)"
         )
+    if any(wildcard in value for value in values for wildcard in "*?"):
+        raise IdentifierMismatch(standard_tag(keyword), "a unique key of a retrieve has no wild card (PS3.4 C.4.2.2.1)")
     if key != Level.PATIENT and not all(map(is_identifier, values)):
         raise IdentifierMismatch(standard_tag(keyword), "not a UID of up to 64 characters (PS3.5 9.1)")
     return values

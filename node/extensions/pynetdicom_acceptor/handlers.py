@@ -50,6 +50,7 @@ from node.association.services.retrieve import RetrieveService
 from node.dicom.command import N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
+from node.index.engine.scope import within
 from node.receive.ingest import Origin
 from node.settings.peers import Verb
 
@@ -190,14 +191,13 @@ class AcceptorHandlers:
         """Answer a request that is neither C-STORE nor a query or retrieve."""
         with self.serving(event):
             operation = self._operation(event)
-            operate = self._listener.operations.get((field, operation.context.abstract_syntax))
             verb = self._listener.verbs.get(operation.context.abstract_syntax)
             if verb is not None and not self._may(event, verb):
                 operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
-            elif operate is None:
-                operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
             else:
-                operate(operation)
+                with within(self._listener.admission.scope(event.assoc.requestor.address, _requested(event))):
+                    if not self._listener.operate(operation, field):
+                        operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="no service has such requests")
             return operation.status or _status(FAILED.status, FAILED.comment), operation.reply
 
     def extended(self, event: Any) -> dict[str, bytes]:
@@ -258,7 +258,9 @@ class AcceptorHandlers:
             name, requested = uuid.uuid4().hex[:12], _requested(event)
             peer = f"{requestor.address}:{requestor.port}"
             now = listener.ingest.now()
-            origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now)
+            releases = listener.admission.releases(requestor.address, requested)
+            titles = requested.calling_ae_title, requested.called_ae_title
+            origin = Origin("dicom", *titles, peer, name, now, releases=releases)
             service = StoreService(listener.ingest, origin, name, listener.metrics, listener.on_refusal)
             self._services[event.assoc] = service
         return service

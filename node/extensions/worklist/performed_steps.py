@@ -23,6 +23,7 @@ from node.dicom.status import (
     DUPLICATE_INSTANCE,
     INVALID_ATTRIBUTE_VALUE,
     MISSING_ATTRIBUTE,
+    MISSING_ATTRIBUTE_VALUE,
     NO_SUCH_INSTANCE,
     PROCESSING_FAILURE,
     SUCCESS,
@@ -78,13 +79,13 @@ def created(sop_instance_uid: str, attributes: Dataset) -> PerformedStep:
     missing = [keyword for keyword in REQUIRED if not _values(model, keyword)]
     missing += [SCHEDULED] if not missing and not _items(model, SCHEDULED) else []
     if missing:
-        raise StepRefused(MISSING_ATTRIBUTE, f"{missing[0]} is missing (PS3.4 table F.7.2-1)", missing)
+        raise StepRefused(_lacking(model, missing), f"{missing[0]} is missing (PS3.4 table F.7.2-1)", missing)
     if entry_text(model, STATUS) != "IN PROGRESS":
         raise StepRefused(INVALID_ATTRIBUTE_VALUE, "a new step must be IN PROGRESS (PS3.4 F.7.2.1.2)", [STATUS])
     for item in _items(model, SCHEDULED):
         if not is_identifier(entry_text(item, "StudyInstanceUID")):
             message = "Study Instance UID is missing in an item (PS3.4 table F.7.2-1)"
-            raise StepRefused(MISSING_ATTRIBUTE, message, ["StudyInstanceUID"])
+            raise StepRefused(_lacking(item, ["StudyInstanceUID"]), message, ["StudyInstanceUID"])
     return _step(sop_instance_uid, model)
 
 
@@ -103,7 +104,8 @@ def changed(sop_instance_uid: str, before: Json, modification: Dataset) -> Perfo
     required = (*REQUIRED_AT_END, SERIES) if state == "COMPLETED" else REQUIRED_AT_END if state in FINAL else ()
     missing = [keyword for keyword in required if not _values(after, keyword)]
     if missing:
-        raise StepRefused(MISSING_ATTRIBUTE, f"a {state} step needs {missing[0]} (PS3.4 table F.7.2-1)", missing)
+        message = f"a {state} step needs {missing[0]} (PS3.4 table F.7.2-1)"
+        raise StepRefused(MISSING_ATTRIBUTE_VALUE, message, missing)  # N-SET has no 0x0120: PS3.7 10.1.3.1.9
     return _step(sop_instance_uid, after)
 
 
@@ -149,6 +151,12 @@ def _values(model: Json, keyword: str) -> list[Any]:
     return [value for value in values if value not in (None, "")]
 
 
+def _lacking(model: Json, keywords: Sequence[str]) -> int:
+    """Return the status of an N-CREATE without these attributes, or with empty ones (PS3.7 10.1.5.1.6)."""
+    is_there = all(f"{standard_tag(keyword):08X}" in model for keyword in keywords)
+    return MISSING_ATTRIBUTE_VALUE if is_there else MISSING_ATTRIBUTE
+
+
 def _items(model: Json, keyword: str) -> list[Json]:
     return [item for item in _values(model, keyword) if isinstance(item, dict)]
 
@@ -184,7 +192,8 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
     Statuses are those of PS3.7 10.1.5.1.6 and PS3.4 F.7.2.1.4:
 
     * 0x0000: the step is kept
-    * 0x0106: the status is not IN PROGRESS, or a UID is none; 0x0120: an attribute of type 1 is missing
+    * 0x0106: the status is not IN PROGRESS, or a UID is none
+    * 0x0120: an attribute of type 1 is missing; 0x0121: it has no value
     * 0x0111: there is a step with this UID; 0x0110: the data set cannot be decoded, or an internal error
     * 0x0122: the presentation context belongs to another service
     """
@@ -209,7 +218,7 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
     Statuses are those of PS3.7 10.1.3.1.9 and PS3.4 F.7.2.2.4:
 
     * 0x0000: the change is kept
-    * 0x0106: an attribute has a value that it must not have; 0x0120: the final state lacks an attribute
+    * 0x0106: an attribute has a value that it must not have; 0x0121: the final state lacks one
     * 0x0110: with Error ID 0xA710, the step is over; else the data set cannot be decoded, or an internal error
     * 0x0112: there is no such step; 0x0122: the presentation context belongs to another service
     """

@@ -52,7 +52,8 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
 _STATUSES = status_table(
     (_STEP, status.SUCCESS, "the step is durable"),
     (_STEP, status.INVALID_ATTRIBUTE_VALUE, "the status, or an attribute that must not change, has another value"),
-    (_STEP, status.MISSING_ATTRIBUTE, "an attribute of type 1 is missing; Attribute Identifier List names it"),
+    ("N-CREATE", status.MISSING_ATTRIBUTE, "an attribute of type 1 is missing; Attribute Identifier List names it"),
+    (_STEP, status.MISSING_ATTRIBUTE_VALUE, "an attribute of type 1 has no value, or the final state lacks one"),
     ("N-CREATE", status.DUPLICATE_INSTANCE, "there is a step with this UID"),
     ("N-SET", status.NO_SUCH_INSTANCE, "there is no step with this UID"),
     (
