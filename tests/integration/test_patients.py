@@ -12,7 +12,7 @@ from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
 from node.index.nouns.patients import NoSuchPatient
-from node.index.nouns.persons import Correction, Person, PersonRepository
+from node.index.nouns.persons import Correction, PatientLink, Person, PersonRepository
 from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root
@@ -303,8 +303,8 @@ def test_a_correction_that_says_nothing_or_nobody_is_refused(root: Root, values:
 
 def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root) -> None:
     kept = take(root, "C-1")
-    held = persons(root).add(Person("C-7", "", "", None, ""))
-    persons(root).merge(held, number(root, "C-1"), root.clock())
+    prior, remaining = (Person(one, "", "", None, "") for one in ("C-7", "C-1"))
+    persons(root).link([PatientLink(True, prior, remaining)], root.clock())
     later, stranger = take(root, "C-7", PatientName="Ann^A"), take(root, "C-7", PatientName="Bob^B")
     assert owners(root) == {kept: "C-1", later: "C-1", stranger: "C-7"}
     assert found_ids(root)[later] == found_ids(root)[kept]

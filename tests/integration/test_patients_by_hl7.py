@@ -7,14 +7,20 @@ from pydicom import config
 
 from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit
+from node.dicom.json_model import entry_text
+from node.errors import UsageError
+from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import MessageRefused, parse
 from node.extensions.worklist.mllp import MllpListener
-from node.extensions.worklist.patients import PatientChanges, changes_of
-from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
+from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
+from node.extensions.worklist.performed_rows import PerformedStep, PerformedStepRepository, ReadPerformedSteps
+from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.nouns.persons import PersonRepository
+from node.index.nouns.persons import HELD, PersonRepository
 from node.metrics import Metrics
+from node.receive.ingest import Origin
 from node.settings.model import Settings
+from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_patients import PEOPLE, number, owners, table_rows, take
 from tests.protocol.test_hl7 import Sender, written
@@ -29,7 +35,7 @@ def sent(changes: PatientChanges, *segments: str, kind: str = "ADT^A40") -> list
     text = "\r".join((f"MSH|^~\\&|RIS|HOSPITAL|||20260101||{kind}|1|P|2.5.1", *segments, ""))
     found = changes_of(parse(text.encode()))
     assert found is not None
-    return [changes.make(change, "HL7 10.0.0.1") for change in found]
+    return list(changes.make(found, "HL7 10.0.0.1"))
 
 
 def test_a_merge_and_its_end_by_hl7_leave_the_index_as_it_was(root: Root, changes: PatientChanges) -> None:
@@ -60,13 +66,136 @@ def test_who_is_not_here_or_not_alone_changes_nothing(root: Root, changes: Patie
     for person in PEOPLE[:2]:
         take(root, **person)
     before = table_rows(root)
-    assert sent(changes, "PID|||P1X", "MRG|NOBODY") == ["nothing to change"]
-    with pytest.raises(MessageRefused, match="people share this Patient ID"):
+    with pytest.raises(UsageError, match="people share this Patient ID"):
         sent(changes, "PID|||NEW", "MRG|P1")
+    with pytest.raises(UsageError, match="name the same patient"):
+        sent(changes, "PID|||A", "MRG|B", "PID|||C", "MRG|C")
     for segments in (("PID|||A",), ("PID|||A", "MRG|"), ("MRG|A",)):
         with pytest.raises(MessageRefused, match="PID"):
             sent(changes, *segments)
     assert table_rows(root) == before
+
+
+SOURCES = ("dicom", "get", "stow", "import", "recovered")
+"""Every door by which an instance comes."""
+
+
+def test_a_merge_before_its_images_holds_for_what_comes_by_every_door(root: Root, changes: PatientChanges) -> None:
+    for source in SOURCES:
+        assert sent(changes, "PID|||NEW||New^Name", f"MRG|{source}") == [HELD]
+        assert sent(changes, "PID|||NEW||New^Name", f"MRG|{source}") == ["nothing to change"]
+    studies = []
+    for source in SOURCES:
+        for _ in range(2):
+            [ds] = make.ct_series(1, PatientID=source, PatientName="Trauma^One", PatientBirthDate="19700101")
+            root.take(ds, Origin(source, "CT1", "VOXELNODE", "127.0.0.1:1"))
+            studies.append(str(ds.StudyInstanceUID))
+    own = take(root, "NEW", PatientName="New^Name")
+    assert owners(root) == dict.fromkeys([*studies, own], "NEW")
+    assert root.rows("SELECT * FROM v_conflicts") == []
+    assert len({row["id"] for row in root.rows("SELECT id FROM v_patients WHERE patient_id = 'NEW'")}) == 1
+    assert sent(changes, "PID|||NEW", "PID|||dicom", kind="ADT^A37") == ["separated"]
+    assert {uid: whose for uid, whose in owners(root).items() if whose != "NEW"} == dict.fromkeys(studies[:2], "dicom")
+
+
+@pytest.mark.parametrize("authority", ["", "^^^HOSPITAL"])
+def test_chains_in_any_order_end_at_the_last_and_the_other_way_round_corrects(
+    root: Root, changes: PatientChanges, authority: str
+) -> None:
+    """Files say no issuer, as most do; the assigning authority of HL7 is no other patient."""
+    links = {"AB": ("B", "A"), "BC": ("C", "B")}
+    for name in ("BC", "AB") if authority else ("AB", "BC"):
+        remaining, prior = links[name]
+        assert sent(changes, f"PID|||{remaining}{authority}||Of^{remaining}", f"MRG|{prior}{authority}") in (
+            [HELD],
+            ["merged"],
+        )
+    studies = {one: take(root, one, PatientName=f"Of^{one}") for one in "ABC"}
+    assert owners(root) == dict.fromkeys(studies.values(), "C")
+    assert sent(changes, f"PID|||C{authority}", f"MRG|A{authority}") == ["nothing to change"]
+    before = table_rows(root)
+    with pytest.raises(UsageError, match="was merged into another one"):
+        sent(changes, f"PID|||D{authority}", f"MRG|A{authority}")
+    assert table_rows(root) == before
+    assert sent(changes, f"PID|||A{authority}", f"MRG|C{authority}") == ["merged"]
+    assert owners(root) == dict.fromkeys(studies.values(), "A")
+    assert sent(changes, f"PID|||C{authority}", f"PID|||A{authority}", kind="ADT^A37") == ["separated"]
+    assert owners(root) == {studies["A"]: "A", studies["B"]: "C", studies["C"]: "C"}
+
+
+def test_a_refused_message_leaves_nothing_of_what_it_asked_for(root: Root, changes: PatientChanges) -> None:
+    take(root, "OLD")
+    for person in PEOPLE[:2]:
+        take(root, **person)
+    before, events = table_rows(root), root.rows("SELECT * FROM v_events")
+    with pytest.raises(UsageError):
+        sent(changes, "PID|||NEW", "MRG|OLD", "PID|||NEW", "MRG|UNKNOWN", "PID|||NEW", "MRG|P1")
+    assert (table_rows(root), root.rows("SELECT * FROM v_events")) == (before, events)
+
+
+def test_a_retired_patient_id_is_of_the_one_who_remains_unless_the_name_is_another_one(
+    root: Root, changes: PatientChanges
+) -> None:
+    first = take(root, "OLD", PatientName="Trauma^One")
+    own = take(root, "NEW", PatientName="Real^Name", PatientBirthDate="19700101")
+    assert sent(changes, "PID|||NEW", "MRG|OLD") == ["merged"]
+    corrected = take(root, "OLD", PatientName="REAL^NAME")
+    assert owners(root) == dict.fromkeys((first, own, corrected), "NEW")
+    assert root.rows("SELECT * FROM v_conflicts") == []
+    assert sent(changes, "PID|||NEW", "MRG|OLD") == ["nothing to change"]
+    stranger = take(root, "OLD", PatientName="Another^Person", PatientBirthDate="19800101")
+    assert owners(root)[stranger] == "OLD"
+    assert [row["study_instance_uid"] for row in root.rows("SELECT * FROM v_conflicts")] == [stranger]
+
+
+def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: PatientChanges) -> None:
+    steps, performed = (root.index.repository(one) for one in (ScheduledStepRepository, PerformedStepRepository))
+    person = {"patient_name": "Trauma^One", "modality": "CT", "station_ae_title": "CT1", "start_date": "20261121"}
+
+    def whose() -> dict[str, tuple[str, str]]:
+        """Patient ID and name by step, as a modality is answered and as the lists show them."""
+        found = {}
+        for _, entry in steps.candidates({}):
+            found[entry_text(entry, "AccessionNumber")] = tuple(entry_text(entry, one) for one in WHOSE)
+        with root.index.reading() as index:
+            for row in index.repository(ReadScheduledSteps).page(None, 100):
+                assert found[row["accession_number"]] == (row["patient_id"], row["patient_name"])
+            for row in index.repository(ReadPerformedSteps).page(None, 100):
+                found[row["sop_instance_uid"]] = row["patient_id"]
+        return found
+
+    def add(order: int, source: str) -> None:
+        step = step_of({**person, "patient_id": "OLD", "accession_number": source})
+        if source == "file":
+            steps.replace_files({"a.wl": ("1", step)}, (), root.clock())
+        elif source == "hl7":
+            steps.apply_orders([OrderedStep(str(order), str(order), "scheduled", step, "")], root.clock())
+        else:
+            assert steps.add("rest", step, root.clock()) is not None
+        ended = PerformedStep(
+            f"1.2.{order}", "COMPLETED", f"1.2.3.{order}", "OLD", None, None, None, None, (), (), step.attributes
+        )
+        assert performed.create(ended, "CT1", root.clock())
+
+    take(root, "NEW", PatientName="New^Name")
+    for order, source in enumerate(("rest", "hl7")):
+        add(order, source)
+    before = whose()
+    assert sent(changes, "PID|||NEW", "MRG|OLD") == [HELD]
+    add(2, "file")
+    after = whose()
+    assert after == {name: ("NEW", "New^Name") for name in ("rest", "hl7", "file")} | {
+        f"1.2.{n}": "NEW" for n in range(3)
+    }
+    update = update_of(parse(b"MSH|^~\\&|RIS||||2026||ADT^A08|1|P|2.5\rPID|||NEW||Maier^Eva||19710101|F\r"))
+    assert update is not None
+    assert update.make(steps, root.clock()) == 2  # those of files stay
+    assert {whose()[name] for name in ("rest", "hl7")} == {("NEW", "Maier^Eva")}
+    assert sent(changes, "PID|||NEW", "PID|||OLD", kind="ADT^A37") == ["separated"]
+    assert whose() == before | {"file": ("OLD", "Trauma^One"), "1.2.2": "OLD"}
+
+
+WHOSE, REPORTED = ("PatientID", "PatientName"), ("1.2.0", "1.2.1", "1.2.2")
 
 
 def test_the_port_takes_them_beside_orders(root: Root, changes: PatientChanges) -> None:

@@ -25,4 +25,7 @@ class StepViews(ViewRows):
 
     def _newest(self, query: str, limit: int) -> list[Row]:
         rows = self._rows(query, limit=limit)
-        return [timed({name: value for name, value in row.items() if name != "attributes"}) for row in rows]
+        return [
+            timed({name: value for name, value in row.items() if name not in ("attributes", "identified")})
+            for row in rows
+        ]

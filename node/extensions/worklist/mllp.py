@@ -193,7 +193,7 @@ class MllpListener:
                 count = update.make(self._steps, self._now())
                 reason = f"{count} worklist entries updated; stored studies keep what their files say"
             elif self._patients is not None and (changes := changes_of(message)) is not None:
-                reason = ", ".join(self._patients.make(change, f"HL7 {host}") for change in changes)
+                reason = ", ".join(self._patients.make(changes, f"HL7 {host}"))
             else:
                 orders = orders_of(message, self._settings.hl7_station_by_modality)
                 self._steps.apply_orders(orders, self._now())

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
+from pydicom.datadict import dictionary_VR
 from sqlalchemy import Connection, bindparam, insert, or_, select
 
 from node.dicom.attributes import date_of
-from node.dicom.json_model import Json, entry_text
+from node.dicom.json_model import Json, entry_text, text_element
+from node.dicom.values import standard_tag
 from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow
 from node.index.nouns.levels import Imaged, folded_name
+from node.index.nouns.persons import remaining_patient
 
 log = structlog.get_logger()
 
 KIND = "other-patient-than-ordered"
+
+_PATIENT = {
+    "PatientID": "patient_id", "IssuerOfPatientID": "issuer_of_patient_id", "PatientName": "patient_name",
+    "PatientBirthDate": "patient_birth_date", "PatientSex": "patient_sex",
+}  # fmt: skip
+PATIENT_TAGS = {keyword: f"{standard_tag(keyword):08X}" for keyword in _PATIENT}
+
+
+def identified(connection: Connection, attributes: Json) -> dict[str, Any]:
+    """Return the columns that say whose a step is: as it was ordered, unless that patient is another one by now."""
+    named: dict[str, Any] = {column: entry_text(attributes, keyword) for keyword, column in _PATIENT.items()}
+    named["patient_birth_date"] = date_of(named["patient_birth_date"] or "")
+    patient = remaining_patient(connection, named)
+    found: Json | None = None
+    if patient is not None:
+        named |= {column: value for column in _PATIENT.values() if (value := getattr(patient, column))}
+        named["issuer_of_patient_id"] = patient.issuer_of_patient_id
+        birth_date = named["patient_birth_date"]
+        texts = {**named, "patient_birth_date": f"{birth_date:%Y%m%d}" if birth_date else ""}
+        found = {
+            PATIENT_TAGS[keyword]: text_element(dictionary_VR(keyword), texts[column] or "")
+            for keyword, column in _PATIENT.items()
+        }
+    return {"patient_id": named["patient_id"], "patient_name": named["patient_name"], "identified": found}
+
 
 _ORDERS = PreparedStatement(
     select(ScheduledStepRow.id).where(

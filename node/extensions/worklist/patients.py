@@ -7,32 +7,21 @@ birth date and the sex of its files.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from node.association.added import OpenedRoot as Root
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of, type_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
-from node.hookspecs import Action
-from node.index.nouns.persons import Person, PersonRepository
-from node.registry import PATIENT_ACTIONS, resolve
+from node.index.nouns.persons import PatientLink, Person, PersonRepository
 
 MERGE, UNLINK, UPDATE = "ADT^A40", "ADT^A37", "ADT^A08"
-
-LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
-
-
-@dataclass(frozen=True, slots=True)
-class PatientChange:
-    """Two patients: `one` is merged into `other`, or the two are taken apart."""
-
-    is_merge: bool
-    one: Person
-    other: Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +74,12 @@ def _require_id(person: Person, fields: str) -> None:
         raise MessageRefused("AE", f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes")
 
 
-def changes_of(message: Hl7Message) -> list[PatientChange] | None:
+def changes_of(message: Hl7Message) -> list[PatientLink] | None:
     """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
     kind = type_of(message)
     if kind not in (MERGE, UNLINK):
         return None
-    found: list[PatientChange] = []
+    found: list[PatientLink] = []
     last: Person | None = None
     for segment in message.segments:
         if segment[0] == "PID":
@@ -102,11 +91,11 @@ def changes_of(message: Hl7Message) -> list[PatientChange] | None:
                 message.value(segment, 8).upper(),
             )
             if kind == UNLINK and last is not None:
-                found.append(PatientChange(False, last, person))
+                found.append(PatientLink(False, last, person))
             last = person
         elif segment[0] == "MRG" and kind == MERGE and last is not None:
             prior = Person(message.value(segment, 1), message.value(segment, 1, 4), "", None, "")
-            found.append(PatientChange(True, prior, last))
+            found.append(PatientLink(True, prior, last))
     if not found:
         raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
@@ -115,42 +104,23 @@ def changes_of(message: Hl7Message) -> list[PatientChange] | None:
 
 
 class PatientChanges:
-    """Carries out what messages ask for, with the actions and the audit lines of commands and pages."""
+    """Carries out what messages ask for, with lines in the audit log before and after."""
 
     def __init__(self, root: Root) -> None:
-        self._persons = root.ingest.index.repository(PersonRepository)
-        self._actions: Mapping[str, Action] = resolve(PATIENT_ACTIONS)(root)
+        self._index, self._audit = root.ingest.index, root.audit
 
-    def make(self, change: PatientChange, who: str) -> str:
-        """Merge or separate two patients, and return what was done; a repetition changes nothing.
+    def make(self, links: Sequence[PatientLink], who: str) -> tuple[str, ...]:
+        """Merge or separate patients, all of them or none, and return what was done of each.
 
-        Raises MessageRefused if people share one of the Patient IDs: a person decides whom the message means.
+        Raises UsageError, with nothing changed: see `PersonRepository.link`.
         """
-        one, other = self._who(change.one), self._who(change.other)
-        try:
-            if change.is_merge:
-                return self._merge(one, other, change.other, who)
-            for patient, into in ((one, other), (other, one)):
-                if patient is not None and into is not None and self._persons.merged_into(patient) == into:
-                    self._actions["separate-patient"](patient=patient, who=who)
-                    return SEPARATED
-        except UsageError as error:
-            raise MessageRefused("AE", str(error)) from error
-        return LEFT
-
-    def _merge(self, source: int | None, target: int | None, remaining: Person, who: str) -> str:
-        if source is None or source == target:
-            return LEFT  # of whom there is no study
-        if target is None:
-            target = self._persons.add(remaining)
-        target = self._persons.merged_into(target) or target
-        if target in (source, self._persons.merged_into(source)):
-            return LEFT
-        self._actions["merge-patients"](source=source, target=target, who=who)
-        return MERGED
-
-    def _who(self, person: Person) -> int | None:
-        found = self._persons.with_id(person.patient_id, person.issuer)
-        if len(found) > 1:
-            raise MessageRefused("AE", "people share this Patient ID: decide on the page Problems, Conflicts")
-        return found[0] if found else None
+        index = self._index
+        index.ahead.require_caught_up()
+        order = f"link {len(links)} pairs of patients"
+        by = partial(AuditMessage.by, who, AuditEvent.PATIENT_RECORD, AuditAction.UPDATE, order)
+        objects = [{"patient_id": person.patient_id} for link in links for person in (link.one, link.other)]
+        return self._audit.change(
+            by(objects),
+            lambda: index.repository(PersonRepository).link(links, index.now(), who),
+            lambda done: by([*objects, *({"study_instance_uid": uid} for uid in done.studies)]),
+        ).outcomes

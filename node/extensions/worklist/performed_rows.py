@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, delete, insert, select, update
 
 from node.dicom.json_model import Json
+from node.extensions.worklist.orders import identified
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, set_state
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -70,6 +71,7 @@ class PerformedStepRepository(IndexRepository):
         if connection.execute(is_there).first() is not None:
             return False
         values = {**step.values(), "calling_ae_title": calling_ae_title, "created_at": now, "changed_at": now}
+        values["patient_id"] = identified(connection, step.attributes)["patient_id"]
         connection.execute(insert(PerformedStepRow).values(values))
         _note_scheduled(connection, step)
         return True
@@ -92,6 +94,7 @@ class PerformedStepRepository(IndexRepository):
         is_it = row.sop_instance_uid == step.sop_instance_uid, row.state == "IN PROGRESS", row.changed_at == seen
         ended = step.state != "IN PROGRESS"
         values = {**step.values(), "changed_at": max(now, seen + dt.timedelta(microseconds=1))}
+        values["patient_id"] = identified(connection, step.attributes)["patient_id"]
         if ended:
             values["ended_at"] = now
         id = connection.execute(update(row).where(*is_it).values(values).returning(row.id)).scalar()

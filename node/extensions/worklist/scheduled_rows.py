@@ -13,7 +13,7 @@ from sqlalchemy.orm import join
 from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
 from node.errors import UsageError
-from node.extensions.worklist.orders import compare
+from node.extensions.worklist.orders import PATIENT_TAGS, compare, identified
 from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import starts_with
@@ -74,7 +74,8 @@ class ScheduledStepRepository(IndexRepository):
     @on_writer
     def add(self, connection: Connection, source: str, step: ScheduledStep, now: dt.datetime) -> int | None:
         """Add an entry; return its number, or None if the source has one for the same step of the same study."""
-        values = {**asdict(step), "source": source, "source_key": step.key, "created_at": now, "changed_at": now}
+        values = {**_values(connection, step), "source": source, "source_key": step.key}
+        values |= {"created_at": now, "changed_at": now}
         is_there = ScheduledStepRow.source == source, ScheduledStepRow.source_key == step.key
         if connection.execute(select(ScheduledStepRow.id).where(*is_there)).first() is not None:
             return None
@@ -134,19 +135,25 @@ class ScheduledStepRepository(IndexRepository):
         Raises UsageError, with nothing changed, if the issuer is not known and the entries have several.
         """
         row = ScheduledStepRow
-        query = select(row.id, row.attributes).where(
+        query = select(row.id, row.attributes, row.identified).where(
             row.patient_id == patient_id, row.state.not_in(ENDED), row.source != "file"
         )
+        found = {id: (attributes, whose) for id, attributes, whose in connection.execute(query)}
         entries = {
-            id: (attributes, entry_text(attributes, "IssuerOfPatientID") or "")
-            for id, attributes in connection.execute(query)
+            id: (attributes | (whose or {}), entry_text(attributes | (whose or {}), "IssuerOfPatientID") or "")
+            for id, (attributes, whose) in found.items()
         }
         if not issuer and len({its for _, its in entries.values()} - {""}) > 1:
             raise UsageError("entries of several issuers have this Patient ID: name the issuer in PID-3.4")
         meant = {id: attributes for id, (attributes, its) in entries.items() if not its or not issuer or its == issuer}
         for id, step in {id: changed(attributes) for id, attributes in meant.items()}.items():
-            _change(connection, row.id == id, step, now)
-            _compare(connection, step, now)
+            if found[id][1] is None:
+                _change(connection, row.id == id, step, now)
+                _compare(connection, step, now)
+            else:  # the order itself is of a patient who was merged into this one
+                whose = {tag: step.attributes[tag] for tag in PATIENT_TAGS.values() if tag in step.attributes}
+                values = {"patient_name": step.patient_name, "identified": whose, "changed_at": now}
+                connection.execute(update(row).where(row.id == id).values(values))
         return len(meant)
 
     @on_writer
@@ -207,7 +214,7 @@ class ScheduledStepRepository(IndexRepository):
         after: tuple[Any, ...] | None = None
         while page := self._candidates(wanted, after):
             for row in page:
-                yield row.state, row.attributes
+                yield row.state, row.attributes | (row.identified or {})
             last = page[-1]
             after = (last.start_date, last.id)
 
@@ -216,7 +223,9 @@ class ScheduledStepRepository(IndexRepository):
         self, connection: Connection, wanted: Mapping[str, Sequence[Match]], after: tuple[Any, ...] | None
     ) -> Sequence[Any]:
         row = ScheduledStepRow
-        query = select(row.id, row.start_date, row.state, row.attributes).where(row.state.not_in((HELD, *ENDED)))
+        query = select(row.id, row.start_date, row.state, row.attributes, row.identified).where(
+            row.state.not_in((HELD, *ENDED))
+        )
         for column, matches in wanted.items():
             query = query.where(or_(*(condition_on(match, column, row) for match in matches)))
         if after is not None:
@@ -227,6 +236,23 @@ class ScheduledStepRepository(IndexRepository):
         return connection.execute(query.order_by(row.start_date.nulls_first(), row.id).limit(PAGE)).all()
 
 
+def _values(connection: Connection, step: ScheduledStep) -> dict[str, Any]:
+    return asdict(step) | identified(connection, step.attributes)
+
+
+def follow_patients(connection: Connection, patient_ids: Sequence[str], now: dt.datetime) -> None:
+    """Let scheduled and performed steps of these Patient IDs be of the patients who these are by now."""
+    row, performed = ScheduledStepRow, PerformedStepRow
+    is_theirs = or_(row.patient_id.in_(patient_ids), row.identified.is_not(None))
+    for id, attributes in connection.execute(select(row.id, row.attributes).where(is_theirs)).all():
+        values = {**identified(connection, attributes), "changed_at": now}
+        connection.execute(update(row).where(row.id == id).values(values))
+    reported = select(performed.id, performed.attributes).where(performed.patient_id.in_(patient_ids))
+    for id, attributes in connection.execute(reported).all():
+        whose = identified(connection, attributes)["patient_id"]
+        connection.execute(update(performed).where(performed.id == id).values(patient_id=whose))
+
+
 def _put(
     connection: Connection, source: str, source_key: str, version: str | None, step: ScheduledStep, now: dt.datetime
 ) -> bool:
@@ -234,7 +260,7 @@ def _put(
     is_it = and_(ScheduledStepRow.source == source, ScheduledStepRow.source_key == source_key)
     if _change(connection, is_it, step, now, source_version=version):
         return True
-    values = {**asdict(step), "source": source, "source_key": source_key, "source_version": version}
+    values = {**_values(connection, step), "source": source, "source_key": source_key, "source_version": version}
     connection.execute(
         insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
     )
@@ -260,7 +286,8 @@ def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> N
 
 
 def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.datetime, **values: Any) -> bool:
-    changed = update(ScheduledStepRow).where(where).values({**asdict(step), **values, "changed_at": now})
+    values |= {**_values(connection, step), "changed_at": now}
+    changed = update(ScheduledStepRow).where(where).values(values)
     return connection.execute(changed).rowcount == 1
 
 
@@ -278,7 +305,7 @@ MAX_SHOWN = 5
 class ReadScheduledSteps(PagedRepository):
     """Rows of ``scheduled_steps``."""
 
-    listing = select(*columns_but(ScheduledStepRow, "attributes"))
+    listing = select(*columns_but(ScheduledStepRow, "attributes", "identified"))
     filters = (
         ScheduledStepRow.id,
         ScheduledStepRow.state,
@@ -324,4 +351,4 @@ class ReadScheduledSteps(PagedRepository):
     def entry(self, id: int) -> Row | None:
         """Return an entry with its attributes, or None."""
         row = self._connection.execute(select(ScheduledStepRow.__table__).where(ScheduledStepRow.id == id)).first()
-        return None if row is None else dict(row._mapping)
+        return None if row is None else {**row._mapping, "attributes": row.attributes | (row.identified or {})}

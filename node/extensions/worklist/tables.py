@@ -42,8 +42,9 @@ class ScheduledStepRow(Base):
     start_date: Mapped[dt.date | None] = mapped_column(Date)
     start_time: Mapped[dt.time | None] = mapped_column(Time)
     description: Mapped[str | None] = mapped_column(Text)
-    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-    state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, completed, discontinued
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model, as ordered
+    identified: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # those of whom it really is
+    state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, held, or over
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     changed_at: Mapped[dt.datetime] = mapped_column(Utc)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, or_, select, true, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
@@ -189,10 +189,11 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
             _compare_persons(connection, received, [row, *merged])
         return int(row.study)
     known = connection.execute(_PERSONS, {"identity": identity}).all()
+    retired_into = _retired_into(connection, known, received.attributes.patient)
     person_id, patient_id = _person(connection, received.attributes, identity)
-    if known:
+    if known and retired_into is None:
         _compare_persons(connection, received, known)
-    elif not received.attributes.patient["patient_id"]:
+    elif not known and not received.attributes.patient["patient_id"]:
         detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
         record_conflict(connection, "no-patient-id", received, detail)
     study = received.attributes.study
@@ -222,13 +223,15 @@ def _person(connection: Connection, attributes: InstanceAttributes, identity: st
     new = attributes.patient
     rows = connection.execute(_PERSONS, {"identity": identity}).all()
     known = same_person(rows, new)
-    if known is None and (held := next(filter(_is_held, rows), None)) is not None:
-        named = {"patient_name": new["patient_name"], **name_groups(new["patient_name"])}
-        connection.execute(update(PatientRow).where(PatientRow.id == held.id).values(named))
-        known = held
+    if known is None and (announced := _announced(connection, new)) is not None:
+        named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
+        named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
+        connection.execute(update(PatientRow).where(PatientRow.id == announced.id).values(named))
+        known = announced
     if known is None:
-        inserted = _inserted(connection, PatientRow, {**new, "identity": identity})
-        return inserted, inserted
+        into = _retired_into(connection, rows, new)
+        inserted = _inserted(connection, PatientRow, {**new, "identity": identity, "merged_into": into})
+        return inserted, into or inserted
     added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
     if added:
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
@@ -243,8 +246,31 @@ def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
     return same[0] if same else None
 
 
-def _is_held(row: Any) -> bool:
-    return row.merged_into is not None and not any(getattr(row, name) for name in ("patient_name", *_AGE_AND_SEX))
+def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
+    """Return the row of an order of HL7 that announced the person of a file, if there is one: no file names it yet.
+
+    An issuer that either does not say is no contradiction, nor is a name if the Patient ID was merged into another.
+    """
+    row, issuer = PatientRow, new["issuer_of_patient_id"]
+    of_issuer = or_(row.issuer_of_patient_id.is_(None), row.issuer_of_patient_id == issuer) if issuer else true()
+    of_group = StudyRow.patient_id.in_((row.id, row.merged_into))
+    names_it = of_group & (func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id) == row.id)
+    is_corrected = StudyRow.corrected_patient_id.is_not(None) & or_(
+        StudyRow.named_patient_id == row.id, StudyRow.corrected_patient_id == row.id
+    )
+    is_used = select(StudyRow.id).where(or_(names_it, is_corrected)).exists()
+    found = connection.execute(select(row.__table__).where(row.patient_id == new["patient_id"], of_issuer, ~is_used))
+    rows = [one for one in found if one.merged_into is not None or not _contradict(one, new)]
+    return rows[0] if len(rows) == 1 and new["patient_id"] else None
+
+
+def _retired_into(connection: Connection, rows: Sequence[Any], new: Mapping[str, Any]) -> int | None:
+    """Return the patient into whom all persons of a Patient ID were merged, if the person of a file can be that one."""
+    into = {row.merged_into for row in rows}
+    if len(into) != 1 or None in into:
+        return None
+    remaining = connection.execute(select(PatientRow.__table__).where(PatientRow.id.in_(into))).one()
+    return int(remaining.id) if _can_be(remaining, new) else None
 
 
 def name_groups(name: object) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, product
 from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
@@ -28,9 +29,17 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns.events import EventKind, record_event
-from node.index.nouns.levels import HAS_GIVEN_ISSUER, delete_empty_patient, folded_name, identity_of, name_groups
+from node.index.nouns.levels import (
+    HAS_GIVEN_ISSUER,
+    delete_empty_patient,
+    folded_name,
+    identity_of,
+    name_groups,
+    same_person,
+)
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.terms import Terms
+from node.registry import ORDERED_PATIENTS, resolve
 
 SHARED = "shared-patient-id"
 """Kind of the conflicts that a merge decides."""
@@ -51,15 +60,23 @@ _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
 
 _CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
 
+LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
+HELD = "merged: holds for what comes with the prior Patient ID"
+"""What a `PatientLink` comes to."""
+
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A merge or a separation, done or planned: the Patient IDs of both, and the UIDs of the studies that move."""
+    """A merge or a separation, done or planned: the Patient IDs of both, and the UIDs of the studies that move.
+
+    `outcomes`: of `PersonRepository.link`, what was done of each link.
+    """
 
     patient_ids: tuple[str, ...]
     studies: tuple[str, ...]
+    outcomes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,15 @@ class Person:
     patient_name: str
     patient_birth_date: dt.date | None
     patient_sex: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatientLink:
+    """What an order of HL7 says of two patients: `one` is merged into `other`, or the two are taken apart."""
+
+    is_merge: bool
+    one: Person
+    other: Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +252,11 @@ class PersonRepository(IndexRepository):
         """
         if study is not None:
             return self._uncorrect(connection, patient, study, now, terms)
+        return self._separate(connection, patient, now, issuer, terms)
+
+    def _separate(
+        self, connection: Connection, patient: int, now: dt.datetime, issuer: str | None, terms: Terms | None
+    ) -> Moved:
         former = _row(connection, patient).merged_into
         _hold(connection, (patient, former))
         if _row(connection, patient).merged_into != former:
@@ -257,6 +288,7 @@ class PersonRepository(IndexRepository):
             _unsettle(connection, moved.studies, _SETTLED[1:])
             delete_empty_patient(connection, patient)
             delete_empty_patient(connection, former)
+        resolve(ORDERED_PATIENTS)(connection, moved.patient_ids, now)
         return moved
 
     def _uncorrect(
@@ -298,28 +330,60 @@ class PersonRepository(IndexRepository):
         done = update(ConflictRow).where(*alike).values(_UNDECIDED).returning(ConflictRow.study_instance_uid)
         return tuple({str(uid) for uid in connection.execute(done).scalars()})
 
-    @on_reader
-    def with_id(self, connection: Connection, patient_id: str, issuer: str) -> list[int]:
-        """Return the `id` of all persons with a Patient ID, those of another issuer excepted."""
-        query = select(PatientRow.id, PatientRow.issuer_of_patient_id).where(PatientRow.patient_id == patient_id)
-        rows = connection.execute(query.order_by(PatientRow.id)).all()
-        exact = [row.id for row in rows if (row.issuer_of_patient_id or "") == issuer]
-        return exact or [row.id for row in rows if not issuer or not row.issuer_of_patient_id]
-
     @on_writer
-    def add(self, connection: Connection, person: Person) -> int:
-        """Add a patient without studies, into whom another one is about to be merged; return the `id`."""
-        identity = f"{person.issuer}\\{person.patient_id}"
-        backend_of(connection).hold(connection, [identity])
-        values = {
-            "identity": identity,
-            "patient_id": person.patient_id,
-            "issuer_of_patient_id": person.issuer or None,
-            "patient_name": person.patient_name or None,
-            "patient_birth_date": person.patient_birth_date,
-            "patient_sex": person.patient_sex or None,
-        }
-        return int(connection.execute(insert(PatientRow).values(values).returning(PatientRow.id)).scalar_one())
+    def link(
+        self, connection: Connection, links: Sequence[PatientLink], now: dt.datetime, who: str | None = None
+    ) -> Moved:
+        """Merge patients or take them apart by their IDs, all of them or none; return what was done of each.
+
+        Who is not known yet has a row from now on: what comes later with that Patient ID is of it (`levels`). A merge
+        the other way round takes the earlier one back first; a repetition changes nothing. Raises UsageError if people
+        share a Patient ID, if it was merged into somebody else, or if a patient is to be merged into himself.
+        """
+        people = [person for link in links for person in (link.one, link.other)]
+        identities = {f"{issuer}\\{one.patient_id}" for one in people for issuer in ("", one.issuer)}
+        backend_of(connection).hold(connection, identities)
+        done, studies = list[str](), list[str]()
+        for link in links:
+            outcome, moved = (self._join if link.is_merge else self._part)(connection, link.one, link.other, now, who)
+            done.append(outcome)
+            studies += moved
+        return Moved(tuple(one.patient_id for one in people), tuple(dict.fromkeys(studies)), tuple(done))
+
+    def _join(
+        self, connection: Connection, prior: Person, remaining: Person, now: dt.datetime, who: str | None
+    ) -> tuple[str, Sequence[str]]:
+        if (prior.patient_id, prior.issuer) == (remaining.patient_id, remaining.issuer):
+            raise UsageError("MRG-1 and PID-3 name the same patient")
+        source, target = _only(connection, prior), _only(connection, remaining)
+        is_known = source is not None
+        source = source or _added(connection, prior)
+        target = target or _added(connection, remaining)
+        into = target.merged_into or target.id
+        if source.id == target.id or source.merged_into == into:
+            return LEFT, ()
+        if source.merged_into is not None:
+            raise UsageError("the patient of MRG-1 was merged into another one: ADT^A37 takes that back")
+        if into == source.id:
+            taken_back = self._separate(connection, target.id, now, None, None).studies
+            return MERGED, (*taken_back, *self._join(connection, prior, remaining, now, who)[1])
+        moved = _merge(connection, source.id, into, now, who, is_correction=False)
+        if into != target.id:
+            chosen = {"merged_first_into": target.id}
+            connection.execute(update(PatientRow).where(PatientRow.id == source.id).values(chosen))
+        return MERGED if is_known else HELD, moved.studies
+
+    def _part(
+        self, connection: Connection, one: Person, other: Person, now: dt.datetime, who: str | None
+    ) -> tuple[str, Sequence[str]]:
+        ones, others = (people_with(connection, each.patient_id, each.issuer) for each in (one, other))
+        linked = [
+            row.id
+            for row, into in (*product(ones, others), *product(others, ones))
+            if into.id in (row.merged_into, row.merged_first_into)
+        ]
+        studies = [self._separate(connection, row, now, None, None).studies for row in linked]
+        return SEPARATED if linked else LEFT, tuple(chain(*studies))
 
     @on_reader
     def has_given_issuer(self, connection: Connection, patient: int) -> bool:
@@ -362,12 +426,6 @@ class PersonRepository(IndexRepository):
         return [person.id, *connection.scalars(others.order_by(PatientRow.id))]
 
     @on_reader
-    def merged_into(self, connection: Connection, patient: int) -> int | None:
-        """Return the `id` of the patient into whom a person was merged."""
-        query = select(PatientRow.merged_into).where(PatientRow.id == patient)
-        return connection.execute(query).scalar_one_or_none()
-
-    @on_reader
     def shown(self, connection: Connection, patient: int, limit: int) -> dict[str, Any] | None:
         """Return a person with `studies` (at most `limit`, newest first) and `count`; None if there is none.
 
@@ -393,6 +451,48 @@ class PersonRepository(IndexRepository):
             study["senders"] = senders.get(study["id"], [])
         count = connection.execute(select(func.count()).select_from(StudyRow).where(is_theirs)).scalar_one()
         return {**row, "studies": studies, "count": count}
+
+
+def people_with(connection: Connection, patient_id: str, issuer: str) -> list[Any]:
+    """Return the rows of all persons with a Patient ID, those of another issuer excepted."""
+    query = select(PatientRow.__table__).where(PatientRow.patient_id == patient_id).order_by(PatientRow.id)
+    rows = connection.execute(query).all()
+    exact = [row for row in rows if (row.issuer_of_patient_id or "") == issuer]
+    return exact or [row for row in rows if not issuer or not row.issuer_of_patient_id]
+
+
+def _only(connection: Connection, person: Person) -> Any | None:
+    """Return the row of a patient; of several who were merged into one, the one who remains if it is among them."""
+    rows = people_with(connection, person.patient_id, person.issuer)
+    if len({row.merged_into or row.id for row in rows}) > 1:
+        raise UsageError("people share this Patient ID: decide on the page Problems, Conflicts")
+    return min(rows, key=lambda row: row.merged_into is not None, default=None)
+
+
+def remaining_patient(connection: Connection, person: Mapping[str, Any]) -> Any | None:
+    """Return the row of the patient who somebody really is, by a merge or a correction; None: as he or she is named.
+
+    `person`: by the columns of `patients`.
+    """
+    rows = people_with(connection, person["patient_id"] or "", person["issuer_of_patient_id"] or "")
+    known = same_person(rows, person)
+    into = {row.merged_into for row in ([known] if known is not None else rows)}
+    if len(into) != 1 or None in into:
+        return None
+    return connection.execute(select(PatientRow.__table__).where(PatientRow.id.in_(into))).one()
+
+
+def _added(connection: Connection, person: Person) -> Any:
+    """Insert the row of a patient of whom no file is here, and return it."""
+    values = {
+        "identity": f"{person.issuer}\\{person.patient_id}",
+        "patient_id": person.patient_id,
+        "issuer_of_patient_id": person.issuer or None,
+        "patient_name": person.patient_name or None,
+        "patient_birth_date": person.patient_birth_date,
+        "patient_sex": person.patient_sex or None,
+    }
+    return connection.execute(insert(PatientRow).values(values).returning(PatientRow.__table__)).one()
 
 
 def _senders(connection: Connection, studies: Collection[int]) -> dict[int, list[dict[str, Any]]]:
@@ -450,6 +550,7 @@ def _merge(
     decision = {"decision": "merged", "decided_at": now, "decided_by": who}
     connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
     _settle(connection, moved.studies, now, who, _SETTLED[1:])
+    resolve(ORDERED_PATIENTS)(connection, moved.patient_ids, now)
     return moved
 
 

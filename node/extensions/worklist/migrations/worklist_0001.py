@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("start_time", sa.Time()),
         sa.Column("description", sa.Text()),
         sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("identified", sa.JSON()),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("changed_at", sa.DateTime(), nullable=False),
