@@ -69,7 +69,7 @@ def application(services: Services) -> FastAPI:
         openapi_url=None,  # `node.web.api.service` serves it to those who may use the API
         middleware=_middleware(services),
         routes=routes,
-        redirect_slashes=False,  # `RoutesByPath` drops them
+        redirect_slashes=False,  # `Security` drops them
     )
     app.router.middleware_stack = RoutesByPath(app.router)
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.budget import Claim, Stage
@@ -124,6 +125,9 @@ class Security:
     A page of another site can therefore exploit neither a user's login nor, if no account is required, the fact that
     its browser runs on this machine. Pages of [web] cors_origins may send requests, with a token from their script.
 
+    Paths: a slash at the end of a path that no route has is dropped before anything looks at the path. Starlette would
+    redirect the client, to an address that clients of a proxy need not reach.
+
     Locations: where [web] public_url has a path, a redirect to one of our paths is relative to the path of the request,
     so that it is right behind the proxy and beside it.
 
@@ -143,6 +147,8 @@ class Security:
             await self._app(scope, receive, send)
             return
         is_secure, path = scope["scheme"] == "https", scope["path"]
+        if path.endswith("/") and all(route.matches(scope)[0] is Match.NONE for route in scope["app"].routes):
+            scope["path"] = path.rstrip("/") or "/"
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":

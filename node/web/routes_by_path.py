@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _Shape = tuple[str, int]
@@ -29,13 +29,10 @@ class RoutesByPath:
     A node has hundreds of routes, and a router compares a path with one after the other: 0.6 ms of the event loop for
     a request. Among the few, their order is that of all routes, so the first that matches is the same. What none of
     them matches is left to `router`, the router of all.
-
-    A slash at the end of a path that no route has is dropped. Starlette would redirect the client, to an address that
-    clients of a proxy need not reach.
     """
 
     def __init__(self, router: APIRouter) -> None:
-        self._all, self._routes = router.app, router.routes
+        self._all: ASGIApp = router.app
         of_routes = [(route, _shape_of_route(route)) for route in router.routes]
         self._by_shape = {
             shape: _router([route for route, its in of_routes if its is None or its == shape], self._all)
@@ -43,9 +40,6 @@ class RoutesByPath:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if path.endswith("/") and all(route.matches(scope)[0] is Match.NONE for route in self._routes):
-            scope["path"] = path.rstrip("/") or "/"
         few = self._by_shape.get(_shape(scope["path"])) if scope["type"] == "http" else None
         await (few or self._all)(scope, receive, send)
 

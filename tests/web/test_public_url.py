@@ -87,6 +87,8 @@ def test_a_slash_at_the_end_of_a_path_is_dropped(site: Site) -> None:
         answers = [site.client().get(one, headers={"Host": "127.0.0.1"}) for one in (path, path.rstrip("/"))]
         assert answers[0].status_code == answers[1].status_code not in (301, 307, 308), path
         assert answers[0].content == answers[1].content or path == "/healthz/"
+    too_long = {"name": "x" * 5000, "password": ""}
+    assert [site.client().post(path, data=too_long).status_code for path in ("/login", "/login/")] == [413, 413]
     sent = post(site, body_of(file_of(make.ct_series(1)[0])), path="studies/", Host="127.0.0.1")
     assert sent.status_code == 200
 
