@@ -115,10 +115,13 @@ class ReadSegment:
 
 
 class Ledger:
-    """The ledger in the folder of an archive. Thread-safe; one process appends, the one that has locked the root."""
+    """The ledger of a root. Thread-safe; one process appends, the one that has locked the root.
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / FOLDER
+    `folder`: a path of its folder that leads there also while that is not in the root; None: the one in the root.
+    """
+
+    def __init__(self, root: Path, folder: Path | None = None) -> None:
+        self._root, self._folder = root, folder or root / FOLDER
         self._lock = Lock()
         self._tail: ReadSegment | None = None
 
@@ -206,13 +209,14 @@ class Ledger:
 
     def _begun(self, before: ReadSegment | None) -> ReadSegment:
         """Begin the first segment, or the one behind the last."""
-        make_folder(self._folder)
+        if not self._folder.is_dir():
+            make_folder(self._folder)
         number = int(before.path.stem) + 1 if before is not None else 0
         segment = ReadSegment(self._folder / f"{number:08d}.ledger")
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
         if before is not None and before.torn:  # unknown how many entries are lost: no new one is written off
-            written_off = write_offs(self._folder.parent).values()
+            written_off = write_offs(self._root).values()
             segment.first = max(segment.first, *(write_off.before for write_off in written_off), 0)
         self._write(segment, _BEGIN, _json([VERSION, segment.identity, segment.first]))
         sync_folder(self._folder)

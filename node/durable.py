@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import filecmp
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -55,21 +57,43 @@ def sync_file_system(folder: Path) -> None:
 def move_file(source: Path, target: Path) -> None:
     """Move a file, or a link, over what has the other name; between file systems, its bytes are copied durably.
 
-    The names are not synced. If the process dies while it copies, the file has its old name, or both.
+    Only the kernel knows what one file system is (bind mounts, overlays and subvolumes differ from `st_dev`): it is
+    asked by the rename itself. The names are not synced. If the process dies while it copies, the file has its old
+    name, or both, and never a part of it has the new one.
     """
     try:
         os.rename(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        part = target.with_name(f"{target.name}.part")
-        part.unlink(missing_ok=True)
-        shutil.copy2(source, part, follow_symlinks=False)
-        if not part.is_symlink():
-            sync_file(part)
-        os.replace(part, target)
-        sync_folder(target.parent)
+        copy_file(source, target)
         source.unlink()
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, or a link, durably over what has the other name, which no part of it ever has."""
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    shutil.copy2(source, part, follow_symlinks=False)
+    if not part.is_symlink():
+        sync_file(part)
+    os.replace(part, target)
+    sync_folder(target.parent)
+
+
+def move_aside(source: Path, target: Path) -> None:
+    """Do `move_file`, but replace nothing: a file that has the name already stays.
+
+    If that has the same bytes, the source goes; else the source gets another name beside it. Only for folders in which
+    this process alone makes names.
+    """
+    if os.path.lexists(target):
+        if filecmp.cmp(source, target, shallow=False):
+            sync_file(target)
+            source.unlink()
+            return
+        target = target.with_name(f"{uuid.uuid4().hex}{target.suffix}")
+    move_file(source, target)
 
 
 def moved(path: Path, opened: os.stat_result, least_bytes: int = 0) -> str | None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from node.archive.root import MARKER, mark_anew
 from node.children.decoder import Decoder
 from node.conversion.pool import Converters
 from node.hookspecs import ObjectKind
@@ -35,6 +36,15 @@ from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
+
+
+def empty_folder(folder: Path) -> None:
+    """Lose all that a folder of a root has, but not that it is one of the root: else no start takes it for one."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
 
 
 def share_indexes() -> None:
@@ -143,6 +153,7 @@ def _has_database(server: Server, name: str) -> bool:
 def copy_root(source: Path, target: Path, *without: str) -> None:
     """Copy a closed root with its index, except for files and folders with some names."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*without))
+    mark_anew(target)
     if IN_POSTGRESQL:
         server, name = shared(), _name(target)
         (server.folder / name).write_text(str(target))

@@ -3,7 +3,8 @@
 A name is a fresh UUID, never text from a peer. A file is written again only when a record of the journal is applied
 again, with the same bytes. A full folder never changes again, since folder numbers only increase.
 
-    incoming/<uuid>.part          a large instance while it is received, until its record is applied
+    incoming/<uuid>.receiving     a large instance while it is received
+    incoming/<uuid>.part          the same once it is durable, until its record is applied
     objects/<number>/<uuid>.dcm   a file, or a symbolic link to the file of a folder that is referred to
     acknowledged/                 the ledger of what was acknowledged (`node.acknowledged`)
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
@@ -30,7 +31,8 @@ from typing import TYPE_CHECKING, TypeVar
 from node.acknowledged import Ledger
 from node.archive.derived import Derived
 from node.archive.intake import Ballast, Intake
-from node.durable import make_folder, move_file, sync_file, sync_file_system, sync_folder
+from node.archive.root import MARKER, HeldFolders
+from node.durable import copy_file, make_folder, move_aside, move_file, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ DOWNLOAD = "download-"
 """How the names of downloads begin that are prepared in the work folder."""
 
 DOWNLOAD_KEPT_SECONDS = 3600.0
+
+_PART = re.compile(r"[0-9a-f]{32}\.part")
 
 _KEY = re.compile(r"objects/[0-9]{8,12}(-[A-Za-z0-9][A-Za-z0-9.-]{0,62})?/[0-9a-f]{32}\.dcm")
 
@@ -78,13 +82,12 @@ class Archive:
         self.suffix = f"-{host}" if host else ""
         self.incoming = self.root / "incoming"
         self.work = self.root / "work"
-        self._objects = self.root / "objects"
-        self._quarantine = self.root / "quarantine"
-        for folder in (self.root, self.incoming, self._objects, self._quarantine):
-            make_folder(folder)
+        make_folder(self.root)
+        self._folders = HeldFolders(self.root)
+        self._objects, self._quarantine, self._incoming = map(self._own, ("objects/", "quarantine/", "incoming/"))
         self.derived = Derived(self.root)
-        self.acknowledged = Ledger(self.root)
-        self.intake = Intake(self.root, reserve_bytes, low_bytes)
+        self.acknowledged = Ledger(self.root, self._own("acknowledged/"))
+        self.intake = Intake(self.root, reserve_bytes, low_bytes, self._folders.away)
         self.ballast = Ballast(self.root)
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # guards `_moved_into`
@@ -93,6 +96,14 @@ class Archive:
         self._folder: Path | None = None
         self._in_folder = 0
         self.remote: Remote | None = None
+
+    def _own(self, key: str) -> Path:
+        """Return the path by which the file with a key is written and moved; see `HeldFolders`."""
+        return Path(self._folders.path(key))
+
+    def close(self) -> None:
+        """Let the folders go; nothing can be written any more."""
+        self._folders.close()
 
     def new_key(self) -> str:
         """Return the key that a new instance will have.
@@ -129,16 +140,19 @@ class Archive:
 
         Only a start may do so. A folder that goes while the node runs means that its disk is away, and stops intake.
         """
-        for folder in {self.path(key).parent for key in keys}:
-            if not folder.is_dir():
-                make_folder(folder)
+        for folder in {self._own(key).parent for key in keys}:
+            self._make_folder(folder)
+
+    def _make_folder(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.parent)
 
     def write(self, key: str, content: bytes) -> None:
         """Write the file of an instance, over whatever an interrupted application of its record left; not durable.
 
         Raises OutOfResources if the disk is full or fails.
         """
-        path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
+        path = self._folders.path(key)  # a Path object costs as much as opening the file
         with self.intake.refusing():
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -154,8 +168,8 @@ class Archive:
         """
         try:
             with self._moving:
-                move_file(self.incoming / f"{_name(key)}.part", self.path(key))
-                self._moved_into.add(self.path(key).parent)
+                move_file(self._incoming / f"{_name(key)}.part", self._own(key))
+                self._moved_into.add(self._own(key).parent)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -174,7 +188,7 @@ class Archive:
             for folder in self._moved_into:
                 sync_folder(folder)
             self._moved_into.clear()
-            sync_folder(self.incoming)
+            sync_folder(self._incoming)
 
     def sync(self, keys: Collection[str]) -> None:
         """Make files durable, and their names; those that are gone meanwhile are no error.
@@ -183,14 +197,14 @@ class Archive:
         """
         self.intake.require_sound()
         with self.intake.refusing():
-            folders = {self.path(key).parent for key in keys}
+            folders = {self._own(key).parent for key in keys}
             if len(keys) > MAX_SINGLE_SYNCS:
                 for folder in {folder.stat().st_dev: folder for folder in folders}.values():
                     sync_file_system(folder)
                 return
             for key in keys:
                 with suppress(FileNotFoundError):
-                    _sync_own(self.path(key))
+                    _sync_own(self._own(key))
             for folder in folders:
                 sync_folder(folder)
 
@@ -255,14 +269,14 @@ class Archive:
 
     def remove(self, key: str) -> None:
         """Delete a file, if it still exists, and what was made of it."""
-        self.path(key).unlink(missing_ok=True)
+        self._own(key).unlink(missing_ok=True)
         self.derived.drop(key)
 
     def move(self, key: str, to: str) -> None:
         """Move a file durably, over the file that has the other key."""
-        _sync_own(self.path(key))
-        move_file(self.path(key), self.path(to))
-        for folder in {self.path(key).parent, self.path(to).parent}:
+        _sync_own(self._own(key))
+        move_file(self._own(key), self._own(to))
+        for folder in {self._own(key).parent, self._own(to).parent}:
             self.sync_folder(folder)
 
     def quarantine_key(self, key: str) -> str:
@@ -270,22 +284,25 @@ class Archive:
         return f"quarantine/{key.rpartition('/')[2]}"
 
     def quarantine(self, key: str) -> None:
-        """Move a file that no row of images names to its `quarantine_key`."""
-        move_file(self.path(key), self.path(self.quarantine_key(key)))
+        """Move a file that no row of images names to its `quarantine_key`; what quarantine has already stays.
+
+        A power cut may leave a file in quarantine, and under its old name another one, with less in it.
+        """
+        move_aside(self._own(key), self._own(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def take_in(self, key: str, part: Path | None) -> bool:
         """Move a part file to a key; return False if there is no part file."""
         if part is None:
             return False
-        make_folder(self.path(key).parent)
-        move_file(part, self.path(key))
+        self.make_folders([key])
+        move_file(part, self._own(key))
         return True
 
     def keep_aside(self, part: Path, key: str) -> None:
         """Move a part file to the `quarantine_key` of a file, durably."""
         sync_file(part)
-        move_file(part, self.path(self.quarantine_key(key)))
+        move_aside(part, self._own(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def take_back(self, name: str) -> str:
@@ -295,7 +312,7 @@ class Archive:
         """
         key = self.new_key()
         with self.intake.refusing():
-            move_file(self._quarantine / name, self.path(key))
+            move_file(self._quarantine / name, self._own(key))
         self.sync([key])
         self.sync_folder(self._quarantine)
         return key
@@ -303,31 +320,32 @@ class Archive:
     def quarantine_copy(self, path: Path) -> str:
         """Copy a damaged file to quarantine for a person to examine; return the key of the copy."""
         key = f"quarantine/{uuid.uuid4().hex}{path.suffix}"
-        shutil.copyfile(path, self.path(key))
-        sync_file(self.path(key))
-        self.sync_folder(self._quarantine)
+        copy_file(path, self._own(key))
         return key
 
     def quarantined(self) -> set[str]:
         """Return the keys of the instances in quarantine."""
         return {f"quarantine/{path.name}" for path in self._quarantine.glob("*.dcm")}
 
-    def sweep_incoming(self) -> int:
-        """Delete the part files that no record of the journal names, and unfinished answers; return their number."""
-        parts = list(self.incoming.glob("*.part*"))
-        for part in parts:
-            part.unlink(missing_ok=True)
-        return len(parts)
+    def sweep_incoming(self) -> tuple[int, list[str]]:
+        """Delete what was not finished, and move the part files that no record of the journal names to quarantine.
 
-    def quarantine_parts(self) -> None:
-        """Move all part files to quarantine: a record that can no longer be read may have named some of them."""
-        for part in self.incoming.glob("*.part"):
-            move_file(part, self._quarantine / f"{part.stem}.dcm")
-        self.sync_folder(self._quarantine)
+        A sender may have been answered for these by a record that is lost. Returns how many files went, and the keys of
+        those in quarantine.
+        """
+        kept = [path for path in self._incoming.glob("*.part") if _PART.fullmatch(path.name)]
+        for part in kept:
+            move_aside(part, self._quarantine / f"{part.stem}.dcm")
+        if kept:
+            self.sync_folder(self._quarantine)
+        left = [*self._incoming.glob("*.part*"), *self._incoming.glob("*.receiving"), *self._quarantine.glob("*.part")]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left), [f"quarantine/{part.stem}.dcm" for part in kept]
 
     def folders(self) -> list[str]:
         """Return the names of the folders of `objects` that this host has made, the oldest first."""
-        return sorted(folder.name for folder in self._objects.iterdir() if self.is_own(folder.name))
+        return [folder for folder in self.local_folders() if self.is_own(folder)]
 
     def is_own(self, folder: str) -> bool:
         """Return whether a folder of `objects` is one of this host, by its name."""
@@ -336,7 +354,7 @@ class Archive:
 
     def local_folders(self) -> list[str]:
         """Return the names of all folders of `objects`, also those with copies of what other hosts received."""
-        return sorted(folder.name for folder in self._objects.iterdir())
+        return sorted(folder.name for folder in self._objects.iterdir() if folder.name != MARKER)
 
     def keys(self, folder: str) -> list[str]:
         """Return the keys of the files in one of the `folders`.
@@ -378,6 +396,7 @@ class Archive:
 class _Part:
     """A name in the folder of what comes in, and an open file, until the record of the instance is applied."""
 
+    _archive: Archive
     _path: str
     _file: int
     _open = False
@@ -387,6 +406,13 @@ class _Part:
         self._close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
+
+    def _finish(self) -> None:
+        """Give it the name that says that nothing is missing, durably."""
+        self._close()
+        received, self._path = self._path, f"{self._path.removesuffix('receiving')}part"
+        os.rename(received, self._path)
+        self._archive.sync_parts()
 
     def _close(self) -> None:
         if self._open:
@@ -399,7 +425,7 @@ class PartFile(_Part):
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
-        self._path = f"{archive.incoming}/{name}.part"
+        self._path = archive._folders.path(f"incoming/{name}.receiving")
         with archive.intake.refusing():
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._open = True
@@ -431,8 +457,7 @@ class PartFile(_Part):
         self._archive.intake.require_sound()
         with self._archive.intake.refusing():
             os.fdatasync(self._file)
-            self._close()
-            self._archive.sync_parts()
+            self._finish()
         reached("part-synced")
 
 
@@ -443,7 +468,7 @@ class PartLink(_Part):
         self._archive = archive
         self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self._open = True
-        self._path = f"{archive.incoming}/{name}.part"
+        self._path = archive._folders.path(f"incoming/{name}.receiving")
         try:
             with archive.intake.refusing():
                 os.symlink(file.absolute(), self._path)
@@ -462,8 +487,7 @@ class PartLink(_Part):
         """
         self._archive.intake.require_sound()
         with self._archive.intake.refusing():
-            self._close()
-            self._archive.sync_parts()
+            self._finish()
 
 
 def _sync_own(path: Path) -> None:

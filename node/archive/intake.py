@@ -1,5 +1,8 @@
 """Intake: instances are accepted while the disk has room, no sync has failed, and the root is still the same.
 
+While a folder of the root is away, intake waits: nothing is accepted or applied until the folder is back. If the root
+itself, its lock or the index goes, the node has to be restarted.
+
 A deletion needs room itself, for its audit line and its rows. The ballast is some space that a full disk still has: a
 folder of files without content, whose space and inodes are given back to the disk for the time of a deletion.
 """
@@ -33,6 +36,8 @@ RESUME_FACTOR = 1.1
 LOOK_SECONDS = 0.1
 """Interval between two checks of the watched paths while instances are received; a check costs four system calls."""
 
+_RESTART, _MOUNT = "check the disk, then restart the node", "intake goes on once its disk is mounted again"
+
 SHORTAGE_SECONDS = 30.0
 """How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""
 
@@ -41,22 +46,30 @@ class Intake:
     """The state of one root, checked before anything is accepted. Thread-safe.
 
     `reserve_bytes`: free space below which instances are refused; at least `MIN_FREE_BYTES`. `low_bytes`: free space
-    below which new associations are refused, so that open ones can finish; at least the reserve.
+    below which new associations are refused, so that open ones can finish; at least the reserve. `away`: says which
+    folder is away, or None.
     """
 
-    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        reserve_bytes: int = 0,
+        low_bytes: int = 0,
+        away: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
         self._low_bytes = max(low_bytes, self._reserve_bytes)
         self._disks: tuple[Path, ...] = (root,)
         self._full = self._low = False
         self._lock = threading.Lock()
         self._stopped: str | None = None
+        self.away = away
+        self._waits_for: str | None = None
         self._shortage = ""
         self._short_until = 0.0
         self._watched: dict[Path, os.stat_result] = {}
         self._trouble: Callable[[], str | None] = lambda: None
         self._has_trash: Callable[[], bool] = lambda: False
-        self._is_sound = True
         self._look_at = 0.0
         (root / STOPPED_FILE).unlink(missing_ok=True)
 
@@ -71,7 +84,7 @@ class Intake:
         The node would keep writing to the open file while its name leads elsewhere: acknowledged instances would be
         lost, or a second node could start on the same root.
 
-        `trouble`: why nothing more may be accepted although disk and archive are sound, or None.
+        `trouble`: why nothing may be accepted now although disk and archive are sound, or None.
         `has_trash`: whether emptying the trash would make room.
         """
         self._watched = {path: os.stat(path) for path in paths}
@@ -80,9 +93,9 @@ class Intake:
 
     @property
     def stopped(self) -> str | None:
-        """The reason why intake is stopped until the node restarts, or None while it is open."""
+        """The reason why intake is stopped, or None while it is open."""
         self._look()
-        return self._stopped
+        return self._stopped or self._waits_for
 
     @property
     def shortage(self) -> str | None:
@@ -139,15 +152,20 @@ class Intake:
 
         Raises OutOfResources if intake has stopped because of disk or archive.
         """
-        if not self._is_sound:
-            self.require_open()
+        if self._stopped is not None:
+            raise OutOfResources(f"intake has stopped: {self._stopped}")
+
+    def require_here(self) -> None:
+        """Raise OutOfResources if a folder is away: a file that is not found there may exist."""
+        if (reason := self.away()) is not None:
+            raise OutOfResources(f"intake waits: {reason}")
 
     def require_open(self) -> None:
         """Raise OutOfResources if intake has stopped, for whichever reason."""
         if self._stopped is None and monotonic() >= self._look_at:
             self._look()
-        if self._stopped is not None:
-            raise OutOfResources(f"intake has stopped: {self._stopped}")
+        if (reason := self._stopped or self._waits_for) is not None:
+            raise OutOfResources(f"intake has stopped: {reason}")
 
     def refusal(self) -> str | None:
         """Return the reason to refuse a new association, or None to accept it."""
@@ -159,6 +177,8 @@ class Intake:
         return self._reported(lack)
 
     def _stopped_for(self) -> str:
+        if self._stopped is None:
+            return f"intake has stopped: {self._waits_for}; {_MOUNT}"
         return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
 
     def _reserved(self) -> str:
@@ -186,7 +206,7 @@ class Intake:
         return None
 
     def _look(self) -> None:
-        """Stop intake if a watched path was removed or replaced."""
+        """Stop intake if a watched path was removed or replaced; let it wait for a folder, and go on."""
         if self._stopped is not None:
             return
         self._look_at = monotonic() + LOOK_SECONDS
@@ -195,8 +215,15 @@ class Intake:
                 if (reason := moved(path, opened)) is not None:
                     self.stop(reason)
                     return
-        if (trouble := self._trouble()) is not None:
-            self.stop(trouble, is_sound=True)
+        reason = self.away() or self._trouble()
+        with self._lock:
+            before, self._waits_for = self._waits_for, reason
+        if reason is not None and reason != before:
+            log.error("intake_stopped", reason=reason)
+            self._note(reason)
+        elif reason is None and before is not None:
+            log.warning("intake_resumed", reason=before)
+            (self._root / STOPPED_FILE).unlink(missing_ok=True)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -207,33 +234,37 @@ class Intake:
             raise self.failed(error) from error
 
     def failed(self, error: OSError) -> OutOfResources:
-        """Return the refusal for a disk error; any error but lack of space stops intake."""
+        """Return the refusal for a disk error; any error but lack of space stops intake, unless a folder is away."""
         name = errno.errorcode.get(error.errno or 0, "EUNKNOWN")
-        if error.errno in NO_ROOM:
+        if error.errno == errno.ENOENT and self.away() is not None:
+            self._look()
+        elif error.errno in NO_ROOM:
             reason = space.reason_of(error, self._root)
             self._shortage, self._short_until = f"{name}: {reason}", monotonic() + SHORTAGE_SECONDS
         else:
             self.stop(f"disk: {name}: {space.reason_of(error, self._root)}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
-    def stop(self, reason: str, *, is_sound: bool = False) -> None:
+    def stop(self, reason: str) -> None:
         """Stop intake until the node restarts; the first reason is kept.
-
-        `is_sound`: disk and archive work, and what was acknowledged may still be made durable.
 
         After a failed sync, the kernel may drop the pages and report the next sync as a success. Only a restart, which
         reads the disk again, is safe.
         """
         with self._lock:
-            self._is_sound = self._is_sound and is_sound
             if self._stopped is not None:
                 return
             self._stopped = reason
         log.error("intake_stopped", reason=reason)
+        self._note(reason)
+
+    def _note(self, reason: str) -> None:
         try:
             if self._root in self._watched and moved(self._root, self._watched[self._root]) is not None:
                 return  # another root by now, or none
-            state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+            remedy = _RESTART if self._stopped is not None else _MOUNT
+            at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+            state = {"reason": reason, "remedy": remedy, "at": at}
             part = self._root / f"{STOPPED_FILE}.part"
             part.write_text(json.dumps(state), encoding="utf-8")
             part.replace(self._root / STOPPED_FILE)  # a reader never sees half of the file

@@ -1,22 +1,36 @@
-"""Check a root: file locks work where it is, and it is its owner's alone.
+"""Check a root: file locks work where it is, it is its owner's alone, and its folders are its own.
 
 Without locks, two nodes could write to one index and damage it. What the node writes there is patient data, or leads
 to it.
+
+A folder of the root may be on another disk. An empty mount point, or the folder of another root, must not be taken for
+it: what the index names would be missing, and what is acknowledged would lie below the mount. So each folder has a file
+`root-id`, as the root has: an identity, which all have, and in the root the names of the folders that have it. Whoever
+locks the root looks for them (`require_folders`). A process that has the root keeps its folders open and writes through
+them (`HeldFolders`): whatever is unmounted or mounted meanwhile, nothing that it writes lies elsewhere.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import stat
 import struct
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
-from node.durable import NO_ROOM
+from node.archive.space import FOLDERS, KEPT
+from node.durable import NO_ROOM, make_folder, moved, sync_folder, write_durably
+from node.errors import VoxelnodeError
+
+MARKER = "root-id"
+"""In a root and in its folders: to whom they belong."""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 """The rights of the group and of everybody else."""
@@ -129,3 +143,113 @@ def _is_excluded(take_lock: Callable[[], object]) -> bool:
     except OSError:
         return True
     return False
+
+
+class FolderAway(VoxelnodeError):
+    """A folder of the root is missing, empty or of another root: its disk may not be mounted."""
+
+    def __init__(self, root: Path, name: str, problem: str) -> None:
+        folder, marker = quote(str(root / name)), quote(str(root / MARKER))
+        self.problem = f"{root / name} {problem}"
+        self.remedy = (
+            "if its disk is not mounted, mount it, or restore a backup; to go on without its files, run "
+            f"`mkdir -p {folder} && cp {marker} {folder}`"
+        )
+        super().__init__(f"{self.problem}: {self.remedy}")
+
+
+def require_folders(root: Path) -> None:
+    """Refuse a root of which a folder is away. Raises FolderAway. Raises OSError if one cannot be read."""
+    identity, names = _marks(root)
+    for name in names:
+        _require_own(root, name, identity)
+
+
+def mark_folders(root: Path, lacks: Callable[[str], str | None] = lambda name: None) -> None:
+    """Mark those folders of a root that were never marked, durably; the names in the root come last.
+
+    `lacks`: says what a folder lacks that it must have, so that it is no mount point that waits for its disk; or None.
+
+    Raises FolderAway if one lacks something, or is of another root.
+    """
+    identity, names = _marks(root)
+    if not identity:
+        known = {_marks(root / name)[0] for name in KEPT} - {""}  # the file in the root is lost
+        identity = known.pop() if len(known) == 1 else uuid.uuid4().hex
+        write_durably(root / MARKER, f"{identity}\n".encode())
+    if not (unmarked := [name for name in KEPT if name not in names]):
+        return
+    for name in unmarked:
+        if (root / name / MARKER).exists():  # by a person, or by a process that died here
+            _require_own(root, name, identity)
+        elif (problem := lacks(name)) is not None:
+            raise FolderAway(root, name, problem)
+    for name in unmarked:
+        make_folder(root / name)
+        write_durably(root / name / MARKER, f"{identity}\n".encode())
+    write_durably(root / MARKER, "\n".join((identity, *names, *unmarked, "")).encode())
+
+
+def mark_anew(root: Path) -> None:
+    """Give a root that was copied together a new identity: its folders are what the copies made them."""
+    for name in ("", *KEPT):
+        (root / name / MARKER).unlink(missing_ok=True)
+    mark_folders(root)
+
+
+def _marks(root: Path) -> tuple[str, list[str]]:
+    """Return the identity of a root and its marked folders; an empty one if it has none yet."""
+    with suppress(FileNotFoundError):
+        identity, *names = (root / MARKER).read_text("ascii", "replace").split() or [""]
+        return identity, names
+    return "", []
+
+
+def _require_own(root: Path, name: str, identity: str) -> None:
+    if not (root / name).is_dir():
+        raise FolderAway(root, name, "is missing")
+    found = _marks(root / name)[0]
+    if found != identity:
+        raise FolderAway(root, name, "is the folder of another root" if found else f"has no {MARKER}")
+
+
+class HeldFolders:
+    """The folders of a root, open until this is closed; missing ones are made. The journal holds its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._held: dict[str, tuple[int, os.stat_result]] = {}
+        for name in FOLDERS:
+            if name == "journal":
+                continue
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._held[name] = descriptor, os.fstat(descriptor)
+        sync_folder(root)
+
+    def path(self, key: str) -> str:
+        """Return a path of something in a folder that leads there whatever is at the place of the folder.
+
+        Only for this process. Raises FileNotFoundError once this is closed.
+        """
+        name, _, rest = key.partition("/")
+        if name not in self._held:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+        return f"/proc/self/fd/{self._held[name][0]}/{rest}"
+
+    def away(self) -> str | None:
+        """Return which folder is not at its place, and how; None if all are."""
+        for name, (_, opened) in self._held.items():
+            with suppress(OSError):  # it says nothing about the folder
+                if (problem := moved(self._root / name, opened)) is not None:
+                    return problem
+        return None
+
+    def close(self) -> None:
+        """Let the folders go, so that their disks can be unmounted."""
+        held, self._held = self._held, {}
+        for descriptor, _ in held.values():
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()

@@ -18,7 +18,10 @@ MIN_FREE_BYTES = 1 << 20
 
 MIN_FREE_INODES = 32
 
-FOLDERS = ("incoming", "objects", "quarantine", "work", "journal", "acknowledged", "volumes")
+KEPT = ("incoming", "objects", "quarantine", "journal", "acknowledged", "volumes")
+"""Folders of a root without whose content nothing is whole."""
+
+FOLDERS = (*KEPT, "work")
 """Folders of a root that may be links to other disks, or mount points."""
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from node.acknowledged import problems as ledger_problems
+from node.archive.root import require_folders
 from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.counted import counted
@@ -35,10 +36,12 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     `force`: repair although so many files are missing that the archive may not be mounted.
 
     Raises VoxelnodeError: repair was requested without `force`, and so many files are missing; nothing was changed.
+    Raises FolderAway: a folder of the root may not be mounted.
     Raises RootInUse: repair was requested, but another process holds the lock of the root.
     Raises IndexUnusable: the index does not exist or cannot be read.
     """
     root = settings.storage.root.absolute()
+    require_folders(root)
     held = root.is_dir() and is_held(root)
     kind = store_kind(settings)
     with reading(root, settings.index.url) as index:

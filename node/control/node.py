@@ -35,7 +35,7 @@ from node.children.decoder import Decoder
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
-from node.control.root import require_archive, require_root
+from node.control.root import require_root
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError, is_out_of_memory
@@ -118,7 +118,6 @@ class Node:
             hook_channel(settings, name).close()
         if root_maker:
             require_root(self._root, root_maker)
-            require_archive(settings, root_maker)
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         _require_account(settings, repository)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import structlog
 from node.archive.base import Remote
 from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
-from node.archive.root import keep_private, lock_problem, others_may
+from node.archive.root import keep_private, lock_problem, mark_folders, others_may
 from node.audit.audit_log import Audit, Transfers
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
@@ -25,6 +26,7 @@ from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_S
 from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
+from node.lifecycle.fsck import lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.trash import resume_restores
 from node.metrics import Metrics
@@ -67,6 +69,7 @@ class Repository:
 
     Raises RootInUse: another process holds the lock of the root.
     Raises LocksUnusable: locks do not work on its file system.
+    Raises FolderAway: a folder of the root is not there, or not that of the root: its disk may not be mounted.
     Raises IndexUnusable: the index is damaged, or it is missing although there are instances.
     """
 
@@ -132,6 +135,7 @@ class Repository:
             has_roots=bool(settings.holder),
         )
         self.archive.remote = self._remote(settings, new_index=new_index)
+        mark_folders(root, partial(lacks, self.archive, self.index))
         segment_bytes = min(SEGMENT_BYTES, storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, storage.journal_bytes)
         is_awaited = settings.acknowledge != "local"
@@ -289,7 +293,7 @@ class Repository:
         self.index.about.set(self._journal_key, self.journal.identity)
         self.applier.start()
         self.index.ahead = self.applier
-        watched = {root, root / "objects", root / LOCK_FILE, *self.index.files}
+        watched = {root, root / LOCK_FILE, *self.index.files}
         self.archive.intake.watch(watched, self.applier.journal_problem, self._has_trash)
 
     def _has_trash(self) -> bool:
@@ -340,6 +344,7 @@ class Repository:
         self.index.close()
         self.journal.close()
         self.audit.close()
+        self.archive.close()
         self._locks.close()
 
 

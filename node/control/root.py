@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
+from node.archive.root import FolderAway, require_folders
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
-from node.counted import counted
 from node.durable import locked, make_folder
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.engine.sqlite_file import has_schema
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.registry import store_kind
 from node.settings.model import Settings
 
 LOCK_FILE = "lock"
@@ -36,9 +35,9 @@ class RootInUse(VoxelnodeError):
 
 
 def locked_root(root: Path) -> ExitStack:
-    """Lock the root for this process, until the stack is closed.
+    """Lock the root for this process, until the stack is closed: whoever changes something there asks here.
 
-    Raises RootInUse if another process holds it.
+    Raises RootInUse if another process holds it. Raises FolderAway if a folder of it is away.
 
     The folder is locked as well as the file: whoever removes the lock file lets no second node in.
     """
@@ -48,6 +47,7 @@ def locked_root(root: Path) -> ExitStack:
             if lock is None:
                 raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root")
             locks.callback(os.close, lock)
+        require_folders(root)
         return locks.pop_all()
 
 
@@ -57,6 +57,8 @@ def is_held(root: Path) -> bool:
         locked_root(root).close()
     except RootInUse:
         return True
+    except FolderAway:
+        pass
     return False
 
 
@@ -103,37 +105,6 @@ def require_root(root: Path, command: str) -> None:
         raise UsageError(
             f"{root} is not a root: it has neither {FILE_NAME} nor objects/. If its disk is not mounted, mount it; "
             f"to make a new root there, run `{command}`"
-        )
-
-
-def away(settings: Settings) -> str | None:
-    """Return that the archive has none of the files that the index names, so that its disk may not be mounted, or None.
-
-    Raises IndexUnusable.
-    """
-    objects = settings.storage.root.absolute() / "objects"
-    if store_kind(settings) is not None or next(objects.glob("*/*.dcm"), None) is not None:
-        return None
-    from node.index.database.look import looking
-    from node.index.engine.place import exists  # here, because a look at a root needs no SQLAlchemy
-
-    place = place_of(objects.parent, settings.index.url)
-    if not (place.exists() if isinstance(place, Path) else exists(place)):
-        return None
-    with looking(place) as index:
-        count = index.instances.count_files()
-    return f"{objects} has no file of the {counted(count, 'instance')} of the index" if count else None
-
-
-def require_archive(settings: Settings, command: str) -> None:
-    """Refuse a root whose archive may not be mounted. `command`: accepts it as it is. Raises UsageError."""
-    problem = None
-    with suppress(IndexUnusable):  # the start tells it, or upgrades the index
-        problem = away(settings)
-    if problem is not None:
-        raise UsageError(
-            f"{problem}: if its disk is not mounted, mount it, or restore a backup; to start without the files, run "
-            f"`{command}`"
         )
 
 

@@ -10,6 +10,7 @@ removes nobody else's files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -121,7 +122,10 @@ def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
     Files and folders are synced before the rename: after a power failure, the destination is absent or complete. Where
     volumes are on another disk, the folder is copied beside its destination first. If the process dies before rows name
     the destination, `sweep` finds it by its note, and removes it.
+
+    Raises OutOfResources: the folder of volumes is away.
     """
+    archive.intake.require_here()
     destination = archive.root / revision_folder(claimed)
     _sync_all(folder, archive.sync_folder)
     write_durably(_note(archive, claimed), json.dumps([claimed.id, str(revision_folder(claimed))]).encode())
@@ -129,14 +133,19 @@ def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for changed in destination.parents[3::-1]:
             archive.sync_folder(changed)
-        finished = folder
-        if folder.stat().st_dev != destination.parent.stat().st_dev:
+        try:
+            os.rename(folder, destination)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
             finished = _part(destination)
+            shutil.rmtree(finished, ignore_errors=True)  # of an attempt that failed
             shutil.copytree(folder, finished)
             _sync_all(finished, archive.sync_folder)
             shutil.rmtree(folder, ignore_errors=True)
-        os.rename(finished, destination)
+            os.rename(finished, destination)
         archive.sync_folder(destination.parent)
+    archive.intake.require_here()  # it may lie below a mount
 
 
 def _part(destination: Path) -> Path:

@@ -188,7 +188,7 @@ class Journal:
 
         Raises JournalFull: no segment was freed within `ROOM_SECONDS`.
         Raises JournalUnusable: the journal is closed.
-        Raises SegmentGone: a segment is no longer at its path; no append succeeds any more.
+        Raises SegmentGone: a segment is not at its path; no append succeeds until `problem` finds all there.
         Raises OSError: there is no room on the disk, or it fails. After anything but want of room, no append succeeds
             until the journal is opened anew: after a failed sync a later success would prove nothing.
         """
@@ -229,18 +229,24 @@ class Journal:
     def problem(self) -> str | None:
         """Return which path is missing or replaced, the folder or a segment; None if all are there.
 
-        After that, no append succeeds. Acknowledged records can still be read and made durable elsewhere.
+        Until they are, no append succeeds. Acknowledged records can still be read and made durable elsewhere.
         """
-        if isinstance(self._failed, SegmentGone):
-            return str(self._failed)
+        problem = self._missing()
+        if problem is not None:
+            self._note_failure(SegmentGone(problem))
+        elif isinstance(self._failed, SegmentGone):
+            with self._leading, suppress(OSError):
+                self._mark({segment.path.name: segment.capacity for segment in self._segments()})
+                self._failed = None
+        return problem
+
+    def _missing(self) -> str | None:
         with suppress(OSError):  # it says nothing about the folder
             if (problem := moved(self._folder, self._place)) is not None:
-                self._note_failure(SegmentGone(problem))
                 return problem
         for segment in self._segments():
             with suppress(OSError):
                 if (problem := segment.problem()) is not None and segment in self._segments():  # else it was dropped
-                    self._note_failure(SegmentGone(problem))
                     return problem
         return None
 
@@ -298,7 +304,9 @@ class Journal:
             segment.sync()
             sync_folder(self._folder)
             self._mark({path.name: segment.capacity})
-        except OSError:
+            if (problem := moved(self._folder, self._place)) is not None:  # the segment may lie below a mount
+                raise SegmentGone(problem)
+        except (OSError, SegmentGone):
             segment.close()
             path.unlink(missing_ok=True)
             self._sizes.pop(path.name, None)

@@ -124,7 +124,11 @@ def _listed_before(archive: Archive, index: Index, ordered: Deletion) -> int:
 
 
 def unlink(archive: Archive, paths: Iterable[str]) -> None:
-    """Delete files and folders below the root durably; files already gone are ignored."""
+    """Delete files and folders below the root durably; files already gone are ignored.
+
+    Raises OutOfResources if a folder of the root is away.
+    """
+    archive.intake.require_here()
     touched: set[Path] = set()
     for path in paths:
         if not is_deletable(path):

@@ -14,24 +14,28 @@ from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
-from node.acknowledged import FOLDER, entries, problems
+from node.acknowledged import FOLDER, LedgerPosition, entries, problems, segments
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.conversion.volume_files import LostSources, sweep_unknown
+from node.counted import counted
 from node.durable import make_folder
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, reading
+from node.index.engine.about_keys import JOURNAL
 from node.index.engine.place import check, place_of
 from node.index.models.levels import SPOOL, STORE
 from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
+from node.journal.journal import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.accounting import note_lost, repair_ledger, unaccounted
+from node.receive.accounting import mark_of, note_lost, repair_ledger, unaccounted
 from node.receive.aside import reasons_of
+from node.receive.record import receipt
 from node.receive.recovery import (
     ADOPTED,
     adopt,
@@ -44,6 +48,7 @@ from node.receive.recovery import (
 Kind = Literal[
     "index-damaged",
     "journal-damaged",  # records that were acknowledged cannot be read
+    "journal-gap",  # a start could not read them, and nobody has accepted that
     "instance-lost",  # it was acknowledged, and is not here
     "ledger-damaged",  # the ledger of what was acknowledged
     "journal-waiting",  # records that are not in the index, and no process that applies them
@@ -146,6 +151,47 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
             f"{missing} of {instances} files are missing: is the archive mounted, and is the index that of this "
             "archive? Nothing was changed; to mark the files as missing, repeat the command with --force"
         )
+
+
+def lacks(archive: Archive, index: Index, name: str) -> str | None:
+    """Return what a folder of a root has not although rows or records name it; None if it has nearly all.
+
+    For a folder that was never marked (`node.archive.root`): its disk may not be mounted. The journal is still closed.
+    """
+    if name == "acknowledged":
+        entries = LedgerPosition.of(index.about.get(mark_of(archive))).entries
+        return (
+            f"has no ledger, which had {entries} entries" if entries and not segments(archive.root / FOLDER) else None
+        )
+    if name == JOURNAL_FOLDER:
+        is_gone = index.about.get(f"{JOURNAL}{archive.suffix}") and not segment_files(archive.root / JOURNAL_FOLDER)
+        return "has no journal, and the last process left one" if is_gone else None
+    named = _named_in(name, archive, index)
+    missing = sum(not any(os.path.lexists(archive.root / place) for place in places) for places in named)
+    is_away = missing > len(named) * MAX_MISSING_SHARE
+    return f"lacks {missing} of {counted(len(named), 'file')} that it should have" if is_away else None
+
+
+def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]]:
+    """Return where each file may be that a folder should have."""
+    host = index.sharing.holder
+    with index.reading() as view:
+        if name == "objects":
+            rows = (row for row in view.instances.files() if not row.file_missing and row.place != STORE)
+            return [(row.key, archive.quarantine_key(row.key)) for row in rows if row.holder in (None, host)]
+        if name == "quarantine":
+            return [(key,) for key in view.instances.loser_keys(host) - view.instances.to_be_set_aside()]
+        if name == VOLUMES:
+            here = (row for row in view.volumes.files() if not row.superseded and row.place != STORE)
+            return [(row.path,) for row in here if _is_here(row, host)]
+    large = (
+        its for its in map(receipt, (one.facts for one in records(archive.root / JOURNAL_FOLDER))) if its is not None
+    )
+    return [
+        (f"incoming/{PurePath(one.key).stem}.part", one.key, archive.quarantine_key(one.key))
+        for one in large
+        if one.sha256
+    ]
 
 
 def repair_all(
@@ -422,6 +468,8 @@ def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding
     report = journal_report(root, index.applied)
     for damage in report.damage:
         yield Finding("journal-damaged", f"{JOURNAL_FOLDER}/{damage.segment.name}", damaged_records(damage))
+    for gap in index.lost.gaps():
+        yield Finding("journal-gap", JOURNAL_FOLDER, str(gap["detail"]))
     if report.waiting and not serving:
         detail = f"{report.waiting} acknowledged instances are not in the index; the next start adds them"
         yield Finding("journal-waiting", JOURNAL_FOLDER, detail)

@@ -30,6 +30,7 @@ from time import monotonic
 
 import structlog
 
+from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
@@ -51,7 +52,7 @@ from node.receive.checkpoint import Checkpoint
 from node.receive.contents import RecordContents
 from node.receive.expected import ExpectedRecords
 from node.receive.progress import Progress
-from node.receive.record import receipt
+from node.receive.record import Receipt, receipt
 from node.receive.replay import JournalReplay, Replayed
 from node.receive.stored_files import add_compared
 
@@ -103,7 +104,6 @@ class Applier(BackgroundService):
         self._contents = RecordContents(archive, self.expected, self._checkpoint)
         self._committed = 0
         self._uncleared: deque[tuple[Received, Indexed]] = deque()
-        self._parts_are_evidence = False
         self.lacks_segments = False
         self._cursor = journal.start
         self._ends: deque[int] = deque()
@@ -188,6 +188,7 @@ class Applier(BackgroundService):
     def _step(self) -> float | None:
         if self._is_awaited:
             self._await_company()
+        self._archive.intake.require_here()  # what a record is compared with
         last = self._journal.last
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
@@ -227,8 +228,6 @@ class Applier(BackgroundService):
         replay = JournalReplay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
         replayed = replay.run(applied_before, MAX_BATCH, MAX_BATCH_BYTES)
         self.lacks_segments = replay.is_damaged
-        if self._parts_are_evidence or replay.is_damaged:  # lost records may have named some of the part files
-            self._archive.quarantine_parts()
         self._progress.applied = self._journal.last
         self._cursor = self._journal.start
         reached("journal-replayed")
@@ -325,18 +324,11 @@ class Applier(BackgroundService):
         if record.payload:
             self._archive.write(quarantined, record.payload)
             self._archive.remove(key)
-        elif facts is None:
-            self._parts_are_evidence = True
-        else:
+        elif facts is not None:
             with suppress(FileNotFoundError):
                 self._archive.quarantine(key)
             if not self._archive.path(quarantined).exists():
-                sender = facts.calling_ae_title or facts.source
-                self._index.lost.note_gap(
-                    f"record {record.sequence} of the journal is of a large instance whose file is gone: {sender} sent "
-                    f"it, received at {facts.received_at:%Y-%m-%dT%H:%M:%S}",
-                    dt.datetime.now(dt.UTC),
-                )
+                self._note_gone(record, facts)
         self._archive.sync([quarantined])  # no row names it: it is never compared with its record
         log.error("instance_set_aside", reason=reason, path=quarantined)
         applied = AppliedPosition(self._journal.identity, record.sequence)
@@ -344,6 +336,22 @@ class Applier(BackgroundService):
         self._committed = record.sequence
         if (outcome := self.expected.applied(key)) is not None:
             outcome.set_exception(NotUnderstood(reason))
+
+    def _note_gone(self, record: Record, facts: Receipt) -> None:
+        """Note a large instance as lost whose file is gone from a folder that is there."""
+        now = dt.datetime.now(dt.UTC)
+        if len(facts.uids) == 3:
+            sop, study, series = facts.uids
+            at, title = facts.received_at.isoformat(), facts.calling_ae_title
+            one = Acknowledged(sop, study, series, facts.sha256, facts.source, title, facts.peer, at)
+            self._checkpoint.owe([(one, ())])
+            self._index.lost.record([one], now)
+            return
+        self._index.lost.note_gap(
+            f"record {record.sequence} of the journal is of a large instance whose file is gone: "
+            f"{facts.calling_ae_title or facts.source} sent it, received at {facts.received_at:%Y-%m-%dT%H:%M:%S}",
+            now,
+        )
 
     def checkpoint(self) -> None:
         """Make everything that was applied durable where it is, and let the journal write over it: see `Checkpoint`."""

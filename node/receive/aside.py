@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.archive.root import MARKER
+
 if TYPE_CHECKING:
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
@@ -41,7 +43,7 @@ def quarantined(root: Path, index: Look | ReadIndex) -> list[QuarantinedFile]:
     files = []
     with os.scandir(root / FOLDER) as entries:
         for entry in entries:
-            if f"{FOLDER}/{entry.name}" in in_trash:
+            if entry.name == MARKER or f"{FOLDER}/{entry.name}" in in_trash:
                 continue
             with suppress(FileNotFoundError):  # removed meanwhile
                 stat = entry.stat()

@@ -35,6 +35,7 @@ class RecordContents:
         try:
             attributes = self._attributes(facts, record.payload)
         except (NotUnderstood, HeaderCut, FileNotFoundError):
+            self._archive.intake.require_here()
             log.exception("record_not_understood", record=record.sequence)
             return None
         head: ReadHead

@@ -376,6 +376,9 @@ class Incoming:
             sha256=placed.sha256,
             began_at=origin.began_at,
             association=origin.association,
+            uids=()
+            if self._data_set.is_in_memory
+            else (attributes.sop_instance_uid, attributes.study_instance_uid, attributes.series_instance_uid),
         )
         payload = (self._head, data_set) if self._data_set.is_in_memory else ()
         ingest.applier.expect(placed.key, attributes, outcome)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ _END = "association_end"
 class Receipt:
     """How an instance came, and where it goes.
 
-    `sha256` is of the data set of a large instance, whose bytes lie in a file of their own; empty where the record has
-    the bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
+    `sha256` is of the data set of a large instance, whose bytes lie in a file of their own, and `uids` are its SOP,
+    Study and Series Instance UID, by which it is known if that file is gone; both are empty where the record has the
+    bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
     None where there is none; `association` its name, empty where no record of its end will follow.
     """
 
@@ -41,6 +42,7 @@ class Receipt:
     sha256: str = ""
     began_at: dt.datetime | None = None
     association: str = ""
+    uids: Sequence[str] = ()
 
     def encoded(self) -> bytes:
         """Return the facts of a record."""

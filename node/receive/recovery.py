@@ -1,10 +1,10 @@
 """Recover from a process that crashed, at each start and before the node listens.
 
 The journal was applied before (`node.receive.apply`), so that every acknowledged instance has its file and its row.
-Part files that are left belong to no record of it, and are deleted. Rows without a file are marked. Then files without
-a row are adopted, or quarantined if they cannot be read; the claims of the dead process are released. On a root without
-an index, the same steps make a new index from files and journal alone. If the process dies here, the next start repeats
-the steps.
+Part files that are left belong to no record of it, and go to quarantine; unfinished ones are deleted. Rows without a
+file are marked. Then files without a row are adopted, or quarantined if they cannot be read; the claims of the dead
+process are released. On a root without an index, the same steps make a new index from files and journal alone. If the
+process dies here, the next start repeats the steps.
 
 The index may be older than the archive: a copy of it was restored. A file without a row may then be the only copy of an
 instance whose row names a file that is gone. What is missing is therefore marked first, and the file of a row is read
@@ -82,7 +82,10 @@ def recover(
     files, too: the process before did not end by itself, and a disk may have kept names without bytes. `digests`: read
     the files.
     """
-    parts = archive.sweep_incoming()
+    parts, without_record = archive.sweep_incoming()
+    for key in without_record:
+        log.warning("part_set_aside", path=key)
+        index.instances.set_aside(f"received, and in no record of the journal: {key}", None, now)
     reached("parts-swept")
     quarantine_losers(archive, index)
     unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again

@@ -202,7 +202,7 @@ def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: 
             index.instances.mark_files([key], missing=False, now=now)
         return True
     is_missing = problem == MISSING
-    if is_missing and archive.remote is None and not archive.path(key).parent.is_dir():  # the archive is not mounted
+    if is_missing and archive.intake.away() is not None:
         return False
     damage = None if is_missing else f"the file {problem}: send the instance again"
     if index.instances.mark_files([key], missing=True, now=now, damage=damage):

@@ -55,12 +55,22 @@ static int path_of(int fd, char *path) {
     return below_root(path);
 }
 
+/* The path itself of what is named below a folder that is open: /proc/self/fd/N/rest. */
+static const char *resolved(const char *path, char *whole) {
+    int fd, end = 0;
+    if (sscanf(path, "/proc/self/fd/%d%n", &fd, &end) != 1 || path[end] != '/' || !path_of(fd, whole)) return path;
+    strncat(whole, path + end, PATH_MAX - 1 - strlen(whole));
+    return whole;
+}
+
 /* The errno that this call must fail with, or 0. */
 static int fault(char call, const char *path) {
     const char *control = getenv("DISK_CONTROL");
-    char said[PATH_MAX], calls[16], part[PATH_MAX];
+    char whole[PATH_MAX], said[PATH_MAX], calls[16], part[PATH_MAX];
     int error = 0, found = 0;
-    if (!control || !below_root(path)) return 0;
+    if (!control) return 0;
+    path = resolved(path, whole);
+    if (!below_root(path)) return 0;
     ssize_t length = readlink(control, said, sizeof said - 1);
     if (length < 0) return 0;
     said[length] = 0;

@@ -33,6 +33,7 @@ from tests.crash.journal import Sent, new_series
 from tests.crash.model import Snapshot, unmentioned
 from tests.crash.site import QUICK, Site
 from tests.crash.small_journal import SEGMENT_BYTES, SEGMENTS
+from tests.made_once import empty_folder
 from tests.rows import wait_until_applied
 from tests.rsync import Rsync
 
@@ -314,7 +315,7 @@ class Operators:
         else:
             self.site.send(new_series(3), point, count)
             self.site.end(signal.SIGKILL)
-        shutil.rmtree(self.site.root / "journal")
+        empty_folder(self.site.root / "journal")
         found = [
             path.read_bytes() for name in ("objects", "quarantine") for path in self.site.root.rglob(f"{name}/**/*.dcm")
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ from node.journal.journal import MARK_FILE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sent, new_series
+from tests.made_once import empty_folder
 from tests.preloaded import run
 from tests.rows import read_rows, wait_until_applied
 
@@ -84,7 +84,7 @@ def test_a_journal_that_is_missing_after_a_kill_is_reported_by_the_start(tmp_pat
         instances = KilledAfterTheFirst(new_series(3))
         send(node, instances, journal)
         assert acknowledged(journal)
-        shutil.rmtree(root / "journal")
+        empty_folder(root / "journal")
         assert node.start()
         [event] = read_rows(root, EVENTS)
         assert f" sent then are to be sent again: {instances[0].series_instance_uid}" in event["detail"]
@@ -99,7 +99,7 @@ def test_a_journal_that_is_removed_after_a_clean_end_is_no_loss(tmp_path: Path) 
         assert node.start()
         send(node, new_series(3), journal)
         assert node.end(signal.SIGTERM) == 0
-        shutil.rmtree(root / "journal")
+        empty_folder(root / "journal")
         assert node.start()
         assert read_rows(root, EVENTS) == []
 

@@ -17,7 +17,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take
-from tests.made_once import lose_index, put_index_back, save_index
+from tests.made_once import empty_folder, lose_index, put_index_back, save_index
 from tests.preloaded import run
 from tests.rows import view_rows
 
@@ -168,11 +168,11 @@ def test_an_older_index_blames_nobody_for_the_associations_that_were_open_then(
 def test_a_lost_ledger_is_written_again_from_the_index(settings: Settings) -> None:
     root, sent = settings.storage.root, new_series(3)
     received(settings, sent)
-    shutil.rmtree(root / FOLDER)
+    empty_folder(root / FOLDER)
     with Repository(settings) as repository:
         assert repository.accounted.rewritten
     assert {one.sop_instance_uid for _, some in entries(root) for one in some} == uids_of(sent)
-    shutil.rmtree(root / FOLDER)
+    empty_folder(root / FOLDER)
     remove_files(root, sent[:1])
     assert rebuild_index(settings).lost == 1, "the index before knew it"
     lose_index(root)

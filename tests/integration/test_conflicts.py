@@ -65,7 +65,7 @@ def assert_sound(root: Root) -> None:
 
 
 def aside(root: Root) -> set[bytes]:
-    return {path.read_bytes()[-4000:] for path in (root.folder / "quarantine").iterdir()}
+    return {path.read_bytes()[-4000:] for path in (root.folder / "quarantine").glob("*.*")}
 
 
 OTHER_STUDY = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.4.1", "PatientID": "P-2", "PatientName": "B"}

@@ -68,7 +68,7 @@ def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Setting
     assert row["sha256"] == hashlib.sha256(data_set_bytes(sent[1])).hexdigest()
     assert Path(row["path"]).read_bytes().endswith(data_set_bytes(sent[1]))
     assert events(settings) == ["digest-corrected"]
-    assert list((settings.storage.root / "quarantine").iterdir()) == []
+    assert list((settings.storage.root / "quarantine").glob("*.*")) == []
     assert repaired(settings) == []
 
 
@@ -81,7 +81,7 @@ def test_what_was_believed_wrongly_gives_way_to_the_instance_when_it_comes_again
     take(settings, ds)
     row = row_of(settings, ds)
     assert Path(row["path"]).read_bytes().endswith(data_set_bytes(ds))
-    assert len(list((settings.storage.root / "quarantine").iterdir())) == 1
+    assert len(list((settings.storage.root / "quarantine").glob("*.*"))) == 1
     assert repaired(settings) == []
 
 
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: py
     real = os.listdir
 
     def listdir(path: Any = ".") -> list[str]:
-        if "objects/" in str(path):
+        if "objects/" in os.path.realpath(path):
             raise OSError(errno.EACCES, "Permission denied", str(path))
         return real(path)
 

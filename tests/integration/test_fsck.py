@@ -31,7 +31,7 @@ from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take
 from tests.integration.conftest import flip
-from tests.made_once import copy_root, lose_index, put_index_back, save_index
+from tests.made_once import copy_root, empty_folder, lose_index, put_index_back, save_index
 from tests.rows import view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -97,16 +97,14 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
 def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
     settings: Settings, filled: Path
 ) -> None:
-    (filled / "objects").rename(filled / "elsewhere")
+    shutil.copytree(filled / "objects", filled / "elsewhere")
+    empty_folder(filled / "objects")
     with pytest.raises(VoxelnodeError, match=r"5 of 5 files are missing: is the archive mounted.*--force"):
         found(settings, repair=True)
     assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
-    (filled / "objects").mkdir()
-    with pytest.raises(VoxelnodeError, match="5 of 5 files"):
-        found(settings, repair=True)
     check_repository(settings, digests=False, repair=True, force=True)
     assert len(view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing")) == 5
-    (filled / "objects").rmdir()
+    shutil.rmtree(filled / "objects")
     (filled / "elsewhere").rename(filled / "objects")
     found(settings, repair=True)
     assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
@@ -120,7 +118,7 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert (finding.kind, finding.repair) == ("file-altered", None)
     [repaired] = found(settings, digests=True, repair=True)
     assert repaired.repair == "to quarantine, marked as missing"
-    assert len(list((filled / "quarantine").iterdir())) == 1
+    assert len(list((filled / "quarantine").glob("*.dcm"))) == 1
     assert found(settings, digests=True) == []
 
 
@@ -304,7 +302,8 @@ def test_files_copied_before_the_index_leave_rows_without_files(settings: Settin
     copy = tmp_path / "copy"
     with Repository(settings) as store:
         take(store.ingest, new_series(2))
-        shutil.copytree(settings.storage.root / "objects", copy / "objects")
+        for name in ("objects", "journal"):
+            shutil.copytree(settings.storage.root / name, copy / name)
         take(store.ingest, new_series(3))
         save_index(settings.storage.root, tmp_path / "index")
     put_index_back(copy, tmp_path / "index")

@@ -269,7 +269,7 @@ def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, 
     rows = view_rows(root, "SELECT sop_instance_uid AS uid, sha256, source FROM v_images")
     assert {row["uid"]: row["sha256"] for row in rows} == {sent.sop_instance_uid: sent.sha256 for sent in (one, other)}
     assert {row["source"] for row in rows} == {"dicom" if index == "kept" else "recovered"}
-    assert {path.name for path in root.glob("quarantine/*")} == {"cut.dcm", "other.dcm"}
+    assert {path.name for path in root.glob("quarantine/*.*")} == {"cut.dcm", "other.dcm"}
     assert check_repository(settings, digests=True, repair=False) == []
 
 

@@ -18,7 +18,7 @@ from tests import make
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served, take
 from tests.integration.conftest import data_set_bytes
-from tests.made_once import lose_index
+from tests.made_once import empty_folder, lose_index
 from tests.pace import few_in_the_gate
 from tests.rows import view_rows
 
@@ -196,6 +196,6 @@ def test_a_deletion_takes_the_versions_of_other_series_along_and_the_trash_gives
 def test_a_ledger_that_is_written_again_has_the_versions_aside(settings: Settings) -> None:
     root, [first] = settings.storage.root, new_series(1)
     received(settings, [first, first.altered()])
-    shutil.rmtree(root / FOLDER)
+    empty_folder(root / FOLDER)
     received(settings, [])
     assert named(root) == versions([first, first.altered()])

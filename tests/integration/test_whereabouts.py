@@ -331,7 +331,7 @@ def test_what_is_in_quarantine_says_why_by_its_row_or_by_the_file(root: Root) ->
     [ds] = make.ct_series(1)
     other = moved(ds)
     root.take_all([ds, other], CT7)
-    [file] = (root.folder / "quarantine").iterdir()
+    [file] = (root.folder / "quarantine").glob("*.*")
     found = asked(root, other.StudyInstanceUID)
     assert found.startswith("an instance of it is in quarantine since ")
     assert "instance-bytes, the instance came again with other bytes" in found

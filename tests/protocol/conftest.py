@@ -113,7 +113,7 @@ class Running:
 
     def part_files(self) -> list[Path]:
         """What lies half received."""
-        return list((self.root / "incoming").iterdir())
+        return list((self.root / "incoming").glob("*.*"))
 
     def count(self, name: str) -> float:
         """A sample of the metrics; 0 before it was counted."""

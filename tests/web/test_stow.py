@@ -50,7 +50,7 @@ def stored(site: Site) -> set[str]:
 
 
 def part_files(site: Site) -> list[Any]:
-    return list((site.root / "incoming").iterdir())
+    return list((site.root / "incoming").glob("*.*"))
 
 
 REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"

@@ -198,7 +198,7 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
-        return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
+        return f"stopped at {stopped['at']}: {stopped['reason']}; {stopped['remedy']}"
     now = running(live)
     if live is not None and not now and not live.get("has_ended"):
         return "unknown"

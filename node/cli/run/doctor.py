@@ -276,12 +276,14 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 
 
 def _missing_files(settings: Settings) -> Iterator[Check]:
-    from node.control.root import away
+    from node.archive.root import FolderAway, require_folders
     from node.index.engine.backend import IndexUnusable
 
     try:
-        if (problem := away(settings)) is not None:
-            yield Check("archive", "broken", problem, "mount its disk, or restore the files from a backup")
+        require_folders(settings.storage.root.absolute())
+    except FolderAway as error:
+        yield Check("archive", "broken", error.problem, error.remedy)
+    try:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()

@@ -26,6 +26,7 @@ from typing import TextIO
 from node.acknowledged import FOLDER as LEDGER
 from node.acknowledged import read_segment, segments
 from node.archive.intake import BALLAST_FOLDER
+from node.archive.root import MARKER, require_folders
 from node.archive.space import FOLDERS, STOPPED_FILE, reason_of
 from node.control.control_socket import SOCKET_NAME
 from node.control.root import LOCK_FILE, require_index, require_root
@@ -58,9 +59,8 @@ INDEX_LOGS = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
 LOST_FOUND = "lost+found"
 """Folder of a file system, where one is mounted."""
 
-LEFT_OUT = frozenset(
-    {"work", SOCKET_NAME, LOCK_FILE, BACKUP_LOCK, BALLAST_FOLDER, LIVE_FILE, STOPPED_FILE, LOST_FOUND, *INDEX_LOGS}
-)
+_OF_PROCESS = "work", SOCKET_NAME, LOCK_FILE, BACKUP_LOCK, BALLAST_FOLDER, LIVE_FILE, STOPPED_FILE
+LEFT_OUT = frozenset({*_OF_PROCESS, MARKER, LOST_FOUND, *INDEX_LOGS})
 """What is not copied of a root: it means nothing without the process, or the disk, that made it."""
 
 INCOMING = "incoming"
@@ -180,6 +180,7 @@ def _require_makeable(settings: Settings, root: Path, folder: Path) -> None:
             "index with `voxelnode db backup`, then the folders of the root, the journal first (docs/backup.md)"
         )
     require_root(root, f"voxelnode serve --create --root {root}")
+    require_folders(root)
     require_index(root)
     if (root / FILE_NAME).exists():  # else there is nothing to be newer: the copy of the index says what is wrong
         require_not_newer(root / FILE_NAME)
@@ -353,7 +354,7 @@ def _listed(folder: str) -> dict[str, os.stat_result]:
     found: dict[str, os.stat_result] = {}
     with suppress(FileNotFoundError):
         for name in os.listdir(folder):
-            if name != LOST_FOUND and (status := _status(f"{folder}/{name}")) is not None:
+            if name not in (LOST_FOUND, MARKER) and (status := _status(f"{folder}/{name}")) is not None:
                 found[name] = status
     return found
 

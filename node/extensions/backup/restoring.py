@@ -12,6 +12,7 @@ from pathlib import Path
 from node.acknowledged import FOLDER as LEDGER
 from node.acknowledged import read_segment, segments
 from node.archive.intact import problem_with
+from node.archive.root import mark_anew
 from node.archive.space import free_bytes_of
 from node.control.care import check_repository
 from node.control.repository import Repository
@@ -35,9 +36,13 @@ from node.index.engine.place import FILE_NAME
 from node.journal.journal import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.aside import FOLDER as ASIDE
 from node.receive.record import Receipt, receipt
 from node.receive.recovery import stored_instance
 from node.settings.model import Settings
+
+TAKEN = "00000000"
+"""Folder of `objects` for files that a damaged root had in quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +137,32 @@ def _take_journal(damaged: Path, root: Path) -> None:
         its = receipt(record.facts)
         if its is not None and its.sha256 and not (root / its.key).exists():
             _take_file(damaged, root, its)
+    mark_anew(root)
     sync_file_system(root)
 
 
 def _take_file(damaged: Path, root: Path, its: Receipt) -> None:
     """Copy the file of a large instance, if it is whole: it was in `incoming` until its record was applied."""
-    for path in (f"{INCOMING}/{Path(its.key).stem}.part", its.key):
+    part = f"{INCOMING}/{Path(its.key).stem}.part"
+    for path, target in ((part, part), (its.key, its.key), (f"{ASIDE}/{Path(its.key).name}", part)):
         if problem_with(damaged / path, its.data_set_offset, its.data_set_bytes, its.sha256) is None:
-            make_folder((root / path).parent)
-            shutil.copy2(damaged / path, root / path)
+            make_folder((root / target).parent)
+            shutil.copy2(damaged / path, root / target)
             return
 
 
 def _take_objects(settings: Settings, damaged: Path) -> bool:
     """Copy those files of a damaged root that are instances which are lost otherwise; return whether there are any.
 
-    Its index cannot be read: each file that the backup does not have is compared with the digests of the ledger.
+    Its index cannot be read: each file that the backup does not have is compared with the digests of the ledger. One
+    that is in quarantine there becomes a file of the archive; if another version is current, the repair sets it aside.
     """
     root, taken = settings.storage.root, False
     with Repository(settings) as repository:
         lost = repository.index.lost.of(None) if repository.index.lost.count() else []
         versions, now = {(one.sop_instance_uid, one.sha256) for one in lost}, repository.index.now()
-    for path in sorted(damaged.glob("objects/*/*")) if versions else ():
+    aside = f"{ASIDE}/*.dcm"
+    for path in [*sorted(damaged.glob("objects/*/*")), *sorted(damaged.glob(aside))] if versions else ():
         key = str(path.relative_to(damaged))
         if (root / key).exists():
             continue
@@ -164,8 +173,9 @@ def _take_objects(settings: Settings, damaged: Path) -> bool:
                 raise
             continue
         if (attributes.sop_instance_uid, file.sha256) in versions:
-            make_folder((root / key).parent)
-            shutil.copy2(path, root / key)
+            target = root / (key if path.match("objects/*/*") else f"objects/{TAKEN}/{path.name}")
+            make_folder(target.parent)
+            shutil.copy2(path, target)
             taken = True
     sync_file_system(root)
     return taken
@@ -199,6 +209,7 @@ def _copied(settings: Settings, backup: Path, ledger: Path | None) -> Path:
         shutil.rmtree(work / LEDGER, ignore_errors=True)
         shutil.copytree(ledger, work / LEDGER)
         _cut_torn(work / LEDGER, ledger.parent / JOURNAL_FOLDER)
+        mark_anew(work)
     return work
 
 
@@ -220,6 +231,7 @@ def copy_backup(backup: Path, target: Path) -> None:
     shutil.copytree(backup, target, symlinks=True, ignore=left_out)
     target.chmod(stat.S_IRWXU)  # as a root, whatever the mode of the backup
     settle(target)
+    mark_anew(target)
 
 
 def _is_restored(path: Path, is_top: bool) -> bool:

@@ -78,7 +78,7 @@ def backup(path: Path, target: Path) -> int:
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        with closing(connect(path, read_only=True)) as source, closing(sqlite3.connect(part)) as copy:
+        with closing(connect(path, read_only=True)) as source, closing(connect(part)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
@@ -293,7 +293,7 @@ class _OldFile(OldIndex):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
+        self._connection = connect(path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -43,21 +43,30 @@ def held_back(path: Path) -> str | None:
     )
 
 
-class ClockedConnection(sqlite3.Connection):
-    """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *statement: Any) -> Any:
+        """Run a statement. SQLite quotes a damaged schema in its message about it, whatever bytes that has."""
+        try:
+            return super().execute(*statement)
+        except UnicodeDecodeError as error:
+            found = sqlite3.DatabaseError("malformed database schema, which is not UTF-8")
+            found.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise found from error
 
-    seconds = 0.0
+
+class _Connection(sqlite3.Connection):
+    cursors: type[sqlite3.Cursor] = _Cursor
 
     def cursor(self, *_: Any, **__: Any) -> Any:
-        """Return a cursor that counts."""
-        return super().cursor(_ClockedCursor)
+        """Return a cursor whose errors are those of a database."""
+        return super().cursor(self.cursors)
 
     def execute(self, *statement: Any) -> Any:
         """Run a statement on such a cursor."""
         return self.cursor().execute(*statement)
 
 
-class _ClockedCursor(sqlite3.Cursor):
+class _ClockedCursor(_Cursor):
     connection: ClockedConnection
 
     def execute(self, *statement: Any) -> Any:
@@ -80,6 +89,13 @@ class _ClockedCursor(sqlite3.Cursor):
             return super().fetchall()
         finally:
             self.connection.seconds += thread_time() - began_at
+
+
+class ClockedConnection(_Connection):
+    """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""
+
+    cursors = _ClockedCursor
+    seconds = 0.0
 
 
 def missing(path: Path) -> str | None:
@@ -122,7 +138,7 @@ def damage(execute: Callable[[str], Iterable[Any]], *, after_crash: bool = False
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a database file, whichever characters its path has."""
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
-    kind = ClockedConnection if read_only else sqlite3.Connection
+    kind = ClockedConnection if read_only else _Connection
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, factory=kind)
 
 

@@ -120,10 +120,11 @@ class InstanceRepository(IndexRepository):
         return indexed
 
     @on_writer
-    def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition, now: dt.datetime) -> None:
-        """Record that an instance of the journal went to quarantine because it cannot be indexed."""
+    def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition | None, now: dt.datetime) -> None:
+        """Record that an instance of the journal, or none, went to quarantine because it cannot be indexed."""
         record_event(connection, "instance-set-aside", now, detail=detail)
-        set_applied(connection, applied)
+        if applied is not None:
+            set_applied(connection, applied)
 
     @on_reader
     def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:

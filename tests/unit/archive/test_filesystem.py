@@ -70,7 +70,7 @@ def test_a_sync_reaches_every_file_and_none_that_is_gone(
 
         def sync(path: Path, name: str = name, real: Callable[[Path], None] = real) -> None:
             real(path)
-            synced.append(f"{name} {path.relative_to(archive.root)}")
+            synced.append(f"{name} {path.resolve().relative_to(archive.root)}")
 
         monkeypatch.setattr(filesystem, name, sync)
     archive.sync(keys)
@@ -85,7 +85,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, target: object, name: str, suf
     real, failed = getattr(target, name), []
 
     def fail(path: Path, **arguments: int) -> None:
-        if str(path).endswith(suffix) and not failed:
+        if str(path.resolve()).endswith(suffix) and not failed:
             failed.append(path)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, **arguments)
@@ -153,7 +153,7 @@ def test_the_new_name_of_a_moved_part_is_synced_before_the_old_one_goes(
     parts[0].finish()
     archive.keep_part(key)
     synced: list[str] = []
-    monkeypatch.setattr(filesystem, "sync_folder", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr(filesystem, "sync_folder", lambda folder: synced.append(folder.resolve().name))
     for part in parts[1:]:
         part.finish()
     assert synced == ["00000000", "incoming", "incoming"]

@@ -1,0 +1,257 @@
+"""A folder of the root whose disk is not mounted: nothing takes an empty mount point, or another folder, for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from node.archive.filesystem import Archive
+from node.archive.root import MARKER, FolderAway, mark_anew
+from node.archive.space import FOLDERS, KEPT
+from node.cli.look.status import intake_of
+from node.control.care import check_repository, drain_journal, rebuild_index
+from node.control.repository import Repository, open_for_import, perform_action
+from node.control.root import is_held, locked_root
+from node.conversion.volume_files import publish, revision_folder
+from node.errors import OutOfResources
+from node.index.database.look import looking
+from node.index.database.reading import reading
+from node.index.engine.place import IndexUnusable
+from node.receive.ingest import Origin
+from node.settings.model import Settings
+from node.settings.storage import Storage
+from tests import make
+from tests.ingest import large_instance
+from tests.integration.conftest import announced, bring, data_set_bytes
+from tests.made_once import copy_root
+from tests.rows import view_rows, write_rows
+
+
+def nothing(folder: Path, other: Path) -> None:
+    """Leave not even a mount point."""
+
+
+def mount_point(folder: Path, other: Path) -> None:
+    folder.mkdir()
+
+
+def other_folder(folder: Path, other: Path) -> None:
+    shutil.copytree(other / folder.name, folder)
+
+
+def opened_for_import(settings: Settings) -> None:
+    with open_for_import(settings):
+        pass
+
+
+DOORS: tuple[Callable[[Settings], object], ...] = (
+    Repository,
+    drain_journal,
+    rebuild_index,
+    opened_for_import,
+    lambda settings: locked_root(settings.storage.root),
+    lambda settings: perform_action(settings, "reconvert", who="somebody"),
+    lambda settings: check_repository(settings, digests=False, repair=False),
+    lambda settings: check_repository(settings, digests=False, repair=True, force=True),
+)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with something in each folder: a large instance that only the journal names, and a conflict."""
+    root = tmp_path_factory.mktemp("filled") / "root"
+    with Repository(settings_of(root)) as repository:
+        [ds] = make.ct_series(1)
+        bring(repository.ingest, ds, make.corrected(ds), *make.ct_series(3))
+        (root / "volumes" / "1" / "2" / "3").mkdir(parents=True)
+    return root
+
+
+def settings_of(root: Path) -> Settings:
+    return Settings(storage=Storage(root=root, reserve_bytes=0))
+
+
+def content_of(root: Path) -> dict[str, bytes]:
+    """What is in the folders, and the index."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*.*")
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+@pytest.mark.parametrize("harm", [nothing, mount_point, other_folder])
+@pytest.mark.parametrize("name", KEPT)
+def test_every_door_names_the_folder_and_changes_nothing(
+    filled: Path, tmp_path: Path, name: str, harm: Callable[[Path, Path], None]
+) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    copy_root(filled, root)
+    copy_root(filled, other)
+    (root / name).rename(tmp_path / "disk")
+    harm(root / name, other)
+    before = content_of(root)
+    for door in DOORS:
+        with pytest.raises(FolderAway, match=f"/root/{name} .*if its disk is not mounted, mount it"):
+            door(settings_of(root))
+    assert content_of(root) == before
+    assert not is_held(root)
+    shutil.rmtree(root / name, ignore_errors=True)
+    (tmp_path / "disk").rename(root / name)
+    with Repository(settings_of(root)) as repository:
+        assert repository.recovered.missing == 0
+
+
+def test_a_folder_whose_files_are_lost_for_good_is_accepted_as_the_sentence_says(filled: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    copy_root(filled, root)
+    shutil.rmtree(root / "objects")
+    with pytest.raises(FolderAway, match=r"run `mkdir -p \S+/objects && cp \S+/root-id \S+/objects`"):
+        Repository(settings_of(root))
+    (root / "objects").mkdir()
+    shutil.copy(root / MARKER, root / "objects")
+    found = check_repository(settings_of(root), digests=False, repair=True, force=True)
+    assert [one.kind for one in found].count("file-missing") == 4
+    assert check_repository(settings_of(root), digests=False, repair=False) == []
+
+
+@pytest.mark.parametrize("name", [name for name in KEPT if name not in ("incoming", "volumes")])
+def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_have(
+    filled: Path, tmp_path: Path, name: str
+) -> None:
+    root = tmp_path / "root"
+    copy_root(filled, root)
+    for marker in root.rglob(MARKER):
+        marker.unlink()
+    with Repository(settings_of(root)) as repository:  # as a process that was killed leaves the note of its journal
+        identity = repository.journal.identity
+    for marker in root.rglob(MARKER):
+        marker.unlink()
+    if name == "journal":
+        write_rows(root, f"UPDATE about SET value = '{identity}' WHERE key = 'journal'")
+    (root / name).rename(tmp_path / "disk")
+    (root / name).mkdir()
+    with pytest.raises(FolderAway, match=f"/root/{name} (has no|lacks)"):
+        Repository(settings_of(root))
+    assert not list(root.glob(f"*/{MARKER}"))
+    (root / name).rmdir()
+    (tmp_path / "disk").rename(root / name)
+    Repository(settings_of(root)).close()
+    assert {path.parent.name for path in root.glob(f"*/{MARKER}")} == set(KEPT)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tmp_path: Path, name: str) -> None:
+    root, away = tmp_path / "root", tmp_path / "away"
+    first, second, large, last = *make.ct_series(2), large_instance(), make.ct_series(1)[0]
+    with Repository(settings_of(root)) as repository:
+        intake = repository.archive.intake
+        bring(repository.ingest, first)
+        begun = repository.ingest.begin(announced(large), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        begun.take_fragment(data_set_bytes(large))
+        (root / name).rename(away)
+        (root / name).mkdir()
+        assert intake.stopped is not None
+        assert str(root / name) in intake.stopped
+        assert "goes on once its disk is mounted again" in intake_of(settings_of(root), None)
+        for refused in (second, large):
+            with pytest.raises(OutOfResources, match=f"intake has stopped: .*/{name} was replaced"):
+                bring(repository.ingest, refused)
+        with pytest.raises(OutOfResources):
+            begun.finish()
+        assert not [path for path in (root / name).rglob("*") if path.is_file() and path.name != "freed.json"]
+        shutil.rmtree(root / name)
+        away.rename(root / name)
+        assert intake.stopped is None
+        bring(repository.ingest, second, large, last)
+    with Repository(settings_of(root)) as repository:
+        assert repository.recovered.missing == 0
+    sent = {str(ds.SOPInstanceUID) for ds in (first, second, large, last)}
+    assert {row["sop_instance_uid"] for row in view_rows(root, "SELECT sop_instance_uid FROM v_images")} == sent
+    assert check_repository(settings_of(root), digests=True, repair=False) == []
+
+
+def test_a_copied_root_is_another_one(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "copy")
+    mark_anew(tmp_path / "copy")
+    assert (tmp_path / "copy" / MARKER).read_text() != (filled / MARKER).read_text()
+
+
+def test_a_large_instance_whose_part_is_gone_is_lost_by_its_name(filled: Path, tmp_path: Path) -> None:
+    root, large = tmp_path / "root", large_instance()
+    copy_root(filled, root)
+    with Repository(settings_of(root)) as repository:
+        repository.applier.stop()  # as if it had died before it applied the record
+        incoming = repository.ingest.begin(announced(large), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(large))
+        incoming.finish()
+        [part] = root.glob("incoming/*.part")
+        part.rename(tmp_path / part.name)
+        repository.applier.checkpoint = lambda: None  # type: ignore[method-assign]
+    with Repository(settings_of(root)) as repository:
+        [lost] = repository.index.lost.of(None)
+        assert (lost.sop_instance_uid, lost.series_instance_uid) == (large.SOPInstanceUID, large.SeriesInstanceUID)
+        assert repository.index.lost.gaps() == []
+    (tmp_path / part.name).rename(part)
+    (root / "incoming" / f"{'0' * 32}.receiving").write_bytes(b"half of an instance")
+    with Repository(settings_of(root)):
+        assert not list(root.glob("incoming/*.*"))
+        assert (root / "quarantine" / f"{part.stem}.dcm").read_bytes().endswith(data_set_bytes(large))
+
+
+def test_nothing_in_quarantine_is_replaced(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "root")
+    key = archive.new_key()
+    for content, expected in ((b"first", {b"first"}), (b"first", {b"first"}), (b"", {b"first", b""})):
+        archive.write(key, content)
+        archive.quarantine(key)
+        assert {path.read_bytes() for path in tmp_path.glob("root/quarantine/*.dcm")} == expected
+        assert archive.path(archive.quarantine_key(key)).read_bytes() == b"first"
+    assert not archive.path(key).exists()
+
+
+def test_the_kernel_says_what_another_file_system_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bind mounts of one disk have one `st_dev`, and no rename leads from one to the other."""
+    real, root = os.rename, tmp_path / "root"
+
+    def rename(source: Path, target: Path) -> None:
+        if (root / "work" in Path(source).parents) != (root / "work" in Path(target).parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    with Repository(settings_of(root)) as repository, repository.archive.working_folder() as folder:
+        bring(repository.ingest, *make.ct_series(1))
+        claimed = repository.index.series.claim_due(repository.index.now() + dt.timedelta(days=1))
+        assert claimed is not None
+        (folder / "volume.nii.gz").write_bytes(b"voxels")
+        monkeypatch.setattr(os, "rename", rename)
+        publish(folder, claimed, repository.archive)
+    destination = root / revision_folder(claimed)
+    assert (destination / "volume.nii.gz").read_bytes() == b"voxels"
+    assert [path.name for path in destination.parent.iterdir()] == [destination.name]
+
+
+@pytest.mark.parametrize("text", [b"CREATE TABLE images", b"CREATE VIEW v_series", b"CREATE INDEX"])
+@pytest.mark.sqlite  # damages the file
+def test_a_schema_that_is_no_text_ends_in_the_sentence_with_the_remedy(
+    filled: Path, tmp_path: Path, text: bytes
+) -> None:
+    root = tmp_path / "root"
+    copy_root(filled, root)
+    content = (root / "index.sqlite").read_bytes()
+    (root / "index.sqlite").write_bytes(content.replace(text, text[:3] + b"\xff\xfe" + text[5:]))
+    for reader in (
+        lambda: looking(root / "index.sqlite"),
+        lambda: reading(root),
+        lambda: Repository(settings_of(root)),
+    ):
+        with pytest.raises(IndexUnusable, match="voxelnode db rebuild"), reader():
+            pass
+    rebuild_index(settings_of(root))
+    assert len(view_rows(root, "SELECT 1 FROM v_images")) == 4
