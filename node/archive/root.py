@@ -165,10 +165,15 @@ def require_folders(root: Path) -> None:
         _require_own(root, name, identity)
 
 
-def mark_folders(root: Path, lacks: Callable[[str], str | None] = lambda name: None) -> None:
+def mark_folders(
+    root: Path,
+    lacks: Callable[[str], str | None] = lambda name: None,
+    is_new: Callable[[str], bool] = lambda name: False,
+) -> None:
     """Mark those folders of a root that were never marked, durably; the names in the root come last.
 
     `lacks`: says what a folder lacks that it must have, so that it is no mount point that waits for its disk; or None.
+    `is_new`: says whether a folder is to be marked later, and another disk may still be mounted for it.
 
     Raises FolderAway if one lacks something, or is of another root.
     """
@@ -177,7 +182,7 @@ def mark_folders(root: Path, lacks: Callable[[str], str | None] = lambda name: N
         known = {_marks(root / name)[0] for name in KEPT} - {""}  # the file in the root is lost
         identity = known.pop() if len(known) == 1 else uuid.uuid4().hex
         write_durably(root / MARKER, f"{identity}\n".encode())
-    if not (unmarked := [name for name in KEPT if name not in names]):
+    if not (unmarked := [name for name in KEPT if name not in names and not is_new(name)]):
         return
     for name in unmarked:
         if (root / name / MARKER).exists():  # by a person, or by a process that died here

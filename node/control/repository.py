@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from node.archive.base import Remote
+from node.archive.base import VOLUMES, Remote
 from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
 from node.archive.root import keep_private, lock_problem, mark_folders, others_may
@@ -26,7 +26,7 @@ from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_S
 from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
-from node.lifecycle.fsck import lacks
+from node.lifecycle.fsck import has_volumes, lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.trash import resume_restores
 from node.metrics import Metrics
@@ -135,7 +135,7 @@ class Repository:
             has_roots=bool(settings.holder),
         )
         self.archive.remote = self._remote(settings, new_index=new_index)
-        mark_folders(root, partial(lacks, self.archive, self.index))
+        mark_folders(root, partial(lacks, self.archive, self.index), self._is_new)
         segment_bytes = min(SEGMENT_BYTES, storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, storage.journal_bytes)
         is_awaited = settings.acknowledge != "local"
@@ -164,6 +164,10 @@ class Repository:
         intake = part_of(settings, RESULTS) or Results
         self.results: Results = intake(self.index, self.ingest)
         self.actions = Actions(settings, self.ingest, self.applier, self.audit, self.results)
+
+    def _is_new(self, folder: str) -> bool:
+        """Return whether a folder is that of volumes, and there are none: nothing that was acknowledged lies there."""
+        return folder == VOLUMES and not has_volumes(self.index)
 
     def _take_over_history(self, previous: OldIndex | None) -> None:
         """Take deletions and decisions over from a previous index, before any file is looked at: some were to go."""

@@ -153,6 +153,12 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
         )
 
 
+def has_volumes(index: Index) -> bool:
+    """Return whether rows name files of volumes."""
+    with index.reading() as view:
+        return next(view.volumes.files(), None) is not None
+
+
 def lacks(archive: Archive, index: Index, name: str) -> str | None:
     """Return what a folder of a root has not although rows or records name it; None if it has nearly all.
 

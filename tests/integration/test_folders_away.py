@@ -143,7 +143,7 @@ def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_ha
     (root / name).rmdir()
     (tmp_path / "disk").rename(root / name)
     Repository(settings_of(root)).close()
-    assert {path.parent.name for path in root.glob(f"*/{MARKER}")} == set(KEPT)
+    assert {path.parent.name for path in root.glob(f"*/{MARKER}")} == set(KEPT) - {"volumes"}, "there are none yet"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
