@@ -526,6 +526,14 @@ def test_a_group_is_a_member_of_projects(start: StartSite, provider: Provider) -
     assert seen(client) == set(), "it does not see the whole node then"
     do["limit-account"](account="group:/sites/bern", is_limited=False, who="test")
     assert seen(client) == both
+    do["set-project-member"](**group, role="read", who="test")
+    for left in ([bern, ["physics"]], [bern, ["nobody"], ["physics"]]):  # with no role, the account goes
+        for roles in left:
+            provider.claims["roles"] = roles
+            sign_in(client)
+        assert seen(client) == set(), "who leaves the group does not see the whole node then"
+        do["limit-account"](account="oidc:5f3c", is_limited=False, who="test")
+        assert seen(client) == both
 
 
 def test_without_an_audience_no_access_token_opens_anything(start: StartSite, provider: Provider) -> None:

@@ -228,6 +228,7 @@ class AccountRepository(IndexRepository):
         """Create an account, or change the role, the password and the groups of an existing one.
 
         A change ends the sessions of the account; its tokens stay valid, and its links while its role may make some.
+        An account that a group of it limits stays limited without the group.
 
         Returns whether the account is new.
         """
@@ -237,6 +238,7 @@ class AccountRepository(IndexRepository):
         if known is None:
             connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
             return True
+        _stay_limited(connection, known, groups)
         connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
         connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
         return False
@@ -256,6 +258,7 @@ class AccountRepository(IndexRepository):
         A new one of its name stays limited.
         """
         _end_shares(connection, name, None)
+        _stay_limited(connection, _by_name(connection, name))
         connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == name))
         if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
             raise _unknown(name)
@@ -396,6 +399,12 @@ def _known(connection: Connection, row: Any) -> KnownAccount:
     is_limited = role < Role.ADMIN and _is_limited(connection, (row.name, *groups))
     factor = row.totp_secret, row.totp_step
     return KnownAccount(row.id, row.name, role, row.password_hash, *factor, groups, is_limited)
+
+
+def _stay_limited(connection: Connection, account: KnownAccount | None, groups: Sequence[str] = ()) -> None:
+    """Limit an account by its own name that is limited by a group which is gone; `groups` are those that it has now."""
+    if account is not None and account.is_limited and not _is_limited(connection, (account.name, *groups)):
+        connection.execute(insert(LimitedAccountRow).values(account=account.name))
 
 
 def _project(connection: Connection, account: KnownAccount, name: str) -> int:
