@@ -78,5 +78,5 @@ def table_of(section: str, keys: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{given!r}: write each key once, as KEY=VALUE, such as to=PACS")
         if is_secret(section, key):
             raise UsageError(f"{key}: others see a command line: write it to a file, and give --secret-file")
-        table[key] = parsed(section, key, text, separator=",")
+        table[key] = parsed(section, key, text)
     return table

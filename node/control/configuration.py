@@ -91,8 +91,10 @@ class ConfigurationChanges:
             removed = for_the_log(section, {key: had[key] for key in unset})
             what = f"configuration: [{table}] {_json(for_the_log(section, given))}"
             order = self._order(who, what + (f"; removed: {_json(removed)}" if removed else ""), AuditAction.UPDATE)
-            defaults = {key: fields_of(section)[key].get_default(call_default_factory=True) for key in removed}
-            reset = [{"key": key, "was": json.loads(_json(removed[key])), "default": defaults[key]} for key in defaults]
+            reset = [
+                {"key": key, "was": json.loads(_json(was)), "default": fields_of(section)[key].default}
+                for key, was in removed.items()
+            ]
             return {**self._write(before, table, given, order, drops, unset), "reset": reset}
 
     def remove_table(self, table: str, who: str, drops: int = 0, digest: str | None = None) -> Mapping[str, Any]:

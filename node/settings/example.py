@@ -144,17 +144,17 @@ def _key(key: str, field: FieldInfo) -> list[str]:
 
 def meaning(field: FieldInfo) -> str:
     """Return the description of a key, with its choices if there are any."""
-    if choices := _choices(field.annotation):
+    if choices := choices_of(field.annotation):
         return f"{field.description} ({', '.join(as_toml(choice) for choice in choices)})."
     return field.description or ""
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def choices_of(annotation: Any) -> tuple[Any, ...]:
     """Return the choices of a literal that may be unset, or of the items of a list; texts give all other ranges."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is tuple or type(None) in get_args(annotation):
-        return _choices(get_args(annotation)[0])
+        return choices_of(get_args(annotation)[0])
     return ()
 
 

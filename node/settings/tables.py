@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -30,7 +29,7 @@ from pydantic_core import ErrorDetails
 from node.errors import UsageError, broken_rule, nearest
 from node.reach import Reach
 from node.registry import sections_of
-from node.settings.example import as_toml, meaning
+from node.settings.example import as_toml, choices_of, meaning
 from node.settings.hooks import HookSettings
 from node.settings.model import Settings
 from node.settings.section import SettingsSection, table_of
@@ -56,7 +55,7 @@ _REFUSED = {
 }
 """Keys that nobody sets here, and why; beside all that name a file, or have tables in them."""
 
-Shape = Literal["flag", "choice", "choices", "lines", "pairs", "secret", "text"]
+Shape = Literal["flag", "choice", "choices", "list", "pairs", "secret", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Key:
     """A key of a table as its form shows it.
 
     `texts`: its value: of the shape `choices` one text for each, else one. `is_set`: it stands in a file.
-    `refusal`: why it is not set here; empty: it is.
+    `refusal`: why it is not set here; empty: it is. `default`: what it has without a value, in TOML; empty: nothing.
     """
 
     name: str
@@ -74,11 +73,7 @@ class Key:
     texts: tuple[str, ...]
     is_set: bool
     refusal: str
-
-    @property
-    def default(self) -> str:
-        """What it has without a value, in TOML; empty: nothing."""
-        return _default_text(self.field)
+    default: str
 
 
 def fields_of(section: str) -> Mapping[str, FieldInfo]:
@@ -136,15 +131,7 @@ def _key(name: str, field: FieldInfo, value: Any, is_set: bool, offered: Sequenc
     if shape == "choices":
         texts = tuple(map(str, value or ()))
         choices = tuple(dict.fromkeys((*choices, *texts)))
-    return Key(name, field, shape, choices, texts, is_set, _refusal(name, field))
-
-
-def _plain_type(annotation: Any) -> Any:
-    """Return the type of a value that is set, without what is said about it."""
-    types = [one for one in get_args(annotation) if one is not NoneType]
-    if get_origin(annotation) is Annotated or (NoneType in get_args(annotation) and len(types) == 1):
-        return _plain_type(types[0])
-    return annotation
+    return Key(name, field, shape, choices, texts, is_set, _refusal(name, field), _default_text(field))
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -155,18 +142,16 @@ def _types(annotation: Any) -> list[Any]:
 
 def _shape(field: FieldInfo) -> tuple[Shape, tuple[str, ...]]:
     """Return the shape of a key in a form, and what it is chosen from."""
-    kind, unset = _plain_type(field.annotation), ("",) if field.default is None else ()
-    origin, inner = get_origin(kind), get_args(kind)
-    item = _plain_type(inner[0]) if origin is tuple else None
+    types, choices = _types(field.annotation), choices_of(field.annotation)
     if field.exclude:
         return "secret", ()
-    if kind is bool:
-        return ("choice", ("", "true", "false")) if unset else ("flag", ())
-    if origin is Literal:
-        return "choice", (*unset, *inner)
-    if get_origin(item) is Literal:
-        return "choices", get_args(item)
-    return "lines" if origin is tuple else "pairs" if origin is dict else "text", ()
+    if tuple in types:
+        return "choices" if choices else "list", choices
+    if bool in types and field.default is not None:
+        return "flag", ()
+    if choices or bool in types:
+        return "choice", (*(("",) if field.default is None else ()), *(choices or ("true", "false")))
+    return "pairs" if types[0] is dict else "text", ()
 
 
 def _refusal(name: str, field: FieldInfo | None) -> str:
@@ -180,8 +165,10 @@ def _refusal(name: str, field: FieldInfo | None) -> str:
 
 def _text(shape: Shape, value: Any) -> str:
     """Return a value as a field has it."""
-    if shape == "lines":
-        return "\n".join(map(str, value or ()))
+    if shape == "list":
+        items = [str(one) for one in value or ()]
+        is_plain = all(one == one.strip() and one[:1] not in '["' and "," not in one for one in items)
+        return ", ".join(items) if is_plain else as_toml(items)
     if shape == "pairs":
         return "\n".join(f"{json.dumps(name)} = {as_toml(one)}" for name, one in (value or {}).items())
     return value if isinstance(value, str) else "" if value is None else as_toml(value)
@@ -232,30 +219,25 @@ def _as_sent(text: str) -> str:
     return re.sub("\r\n?", "\n", text).strip()
 
 
-def parsed(section: str, name: str, text: str, separator: str = "\n") -> Any:
+def parsed(section: str, name: str, text: str) -> Any:
     """Return the value of a key that a text says, for the model to check; the text itself for an unknown key.
 
-    A list and a table may be written as in the configuration; otherwise `separator` is between items.
+    A list is written with commas, and a table with a line for each name; or both as in the configuration.
     """
     field = fields_of(section).get(name)
     shape, types = ("text", [str]) if field is None else (_shape(field)[0], _types(field.annotation))
-    if text[:1] in ("[", "{") and {"[": tuple, "{": dict}[text[0]] in types:
-        return _of_toml(name, text)
-    if shape in ("lines", "choices"):
-        if text.startswith('"') and separator == ",":
-            return [_of_toml(name, text)]
-        items = text.split(separator) if str in types or shape == "choices" else re.split(r"[,\s]+", text)
+    is_list = tuple in types
+    if (is_list and text.startswith(("[", '"'))) or (dict in types and text.startswith("{")):
+        try:
+            return tomllib.loads(f"value = [{text}]" if text.startswith('"') else f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{name}: {text!r} is not TOML: {error}") from error
+    if is_list:
+        items = text.split(",") if str in types or shape == "choices" else re.split(r"[,\s]+", text)
         return [item.strip() for item in items if item.strip()]
-    if shape == "pairs" and separator == "\n":
+    if shape == "pairs":
         return dict(_pair(name, line.strip()) for line in text.splitlines() if line.strip())
     return text
-
-
-def _of_toml(name: str, text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name}: {text!r} is not TOML: {error}") from error
 
 
 def _pair(key: str, line: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
-from node.errors import UsageError, VoxelnodeError
+from node.errors import VoxelnodeError
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
 from node.settings.example import as_toml
@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 PAGE = "/administration/connections"
 RETENTION = "/administration/retention"
 
-TABLES = "peers", "routes", "hooks"
+TABLES = tuple(LIMITS)
 """What is set on the page."""
 
 Section = Annotated[Literal["peers", "routes", "hooks"], Path()]
@@ -74,11 +74,7 @@ def connections(call: CurrentCall) -> Response:
 def set_table(call: CurrentCall, section: Annotated[Settable, Path()], form: Posted) -> Response:
     """Add a peer, a route or a hook, or change one that was set here, or the rules of retention."""
     require_session(call)
-    sources, name = call.node.settings.loaded_from, _last(form, "name")
-    table = f"{section}.{name}" if section in LIMITS else section
-    seen = _last(form, "seen")
-    if seen not in ("", sources.digest):
-        raise UsageError("the configuration has changed meanwhile: look at it again before you change it")
+    table = f"{section}.{_last(form, 'name')}" if section in LIMITS else section
     keys, unset = posted(call.node.settings, table, form)
     drops = _last(form, "drops")
     call.act(
@@ -87,7 +83,7 @@ def set_table(call: CurrentCall, section: Annotated[Settable, Path()], form: Pos
         keys=keys,
         unset=unset,
         drops=int(drops[:9]) if drops.isdecimal() else 0,
-        digest=seen or None,
+        digest=_last(form, "seen") or None,
         is_new=_last(form, "is_new") == "true",
     )
     return _back(section)
