@@ -31,7 +31,7 @@ from node.routing.router import lanes_of
 from node.settings.files import Drafts, pages_file, with_table, write_file
 from node.settings.load import Configuration, leaves
 from node.settings.model import IN_FORCE, Settings
-from node.settings.tables import checked, fields_of, for_the_log, is_secret, require_room, require_settable
+from node.settings.tables import checked, fields_of, for_the_log, is_secret, refusal, require_room, require_settable
 
 log = structlog.get_logger()
 
@@ -98,14 +98,16 @@ class ConfigurationChanges:
             return {**self._write(before, table, given, order, drops, unset), "reset": reset}
 
     def remove_table(self, table: str, who: str, drops: int = 0, digest: str | None = None) -> Mapping[str, Any]:
-        """Remove a table that the pages have written; see `set_table`."""
+        """Remove a table that the pages have written; see `set_table`. What nobody sets here stays in [retention]."""
         with self._changing:
             require_settable(table)
             before = self._unchanged(table, digest)
             if before.loaded_from.file_of(table) is None:
                 raise UsageError(f"there is no [{table}]: somebody has removed it")
             order = self._order(who, f"configuration: [{table}] removed", AuditAction.DELETE)
-            return {**self._write(before, table, None, order, drops, ()), "removed": table}
+            unset = [key for key in self._keys_of(table) if "." in table or not refusal(key)]
+            keys: dict[str, Any] | None = None if len(unset) == len(self._keys_of(table)) else {}
+            return {**self._write(before, table, keys, order, drops, unset), "removed": table}
 
     def _keys_of(self, table: str) -> Mapping[str, Any]:
         """Return the keys that stand in the file of the pages, also those that are shown nowhere."""

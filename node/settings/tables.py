@@ -91,7 +91,7 @@ def described(section: str) -> list[tuple[str, str]]:
     return [
         (name, meaning(field) + (f" [default: {default}]" if (default := _default_text(field)) else ""))
         for name, field in fields_of(section).items()
-        if not (name == "kind" or field.exclude or _refusal(name, field))
+        if not (name == "kind" or field.exclude or refusal(name, field))
     ]
 
 
@@ -131,7 +131,7 @@ def _key(name: str, field: FieldInfo, value: Any, is_set: bool, offered: Sequenc
     if shape == "choices":
         texts = tuple(map(str, value or ()))
         choices = tuple(dict.fromkeys((*choices, *texts)))
-    return Key(name, field, shape, choices, texts, is_set, _refusal(name, field), _default_text(field))
+    return Key(name, field, shape, choices, texts, is_set, refusal(name, field), _default_text(field))
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -154,7 +154,7 @@ def _shape(field: FieldInfo) -> tuple[Shape, tuple[str, ...]]:
     return "pairs" if types[0] is dict else "text", ()
 
 
-def _refusal(name: str, field: FieldInfo | None) -> str:
+def refusal(name: str, field: FieldInfo | None = None) -> str:
     """Return why a key is not set here; empty: it is."""
     reason = _REFUSED.get(name, "")
     for one in _types(field.annotation) if field is not None and not reason else ():
@@ -290,7 +290,7 @@ def checked(
             raise UsageError(f"[{table}] is no webhook: change the file by hand")
         keys = {"kind": "webhook", **keys} if not before else keys
     model = _model_of(section)
-    known = [key for key, field in model.model_fields.items() if not _refusal(key, field)]
+    known = [key for key, field in model.model_fields.items() if not refusal(key, field)]
     if problems := list(_not_changed_here(section, before, keys, unset)):
         raise UsageError("\n".join(problems))
     wanted = {**{key: value for key, value in before.items() if key not in unset}, **keys}
@@ -313,11 +313,11 @@ def _not_changed_here(
     """Yield why a key is not set, or not removed."""
     fields = fields_of(section)
     for key in (*keys, *unset):
-        if refusal := _refusal(key, fields.get(key)):
-            yield f"{key}: {refusal}"
+        if reason := refusal(key, fields.get(key)):
+            yield f"{key}: {reason}"
     for key in unset:
         if key not in before:
-            yield f"{key}: is not set here{nearest(key, before)}"
+            yield f"{key}: is not set here{nearest(key, before) if before else ''}"
         elif key == "kind" or fields[key].is_required() or key in keys:
             yield f"{key}: must be given, and is not removed"
 

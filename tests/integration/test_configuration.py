@@ -504,6 +504,10 @@ def test_a_command_leaves_other_keys_as_they_are_and_tells_what_it_has_removed(t
     assert "was" not in run(*rules, *where, check=True).stdout
     assert "keep_where was" in run(*rules, "--unset", "keep_where", *where, check=True).stdout
     assert "maximum_percent: is unknown; known: days, " in run("retention", "set", "maximum_percent=1", *where).stderr
+    with pages_file(root).open("a") as file:
+        file.write("trash_days = 30\n")
+    run("retention", "remove", *where, check=True)
+    assert drop_in(root)["retention"] == {"trash_days": 30}, "what nobody sets here stays"
     guarded = run("retention", "set", "maximum_share=1", *where).stderr
     assert "maximum_share: write the table into voxelnode.toml: it protects from mistakes" in guarded
 
