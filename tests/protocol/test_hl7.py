@@ -317,7 +317,6 @@ def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"charset": "8859/1", "codec": "latin-1"}, "Müller^Jörg^Q^Dr^III"),
         ({"charset": "", "codec": "latin-1"}, "Müller^Jörg^Q^Dr^III"),
         ({"charset": "", "codec": "utf-8"}, "Müller^Jörg^Q^Dr^III"),
         ({"name": "O\\T\\Neil^A\\S\\B"}, "O&Neil^A B"),
