@@ -80,7 +80,7 @@ class Encoding:
         """
         group, number, vr, length = self.short_head(data, at)
         start, end = at + 8, len(data)
-        if not length and start < end:
+        if not length and (start < end or not is_whole):
             if not is_whole and at + LOOK_AHEAD_BYTES > end:
                 raise struct.error("the head goes on behind the data")
             if not self._begins_next(data, start, group, number):

@@ -18,6 +18,7 @@ from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     ITEM,
     ITEM_END,
+    LOOK_AHEAD_BYTES,
     SEQUENCE_END,
     SHORT_VRS,
     UNDEFINED_LENGTH,
@@ -439,7 +440,7 @@ def cut_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_u
     if not at:
         return None
     encoding = encoding_of(found_syntax(read(0, 8), transfer_syntax_uid))
-    return _ending_early(read, at, length, encoding) or _short(read(at, 12), stated, encoding)
+    return _ending_early(read, at, length, encoding) or _short(read(at, LOOK_AHEAD_BYTES), stated, encoding)
 
 
 def _ending_early(read: Callable[[int, int], bytes], at: int, length: int, encoding: Encoding) -> CutPixels | None:
@@ -449,7 +450,7 @@ def _ending_early(read: Callable[[int, int], bytes], at: int, length: int, encod
     while left and (is_open or at < length):
         left -= 1
         try:
-            tag, _, value_length, start = encoding.head(read(at, 12), 0, is_implicit=encoding.is_implicit)
+            tag, _, value_length, start = encoding.head(read(at, LOOK_AHEAD_BYTES), 0, is_implicit=encoding.is_implicit)
         except struct.error:
             return CutPixels(max(length - value_at, 0), at + LEAST_ELEMENT_BYTES - value_at)
         if not is_open:

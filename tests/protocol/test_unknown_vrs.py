@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 from pynetdicom import AE, build_role, evt
 
-from node.dicom.header import read_every, read_header
+from node.dicom.header import WINDOW_BYTES, read_every, read_header, read_header_by_windows
 from node.dicom.json_model import json_model
 from node.dicom.uids import STUDY_ROOT_GET
 from node.files.reading import read_instance
@@ -32,6 +32,7 @@ LISTED = {bytes(vr, "ascii"): 4 if vr in EXPLICIT_VR_LENGTH_32 else 2 for vr in 
 
 
 PATIENT_ID = 0x00100020
+WANTED = frozenset((0x00091001, PATIENT_ID))
 
 
 def element(vr: bytes, length_bytes: int, tag: int = 0x00091001, value: bytes = b"abcd") -> bytes:
@@ -99,6 +100,19 @@ def test_a_private_element_of_unknown_vr_is_kept_and_read_as_un(
     assert model["00091001"] == {"vr": "UN", "InlineBinary": "YWJjZA=="}
 
 
+@pytest.mark.own_acceptor
+@pytest.mark.parametrize("vr", [b"ow", b"\0\0", b"ZZ"])
+def test_pixels_of_an_unknown_vr_are_whole_and_can_be_read(start_node: Callable[..., Running], vr: bytes) -> None:
+    node, [ds] = start_node(), ct_series(1)
+    data = data_set_bytes(ds)
+    head = struct.pack("<HH", 0x7FE0, 0x0010)
+    with Raw(node).associate() as peer:
+        assert peer.store(ds.SOPInstanceUID, data.replace(head + b"OW", head + vr)) == 0
+    [row] = node.rows("SELECT path FROM v_images")
+    read = read_instance(Path(row["path"]))
+    assert (read.PixelData, read.pixel_array.tolist()) == (ds.PixelData, ds.pixel_array.tolist())
+
+
 def of_vr(vr: bytes) -> tuple[bytes, dict[int, bytes]]:
     """All forms of elements of a VR in a public and a private group, and their values."""
     forms = [LISTED[vr]] if vr in LISTED else [2, 4]
@@ -161,6 +175,20 @@ def test_elements_of_any_vr_are_read_in_items_as_well_and_by_pydicom(first: int)
         found = read_every(data, ExplicitVRLittleEndian, frozenset((*values, PATIENT_ID)))
         assert found == values | {PATIENT_ID: [b"ID-1"]}, vr
         assert read_by_pydicom(data) == values, vr
+
+
+@pytest.mark.parametrize("length_bytes", [2, 4])
+@pytest.mark.parametrize("value", [b"", b"abcd"])
+def test_a_head_may_lie_across_what_is_read_at_once(length_bytes: int, value: bytes) -> None:
+    for vr in (b"lo", b"ZZ", b"\0\0"):
+        encoded = element(vr, length_bytes, 0x00091001, value) + LAST
+        for before in range(WINDOW_BYTES - len(encoded), WINDOW_BYTES + 1):
+            filling = HEAD + element(b"OB", 4, 0x00081010, bytes(before - len(HEAD) - 12))
+            data = memoryview(filling + encoded)
+            found = read_header_by_windows(
+                lambda at, length, data=data: bytes(data[at : at + length]), ExplicitVRLittleEndian, WANTED
+            )
+            assert found == {0x00091001: value, PATIENT_ID: b"ID-1"}, (vr, before)
 
 
 def test_in_big_endian_as_well() -> None:
