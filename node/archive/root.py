@@ -3,11 +3,12 @@
 Without locks, two nodes could write to one index and damage it. What the node writes there is patient data, or leads
 to it.
 
-A folder of the root may be on another disk. An empty mount point, or the folder of another root, must not be taken for
-it: what the index names would be missing, and what is acknowledged would lie below the mount. So each folder has a file
-`root-id`, as the root has: an identity, which all have, and in the root the names of the folders that have it. Whoever
-locks the root looks for them (`require_folders`). A process that has the root keeps its folders open and writes through
-them (`HeldFolders`): whatever is unmounted or mounted meanwhile, nothing that it writes lies elsewhere.
+A folder of the root may be on another disk. An empty mount point, the folder of another root, or what a copied folder
+left below its mount must not be taken for it: what the index names would be missing, and what is acknowledged would lie
+below the mount. So each folder has a file `root-id`, as the root has: an identity, which all have, and a token of the
+folder, which the root has, too, with the inode of that file. Whoever locks the root compares them (`require_folders`).
+A process that has the root keeps its folders open and writes through them (`HeldFolders`): whatever is unmounted or
+mounted meanwhile, nothing that it writes lies elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import stat
 import struct
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -160,9 +161,9 @@ class FolderAway(VoxelnodeError):
 
 def require_folders(root: Path) -> None:
     """Refuse a root of which a folder is away. Raises FolderAway. Raises OSError if one cannot be read."""
-    identity, names = _marks(root)
-    for name in names:
-        _require_own(root, name, identity)
+    identity, notes = _marks(root)
+    for name, note in notes.items():
+        _require_own(root, name, identity, note)
 
 
 def mark_folders(
@@ -170,29 +171,37 @@ def mark_folders(
     lacks: Callable[[str], str | None] = lambda name: None,
     is_new: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Mark those folders of a root that were never marked, durably; the names in the root come last.
+    """Mark durably those folders of a root that were never marked, and anew those that were copied since.
+
+    A copy that becomes the folder may leave the original below its mount: from here on, that is none of the root.
 
     `lacks`: says what a folder lacks that it must have, so that it is no mount point that waits for its disk; or None.
     `is_new`: says whether a folder is to be marked later, and another disk may still be mounted for it.
 
-    Raises FolderAway if one lacks something, or is of another root.
+    Raises FolderAway if one lacks something, or is of another root. If the process dies here, the next start goes on.
     """
-    identity, names = _marks(root)
+    identity, notes = _marks(root)
     if not identity:
         known = {_marks(root / name)[0] for name in KEPT} - {""}  # the file in the root is lost
         identity = known.pop() if len(known) == 1 else uuid.uuid4().hex
-        write_durably(root / MARKER, f"{identity}\n".encode())
-    if not (unmarked := [name for name in KEPT if name not in names and not is_new(name)]):
-        return
-    for name in unmarked:
-        if (root / name / MARKER).exists():  # by a person, or by a process that died here
-            _require_own(root, name, identity)
-        elif (problem := lacks(name)) is not None:
+        _write_marks(root, identity, notes)
+    changed = [name for name in KEPT if not _is_as_marked(root, name, notes) and (name in notes or not is_new(name))]
+    for name in changed:
+        its_identity, its_notes = _marks(root / name)
+        if its_identity not in ("", identity):
+            raise FolderAway(root, name, "is the folder of another root")
+        is_accepted = len(its_notes) > 1  # a person has put a copy of the file of the root there
+        if not is_accepted and (problem := lacks(name)) is not None:
             raise FolderAway(root, name, problem)
-    for name in unmarked:
+    for name in changed:
         make_folder(root / name)
-        write_durably(root / name / MARKER, f"{identity}\n".encode())
-    write_durably(root / MARKER, "\n".join((identity, *names, *unmarked, "")).encode())
+        token = uuid.uuid4().hex
+        if name in notes:
+            notes[name].append(token)
+            _write_marks(root, identity, notes)
+        _write_marks(root / name, identity, {name: ["-", token]})
+        notes[name] = [_inode(root, name), token]
+        _write_marks(root, identity, notes)
 
 
 def mark_anew(root: Path) -> None:
@@ -202,20 +211,35 @@ def mark_anew(root: Path) -> None:
     mark_folders(root)
 
 
-def _marks(root: Path) -> tuple[str, list[str]]:
-    """Return the identity of a root and its marked folders; an empty one if it has none yet."""
+def _marks(folder: Path) -> tuple[str, dict[str, list[str]]]:
+    """Return the identity in a root or a folder, and of each folder its inode and its tokens; an empty one if none."""
     with suppress(FileNotFoundError):
-        identity, *names = (root / MARKER).read_text("ascii", "replace").split() or [""]
-        return identity, names
-    return "", []
+        identity, *lines = (folder / MARKER).read_text("ascii", "replace").splitlines() or [""]
+        return identity, {name: notes for name, *notes in map(str.split, filter(None, lines))}
+    return "", {}
 
 
-def _require_own(root: Path, name: str, identity: str) -> None:
+def _write_marks(folder: Path, identity: str, notes: Mapping[str, list[str]]) -> None:
+    lines = [identity, *(" ".join((name, *note)) for name, note in notes.items()), ""]
+    write_durably(folder / MARKER, "\n".join(lines).encode())
+
+
+def _inode(root: Path, name: str) -> str:
+    return str((root / name / MARKER).stat().st_ino)
+
+
+def _is_as_marked(root: Path, name: str, notes: Mapping[str, list[str]]) -> bool:
+    return name in notes and len(notes[name]) == 2 and notes[name][0] == _inode(root, name)
+
+
+def _require_own(root: Path, name: str, identity: str, note: list[str]) -> None:
     if not (root / name).is_dir():
         raise FolderAway(root, name, "is missing")
-    found = _marks(root / name)[0]
+    found, its = _marks(root / name)
     if found != identity:
         raise FolderAway(root, name, "is the folder of another root" if found else f"has no {MARKER}")
+    if not set(its.get(name, ())[1:]).intersection(note[1:]):
+        raise FolderAway(root, name, "is what the folder was before it was copied to where it is")
 
 
 class HeldFolders:

@@ -177,6 +177,26 @@ def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tm
     assert check_repository(settings_of(root), digests=True, repair=False) == []
 
 
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_copied_folder_leaves_below_its_mount_is_not_taken_for_it(
+    filled: Path, tmp_path: Path, name: str
+) -> None:
+    root, below = tmp_path / "root", tmp_path / "below"
+    copy_root(filled, root)
+    shutil.copytree(root / name, tmp_path / "disk")
+    (root / name).rename(below)
+    (tmp_path / "disk").rename(root / name)  # mounted
+    Repository(settings_of(root)).close()
+    (root / name).rename(tmp_path / "disk")
+    below.rename(root / name)
+    with pytest.raises(FolderAway, match=f"/root/{name} is what the folder was before"):
+        Repository(settings_of(root))
+    (root / name).rename(below)
+    (tmp_path / "disk").rename(root / name)
+    with Repository(settings_of(root)) as repository:
+        assert repository.recovered.missing == 0
+
+
 def test_a_copied_root_is_another_one(filled: Path, tmp_path: Path) -> None:
     shutil.copytree(filled, tmp_path / "copy")
     mark_anew(tmp_path / "copy")
