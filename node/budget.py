@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from time import monotonic
@@ -29,6 +31,7 @@ import structlog
 from prometheus_client import Counter as Samples
 
 from node.addresses import block_of
+from node.errors import VoxelnodeError
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -294,3 +297,95 @@ class Budget:
                 self._logged_at.clear()
             self._logged_at[key] = now
             log.warning(event, service=self._port, address=claim.address, reason=rule)
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """Who asks for what a request or an operation does; empty: the node itself. `gone` is set once nobody waits."""
+
+    name: str = ""
+    is_administrator: bool = False
+    gone: threading.Event = field(default_factory=threading.Event)
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def current_caller() -> Caller:
+    """Return the caller of this context, which the threads of a request share."""
+    return _caller.get() or Caller()
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Work for a caller until this is left, also in threads that begin with a copy of the context."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+class NoTurn(VoxelnodeError):
+    """A caller has no place to wait left, or waited too long."""
+
+
+class Turns:
+    """Turns for work that lies behind the places of a port: searches, decoding. Thread-safe.
+
+    A caller may use every turn that nobody else wants. Of those that wait, who has the fewest is next. Whoever has none
+    gets one beyond `at_once`, and an administrator another, so nobody waits until the work of somebody else ends. A
+    caller, other than the node itself, has at most half of the places to wait; the first always has one.
+    """
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._at_once, self._waiting = at_once, waiting
+        self._changed = threading.Condition()
+        self._running: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()  # waiting or running
+        self._queue: list[Caller] = []
+
+    @contextmanager
+    def turn(self, caller: Caller, seconds: float, before: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Wait for a turn, at most so many seconds; `before` is called once there is a place to wait. Raises NoTurn."""
+        with self._changed:
+            held, total = self._held[caller.name], sum(self._held.values())
+            share = self._at_once + (-(-self._waiting // 2) if caller.name else self._waiting)
+            if held and (held >= share or total >= self._at_once + self._waiting):
+                raise NoTurn
+            self._held[caller.name] += 1
+        try:
+            before()
+            self._wait(Caller(caller.name, caller.is_administrator), seconds)
+            try:
+                yield
+            finally:
+                self._end(self._running, caller.name)
+        finally:
+            self._end(self._held, caller.name)
+
+    def _wait(self, ticket: Caller, seconds: float) -> None:
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                if not self._changed.wait_for(lambda: self._next() is ticket, max(0.0, seconds)):
+                    raise NoTurn
+                self._running[ticket.name] += 1
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def _next(self) -> Caller | None:
+        able = [ticket for ticket in self._queue if self._has_turn(ticket)]
+        return min(able, key=lambda ticket: self._running[ticket.name], default=None)
+
+    def _has_turn(self, ticket: Caller) -> bool:
+        beyond = 0 if self._running[ticket.name] else 1 + ticket.is_administrator
+        return sum(self._running.values()) < self._at_once + beyond
+
+    def _end(self, counted: Counter[str], name: str) -> None:
+        with self._changed:
+            counted[name] -= 1
+            if not counted[name]:
+                del counted[name]
+            self._changed.notify_all()

@@ -111,6 +111,26 @@ class LinesOfAddresses:
             yield key, count - LINES_OF_MINUTE
 
 
+class _LinesOfLibraries(logging.Filter):
+    """Lines of libraries, which anybody can cause, too: a few of each place in the code in a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = LinesOfAddresses()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Decide once for all handlers that a line goes to."""
+        if record.name.split(".")[0] == "node":
+            return True
+        if (is_due := record.__dict__.get("is_due")) is None:
+            is_due = self._lines.is_due(f"{record.name} {record.module}:{record.lineno}", "")
+            record.__dict__["is_due"] = is_due
+        return bool(is_due)
+
+
+_of_libraries = _LinesOfLibraries()
+
+
 def configure(
     level: Literal["debug", "info", "warning", "error"] = "info",
     format: Literal["auto", "console", "json"] = "auto",
@@ -133,6 +153,7 @@ def configure(
     )
     handler = _Handler(stream)
     handler.setFormatter(_formatter(renderer))
+    handler.addFilter(_of_libraries)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -192,6 +213,7 @@ def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COU
             "may write to, or leave it out"
         ) from error
     handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
+    handler.addFilter(_of_libraries)
     logging.getLogger().addHandler(handler)
 
 
@@ -203,6 +225,7 @@ class _Newest(logging.Handler):
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.requests: deque[str] = deque(maxlen=KEPT_LINES)  # else they would push out what else there is
         self.setFormatter(_formatter(structlog.processors.JSONRenderer()))
+        self.addFilter(_of_libraries)
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)

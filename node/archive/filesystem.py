@@ -426,6 +426,7 @@ class PartFile(_Part):
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
         self._path = archive._folders.path(f"incoming/{name}.receiving")
+        self._arrived = archive.intake.measured()
         with archive.intake.refusing():
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._open = True
@@ -434,8 +435,9 @@ class PartFile(_Part):
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append all bytes of a fragment.
 
-        Raises OutOfResources if the disk is full or fails; call `abandon`.
+        Raises OutOfResources if the disk fails, is full, or has no more than the reserve left; call `abandon`.
         """
+        self._arrived(len(fragment))
         with self._archive.intake.refusing():
             _write_all(self._file, fragment)
         reached("part-written")

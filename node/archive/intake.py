@@ -30,6 +30,9 @@ from node.errors import OutOfResources
 
 log = structlog.get_logger()
 
+ASK_BYTES = 8 << 20
+"""Bytes of an upload after which the room on the disks is looked at again."""
+
 RESUME_FACTOR = 1.1
 """Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
 
@@ -146,6 +149,19 @@ class Intake:
         self._full = lack is not None
         if lack is not None:
             raise OutOfResources(lack[1])
+
+    def measured(self) -> Callable[[int], None]:
+        """Return a function that is told how many bytes of an upload have arrived, and raises as `require`."""
+        unasked = 0
+
+        def arrived(count: int) -> None:
+            nonlocal unasked
+            unasked += count
+            if unasked >= ASK_BYTES:
+                unasked = 0
+                self.require()
+
+        return arrived
 
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.

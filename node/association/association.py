@@ -21,7 +21,7 @@ from node.association.outgoing import (
     message_pdus,
 )
 from node.association.primitives import encoded_command
-from node.dicom.command import DATA_SET, CommandSet, Element, encode_command
+from node.dicom.command import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, DATA_SET, CommandSet, Element, encode_command
 
 SENT_AT_ONCE = 1_048_576
 """Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
@@ -45,11 +45,23 @@ class AcceptedContext:
 
 @dataclass(frozen=True, slots=True)
 class DimseMessage:
-    """A whole DIMSE message of the peer; `data_set` is encoded."""
+    """A whole DIMSE message of the peer; `data_set` is encoded; None: it was longer than `maximum_bytes`."""
 
     context_id: int
     command: CommandSet
-    data_set: bytes = b""
+    data_set: bytes | None = b""
+
+
+MAXIMUM_BYTES = {C_FIND_RQ: 65_536, C_MOVE_RQ: 1 << 20, C_GET_RQ: 1 << 20}
+"""Longest identifier, which is held in memory while it arrives: a list of 10 000 UIDs has 640 KB."""
+
+MAXIMUM_OTHER_BYTES = 16_000_000
+"""Longest data set of any other message but C-STORE, a storage commitment of 65 000 instances takes 10 MB."""
+
+
+def maximum_bytes(request: CommandSet) -> int:
+    """Return the longest data set that is held in memory for a request."""
+    return MAXIMUM_BYTES.get(request.field or 0, MAXIMUM_OTHER_BYTES)
 
 
 class Association(ABC):

@@ -44,7 +44,7 @@ from node.association.tls import PeerCertificate, tls_context
 from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
 from node.background import BackgroundService, SupervisedThread
-from node.budget import Claim
+from node.budget import Caller, Claim, calling
 from node.children.decoder import Decoder
 from node.dicom import command
 from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ
@@ -292,7 +292,8 @@ class Listener:
     ) -> bool:
         """Serve a request within what its peer sees of the index; False if there is no service for it."""
         operation = Operation(association, message, store_service)
-        with within(scope):
+        connection = association.connection
+        with within(scope), calling(Caller(f"{connection.caller} at {connection.block}")):
             match message.command.field:
                 case command.C_ECHO_RQ:
                     serve_c_echo(operation)

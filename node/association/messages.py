@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from node.association import framing
-from node.association.association import AcceptedContext, DimseMessage
+from node.association.association import MAXIMUM_OTHER_BYTES, AcceptedContext, DimseMessage, maximum_bytes
 from node.association.framing import Piece, Violation
 from node.association.outgoing import fragment_pdus
 from node.association.services.c_store import Reception, StoreService
-from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, CommandSet, decode_command, encode_c_store_response
+from node.dicom.command import (
+    C_CANCEL_RQ,
+    C_STORE_RQ,
+    CommandSet,
+    decode_command,
+    encode_c_store_response,
+)
 from node.dicom.status import ResponseStatus
-
-MAXIMUM_IDENTIFIER_BYTES = 16_000_000
-"""Longest data set of any message but C-STORE: a storage commitment of 65 000 instances takes 10 MB."""
 
 
 class MessageCarrier(Protocol):
@@ -134,22 +137,27 @@ class Messages:
             raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
         self._data_bytes += len(piece.data)
         is_stored = self._request.field == C_STORE_RQ  # identifiers are held in memory
-        if self._data_bytes > (2 * self._service.ingest.maximum_bytes if is_stored else MAXIMUM_IDENTIFIER_BYTES):
+        if self._data_bytes > (2 * self._service.ingest.maximum_bytes if is_stored else MAXIMUM_OTHER_BYTES):
             raise Violation("a data set without end", framing.INVALID_PARAMETER)
         if self._reception is not None:
             self._reception.write(piece.data)
+        elif self._data_bytes > maximum_bytes(self._request):
+            self._data.clear()
         elif not _has_ignored_data(self._request):
             self._data += piece.data
 
     def _complete(self, request: CommandSet, context: AcceptedContext) -> DimseMessage | None:
         """Answer a C-STORE; return any other request."""
         reception, data, self._data = self._reception, self._data, bytearray()
+        is_too_long = self._data_bytes > maximum_bytes(request)
         self._request = self._reception = self._context = None
         self._data_bytes = 0
         if reception is not None:
             self._respond(request, context.context_id, reception.finish())
             return None
-        return None if _has_ignored_data(request) else DimseMessage(context.context_id, request, bytes(data))
+        if _has_ignored_data(request):
+            return None
+        return DimseMessage(context.context_id, request, None if is_too_long else bytes(data))
 
     def _respond(self, request: CommandSet, context_id: int, answer: ResponseStatus) -> None:
         body = encode_c_store_response(request, answer)

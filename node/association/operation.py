@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
 from node.association.acceptor import AcceptedAssociation
-from node.association.association import DimseMessage
+from node.association.association import DimseMessage, maximum_bytes
 from node.association.outgoing import encoded, fragment_pdus, message_pdus
 from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
 from node.association.services.c_store import StoreService
@@ -52,6 +52,7 @@ class Operation:
         self.association = association
         self.context = association.accepted[message.context_id]
         self.message_id = message.command.message_id or 0
+        self._command = message.command
         self._field, self._has_data_set = message.command.field, message.command.has_data_set
         request = decoded_command(message.command.encoded)
         self._kind = kind_of(request)
@@ -85,6 +86,9 @@ class Operation:
         """
         if not self._has_data_set:
             raise RequestRefused(status, "the request has no data set")
+        if self._data_set is None:
+            most = maximum_bytes(self._command)
+            raise RequestRefused(status, f"the identifier has more than {most} bytes: ask for less at once")
         syntax = UID(self.context.transfer_syntax_uid)
         try:
             # This also notices a data set that ends too early, which pydicom accepts.

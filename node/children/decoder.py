@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -21,6 +21,7 @@ from sys import modules
 from time import monotonic
 from typing import ParamSpec
 
+from node.budget import NoTurn, Turns, current_caller
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
@@ -34,6 +35,7 @@ MAX_JOBS_PER_PROCESS = 2000
 MAX_REASON_CHARACTERS = 500
 
 STOPPING = "the node is stopping"
+GONE = "the client closed the connection"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
 
 SLOW_SECONDS = 1.0
@@ -90,7 +92,7 @@ class Decoder:
         self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
         self._frame_cpu_seconds = min(cpu_seconds, frame_cpu_seconds)
         self._refusals = _Refusals()
-        self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
+        self._turns = Turns(workers, max_waiting)
         self._children = ChildPool(
             serve, max_answer_bytes, name="voxelnode-decoder", max_answer_bytes=1 + max_answer_bytes
         )
@@ -162,23 +164,18 @@ class Decoder:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if not self._queue.acquire(blocking=False):
-            raise DecoderBusy
-        try:
-            if not self._turns.acquire(timeout=self._limits.deadline_seconds):
-                raise DecoderBusy
+        with ExitStack() as held:
             try:
-                yield
-            finally:
-                self._turns.release()
-        finally:
-            self._queue.release()
+                held.enter_context(self._turns.turn(current_caller(), self._limits.deadline_seconds))
+            except NoTurn:
+                raise DecoderBusy from None
+            yield
 
     def _call(self, apart: Apart, subject: _Subject | None) -> bytes:
         try:
-            return self._children.call(apart, apart.limits.deadline_seconds)
+            return self._children.call(apart, apart.limits.deadline_seconds, current_caller().gone)
         except ChildCancelled:
-            raise NotDecodedNow(STOPPING) from None
+            raise NotDecodedNow(GONE if current_caller().gone.is_set() else STOPPING) from None
         except ChildLate:
             raise DecoderBusy from None
         except ChildDied as died:

@@ -7,12 +7,15 @@ functions to name a job, so the functions import NumPy and the codecs, which `LI
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from node.archive.intact import data_set_offset
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.volume.read.transfer_syntaxes import NotTranscodable
 
@@ -43,8 +46,45 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     from node.volume.read.transcoding import transcoded
 
     with path.open("rb") as file:
-        into.write_bytes(transcoded(file, transfer_syntax_uid))
+        if transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN and _is_deflated(path):
+            file.seek(data_set_offset(path) or 0)
+            with into.open("wb") as inflated:
+                for piece in _inflated(file):
+                    inflated.write(piece)
+        else:
+            into.write_bytes(transcoded(file, transfer_syntax_uid))
     return b""
+
+
+MAX_INFLATED_BYTES = 1 << 32
+"""Longest data set that is inflated: about that of one value (PS3.5 7.1.1)."""
+
+_PIECE_BYTES = 1 << 20
+
+
+def _is_deflated(path: Path) -> bool:
+    """Return whether a file of this node has a data set in Deflated Explicit VR Little Endian (PS3.5 A.5)."""
+    from pydicom.filereader import read_file_meta_info
+
+    syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    return syntax == DEFLATED_LITTLE_ENDIAN and data_set_offset(path) is not None
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a deflated data set in pieces: its bytes are in Explicit VR Little Endian, perhaps 1000 times as many."""
+    decompressor, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not decompressor.eof:
+        compressed = decompressor.unconsumed_tail or file.read(_PIECE_BYTES)
+        if not compressed:
+            raise NotTranscodable("the deflated data set is cut off")
+        try:
+            piece = decompressor.decompress(compressed, _PIECE_BYTES)
+        except zlib.error as error:
+            raise NotTranscodable("the deflated data set is damaged") from error
+        total += len(piece)
+        if total > MAX_INFLATED_BYTES:
+            raise NotTranscodable(f"the deflated data set has more than {MAX_INFLATED_BYTES} bytes")
+        yield piece
 
 
 MAX_NAMED_ELEMENTS = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,19 @@ class KeptResults:
 
     content: Any = None
     output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file while its bytes arrive; `arrived` measures them against the reserve of the disk."""
+
+    file: IO[bytes]
+    arrived: Callable[[int], None]
+
+    def write(self, data: bytes) -> None:
+        """Append bytes. Raises OutOfResources if the disk has no more than the reserve left."""
+        self.arrived(len(data))
+        self.file.write(data)
 
 
 class Results:
@@ -57,7 +70,7 @@ class Results:
         """Return what was kept of a job, whose hook need not run again; None: nothing."""
         raise _off()
 
-    def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:
+    def new_file(self, job: Job, name: str) -> AbstractContextManager[Upload]:
         """Yield a file of a job to write, which is there once the block ends."""
         raise _off()
 

@@ -30,7 +30,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from node.budget import Claim, Stage
+from node.budget import Caller, Claim, Stage
 from node.errors import UsageError
 from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
@@ -157,6 +157,9 @@ def identify_again(request: Request, principal: Principal) -> None:
 def _take_place(request: HTTPConnection, principal: Principal) -> None:
     """Enter a place for the rest of the request, or raise NoPlace."""
     claim: Claim | None = getattr(request.state, "claim", None)
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is not None:
+        caller.name, caller.is_administrator = _share_of(request, principal), principal.role >= Role.ADMIN
     if claim is not None:
         request.state.turn.end_soon()
     if claim is None or claim.stage is Stage.PLACED:  # of no connection, or with an answer that is still to be taken
@@ -165,6 +168,11 @@ def _take_place(request: HTTPConnection, principal: Principal) -> None:
     if (rule := request.app.state.budget.enter(claim)) is not None:
         request.state.turn.is_refused = True
         raise NoPlace(rule, "requests")
+
+
+def _share_of(request: HTTPConnection, principal: Principal) -> str:
+    """Return whose share a request takes: that of its account, or of its address where nobody is named."""
+    return principal.name or address_of(request)
 
 
 Who = Literal["anybody", "link", "read", "write", "admin"]
@@ -195,6 +203,10 @@ class Allow:
             await run_in_threadpool(self._require, request)
         else:
             self._require(request)
+        turn = getattr(request.state, "turn", None)
+        if turn is not None and request.method in SAFE_METHODS and not getattr(request.state, "is_counted", False):
+            request.state.is_counted = True
+            await turn.share(_share_of(request, request.state.account))
 
     def _require(self, request: Request) -> None:
         principal = identified(request)

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
 from threading import get_ident
@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.budget import Claim, Stage
+from node.budget import Caller, Claim, Stage, calling
 from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
@@ -226,11 +226,17 @@ REFUSED_SECONDS = 1.0
 MAX_REFUSED = 1000
 
 
+CALLER_TURNS = 16
+"""Requests of one caller that are answered at once; each may hold one of the forty HTTP threads."""
+
+
 class _Turn:
     """A request that is being identified; `is_refused` if there was no place for its caller."""
 
-    def __init__(self, turns: asyncio.Semaphore) -> None:
+    def __init__(self, turns: asyncio.Semaphore, of_callers: MutableMapping[str, asyncio.Semaphore]) -> None:
         self._turns, self._loop = turns, asyncio.get_running_loop()
+        self._of_callers = of_callers
+        self._of_caller: asyncio.Semaphore | None = None
         self._thread = get_ident()
         self._is_over = self.is_refused = False
 
@@ -239,6 +245,20 @@ class _Turn:
         if not self._is_over:
             self._is_over = True
             self._turns.release()
+
+    async def share(self, caller: str) -> None:
+        """Wait until the caller has fewer than `CALLER_TURNS` requests that are not answered yet."""
+        turns = self._of_callers.get(caller)
+        if turns is None:
+            turns = self._of_callers[caller] = asyncio.Semaphore(CALLER_TURNS)
+        await turns.acquire()
+        self._of_caller = turns
+
+    def answered(self) -> None:
+        """Let the next request of the caller begin."""
+        turns, self._of_caller = self._of_caller, None
+        if turns is not None:
+            turns.release()
 
     def end_soon(self) -> None:
         """End from any thread. Other threads have to wake the loop."""
@@ -262,6 +282,7 @@ class AddressTurns:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._of_callers: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._refused_until: dict[tuple[str, ...], float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -280,27 +301,44 @@ class AddressTurns:
         if turns is None:
             turns = self._turns[block] = asyncio.Semaphore(TURNS)
         await turns.acquire()
-        turn = scope["state"]["turn"] = _Turn(turns)
+        turn = scope["state"]["turn"] = _Turn(turns, self._of_callers)
         try:
             if claim.stage is not Stage.EVICTED:
                 await self._begin(turn, scope, receive, send)
         finally:
             turn.end()
+            turn.answered()
             if turn.is_refused:
                 self._remember(client)
         while claim.stage is Stage.EVICTED and (await receive())["type"] != "http.disconnect":
             pass  # until the connection is closed
 
     async def _begin(self, turn: _Turn, scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_next() -> Message:
-            turn.end()
-            return await receive()
-
         async def send_next(message: Message) -> None:
             turn.end()
+            turn.answered()
             await send(message)
 
-        await self._app(scope, receive_next, send_next)
+        caller = scope["state"]["caller"] = Caller()
+        received: asyncio.Queue[Message] = asyncio.Queue()
+
+        async def watch() -> None:  # what works for a client ends with it
+            while (message := await receive())["type"] != "http.disconnect":
+                received.put_nowait(message)
+            caller.gone.set()
+            received.put_nowait(message)
+
+        async def receive_next() -> Message:
+            turn.end()
+            return await (receive() if watching is None else received.get())
+
+        watching = asyncio.create_task(watch()) if scope["method"] in ("GET", "HEAD") else None
+        try:
+            with calling(caller):
+                await self._app(scope, receive_next, send_next)
+        finally:
+            if watching is not None:
+                watching.cancel()
 
     def _remember(self, client: tuple[str, ...]) -> None:
         if len(self._refused_until) >= MAX_REFUSED:

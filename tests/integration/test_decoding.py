@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
@@ -17,8 +18,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
+from node.budget import Caller, calling
 from node.children.decoder import (
     MAX_REMEMBERED,
     Decoder,
@@ -117,11 +119,38 @@ def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
         decoder.close()
 
 
+def test_a_job_ends_with_the_client_that_waits_for_it(decoder: Decoder) -> None:
+    caller = Caller("one")
+    with ThreadPoolExecutor(1) as threads, calling(caller):
+        asleep = threads.submit(copy_context().run, decoder.run, time.sleep, 3600)  # type: ignore[arg-type]
+        until(lambda: decoder._children.busy == 1)
+        caller.gone.set()
+        with pytest.raises(NotDecodedNow, match="the client closed the connection"):
+            asleep.result(30)
+    assert decoder.run(bytes, 3) == b"\0\0\0"
+
+
+@pytest.mark.slow
+def test_a_deflated_data_set_is_inflated_as_a_stream(tmp_path: Path) -> None:
+    ds = make.ct_series(1)[0]
+    ds.Rows, ds.Columns = 16384, 16384
+    ds.PixelData = bytes(2 * 16384 * 16384)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
+    into = tmp_path / "inflated"
+    into.touch()
+    with closing(Decoder(workers=1, memory_bytes=600_000_000)) as decoder:
+        decoder.run(transcode, tmp_path / "deflated.dcm", str(ExplicitVRLittleEndian), into=into)
+    inflated = dcmread(into, force=True, defer_size=1000)
+    assert (inflated.PatientID, inflated.Rows) == (ds.PatientID, 16384)
+    assert into.stat().st_size > 2 * 16384 * 16384
+
+
 def test_who_comes_when_many_wait_is_refused_at_once() -> None:
     decoder = Decoder(workers=1, max_waiting=1)
     with ThreadPoolExecutor(2) as threads:
         held = [threads.submit(decoder.run, time.sleep, 3600) for _ in range(2)]  # type: ignore[arg-type]
-        until(lambda: decoder._queue._value == 0)
+        until(lambda: decoder._turns._held.total() == 2)
         began = now()
         with pytest.raises(DecoderBusy):
             decoder.run(bytes, 1)

@@ -24,6 +24,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import String, bindparam, insert, select
 
+from node.budget import Turns
 from node.dicom.answers import AnswerEncoder
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
@@ -587,8 +588,7 @@ def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_search_is_refused_at_once_when_many_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = threading.BoundedSemaphore(1)
-    monkeypatch.setattr(world.index._finder, "_places", places)
+    monkeypatch.setattr(world.index._finder, "_turns", Turns(1, 0))
     with world.index.searching():
         began = now()
         with pytest.raises(QueryRefused, match="too many"), world.index.searching():

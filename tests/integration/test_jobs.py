@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 from pydicom import dcmread
 
+from node.archive.intake import ASK_BYTES
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
@@ -27,6 +28,7 @@ from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
+from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
 from tests import make
 from tests.acceptance.served import until
@@ -423,6 +425,31 @@ def test_a_result_has_a_uid_of_its_own(root: Root, begin: Begin, tmp_path: Path)
     )
     rows = root.rows("SELECT sop_instance_uid, sha256 FROM v_images WHERE source != 'result' ORDER BY sop_instance_uid")
     assert rows == before
+
+
+def test_an_upload_is_measured_against_the_reserve_while_it_arrives(root: Root, begin: Begin) -> None:
+    begin("one")
+    job = Job(0, "0" * 32, "one", "1.2", "1.2.3", 1, "running", None)
+    intake = root.ingest.archive.intake
+
+    def leave() -> None:
+        with root.results.new_file(job, "mask.nii") as upload:
+            for reserve_bytes in (0, 1 << 62):
+                intake._reserve_bytes = reserve_bytes
+                upload.write(bytes(ASK_BYTES))
+
+    with pytest.raises(OutOfResources, match="in reserve"):
+        leave()
+    assert list(root.results.folder(job.job_id).iterdir()) == []
+    intake._reserve_bytes = 0
+    origin = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
+    incoming = root.ingest.begin(announced(make.ct_series(1)[0]), origin)
+    incoming.take_fragment(bytes(LARGE_BYTES + 1))
+    intake._reserve_bytes = 1 << 62
+    with pytest.raises(OutOfResources, match="in reserve"):
+        incoming.take_fragment(bytes(ASK_BYTES))
+    incoming.abandon()
+    assert not list((root.folder / "incoming").iterdir())
 
 
 def counted_runs(folder: Path) -> tuple[str, Callable[[], int]]:

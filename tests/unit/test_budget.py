@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from node import budget
-from node.budget import Budget, Claim, Limits, Stage, Standing, decide, first_pending
+from node.budget import (
+    Budget,
+    Caller,
+    Claim,
+    Limits,
+    NoTurn,
+    Stage,
+    Standing,
+    Turns,
+    decide,
+    first_pending,
+)
 from node.metrics import Metrics
+from tests.acceptance.served import until
 
 NOW = 1000.0
 LIMITS = Limits(places=4, per_address=3, per_caller=3, pending=3)
@@ -156,3 +170,59 @@ def test_who_gave_way_gets_no_place_and_is_counted(monkeypatch: pytest.MonkeyPat
     assert door.enter(third) == "places"
     door.leave(second)
     assert door.enter(third) is None
+
+
+def holding(turns: Turns, caller: Caller, begun: threading.Semaphore, go_on: threading.Event) -> threading.Thread:
+    """A thread that takes a turn, and keeps it until `go_on`; one that is refused ends."""
+
+    def hold() -> None:
+        with suppress(NoTurn), turns.turn(caller, 20):
+            begun.release()
+            go_on.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    return thread
+
+
+def test_nobody_waits_for_the_work_of_one_caller_however_much_that_is() -> None:
+    turns, begun, go_on = Turns(4, 20), threading.Semaphore(0), threading.Event()
+    flood = [holding(turns, Caller("flood"), begun, go_on) for _ in range(50)]
+    for _ in range(4):
+        assert begun.acquire(timeout=10), "a caller uses every turn that nobody else wants"
+    assert not begun.acquire(timeout=0.05), "and no more"
+    with turns.turn(Caller("other"), 10), turns.turn(Caller("chief", is_administrator=True), 10):
+        assert turns._held["flood"] <= 4 + 10
+        with pytest.raises(NoTurn), turns.turn(Caller("flood"), 0.01):
+            pass
+    go_on.set()
+    for thread in flood:
+        thread.join(20)
+    assert not turns._held
+    assert not turns._running
+
+
+def test_of_those_that_wait_who_has_fewest_turns_is_next() -> None:
+    turns, begun, go_on, later = Turns(2, 20), threading.Semaphore(0), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def wait(name: str) -> None:
+        with turns.turn(Caller(name), 20):
+            order.append(name)
+
+    held = [holding(turns, Caller("one"), begun, later if index else go_on) for index in range(2)]
+    beyond = holding(turns, Caller("three"), begun, later)
+    for _ in range(3):
+        assert begun.acquire(timeout=10)
+    waiting = []
+    for name in ("one", "one", "two"):
+        waiting.append(threading.Thread(target=wait, args=(name,)))
+        waiting[-1].start()
+        until(lambda: len(turns._queue) == len(waiting), 10, "a place in the queue")
+    go_on.set()
+    until(lambda: bool(order), 10, "a turn")
+    assert order[0] == "two"
+    later.set()
+    for thread in (*held, beyond, *waiting):
+        thread.join(20)
+    assert sorted(order) == ["one", "one", "two"]

@@ -216,3 +216,25 @@ def test_a_flood_of_lines_of_one_address_is_counted_and_hides_no_other() -> None
         assert sum(lines.is_due("http_request", f"10.1.{n >> 8}.{n & 255}") for n in range(5000)) == 5000
     assert logged == []
     assert len(lines._counts) <= MAX_ADDRESSES
+
+
+def test_a_flood_of_lines_of_a_library_is_counted_in_every_place_that_lines_go_to(
+    lines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(logs._of_libraries, "_lines", LinesOfAddresses(lambda: now[0]))
+    logs.write_to_file(tmp_path / "log")
+    logs.keep_newest()
+    library, ours = logging.getLogger("uvicorn.error"), structlog.get_logger("node.test")
+    for number in range(200):
+        library.error("Invalid HTTP request received.", exc_info=ValueError(number))
+        ours.warning("ours")
+    library.error("another place")
+    places = (lines(), [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()], logs.newest())
+    for found in places:
+        events = [line["event"] for line in found]
+        assert (events.count("library_message"), events.count("ours")) == (LINES_OF_MINUTE + 1, 200)
+    now[0] += 61
+    library.error("the next minute")
+    [left_out] = [line for line in lines() if line["event"] == "lines_left_out"]
+    assert left_out["count"] == 200 - LINES_OF_MINUTE

@@ -18,10 +18,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
+from node.budget import current_caller
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
+from node.index.search.finder import Finder
 from node.logs import ALLOWED_FIELDS
 from node.settings.web import Web
 from node.web import middleware, server
@@ -212,6 +215,53 @@ def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     until(lambda: streams.count() == 0)
     with site.network_client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
+
+
+@pytest.fixture
+def holding(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Queries of the account `reader` keep their turns until this is set, or their client has gone."""
+    go_on, turn = threading.Event(), Finder.turn
+
+    @contextmanager
+    def held(finder: Finder, *stop: Callable[[], bool]) -> Iterator[Connection]:
+        caller = current_caller()
+        with turn(finder, *stop) as connection:
+            while caller.name == "reader" and not (go_on.wait(0.02) or caller.gone.is_set()):
+                pass
+            yield connection
+
+    monkeypatch.setattr(Finder, "turn", held)
+    yield go_on
+    go_on.set()
+
+
+def test_requests_of_one_token_keep_nobody_else_waiting(site: Site, holding: threading.Event) -> None:
+    heads = {}
+    for name, role in (("reader", Role.READ), ("other", Role.READ), ("chief", Role.ADMIN)):
+        site.account(name, role)
+        authorization = f"Authorization: Bearer {site.token(name)}"
+        heads[name] = request_head("GET", "/dicom-web/studies", authorization, "Accept: application/dicom+json")
+    turns = site.services.index._finder._turns
+    with held_connections(site, 50) as flood:
+        for connection in flood:
+            connection.sendall(heads["reader"])
+        until(lambda: turns._running["reader"] == 2)
+        for name in ("other", "chief"):
+            with raw(site) as connection:
+                connection.sendall(heads[name])
+                assert status_of(connection) in (200, 204), name
+        holding.set()
+        assert {status_of(connection) for connection in flood} <= {200, 204, 503}
+
+
+def test_work_for_a_client_ends_with_it(site: Site, holding: threading.Event) -> None:
+    site.account("reader", Role.READ)
+    turns = site.services.index._finder._turns
+    with raw(site) as connection:
+        connection.sendall(request_head("GET", "/dicom-web/studies", f"Authorization: Bearer {site.token('reader')}"))
+        until(lambda: turns._running["reader"] == 1)
+    until(lambda: not turns._running["reader"])
+    assert not holding.is_set()
 
 
 def test_a_compressed_body_is_not_taken(empty: Site) -> None:

@@ -286,8 +286,8 @@ class RequestedAssociation(Association):
         """
         try:
             syntax = UID(self.accepted[message.context_id].transfer_syntax_uid)
-            require_few_elements(message.data_set, syntax, MAXIMUM_ELEMENTS)
-            return decode(BytesIO(message.data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
+            require_few_elements(message.data_set or b"", syntax, MAXIMUM_ELEMENTS)
+            return decode(BytesIO(message.data_set or b""), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
             raise AssociationLost("it sent a data set that cannot be decoded") from error
 

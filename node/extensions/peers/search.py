@@ -122,7 +122,7 @@ def _found(
         for assoc, message in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
             count += 1
             syntax = assoc.accepted[message.context_id].transfer_syntax_uid
-            answer = _read(message.data_set, syntax, level) if count <= MAX_ANSWERS else None
+            answer = _read(message.data_set or b"", syntax, level) if count <= MAX_ANSWERS else None
             if answer is not None:
                 answers.setdefault(answer[_UNIQUE_KEY[level]], answer)
             elif count <= MAX_ANSWERS:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import structlog
 
@@ -49,7 +48,7 @@ from node.index.work.jobs import Job, JobState
 from node.receive.dicom_files import MediaFile
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
-from node.receive.results import KeptResults, Results
+from node.receive.results import KeptResults, Results, Upload
 from node.receive.stored_files import damage_of
 from node.settings.model import Settings
 
@@ -135,7 +134,7 @@ class ResultIntake(Results):
         return KeptResults(content, output)
 
     @contextmanager
-    def new_file(self, job: Job, name: str) -> Iterator[IO[bytes]]:
+    def new_file(self, job: Job, name: str) -> Iterator[Upload]:
         """Open a file of a job for writing: durable, and in place of an earlier one of its name, when the block ends.
 
         Raises ResultRefused if the name is no name of a result or the job has too many files, and OutOfResources.
@@ -156,7 +155,7 @@ class ResultIntake(Results):
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with os.fdopen(os.open(part, flags, 0o600, dir_fd=folder), "wb") as file:
-                    yield file
+                    yield Upload(file, self._ingest.archive.intake.measured())
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)

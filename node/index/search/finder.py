@@ -11,7 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
+from node.budget import NoTurn, Turns, current_caller
 from node.dicom.answers import Answer, Found, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
@@ -274,8 +275,7 @@ class Finder:
 
     def __init__(self, reader: Readers) -> None:
         self._reader = reader
-        self._turns = threading.BoundedSemaphore(MAX_RUNNING)
-        self._places = threading.BoundedSemaphore(MAX_RUNNING + MAX_WAITING)
+        self._turns = Turns(MAX_RUNNING, MAX_WAITING)
         self._lock = threading.Lock()
         self._received_at = self._rested_at = -RECEIVING_SECONDS
 
@@ -319,13 +319,13 @@ class Finder:
 
         Raises the same exceptions as `find`.
         """
-        if not self._places.acquire(blocking=False):
-            raise QueryRefused(TOO_MANY)
-        try:
-            until = time.monotonic() + MAX_WAIT_SECONDS
-            self._rest(stop, until)
-            if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
-                raise QueryRefused(TOO_MANY)
+        until = time.monotonic() + MAX_WAIT_SECONDS
+        turn = self._turns.turn(current_caller(), MAX_WAIT_SECONDS, lambda: self._rest(stop, until))
+        with ExitStack() as held:
+            try:
+                held.enter_context(turn)
+            except NoTurn:
+                raise QueryRefused(TOO_MANY) from None
             began_at, in_sqlite = time.thread_time(), 0.0
             try:
                 with self._reader.connect() as connection:
@@ -338,9 +338,6 @@ class Finder:
                         in_sqlite = getattr(clock, "seconds", 0.0) - before
             finally:
                 self._charge(time.thread_time() - began_at - in_sqlite, in_sqlite)
-                self._turns.release()
-        finally:
-            self._places.release()
 
     def _charge(self, in_python: float, in_sqlite: float = 0.0) -> None:
         """Make the next query wait for the seconds that this one ran; this one is not delayed."""
