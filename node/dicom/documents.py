@@ -279,7 +279,7 @@ def whole_model(document: Document) -> Json:
 def _tag(name: str, blocks: dict[tuple[int, str], int]) -> int | None:
     group, comma, rest = name.partition(",")
     if not comma:
-        return int(name, 16) if _TAG.fullmatch(name) else _standard(name)
+        return int(name, 16) if _TAG.fullmatch(name) else standard(name)
     quoted, _, element = rest.rpartition(",")
     creator = quoted.replace("%22", '"').replace("%5C", "\\").replace("%25", "%")
     of_group = [block for (other, _), block in blocks.items() if other == int(group, 16)]
@@ -287,7 +287,8 @@ def _tag(name: str, blocks: dict[tuple[int, str], int]) -> int | None:
     return int(group, 16) << 16 | block << 8 | int(element, 16)
 
 
-def _standard(name: str) -> int | None:
+def standard(name: str) -> int | None:
+    """Return the tag of a name in documents that is a keyword; None if it is none."""
     try:
         return standard_tag(name)
     except KeyError:

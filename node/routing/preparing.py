@@ -118,12 +118,12 @@ class Preparer:
             return due.image_id, problem
 
     def _prepared(self, due: DueInstance) -> Prepared:
-        path = self._root / due.key
+        path, change = self._root / due.key, self.change.of(due.identity)
         found: bytes | str | None
         try:
             if self._local is not None:
                 self._local(due)
-            if due.bytes > BATCH_BYTES or self.change.concerns(due.transfer_syntax_uid):
+            if due.bytes > BATCH_BYTES or change.concerns(due.transfer_syntax_uid):
                 found = problem_with(path, due.data_set_offset, due.bytes, due.sha256)
             else:
                 found = intact_bytes(path, due.data_set_offset, due.bytes, due.sha256)
@@ -136,19 +136,19 @@ class Preparer:
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile
             reason = f"its file {found}: send the instance to this node again"
             raise NotTaken(reason, is_final=found != MISSING, damaged=due.key)
-        if self.change.concerns(due.transfer_syntax_uid):
-            return Prepared(due, self._copied(due, path), is_copy=True)
+        if change.concerns(due.transfer_syntax_uid):
+            return Prepared(due, self._copied(due, path, change), is_copy=True)
         outgoing = Outgoing(
             path, due.sop_class_uid, due.sop_instance_uid, due.transfer_syntax_uid, due.data_set_offset, due.bytes,
             data=found,
         )  # fmt: skip
         return Prepared(due, outgoing)
 
-    def _copied(self, due: DueInstance, path: Path) -> Outgoing:
+    def _copied(self, due: DueInstance, path: Path, change: CopyChange) -> Outgoing:
         into = self._folder / f"{uuid.uuid4().hex}.part"
         try:
             into.touch(0o600)
-            copy = copy_of(self._decoder.run(forward, path, self.change, into=into), self.change)
+            copy = copy_of(self._decoder.run(forward, path, change, into=into), change)
             length = into.stat().st_size - copy.data_set_offset
             is_deidentified = self.change.deidentification is not None
             if is_deidentified and copy.sop_instance_uid != self.change.uid(due.sop_instance_uid):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
+from tempfile import NamedTemporaryFile
+from typing import IO, Any, ClassVar
 
 import structlog
 from anyio import CancelScope
@@ -22,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from node.archive.base import ArchivedFile
 from node.archive.intact import MISSING
+from node.children.forwarding import CopyChange, forward
 from node.conversion.volume_files import revision_files
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.reading import ReadIndex
@@ -159,6 +161,40 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
     if problem is not None and not _is_whole_again(node, instance, problem):
         raise Damaged(DAMAGED)
     return path
+
+
+def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
+    """Return a file written by a child process; the file is deleted when it is closed.
+
+    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes. `function`
+    takes `arguments`, and the file to write as `into`. Raises what `Decoder.run` does, and Unavailable.
+    """
+    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
+        dir=node.archive.incoming, prefix="decoded-", suffix=".part"
+    )
+    try:
+        node.decoder.run(function, *arguments, into=Path(file.name))
+    except OSError as error:
+        file.close()
+        raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@contextmanager
+def leaving_file(node: Services, instance: StoredInstance) -> Iterator[Path]:
+    """Yield the path of the file of an instance as it leaves: as stored, or a copy with the identity of its patient.
+
+    Raises what `whole_file` does, and NotDecoded if there can be no copy.
+    """
+    path = whole_file(node, instance)
+    if instance.identity is None:
+        yield path
+        return
+    with decoded_file(node, forward, path, CopyChange(identity=instance.identity)) as copy:
+        yield Path(copy.name)
 
 
 def local_file(node: Services, file: ArchivedFile) -> Path:

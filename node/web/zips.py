@@ -17,6 +17,7 @@ import struct
 import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -25,10 +26,13 @@ from fastapi import Request, Response
 
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
+from node.children.decoder import NotDecoded
 from node.errors import UsageError
+from node.index.search.selection import StoredInstance
 from node.web.errors import PreconditionFailed
-from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
+from node.web.files import ZIP, Damaged, Streamed, leaving_file, not_satisfiable, stored_file
 from node.web.headers import has_etag, is_match
+from node.web.services import Services
 
 CHUNK_BYTES = 1 << 20
 
@@ -237,6 +241,46 @@ def zip_response(
         return Response(status_code=status, headers=headers)
     audit(", a part" if stop - start < planned.length else "")
     return Streamed(planned.pieces(start, stop), status, headers)
+
+
+def instances_zip(
+    node: Services,
+    request: Request,
+    entries: Sequence[tuple[str, Content]],
+    headers: Mapping[str, str],
+    audit: Callable[[str], None],
+    status: int = 200,
+) -> Response:
+    """Send instances as they leave, and bytes, as a ZIP file: planned, unless some have another identity than stored.
+
+    What is changed is made when its turn comes, so nobody knows the length before.
+    """
+    if not any(_is_identified(content) for _, content in entries):
+        planned = PlannedZip(entries, node.archive, partial(stored_file, node), known_of(request))
+        return zip_response(request, planned, headers, audit, status)
+    headers = {"Content-Type": ZIP, **headers}
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    audit("")
+    return Streamed(zip_stream(_leaving(node, entries)), status, headers)
+
+
+def _is_identified(content: Content) -> bool:
+    return isinstance(content, StoredInstance) and content.identity is not None
+
+
+def _leaving(node: Services, entries: Iterable[tuple[str, Content]]) -> Iterator[Member]:
+    for name, content in entries:
+        if isinstance(content, bytes):
+            yield Member(name, len(content), [content])
+        elif isinstance(content, StoredInstance) and content.identity is not None:
+            try:
+                with leaving_file(node, content) as path, path.open("rb") as file:
+                    yield Member(name, path.stat().st_size, iter(partial(file.read, CHUNK_BYTES), b""))
+            except NotDecoded as error:
+                raise Damaged(f"the identity of a patient cannot be written: {error}") from error
+        else:
+            yield Member(name, _length(content), stored_file(node, content))
 
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(?:(\d{1,18})\s*-\s*(\d{1,18})?|-\s*(\d{1,18}))\s*", re.ASCII | re.IGNORECASE)

@@ -37,6 +37,7 @@ from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
+from node.index.nouns.persons import Correction, PersonRepository
 from node.index.search.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture
@@ -868,3 +869,26 @@ def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
         assert time.process_time() - before < 0.5
     assert node.settled()
     assert node.count("associations_total{outcome=given up}") == 1
+
+
+def test_what_is_retrieved_has_the_identity_that_queries_answer(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    destination = start_destination()
+    node = start_node(peers=peers(destination))
+    [ds] = stored(node, ct_series(1, PatientID="C-7", PatientName="Wrong^Name"), tmp_path)
+    persons, [row] = node.ingest.index.repository(PersonRepository), view_rows(node.root, "SELECT id FROM v_patients")
+    keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
+    now, uid = node.ingest.now(), str(ds.SOPInstanceUID)
+    persons.correct(row["id"], Correction("C-1", patient_name="Right^Name"), now, str(ds.StudyInstanceUID))
+    for implicit in (False, True):
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        found = get(node, keys, (CT_IMAGE_STORAGE, [syntax]))
+        copy = read_dataset(BytesIO(found.stored[uid]), implicit, True)
+        assert (copy.PatientID, copy.PatientName, copy.PixelData) == ("C-1", "Right^Name", ds.PixelData)
+    assert move(node, keys)[-1][0].Status == 0
+    copy = read_dataset(BytesIO(destination.stored[uid]), False, True)
+    assert copy.OriginalAttributesSequence[0].ModifiedAttributesSequence[0].PatientID == "C-7"
+    persons.separate(row["id"], now, study=str(ds.StudyInstanceUID))
+    assert get(node, keys).stored[uid] == data_set_bytes(ds)
+    assert list((node.root / "incoming").glob("*.part*")) == []

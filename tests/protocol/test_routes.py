@@ -23,6 +23,7 @@ from node.extensions.destinations.settings import DicomwebSettings, FolderSettin
 from node.extensions.object_store.destination import MAX_WHOLE_BYTES
 from node.extensions.object_store.settings import BucketSettings
 from node.index.nouns.events import EventKind, record_series_event
+from node.index.nouns.persons import Correction, PersonRepository
 from node.index.work.routes import lane_to
 from node.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
@@ -753,3 +754,35 @@ def test_two_nodes_that_route_to_each_other_do_not_send_for_ever(source: Callabl
         both["TWO"].run("on/ONE")
     assert both["ONE"].state("on/TWO")["delivered"] == 2
     assert both["TWO"].state("on/ONE")["delivered"] == 0
+
+
+def test_copies_have_the_identity_that_somebody_has_corrected_and_are_sent_again(
+    source: Callable[..., Source], pacs: Pacs, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    to = {"all": Route(when="instance-stored", to=("PACS", "folder"))}
+    node = source(to, pacs.port, {"folder": FolderSettings(kind="folder", folder=tmp_path / "there")})
+    series = make.ct_series(2, PatientID="C-7", PatientName="Wrong^Name")
+    node.take(series[:1])
+    node.run("all/PACS")
+    index = node.node.ingest.index
+    persons, [row] = index.repository(PersonRepository), node.rows("SELECT id FROM v_patients")
+    node.clock.moment += dt.timedelta(hours=2)
+    persons.correct(row["id"], Correction("C-1", patient_name="Müller^Änne"), node.clock.moment)
+    node.take(series[1:])
+    key = (str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID))
+    node.clock.moment += dt.timedelta(hours=2)
+    assert len(index.routes.replay(lane_to("all", "PACS"), [key], False, node.clock()).queued) == 1
+    for name in ("all/PACS", "all/folder"):
+        node.run(name)
+    assert sorted(pacs.taken) == sorted([*uids(series), uids(series)[0]])
+    written = [dcmread(path) for path in (tmp_path / "there").rglob("*") if path.is_file()]
+    sent = pacs.data_sets[1:] + written
+    assert written
+    assert {(ds.PatientID, str(ds.PatientName)) for ds in sent} == {("C-1", "Müller^Änne")}
+    assert {ds.PixelData for ds in sent} == {ds.PixelData for ds in series}
+    persons.separate(row["id"], node.clock.moment)
+    index.routes.send(lane_to("", "PACS"), key[0], None, node.clock())
+    node.run("/PACS")
+    assert pacs.data_sets[-1].PatientID == "C-7"
+    assert "OriginalAttributesSequence" not in pacs.data_sets[-1]

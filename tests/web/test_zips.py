@@ -21,7 +21,6 @@ from node.errors import UsageError
 from node.extensions.pages.actions import MAX_QUERY
 from node.web import zips
 from node.web.files import Damaged
-from node.web.pages import downloads
 from node.web.services import Services
 from node.web.zips import Known, Member, PlannedFile, PlannedZip, zip_stream
 from tests import make
@@ -283,7 +282,7 @@ def test_who_goes_away_while_checksums_are_read_has_nothing_more_read(
             ended.set()
             raise
 
-    monkeypatch.setattr(downloads, "stored_file", endless)
+    monkeypatch.setattr(zips, "stored_file", endless)
     with site.network_client().stream("GET", f"/studies/{STUDY}/dicom.zip", headers={"Range": "bytes=-1"}):
         assert begun.wait(DEADLINE_SECONDS)
     assert ended.wait(DEADLINE_SECONDS / 2)

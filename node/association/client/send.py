@@ -30,8 +30,11 @@ from node.association.client.association import (
     contexts_of,
 )
 from node.association.outgoing import InstanceBytes
+from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.decoding import transcode
+from node.children.forwarding import CopyChange, copy_of, forward
+from node.dicom.coercion import Identity
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.encoding import is_as_announced
 from node.dicom.status import SUCCESS
@@ -74,6 +77,7 @@ class Outgoing:
     The UIDs are those of the data set; the File Meta Information may differ. `sha256` is the digest of the data set;
     if it is given, the file is verified before it is sent. `data` is the data set, if it was read and verified already.
     `fetch` gives the path of the file when it is to be read, and raises an OSError if it cannot be had now.
+    `identity`: what is sent has it, and is otherwise as stored; see `StoredInstance`.
     """
 
     path: Path
@@ -83,6 +87,7 @@ class Outgoing:
     offset: int
     bytes: int
     sha256: str | None = None
+    identity: Identity | None = None
     data: _Bytes | None = field(default=None, repr=False)
     fetch: Callable[[], Path] | None = field(default=None, repr=False, compare=False)
 
@@ -117,8 +122,8 @@ class Sent:
         return cls(instance, SendOutcome.FAILED, str(error), damage=damage)
 
 
-Transcode = Callable[[Path, str], AbstractContextManager[InstanceBytes]]
-"""Yields the data set of a file in another transfer syntax; raises `NotSendable`."""
+Transcode = Callable[[Path, str, Identity | None], AbstractContextManager[InstanceBytes]]
+"""Yields the data set of a file in another transfer syntax, or with another identity; raises `NotSendable`."""
 
 
 def send(
@@ -231,12 +236,13 @@ def bytes_for_peer(
         )
     path = intact(instance) if instance.data is None else instance.path
     as_stored = target == instance.transfer_syntax_uid and is_as_announced(_data_set_head(instance, path), target)
+    as_stored = as_stored and instance.identity is None
     if as_stored and instance.data is not None:
         yield accepted[target], InstanceBytes(data=instance.data)
     elif as_stored:
         yield accepted[target], InstanceBytes(path, instance.offset, instance.bytes)
     else:
-        with transcode(path, target) as source:
+        with transcode(path, target, instance.identity) as source:
             yield accepted[target], source
 
 
@@ -305,7 +311,7 @@ def send_files(paths: Sequence[Path], peer: Address, calling_ae_title: str, time
     return len(instances)
 
 
-def never_transcode(path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
+def never_transcode(path: Path, target: str, identity: Identity | None = None) -> AbstractContextManager[InstanceBytes]:
     """Refuse to transcode (a `Transcode`)."""
     raise NotSendable("the peer does not accept its transfer syntax, or its data set is not in that transfer syntax")
 
@@ -339,6 +345,7 @@ def outgoing_of(instances: Iterable[StoredInstance], root: Path, local: LocalFil
             instance.data_set_offset,
             instance.bytes,
             instance.sha256,
+            instance.identity,
             fetch=None if local is None else partial(local, instance),
         )
         for instance in instances
@@ -354,28 +361,41 @@ class Transcoder:
     def __init__(self, decoder: Decoder, folder: Path) -> None:
         self._decoder, self._folder = decoder, folder
 
-    def __call__(self, path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
-        """Yield the data set of a file in the transfer syntax `target`.
+    def __call__(
+        self, path: Path, target: str, identity: Identity | None = None
+    ) -> AbstractContextManager[InstanceBytes]:
+        """Yield the data set of a file in the transfer syntax `target`, with the identity of its patient if it has one.
 
         Raises NotSendable: it cannot be transcoded. Raises NotReadable: the decoder was killed. Raises NoCopy: it
         cannot be transcoded now.
         """
-        return self._transcoded(path, target)
+        return self._transcoded(path, target, identity)
 
     @contextmanager
-    def _transcoded(self, path: Path, target: str) -> Iterator[InstanceBytes]:
-        into = self._folder / f"{uuid.uuid4().hex}.part"
+    def _transcoded(self, path: Path, target: str, identity: Identity | None) -> Iterator[InstanceBytes]:
+        into, identified = (self._folder / f"{uuid.uuid4().hex}.part" for _ in range(2))
+        offset, is_ready = 0, False
         try:
             try:
                 into.touch(0o600)
-                self._decoder.run(transcode, path, target, into=into)
-                length = into.stat().st_size
+                if identity is not None:
+                    change = CopyChange(identity=identity)
+                    identified.touch(0o600)
+                    copy = copy_of(self._decoder.run(forward, path, change, into=identified), change)
+                    path, offset = identified, copy.data_set_offset
+                    is_ready = target == copy.transfer_syntax_uid
+                    is_ready = is_ready and is_as_announced(data_set_head(path, offset), target)
+                if not is_ready:
+                    self._decoder.run(transcode, path, target, into=into)
+                    path, offset = into, 0
+                length = path.stat().st_size - offset
             except NotDecodedNow as error:
                 raise NotReadable(f"it cannot be transcoded to {target} now: {error}") from error
-            except NotDecoded as error:
+            except (NotDecoded, Garbled) as error:
                 raise NotSendable(f"it cannot be transcoded to {target}: {error}") from error
             except (DecoderBusy, OSError) as error:
                 raise NoCopy(f"it cannot be transcoded to {target} now: {error}") from error
-            yield InstanceBytes(into, 0, length)
+            yield InstanceBytes(path, offset, length)
         finally:
             into.unlink(missing_ok=True)
+            identified.unlink(missing_ok=True)

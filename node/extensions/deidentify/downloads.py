@@ -195,7 +195,8 @@ class Deidentifier:
         try:
             path = self._whole_file(instance)
             into.touch(0o600)
-            copy = copy_of(self._decoder.run(forward, path, self._change, into=into), self._change)
+            change = self._change.of(instance.identity)
+            copy = copy_of(self._decoder.run(forward, path, change, into=into), change)
             is_ours = _PSEUDONYM.fullmatch(copy.patient) is not None
             if is_ours and copy.sop_instance_uid == self.uid(instance.sop_instance_uid):
                 return CopiedInstance(into, copy, *comparison_of(self._decoder.run(compared, path, into)))

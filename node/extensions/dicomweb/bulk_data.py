@@ -42,7 +42,6 @@ from node.extensions.dicomweb.resources import (
     Part,
     Pieces,
     SelectedInstances,
-    decoded_file,
     derived_file,
     dicomweb_router,
     instance_url,
@@ -56,7 +55,7 @@ from node.extensions.dicomweb.resources import (
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import MEMBERS, CurrentCall
-from node.web.files import Damaged, Unavailable, whole_file
+from node.web.files import Damaged, Unavailable, decoded_file, leaving_file, whole_file
 from node.web.headers import has_etag
 
 router = dicomweb_router(MEMBERS)
@@ -383,7 +382,8 @@ def retrieve_bulk_data(call: CurrentCall, path: str) -> Response:
     if not ranges:
         raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
     try:
-        file = decoded_file(target.node, value_file, whole_file(target.node, instance), path)
+        with leaving_file(target.node, instance) as leaving:
+            file = decoded_file(target.node, value_file, leaving, path)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")
@@ -453,13 +453,13 @@ def _pixel_parts(target: SelectedInstances, instance: StoredInstance) -> Iterato
 
 def _bulk_parts(target: SelectedInstances, instance: StoredInstance, *, with_pixels: bool) -> Iterator[Part]:
     """Yield the bulk data of an instance; each value has the URI that is in the metadata, each frame its own."""
-    path, node = whole_file(target.node, instance), target.node
-    for place in _places(target, instance, path):
-        if place not in _PIXEL_PATHS:
-            location = f"{instance_url(target.base, instance)}/bulkdata/{quote(place)}"
-            yield Part(OCTETS, pieces_of(decoded_file(node, value_file, path, place)), location)
-        elif with_pixels:
-            yield from _pixel_parts(target, instance)
+    with leaving_file(target.node, instance) as path:
+        for place in _places(target, instance, path):
+            if place not in _PIXEL_PATHS:
+                location = f"{instance_url(target.base, instance)}/bulkdata/{quote(place)}"
+                yield Part(OCTETS, pieces_of(decoded_file(target.node, value_file, path, place)), location)
+            elif with_pixels:
+                yield from _pixel_parts(target, instance)
 
 
 def _places(target: SelectedInstances, instance: StoredInstance, path: Path) -> list[str]:

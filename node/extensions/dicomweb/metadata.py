@@ -12,6 +12,8 @@ from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 
 from node.children.decoding import NoSuchValue
+from node.children.forwarding import CopyChange, transformed
+from node.dicom.coercion import Identity
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import MAX_DEPTH, has_fragments, json_model
 from node.dicom.uids import web_transfer_syntax
@@ -27,27 +29,29 @@ NATIVE = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, DEFLATED_LIT
 LENGTH_BYTES = 4
 
 
-def metadata(path: Path, transfer_syntax_uid: str, url: str, *, as_xml: bool = False) -> bytes:
+def metadata(
+    path: Path, transfer_syntax_uid: str, url: str, identity: Identity | None = None, *, as_xml: bool = False
+) -> bytes:
     """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
 
-    `url`: URL of the instance, the prefix of all bulk data URIs.
+    `url`: URL of the instance, the prefix of all bulk data URIs. `identity`: of the patient, if it is not as stored.
     `as_xml`: return the Native DICOM Model instead.
 
     Raises Exception: as from `node.files.reading.read_instance`.
     """
-    ds = _header(path, transfer_syntax_uid)
+    ds = transformed(_header(path, transfer_syntax_uid), CopyChange(identity=identity))
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
     # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
     model["00083002"] = {"vr": "UI", "Value": [web_transfer_syntax(transfer_syntax_uid)]}
     return encoded_model(model, as_xml=as_xml)
 
 
-def metadata_of_each(syntaxes_and_urls: Sequence[tuple[str, str]], as_xml: bool, *paths: Path) -> bytes:
+def metadata_of_each(of_each: Sequence[tuple[str, str, Identity | None]], as_xml: bool, *paths: Path) -> bytes:
     """Return the `metadata` of several files, each behind its length; empty for a file that cannot be read."""
     found = bytearray()
-    for path, (syntax, url) in zip(paths, syntaxes_and_urls, strict=True):
+    for path, arguments in zip(paths, of_each, strict=True):
         try:
-            encoded = metadata(path, syntax, url, as_xml=as_xml)
+            encoded = metadata(path, *arguments, as_xml=as_xml)
         except Exception as error:  # pydicom raises anything on damaged files
             if is_out_of_memory(error):
                 raise

@@ -26,7 +26,6 @@ from node.extensions.dicomweb.resources import (
     Part,
     SelectedInstances,
     by_series,
-    decoded_file,
     derived_file,
     dicomweb_router,
     instance_url,
@@ -40,7 +39,7 @@ from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import NATIVE, can_decode
 from node.volume.window import Window
 from node.web.access import MEMBERS, CurrentCall
-from node.web.files import whole_file
+from node.web.files import decoded_file, whole_file
 
 router = dicomweb_router(MEMBERS)
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -74,7 +73,7 @@ class SelectedInstances:
         """Return an entity tag of the instances and their representation; weak, since boundaries differ."""
         digest = hashlib.sha256(representation.encode())
         for instance in self.instances:
-            digest.update(instance.sha256.encode())
+            digest.update(instance.version.encode())
         return f'W/"{digest.hexdigest()[:32]}"'
 
     def _studies(self) -> list[dict[str, str | int]]:
@@ -204,27 +203,6 @@ def dicomweb_router(allowed: Sequence[Any]) -> APIRouter:
     PS3.18 describes its routes, not our OpenAPI document.
     """
     return APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=allowed)
-
-
-def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
-    """Return a file written by a child process; the file is deleted when it is closed.
-
-    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes. `function` is
-    one of `node.extensions.dicomweb.decoding`, which takes `arguments`, and the file to write as `into`. Raises what
-    `Decoder.run` does, and Unavailable.
-    """
-    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
-        dir=node.archive.incoming, prefix="decoded-", suffix=".part"
-    )
-    try:
-        node.decoder.run(function, *arguments, into=Path(file.name))
-    except OSError as error:
-        file.close()
-        raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def derived_file(node: Services, instance: StoredInstance, name: str, write: Callable[[Path], object]) -> IO[bytes]:

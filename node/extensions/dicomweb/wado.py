@@ -6,16 +6,17 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import IO
 
 import structlog
 from fastapi import Response
 
-from node.archive.intact import data_set_head
+from node.archive.intact import data_set_head, data_set_offset
 from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
+from node.children.forwarding import CopyChange, forward
 from node.dicom.encoding import is_as_announced
 from node.dicom.json_model import Json
 from node.dicom.part10 import file_head
@@ -43,7 +44,6 @@ from node.extensions.dicomweb.resources import (
     Part,
     SelectedInstances,
     by_series,
-    decoded_file,
     dicomweb_router,
     instance_url,
     pieces_of,
@@ -53,9 +53,9 @@ from node.extensions.dicomweb.resources import (
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import MEMBERS, CurrentCall
-from node.web.files import file_length, local_file, stored_file, whole_file
+from node.web.files import decoded_file, file_length, local_file, stored_file, whole_file
 from node.web.services import Services
-from node.web.zips import PlannedZip, known_of, zip_response
+from node.web.zips import instances_zip
 
 router = dicomweb_router(MEMBERS)
 
@@ -104,7 +104,7 @@ def retrieve(call: CurrentCall) -> Response:
     files = begun_files(target.node, given)
     if not form.multipart:
         instance, syntax = given[0]
-        length = file_length(instance) if _is_as_stored(target.node, instance, syntax) else None
+        length = file_length(instance) if is_as_stored(target.node, instance, syntax) else None
         return respond(target, only(files), f"{DICOM}; transfer-syntax={syntax}", etag, length, status)
     message = Multipart(DICOM)
     parts = (
@@ -151,7 +151,7 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
     try:
         for (instance, syntax), _ in zip(given, node.archive.ahead([one for one, _ in given]), strict=True):
-            as_stored = _is_as_stored(node, instance, syntax)
+            as_stored = is_as_stored(node, instance, syntax)
             future = None if as_stored else threads.submit(copy_context().run, _transcoded, node, instance, syntax)
             waiting.append(((instance, syntax), future))
             if len(waiting) > AHEAD:
@@ -162,9 +162,9 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _is_as_stored(node: Services, instance: StoredInstance, syntax: str) -> bool:
-    """Return whether an instance is sent byte for byte: in its transfer syntax, and its data set is so encoded."""
-    if syntax != instance.transfer_syntax_uid:
+def is_as_stored(node: Services, instance: StoredInstance, syntax: str) -> bool:
+    """Return whether an instance is sent byte for byte: in its transfer syntax and identity, and so encoded."""
+    if syntax != instance.transfer_syntax_uid or instance.identity is not None:
         return False
     try:
         return is_as_announced(data_set_head(local_file(node, instance), instance.data_set_offset), syntax)
@@ -173,7 +173,16 @@ def _is_as_stored(node: Services, instance: StoredInstance, syntax: str) -> bool
 
 
 def _transcoded(node: Services, instance: StoredInstance, syntax: str) -> IO[bytes]:
-    return decoded_file(node, transcode, whole_file(node, instance), syntax)
+    path = whole_file(node, instance)
+    if instance.identity is None:
+        return decoded_file(node, transcode, path, syntax)
+    copy = decoded_file(node, forward, path, CopyChange(identity=instance.identity))
+    offset = data_set_offset(Path(copy.name)) or 0
+    if syntax == instance.transfer_syntax_uid and is_as_announced(data_set_head(Path(copy.name), offset), syntax):
+        copy.seek(offset)
+        return copy
+    with copy:
+        return decoded_file(node, transcode, Path(copy.name), syntax)
 
 
 def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Iterator[bytes]:
@@ -190,17 +199,20 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 
 
 def _zipped(target: SelectedInstances) -> Response:
-    """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
+    """Every instance as it leaves; file names are numbers, since nothing from a sender becomes a path."""
     entries = [
         (f"{number:03d}/{index:06d}.dcm", instance)
         for number, instances in enumerate(by_series(target.instances).values(), start=1)
         for index, instance in enumerate(instances, start=1)
     ]
-    planned = PlannedZip(entries, target.node.archive, partial(stored_file, target.node), known_of(target.request))
     name = "series" if "series" in target.request.path_params else "study"
     headers = {"Vary": "Accept", "Content-Disposition": f'attachment; filename="{name}.zip"'}
     status = 206 if target.unavailable else 200
-    return zip_response(target.request, planned, headers, lambda part: target.audit_transfer(f"zip{part}"), status)
+
+    def audit(part: str) -> None:
+        target.audit_transfer(f"zip{part}")
+
+    return instances_zip(target.node, target.request, entries, headers, audit, status)
 
 
 log = structlog.get_logger()
@@ -244,9 +256,9 @@ def _batches(instances: Iterable[StoredInstance]) -> Iterator[list[StoredInstanc
 def _read_metadata(target: SelectedInstances, instances: list[StoredInstance], *, as_xml: bool) -> list[bytes]:
     """Return the metadata of instances, empty if a file cannot be read; one that ends the decoder spares the others."""
     paths = [local_file(target.node, instance) for instance in instances]
-    urls = [(instance.transfer_syntax_uid, instance_url(target.base, instance)) for instance in instances]
+    of_each = [(one.transfer_syntax_uid, instance_url(target.base, one), one.identity) for one in instances]
     try:
-        return list(split_metadata(target.node.decoder.run(metadata_of_each, urls, as_xml, *paths)))
+        return list(split_metadata(target.node.decoder.run(metadata_of_each, of_each, as_xml, *paths)))
     except (NotDecoded, OSError):
         if len(instances) == 1:
             return [b""]

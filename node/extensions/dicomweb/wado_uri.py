@@ -30,7 +30,7 @@ from node.extensions.dicomweb.resources import (
     one_instance,
     respond,
 )
-from node.extensions.dicomweb.wado import begun_files, given_syntax, only
+from node.extensions.dicomweb.wado import begun_files, given_syntax, is_as_stored, only
 from node.volume.window import Window
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import file_length
@@ -87,7 +87,7 @@ def _whole(target: SelectedInstances) -> Response:
     if syntax is None:
         raise NotAcceptable(f"{DICOM} as stored (transferSyntax=*), or uncompressed")
     target.audit_transfer("WADO-URI")
-    length = file_length(instance) if syntax == instance.transfer_syntax_uid else None
+    length = file_length(instance) if is_as_stored(target.node, instance, syntax) else None
     file = begun_files(target.node, [(instance, syntax)])
     return respond(target, only(file), DICOM, target.etag(f"uri {syntax}"), length)
 

@@ -121,30 +121,30 @@ class Medium:
 
     def _place(self, one: StoredInstance) -> PurePosixPath:
         path, temporary = self._whole_file(one), self._folder / TEMPORARY
-        syntax = self._copied(path, one.transfer_syntax_uid, temporary)
         try:
+            syntax = self._copied(path, one, temporary)
             place = self._directory.add(Records.from_json(self._decoder.run(records_of_file, path, syntax)))
         except (NotOnMedia, NotDecoded) as error:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
             raise NotOnMedia(str(error)) from error
         self.written.as_stored += syntax != EXPLICIT
         (self._folder / place).parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(self._folder / place)
         return place
 
-    def _copied(self, path: Path, transfer_syntax_uid: str, into: Path) -> str:
+    def _copied(self, path: Path, one: StoredInstance, into: Path) -> str:
         """Write a file uncompressed, or else as it is; return its transfer syntax."""
-        change = CopyChange(encoding="explicit")
-        if change.concerns(transfer_syntax_uid):
-            into.touch(0o600)
-            try:
-                copy = copy_of(self._decoder.run(forward, path, change, into=into), change)
-            except NotDecoded:
-                into.unlink()
-            else:
-                return copy.transfer_syntax_uid
+        for change in (CopyChange(encoding="explicit", identity=one.identity), CopyChange(identity=one.identity)):
+            if change.concerns(one.transfer_syntax_uid):
+                into.touch(0o600)
+                try:
+                    return copy_of(self._decoder.run(forward, path, change, into=into), change).transfer_syntax_uid
+                except NotDecoded:
+                    into.unlink()
+                    if change.encoding == "keep":
+                        raise
         shutil.copyfile(path, into)
-        return transfer_syntax_uid
+        return one.transfer_syntax_uid
 
     def _filled(self, text: str) -> bytes:
         written = self.written

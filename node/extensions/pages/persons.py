@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
@@ -15,7 +15,7 @@ from node.index.nouns.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonReposi
 from node.web.access import ADMINS, READERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import SEE_OTHER, page, series_url
+from node.web.pages.rendering import SEE_OTHER, page, series_url, study_url
 
 router = APIRouter(include_in_schema=False, dependencies=READERS)
 
@@ -175,6 +175,55 @@ def separate(call: CurrentCall, pair: Annotated[Pair, Form()]) -> Response:
 
 def _is_there(index: ReadIndex, patient: int) -> bool:
     return bool(index.patients.page(None, 1, id=patient))
+
+
+class Wrong(BaseModel):
+    """A patient who is named wrongly, perhaps in one study alone."""
+
+    patient: Patient
+    study: Annotated[str, Field(max_length=64)] = ""
+
+    @property
+    def page(self) -> str:
+        """The URL of the study, or of the patient."""
+        return study_url(self.study) if self.study else f"/patients/compare?a={self.patient}"
+
+
+class Right(Wrong):
+    """Who the patient is; an empty field stays as it is."""
+
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    scope: Literal["study", "patient"] = "study"
+
+
+@router.get("/patients/correct", dependencies=ADMINS)
+def plan_correction(call: CurrentCall, wrong: Annotated[Wrong, Query()]) -> Response:
+    """Ask who a patient is, or whose a study; a study that was corrected can be given back."""
+    [person] = _shown(call, [wrong.patient])
+    study = next((one for one in person["studies"] if one["study_instance_uid"] == wrong.study), None)
+    return page(call, "person_correct.html", person=person, study=study, wrong=wrong)
+
+
+@router.post("/patients/correct", dependencies=ADMINS)
+def correct(call: CurrentCall, right: Annotated[Right, Form()]) -> Response:
+    """Correct a patient, or the one of a study."""
+    values = right.model_dump(exclude={"patient", "study", "scope"})
+    study = right.study if right.study and right.scope == "study" else None
+    given = {name: value.strip() or None for name, value in values.items()}
+    given["patient_birth_date"] = (given["patient_birth_date"] or "").replace("-", "") or None
+    call.act("correct-patient", patient=right.patient, correction=given, study=study)
+    return RedirectResponse(right.page if right.study else "/problems/merged", SEE_OTHER)
+
+
+@router.post("/patients/correct/undo", dependencies=ADMINS)
+def undo_correction(call: CurrentCall, wrong: Annotated[Wrong, Form()]) -> Response:
+    """Take the correction of a study back."""
+    call.act("separate-patient", patient=wrong.patient, study=wrong.study)
+    return RedirectResponse(wrong.page, SEE_OTHER)
 
 
 class KeptApart(Pair):

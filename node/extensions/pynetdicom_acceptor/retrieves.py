@@ -18,6 +18,8 @@ from node.association.services.retrieve import (
     destination_of,
     select,
 )
+from node.children.forwarding import CopyChange, transformed
+from node.dicom.coercion import NotCoerced
 from node.dicom.status import CANCELLED, PENDING
 
 
@@ -48,10 +50,10 @@ def _instances(operation: Operation, retrieve: Retrieve) -> Iterator[Any]:
                 yield CANCELLED, None
                 return
             try:
-                data_set = dcmread(intact(instance))
-            except NotSendable as error:
+                data_set = transformed(dcmread(intact(instance)), CopyChange(identity=instance.identity))
+            except (NotSendable, NotCoerced) as error:
                 operation.log.warning("instance_not_sent", reason=str(error))
-                count(Sent.not_sent(instance, error))
+                count(Sent.not_sent(instance, error if isinstance(error, NotSendable) else NotSendable(str(error))))
                 yield PENDING, str(error)  # no data set: pynetdicom counts it as failed
             else:
                 count(Sent(instance, SendOutcome.COMPLETED))

@@ -439,7 +439,7 @@ class PersonRepository(IndexRepository):
             return None
         columns = (
             StudyRow.id, StudyRow.study_instance_uid, StudyRow.study_date, StudyRow.study_description,
-            StudyRow.accession_number,
+            StudyRow.accession_number, StudyRow.corrected_patient_id,
         )  # fmt: skip
         is_theirs = StudyRow.patient_id == (row["merged_into"] or patient)
         if row["merged_into"] is not None:

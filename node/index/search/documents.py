@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, literal, or_, select
 
-from node.dicom.documents import OTHERS, Document, effective, holds, selected, whole_model
+from node.dicom.coercion import identifies
+from node.dicom.documents import OTHERS, Document, effective, holds, selected, standard, whole_model
 from node.dicom.json_model import Json
 from node.dicom.keys import Level
 from node.dicom.matching import Query
@@ -108,15 +109,31 @@ def models(connection: Connection, query: Query, ids: Sequence[int]) -> dict[int
 def _of_images(connection: Connection, ids: Sequence[int], names: Sequence[str] | None) -> dict[int, Document]:
     columns = _columns(ImageDocumentRow.document, names)
     rows = connection.execute(
-        select(ImageRow.id, ImageRow.series_id, *columns)
+        select(ImageRow.id, ImageRow.series_id, StudyRow.identified_at, *columns)
         .join(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+        .join(StudyRow)
         .where(listed_in(ImageRow.id, ids))
     ).all()
     of_series = select(SeriesDocumentRow.series_id, *_columns(SeriesDocumentRow.document, names))
     series = {row[1] for row in rows}
     found = connection.execute(of_series.where(listed_in(SeriesDocumentRow.series_id, series)))
     bases = {id: _document(names, texts) for id, *texts in found}
-    return {id: effective(bases.get(of, {}), _document(names, texts)) for id, of, *texts in rows}
+    return {
+        id: _as_it_leaves(effective(bases.get(of, {}), _document(names, texts)), decided)
+        for id, of, decided, *texts in rows
+    }
+
+
+def _as_it_leaves(document: Document, decided: object) -> Document:
+    """Return a document without what it says of somebody who was named wrongly, if a person has decided that."""
+    return document if decided is None else {name: own for name, own in document.items() if not _identifies(name)}
+
+
+@lru_cache(maxsize=4096)
+def _identifies(name: str) -> bool:
+    tag = standard(name)
+    return tag is not None and identifies(tag)
 
 
 def _of_entities(
@@ -126,16 +143,24 @@ def _of_entities(
         level
     ]
     statement = (
-        select(owner, SeriesRow.id, SeriesDocumentRow.varying, *_columns(SeriesDocumentRow.document, names))
+        select(
+            owner, SeriesRow.id, SeriesDocumentRow.varying, StudyRow.identified_at,
+            *_columns(SeriesDocumentRow.document, names),
+        )
         .select_from(SeriesRow)
         .join(StudyRow)
         .join(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id)
         .where(listed_in(owner, ids))
         .order_by(SeriesRow.id)
-    )
+    )  # fmt: skip
     found = [
-        (id, series, _names(varying), _document(names, texts))
-        for id, series, varying, *texts in connection.execute(statement)
+        (
+            id,
+            series,
+            _as_it_leaves(dict.fromkeys(_names(varying)), decided),
+            _as_it_leaves(_document(names, texts), decided),
+        )
+        for id, series, varying, decided, *texts in connection.execute(statement)
     ]
     for name in names or ():
         various = {series: document for _, series, varying, document in found if name in varying}
@@ -181,6 +206,9 @@ def _series_documents(
 ) -> Iterator[tuple[int, Document | None, bool]]:
     """Yield the series that may have matches, what their documents have, and whether all of their instances have it."""
     conditions = restrictions(replace(query, level=Level.SERIES))
+    if any(key.restricts and identifies(key.tag) for key in query.documents):  # whoever was named wrongly is not found
+        decided = select(StudyRow.id).where(StudyRow.identified_at.is_not(None))
+        conditions.append(SeriesRow.study_id.not_in(decided))
     statement = select(
         SeriesRow.id,
         SeriesDocumentRow.varying,

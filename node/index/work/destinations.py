@@ -15,7 +15,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.views import RouteViews
 from node.index.work.ledger import Lane
 from node.index.work.outbox import wants
-from node.index.work.routes import taken_by
+from node.index.work.routes import SENT_AS_IT_LEAVES, taken_by
 
 NEWEST_SENT = 5000
 """Images, the newest, among which a page looks for what was delivered lately."""
@@ -53,7 +53,7 @@ class ReadRoutes(ReadRepository, RouteViews):
             ~exists().where(
                 SentInstanceRow.image_id == ImageRow.id,
                 taken_by(lane),
-                SentInstanceRow.sha256 == ImageRow.sha256,
+                SENT_AS_IT_LEAVES,
                 SentInstanceRow.state == "confirmed",
             )
             for lane in lanes

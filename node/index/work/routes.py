@@ -109,7 +109,19 @@ class RouteState:
     retry_at: dt.datetime | None
 
 
-_IS_SENT = and_(SentInstanceRow.sha256 == ImageRow.sha256, SentInstanceRow.state != "lost").label("is_sent")
+SENT_AS_IT_LEAVES = and_(
+    SentInstanceRow.sha256 == ImageRow.sha256,
+    ~exists()
+    .where(
+        SeriesRow.id == ImageRow.series_id,
+        StudyRow.id == SeriesRow.study_id,
+        StudyRow.identified_at > SentInstanceRow.sent_at,
+    )
+    .correlate(ImageRow, SentInstanceRow),
+)
+"""Whether a destination has taken an instance as it leaves now, in the bytes and the identity of its patient."""
+
+_IS_SENT = and_(SENT_AS_IT_LEAVES, SentInstanceRow.state != "lost").label("is_sent")
 _OTHERS = {"image_id": ImageRow.id, "is_sent": _IS_SENT, "identity": IDENTIFIED}
 _DUE = (
     select(*columns_of(DueInstance, ImageRow, SeriesRow, PatientRow, StudyRow, **_OTHERS))
@@ -174,6 +186,9 @@ class RouteRepository(IndexRepository):
     @on_writer
     def record_sent(self, connection: Connection, lane: Lane, sent: Sequence[SentInstance], now: dt.datetime) -> None:
         """Record what a destination has taken."""
+        ids = [one.due.image_id for one in sent]
+        of_images = select(ImageRow.id, StudyRow.identified_at).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        there = dict(connection.execute(of_images.where(listed_in(ImageRow.id, ids))).all())
         rows = [
             {
                 "image_id": one.due.image_id, "route": lane.name, "destination": lane.destination,
@@ -182,10 +197,9 @@ class RouteRepository(IndexRepository):
                 "sent_at": now, "asks": 0, "confirmed_at": now if one.state == "confirmed" else None,
             }
             for one in sent
+            # Others were deleted meanwhile, or their patient is another one since.
+            if there.get(one.due.image_id, False) == (one.due.identity and one.due.identity.decided_at)
         ]  # fmt: skip
-        ids = [one.due.image_id for one in sent]
-        there = set(connection.scalars(select(ImageRow.id).where(listed_in(ImageRow.id, ids))))
-        rows = [row for row in rows if row["image_id"] in there]  # the others were deleted meanwhile
         if not rows:
             return
         statement = insert(SentInstanceRow)
@@ -384,7 +398,7 @@ def _has_taken(lane: Lane) -> ColumnElement[bool]:
     return exists().where(
         SentInstanceRow.image_id == ImageRow.id,
         taken_by(lane),
-        SentInstanceRow.sha256 == ImageRow.sha256,
+        SENT_AS_IT_LEAVES,
         SentInstanceRow.state != "lost",
     )
 

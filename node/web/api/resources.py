@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, HTTPException, Path, Query, Response
+from starlette.background import BackgroundTask
 
+from node.children.decoder import NotDecoded
 from node.conversion.naming import folder_name
 from node.counted import counted
 from node.dicom.attributes import MAX_TEXT_BYTES
@@ -45,9 +48,9 @@ from node.web.files import (
     add_digest,
     digest_of,
     file_response,
+    leaving_file,
     type_or_octets,
     wants_digest,
-    whole_file,
 )
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
@@ -274,21 +277,24 @@ def show_instance(call: CurrentCall, response: Response, sop_instance_uid: Insta
 def download_instance(call: CurrentCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 
-    It is application/dicom, or application/octet-stream if the request accepts only this. `sha256` of the instance is
-    that of the data set alone; Repr-Digest has that of the file, for requests with `Want-Repr-Digest: sha-256=1`.
+    If somebody decided who the patient is, it has that identity, and Original Attributes Sequence. It is
+    application/dicom, or application/octet-stream if the request accepts only this. `sha256` of the instance is that of
+    the stored data set; Repr-Digest has that of the file, for requests with `Want-Repr-Digest: sha-256=1`.
     """
     with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
         stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
     if stored is None:
         raise HTTPException(410, DAMAGED)
+    kept = ExitStack()  # what is made for this answer is there until it is sent
     try:
-        path = whole_file(call.node, stored)
-    except Damaged as error:
+        path = kept.enter_context(leaving_file(call.node, stored))
+    except (Damaged, NotDecoded) as error:
         raise HTTPException(410, str(error)) from error
     call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = type_or_octets(call.request.headers, DICOM)
-    response = file_response(path, media_type, f"{folder_name(sop_instance_uid)}.dcm", row["sha256"])
+    response = file_response(path, media_type, f"{folder_name(sop_instance_uid)}.dcm", stored.version)
+    response.background = BackgroundTask(kept.close)
     response.headers.add_vary_header("Accept")
     if wants_digest(call.request.headers):
         add_digest(response, digest_of(path))

@@ -26,10 +26,10 @@ from node.settings.convert import VolumeFormat
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import CHUNK_BYTES, VOXEL_FILES, Damaged, Unavailable, digest_of, files_of, local_file, stored_file
+from node.web.files import CHUNK_BYTES, VOXEL_FILES, Damaged, Unavailable, digest_of, files_of, local_file
 from node.web.pages.filters import csv_line
 from node.web.services import Services
-from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
+from node.web.zips import Content, Known, PlannedFile, PlannedZip, instances_zip, known_of, require_few, zip_response
 
 Format = VolumeFormat | Literal["all"]
 
@@ -127,7 +127,7 @@ def volumes_zip(
 
 
 def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
-    """Return the instances of studies, or of some of their series, as stored, as a ZIP file.
+    """Return the instances of studies, or of some of their series, as they leave, as a ZIP file.
 
     The list has a line for each series.
     """
@@ -139,9 +139,11 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid, _ in named]
         require_few(sum(one.series["instances"] for _, series in named for one in series))
         for study, series in named:
-            instances: dict[str, list[PlannedFile]] = {}
+            instances: dict[str, list[ArchivedFile]] = {}
             for stored in index.instances.stored(study, only):
-                file = PlannedFile(stored.key, stored.data_set_offset, stored.bytes, stored.sha256)
+                file: ArchivedFile = stored
+                if stored.identity is None:
+                    file = PlannedFile(stored.key, stored.data_set_offset, stored.bytes, stored.sha256)
                 instances.setdefault(stored.series_instance_uid, []).append(file)
             for one in series:
                 of_series = instances.get(one.series["series_instance_uid"], [])
@@ -153,10 +155,13 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     if first is None:
         raise ResourceNotFound("series" if series_instance_uids else "study")
     entries.append((LIST, _list(lines)))
-    planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
     headers = _headers(zip_name(first, study_instance_uids, series_instance_uids, "_DICOM"))
     what = f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file"
-    return zip_response(call.request, planned, headers, lambda part: call.audit.transferred(objects, what + part))
+
+    def audit(part: str) -> None:
+        call.audit.transferred(objects, what + part)
+
+    return instances_zip(call.node, call.request, entries, headers, audit)
 
 
 def named_series(
