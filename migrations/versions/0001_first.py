@@ -462,6 +462,7 @@ def _history() -> None:
         sa.Column("trash_until", sa.DateTime(), index=True),
         sa.Column("restored_at", sa.DateTime()),
         sa.Column("content", sa.JSON()),
+        sa.Column("decided", sa.JSON()),
     )
     op.create_table(
         "trash",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from node.audit.audit_log import Audit
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
@@ -17,6 +18,7 @@ from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_find import identifier
+from tests.integration.test_trash import bring_back, trash
 from tests.rows import read_rows
 
 
@@ -308,3 +310,13 @@ def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root)
     later, stranger = take(root, "C-7", PatientName="Ann^A"), take(root, "C-7", PatientName="Bob^B")
     assert owners(root) == {kept: "C-1", later: "C-1", stranger: "C-7"}
     assert found_ids(root)[later] == found_ids(root)[kept]
+
+
+def test_what_comes_back_from_the_trash_is_of_the_right_patient_still(root: Root, audit: Audit) -> None:
+    uid, other = take(root, "C-7", PatientBirthDate="19700101"), take(root, "C-7")
+    persons(root).correct(number(root, "C-7"), right(patient_id="C-1"), root.clock(), uid)
+    for _ in range(2):
+        deleted = trash(root, "study", uid)
+        assert root.rows("SELECT 1 FROM v_patients WHERE patient_id = 'C-1'") == []
+        bring_back(root, audit, deleted)
+        assert {study: who for study, (who, _) in found_ids(root).items()} == {uid: "C-1", other: "C-7"}

@@ -256,6 +256,8 @@ class TombstoneRow(Base):
     trash_until: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)
     restored_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    # Who a person had said the patient of the study is, until the study is there again or the trash is empty.
+    decided: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class TrashRow(Base):

@@ -33,7 +33,7 @@ from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
-from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
+from node.index.nouns.trash import content_of, decided_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.nouns.views import DeletionViews
 from node.index.work.jobs import after_deletion
 from node.index.work.outbox import forget_images
@@ -145,12 +145,13 @@ class DeletionRepository(IndexRepository):
         last, instances = connection.execute(received).one()
         ordered_at = max(now, last or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
-        content = None
+        content = decided = None
         if trash_until is not None:
             trash_until += max(now, newest_look(connection) or now) - now  # the clock may be behind
             uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
             series_uid = connection.scalar(uids) if plan.level != "study" else None
             content = content_of(connection, plan.study_instance_uid, series_uid)
+            decided = decided_of(connection, plan.study_instance_uid)
         trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
         versions: set[str] = set()
         paths = delete_rows(connection, held, plan, now, trash, versions)
@@ -175,7 +176,7 @@ class DeletionRepository(IndexRepository):
         )
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
-            connection.execute(in_trash.values(trash_until=trash_until, content=content))
+            connection.execute(in_trash.values(trash_until=trash_until, content=content, decided=decided))
             put_in_trash(connection, tombstone, trash)
         else:
             forget_study(connection, plan.study_instance_uid)

@@ -17,7 +17,7 @@ from node.dicom.key_values import folded_groups
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
-from node.index.models.history import ConflictRow
+from node.index.models.history import ConflictRow, TombstoneRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.projects import Content, enter_projects
@@ -156,7 +156,7 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
     if study is None:
         return
     backend_of(connection).hold(connection, [identity])
-    person, of_whom = _person(connection, attributes, identity)
+    person, of_whom = _person(connection, attributes.patient, identity)
     corrected = {name: value for name, value in attributes.patient.items() if name != "issuer_of_patient_id"}
     corrected |= name_groups(attributes.patient["patient_name"])
     connection.execute(update(PatientRow).where(PatientRow.id == person).values(corrected))
@@ -190,7 +190,12 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
         return int(row.study)
     known = connection.execute(_PERSONS, {"identity": identity}).all()
     retired_into = _retired_into(connection, known, received.attributes.patient)
-    person_id, patient_id = _person(connection, received.attributes, identity)
+    person_id, patient_id = _person(connection, received.attributes.patient, identity)
+    corrected = None
+    if (decided := _decided_before(connection, received)) is not None:
+        target, of_target = _person(connection, decided, identity_of(decided, uid))
+        if of_target != patient_id:
+            corrected, patient_id = target, of_target
     if known and retired_into is None:
         _compare_persons(connection, received, known)
     elif not known and not received.attributes.patient["patient_id"]:
@@ -202,6 +207,7 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     is_decided = named is not None or bool(known and connection.execute(has_issuer).first())
     identified_at = received.file.received_at if is_decided else None
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
+    values |= {"corrected_patient_id": corrected}
     study_id = _inserted(connection, StudyRow, values)
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
     sender, now = received.file.calling_ae_title or None, received.file.received_at
@@ -210,8 +216,21 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     return study_id
 
 
-def _person(connection: Connection, attributes: InstanceAttributes, identity: str) -> tuple[int, int]:
-    """Return the row id of the person whom an instance names, and of the patient who that person is; insert if new.
+def _decided_before(connection: Connection, received: Received) -> dict[str, Any] | None:
+    """Return who a person had said the patient of a study is that was deleted, and comes back from the trash."""
+    attributes = received.attributes
+    uids = attributes.study_instance_uid, attributes.series_instance_uid, attributes.sop_instance_uid
+    found = TombstoneRow.uid.in_(uids), TombstoneRow.decided.is_not(None)
+    newest = select(TombstoneRow.decided).where(*found).order_by(TombstoneRow.id.desc()).limit(1)
+    if (decided := connection.execute(newest).scalar()) is None:
+        return None
+    connection.execute(update(TombstoneRow).where(*found).values(decided=None))
+    parsed = {"patient_birth_date": dt.date.fromisoformat, "patient_birth_time": dt.time.fromisoformat}
+    return {name: parsed.get(name, str)(value) if value else None for name, value in decided.items()}
+
+
+def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tuple[int, int]:
+    """Return the row id of the person with these attributes, and of the patient who that person is; insert if new.
 
     A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
@@ -220,7 +239,6 @@ def _person(connection: Connection, attributes: InstanceAttributes, identity: st
     A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
     the first person who comes with it.
     """
-    new = attributes.patient
     rows = connection.execute(_PERSONS, {"identity": identity}).all()
     known = same_person(rows, new)
     if known is None and (announced := _announced(connection, new)) is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
+from node.dicom.attributes import PATIENT
 from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
@@ -131,6 +132,7 @@ class TrashRepository(IndexRepository):
             }
             connection.execute(insert(ConflictRow).values(values))
             keys.append(row.key)
+        connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(decided=None))
         return keys
 
     @on_reader
@@ -148,7 +150,7 @@ class TrashRepository(IndexRepository):
         """Order the removal of the files of a deletion. Raises NotInTrash."""
         study = _entry(connection, number)["study_instance_uid"]
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
-        gone = taken.values(content=None, finished_at=None).returning(TombstoneRow)
+        gone = taken.values(content=None, decided=None, finished_at=None).returning(TombstoneRow)
         row = connection.execute(gone).first()
         if row is None:
             raise NotInTrash
@@ -184,6 +186,16 @@ def content_of(connection: Connection, study_instance_uid: str, series_instance_
     return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid, **known}
 
 
+def decided_of(connection: Connection, study_instance_uid: str) -> dict[str, Any] | None:
+    """Return who the patient of a study is, by the columns of `patients`, if a person has decided that."""
+    columns = [getattr(PatientRow, attribute.column) for attribute in PATIENT]
+    decided = StudyRow.study_instance_uid == study_instance_uid, StudyRow.identified_at.is_not(None)
+    row = connection.execute(
+        select(*columns).join(StudyRow, StudyRow.patient_id == PatientRow.id).where(*decided)
+    ).first()
+    return None if row is None else {name: _encoded(value) for name, value in row._mapping.items()}
+
+
 def trashed_images(connection: Connection, leaving: ColumnElement[bool]) -> list[dict[str, Any]]:
     """Return rows for the trash of the instances that a condition selects."""
     names = ("source", "calling_ae_title", "called_ae_title", "peer")
@@ -210,7 +222,7 @@ def put_in_trash(connection: Connection, deletion: int, rows: Collection[dict[st
 
 
 def _encoded(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, dt.date) else value
+    return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
 def _decoded(kind: Any, value: Any) -> Any:
