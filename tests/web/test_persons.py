@@ -139,15 +139,15 @@ def test_who_is_not_there_is_not_found(shared: Site, method: str, path: str) -> 
 
 def test_a_study_is_corrected_and_given_back_on_its_page(shared: Site) -> None:
     client, before, wrong = shared.client(), state(shared), number(shared, "1.1")
-    link = f"/patients/correct?patient={wrong}&amp;study=1.1"
+    link = f"/patients/correct?source={wrong}&amp;study=1.1"
     assert link in client.get("/studies/1.1").text
     assert "Undo its correction" not in client.get(link.replace("&amp;", "&")).text
-    form = {"patient": wrong, "study": "1.1", "patient_id": "P9", "patient_birth_date": "1985-02-03"}
+    form = {"source": wrong, "study": "1.1", "patient_id": "P9", "patient_birth_date": "1985-02-03"}
     answer = client.post("/patients/correct", data=form, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/studies/1.1")
     assert "P9" in client.get("/studies/1.1").text
     assert "1985-02-03" in client.get("/studies/1.1").text
-    right = {"patient": number(shared, "1.1"), "study": "1.1"}
+    right = {"source": number(shared, "1.1"), "study": "1.1"}
     assert "Undo its correction" in client.get("/patients/correct", params=right).text
     assert client.post("/patients/correct/undo", data=right).status_code == 303
     assert state(shared)[:2] == before[:2]

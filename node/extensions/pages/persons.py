@@ -180,13 +180,13 @@ def _is_there(index: ReadIndex, patient: int) -> bool:
 class Wrong(BaseModel):
     """A patient who is named wrongly, perhaps in one study alone."""
 
-    patient: Patient
+    source: Patient
     study: Annotated[str, Field(max_length=64)] = ""
 
     @property
     def page(self) -> str:
         """The URL of the study, or of the patient."""
-        return study_url(self.study) if self.study else f"/patients/compare?a={self.patient}"
+        return study_url(self.study) if self.study else f"/patients/compare?a={self.source}"
 
 
 class Right(Wrong):
@@ -203,7 +203,7 @@ class Right(Wrong):
 @router.get("/patients/correct", dependencies=ADMINS)
 def plan_correction(call: CurrentCall, wrong: Annotated[Wrong, Query()]) -> Response:
     """Ask who a patient is, or whose a study; a study that was corrected can be given back."""
-    [person] = _shown(call, [wrong.patient])
+    [person] = _shown(call, [wrong.source])
     study = next((one for one in person["studies"] if one["study_instance_uid"] == wrong.study), None)
     return page(call, "person_correct.html", person=person, study=study, wrong=wrong)
 
@@ -211,18 +211,18 @@ def plan_correction(call: CurrentCall, wrong: Annotated[Wrong, Query()]) -> Resp
 @router.post("/patients/correct", dependencies=ADMINS)
 def correct(call: CurrentCall, right: Annotated[Right, Form()]) -> Response:
     """Correct a patient, or the one of a study."""
-    values = right.model_dump(exclude={"patient", "study", "scope"})
+    values = right.model_dump(exclude={"source", "study", "scope"})
     study = right.study if right.study and right.scope == "study" else None
     given = {name: value.strip() or None for name, value in values.items()}
     given["patient_birth_date"] = (given["patient_birth_date"] or "").replace("-", "") or None
-    call.act("correct-patient", patient=right.patient, correction=given, study=study)
+    call.act("correct-patient", patient=right.source, correction=given, study=study)
     return RedirectResponse(right.page if right.study else "/problems/merged", SEE_OTHER)
 
 
 @router.post("/patients/correct/undo", dependencies=ADMINS)
 def undo_correction(call: CurrentCall, wrong: Annotated[Wrong, Form()]) -> Response:
     """Take the correction of a study back."""
-    call.act("separate-patient", patient=wrong.patient, study=wrong.study)
+    call.act("separate-patient", patient=wrong.source, study=wrong.study)
     return RedirectResponse(wrong.page, SEE_OTHER)
 
 
