@@ -24,7 +24,7 @@ import re
 import struct
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -266,6 +266,19 @@ def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged
             if number + len(some) > since:
                 yield max(number, since), some[max(0, since - number) :]
             number += len(some)
+
+
+def digests_of(root: Path, uids: Collection[str]) -> dict[str, set[str]]:
+    """Return the digests of all versions of instances that the ledger has, by their UIDs.
+
+    Raises OSError if the ledger cannot be read.
+    """
+    found: dict[str, set[str]] = {}
+    for _, some in entries(root) if uids else ():
+        for one in some:
+            if one.sop_instance_uid in uids:
+                found.setdefault(one.sop_instance_uid, set()).add(one.sha256)
+    return found
 
 
 def newest_of(root: Path, uid: str, deadline: float) -> Acknowledged | None:

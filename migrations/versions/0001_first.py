@@ -414,12 +414,14 @@ def _history() -> None:
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("key", sa.String(200), index=True),
         sa.Column("sha256", sa.String(64)),
+        sa.Column("damage", sa.Text()),
         sa.Column("host", sa.String(63)),
         sa.Column("calling_ae_title", sa.String(16)),
         sa.Column("found_at", sa.DateTime(), nullable=False),
         sa.Column("decision", sa.String(16)),
         sa.Column("decided_at", sa.DateTime()),
         sa.Column("decided_by", sa.String(64)),
+        **NO_ID_TWICE,
     )
     op.create_table(
         "rejections",

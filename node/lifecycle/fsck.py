@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
-from node.acknowledged import FOLDER, LedgerPosition, entries, problems, segments
+from node.acknowledged import FOLDER, LedgerPosition, digests_of, problems, segments
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
@@ -424,7 +424,7 @@ def _believed(
 
     The file is evidence as well: it must be an instance from its first byte to its last, with the UID and the length of
     its row. The ledger decides between the two digests (`received`: those of the ledger, by UID); if the ledger has
-    both or neither, and volumes were made of the instance, their sources do.
+    both or neither, the sources of volumes do. What nothing speaks for is damaged.
     """
     try:
         attributes, file = stored_instance(archive.root, key, now)
@@ -438,19 +438,13 @@ def _believed(
     digests = received.get(row.sop_instance_uid, set())
     if (row.sha256 in digests) == (file.sha256 in digests):
         digests = index.conversions.source_digests(row.sop_instance_uid)
-    return None if row.sha256 in digests and file.sha256 not in digests else file.sha256
+    return file.sha256 if file.sha256 in digests and row.sha256 not in digests else None
 
 
 def _digests(root: Path, findings: list[Finding]) -> Mapping[str, set[str]]:
     """Return the digests in the ledger of the instances whose files are in doubt, by UID."""
     kinds = ("file-altered", "file-missing", "loser-unknown")
-    doubted = {finding.sop_instance_uid for finding in findings if finding.kind in kinds}
-    found: dict[str, set[str]] = {}
-    for _, some in entries(root) if doubted else ():
-        for one in some:
-            if one.sop_instance_uid in doubted:
-                found.setdefault(one.sop_instance_uid, set()).add(one.sha256)
-    return found
+    return digests_of(root, {one.sop_instance_uid for one in findings if one.kind in kinds and one.sop_instance_uid})
 
 
 def _is_as_received(key: str, archive: Archive, index: Index) -> bool:

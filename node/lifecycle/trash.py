@@ -17,17 +17,21 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
+from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
+from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.counted import sized
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.models.levels import STORE
+from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.trash import NotInTrash, TrashedFile
 from node.lifecycle.deletion import finish
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
+from node.receive.stored_files import problem_of
 
 log = structlog.get_logger()
 
@@ -98,7 +102,11 @@ def _indexed_again(
     if unread:  # what is left keeps its row: the next start goes on
         log.error("restore_unfinished", deletion=number, count=len(unread))
         return done
-    archive.acknowledged.append(index.lost.stored_at(index.trash.finish_restore(number)))
+    versions = index.trash.finish_restore(number)
+    archive.acknowledged.append(index.lost.stored_at(versions))
+    for held in (held for key in versions for held in index.instances.versions_at(key)):
+        if (problem := problem_of(archive, held)) is not None:
+            index.instances.record_loser_damage(held.key, f"the file {problem}", now, gone=problem == MISSING)
     log.info("restored", instances=done.instances, count=done.repeated, missing=done.lost)
     return done
 
@@ -114,7 +122,7 @@ def _batch_indexed(
     there, unread = [], set[str]()
     for file in files:
         try:
-            there += [file] if _is_here(archive, file) else []
+            there += [file] if _is_here(archive, file) and _is_whole(archive, index, file, now) else []
         except OSError as error:
             log.error("file_unreadable", path=file.key, reason=error.strerror)
             unread.add(file.key)
@@ -134,12 +142,30 @@ def _batch_indexed(
     return Restored(indexed, repeated, conflicts, lost, len(unread)), unread
 
 
+def _is_whole(archive: Archive, index: Index, file: TrashedFile, now: dt.datetime) -> bool:
+    """Return whether a file is what was received; one that is not goes to quarantine, and its version is lost."""
+    if not file.version:
+        return True
+    held = HeldFile(file.key, file.version["sha256"], file.version["data_set_offset"])
+    problem = problem_of(archive, held)
+    if problem is None:
+        return True
+    log.error("file_damaged", path=file.key, reason=problem)
+    version, facts = file.version, file.facts
+    uids = (version[name] for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sha256"))
+    sender = (facts[name] for name in ("source", "calling_ae_title", "peer"))
+    owed = [Acknowledged(*uids, *sender, now.isoformat())]  # type: ignore[call-arg]
+    archive.acknowledged.append(owed)
+    index.lost.record(owed, now)
+    if problem != MISSING:
+        archive.quarantine(file.key)
+    return False
+
+
 def _is_here(archive: Archive, file: TrashedFile) -> bool:
     """Return whether the file is on this disk, after fetching it from the object store if it is there."""
-    if archive.path(file.key).exists():
+    if archive.remote is None or file.place != STORE or archive.path(file.key).exists():
         return True
-    if archive.remote is None or file.place != STORE:
-        return False
     return archive.take_in(file.key, archive.remote.downloaded(file.key))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import Acknowledged, LedgerPosition, WriteOffs, entries, is_written_off, write_offs
+from node.acknowledged import Acknowledged, LedgerPosition, WriteOffs, digests_of, entries, is_written_off, write_offs
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.failpoints import reached
@@ -102,6 +102,8 @@ def note_lost(
     lost = 0
     written_off = write_offs(archive.root, since)
     for found in unaccounted(archive.root, index.lost.absent, since):
+        if recovered := index.instances.recovered_among([one.sop_instance_uid for one in found]):
+            index.instances.distrust(digests_of(archive.root, recovered), now)
         lost += index.lost.record(found, now, written_off)
         if stop():
             break

@@ -194,6 +194,9 @@ class Conflicts:
                 host = self._index.conflicts.host_of(row["id"])
                 if row["key"] is not None and self._index.sharing.is_away(host):
                     raise NotDecidable(f"the file of conflict {row['id']} is in the quarantine of {host}: decide there")
+                if row["key"] is not None:
+                    now = self._ingest.now()
+                    self._index.instances.record_loser_damage(row["key"], "the file is missing", now, gone=True)
                 raise NotDecidable(
                     f"the file of conflict {row['id']} is not there any more: have the sender send that version again"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.archive.intact import data_set_offset
+from node.archive.intact import data_set_offset, problem_with
 from node.errors import InstanceRefused, OutOfResources
 from node.index.nouns.records import Outcome
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
@@ -20,6 +21,9 @@ THREADS = 8
 
 MAX_UNDER_WAY = 256
 """Files that are read, or wait until their instance is indexed: they share a commit."""
+
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.dcm")
+"""Names that the archive gives to files."""
 
 INDEX_SECONDS = 60.0
 """Longest wait for the index to take an instance that is durable already."""
@@ -108,6 +112,11 @@ def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Out
     `refers`: see `import_instances`.
     """
     identity = file.identity
+    try:
+        _require_as_received(file, ingest)
+    except (OSError, InstanceRefused) as error:
+        outcome.set_exception(error)
+        return False
     announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
     try:
         incoming = ingest.begin(announced, origin)
@@ -126,6 +135,23 @@ def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Out
         outcome.set_exception(error)
         return False
     return is_cut
+
+
+def _require_as_received(file: MediaFile, ingest: Ingest) -> None:
+    """Raise InstanceRefused for a file of this archive, such as from a folder that was set aside, that is damaged."""
+    if file.path is None or not OWN_NAME.fullmatch(file.path.name):
+        return
+    instances, uid = ingest.index.instances, file.identity.sop_instance_uid
+    path = file.path.resolve()
+    keys = [f"quarantine/{path.name}"]
+    if path.is_relative_to(ingest.archive.root):
+        keys.append(str(path.relative_to(ingest.archive.root)))
+    known = {held.sha256 for key in keys for held in instances.versions_at(key)}
+    current = instances.current(uid)
+    known |= {current.sha256} if current is not None and current.key.endswith(f"/{path.name}") else set()
+    problems = [problem_with(path, file.identity.data_set_offset, None, sha256) for sha256 in known]
+    if problems and None not in problems:
+        raise InstanceRefused(f"it {problems[0]}, and is not what this archive received: have it sent again")
 
 
 def _outcome(file: MediaFile, outcome: Future[Outcome], is_cut: Future[bool]) -> Taken:

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from node.acknowledged import digests_of
 from node.archive.filesystem import Archive
-from node.archive.intact import problem_with
+from node.archive.intact import MISSING, problem_with
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
+from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.records import InstanceFile, Outcome, ReceivedPolicy, StoredFile
 from node.receive.aside import FOLDER, QuarantinedFile, quarantined
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance
+from node.receive.stored_files import problem_of
 
 PIECE_BYTES = 1 << 20
 RELEASE_SECONDS = 60.0
 """Longest wait for the outcome of a released instance."""
+
+
+_AGAIN = "have its sender send it again; `voxelnode quarantine purge` removes the file"
 
 
 class NotInQuarantine(UsageError):
@@ -155,13 +161,20 @@ class Quarantine:
         `replace`: if other bytes are current under its SOP Instance UID, let it take their place, in whichever series;
         they go to quarantine. Raises NotReleased if it is not a DICOM file, or another version is current.
         """
-        self._require(name)
+        if not self._index.instances.versions_at(f"{FOLDER}/{name}"):
+            self._require(name)
         return self.take(f"{FOLDER}/{name}", who, replace=replace)
 
     def take(self, key: str, who: str, *, replace: bool) -> dict[str, Any]:
         """As `release`, of a file anywhere in the archive that is not current; it is removed where it was."""
         name = PurePath(key).name
+        held = self._index.instances.versions_at(key)
+        self._require_as_received(name, held)
         attributes, file = _read(self._archive.root, key)
+        if not held:
+            known = digests_of(self._archive.root, {attributes.sop_instance_uid}).get(attributes.sop_instance_uid)
+            if known and file.sha256 not in known:
+                raise NotReleased(f"{name} has the SHA-256 {file.sha256}, which was not acknowledged: {_AGAIN}")
         uid = attributes.sop_instance_uid
         subject = {
             **{"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid},
@@ -215,6 +228,14 @@ class Quarantine:
     def _require(self, name: str) -> None:
         if name not in os.listdir(self._archive.root / FOLDER):
             raise NotInQuarantine
+
+    def _require_as_received(self, name: str, held: Sequence[HeldFile]) -> None:
+        """Raise NotReleased if a file is not what its row says that it was, and record that it is owed."""
+        problems = [problem_of(self._archive, one) for one in held if not self._index.sharing.is_away(one.holder)]
+        if problems and None not in problems:
+            detail, is_gone = f"the file {problems[0]}", problems[0] == MISSING
+            self._index.instances.record_loser_damage(held[0].key, detail, self._ingest.now(), gone=is_gone)
+            raise NotReleased(f"{name} {problems[0]}, and is not what was received: {_AGAIN}")
 
     def _is_whole(self, file: InstanceFile) -> bool:
         return problem_with(self._archive.local(file), file.data_set_offset, file.bytes, file.sha256) is None

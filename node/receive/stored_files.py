@@ -30,7 +30,7 @@ from node.index.engine.scope import within
 from node.index.models.levels import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared
-from node.index.nouns.records import AssociationEnd, Flaw, Indexed, Received
+from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 
 log = structlog.get_logger()
 
@@ -240,15 +240,26 @@ class RecentlyVerified:
         return problem
 
 
-def _flaw(archive: Archive, held: HeldFile) -> Flaw | None:
-    path = archive.path(held.key)
+def problem_of(archive: Archive, file: InstanceFile | HeldFile) -> str | None:
+    """Return how a file that is kept or comes back differs from its row, or None; of one in the store, its object.
+
+    Whatever comes back passes this: from the trash, from quarantine, by a decision or a repair. Its row has the digest.
+
+    Raises OSError: it cannot be read now.
+    """
+    path = archive.path(file.key)
+    if archive.remote is not None and file.place == STORE and isinstance(file, InstanceFile) and not path.exists():
+        return None if archive.remote.has(file) else archive.remote.object_problem(file)
     try:
-        offset = held.data_set_offset if held.data_set_offset is not None else data_set_offset(path)
-        problem: str | None = "is not a DICOM file"
-        if offset is not None:
-            problem = problem_with(path, offset, held.bytes, held.sha256)
+        offset = file.data_set_offset if file.data_set_offset is not None else data_set_offset(path)
     except FileNotFoundError:
-        problem = MISSING
+        return MISSING
+    return "is not a DICOM file" if offset is None else problem_with(path, offset, file.bytes, file.sha256)
+
+
+def _flaw(archive: Archive, held: HeldFile) -> Flaw | None:
+    try:
+        problem = problem_of(archive, held)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise OutOfResources(f"a kept file cannot be compared: {error.strerror}") from error

@@ -26,7 +26,7 @@ from node.settings.model import Settings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root, bring
-from tests.rows import read_rows
+from tests.rows import read_rows, write_rows
 
 OPTIONS = write_options(Convert())
 
@@ -378,3 +378,12 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
     with Repository(settings) as repository, repository.index.reading() as index:
         assert index.studies.row(later) is not None
         assert index.studies.row(uid) is None
+
+
+def test_the_deletion_of_an_instance_orders_the_removal_of_its_object_alone(root: Root) -> None:
+    series = make.ct_series(3)
+    root.take_all(series)
+    write_rows(root.folder, "UPDATE images SET place = 'store'")
+    [row] = root.rows('SELECT "key" FROM images WHERE sop_instance_uid = :uid', uid=series[1].SOPInstanceUID)
+    root.delete("instance", series[1].SOPInstanceUID)
+    assert root.rows('SELECT "key" FROM object_removals') == [row]

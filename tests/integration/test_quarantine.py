@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
+from node.acknowledged import write_offs
 from node.audit.audit_log import Audit
 from node.index.database.reading import reading
 from node.index.engine.about_keys import AppliedPosition
@@ -22,6 +23,7 @@ from node.receive.quarantine import (
 )
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
+from tests.rows import write_rows
 
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
@@ -131,6 +133,17 @@ def test_what_is_no_dicom_is_not_released_and_can_be_purged(root: Root) -> None:
     assert [line["detail"] for line in ordered] == ["ordered: purge from quarantine", "done: purge from quarantine"]
     with pytest.raises(NotInQuarantine):
         quarantine(root).purge("stray.dcm", "someone")
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_a_purged_version_is_owed_no_more_unless_it_is_current(root: Root, is_current: bool) -> None:
+    first, second = two_versions()
+    root.take_all([first, second])
+    [loser] = files(root)
+    if is_current:
+        write_rows(root.folder, "UPDATE images SET sha256 = (SELECT sha256 FROM conflicts)")
+    quarantine(root).purge(loser.name, "someone")
+    assert bool(write_offs(root.folder)) is not is_current
 
 
 def test_a_purged_version_is_kept_again_when_it_comes_again(root: Root) -> None:

@@ -400,6 +400,18 @@ def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> N
     assert studies(root) == young, "a confirmation holds for one pass"
 
 
+def test_rules_that_change_withdraw_the_question_and_its_approval(root: Root) -> None:
+    for _ in range(5):
+        take_study(root)
+    root.clock.move(31 * DAY)
+    passing = served(root, Machine(root), days=30)
+    passing.step()
+    assert waits_for(root).startswith("5 studies are due at once")
+    passing._settings = Settings(retention=RetentionSettings(only_converted=False, days=60))
+    passing.step()
+    assert waits_for(root) == ""
+
+
 def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
     machine = Machine(root)
     taken = take_study(root)

@@ -137,8 +137,8 @@ def _of_core(say: Words) -> dict[str, str]:
             JOIN studies st ON st.id = se.study_id""",
         "v_conflicts": f"""
             SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
-                   {say.root} || conflicts."key" AS path, sha256, calling_ae_title, found_at, decision, decided_at,
-                   decided_by
+                   {say.root} || conflicts."key" AS path, sha256, damage, calling_ae_title, found_at, decision,
+                   decided_at, decided_by
             FROM conflicts""",
         "v_events": """
             SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from node.index.engine.sql import partial_index
+from node.index.engine.sql import NO_ID_TWICE, partial_index
 from node.index.models.levels import SPOOL, Base, Utc
 
 
@@ -165,6 +165,7 @@ class ConflictRow(Base):
     """An identity conflict: one UID or Patient ID, different content; recorded until a person or a policy decides."""
 
     __tablename__ = "conflicts"
+    __table_args__ = (NO_ID_TWICE,)  # people name conflicts by it
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))
@@ -173,13 +174,18 @@ class ConflictRow(Base):
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     detail: Mapped[str] = mapped_column(Text)
     key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that were not indexed
-    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file, as it was received
+    damage: Mapped[str | None] = mapped_column(Text)  # how the file differs from it
     host: Mapped[str | None] = mapped_column(String(63))  # whose disk has that file, if each has a root of its own
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
     decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     decided_by: Mapped[str | None] = mapped_column(String(64))
+
+
+HAS_FILE = ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None), ConflictRow.damage.is_(None)
+"""Conditions of conflicts that have the file of a version, whole as far as anybody knows."""
 
 
 class RejectionRow(Base):

@@ -17,7 +17,7 @@ from node.index.engine.about import about
 from node.index.engine.about_keys import STORE
 from node.index.engine.rows import columns_of
 from node.index.engine.sql import insert, looked_up_in
-from node.index.models.history import ConflictRow, RevisionFileRow, TrashRow
+from node.index.models.history import HAS_FILE, ConflictRow, RevisionFileRow, TrashRow
 from node.index.models.levels import ImageRow, Utc
 from node.index.models.work import HostRemovalRow, HostRow, ObjectRemovalRow
 from node.index.nouns.records import InstanceFile
@@ -89,10 +89,8 @@ def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile 
 
 
 def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:
-    """Return the files that lost and have a digest: of all instances, or of some."""
-    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.host).where(
-        ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
-    )
+    """Return the files that lost, have a digest and are not known to be damaged: of all instances, or of some."""
+    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.host).where(*HAS_FILE)
     if sop_instance_uids is not None:
         query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
     return [HeldFile(row.key or "", row.sha256 or "", holder=row.host) for row in connection.execute(query)]
@@ -111,7 +109,7 @@ def wanted_files(connection: Connection, keys: Sequence[str]) -> Iterator[HeldFi
         yield HeldFile(row.key or "", row.sha256 or "")
     trashed = select(TrashRow.key, TrashRow.bytes, TrashRow.content).where(TrashRow.key.in_(keys))
     for key, size, content in connection.execute(trashed):
-        yield HeldFile(key, content.get("sha256") or "", bytes=size or None)
+        yield HeldFile(key, content.get("version", content).get("sha256") or "", bytes=size or None)
 
 
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:

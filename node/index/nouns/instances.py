@@ -23,7 +23,7 @@ from node.index.engine.narrowed import Readers
 from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer, reads
-from node.index.models.history import ConflictRow
+from node.index.models.history import SET_ASIDE, ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
@@ -42,6 +42,7 @@ from node.index.nouns.instance_files import (
     wanted_files,
 )
 from node.index.nouns.levels import record_conflict
+from node.index.nouns.lost import aside_entry, record_lost
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
@@ -205,28 +206,78 @@ class InstanceRepository(IndexRepository):
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
         judge_holding(connection, [row.sop_instance_uid], now)
-        aside = {"key": quarantine_key, "host": self._sharing.holder}
-        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, **aside)
+        damage = f"the file {detail}"
+        aside = {"key": quarantine_key, "host": self._sharing.holder, "sha256": row.sha256, "damage": damage}
+        _insert_conflict(connection, "instance-damaged", row, damage, now, **aside)
 
     @on_writer
     def record_loser_damage(
         self, connection: Connection, key: str, detail: str, now: dt.datetime, *, gone: bool = False
     ) -> None:
-        """Record that a file that lost is damaged or gone: its row has no digest any more, or names no file.
+        """Record that a file that lost, or one in the trash, is damaged, or gone: then no conflict names it any more.
 
-        One that is still to be fetched from the object store is not gone.
+        The digest stands, and what was acknowledged is owed. A file that is still to be fetched from the object store
+        is not gone.
         """
         if gone and connection.execute(select(ObjectRemovalRow.key).where(aside_of_order() == key)).first() is not None:
             return
         rows = connection.execute(
             update(ConflictRow)
-            .where(ConflictRow.key == key, true() if gone else ConflictRow.sha256.is_not(None))
-            .values({"key": None} if gone else {"sha256": None})
-            .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
+            .where(ConflictRow.key == key, true() if gone else ConflictRow.damage.is_(None))
+            .values({"key": None} if gone else {"damage": detail})
+            .returning(ConflictRow)
         ).all()
         kind: EventKind = "file-missing" if gone else "file-damaged"
         for row in rows:
             record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **_uids(row))
+        owed = [row for row in rows if row.kind in SET_ASIDE and row.sha256 is not None and row.sop_instance_uid]
+        record_lost(connection, [aside_entry(row) for row in owed], now)
+
+    @on_reader
+    def versions_at(self, connection: Connection, key: str) -> list[HeldFile]:
+        """Return what conflicts say that a file was when it was set aside."""
+        columns = ConflictRow.key, ConflictRow.sha256, ConflictRow.host
+        rows = connection.execute(select(*columns).where(ConflictRow.key == key, ConflictRow.sha256.is_not(None)))
+        return [HeldFile(str(row.key), str(row.sha256), holder=row.host) for row in rows]
+
+    @on_reader
+    def recovered_among(self, connection: Connection, sop_instance_uids: Collection[str]) -> set[str]:
+        """Return those of some instances that were indexed from a file alone, or found in quarantine."""
+        uids = list(sop_instance_uids)
+        images = select(ImageRow.sop_instance_uid).where(looked_up_in(ImageRow.sop_instance_uid, uids))
+        aside = select(ConflictRow.sop_instance_uid).where(looked_up_in(ConflictRow.sop_instance_uid, uids))
+        found = {*connection.scalars(images.where(ImageRow.source == "recovered", ImageRow.file_missing.is_(False)))}
+        found |= {*connection.scalars(aside.where(ConflictRow.kind == "instance-quarantined"))}
+        return {uid for uid in found if uid is not None}
+
+    @on_writer
+    def distrust(self, connection: Connection, owed: Mapping[str, set[str]], now: dt.datetime) -> None:
+        """Mark the files that were indexed from themselves alone, and are no version that was acknowledged.
+
+        `owed`: all digests that the ledger has of instances of which a version is nowhere, by their UIDs. The row gets
+        one of them: its file is damaged, and the instance must be sent again.
+        """
+        corrected = select(ConflictRow.sop_instance_uid).where(ConflictRow.kind == DIGEST_CORRECTED)
+        found = select(ImageRow.key, ImageRow.sop_instance_uid, ImageRow.sha256).where(
+            looked_up_in(ImageRow.sop_instance_uid, list(owed)),
+            ImageRow.source == "recovered",
+            ImageRow.sop_instance_uid.not_in(corrected.where(ConflictRow.sop_instance_uid.is_not(None))),
+        )
+        for key, uid, sha256 in connection.execute(found).all():
+            if sha256 not in owed[uid]:
+                detail = f"the file has the SHA-256 {sha256}, which was not acknowledged: send the instance again"
+                damaged = update(ImageRow).where(ImageRow.key == key)
+                connection.execute(damaged.values(sha256=max(owed[uid]), file_missing=True))
+                record_event(
+                    connection, "file-damaged", now, detail=detail, **_uids(connection.execute(_row_of(key)).one())
+                )
+        judge_holding(connection, list(owed), now)
+        aside = ConflictRow.kind == "instance-quarantined", looked_up_in(ConflictRow.sop_instance_uid, list(owed))
+        for row in connection.execute(select(ConflictRow).where(*aside, ConflictRow.damage.is_(None))).all():
+            if row.sha256 not in owed[str(row.sop_instance_uid)]:
+                damage = f"the file has the SHA-256 {row.sha256}, which was not acknowledged"
+                values = {"damage": damage, "sha256": max(owed[str(row.sop_instance_uid)])}
+                connection.execute(update(ConflictRow).where(ConflictRow.id == row.id).values(values))
 
     @on_reader
     def total_bytes(self, connection: Connection) -> int:

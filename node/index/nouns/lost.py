@@ -30,7 +30,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
-from node.index.models.history import SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
+from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
@@ -105,7 +105,7 @@ def absent(
     places = list(range(len(instances)))
     for columns in (
         select(ImageRow.sop_instance_uid, ImageRow.sha256),
-        select(ConflictRow.sop_instance_uid, ConflictRow.sha256).where(ConflictRow.key.is_not(None)),
+        select(ConflictRow.sop_instance_uid, ConflictRow.sha256).where(*HAS_FILE),
     ):
         known = looked_up_in(columns.selected_columns.sop_instance_uid, [instances[place][0] for place in places])
         here = {(uid, sha256) for uid, sha256 in connection.execute(columns.where(known))}
@@ -129,6 +129,28 @@ def absent(
 def _is_deleted(one: Acknowledged, deletions: dict[str, dt.datetime]) -> bool:
     received_at = dt.datetime.fromisoformat(one.received_at)
     return any(uid in deletions and deletions[uid] >= received_at for uid in one[:3])
+
+
+def record_lost(
+    connection: Connection,
+    instances: Sequence[Acknowledged],
+    now: dt.datetime,
+    written_off: WriteOffs = MappingProxyType({}),
+) -> int:
+    """Do what `LostRepository.record` says."""
+    lost = [instances[place] for place in absent(connection, instances, written_off)]
+    news: Counter[tuple[str, str]] = Counter()
+    for one in lost:
+        values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
+        row = insert(LostInstanceRow).values(values).on_conflict_do_nothing()
+        if connection.execute(row).rowcount == 1:
+            news[one.study_instance_uid, one.series_instance_uid] += 1
+    for (study, series), count in news.items():
+        detail = f"{lost_instances(count)}: send them again, or write them off"
+        record_series_event(connection, "instances-lost", (study, series), now, detail)
+        for series_id in connection.scalars(_series(study, series)).all():
+            judge(connection, series_id, now)
+    return news.total()
 
 
 class LostRepository(IndexRepository):
@@ -193,19 +215,7 @@ class LostRepository(IndexRepository):
 
         The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
         """
-        lost = [instances[place] for place in absent(connection, instances, written_off)]
-        news: Counter[tuple[str, str]] = Counter()
-        for one in lost:
-            values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
-            row = insert(LostInstanceRow).values(values).on_conflict_do_nothing()
-            if connection.execute(row).rowcount == 1:
-                news[one.study_instance_uid, one.series_instance_uid] += 1
-        for (study, series), count in news.items():
-            detail = f"{lost_instances(count)}: send them again, or write them off"
-            record_series_event(connection, "instances-lost", (study, series), now, detail)
-            for series_id in connection.scalars(_series(study, series)).all():
-                judge(connection, series_id, now)
-        return news.total()
+        return record_lost(connection, instances, now, written_off)
 
     @on_writer
     def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
@@ -282,14 +292,19 @@ _ASIDE = select(
     ConflictRow.found_at.label("received_at"),
 ).where(
     ConflictRow.kind.in_(SET_ASIDE),
-    ConflictRow.key.is_not(None),
-    ConflictRow.sha256.is_not(None),
+    *HAS_FILE,
 )
 
 
 def _acknowledged(row: Any) -> Acknowledged:
     fields = {name: getattr(row, name) for name in Acknowledged._fields}
     return Acknowledged(**fields | {"received_at": row.received_at.isoformat()})
+
+
+def aside_entry(row: Any) -> Acknowledged:
+    """Return what a ledger has of the version in a conflict, by its row."""
+    uids = row.sop_instance_uid, row.study_instance_uid, row.series_instance_uid
+    return Acknowledged(*uids, row.sha256, "", row.calling_ae_title or "", "", row.found_at.isoformat())
 
 
 def _series(study_instance_uid: str, series_instance_uid: str) -> Select[int]:

@@ -15,7 +15,7 @@ from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
-from node.index.models.history import ConflictRow
+from node.index.models.history import HAS_FILE, ConflictRow
 from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.documents import rebase, write_documents
@@ -62,7 +62,7 @@ _HOLD_IMAGES = PreparedStatement(_IMAGES.order_by(ImageRow.sop_instance_uid).wit
 _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
-    ConflictRow.key.is_not(None),
+    *HAS_FILE,
     or_(ConflictRow.host.is_(None), ConflictRow.host == bindparam("host")),
 )
 _FIND_CORRECTED = select(ConflictRow.id).where(
@@ -426,10 +426,11 @@ def _beside(quarantine_key: str, key: str) -> str:
 
 
 def _forget_losers(connection: Connection, flaws: Mapping[str, Flaw]) -> None:
-    """Let the row of a conflict name no file that is gone, and no digest that its file no longer has."""
+    """Let the row of a conflict name no file that is gone, and say that its file no longer has the digest."""
     for key, flaw in flaws.items():
         loser = update(ConflictRow).where(ConflictRow.key == key)
         if flaw is Flaw.MISSING:
             connection.execute(loser.values(key=None))
         elif flaw is Flaw.DAMAGED:
-            connection.execute(loser.values(sha256=None))
+            damaged = loser.where(ConflictRow.damage.is_(None))
+            connection.execute(damaged.values(damage="the file is not as it was received"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy.orm import join
 
 from node.dicom.attributes import PATIENT
 from node.errors import UsageError
@@ -21,7 +22,7 @@ from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, TombstoneRow, TrashRow
-from node.index.models.levels import STORE, ImageRow, PatientRow, StudyRow, Utc
+from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
 from node.index.nouns.records import Deletion, Level
@@ -36,10 +37,14 @@ class NotInTrash(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class TrashedFile:
-    """The file of an instance in the trash: its key, how the instance came, and where the file is."""
+    """The file of an instance in the trash: its key, how the instance came, what it is, and where the file is.
+
+    `version`: UIDs of instance, study and series, digest and offset; empty in an index of a version without them.
+    """
 
     key: str
     facts: dict[str, Any]
+    version: dict[str, Any]
     place: str | None
     holder: str | None
 
@@ -95,7 +100,7 @@ class TrashRepository(IndexRepository):
         """Return files of instances of a deletion, in the order of their numbers; all without a limit."""
         rows = select(TrashRow).where(TrashRow.deletion == number, TrashRow.is_loser.is_(False))
         return [
-            TrashedFile(row.key, row.content, row.place, row.holder)
+            TrashedFile(row.key, row.content, row.content.pop("version", {}), row.place, row.holder)
             for row in connection.execute(rows.order_by(TrashRow.id).limit(limit))
         ]
 
@@ -199,11 +204,15 @@ def decided_of(connection: Connection, study_instance_uid: str) -> dict[str, Any
 def trashed_images(connection: Connection, leaving: ColumnElement[bool]) -> list[dict[str, Any]]:
     """Return rows for the trash of the instances that a condition selects."""
     names = ("source", "calling_ae_title", "called_ae_title", "peer")
-    rows = connection.execute(select(ImageRow).where(leaving).order_by(ImageRow.id)).all()
+    of_file = ("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sha256", "data_set_offset")
+    columns = *ImageRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid
+    query = select(*columns).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(leaving)
+    rows = connection.execute(query.order_by(ImageRow.id)).all()
     return [
         {
             "key": row.key, "is_loser": False, "bytes": row.bytes, "place": row.place, "holder": row.spool_host,
-            "content": {name: getattr(row, name) or "" for name in names},
+            "content": {name: getattr(row, name) or "" for name in names}
+            | {"version": {name: getattr(row, name) for name in of_file}},
         }
         for row in rows
     ]  # fmt: skip
