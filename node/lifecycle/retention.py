@@ -116,7 +116,9 @@ class Retention(BackgroundService):
                 self.run_once(now)
             self._passed_at = monotonic()  # without rules, too: those that come take effect at the next pass
             state = self._state()
-        left = empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.is_free)
+        gives_way = self._settings.retention.trash_gives_way
+        parts = self._archive, self._index, self._audit
+        left = empty_due(*parts, now, is_clock_right=state.is_free, gives_way=gives_way)
         if left is not None and self._left is None:
             log.warning("trash_not_emptied", reason=left)
         self._left = left

@@ -183,11 +183,13 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
-def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool) -> str | None:
+def empty_due(
+    archive: Archive, index: Index, audit: Audit, now: dt.datetime, *, is_clock_right: bool, gives_way: bool = False
+) -> str | None:
     """Delete due entries of the trash: their time is over by a confirmed clock, or the disk is short of room.
 
-    For lack of room, the oldest deletion goes first, and one is enough for a call. Nothing goes if the whole trash is
-    too little: then it would go for nothing.
+    `gives_way`: for lack of room, whoever has filled the disk, the oldest deletion goes before its time, and one is
+    enough for a call. Nothing goes if the whole trash is too little: then it would go for nothing.
 
     Returns why the trash stays although the disk is short of room; None if that is not so.
     """
@@ -197,6 +199,8 @@ def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *,
         files, trash_bytes = index.trash.size()
         if not files:
             return None
+        if not gives_way:
+            return "the disk is short of room; `voxelnode trash empty` makes some ([retention] trash_gives_way)"
         if not archive.intake.would_have_room(files, trash_bytes, archive.path("objects")):
             return f"the disk is short of room, and would be without the {sized(trash_bytes)} in the trash, too"
         oldest = index.trash.oldest()

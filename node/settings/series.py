@@ -66,7 +66,11 @@ class RetentionSettings(SettingsSection):
     trash_days: float = Field(
         7,
         ge=0,
-        description="Days in which a deletion can be undone, unless the disk is short of room; 0: none.",
+        description="Days in which a deletion can be undone; 0: none.",
+    )
+    trash_gives_way: bool = Field(
+        False,
+        description="Empty the trash before its time if the disk is short of room, the oldest deletions first.",
     )
 
     @property

@@ -49,7 +49,7 @@ CONTROLS = frozenset({"name", "seen", "drops", "is_new", "unset"})
 _REFUSED = {
     **dict.fromkeys(("command", "plugin"), "the node runs it, and an account of the pages is none of the machine"),
     **dict.fromkeys(("results", "job_seconds"), "its receiver writes into the archive"),
-    **dict.fromkeys(("maximum_share", "trash_days"), "it protects from mistakes that are made here"),
+    **dict.fromkeys(("maximum_share", "trash_days", "trash_gives_way"), "it protects from mistakes that are made here"),
     "secret_file": "it names a file of the machine, or give the secret itself here",
     "delete_confirmed": "the route deletes",
 }

@@ -142,7 +142,10 @@ def test_a_short_disk_empties_the_oldest_first_and_no_more_than_helps(
     monkeypatch.setattr("node.archive.space.free_bytes", lambda disk: DISK_BYTES - used())
     enough = DISK_BYTES - used() + lacking * used() / 3
     monkeypatch.setattr(root.archive.intake, "_low_bytes", enough / RESUME_FACTOR)
-    why = [empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=False) for _ in range(4)]
+    parts = root.archive, root.index, audit, root.clock()
+    assert empty_due(*parts, is_clock_right=True) is not None
+    assert len(in_trash(root)) == 3, "nothing goes before its time unless the configuration says so"
+    why = [empty_due(*parts, is_clock_right=False, gives_way=True) for _ in range(4)]
     assert [entry["uid"] for entry in in_trash(root)] == [studies[number][0].StudyInstanceUID for number in left]
     is_emptied = "the disk is short of room" in (root.folder / "audit.jsonl").read_text()
     assert is_emptied == (len(left) < 3)
