@@ -33,7 +33,7 @@ from node.volume.arrange.timing import (
 )
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
-from node.volume.describe.sidecar_fields import describe
+from node.volume.describe.sidecar_fields import TOLERANCES, describe
 from node.volume.display import display_of
 from node.volume.elements import number, text
 from node.volume.geometry import (
@@ -48,6 +48,7 @@ from node.volume.geometry import (
 )
 from node.volume.intensities import Filled
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, VolumeKind
+from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_varying, name_of, unlike
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.resample import with_upright
@@ -73,29 +74,14 @@ UNWEIGHTED_B_VALUE = 50
 DatasetOf = Callable[[str], Dataset]
 """Returns the data set of a SOP Instance UID."""
 
-CONSTANT_PARAMETERS = {
-    "echo_time": "echo time (0018,0081) in ms",
-    "inversion_time": "inversion time (0018,0082) in ms",
-    "flip_angle": "flip angle (0018,1314) in degrees",
-    "repetition_time": "repetition time (0018,0080) in ms",
-    "kvp": "KVP (0018,0060)",
-    "kernel": "convolution kernel (0018,1210)",
-    "slice_thickness": "slice thickness (0018,0050) in mm",
-    "velocity": "velocity encoding",
-}
-"""Parameters that the slices of a volume should share; a volume whose slices differ gets a warning."""
 
-PARAMETER_TOLERANCE = 0.01
-"""Allowed relative difference, since scanners write measured and rounded values."""
-
-TIME_PARAMETERS = {
-    "echo_time": ("EchoTime", 0.001),
-    "inversion_time": ("InversionTime", 0.001),
-    "flip_angle": ("FlipAngle", 1.0),
-    "repetition_time": ("RepetitionTime", 0.001),
-    "trigger_time": ("TriggerTime", 0.001),
-}
-"""Parameters that may vary from time to time: the name in BIDS or the standard, and the factor to s or degrees."""
+MEASURED_PRIVATE = frozenset(
+    {
+        *("AcquisitionTime", "AcquisitionDuration", "TablePosition"),
+        *("PhilipsRescaleSlope", "PhilipsRescaleIntercept", "PhilipsScaleSlope"),
+    }
+)
+"""Private fields that may differ between the images of a volume: moments, places, what is rounded, and rescaling."""
 
 
 def volumes_of(
@@ -119,7 +105,7 @@ def volumes_of(
     placement = _placement(planes[0])
     voxels, slope, intercept = filled
     ds = dataset_of(first.sop_instance_uid)
-    attributes = describe(ds, arrangement.frames)
+    attributes = describe(ds, arrangement.frames, planes)
     doubt = None
     if attributes.get("Modality") == "MR":
         bands = int(attributes.get("MultibandAccelerationFactor", 1))
@@ -133,9 +119,10 @@ def volumes_of(
     polarity = first.variant_key.get("polarity")
     if polarity == "reversed":
         attributes |= _reversed_fields(attributes)
-    by_time = parameters_by_time(planes)
-    if by_time:
-        attributes["of_each_time"] = by_time
+    triggers: list[Any] = [time[0].time_key.get("trigger_time") for time in planes]
+    if None not in triggers and is_varying(triggers):
+        by_time = [float(f"{trigger * 0.001:.9g}") for trigger in triggers]
+        attributes["of_each_time"] = attributes.get("of_each_time", {}) | {"TriggerTime": by_time}
     times_s = starts_s(planes)
     repetition_s = _repetition_s(planes, attributes)
     is_alone = polarity is None and not arrangement.in_turns
@@ -402,42 +389,26 @@ def _missing_directions(table: Sequence[Diffusion | None]) -> str:
     return f"{lacking} of {len(weighted)} diffusion weighted times have no gradient direction: zeros stand for it"
 
 
-def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
-    """Return, by name, the value at the first slice of each time, for parameters that vary with time.
-
-    One value for each time, in seconds or degrees.
-    """
-    fields = {}
-    for key, (name, unit) in TIME_PARAMETERS.items():
-        values = [_parameter(time[0], key) for time in planes]
-        known = [value for value in values if isinstance(value, float)]
-        if len(known) == len(planes) and is_varying(known):
-            fields[name] = [float(f"{value * unit:.9g}") for value in known]
-    return fields
-
-
-def _parameter(frame: Frame, name: str) -> Any:
-    """Return a frame's value of a split, variant or time key; None if it has none."""
-    return next((key[name] for key in (frame.split_key, frame.variant_key, frame.time_key) if name in key), None)
-
-
 def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
-    """Return warnings about parameters that differ between the slices of one volume."""
-    unlike = {(id(frame.split_key), id(frame.variant_key)): frame for frame in frames}.values()  # equal ones share keys
+    """Return warnings about attributes of what the values mean that differ between the images of one volume."""
+    found = {name_of(tag): values for tag, values in unlike(frames).items() if tag not in NAMES}
+    found |= {
+        name: values
+        for name, values in unlike(frames, "private").items()
+        if name not in MEASURED_PRIVATE and not are_alike(values, TOLERANCES.get(name, PARAMETER_TOLERANCE))
+    }
+    if len(velocities := {frame.variant_key.get("velocity") for frame in frames} - {None, ()}) > 1:
+        found["velocity encoding"] = list(map(str, velocities))
     warnings = []
-    for name, label in CONSTANT_PARAMETERS.items():
-        values = {_parameter(frame, name) for frame in unlike} - {None, ()}
-        numeric = [value for value in values if isinstance(value, float)]
-        if len(values) < 2 or (numeric and not is_varying(numeric)):
-            continue
-        shown = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
-        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, f"{label} differs within the volume: {shown}"))
+    for name, values in found.items():
+        rows = [value if isinstance(value, (tuple, list)) else (value,) for value in values]
+        numbers = [row[0] for row in rows if row and isinstance(row[0], float)]
+        shown = f"{len(values)} values"
+        if len(numbers) == len(values):
+            shown = f"from {min(numbers):.6g} to {max(numbers):.6g}"
+        detail = f"{name} differs within the volume: {shown}"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     return warnings
-
-
-def is_varying(numbers: Sequence[float]) -> bool:
-    """Return whether numbers differ by more than measurement and rounding explain."""
-    return bool(numbers) and max(numbers) - min(numbers) > PARAMETER_TOLERANCE * max(map(abs, numbers))
 
 
 def times_of(volume: Volume) -> Iterator[Volume]:

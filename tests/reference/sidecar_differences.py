@@ -212,6 +212,11 @@ DIFFERENCES = (
         _as_stated,
         "as the first image states it",
     ),
+    Difference(
+        _names("AcquisitionNumber", "NumberOfAverages"),
+        lambda name, pair: name not in pair.ours,
+        "of each time, or none, if the images differ; dcm2niix has that of the first",
+    ),
     Difference(_names("SeriesNumber"), _unnumbered, "none; dcm2niix makes one up"),
     Difference(_names("MatrixCoilMode"), _not_in_parallel, "parallel imaging is off; dcm2niix writes SENSE"),
     Difference(

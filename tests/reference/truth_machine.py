@@ -25,11 +25,13 @@ import hypothesis
 import numpy as np
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from pydicom.datadict import tag_for_keyword as tag_of
 
 from node.volume.arrange.sources import SOURCES, Kind
 from node.volume.assemble import assemble
 from node.volume.geometry import NOISE_SHARE
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind
+from node.volume.read.meaning import name_of
 from node.volume.reasons import Reason, WarningKind
 from tests.reference.real_series import judged, verdict_and_findings
 from tests.reference.truth_series import (
@@ -38,6 +40,7 @@ from tests.reference.truth_series import (
     ENHANCED_LABELS,
     KINDS,
     LABELS,
+    MEANINGS,
     NUMBERINGS,
     ORIENTATIONS,
     OTHERS,
@@ -152,6 +155,7 @@ def _lies_of_volume(
 ) -> Iterator[str]:
     said = {warning.name for warning in volume.warnings}
     yield from _lies_of_groups(volume, planes, series)
+    yield from _lies_of_meaning(volume, planes, series)
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
     if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
@@ -208,6 +212,20 @@ def _lies_of_groups(volume: Volume, planes: Sequence[Sequence[Plane]], series: S
         yield "a volume mixes components"
     if len(set(matrices)) > 1:
         yield "a volume mixes matrices"
+
+
+def _lies_of_meaning(volume: Volume, planes: Sequence[Sequence[Plane]], series: Series) -> Iterator[str]:
+    """Yield that a volume mixes images that differ in an attribute, unless a warning names it.
+
+    What differs with the weighting of a diffusion series belongs to that.
+    """
+    differs = [change[1] for change in series.case.changes if change[0] == "differ"]
+    kinds: dict[object, set[bool]] = defaultdict(set)
+    for plane in (plane for own in planes for plane in own):
+        kinds[plane.b_value, plane.direction].add(plane.is_other)
+    named = {own for own in differs for warning in volume.warnings if name_of(tag_of(own)) in warning.detail}
+    if differs and max(map(len, kinds.values())) > 1 and not named:
+        yield "a volume mixes images that differ in an attribute"
 
 
 def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_moved: bool) -> Iterator[str]:
@@ -344,6 +362,7 @@ def _lies_of_parts(assembly: Assembly, series: Series) -> Iterator[str]:
                 groups[plane.group].add(number)
     if (
         any(len(own) > 1 for own in groups.values())
+        and not any(plane.is_other for plane in series.planes.values())
         and not _are_apart(series)
         and series.false.isdisjoint({"SliceThickness", "RepetitionTime", "RescaleSlope"})
     ):
@@ -413,9 +432,12 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
         st.tuples(st.just("jitter"), st.sampled_from((0.004, 0.02, 0.045, 0.2)), seed, st.booleans()),
     )
     copies = st.builds(lambda own, is_numbered: ("copy", is_numbered, *own), some, st.booleans())
+    differ = st.builds(
+        lambda keyword, of_time, own: ("differ", keyword, of_time, *own), st.sampled_from(MEANINGS), st.booleans(), some
+    )
     if kind in ENHANCED:
-        return st.one_of(losses, false, missing, movement, copies)
-    return st.one_of(losses, false, missing, movement, copies, some.map(lambda own: ("matrix", *own)))
+        return st.one_of(losses, false, missing, movement, copies, differ)
+    return st.one_of(losses, false, missing, movement, copies, differ, some.map(lambda own: ("matrix", *own)))
 
 
 _OF_CLASSIC = (

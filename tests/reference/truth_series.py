@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -32,6 +34,7 @@ from pydicom.uid import (
 )
 
 from node.volume.arrange.sources import SOURCES
+from node.volume.read.meaning import NAMES, counted
 from tests import make
 
 ROWS, COLUMNS = 8, 6
@@ -190,6 +193,8 @@ class Plane:
     b_value: float | None = None
     direction: tuple[float, float, float] | None = None
     is_copy: bool = False
+    is_other: bool = False
+    """Whether its image differs in an attribute of what its values mean."""
 
     @property
     def group(self) -> tuple[int, int, tuple[int, ...]]:
@@ -533,6 +538,33 @@ def _matrix(draft: _Draft, *indices: int) -> None:
         draft.planes[index] = replace(plane, values=plane.values[:OTHER_ROWS]), make.set_pixels(ds, stored)
 
 
+def _differ(draft: _Draft, keyword: str, of_time: bool, *indices: int) -> None:
+    """Let an attribute of what values mean have another value in some images, or in a time."""
+    chosen = {index % len(draft.planes) for index in indices}
+    if of_time:
+        times = {draft.planes[index][0].time for index in chosen}
+        chosen = {index for index, (plane, _) in enumerate(draft.planes) if plane.time in times}
+    for index, (plane, ds) in enumerate(draft.planes):
+        holder = ds
+        if draft.case.is_enhanced:
+            ds.MRImagingModifierSequence = [holder := Dataset()]
+        is_number = dictionary_VR(keyword) not in _TEXTS
+        setattr(holder, keyword, (2 if is_number else "OTHER") if index in chosen else (1 if is_number else "ONE"))
+        draft.planes[index] = replace(plane, is_other=index in chosen), ds
+    draft.false.add(keyword)
+
+
+_TEXTS = {"CS", "LO", "SH", "ST", "LT", "UT", "UC"}
+
+_SIMPLE = {*_TEXTS, "DS", "IS", "US", "UL", "FL", "FD"}
+
+MEANINGS = tuple(
+    keyword
+    for tag, (vr, multiplicity, _, _, keyword) in sorted(DicomDictionary.items())
+    if counted[tag] and tag not in NAMES and vr in _SIMPLE and multiplicity == "1" and keyword
+)
+"""Every attribute that says what the values of an image mean: those of the rule, so that a new one is drawn at once."""
+
 _CHANGES: dict[str, Callable[..., None]] = {
     "lose": _lose,
     "lose-time": _lose_time,
@@ -542,6 +574,7 @@ _CHANGES: dict[str, Callable[..., None]] = {
     "lie": _lie,
     "drop": _drop,
     "matrix": _matrix,
+    "differ": _differ,
 }
 
 

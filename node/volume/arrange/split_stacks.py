@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 
+from node.dicom.values import standard_tag
 from node.errors import ConversionRefused
 from node.volume.arrange.sources import COUNTING_KEYS
 from node.volume.arrange.whole_times import Bin
@@ -28,6 +30,7 @@ from node.volume.geometry import (
     stack_axes,
 )
 from node.volume.model import Frame
+from node.volume.read.meaning import BOLUS, unlike
 from node.volume.reasons import Reason
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
@@ -52,6 +55,15 @@ VARIANTS = (
 
 MEASURED = frozenset({"repetition_time", "intercept"})
 """Variants that a gated scan measures, or an archive computes, for each time; such values separate no volumes."""
+
+_TOLD_BY_TRAITS = frozenset(
+    map(
+        standard_tag,
+        ("RepetitionTime", "EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "SequenceName"),
+    )
+)
+"""Attributes that traits compare, with a tolerance for what is measured; the name of a sequence may be that of a
+weighting, which is a time."""
 
 MAX_HEART_BEAT_RATIO = 3.0
 """Largest ratio of repetition times that heart beats can explain. Larger ratios are chosen, to map relaxation times."""
@@ -101,7 +113,25 @@ def _split_by_whole_variant(frames: Sequence[Frame], labels: Any) -> list[list[F
         for parts in _divisions(frames, (name,)):
             if _are_whole_variants(parts, frames, labels, measured=_is_measured(name, frames)):
                 return parts
+    if parts := _split_by_meaning(frames, labels):
+        return parts
     return next((parts for parts in _divisions(frames, ("sequence",)) if _are_phases(parts, frames, labels)), [])
+
+
+def _split_by_meaning(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
+    """Split frames that share positions by any other attribute of what their values mean; empty if none does.
+
+    Each part must be whole. Values of which each time has its own may be of a time series, and so is a bolus.
+    """
+    if any(frame.diffusion is not None and frame.diffusion.b_value > 0 for frame in frames):
+        return []
+    for tag in unlike(frames):
+        if tag in _TOLD_BY_TRAITS or keyword_for_tag(tag).startswith(BOLUS):
+            continue
+        parts = _by(frames, partial(_meant, tag))
+        if _are_whole_variants(parts, frames, labels, measured=True):
+            return parts
+    return []
 
 
 def alternating_passes(frames: Sequence[Frame]) -> tuple[list[list[Frame]], list[str]]:
@@ -241,6 +271,11 @@ def _are_weighted(frames: Sequence[Frame]) -> bool:
 def _key(name: str, frame: Frame) -> Hashable:
     """Return a frame's value of a variant or time key."""
     value: Hashable = frame.variant_key.get(name, frame.time_key.get(name))
+    return value
+
+
+def _meant(tag: int, frame: Frame) -> Hashable:
+    value: Hashable = frame.meaning.get(tag)
     return value
 
 

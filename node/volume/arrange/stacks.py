@@ -30,7 +30,7 @@ follow."""
 SERIES_TRAITS = ("frame_of_reference", "patient", "modality")
 """Traits that the images of a series share (PS3.3 A.1.2, C.7.3.1); an image without one takes it from the others."""
 
-UNIT_TRAITS = ("units", "rescale_type", "corrected")
+UNIT_TRAITS = ("units", "rescale_type", "corrected", "real_world")
 """Traits that say what values mean; a frame without a unit or a Rescale Type takes that of the others."""
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
@@ -176,8 +176,8 @@ def _split_warnings(groups: Groups, names: Sequence[str], frames: Sequence[Frame
     places = [index for index, name in enumerate(names) if name not in UNIT_TRAITS]
     if len({tuple(key[index] for index in places) for key in groups}) < len(groups):
         detail = (
-            "the images differ in Units (0054,1001), Rescale Type (0028,1054) or Corrected Image (0028,0051); each "
-            "kind of values is a separate volume"
+            "the images differ in Units (0054,1001), Rescale Type (0028,1054), Corrected Image (0028,0051) or the unit "
+            "of Real World Value Mapping Sequence (0040,9096); each kind of values is a separate volume"
         )
         warnings.append(VolumeWarning(WarningKind.SEVERAL_QUANTITIES, detail))
     if len(values["patient"]) > 1:

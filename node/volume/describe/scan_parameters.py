@@ -49,8 +49,8 @@ _NO_MAGNITUDES = frozenset(
 def scan_parameters(volume: Volume) -> dict[str, Any]:
     """Return the columns of `ConvertedFile` that describe how a volume was acquired.
 
-    Times are in ms, lengths in mm, angles in degrees, field strengths in tesla; None is unknown. Those that differ
-    between the planes of a stack are those of its first plane, as in the sidecar.
+    Times are in ms, lengths in mm, angles in degrees, field strengths in tesla; None is unknown, or differs
+    between the planes of a stack.
     """
     fields = volume.attributes
     agent = fields.get("ContrastBolusIngredient") or (STATED if fields.get("contrast_agent_stated") else None)

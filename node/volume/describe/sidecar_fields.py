@@ -9,19 +9,24 @@ or identifiers, unless it is a code or another fact that nobody types.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag
 
 from node.dicom.private import private_items
-from node.dicom.values import items, text, value, whole
+from node.dicom.values import Element, copy_encoding, held_elements, items, standard_tag, text, value, whole
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.phase_encoding import phase_encoding
 from node.volume.elements import DAY_S
 from node.volume.model import Frame
+from node.volume.read.meaning import PARAMETER_TOLERANCE, are_alike
 from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
 from node.volume.vendors.siemens import XA_FRAME, XA_SERIES
@@ -68,15 +73,25 @@ DEVICE_FIELDS = frozenset(
 """Texts that programs require and that the device writes. They are kept even if they repeat the name of a patient:
 phantoms are named after manufacturers and models."""
 
+MAX_READ = 8
+"""Most different headers of which a field is read although its attributes differ: it may be the same."""
+
+OF_STACK = frozenset({"AcquisitionTime", "ImageOrientationPatientDICOM"})
+"""Fields that hold for a stack: when it began, and the orientation that its frames share up to rounding."""
+
+TOLERANCES = {"EffectiveEchoSpacing": 0.05, "TotalReadoutTime": 0.05}
+"""Relative differences of fields that are computed from times in whole milliseconds."""
+
 SAME_INSTANT_S = 0.001
 """Instants are seconds on a scale that began long ago, so that their last digits are lost."""
 
 
-def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
+def describe(ds: Dataset, frames: Sequence[Frame], planes: Sequence[Sequence[Frame]] | None = None) -> dict[str, Any]:
     """Return the allowed fields of one stack, with BIDS' names and units (seconds, millimetres, degrees, tesla).
 
     `ds`: the first data set of the stack.
     `frames`: all planes of the stack in order: slices of the first time first.
+    `planes`: the same by time, then by slice; then a field in which they differ is left out, or in ``of_each_time``.
 
     Values that JSON can hold, by BIDS name.
 
@@ -102,7 +117,155 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
         repetition_time_s = fields.get("RepetitionTime")
         if repetition_time_s is not None:
             fields["RepetitionTime"] = _seconds(repetition_time_s + pause_s(ds))
+    if planes is not None:
+        fields = settle_fields(planes, fields)
     return fields | derived_fields(sources, frames, fields)
+
+
+class _Noting(dict[BaseTag, Element]):
+    """The elements of a data set, which notes those that are asked for."""
+
+    def __init__(self, elements: Mapping[BaseTag, Element]) -> None:
+        super().__init__(elements)
+        self.asked: set[BaseTag] = set()
+
+    def get(self, tag: Any, default: Any = None) -> Any:
+        self.asked.add(tag)
+        return super().get(tag, default)
+
+    def __getitem__(self, tag: BaseTag) -> Element:
+        self.asked.add(tag)
+        return super().__getitem__(tag)
+
+    def __contains__(self, tag: Any) -> bool:
+        self.asked.add(tag)
+        return super().__contains__(tag)
+
+
+class _Known(NamedTuple):
+    """The private fields of a frame, and all that was asked for to find them: the tags in each source, their values."""
+
+    asked: Sequence[frozenset[BaseTag]]
+    values: Sequence[Sequence[Any]]
+    fields: Mapping[str, Any]
+
+
+_known = _Known((), (), {})
+
+
+def private_fields(ds: Dataset, rows: int, columns: int) -> Mapping[str, Any]:
+    """Return the fields of an MR instance that private elements state or decide; equal ones are one object.
+
+    They are found again only if an element differs that was asked for in the instance before. `rows`, `columns`: of one
+    plane.
+    """
+    global _known
+    if text(ds, "Modality") != "MR":
+        return {}
+    sources, known = list(_sources(ds, 1)), _known
+    if len(sources) != len(known.asked) or _values(sources, known.asked) != known.values:
+        noting = [_Noting(held_elements(source)) for source in sources]
+        read = [Dataset(elements) for elements in noting]
+        for source, new in zip(sources, read, strict=True):
+            copy_encoding(source, new)
+        fields = acquisition_fields(read)
+        fields |= phase_encoding(read, rows, columns, fields)
+        private = (field for field in BIDS_FIELDS if not any(map(tag_for_keyword, field.keywords)))
+        fields |= {field.name: own for field in private if (own := _read(field, read)) is not None}
+        asked = [frozenset(elements.asked) for elements in noting]
+        same = known.fields if known.fields == fields else fields
+        _known = known = _Known(asked, _values(sources, asked), same)
+    return known.fields
+
+
+def _values(sources: Sequence[Dataset], asked: Sequence[frozenset[BaseTag]]) -> list[list[Any]]:
+    """Return the values of elements in each source as they are held: of raw ones their bytes."""
+    return [
+        [getattr(elements.get(tag), "value", None) for tag in tags]
+        for elements, tags in zip(map(held_elements, sources), asked, strict=True)
+    ]
+
+
+def settle_fields(planes: Sequence[Sequence[Frame]], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields in which all frames are alike, and under ``of_each_time`` those that are alike in each time.
+
+    Any other field is left out. Those of `OF_STACK` are of the stack, not of its frames.
+
+    `planes`: frames by time, then by slice. `fields`: those of the first frame.
+    """
+    kept, by_time = dict(fields), dict[str, list[Any]]()
+    frames = [frame for time in planes for frame in time]
+    private = dict.fromkeys(name for own in _distinct(frames, "private") for name in own.private)
+    differing = _differing(frames, "meaning") | _differing(frames, "told")
+    for field in BIDS_FIELDS:
+        tags = [standard_tag(keyword) for keyword in field.keywords if tag_for_keyword(keyword)]
+        if field.name not in OF_STACK and field.name not in private and not differing.isdisjoint(tags):
+            _settle(field.name, planes, partial(_told, tags), partial(_read_told, field), kept, by_time)
+    for name in private.keys() - OF_STACK:
+        _settle(name, planes, partial(_private, name), partial(_private, name), kept, by_time)
+    return kept | ({"of_each_time": by_time} if by_time else {})
+
+
+def _differing(frames: Sequence[Frame], kind: str) -> set[int]:
+    """Return the tags of which frames have several values."""
+    first, *others = (getattr(frame, kind).items() for frame in _distinct(frames, kind))
+    return {tag for own in others for tag, _ in own ^ first}
+
+
+def _distinct(frames: Sequence[Frame], *names: str) -> Sequence[Frame]:
+    """Return a frame for each combination of objects that frames share under these names."""
+    return list({tuple(id(getattr(frame, name)) for name in names): frame for frame in frames}.values())
+
+
+def _settle(
+    name: str,
+    planes: Sequence[Sequence[Frame]],
+    key: Callable[[Frame], Any],
+    read: Callable[[Frame], Any],
+    kept: dict[str, Any],
+    by_time: dict[str, list[Any]],
+) -> None:
+    """Take a field out of those that hold for all frames if they differ in it."""
+
+    def are_one(frames: Sequence[Frame]) -> bool:
+        several = _distinct(frames, "meaning", "told", "private")
+        if are_alike([key(frame) for frame in several], TOLERANCES.get(name, PARAMETER_TOLERANCE)):
+            return True
+        return len(several) <= MAX_READ and are_alike([read(frame) for frame in several])
+
+    if are_one([frame for time in planes for frame in time]):
+        return
+    own = kept.pop(name, None)
+    if len(planes) > 1 and all(map(are_one, planes)):
+        values = [read(time[0]) for time in planes]
+        if values[0] == own or own is None:
+            by_time[name] = [list(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _told(tags: Sequence[BaseTag], frame: Frame) -> tuple[Any, ...]:
+    """Return the values of attributes of a frame."""
+    values = [frame.told.get(tag, frame.meaning.get(tag)) for tag in tags]
+    return next(filter(None, values), ()) if len(tags) == 1 else tuple(values)
+
+
+def _read_told(field: BidsField, frame: Frame) -> Any:
+    """Return the value of a field from what a frame tells."""
+    ds = Dataset()
+    for keyword in filter(tag_for_keyword, (*field.keywords, "Modality")):
+        tag = standard_tag(keyword)
+        value: Any = frame.told.get(tag, frame.meaning.get(tag))
+        vr = dictionary_VR(tag)
+        if value is not None and vr != "SQ":
+            ds[tag] = DataElement(tag, vr, list(value), validation_mode=IGNORE)
+    return _plain(_read(field, [ds]))
+
+
+def _private(name: str, frame: Frame) -> Any:
+    return _plain(frame.private.get(name))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def identifying_words(ds: Dataset) -> set[str]:

@@ -21,6 +21,7 @@ from node.dicom.per_series import once_per_series
 from node.dicom.values import held, items, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
+from node.volume.describe.sidecar_fields import private_fields
 from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
@@ -33,6 +34,7 @@ from node.volume.read.functional_groups import (
     classic_datasets,
     frame_arguments,
 )
+from node.volume.read.meaning import meaning_of, told_of
 from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
@@ -48,6 +50,7 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
+from node.volume.read.real_world import units_of, with_mappings
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 SEPARATE_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP", "OPT", "NM"})
@@ -73,12 +76,13 @@ def frames_of(ds: Dataset) -> list[Frame]:
     """
     reader = frame_reader(ds)
     refuse_projections(ds, reader.frames)
-    common = _common(ds, reader)
     tiling = vendors.tiling(ds)
+    plane = (reader.rows, reader.columns) if tiling is None else (tiling.tile_rows, tiling.tile_columns)
+    common = _common(ds, reader, plane)
     if tiling is not None:
         return _tiles(ds, reader, common, tiling)
     classic = classic_datasets(ds, reader.frames)
-    commons = [common if own is ds else _common(own, reader) for own in classic]
+    commons = [common if own is ds else _common(own, reader, plane) for own in classic]
     grouped = frame_arguments(ds, classic, commons, reader.modality_lut or reader.colour)
     if grouped is not None:
         keep_apart(ds, grouped)
@@ -89,12 +93,15 @@ def frames_of(ds: Dataset) -> list[Frame]:
     return _plain(ds, reader, common)
 
 
-def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
-    """Return the arguments of `Frame` that all frames of an instance share."""
+def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameArguments:
+    """Return the arguments of `Frame` that all frames of an instance share; `plane`: rows and columns of each."""
+    meaning = meaning_of(ds)  # first: before anything has converted an element
+    told = told_of(ds)
     modality = text(ds, "Modality") or ""
     instance_number = number(ds, "InstanceNumber")
     # Colours have no Modality LUT (PS3.3 C.11.1), even if there is a slope.
     slope, intercept = (1.0, 0.0) if reader.modality_lut or reader.colour else rescale(ds)
+    mappings = items(ds, "RealWorldValueMappingSequence")
     diffusion = diffusion_of(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
     return {
@@ -102,12 +109,16 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             ds,
             placed=held(ds, standard_tag("ImagePositionPatient")) is not None and not false_place(ds),
             map=is_diffusion_map(diffusion),
-            scaled=reader.modality_lut or reader.colour or is_rescaled(ds, items(ds, "RealWorldValueMappingSequence")),
+            scaled=reader.modality_lut or reader.colour or is_rescaled(ds, mappings),
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
             intercept=intercept,
             kind=vendors.mr_kind(ds) if modality == "MR" else None,
+            real_world=units_of(mappings),
         ),
+        "told": told,
+        "private": private_fields(ds, *plane),
+        "meaning": with_mappings(meaning, mappings, slope, intercept),
         "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
         "rows": reader.rows,
         "columns": reader.columns,
@@ -207,6 +218,7 @@ def _common_of_series(
     lossy: bool,
     intercept: float,
     kind: vendors.MRKind | None,
+    real_world: tuple[str, ...] | None,
 ) -> FrameArguments:
     """Return the arguments of `Frame` that most instances of a series share; `kind` is that of an MR image."""
     image_type = texts(ds, "ImageType")
@@ -234,6 +246,7 @@ def _common_of_series(
                 "maps_field": kind is not None and kind.maps_field,
                 "units": text(ds, "Units"),
                 "rescale_type": text(ds, "RescaleType"),
+                "real_world": real_world,
                 "corrected": frozenset(texts(ds, "CorrectedImage")),
                 "coil_element": vendors.coil_element(kind.coil) if kind else None,
                 "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,

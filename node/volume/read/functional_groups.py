@@ -18,6 +18,7 @@ from node.volume import vendors
 from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
+from node.volume.read.meaning import meaning_of_frame, told_of
 from node.volume.read.planes import (
     checked_plane,
     false_place,
@@ -26,7 +27,7 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
-from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping
+from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping, units_of, with_mappings
 from node.volume.reasons import Reason
 
 TURNED_MODALITIES = frozenset({"XA", "RF"})
@@ -222,6 +223,11 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         mappings = group.macros("RealWorldValueMappingSequence")
         mapping, scaled = real_world_mapping(mappings), bool(mappings)
         own["slope"], own["intercept"], quantity = mapping.slope, mapping.intercept, {"quantity": mapping.quantity}
+    of_frame = (*(() if group.shared is None else (group.shared.groups,)), group.groups)
+    mappings = group.macros("RealWorldValueMappingSequence")
+    rescaling: list[Any] = [own.get(name, common[name]) for name in ("slope", "intercept")]
+    own["meaning"] = with_mappings(meaning_of_frame(common["meaning"], *of_frame), mappings, *rescaling)
+    own["told"] = told_of(group.ds, *of_frame)
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
     stated = (stated_instant(content, f"Frame{name}DateTime", of=group.ds) for name in ("Acquisition", "Reference"))
@@ -236,6 +242,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
         **quantity,
         "scaled": scaled,
         "rescale_type": rescale_type,
+        "real_world": units_of(mappings) or common["split_key"]["real_world"],
         "coil_element": vendors.coil_element(coil),
     }
     timing = "MRTimingAndRelatedParametersSequence"

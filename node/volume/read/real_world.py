@@ -14,6 +14,7 @@ from pydicom import Dataset
 
 from node.dicom.values import items, number, text
 from node.errors import ConversionRefused
+from node.volume.read.meaning import MAPPING, Meaning, shared
 from node.volume.reasons import Reason
 
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
@@ -57,6 +58,28 @@ def instead_of_rescale(ds: Dataset, mappings: Sequence[Dataset]) -> tuple[float,
     linear = [item for item in mappings if number(item, "RealWorldValueSlope")]
     mapping = real_world_mapping(linear)
     return (mapping.slope, mapping.intercept) if linear else None
+
+
+def units_of(mappings: Sequence[Dataset]) -> tuple[str, ...] | None:
+    """Return the codes of the units and quantities of all mappings of one frame; None if it has none."""
+    units = {code for item in mappings for code in (*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item))}
+    return tuple(sorted(units)) or None
+
+
+def with_mappings(meaning: Meaning, mappings: Sequence[Dataset], slope: float, intercept: float) -> Meaning:
+    """Return the meaning of a frame with its mappings, as slopes and intercepts from rescaled to real values.
+
+    `slope`, `intercept`: the rescaling of the frame, which each slice may have for itself, and its mapping with it.
+    """
+    if not mappings:
+        return meaning
+    found = set()
+    for item in mappings:
+        real, offset = number(item, "RealWorldValueSlope"), number(item, "RealWorldValueIntercept") or 0.0
+        factor = None if real is None or not slope else real / slope
+        linear = None if factor is None else (f"{factor:.5g}", f"{offset - factor * intercept:.5g}")
+        found.add((*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item), linear))
+    return shared((*meaning.items(), (int(MAPPING), frozenset(found))))
 
 
 def _mapping(item: Dataset) -> RealWorldMapping:

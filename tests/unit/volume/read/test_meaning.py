@@ -1,0 +1,120 @@
+"""What the values of an image mean: every attribute of the standard counts, except those that differ in one volume."""
+
+from __future__ import annotations
+
+import pytest
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from node.volume.assemble import assemble
+from node.volume.read.meaning import VARYING, meaning_of, name_of
+from node.volume.reasons import WarningKind
+from tests import make
+from tests.reference.truth_series import MEANINGS
+
+TEXTS = {"CS", "LO", "SH", "ST", "LT", "UT", "UC"}
+NUMBERS = {"IS", "DS", "US", "UL", "FD", "FL"}
+
+
+def value_of(keyword, number):
+    return str(number) if dictionary_VR(keyword) in TEXTS else number
+
+
+def details_of(datasets):
+    """Return the number of volumes, and the details of the warnings that parameters or quantities vary."""
+    volumes = assemble(datasets).volumes
+    kinds = (WarningKind.PARAMETER_VARIES, WarningKind.SEVERAL_QUANTITIES)
+    return len(volumes), {own.detail for volume in volumes for own in volume.warnings if own.name in kinds}
+
+
+def test_every_attribute_of_the_rule_tells_images_apart():
+    assert len(MEANINGS) > 900
+    for keyword in MEANINGS:
+        one, other, none = Dataset(), Dataset(), Dataset()
+        setattr(one, keyword, value_of(keyword, 1))
+        setattr(other, keyword, value_of(keyword, 2))
+        assert len({meaning_of(ds).get(tag_for_keyword(keyword)) for ds in (one, other, none)}) == 3, keyword
+
+
+def test_what_differs_between_the_images_of_one_volume_has_no_warning():
+    stated = [keyword for own in VARYING.values() for keyword in own if dictionary_VR(keyword) in TEXTS | NUMBERS]
+    assert len(stated) > 100
+    measured = ("SAR", "XRayTubeCurrent", "HeartRate", "TableHeight", "LargestImagePixelValue", "B1rms")
+    series = make.time_series(3, 3)
+    for number, ds in enumerate(series, start=1):
+        other = Dataset()
+        for keyword in stated:
+            setattr(other, keyword, value_of(keyword, number))
+        assert not meaning_of(other)
+        for keyword in measured:
+            setattr(ds, keyword, value_of(keyword, number))
+    assert details_of(series) == (1, set())
+
+
+PAIRS = [
+    {"ImagedNucleus": ("1H", "23Na")},
+    {"ScanOptions": ("MT", None)},
+    {"InPlanePhaseEncodingDirection": ("ROW", "COL")},
+    {"ReconstructionMethod": ("OSEM 3i24s", "FBP")},
+    {"DerivationDescription": ("iodine map", "virtual non contrast")},
+    {"SeriesDescription": ("MonoE 40 keV", "MonoE 70 keV")},
+    {"DerivationCodeSequence": ([make.dataset(CodeValue="113061")], [make.dataset(CodeValue="113062")])},
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: next(iter(pair)))
+@pytest.mark.parametrize("is_enhanced", [False, True])
+def test_two_images_at_one_place_that_differ_in_what_they_mean_are_volumes_or_named(pair, is_enhanced):
+    ((keyword, values),) = pair.items()
+
+    def stated(count_of_other):
+        if is_enhanced:
+            (ds,) = made = [make.enhanced_mr(3, times=2)]
+            holders = [group.MRImagingModifierSequence[0] for group in with_macro(ds)]
+        else:
+            holders = made = sorted(make.time_series(2, 3), key=lambda ds: int(ds.InstanceNumber))
+        for number, holder in enumerate(holders):
+            value = values[number < count_of_other]
+            if value is not None:
+                setattr(holder, keyword, value)
+        return made
+
+    assert details_of(stated(3)) == (2, set())
+    count, details = details_of(stated(1))
+    assert count > 1 or any(name_of(tag_for_keyword(keyword)) in detail for detail in details)
+
+
+def with_macro(ds):
+    groups = ds.PerFrameFunctionalGroupsSequence
+    for group in groups:
+        group.MRImagingModifierSequence = [Dataset()]
+    return groups
+
+
+def test_a_bolus_leaves_a_dynamic_series_whole_and_is_named():
+    series = sorted(make.time_series(4, 3), key=lambda ds: int(ds.InstanceNumber))
+    for ds in series[6:]:
+        ds.ContrastBolusAgent = "Gadovist"
+    count, details = details_of(series)
+    assert count == 1
+    assert details == {"Contrast/Bolus Agent (0018,0010) differs within the volume: 2 values"}
+
+
+def mapping(unit, slope):
+    code = make.dataset(CodeValue=unit, CodingSchemeDesignator="UCUM")
+    return [make.dataset(RealWorldValueSlope=slope, RealWorldValueIntercept=0.0, MeasurementUnitsCodeSequence=[code])]
+
+
+def test_unit_and_slope_of_real_world_values_are_part_of_what_a_volume_is():
+    def mapped(*mappings):
+        series = sorted(make.time_series(2, 3), key=lambda ds: int(ds.InstanceNumber))
+        for ds, own in zip(series, mappings, strict=True):
+            ds.RescaleSlope, ds.RescaleIntercept = str(own[1]), "0"
+            ds.RealWorldValueMappingSequence = mapping(own[0], own[1] * own[2])
+        return details_of(series)
+
+    assert mapped(*[("ms", 1.0, 2.0)] * 3, *[("ms", 1.0, 4.0)] * 3) == (2, set())
+    assert mapped(*[("Bq/ml", slope, 2.0) for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]) == (1, set())
+    count, details = mapped(*[("ms", 1.0, 2.0)] * 3, *[("1/s", 1.0, 2.0)] * 3)
+    assert count == 2
+    assert "(0040,9096)" in details.pop()
