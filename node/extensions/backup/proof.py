@@ -35,7 +35,7 @@ from node.registry import enabled, objects_of
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from node.writers.options import write_options
-from node.writers.unpacked import unpacked
+from node.extensions.backup.unpacked import unpacked
 
 SPARE_BYTES = 256 << 20
 """Free space beyond the size of a backup that a proof needs, for the series that it converts."""

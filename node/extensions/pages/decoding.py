@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxels: int, only_body: bool) -> bytes:
-    """Return a coarser copy of a volume; see `node.writers.reduced.reduced`."""
-    from node.writers.reduced import reduced
+    """Return a coarser copy of a volume; see `node.extensions.pages.reduced.reduced`."""
+    from node.extensions.pages.reduced import reduced
 
     return reduced(path, voxel_file, max_voxels, only_body=only_body, sidecar=sidecar)
 

@@ -13,7 +13,7 @@ from node.web.pages.filters import listed
 from node.web.pages.rendering import series_url
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair", "nrrd", "npz", "analyze")
-"""Formats that `node.writers.reduced` reads, best first."""
+"""Formats that `node.extensions.pages.reduced` reads, best first."""
 
 BROWSER_FORMATS = frozenset(("nifti", "mhd", "nifti-pair"))
 """Formats that the viewer reads by itself; of others it shows the node's copy."""

@@ -19,7 +19,7 @@ from node.writers.itk import write_metaimage, write_nrrd
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.options import WriteOptions
-from node.writers.reduced import reduced, steps_of
+from node.extensions.pages.reduced import reduced, steps_of
 from node.writers.sidecar import write_sidecar
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
