@@ -290,10 +290,7 @@ def main() -> None:
 @contextmanager
 def orthanc() -> Iterator[Source]:
     port = free_port()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        orthanc_beside(Path(folder), free_port(), port, free_port()),
-    ):
+    with tempfile.TemporaryDirectory() as folder, orthanc_beside(Path(folder), free_port(), port, free_port()):
         yield Source(Address("ORTHANC", "127.0.0.1", port))
 
 

@@ -107,13 +107,7 @@ def ask_while_receiving(port: int, web: str) -> None:
     for rate in (None, *RATES):
         sender = None
         if rate is not None:
-            command = [
-                sys.executable,
-                str(ROOT / "benchmarks/paced.py"),
-                str(port),
-                str(rate),
-                str(PACED_SECONDS),
-            ]
+            command = [sys.executable, str(ROOT / "benchmarks/paced.py"), str(port), str(rate), str(PACED_SECONDS)]
             sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             time.sleep(2.0)  # until it sends
         with httpx.Client(base_url=web, timeout=60) as client:

@@ -77,10 +77,7 @@ def main() -> None:
     for slices in given.slices:
         with tempfile.TemporaryDirectory(prefix="quiet-") as folder:
             root = Path(folder) / "root"
-            variables = {
-                "VOXELNODE_SERIES__QUIET_SECONDS": str(QUIET_SECONDS),
-                "VOXELNODE_WEB__ENABLED": "false",
-            }
+            variables = {"VOXELNODE_SERIES__QUIET_SECONDS": str(QUIET_SECONDS), "VOXELNODE_WEB__ENABLED": "false"}
             with Served(root, **variables) as node:
                 for count in range(1, 4):
                     send(node.port, ct(slices, given.side))

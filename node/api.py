@@ -241,11 +241,11 @@ if TYPE_CHECKING:
     from node.writers.from_arrays import write_montage as write_montage
     from node.writers.from_arrays import write_rectangles as write_rectangles
     from node.writers.from_arrays import write_slices as write_slices
+    from node.writers.itk import write_voxels as write_voxels
     from node.writers.reading import read_sidecar as read_sidecar
     from node.writers.reading import read_voxels as read_voxels
     from node.writers.rectangles import read_rectangles as read_rectangles
     from node.writers.sidecar import write_document as write_document
-    from node.writers.writing import write_voxels as write_voxels
 
 PLACES = {
     # What an extension declares
@@ -329,7 +329,7 @@ PLACES = {
     "node.writers.from_arrays": "refined write_labelled_npz write_montage write_rectangles write_slices",
     "node.writers.reading": "read_sidecar read_voxels",
     "node.writers.rectangles": "read_rectangles",
-    "node.writers.writing": "write_voxels",
+    "node.writers.itk": "write_voxels",
     # Files by name
     "node.archive.base": "VOLUMES",
     "node.archive.space": "reason_of",

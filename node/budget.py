@@ -31,7 +31,6 @@ import structlog
 from prometheus_client import Counter as Samples
 
 from node.addresses import block_of
-from node.errors import VoxelnodeError
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -326,10 +325,6 @@ def calling(caller: Caller) -> Iterator[None]:
         _caller.reset(token)
 
 
-class NoTurn(VoxelnodeError):
-    """A caller has no place to wait left, or waited too long."""
-
-
 class Turns:
     """Turns for work that lies behind the places of a port: searches, decoding. Thread-safe.
 
@@ -338,8 +333,8 @@ class Turns:
     caller, other than the node itself, has at most half of the places to wait; the first always has one.
     """
 
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self._at_once, self._waiting = at_once, waiting
+    def __init__(self, at_once: int, waiting: int, refusal: Callable[[], Exception]) -> None:
+        self._at_once, self._waiting, self._refusal = at_once, waiting, refusal
         self._changed = threading.Condition()
         self._running: Counter[str] = Counter()
         self._held: Counter[str] = Counter()  # waiting or running
@@ -347,12 +342,15 @@ class Turns:
 
     @contextmanager
     def turn(self, caller: Caller, seconds: float, before: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Wait for a turn, at most so many seconds; `before` is called once there is a place to wait. Raises NoTurn."""
+        """Wait for a turn, at most so many seconds; `before` is called once there is a place to wait.
+
+        Raises what `refusal` returns if the caller has no place to wait left, or waited too long.
+        """
         with self._changed:
             held, total = self._held[caller.name], sum(self._held.values())
             share = self._at_once + (-(-self._waiting // 2) if caller.name else self._waiting)
             if held and (held >= share or total >= self._at_once + self._waiting):
-                raise NoTurn
+                raise self._refusal()
             self._held[caller.name] += 1
         try:
             before()
@@ -369,7 +367,7 @@ class Turns:
             self._queue.append(ticket)
             try:
                 if not self._changed.wait_for(lambda: self._next() is ticket, max(0.0, seconds)):
-                    raise NoTurn
+                    raise self._refusal()
                 self._running[ticket.name] += 1
             finally:
                 self._queue.remove(ticket)

@@ -114,9 +114,7 @@ class LinesOfAddresses:
 class _LinesOfLibraries(logging.Filter):
     """Lines of libraries, which anybody can cause, too: a few of each place in the code in a minute."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._lines = LinesOfAddresses()
+    _lines = LinesOfAddresses()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Decide once for all handlers that a line goes to."""

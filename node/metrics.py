@@ -236,9 +236,7 @@ class _ServiceFailures(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
-            "voxelnode_service_failures",
-            "Failed steps of services, all of them tried again",
-            labels=["service"],
+            "voxelnode_service_failures", "Failed steps of services, all of them tried again", labels=["service"]
         )
         for service, count in self.counts().items():
             family.add_metric([service], count)

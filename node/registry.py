@@ -13,18 +13,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from node.errors import UsageError, meant
-from node.hookspecs import (
-    Command,
-    Extension,
-    Kind,
-    MenuEntry,
-    ObjectKind,
-    Place,
-    Router,
-    Service,
-    Statement,
-    Table,
-)
+from node.hookspecs import Command, Extension, Kind, MenuEntry, ObjectKind, Place, Router, Service, Statement, Table
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

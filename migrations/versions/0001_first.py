@@ -86,9 +86,7 @@ def downgrade() -> None:
 def _index_and_hosts() -> None:
     """Facts about the index, and the hosts that share it."""
     op.create_table(
-        "about",
-        sa.Column("key", sa.String(32), primary_key=True),
-        sa.Column("value", sa.Text(), nullable=False),
+        "about", sa.Column("key", sa.String(32), primary_key=True), sa.Column("value", sa.Text(), nullable=False)
     )
     op.create_table(
         "hosts",
@@ -108,9 +106,7 @@ def _index_and_hosts() -> None:
         sa.Column("problems", sa.JSON(), server_default="{}", nullable=False),
     )
     op.create_table(
-        "leases",
-        sa.Column("name", sa.String(160), primary_key=True),
-        sa.Column("host", sa.String(63), nullable=False),
+        "leases", sa.Column("name", sa.String(160), primary_key=True), sa.Column("host", sa.String(63), nullable=False)
     )
     op.create_table(
         "audit_lines",

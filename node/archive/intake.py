@@ -54,11 +54,7 @@ class Intake:
     """
 
     def __init__(
-        self,
-        root: Path,
-        reserve_bytes: int = 0,
-        low_bytes: int = 0,
-        away: Callable[[], str | None] = lambda: None,
+        self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0, away: Callable[[], str | None] = lambda: None
     ) -> None:
         self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
         self._low_bytes = max(low_bytes, self._reserve_bytes)

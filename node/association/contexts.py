@@ -68,11 +68,7 @@ def served(settings: Settings) -> Mapping[str, Verb]:
 
 
 VIDEO_CLASSES = frozenset(
-    (
-        uid.VideoEndoscopicImageStorage,
-        uid.VideoMicroscopicImageStorage,
-        uid.VideoPhotographicImageStorage,
-    )
+    (uid.VideoEndoscopicImageStorage, uid.VideoMicroscopicImageStorage, uid.VideoPhotographicImageStorage)
 )
 
 

@@ -27,19 +27,8 @@ from node.association.operation import Operation
 from node.association.request import ReceivedRequest
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
-from node.association.services.commitment import (
-    CommitmentService,
-    reports_owed,
-    serve_n_action,
-    serve_n_event_report,
-)
-from node.association.services.retrieve import (
-    GET_MODELS,
-    MOVE_MODELS,
-    RetrieveService,
-    serve_c_get,
-    serve_c_move,
-)
+from node.association.services.commitment import CommitmentService, reports_owed, serve_n_action, serve_n_event_report
+from node.association.services.retrieve import GET_MODELS, MOVE_MODELS, RetrieveService, serve_c_get, serve_c_move
 from node.association.tls import PeerCertificate, tls_context
 from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
@@ -292,8 +281,8 @@ class Listener:
     ) -> bool:
         """Serve a request within what its peer sees of the index; False if there is no service for it."""
         operation = Operation(association, message, store_service)
-        connection = association.connection
-        with within(scope), calling(Caller(f"{connection.caller} at {connection.block}")):
+        who = f"{association.connection.caller} at {association.connection.block}"
+        with within(scope), calling(Caller(who)):
             match message.command.field:
                 case command.C_ECHO_RQ:
                     serve_c_echo(operation)

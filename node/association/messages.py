@@ -10,13 +10,7 @@ from node.association.association import MAXIMUM_OTHER_BYTES, AcceptedContext, D
 from node.association.framing import Piece, Violation
 from node.association.outgoing import fragment_pdus
 from node.association.services.c_store import Reception, StoreService
-from node.dicom.command import (
-    C_CANCEL_RQ,
-    C_STORE_RQ,
-    CommandSet,
-    decode_command,
-    encode_c_store_response,
-)
+from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, CommandSet, decode_command, encode_c_store_response
 from node.dicom.status import ResponseStatus
 
 

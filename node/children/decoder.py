@@ -10,8 +10,7 @@ import gc
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -21,7 +20,7 @@ from sys import modules
 from time import monotonic
 from typing import ParamSpec
 
-from node.budget import NoTurn, Turns, current_caller
+from node.budget import Turns, current_caller
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
@@ -92,7 +91,7 @@ class Decoder:
         self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
         self._frame_cpu_seconds = min(cpu_seconds, frame_cpu_seconds)
         self._refusals = _Refusals()
-        self._turns = Turns(workers, max_waiting)
+        self._turns = Turns(workers, max_waiting, DecoderBusy)
         self._children = ChildPool(
             serve, max_answer_bytes, name="voxelnode-decoder", max_answer_bytes=1 + max_answer_bytes
         )
@@ -133,7 +132,7 @@ class Decoder:
         limits = self._limits if into else replace(self._limits, cpu_seconds=self._frame_cpu_seconds)
         subject = _Subject.of(function, arguments)
         self._refusals.check(subject)
-        with self._turn():
+        with self._turns.turn(current_caller(), self._limits.deadline_seconds):
             self._refusals.check(subject)  # many may have asked for the same
             began = monotonic()
             writes = (into,) if isinstance(into, Path) else ()
@@ -161,15 +160,6 @@ class Decoder:
     def close(self) -> None:
         """Kill the children at once; jobs under way and later ones fail."""
         self._children.close()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._turns.turn(current_caller(), self._limits.deadline_seconds))
-            except NoTurn:
-                raise DecoderBusy from None
-            yield
 
     def _call(self, apart: Apart, subject: _Subject | None) -> bytes:
         try:

@@ -66,8 +66,7 @@ def _is_deflated(path: Path) -> bool:
     """Return whether a file of this node has a data set in Deflated Explicit VR Little Endian (PS3.5 A.5)."""
     from pydicom.filereader import read_file_meta_info
 
-    syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
-    return syntax == DEFLATED_LITTLE_ENDIAN and data_set_offset(path) is not None
+    return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED_LITTLE_ENDIAN)
 
 
 def _inflated(file: BinaryIO) -> Iterator[bytes]:

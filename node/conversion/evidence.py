@@ -12,13 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from node.completeness import (
-    IMAGES_IN_ACQUISITION,
-    IMAGES_OF_ALL_TIMES,
-    SLICES,
-    SLICES_OF_ALL_TIMES,
-    Evidence,
-)
+from node.completeness import IMAGES_IN_ACQUISITION, IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence
 from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceHeader, originals_of
 from node.conversion.instance_numbers import holes_in
 from node.counted import counted

@@ -106,10 +106,7 @@ IMAGE = (
     Attribute(0x00201209, "number_of_series_related_instances", "IS"),
     TIMEZONE_OFFSET,
 )
-REQUEST = (
-    Attribute(0x00400009, "ScheduledProcedureStepID", "SH"),
-    Attribute(0x00401001, "RequestedProcedureID", "SH"),
-)
+REQUEST = (Attribute(0x00400009, "ScheduledProcedureStepID", "SH"), Attribute(0x00401001, "RequestedProcedureID", "SH"))
 """Attributes of an item of the Request Attributes Sequence (0040,0275), PS3.3 10.6; `column` is the keyword."""
 
 SHARED = (PATIENT, STUDY, SERIES)

@@ -104,11 +104,7 @@ def _undefined(
 
 
 def is_implicit(
-    fp: BinaryIO,
-    implicit_vr_is_assumed: bool,
-    is_little_endian: bool,
-    stop_when: StopWhen | None,
-    is_sequence: bool,
+    fp: BinaryIO, implicit_vr_is_assumed: bool, is_little_endian: bool, stop_when: StopWhen | None, is_sequence: bool
 ) -> bool:
     """Return whether the VR is implicit in what begins here: a data set, or an item of one that is explicit."""
     head = fp.read(8)

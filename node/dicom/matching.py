@@ -18,25 +18,8 @@ from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 
 from node.dicom.attributes import clean_text, is_uid
-from node.dicom.documents import (
-    DOCUMENT_VRS,
-    PIXELS,
-    DocumentKey,
-    document_key,
-    private_name,
-    standard_name,
-    vr_of,
-)
-from node.dicom.key_values import (
-    Between,
-    InItem,
-    Match,
-    OneOf,
-    combined_moments,
-    compared,
-    matches_of,
-    require_order,
-)
+from node.dicom.documents import DOCUMENT_VRS, PIXELS, DocumentKey, document_key, private_name, standard_name, vr_of
+from node.dicom.key_values import Between, InItem, Match, OneOf, combined_moments, compared, matches_of, require_order
 from node.dicom.keys import (
     KEYS_OF_ANSWERS,
     TIMEZONE,

@@ -73,11 +73,7 @@ def _by_age(index: Look | ReadIndex, rules: RetentionSettings) -> Iterator[Store
 
 
 def expired_studies(
-    studies: Iterable[StoredStudy],
-    count: int,
-    rules: RetentionSettings,
-    now: dt.datetime,
-    owed: Container[str] = (),
+    studies: Iterable[StoredStudy], count: int, rules: RetentionSettings, now: dt.datetime, owed: Container[str] = ()
 ) -> Due:
     """Return the studies to be deleted by the rules, oldest first.
 

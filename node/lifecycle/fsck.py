@@ -36,14 +36,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_repo
 from node.receive.accounting import mark_of, note_lost, repair_ledger, unaccounted
 from node.receive.aside import reasons_of
 from node.receive.record import receipt
-from node.receive.recovery import (
-    ADOPTED,
-    adopt,
-    not_named,
-    return_from_quarantine,
-    stored_instance,
-    without_deleted,
-)
+from node.receive.recovery import ADOPTED, adopt, not_named, return_from_quarantine, stored_instance, without_deleted
 
 Kind = Literal[
     "index-damaged",

@@ -140,9 +140,7 @@ class Retention(BackgroundService):
         if confirmed and confirmed["id"] != state.confirmation:
             log.info("retention_confirmed", reason=state.held or "an unusual number of studies is due")
             state = RetentionState(
-                look_of(confirmed["look"]),
-                approved=confirmed["approved"],
-                confirmation=confirmed["id"],
+                look_of(confirmed["look"]), approved=confirmed["approved"], confirmation=confirmed["id"]
             )
         with self._index.reading(wait=False) as view:
             differs = "; ".join(view.hosts.problems().values()) or None

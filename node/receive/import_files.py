@@ -81,11 +81,7 @@ Taken = tuple[MediaFile, Outcome | InstanceRefused | OSError, bool] | tuple[Skip
 
 
 def _taken(
-    threads: ThreadPoolExecutor,
-    files: Iterator[MediaFile | SkippedFile],
-    ingest: Ingest,
-    origin: Origin,
-    refers: bool,
+    threads: ThreadPoolExecutor, files: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin, refers: bool
 ) -> Iterator[Taken]:
     """Yield each file with its outcome, in their order, and whether it lacks pixels that it states.
 

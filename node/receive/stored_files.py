@@ -63,11 +63,7 @@ def add_compared(
         return index.instances.add(batch, applied, flaws, ends, recoded_among(archive, index, batch, flaws))
 
 
-def flaws_of(
-    archive: Archive,
-    index: Index,
-    batch: Sequence[Received],
-) -> dict[str, Flaw]:
+def flaws_of(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
 
     Of a UID with several versions, those that lack pixels are among them, also received ones.

@@ -54,16 +54,10 @@ class ClusterSettings(SettingsSection):
         description="What this host does: DICOM, hooks, routes and retention; conversions; HTTP",
     )
     lease_seconds: float = Field(
-        120.0,
-        ge=4,
-        le=3600,
-        description="Time after which other hosts take over the work of a silent one.",
+        120.0, ge=4, le=3600, description="Time after which other hosts take over the work of a silent one."
     )
     announce_seconds: float = Field(
-        0.0,
-        ge=0,
-        le=300,
-        description="Time for which a stopping host still accepts associations, while /readyz fails.",
+        0.0, ge=0, le=300, description="Time for which a stopping host still accepts associations, while /readyz fails."
     )
     finish_seconds: float = Field(
         10.0,

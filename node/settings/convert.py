@@ -31,8 +31,7 @@ class Convert(SettingsSection):
     thumbnail_pixels: int = Field(256, ge=16, le=4096, description="Long side of a thumbnail.")
     previews: bool = Field(False, description="Write a PNG of three orthogonal planes.")
     projections: bool = Field(
-        False,
-        description="Write PNGs of intensity projections along three axes (of a head, they show the face).",
+        False, description="Write PNGs of intensity projections along three axes (of a head, they show the face)."
     )
     montages: bool = Field(False, description="Write a PNG of every fifth slice.")
     slices: bool = Field(False, description="Write a PNG of every slice, of its middle time.")
@@ -46,24 +45,18 @@ class Convert(SettingsSection):
     body_threshold_hu: float = Field(
         -300.0, ge=-1024, le=3071, description="Value above which a voxel of a CT may belong to the body."
     )
-    suv: bool = Field(
-        False,
-        description="Write volumes of standardised uptake values beside each PET volume.",
-    )
+    suv: bool = Field(False, description="Write volumes of standardised uptake values beside each PET volume.")
     suv_types: tuple[SuvTypeName, ...] = Field(
         ("BW",),
         min_length=1,
         description="Uptake by body weight, lean body mass (120 or 128 in the formula of James), or body surface",
     )
     repair: bool = Field(
-        True,
-        description="Correct wrong headers where other values prove it, with a warning that names these values.",
+        True, description="Correct wrong headers where other values prove it, with a warning that names these values."
     )
     workers: int = Field(1, ge=1, le=64, description="Series converted at the same time, each in its own process.")
     memory_bytes: int = Field(
-        8_000_000_000,
-        ge=500_000_000,
-        description="Address space of one conversion beyond that of its program.",
+        8_000_000_000, ge=500_000_000, description="Address space of one conversion beyond that of its program."
     )
     deadline_seconds: Seconds = Field(
         1800, description="Time limit of one conversion, for wall time and for processor time."

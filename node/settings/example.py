@@ -47,11 +47,7 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "web": "host port authentication public_url trusted_proxies tls_certificate tls_key",
         "web.oidc": "issuer client_id client_secret_file role_claim read write admin",
     },
-    "Delete, and record": {
-        "retention": "days maximum_studies trash_days",
-        "audit": "syslog",
-        "log": "level file",
-    },
+    "Delete, and record": {"retention": "days maximum_studies trash_days", "audit": "syslog", "log": "level file"},
 }
 """The keys of the example, by task and table."""
 

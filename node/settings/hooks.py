@@ -40,13 +40,11 @@ class HookSettings(SettingsSection):
         None, description="Only events of these senders; unset: all."
     )
     where: Where | None = Field(
-        None,
-        description='Only series that fit, such as { modality = "CT", slices = ">=50" } (docs/select.md).',
+        None, description='Only series that fit, such as { modality = "CT", slices = ">=50" } (docs/select.md).'
     )
     include_patient: bool = Field(False, description="Include ID, name, birth date and sex of the patient in messages.")
     results: bool = Field(
-        False,
-        description="Accept results (masks, reports, documents) for each message (docs/results.md).",
+        False, description="Accept results (masks, reports, documents) for each message (docs/results.md)."
     )
     job_seconds: Seconds = Field(86_400, description="Time limit of a job from the 202 of a webhook to its results.")
     timeout_seconds: Seconds = Field(30, description="Time limit of one attempt.")

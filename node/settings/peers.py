@@ -35,8 +35,7 @@ class Dicom(SettingsSection):
         None, description="Address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured."
     )
     open: bool = Field(
-        False,
-        description="Listen beyond this machine without [peers]: anyone who reaches the port may store.",
+        False, description="Listen beyond this machine without [peers]: anyone who reaches the port may store."
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port.")
     tls_port: int | None = Field(
@@ -47,8 +46,7 @@ class Dicom(SettingsSection):
         "tls_certificate, `port` takes TLS.",
     )
     acceptor: Literal["node", "pynetdicom"] = Field(
-        "node",
-        description="What accepts associations; that of pynetdicom is slower and has no TLS",
+        "node", description="What accepts associations; that of pynetdicom is slower and has no TLS"
     )
     require_called_ae_title: bool = Field(False, description="Reject associations that call a different AE title.")
     called_ae_titles: tuple[PeerTitle, ...] = Field(
@@ -77,8 +75,7 @@ class Dicom(SettingsSection):
         None, description="PEM file of its private key; unset: in the file of the certificate."
     )
     tls_client_ca: Path | None = Field(
-        None,
-        description="PEM file of the CAs whose client certificates are required; unset: clients need none.",
+        None, description="PEM file of the CAs whose client certificates are required; unset: clients need none."
     )
 
     @property
@@ -101,22 +98,17 @@ class Peer(SettingsSection):
         None, description='Networks that it may call from, such as ["10.1.2.0/24"]; unset: any.'
     )
     host: Host | None = Field(
-        None,
-        description="Address where it listens, for C-MOVE to it, commitment reports, routes and commands.",
+        None, description="Address where it listens, for C-MOVE to it, commitment reports, routes and commands."
     )
     port: int = Field(104, ge=1, le=65535, description="TCP port where it listens.")
-    may: tuple[Verb, ...] = Field(
-        get_args(Verb),
-        description="Services that it may use",
-    )
+    may: tuple[Verb, ...] = Field(get_args(Verb), description="Services that it may use")
     takes: tuple[str, ...] | None = Field(
         None,
         description='SOP classes that the node takes from it, by keyword or UID of PS3.6, such as ["CTImageStorage"]; '
         "unset: all.",
     )
     projects: tuple[str, ...] | None = Field(
-        None,
-        description="Projects whose series it may query and retrieve; unset: the whole index.",
+        None, description="Projects whose series it may query and retrieve; unset: the whole index."
     )
     tls: bool = Field(False, description="Call it over TLS, with [dicom] tls_certificate as client certificate.")
     tls_ca: Path | None = Field(

@@ -45,38 +45,27 @@ class DestinationSettings(SettingsSection):
 class Route(SettingsSection):
     """[routes.NAME]: copies of instances that are sent on to other nodes, after their commit."""
 
-    when: RouteEvent = Field(
-        "series-complete",
-        description="When to send",
-    )
+    when: RouteEvent = Field("series-complete", description="When to send")
     where: Where | None = Field(
-        None,
-        description='Only series that fit, such as { modality = "CT", body_part = "CHEST" } (docs/select.md).',
+        None, description='Only series that fit, such as { modality = "CT", body_part = "CHEST" } (docs/select.md).'
     )
     otherwise: tuple[HookName, ...] | None = Field(
-        None,
-        description="Other routes with the same when: send only series that none of them selects.",
+        None, description="Other routes with the same when: send only series that none of them selects."
     )
     to: tuple[str, ...] = Field(
-        min_length=1,
-        description="Names of [peers] with a host, or of [destinations].",
-        examples=[["CLOUD"]],
+        min_length=1, description="Names of [peers] with a host, or of [destinations].", examples=[["CLOUD"]]
     )
     priority: Literal["high", "medium", "low"] = Field(
-        "medium",
-        description="Order among routes to one destination, and priority of C-STORE requests",
+        "medium", description="Order among routes to one destination, and priority of C-STORE requests"
     )
     between: Hours | None = Field(
-        None,
-        description='Hours of sending in the local time zone, such as "20:00-06:00"; unset: always.',
+        None, description='Hours of sending in the local time zone, such as "20:00-06:00"; unset: always.'
     )
     transfer_syntax: Literal["keep", "uncompressed", "jpeg2000-lossless"] = Field(
-        "keep",
-        description="Encoding of the copies; a peer that does not accept it gets them uncompressed",
+        "keep", description="Encoding of the copies; a peer that does not accept it gets them uncompressed"
     )
     set: dict[str, str] = Field(
-        {},
-        description='Attributes of the copies, such as { InstitutionName = "", PatientID = "SITE1-{PatientID}" }.',
+        {}, description='Attributes of the copies, such as { InstitutionName = "", PatientID = "SITE1-{PatientID}" }.'
     )
     replace: dict[str, str] = Field({}, description="The same, only for attributes that the original has.")
     remove: tuple[str, ...] = Field(
@@ -86,13 +75,9 @@ class Route(SettingsSection):
         None,
         description="Table [deidentify.NAME] that removes identities from the copies, before set, replace and remove.",
     )
-    confirm: bool = Field(
-        False,
-        description="Ask whether the destination keeps what it took, and send the rest again.",
-    )
+    confirm: bool = Field(False, description="Ask whether the destination keeps what it took, and send the rest again.")
     delete_confirmed: bool = Field(
-        False,
-        description="Delete a series once every destination has confirmed it; requires confirm.",
+        False, description="Delete a series once every destination has confirmed it; requires confirm."
     )
     attempts: int = Field(
         12,

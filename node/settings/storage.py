@@ -24,8 +24,7 @@ class Storage(SettingsSection):
         "no association.",
     )
     overwrite_policy: OverwritePolicy = Field(
-        "never",
-        description="Whether other bytes with a stored UID replace it; never: they go to quarantine",
+        "never", description="Whether other bytes with a stored UID replace it; never: they go to quarantine"
     )
     conflict_answer: Literal["success", "warning"] = Field(
         "success",
@@ -33,8 +32,7 @@ class Storage(SettingsSection):
         "and 202 in STOW-RS",
     )
     any_uids: bool = Field(
-        False,
-        description="Accept UIDs that are not digits and dots (PS3.5 9.1), which are refused (0xC000) otherwise",
+        False, description="Accept UIDs that are not digits and dots (PS3.5 9.1), which are refused (0xC000) otherwise"
     )
     journal_bytes: int = Field(
         1_073_741_824,
@@ -77,6 +75,5 @@ class JournalSettings(SettingsSection):
         "(docs/journal.md); unset: index if hosts share index and store, else local",
     )
     acknowledge_seconds: Seconds = Field(
-        20,
-        description="Longest wait for index or store before the answer is 0xA700; senders must wait longer.",
+        20, description="Longest wait for index or store before the answer is 0xA700; senders must wait longer."
     )

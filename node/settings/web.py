@@ -19,12 +19,10 @@ class Web(SettingsSection):
     host: Host = Field("127.0.0.1", description="Address to listen on; beyond this machine, requests need an account.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port.")
     authentication: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Whether requests need an account; auto: unless only this machine can reach the node",
+        "auto", description="Whether requests need an account; auto: unless only this machine can reach the node"
     )
     allowed_hosts: tuple[str, ...] = Field(
-        (),
-        description='Host names by which clients reach the node, such as ["pacs.example.org"], beside addresses.',
+        (), description='Host names by which clients reach the node, such as ["pacs.example.org"], beside addresses.'
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?)?$")] = Field(
         "",

@@ -13,13 +13,7 @@ from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.arrange.dimensions import arrange
-from node.volume.arrange.duplicates import (
-    COPY_DETAIL,
-    copy_warnings,
-    find_copies,
-    has_same_pixels,
-    stated_difference,
-)
+from node.volume.arrange.duplicates import COPY_DETAIL, copy_warnings, find_copies, has_same_pixels, stated_difference
 from node.volume.arrange.motion import at_first_time
 from node.volume.arrange.polarity import split_by_polarity
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
@@ -220,8 +214,7 @@ def _assemble_stack(stack: Stack, series: SeriesUnderAssembly, warnings: tuple[V
                 return
             series.exclude(undecodable)
             incomplete = VolumeWarning(
-                WarningKind.INCOMPLETE_VOLUME,
-                counted(len(undecodable), "frame") + " could not be decoded: left out",
+                WarningKind.INCOMPLETE_VOLUME, counted(len(undecodable), "frame") + " could not be decoded: left out"
             )
             volumes, left_out, count = _volumes(frames, stack.suffix, series, (*warnings, incomplete))
     except ConversionRefused as refused:

@@ -136,10 +136,7 @@ class SeriesUnderAssembly:
 
     def warnings(self) -> tuple[VolumeWarning, ...]:
         """Return warnings about instances that are in no volume or were not received."""
-        return (
-            *exclusion_warnings(self.exclusions),
-            *_concatenation_warnings(list(self.concatenations.values())),
-        )
+        return (*exclusion_warnings(self.exclusions), *_concatenation_warnings(list(self.concatenations.values())))
 
     def assembly(self) -> Assembly:
         """Return the volumes, refusals and exclusions of the series, after checking that every frame is accounted for.

@@ -42,14 +42,7 @@ from node.settings.web import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.authenticators import Authenticators
 from node.web.credentials import FederatedIdentity
-from node.web.errors import (
-    Forbidden,
-    NoPlace,
-    NotAuthenticated,
-    ProviderUnavailable,
-    ResourceNotFound,
-    TooManyTries,
-)
+from node.web.errors import Forbidden, NoPlace, NotAuthenticated, ProviderUnavailable, ResourceNotFound, TooManyTries
 from node.web.principal import Principal, address_of
 from node.web.services import Services
 from node.web.sessions import Sessions
@@ -204,8 +197,7 @@ class Allow:
         else:
             self._require(request)
         turn = getattr(request.state, "turn", None)
-        if turn is not None and request.method in SAFE_METHODS and not getattr(request.state, "is_counted", False):
-            request.state.is_counted = True
+        if turn is not None and request.method in SAFE_METHODS:
             await turn.share(_share_of(request, request.state.account))
 
     def _require(self, request: Request) -> None:

@@ -34,10 +34,7 @@ from node.web.routes_by_path import RoutesByPath
 from node.web.services import Services
 from node.web.zips import Known
 
-ROUTES: list[BaseRoute] = [
-    *monitoring.router.routes,
-    *api.ROUTES,
-]
+ROUTES: list[BaseRoute] = [*monitoring.router.routes, *api.ROUTES]
 """The routes of the core."""
 
 

@@ -247,7 +247,9 @@ class _Turn:
             self._turns.release()
 
     async def share(self, caller: str) -> None:
-        """Wait until the caller has fewer than `CALLER_TURNS` requests that are not answered yet."""
+        """Wait until the caller has fewer than `CALLER_TURNS` requests that are not answered; once for a request."""
+        if self._of_caller is not None:
+            return
         turns = self._of_callers.get(caller)
         if turns is None:
             turns = self._of_callers[caller] = asyncio.Semaphore(CALLER_TURNS)
@@ -552,10 +554,7 @@ def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None
         return UNSUPPORTED_BODY, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
     # Two lengths allow request smuggling through a proxy.
     if "content-length" in headers and "transfer-encoding" in headers:
-        return (
-            INVALID_REQUEST,
-            "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)",
-        )
+        return (INVALID_REQUEST, "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)")
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > max_bytes:
         return BODY_TOO_LARGE, _too_large(max_bytes)

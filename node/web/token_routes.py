@@ -7,11 +7,7 @@ from collections.abc import Sequence
 
 from node.errors import UsageError
 
-GROUPS = {
-    "dicomweb": ("/dicom-web", "/wado"),
-    "rest": ("/api/v1",),
-    "metrics": ("/metrics",),
-}
+GROUPS = {"dicomweb": ("/dicom-web", "/wado"), "rest": ("/api/v1",), "metrics": ("/metrics",)}
 """Groups of routes, with the paths of each."""
 
 MAX_ROUTES, MAX_CHARACTERS = 20, 1000

@@ -209,11 +209,7 @@ def require_few(files: int) -> None:
 
 
 def zip_response(
-    request: Request,
-    planned: PlannedZip,
-    headers: Mapping[str, str],
-    audit: Callable[[str], None],
-    status: int = 200,
+    request: Request, planned: PlannedZip, headers: Mapping[str, str], audit: Callable[[str], None], status: int = 200
 ) -> Response:
     """Send a planned ZIP file, or the range of it that is asked for.
 

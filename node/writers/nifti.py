@@ -63,12 +63,7 @@ COMMENT_CODE = 6
 
 
 def write_nifti(
-    volume: Volume,
-    folder: Path,
-    stem: str,
-    options: WriteOptions,
-    extension: bytes = b"",
-    packed: Path | None = None,
+    volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"", packed: Path | None = None
 ) -> WrittenFile:
     """Write a ``.nii.gz``, or ``.nii`` without compression.
 

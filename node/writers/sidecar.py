@@ -99,10 +99,7 @@ def _json(content: Any, *, ensure_ascii: bool = False) -> str:
 
 def _bids(volume: Volume) -> dict[str, Any]:
     """Return the BIDS fields that are computed from the volume."""
-    fields: dict[str, Any] = {
-        "ConversionSoftware": "voxelnode",
-        "ConversionSoftwareVersion": __version__,
-    }
+    fields: dict[str, Any] = {"ConversionSoftware": "voxelnode", "ConversionSoftwareVersion": __version__}
     if volume.modality in ("PT", "NM"):
         fields |= _frame_times(volume)
     elif volume.times > 1 and volume.time_step_s is None and volume.times_s is not None:

@@ -18,11 +18,7 @@ from tests.postgresql import start
 
 SERVICES = yaml.safe_load((CONFIGURATION.parent / "compose.cluster.yaml").read_text())["services"]
 
-pytestmark = [
-    pytest.mark.sqlite("has databases of its own"),
-    pytest.mark.long,
-    pytest.mark.timeout(600),
-]
+pytestmark = [pytest.mark.sqlite("has databases of its own"), pytest.mark.long, pytest.mark.timeout(600)]
 
 
 class OfCompose(Receiver):

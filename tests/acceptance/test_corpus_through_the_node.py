@@ -29,12 +29,7 @@ from tests.acceptance.served import Served
 from tests.preloaded import run
 from tests.programs import needs
 
-pytestmark = [
-    pytest.mark.corpus,
-    pytest.mark.peer,
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-]
+pytestmark = [pytest.mark.corpus, pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]
 
 OUT_OF_SCOPE = ("refs",)
 CLASSIC = frozenset([CTImageStorage, MRImageStorage])

@@ -19,11 +19,7 @@ from tests.replication import Replicated, replicated
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.timeout(900),
-    pytest.mark.sqlite("has servers of its own"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.sqlite("has servers of its own")]
 
 
 @pytest.fixture

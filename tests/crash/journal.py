@@ -52,11 +52,7 @@ def new_series(slices: int, *, large: bool = False, patient_id: str = "TEST-1") 
     size = {"rows": 60, "columns": 60} if large else {}
     return [
         Sent(
-            str(ds.SeriesInstanceUID),
-            str(ds.SOPInstanceUID),
-            data_set_bytes(ds),
-            patient_id,
-            str(ds.StudyInstanceUID),
+            str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds), patient_id, str(ds.StudyInstanceUID)
         )
         for ds in make.ct_series(slices, PatientID=patient_id, **size)
     ]

@@ -74,11 +74,7 @@ def require(folder: Path, acknowledged: list[tuple[str, str]], target: Path) -> 
 @pytest.mark.parametrize("points", [SHORT, pytest.param(POINTS, marks=pytest.mark.long)], ids=len)
 def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: Path, points: list[str]) -> None:
     root, folder = tmp_path / "root", tmp_path / "backup"
-    with (
-        closing(Journal(tmp_path / "sent")) as journal,
-        Served(root, **SMALL) as node,
-        sending(node, journal),
-    ):
+    with closing(Journal(tmp_path / "sent")) as journal, Served(root, **SMALL) as node, sending(node, journal):
         until(lambda: len(journal.acknowledged()) > 6, 60, "instances")
         kept = journal.acknowledged()
         assert backup(root, folder, "--no-prove")[0] == 0

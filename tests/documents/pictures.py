@@ -154,11 +154,7 @@ def take_folder(browser: Browser, scans: Path, path: Path) -> None:
 
 def record(folder: Path) -> None:
     """Take all pictures."""
-    with (
-        tempfile.TemporaryDirectory() as name,
-        sync_playwright() as playwright,
-        Served(Path(name) / "root") as node,
-    ):
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright, Served(Path(name) / "root") as node:
         assert node.process is not None
         found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
         assert found is not None

@@ -33,10 +33,7 @@ from tests.made_once import copy_root, empty_folder
 from tests.pace import few_in_the_gate
 from tests.preloaded import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.sqlite("a backup copies an index in SQLite only, and says so"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.sqlite("a backup copies an index in SQLite only, and says so")]
 
 LINKED = "files of the backup are hard links"
 

@@ -26,10 +26,7 @@ from tests.integration.conftest import flip
 from tests.integration.test_acknowledged import convert_all
 from tests.preloaded import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.sqlite("a proof restores an index in SQLite only, and says so"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.sqlite("a proof restores an index in SQLite only, and says so")]
 
 
 @pytest.fixture(scope="module")

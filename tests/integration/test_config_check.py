@@ -202,9 +202,7 @@ def test_an_open_listener_is_refused_unless_the_configuration_says_so(tmp_path: 
     assert not (tmp_path / "root").exists()
 
 
-def test_a_folder_of_worklist_entries_that_is_not_there_or_has_others_is_a_warning(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_of_worklist_entries_that_is_not_there_or_has_others_is_a_warning(tmp_path: Path) -> None:
     folder = tmp_path / "entries"
     [warning] = check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"]
     assert warning.startswith("[worklist] folder = ")

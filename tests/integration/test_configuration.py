@@ -244,10 +244,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 def test_what_an_account_of_the_pages_may_not_set_is_refused_in_plain_words(tmp_path: Path) -> None:
     file = {"file": {"kind": "webhook", "on": STORED, "url": "http://127.0.0.1:1/"}}
-    peers = {
-        "pacs": {"ae_title": "PACS", "host": "127.0.0.1"},
-        "self": {"ae_title": "VOXELNODE", "host": "127.0.0.1"},
-    }
+    peers = {"pacs": {"ae_title": "PACS", "host": "127.0.0.1"}, "self": {"ae_title": "VOXELNODE", "host": "127.0.0.1"}}
     with Repository(settings_of(tmp_path / "root", web={"enabled": False}, hooks=file, peers=peers)) as store:
         for table, (keys, words) in REFUSED.items():
             with pytest.raises(UsageError, match=words) as refused:

@@ -21,15 +21,7 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from node.budget import Caller, calling
-from node.children.decoder import (
-    MAX_REMEMBERED,
-    Decoder,
-    DecoderBusy,
-    NotDecoded,
-    NotDecodedNow,
-    _Refusals,
-    _Subject,
-)
+from node.children.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecoded, NotDecodedNow, _Refusals, _Subject
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion

@@ -588,7 +588,7 @@ def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_search_is_refused_at_once_when_many_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.index._finder, "_turns", Turns(1, 0))
+    monkeypatch.setattr(world.index._finder, "_turns", Turns(1, 0, lambda: QueryRefused("too many")))
     with world.index.searching():
         began = now()
         with pytest.raises(QueryRefused, match="too many"), world.index.searching():

@@ -20,13 +20,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.child_process.messages import ChildCancelled
 from node.conversion.chosen import chosen

@@ -26,10 +26,10 @@ from node.errors import UsageError
 from node.index.engine.backend import IndexUnusable
 from node.volume.derived import masked, montage, project, threshold, viewed
 from node.writers.from_arrays import DRAWN_PIXELS, YELLOW
+from node.writers.itk import write_voxels
 from node.writers.options import WriteOptions
 from node.writers.pictures import GAP_PIXELS
 from node.writers.reading import read_voxels
-from node.writers.writing import write_voxels
 from tests import make
 from tests.converting import convert_series, convert_with_all, here
 from tests.integration.conftest import Root

@@ -163,9 +163,7 @@ def identifier_item(**keys: Any) -> Dataset:
 
 
 @pytest.mark.slow
-def test_private_elements_are_matched_by_creator_and_element_whatever_their_block(
-    filled: World,
-) -> None:
+def test_private_elements_are_matched_by_creator_and_element_whatever_their_block(filled: World) -> None:
     asked = identifier()
     with_private(asked, "a", 0x77)
     wanted = {str(ds.SOPInstanceUID) for ds in filled.instances if ds.private_block(0x0029, CREATOR)[0x10].value == "a"}

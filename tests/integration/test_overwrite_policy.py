@@ -214,7 +214,7 @@ def test_a_study_has_the_name_birth_date_and_sex_of_its_own_files_where_people_s
         root.take(make.ct_series(1, **person, SpecificCharacterSet="ISO_IR 192")[0])
     listed = root.rows(
         "SELECT patient_name, patient_birth_date, patient_sex, count(*) AS studies, count(DISTINCT patient) AS people"
-        " FROM v_studies GROUP BY patient_name, patient_birth_date, patient_sex",
+        " FROM v_studies GROUP BY patient_name, patient_birth_date, patient_sex"
     )
     assert {(row["studies"], row["people"]) for row in listed} == {(2, 1)}
     assert {row["patient_name"] for row in listed} == {person["PatientName"] or None for person in people}

@@ -242,10 +242,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
     conflict = r1.row(f"SELECT id FROM conflicts WHERE sop_instance_uid = '{stored.SOPInstanceUID}'")["id"]
     with pytest.raises(NotDecidable, match="in the quarantine of r2: decide there"):
         r1.repository.actions.by_name["accept-conflict"](conflict=conflict, who="test")
-    for host, problem in (
-        (r1, "the file of the other version is in the quarantine of r2: compare there"),
-        (r2, None),
-    ):
+    for host, problem in ((r1, "the file of the other version is in the quarantine of r2: compare there"), (r2, None)):
         with host.index.reading() as index:
             assert compared(host.root, index, conflict, host.archive.local).problem == problem
 

@@ -10,15 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from tests.acceptance.served import Served
-from tests.interop.conftest import (
-    STUDY,
-    Orthanc,
-    orthanc_beside,
-    run,
-    served,
-    stored,
-    until,
-)
+from tests.interop.conftest import STUDY, Orthanc, orthanc_beside, run, served, stored, until
 from tests.make import ct_series
 from tests.programs import free_port, needs
 

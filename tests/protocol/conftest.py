@@ -456,12 +456,7 @@ def c_store_rq(instance_uid: str, class_uid: str = CT_IMAGE_STORAGE, message_id:
 
 def c_echo_rq(message_id: int = 1) -> bytes:
     return command(
-        {
-            0x0002: padded(VERIFICATION),
-            0x0100: b"\x30\x00",
-            0x0110: struct.pack("<H", message_id),
-            0x0800: b"\x01\x01",
-        }
+        {0x0002: padded(VERIFICATION), 0x0100: b"\x30\x00", 0x0110: struct.pack("<H", message_id), 0x0800: b"\x01\x01"}
     )
 
 

@@ -8,11 +8,7 @@ from io import BytesIO
 
 import pytest
 from pydicom import FileDataset, config, dcmread
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-)
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import build_context
 
 from node.association.outgoing import MAXIMUM_PDU_BYTES

@@ -112,10 +112,7 @@ def asker() -> Iterator[Asker]:
 
 
 def peers(asker: Asker) -> dict[str, Peer]:
-    return {
-        "asker": Peer(ae_title="ASKER", host="127.0.0.1", port=asker.port),
-        "sender": Peer(ae_title="SENDER"),
-    }
+    return {"asker": Peer(ae_title="ASKER", host="127.0.0.1", port=asker.port), "sender": Peer(ae_title="SENDER")}
 
 
 def references(series: list[FileDataset]) -> list[tuple[str, str]]:

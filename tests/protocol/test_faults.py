@@ -582,9 +582,7 @@ def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running]) -
     assert node.part_files() == []
 
 
-def test_while_the_index_is_locked_instances_are_kept_and_indexed_later(
-    start_node: Callable[..., Running],
-) -> None:
+def test_while_the_index_is_locked_instances_are_kept_and_indexed_later(start_node: Callable[..., Running]) -> None:
     node = start_node()
     first, second = ct_series(2)
     assoc = associate(node)

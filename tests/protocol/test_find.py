@@ -68,10 +68,7 @@ def test_a_peer_may_give_no_count(peer: Callable[..., int], values: dict[str, An
 
 @pytest.mark.parametrize(
     "answers",
-    [
-        [(0x0000, None)],
-        [(0xFF00, {"SeriesInstanceUID": "9.9", "NumberOfSeriesRelatedInstances": 1}), (0x0000, None)],
-    ],
+    [[(0x0000, None)], [(0xFF00, {"SeriesInstanceUID": "9.9", "NumberOfSeriesRelatedInstances": 1}), (0x0000, None)]],
     ids=["no series", "another series"],
 )
 def test_a_peer_without_the_series_has_none_of_it(peer: Callable[..., int], answers: list[Any]) -> None:

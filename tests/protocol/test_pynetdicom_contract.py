@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pynetdicom
 import pytest
-from pynetdicom.pdu import (
-    A_ASSOCIATE_AC,
-    A_ASSOCIATE_RJ,
-    A_ASSOCIATE_RQ,
-    A_RELEASE_RP,
-    A_RELEASE_RQ,
-)
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 
 from node.association import state_table, upper_layer
 from node.association.admission import Rejection

@@ -117,8 +117,7 @@ ACCEPTED = {
     "role for a class that has none": request(user=USER + role(VERIFICATION, 0, 1)),
     "role twice": request(user=USER + role(CT_IMAGE_STORAGE, 1, 1) + role(CT_IMAGE_STORAGE, 1, 0)),
     "names padded": request(
-        application=APPLICATION + b"\0",
-        contexts=context(1, CT_IMAGE_STORAGE.encode() + b"\0", EXPLICIT + b"\0") + ECHO,
+        application=APPLICATION + b"\0", contexts=context(1, CT_IMAGE_STORAGE.encode() + b"\0", EXPLICIT + b"\0") + ECHO
     ),
 }
 

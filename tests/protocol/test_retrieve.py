@@ -407,10 +407,7 @@ def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompres
     ("announced", "is_implicit"), [(ImplicitVRLittleEndian, False), (ExplicitVRLittleEndian, True), (RLELossless, True)]
 )
 def test_a_data_set_leaves_in_the_encoding_of_its_context_however_it_came(
-    start_node: Callable[..., Running],
-    start_destination: Callable[..., Destination],
-    announced: UID,
-    is_implicit: bool,
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], announced: UID, is_implicit: bool
 ) -> None:
     [ds] = ct_series(1)
     if announced == RLELossless:

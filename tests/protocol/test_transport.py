@@ -18,10 +18,7 @@ from tests.protocol.conftest import DEADLINE_SECONDS
 @pytest.fixture
 def pair() -> Iterator[tuple[Transport, socket.socket]]:
     """A prepared connection with short bounds, and its peer."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        socket.create_connection(listening.getsockname()) as peer,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as peer:
         accepted, _ = listening.accept()
         connection = Transport(accepted, None, tick_seconds=0.2, send_seconds=0.3)
         connection.open(1)

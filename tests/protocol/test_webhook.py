@@ -200,8 +200,7 @@ def accept_one(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "authority"),
-    [("server", "ca.pem"), ("server", None), ("stranger", "ca.pem"), ("expired", "ca.pem")],
+    ("server", "authority"), [("server", "ca.pem"), ("server", None), ("stranger", "ca.pem"), ("expired", "ca.pem")]
 )
 def test_a_certificate_of_a_configured_authority_is_believed_and_no_other(
     keys: Path, server: str, authority: str | None

@@ -19,11 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import AE, build_context
 
 from node.audit.audit_log import Audit
-from node.dicom.uids import (
-    MODALITY_WORKLIST_FIND,
-    PERFORMED_PROCEDURE_STEP,
-    VERIFICATION,
-)
+from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
 from node.extensions.worklist import modality_worklist
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
 from node.extensions.worklist.performed_rows import PerformedStepRepository

@@ -15,12 +15,7 @@ from zipfile import ZipFile
 import pytest
 from pydicom import dcmread
 
-from node.extensions.deidentify.deidentification import (
-    ALLOWABLE,
-    Deidentification,
-    NotDeidentified,
-    RefusalReason,
-)
+from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile

@@ -108,7 +108,7 @@ def directions_of_dcm2niix(folder: Path, out: Path) -> np.ndarray:
         *(
             pytest.param(orientation, phase, marks=pytest.mark.long)
             for orientation, phase in [
-                *((make.AXIAL, "ROW"), (TILTED, "COL"), (make.SAGITTAL, "ROW"), (make.CORONAL, "COL")),
+                *((make.AXIAL, "ROW"), (TILTED, "COL"), (make.SAGITTAL, "ROW"), (make.CORONAL, "COL"))
             ]
         ),
     ],

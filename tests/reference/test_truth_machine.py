@@ -38,11 +38,7 @@ def test_no_volume_of_a_case_that_was_found_lies(case: Case) -> None:
 @pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(LONG_EXAMPLES, marks=pytest.mark.long)])
 def test_no_volume_of_a_random_series_lies(examples: int) -> None:
     @settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
+        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(cases())
     def tell_the_truth(case: Case) -> None:

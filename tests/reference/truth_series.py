@@ -655,8 +655,7 @@ def _groups(case: Case, plane: Plane) -> Dataset:
     groups.MREchoSequence = [make.dataset(EffectiveEchoTime=ECHO_MS * (plane.echo + 1))]
     if plane.b_value is not None:
         weighting = make.dataset(
-            DiffusionBValue=plane.b_value,
-            DiffusionDirectionality="NONE" if plane.direction is None else "DIRECTIONAL",
+            DiffusionBValue=plane.b_value, DiffusionDirectionality="NONE" if plane.direction is None else "DIRECTIONAL"
         )
         if plane.direction is not None:
             gradient = make.dataset(DiffusionGradientOrientation=list(plane.direction))

@@ -626,12 +626,7 @@ def _canon_directions() -> Case:
     true = DIRECTIONS @ axes * (-1, -1, 1)
     mistake = "directions are turned twice"
     return Case(
-        "Canon, directions twice",
-        (1000,),
-        mistake,
-        series.datasets,
-        _in_time(series),
-        sidecar=_directions_are(true),
+        "Canon, directions twice", (1000,), mistake, series.datasets, _in_time(series), sidecar=_directions_are(true)
     )
 
 

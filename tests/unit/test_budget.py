@@ -9,18 +9,7 @@ from typing import Any
 import pytest
 
 from node import budget
-from node.budget import (
-    Budget,
-    Caller,
-    Claim,
-    Limits,
-    NoTurn,
-    Stage,
-    Standing,
-    Turns,
-    decide,
-    first_pending,
-)
+from node.budget import Budget, Caller, Claim, Limits, Stage, Standing, Turns, decide, first_pending
 from node.metrics import Metrics
 from tests.acceptance.served import until
 
@@ -176,7 +165,7 @@ def holding(turns: Turns, caller: Caller, begun: threading.Semaphore, go_on: thr
     """A thread that takes a turn, and keeps it until `go_on`; one that is refused ends."""
 
     def hold() -> None:
-        with suppress(NoTurn), turns.turn(caller, 20):
+        with suppress(TimeoutError), turns.turn(caller, 20):
             begun.release()
             go_on.wait(20)
 
@@ -186,14 +175,14 @@ def holding(turns: Turns, caller: Caller, begun: threading.Semaphore, go_on: thr
 
 
 def test_nobody_waits_for_the_work_of_one_caller_however_much_that_is() -> None:
-    turns, begun, go_on = Turns(4, 20), threading.Semaphore(0), threading.Event()
+    turns, begun, go_on = Turns(4, 20, TimeoutError), threading.Semaphore(0), threading.Event()
     flood = [holding(turns, Caller("flood"), begun, go_on) for _ in range(50)]
     for _ in range(4):
         assert begun.acquire(timeout=10), "a caller uses every turn that nobody else wants"
     assert not begun.acquire(timeout=0.05), "and no more"
     with turns.turn(Caller("other"), 10), turns.turn(Caller("chief", is_administrator=True), 10):
         assert turns._held["flood"] <= 4 + 10
-        with pytest.raises(NoTurn), turns.turn(Caller("flood"), 0.01):
+        with pytest.raises(TimeoutError), turns.turn(Caller("flood"), 0.01):
             pass
     go_on.set()
     for thread in flood:
@@ -203,7 +192,12 @@ def test_nobody_waits_for_the_work_of_one_caller_however_much_that_is() -> None:
 
 
 def test_of_those_that_wait_who_has_fewest_turns_is_next() -> None:
-    turns, begun, go_on, later = Turns(2, 20), threading.Semaphore(0), threading.Event(), threading.Event()
+    turns, begun, go_on, later = (
+        Turns(2, 20, TimeoutError),
+        threading.Semaphore(0),
+        threading.Event(),
+        threading.Event(),
+    )
     order: list[str] = []
 
     def wait(name: str) -> None:

@@ -42,11 +42,7 @@ def test_labels_are_set_listed_filtered_and_selected(two: Site) -> None:
         "labels": ["phase 2", "urgent"]
     }
     assert client.put(f"{STUDY}/labels?series_instance_uid=1.2.3.2", json={"labels": ["checked"]}).status_code == 200
-    assert labelled(two) == [
-        ("1.2.3", None, "phase 2"),
-        ("1.2.3", None, "urgent"),
-        ("1.2.3", "1.2.3.2", "checked"),
-    ]
+    assert labelled(two) == [("1.2.3", None, "phase 2"), ("1.2.3", None, "urgent"), ("1.2.3", "1.2.3.2", "checked")]
     assert client.get("/api/v1/labels").json()["items"][0] == {"label": "checked", "studies": 0, "series": 1}
     assert client.get(STUDY).json()["labels"] == ["phase 2", "urgent"]
     for label, found in {"urgent": ["1.2.3"], "checked": ["1.2.3"], "urg": [], "": ["1.2.4", "1.2.3"]}.items():

@@ -23,14 +23,7 @@ from node.index.nouns.records import CountedRefusal, Refused
 from node.pseudonyms import new_key_file
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site
-from tests.web.pages import (
-    NARROW,
-    OF_COLOURS,
-    WIDE,
-    Visitor,
-    accessibility_faults,
-    is_wider_than_window,
-)
+from tests.web.pages import NARROW, OF_COLOURS, WIDE, Visitor, accessibility_faults, is_wider_than_window
 
 UTF8 = "ISO_IR 192"
 SCRIPT = "<script>alert(1)</script>"

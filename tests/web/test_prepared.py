@@ -196,9 +196,7 @@ def test_a_medium_is_asked_for_watched_fetched_in_parts_and_removed_by_rest(
 
 
 @pytest.mark.slow
-def test_rest_makes_some_series_and_refuses_what_is_not_there(
-    two: tuple[Site, httpx2.Client, httpx2.Client],
-) -> None:
+def test_rest_makes_some_series_and_refuses_what_is_not_there(two: tuple[Site, httpx2.Client, httpx2.Client]) -> None:
     _, one, _ = two
     some = {"study_instance_uids": [STUDY], "series_instance_uids": ["1.2.3.2"]}
     first = asked(one, some)

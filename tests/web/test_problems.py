@@ -90,10 +90,7 @@ PAGE = {"Accept": "text/html"}
     [
         ("/patients/compare", "The address lacks &#39;a&#39;"),
         ("/patients/compare?a=x", "&#39;a&#39; in the address cannot be used: it must be a whole number."),
-        (
-            "/problems?number=0",
-            "&#39;number&#39; in the address cannot be used: it must be at least 1.",
-        ),
+        ("/problems?number=0", "&#39;number&#39; in the address cannot be used: it must be at least 1."),
         ("/peers/series", "The address lacks &#39;study&#39;"),
     ],
 )

@@ -105,9 +105,7 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     assert 'voxelnode_route_waiting{destination="CLOUD",route="up"} 0.0' in client.get("/metrics").text
 
 
-def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
-    start_site: Callable[..., Site],
-) -> None:
+def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(start_site: Callable[..., Site]) -> None:
     there = start_site()
     here = start_site(route_of(there.url))
     run(here, "up/CLOUD")

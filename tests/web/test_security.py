@@ -191,10 +191,7 @@ def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [
-        ([f"Content-Length: {10**12}"], 413),
-        (["Content-Length: 5", "Transfer-Encoding: chunked"], 400),
-    ],
+    [([f"Content-Length: {10**12}"], 413), (["Content-Length: 5", "Transfer-Encoding: chunked"], 400)],
     ids=["too large", "two lengths"],
 )
 def test_a_body_that_cannot_be_meant_is_refused_unread(empty: Site, headers: list[str], status: int) -> None:
@@ -203,9 +200,7 @@ def test_a_body_that_cannot_be_meant_is_refused_unread(empty: Site, headers: lis
         assert status_of(connection) == status
 
 
-def test_there_are_no_more_streams_than_allowed_and_places_come_back(
-    site: Site,
-) -> None:
+def test_there_are_no_more_streams_than_allowed_and_places_come_back(site: Site) -> None:
     streams = site.app.state.streams
     streams.limits = replace(streams.limits, places=3)
     with held_connections(site, 8) as held:

@@ -139,11 +139,7 @@ def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
     assert stored(site) == {good.SOPInstanceUID, other.SOPInstanceUID}
     assert {item["00081155"] for item in items(response, REFERENCED)} == stored(site)
     failed = {item["00081155"]: item["00081197"] for item in items(response, FAILED)}
-    assert failed == {
-        referring.SOPInstanceUID: 0xC122,
-        query.SOPInstanceUID: 0x0122,
-        unnamed.SOPInstanceUID: 0xC000,
-    }
+    assert failed == {referring.SOPInstanceUID: 0xC122, query.SOPInstanceUID: 0x0122, unnamed.SOPInstanceUID: 0xC000}
     assert [item["00081197"] for item in items(response, OTHERS)] == [0xC000, 0xC000]
     assert part_files(site) == []
 

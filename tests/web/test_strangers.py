@@ -107,9 +107,7 @@ def test_a_login_has_a_body_of_four_kilobytes_and_five_seconds(guarded: Site, mo
         assert status_of(connection) == 408
 
 
-def test_the_streams_of_an_account_and_of_an_address_are_bounded(
-    guarded: Site,
-) -> None:
+def test_the_streams_of_an_account_and_of_an_address_are_bounded(guarded: Site) -> None:
     streams = guarded.app.state.streams
     streams.limits = replace(streams.limits, per_caller=2, per_address=3)
     heads = [

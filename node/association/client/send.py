@@ -190,10 +190,7 @@ class _InstanceSender:
 
 
 def store_request(
-    instance: Outgoing,
-    message_id: int,
-    originator: tuple[str, int] | None = None,
-    priority: int = MEDIUM_PRIORITY,
+    instance: Outgoing, message_id: int, originator: tuple[str, int] | None = None, priority: int = MEDIUM_PRIORITY
 ) -> dict[Element, int | str]:
     """Return the command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
     request: dict[Element, int | str] = {

@@ -40,10 +40,7 @@ from node.dicom.status import (
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
 )
-from node.dicom.uids import (
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-)
+from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.dicom.values import items, text
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.work_loop import RequestLoop

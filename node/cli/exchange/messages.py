@@ -365,8 +365,7 @@ def _queued(
 def retry_hook(
     name: HookName,
     message_id: Annotated[
-        str | None,
-        typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries` has the id."),
+        str | None, typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries` has the id.")
     ] = None,
     *,
     root: ChangedRoot,

@@ -41,10 +41,7 @@ def list_(*, root: Root) -> Listing:
 def echo(
     peer: Annotated[
         str | None,
-        typer.Argument(
-            help="A name in [peers], or AET@HOST:PORT. [default: the node of this configuration]",
-            **PEER,
-        ),
+        typer.Argument(help="A name in [peers], or AET@HOST:PORT. [default: the node of this configuration]", **PEER),
     ] = None,
     *,
     configured: Configured,

@@ -25,9 +25,7 @@ NewHookName = Annotated[str, typer.Argument(help="Name of the hook.", **HOOK)]
 SecretFile = Annotated[
     Path | None,
     typer.Option(
-        "--secret-file",
-        metavar="FILE",
-        help="Read from here what signs the messages of a webhook; -: standard input.",
+        "--secret-file", metavar="FILE", help="Read from here what signs the messages of a webhook; -: standard input."
     ),
 ]
 

@@ -76,11 +76,7 @@ def _known_by(row: Mapping[str, Any]) -> str:
 
 
 def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
-    facts = (
-        row["calling_ae_title"] and f"from {row['calling_ae_title']}",
-        minute(row["found_at"]),
-        row["decision"],
-    )
+    facts = (row["calling_ae_title"] and f"from {row['calling_ae_title']}", minute(row["found_at"]), row["decision"])
     of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
     print_finding(f"{row['id']:>4}", row["detail"], what, ", ".join(filter(None, facts)), *filter(None, of_uids))
 

@@ -196,14 +196,10 @@ def _named(row: Mapping[str, Any], *, uids: bool) -> str:
 def select(
     expression: Annotated[
         str,
-        typer.Argument(
-            metavar="EXPRESSION",
-            help="Condition (`voxelnode help select`), such as 'modality == \"CT\"'.",
-        ),
+        typer.Argument(metavar="EXPRESSION", help="Condition (`voxelnode help select`), such as 'modality == \"CT\"'."),
     ],
     why: Annotated[
-        bool,
-        typer.Option("--why", help="Show how many series each clause excludes, and those that fit all others."),
+        bool, typer.Option("--why", help="Show how many series each clause excludes, and those that fit all others.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series to show.")] = 100,
     *,

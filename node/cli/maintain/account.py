@@ -70,9 +70,7 @@ def add(
 
 @app.command("role")
 def role_(
-    name: Name,
-    role: Annotated[RoleName, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
-    root: ChangedRoot,
+    name: Name, role: Annotated[RoleName, typer.Argument(metavar="ROLE", help=f"{ROLES}.")], root: ChangedRoot
 ) -> None:
     """Change the role of an account from its next request on."""
     root.order("set-role", name=name, role=role)

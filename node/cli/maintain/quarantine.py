@@ -53,8 +53,7 @@ def show(name: Name, root: Root) -> Listing:
 def release(
     name: Name,
     replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Make it current even if another version is; that one goes to quarantine."),
+        bool, typer.Option("--replace", help="Make it current even if another version is; that one goes to quarantine.")
     ] = False,
     *,
     root: ChangedRoot,

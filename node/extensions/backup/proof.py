@@ -26,6 +26,7 @@ from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, input_sh
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.backup.making import PROVING, has_backup, holding_backups
 from node.extensions.backup.restoring import copy_backup, require_room
+from node.extensions.backup.unpacked import unpacked
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.volumes import VolumeFile
@@ -35,7 +36,6 @@ from node.registry import enabled, objects_of
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from node.writers.options import write_options
-from node.extensions.backup.unpacked import unpacked
 
 SPARE_BYTES = 256 << 20
 """Free space beyond the size of a backup that a proof needs, for the series that it converts."""

@@ -42,9 +42,7 @@ def bids(
     rules: Annotated[
         Path | None,
         typer.Option(
-            "--rules",
-            metavar="FILE",
-            help="Rules (`voxelnode help bids`). [default: rules for common protocols]",
+            "--rules", metavar="FILE", help="Rules (`voxelnode help bids`). [default: rules for common protocols]"
         ),
     ] = None,
     where: Annotated[

@@ -143,8 +143,7 @@ def _of_core(settings: Settings) -> dict[str, StatementTable]:
         "dimse_services": _dimse_services(settings),
         "web_services": _web_services(settings),
         "query_keys": table(
-            ("Keys", "Level", "Matching"),
-            merged(row for level in Level for row in _query_keys(level)),
+            ("Keys", "Level", "Matching"), merged(row for level in Level for row in _query_keys(level))
         ),
         "matching": table(
             ("Value Representations", "Matching"), merged((vr, _matching_of(vr)) for vr in sorted(DOCUMENT_VRS))
@@ -199,10 +198,7 @@ def _named(kind: str, uids: Iterable[str]) -> StatementTable:
 def _dimse_services(settings: Settings) -> StatementTable:
     asked = _asked(settings)
     verbs: Mapping[str, str] = served(settings)
-    rows = [
-        (name_of(VERIFICATION), VERIFICATION, "SCU, SCP", verbs[VERIFICATION]),
-        (_STORAGE, "", "SCU, SCP", "store"),
-    ]
+    rows = [(name_of(VERIFICATION), VERIFICATION, "SCU, SCP", verbs[VERIFICATION]), (_STORAGE, "", "SCU, SCP", "store")]
     for uid in dict.fromkeys((*list(verbs)[1:], *sorted(asked))):
         roles = [role for role, uids in (("SCU", asked), ("SCP", verbs)) if uid in uids]
         rows.append((name_of(uid), uid, ", ".join(roles), verbs.get(uid, "")))
@@ -281,10 +277,7 @@ def _association(dicom: Dicom) -> StatementTable:
         ("Maximum size of an A-ASSOCIATE-RQ, bytes", MAX_REQUEST_BYTES),
         ("Maximum size of the data set of a C-STORE request, bytes", MAXIMUM_BYTES),
         ("Timeout for a complete A-ASSOCIATE-RQ, s", f"{REQUEST_SECONDS:g}"),
-        (
-            "Timeout for a complete PDU, s",
-            f"{PDU_SECONDS:g}, plus the time of its bytes at 1024 bytes per second",
-        ),
+        ("Timeout for a complete PDU, s", f"{PDU_SECONDS:g}, plus the time of its bytes at 1024 bytes per second"),
         ("Timeout without a PDU until an association is released, s", f"{dicom.idle_seconds:g}"),
         ("Network", "TCP over IPv4 or IPv6"),
     ]

@@ -28,11 +28,7 @@ STATUSES = status_table(
         "retry later: disk full, commit failed, data set too large, node stopping, or not durable in time",
     ),
     ("C-STORE", status.CLASS_MISMATCH, "request, presentation context and data set name different objects"),
-    (
-        "C-STORE",
-        status.CANNOT_UNDERSTAND,
-        "the data set is unreadable, lacks an identifying UID, or cannot be indexed",
-    ),
+    ("C-STORE", status.CANNOT_UNDERSTAND, "the data set is unreadable, lacks an identifying UID, or cannot be indexed"),
     ("C-STORE", status.NOT_AUTHORIZED, "the peer may not store"),
     ("C-FIND", status.PENDING, "one match"),
     ("C-FIND", status.PENDING_WITHOUT_KEYS, "one match; optional keys of the query were not matched"),

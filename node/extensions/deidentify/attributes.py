@@ -169,13 +169,7 @@ class Cleaner:
         return new
 
     def _of_element(
-        self,
-        ds: Dataset,
-        tag: BaseTag,
-        element: _Element,
-        creators: Mapping[int, str],
-        free_text: bool,
-        depth: int,
+        self, ds: Dataset, tag: BaseTag, element: _Element, creators: Mapping[int, str], free_text: bool, depth: int
     ) -> _Element | None:
         if tag.element == 0 or tag == LENGTH_TO_END:  # lengths of the original, retired
             return None
@@ -414,12 +408,7 @@ class Cleaner:
         return self._filled(tag, vr, [""] * len(_texts(ds, tag)))
 
     def _private(
-        self,
-        ds: Dataset,
-        tag: BaseTag,
-        element: _Element,
-        creators: Mapping[int, str],
-        depth: int,
+        self, ds: Dataset, tag: BaseTag, element: _Element, creators: Mapping[int, str], depth: int
     ) -> _Element | None:
         """Return a private element that is known to be safe (PS3.15 E.3.10), or the creator of such elements."""
         if Option.SAFE_PRIVATE not in self.profile.options:

@@ -61,9 +61,7 @@ def deidentify(
     pixel_rules: Annotated[
         Path | None,
         typer.Option(
-            "--pixel-rules",
-            metavar="FILE",
-            help="TOML file of what devices burn into pixels; includes --clean pixels.",
+            "--pixel-rules", metavar="FILE", help="TOML file of what devices burn into pixels; includes --clean pixels."
         ),
     ] = None,
     burned_in_text: Annotated[

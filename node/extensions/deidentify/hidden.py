@@ -32,11 +32,7 @@ _OFFSET_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _MAX_BASIC_OFFSET = (1 << 32) - 1
 
 _SOI, _SOC_SIZ = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_BEGINNINGS = {
-    "JPEG": (_SOI,),
-    "JPEG 2000": (_SOC_SIZ, b"\0\0\0\x0cjP  "),
-    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
-}
+_BEGINNINGS = {"JPEG": (_SOI,), "JPEG 2000": (_SOC_SIZ, b"\0\0\0\x0cjP  "), "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL ")}
 """How codestreams begin, and the files of boxes around them, which PS3.5 A.4.4 does not allow."""
 
 _KINDS = {

@@ -25,12 +25,7 @@ from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
 from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
 from node.extensions.deidentify.burned_in_text import is_examined, without_text
-from node.extensions.deidentify.deidentification import (
-    BurnedInText,
-    Deidentification,
-    NotDeidentified,
-    RefusalReason,
-)
+from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.recognition import load

@@ -171,12 +171,7 @@ class Identities:
     """
 
     def __init__(
-        self,
-        values: Iterable[str],
-        dates: Iterable[str] = (),
-        *,
-        uids: bool = False,
-        keeps_dates: bool = False,
+        self, values: Iterable[str], dates: Iterable[str] = (), *, uids: bool = False, keeps_dates: bool = False
     ) -> None:
         values, dates = list(values), list(dates)
         shown = {form for value in values for form in _spellings(" ".join(value.split())) if _is_searched(form)}

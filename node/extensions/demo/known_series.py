@@ -331,11 +331,7 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float64) -> str | None:
 
 
 def _farthest_corner_mm(
-    right: Float64,
-    affine: Float64,
-    spin: Array,
-    expected_shape: tuple[int, ...],
-    found_shape: tuple[int, ...],
+    right: Float64, affine: Float64, spin: Array, expected_shape: tuple[int, ...], found_shape: tuple[int, ...]
 ) -> float:
     """Return the largest distance in mm between corner voxels (centres) of the volume and of the truth."""
     corners = np.array([np.unravel_index(corner, (2, 2, 2)) for corner in range(8)])

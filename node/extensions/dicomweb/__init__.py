@@ -12,10 +12,7 @@ class _DicomWeb(Extension):
     routers = (
         Router("dicomweb", f"{__name__}.capabilities:router"),
         Router(
-            "dicomweb",
-            f"{__name__}.transactions:studies",
-            "Studies Service",
-            f"{__name__}.transactions:TRANSACTIONS",
+            "dicomweb", f"{__name__}.transactions:studies", "Studies Service", f"{__name__}.transactions:TRANSACTIONS"
         ),
         Router(
             "dicomweb",

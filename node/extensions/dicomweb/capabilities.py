@@ -14,13 +14,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from node.extensions.dicomweb.documents import respond_document
-from node.extensions.dicomweb.media_types import (
-    JSON,
-    WADL,
-    NotAcceptable,
-    accepted,
-    names,
-)
+from node.extensions.dicomweb.media_types import JSON, WADL, NotAcceptable, accepted, names
 from node.extensions.dicomweb.resources import PREFIX, base_url, dicomweb_router
 from node.registry import enabled, resolve
 from node.settings.model import Settings

@@ -33,10 +33,7 @@ from node.volume.window import Window
 if TYPE_CHECKING:
     from node.volume.rendering import Picture
 
-LIBRARIES = (
-    "node.extensions.dicomweb.encoders",
-    *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
-)
+LIBRARIES = ("node.extensions.dicomweb.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
 """See `node.children.decoding.LIBRARIES`."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]

@@ -55,7 +55,4 @@ def _htj2k(frame: Array, layout: PixelLayout) -> bytes:
     return bytes(htj2k_encode(frame, reversible=True))
 
 
-_ENCODE: dict[str, Callable[[Array, PixelLayout], bytes]] = {
-    uid.JPEGLSLossless: _jpeg_ls,
-    uid.HTJ2KLossless: _htj2k,
-}
+_ENCODE: dict[str, Callable[[Array, PixelLayout], bytes]] = {uid.JPEGLSLossless: _jpeg_ls, uid.HTJ2KLossless: _htj2k}

@@ -6,22 +6,8 @@ from fastapi import HTTPException, Response
 from starlette.datastructures import QueryParams
 
 from node.extensions.dicomweb.decoding import PictureOrder
-from node.extensions.dicomweb.media_types import (
-    DICOM,
-    EXPLICIT_LITTLE_ENDIAN,
-    JPEG,
-    NotAcceptable,
-    media_ranges,
-    names,
-)
-from node.extensions.dicomweb.rendered import (
-    FORMATS,
-    MAX_SIDE,
-    answer_picture,
-    middle_frame,
-    quality_of,
-    window_of,
-)
+from node.extensions.dicomweb.media_types import DICOM, EXPLICIT_LITTLE_ENDIAN, JPEG, NotAcceptable, media_ranges, names
+from node.extensions.dicomweb.rendered import FORMATS, MAX_SIDE, answer_picture, middle_frame, quality_of, window_of
 from node.extensions.dicomweb.resources import (
     READ,
     SelectedInstances,

@@ -35,10 +35,7 @@ def list_(root: Root) -> Listing:
 @app.command()
 def merge(
     source: Annotated[str, typer.Argument(metavar="FROM", help=f"Patient to merge: {ID}")],
-    target: Annotated[
-        str,
-        typer.Argument(metavar="INTO", help=f"Patient that remains: {ID}"),
-    ],
+    target: Annotated[str, typer.Argument(metavar="INTO", help=f"Patient that remains: {ID}")],
     dry_run: DryRun = False,
     *,
     root: ChangedRoot,

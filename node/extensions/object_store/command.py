@@ -56,8 +56,7 @@ def status(root: Root) -> Listing:
 
 @app.command()
 def copy(
-    to: Annotated[Literal["store", "folder"], typer.Option("--to", help="Where to.")],
-    root: ChangedRoot,
+    to: Annotated[Literal["store", "folder"], typer.Option("--to", help="Where to.")], root: ChangedRoot
 ) -> Answer:
     """Move all instances and volumes to the object store, or back.
 

@@ -29,8 +29,7 @@ class Server(SettingsSection):
     endpoint: str | None = Field(None, description="Server of s3:// as an https:// address; unset: Amazon S3.")
     region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION, or us-east-1.")
     credentials_file: Path | None = Field(
-        None,
-        description="Keys for s3://, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
+        None, description="Keys for s3://, like ~/.aws/credentials; unset: the environment, or the role of the machine."
     )
     ca_file: Path | None = Field(None, description="PEM file of another CA for the certificate of endpoint.")
 
@@ -55,9 +54,7 @@ class StoreSettings(Server, Storage):
         "at once.",
     )
     cache_bytes: int = Field(
-        20_000_000_000,
-        ge=0,
-        description="Largest size of local copies of objects; copies in use stay beyond it.",
+        20_000_000_000, ge=0, description="Largest size of local copies of objects; copies in use stay beyond it."
     )
     store_seconds: Seconds = Field(60, description="Time limit of a request to the object store.")
 

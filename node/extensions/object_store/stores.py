@@ -55,10 +55,7 @@ INCOMING = "incoming"
 PART_SECONDS = 86400.0
 """Time after which nobody writes to the part of an object any more. An upload that lost its part is done again."""
 
-FALSE_CHECKSUMS = {
-    "x-amz-checksum-sha256": b64encode(bytes(32)).decode(),
-    "content-md5": b64encode(bytes(16)).decode(),
-}
+FALSE_CHECKSUMS = {"x-amz-checksum-sha256": b64encode(bytes(32)).decode(), "content-md5": b64encode(bytes(16)).decode()}
 """Headers that an upload of any bytes must not pass with: the one that uploads have, and the one of every S3."""
 
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")

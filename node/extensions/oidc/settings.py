@@ -36,8 +36,7 @@ class Oidc(SettingsSection):
         None, description="Accounts (name_claim) that may sign in; unset: everyone with a role."
     )
     audience: str = Field(
-        "",
-        description="Audience of access tokens that REST and DICOMweb accept as Bearer; empty: none.",
+        "", description="Audience of access tokens that REST and DICOMweb accept as Bearer; empty: none."
     )
 
     def _mistakes(self) -> Iterator[str]:

@@ -102,12 +102,7 @@ def upload(call: CurrentCall) -> Response:
 def status(call: CurrentCall) -> Response:
     """The state of the node and its configuration."""
     return page(
-        call,
-        "status.html",
-        settings=call.node.settings,
-        versions=_versions(call.node),
-        digest="",
-        **_status(call.node),
+        call, "status.html", settings=call.node.settings, versions=_versions(call.node), digest="", **_status(call.node)
     )
 
 

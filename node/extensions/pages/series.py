@@ -127,12 +127,7 @@ def header(call: CurrentCall, key: RequestedSeries) -> Response:
         first = next(index.instances.stored(*key), None)
     if first is None:
         raise ResourceNotFound("series")
-    return fragment(
-        call,
-        "series_header.html",
-        dump=_dump(call.node, first),
-        sop_instance_uid=first.sop_instance_uid,
-    )
+    return fragment(call, "series_header.html", dump=_dump(call.node, first), sop_instance_uid=first.sop_instance_uid)
 
 
 def _dump(node: Services, instance: StoredInstance) -> Mapping[str, Any]:

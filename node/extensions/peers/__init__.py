@@ -32,12 +32,7 @@ class _Peers(Extension):
             f"{__name__}.commands:find",
             ("voxelnode peers find --from PACS PatientID=17", "voxelnode peers find --from PACS StudyDate=20260101-"),
         ),
-        Command(
-            "peers get",
-            "Exchange",
-            f"{__name__}.commands:get",
-            ("voxelnode peers get 1.2.840.1 --from PACS",),
-        ),
+        Command("peers get", "Exchange", f"{__name__}.commands:get", ("voxelnode peers get 1.2.840.1 --from PACS",)),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
     actions = f"{__name__}.search:actions_of"

@@ -28,8 +28,7 @@ MEMBER = f"{PROJECT}/members/{{account:path}}"
 
 Name = Annotated[str, Path(min_length=1, max_length=64, description="name of the project")]
 Account = Annotated[
-    str,
-    Path(min_length=1, max_length=64, description="name of the account, or group:NAME of the identity provider"),
+    str, Path(min_length=1, max_length=64, description="name of the account, or group:NAME of the identity provider")
 ]
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -148,9 +147,7 @@ def set_project(call: CurrentCall, change: Change, project: Name, fields: Projec
 def remove_project(call: CurrentCall, change: Change, project: Name) -> RemovedProject:
     """Remove a project; its series stay."""
     return change.make(
-        RemovedProject,
-        lambda index: _project(index, project),
-        lambda _: call.act("remove-project", name=project),
+        RemovedProject, lambda index: _project(index, project), lambda _: call.act("remove-project", name=project)
     )
 
 

@@ -14,10 +14,7 @@ class _Results(Extension):
             "hooks jobs",
             "Exchange",
             f"{__name__}.command:app",
-            (
-                "voxelnode hooks jobs --state failed",
-                "voxelnode hooks jobs show 0123456789abcdef0123456789abcdef",
-            ),
+            ("voxelnode hooks jobs --state failed", "voxelnode hooks jobs show 0123456789abcdef0123456789abcdef"),
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)

@@ -85,9 +85,7 @@ class Drafts:
             source = self._source(index, job, entry)
             first = index.repository(ReadResults).next_number(job.study_instance_uid, FIRST_SERIES_NUMBER)
         identity = ResultIdentity(
-            derived_uid(job.job_id, entry.file),
-            derived_uid(job.job_id, entry.file, digest),
-            first + number,
+            derived_uid(job.job_id, entry.file), derived_uid(job.job_id, entry.file, digest), first + number
         )
         into.touch()
         made = self.makers.make(ResultMaking(entry, file, source, identity, into, now))

@@ -31,13 +31,7 @@ from node.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
 from node.extensions.results.drafts import Draft, Drafts, about, damaged
 from node.extensions.results.makers import Makers
-from node.extensions.results.manifest import (
-    FILE_NAME,
-    MAX_JOB_BYTES,
-    MAX_RESULTS,
-    Manifest,
-    opened_folder,
-)
+from node.extensions.results.manifest import FILE_NAME, MAX_JOB_BYTES, MAX_RESULTS, Manifest, opened_folder
 from node.extensions.results.rows import ResultRepository
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -166,11 +160,7 @@ class ResultIntake(Results):
                     os.unlink(part, dir_fd=folder)
 
     def finish(
-        self,
-        job_id: str,
-        content: object = None,
-        detail: str | None = None,
-        wait_seconds: float = MAX_WAIT_SECONDS,
+        self, job_id: str, content: object = None, detail: str | None = None, wait_seconds: float = MAX_WAIT_SECONDS
     ) -> None:
         """Store the results of a job from the files in its folder, and let it succeed, unless it has succeeded before.
 

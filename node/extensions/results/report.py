@@ -61,12 +61,7 @@ def make_report(making: ResultMaking) -> dict[str, Any]:
     tree = _measurements(content, making) if "measurements" in content else _texts(content, making)
     sample = sample_of(making)
     now = local_time(making, sample)
-    report = ComprehensiveSR(
-        evidence=_evidence(making),
-        content=tree,
-        is_complete=True,
-        **described(making, now),
-    )
+    report = ComprehensiveSR(evidence=_evidence(making), content=tree, is_complete=True, **described(making, now))
     return finished(report, making, sample)
 
 

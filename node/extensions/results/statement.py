@@ -83,11 +83,7 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
 
 def tables_of_made(made: list[Made]) -> Mapping[str, StatementTable]:
     """Return the tables of results that are like this."""
-    return {
-        "created_classes": _classes(made),
-        **_iods(made),
-        "created_codes": _codes(made),
-    }
+    return {"created_classes": _classes(made), **_iods(made), "created_codes": _codes(made)}
 
 
 def _classes(made: list[Made]) -> StatementTable:

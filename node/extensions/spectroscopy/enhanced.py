@@ -302,10 +302,7 @@ def _facts(ds: Dataset, groups: _Groups, frame: int, width_hz: float, role: str)
     timing = groups.item(frame, "MRTimingAndRelatedParametersSequence")
     echo = groups.item(frame, "MREchoSequence")
     facts: dict[str, Any] = {"SpectralWidth": width_hz}
-    stated = {
-        "EchoTime": number(echo, "EffectiveEchoTime"),
-        "RepetitionTime": number(timing, "RepetitionTime"),
-    }
+    stated = {"EchoTime": number(echo, "EffectiveEchoTime"), "RepetitionTime": number(timing, "RepetitionTime")}
     facts |= {name: time_ms / 1000 for name, time_ms in stated.items() if time_ms is not None}
     coil = text(groups.item(frame, "MRTransmitCoilSequence"), "TransmitCoilName")
     if coil:

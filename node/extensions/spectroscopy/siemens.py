@@ -12,13 +12,7 @@ from node.dicom.private import PrivateTag, private_bytes, private_text
 from node.dicom.values import number, text, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.geometry import POSITION_TOLERANCE_MM, VoxelPlace, affine_of, axes_of
-from node.extensions.spectroscopy.signals import (
-    Signals,
-    checked_nucleus,
-    complex_points,
-    positive,
-    require_time_domain,
-)
+from node.extensions.spectroscopy.signals import Signals, checked_nucleus, complex_points, positive, require_time_domain
 from node.volume.model import Float
 from node.volume.reasons import Reason
 from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, protocol_integer

@@ -136,11 +136,7 @@ class _Traits:
 
 def _traits(signal: Signals) -> _Traits:
     return _Traits(
-        signal.voxels.shape[:4],
-        round(signal.dwell_s, 12),
-        signal.nucleus,
-        signal.facts.get("EchoTime"),
-        signal.role,
+        signal.voxels.shape[:4], round(signal.dwell_s, 12), signal.nucleus, signal.facts.get("EchoTime"), signal.role
     )
 
 

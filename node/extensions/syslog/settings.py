@@ -18,12 +18,10 @@ class AuditSettings(SettingsSection):
         description="Collector of a copy of each line: tls://HOST:PORT, HOST:PORT (UDP), or a socket such as /dev/log.",
     )
     syslog_format: Literal["json", "dicom"] = Field(
-        "json",
-        description="Format of the copy: the line itself, or XML of PS3.15 A.5 (IHE ATNA)",
+        "json", description="Format of the copy: the line itself, or XML of PS3.15 A.5 (IHE ATNA)"
     )
     syslog_ca_file: Path | None = Field(
-        None,
-        description="PEM file of the CAs for the collector's certificate; unset: those of the system.",
+        None, description="PEM file of the CAs for the collector's certificate; unset: those of the system."
     )
     syslog_certificate: Path | None = Field(
         None, description="PEM file of a client certificate, if the collector requires one."

@@ -24,14 +24,7 @@ class _Worklist(Extension):
     """The modality worklist, MPPS, and orders by HL7."""
 
     name = "worklist"
-    commands = (
-        Command(
-            "worklist",
-            "Exchange",
-            f"{__name__}.commands:app",
-            ("voxelnode worklist list",),
-        ),
-    )
+    commands = (Command("worklist", "Exchange", f"{__name__}.commands:app", ("voxelnode worklist list",)),)
     tables = (Table("worklist", f"{__name__}.settings:WorklistSettings"),)
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.rest:pages"))
     menu = (

@@ -67,11 +67,7 @@ def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
             raise UsageError("[worklist] hl7_tls_key and hl7_tls_client_ca need hl7_tls_certificate")
         return None
     return server_context(
-        "worklist",
-        settings.hl7_tls_certificate,
-        settings.hl7_tls_key,
-        settings.hl7_tls_client_ca,
-        prefix="hl7_",
+        "worklist", settings.hl7_tls_certificate, settings.hl7_tls_key, settings.hl7_tls_client_ca, prefix="hl7_"
     )
 
 

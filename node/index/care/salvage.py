@@ -341,10 +341,7 @@ def _subscribers(old: OldIndex) -> Iterator[Row]:
         yield row | {"id": row["id"] or number, "wanted_kinds": row["wanted_kinds"] or "", "wants_instances": False}
 
 
-_ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {
-    "projects": _with_originals,
-    "subscribers": _subscribers,
-}
+_ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {"projects": _with_originals, "subscribers": _subscribers}
 """What of a table is taken over, if it is not each row as it is."""
 
 

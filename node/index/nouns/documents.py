@@ -30,8 +30,7 @@ _HOLD_BASES = PreparedStatement(
     .with_for_update()
 )
 _INSERT_BASE = PreparedStatement(
-    insert(SeriesDocumentRow).on_conflict_do_nothing(),
-    columns=("series_id", "document", "varying", "is_partial"),
+    insert(SeriesDocumentRow).on_conflict_do_nothing(), columns=("series_id", "document", "varying", "is_partial")
 )
 _WRITE = insert(ImageDocumentRow)
 _WRITE_OWN = PreparedStatement(

@@ -394,10 +394,7 @@ class ReadInstances(PagedRepository, InstanceViews):
     """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
 
     listing = select(
-        *ImageRow.__table__.columns,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        PatientRow.patient_id,
+        *ImageRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, PatientRow.patient_id
     ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)
 

@@ -46,11 +46,7 @@ _FIND_SERIES = PreparedStatement(
 
 _FIND_PLACES = PreparedStatement(
     select(
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        SeriesRow.id,
-        PatientRow.identity,
-        SeriesRow.state,
+        StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id, PatientRow.identity, SeriesRow.state
     )
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))

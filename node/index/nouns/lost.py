@@ -290,10 +290,7 @@ _ASIDE = select(
     func.coalesce(ConflictRow.calling_ae_title, "").label("calling_ae_title"),
     literal("").label("peer"),
     ConflictRow.found_at.label("received_at"),
-).where(
-    ConflictRow.kind.in_(SET_ASIDE),
-    *HAS_FILE,
-)
+).where(ConflictRow.kind.in_(SET_ASIDE), *HAS_FILE)
 
 
 def _acknowledged(row: Any) -> Acknowledged:

@@ -8,17 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Float,
-    and_,
-    func,
-    literal_column,
-    null,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Float, and_, func, literal_column, null, select, update
 from sqlalchemy.orm import join
 
 from node.completeness import Certainty, certainty
@@ -30,14 +20,7 @@ from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
 from node.index.nouns.events import record_event
-from node.index.nouns.study_search import (
-    SAME_PATIENT,
-    TEXTS,
-    MatchingStudies,
-    StudyCursor,
-    StudyFilter,
-    StudyOrder,
-)
+from node.index.nouns.study_search import SAME_PATIENT, TEXTS, MatchingStudies, StudyCursor, StudyFilter, StudyOrder
 from node.index.nouns.views import StudyViews
 
 

@@ -21,15 +21,7 @@ from node.completeness import COUNTED_RULES
 from node.dicom.key_values import folded
 from node.index.engine.grams import having_words
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.sql import (
-    PositionOf,
-    Unindexed,
-    ValueAfter,
-    contains,
-    in_partial_index,
-    listed_in,
-    looked_up_in,
-)
+from node.index.engine.sql import PositionOf, Unindexed, ValueAfter, contains, in_partial_index, listed_in, looked_up_in
 from node.index.engine.view_rows import LOWERED
 from node.index.models.levels import DOUBTED_SERIES, OPEN_STATES, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow

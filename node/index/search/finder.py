@@ -11,7 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
-from node.budget import NoTurn, Turns, current_caller
+from node.budget import Turns, current_caller
 from node.dicom.answers import Answer, Found, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
@@ -275,7 +275,7 @@ class Finder:
 
     def __init__(self, reader: Readers) -> None:
         self._reader = reader
-        self._turns = Turns(MAX_RUNNING, MAX_WAITING)
+        self._turns = Turns(MAX_RUNNING, MAX_WAITING, lambda: QueryRefused(TOO_MANY))
         self._lock = threading.Lock()
         self._received_at = self._rested_at = -RECEIVING_SECONDS
 
@@ -321,11 +321,7 @@ class Finder:
         """
         until = time.monotonic() + MAX_WAIT_SECONDS
         turn = self._turns.turn(current_caller(), MAX_WAIT_SECONDS, lambda: self._rest(stop, until))
-        with ExitStack() as held:
-            try:
-                held.enter_context(turn)
-            except NoTurn:
-                raise QueryRefused(TOO_MANY) from None
+        with turn:
             began_at, in_sqlite = time.thread_time(), 0.0
             try:
                 with self._reader.connect() as connection:

@@ -27,14 +27,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import IDENTIFIED, Identities
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
-from node.index.work.messages import (
-    Attempt,
-    PendingEvent,
-    enqueue,
-    keep,
-    show_progress,
-    waiting_by_study,
-)
+from node.index.work.messages import Attempt, PendingEvent, enqueue, keep, show_progress, waiting_by_study
 
 ASKED_AT_ONCE = 1000
 """Instances of one request for commitment."""
@@ -396,10 +389,7 @@ def _due(connection: Connection, query: object, condition: ColumnElement[bool]) 
 
 def _has_taken(lane: Lane) -> ColumnElement[bool]:
     return exists().where(
-        SentInstanceRow.image_id == ImageRow.id,
-        taken_by(lane),
-        SENT_AS_IT_LEAVES,
-        SentInstanceRow.state != "lost",
+        SentInstanceRow.image_id == ImageRow.id, taken_by(lane), SENT_AS_IT_LEAVES, SentInstanceRow.state != "lost"
     )
 
 

@@ -51,19 +51,8 @@ SOURCES = (
         Kind.COUNT,
         ("DimensionIndexValues", "PhaseVector", "TimeSliceVector", "TimeSlotVector"),
     ),
-    Source(
-        "labelling",
-        "label type (2005,xx29) of Philips, with repetition and phase",
-        Kind.COUNT,
-        (),
-        names=True,
-    ),
-    Source(
-        "trigger_time",
-        "Trigger Time (0018,1060)",
-        Kind.PHASE,
-        ("TriggerTime", "NominalCardiacTriggerDelayTime"),
-    ),
+    Source("labelling", "label type (2005,xx29) of Philips, with repetition and phase", Kind.COUNT, (), names=True),
+    Source("trigger_time", "Trigger Time (0018,1060)", Kind.PHASE, ("TriggerTime", "NominalCardiacTriggerDelayTime")),
     Source(
         "cardiac_phase",
         "Nominal Percentage of Cardiac Phase (0020,9241)",
@@ -71,13 +60,7 @@ SOURCES = (
         ("NominalPercentageOfCardiacPhase",),
     ),
     Source("time_slice", "Image Index (0054,1330)", Kind.COUNT, ("ImageIndex",), orders=False, names=True),
-    Source(
-        "frame_reference_time",
-        "Frame Reference Time (0054,1300)",
-        Kind.CLOCK,
-        ("FrameReferenceTime",),
-        names=True,
-    ),
+    Source("frame_reference_time", "Frame Reference Time (0054,1300)", Kind.CLOCK, ("FrameReferenceTime",), names=True),
     Source(
         "acquisition_time",
         "Acquisition Time (0008,0032)",

@@ -38,10 +38,7 @@ MAPS = frozenset(
 
 _PLAIN = re.compile(rf"[ -~]{{1,{MAX_TEXT}}}")
 _NO_MAGNITUDES = frozenset(
-    {
-        *("P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "VELOCITY"),
-        *("T_MAP", "TTEST"),
-    }
+    {*("P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "VELOCITY"), *("T_MAP", "TTEST")}
 )
 """Values of Image Type for phases, parts of complex numbers, fields, velocities and statistics of functional series."""
 

@@ -31,11 +31,7 @@ from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
 from node.volume.vendors.siemens import XA_FRAME, XA_SERIES
 
-PRIVATE_GROUPS = (
-    XA_FRAME,
-    XA_SERIES,
-    PHILIPS_FRAME,
-)
+PRIVATE_GROUPS = (XA_FRAME, XA_SERIES, PHILIPS_FRAME)
 """Private sequences where vendors describe a frame, or all frames, of an enhanced object."""
 
 MAX_TEXT_LENGTH = 64

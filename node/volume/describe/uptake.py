@@ -172,11 +172,7 @@ def _units(ds: Dataset) -> tuple[str, str]:
     stated = text(ds, "Units").upper()
     if stated:
         return stated, text(ds, "SUVType").upper()
-    groups = [
-        *items(ds, "PerFrameFunctionalGroupsSequence")[:1],
-        *items(ds, "SharedFunctionalGroupsSequence")[:1],
-        ds,
-    ]
+    groups = [*items(ds, "PerFrameFunctionalGroupsSequence")[:1], *items(ds, "SharedFunctionalGroupsSequence")[:1], ds]
     real = next((own[0] for group in groups if (own := items(group, "RealWorldValueMappingSequence"))), Dataset())
     scaled = next((own[0] for group in groups if (own := items(group, "PixelValueTransformationSequence"))), ds)
     code = next((text(code, "CodeValue") for code in items(real, "MeasurementUnitsCodeSequence")), "")

@@ -17,12 +17,7 @@ from node.volume.read.codestreams import Codestream, begins, read_codestream
 from node.volume.read.decoders import FrameShape
 from node.volume.read.decoders import decode_frame as decoded_frame
 from node.volume.read.pixel_layout import PixelLayout, contradictory, stored_bits
-from node.volume.read.transfer_syntaxes import (
-    CODESTREAM_SYNTAXES,
-    EXACT_JPEG_SYNTAXES,
-    JPEG_2000_SYNTAXES,
-    can_decode,
-)
+from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, EXACT_JPEG_SYNTAXES, JPEG_2000_SYNTAXES, can_decode
 from node.volume.reasons import Reason
 from node.volume.widths import Widths
 

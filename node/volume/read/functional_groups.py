@@ -19,14 +19,7 @@ from node.volume.elements import item, number, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.meaning import meaning_of_frame, told_of
-from node.volume.read.planes import (
-    checked_plane,
-    false_place,
-    is_diffusion_map,
-    is_rescaled,
-    pixel_spacing,
-    rescale,
-)
+from node.volume.read.planes import checked_plane, false_place, is_diffusion_map, is_rescaled, pixel_spacing, rescale
 from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping, units_of, with_mappings
 from node.volume.reasons import Reason
 
@@ -247,10 +240,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     }
     timing = "MRTimingAndRelatedParametersSequence"
     own["variant_key"] = {
-        "image_type": (
-            *(group.frame_type or variant["image_type"]),
-            *vendors.frame_image_type(group.ds, group.groups),
-        ),
+        "image_type": (*(group.frame_type or variant["image_type"]), *vendors.frame_image_type(group.ds, group.groups)),
         "flip_angle": group.number(timing, "FlipAngle") or variant["flip_angle"],
         "repetition_time": group.number(timing, "RepetitionTime") or variant["repetition_time"],
         "stack": text(content, "StackID"),
@@ -273,10 +263,7 @@ def _velocity(group: _Group) -> Any:
     encoding = group.macro("MRVelocityEncodingSequence")
     if encoding is None:
         return vendors.frame_velocity(group.ds, group.groups)
-    return (
-        stated_numbers(encoding, "VelocityEncodingDirection"),
-        number(encoding, "VelocityEncodingMaximumValue"),
-    )
+    return (stated_numbers(encoding, "VelocityEncodingDirection"), number(encoding, "VelocityEncodingMaximumValue"))
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:

@@ -153,13 +153,7 @@ def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
 
 
 def _compressed(
-    ds: Dataset,
-    layout: PixelLayout,
-    data: bytes,
-    syntax: str,
-    table: LookupTable | None,
-    lossy: bool,
-    widths: Widths,
+    ds: Dataset, layout: PixelLayout, data: bytes, syntax: str, table: LookupTable | None, lossy: bool, widths: Widths
 ) -> FrameReader:
     frames, streams = checked_frames(ds, layout, data, syntax)
     lossy = lossy or any(stream.lossy for stream in streams if stream)

@@ -16,12 +16,7 @@ from node.volume.vendors import canon, ge, philips, siemens, siemens_mosaic, uih
 from node.volume.vendors.fields import VendorField, stated_fields
 from node.volume.vendors.gradients import Gradient
 
-_COMPLEX_COMPONENTS = {
-    "MAGNITUDE": "magnitude",
-    "PHASE": "phase",
-    "REAL": "real",
-    "IMAGINARY": "imaginary",
-}
+_COMPLEX_COMPONENTS = {"MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary"}
 _IMAGE_TYPES = {
     "M": "magnitude",
     "MAGNITUDE": "magnitude",

@@ -101,12 +101,7 @@ def _count(ds: Dataset, csa: CsaHeader, text: Mapping[str, str]) -> int:
 
 
 def _steps(
-    ds: Dataset,
-    csa: CsaHeader,
-    text: Mapping[str, str],
-    count: int,
-    across_plane: Float,
-    centre: Float,
+    ds: Dataset, csa: CsaHeader, text: Mapping[str, str], count: int, across_plane: Float, centre: Float
 ) -> Float:
     """Return the offsets (count, 3) in mm LPS from the first tile to each tile."""
     distance = number(ds, "SpacingBetweenSlices")

@@ -162,9 +162,7 @@ def list_trash(call: CurrentCall) -> list[models.TrashResource]:
 def restore_trash(call: CurrentCall, change: Change, number: Deleted) -> models.RestoreResult:
     """Undo a deletion; its series are converted again."""
     return change.make(
-        models.RestoreResult,
-        lambda index: _in_trash(index, number),
-        lambda _: call.act("restore-trash", number=number),
+        models.RestoreResult, lambda index: _in_trash(index, number), lambda _: call.act("restore-trash", number=number)
     )
 
 
@@ -172,9 +170,7 @@ def restore_trash(call: CurrentCall, change: Change, number: Deleted) -> models.
 def empty_trash(call: CurrentCall, change: Change, number: Deleted) -> models.EmptiedTrash:
     """Make a deletion permanent before its time."""
     return change.make(
-        models.EmptiedTrash,
-        lambda index: _in_trash(index, number),
-        lambda _: call.act("empty-trash", number=number),
+        models.EmptiedTrash, lambda index: _in_trash(index, number), lambda _: call.act("empty-trash", number=number)
     )
 
 

@@ -101,10 +101,7 @@ def _last_event(
 
 
 @router.get(
-    "/events",
-    response_class=EventSourceResponse,
-    dependencies=[Depends(_room)],
-    responses=problems(WRONG_CURSOR),
+    "/events", response_class=EventSourceResponse, dependencies=[Depends(_room)], responses=problems(WRONG_CURSOR)
 )
 @background_request
 async def stream_events(

@@ -35,8 +35,7 @@ def list_exclusions(page: RequestedPage, uids: UidFilters) -> Page[models.Exclus
 
 @router.get("/rejections", responses=problems(WRONG_CURSOR))
 def list_rejections(
-    page: RequestedPage,
-    rule: Annotated[str | None, Query(max_length=64, description="the rule that refused")] = None,
+    page: RequestedPage, rule: Annotated[str | None, Query(max_length=64, description="the rule that refused")] = None
 ) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
     return page.read("rejections", models.RejectionResource, lambda index: index.rejections, rule=rule)
@@ -44,9 +43,7 @@ def list_rejections(
 
 @router.get("/lost", responses=problems(WRONG_CURSOR))
 def list_lost(
-    page: RequestedPage,
-    study_instance_uid: OptionalStudyUid = None,
-    series_instance_uid: OptionalSeriesUid = None,
+    page: RequestedPage, study_instance_uid: OptionalStudyUid = None, series_instance_uid: OptionalSeriesUid = None
 ) -> Page[models.LostInstanceResource]:
     """Instances that were acknowledged and are not here, until they come again, are deleted or are written off."""
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}

@@ -29,15 +29,7 @@ from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, Cur
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
-from node.web.api.paging import (
-    Page,
-    RequestedPage,
-    UidFilters,
-    cursor,
-    only_row,
-    parse_cursor,
-    query_detail,
-)
+from node.web.api.paging import Page, RequestedPage, UidFilters, cursor, only_row, parse_cursor, query_detail
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
@@ -241,11 +233,7 @@ def show_series(call: CurrentCall, response: Response, key: RequestedSeries) -> 
     dependencies=ADMINS,
 )
 def delete_series(
-    call: CurrentCall,
-    change: Change,
-    key: RequestedSeries,
-    dry_run: DryRun = False,
-    erase: Erase = False,
+    call: CurrentCall, change: Change, key: RequestedSeries, dry_run: DryRun = False, erase: Erase = False
 ) -> models.DeletionResult:
     """Delete a series: rows, volumes and pictures; its DICOM files stay in the trash for a while."""
     delete = partial(_delete, call, "series", key[1], key[0], dry_run, erase)
@@ -310,9 +298,7 @@ def delete_instance(
     """Delete an instance, into the trash; its series is converted again without it."""
     delete = partial(_delete, call, "instance", sop_instance_uid, None, dry_run, erase)
     return change.make(
-        models.DeletionResult,
-        lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)),
-        delete,
+        models.DeletionResult, lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)), delete
     )
 
 

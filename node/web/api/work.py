@@ -39,10 +39,7 @@ def list_routes(call: CurrentCall) -> Page[models.RouteResource]:
 
 
 @router.post(
-    "/routes/{route}/{destination}/{action}",
-    responses=problems(*OF_CHANGES),
-    tags=["routes"],
-    dependencies=WRITERS,
+    "/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES), tags=["routes"], dependencies=WRITERS
 )
 def change_route(
     call: CurrentCall,
@@ -58,11 +55,7 @@ def change_route(
         return next(row for row in found if (row.route or actions.BY_HAND, row.destination) == (route, destination))
 
     actions.require_destination(call.node, route, destination)
-    return change.make(
-        models.RouteChange,
-        current,
-        lambda _: actions.change_route(call, route, destination, action),
-    )
+    return change.make(models.RouteChange, current, lambda _: actions.change_route(call, route, destination, action))
 
 
 @router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])

@@ -96,10 +96,7 @@ def _environment() -> Environment:
     )
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(
-        version=__version__,
-        remedies=REMEDIES,
-        causes_in_words=CAUSES,
-        conflict_remedies=CONFLICT_REMEDIES,
+        version=__version__, remedies=REMEDIES, causes_in_words=CAUSES, conflict_remedies=CONFLICT_REMEDIES
     )
     return environment
 
@@ -121,11 +118,7 @@ _DIGEST = f"digest-{secrets.token_hex(16)}"
 
 
 def page(
-    call: Call,
-    template: str,
-    headers: Mapping[str, str] | None = None,
-    target: tuple[str, ...] = (),
-    **values: Any,
+    call: Call, template: str, headers: Mapping[str, str] | None = None, target: tuple[str, ...] = (), **values: Any
 ) -> Response:
     """Return a complete page for the account of a call; `target`: the UIDs of the study or series that it is about."""
     request, node, account = call.request, call.node, call.account

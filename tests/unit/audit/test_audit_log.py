@@ -11,15 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.audit import audit_log as module
-from node.audit.audit_files import (
-    FIRST,
-    audit_files,
-    copy_problems,
-    digest_of,
-    last_lines,
-    set_full_file_aside,
-    verify,
-)
+from node.audit.audit_files import FIRST, audit_files, copy_problems, digest_of, last_lines, set_full_file_aside, verify
 from node.audit.audit_log import (
     SOURCE,
     Audit,

@@ -359,9 +359,7 @@ def test_a_refused_series_is_suspect_if_only_some_of_its_positions_have_several_
     assert ("4 of 10 positions have more instances" in verdict.reason) == (state == "suspect")
 
 
-def test_of_a_cut_series_of_several_times_no_more_is_counted_than_its_numbers_allow(
-    tmp_path: Path,
-) -> None:
+def test_of_a_cut_series_of_several_times_no_more_is_counted_than_its_numbers_allow(tmp_path: Path) -> None:
     whole = make.time_series(4, 15, AcquisitionTime="101500", ImagesInAcquisition=15, NumberOfTemporalPositions=20)
     kept = [0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 30, 38]
     done = converted([whole[index] for index in kept], tmp_path)

@@ -39,9 +39,7 @@ def test_identities_go_before_other_changes(tmp_path: Path, encoding: Encoding, 
         ds.compress(RLELossless, generate_instance_uid=False)
     ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
     coercion = Coercion.of(
-        {"ClinicalTrialProtocolID": "T7", "PatientComments": "of {PatientID}"},
-        {"StudyID": "X"},
-        ["StudyTime"],
+        {"ClinicalTrialProtocolID": "T7", "PatientComments": "of {PatientID}"}, {"StudyID": "X"}, ["StudyTime"]
     )
 
     change = CopyChange(coercion, encoding, HOW)

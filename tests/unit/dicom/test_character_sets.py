@@ -62,10 +62,7 @@ NAMES = [
     ),
     pytest.param("GB18030", b"Cheng=\x81\x5c", "Cheng=乗", id="backslash of GB18030"),
     pytest.param(  # G1 stays Greek while G0 changes; `^` ends both
-        "\\ISO 2022 IR 126\\ISO 2022 IR 87",
-        b"\x1b-F\xc1\x1b$B;3\x1b(B\xe1^\x1b-F\xc2",
-        "Α山α^Β",
-        id="a state",
+        "\\ISO 2022 IR 126\\ISO 2022 IR 87", b"\x1b-F\xc1\x1b$B;3\x1b(B\xe1^\x1b-F\xc2", "Α山α^Β", id="a state"
     ),
     pytest.param("\\ISO 2022 IR 159", b"X=\x1b$(D0!\x1b(B", "X=丂", id="JIS X 0212"),
     pytest.param("\\ISO 2022 IR 87", b"Hong=\x1b$)C\xfb\xf3", "Hong=洪", id="not announced"),

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import (
-    String,
-    bindparam,
-    create_engine,
-    func,
-    literal,
-    select,
-    union_all,
-)
+from sqlalchemy import String, bindparam, create_engine, func, literal, select, union_all
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from node.index.engine import sql

@@ -74,10 +74,7 @@ def test_a_table_shorter_than_it_says_is_not_used():
 
 def test_a_frame_has_its_own_window_else_that_of_all_frames():
     ds = make.enhanced_mr(2, 1)
-    for groups, centre in (
-        (ds.SharedFunctionalGroupsSequence[0], 100),
-        (ds.PerFrameFunctionalGroupsSequence[1], 200),
-    ):
+    for groups, centre in ((ds.SharedFunctionalGroupsSequence[0], 100), (ds.PerFrameFunctionalGroupsSequence[1], 200)):
         groups.FrameVOILUTSequence = [make.dataset(WindowCenter=centre, WindowWidth=50)]
     assert display_of(ds, 1).windows == ((100, 50),)
     assert display_of(ds, 2).windows == ((200, 50),)

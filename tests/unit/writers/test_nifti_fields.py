@@ -87,11 +87,7 @@ def test_slice_times_of_other_slices_are_not_told_of_a_resampled_volume() -> Non
 
 @pytest.mark.parametrize(
     ("attributes", "expected"),
-    [
-        ({"PhaseEncodingDirection": "i"}, (1, 0, 2)),
-        ({"PhaseEncodingAxis": "j"}, (0, 1, 2)),
-        ({}, (None, None, 2)),
-    ],
+    [({"PhaseEncodingDirection": "i"}, (1, 0, 2)), ({"PhaseEncodingAxis": "j"}, (0, 1, 2)), ({}, (None, None, 2))],
 )
 def test_the_axes_of_frequency_phase_and_slice_are_told_of_magnetic_resonance(
     attributes: dict[str, str], expected: tuple[int | None, ...]

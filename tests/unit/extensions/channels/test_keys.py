@@ -7,11 +7,7 @@ from node.notify.channel import hook_channel
 from node.settings.model import Settings
 from tests.receivers import with_kind
 
-RECEIVERS = {
-    "url": "https://pipeline.example.org/events",
-    "command": ["/bin/true"],
-    "plugin": "segmentation",
-}
+RECEIVERS = {"url": "https://pipeline.example.org/events", "command": ["/bin/true"], "plugin": "segmentation"}
 
 
 @pytest.mark.parametrize("key", RECEIVERS)

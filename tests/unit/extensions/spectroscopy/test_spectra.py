@@ -107,9 +107,7 @@ def test_fewer_averages_than_the_protocol_plans_are_doubtful(tmp_path: Path) -> 
 def test_elements_of_the_coil_are_a_dimension_before_the_averages(tmp_path: Path) -> None:
     series = [
         classic_spectrum(
-            signal(1, 1, 1, POINTS, seed=number),
-            {"ImaCoilString": (f"H{number % 3}",)},
-            InstanceNumber=number + 1,
+            signal(1, 1, 1, POINTS, seed=number), {"ImaCoilString": (f"H{number % 3}",)}, InstanceNumber=number + 1
         )
         for number in range(6)
     ]

@@ -44,8 +44,7 @@ def values(arrangement, key):
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["temporal_position", "trigger_time", "frame_reference_time", "acquisition_time", "acquisition_number"],
+    "key", ["temporal_position", "trigger_time", "frame_reference_time", "acquisition_time", "acquisition_number"]
 )
 def test_planes_that_share_positions_are_times_in_order_of_the_key_that_tells_them_apart(key):
     times = (2.0, 1.0, 3.0)  # in no order of the instances

@@ -148,9 +148,7 @@ def test_echo_times_that_are_measured_at_each_slice_divide_no_echo() -> None:
 def test_thin_slices_of_a_base_and_thick_ones_above_are_uneven_but_none_is_missing() -> None:
     heights = [0, 3, 6, 9, 12, 18, 24, 30]
     series = make.ct_series(
-        8,
-        positions=np.array([[-50.0, -40.0, height] for height in heights]),
-        SliceThickness=["3"] * 5 + ["6"] * 3,
+        8, positions=np.array([[-50.0, -40.0, height] for height in heights]), SliceThickness=["3"] * 5 + ["6"] * 3
     )
     assert warned(assemble(series)) & {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE} == {
         WarningKind.IRREGULAR_SPACING

@@ -130,10 +130,7 @@ def uih(b_value: float, *direction: float, ds: Dataset | None = None, **attribut
 
 def canon(comments: str) -> Dataset:
     return image(
-        Manufacturer="CANON_MEC",
-        DiffusionBValue=1500.0,
-        ImageComments=comments,
-        InPlanePhaseEncodingDirection="COL",
+        Manufacturer="CANON_MEC", DiffusionBValue=1500.0, ImageComments=comments, InPlanePhaseEncodingDirection="COL"
     )
 
 

@@ -112,11 +112,7 @@ def gates(*lengths_ms: str) -> list[Dataset]:
 
 def test_the_slots_of_a_gated_study_are_steps_after_the_beat() -> None:
     ds = nuclear(
-        "GATED",
-        8,
-        RRIntervalVector=[1] * 8,
-        TimeSlotVector=list(range(1, 9)),
-        GatedInformationSequence=gates("50"),
+        "GATED", 8, RRIntervalVector=[1] * 8, TimeSlotVector=list(range(1, 9)), GatedInformationSequence=gates("50")
     )
     [volume] = checked(ds)
     assert (volume.times, volume.time_step_s, volume.durations_s) == (8, 0.05, None)
