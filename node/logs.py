@@ -118,7 +118,7 @@ class _LinesOfLibraries(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Decide once for all handlers that a line goes to."""
-        if record.name.split(".")[0] == "node":
+        if isinstance(record.msg, dict):  # of structlog, as all lines of the node and of packages that add to it
             return True
         if (is_due := record.__dict__.get("is_due")) is None:
             is_due = self._lines.is_due(f"{record.name} {record.module}:{record.lineno}", "")

@@ -301,7 +301,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
 def test_files_copied_before_the_index_leave_rows_without_files(settings: Settings, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with Repository(settings) as store:
-        take(store.ingest, new_series(2))
+        take(store.ingest, new_series(40))
         for name in ("objects", "journal"):
             shutil.copytree(settings.storage.root / name, copy / name)
         take(store.ingest, new_series(3))

@@ -23,7 +23,7 @@ def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> N
     root = open_root()
     [ds] = make.ct_series(1)
     root.ingest.begin(announced(ds), Origin("dicom")).take_fragment(bytes(LARGE_BYTES + 1))
-    assert list(root.folder.glob("incoming/*.part"))
+    assert list(root.folder.glob("incoming/*.receiving"))
     root = open_root()
     assert recovered(root) == (1, 0, 0, 0)
     assert not list(root.folder.glob("incoming/*"))

@@ -210,8 +210,9 @@ def test_a_file_is_not_missing_because_its_folder_is_not_mounted(root: Root, is_
     root.take(ds)
     path = kept_file(root, ds)
     path.unlink()
-    if not is_mounted:
-        path.parent.rmdir()
+    if not is_mounted:  # the mount point is there, and the disk is not
+        (root.folder / "objects").rename(root.folder / "elsewhere")
+        (root.folder / "objects").mkdir()
     assert not report_damage(root.archive, root.index, str(path.relative_to(root.folder)), MISSING, NOW)
     [row] = root.rows("SELECT file_missing FROM v_images")
     assert bool(row["file_missing"]) is is_mounted

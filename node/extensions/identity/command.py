@@ -107,7 +107,7 @@ def separate(
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Undo the merge or the correction of a patient, or keep two people apart.
+    """Undo a merge or a correction, or keep two people apart.
 
     The studies whose files name this person are this patient's again. Two people who share a Patient ID are
     distinguished by an issuer for one of them.
