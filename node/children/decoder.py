@@ -33,8 +33,7 @@ MAX_JOBS_PER_PROCESS = 2000
 
 MAX_REASON_CHARACTERS = 500
 
-STOPPING = "the node is stopping"
-GONE = "the client closed the connection"
+STOPPING = "the node is stopping, or the client closed the connection"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
 
 SLOW_SECONDS = 1.0
@@ -165,7 +164,7 @@ class Decoder:
         try:
             return self._children.call(apart, apart.limits.deadline_seconds, current_caller().gone)
         except ChildCancelled:
-            raise NotDecodedNow(GONE if current_caller().gone.is_set() else STOPPING) from None
+            raise NotDecodedNow(STOPPING) from None
         except ChildLate:
             raise DecoderBusy from None
         except ChildDied as died:

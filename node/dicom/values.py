@@ -19,6 +19,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 from node.dicom.character_sets import complete_pydicom
+from node.errors import NotUnderstood
 
 complete_pydicom()  # every module that reads values of pydicom's data sets imports this one
 
@@ -35,6 +36,7 @@ CONVERSION_ERRORS = (
     EOFError,
     RecursionError,
     struct.error,
+    NotUnderstood,
     BytesLengthException,
 )
 """Exceptions that pydicom raises when it converts a value that contradicts its header."""

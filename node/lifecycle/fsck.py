@@ -18,6 +18,7 @@ from node.acknowledged import FOLDER, LedgerPosition, digests_of, problems, segm
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
+from node.archive.space import KEPT
 from node.conversion.volume_files import LostSources, sweep_unknown
 from node.counted import counted
 from node.durable import make_folder
@@ -163,7 +164,9 @@ def lacks(archive: Archive, index: Index, name: str) -> str | None:
             f"has no ledger, which had {entries} entries" if entries and not segments(archive.root / FOLDER) else None
         )
     if name == JOURNAL_FOLDER:
+        is_bare = not any(path.suffix for folder in KEPT for path in (archive.root / folder).rglob("*.*"))
         is_gone = index.about.get(f"{JOURNAL}{archive.suffix}") and not segment_files(archive.root / JOURNAL_FOLDER)
+        is_gone = is_gone and not is_bare  # the disk of a host that is replaced is new as a whole
         return "has no journal, and the last process left one" if is_gone else None
     named = _named_in(name, archive, index)
     missing = sum(not any(os.path.lexists(archive.root / place) for place in places) for places in named)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
+from node.archive.root import MARKER
 from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
 from node.audit.audit_files import verify
@@ -42,7 +43,8 @@ def send(node: Served, folder: Path, *instances: Dataset, title: str = "CT1") ->
 
 def left(root: Path) -> list[Path]:
     """Files of instances and of volumes."""
-    return [path for folder in ("objects", "volumes") for path in (root / folder).rglob("*") if path.is_file()]
+    found = [path for folder in ("objects", "volumes") for path in (root / folder).rglob("*") if path.is_file()]
+    return [path for path in found if path.name != MARKER]
 
 
 def audit_lines(root: Path) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ class Checker:
         for path in self.root.glob("objects/*/*"):
             if str(path) not in named:
                 yield f"a file of the archive has no row: {path.name}"
-        for path in self.root.glob("incoming/*"):
+        for path in self.root.glob("incoming/*.*"):  # but the marker of the folder
             yield f"half received, and still there: {path.name}"
 
     def volumes(self, index: sqlite3.Connection) -> Iterator[str]:

@@ -119,7 +119,7 @@ def test_what_was_acknowledged_after_the_backup_comes_back_from_the_journal_of_t
             node.end(signal.SIGTERM)  # with a checkpoint
             assert node.start()
             send(node, new_series(2), journal)
-        assert (root / "acknowledged").exists() != is_fresh
+        assert any((root / "acknowledged").glob("0*")) != is_fresh
         assert backup(root, folder, "--no-prove")[0] == 0
         send(node, [*new_series(2), *new_series(2, large=True)], journal)
         in_use = run("restore", folder, "--root", new, "--ledger", root)

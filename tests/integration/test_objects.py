@@ -146,7 +146,7 @@ class Served:
     def revision(self) -> dict[str, bytes]:
         """Return the local files of revisions by their keys."""
         folder = self.root / "volumes"
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
     def kept(self) -> list[RevisionFile]:
         with self.repository.index.reading() as index:

@@ -187,7 +187,7 @@ def test_the_newest_series_of_a_common_value_are_read_in_their_order(server: Ser
     event.listen(Engine, "before_cursor_execute", explain)
     try:
         with reading(place.root, url) as index:
-            for wanted in ({"state": "converted"}, {"modality": "CT"}, {"modality": "CT", "state": "converted"}):
+            for wanted in ({"states": ["converted"]}, {"modality": "CT"}, {"modality": "CT", "states": ["converted"]}):
                 assert len(index.series.newest(100, **wanted)) == 100
     finally:
         event.remove(Engine, "before_cursor_execute", explain)

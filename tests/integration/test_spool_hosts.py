@@ -227,7 +227,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
         assert r2.take(ds) == [Outcome.REPLACED]
     for host in (r2, r1, r2, r1):
         host.upload()
-    aside = {host.name: {path.name for path in host.root.glob("quarantine/*")} for host in (r1, r2)}
+    aside = {host.name: {path.name for path in host.root.glob("quarantine/*.dcm")} for host in (r1, r2)}
     names = {uid: Path(key).name for uid, key in replaced.items()}
     assert aside == {"r1": {names[first.SOPInstanceUID]}, "r2": {names[stored.SOPInstanceUID]}}
     assert not (r1.copies() | r2.copies()) & set(names.values())
@@ -258,7 +258,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
     for host in (r1, r2, r1):
         host.upload()
     for host in (r1, r2):
-        assert not [*host.root.glob("objects/*/*.dcm"), *host.root.glob("quarantine/*")]
+        assert not [*host.root.glob("objects/*/*.dcm"), *host.root.glob("quarantine/*.dcm")]
     assert not list(r1.store.glob("objects/*/*.dcm"))
 
 

@@ -126,7 +126,7 @@ def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root,
         row["sha256"]: Path(row["path"]).read_bytes()
         for query in (
             "SELECT sha256, path FROM v_images",
-            "SELECT sha256, path FROM v_conflicts WHERE sha256 IS NOT NULL",
+            "SELECT sha256, path FROM v_conflicts WHERE sha256 IS NOT NULL AND damage IS NULL",
         )
         for row in root.rows(query)
         if row["path"] is not None

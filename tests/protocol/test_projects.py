@@ -184,15 +184,15 @@ def test_behind_another_acceptor_a_peer_with_projects_reads_nothing(start_node: 
     assert status.Status == 0x0124
 
 
-@pytest.mark.parametrize("acceptor", ["node", "pynetdicom"])
+@pytest.mark.parametrize("accepting", ["node", "pynetdicom"])
 def test_each_acceptor_serves_within_the_projects_of_a_peer(
-    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, acceptor: str
+    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, accepting: str
 ) -> None:
     peers = {
         "reading": Peer(ae_title="ALPHA", may=("query",), projects=("alpha",)),
         "committing": Peer(ae_title="ALPHA", may=("commit",), releases=False),
     }
-    node = start_node(peers=peers, acceptor=acceptor)
+    node = start_node(peers=peers, acceptor=accepting)
     seen: list[object] = []
 
     def serve(operation: Operation) -> None:

@@ -27,7 +27,6 @@ from node.index.engine.rows import Row
 from node.index.search.selection import StoredInstance
 from node.index.work.jobs import Job
 from node.receive.dicom_files import MediaFile, find_instances
-from node.volume.model import VolumeKind
 
 FIRST_SERIES_NUMBER = 9001
 """Series Number (0020,0011) of the first result in a study; they count from there."""
@@ -118,7 +117,7 @@ class Drafts:
             raise ResultRefused(f"{entry.file}: there is no series {series} in the study of the job")
         revision = job.revision if series == job.series_instance_uid and job.revision else row["revision"]
         volumes = index.volumes.of_series(study, series)
-        grids = {one["stack"] for one in volumes if one["revision"] == revision and one["kind"] == VolumeKind.VOLUME}
+        grids = {one["stack"] for one in volumes if one["revision"] == revision and one["kind"] == "volume"}
         sources = index.volumes.sources(study, series, revision, MAX_SOURCE_INSTANCES)
         used = [one for one in sources if one["stack"] in grids]  # a report has a file of a stack, and no grid
         classes = {stored[one["sop_instance_uid"]].sop_class_uid for one in used if one["sop_instance_uid"] in stored}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from types import MappingProxyType
 from typing import Any
 
@@ -183,8 +183,10 @@ def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, An
     statement = 'INSERT INTO "{}" ({}) VALUES ({}) ON CONFLICT DO NOTHING'.format(
         table, ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
     )
-    truths = [column.name for column in every_table()[table].columns if isinstance(column.type, Boolean)]
-    values = [{**row, **{name: bool(row[name]) for name in truths if row.get(name) is not None}} for row in rows]
+    truths = [one for one in every_table()[table].columns if isinstance(one.type, Boolean) and one.name in rows[0]]
+    values = [dict(row) for row in rows]
+    for row, one in product(values, truths):
+        row[one.name] = bool(row[one.name]) if row[one.name] is not None or not one.nullable else None
     try:
         with connection.begin_nested():
             return _run(connection, statement, values).rowcount

@@ -147,6 +147,7 @@ def calls_of_times(node):
         yield from calls_of_times(child)
 
 
+@pytest.mark.slow
 def test_nothing_else_makes_a_moment_of_dates_and_times():
     paths = {path: path.relative_to(ROOT).as_posix() for path in (ROOT / "node").rglob("*.py")}
     found = {name for path, name in paths.items() if list(calls_of_times(ast.parse(path.read_text())))}
