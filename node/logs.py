@@ -121,8 +121,9 @@ class _LinesOfLibraries(logging.Filter):
         if isinstance(record.msg, dict):  # of structlog, as all lines of the node and of packages that add to it
             return True
         if (is_due := record.__dict__.get("is_due")) is None:
-            is_due = self._lines.is_due(f"{record.name} {record.module}:{record.lineno}", "")
-            record.__dict__["is_due"] = is_due
+            record.__dict__["is_due"] = is_due = self._lines.is_due(
+                f"{record.name} {record.module}:{record.lineno}", ""
+            )
         return bool(is_due)
 
 

@@ -152,7 +152,7 @@ def _take_place(request: HTTPConnection, principal: Principal) -> None:
     claim: Claim | None = getattr(request.state, "claim", None)
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is not None:
-        caller.name, caller.is_administrator = _share_of(request, principal), principal.role >= Role.ADMIN
+        caller.name, caller.is_administrator = principal.name or address_of(request), principal.role >= Role.ADMIN
     if claim is not None:
         request.state.turn.end_soon()
     if claim is None or claim.stage is Stage.PLACED:  # of no connection, or with an answer that is still to be taken
@@ -161,11 +161,6 @@ def _take_place(request: HTTPConnection, principal: Principal) -> None:
     if (rule := request.app.state.budget.enter(claim)) is not None:
         request.state.turn.is_refused = True
         raise NoPlace(rule, "requests")
-
-
-def _share_of(request: HTTPConnection, principal: Principal) -> str:
-    """Return whose share a request takes: that of its account, or of its address where nobody is named."""
-    return principal.name or address_of(request)
 
 
 Who = Literal["anybody", "link", "read", "write", "admin"]
@@ -198,7 +193,7 @@ class Allow:
             self._require(request)
         turn = getattr(request.state, "turn", None)
         if turn is not None and request.method in SAFE_METHODS:
-            await turn.share(_share_of(request, request.state.account))
+            await turn.share(request.state.caller.name)
 
     def _require(self, request: Request) -> None:
         principal = identified(request)

@@ -250,9 +250,7 @@ class _Turn:
         """Wait until the caller has fewer than `CALLER_TURNS` requests that are not answered; once for a request."""
         if self._of_caller is not None:
             return
-        turns = self._of_callers.get(caller)
-        if turns is None:
-            turns = self._of_callers[caller] = asyncio.Semaphore(CALLER_TURNS)
+        turns = self._of_callers.setdefault(caller, asyncio.Semaphore(CALLER_TURNS))
         await turns.acquire()
         self._of_caller = turns
 

@@ -178,8 +178,11 @@ def damage(index: sqlite3.Connection) -> Iterator[str]:
 
 
 def _alarms(index: sqlite3.Connection) -> Iterator[str]:
-    """What the node itself says was lost."""
-    found = index.execute("SELECT kind, detail FROM v_events WHERE kind IN ('journal-damaged', 'instance-set-aside')")
+    """What the node itself says was lost, without parts whose record, and so whose answer, never followed."""
+    found = index.execute(
+        "SELECT kind, detail FROM v_events WHERE kind IN ('journal-damaged', 'instance-set-aside') "
+        "AND detail NOT LIKE 'received, and in no record of the journal%'"
+    )
     yield from (f"{row['kind']}: {row['detail']}" for row in found)
 
 

@@ -49,6 +49,8 @@ ACCEPTED = {
     "dicom/recoded.py is_recoded": "what cannot be compared counts as different: a conflict that a person decides",
     "dicom/json_model.py _from_short_bytes": "pydicom converts the value instead, or its bytes are answered",
     "dicom/matching.py key_item": "a key that cannot be read is no item, and matches everything",
+    "dicom/part10.py file_meta": "a head without the UIDs of an instance is listed as skipped, or refused",
+    "extensions/worklist/hl7.py _decoded": "the next character set is tried; without any the message is refused",
     "dicom/private.py private_items": "what is not as documented counts as absent, and what lacks is a warning",
     "dicom/private.py private_sequences": "what is not as documented counts as absent, and what lacks is a warning",
     "dicom/values.py value": "absent and unreadable values are the same: who needs one refuses",

@@ -320,8 +320,7 @@ class Finder:
         Raises the same exceptions as `find`.
         """
         until = time.monotonic() + MAX_WAIT_SECONDS
-        turn = self._turns.turn(current_caller(), MAX_WAIT_SECONDS, lambda: self._rest(stop, until))
-        with turn:
+        with self._turns.turn(current_caller(), MAX_WAIT_SECONDS, lambda: self._rest(stop, until)):
             began_at, in_sqlite = time.thread_time(), 0.0
             try:
                 with self._reader.connect() as connection:
