@@ -19,7 +19,6 @@ from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 from node.dicom.character_sets import complete_pydicom
-from node.errors import NotUnderstood
 
 complete_pydicom()  # every module that reads values of pydicom's data sets imports this one
 
@@ -36,7 +35,6 @@ CONVERSION_ERRORS = (
     EOFError,
     RecursionError,
     struct.error,
-    NotUnderstood,
     BytesLengthException,
 )
 """Exceptions that pydicom raises when it converts a value that contradicts its header."""

@@ -6,6 +6,7 @@ what they covered (disk.py), started anew, and compared with what the senders ha
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -75,6 +76,7 @@ def session(
             assert node.end(signal.SIGTERM) == 0
             stack.enter_context(mounted(node.root / "objects", "size=64m"))
             shutil.copy(node.root / MARKER, node.root / "objects")  # as the refusal says
+            os.sync()
             assert node.start()
         rounds = [
             [first[:5], second],
