@@ -205,7 +205,7 @@ class ClassMismatch(InstanceRefused):
     """Request, presentation context and data set disagree on the SOP class or instance (0xA900, PS3.4 B.2.3)."""
 
 
-class NotUnderstood(InstanceRefused):
+class NotUnderstood(InstanceRefused, ValueError):
     """The data set cannot be read; sending it again will not help (status 0xC000, PS3.4 B.2.3)."""
 
 
