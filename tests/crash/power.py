@@ -7,8 +7,8 @@ what they covered (disk.py), started anew, and compared with what the senders ha
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import subprocess
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,8 +75,7 @@ def session(
         if has_two_disks:
             assert node.end(signal.SIGTERM) == 0
             stack.enter_context(mounted(node.root / "objects", "size=64m"))
-            shutil.copy(node.root / MARKER, node.root / "objects")  # as the refusal says
-            os.sync()
+            accept(node.root, "objects", disk)
             assert node.start()
         rounds = [
             [first[:5], second],
@@ -97,6 +96,12 @@ def session(
     journal.close()
     assert set(journal.statuses) == {0x0000}
     return Session(disk, journal, syncs(disk.log))
+
+
+def accept(root: Path, name: str, disk: Disk) -> None:
+    """Do durably what the refusal says to somebody who gives a folder another disk: copy the marker of the root."""
+    copied = 'cp "$0" "$1" && sync "$1/$(basename "$0")" "$1"'
+    subprocess.run(["sh", "-c", copied, root / MARKER, root / name], env=os.environ | disk.environment, check=True)
 
 
 def _wait_for_conversions(node: Node) -> None:

@@ -41,7 +41,7 @@ def _small_journal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("has_two_disks", few_in_the_gate([False, True], False))
+@pytest.mark.parametrize("has_two_disks", few_in_the_gate([False, True], True))
 def test_what_was_acknowledged_survives_power_cuts_from_the_first_sync_to_the_last(
     tmp_path: Path, disk: Disk, *, has_two_disks: bool
 ) -> None:
