@@ -56,7 +56,7 @@ MAXIMUM_BYTES = {C_FIND_RQ: 65_536, C_MOVE_RQ: 1 << 20, C_GET_RQ: 1 << 20}
 """Longest identifier, which is held in memory while it arrives: a list of 10 000 UIDs has 640 KB."""
 
 MAXIMUM_OTHER_BYTES = 16_000_000
-"""Longest data set of any other message but C-STORE, a storage commitment of 65 000 instances takes 10 MB."""
+"""Longest data set of any other message but C-STORE: a storage commitment of 65 000 instances takes 10 MB."""
 
 
 def maximum_bytes(request: CommandSet) -> int:

@@ -53,7 +53,6 @@ class Operation:
         self.context = association.accepted[message.context_id]
         self.message_id = message.command.message_id or 0
         self._command = message.command
-        self._field, self._has_data_set = message.command.field, message.command.has_data_set
         request = decoded_command(message.command.encoded)
         self._kind = kind_of(request)
         self.request: Dataset = request.command_set
@@ -84,7 +83,7 @@ class Operation:
 
         Raises RequestRefused: there is none, or it cannot be decoded; with `status`.
         """
-        if not self._has_data_set:
+        if not self._command.has_data_set:
             raise RequestRefused(status, "the request has no data set")
         if self._data_set is None:
             most = maximum_bytes(self._command)
@@ -139,7 +138,7 @@ class Operation:
         command = encode_command(
             {
                 Element.AFFECTED_SOP_CLASS_UID: self.context.abstract_syntax,
-                Element.COMMAND_FIELD: self._field | RESPONSE,
+                Element.COMMAND_FIELD: self._command.field | RESPONSE,
                 Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
                 Element.DATA_SET_TYPE: NO_DATA_SET,
                 Element.STATUS: PENDING,

@@ -23,7 +23,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from node.dicom.character_sets import UTF_8, CharacterSet
-from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, ITEM, MAX_SHORT_LENGTH, encoding_of, max_length
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, ITEM, MAX_SHORT_LENGTH, NUMBER_CODES, encoding_of, max_length
 from node.dicom.json_model import SHORT_BYTES, Json, text_element, write_model
 from node.dicom.values import held_elements, standard_tag
 
@@ -53,9 +53,8 @@ CHARACTER_SET: Answer = {"SpecificCharacterSet": "ISO_IR 192"}
 _TEXT = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
 )
-_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 _CHARACTER_SET = standard_tag("SpecificCharacterSet")
-FLAT_VRS = _TEXT | _NUMBERS.keys()
+FLAT_VRS = _TEXT | NUMBER_CODES.keys()
 """Value representations that `_Encoding` encodes, besides SQ."""
 
 
@@ -232,9 +231,9 @@ class _Encoding:
 
     def _value(self, vr: str, content: Any) -> bytes:
         values = content if isinstance(content, (MultiValue, list)) else [] if content is None else [content]
-        if vr in _NUMBERS and not isinstance(content, bytes):
-            return struct.pack(f"{self._order}{len(values)}{_NUMBERS[vr]}", *values)
-        if vr in _NUMBERS:
+        if vr in NUMBER_CODES and not isinstance(content, bytes):
+            return struct.pack(f"{self._order}{len(values)}{NUMBER_CODES[vr]}", *values)
+        if vr in NUMBER_CODES:
             return bytes(content)
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else "\\".join(map(str, values))
         self._is_ascii &= text.isascii()

@@ -26,7 +26,7 @@ from typing import Any
 from pydicom.datadict import dictionary_VR, keyword_for_tag, private_dictionary_VR
 
 from node.dicom.attributes import COLUMN_TAGS, SPECIFIC_CHARACTER_SET, clean_text, text_of
-from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, NUMBER_CODES
 from node.dicom.header import REST, Elements, Head, Header, HeaderCut, read_changed, read_elements, read_sequence
 from node.dicom.json_model import Json, finite, text_element
 from node.dicom.key_values import Match, matches_any, matches_of
@@ -47,7 +47,6 @@ MAX_BYTES = 65_536
 
 SHORT_BYTES = 64
 
-_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _SINGLE = frozenset(("LT", "ST", "UR", "UT"))
 """Value representations in which a backslash is text."""
 
@@ -57,7 +56,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _TAG = re.compile(r"[0-9A-F]{8}")
 
-DOCUMENT_VRS = _TEXTS | _NUMBERS.keys() | {"AT", "SQ"}
+DOCUMENT_VRS = _TEXTS | NUMBER_CODES.keys() | {"AT", "SQ"}
 """Value representations of the values that documents have; others are left out."""
 
 PIXELS = 0x7FE0
@@ -310,7 +309,7 @@ def _element(vr: str, content: Any) -> Json:
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
     if vr in _SINGLE:
         return {"vr": vr, "Value": [content]} if content else {"vr": vr}
-    if vr in _NUMBERS:
+    if vr in NUMBER_CODES:
         numbers = [_number(vr, part) for part in content.split("\\")] if content else []
         return {"vr": vr, "Value": numbers} if numbers and None not in numbers else {"vr": vr}
     if vr in ("DS", "IS"):
@@ -423,9 +422,9 @@ def _text(raw: bytes, vr: str, character_set: bytes, syntax: str) -> str | None:
     if vr == "AT":
         pairs = struct.unpack(f"{order}{len(raw) // 4 * 2}H", raw[: len(raw) // 4 * 4])
         return "\\".join(f"{group:04X}{element:04X}" for group, element in zip(pairs[::2], pairs[1::2], strict=True))
-    if vr not in _NUMBERS:
+    if vr not in NUMBER_CODES:
         return None
-    code = _NUMBERS[vr]
+    code = NUMBER_CODES[vr]
     size = struct.calcsize("<" + code)
     numbers = struct.unpack_from(f"{order}{len(raw) // size}{code}", raw)
     return "\\".join(_decimal(number, vr) for number in numbers)

@@ -29,6 +29,9 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations whose length has two bytes (PS3.5 7.1.2)."""
 
+NUMBER_CODES = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+"""Binary numbers by their value representations, as `struct` names them behind a byte order (PS3.5 6.2)."""
+
 _LISTED_VRS = SHORT_VRS | _LONG_VRS
 
 LOOK_AHEAD_BYTES = 16

@@ -31,6 +31,7 @@ from node.dicom.encoding import (
     ITEM,
     ITEM_END,
     MAX_LONG_LENGTH,
+    NUMBER_CODES,
     SEQUENCE_END,
     UNDEFINED_LENGTH,
     encoding_of,
@@ -58,7 +59,6 @@ NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
-_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 MAX_DEPTH = 32
 """Deepest nesting of sequences; those that are read may be deeper if they are short."""
@@ -165,7 +165,7 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         if not value.isascii() or b"\x1b" in value:
             return None
         return text_element(vr, value.decode("ascii"))
-    if vr in _NUMBERS:
+    if vr in NUMBER_CODES:
         return _with_values(vr, [finite(word) for word in _words(vr, value, little)])
     if vr in ("DS", "IS"):
         return text_element(vr, value.decode("ascii", "replace"))
@@ -215,7 +215,7 @@ def _number(vr: str, text: str) -> float | int | str | None:
 
 
 def _words(vr: str, value: bytes, little: bool) -> tuple[Any, ...]:
-    code = _NUMBERS[vr]
+    code = NUMBER_CODES[vr]
     return struct.unpack(f"{'<' if little else '>'}{len(value) // struct.calcsize('<' + code)}{code}", value)
 
 
@@ -341,7 +341,7 @@ class _Writer:
         if not _TAG.fullmatch(tag) or tag[:4] in ("0000", "FFFE", "FFFF"):
             raise NotEncodable("a tag must be eight hexadecimal digits, of a group that data sets have")
         vr = element.get("vr") if isinstance(element, dict) else None
-        if not isinstance(vr, str) or vr not in _TEXTS | _BINARY | {"AT", "DS", "IS", "PN", "SQ", *_NUMBERS}:
+        if not isinstance(vr, str) or vr not in _TEXTS | _BINARY | {"AT", "DS", "IS", "PN", "SQ", *NUMBER_CODES}:
             raise NotEncodable(f"{tag}: vr must be a value representation of PS3.5 6.2")
 
     def _write_element(self, tag: str, element: Json, depth: int) -> None:
@@ -418,9 +418,9 @@ class _Writer:
 
 def _value(vr: str, values: list[Any]) -> bytes:
     """Return values as bytes; None among several is an empty one."""
-    if vr in _NUMBERS:
+    if vr in NUMBER_CODES:
         numbers = [_float(value) if vr in ("FL", "FD") else _whole(value) for value in values]
-        return struct.pack(f"<{len(numbers)}{_NUMBERS[vr]}", *numbers)
+        return struct.pack(f"<{len(numbers)}{NUMBER_CODES[vr]}", *numbers)
     if vr == "AT":
         tags = [int(value, 16) for value in values if re.fullmatch("[0-9A-Fa-f]{8}", value) or _wrong()]
         return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags)

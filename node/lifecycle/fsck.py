@@ -164,10 +164,11 @@ def lacks(archive: Archive, index: Index, name: str) -> str | None:
             f"has no ledger, which had {entries} entries" if entries and not segments(archive.root / FOLDER) else None
         )
     if name == JOURNAL_FOLDER:
+        if not index.about.get(f"{JOURNAL}{archive.suffix}") or segment_files(archive.root / JOURNAL_FOLDER):
+            return None
         is_bare = not any(path.suffix for folder in KEPT for path in (archive.root / folder).rglob("*.*"))
-        is_gone = index.about.get(f"{JOURNAL}{archive.suffix}") and not segment_files(archive.root / JOURNAL_FOLDER)
-        is_gone = is_gone and not is_bare  # the disk of a host that is replaced is new as a whole
-        return "has no journal, and the last process left one" if is_gone else None
+        # The disk of a host that is replaced is new as a whole.
+        return None if is_bare else "has no journal, and the last process left one"
     named = _named_in(name, archive, index)
     missing = sum(not any(os.path.lexists(archive.root / place) for place in places) for places in named)
     is_away = missing > len(named) * MAX_MISSING_SHARE

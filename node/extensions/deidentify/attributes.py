@@ -18,6 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from node.dicom.coercion import LENGTH_TO_END
+from node.dicom.encoding import NUMBER_CODES
 from node.dicom.uids import registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
@@ -37,8 +38,8 @@ _PARAGRAPHS = frozenset(("LT", "ST", "UT"))
 _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 _SHORT_NUMBERS = frozenset(("AT", "SS", "US"))
-_NUMBERS = _TEXT_OF_NUMBERS | _SHORT_NUMBERS | {"FD", "FL", "SL", "SV", "UL", "UV"}
-_CODES = {"AT": "H", "FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
+_CODES = {**NUMBER_CODES, "AT": "H"}
+_NUMBERS = _TEXT_OF_NUMBERS | _CODES.keys()
 _GROUP_OF_PIXELS = 0x0028
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))

@@ -151,18 +151,32 @@ class _Counted(dict[int, bool]):
 
 
 counted = _Counted()
-_last: tuple[list[Element], Meaning] = ([], MappingProxyType({}))
+
+
+class _Last:
+    """The contents of the last elements, so that instances that share their elements share one object."""
+
+    def __init__(self) -> None:
+        self._known: tuple[list[Element], Meaning] = ([], MappingProxyType({}))
+
+    def of(self, ds: Dataset, found: list[Element]) -> Meaning:
+        elements, meaning = self._known
+        if len(found) != len(elements) or not all(map(is_, found, elements)):
+            meaning = shared(tuple(_contents(ds, found)))
+            self._known = found, meaning
+        return meaning
+
+
+_last_counted, _last_told = _Last(), _Last()
 
 
 def meaning_of(ds: Dataset) -> Meaning:
     """Return the attributes of a data set that count; the same object for data sets that agree in all."""
-    global _last
-    found = [element for tag, element in held_elements(ds).items() if counted[tag]]
-    elements, meaning = _last
-    if len(found) != len(elements) or not all(map(is_, found, elements)):
-        meaning = shared(tuple(_contents(ds)))
-        _last = found, meaning
-    return meaning
+    return _last_counted.of(ds, _counted_elements(ds))
+
+
+def _counted_elements(ds: Dataset) -> list[Element]:
+    return [element for tag, element in held_elements(ds).items() if counted[tag]]
 
 
 @cache
@@ -177,21 +191,13 @@ def _uncounted_field_tags() -> tuple[BaseTag, ...]:
     return tuple(tag for tag in _field_tags() if not counted[tag])
 
 
-_last_told: tuple[list[Element], Meaning] = ([], MappingProxyType({}))
-
-
 def told_of(ds: Dataset, *groups: Dataset) -> Meaning:
     """Return the attributes that fields of the sidecar are read from, without those that count at the top.
 
     `groups`: functional groups of the frame. The items of sequences come first that describe the whole image.
     """
-    global _last_told
     own = held_elements(ds)
-    found = [own[tag] for tag in _uncounted_field_tags() if tag in own]
-    elements, first = _last_told
-    if len(found) != len(elements) or not all(map(is_, found, elements)):
-        first = shared(tuple(_contents(ds, [(element.tag, element) for element in found])))
-        _last_told = found, first
+    first = _last_told.of(ds, [own[tag] for tag in _uncounted_field_tags() if tag in own])
     if not groups and not any(standard_tag(keyword) in own for keyword in DESCRIBING):
         return first
     told = dict(first)
@@ -199,7 +205,7 @@ def told_of(ds: Dataset, *groups: Dataset) -> Meaning:
     macros = (item for group in groups for tag in list(held_elements(group)) for item in _macro(group, tag))
     for item in (*described, *macros):
         own = held_elements(item)
-        told |= dict(_contents(item, [(tag, own[tag]) for tag in _field_tags() if tag in own]))
+        told |= dict(_contents(item, [own[tag] for tag in _field_tags() if tag in own]))
     return shared(tuple(sorted(told.items())))
 
 
@@ -212,7 +218,7 @@ def meaning_of_frame(instance: Meaning, *groups: Dataset) -> Meaning:
     """Return the attributes of one frame that count, those of its macros too; the last group counts first."""
     found = dict(instance)
     for group in groups:
-        for tag, content in _contents(group):
+        for tag, content in _contents(group, _counted_elements(group)):
             if isinstance(content, tuple) and len(content) == 1 and isinstance(content[0], frozenset):
                 found |= dict(content[0])
             else:
@@ -225,11 +231,10 @@ def shared(contents: tuple[tuple[int, Hashable], ...]) -> Meaning:
     return MappingProxyType(dict(contents))
 
 
-def _contents(ds: Dataset, elements: Sequence[tuple[BaseTag, Element]] | None = None) -> Iterator[tuple[int, Hashable]]:
-    """Yield tags and values of elements, else of those that count; of a sequence, those of its items."""
-    if elements is None:
-        elements = [(tag, element) for tag, element in held_elements(ds).items() if counted[tag]]
-    for tag, element in elements:
+def _contents(ds: Dataset, elements: Sequence[Element]) -> Iterator[tuple[int, Hashable]]:
+    """Yield tags and values of elements of a data set; of a sequence, those of its items that count."""
+    for element in elements:
+        tag = element.tag
         vr = dictionary_VR(tag) if dictionary_has_tag(tag) else str(element.VR)
         try:
             content = _content(ds, tag, element, vr)
@@ -248,7 +253,7 @@ def _content(ds: Dataset, tag: BaseTag, element: Element, vr: str) -> Hashable:
             return tuple(filter(None, (part.strip() for part in value.decode().strip(" \0").split("\\"))))
     value = ds[tag].value
     if vr == "SQ":
-        return tuple(frozenset(_contents(item)) for item in value)
+        return tuple(frozenset(_contents(item, _counted_elements(item))) for item in value)
     parts = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else (value,)
     return tuple(float(part) if vr in _NUMERIC else str(part).strip(" \0") for part in parts if part not in ("", None))
 
