@@ -163,16 +163,20 @@ def lacks(archive: Archive, index: Index, name: str) -> str | None:
         return (
             f"has no ledger, which had {entries} entries" if entries and not segments(archive.root / FOLDER) else None
         )
+    if name in (JOURNAL_FOLDER, VOLUMES) and archive.suffix and _is_bare(archive.root):
+        return None  # the disk of a host that is replaced is new as a whole; volumes are made again
     if name == JOURNAL_FOLDER:
-        if not index.about.get(f"{JOURNAL}{archive.suffix}") or segment_files(archive.root / JOURNAL_FOLDER):
-            return None
-        is_bare = not any(path.suffix for folder in KEPT for path in (archive.root / folder).rglob("*.*"))
-        # The disk of a host that is replaced is new as a whole.
-        return None if is_bare else "has no journal, and the last process left one"
+        is_gone = index.about.get(f"{JOURNAL}{archive.suffix}") and not segment_files(archive.root / JOURNAL_FOLDER)
+        return "has no journal, and the last process left one" if is_gone else None
     named = _named_in(name, archive, index)
     missing = sum(not any(os.path.lexists(archive.root / place) for place in places) for places in named)
     is_away = missing > len(named) * MAX_MISSING_SHARE
     return f"lacks {missing} of {counted(len(named), 'file')} that it should have" if is_away else None
+
+
+def _is_bare(root: Path) -> bool:
+    """Return whether no folder of a root has a file yet."""
+    return not any(path.suffix for folder in KEPT for path in (root / folder).rglob("*.*"))
 
 
 def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]]:

@@ -350,6 +350,23 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     assert not [path for path in r1.store.glob("volumes/**/*") if path.is_file()]
 
 
+def test_a_host_whose_disk_is_new_makes_again_what_it_alone_had(hosts: Hosts) -> None:
+    r1, c1 = hosts("r1"), hosts("c1")
+    ds = make.ct_series(1)[0]
+    r1.take(ds)
+    r1.upload()
+    convert(c1)
+    made = c1.volumes()
+    c1.close()
+    c1.root.rename(c1.root.with_name("gone"))
+    c1.open()
+    c1.upload()  # which finds nothing to upload
+    convert(c1)
+    assert c1.volumes() == made
+    c1.upload()
+    assert check_repository(r1.settings, digests=True, repair=False) == []
+
+
 def convert(host: Host, **options: Any) -> None:
     """Convert what is due on a host."""
     soon = host.index.now() + dt.timedelta(seconds=5)
