@@ -107,11 +107,17 @@ structlog.configure = lambda **options: _configure(**{**options, "cache_logger_o
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Undo `node.logs.configure`: its stream is one that pytest closes after the test."""
+def _process_as_before() -> Iterator[None]:
+    """Undo what commands do to their process.
+
+    `node.logs.configure` logs to a stream that pytest closes after the test; without the collector, open files stay.
+    """
     root = logging.getLogger()
     before = list(root.handlers), root.level
+    thresholds = gc.get_threshold()
     yield
+    gc.enable()
+    gc.set_threshold(*thresholds)
     if root.handlers != before[0]:
         root.handlers, root.level = before
         logging.captureWarnings(False)
