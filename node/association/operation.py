@@ -52,7 +52,7 @@ class Operation:
         self.association = association
         self.context = association.accepted[message.context_id]
         self.message_id = message.command.message_id or 0
-        self._command = message.command
+        self._command, self._has_data_set = message.command, message.command.has_data_set
         request = decoded_command(message.command.encoded)
         self._kind = kind_of(request)
         self.request: Dataset = request.command_set
@@ -83,7 +83,7 @@ class Operation:
 
         Raises RequestRefused: there is none, or it cannot be decoded; with `status`.
         """
-        if not self._command.has_data_set:
+        if not self._has_data_set:
             raise RequestRefused(status, "the request has no data set")
         if self._data_set is None:
             most = maximum_bytes(self._command)
