@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from node.counted import counted
-from node.dicom.values import texts
+from node.dicom.values import number, texts
 from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
@@ -35,7 +35,7 @@ from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import TOLERANCES, describe
 from node.volume.display import display_of
-from node.volume.elements import number, text
+from node.volume.elements import text
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_TOLERANCE_MM,

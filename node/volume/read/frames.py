@@ -18,11 +18,11 @@ import numpy as np
 from pydicom import Dataset
 
 from node.dicom.per_series import once_per_series
-from node.dicom.values import held, items, standard_tag, stated_numbers, texts
+from node.dicom.values import held, items, number, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import private_fields
-from node.volume.elements import item, number, stated_instant, text
+from node.volume.elements import item, stated_instant, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.assumed_slices import SECTIONAL_MODALITIES, assumption, slice_step_mm

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import copy_encoding, held_elements, items, standard_tag, stated_numbers, texts
+from node.dicom.values import copy_encoding, held_elements, items, number, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import item, number, stated_instant, text
+from node.volume.elements import item, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.meaning import meaning_of_frame, told_of

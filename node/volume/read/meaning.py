@@ -103,7 +103,7 @@ VARYING = {
     "how samples are stored and rescaled, which frames carry themselves": (
         *("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
         *("Rows", "Columns", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
-        *("ModalityLUTSequence", "PhotometricInterpretation", "RedPaletteColorLookupTableDescriptor"),
+        *("LUTDescriptor", "LUTData", "PhotometricInterpretation", "RedPaletteColorLookupTableDescriptor"),
         *("GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor"),
         *("RedPaletteColorLookupTableData",),
     ),
@@ -117,8 +117,11 @@ VARYING = {
 }
 """Keywords of attributes that differ between the images of one volume, by the reason."""
 
-BESIDE = ("ImageComments", "AcquisitionContextSequence")
-"""Attributes of other groups that count."""
+BESIDE = (
+    *("ImageComments", "AcquisitionContextSequence", "Laterality", "ImageLaterality", "FrameLaterality"),
+    *("FrameAnatomySequence", "RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime"),
+)
+"""Attributes of other groups that count, and moments that all images of a volume share."""
 
 NAMES = frozenset(map(standard_tag, ("ImageComments",)))
 """Texts that may describe each time by itself, such as how its motion was undone: they separate images, but no warning
@@ -145,8 +148,8 @@ class _Counted(dict[int, bool]):
 
     def __missing__(self, tag: int) -> bool:
         is_known = dictionary_has_tag(tag)
-        counts = tag in _BESIDE or (tag >> 16 in GROUPS and tag & 0xFFFF and tag not in _EXCLUDED)
-        self[tag] = bool(counts and not (is_known and dictionary_VR(tag) in REPRESENTATIONS))
+        counts = tag >> 16 in GROUPS and tag & 0xFFFF and tag not in _EXCLUDED
+        self[tag] = tag in _BESIDE or bool(counts and not (is_known and dictionary_VR(tag) in REPRESENTATIONS))
         return self[tag]
 
 

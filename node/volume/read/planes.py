@@ -11,9 +11,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.values import Element, held, held_elements, items, standard_tag, stated_numbers
+from node.dicom.values import Element, held, held_elements, items, number, standard_tag, stated_numbers
 from node.errors import ConversionRefused
-from node.volume.elements import Instant, number, stated_instant, text
+from node.volume.elements import Instant, stated_instant, text
 from node.volume.read.real_world import instead_of_rescale
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 

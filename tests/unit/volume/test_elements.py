@@ -17,8 +17,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.dicom.values import stated_numbers, texts
-from node.volume.elements import ClocksUnknown, Instant, instant, number, text
+from node.dicom.values import number, stated_numbers, texts
+from node.volume.elements import ClocksUnknown, Instant, instant, text
 from node.volume.read.planes import acquisition_instant
 from tests import make
 from tests.make import ct_series
