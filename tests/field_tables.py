@@ -46,7 +46,6 @@ DERIVED = {
     "SliceTiming": "times of the planes: AcquisitionTime, mosaic, grid; GE: (0021,xx5E), TriggerTime (0018,1060) of "
     "echo-planar scans, protocol SLICEORDER",
     "PulseSequenceType": "ScanningSequence, SequenceVariant, EchoPulseSequence, acceleration",
-    "PartialFourierEnabled": "Philips: PartialFourier (0018,9081)",
     "PhaseEncodingStepsNoPartialFourier": "Philips: PhaseEncodingSteps, if PartialFourier (0018,9081) is YES",
     "RepetitionTimeExcitation": "RepetitionTime (0018,0080), if volumes follow at another time",
     "RepetitionTimePreparation": "RepetitionTime (0018,0080) of labelled images",

@@ -149,16 +149,16 @@ class _Known(NamedTuple):
 _known = _Known((), (), {})
 
 
-def private_fields(ds: Dataset, rows: int, columns: int) -> Mapping[str, Any]:
-    """Return the fields of an MR instance that private elements state or decide; equal ones are one object.
+def private_fields(ds: Dataset, rows: int, columns: int, frame_number: int = 1) -> Mapping[str, Any]:
+    """Return the fields of an MR frame that private elements state or decide; equal ones are one object.
 
-    They are found again only if an element differs that was asked for in the instance before. `rows`, `columns`: of one
+    They are found again only if an element differs that was asked for in the frame before. `rows`, `columns`: of one
     plane.
     """
     global _known
     if text(ds, "Modality") != "MR":
         return {}
-    sources, known = list(_sources(ds, 1)), _known
+    sources, known = list(_sources(ds, frame_number)), _known
     if len(sources) != len(known.asked) or _values(sources, known.asked) != known.values:
         noting = [_Noting(held_elements(source)) for source in sources]
         read = [Dataset(elements) for elements in noting]
@@ -355,7 +355,9 @@ def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: 
     kind = pulse_sequence_type(sources, frames, fields)
     if kind:
         derived["PulseSequenceType"] = kind
-    return derived | _partial_fourier(sources, fields) | _labelling(sources, fields)
+    if "PartialFourierEnabled" in fields and fields.get("PhaseEncodingSteps"):  # Philips counts those without it
+        derived["PhaseEncodingStepsNoPartialFourier"] = fields["PhaseEncodingSteps"]
+    return derived | _labelling(sources, fields)
 
 
 def _time_of_beginning(frames: Sequence[Frame], *, is_philips: bool) -> str:
@@ -396,15 +398,6 @@ def pulse_sequence_type(sources: Sequence[Dataset], frames: Sequence[Frame], fie
     if spin:
         return "Inversion Recovery Spin Echo" if "IR" in kinds else "Spin Echo"
     return ""
-
-
-def _partial_fourier(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Philips states of partial Fourier: not the share, but that its number of steps is that without it."""
-    is_philips = str(fields.get("Manufacturer", "")).upper().startswith("PHILIPS")
-    if not is_philips or not any(text(source, "PartialFourier") == "YES" for source in sources):
-        return {}
-    steps = fields.get("PhaseEncodingSteps")
-    return {"PartialFourierEnabled": "YES"} | ({"PhaseEncodingStepsNoPartialFourier": steps} if steps else {})
 
 
 def _labelling(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:

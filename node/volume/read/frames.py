@@ -86,6 +86,8 @@ def frames_of(ds: Dataset) -> list[Frame]:
     grouped = frame_arguments(ds, classic, commons, reader.modality_lut or reader.colour)
     if grouped is not None:
         keep_apart(ds, grouped)
+        for index, own in enumerate(grouped):
+            own["private"] = private_fields(classic[index], *plane, index + 1)
         return [_frame(reader, commons[index], index, **own) for index, own in enumerate(grouped)]
     positions = _reconstructed_positions(ds, reader.frames)
     if positions is not None:
