@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
-from pydicom.datadict import tag_for_keyword
 
+from node.dicom.values import standard_tag
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
 from node.settings.example import SAMPLE_NAMES, as_toml, keys, kinds, meaning, purpose, sections
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS
-from node.volume.vendors.fields import notation
-from node.volume.vendors.philips import SCALE_SLOPE
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -176,10 +174,8 @@ def sources() -> dict[str, list[str]]:
 
 
 def _notation(field: str, keyword: str) -> str:
-    """Return the tag of an attribute, behind its keyword unless the field has that name; or the one private element."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        return f"Philips: {notation(SCALE_SLOPE)}"
+    """Return the tag of an attribute, behind its keyword unless the field has that name."""
+    tag = standard_tag(keyword)
     number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
     return number if keyword == field else f"{keyword} {number}"
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -166,8 +166,6 @@ def private_fields(ds: Dataset, rows: int, columns: int, frame_number: int = 1) 
             copy_encoding(source, new)
         fields = acquisition_fields(read)
         fields |= phase_encoding(read, rows, columns, fields)
-        private = (field for field in BIDS_FIELDS if not any(map(tag_for_keyword, field.keywords)))
-        fields |= {field.name: own for field in private if (own := _read(field, read)) is not None}
         asked = [frozenset(elements.asked) for elements in noting]
         same = known.fields if known.fields == fields else fields
         _known = known = _Known(asked, _values(sources, asked), same)
@@ -194,7 +192,7 @@ def settle_fields(planes: Sequence[Sequence[Frame]], fields: Mapping[str, Any]) 
     private = dict.fromkeys(name for own in _distinct(frames, "private") for name in own.private)
     differing = _differing(frames, "meaning") | _differing(frames, "told")
     for field in BIDS_FIELDS:
-        tags = [standard_tag(keyword) for keyword in field.keywords if tag_for_keyword(keyword)]
+        tags = list(map(standard_tag, field.keywords))
         if field.name not in OF_STACK and field.name not in private and not differing.isdisjoint(tags):
             _settle(field.name, planes, partial(_told, tags), partial(_read_told, field), kept, by_time)
     for name in private.keys() - OF_STACK:
@@ -247,7 +245,7 @@ def _told(tags: Sequence[BaseTag], frame: Frame) -> tuple[Any, ...]:
 def _read_told(field: BidsField, frame: Frame) -> Any:
     """Return the value of a field from what a frame tells."""
     ds = Dataset()
-    for keyword in filter(tag_for_keyword, (*field.keywords, "Modality")):
+    for keyword in (*field.keywords, "Modality"):
         tag = standard_tag(keyword)
         value: Any = frame.told.get(tag, frame.meaning.get(tag))
         vr = dictionary_VR(tag)

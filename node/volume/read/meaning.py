@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
@@ -186,7 +186,7 @@ def _counted_elements(ds: Dataset) -> list[Element]:
 def _field_tags() -> tuple[BaseTag, ...]:
     """Return the attributes that fields of the sidecar are read from."""
     keywords = (keyword for field in BIDS_FIELDS for keyword in field.keywords)
-    return tuple({standard_tag(keyword): None for keyword in keywords if tag_for_keyword(keyword)})
+    return tuple(dict.fromkeys(map(standard_tag, keywords)))
 
 
 @cache

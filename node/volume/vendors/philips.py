@@ -91,6 +91,9 @@ FIELDS = (
     VendorField("VelocityEncodingMaximumValue", notation(_VELOCITY), _velocity_encoding),
     VendorField("PhilipsRescaleSlope", "RescaleSlope (0028,1053)", lambda ds: number(ds, "RescaleSlope")),
     VendorField("PhilipsRescaleIntercept", "RescaleIntercept (0028,1052)", lambda ds: number(ds, "RescaleIntercept")),
+    # (stored * RS + RI) / (RS * SS) are comparable between series; the values of the volume, which are those on the
+    # display, are stored * RS + RI
+    VendorField("PhilipsScaleSlope", notation(SCALE_SLOPE), scale_slope),
     VendorField(
         "PartialFourierEnabled",
         "PartialFourier (0018,9081)",

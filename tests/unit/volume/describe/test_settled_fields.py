@@ -84,7 +84,7 @@ def test_nearly_every_field_is_tried():
     untried = {field.name for field in BIDS_FIELDS} - set(KNOWN) - OF_STACK
     assert untried == {
         *("VelocityEncodingDirection", "LabelingOrientation", "LabelingSlabThickness"),
-        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "RealWorldValueUnits", "PhilipsScaleSlope"),
+        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "RealWorldValueUnits"),
         "TracerRadionuclide",
     }
 
