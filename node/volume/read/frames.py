@@ -39,11 +39,9 @@ from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, t
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     SPACING_KEYWORDS,
-    acquisition_instant,
     checked_plane,
     false_place,
     image_plane,
-    is_diffusion_map,
     is_distance,
     is_rescaled,
     overlays_of,
@@ -110,7 +108,7 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
         **_common_of_series(
             ds,
             placed=held(ds, standard_tag("ImagePositionPatient")) is not None and not false_place(ds),
-            map=is_diffusion_map(diffusion),
+            map=diffusion is not None and diffusion.derived,
             scaled=reader.modality_lut or reader.colour or is_rescaled(ds, mappings),
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
@@ -164,7 +162,8 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
 )
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
-    acquired, made = acquisition_instant(ds), stated_instant(ds, "", "ContentDate", "ContentTime")
+    acquired = stated_instant(ds, "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
+    made = stated_instant(ds, "", "ContentDate", "ContentTime")
     return {
         "temporal_position": number(ds, "TemporalPositionIdentifier"),
         "temporal_positions": number(ds, "NumberOfTemporalPositions"),
