@@ -40,8 +40,8 @@ TIMES_OF_SLICES = {
 }
 """Time keys that all slices of a volume share, and their names."""
 
-EXCITED_APART = ("flip_angle", "repetition_time", "slice_thickness")
-"""Variants that no two images of one excitation have."""
+READ_TOGETHER = {"image_type", "kernel", "coil", "collapse_flag", "signed", "raw_data_run", "intercept", "lossy"}
+"""Variants in which images of one excitation may differ: how it was read, reconstructed and kept."""
 
 FIRST_ECHO_WARNING = VolumeWarning(
     WarningKind.PARAMETER_VARIES,
@@ -94,7 +94,7 @@ def _arrange_parts(parts: Sequence[Sequence[Frame]]) -> list[Arrangement]:
     doubt, alternate = parts_in_time(parts)
     doubts = () if doubt is None else (VolumeWarning(WarningKind.PARAMETER_VARIES, doubt),)
     keys = [frame.variant_key for part in parts for frame in part]
-    in_turns = alternate and any(len({key.get(name) for key in keys}) > 1 for name in EXCITED_APART)
+    in_turns = alternate and any(len({key.get(name) for key in keys}) > 1 for name in {*keys[0]} - READ_TOGETHER)
     grids = (grid for part in parts for grid in arrange(part))
     return [
         replace(grid, variant=str(number), warnings=(*grid.warnings, *doubts), in_turns=grid.in_turns or in_turns)
