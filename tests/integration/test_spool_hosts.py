@@ -309,12 +309,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -
 
 
 def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(hosts: Hosts) -> None:
-    r1, c1 = hosts("r1"), hosts("c1")
-    ds = make.ct_series(1)[0]
-    r1.take(ds)
-    r1.upload()
-    convert(c1)
-    made = c1.volumes()
+    r1, c1, ds, made = converted_elsewhere(hosts)
     assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
     with r1.index.reading() as index:
         volume = next(file for file in index.volumes.files() if file.path.endswith(".nii.gz"))
@@ -351,12 +346,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
 
 
 def test_a_host_whose_disk_is_new_makes_again_what_it_alone_had(hosts: Hosts) -> None:
-    r1, c1 = hosts("r1"), hosts("c1")
-    ds = make.ct_series(1)[0]
-    r1.take(ds)
-    r1.upload()
-    convert(c1)
-    made = c1.volumes()
+    r1, c1, _, made = converted_elsewhere(hosts)
     c1.close()
     c1.root.rename(c1.root.with_name("gone"))
     c1.open()
@@ -365,6 +355,16 @@ def test_a_host_whose_disk_is_new_makes_again_what_it_alone_had(hosts: Hosts) ->
     assert c1.volumes() == made
     c1.upload()
     assert check_repository(r1.settings, digests=True, repair=False) == []
+
+
+def converted_elsewhere(hosts: Hosts) -> tuple[Host, Host, FileDataset, dict[str, bytes]]:
+    """Return the host that received an instance, the host that converted it, the instance, and the files made of it."""
+    r1, c1 = hosts("r1"), hosts("c1")
+    [ds] = make.ct_series(1)
+    r1.take(ds)
+    r1.upload()
+    convert(c1)
+    return r1, c1, ds, c1.volumes()
 
 
 def convert(host: Host, **options: Any) -> None:
