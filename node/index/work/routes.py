@@ -224,10 +224,7 @@ class RouteRepository(IndexRepository):
     def owed(self, connection: Connection, lane: Lane, asked_before: dt.datetime) -> list[OwedInstance]:
         """Return instances about which a destination is to be asked: never yet, or without an answer since then."""
         query = (
-            select(
-                SentInstanceRow.image_id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid,
-                SentInstanceRow.sop_class_uid, SentInstanceRow.sop_instance_uid, SentInstanceRow.asks,
-            )
+            select(*columns_of(OwedInstance, SentInstanceRow, StudyRow, SeriesRow))
             .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
             .where(
                 taken_by(lane),
@@ -238,7 +235,7 @@ class RouteRepository(IndexRepository):
             )
             .order_by(SentInstanceRow.image_id)
             .limit(ASKED_AT_ONCE)
-        )  # fmt: skip
+        )
         return [OwedInstance(*row) for row in connection.execute(query)]
 
     @on_reader
