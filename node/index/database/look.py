@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from node.index.database.snapshot import Snapshot
 from node.index.engine.backend import IndexUnusable, Place, Standbys
 from node.index.engine.sqlite_file import connect, damage, missing
-from node.index.engine.view_rows import Queries, Row, ViewRows, has_newest_schema, queries_of_file
+from node.index.engine.view_rows import Row, queries_of_file
 from node.index.nouns import views
 from node.index.nouns.facts import SeriesFacts
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
-
-Added = TypeVar("Added")
 
 
 class _OneHost:
@@ -32,28 +31,6 @@ class _OneHost:
 
     def all(self, now: dt.datetime) -> list[Row]:
         return []
-
-
-class Snapshot(ViewRows, views.AboutViews):
-    """One snapshot of an index: what is read of all of it."""
-
-    def views(self, kind: Callable[[Queries], Added]) -> Added:
-        """Return what reads views of an extension, in this snapshot."""
-        return kind(self._queries)
-
-    @property
-    def has_newest_schema(self) -> bool:
-        """Whether the last migration of the core is that of this version."""
-        return has_newest_schema(self._queries)
-
-    def count_levels(self) -> dict[str, int]:
-        """Count patients, studies, series and instances."""
-        tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
-        return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
-
-    def _about(self, key: str) -> str | None:
-        row = self._row('SELECT value FROM about WHERE "key" = :key', key=key)
-        return None if row is None else str(row["value"])
 
 
 class Look(Snapshot):

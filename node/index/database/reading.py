@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.dicom.answers import Found
 from node.dicom.matching import Query
-from node.index.database.look import Snapshot
+from node.index.database.snapshot import Snapshot
 from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
@@ -41,7 +41,7 @@ from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
-from node.index.nouns.patients import ReadPatients
+from node.index.nouns.persons import ReadPatients
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
 from node.index.nouns.senders import ReadSenders
@@ -52,9 +52,9 @@ from node.index.nouns.trash import ReadTrash
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
-from node.index.work.destinations import ReadRoutes
 from node.index.work.jobs import ReadJobs
 from node.index.work.listing import ReadWork
+from node.index.work.routes import ReadRoutes
 
 Added = TypeVar("Added")
 
