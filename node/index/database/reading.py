@@ -21,8 +21,6 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.dicom.answers import Found
-from node.dicom.matching import Query
 from node.index.database.snapshot import Snapshot
 from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
@@ -50,7 +48,6 @@ from node.index.nouns.studies import ReadStudies
 from node.index.nouns.terms import Terms
 from node.index.nouns.trash import ReadTrash
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
-from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs
 from node.index.work.listing import ReadWork
@@ -106,10 +103,6 @@ class ReadIndex(Snapshot):
     def standbys(self) -> Standbys:
         """Return the standbys of the server, and what they mean for commits."""
         return backend_of(self._connection).standbys(self._connection)
-
-    def find(self, query: Query) -> Iterator[Found]:
-        """Answer a query. See `node.index.search.finder.find`."""
-        return finder.find(self._connection, query)
 
     def has_this_schema(self) -> bool:
         """Whether this version of voxelnode can read all tables."""

@@ -173,9 +173,7 @@ class RouteRepository(IndexRepository):
                 found[one.message_id].append(due)
         for one in pending:
             if one.sop_instance_uid is None:
-                condition = StudyRow.study_instance_uid == one.study_instance_uid
-                if one.series_instance_uid is not None:
-                    condition = and_(condition, SeriesRow.series_instance_uid == one.series_instance_uid)
+                condition = _of(one.study_instance_uid, one.series_instance_uid)
                 found[one.message_id] = list(_due(connection, query, condition))
         return found
 
@@ -289,18 +287,11 @@ class RouteRepository(IndexRepository):
         ).all()  # fmt: skip
         if not rows:
             return False
-        confirmed_ids = [row.image_id for row in rows if row.sop_instance_uid in committed]
-        connection.execute(
-            update(SentInstanceRow)
-            .where(*asked, listed_in(SentInstanceRow.image_id, confirmed_ids))
-            .values(state="confirmed", confirmed_at=now)
-        )
         lost = [row for row in rows if row.sop_instance_uid in failed]
-        connection.execute(
-            update(SentInstanceRow)
-            .where(*asked, listed_in(SentInstanceRow.image_id, [row.image_id for row in lost]))
-            .values(state="lost")
-        )
+        confirmed = [row for row in rows if row.sop_instance_uid in committed]
+        for some, values in ((confirmed, {"state": "confirmed", "confirmed_at": now}), (lost, {"state": "lost"})):
+            of_images = listed_in(SentInstanceRow.image_id, [row.image_id for row in some])
+            connection.execute(update(SentInstanceRow).where(*asked, of_images).values(values))
         for row in lost:
             lane = lane_to(row.route, row.destination)
             pending = PendingEvent(
@@ -329,8 +320,7 @@ class RouteRepository(IndexRepository):
             if len(queued) >= room:
                 return Replay(queued, waiting, sent, 0, list(series[number:]))
             pending = PendingEvent(_message_id("replay", lane, study, one), "replay", now, study, one)
-            of_series = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == one
-            images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*of_series)
+            images = _IMAGES.where(_of(study, one))
             of_message = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
             if connection.execute(select(WorkRow.id).where(*of_message)).first() is not None:
                 waiting += 1
@@ -358,10 +348,7 @@ class RouteRepository(IndexRepository):
 
         Raises SendBeingCancelled.
         """
-        condition = StudyRow.study_instance_uid == study_instance_uid
-        if series_instance_uid is not None:
-            condition = and_(condition, SeriesRow.series_instance_uid == series_instance_uid)
-        images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(condition)
+        images = _IMAGES.where(_of(study_instance_uid, series_instance_uid))
         count = connection.execute(select(func.count()).select_from(images.subquery())).scalar_one()
         pending = PendingEvent(
             _message_id("send", lane, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
@@ -376,6 +363,15 @@ class RouteRepository(IndexRepository):
             connection.execute(delete(SentInstanceRow).where(*taken))
             enqueue(connection, lane, pending, now)
         return int(count)
+
+
+_IMAGES = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+
+
+def _of(study_instance_uid: str, series_instance_uid: str | None) -> ColumnElement[bool]:
+    """Return the condition of the images of a study, or of a series of it."""
+    of_series = true() if series_instance_uid is None else SeriesRow.series_instance_uid == series_instance_uid
+    return and_(StudyRow.study_instance_uid == study_instance_uid, of_series)
 
 
 _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
