@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
-from pydicom.datadict import tag_for_keyword
 
+from node.dicom.values import standard_tag
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
 from node.settings.example import SAMPLE_NAMES, as_toml, keys, kinds, meaning, purpose, sections
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS
-from node.volume.vendors.fields import notation
-from node.volume.vendors.philips import SCALE_SLOPE
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -46,7 +44,6 @@ DERIVED = {
     "SliceTiming": "times of the planes: AcquisitionTime, mosaic, grid; GE: (0021,xx5E), TriggerTime (0018,1060) of "
     "echo-planar scans, protocol SLICEORDER",
     "PulseSequenceType": "ScanningSequence, SequenceVariant, EchoPulseSequence, acceleration",
-    "PartialFourierEnabled": "Philips: PartialFourier (0018,9081)",
     "PhaseEncodingStepsNoPartialFourier": "Philips: PhaseEncodingSteps, if PartialFourier (0018,9081) is YES",
     "RepetitionTimeExcitation": "RepetitionTime (0018,0080), if volumes follow at another time",
     "RepetitionTimePreparation": "RepetitionTime (0018,0080) of labelled images",
@@ -177,10 +174,8 @@ def sources() -> dict[str, list[str]]:
 
 
 def _notation(field: str, keyword: str) -> str:
-    """Return the tag of an attribute, behind its keyword unless the field has that name; or the one private element."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        return f"Philips: {notation(SCALE_SLOPE)}"
+    """Return the tag of an attribute, behind its keyword unless the field has that name."""
+    tag = standard_tag(keyword)
     number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
     return number if keyword == field else f"{keyword} {number}"
 

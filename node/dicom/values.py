@@ -180,8 +180,8 @@ def as_numbers(value: Any, count: int | None = None) -> tuple[float, ...] | None
 
 def number(ds: Dataset, keyword: str) -> float | None:
     """Return the first number of an element; None unless it is finite."""
-    several = numbers(ds, keyword)
-    return several[0] if several else None
+    several = stated_numbers(ds, keyword)
+    return several[0] if several and math.isfinite(several[0]) else None
 
 
 def whole(ds: Dataset, keyword: str) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom import Dataset
 
 from node.counted import counted
-from node.dicom.values import CONVERSION_ERRORS
+from node.dicom.values import CONVERSION_ERRORS, number
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.arrange.dimensions import arrange
@@ -23,7 +23,7 @@ from node.volume.arrange.rounded import unrounded
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.times import Arrangement
 from node.volume.arrange.timing import on_one_clock
-from node.volume.elements import number, text
+from node.volume.elements import text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Array, Assembly, Float, Frame, Volume
 from node.volume.read.diffusion import settle_unweighted, without_repair

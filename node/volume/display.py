@@ -6,8 +6,8 @@ import math
 
 from pydicom import Dataset
 
-from node.dicom.values import items, stated_numbers, value
-from node.volume.elements import item, number, text
+from node.dicom.values import items, number, stated_numbers, value
+from node.volume.elements import item, text
 from node.volume.model import Array, Display
 from node.volume.read.lookup_tables import plain_entries
 from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping

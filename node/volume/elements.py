@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import date
 from functools import lru_cache
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from pydicom import Dataset
 
 from node.dicom import values
-from node.dicom.values import items, stated_numbers
+from node.dicom.values import items
 from node.errors import VoxelnodeError
 
 NEAR_DAY = date(2000, 1, 1).toordinal()
@@ -23,12 +22,6 @@ DAY_DIGITS = 8
 
 OFFSETS_S = (-12 * 3600, 14 * 3600)
 """The offsets from UTC that there are (PS3.5 6.2)."""
-
-
-def number(ds: Dataset, keyword: str) -> float | None:
-    """Return the first number of an element if it is finite; else None."""
-    several = stated_numbers(ds, keyword)
-    return several[0] if several and math.isfinite(several[0]) else None
 
 
 def text(ds: Dataset, keyword: str) -> str | None:

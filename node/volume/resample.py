@@ -10,22 +10,20 @@ import numpy as np
 from node.volume.geometry import SHEARED_ADVICE, SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
-from node.volume.rendering import padded
 
 MAX_GROWTH = 4
 """Largest size of the upright grid, as a multiple of the voxels."""
 
 
-def with_upright(volume: Volume, placement: Placement, fill: float, *, is_coded: bool = False) -> list[Volume]:
+def with_upright(volume: Volume, placement: Placement, fill: float, codes: Array | bool = False) -> list[Volume]:
     """Return a volume, followed by its copy interpolated onto an even upright grid.
 
     If that grid is too large, there is no copy, and the volume has the warning `WarningKind.NOT_RESAMPLED`.
 
     `placement`: placement of the planes, at least two. `fill`: stored value for voxels that no plane covers.
-    `is_coded`: values between two values mean something else, as of labels and phases: the nearest voxel is taken.
+    `codes`: which voxels are codes, such as padding, labels and phases: values between two of them mean something else,
+    and the nearest voxel is taken. True: all of them.
     """
-    is_padded = not is_coded and volume.display.padding is not None
-    codes = padded(volume, volume.voxels) if is_padded else is_coded
     grid = upright(volume.voxels, placement, fill, codes)
     if grid is None:
         where = "the affine is right for the first slice alone, and " if volume.geometry is Geometry.IRREGULAR else ""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import (
     CTImageStorage,
@@ -16,7 +17,7 @@ from pydicom.uid import (
 )
 
 from node.counted import counted
-from node.dicom.values import texts
+from node.dicom.values import number, texts
 from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
@@ -35,7 +36,7 @@ from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import TOLERANCES, describe
 from node.volume.display import display_of
-from node.volume.elements import number, text
+from node.volume.elements import text
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_TOLERANCE_MM,
@@ -51,6 +52,7 @@ from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source
 from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_varying, name_of, unlike
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
+from node.volume.rendering import padded
 from node.volume.resample import with_upright
 from node.volume.vendors import reverses_polarity
 from node.volume.widths import width_warnings
@@ -173,8 +175,18 @@ def volumes_of(
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
-    is_coded = _is_coded(first, ds)
-    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype), is_coded=is_coded)
+    codes = _is_coded(first, ds) or _padding(planes, volume, dataset_of)
+    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype), codes)
+
+
+def _padding(planes: Sequence[Sequence[Frame]], volume: Volume, dataset_of: DatasetOf) -> NDArray[np.bool_]:
+    """Return which voxels are padding: each frame states its own, and rescaling may make several values of one."""
+    found = np.zeros(volume.voxels.shape, bool)
+    for source in volume.sources:
+        frame, place = planes[source.time_index][source.slice_index], (source.time_index, source.slice_index)
+        display = _display(dataset_of(source.sop_instance_uid), frame, [frame], (volume.slope, volume.intercept))
+        found[place] = padded(replace(volume, display=display), volume.voxels[place])
+    return found
 
 
 def _is_coded(frame: Frame, ds: Dataset) -> bool:

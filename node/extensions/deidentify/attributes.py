@@ -268,7 +268,7 @@ class Cleaner:
             return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
         if vr == "SH" and keyword_for_tag(tag) == "TimezoneOffsetFromUTC":
             offsets = _texts(ds, tag)  # whole days are shifted, so that it stays true
-            return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip()) else "" for each in offsets])
+            return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip(" ")) else "" for each in offsets])
         if vr in TEXT_VRS:
             return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
         return None if vr in ("OB", "UN") else _dummy(ds, tag, vr)
@@ -353,7 +353,7 @@ class Cleaner:
         return element if kept_numbers == values else DataElement(tag, vr, kept_numbers if several else kept_numbers[0])
 
     def _is_decimal(self, text: str, is_of_pixels: bool) -> bool:
-        if _DECIMAL.fullmatch(text.strip()) is None:
+        if _DECIMAL.fullmatch(text.strip(" ")) is None:
             return False
         return not (self.identities.are_in([text]) if is_of_pixels else self.numbers.has(text))
 

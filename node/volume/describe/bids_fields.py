@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from pydicom.dataset import Dataset
 
 from node.dicom.values import items, number, numbers, text, texts, value, whole
-from node.volume.vendors.philips import scale_slope
 
 DATE_CHARACTERS = 8
 """Characters of a Date Time (DT) before its time of day, PS3.5 6.2."""
@@ -270,10 +269,6 @@ def _corrected(ds: Dataset, keyword: str) -> bool | None:
     return "ND" not in kinds if kinds else None
 
 
-def _philips_scale_slope(ds: Dataset, _keyword: str) -> float | None:
-    return scale_slope(ds)
-
-
 AGENT_KEYWORDS = ("ContrastBolusIngredient", "ContrastBolusAgent", "ContrastBolusAgentSequence")
 
 BIDS_FIELDS = (
@@ -360,9 +355,6 @@ BIDS_FIELDS = (
     BidsField("RealWorldValueSlope", ("RealWorldValueSlope",), number),
     BidsField("RealWorldValueIntercept", ("RealWorldValueIntercept",), number),
     BidsField("RealWorldValueUnits", ("MeasurementUnitsCodeSequence",), _code),
-    # Philips: (stored * RS + RI) / (RS * SS) are comparable between series; the values of the volume, which are
-    # those on the display, are stored * RS + RI
-    BidsField("PhilipsScaleSlope", ("MRScaleSlope",), _philips_scale_slope),
     BidsField("DecayCorrection", ("DecayCorrection",), text),
     BidsField("CorrectedImage", ("CorrectedImage",), texts),
     BidsField("SeriesType", ("SeriesType",), texts),

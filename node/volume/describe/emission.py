@@ -50,38 +50,39 @@ def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str
     Times in seconds after time zero, activity in Bq.
 
     PS3.3 C.8.9.1, C.8.9.2 and C.8.9.4; for enhanced images C.8.22. Decay factor and scatter fraction are included only
-    if all slices of a frame share them; those of several beds differ.
+    if all slices of a frame share them; those of several beds differ. What else the instances do not share is left out.
     """
-    ds = dataset_of(planes[0][0].sop_instance_uid)
-    fields: dict[str, Any] = {}
-    dose = injected_dose_bq(ds)
-    if dose is not None:
-        fields |= {"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": "Bq"}
-    fields |= _clock(planes, ds)
-    for (name, _, factor), values in zip(FRAME_FACTORS, _factor_values(planes, dataset_of), strict=True):
+    zero, fields = _time_zero(planes), dict[str, Any]()
+    if zero is not None:
+        minutes, seconds = divmod(int(zero.second_s % DAY_S), 60)
+        fields = {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
+    facts, values_of_factors = _of_instances(planes, dataset_of, zero)
+    fields |= {name: fact for name, fact in facts[0].items() if all(other.get(name) == fact for other in facts)}
+    for (name, _, factor), values in zip(FRAME_FACTORS, values_of_factors, strict=True):
         by_time = _value_of_each_time(values)
         if by_time is not None:
             fields[name] = [float(f"{value * factor:.9g}") for value in by_time]
     return fields
 
 
-def _clock(planes: Sequence[Sequence[Frame]], ds: Dataset) -> dict[str, Any]:
-    """Return time zero, and the times of scan, injection and decay correction in seconds after it."""
-    fields: dict[str, Any] = {}
-    corrected = _is_corrected(ds)
-    if corrected is not None:
-        fields["ImageDecayCorrected"] = corrected
+def _time_zero(planes: Sequence[Sequence[Frame]]) -> Instant | None:
+    """Return when the first plane was acquired; None if that is unknown of one of them."""
     starts = [frame.time_key.get("acquisition_time") for time in planes for frame in time]
     known = [start for start in starts if start is not None]
     if not known or len(known) < len(starts):
-        return fields
-    first = min(known)
-    zero = Instant(first, 0, planes[0][0].time_key.get("acquisition_offset"))
-    minutes, seconds = divmod(int(first % DAY_S), 60)
-    fields |= {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
-    injection = _injection(ds, zero)
-    moments = {"InjectionStart": injection, "ImageDecayCorrectionTime": _corrected_to(ds, zero, injection)}
-    return fields | {name: round(moment, 3) for name, moment in moments.items() if moment is not None}
+        return None
+    return Instant(min(known), 0, planes[0][0].time_key.get("acquisition_offset"))
+
+
+def _facts(ds: Dataset, zero: Instant | None) -> dict[str, Any]:
+    """Return what one instance says of injection and decay correction, in seconds after time zero."""
+    dose, injection = injected_dose_bq(ds), zero and _injection(ds, zero)
+    moments = {"InjectionStart": injection, "ImageDecayCorrectionTime": zero and _corrected_to(ds, zero, injection)}
+    facts = {name: moment and round(moment, 3) for name, moment in moments.items()} | {
+        **{"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": dose and "Bq"},
+        "ImageDecayCorrected": _is_corrected(ds),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _is_corrected(ds: Dataset) -> bool | None:
@@ -119,20 +120,23 @@ def _near(seconds: float) -> float | None:
     return seconds if abs(seconds) <= MAX_WAIT_S else None
 
 
-def _factor_values(
-    planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]
-) -> list[list[list[float | None]]]:
-    """Return the values of `FRAME_FACTORS` by time and slice.
+def _of_instances(
+    planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset], zero: Instant | None
+) -> tuple[list[dict[str, Any]], list[list[list[float | None]]]]:
+    """Return the facts of each instance, and the values of `FRAME_FACTORS` by time and slice.
 
     Each data set is requested only once, because it may have to be read again.
     """
+    facts: dict[str, dict[str, Any]] = {}
     table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in FRAME_FACTORS]
     for index, time in enumerate(planes):
         for frame in time:
             ds = dataset_of(frame.sop_instance_uid)
+            if frame.sop_instance_uid not in facts:
+                facts[frame.sop_instance_uid] = _facts(ds, zero)
             for (_, keyword, _), values in zip(FRAME_FACTORS, table, strict=True):
                 values[index].append(number(ds, keyword))
-    return table
+    return list(facts.values()), table
 
 
 def _value_of_each_time(times: Sequence[Sequence[float | None]]) -> list[float] | None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -149,16 +149,16 @@ class _Known(NamedTuple):
 _known = _Known((), (), {})
 
 
-def private_fields(ds: Dataset, rows: int, columns: int) -> Mapping[str, Any]:
-    """Return the fields of an MR instance that private elements state or decide; equal ones are one object.
+def private_fields(ds: Dataset, rows: int, columns: int, frame_number: int = 1) -> Mapping[str, Any]:
+    """Return the fields of an MR frame that private elements state or decide; equal ones are one object.
 
-    They are found again only if an element differs that was asked for in the instance before. `rows`, `columns`: of one
+    They are found again only if an element differs that was asked for in the frame before. `rows`, `columns`: of one
     plane.
     """
     global _known
     if text(ds, "Modality") != "MR":
         return {}
-    sources, known = list(_sources(ds, 1)), _known
+    sources, known = list(_sources(ds, frame_number)), _known
     if len(sources) != len(known.asked) or _values(sources, known.asked) != known.values:
         noting = [_Noting(held_elements(source)) for source in sources]
         read = [Dataset(elements) for elements in noting]
@@ -166,8 +166,6 @@ def private_fields(ds: Dataset, rows: int, columns: int) -> Mapping[str, Any]:
             copy_encoding(source, new)
         fields = acquisition_fields(read)
         fields |= phase_encoding(read, rows, columns, fields)
-        private = (field for field in BIDS_FIELDS if not any(map(tag_for_keyword, field.keywords)))
-        fields |= {field.name: own for field in private if (own := _read(field, read)) is not None}
         asked = [frozenset(elements.asked) for elements in noting]
         same = known.fields if known.fields == fields else fields
         _known = known = _Known(asked, _values(sources, asked), same)
@@ -194,7 +192,7 @@ def settle_fields(planes: Sequence[Sequence[Frame]], fields: Mapping[str, Any]) 
     private = dict.fromkeys(name for own in _distinct(frames, "private") for name in own.private)
     differing = _differing(frames, "meaning") | _differing(frames, "told")
     for field in BIDS_FIELDS:
-        tags = [standard_tag(keyword) for keyword in field.keywords if tag_for_keyword(keyword)]
+        tags = list(map(standard_tag, field.keywords))
         if field.name not in OF_STACK and field.name not in private and not differing.isdisjoint(tags):
             _settle(field.name, planes, partial(_told, tags), partial(_read_told, field), kept, by_time)
     for name in private.keys() - OF_STACK:
@@ -247,7 +245,7 @@ def _told(tags: Sequence[BaseTag], frame: Frame) -> tuple[Any, ...]:
 def _read_told(field: BidsField, frame: Frame) -> Any:
     """Return the value of a field from what a frame tells."""
     ds = Dataset()
-    for keyword in filter(tag_for_keyword, (*field.keywords, "Modality")):
+    for keyword in (*field.keywords, "Modality"):
         tag = standard_tag(keyword)
         value: Any = frame.told.get(tag, frame.meaning.get(tag))
         vr = dictionary_VR(tag)
@@ -355,7 +353,9 @@ def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: 
     kind = pulse_sequence_type(sources, frames, fields)
     if kind:
         derived["PulseSequenceType"] = kind
-    return derived | _partial_fourier(sources, fields) | _labelling(sources, fields)
+    if "PartialFourierEnabled" in fields and fields.get("PhaseEncodingSteps"):  # Philips counts those without it
+        derived["PhaseEncodingStepsNoPartialFourier"] = fields["PhaseEncodingSteps"]
+    return derived | _labelling(sources, fields)
 
 
 def _time_of_beginning(frames: Sequence[Frame], *, is_philips: bool) -> str:
@@ -396,15 +396,6 @@ def pulse_sequence_type(sources: Sequence[Dataset], frames: Sequence[Frame], fie
     if spin:
         return "Inversion Recovery Spin Echo" if "IR" in kinds else "Spin Echo"
     return ""
-
-
-def _partial_fourier(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Philips states of partial Fourier: not the share, but that its number of steps is that without it."""
-    is_philips = str(fields.get("Manufacturer", "")).upper().startswith("PHILIPS")
-    if not is_philips or not any(text(source, "PartialFourier") == "YES" for source in sources):
-        return {}
-    steps = fields.get("PhaseEncodingSteps")
-    return {"PartialFourierEnabled": "YES"} | ({"PhaseEncodingStepsNoPartialFourier": steps} if steps else {})
 
 
 def _labelling(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:

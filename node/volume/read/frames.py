@@ -18,11 +18,11 @@ import numpy as np
 from pydicom import Dataset
 
 from node.dicom.per_series import once_per_series
-from node.dicom.values import held, items, standard_tag, stated_numbers, texts
+from node.dicom.values import held, items, number, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import private_fields
-from node.volume.elements import item, number, stated_instant, text
+from node.volume.elements import item, stated_instant, text
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame, Tiling
 from node.volume.read.assumed_slices import SECTIONAL_MODALITIES, assumption, slice_step_mm
@@ -39,11 +39,9 @@ from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, t
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     SPACING_KEYWORDS,
-    acquisition_instant,
     checked_plane,
     false_place,
     image_plane,
-    is_diffusion_map,
     is_distance,
     is_rescaled,
     overlays_of,
@@ -86,6 +84,8 @@ def frames_of(ds: Dataset) -> list[Frame]:
     grouped = frame_arguments(ds, classic, commons, reader.modality_lut or reader.colour)
     if grouped is not None:
         keep_apart(ds, grouped)
+        for index, own in enumerate(grouped):
+            own["private"] = private_fields(classic[index], *plane, index + 1)
         return [_frame(reader, commons[index], index, **own) for index, own in enumerate(grouped)]
     positions = _reconstructed_positions(ds, reader.frames)
     if positions is not None:
@@ -108,7 +108,7 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
         **_common_of_series(
             ds,
             placed=held(ds, standard_tag("ImagePositionPatient")) is not None and not false_place(ds),
-            map=is_diffusion_map(diffusion),
+            map=diffusion is not None and diffusion.derived,
             scaled=reader.modality_lut or reader.colour or is_rescaled(ds, mappings),
             signed=reader.dtype.kind == "i",
             lossy=reader.lossy,
@@ -162,7 +162,8 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
 )
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
-    acquired, made = acquisition_instant(ds), stated_instant(ds, "", "ContentDate", "ContentTime")
+    acquired = stated_instant(ds, "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
+    made = stated_instant(ds, "", "ContentDate", "ContentTime")
     return {
         "temporal_position": number(ds, "TemporalPositionIdentifier"),
         "temporal_positions": number(ds, "NumberOfTemporalPositions"),

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.values import copy_encoding, held_elements, items, standard_tag, stated_numbers, texts
+from node.dicom.values import copy_encoding, held_elements, items, number, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
-from node.volume.elements import item, number, stated_instant, text
+from node.volume.elements import item, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.meaning import meaning_of_frame, told_of
-from node.volume.read.planes import checked_plane, false_place, is_diffusion_map, is_rescaled, pixel_spacing, rescale
+from node.volume.read.planes import checked_plane, false_place, is_rescaled, pixel_spacing, rescale
 from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping, units_of, with_mappings
 from node.volume.reasons import Reason
 
@@ -284,7 +284,7 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
 def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -> FrameArguments:
     """Return the traits that separate the frames of an enhanced instance into stacks."""
     own: FrameArguments = {
-        "map": is_diffusion_map(diffusion),
+        "map": diffusion is not None and diffusion.derived,
         "data_type": group.texts("ImageDataTypeSequence", "DataType"),  # tissue, flow, ... of ultrasound
     }
     if group.frame_type:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
@@ -103,7 +103,7 @@ VARYING = {
     "how samples are stored and rescaled, which frames carry themselves": (
         *("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
         *("Rows", "Columns", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
-        *("ModalityLUTSequence", "PhotometricInterpretation", "RedPaletteColorLookupTableDescriptor"),
+        *("LUTDescriptor", "LUTData", "PhotometricInterpretation", "RedPaletteColorLookupTableDescriptor"),
         *("GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor"),
         *("RedPaletteColorLookupTableData",),
     ),
@@ -117,8 +117,11 @@ VARYING = {
 }
 """Keywords of attributes that differ between the images of one volume, by the reason."""
 
-BESIDE = ("ImageComments", "AcquisitionContextSequence")
-"""Attributes of other groups that count."""
+BESIDE = (
+    *("ImageComments", "AcquisitionContextSequence", "Laterality", "ImageLaterality", "FrameLaterality"),
+    *("FrameAnatomySequence", "RadiopharmaceuticalStartTime", "RadiopharmaceuticalStartDateTime"),
+)
+"""Attributes of other groups that count, and moments that all images of a volume share."""
 
 NAMES = frozenset(map(standard_tag, ("ImageComments",)))
 """Texts that may describe each time by itself, such as how its motion was undone: they separate images, but no warning
@@ -145,8 +148,8 @@ class _Counted(dict[int, bool]):
 
     def __missing__(self, tag: int) -> bool:
         is_known = dictionary_has_tag(tag)
-        counts = tag in _BESIDE or (tag >> 16 in GROUPS and tag & 0xFFFF and tag not in _EXCLUDED)
-        self[tag] = bool(counts and not (is_known and dictionary_VR(tag) in REPRESENTATIONS))
+        counts = tag >> 16 in GROUPS and tag & 0xFFFF and tag not in _EXCLUDED
+        self[tag] = tag in _BESIDE or bool(counts and not (is_known and dictionary_VR(tag) in REPRESENTATIONS))
         return self[tag]
 
 
@@ -183,7 +186,7 @@ def _counted_elements(ds: Dataset) -> list[Element]:
 def _field_tags() -> tuple[BaseTag, ...]:
     """Return the attributes that fields of the sidecar are read from."""
     keywords = (keyword for field in BIDS_FIELDS for keyword in field.keywords)
-    return tuple({standard_tag(keyword): None for keyword in keywords if tag_for_keyword(keyword)})
+    return tuple(dict.fromkeys(map(standard_tag, keywords)))
 
 
 @cache

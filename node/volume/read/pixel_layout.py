@@ -10,9 +10,9 @@ from pydicom.dataset import Dataset
 
 from node.dicom.header import CutPixels
 from node.dicom.per_series import once_per_series
-from node.dicom.values import held, standard_tag
+from node.dicom.values import held, number, standard_tag
 from node.errors import ConversionRefused
-from node.volume.elements import number, text
+from node.volume.elements import text
 from node.volume.model import Array
 from node.volume.reasons import Reason
 from node.volume.widths import Widths

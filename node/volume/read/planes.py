@@ -11,9 +11,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.values import Element, held, held_elements, items, standard_tag, stated_numbers
+from node.dicom.values import Element, held, held_elements, items, number, standard_tag, stated_numbers
 from node.errors import ConversionRefused
-from node.volume.elements import Instant, number, stated_instant, text
+from node.volume.elements import text
 from node.volume.read.real_world import instead_of_rescale
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
@@ -46,16 +46,6 @@ _OVERLAYS = tuple(
     tuple(BaseTag(group << 16 | number) for number in (0x0010, 0x3000, 0x0102)) for group in range(0x6000, 0x6020, 2)
 )
 """Overlay Rows, Overlay Data and Overlay Bit Position of each group that overlays may have (PS3.5 7.6)."""
-
-
-def acquisition_instant(ds: Dataset) -> Instant | None:
-    """Return when the acquisition of the data started; None if it is unknown."""
-    return stated_instant(ds, "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
-
-
-def is_diffusion_map(diffusion: Any) -> bool:
-    """Return whether a frame is computed from diffusion images: trace, ADC, FA, isotropic."""
-    return diffusion is not None and diffusion.derived
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
-from node.dicom.values import items, number, text
+from node.dicom.values import items, number, stated_numbers, text
 from node.errors import ConversionRefused
 from node.volume.read.meaning import MAPPING, Meaning, shared
 from node.volume.reasons import Reason
 
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+
+_TABLE = ("FirstValueMapped", "LUTData")
+"""What a table of values has in place of slope and intercept, behind ``RealWorldValue``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,10 @@ def with_mappings(meaning: Meaning, mappings: Sequence[Dataset], slope: float, i
     for item in mappings:
         real, offset = number(item, "RealWorldValueSlope"), number(item, "RealWorldValueIntercept") or 0.0
         factor = None if real is None or not slope else real / slope
-        linear = None if factor is None else (f"{factor:.5g}", f"{offset - factor * intercept:.5g}")
-        found.add((*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item), linear))
+        values: tuple[object, ...] = tuple(stated_numbers(item, f"RealWorldValue{name}") for name in _TABLE)
+        if factor is not None:
+            values = f"{factor:.5g}", f"{offset - factor * intercept:.5g}"
+        found.add((*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item), values))
     return shared((*meaning.items(), (int(MAPPING), frozenset(found))))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
-from node.dicom.values import number, texts
+from node.dicom.values import number, text, texts
 from node.volume.vendors.fields import VendorField, notation, number_field, rounded
 from node.volume.vendors.gradients import Gradient
 
@@ -91,6 +91,14 @@ FIELDS = (
     VendorField("VelocityEncodingMaximumValue", notation(_VELOCITY), _velocity_encoding),
     VendorField("PhilipsRescaleSlope", "RescaleSlope (0028,1053)", lambda ds: number(ds, "RescaleSlope")),
     VendorField("PhilipsRescaleIntercept", "RescaleIntercept (0028,1052)", lambda ds: number(ds, "RescaleIntercept")),
+    # (stored * RS + RI) / (RS * SS) are comparable between series; the values of the volume, which are those on the
+    # display, are stored * RS + RI
+    VendorField("PhilipsScaleSlope", notation(SCALE_SLOPE), scale_slope),
+    VendorField(
+        "PartialFourierEnabled",
+        "PartialFourier (0018,9081)",
+        lambda ds: "YES" if text(ds, "PartialFourier") == "YES" else None,
+    ),
     VendorField(
         "UsePhilipsFloatNotDisplayScaling",
         "0: volumes hold the values on the display",

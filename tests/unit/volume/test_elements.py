@@ -17,9 +17,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.dicom.values import stated_numbers, texts
-from node.volume.elements import ClocksUnknown, Instant, instant, number, text
-from node.volume.read.planes import acquisition_instant
+from node.dicom.values import number, stated_numbers, texts
+from node.volume.elements import ClocksUnknown, Instant, instant, stated_instant, text
 from tests import make
 from tests.make import ct_series
 
@@ -113,7 +112,7 @@ def stated(moment, minutes, form, digits):
 def test_two_moments_are_compared_by_their_offsets_or_not_at_all(one, other, minutes, other_minutes, form, other_form):
     first, meant = stated(one, minutes, *form)
     later, meant_later = stated(other or one + dt.timedelta(seconds=1), other_minutes, *other_form)
-    moments = [acquisition_instant(ds) for ds in (first, later)]
+    moments = [stated_instant(ds, "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime") for ds in (first, later)]
     if (minutes is None) != (other_minutes is None):
         with pytest.raises(ClocksUnknown):
             moments[1].since(moments[0])

@@ -141,3 +141,23 @@ def test_a_resampled_copy_of_a_palette_has_no_new_colour():
     *_, copy = assemble(series).volumes
     assert copy.kind is VolumeKind.RESAMPLED
     assert set(np.unique(copy.voxels)) <= {0, 255}
+
+
+@pytest.mark.parametrize("slopes", [(1.0,) * 5, (1.1, 0.37, 2.0, 1 / 3, 1.0), (2.0, 1.0, 3.0, 1.0, 2.0)])
+@pytest.mark.parametrize("padding", [(-2000,) * 5, (-2000, -1999, -1500, -2000, -1), (-2000, -2000, None, -2000, None)])
+@pytest.mark.parametrize("limit", [None, -2001])
+def test_a_resampled_copy_never_mixes_the_padding_of_any_frame_with_values(slopes, padding, limit):
+    series = make.tilted_ct_series(5, RescaleSlope=[f"{slope:.9g}" for slope in slopes], RescaleIntercept="0")
+    for ds, own in zip(series, padding, strict=True):
+        pixels = np.full((16, 12), 1000, np.int16)
+        pixels[::3, ::2] = 1000 if own is None else own
+        make.set_pixels(ds, pixels)
+        if own is not None:
+            ds.PixelPaddingValue = own
+            if limit is not None:
+                ds.PixelPaddingRangeLimit = limit
+    volume, copy = assemble(series).volumes
+    assert copy.kind is VolumeKind.RESAMPLED
+    stored = {float(value) for value in np.unique(volume.voxels) if value < 0}
+    fill = volume.display.padding[0] if volume.display.padding else volume.voxels.min()
+    assert {float(value) for value in np.unique(copy.voxels) if value < 0} <= stored | {float(fill)}

@@ -147,6 +147,19 @@ def test_the_bytes_of_numbers_are_no_letters_of_a_person(keyword: str, is_read: 
     assert bytes(range(1, 17)) in cleaned(bytes(range(1, 17)))
 
 
+@pytest.mark.parametrize("mark", [chr(code) for code in (*range(1, 32), 0x85, 0xA0) if code != ord("\x1b")])
+def test_numbers_and_offsets_have_no_white_space_but_their_padding(mark: str) -> None:
+    kept = {"SliceThickness": "+12.75", "EchoNumbers": "+7345", "TimezoneOffsetFromUTC": "+0130"}
+    for keyword, value in kept.items():
+        tag = BaseTag(tag_for_keyword(keyword) or 0)
+        for end in ("", " ", mark):
+            raw = f"{value}{end}".encode("latin-1")
+            ds = ct()
+            ds[tag] = RawDataElement(tag, dictionary_VR(tag), len(raw), raw, 0, False, True)
+            written = b"".join(pieces(deidentified(ds, how(Option.MODIFIED_DATES))))
+            assert (value.encode() in written) == (end != mark), keyword
+
+
 def test_studies_of_one_patient_stay_together_and_in_their_distance() -> None:
     days = {}
     for day in ("20240102", "20290103"):

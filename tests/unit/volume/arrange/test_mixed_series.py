@@ -10,8 +10,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, EnhancedPETImageStorage, generate_uid
 
+from node.dicom.values import number
 from node.volume.assemble import assemble
-from node.volume.elements import number
 from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, in_turn, of_one_series, planes, warned

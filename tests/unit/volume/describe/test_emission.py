@@ -92,6 +92,28 @@ def test_factors_of_each_frame_are_reported_where_its_slices_share_them() -> Non
     assert "DecayCorrectionFactor" not in facts_of(series)
 
 
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("InjectionStart", {"RadiopharmaceuticalStartTime": "105900"}),
+        ("InjectedRadioactivity", {"RadionuclideTotalDose": "390000000"}),
+        ("ImageDecayCorrected", {"DecayCorrection": "NONE"}),
+        ("ImageDecayCorrectionTime", {"DecayCorrection": "ADMIN"}),
+        ("ImageDecayCorrectionTime", {"SeriesTime": "105959"}),
+    ],
+)
+def test_a_fact_in_which_one_instance_differs_is_left_out_and_named(field: str, change: dict[str, str]) -> None:
+    series = dynamic()
+    assert field in facts_of(series)
+    injection = make.injection("105930")
+    series[4].RadiopharmaceuticalInformationSequence = [injection]
+    for keyword, value in change.items():
+        setattr(injection if keyword.startswith("Radio") else series[4], keyword, value)
+    [volume] = assemble(series).volumes
+    assert field not in volume.attributes
+    assert "SeriesTime" in change or any("Radio" in one.detail or "Decay" in one.detail for one in volume.warnings)
+
+
 def test_dates_that_an_anonymiser_moved_tell_no_times_between_them() -> None:
     facts = facts_of(dynamic(SeriesDate="20200102"))
     assert "ImageDecayCorrectionTime" not in facts

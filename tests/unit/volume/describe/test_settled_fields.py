@@ -84,7 +84,7 @@ def test_nearly_every_field_is_tried():
     untried = {field.name for field in BIDS_FIELDS} - set(KNOWN) - OF_STACK
     assert untried == {
         *("VelocityEncodingDirection", "LabelingOrientation", "LabelingSlabThickness"),
-        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "RealWorldValueUnits", "PhilipsScaleSlope"),
+        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "RealWorldValueUnits"),
         "TracerRadionuclide",
     }
 
@@ -105,3 +105,36 @@ def test_a_field_that_is_alike_in_each_time_is_of_each_time():
     assert volume.attributes["of_each_time"]["XRayTubeCurrent"] == [100, 200]
     assert volume.attributes["KVP"] == 120
     assert {"XRayTubeCurrent", "AcquisitionNumber"}.isdisjoint(volume.attributes)
+
+
+@pytest.mark.parametrize(
+    ("macro", "keyword", "values", "fields"),
+    [
+        (
+            *("MRFOVGeometrySequence", "InPlanePhaseEncodingDirection", ("ROW", "COLUMN")),
+            {"InPlanePhaseEncodingDirectionDICOM", "PhaseEncodingAxis", "ReconMatrixPE"},
+        ),
+        ("MRModifierSequence", "PartialFourier", ("YES", "NO"), {"PartialFourierEnabled"}),
+    ],
+)
+@pytest.mark.parametrize("is_enhanced", [False, True])
+def test_a_field_that_an_attribute_decides_is_that_of_all_frames(is_enhanced, macro, keyword, values, fields):
+    def made(*others):
+        if is_enhanced:
+            (ds,) = series = [make.enhanced_mr(4)]
+            holders = [make.dataset() for _ in range(4)]
+            for group, holder in zip(ds.PerFrameFunctionalGroupsSequence, holders, strict=True):
+                setattr(group, macro, [holder])
+        else:
+            holders = series = make.mr_series(4)
+        for ds in series:
+            ds.Manufacturer = "Philips"
+        for number, holder in enumerate(holders):
+            setattr(holder, keyword, values[number in others])
+        (volume,) = assemble(series).volumes
+        return volume
+
+    assert fields <= made().attributes.keys()
+    volume = made(2)
+    assert fields.isdisjoint(volume.attributes)
+    assert any(name_of(tag_for_keyword(keyword)) in own.detail for own in volume.warnings)

@@ -207,7 +207,7 @@ def test_what_is_no_number_is_left_out(broken: str) -> None:
 
 
 def test_scalings_beside_the_rescale_are_recorded() -> None:
-    [ds] = make.mr_series(1)
+    [ds] = make.mr_series(1, Manufacturer="Philips")
     unit = make.dataset(CodeValue="mm2/s")
     mapping = make.dataset(RealWorldValueSlope=0.5, RealWorldValueIntercept=2.0, MeasurementUnitsCodeSequence=[unit])
     ds.RealWorldValueMappingSequence = [mapping]

@@ -51,6 +51,10 @@ def test_what_differs_between_the_images_of_one_volume_has_no_warning():
     assert details_of(series) == (1, set())
 
 
+def table_of(kind):
+    return make.dataset(LUTDescriptor=[2048, 0, 16], ModalityLUTType=kind, LUTData=list(range(2048)))
+
+
 PAIRS = [
     {"ImagedNucleus": ("1H", "23Na")},
     {"ScanOptions": ("MT", None)},
@@ -58,6 +62,9 @@ PAIRS = [
     {"ReconstructionMethod": ("OSEM 3i24s", "FBP")},
     {"DerivationDescription": ("iodine map", "virtual non contrast")},
     {"SeriesDescription": ("MonoE 40 keV", "MonoE 70 keV")},
+    {"ImageLaterality": ("L", "R")},
+    {"FrameAnatomySequence": ([make.dataset(FrameLaterality="L")], [make.dataset(FrameLaterality="R")])},
+    {"ModalityLUTSequence": ([table_of("OD")], [table_of("HU")])},
     {"DerivationCodeSequence": ([make.dataset(CodeValue="113061")], [make.dataset(CodeValue="113062")])},
 ]
 
@@ -115,6 +122,10 @@ def test_unit_and_slope_of_real_world_values_are_part_of_what_a_volume_is():
 
     assert mapped(*[("ms", 1.0, 2.0)] * 3, *[("ms", 1.0, 4.0)] * 3) == (2, set())
     assert mapped(*[("Bq/ml", slope, 2.0) for slope in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]) == (1, set())
+    tables = sorted(make.time_series(2, 3), key=lambda ds: int(ds.InstanceNumber))
+    for number, ds in enumerate(tables):
+        ds.RealWorldValueMappingSequence = [make.dataset(RealWorldValueLUTData=[0.5, 1.0 + (number > 2)])]
+    assert details_of(tables) == (2, set())
     count, details = mapped(*[("ms", 1.0, 2.0)] * 3, *[("1/s", 1.0, 2.0)] * 3)
     assert count == 2
     assert "(0040,9096)" in details.pop()
