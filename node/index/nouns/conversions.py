@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
@@ -21,12 +21,15 @@ from node.index.models.history import (
     FailureRow,
     LostInstanceRow,
     RevisionFileRow,
+    TombstoneRow,
+    TrashRow,
     VolumeRow,
     VolumeSourceRow,
 )
-from node.index.models.levels import SPOOL, STORE, SeriesRow
+from node.index.models.levels import SPOOL, STORE, SeriesRow, StudyRow
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import folders_of, owe_files
+from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
 from node.index.nouns.records import (
     ClaimedSeries,
     CurrentConversion,
@@ -42,19 +45,29 @@ class ConversionRepository(IndexRepository):
 
     @on_reader
     def live_folders(self, connection: Connection) -> set[str]:
-        """Return the folders of all files of conversions, relative to the root."""
+        """Return the folders of all files of conversions, relative to the root, with those in the trash."""
         live = ConversionRow.files_removed_at.is_(None)
-        return folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
+        folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
+        return folders | volumes_in_trash(connection)
 
     @on_reader
     def is_recorded(self, connection: Connection, series: int, folder: str) -> bool:
-        """Return whether a row of a series, by its id, names a file in this folder."""
+        """Return whether a row of a series, by its id, names a file in this folder, or the trash names the folder."""
         rows = (
             select(VolumeRow.id)
             .join(ConversionRow)
             .where(ConversionRow.series_id == series, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
         )
-        return connection.execute(rows.limit(1)).first() is not None
+        is_there = connection.execute(rows.limit(1)).first() is not None
+        return is_there or bool(named_keys(connection, [folder]))
+
+    @on_reader
+    def series_of_file(self, connection: Connection, path: str) -> SeriesKey | None:
+        """Return the series that has a file in its current volumes, or None."""
+        above = join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow)
+        uids = select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid).select_from(above)
+        row = connection.execute(uids.where(VolumeRow.path == path, ConversionRow.superseded.is_(False))).first()
+        return None if row is None else (row[0], row[1])
 
     @on_reader
     def source_digests(self, connection: Connection, sop_instance_uid: str) -> set[str]:
@@ -151,6 +164,18 @@ def owe_sidecars(connection: Connection, series_id: int) -> None:
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:
     return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
+
+
+def last_revision(connection: Connection, row: Row[Any], study_instance_uid: str) -> int:
+    """Return the last number that a revision of a series has, by its row: also one that is in the trash."""
+    numbers: list[int] = [row.revision]
+    numbers += connection.scalars(select(ConversionRow.revision).where(ConversionRow.series_id == row.id))
+    in_trash = TrashRow.kind == "series", TrashRow.key == row.series_instance_uid
+    trashed = select(TrashRow.content, TombstoneRow.content).join(TombstoneRow).where(*in_trash)
+    for [series], of_deletion in connection.execute(trashed):
+        if of_deletion is not None and of_deletion["study_instance_uid"] == study_instance_uid:
+            numbers.append(series["revision"])
+    return max(numbers)
 
 
 def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
