@@ -27,7 +27,6 @@ from node.index.engine.place import REMEDY
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.records import Deletion, DeletionPlan, removes_instances
 from node.index.nouns.terms import Terms
-from node.index.nouns.trash import FILES
 
 log = structlog.get_logger()
 
@@ -96,7 +95,7 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
     """
     unlink(archive, ordered.paths)
     if ordered.went_to_trash:
-        for _, file in index.trash.files(ordered.id, FILES):
+        for _, file in index.trash.files(ordered.id):
             archive.derived.drop(file.key)
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:

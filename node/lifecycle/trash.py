@@ -20,13 +20,12 @@ from dataclasses import dataclass
 import structlog
 
 from node.archive.filesystem import Archive
-from node.archive.intact import MISSING, problem_with
+from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.counted import sized
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.models.levels import STORE
 from node.index.nouns.trash import NotInTrash, TrashedFile
 from node.lifecycle.deletion import finish
 from node.receive.apply import MAX_BATCH
@@ -112,9 +111,6 @@ def _fate(
 ) -> str:
     """Compare a file that is back with its row, and record how it differs; return what became of it in one word."""
     try:
-        if file.kind == "volumes":
-            _compare_volumes(archive, index, file, now)
-            return "volumes"
         problem = problem_of(archive, file.found)
         if file.kind == "conflicts":
             if problem is not None:
@@ -143,7 +139,7 @@ def _of_one_that_came_again(
     now: dt.datetime,
 ) -> str:
     """Index a file beside the one that came meanwhile, unless it is damaged; see `_fate`."""
-    [row] = file.rows
+    row = file.row
     if problem is None:
         facts = {name: row[name] or "" for name in ("source", "calling_ae_title", "called_ae_title", "peer")}
         done = adopt(archive, index, [file.key], quiet_seconds, now, {file.key: facts | {"received_at": now}})
@@ -155,27 +151,14 @@ def _of_one_that_came_again(
     if any(one.sha256 == row["sha256"] for one in held):  # or it was indexed before a crash
         archive.remove(file.key)
         return "repeated"
-    aside = archive.quarantine_key(file.key) if problem != MISSING else None
-    owed = []
+    log.error("file_damaged", path=file.key, reason=problem)
+    current = index.lost.stored_at([one.key for one in held])
+    owed = [one._replace(sha256=row["sha256"], received_at=now.isoformat()) for one in current[-1:]]
     archive.acknowledged.append(owed)
     index.lost.record(owed, now)
-    if aside is not None:
+    if problem != MISSING:
         archive.quarantine(file.key)
     return "lost"
-
-
-def _compare_volumes(archive: Archive, index: Index, file: TrashedFile, now: dt.datetime) -> None:
-    """Have a series converted again if a file of the volumes that it has is not as it was made."""
-    for row in file.rows:
-        stored = index.objects.revision_file(row["path"])
-        if stored is not None and stored.place == STORE:
-            continue
-        problem = problem_with(archive.path(row["path"]), 0, row["bytes"], row["sha256"]) if row["sha256"] else None
-        series = index.conversions.series_of_file(row["path"]) if problem is not None else None
-        if series is not None:
-            log.error("file_damaged", path=row["path"], reason=problem)
-            archive.remove(row["path"])
-            index.series.reopen([series], now)
 
 
 def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, reason: str, now: dt.datetime) -> None:

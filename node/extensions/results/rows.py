@@ -129,6 +129,6 @@ class ReadResults(ReadRepository, JobViews):
         taken = select(func.max(SeriesRow.series_number)).join(StudyRow).where(*of_study).scalar_subquery()
         count, highest = self._connection.execute(select(results, taken)).one()
         in_trash = TombstoneRow.content["study_instance_uid"].as_string() == study_instance_uid
-        trashed = select(TrashRow.content).join(TombstoneRow).where(TrashRow.kind == "series", in_trash)
-        numbers = [row["series_number"] or 0 for rows in self._connection.scalars(trashed) for row in rows]
-        return max(first + int(count), *(number + 1 for number in (highest or 0, *numbers)))
+        number = func.max(TrashRow.content["series_number"].as_integer())
+        trashed = self._connection.scalar(select(number).join(TombstoneRow).where(TrashRow.kind == "series", in_trash))
+        return max(first + int(count), (highest or 0) + 1, (trashed or 0) + 1)

@@ -265,18 +265,18 @@ class TombstoneRow(Base):
 
 
 class TrashRow(Base):
-    """Rows of a deletion that can come back, with the file that they name; see `node.index.nouns.trash`."""
+    """A row of a deletion that can come back, with the file that it names; see `node.index.nouns.trash`."""
 
     __tablename__ = "trash"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     deletion: Mapped[int] = mapped_column(ForeignKey("tombstones.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(64))  # the table that the rows were in
+    kind: Mapped[str] = mapped_column(String(64))  # the table that the row was in
     key: Mapped[str | None] = mapped_column(String(400), index=True)  # of the file or folder; of a series, its UID
     bytes: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str | None] = mapped_column(String(8))  # as of an image
     holder: Mapped[str | None] = mapped_column(String(63))  # the only host that has the file
-    content: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # the rows as they were
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)  # the row as it was
 
 
 class PerformedStepRow(Base):

@@ -21,13 +21,11 @@ from node.index.models.history import (
     FailureRow,
     LostInstanceRow,
     RevisionFileRow,
-    TombstoneRow,
     TrashRow,
     VolumeRow,
     VolumeSourceRow,
 )
-from node.index.models.levels import SPOOL, STORE, SeriesRow, StudyRow
-from node.index.nouns.converted import SeriesKey
+from node.index.models.levels import SPOOL, STORE, SeriesRow
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
 from node.index.nouns.records import (
@@ -60,14 +58,6 @@ class ConversionRepository(IndexRepository):
         )
         is_there = connection.execute(rows.limit(1)).first() is not None
         return is_there or bool(named_keys(connection, [folder]))
-
-    @on_reader
-    def series_of_file(self, connection: Connection, path: str) -> SeriesKey | None:
-        """Return the series that has a file in its current volumes, or None."""
-        above = join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow)
-        uids = select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid).select_from(above)
-        row = connection.execute(uids.where(VolumeRow.path == path, ConversionRow.superseded.is_(False))).first()
-        return None if row is None else (row[0], row[1])
 
     @on_reader
     def source_digests(self, connection: Connection, sop_instance_uid: str) -> set[str]:
@@ -166,16 +156,12 @@ def _folders(connection: Connection, conversion_id: int) -> set[str]:
     return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
 
 
-def last_revision(connection: Connection, row: Row[Any], study_instance_uid: str) -> int:
+def last_revision(connection: Connection, row: Row[Any]) -> int:
     """Return the last number that a revision of a series has, by its row: also one that is in the trash."""
-    numbers: list[int] = [row.revision]
-    numbers += connection.scalars(select(ConversionRow.revision).where(ConversionRow.series_id == row.id))
-    in_trash = TrashRow.kind == "series", TrashRow.key == row.series_instance_uid
-    trashed = select(TrashRow.content, TombstoneRow.content).join(TombstoneRow).where(*in_trash)
-    for [series], of_deletion in connection.execute(trashed):
-        if of_deletion is not None and of_deletion["study_instance_uid"] == study_instance_uid:
-            numbers.append(series["revision"])
-    return max(numbers)
+    made = select(func.max(ConversionRow.revision)).where(ConversionRow.series_id == row.id)
+    number = func.max(TrashRow.content["revision"].as_integer())
+    trashed = select(number).where(TrashRow.kind == "series", TrashRow.key == row.series_instance_uid)
+    return max(int(row.revision), connection.scalar(made) or 0, connection.scalar(trashed) or 0)
 
 
 def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:

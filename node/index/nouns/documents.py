@@ -124,23 +124,3 @@ def rebase(connection: Connection, series: int) -> None:
     names = {name for own in owns.values() for name in own}
     values = {"document": _ENCODE(new), "varying": _ENCODE(sorted(names))}
     connection.execute(update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series).values(values))
-
-
-def bring_back_documents(connection: Connection, series: int, base: str, owns: Mapping[int, str]) -> None:
-    """Write the documents of instances of a series again that had another document when they were deleted.
-
-    `base`: the document that the series had. `owns`: what the instances had beside it, by their ids.
-    """
-    row = connection.execute(
-        select(SeriesDocumentRow.document, SeriesDocumentRow.varying)
-        .where(SeriesDocumentRow.series_id == series)
-        .with_for_update()
-    ).first()
-    if row is None:
-        return
-    old, new = json.loads(base), json.loads(row.document)
-    documents = {id: differences(effective(old, json.loads(own)), new) for id, own in owns.items()}
-    _WRITE_OWN.execute_each(connection, [{"image_id": id, "document": _ENCODE(own)} for id, own in documents.items()])
-    names = set(json.loads(row.varying)).union(*documents.values())
-    its_row = update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series)
-    connection.execute(its_row.values(varying=_ENCODE(sorted(names))))

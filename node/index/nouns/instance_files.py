@@ -109,7 +109,7 @@ def wanted_files(connection: Connection, keys: Sequence[str]) -> Iterator[HeldFi
         yield HeldFile(row.key or "", row.sha256 or "")
     trashed = select(TrashRow.key, TrashRow.bytes, TrashRow.content).where(TrashRow.key.in_(keys))
     for key, size, content in connection.execute(trashed.where(TrashRow.kind.in_(("images", "conflicts")))):
-        yield HeldFile(key, content[0]["sha256"] or "", bytes=size or None)
+        yield HeldFile(key, content["sha256"] or "", bytes=size or None)
 
 
 def volumes_in_trash(connection: Connection) -> set[str]:

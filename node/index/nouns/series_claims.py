@@ -236,7 +236,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
     expected = expectation_of(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
-    revision = 1 + last_revision(connection, row, study_uid)
+    revision = 1 + last_revision(connection, row)
     _record_quiet(connection, row, study_uid, expected, revision, now)
     learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(

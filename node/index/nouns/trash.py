@@ -10,26 +10,11 @@ tombstone of the deletion, which then removes them like any other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Date,
-    Select,
-    Table,
-    Time,
-    and_,
-    delete,
-    func,
-    or_,
-    select,
-    union,
-    update,
-)
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select, union, update
 
 from node.errors import UsageError
 from node.index.engine.backend import backend_of
@@ -37,13 +22,21 @@ from node.index.engine.extension_tables import every_table, forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
-from node.index.models.history import ConversionRow, EventRow, FailureRow, TombstoneRow, TrashRow
-from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesRow, StudyRow, Utc
-from node.index.models.work import OwedEventRow, WorkRow
-from node.index.nouns.documents import bring_back_documents
+from node.index.models.history import (
+    ConversionRow,
+    EventRow,
+    FailureRow,
+    RevisionFileRow,
+    TombstoneRow,
+    TrashRow,
+    VolumeRow,
+)
+from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
+from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
 from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed
+from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.lost import of_plan
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Deletion, DeletionPlan, InstanceFile, Level
@@ -59,21 +52,20 @@ _IN_TRASH = TombstoneRow.content.is_not(None)
 FILES = "images", "conflicts"
 """Tables whose rows name a file of an instance."""
 
-CHECKED = (*FILES, "volumes")
-"""Tables whose rows name files that are compared when they come back."""
+NAMING = (*FILES, "volumes")
+"""Tables whose rows name what is removed with them: files of instances, and folders of revisions."""
 
-_LEVELS = "patients", "studies", "series"
-
-_BY_VALUE = {"owed_images": ("image_id", "images", "id"), "results": ("sop_instance_uid", "images", "sop_instance_uid")}
-"""Columns that name a row of another table without a foreign key, as (column, table, its column)."""
+_BY_VALUE: Mapping[Any, Any] = {
+    OwedImageRow.__table__.c.image_id: ImageRow.__table__.c.id,
+    ResultRow.__table__.c.sop_instance_uid: ImageRow.__table__.c.sop_instance_uid,
+}
+"""Columns that name a row of another table by a column of it, without a foreign key."""
 
 _NOT_KEPT = frozenset({"open_associations", "project_series"})
 """Tables whose rows are not those of the deleted: an association ends meanwhile, and projects say what is in them now.
 """
 
 _PERSONS = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
-
-CHUNK_ROWS = 500
 
 Rows = Sequence[dict[str, Any]]
 
@@ -84,21 +76,20 @@ class NotInTrash(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class TrashedFile:
-    """A file that comes back, or the folder of a revision; `kind` is the table of its `rows`."""
+    """The file of an instance or of a conflict, with its row: `kind` is the table."""
 
     kind: str
     key: str
     holder: str | None
-    rows: Rows
+    row: Mapping[str, Any]
 
     @property
     def found(self) -> InstanceFile | HeldFile:
-        """The file of an instance or of a conflict, as its row has it."""
-        row = self.rows[0]
+        """The file as its row has it."""
+        row = self.row
         if self.kind == "conflicts":
             return HeldFile(self.key, row["sha256"] or "", holder=row["host"])
-        row = row | {"holder": row["spool_host"]}
-        return InstanceFile(*(row[name] for name in InstanceFile.__match_args__))
+        return InstanceFile(*(row["spool_host" if name == "holder" else name] for name in InstanceFile.__match_args__))
 
 
 def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
@@ -131,7 +122,7 @@ class TrashRepository(IndexRepository):
             raise NotInTrash  # somebody was quicker
         study = entry["study_instance_uid"]
         _Undo(connection, number, study, stays=bool(entry.get("stays")), now=now).run()
-        connection.execute(delete(TrashRow).where(TrashRow.deletion == number, TrashRow.kind.not_in(CHECKED)))
+        connection.execute(delete(TrashRow).where(TrashRow.deletion == number, TrashRow.kind.not_in(FILES)))
         record_event(connection, "restored", now, study_instance_uid=study, detail=f"{entry['level']}, from the trash")
 
     entry = reads(_entry)
@@ -151,21 +142,13 @@ class TrashRepository(IndexRepository):
 
     @on_reader
     def files(
-        self,
-        connection: Connection,
-        number: int | None,
-        kinds: Collection[str] = CHECKED,
-        after: int = 0,
-        limit: int | None = None,
+        self, connection: Connection, number: int, after: int = 0, limit: int | None = None
     ) -> list[tuple[int, TrashedFile]]:
-        """Return files of a deletion, or of all in the trash, behind a number in their order, with these numbers."""
-        rows = select(TrashRow).where(TrashRow.kind.in_(kinds), TrashRow.key.is_not(None), TrashRow.id > after)
-        rows = (
-            rows.where(TrashRow.deletion == number) if number is not None else rows.join(TombstoneRow).where(_IN_TRASH)
-        )
+        """Return files of instances of a deletion, behind a number in their order, with these numbers."""
+        its = TrashRow.deletion == number, TrashRow.kind.in_(FILES), TrashRow.key.is_not(None), TrashRow.id > after
         return [
             (row.id, TrashedFile(row.kind, row.key, row.holder, _decoded(row.kind, row.content)))
-            for row in connection.execute(rows.order_by(TrashRow.id).limit(limit))
+            for row in connection.execute(select(TrashRow).where(*its).order_by(TrashRow.id).limit(limit))
         ]
 
     @on_reader
@@ -212,7 +195,7 @@ class TrashRepository(IndexRepository):
         jobs.forget_study(connection, study)
         owe_trashed(connection, number, now)
         left = delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.kind, TrashRow.key)
-        keys = {key for kind, key in connection.execute(left).all() if kind in CHECKED and key is not None}
+        keys = {key for kind, key in connection.execute(left).all() if kind in NAMING and key is not None}
         paths = sorted({*row.paths, *keys})
         owe_host_removals(connection, paths, now)
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
@@ -243,49 +226,31 @@ def content_of(connection: Connection, study_instance_uid: str, series_instance_
 
 
 def put_in_trash(connection: Connection, deletion: int, rows: Mapping[str, Rows]) -> None:
-    """Add rows to the trash, by their tables: one of the trash for each file, folder, series or study."""
-    conversions = rows.get("conversions", ())
-    gone = {
-        row["id"] for row in conversions if row["files_removed_at"] is not None
-    }  # an earlier deletion has the files
+    """Add rows to the trash, by their tables."""
+    gone = {row["id"] for row in rows.get("conversions", ()) if row["files_removed_at"] is not None}
     values = [
-        {"deletion": deletion, "kind": kind, "key": key, **_described(kind, some)}
-        | {"content": [{name: _encoded(value) for name, value in row.items()} for row in some]}
+        {"deletion": deletion, "kind": kind, **_file_of(kind, row, gone)}
+        | {"content": {name: _encoded(value) for name, value in row.items()}}
         for kind, of_kind in rows.items()
-        for key, some in _by_key(kind, of_kind, gone)
+        for row in of_kind
     ]
     if values:
         connection.execute(insert(TrashRow), values)
 
 
-_KEYS: Mapping[str, Callable[[dict[str, Any]], str | None]] = {
-    "images": lambda row: row["key"],
-    "conflicts": lambda row: row["key"],
-    "revision_files": lambda row: row["key"],
-    "volumes": lambda row: min(folders_of([row["path"]])),
-    "series": lambda row: row["series_instance_uid"],
-    "results": lambda row: row["study_instance_uid"],
-}
-"""By what rows in the trash are looked up."""
+def _file_of(kind: str, row: dict[str, Any], gone: Collection[int]) -> dict[str, Any]:
+    """Return the columns of the trash about the file of a row; an earlier deletion has those of conversions in `gone`.
 
-
-def _by_key(kind: str, rows: Rows, gone: Collection[int]) -> Iterator[tuple[str | None, Rows]]:
-    if kind in _KEYS:
-        for key, some in groupby(rows, _KEYS[kind]):
-            of_key = list(some)
-            yield None if of_key[0].get("conversion_id") in gone else key, of_key
-        return
-    yield from ((None, rows[begin : begin + CHUNK_ROWS]) for begin in range(0, len(rows), CHUNK_ROWS))
-
-
-def _described(kind: str, rows: Rows) -> dict[str, Any]:
-    """Return the columns of the trash about the files of some rows."""
-    row = rows[0]
-    has_bytes = kind in ("images", "volumes")
+    A series is looked up by its UID.
+    """
+    key = row["key"] if kind in (*FILES, "revision_files") else row["series_instance_uid"] if kind == "series" else None
+    if kind == "volumes":
+        [key] = folders_of([row["path"]])
     return {
-        "bytes": sum(one["bytes"] for one in rows) if has_bytes else 0,
+        "key": None if row.get("conversion_id") in gone else key,
+        "bytes": row["bytes"] if kind in ("images", "volumes") else 0,
         "place": row["place"] if kind in ("images", "revision_files") else None,
-        "holder": row["spool_host" if kind == "images" else "host"] if kind in FILES else None,
+        "holder": row.get("spool_host", row.get("host")) if kind in FILES else None,
     }
 
 
@@ -294,71 +259,47 @@ def leaving(connection: Connection, plan: DeletionPlan, series: Sequence[int], *
 
     `stays`: the series of a deleted instance has others: it stays, and is converted without it.
     """
-    its = ImageRow.sop_instance_uid == plan.uid if stays else ImageRow.series_id.in_(series)
-    chosen: dict[str, Select[Any]] = {"images": select(ImageRow.id).where(its)}
     of_series = SeriesRow.id.in_(series)
-    conditions: dict[str, ColumnElement[bool]] = {}
-    if not stays:
-        chosen["series"] = select(SeriesRow.id).where(of_series)
-    for name, table in every_table().items():
-        if name in _NOT_KEPT:
-            continue
-        columns = [
-            (key.parent, key.column.table.name, "id") for key in table.foreign_keys if key.ondelete != "SET NULL"
-        ]
-        if name in _BY_VALUE:
-            column, target, of_target = _BY_VALUE[name]
-            columns.append((table.c[column], target, of_target))
-        below = [
-            column.in_(chosen[target].with_only_columns(every_table()[target].c[of_target]))
-            for column, target, of_target in columns
-            if target in chosen
-        ]
-        if below and name not in chosen:
-            chosen[name] = select(table).where(or_(*below))
-    conditions = {name: query.whereclause for name, query in chosen.items() if query.whereclause is not None}
-    if stays:
-        conditions |= _changing(plan.uid, series)
-    study = select(SeriesRow.study_id).where(of_series)
-    patient = union(*(select(column).where(StudyRow.id.in_(study), column.is_not(None)) for column in _PERSONS))
-    conditions |= {
+    study = StudyRow.id.in_(select(SeriesRow.study_id).where(of_series))
+    persons = union(*(select(column).where(study, column.is_not(None)) for column in _PERSONS)).subquery().select()
+    which: dict[str, ColumnElement[bool]] = {
+        "patients": or_(PatientRow.id.in_(persons), PatientRow.merged_into.in_(persons)),
+        "studies": study,
         "series": of_series,
-        "studies": StudyRow.id.in_(study),
-        "patients": or_(
-            PatientRow.id.in_(patient.subquery().select()), PatientRow.merged_into.in_(patient.subquery().select())
-        ),
+        "images": ImageRow.sop_instance_uid == plan.uid if stays else ImageRow.series_id.in_(series),
         **_pending(plan),
     }
-    return {
-        name: [dict(row) for row in connection.execute(select(table).where(conditions[name])).mappings()]
-        for name, table in every_table().items()
-        if name in conditions
-    }
-
-
-def _changing(sop_instance_uid: str, series: Sequence[int]) -> Mapping[str, ColumnElement[bool]]:
-    """Return the rows that change when an instance leaves its series: its conversions, and the files that hold it."""
-    holding = conversions_holding(series[0], sop_instance_uid)
-    conditions = {
-        name: every_table()[name].c.series_id.in_(series) for name in ("conversions", "failures", "series_documents")
-    }
-    return conditions | {
-        name: every_table()[name].c.conversion_id.in_(holding) for name in ("volumes", "revision_files")
-    }
+    followed = {"images"} if stays else set(which)
+    if stays:  # the other revisions keep their files
+        holding = conversions_holding(series[0], plan.uid)
+        which |= {row.__tablename__: row.series_id.in_(series) for row in (ConversionRow, FailureRow)}
+        which |= {row.__tablename__: row.conversion_id.in_(holding) for row in (VolumeRow, RevisionFileRow)}
+    found: dict[str, Rows] = {}
+    for name, table in every_table().items():
+        if name not in which and name not in _NOT_KEPT:
+            above = [(column, other) for column, other, goes in _references(table) if goes]
+            above = [(column, other) for column, other in above if other.table.name in followed]
+            below = [column.in_(select(other).where(which[other.table.name])) for column, other in above]
+            if below:
+                which[name] = or_(*below)
+                followed.add(name)
+        if name in which:
+            found[name] = [dict(row) for row in connection.execute(select(table).where(which[name])).mappings()]
+    return found
 
 
 def _pending(plan: DeletionPlan) -> dict[str, ColumnElement[bool]]:
     """Return what is lost, owed to subscribers and worked on of what is deleted."""
-    above = {"study": (), "series": ("series_instance_uid",), "instance": ("sop_instance_uid",)}[plan.level]
-    open_work = [WorkRow.study_instance_uid == plan.study_instance_uid, WorkRow.outcome.is_(None)]
+    work = [WorkRow.study_instance_uid == plan.study_instance_uid, WorkRow.outcome.is_(None)]
     events = [EventRow.study_instance_uid == plan.study_instance_uid, EventRow.kind.not_in(CHANGES)]
-    for name in above:
-        open_work.append(getattr(WorkRow, name) == plan.uid)
-        events.append(getattr(EventRow, name) == plan.uid)
+    if plan.level != "study":
+        of_level = {"series": "series_instance_uid", "instance": "sop_instance_uid"}[plan.level]
+        work.append(getattr(WorkRow, of_level) == plan.uid)
+        events.append(getattr(EventRow, of_level) == plan.uid)
     return {
         "lost_instances": and_(*of_plan(plan)),
         "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events)),
-        "work": and_(*open_work, WorkRow.kind.in_(("hook", "route", "job"))),
+        "work": and_(*work, WorkRow.kind.in_(("hook", "route", "job"))),
     }
 
 
@@ -372,11 +313,11 @@ class _Undo:
 
     def __init__(self, connection: Connection, number: int, study: str, *, stays: bool, now: dt.datetime) -> None:
         self._connection, self._study, self._stays, self._now = connection, study, stays, now
-        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in every_table()}
         query = select(TrashRow.kind, TrashRow.content).where(TrashRow.deletion == number).order_by(TrashRow.id)
         for kind, content in connection.execute(query):
-            if kind in every_table():  # else of an extension that is not installed any more
-                self._rows.setdefault(kind, []).extend(_decoded(kind, content))
+            if kind in self._rows:  # else of an extension that is not installed any more
+                self._rows[kind].append(_decoded(kind, content))
         self._ids: dict[str, dict[int, int]] = {}  # by table: of a row that was deleted, what it has now
         self._new: set[int] = set()  # series that are inserted
         self._as_before: set[int] = set()
@@ -390,11 +331,9 @@ class _Undo:
             self._bring_series(row, study)
         grown = self._bring_images()
         self._bring_conversions()
-        self._bring_documents()
-        done = {*_LEVELS, "images", "conversions", "series_documents", "image_documents", "work"}
-        for name in every_table():
-            if name in self._rows.keys() - done:
-                self._insert(name, self._rows[name])
+        for name, rows in self._rows.items():
+            if name not in ("patients", "studies", "series", "images", "conversions", "work"):
+                self._insert(name, rows)
         self._bring_work()
         for series in sorted(grown - self._as_before):
             reopen(self._connection, series, self._study, None, self._now, "instances of it are back from the trash")
@@ -406,35 +345,42 @@ class _Undo:
             convert_referring(self._connection, uids, self._now, "is back from the trash", used=revision)
 
     def _bring_study(self) -> int:
+        """Return the row id of the study. Who its patient is holds if nobody has decided that meanwhile."""
         [row] = self._rows["studies"]
-        found = self._connection.scalar(select(StudyRow.id).where(StudyRow.study_instance_uid == self._study))
-        if found is None:
-            known = self._ids.setdefault("patients", {})
-            for patient in sorted(self._rows["patients"], key=lambda one: one["merged_into"] is not None):
-                there = self._patient(patient)
-                if there is None:
-                    self._insert("patients", [patient])
-                else:
-                    known[patient["id"]] = there
-            row = row | {column.name: known.get(row[column.name]) for column in _PERSONS[1:]}
-            person = known[row["patient_id"]]
-            other = self._connection.scalar(select(PatientRow.merged_into).where(PatientRow.id == person))
-            if other is not None:  # somebody has merged the patient meanwhile
-                known[row["patient_id"]] = other
-                row |= {"named_patient_id": person, "identified_at": self._now}
-            self._insert("studies", [row])
+        of = StudyRow
+        query = select(of.id, of.patient_id, of.identified_at).where(of.study_instance_uid == self._study)
+        there = self._connection.execute(query).first()
+        if there is not None:
+            self._ids["studies"] = {row["id"]: there.id}
+            if row["identified_at"] is None or there.identified_at is not None:
+                return int(there.id)
+        known = self._ids.setdefault("patients", {})
+        for patient in sorted(self._rows["patients"], key=lambda one: one["merged_into"] is not None):
+            if (found := self._patient(patient)) is None:
+                self._insert("patients", [patient])
+            else:
+                known[patient["id"]] = found
+        persons = {column.name: known.get(row[column.name]) for column in _PERSONS}
+        into = select(PatientRow.merged_into).where(PatientRow.id == persons["patient_id"])
+        if (other := self._connection.scalar(into)) is not None:  # somebody has merged the patient meanwhile
+            persons |= {"named_patient_id": persons["patient_id"], "patient_id": other}
+            row = row | {"identified_at": self._now}
+        if there is None:
+            self._ids["patients"] |= {id: id for id in persons.values() if id is not None}
+            self._insert("studies", [row | persons])
         else:
-            self._ids["studies"] = {row["id"]: found}
+            values = persons | {"identified_at": row["identified_at"]}
+            self._connection.execute(update(of).where(of.id == there.id).values(values))
+            delete_empty_patient(self._connection, there.patient_id)
         return self._ids["studies"][row["id"]]
 
     def _patient(self, row: dict[str, Any]) -> int | None:
         """Return the row that a person has by now."""
-        same = [
-            getattr(PatientRow, name).is_not_distinct_from(row[name])
-            for name in ("patient_name", "patient_birth_date", "patient_sex")
-        ]
-        is_it = or_(PatientRow.id == row["id"], and_(*same))
-        found = select(PatientRow.id).where(PatientRow.identity == row["identity"], is_it)
+        names = "patient_name", "patient_birth_date", "patient_sex"
+        same = [getattr(PatientRow, name).is_not_distinct_from(row[name]) for name in names]
+        found = select(PatientRow.id).where(
+            PatientRow.identity == row["identity"], or_(PatientRow.id == row["id"], and_(*same))
+        )
         return self._connection.scalar(found.order_by(PatientRow.id != row["id"]).limit(1))
 
     def _bring_series(self, row: dict[str, Any], study: int) -> None:
@@ -463,68 +409,56 @@ class _Undo:
             self._connection.execute(delete(FailureRow).where(FailureRow.series_id == there.id))
 
     def _bring_images(self) -> set[int]:
-        """Insert the instances that did not come again; return the series that have instances again."""
-        rows = self._rows["images"]
-        columns = ImageRow.sop_instance_uid, ImageRow.id, ImageRow.sha256
-        uids = [row["sop_instance_uid"] for row in rows]
-        there = {
-            uid: (id, sha256)
-            for uid, id, sha256 in self._connection.execute(
-                select(*columns).where(looked_up_in(ImageRow.sop_instance_uid, uids))
-            )
-        }
+        """Insert the instances that did not come again; return the series that have instances again.
+
+        Those of a series that is there are searched in their files: the series has another document by now.
+        """
+        rows, series = self._rows["images"], self._ids["series"]
+        uids = looked_up_in(ImageRow.sop_instance_uid, [row["sop_instance_uid"] for row in rows])
+        query = select(ImageRow.sop_instance_uid, ImageRow.id, ImageRow.sha256).where(uids)
+        there = {uid: (id, sha256) for uid, id, sha256 in self._connection.execute(query)}
         new = [row for row in rows if row["sop_instance_uid"] not in there]
         self._insert("images", new)
+        known = self._ids.setdefault("images", {})
         for row in rows:
             id, sha256 = there.get(row["sop_instance_uid"], (0, ""))
             if sha256 == row["sha256"]:
-                self._ids["images"][row["id"]] = id
+                known[row["id"]] = id
             if id:
-                self._as_before.discard(self._ids["series"][row["series_id"]])
-        return {self._ids["series"][row["series_id"]] for row in new}
+                self._as_before.discard(series[row["series_id"]])
+        documented = {row["id"] for row in new if series[row["series_id"]] in self._new}
+        documents = self._rows["image_documents"]
+        self._rows["image_documents"] = [row for row in documents if row["image_id"] in documented]
+        partial = SeriesDocumentRow.series_id.in_(set(series.values()) - self._new)
+        self._connection.execute(update(SeriesDocumentRow).where(partial).values(is_partial=True))
+        return {series[row["series_id"]] for row in new}
 
     def _bring_conversions(self) -> None:
         """Insert revisions, or change those that are there; they are current where a series is as before."""
-        rows, known = self._rows.get("conversions", []), self._ids.setdefault("conversions", {})
         of = ConversionRow
-        held = {row["conversion_id"] for row in self._rows.get("volumes", [])}
+        held = {row["conversion_id"] for row in self._rows["volumes"]}
         if self._stays:
             later = update(of).where(of.series_id.in_(self._as_before), of.superseded.is_(False))
             self._connection.execute(later.values(superseded=True, owes_sidecars=0))
-        for row in rows:
+        known = self._ids.setdefault("conversions", {})
+        for row in self._rows["conversions"]:
             series = self._ids["series"][row["series_id"]]
-            values = {} if series in self._as_before else {"superseded": True, "owes_sidecars": 0}
+            if series not in self._as_before:
+                row |= {"superseded": True, "owes_sidecars": 0}
             its = of.series_id == series, of.revision == row["revision"]
             there = self._connection.execute(select(of.id, of.created_at, of.files_removed_at).where(*its)).first()
             if there is None:
-                self._insert("conversions", [row | values])
+                self._insert("conversions", [row])
             elif there.created_at == row["created_at"]:
                 known[row["id"]] = there.id
-                values = {name: row[name] for name in ("superseded", "owes_sidecars", "files_removed_at")} | values
+                values = {name: row[name] for name in ("superseded", "owes_sidecars", "files_removed_at")}
                 if row["id"] not in held or there.files_removed_at is None:
                     values["files_removed_at"] = there.files_removed_at
                 self._connection.execute(update(of).where(of.id == there.id).values(values))
 
-    def _bring_documents(self) -> None:
-        bases = {self._ids["series"][row["series_id"]]: row for row in self._rows.get("series_documents", [])}
-        series_of = {row["id"]: self._ids["series"][row["series_id"]] for row in self._rows["images"]}
-        new = [row for series, row in bases.items() if series in self._new]
-        self._insert("series_documents", new)
-        owns: dict[int, dict[int, str]] = {}
-        rows = []
-        for row in self._rows.get("image_documents", []):
-            series, image = series_of[row["image_id"]], self._ids["images"].get(row["image_id"])
-            if series in self._new:
-                rows.append(row)
-            elif image is not None and series in bases:
-                owns.setdefault(series, {})[image] = row["document"]
-        self._insert("image_documents", rows)
-        for series, of_images in owns.items():
-            bring_back_documents(self._connection, series, bases[series]["document"], of_images)
-
     def _bring_work(self) -> None:
         """Let messages wait again that were dropped meanwhile, and jobs begin again that the deletion has cancelled."""
-        for row in self._rows.get("work", []):
+        for row in self._rows["work"]:
             its = [WorkRow.id == row["id"], WorkRow.outcome == "dropped"]
             if row["kind"] == "job":
                 outcome = self._connection.scalar(select(WorkRow.outcome).where(WorkRow.id == row["id"]))
@@ -539,57 +473,52 @@ class _Undo:
 
         Rows that name what is not there any more are left out, such as those of a series that another one replaces.
         """
+        if not rows:
+            return
         table = every_table()[name]
-        for column, target in _references(table):
-            known = self._ids.get(target)
+        for column, other, _ in _references(table):
+            known = self._ids.get(other.table.name)
             if known is None:
-                values = {row[column] for row in rows if row[column] is not None}
-                id = every_table()[target].c.id
-                known = {found: found for found in self._connection.scalars(select(id).where(listed_in(id, values)))}
-            rows = [
-                row | {column: known.get(row[column])} for row in rows if row[column] is None or row[column] in known
-            ]
+                ids = other.in_({row[column.name] for row in rows})
+                known = {id: id for id in self._connection.scalars(select(other).where(ids))}
+            if other.name == "id":
+                rows = [
+                    row | {column.name: known.get(row[column.name])}
+                    for row in rows
+                    if row[column.name] in {None, *known}
+                ]
         if name in ("failures", "series_references", "awaited_senders"):
             rows = [row for row in rows if row["series_id"] in self._as_before]
         if "id" in table.c:
             known = self._ids.setdefault(name, {})
-            ids = [row["id"] for row in rows]
-            taken = set(self._connection.scalars(select(table.c.id).where(listed_in(table.c.id, ids))))
-            for row in rows:
-                if row["id"] in taken:
-                    other = insert(table).values({name: value for name, value in row.items() if name != "id"})
-                    new = self._connection.scalar(other.on_conflict_do_nothing().returning(table.c.id))
-                    known |= {row["id"]: new} if new is not None else {}
+            had = listed_in(table.c.id, [row["id"] for row in rows])
+            taken = set(self._connection.scalars(select(table.c.id).where(had)))
+            known |= {row["id"]: row["id"] for row in rows if row["id"] not in taken}
+            for row in (row for row in rows if row["id"] in taken):
+                anew = insert(table).values({name: value for name, value in row.items() if name != "id"})
+                new = self._connection.scalar(anew.on_conflict_do_nothing().returning(table.c.id))
+                known |= {row["id"]: new} if new is not None else {}
             rows = [row for row in rows if row["id"] not in taken]
-            known |= {row["id"]: row["id"] for row in rows}
         if rows:
             self._connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
-def _references(table: Table) -> list[tuple[str, str]]:
-    """Return the columns of a table that have the id of a row of another one, and which."""
-    column, target, of_target = _BY_VALUE.get(table.name, ("", "", ""))
-    by_value = [(column, target)] if of_target == "id" else []
-    return [(key.parent.name, key.column.table.name) for key in table.foreign_keys] + by_value
+def _references(table: Table) -> list[tuple[Column[Any], Column[Any], bool]]:
+    """Return the columns of a table that name a row of another one, how, and whether a row goes with the other one."""
+    named = [(key.parent, key.column, key.ondelete != "SET NULL") for key in table.foreign_keys]
+    by_value = {column: other for column, other in _BY_VALUE.items() if column.table is table}
+    return named + [(column, other, True) for column, other in by_value.items()]
 
 
 def _encoded(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
-def _decoded(kind: str, rows: Rows) -> Rows:
-    """Return rows from the trash with the values of their columns; columns that a newer version has get defaults."""
-    if kind not in every_table():
-        return rows
-    columns = every_table()[kind].c
-    return [{name: _value(columns[name].type, value) for name, value in row.items() if name in columns} for row in rows]
-
-
-def _value(kind: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(kind, Utc):
-        return dt.datetime.fromisoformat(value)
-    if isinstance(kind, Date):
-        return dt.date.fromisoformat(value)
-    return dt.time.fromisoformat(value) if isinstance(kind, Time) else value
+def _decoded(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row from the trash with the values of its columns; columns that a newer version has get defaults."""
+    types = {column.name: getattr(column.type, "impl", column.type).python_type for column in every_table()[kind].c}
+    return {
+        name: types[name].fromisoformat(value) if value and issubclass(types[name], dt.date | dt.time) else value
+        for name, value in row.items()
+        if name in types
+    }
