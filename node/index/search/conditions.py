@@ -32,7 +32,7 @@ PARENT: dict[Level, InstrumentedAttribute[int]] = {
     Level.SERIES: SeriesRow.study_id,
     Level.IMAGE: ImageRow.series_id,
 }
-_GROUPS = ("alphabetic", "ideographic", "phonetic")
+GROUPS = ("alphabetic", "ideographic", "phonetic")
 
 _AFTER_ALL_TEXT = "\U0010ffff"
 """Sorts after every text with the same prefix."""
@@ -144,9 +144,9 @@ def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
         case InItem(keys):
             return _in_item(keys, getattr(table, column))
         case NameLike(patterns):
-            return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
+            return _name(patterns, [getattr(table, f"{column}_{group}") for group in GROUPS])
         case NameWords(words):
-            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
+            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in GROUPS))
     return false()  # no column has a DT
 
 
