@@ -128,7 +128,7 @@ def test_the_container_has_ports_and_keys_of_the_configuration(
     configuration = load(mounted, {})
     assert configuration.settings.storage.root == Path("/data")
     assert configuration.settings.bind_host == "0.0.0.0"
-    assert configuration.origins["web.host"] == "defaults file"
+    assert configuration.settings.loaded_from.origins["web.host"] == "defaults file"
     check = next(line for line in containerfile if "HEALTHCHECK" in line)
     assert f"127.0.0.1:{DEFAULTS.web.port}/healthz" in check
 

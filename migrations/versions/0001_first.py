@@ -460,14 +460,13 @@ def _history() -> None:
         sa.Column("trash_until", sa.DateTime(), index=True),
         sa.Column("restored_at", sa.DateTime()),
         sa.Column("content", sa.JSON()),
-        sa.Column("decided", sa.JSON()),
     )
     op.create_table(
         "trash",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("deletion", sa.Integer(), sa.ForeignKey("tombstones.id"), nullable=False, index=True),
-        sa.Column("key", sa.String(200), nullable=False, index=True),
-        sa.Column("is_loser", sa.Boolean(), nullable=False),
+        sa.Column("kind", sa.String(64), nullable=False),
+        sa.Column("key", sa.String(400), index=True),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("place", sa.String(8)),
         sa.Column("holder", sa.String(63)),

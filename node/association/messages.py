@@ -57,12 +57,8 @@ class Messages:
         self._reception: Reception | None = None  # of a C-STORE
         self._data = bytearray()  # of any other request
         self._data_bytes = 0
-        self._is_holding = False
-
-    @property
-    def is_holding(self) -> bool:
+        self.is_holding = False
         """Whether a request waits for the request before it; nothing may be taken until `resume`."""
-        return self._is_holding
 
     @property
     def under_way(self) -> bool:
@@ -71,7 +67,7 @@ class Messages:
 
     def resume(self) -> DimseMessage | None:
         """Continue with the request that was held; return it if it is whole and to be served."""
-        self._is_holding = False
+        self.is_holding = False
         if self._request is None or self._context is None:
             return None
         self._begin(self._request, self._context)
@@ -88,7 +84,7 @@ class Messages:
         else:
             self._take_data(piece)
         request, context = self._request, self._context
-        if not piece.last or self._is_holding or request is None or context is None:
+        if not piece.last or self.is_holding or request is None or context is None:
             return None
         if piece.is_command and request.has_data_set:
             return None
@@ -118,7 +114,7 @@ class Messages:
         elif request.is_response:
             self._on_answer(request)
         elif self.is_serving:
-            self._is_holding = True
+            self.is_holding = True
         else:
             self._begin(request, context)
 

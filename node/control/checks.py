@@ -201,9 +201,10 @@ def _require_ports(settings: Settings) -> None:
 def _require_index(settings: Settings) -> None:
     if settings.index.url is None:
         return
-    from node.index.engine.place import mistakes_of, place_of
+    from node.index.engine.backend import backend_at, place_of
 
-    if mistakes := mistakes_of(place_of(settings.storage.root, settings.index.url)):
+    place = place_of(settings.storage.root, settings.index.url)
+    if mistakes := backend_at(place).mistakes(place):
         raise UsageError("\n".join(mistakes))
 
 

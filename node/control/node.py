@@ -213,7 +213,7 @@ class Node:
         """Warn if the index can lose what is acknowledged because it was there."""
         if self._settings.acknowledge != "local":
             with self._repository.index.reading(wait=False) as index:
-                if (weakness := index.weakness()) is not None:
+                if (weakness := index.standbys().weakness) is not None:
                     log.warning("acknowledgement_weak", detail=weakness)
 
     def reload(self) -> None:

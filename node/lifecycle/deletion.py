@@ -1,7 +1,7 @@
 """Delete a study, a series or an instance: its rows, and every file made from it; its own files, or into the trash.
 
-    audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced
-               -> ledger: written off -> finished
+    audit line -> tombstone and rows, one commit -> volumes, objects unlinked unless in the trash, pictures -> folders
+               synced -> ledger: written off -> finished
 
 Nothing is unlinked before the decision is durable in the audit log and in the index. A deletion is finished when the
 removal of its files is durable. If the process dies in between, the next start finishes the deletion.
@@ -95,7 +95,7 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
     """
     unlink(archive, ordered.paths)
     if ordered.went_to_trash:
-        for file in index.trash.files(ordered.id):
+        for _, file in index.trash.files(ordered.id):
             archive.derived.drop(file.key)
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:

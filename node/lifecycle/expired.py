@@ -81,9 +81,9 @@ def expired_studies(
     number of all studies. `owed`: studies of which a message to a hook or a destination of a route waits; these stay
     until it was delivered or given up.
 
-    A study from several senders is kept for the longest of their times. A study kept without limit counts towards
-    ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
-    was refused or failed.
+    A study from several senders is kept for the longest of their times. A study kept without limit, or that somebody
+    brought back, counts towards ``maximum_studies`` but is never deleted for it. With ``only_converted``, a study is
+    kept while any of its series waits, was refused or failed.
     """
     due = Due([], count, Counter())
     expired = due.expired
@@ -93,13 +93,15 @@ def expired_studies(
     for study in studies:
         is_old_for_some = youngest is not None and study.last_received_at < youngest
         if not is_old_for_some and len(expired) >= surplus:
+            if study.is_back:  # it is not where its age would place it
+                continue
             break
         days = _days(study, rules)
         if days == "never":
             continue
         if days is not None and study.last_received_at < now - dt.timedelta(days=days):
             rule = f"older than {days:g} days"
-        elif len(expired) < surplus:
+        elif len(expired) < surplus and not study.is_back:
             rule = f"more than {rules.maximum_studies} studies"
         else:
             continue

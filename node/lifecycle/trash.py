@@ -1,23 +1,24 @@
 """Bring back what was deleted, or empty the trash.
 
-    audit line -> out of the trash, one commit -> files indexed again, in batches -> conflicts as before
+    audit line -> rows as before, out of the trash, one commit -> files compared, in batches -> owed again
     audit line -> files named in the tombstone, one commit -> files unlinked -> finished
 
 Until the trash is emptied, the files of a deletion are where they were, and nothing but their rows in the trash names
-them. To bring one back is to index its file again, as `recover` does with a file without a row, and to owe it again
-(`node.acknowledged`). An instance that came again meanwhile stays current, and other bytes under its UID are a
-conflict. Volumes are made again. If the process dies in between, the next start goes on.
+them. An undo is no arrival: rows, volumes, results and what destinations took are as before (`node.index.nouns.trash`).
+Then each file is compared with its row. One that differs stays where it is and is marked, as a damaged file of the
+archive is: it must be sent again. An instance that came again meanwhile stays current, and other bytes under its UID
+are a conflict. If the process dies in between, the next start goes on.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
@@ -25,13 +26,11 @@ from node.counted import sized
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.models.levels import STORE
-from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.trash import NotInTrash, TrashedFile
 from node.lifecycle.deletion import finish
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
-from node.receive.stored_files import problem_of
+from node.receive.stored_files import problem_of, report_damage
 
 log = structlog.get_logger()
 
@@ -41,7 +40,8 @@ RESTORE = "bring back from the trash"
 @dataclass(frozen=True, slots=True)
 class Restored:
     """How many instances came back, and how many did not: they had come again, with the same bytes (`repeated`) or with
-    others (`conflicts`), or their files are gone or damaged (`lost`), or cannot be read now (`unread`).
+    others (`conflicts`), or their files are gone or damaged (`lost`) and must be sent again, or cannot be read now
+    (`unread`).
     """
 
     instances: int = 0
@@ -49,10 +49,6 @@ class Restored:
     conflicts: int = 0
     lost: int = 0
     unread: int = 0
-
-    def __add__(self, other: Restored) -> Restored:
-        sums = {name: count + getattr(other, name) for name, count in asdict(self).items()}
-        return Restored(**sums)
 
 
 def restore(
@@ -74,99 +70,95 @@ def restore(
     if others := index.trash.holders(number) - {index.sharing.holder or ""}:
         raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
     _audit(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
-    index.trash.begin_restore(number, now)
+    index.trash.bring_back(number, now)
     reached("restore-begun")
-    done = _indexed_again(archive, index, number, quiet_seconds, now)
+    done = _compared(archive, index, number, quiet_seconds, now)
     _audit(audit, entry, AuditAction.UPDATE, who, f"done: {RESTORE}")
     return done
 
 
 def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
-    """Index what a crash has left of deletions that are being undone, after files and rows were compared."""
+    """Compare what a crash has left of deletions that are being undone, after files and rows were compared."""
     for number in index.trash.restoring():
         if not index.trash.holders(number) - {index.sharing.holder or ""}:
-            _indexed_again(archive, index, number, quiet_seconds, now)
+            _compared(archive, index, number, quiet_seconds, now)
             log.warning("restore_resumed", deletion=number)
 
 
-def _indexed_again(
+def _compared(
     archive: Archive, index: Index, number: int, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> Restored:
-    done, unread = Restored(), set[str]()
-    while files := [file for file in index.trash.files(number, MAX_BATCH + len(unread)) if file.key not in unread]:
-        of_batch, keys = _batch_indexed(archive, index, files, quiet_seconds, now)
-        done += of_batch
-        unread |= keys
+    done: Counter[str] = Counter()
+    last = 0
+    while files := index.trash.files(number, after=last, limit=MAX_BATCH):
+        last = files[-1][0]
+        fates = {id: _fate(archive, index, file, quiet_seconds, now) for id, file in files}
+        done.update(fates.values())
+        # What is not whole is owed again all the same: the ledger says that it was acknowledged.
+        archive.acknowledged.append(index.lost.stored_at([file.key for _, file in files]))
         reached("restore-indexed")
-        index.trash.taken_back([file.key for file in files if file.key not in keys])
-    if unread:  # what is left keeps its row: the next start goes on
-        log.error("restore_unfinished", deletion=number, count=len(unread))
-        return done
-    versions = index.trash.finish_restore(number)
-    archive.acknowledged.append(index.lost.stored_at(versions))
-    for held in (held for key in versions for held in index.instances.versions_at(key)):
-        if (problem := problem_of(archive, held)) is not None:
-            index.instances.record_loser_damage(held.key, f"the file {problem}", now, gone=problem == MISSING)
-    log.info("restored", instances=done.instances, count=done.repeated, missing=done.lost)
-    return done
+        index.trash.compared([id for id, fate in fates.items() if fate != "unread"])
+    counts = Restored(**{name: done[name] for name in Restored.__slots__})
+    if counts.unread:  # what is left keeps its row: the next start goes on
+        log.error("restore_unfinished", deletion=number, count=counts.unread)
+    else:
+        log.info("restored", instances=counts.instances, count=counts.repeated, missing=counts.lost)
+    return counts
 
 
-def _batch_indexed(
+def _fate(
+    archive: Archive, index: Index, file: TrashedFile, quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> str:
+    """Compare a file that is back with its row, and record how it differs; return what became of it in one word."""
+    try:
+        problem = problem_of(archive, file.found)
+        if file.kind == "conflicts":
+            if problem is not None:
+                index.instances.record_loser_damage(file.key, f"the file {problem}", now, gone=problem == MISSING)
+            return "versions"
+        if (row := index.instances.of_key(file.key)) is None:
+            return _of_one_that_came_again(archive, index, file, problem, quiet_seconds, now)
+        if problem == MISSING and not archive.path(file.key).parent.is_dir():  # the archive is not mounted
+            return "unread"
+        if problem is None and row.file_missing:
+            index.instances.mark_files([file.key], missing=False, now=now)
+        if problem is None or report_damage(archive, index, file.key, problem, now):
+            return "instances"
+        return "lost"
+    except OSError as error:
+        log.error("file_unreadable", path=file.key, reason=error.strerror)
+        return "unread"
+
+
+def _of_one_that_came_again(
     archive: Archive,
     index: Index,
-    files: Sequence[TrashedFile],
+    file: TrashedFile,
+    problem: str | None,
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
-) -> tuple[Restored, set[str]]:
-    """Index files again; return also the keys of those that cannot be read now."""
-    there, unread = [], set[str]()
-    for file in files:
-        try:
-            there += [file] if _is_here(archive, file) and _is_whole(archive, index, file, now) else []
-        except OSError as error:
-            log.error("file_unreadable", path=file.key, reason=error.strerror)
-            unread.add(file.key)
-    known = {file.key for file in index.objects.of_keys([file.key for file in there])}  # indexed before a crash
-    facts = {file.key: {**file.facts, "received_at": now} for file in there}
-    fates = adopt(archive, index, [key for key in facts if key not in known], quiet_seconds, now, facts)
-    in_store = [file.key for file in there if file.place == STORE]
-    if archive.remote is not None and in_store:
-        stored = index.objects.record_stored(in_store, now)
-        archive.remote.note_copies((key, archive.path(key).stat().st_size) for key in stored)
-    archive.acknowledged.append(index.lost.stored_at(list(facts)))
-    unread |= facts.keys() - fates.keys() - known
-    indexed = sum(fate in (ADOPTED, IN_PLACE) for fate in fates.values()) + len(known)
-    repeated = sum(fate.startswith("removed") for fate in fates.values())
-    conflicts = sum(fate in (OTHER_BYTES, SECOND_VERSION) for fate in fates.values())
-    lost = len(files) - indexed - repeated - conflicts - len(unread)
-    return Restored(indexed, repeated, conflicts, lost, len(unread)), unread
-
-
-def _is_whole(archive: Archive, index: Index, file: TrashedFile, now: dt.datetime) -> bool:
-    """Return whether a file is what was received; one that is not goes to quarantine, and its version is lost."""
-    if not file.version:
-        return True
-    held = HeldFile(file.key, file.version["sha256"], file.version["data_set_offset"])
-    problem = problem_of(archive, held)
+) -> str:
+    """Index a file beside the one that came meanwhile, unless it is damaged; see `_fate`."""
+    row = file.row
     if problem is None:
-        return True
+        facts = {name: row[name] or "" for name in ("source", "calling_ae_title", "called_ae_title", "peer")}
+        done = adopt(archive, index, [file.key], quiet_seconds, now, {file.key: facts | {"received_at": now}})
+        fate = done.get(file.key, "unread")
+        if fate in (ADOPTED, IN_PLACE):
+            return "instances"
+        return fate if fate == "unread" else "conflicts" if fate in (OTHER_BYTES, SECOND_VERSION) else "repeated"
+    held = index.instances.held([row["sop_instance_uid"]])
+    if any(one.sha256 == row["sha256"] for one in held):  # or it was indexed before a crash
+        archive.remove(file.key)
+        return "repeated"
     log.error("file_damaged", path=file.key, reason=problem)
-    version, facts = file.version, file.facts
-    uids = (version[name] for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sha256"))
-    sender = (facts[name] for name in ("source", "calling_ae_title", "peer"))
-    owed = [Acknowledged(*uids, *sender, now.isoformat())]  # type: ignore[call-arg]
+    current = index.lost.stored_at([one.key for one in held])
+    owed = [one._replace(sha256=row["sha256"], received_at=now.isoformat()) for one in current[-1:]]
     archive.acknowledged.append(owed)
     index.lost.record(owed, now)
     if problem != MISSING:
         archive.quarantine(file.key)
-    return False
-
-
-def _is_here(archive: Archive, file: TrashedFile) -> bool:
-    """Return whether the file is on this disk, after fetching it from the object store if it is there."""
-    if archive.remote is None or file.place != STORE or archive.path(file.key).exists():
-        return True
-    return archive.take_in(file.key, archive.remote.downloaded(file.key))
+    return "lost"
 
 
 def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, reason: str, now: dt.datetime) -> None:

@@ -14,9 +14,8 @@ from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditE
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.database.message_loops import MessageLoops
 from node.index.database.reading import ReadIndex
-from node.index.database.work_loop import Interrupted, MessageLoop
+from node.index.database.work_loop import Interrupted, MessageLoop, MessageLoops
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import Job, JobEnded
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure

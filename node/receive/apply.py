@@ -38,7 +38,7 @@ from node.counted import counted
 from node.dicom.attributes import InstanceAttributes
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
-from node.index.database.index import Index
+from node.index.database.index import Ahead, Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
@@ -71,7 +71,7 @@ _Applicable = tuple[Record, Received | AssociationEnd | None]
 """A record and its content; None: the content cannot be read."""
 
 
-class Applier(BackgroundService):
+class Applier(BackgroundService, Ahead):
     """Apply records in their order, on one thread.
 
     `journal`: before its `replay`.

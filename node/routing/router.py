@@ -17,7 +17,7 @@ from node.children.forwarding import CopyChange
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
 from node.index.database.index import Index
-from node.index.database.message_loops import MessageLoops
+from node.index.database.work_loop import MessageLoops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to

@@ -47,28 +47,16 @@ DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The settings, the file that was read (if any), and the origin of each value.
-
-    `origins` maps a dotted key such as ``"dicom.port"`` to the path of a file, ``"defaults file"``, ``"environment"``,
-    ``"flag"`` or the option of a command, such as ``"--port"``; all other keys have their defaults.
-    """
+    """The settings, which know the file that was read and the origins of their values (`Settings.loaded_from`)."""
 
     settings: Settings
-    file: Path | None
-    origins: Mapping[str, str]
-
-    @classmethod
-    def of(cls, settings: Settings) -> Configuration:
-        """Return the configuration that settings were loaded from."""
-        sources = settings.loaded_from
-        return cls(settings, sources.file, sources.origins)
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield each key in dotted form, its value as JSON, and its origin."""
         values = dict(leaves(self.settings.model_dump(mode="json")))
         values["journal.acknowledge"] = self.settings.acknowledge  # its default depends on other keys
         for key, value in values.items():
-            yield key, value, self.origins.get(key, "default")
+            yield key, value, self.settings.loaded_from.origins.get(key, "default")
 
 
 def load(
@@ -117,7 +105,7 @@ def load(
         raise UsageError("\n".join(problems))
     again = partial(load, chosen or file, flags, options)
     settings.note_sources(Sources(chosen, origins, digest_of(files), again))
-    return Configuration(settings, chosen, origins)
+    return Configuration(settings)
 
 
 def mistakes(error: ValidationError, section: str) -> UsageError:

@@ -173,7 +173,7 @@ class NodeGauges(Collector):
             routes = index.routes.destinations()
             work = index.work.counts()
             hosts = index.hosts.all(now)
-            standbys = index.hosts.standbys()
+            standbys = index.standbys().counts
             lost, conflicts = index.lost.count(), index.conflicts.count_open()
         # States without series, and work of no kind: alert rules compare with an hour ago.
         all_states = [([state], states.get(state, 0)) for state in SERIES_STATES]

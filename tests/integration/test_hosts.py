@@ -443,14 +443,14 @@ def test_what_differs_between_machines_is_no_different_configuration(tmp_path: P
 def test_standbys_are_counted_by_how_they_follow(hosts: Hosts, server: Server) -> None:
     a = hosts("a")
     with a.index.reading(wait=False) as view:
-        assert view.hosts.standbys() == {}
+        assert view.standbys().counts == {}
     [(position,)] = server.run("SELECT pg_current_wal_flush_lsn()::text")
     with closing(psycopg.connect(f"host={server.folder} user=voxelnode replication=true")) as standby:
         standby.pgconn.send_query(f"START_REPLICATION {position}".encode())
 
         def standbys() -> dict[str, int]:
             with a.index.reading(wait=False) as view:
-                return view.hosts.standbys()
+                return view.standbys().counts
 
         until(lambda: standbys() == {"async": 1}, 30, "the standby")
 

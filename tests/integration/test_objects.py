@@ -560,7 +560,7 @@ def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
     node = serve(cache_bytes=0)
     node.take_away(*make.ct_series(3))
     (tmp_path / "store").rename(tmp_path / "elsewhere")
-    monkeypatch.setattr("node.conversion.ends.wait_seconds", lambda attempts: 0.5)
+    monkeypatch.setattr("node.conversion.scheduler.wait_seconds", lambda attempts: 0.5)
     worker = Worker(node.repository.archive, node.repository.index, ConvertSettings())
     worker.start()
     query = "SELECT state, attempts, error FROM v_series"
@@ -839,7 +839,7 @@ def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_a
         if name == step:
             raise KeyError(name)
 
-    monkeypatch.setattr("node.conversion.sidecars.reached", die)
+    monkeypatch.setattr("node.conversion.housekeeping.reached", die)
     with pytest.raises(KeyError):
         write_verdicts(node)
     monkeypatch.undo()

@@ -12,8 +12,7 @@ from node.audit.audit_log import Audit
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
-from node.index.nouns.patients import NoSuchPatient
-from node.index.nouns.persons import Correction, PatientLink, Person, PersonRepository
+from node.index.nouns.persons import Correction, NoSuchPatient, PatientLink, Person, PersonRepository
 from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root

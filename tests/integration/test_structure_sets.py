@@ -12,8 +12,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.audit.audit_log import Audit
-from node.conversion.ends import REFERENCE_WAIT
-from node.conversion.scheduler import Worker
+from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries

@@ -10,13 +10,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from node.cli.run.serve import ServiceManager
 from node.control.node import PUBLISH_SECONDS, Node
 from node.conversion.scheduler import CLOCK_SECONDS
 from node.extensions.postgresql.membership import COPY_SECONDS, LOOK_SECONDS
 from node.index.engine.writer import STEP_SECONDS
 from node.lifecycle.retention import STEP_SECONDS as RETENTION_SECONDS
 from node.settings.model import Settings
-from node.systemd import ServiceManager
 from tests.made_once import IN_POSTGRESQL
 from tests.protocol.conftest import Raw
 

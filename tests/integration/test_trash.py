@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from pydicom import FileDataset
+from sqlalchemy import Connection, insert, select
 
 from node.archive.intake import RESUME_FACTOR
 from node.audit.audit_log import Audit
+from node.extensions.projects.rows import ProjectRepository
+from node.index.engine.extension_tables import LEVELS, every_table
+from node.index.models.levels import SeriesRow, Utc
+from node.index.nouns.projects import Content
 from node.index.nouns.trash import NotInTrash
+from node.index.work.ledger import Lane, add
+from node.index.work.payloads import Assignment
+from node.lifecycle.fsck import examine
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
-from node.receive import recovery
+from node.receive import stored_files
 from node.receive.accounting import unaccounted
 from node.receive.aside import quarantined
 from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
-from tests.integration.conftest import Root
+from tests.integration.conftest import Root, data_set_bytes
 from tests.rows import write_rows
 
 DAY = 86400
@@ -47,6 +57,12 @@ def files(root: Root) -> set[str]:
     return {str(path.relative_to(root.folder)) for path in (root.folder / "objects").rglob("*.dcm")}
 
 
+def everything(root: Root) -> dict[str, bytes]:
+    folders = ("objects", "quarantine", "volumes")
+    paths = [path for folder in folders for path in (root.folder / folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(root.folder)): path.read_bytes() for path in paths}
+
+
 def images(root: Root) -> dict[str, tuple[str, str]]:
     query = "SELECT sop_instance_uid, sha256, calling_ae_title FROM v_images"
     return {row["sop_instance_uid"]: (row["sha256"], row["calling_ae_title"]) for row in root.rows(query)}
@@ -57,25 +73,76 @@ def in_trash(root: Root) -> list[dict[str, Any]]:
         return index.trash.all()
 
 
-@pytest.mark.parametrize("level", ["study", "series", "instance"])
-def test_what_was_deleted_comes_back_as_it_was_and_is_converted_again(root: Root, audit: Audit, level: str) -> None:
-    series = make.ct_series(4)
-    take(root, series)
+KEPT_OF_THE_UNDO = {"tombstones", "events", "trash", "about", "open_associations"}
+
+
+def every_row(root: Root) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables but those that say that something was deleted and came back."""
+    assert root.ingest.applier.catch_up()
+    with root.index.instances._reading() as connection:
+        return {
+            name: sorted(map(tuple, connection.execute(select(table))), key=repr)
+            for name, table in every_table().items()
+            if name not in KEPT_OF_THE_UNDO
+        }
+
+
+def fill(root: Root, series: FileDataset) -> None:
+    """Add a row to every empty table that refers to what a deletion removes, whatever its columns are."""
+    fillers = {str: "x", int: 1, float: 1.0, bool: True, dt.date: root.clock().date()}
+    named = {"state": "sent", "sop_instance_uid": series.SOPInstanceUID, "study_instance_uid": series.StudyInstanceUID}
+
+    def write(connection: Connection) -> None:
+        ended = {"state": "ended", "outcome": "succeeded", "happened_at": root.clock(), "requested_by": "hook"}
+        add(connection, Lane("job", "hook"), "one", Assignment(), root.clock(), **ended)
+        of_series = select(SeriesRow.id).where(SeriesRow.series_instance_uid == series.SeriesInstanceUID)
+        ids = {"series": connection.scalar(of_series)}
+        for name, table in every_table().items():
+            refers = {key.parent.name: key.column.table.name for key in table.foreign_keys}
+            goes_with_it = {*LEVELS, "conversions", "work"}.intersection(refers.values())
+            if not goes_with_it or name in KEPT_OF_THE_UNDO or connection.execute(select(table)).first():
+                continue
+            row = {
+                one.name: root.clock() if isinstance(one.type, Utc) else fillers.get(one.type.python_type, [])
+                for one in table.columns
+                if one.name != "id"
+            }
+            row |= {one: value for one, value in named.items() if one in row}
+            for one, target in refers.items():
+                found = connection.scalar(select(every_table()[target].c.id).limit(1))
+                row[one] = ids.get(target, found)
+            connection.execute(insert(table).values(row))
+
+    root.index.trash._writer.run(write)
+
+
+@pytest.mark.parametrize("level", ["study", "series", "instance", "only instance"])
+def test_an_undo_leaves_every_row_of_every_table_and_every_file_as_before(root: Root, audit: Audit, level: str) -> None:
+    series = make.ct_series(1 if level == "only instance" else 4)
+    take(root, [*series, make.corrected(series[0]), *make.ct_series(2)])
+    root.index.deliveries.begin("hook", {Lane("hook", "one"): ("instance-stored", "volume-written")})
+    take(root, [make.structured_report(StudyInstanceUID=series[0].StudyInstanceUID)])
     root.convert_due()
-    before, there = images(root), files(root)
+    projects = root.index.repository(ProjectRepository)
+    projects.set("one", "someone", root.clock())
+    projects.add("one", [Content(series[0].StudyInstanceUID)], "someone", root.clock())
+    fill(root, series[0])
+    before, there = every_row(root), everything(root)
+    assert all(before[name] for name in ("sent_instances", "results", "volume_sources", "owed_images", "owed_events"))
     uid = str({"study": series[0].StudyInstanceUID, "series": series[0].SeriesInstanceUID}.get(
-        level, series[1].SOPInstanceUID))  # fmt: skip
-    number = trash(root, level, uid)
-    assert len(images(root)) == (3 if level == "instance" else 0)
-    assert files(root) == there, "files in the trash stay where they are"
+        level, series[-1].SOPInstanceUID))  # fmt: skip
+    number = trash(root, level.removeprefix("only "), uid)
+    assert everything(root) == there, "files in the trash stay where they are"
+    assert every_row(root) != before
     [entry] = in_trash(root)
-    assert (entry["level"], entry["uid"], entry["files"]) == (level, uid, 1 if level == "instance" else 4)
     assert entry["patient_id"] == series[0].PatientID
-    assert bring_back(root, audit, number) == Restored(instances=entry["files"])
-    assert (images(root), files(root), in_trash(root)) == (before, there, [])
-    root.convert_due()
-    [row] = root.rows("SELECT state, instances FROM v_series")
-    assert row == {"state": "converted", "instances": 4}
+    assert bring_back(root, audit, number).lost == 0
+    after = every_row(root)
+    # A series that stayed has other documents meanwhile, and is searched in its files.
+    others = {"series_documents", "image_documents"} if level == "instance" else set()
+    assert {name for name, rows in after.items() if rows != before[name]} == others
+    assert (everything(root), in_trash(root)) == (there, [])
+    assert root.index.series.claim_due(root.clock()) is None, "nothing is converted again"
     with pytest.raises(NotInTrash):
         bring_back(root, audit, number)
 
@@ -208,7 +275,8 @@ def test_a_file_that_is_gone_is_reported_and_keeps_nothing_else_from_coming_back
     number = trash(root, "study", series[0].StudyInstanceUID)
     (root.folder / sorted(files(root))[0]).unlink()
     assert bring_back(root, audit, number) == Restored(instances=2, lost=1)
-    assert len(images(root)) == 2
+    assert [row["n"] for row in root.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")] == [1]
+    assert owed(root) == set()
 
 
 def test_a_file_that_cannot_be_read_now_stays_in_the_trash_until_it_can(
@@ -217,15 +285,15 @@ def test_a_file_that_cannot_be_read_now_stays_in_the_trash_until_it_can(
     series = make.ct_series(3)
     take(root, series)
     number = trash(root, "study", series[0].StudyInstanceUID)
-    broken, real = sorted(files(root))[0], recovery.stored_instance
+    broken, real = sorted(files(root))[0], stored_files.problem_with
 
-    def failing(folder: Path, key: str, now: dt.datetime) -> Any:
-        if key == broken:
+    def failing(path: Path, *rest: Any) -> Any:
+        if path == root.folder / broken:
             raise OSError(errno.EIO, "Input/output error")
-        return real(folder, key, now)
+        return real(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "stored_instance", failing)
+        patch.setattr(stored_files, "problem_with", failing)
         assert bring_back(root, audit, number) == Restored(instances=2, unread=1)
     assert root.index.instances.unknown_keys([broken]) == [], "a row of the trash names it"
     resume_restores(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
@@ -283,3 +351,82 @@ def test_a_restore_that_dies_is_finished_by_the_next_start(
     assert len(root.rows("SELECT 1 FROM v_conflicts")) == 1
     assert root.rows("SELECT 1 FROM trash") == []
     assert len(files(root)) == 3
+
+
+def numbers_given(root: Root) -> list[tuple[Any, ...]]:
+    """The revisions that were made, as subscribers have heard of them."""
+    made = "kind IN ('series-converted', 'series-refused')"
+    return [
+        tuple(row.values()) for row in root.rows(f"SELECT series_instance_uid, revision FROM v_events WHERE {made}")
+    ]
+
+
+def test_an_instance_that_comes_back_after_a_conversion_without_it_makes_the_revision_before_current_again(
+    root: Root, audit: Audit
+) -> None:
+    series = make.ct_series(4)
+    take(root, series)
+    root.convert_due()
+    before = root.rows("SELECT path, sha256 FROM v_volumes WHERE NOT superseded")
+    number = trash(root, "instance", series[1].SOPInstanceUID)
+    root.convert_due()
+    assert [row["revision"] for row in root.rows("SELECT revision FROM v_series")] == [2]
+    bring_back(root, audit, number)
+    assert root.rows("SELECT path, sha256 FROM v_volumes WHERE NOT superseded") == before
+    assert root.index.series.claim_due(root.clock()) is None
+    take(root, [make.changed(series[0], SOPInstanceUID="1.2.3.4", InstanceNumber=9)])
+    root.convert_due()
+    assert [row["revision"] for row in root.rows("SELECT revision FROM v_series")] == [3]
+    assert [revision for _, revision in numbers_given(root)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
+def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
+    root: Root, audit: Audit, seed: int
+) -> None:
+    root.index.ahead = root.ingest.applier
+    random = Random(seed)
+    study = make.ct_series(1)[0].StudyInstanceUID
+    series = [make.ct_series(slices, study=study) for slices in (1, 2, 3)]
+    everything_sent = [one for of_series in series for one in of_series]
+    sent = {}
+    for step in range(14):
+        root.clock.move(1)
+        what = random.choice(["send", "other", "convert", "delete", "delete", "undo"]) if step else "all"
+        there = root.rows("SELECT study_instance_uid, series_instance_uid, sop_instance_uid FROM v_images")
+        if what == "all":
+            sent |= {one.SOPInstanceUID: {sha256_of(one)} for one in everything_sent}
+            take(root, everything_sent)
+        elif what in ("send", "other"):
+            some = random.sample(everything_sent, 2)
+            some = [make.corrected(one) for one in some] if what == "other" else some
+            for one in some:
+                sent[one.SOPInstanceUID].add(sha256_of(one))
+            take(root, some)
+        elif what == "convert":
+            root.convert_due()
+        elif what == "delete" and there:
+            level, column = random.choice(list(zip(("study", "series", "instance"), there[0], strict=True)))
+            trash(root, level, random.choice(there)[column])
+        elif what == "undo" and in_trash(root):
+            bring_back(root, audit, random.choice(in_trash(root))["number"])
+        assert not owed(root), what
+    while in_trash(root):
+        bring_back(root, audit, random.choice(in_trash(root))["number"])
+    root.convert_due()
+    kept = {(uid, sha256) for uid, (sha256, _) in images(root).items()}
+    kept |= {(row["sop_instance_uid"], row["sha256"]) for row in root.rows("SELECT * FROM v_conflicts") if row["path"]}
+    assert kept == {(uid, sha256) for uid, digests in sent.items() for sha256 in digests}
+    numbers = numbers_given(root)
+    assert len(numbers) == len(set(numbers)), "no revision is told twice"
+    assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"converted"}
+    named = {row["path"] for row in root.rows("SELECT path FROM v_images UNION SELECT path FROM v_conflicts")}
+    assert {str(root.folder / name) for name in everything(root) if not name.startswith("volumes/")} == named - {None}
+    with root.index.reading() as index:
+        assert not [
+            one for one in examine(root.folder, index, digests=True, serving=False) if one.kind != "loser-unknown"
+        ]
+
+
+def sha256_of(ds: FileDataset) -> str:
+    return hashlib.sha256(data_set_bytes(ds)).hexdigest()

@@ -32,9 +32,9 @@ from node.web.credentials import digest, new_token
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
-from node.web.passwords import MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
 from node.web.principal import COOKIE, Principal
 from node.web.second_factor import STEP_SECONDS, code_of
+from node.web.sessions import MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
 from node.web.token_routes import covers
 from tests import make
 from tests.pace import idle_seconds, now
@@ -267,7 +267,7 @@ def test_never_means_never(start_site: Callable[..., Site]) -> None:
 
 
 def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.web.passwords.HASH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.web.sessions.HASH_WAIT_SECONDS", 0.05)
     hashing = guarded.app.state.access.sessions.passwords._hashing
     for _ in range(MAX_CONCURRENT_HASHES):
         assert hashing.acquire(timeout=1)  # as if so many passwords were hashed now

@@ -88,7 +88,7 @@ def require_right(ds: Dataset) -> None:
 READERS = {
     "node/association/services/retrieve.py": "C-GET and C-MOVE: `Outgoing.identity`",
     "node/association/services/commitment.py": "commits to what is stored",
-    "node/cli/exchange/peers.py": "peers send: `Outgoing.identity`",
+    "node/cli/exchange/tables.py": "peers send: `Outgoing.identity`",
     "node/extensions/deidentify/downloads.py": "downloads: `CopyChange.of`",
     "node/extensions/dicomweb/bursts.py": "frames alone",
     "node/extensions/dicomweb/resources.py": "WADO",

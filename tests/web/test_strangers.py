@@ -139,7 +139,7 @@ def proxied(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) ->
     """A site whose clients have the addresses that they claim, where no time passes for the throttle or for hashes."""
     monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
     is_right = lambda password, hashed: bool(hashed) and password == PASSWORD  # noqa: E731
-    monkeypatch.setattr("node.web.passwords.is_password", is_right)
+    monkeypatch.setattr("node.web.sessions.is_password", is_right)
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
     site.account("writer", Role.WRITE)

@@ -241,10 +241,10 @@ def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], t
         values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
         with suppress(ValidationError):  # `load` explains it
             return Convert(**values), set(values), installed()
-    configuration = configured.read(given)
-    section: Convert = configuration.settings.convert
-    keys = {key.removeprefix("convert.") for key in configuration.origins if key.startswith("convert.")}
-    return section, keys, enabled(configuration.settings)
+    settings = configured.read(given).settings
+    section: Convert = settings.convert
+    keys = {key.removeprefix("convert.") for key in settings.loaded_from.keys_of("convert")}
+    return section, keys, enabled(settings)
 
 
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:

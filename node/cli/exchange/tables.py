@@ -1,19 +1,183 @@
-"""``voxelnode peers|routes|hooks set`` and ``remove``: tables of the drop-in that the pages write as well."""
+"""``voxelnode peers|routes|hooks set`` and ``remove``: tables of the drop-in that the pages write as well.
+
+Of peers also ``list``, ``echo`` and ``send``: requests to other nodes.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.exchange.messages import HookName, hooks, routes
-from node.cli.exchange.peers import peers
 from node.cli.keys import Drop, Keys, SetsKeys, Unset, in_force, set_table
-from node.cli.options import HOOK, PEER, ROUTE, ChangedRoot
-from node.cli.output import Answer
+from node.cli.options import HOOK, PEER, ROUTE, CallingAet, ChangedRoot, Commands, Configured, Root
+from node.cli.output import Answer, Columns, Listing, listing, print_fields, printable, progress_bar
+from node.counted import counted
 from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from node.association.client.send import Sent, Transcode
+    from node.index.database.reading import ReadIndex
+    from node.index.search.selection import Selected
+
+peers = Commands(help="List, set, remove, test and query peers.", no_args_is_help=True)
+
+SHOWN_FAILURES = 20
+"""Maximum number of unsent instances to list; ``--json`` lists all."""
+
+
+@peers.command("list")
+def list_(*, root: Root) -> Listing:
+    """List the peers: who they are, and what they may."""
+    rows = [{"name": name, **peer.model_dump(mode="json")} for name, peer in root.settings.peers.items()]
+    columns: Columns = {
+        **{name: name for name in ("name", "ae_title", "host", "port")},
+        "networks": lambda row: ", ".join(row["networks"] or ()),
+        "certificate": lambda row: row["certificate"] or "",
+        "may": lambda row: ", ".join(row["may"]),
+    }
+    return listing(counted(len(rows), "peer"), columns, rows, none="no peers: `voxelnode peers set` adds one")
+
+
+@peers.command()
+def echo(
+    peer: Annotated[
+        str | None,
+        typer.Argument(help="A name in [peers], or AET@HOST:PORT. [default: the node of this configuration]", **PEER),
+    ] = None,
+    *,
+    configured: Configured,
+    calling_aet: CallingAet = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="Maximum wait.")] = 10,
+) -> Answer:
+    """Test the connection to a node (C-ECHO)."""
+    settings = configured.settings
+
+    from node.association.client.addresses import Address, address_of
+    from node.association.client.echo import verify
+    from node.errors import VoxelnodeError
+
+    if peer is None:
+        address = Address(settings.dicom.ae_title, settings.dicom.host or "127.0.0.1", settings.dicom.port)
+    else:
+        address = address_of(peer, settings)
+    answer = {"ae_title": address.ae_title, "host": address.host, "port": address.port}
+    try:
+        took = verify(address, calling_aet or settings.dicom.ae_title, timeout)
+    except VoxelnodeError as error:
+        return Answer({**answer, "ok": False, "error": str(error)}, error, failed=True)
+    text = f"{address.ae_title} on {address.host}:{address.port} answers ({took * 1000:.0f} ms)"
+    return Answer({**answer, "ok": True, "seconds": took}, text)
+
+
+@peers.command()
+def send(
+    to: Annotated[str, typer.Option("--to", help="A name in [peers], or AET@HOST:PORT.", **PEER)],
+    uids: Annotated[
+        list[str] | None, typer.Argument(metavar="UID", help="UIDs of stored studies, series or instances.")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option("--patient", metavar="ID", help="All studies with this Patient ID.")
+    ] = None,
+    *,
+    root: Root,
+    calling_aet: CallingAet = None,
+) -> Answer:
+    """Send stored instances to another node (C-STORE).
+
+    Instances are sent as stored, or uncompressed if the peer accepts nothing else. Exit 1 if an instance was not sent.
+    """
+    settings = root.settings
+    if not uids and patient is None:
+        raise typer.BadParameter("Give UIDs, or --patient ID.")
+
+    from node.association.client import send as sending
+    from node.association.client.addresses import address_of
+    from node.association.client.send import outgoing_of
+
+    peer = address_of(to, settings)
+    with root.reading() as index:
+        chosen = {one.sop_instance_uid: one for few in _selected(index, uids or [], patient) for one in few.instances}
+    calling = calling_aet or settings.dicom.ae_title
+    results: list[Sent] = []
+    with (
+        root.files() as local,
+        progress_bar("sending", len(chosen)) as advance,
+        _transcoder(root.folder / "incoming") as transcode,
+    ):
+        instances = outgoing_of(chosen.values(), root.folder, local)
+        for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):
+            results.append(sent)
+            advance()
+    return _answer(results)
+
+
+def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
+    """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
+    from node.dicom.keys import Level, Selection
+    from node.errors import UsageError
+
+    for uid in uids:
+        selections = (
+            Selection(Level.STUDY, study_instance_uids=(uid,)),
+            Selection(Level.SERIES, series_instance_uids=(uid,)),
+            Selection(Level.IMAGE, sop_instance_uids=(uid,)),
+        )
+        selected = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
+        if selected is None:
+            raise UsageError(
+                f"{uid}: no stored study, series or instance has this UID; `voxelnode series --uids` lists the series"
+            )
+        yield selected
+    if patient is not None:
+        selected = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
+        if not selected.instances:
+            raise UsageError("no stored study has this Patient ID")
+        yield selected
+
+
+@contextmanager
+def _transcoder(folder: Path) -> Iterator[Transcode]:
+    from node.association.client.send import Transcoder
+    from node.children.decoder import Decoder
+
+    decoder = Decoder()
+    try:
+        yield Transcoder(decoder, folder)
+    finally:
+        decoder.close()
+
+
+def _why(sent: Sent) -> str:
+    return printable(f"{sent.reason} {sent.comment}".rstrip())
+
+
+def _answer(results: list[Sent]) -> Answer:
+    from node.association.client.send import SendOutcome
+
+    failed = [sent for sent in results if sent.fate is SendOutcome.FAILED]
+    counts = {
+        "sent": sum(sent.fate is SendOutcome.COMPLETED for sent in results),
+        "sent with a warning": sum(sent.fate is SendOutcome.WARNING for sent in results),
+        "not sent": len(failed),
+    }
+    failures = [{"sop_instance_uid": sent.instance.sop_instance_uid, "reason": _why(sent)} for sent in failed]
+
+    def show() -> None:
+        print_fields(counts)
+        for failure in failures[:SHOWN_FAILURES]:
+            print(f"not sent: {failure['sop_instance_uid']}: {failure['reason']}")
+        if len(failed) > SHOWN_FAILURES:
+            print(f"not sent: and {len(failed) - SHOWN_FAILURES} more (--json lists all)")
+
+    data = {"sent": counts["sent"], "warnings": counts["sent with a warning"], "failed": failures}
+    return Answer(data, show, failed=bool(failed))
+
 
 __all__ = ["hooks", "peers", "routes"]  # for the commands
 
@@ -37,9 +201,9 @@ def set_peer(name: PeerName, keys: Keys = None, unset: Unset = None, drop: Drop 
     Keys that are not given stay; a new peer without may may do everything. A running node follows at once.
     """
     done = set_table(root, f"peers.{name}", keys, unset, drop)
-    now = root.read()
-    everything = "" if f"peers.{name}.may" in now.origins else " (everything, for `may` is not set)"
-    return in_force(done, f"{name} may {', '.join(now.settings.peers[name].may) or 'nothing'}{everything}")
+    now = root.read().settings
+    everything = "" if f"peers.{name}.may" in now.loaded_from.origins else " (everything, for `may` is not set)"
+    return in_force(done, f"{name} may {', '.join(now.peers[name].may) or 'nothing'}{everything}")
 
 
 @peers.command("remove")

@@ -43,7 +43,7 @@ def restore(
 ) -> Answer:
     """Bring back what deletions removed.
 
-    Instances count as received now, and their series are converted again. An instance that was sent again meanwhile
+    Everything is as before: nothing is converted, sent or reported again. An instance that was sent again meanwhile
     stays as it is; if its bytes differ, `voxelnode conflicts` lists both. If a node runs on this root, the node does
     it.
     """
@@ -61,7 +61,8 @@ def restore(
         done.update(root.order("restore-trash", number=number))
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
-    parts += [f"{counted(done['lost'], 'file')} gone or damaged"] if done["lost"] else []
+    lost = counted(done["lost"], "file is", "files are")
+    parts += [f"{lost} gone or damaged and to be sent again: `voxelnode fsck` names them"] if done["lost"] else []
     unread = f"{counted(done['unread'], 'file')} cannot be read now: check the disk, the next start tries again"
     parts += [unread] if done["unread"] else []
     return Answer(done, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))

@@ -40,7 +40,7 @@ def show(root: Root) -> Listing:
 
     The origin is the path of a file, environment, flag or default.
     """
-    file, values = root.configuration.file, list(root.configuration.values())
+    file, values = root.settings.loaded_from.file, list(root.configuration.values())
 
     rows = [
         {"section": key.rpartition(".")[0], "key": key.rpartition(".")[2], "value": _toml(value), "origin": origin}
@@ -59,7 +59,7 @@ def check(configured: Configured) -> Listing:
     from node.control import checks
 
     try:
-        settings, file = configured.settings, configured.configuration.file
+        settings, file = configured.settings, configured.settings.loaded_from.file
         problems, warnings = checks.problems(settings), checks.warnings(settings)
         if problems:
             raise UsageError("\n".join(problems))

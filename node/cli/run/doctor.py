@@ -358,8 +358,8 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
     weakness = stall = None
     with suppress(IndexUnusable), _looking(settings) as index:
-        weakness = index.weakness() if settings.acknowledge != "local" else None
-        stall = index.stall()
+        standbys = index.standbys()
+        weakness, stall = standbys.weakness if settings.acknowledge != "local" else None, standbys.stall
     if stall is not None:
         remedy = "start the standby again, or, if it will not come back, change synchronous_standby_names on the server"
         yield Check("index", "broken", stall, remedy)

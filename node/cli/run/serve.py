@@ -6,9 +6,10 @@ import ctypes
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from importlib import import_module
 from queue import SimpleQueue
@@ -16,6 +17,7 @@ from shlex import quote
 from types import FrameType
 from typing import Annotated, NoReturn
 
+import structlog
 import typer
 
 from node.cli import SERVING
@@ -82,7 +84,6 @@ def serve(
     from node import logs
     from node.control import checks
     from node.control.node import Node
-    from node.systemd import ServiceManager
 
     if settings.web.enabled:
         import_module("node.web.application")  # the node would load it later, while garbage is collected
@@ -228,3 +229,45 @@ def stop_at_signal(stop: threading.Event) -> Start:
 
     signal.signal(signal.SIGHUP, on_hangup)
     return start
+
+
+log = structlog.get_logger()
+
+
+class ServiceManager:
+    """The service manager that started this process. Without one, its methods do nothing.
+
+    `environment`: ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` are removed, so that no child process
+        notifies in our name.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        self._socket = environment.pop("NOTIFY_SOCKET", "")
+        microseconds = environment.pop("WATCHDOG_USEC", "")
+        watched = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        self.watchdog_seconds = int(microseconds) / 1e6 if self._socket and watched and microseconds.isdigit() else None
+        """Time without notification after which the service manager restarts the node; None if there is no watchdog."""
+
+    def ready(self, status: str) -> None:
+        """Notify that associations are accepted; `status` is a line for ``systemctl status``."""
+        self._notify(f"READY=1\nSTATUS={status}")
+
+    def alive(self) -> None:
+        """Notify that every part is alive."""
+        if self.watchdog_seconds is not None:
+            self._notify("WATCHDOG=1")
+
+    def stopping(self, status: str) -> None:
+        """Notify that the node is stopping; `status` is a line for ``systemctl status``."""
+        self._notify(f"STOPPING=1\nSTATUS={status}")
+
+    def _notify(self, message: str) -> None:
+        if not self._socket:
+            return
+        # A leading "@" stands for the null byte of an abstract address.
+        address = f"\0{self._socket[1:]}" if self._socket.startswith("@") else self._socket
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+                connection.sendto(message.encode(), address)
+        except OSError as error:  # the watchdog notices the silence; until then instances are received
+            log.warning("service_manager_not_told", error=error.strerror or str(error))

@@ -111,7 +111,7 @@ def remove_factor(call: CurrentCall, name: Name) -> Response:
 @router.get("/administration/configuration")
 def configuration(call: CurrentCall, chosen: bool = False) -> Response:
     """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""
-    known = Configuration.of(call.node.settings)
+    known = Configuration(call.node.settings)
     rows = [(key, value, origin) for key, value, origin in known.values() if not chosen or origin != "default"]
     sources = call.node.settings.loaded_from
     return page(call, "configuration.html", part="configuration", rows=rows, sources=sources, chosen=chosen)

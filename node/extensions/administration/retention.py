@@ -33,7 +33,7 @@ def retention(call: CurrentCall) -> Response:
         state = index.retention
     known = [study for _, study in shown if study is not None]
     call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
-    given = [row for row in Configuration.of(settings).values() if row[0].startswith("retention.")]
+    given = [row for row in Configuration(settings).values() if row[0].startswith("retention.")]
     values: dict[str, Any] = {
         "rules": rules,
         "given": given,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from node.extensions.results.listed import JobViews
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models.history import TombstoneRow, TrashRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
 from node.index.work.jobs import IS_JOB, IS_OPEN, REFUSED, Job, end_job, job_at, open_job
@@ -118,10 +119,16 @@ class ReadResults(ReadRepository, JobViews):
     """Jobs, and rows of ``results``."""
 
     def next_number(self, study_instance_uid: str, first: int) -> int:
-        """Return a Series Number above `first - 1`, those of the series of a study, and those of its results so far."""
+        """Return a Series Number from `first` on, above those of the series of a study and of its results so far.
+
+        Those in the trash count: they can come back.
+        """
         stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
         results = select(func.count()).select_from(ResultRow).where(*stored_results).scalar_subquery()
         of_study = StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_number >= first
         taken = select(func.max(SeriesRow.series_number)).join(StudyRow).where(*of_study).scalar_subquery()
         count, highest = self._connection.execute(select(results, taken)).one()
-        return max(first + int(count), (highest or 0) + 1)
+        in_trash = TombstoneRow.content["study_instance_uid"].as_string() == study_instance_uid
+        number = func.max(TrashRow.content["series_number"].as_integer())
+        trashed = self._connection.scalar(select(number).join(TombstoneRow).where(TrashRow.kind == "series", in_trash))
+        return max(first + int(count), (highest or 0) + 1, (trashed or 0) + 1)

@@ -34,6 +34,7 @@ from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 from node.index.nouns.levels import identity_of
 from node.index.nouns.received import DIGEST_CORRECTED
+from node.index.nouns.trash import NAMING
 from node.index.work.payloads import PAYLOADS
 
 Row = dict[str, Any]
@@ -241,7 +242,7 @@ def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
 
 _HARMLESS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "tombstones": _is_harmless,
-    "trash": lambda row: is_deletable(str(row["key"])),
+    "trash": lambda row: row["kind"] not in NAMING or row["key"] is None or is_deletable(str(row["key"])),
     "work": lambda row: row["kind"] in PAYLOADS,
 }
 """Whether a row of a table may be taken over; of another version, there may be work of a kind that nothing does."""

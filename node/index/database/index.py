@@ -7,12 +7,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.background import SupervisedThread
 from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.care.copying import require_current
@@ -54,11 +52,16 @@ from node.metrics import Metrics
 log = structlog.get_logger()
 
 
-class Ahead(Protocol):
-    """What is ahead of the index: instances that were acknowledged and are not indexed yet, `lag` of them."""
+class Ahead:
+    """What is ahead of the index: instances that were acknowledged and are not indexed yet, `lag` of them. Here: none.
+
+    `node.receive.apply.Applier` indexes those of a journal.
+    """
 
     @property
-    def lag(self) -> int: ...
+    def lag(self) -> int:
+        """How many there are."""
+        return 0
 
     def require_caught_up(self) -> None:
         """Return when everything that was acknowledged before this call is indexed.
@@ -71,16 +74,6 @@ class Ahead(Protocol):
 
     def standing(self) -> AbstractContextManager[None]:
         """Keep what is ahead from being indexed until this is left."""
-
-
-class _NothingAhead:
-    lag = 0
-
-    def require_caught_up(self) -> None: ...
-
-    def checkpoint(self) -> None: ...
-
-    def standing(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -95,6 +88,9 @@ class Index:
     `sharing`: of this host.
     `now`: the clock that all hosts of the index share.
     `large_counts`: counts that read whole tables.
+    `commit_listeners`: called after each commit that changed rows, on the thread of the writer: they must not wait and
+        not raise.
+    `thread`: of the one writer.
     `watch`: None: the index is a file.
 
     Raises IndexUnusable: the file is damaged or newer than this program.
@@ -136,6 +132,7 @@ class Index:
         self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
         self.now = self.sharing.now
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
+        self.commit_listeners, self.thread = writer.commit_listeners, writer.thread
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)
@@ -160,7 +157,7 @@ class Index:
         self.timers = TimerRepository(writer, self._watcher)
         self.trash = TrashRepository(writer, self._watcher)
         self.work = WorkRepository(writer, self._watcher)
-        self.ahead: Ahead = _NothingAhead()
+        self.ahead = Ahead()
         server = backend_at(place).server(place)
         self.watch = ServerWatch(server, writer) if server is not None else None
         if self.watch is not None:
@@ -233,11 +230,6 @@ class Index:
             listener()
 
     @property
-    def commit_listeners(self) -> list[Callable[[], None]]:
-        """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
-        return self._writer.commit_listeners
-
-    @property
     def stall(self) -> str | None:
         """What keeps commits waiting, to be read after "the server of the index"; None if nothing does."""
         return self.watch.stall if self.watch is not None else None
@@ -246,11 +238,6 @@ class Index:
     def files(self) -> tuple[Path, ...]:
         """The files that must stay where they are while the index is open."""
         return (self.place,) if isinstance(self.place, Path) else ()
-
-    @property
-    def thread(self) -> SupervisedThread:
-        """The thread of the one writer."""
-        return self._writer.thread
 
     @property
     def is_alive(self) -> bool:

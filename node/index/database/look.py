@@ -7,40 +7,20 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from node.index.engine.backend import IndexUnusable, Place
+from node.index.database.snapshot import Snapshot
+from node.index.engine.backend import IndexUnusable, Place, Standbys
 from node.index.engine.sqlite_file import connect, damage, missing
-from node.index.engine.view_rows import Queries, Row, ViewRows, has_newest_schema, queries_of_file
+from node.index.engine.view_rows import Row, queries_of_file
+from node.index.nouns import views
 from node.index.nouns.facts import SeriesFacts
-from node.index.nouns.views import (
-    AboutViews,
-    AccountViews,
-    ConflictViews,
-    DeletionViews,
-    EventViews,
-    ExclusionViews,
-    FailureViews,
-    HookViews,
-    InstanceViews,
-    LostViews,
-    PatientViews,
-    RejectionViews,
-    RouteViews,
-    SenderViews,
-    SeriesViews,
-    StudyViews,
-    TrashViews,
-    VolumeViews,
-)
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
-
-Added = TypeVar("Added")
 
 
 class _OneHost:
@@ -53,60 +33,40 @@ class _OneHost:
         return []
 
 
-class Look(ViewRows, AboutViews):
-    """One snapshot of an index in a file, as `node.index.database.reading.ReadIndex` has it of every index."""
+class Look(Snapshot):
+    """A snapshot of an index in a file, as `node.index.database.reading.ReadIndex` has it of every index."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         queries = queries_of_file(connection)
         super().__init__(queries)
         self._file = connection
-        self.accounts = AccountViews(queries)
-        self.conflicts = ConflictViews(queries)
-        self.deletions = DeletionViews(queries)
-        self.events = EventViews(queries)
-        self.exclusions = ExclusionViews(queries)
+        self.accounts = views.AccountViews(queries)
+        self.conflicts = views.ConflictViews(queries)
+        self.deletions = views.DeletionViews(queries)
+        self.events = views.EventViews(queries)
+        self.exclusions = views.ExclusionViews(queries)
         self.facts = SeriesFacts(queries)
-        self.failures = FailureViews(queries)
-        self.hooks = HookViews(queries)
+        self.failures = views.FailureViews(queries)
+        self.hooks = views.HookViews(queries)
         self.hosts = _OneHost()
-        self.instances = InstanceViews(queries)
-        self.lost = LostViews(queries)
-        self.patients = PatientViews(queries)
-        self.rejections = RejectionViews(queries)
-        self.routes = RouteViews(queries)
-        self.senders = SenderViews(queries)
-        self.series = SeriesViews(queries)
-        self.studies = StudyViews(queries)
-        self.trash = TrashViews(queries)
-        self.volumes = VolumeViews(queries)
+        self.instances = views.InstanceViews(queries)
+        self.lost = views.LostViews(queries)
+        self.patients = views.PatientViews(queries)
+        self.rejections = views.RejectionViews(queries)
+        self.routes = views.RouteViews(queries)
+        self.senders = views.SenderViews(queries)
+        self.series = views.SeriesViews(queries)
+        self.studies = views.StudyViews(queries)
+        self.trash = views.TrashViews(queries)
+        self.volumes = views.VolumeViews(queries)
 
-    def views(self, kind: Callable[[Queries], Added]) -> Added:
-        """Return what reads views of an extension, in this snapshot."""
-        return kind(self._queries)
-
-    def weakness(self) -> None:
-        """Return None: a commit of one file waits for no standby."""
-
-    def stall(self) -> None:
-        """Return None, for the same reason."""
-
-    @property
-    def has_newest_schema(self) -> bool:
-        """Whether the last migration of the core is that of this version."""
-        return has_newest_schema(self._queries)
+    def standbys(self) -> Standbys:
+        """Return no standbys: a commit of one file waits for none."""
+        return Standbys({})
 
     def damage(self) -> list[str]:
         """Return what is wrong with the file, as sentences."""
         return damage(self._file.execute)
-
-    def count_levels(self) -> dict[str, int]:
-        """Count patients, studies, series and instances."""
-        tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
-        return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
-
-    def _about(self, key: str) -> str | None:
-        row = self._row('SELECT value FROM about WHERE "key" = :key', key=key)
-        return None if row is None else str(row["value"])
 
 
 @contextmanager

@@ -18,21 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.dicom.answers import Found
-from node.dicom.matching import Query
-from node.index.engine.about import about
-from node.index.engine.backend import backend_of, place_of
+from node.index.database.snapshot import Snapshot
+from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
 from node.index.engine.rows import queries_of
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
-from node.index.engine.view_rows import Queries, has_newest_schema
-from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts
@@ -42,7 +39,7 @@ from node.index.nouns.facts import SeriesFacts
 from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
-from node.index.nouns.patients import ReadPatients
+from node.index.nouns.persons import ReadPatients
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
 from node.index.nouns.senders import ReadSenders
@@ -50,24 +47,23 @@ from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.terms import Terms
 from node.index.nouns.trash import ReadTrash
-from node.index.nouns.views import AboutViews
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
-from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
-from node.index.work.destinations import ReadRoutes
 from node.index.work.jobs import ReadJobs
 from node.index.work.listing import ReadWork
+from node.index.work.routes import ReadRoutes
 
 Added = TypeVar("Added")
 
 
-class ReadIndex(AboutViews):
+class ReadIndex(Snapshot):
     """A view of the index on one read-only connection. Not thread-safe.
 
     `watermarks`: how far cursors may read; None: to the end. Read before the first query.
     """
 
     def __init__(self, connection: Connection, watermarks: Watermarks | None = None) -> None:
+        super().__init__(queries_of(connection))
         self._connection = connection
         self.accounts = ReadAccounts(connection)
         self.audit_lines = ReadAuditLines(connection)
@@ -76,7 +72,7 @@ class ReadIndex(AboutViews):
         self.events = ReadEvents(connection, watermarks)
         self.exclusions = ReadExclusions(connection)
         self.exports = ReadExports(connection)
-        self.facts = SeriesFacts(queries_of(connection))
+        self.facts = SeriesFacts(self._queries)
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)
         self.hosts = ReadHosts(connection)
@@ -99,39 +95,18 @@ class ReadIndex(AboutViews):
         """Return what reads the rows of an extension, in this view."""
         return kind(self._connection)
 
-    def views(self, kind: Callable[[Queries], Added]) -> Added:
-        """Return what reads views of an extension, here as in a `node.index.database.look.Look`."""
-        return kind(queries_of(self._connection))
-
     @property
     def root(self) -> str:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
         return str(PurePath(self._connection.execute(select(RootFolder())).scalar_one()))
 
-    def weakness(self) -> str | None:
-        """Return why a commit of the index may be lost although it was durable, or None."""
-        return backend_of(self._connection).standbys(self._connection).weakness
-
-    def stall(self) -> str | None:
-        """Return why no commit of the index ends at present, or None."""
-        return backend_of(self._connection).standbys(self._connection).stall
-
-    def _about(self, key: str) -> str | None:
-        return about(self._connection, key)
-
-    def find(self, query: Query) -> Iterator[Found]:
-        """Answer a query. See `node.index.search.finder.find`."""
-        return finder.find(self._connection, query)
+    def standbys(self) -> Standbys:
+        """Return the standbys of the server, and what they mean for commits."""
+        return backend_of(self._connection).standbys(self._connection)
 
     def has_this_schema(self) -> bool:
         """Whether this version of voxelnode can read all tables."""
         return schema_of(self._connection).trouble is None
-
-    def count_levels(self) -> dict[str, int]:
-        """Count patients, studies, series and instances."""
-        tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
-        counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
-        return {name: int(self._connection.execute(query).scalar_one()) for name, query in counts.items()}
 
 
 @contextmanager
@@ -149,9 +124,10 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
         with ExitStack() as opened:
             with within(scope):
                 connection = opened.enter_context(readers.connect())
-            if not has_newest_schema(queries_of(connection)):
+            index = ReadIndex(connection)
+            if not index.has_newest_schema:
                 require_not_newer(place)
-            yield ReadIndex(connection)
+            yield index
     except SQLAlchemyError as error:
         raise unreadable(place, error) from error
     finally:

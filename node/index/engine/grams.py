@@ -67,7 +67,6 @@ def _named(gram: str) -> str:
 class _Match(ConditionElement):
     """A study has what is wanted of it."""
 
-    inherit_cache = True
     in_sqlite = f"({NAME} MATCH {{0}})"
     in_postgresql = f"({NAME}.grams @@ CAST({{0}} AS TSQUERY))"
 

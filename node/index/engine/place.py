@@ -373,11 +373,6 @@ def backup(place: Place, target: Path) -> int:
     return backend_at(place).backup(place, target)
 
 
-def mistakes_of(place: Place) -> list[str]:
-    """Return what is wrong with a configured place as sentences, as far as it shows without a connection."""
-    return backend_at(place).mistakes(place)
-
-
 def check(place: Place) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if (message := backend_at(place).missing(place)) is not None:

@@ -51,6 +51,11 @@ class Word(FunctionElement[Value]):
     in_sqlite: ClassVar[str]
     in_postgresql: ClassVar[str]
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Let statements with a word be cached: its class and its operands say all about it."""
+        super().__init_subclass__(**rest)
+        cls.inherit_cache = True
+
 
 @compiles(Word, "sqlite")
 def _in_sqlite(word: Word[Any], compiler: SQLCompiler, **rest: Any) -> str:
@@ -71,7 +76,6 @@ class ConditionElement(Word[bool]):
     """A word that is true or false. It has no type: SQLAlchemy would ask SQLite whether a Boolean is 1."""
 
     type: TypeEngine[Any] = NullType()
-    inherit_cache = True
 
 
 # Texts
@@ -81,7 +85,6 @@ class PositionOf(Word[int]):
     """Where the second text begins in the first, from 1; 0 if it is not there. Letters match in their own case."""
 
     type = Integer()
-    inherit_cache = True
     in_sqlite = "instr({0}, {1})"
     in_postgresql = "strpos({0}, {1})"
 
@@ -94,7 +97,6 @@ def matches(column: Any, pattern: str) -> ColumnElement[bool]:
 class _Glob(ConditionElement):
     """GLOB of SQLite; LIKE of PostgreSQL distinguishes letters of either case as well."""
 
-    inherit_cache = True
     in_sqlite = "({0} GLOB {1})"
     in_postgresql = "({0} LIKE {1})"
 
@@ -122,7 +124,6 @@ class JsonEach(Word[Any]):
     PostgreSQL gives every item as text: `cast` numbers.
     """
 
-    inherit_cache = True
     in_sqlite, in_postgresql = words.EACH
 
 
@@ -130,7 +131,6 @@ class JsonArray(Word[Any]):
     """An array of some values."""
 
     type = NullType()
-    inherit_cache = True
     in_sqlite = "json_array({all})"
     in_postgresql = "json_build_array({all})"
 
@@ -139,7 +139,6 @@ class JsonGroupArray(Word[Any]):
     """An aggregate: an array of a value of each row; empty without rows."""
 
     type = JSON()
-    inherit_cache = True
     in_sqlite = "json_group_array({0})"
     in_postgresql = "coalesce(json_agg({0}), '[]')"
 
@@ -148,7 +147,6 @@ class JsonGroupDistinct(Word[Any]):
     """An aggregate: an array of the different values of the rows, in no order; empty without rows."""
 
     type = JSON()
-    inherit_cache = True
     in_sqlite, in_postgresql = words.DISTINCT
 
 
@@ -156,7 +154,6 @@ class JsonNumber(Word[Any]):
     """The number at a place of an array, from 0; NULL if the array is shorter."""
 
     type = NullType()  # a whole number stays whole
-    inherit_cache = True
     in_sqlite, in_postgresql = words.NUMBER
 
     def __init__(self, array: Any, place: int) -> None:
@@ -167,7 +164,6 @@ class JsonText(Word[str]):
     """The text that an object has by a key; NULL if it has no such key."""
 
     type = String()
-    inherit_cache = True
     in_sqlite, in_postgresql = words.TEXT
 
     def __init__(self, item: Any, key: str) -> None:
@@ -179,7 +175,6 @@ class JsonEntry(Word[str]):
     """The JSON text of the value that an object has by a name; NULL if it has no such name."""
 
     type = String()
-    inherit_cache = True
     in_sqlite = "({0} -> {1})"
     in_postgresql = "CAST(CAST({0} AS JSON) -> CAST({1} AS TEXT) AS TEXT)"
 
@@ -222,7 +217,6 @@ def looked_up_in(column: Any, values: Collection[Any] | BindParameter[Any] | Sel
 class _AnyOf(ConditionElement):
     """A value is one of those that a subquery selects; PostgreSQL looks only arrays up in an index."""
 
-    inherit_cache = True
     in_sqlite, in_postgresql = words.ANY_OF
 
 
@@ -245,7 +239,6 @@ class Unindexed(Word[Any]):
     PostgreSQL decides by its statistics.
     """
 
-    inherit_cache = True
     in_sqlite, in_postgresql = words.UNINDEXED
 
     def __init__(self, column: Any) -> None:
@@ -276,7 +269,6 @@ def in_partial_index(column: Any, index: Index) -> ColumnElement[bool]:
 
 
 class _InIndex(ConditionElement):
-    inherit_cache = True
     in_sqlite = "({0} IN (SELECT {1} FROM main.{2} INDEXED BY {4} WHERE {3}))"
     in_postgresql = "({0} IN (SELECT {1} FROM {2} WHERE {3}))"
 
@@ -288,7 +280,6 @@ class ValueAfter(Word[Any]):
     find the next one that they see, SQLite would read all of their rows. It must only be looked up in what they see.
     """
 
-    inherit_cache = True
     in_sqlite = "(SELECT min({1}) FROM main.{0} WHERE {1} > {2})"
     in_postgresql = "(SELECT min({1}) FROM {0} WHERE {1} > {2})"
 
@@ -307,7 +298,6 @@ class RootFolder(Word[str]):
     """
 
     type = String()
-    inherit_cache = True
     in_sqlite, in_postgresql = words.ROOT_FOLDER
 
 
@@ -357,7 +347,6 @@ class _Like(ConditionElement):
     row.
     """
 
-    inherit_cache = True
     in_sqlite = "({0} LIKE {1} ESCAPE '/')"
     in_postgresql = "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')"
 

@@ -132,13 +132,9 @@ class ViewRows:
         self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
     ) -> list[Row]:
         """Return the rows of a view for one revision of a series."""
-        return self._rows(
-            f"SELECT {columns} FROM {view} WHERE study_instance_uid = :study AND series_instance_uid = :series "
-            "AND revision = :revision LIMIT :limit",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            revision=revision,
-            limit=limit,
+        source, rest = f"SELECT {columns} FROM {view}", "AND revision = :revision LIMIT :limit"
+        return self._rows_of_study(
+            source, study_instance_uid, series_instance_uid, rest, revision=revision, limit=limit
         )
 
 

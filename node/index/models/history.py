@@ -60,7 +60,7 @@ class ConversionRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     # `node.completeness.Findings`; None: of a version that did not keep them.
     findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    # How often the verdict has changed since its sidecars were written: see `node.conversion.sidecars`.
+    # How often the verdict has changed since its sidecars were written: see `node.conversion.housekeeping`.
     owes_sidecars: Mapped[int] = mapped_column(Integer, default=0)
 
 
@@ -262,23 +262,21 @@ class TombstoneRow(Base):
     trash_until: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)
     restored_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    # Who a person had said the patient of the study is, until the study is there again or the trash is empty.
-    decided: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class TrashRow(Base):
-    """A file of a deletion that can be undone; see `node.index.nouns.trash`."""
+    """A row of a deletion that can come back, with the file that it names; see `node.index.nouns.trash`."""
 
     __tablename__ = "trash"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     deletion: Mapped[int] = mapped_column(ForeignKey("tombstones.id"), index=True)
-    key: Mapped[str] = mapped_column(String(200), index=True)
-    is_loser: Mapped[bool]  # of a conflict: `content` is the row of it
+    kind: Mapped[str] = mapped_column(String(64))  # the table that the row was in
+    key: Mapped[str | None] = mapped_column(String(400), index=True)  # of the file or folder; of a series, its UID
     bytes: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str | None] = mapped_column(String(8))  # as of an image
     holder: Mapped[str | None] = mapped_column(String(63))  # the only host that has the file
-    content: Mapped[dict[str, Any]] = mapped_column(JSON)  # how the instance came
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)  # the row as it was
 
 
 class PerformedStepRow(Base):

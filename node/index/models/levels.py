@@ -75,6 +75,14 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMES)
 
 
+class Numbered(Base):
+    """A table whose rows have numbers, which the database gives."""
+
+    __abstract__ = True
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, sort_order=-1)  # the first column
+
+
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
     """Return a column for a component group of the name in `column`, folded for comparison and filled at insertion."""
 
@@ -84,7 +92,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
     return mapped_column(Text, default=group_of_row, index=column == "patient_name")
 
 
-class PatientRow(Base):
+class PatientRow(Numbered):
     """A person, identified by issuer and Patient ID, and by name, birth date and sex where people share a Patient ID.
 
     Each study without a Patient ID has a patient of its own.
@@ -92,7 +100,6 @@ class PatientRow(Base):
 
     __tablename__ = "patients"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     identity: Mapped[str] = mapped_column(Text, index=True)  # issuer and ID; the study if there is no ID
     patient_id: Mapped[str | None] = mapped_column(Text, index=True)
     issuer_of_patient_id: Mapped[str | None] = mapped_column(Text)
@@ -108,7 +115,7 @@ class PatientRow(Base):
     is_corrected: Mapped[bool] = mapped_column(default=False, server_default=false())  # it says that this row is wrong
 
 
-class StudyRow(Base):
+class StudyRow(Numbered):
     __tablename__ = "studies"
     __table_args__ = (
         partial_index(
@@ -116,7 +123,6 @@ class StudyRow(Base):
         ),
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
     named_patient_id: Mapped[int | None] = mapped_column(Integer)  # who its files name, if that is another person
     corrected_patient_id: Mapped[int | None] = mapped_column(Integer)  # who a person has said this study alone is of
@@ -143,7 +149,7 @@ DOUBTED_SERIES = partial_index("ix_series_doubted", "study_id", "verdict IN ('su
 MARKED_IMAGES = partial_index("ix_images_series_id_missing", "series_id", "file_missing")
 
 
-class SeriesRow(Base):
+class SeriesRow(Numbered):
     """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
 
     __tablename__ = "series"
@@ -159,7 +165,6 @@ class SeriesRow(Base):
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     modality: Mapped[str | None] = mapped_column(Text)
@@ -206,7 +211,7 @@ class SeriesRow(Base):
     acknowledged_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class ImageRow(Base):
+class ImageRow(Numbered):
     """A stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
@@ -218,7 +223,6 @@ class ImageRow(Base):
         NO_ID_TWICE,  # what subscribers are owed names instances by it
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))

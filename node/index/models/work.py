@@ -9,7 +9,7 @@ from sqlalchemy import JSON, CheckConstraint, Float, ForeignKey, Index, Integer,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from node.index.engine.sql import NO_ID_TWICE, partial_index
-from node.index.models.levels import Base, Utc
+from node.index.models.levels import Base, Numbered, Utc
 
 
 class AboutRow(Base):
@@ -97,13 +97,12 @@ class SenderRow(Base):
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class OpenAssociationRow(Base):
+class OpenAssociationRow(Numbered):
     """A series of which an open association has brought an instance; see `node.index.nouns.open_associations`."""
 
     __tablename__ = "open_associations"
     __table_args__ = (UniqueConstraint("host", "association", "series_id"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     host: Mapped[str] = mapped_column(String(63))  # that receives; empty: the only one
     association: Mapped[str] = mapped_column(String(32))
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
@@ -124,13 +123,12 @@ class AwaitedSenderRow(Base):
     aborted_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class SubscriberRow(Base):
+class SubscriberRow(Numbered):
     """A hook, or a destination of a route, and what it wants; see `node.index.work.outbox`."""
 
     __tablename__ = "subscribers"
     __table_args__ = (UniqueConstraint("kind", "name", "destination"), NO_ID_TWICE)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))  # hook, route
     name: Mapped[str] = mapped_column(String(64))  # empty: the route of what people send by hand
     destination: Mapped[str] = mapped_column(String(64))  # of a route; else empty
@@ -194,13 +192,12 @@ class SentInstanceRow(Base):
     confirmed_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class ResultRow(Base):
+class ResultRow(Numbered):
     """An instance that the node stores for a job; the row is there before the instance, which it identifies."""
 
     __tablename__ = "results"
     __table_args__ = (UniqueConstraint("job_id", "file"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("work.id", ondelete="CASCADE"))
     file: Mapped[str] = mapped_column(String(100))
     kind: Mapped[str] = mapped_column(String(16))  # segmentation, report, document, instance
@@ -214,7 +211,7 @@ class ResultRow(Base):
     stored_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it is on its way
 
 
-class WorkRow(Base):
+class WorkRow(Numbered):
     """Something that the node owes to a peer or a hook; see `node.index.work.ledger`.
 
     What only some kinds have is in `payload`; see `node.index.work.payloads`.
@@ -230,7 +227,6 @@ class WorkRow(Base):
         NO_ID_TWICE,  # people and programs name work by it
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))  # see `node.index.work.states.Kind`
     name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
     destination: Mapped[str] = mapped_column(String(64), default="")  # of a route

@@ -158,6 +158,12 @@ def _by_name(connection: Connection, name: str) -> KnownAccount | None:
     return None if row is None else _known(connection, row)
 
 
+def _require(connection: Connection, name: str) -> KnownAccount:
+    if (known := _by_name(connection, name)) is None:
+        raise NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` lists accounts and tokens")
+    return known
+
+
 def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
     return connection.execute(_LIMITED, {"names": list(names)}).first() is not None
 
@@ -246,10 +252,9 @@ class AccountRepository(IndexRepository):
     @on_writer
     def set_role(self, connection: Connection, name: str, role: Role) -> None:
         """Change the role of an account, effective from its next request; its links end below ``write``."""
+        known = _require(connection, name)
         _end_shares(connection, name, role)
-        changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
-        if changed.rowcount == 0:
-            raise _unknown(name)
+        connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(role=role.name.lower()))
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
@@ -257,11 +262,11 @@ class AccountRepository(IndexRepository):
 
         A new one of its name stays limited.
         """
+        known = _require(connection, name)
         _end_shares(connection, name, None)
-        _stay_limited(connection, _by_name(connection, name))
+        _stay_limited(connection, known)
         connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == name))
-        if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
-            raise _unknown(name)
+        connection.execute(delete(AccountRow).where(AccountRow.id == known.id))
 
     @on_writer
     def add_token(
@@ -282,9 +287,7 @@ class AccountRepository(IndexRepository):
         Raises UsageError if the account already has a token with this label, a lower role than `role`, or sees its
         projects only and is no member of `project`.
         """
-        known = _by_name(connection, name)
-        if known is None:
-            raise _unknown(name)
+        known = _require(connection, name)
         if role is not None and role > known.role:
             raise UsageError(f"{name} has the role {known.role.name.lower()}; a token of it has no higher one")
         row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
@@ -375,9 +378,7 @@ class AccountRepository(IndexRepository):
     @on_writer
     def remove_factor(self, connection: Connection, name: str) -> None:
         """Remove the authenticator app of an account with its recovery codes, and end its sessions."""
-        known = _by_name(connection, name)
-        if known is None:
-            raise _unknown(name)
+        known = _require(connection, name)
         row = update(AccountRow).where(AccountRow.id == known.id)
         connection.execute(row.values(totp_secret=None, totp_step=None))
         connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == known.id))
@@ -401,9 +402,9 @@ def _known(connection: Connection, row: Any) -> KnownAccount:
     return KnownAccount(row.id, row.name, role, row.password_hash, *factor, groups, is_limited)
 
 
-def _stay_limited(connection: Connection, account: KnownAccount | None, groups: Sequence[str] = ()) -> None:
+def _stay_limited(connection: Connection, account: KnownAccount, groups: Sequence[str] = ()) -> None:
     """Limit an account by its own name that is limited by a group which is gone; `groups` are those that it has now."""
-    if account is not None and account.is_limited and not _is_limited(connection, (account.name, *groups)):
+    if account.is_limited and not _is_limited(connection, (account.name, *groups)):
         connection.execute(insert(LimitedAccountRow).values(account=account.name))
 
 
@@ -426,10 +427,6 @@ def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
     is_limited = role != Role.ADMIN and connection.execute(limited).first() is not None
     if role is None or role < Role.WRITE or is_limited:
         shares().end_shares(connection, name)
-
-
-def _unknown(name: str) -> NoSuchAccount:
-    return NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` lists accounts and tokens")
 
 
 class ReadAccounts(ReadRepository, AccountViews):

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
 
 from node.completeness import Completeness, Party
 from node.index.engine.sql import looked_up_in
@@ -71,15 +71,7 @@ class AssociationRepository(IndexRepository):
 
         Series that are incomplete for that alone are judged again.
         """
-        of_senders = select(ImageRow.id).where(
-            ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title.in_(calling_ae_titles)
-        )
-        ended = (
-            select(EventRow.study_instance_uid, EventRow.series_instance_uid)
-            .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
-            .where(EventRow.kind == "sender-aborted", of_senders.exists())
-            .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
-        )
+        ended = _ended("sender-aborted", calling_ae_titles)
         for study, series in {(study, series) for study, series in connection.execute(ended)}:
             _end_doubts(connection, (study or "", series or ""), "it never releases, [peers] says", now)
 
@@ -182,21 +174,27 @@ def doubted_series(connection: Connection, keys: Collection[SeriesKey], calling_
 
     Those of `keys` whose association was not released once, and all of its series whose association the node ended.
     """
-    series = (EventRow.study_instance_uid, EventRow.series_instance_uid)
-    aborted = select(*series).where(
+    aborted = _ENDS.where(
         EventRow.kind == "sender-aborted", looked_up_in(EventRow.series_instance_uid, [uid for _, uid in keys])
     )
-    of_sender = select(ImageRow.id).where(
-        ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title == calling_ae_title
-    )
-    ended = (
-        select(*series)
-        .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
-        .where(EventRow.kind == "node-ended", of_sender.exists())
-        .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
-    )
+    ended = _ended("node-ended", [calling_ae_title])
     found = {(study, uid) for study, uid in connection.execute(aborted.union(ended)) if study and uid}
     return sorted(found)
+
+
+_ENDS = select(EventRow.study_instance_uid, EventRow.series_instance_uid)
+
+
+def _ended(kind: EventKind, calling_ae_titles: Collection[str]) -> Select[str | None, str | None]:
+    """Return the series of senders that are open, or incomplete by the end of an association, with such an event."""
+    of_senders = select(ImageRow.id).where(
+        ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title.in_(calling_ae_titles)
+    )
+    return (
+        _ENDS.join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
+        .where(EventRow.kind == kind, of_senders.exists())
+        .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
+    )
 
 
 def _note_return(
@@ -243,10 +241,8 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
     lowest, highest, numbers = connection.execute(
         select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
     ).one()
-    if lowest is None or highest is None:
-        agree = False
-    else:
-        agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
+    count = None if lowest is None or highest is None else highest - lowest + 1
+    agree = lowest in (0, 1) and count == numbers == len(series.instances)
     is_alone = verdict.rule == "association" and verdict.missing is None
     is_whole = verdict.state == "complete" or (is_alone and agree)
     for key in learn_end(connection, Ending(*end.ending), own, is_whole, now):

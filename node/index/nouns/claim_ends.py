@@ -69,7 +69,8 @@ class ClaimEnds(IndexRepository):
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-            record_series_event(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
+            revision = connection.scalar(select(SeriesRow.revision).where(SeriesRow.id == series.id))
+            record_series_event(connection, "series-unchanged", _key(series), now, None, revision)
             judge(connection, series.id, now)
 
     @on_writer

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
@@ -21,12 +21,13 @@ from node.index.models.history import (
     FailureRow,
     LostInstanceRow,
     RevisionFileRow,
+    TrashRow,
     VolumeRow,
     VolumeSourceRow,
 )
 from node.index.models.levels import SPOOL, STORE, SeriesRow
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import folders_of, owe_files
+from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
 from node.index.nouns.records import (
     ClaimedSeries,
     CurrentConversion,
@@ -42,19 +43,21 @@ class ConversionRepository(IndexRepository):
 
     @on_reader
     def live_folders(self, connection: Connection) -> set[str]:
-        """Return the folders of all files of conversions, relative to the root."""
+        """Return the folders of all files of conversions, relative to the root, with those in the trash."""
         live = ConversionRow.files_removed_at.is_(None)
-        return folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
+        folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
+        return folders | volumes_in_trash(connection)
 
     @on_reader
     def is_recorded(self, connection: Connection, series: int, folder: str) -> bool:
-        """Return whether a row of a series, by its id, names a file in this folder."""
+        """Return whether a row of a series, by its id, names a file in this folder, or the trash names the folder."""
         rows = (
             select(VolumeRow.id)
             .join(ConversionRow)
             .where(ConversionRow.series_id == series, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
         )
-        return connection.execute(rows.limit(1)).first() is not None
+        is_there = connection.execute(rows.limit(1)).first() is not None
+        return is_there or bool(named_keys(connection, [folder]))
 
     @on_reader
     def source_digests(self, connection: Connection, sop_instance_uid: str) -> set[str]:
@@ -142,7 +145,7 @@ _OWED = "sidecars"
 
 
 def owe_sidecars(connection: Connection, series_id: int) -> None:
-    """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.sidecars`."""
+    """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.housekeeping`."""
     has_files = select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False), has_files
     connection.execute(update(ConversionRow).where(*current).values(owes_sidecars=ConversionRow.owes_sidecars + 1))
@@ -151,6 +154,14 @@ def owe_sidecars(connection: Connection, series_id: int) -> None:
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:
     return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
+
+
+def last_revision(connection: Connection, row: Row[Any]) -> int:
+    """Return the last number that a revision of a series has, by its row: also one that is in the trash."""
+    made = select(func.max(ConversionRow.revision)).where(ConversionRow.series_id == row.id)
+    number = func.max(TrashRow.content["revision"].as_integer())
+    trashed = select(number).where(TrashRow.kind == "series", TrashRow.key == row.series_instance_uid)
+    return max(int(row.revision), connection.scalar(made) or 0, connection.scalar(trashed) or 0)
 
 
 def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 from sqlalchemy.orm import join
@@ -33,7 +33,7 @@ from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
-from node.index.nouns.trash import content_of, decided_of, put_in_trash, trashed_conflict, trashed_images
+from node.index.nouns.trash import Rows, content_of, leaving, put_in_trash
 from node.index.nouns.views import DeletionViews
 from node.index.work.jobs import after_deletion
 from node.index.work.outbox import forget_images
@@ -145,21 +145,24 @@ class DeletionRepository(IndexRepository):
         last, instances = connection.execute(received).one()
         ordered_at = max(now, last or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
-        content = decided = None
+        content = None
         if trash_until is not None:
             trash_until += max(now, newest_look(connection) or now) - now  # the clock may be behind
             uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
             series_uid = connection.scalar(uids) if plan.level != "study" else None
             content = content_of(connection, plan.study_instance_uid, series_uid)
-            decided = decided_of(connection, plan.study_instance_uid)
-        trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
+        trash: Trash = None
+        if trash_until is not None and content is not None:
+            others = ImageRow.series_id.in_(held), ImageRow.sop_instance_uid != plan.uid
+            content["stays"] = plan.level == "instance" and _any(connection, *others)
+            trash = leaving(connection, plan, held, stays=content["stays"])
         versions: set[str] = set()
         paths = delete_rows(connection, held, plan, now, trash, versions)
-        if not paths and not trash:
+        if not paths and not (trash and trash["images"]):
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         forget_lost(connection, plan)
         delete_empty_levels(connection, study_id)
-        after_deletion(connection, plan.study_instance_uid, now)
+        after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
         record_event(
             connection,
             "deleted",
@@ -176,7 +179,7 @@ class DeletionRepository(IndexRepository):
         )
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
-            connection.execute(in_trash.values(trash_until=trash_until, content=content, decided=decided))
+            connection.execute(in_trash.values(trash_until=trash_until, content=content))
             put_in_trash(connection, tombstone, trash)
         else:
             forget_study(connection, plan.study_instance_uid)
@@ -224,8 +227,12 @@ def _hold(connection: Connection, series: Select[int]) -> list[int]:
     return list(connection.scalars(series.order_by(SeriesRow.id).with_for_update(of=SeriesRow)))
 
 
-Trash = list[dict[str, Any]] | None
-"""Collects the rows of files that go to the trash; None: the files are removed at once."""
+def _any(connection: Connection, *which: ColumnElement[bool]) -> bool:
+    return connection.execute(select(ImageRow.id).where(*which).limit(1)).first() is not None
+
+
+Trash = dict[str, Rows] | None
+"""The rows that go to the trash, by their tables; None: the files are removed at once."""
 
 
 def _delete_series(
@@ -248,11 +255,9 @@ def _delete_series(
     in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
     if plan.level == "series":
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
-    if trash is not None:
-        trash += trashed_images(connection, ImageRow.series_id.in_(series))
     uids = [image.sop_instance_uid for image in images]
     losers = _delete_conflicts(connection, uids, trash, versions, in_scope)
-    folders = delete_series_rows(connection, series, now, keeps_objects=trash is not None)
+    folders = delete_series_rows(connection, series, now, keeps_files=trash is not None)
     return [*folders, *sorted(losers), *(image.key for image in images if trash is None)]
 
 
@@ -269,12 +274,9 @@ def _delete_instance(
     image = connection.execute(select(ImageRow).where(is_it, ImageRow.series_id.in_(series))).first()
     if image is None:
         return []
-    others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
-    if connection.execute(others.limit(1)).first() is None:
+    if not _any(connection, ImageRow.series_id == image.series_id, ImageRow.id != image.id):
         return _delete_series(connection, [image.series_id], plan, now, trash, versions)
-    folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
-    if trash is not None:
-        trash += trashed_images(connection, ImageRow.id == image.id)
+    folders = drop_volumes_of(connection, image.series_id, plan.uid, now, keeps_files=trash is not None)
     losers = _delete_conflicts(connection, [plan.uid], trash, versions)
     if trash is None:
         owe_removals(connection, ImageRow.id == image.id, now)
@@ -298,11 +300,10 @@ def _delete_conflicts(
     for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
         gone = connection.execute(delete(ConflictRow).where(condition).returning(ConflictRow)).all()
         versions.update(row.sha256 for row in gone if row.sha256 is not None)
-        held = [row for row in gone if row.key is not None]
         if trash is None:
-            keys.update(row.key for row in held)
+            keys.update(row.key for row in gone if row.key is not None)
         else:
-            trash += map(trashed_conflict, held)
+            trash["conflicts"] = [*trash.get("conflicts", ()), *(dict(row._mapping) for row in gone)]
     return keys
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import Connection, Select, delete, select, update
 
 from node.index.engine.sql import insert
 from node.index.models.history import (
@@ -54,40 +54,54 @@ def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, 
         add_tombstone(connection, "instance", sop_instance_uid, detail, folders, now)
 
 
-def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime) -> list[str]:
-    """Supersede the conversions of a series that contain an instance; return the folders that are to be deleted."""
+def conversions_holding(series_id: int, sop_instance_uid: str) -> Select[int]:
+    """Select the conversions of a series whose files contain an instance, and exist."""
     sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
-    holds_it = and_(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources))
-    folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
-    owe_files(connection, RevisionFileRow.conversion_id.in_(select(ConversionRow.id).where(holds_it)), now)
+    return select(ConversionRow.id).where(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources), LIVE)
+
+
+def drop_volumes_of(
+    connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, *, keeps_files: bool = False
+) -> list[str]:
+    """Supersede the conversions of a series that contain an instance; return the folders that are to be deleted.
+
+    `keeps_files`: they are in the trash.
+    """
+    holding = list(connection.scalars(conversions_holding(series_id, sop_instance_uid)))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(holding))))
+    of_files = RevisionFileRow.conversion_id.in_(holding)
+    if keeps_files:
+        connection.execute(delete(RevisionFileRow).where(of_files))
+    else:
+        owe_files(connection, of_files, now)
     gone = {"superseded": True, "owes_sidecars": 0, "files_removed_at": now}
-    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(gone))
-    return sorted(folders)
+    connection.execute(update(ConversionRow).where(ConversionRow.id.in_(holding)).values(gone))
+    return [] if keeps_files else sorted(folders)
 
 
 def delete_series_rows(
-    connection: Connection, series: Sequence[int], now: dt.datetime, *, keeps_objects: bool = False
+    connection: Connection, series: Sequence[int], now: dt.datetime, *, keeps_files: bool = False
 ) -> list[str]:
     """Delete series with their instances, conversions and failures; return the folders of their volumes.
 
     What is left of their studies is judged again.
 
-    `keeps_objects`: those of instances go to the trash, and stay in the object store.
+    `keeps_files`: they are in the trash, and no folder is to be deleted.
     """
     delete_references(connection, series, now)
     conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
     folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
-    owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
-    for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
-        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
-    if not keeps_objects:
+    if not keeps_files:
+        owe_files(connection, RevisionFileRow.conversion_id.in_(conversions), now)
         owe_removals(connection, ImageRow.series_id.in_(series), now)
+    for table in (VolumeRow, VolumeSourceRow, ExclusionRow, RevisionFileRow):
+        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
     forget_images(connection, ImageRow.series_id.in_(series))
     for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
     gone = delete(SeriesRow).where(SeriesRow.id.in_(series)).returning(SeriesRow.study_id)
     judge_doubted(connection, set(connection.scalars(gone)), now)
-    return sorted(folders)
+    return [] if keeps_files else sorted(folders)
 
 
 def add_tombstone(

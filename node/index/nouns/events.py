@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, Unpack
 
 from sqlalchemy import Connection, func, insert, select
@@ -79,7 +78,7 @@ def record_event(
 
     `detail` is a sentence without patient data.
     """
-    _record(connection, {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids})
+    _record(connection, kind, happened_at, revision=revision, detail=detail, **uids)
 
 
 def record_series_event(
@@ -92,15 +91,16 @@ def record_series_event(
     **columns: Any,
 ) -> None:
     """Add an event of a series; see `record_event`. `columns`: those that only some kinds have."""
-    uids = {"study_instance_uid": series[0], "series_instance_uid": series[1]}
-    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids, **columns}
-    _record(connection, values)
+    study, uid = series
+    uids = {"study_instance_uid": study, "series_instance_uid": uid}
+    _record(connection, kind, happened_at, revision=revision, detail=detail, **uids, **columns)
 
 
-def _record(connection: Connection, values: Mapping[str, Any]) -> None:
+def _record(connection: Connection, kind: EventKind, happened_at: dt.datetime, **columns: Any) -> None:
+    values = {"kind": kind, "happened_at": happened_at, **columns}
     id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
-    if values.get("study_instance_uid") is not None:
-        owe_event(connection, id, values["kind"])
+    if columns.get("study_instance_uid") is not None:
+        owe_event(connection, id, kind)
 
 
 class ReadEvents(PagedRepository, EventViews):

@@ -16,19 +16,8 @@ from node.selector import FIELDS, Facts, Selector
 CHUNK_ROWS = 500
 """Series of one query, which bounds the rows in memory."""
 
-_PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
-_STUDY = (
-    "study_instance_uid", "study_date", "study_description", "study_id", "accession_number", "referring_physician_name",
-)  # fmt: skip
-_SERIES = (
-    "series_instance_uid", "modality", "series_number", "series_description", "series_date", "laterality",
-    "protocol_name", "manufacturer", "manufacturer_model_name", "station_name", "state", "expected_instances",
-    "missing_instances", "revision", "last_received_at",
-)  # fmt: skip
-_LARGEST = (
-    "geometry", "orientation", "slice_thickness_mm", "weighting", "sequence", "repetition_time_ms", "echo_time_ms",
-    "inversion_time_ms", "flip_angle_degrees", "magnetic_field_strength_t", "contrast_agent", "convolution_kernel",
-)  # fmt: skip
+_ROWS = {"patient": "p", "study": "st", "series": "se", "instances": "i", "sender": "i", "volume": "v", "time": "se"}
+"""The row that has a field in a column of its name, by the group of the field."""
 
 _OF_LARGEST = frozenset(name for name, field in FIELDS.items() if field.group == "volume") - {"volumes", "warnings"}
 """Fields of the largest volume, which is looked for only if one of them is compared."""
@@ -51,13 +40,11 @@ def columns(say: Words, *, of_revision: bool = False) -> Mapping[str, str]:
         return f"(SELECT {say.distinct(column)} FROM images i WHERE i.series_id = se.id AND {column} IS NOT NULL)"
 
     return {
-        **{name: f"p.{name}" for name in _PATIENT},
+        **{name: f"{_ROWS[field.group]}.{name}" for name, field in FIELDS.items()},
         "patient_age": years_of("st.patient_age"),
-        **{name: f"st.{name}" for name in _STUDY},
         "labels": f"(SELECT {say.distinct('l.label')} FROM labels l WHERE l.study_instance_uid = st.study_instance_uid "
         "AND l.series_instance_uid IN ('', se.series_instance_uid))",
         "study_series": "(SELECT count(*) FROM series o WHERE o.study_id = st.id)",
-        **{name: f"se.{name}" for name in _SERIES},
         "body_part": "se.body_part_examined",
         "verdict": newest.format("se.verdict"),
         "certainty": newest.format(certainty_of("se")),
@@ -72,7 +59,6 @@ def columns(say: Words, *, of_revision: bool = False) -> Mapping[str, str]:
         "sources": images_have("i.source"),
         "volumes": f"(SELECT count(DISTINCT o.stack) {volumes})",
         **grid_of("v", say),
-        **{name: f"v.{name}" for name in _LARGEST},
         "warnings": f"(SELECT {say.distinct('w.value')} {warned})",
         "days_since_received": f"{say.days(':now')} - {say.days('se.last_received_at')}",
         "days_since_study": f"{say.days(':today')} - {say.days('st.study_date')}",

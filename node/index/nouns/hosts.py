@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select
@@ -15,6 +14,11 @@ from node.index.models.history import RevisionFileRow
 from node.index.models.levels import ImageRow, is_only_at_host
 from node.index.models.work import HostRow, LeaseRow
 from node.index.nouns.objects import only_host_of
+
+_SHOWN = (
+    "name", "roles", "version", "started_at", "seen_at", "is_behind", "not_ready", "left_behind", "clock_ahead_seconds",
+    "problems",
+)  # fmt: skip
 
 
 class ReadHosts(ReadRepository):
@@ -37,19 +41,10 @@ class ReadHosts(ReadRepository):
         hosts = self._connection.execute(select(HostRow).order_by(HostRow.name))
         return [
             {
-                "name": row.name,
+                **{name: getattr(row, name) for name in _SHOWN},
                 "state": _state(row, now),
-                "roles": row.roles,
-                "version": row.version,
-                "started_at": row.started_at,
-                "seen_at": row.seen_at,
-                "is_behind": row.is_behind,
-                "not_ready": row.not_ready,
                 "leases": leases.get(row.name, []),
                 "spooled_instances": counts.get(row.name, 0),
-                "left_behind": row.left_behind,
-                "clock_ahead_seconds": row.clock_ahead_seconds,
-                "problems": row.problems,
             }
             for row in hosts
         ]
@@ -74,10 +69,6 @@ class ReadHosts(ReadRepository):
         return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
 
     only_host_of = reads(only_host_of)
-
-    def standbys(self) -> Mapping[str, int]:
-        """Return how many standbys the server of the index has, by how they follow it."""
-        return backend_of(self._connection).standbys(self._connection).counts
 
     def now(self) -> dt.datetime:
         """Return the time by the clock of the index."""

@@ -52,7 +52,7 @@ def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     images = connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys)))
     conflicts = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys)))
     trashed = connection.scalars(select(TrashRow.key).where(TrashRow.key.in_(keys)))
-    return {*images, *(key for key in conflicts if key is not None), *trashed}
+    return {*images, *(key for key in (*conflicts, *trashed) if key is not None)}
 
 
 def unknown_keys(connection: Connection, keys: Sequence[str]) -> list[str]:
@@ -99,7 +99,7 @@ def losers(connection: Connection, sop_instance_uids: Collection[str] | None = N
 def wanted_files(connection: Connection, keys: Sequence[str]) -> Iterator[HeldFile]:
     """Yield the files with these keys that are kept: also of versions that lost, and in the trash.
 
-    Only those of instances have an offset; those of instances in the trash have no digest, which is empty then.
+    Only those of instances have an offset. The digest of a file that no row knows is empty.
     """
     held = columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)
     for row in connection.execute(select(*held).where(ImageRow.key.in_(keys))):
@@ -108,8 +108,14 @@ def wanted_files(connection: Connection, keys: Sequence[str]) -> Iterator[HeldFi
     for row in connection.execute(lost.where(ConflictRow.sha256.is_not(None))):
         yield HeldFile(row.key or "", row.sha256 or "")
     trashed = select(TrashRow.key, TrashRow.bytes, TrashRow.content).where(TrashRow.key.in_(keys))
-    for key, size, content in connection.execute(trashed):
-        yield HeldFile(key, content.get("version", content).get("sha256") or "", bytes=size or None)
+    for key, size, content in connection.execute(trashed.where(TrashRow.kind.in_(("images", "conflicts")))):
+        yield HeldFile(key, content["sha256"] or "", bytes=size or None)
+
+
+def volumes_in_trash(connection: Connection) -> set[str]:
+    """Return the folders of revisions that are in the trash."""
+    folders = connection.scalars(select(TrashRow.key).where(TrashRow.kind == "volumes"))
+    return {folder for folder in folders if folder is not None}
 
 
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
@@ -120,7 +126,7 @@ def loser_keys(connection: Connection, host: str | None = None) -> set[str]:
     query = select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()
     if host is not None:
         query = query.where(or_(ConflictRow.host.is_(None), ConflictRow.host == host))
-    trashed = select(TrashRow.key).where(TrashRow.is_loser)
+    trashed = select(TrashRow.key).where(TrashRow.kind == "conflicts", TrashRow.key.is_not(None))
     if host is not None:
         trashed = trashed.where(or_(TrashRow.holder.is_(None), TrashRow.holder == host))
     keys = connection.scalars(query)
@@ -168,7 +174,7 @@ def owe_trashed(connection: Connection, deletion: int, now: dt.datetime) -> None
 def _owe(
     connection: Connection,
     table: type[ImageRow | RevisionFileRow | TrashRow],
-    key: InstrumentedAttribute[str],
+    key: InstrumentedAttribute[Any],
     leaving: ColumnElement[bool],
     now: dt.datetime,
 ) -> None:

@@ -17,7 +17,7 @@ from node.dicom.key_values import folded_groups
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
-from node.index.models.history import ConflictRow, TombstoneRow
+from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.projects import Content, enter_projects
@@ -187,11 +187,6 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     known = connection.execute(_PERSONS, {"identity": identity}).all()
     retired_into = _retired_into(connection, known, received.attributes.patient)
     person_id, patient_id = _person(connection, received.attributes.patient, identity)
-    corrected = None
-    if (decided := _decided_before(connection, received)) is not None:
-        target, of_target = _person(connection, decided, identity_of(decided, uid))
-        if of_target != patient_id:
-            corrected, patient_id = target, of_target
     if known and retired_into is None:
         _compare_persons(connection, received, known)
     elif not known and not received.attributes.patient["patient_id"]:
@@ -203,26 +198,12 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     is_decided = named is not None or bool(known and connection.execute(has_issuer).first())
     identified_at = received.file.received_at if is_decided else None
     values = {**study, "patient_id": patient_id, "named_patient_id": named, "identified_at": identified_at}
-    values |= {"corrected_patient_id": corrected}
     study_id = _inserted(connection, StudyRow, values)
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")
     resolve(ORDERS)(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
     return study_id
-
-
-def _decided_before(connection: Connection, received: Received) -> dict[str, Any] | None:
-    """Return who a person had said the patient of a study is that was deleted, and comes back from the trash."""
-    attributes = received.attributes
-    uids = attributes.study_instance_uid, attributes.series_instance_uid, attributes.sop_instance_uid
-    found = TombstoneRow.uid.in_(uids), TombstoneRow.decided.is_not(None)
-    newest = select(TombstoneRow.decided).where(*found).order_by(TombstoneRow.id.desc()).limit(1)
-    if (decided := connection.execute(newest).scalar()) is None:
-        return None
-    connection.execute(update(TombstoneRow).where(*found).values(decided=None))
-    parsed = {"patient_birth_date": dt.date.fromisoformat, "patient_birth_time": dt.time.fromisoformat}
-    return {name: parsed.get(name, str)(value) if value else None for name, value in decided.items()}
 
 
 def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tuple[int, int]:

@@ -77,19 +77,15 @@ def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
 
 def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
     """Let nothing be owed of what is being deleted."""
-    of_it = {
-        "study": _of(plan.study_instance_uid, None),
-        "series": _of(plan.study_instance_uid, plan.uid),
-        "instance": (LostInstanceRow.sop_instance_uid == plan.uid,),
-    }[plan.level]
-    connection.execute(delete(LostInstanceRow).where(*of_it))
+    connection.execute(delete(LostInstanceRow).where(*of_plan(plan)))
 
 
-def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[ColumnElement[bool], ...]:
-    of_study = LostInstanceRow.study_instance_uid == study_instance_uid
-    if series_instance_uid is None:
-        return (of_study,)
-    return of_study, LostInstanceRow.series_instance_uid == series_instance_uid
+def of_plan(plan: DeletionPlan) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of the lost instances of what is deleted."""
+    if plan.level == "instance":
+        return (LostInstanceRow.sop_instance_uid == plan.uid,)
+    of_study = LostInstanceRow.study_instance_uid == plan.study_instance_uid
+    return (of_study, LostInstanceRow.series_instance_uid == plan.uid) if plan.level == "series" else (of_study,)
 
 
 def absent(

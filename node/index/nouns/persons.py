@@ -19,12 +19,26 @@ from dataclasses import asdict, dataclass
 from itertools import chain, product
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    table,
+    update,
+)
 
 from node.dicom.attributes import date_of
 from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
-from node.index.engine.sql import listed_in
+from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.sql import contains_words, listed_in, starts_with
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
@@ -37,9 +51,14 @@ from node.index.nouns.levels import (
     name_groups,
     same_person,
 )
-from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.terms import Terms
+from node.index.nouns.views import PatientViews
 from node.registry import ORDERED_PATIENTS, resolve
+
+
+class NoSuchPatient(UsageError):
+    """No patient matches, or several do."""
+
 
 SHARED = "shared-patient-id"
 """Kind of the conflicts that a merge decides."""
@@ -63,6 +82,8 @@ _CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
 LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
 HELD = "merged: holds for what comes with the prior Patient ID"
 """What a `PatientLink` comes to."""
+
+_SHOWN: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
 
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
 
@@ -432,9 +453,7 @@ class PersonRepository(IndexRepository):
         The studies are those whose files name this person or, of one who is merged into nobody, those of the patient.
         Each has its `senders`: AE title or source, address, number of instances.
         """
-        view: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
-        query = view.where(literal_column("id") == patient)
-        row = connection.execute(query).mappings().first()
+        row = connection.execute(_SHOWN.where(literal_column("id") == patient)).mappings().first()
         if row is None:
             return None
         columns = (
@@ -694,3 +713,31 @@ def _conflicts(connection: Connection, patients: Collection[int], decision: str 
         groups = select(func.count(_GROUP.distinct())).where(PatientRow.identity == identity)
         resolved[identity] = connection.scalar(groups) == 1
     return [(row.id, resolved[row.identity]) for row in rows]
+
+
+class ReadPatients(PagedRepository, PatientViews):
+    """Rows of ``patients`` and ``v_patients``."""
+
+    listing = select(PatientRow.__table__)
+    filters = (PatientRow.id, PatientRow.patient_id)
+
+    def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
+        """Return the next page of patients with their numbers of studies, newest first.
+
+        `name`: beginning of the name; case is ignored.
+        """
+        rows = self._page(after, limit, name=name, **wanted)
+        return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
+
+    def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
+        query = super()._matching(**wanted)
+        return query if name is None else query.where(starts_with(PatientRow.patient_name, name))
+
+    def named(self, text: str, limit: int) -> list[Row]:
+        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
+
+        A space in `text` stands for the separator between parts of a name.
+        """
+        name: ColumnElement[str] = literal_column("patient_name")
+        named = _SHOWN.where(contains_words(name, text.split())).order_by(name.nulls_first(), literal_column("id"))
+        return self._plain(self._connection.execute(named.limit(limit)))

@@ -31,6 +31,8 @@ PROBLEM = problem_of("series")
 SeriesProblem = tuple[SeriesKey, str]
 """A series and its ``problem``."""
 
+_ACKNOWLEDGED = ("acknowledged_problem", "acknowledged_reason", "acknowledged_by", "acknowledged_at")
+
 MAX_ALIKE = 1000
 """Problems of one cause that are decided at a time."""
 
@@ -51,12 +53,7 @@ class ProblemRepository(IndexRepository):
         """
         done = []
         for key, problem in problems:
-            values = {
-                "acknowledged_problem": problem,
-                "acknowledged_reason": reason,
-                "acknowledged_by": who,
-                "acknowledged_at": now,
-            }
+            values = dict(zip(_ACKNOWLEDGED, (problem, reason, who, now), strict=True))
             is_same = text(f"{PROBLEM} = :problem").bindparams(problem=problem)
             if connection.execute(_change(key).where(is_same).values(values)).rowcount == 1:
                 # Without the reason, which may name a patient.
@@ -67,9 +64,8 @@ class ProblemRepository(IndexRepository):
     @on_writer
     def withdraw(self, connection: Connection, key: SeriesKey, who: str, now: dt.datetime) -> None:
         """Withdraw the acknowledgment of the problem of a series, if there is one."""
-        names = ("acknowledged_problem", "acknowledged_reason", "acknowledged_by", "acknowledged_at")
         is_acknowledged = SeriesRow.acknowledged_problem.is_not(None)
-        change = _change(key).where(is_acknowledged).values(dict.fromkeys(names))
+        change = _change(key).where(is_acknowledged).values(dict.fromkeys(_ACKNOWLEDGED))
         if connection.execute(change).rowcount == 1:
             record_series_event(connection, "problem-reopened", key, now, f"by {who}")  # the reason may name a patient
 

@@ -343,7 +343,8 @@ class PlaceCount:
 class StoredStudy:
     """A study as retention sees it; `is_finished`: each series is converted or contains no images.
 
-    `is_kept`: a rule selects one of its series, and the study is never deleted.
+    `is_kept`: a rule selects one of its series, and the study is never deleted. `is_back`: it came back from the trash
+    after its last instance was received, and counts as received then.
     """
 
     study_instance_uid: str
@@ -351,6 +352,7 @@ class StoredStudy:
     is_finished: bool
     calling_ae_titles: frozenset[str]
     is_kept: bool = False
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,17 +163,19 @@ def replace_references(
 
 
 def convert_referring(
-    connection: Connection, series_instance_uids: Iterable[str], now: dt.datetime, change: str
+    connection: Connection, series_instance_uids: Iterable[str], now: dt.datetime, change: str, used: int | None = None
 ) -> None:
     """Make the series due that refer to one of these series, because it has changed.
 
     A series that has references itself has no images to draw on, and none of this applies to it: two series that refer
     to each other would be converted for ever.
 
-    `change`: what has happened to the referenced series, in words.
+    `change`: what has happened to the referenced series, in words. `used`: not those that were made with this revision.
     """
     for uid in series_instance_uids:
         for row in _referring(connection, uid):
+            if used is not None and row.revision == used:
+                continue
             detail = f"series {uid}, to which it refers, {change}"
             reopen(connection, row.id, row.study_instance_uid, None, now, detail)
 

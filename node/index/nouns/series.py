@@ -80,14 +80,11 @@ class ReadSeries(PagedRepository, SeriesViews):
 
     def count_open(self) -> int:
         """Count the series that wait or are being converted."""
-        return self._count(SeriesRow.state.in_(OPEN_STATES))
+        return sum(self.count_open_by_state().values())
 
     def count_due(self, now: dt.datetime) -> int:
         """Count the series that wait for a converter and for nothing else."""
-        return self._count((SeriesRow.state == "receiving") & (SeriesRow.due_at <= now))
-
-    def _count(self, condition: Any) -> int:
-        query = select(func.count()).select_from(SeriesRow).where(condition)
+        query = select(func.count()).where(SeriesRow.state == "receiving", SeriesRow.due_at <= now)
         return int(self._connection.execute(query).scalar_one())
 
     def oldest_unconverted(self) -> dt.datetime | None:

@@ -22,7 +22,7 @@ from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.awaited_senders import await_nobody, is_awaiting
 from node.index.nouns.claim_ends import ClaimEnds
-from node.index.nouns.conversions import current_conversion
+from node.index.nouns.conversions import current_conversion, last_revision
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.expectations import COUNTS, expectation_of
@@ -236,14 +236,15 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
     expected = expectation_of(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
-    _record_quiet(connection, row, study_uid, expected, now)
+    revision = 1 + last_revision(connection, row)
+    _record_quiet(connection, row, study_uid, expected, revision, now)
     learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(
         id=row.id,
         claim=row.claim,
         study_instance_uid=study_uid,
         series_instance_uid=row.series_instance_uid,
-        revision=row.revision + 1,
+        revision=revision,
         instances=tuple(ClaimedInstance(*image[:5]) for image in images),
         expectation=expected,
         current=current_conversion(connection, row.id),
@@ -253,7 +254,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
 
 
 def _record_quiet(
-    connection: Connection, row: Row[Any], study_uid: str, expected: Expectation, now: dt.datetime
+    connection: Connection, row: Row[Any], study_uid: str, expected: Expectation, revision: int, now: dt.datetime
 ) -> None:
     """Record the event once, even if the conversion begins several times."""
     last = (
@@ -269,7 +270,7 @@ def _record_quiet(
         why += ", more may follow; the longest wait is over"
     elif expected.reported is not None and expected.reported.instances == expected.received:
         why += ", as many as the sender has"
-    record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
+    record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, revision)
 
 
 # The worker asks these after each commit, so they are made once.

@@ -25,6 +25,7 @@ from node.index.engine.sql import PositionOf, Unindexed, ValueAfter, contains, i
 from node.index.engine.view_rows import LOWERED
 from node.index.models.levels import DOUBTED_SERIES, OPEN_STATES, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
+from node.index.search.conditions import GROUPS
 
 StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]
 """By reception of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
@@ -47,11 +48,7 @@ _WORD_SEPARATORS = str.maketrans(",^=", "   ")
 """Data sets write names as ``Family^Given``, people as ``Family, Given``."""
 
 
-_FOLDED_NAMES = (
-    PatientRow.patient_name_alphabetic,
-    PatientRow.patient_name_ideographic,
-    PatientRow.patient_name_phonetic,
-)
+_FOLDED_NAMES = [getattr(PatientRow, f"patient_name_{group}") for group in GROUPS]
 
 FEW_STUDIES = 5000
 """Studies that are looked up one by one and sorted, in some 20 ms."""

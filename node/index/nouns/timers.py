@@ -42,7 +42,10 @@ class TimerRepository(IndexRepository):
         waits = waits_of(connection, [row.id for row in open_series])
         for row in open_series:
             _shift_series(connection, row, waits.get(row.id, {}), step)
-        _shift_due(connection, step)
+        waiting = select(WorkRow.id, WorkRow.due_at).where(WorkRow.outcome.is_(None), WorkRow.due_at.is_not(None))
+        for id, due_at in connection.execute(waiting).all():
+            if due_at is not None:  # as the condition says, which the type checker cannot read
+                connection.execute(update(WorkRow).where(WorkRow.id == id).values(due_at=due_at + step))
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
@@ -60,8 +63,10 @@ class TimerRepository(IndexRepository):
             begun = last_sign(its) or row.last_received_at  # which `shift` does not move
             if begun > now:
                 _shift_series(connection, row, its, now - begun)
+        # No work ever waits longer; a job waits for others, as long as it takes.
         longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
-        _correct_due(connection, longest, now)
+        late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
+        connection.execute(update(WorkRow).where(*late).values(due_at=now))
         connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
 
 
@@ -71,17 +76,3 @@ def _shift_series(connection: Connection, row: Row[Any], waits: Waits, step: dt.
     replace_waits(connection, {row.id: (waits, shifted(waits, step))})
     if values:
         connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(values))
-
-
-def _shift_due(connection: Connection, step: dt.timedelta) -> None:
-    """Move all moments at which work is due by a step of the system clock."""
-    waits = select(WorkRow.id, WorkRow.due_at).where(WorkRow.outcome.is_(None), WorkRow.due_at.is_not(None))
-    for id, due_at in connection.execute(waits).all():
-        if due_at is not None:  # as the condition says, which the type checker cannot read
-            connection.execute(update(WorkRow).where(WorkRow.id == id).values(due_at=due_at + step))
-
-
-def _correct_due(connection: Connection, longest: dt.datetime, now: dt.datetime) -> None:
-    """Let work be due that would have to wait longer than it ever does; a job waits for others, as long as it takes."""
-    late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
-    connection.execute(update(WorkRow).where(*late).values(due_at=now))

@@ -1,34 +1,73 @@
 """The trash: what was deleted and can come back, until it is emptied.
 
-A deletion removes the rows of instances, so that nothing lists, converts or serves them. In the trash, each file has a
-row here instead, and stays where it is: whoever looks for files without a row finds it named. Emptying the trash names
-the files in the tombstone of the deletion, which then removes them like any other.
+A deletion removes the rows of instances, so that nothing lists, converts or serves them. In the trash, the rows are as
+they were: those of the instances and of every table that refers to them (`leaving`), with the files of instances,
+conflicts and volumes, which stay where they are. To bring them back is to insert these rows again in one transaction,
+so that nothing counts as received, made or sent once more (`_Undo`). Emptying the trash names the files in the
+tombstone of the deletion, which then removes them like any other.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
-from sqlalchemy.orm import join
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select, union, update
 
-from node.dicom.attributes import PATIENT
 from node.errors import UsageError
-from node.index.engine.extension_tables import forget_study
+from node.index.engine.backend import backend_of
+from node.index.engine.extension_tables import every_table, forget_study
 from node.index.engine.rows import ReadRepository
-from node.index.engine.sql import insert
+from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
-from node.index.models.history import ConflictRow, TombstoneRow, TrashRow
-from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesRow, StudyRow, Utc
+from node.index.models.history import (
+    ConversionRow,
+    EventRow,
+    FailureRow,
+    RevisionFileRow,
+    TombstoneRow,
+    TrashRow,
+    VolumeRow,
+)
+from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
+from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
+from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import owe_host_removals, owe_trashed
-from node.index.nouns.records import Deletion, Level
+from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed
+from node.index.nouns.levels import delete_empty_patient
+from node.index.nouns.lost import of_plan
+from node.index.nouns.projects import Content, enter_projects
+from node.index.nouns.records import Deletion, DeletionPlan, InstanceFile, Level
+from node.index.nouns.reopening import convert_referring, reopen
+from node.index.nouns.verdicts import doubt_parts, judge_doubted
 from node.index.nouns.views import TrashViews
+from node.index.work import jobs
+from node.index.work.deliveries import CHANGES
+from node.index.work.ledger import begin_again
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
+
+FILES = "images", "conflicts"
+"""Tables whose rows name a file of an instance."""
+
+NAMING = (*FILES, "volumes")
+"""Tables whose rows name what is removed with them: files of instances, and folders of revisions."""
+
+_BY_VALUE: Mapping[Any, Any] = {
+    OwedImageRow.__table__.c.image_id: ImageRow.__table__.c.id,
+    ResultRow.__table__.c.sop_instance_uid: ImageRow.__table__.c.sop_instance_uid,
+}
+"""Columns that name a row of another table by a column of it, without a foreign key."""
+
+_NOT_KEPT = frozenset({"open_associations", "project_series"})
+"""Tables whose rows are not those of the deleted: an association ends meanwhile, and projects say what is in them now.
+"""
+
+_PERSONS = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
+
+Rows = Sequence[dict[str, Any]]
 
 
 class NotInTrash(UsageError):
@@ -37,16 +76,20 @@ class NotInTrash(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class TrashedFile:
-    """The file of an instance in the trash: its key, how the instance came, what it is, and where the file is.
+    """The file of an instance or of a conflict, with its row: `kind` is the table."""
 
-    `version`: UIDs of instance, study and series, digest and offset; empty in an index of a version without them.
-    """
-
+    kind: str
     key: str
-    facts: dict[str, Any]
-    version: dict[str, Any]
-    place: str | None
     holder: str | None
+    row: Mapping[str, Any]
+
+    @property
+    def found(self) -> InstanceFile | HeldFile:
+        """The file as its row has it."""
+        row = self.row
+        if self.kind == "conflicts":
+            return HeldFile(self.key, row["sha256"] or "", holder=row["host"])
+        return InstanceFile(*(row["spool_host" if name == "holder" else name] for name in InstanceFile.__match_args__))
 
 
 def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
@@ -68,40 +111,44 @@ class TrashRepository(IndexRepository):
     """What was deleted, from the deletion until it is back or gone."""
 
     @on_writer
-    def begin_restore(self, connection: Connection, number: int, now: dt.datetime) -> None:
-        """Take a deletion out of the trash: its instances are to be indexed again, whatever happens meanwhile.
+    def bring_back(self, connection: Connection, number: int, now: dt.datetime) -> None:
+        """Take a deletion out of the trash: its rows are as before, and its files are to be compared with them.
 
-        Raises NotInTrash.
+        Files of instances that came again meanwhile have no row of their own yet. Raises NotInTrash.
         """
         entry = _entry(connection, number)
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
         if not connection.execute(taken.values(content=None, restored_at=now)).rowcount:
             raise NotInTrash  # somebody was quicker
         study = entry["study_instance_uid"]
+        _Undo(connection, number, study, stays=bool(entry.get("stays")), now=now).run()
+        connection.execute(delete(TrashRow).where(TrashRow.deletion == number, TrashRow.kind.not_in(FILES)))
         record_event(connection, "restored", now, study_instance_uid=study, detail=f"{entry['level']}, from the trash")
 
     entry = reads(_entry)
 
     @on_reader
     def size(self, connection: Connection) -> tuple[int, int]:
-        """Return how many files are in the trash, and their bytes."""
-        size = select(func.count(), func.coalesce(func.sum(TrashRow.bytes), 0)).join(TombstoneRow).where(_IN_TRASH)
-        files, size_bytes = connection.execute(size).one()
+        """Return how many files of instances are in the trash, and their bytes."""
+        size = select(func.count(), func.coalesce(func.sum(TrashRow.bytes), 0)).join(TombstoneRow)
+        files, size_bytes = connection.execute(size.where(_IN_TRASH, TrashRow.kind.in_(FILES))).one()
         return int(files), int(size_bytes)
 
     @on_reader
     def restoring(self, connection: Connection) -> list[int]:
-        """Return the deletions that are being undone, and whose files are not all indexed again."""
+        """Return the deletions that are being undone, and whose files are not all compared."""
         rows = select(TrashRow.deletion).join(TombstoneRow).where(TombstoneRow.restored_at.is_not(None)).distinct()
         return list(connection.scalars(rows))
 
     @on_reader
-    def files(self, connection: Connection, number: int, limit: int | None = None) -> list[TrashedFile]:
-        """Return files of instances of a deletion, in the order of their numbers; all without a limit."""
-        rows = select(TrashRow).where(TrashRow.deletion == number, TrashRow.is_loser.is_(False))
+    def files(
+        self, connection: Connection, number: int, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, TrashedFile]]:
+        """Return files of instances of a deletion, behind a number in their order, with these numbers."""
+        its = TrashRow.deletion == number, TrashRow.kind.in_(FILES), TrashRow.key.is_not(None), TrashRow.id > after
         return [
-            TrashedFile(row.key, row.content, row.content.pop("version", {}), row.place, row.holder)
-            for row in connection.execute(rows.order_by(TrashRow.id).limit(limit))
+            (row.id, TrashedFile(row.kind, row.key, row.holder, _decoded(row.kind, row.content)))
+            for row in connection.execute(select(TrashRow).where(*its).order_by(TrashRow.id).limit(limit))
         ]
 
     @on_reader
@@ -121,24 +168,9 @@ class TrashRepository(IndexRepository):
         return connection.execute(select(TrashRow.id).where(TrashRow.place == STORE).limit(1)).first() is not None
 
     @on_writer
-    def taken_back(self, connection: Connection, keys: Sequence[str]) -> None:
-        """Note that files of instances are indexed again, or gone."""
-        connection.execute(delete(TrashRow).where(TrashRow.key.in_(keys), TrashRow.is_loser.is_(False)))
-
-    @on_writer
-    def finish_restore(self, connection: Connection, number: int) -> list[str]:
-        """Record the conflicts of a deletion as before, and return the keys of their files, which stayed there."""
-        keys = []
-        for row in connection.execute(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow)).all():
-            values = {
-                column.name: _decoded(column.type, row.content[column.name])
-                for column in ConflictRow.__table__.columns
-                if column.name in row.content and column.name != "id"
-            }
-            connection.execute(insert(ConflictRow).values(values))
-            keys.append(row.key)
-        connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(decided=None))
-        return keys
+    def compared(self, connection: Connection, numbers: Collection[int]) -> None:
+        """Note that files, by their numbers, are back, or that it is recorded why they are not."""
+        connection.execute(delete(TrashRow).where(listed_in(TrashRow.id, list(numbers))))
 
     @on_reader
     def due(self, connection: Connection, now: dt.datetime) -> list[int]:
@@ -155,13 +187,15 @@ class TrashRepository(IndexRepository):
         """Order the removal of the files of a deletion. Raises NotInTrash."""
         study = _entry(connection, number)["study_instance_uid"]
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
-        gone = taken.values(content=None, decided=None, finished_at=None).returning(TombstoneRow)
+        gone = taken.values(content=None, finished_at=None).returning(TombstoneRow)
         row = connection.execute(gone).first()
         if row is None:
             raise NotInTrash
         forget_study(connection, study)
+        jobs.forget_study(connection, study)
         owe_trashed(connection, number, now)
-        keys = connection.scalars(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.key)).all()
+        left = delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.kind, TrashRow.key)
+        keys = {key for kind, key in connection.execute(left).all() if kind in NAMING and key is not None}
         paths = sorted({*row.paths, *keys})
         owe_host_removals(connection, paths, now)
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
@@ -191,48 +225,300 @@ def content_of(connection: Connection, study_instance_uid: str, series_instance_
     return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid, **known}
 
 
-def decided_of(connection: Connection, study_instance_uid: str) -> dict[str, Any] | None:
-    """Return who the patient of a study is, by the columns of `patients`, if a person has decided that."""
-    columns = [getattr(PatientRow, attribute.column) for attribute in PATIENT]
-    decided = StudyRow.study_instance_uid == study_instance_uid, StudyRow.identified_at.is_not(None)
-    row = connection.execute(
-        select(*columns).join(StudyRow, StudyRow.patient_id == PatientRow.id).where(*decided)
-    ).first()
-    return None if row is None else {name: _encoded(value) for name, value in row._mapping.items()}
+def put_in_trash(connection: Connection, deletion: int, rows: Mapping[str, Rows]) -> None:
+    """Add rows to the trash, by their tables."""
+    gone = {row["id"] for row in rows.get("conversions", ()) if row["files_removed_at"] is not None}
+    values = [
+        {"deletion": deletion, "kind": kind, **_file_of(kind, row, gone)}
+        | {"content": {name: _encoded(value) for name, value in row.items()}}
+        for kind, of_kind in rows.items()
+        for row in of_kind
+    ]
+    if values:
+        connection.execute(insert(TrashRow), values)
 
 
-def trashed_images(connection: Connection, leaving: ColumnElement[bool]) -> list[dict[str, Any]]:
-    """Return rows for the trash of the instances that a condition selects."""
-    names = ("source", "calling_ae_title", "called_ae_title", "peer")
-    of_file = ("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sha256", "data_set_offset")
-    columns = *ImageRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid
-    query = select(*columns).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(leaving)
-    rows = connection.execute(query.order_by(ImageRow.id)).all()
-    return [
-        {
-            "key": row.key, "is_loser": False, "bytes": row.bytes, "place": row.place, "holder": row.spool_host,
-            "content": {name: getattr(row, name) or "" for name in names}
-            | {"version": {name: getattr(row, name) for name in of_file}},
-        }
-        for row in rows
-    ]  # fmt: skip
+def _file_of(kind: str, row: dict[str, Any], gone: Collection[int]) -> dict[str, Any]:
+    """Return the columns of the trash about the file of a row; an earlier deletion has those of conversions in `gone`.
+
+    A series is looked up by its UID.
+    """
+    key = row["key"] if kind in (*FILES, "revision_files") else row["series_instance_uid"] if kind == "series" else None
+    if kind == "volumes":
+        [key] = folders_of([row["path"]])
+    return {
+        "key": None if row.get("conversion_id") in gone else key,
+        "bytes": row["bytes"] if kind in ("images", "volumes") else 0,
+        "place": row["place"] if kind in ("images", "revision_files") else None,
+        "holder": row.get("spool_host", row.get("host")) if kind in FILES else None,
+    }
 
 
-def trashed_conflict(row: Any) -> dict[str, Any]:
-    """Return a row for the trash of a conflict with a file."""
-    content = {name: _encoded(value) for name, value in row._mapping.items()}
-    return {"key": row.key, "is_loser": True, "bytes": 0, "place": None, "holder": row.host, "content": content}
+def leaving(connection: Connection, plan: DeletionPlan, series: Sequence[int], *, stays: bool) -> dict[str, Rows]:
+    """Return the rows that a deletion is about to remove or to change, by their tables; without those of conflicts.
+
+    `stays`: the series of a deleted instance has others: it stays, and is converted without it.
+    """
+    of_series = SeriesRow.id.in_(series)
+    study = StudyRow.id.in_(select(SeriesRow.study_id).where(of_series))
+    persons = union(*(select(column).where(study, column.is_not(None)) for column in _PERSONS)).subquery().select()
+    which: dict[str, ColumnElement[bool]] = {
+        "patients": or_(PatientRow.id.in_(persons), PatientRow.merged_into.in_(persons)),
+        "studies": study,
+        "series": of_series,
+        "images": ImageRow.sop_instance_uid == plan.uid if stays else ImageRow.series_id.in_(series),
+        **_pending(plan),
+    }
+    followed = {"images"} if stays else set(which)
+    if stays:  # the other revisions keep their files
+        holding = conversions_holding(series[0], plan.uid)
+        which |= {row.__tablename__: row.series_id.in_(series) for row in (ConversionRow, FailureRow)}
+        which |= {row.__tablename__: row.conversion_id.in_(holding) for row in (VolumeRow, RevisionFileRow)}
+    found: dict[str, Rows] = {}
+    for name, table in every_table().items():
+        if name not in which and name not in _NOT_KEPT:
+            above = [(column, other) for column, other, goes in _references(table) if goes]
+            above = [(column, other) for column, other in above if other.table.name in followed]
+            below = [column.in_(select(other).where(which[other.table.name])) for column, other in above]
+            if below:
+                which[name] = or_(*below)
+                followed.add(name)
+        if name in which:
+            found[name] = [dict(row) for row in connection.execute(select(table).where(which[name])).mappings()]
+    return found
 
 
-def put_in_trash(connection: Connection, deletion: int, rows: Collection[dict[str, Any]]) -> None:
-    """Add rows to the trash."""
-    if rows:
-        connection.execute(insert(TrashRow), [{"deletion": deletion, **row} for row in rows])
+def _pending(plan: DeletionPlan) -> dict[str, ColumnElement[bool]]:
+    """Return what is lost, owed to subscribers and worked on of what is deleted."""
+    work = [WorkRow.study_instance_uid == plan.study_instance_uid, WorkRow.outcome.is_(None)]
+    events = [EventRow.study_instance_uid == plan.study_instance_uid, EventRow.kind.not_in(CHANGES)]
+    if plan.level != "study":
+        of_level = {"series": "series_instance_uid", "instance": "sop_instance_uid"}[plan.level]
+        work.append(getattr(WorkRow, of_level) == plan.uid)
+        events.append(getattr(EventRow, of_level) == plan.uid)
+    return {
+        "lost_instances": and_(*of_plan(plan)),
+        "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events)),
+        "work": and_(*work, WorkRow.kind.in_(("hook", "route", "job"))),
+    }
+
+
+class _Undo:
+    """Rows of a deletion that are inserted again.
+
+    What is there already stays as it is: a study or a series that came again, and instances of it. A series is as
+    before, without another conversion, if it is not there, or if it has not changed since an instance left it. Any
+    other one has other instances now, and is converted again.
+    """
+
+    def __init__(self, connection: Connection, number: int, study: str, *, stays: bool, now: dt.datetime) -> None:
+        self._connection, self._study, self._stays, self._now = connection, study, stays, now
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in every_table()}
+        query = select(TrashRow.kind, TrashRow.content).where(TrashRow.deletion == number).order_by(TrashRow.id)
+        for kind, content in connection.execute(query):
+            if kind in self._rows:  # else of an extension that is not installed any more
+                self._rows[kind].append(_decoded(kind, content))
+        self._ids: dict[str, dict[int, int]] = {}  # by table: of a row that was deleted, what it has now
+        self._new: set[int] = set()  # series that are inserted
+        self._as_before: set[int] = set()
+
+    def run(self) -> None:
+        """Insert all rows, and let what has changed with them be judged or converted again."""
+        held = {self._study, *(row["series_instance_uid"] for row in self._rows["series"])}
+        backend_of(self._connection).hold(self._connection, held | {row["identity"] for row in self._rows["patients"]})
+        study = self._bring_study()
+        for row in self._rows["series"]:
+            self._bring_series(row, study)
+        grown = self._bring_images()
+        self._bring_conversions()
+        for name, rows in self._rows.items():
+            if name not in ("patients", "studies", "series", "images", "conversions", "work"):
+                self._insert(name, rows)
+        self._bring_work()
+        for series in sorted(grown - self._as_before):
+            reopen(self._connection, series, self._study, None, self._now, "instances of it are back from the trash")
+        for series in sorted(self._as_before):
+            doubt_parts(self._connection, series, self._now)
+        judge_doubted(self._connection, {study}, self._now)
+        for row in self._rows["series"]:
+            uids, revision = [row["series_instance_uid"]], row["revision"]
+            convert_referring(self._connection, uids, self._now, "is back from the trash", used=revision)
+
+    def _bring_study(self) -> int:
+        """Return the row id of the study. Who its patient is holds if nobody has decided that meanwhile."""
+        [row] = self._rows["studies"]
+        of = StudyRow
+        query = select(of.id, of.patient_id, of.identified_at).where(of.study_instance_uid == self._study)
+        there = self._connection.execute(query).first()
+        if there is not None:
+            self._ids["studies"] = {row["id"]: there.id}
+            if row["identified_at"] is None or there.identified_at is not None:
+                return int(there.id)
+        known = self._ids.setdefault("patients", {})
+        for patient in sorted(self._rows["patients"], key=lambda one: one["merged_into"] is not None):
+            if (found := self._patient(patient)) is None:
+                self._insert("patients", [patient])
+            else:
+                known[patient["id"]] = found
+        persons = {column.name: known.get(row[column.name]) for column in _PERSONS}
+        into = select(PatientRow.merged_into).where(PatientRow.id == persons["patient_id"])
+        if (other := self._connection.scalar(into)) is not None:  # somebody has merged the patient meanwhile
+            persons |= {"named_patient_id": persons["patient_id"], "patient_id": other}
+            row = row | {"identified_at": self._now}
+        if there is None:
+            self._ids["patients"] |= {id: id for id in persons.values() if id is not None}
+            self._insert("studies", [row | persons])
+        else:
+            values = persons | {"identified_at": row["identified_at"]}
+            self._connection.execute(update(of).where(of.id == there.id).values(values))
+            delete_empty_patient(self._connection, there.patient_id)
+        return self._ids["studies"][row["id"]]
+
+    def _patient(self, row: dict[str, Any]) -> int | None:
+        """Return the row that a person has by now."""
+        names = "patient_name", "patient_birth_date", "patient_sex"
+        same = [getattr(PatientRow, name).is_not_distinct_from(row[name]) for name in names]
+        found = select(PatientRow.id).where(
+            PatientRow.identity == row["identity"], or_(PatientRow.id == row["id"], and_(*same))
+        )
+        return self._connection.scalar(found.order_by(PatientRow.id != row["id"]).limit(1))
+
+    def _bring_series(self, row: dict[str, Any], study: int) -> None:
+        there = self._connection.execute(
+            select(SeriesRow.id, SeriesRow.receptions)
+            .where(SeriesRow.study_id == study, SeriesRow.series_instance_uid == row["series_instance_uid"])
+            .with_for_update()
+        ).first()
+        known = self._ids.setdefault("series", {})
+        values = row | {"claim": None, "claimed_by": None, "claimed_receptions": None}
+        if row["state"] == "converting":
+            values |= {"state": "receiving", "due_at": self._now}
+        if there is None:
+            self._insert("series", [values])
+            self._new.add(known[row["id"]])
+            content = Content(self._study, row["series_instance_uid"])
+            enter_projects(self._connection, known[row["id"]], content, None, self._now)
+            if not self._stays:
+                self._as_before.add(known[row["id"]])
+            return
+        known[row["id"]] = there.id
+        if self._stays and there.receptions == row["receptions"] + 1:  # nothing but the deletion has changed it
+            self._as_before.add(there.id)
+            values |= {"id": there.id, "study_id": study}
+            self._connection.execute(update(SeriesRow).where(SeriesRow.id == there.id).values(values))
+            self._connection.execute(delete(FailureRow).where(FailureRow.series_id == there.id))
+
+    def _bring_images(self) -> set[int]:
+        """Insert the instances that did not come again; return the series that have instances again.
+
+        Those of a series that is there are searched in their files: the series has another document by now.
+        """
+        rows, series = self._rows["images"], self._ids["series"]
+        uids = looked_up_in(ImageRow.sop_instance_uid, [row["sop_instance_uid"] for row in rows])
+        query = select(ImageRow.sop_instance_uid, ImageRow.id, ImageRow.sha256).where(uids)
+        there = {uid: (id, sha256) for uid, id, sha256 in self._connection.execute(query)}
+        new = [row for row in rows if row["sop_instance_uid"] not in there]
+        self._insert("images", new)
+        known = self._ids.setdefault("images", {})
+        for row in rows:
+            id, sha256 = there.get(row["sop_instance_uid"], (0, ""))
+            if sha256 == row["sha256"]:
+                known[row["id"]] = id
+            if id:
+                self._as_before.discard(series[row["series_id"]])
+        documented = {row["id"] for row in new if series[row["series_id"]] in self._new}
+        documents = self._rows["image_documents"]
+        self._rows["image_documents"] = [row for row in documents if row["image_id"] in documented]
+        partial = SeriesDocumentRow.series_id.in_(set(series.values()) - self._new)
+        self._connection.execute(update(SeriesDocumentRow).where(partial).values(is_partial=True))
+        return {series[row["series_id"]] for row in new}
+
+    def _bring_conversions(self) -> None:
+        """Insert revisions, or change those that are there; they are current where a series is as before."""
+        of = ConversionRow
+        held = {row["conversion_id"] for row in self._rows["volumes"]}
+        if self._stays:
+            later = update(of).where(of.series_id.in_(self._as_before), of.superseded.is_(False))
+            self._connection.execute(later.values(superseded=True, owes_sidecars=0))
+        known = self._ids.setdefault("conversions", {})
+        for row in self._rows["conversions"]:
+            series = self._ids["series"][row["series_id"]]
+            if series not in self._as_before:
+                row |= {"superseded": True, "owes_sidecars": 0}
+            its = of.series_id == series, of.revision == row["revision"]
+            there = self._connection.execute(select(of.id, of.created_at, of.files_removed_at).where(*its)).first()
+            if there is None:
+                self._insert("conversions", [row])
+            elif there.created_at == row["created_at"]:
+                known[row["id"]] = there.id
+                values = {name: row[name] for name in ("superseded", "owes_sidecars", "files_removed_at")}
+                if row["id"] not in held or there.files_removed_at is None:
+                    values["files_removed_at"] = there.files_removed_at
+                self._connection.execute(update(of).where(of.id == there.id).values(values))
+
+    def _bring_work(self) -> None:
+        """Let messages wait again that were dropped meanwhile, and jobs begin again that the deletion has cancelled."""
+        for row in self._rows["work"]:
+            its = [WorkRow.id == row["id"], WorkRow.outcome == "dropped"]
+            if row["kind"] == "job":
+                outcome = self._connection.scalar(select(WorkRow.outcome).where(WorkRow.id == row["id"]))
+                if outcome != "cancelled":
+                    continue
+                jobs.replay(self._connection, row["name"], [row["cause"]])
+                its = [WorkRow.kind == "hook", WorkRow.name == row["name"], WorkRow.key == row["cause"]]
+            begin_again(self._connection, self._now, *its)
+
+    def _insert(self, name: str, rows: Rows) -> None:
+        """Insert rows with the ids that they had, as far as these are free, and with those that what they name has now.
+
+        Rows that name what is not there any more are left out, such as those of a series that another one replaces.
+        """
+        if not rows:
+            return
+        table = every_table()[name]
+        for column, other, _ in _references(table):
+            known = self._ids.get(other.table.name)
+            if known is None:
+                ids = other.in_({row[column.name] for row in rows})
+                known = {id: id for id in self._connection.scalars(select(other).where(ids))}
+            if other.name == "id":
+                rows = [
+                    row | {column.name: known.get(row[column.name])}
+                    for row in rows
+                    if row[column.name] in {None, *known}
+                ]
+        if name in ("failures", "series_references", "awaited_senders"):
+            rows = [row for row in rows if row["series_id"] in self._as_before]
+        if "id" in table.c:
+            known = self._ids.setdefault(name, {})
+            had = listed_in(table.c.id, [row["id"] for row in rows])
+            taken = set(self._connection.scalars(select(table.c.id).where(had)))
+            known |= {row["id"]: row["id"] for row in rows if row["id"] not in taken}
+            for row in (row for row in rows if row["id"] in taken):
+                anew = insert(table).values({name: value for name, value in row.items() if name != "id"})
+                new = self._connection.scalar(anew.on_conflict_do_nothing().returning(table.c.id))
+                known |= {row["id"]: new} if new is not None else {}
+            rows = [row for row in rows if row["id"] not in taken]
+        if rows:
+            self._connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def _references(table: Table) -> list[tuple[Column[Any], Column[Any], bool]]:
+    """Return the columns of a table that name a row of another one, how, and whether a row goes with the other one."""
+    named = [(key.parent, key.column, key.ondelete != "SET NULL") for key in table.foreign_keys]
+    by_value = {column: other for column, other in _BY_VALUE.items() if column.table is table}
+    return named + [(column, other, True) for column, other in by_value.items()]
 
 
 def _encoded(value: Any) -> Any:
     return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
-def _decoded(kind: Any, value: Any) -> Any:
-    return dt.datetime.fromisoformat(value) if isinstance(kind, Utc) and value is not None else value
+def _decoded(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row from the trash with the values of its columns; columns that a newer version has get defaults."""
+    types = {column.name: getattr(column.type, "impl", column.type).python_type for column in every_table()[kind].c}
+    return {
+        name: types[name].fromisoformat(value) if value and issubclass(types[name], dt.date | dt.time) else value
+        for name, value in row.items()
+        if name in types
+    }

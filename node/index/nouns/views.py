@@ -691,7 +691,9 @@ class SeriesViews(ViewRows):
 
 def _stored_study(row: Row) -> StoredStudy:
     titles = frozenset(title or "" for title in json.loads(row["calling_ae_titles"]))
-    return StoredStudy(row["study_instance_uid"], moment(row["last_received_at"]), bool(row["is_finished"]), titles)
+    received_at, restored_at = moment(row["last_received_at"]), row["restored_at"] and moment(row["restored_at"])
+    last = max(received_at, restored_at) if restored_at else received_at
+    return StoredStudy(row["study_instance_uid"], last, bool(row["is_finished"]), titles, is_back=last > received_at)
 
 
 _MESSAGE_WAITS = "kind IN ('hook', 'route') AND state IN ('waiting', 'running')"
@@ -749,7 +751,8 @@ class StudyViews(ViewRows):
             titles = f"(SELECT {senders} {of_study})"
         return self._rows(
             # For an EXISTS in the place of min(), PostgreSQL would read all series.
-            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, (SELECT min(CASE WHEN o.state IN "
+            "SELECT se.id AS newest, st.study_instance_uid, se.last_received_at, (SELECT max(t.restored_at) FROM "
+            "tombstones t WHERE t.uid = st.study_instance_uid) AS restored_at, (SELECT min(CASE WHEN o.state IN "
             "('converted', 'not-an-image') THEN 1 ELSE 0 END) FROM series o WHERE o.study_id = st.id) AS is_finished, "
             f"{titles} AS calling_ae_titles "
             "FROM series se JOIN studies st ON st.id = se.study_id WHERE NOT EXISTS (SELECT 1 FROM series o "
@@ -816,7 +819,8 @@ class TrashViews(ViewRows):
         rows = self._rows(
             "SELECT t.id AS number, t.level, t.uid, t.reason, t.ordered_at AS deleted_at, t.trash_until AS until, "
             "coalesce(f.files, 0) AS files, coalesce(f.bytes, 0) AS bytes, t.content FROM tombstones t LEFT JOIN "
-            "(SELECT deletion, count(*) AS files, sum(bytes) AS bytes FROM trash GROUP BY deletion) f "
+            "(SELECT deletion, count(CASE WHEN kind IN ('images', 'conflicts') THEN \"key\" END) AS files, "
+            "sum(bytes) AS bytes FROM trash GROUP BY deletion) f "
             "ON f.deletion = t.id "
             "WHERE t.content IS NOT NULL AND (t.id = :number OR :number IS NULL) ORDER BY t.id DESC",
             number=number,
@@ -844,7 +848,7 @@ class TrashViews(ViewRows):
 
     def quarantine_keys(self) -> set[str]:
         """Return the keys of files in quarantine that belong to something in the trash."""
-        return {row["key"] for row in self._rows('SELECT "key" FROM trash WHERE is_loser')}
+        return {row["key"] for row in self._rows("SELECT \"key\" FROM trash WHERE kind = 'conflicts'")}
 
 
 def outstanding(row: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, Row, columns_of
-from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, VolumeRow, VolumeSourceRow
+from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, TrashRow, VolumeRow, VolumeSourceRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.objects import REVISION_FILES
@@ -130,9 +130,10 @@ class ReadVolumes(PagedRepository, VolumeViews):
         ]
 
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` that neither a file of a revision has, nor an object that is to be removed."""
+        """Return those of `keys` that neither a revision, nor the trash, nor an order to remove objects names."""
         named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
-        named.update(self._connection.scalars(select(ObjectRemovalRow.key).where(ObjectRemovalRow.key.in_(keys))))
+        for row in (ObjectRemovalRow, TrashRow):
+            named.update(self._connection.scalars(select(row.key).where(row.key.in_(keys))))
         return [key for key in keys if key not in named]
 
 

@@ -32,7 +32,7 @@ PARENT: dict[Level, InstrumentedAttribute[int]] = {
     Level.SERIES: SeriesRow.study_id,
     Level.IMAGE: ImageRow.series_id,
 }
-_GROUPS = ("alphabetic", "ideographic", "phonetic")
+GROUPS = ("alphabetic", "ideographic", "phonetic")
 
 _AFTER_ALL_TEXT = "\U0010ffff"
 """Sorts after every text with the same prefix."""
@@ -40,19 +40,14 @@ _AFTER_ALL_TEXT = "\U0010ffff"
 
 def restrictions(query: Query) -> list[ColumnElement[bool]]:
     """Return the conditions on the rows of the query's level, to be joined by AND."""
-    own, above = _own(query.conditions, query.level), _of_parents(query.conditions, query.level)
+    own, above = own_conditions(query.conditions, query.level), _of_parents(query.conditions, query.level)
     conditions = [*own, *above, *_of_children(query.conditions, query.level)]
     if query.level == Level.PATIENT:
         conditions.append(PatientRow.merged_into.is_(None))
     return conditions
 
 
-def own_conditions(query: Query, level: Level) -> list[ColumnElement[bool]]:
-    """Return the conditions on the rows of one level."""
-    return _own(query.conditions, level)
-
-
-def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+def own_conditions(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
     own = [condition for condition in conditions if condition.key.level == level]
     if level == Level.PATIENT:
         return [PatientRow.id.in_(_patients(own))] if own else []
@@ -69,7 +64,7 @@ def _of_parents(conditions: Sequence[Condition], level: Level) -> list[ColumnEle
     parent = Level(level - 1)
     if parent == Level.PATIENT:
         return [PARENT[level].in_(_patients(above))]
-    restricting = [*_own(above, parent), *_of_parents(above, parent)]
+    restricting = [*own_conditions(above, parent), *_of_parents(above, parent)]
     return [PARENT[level].in_(select(TABLES[parent].id).where(*restricting))]  # type: ignore[attr-defined]
 
 
@@ -78,7 +73,7 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
     if not below:
         return []
     child = Level(level + 1)
-    restricting = [*_own(below, child), *_of_children(below, child)]
+    restricting = [*own_conditions(below, child), *_of_children(below, child)]
     return [TABLES[level].id.in_(select(PARENT[child]).where(*restricting))]  # type: ignore[attr-defined]
 
 
@@ -149,9 +144,9 @@ def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
         case InItem(keys):
             return _in_item(keys, getattr(table, column))
         case NameLike(patterns):
-            return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
+            return _name(patterns, [getattr(table, f"{column}_{group}") for group in GROUPS])
         case NameWords(words):
-            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
+            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in GROUPS))
     return false()  # no column has a DT
 
 

@@ -73,7 +73,7 @@ def restriction(query: Query, found: Matched) -> ColumnElement[bool]:
     images = or_(listed_in(ImageRow.series_id, found.series), listed_in(ImageRow.id, ids))
     if query.level == Level.IMAGE:
         return images
-    of_images = own_conditions(query, Level.IMAGE)
+    of_images = own_conditions(query.conditions, Level.IMAGE)
     series: ColumnElement[bool]
     if of_images:
         series = SeriesRow.id.in_(select(ImageRow.series_id).where(images, *of_images))

@@ -57,16 +57,6 @@ _WANTED = bindparam("ids", type_=String)
 """Row ids, as JSON."""
 
 
-def find(connection: Connection, query: Query) -> Iterator[Found]:
-    """Yield the answers to a query, in an order that is stable while nothing is stored or deleted.
-
-    Each answer has the requested attributes, as stored even if they violate their value representation.
-    """
-    matches = matching_ids(connection, query)
-    for at in range(0, len(matches.ids), PAGE):
-        yield from answers(connection, query, matches.ids[at : at + PAGE], is_certain=matches.is_certain)
-
-
 class Matches(NamedTuple):
     """The row ids of the matches at the query's level, in the order of the answers: eight bytes each.
 
@@ -286,7 +276,7 @@ class Finder:
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Found]:
-        """Answer a query as `node.index.search.finder.find` does, reading one page of rows at a time.
+        """Answer a query, reading one page of rows at a time.
 
         Instances stored or deleted during the query may or may not be in the answers.
 

@@ -73,8 +73,9 @@ REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-fai
 WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused", "verdict-changed")
 """Kinds of events at which a series has a verdict: `series-complete`, if that is complete."""
 
-CHANGES: tuple[EventKind, ...] = ("deleted", "patient-merged", "patient-corrected", "patient-separated")
-"""Kinds of events that a data set follows, as `changed`: what it has is no longer here, or is of another patient."""
+CHANGES: tuple[EventKind, ...] = ("deleted", "restored", "patient-merged", "patient-corrected", "patient-separated")
+"""Kinds of events that a data set follows, as `changed`: what it has is no longer here, is again, or is of another
+patient."""
 
 GIVEN_UP: tuple[Outcome, ...] = ("failed", "skipped")
 """Outcomes of messages that a retry makes due again."""

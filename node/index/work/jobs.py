@@ -172,11 +172,11 @@ def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> Non
     connection.execute(update(WorkRow).where(*ended_jobs).values(cause=None))
 
 
-def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime) -> None:
+def after_deletion(connection: Connection, study_instance_uid: str, now: dt.datetime, *, forgets: bool = True) -> None:
     """End the jobs of a study whose series were deleted, and forget what was said about it and may name the patient.
 
     That is the output of commands, what hooks said of their jobs and peers of their answers, and results that were
-    deleted.
+    deleted. What was said is not forgotten yet, without `forgets`, if the series are in the trash.
     """
     of_study = StudyRow.study_instance_uid == study_instance_uid
     left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
@@ -188,7 +188,8 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))
-    forget_study(connection, study_instance_uid)
+    if forgets:
+        forget_study(connection, study_instance_uid)
 
 
 def _assignment(document: Mapping[str, Any]) -> Assignment:

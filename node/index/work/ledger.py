@@ -304,9 +304,7 @@ class WorkRepository(IndexRepository):
     ) -> None:
         """Record how far work is that is done now; a payload takes the place of the one before."""
         running = WorkRow.id == id, WorkRow.state == "running"
-        values: dict[str, Any] = {"percent": percent, "changed_at": now}
-        if payload is not None:
-            values["payload"] = document_of(payload)
+        values = {"percent": percent, "changed_at": now, **_with(payload)}
         connection.execute(update(WorkRow).where(*running).values(values))
 
     @on_writer
@@ -323,10 +321,7 @@ class WorkRepository(IndexRepository):
 
         Raises NoSuchWork.
         """
-        row = connection.execute(_rows(WorkRow.id == id)).first()
-        if row is None:
-            raise NoSuchWork
-        return work_of(row)
+        return work_of(_row(connection, id))
 
     @on_writer
     def repeat(self, connection: Connection, id: int, now: dt.datetime) -> bool:
@@ -339,9 +334,7 @@ class WorkRepository(IndexRepository):
 
         Raises NoSuchWork, WorkEnded.
         """
-        row = connection.execute(_rows(WorkRow.id == id)).first()
-        if row is None:
-            raise NoSuchWork
+        row = _row(connection, id)
         if row.outcome is not None:
             raise WorkEnded(f"the {row.kind} has ended: {row.outcome}")
         by = update(WorkRow).where(WorkRow.id == id, WorkRow.cancelled_by.is_(None))
@@ -421,20 +414,22 @@ def decide(connection: Connection, decision: Decision, now: dt.datetime, *which:
     if isinstance(decision, Ended):
         end(connection, decision, now, *which)
         return
-    values: dict[str, Any] = {"due_at": decision.due_at, "reason": decision.reason}
-    if decision.payload is not None:
-        values["payload"] = document_of(decision.payload)
+    values = {"due_at": decision.due_at, "reason": decision.reason, **_with(decision.payload)}
     move(connection, "postpone", now, *which, **values)
 
 
 def end(connection: Connection, decision: Ended, now: dt.datetime, *which: ColumnElement[bool]) -> int:
     """End the open work that meets all conditions; return how many there were."""
     values: dict[str, Any] = {"outcome": decision.outcome, "reason": decision.reason, "due_at": None, "ended_at": now}
-    if decision.payload is not None:
-        values["payload"] = document_of(decision.payload)
+    values |= _with(decision.payload)
     if decision.outcome == "succeeded":
         values["percent"] = None  # what was reported last is not how far it is
     return move(connection, "end", now, *which, **values)
+
+
+def _with(payload: Payload | None) -> dict[str, Any]:
+    """Return the column of a payload that takes the place of the one before; None: that one stays."""
+    return {} if payload is None else {"payload": document_of(payload)}
 
 
 def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[bool]) -> int:
@@ -481,3 +476,10 @@ def _is_due(now: dt.datetime) -> ColumnElement[bool]:
 
 def _rows(*which: ColumnElement[bool]) -> Any:
     return select(WorkRow.__table__).where(*which)
+
+
+def _row(connection: Connection, id: int) -> Row[Any]:
+    row = connection.execute(_rows(WorkRow.id == id)).first()
+    if row is None:
+        raise NoSuchWork
+    return row

@@ -13,21 +13,24 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
-from sqlalchemy.orm import join
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
+from sqlalchemy.orm import aliased, join
 
 from node.dicom.coercion import Identity
 from node.errors import VoxelnodeError
-from node.index.engine.rows import columns_of
+from node.index.engine.rows import ReadRepository, Row, columns_of
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.models.work import SentInstanceRow, SubscriberRow, WorkRow
+from node.index.models.history import ConflictRow, EventRow
+from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.views import RouteViews
 from node.index.search.selection import IDENTIFIED, Identities
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import Attempt, PendingEvent, enqueue, keep, show_progress, waiting_by_study
+from node.index.work.outbox import wants
 
 ASKED_AT_ONCE = 1000
 """Instances of one request for commitment."""
@@ -170,9 +173,7 @@ class RouteRepository(IndexRepository):
                 found[one.message_id].append(due)
         for one in pending:
             if one.sop_instance_uid is None:
-                condition = StudyRow.study_instance_uid == one.study_instance_uid
-                if one.series_instance_uid is not None:
-                    condition = and_(condition, SeriesRow.series_instance_uid == one.series_instance_uid)
+                condition = _of(one.study_instance_uid, one.series_instance_uid)
                 found[one.message_id] = list(_due(connection, query, condition))
         return found
 
@@ -224,10 +225,7 @@ class RouteRepository(IndexRepository):
     def owed(self, connection: Connection, lane: Lane, asked_before: dt.datetime) -> list[OwedInstance]:
         """Return instances about which a destination is to be asked: never yet, or without an answer since then."""
         query = (
-            select(
-                SentInstanceRow.image_id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid,
-                SentInstanceRow.sop_class_uid, SentInstanceRow.sop_instance_uid, SentInstanceRow.asks,
-            )
+            select(*columns_of(OwedInstance, SentInstanceRow, StudyRow, SeriesRow))
             .select_from(join(SentInstanceRow, ImageRow).join(SeriesRow).join(StudyRow))
             .where(
                 taken_by(lane),
@@ -238,7 +236,7 @@ class RouteRepository(IndexRepository):
             )
             .order_by(SentInstanceRow.image_id)
             .limit(ASKED_AT_ONCE)
-        )  # fmt: skip
+        )
         return [OwedInstance(*row) for row in connection.execute(query)]
 
     @on_reader
@@ -289,18 +287,11 @@ class RouteRepository(IndexRepository):
         ).all()  # fmt: skip
         if not rows:
             return False
-        confirmed_ids = [row.image_id for row in rows if row.sop_instance_uid in committed]
-        connection.execute(
-            update(SentInstanceRow)
-            .where(*asked, listed_in(SentInstanceRow.image_id, confirmed_ids))
-            .values(state="confirmed", confirmed_at=now)
-        )
         lost = [row for row in rows if row.sop_instance_uid in failed]
-        connection.execute(
-            update(SentInstanceRow)
-            .where(*asked, listed_in(SentInstanceRow.image_id, [row.image_id for row in lost]))
-            .values(state="lost")
-        )
+        confirmed = [row for row in rows if row.sop_instance_uid in committed]
+        for some, values in ((confirmed, {"state": "confirmed", "confirmed_at": now}), (lost, {"state": "lost"})):
+            of_images = listed_in(SentInstanceRow.image_id, [row.image_id for row in some])
+            connection.execute(update(SentInstanceRow).where(*asked, of_images).values(values))
         for row in lost:
             lane = lane_to(row.route, row.destination)
             pending = PendingEvent(
@@ -329,8 +320,7 @@ class RouteRepository(IndexRepository):
             if len(queued) >= room:
                 return Replay(queued, waiting, sent, 0, list(series[number:]))
             pending = PendingEvent(_message_id("replay", lane, study, one), "replay", now, study, one)
-            of_series = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == one
-            images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*of_series)
+            images = _IMAGES.where(_of(study, one))
             of_message = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
             if connection.execute(select(WorkRow.id).where(*of_message)).first() is not None:
                 waiting += 1
@@ -358,10 +348,7 @@ class RouteRepository(IndexRepository):
 
         Raises SendBeingCancelled.
         """
-        condition = StudyRow.study_instance_uid == study_instance_uid
-        if series_instance_uid is not None:
-            condition = and_(condition, SeriesRow.series_instance_uid == series_instance_uid)
-        images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(condition)
+        images = _IMAGES.where(_of(study_instance_uid, series_instance_uid))
         count = connection.execute(select(func.count()).select_from(images.subquery())).scalar_one()
         pending = PendingEvent(
             _message_id("send", lane, study_instance_uid, series_instance_uid), "send", now, study_instance_uid,
@@ -376,6 +363,15 @@ class RouteRepository(IndexRepository):
             connection.execute(delete(SentInstanceRow).where(*taken))
             enqueue(connection, lane, pending, now)
         return int(count)
+
+
+_IMAGES = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+
+
+def _of(study_instance_uid: str, series_instance_uid: str | None) -> ColumnElement[bool]:
+    """Return the condition of the images of a study, or of a series of it."""
+    of_series = true() if series_instance_uid is None else SeriesRow.series_instance_uid == series_instance_uid
+    return and_(StudyRow.study_instance_uid == study_instance_uid, of_series)
 
 
 _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
@@ -403,3 +399,83 @@ _KEY = ["image_id", "route", "destination"]
 def taken_by(lane: Lane) -> ColumnElement[bool]:
     """Return the condition of what a destination has taken."""
     return and_(SentInstanceRow.route == lane.name, SentInstanceRow.destination == lane.destination)
+
+
+NEWEST_SENT = 5000
+"""Images, the newest, among which a page looks for what was delivered lately."""
+
+
+class ReadRoutes(ReadRepository, RouteViews):
+    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+    def delivered(self, limit: int) -> list[Row]:
+        """Return the last series whose instances destinations have taken, with names, the last one first.
+
+        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
+        """
+        return self._rows(
+            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
+            "n.study_date, n.study_description "
+            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
+            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
+            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
+            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
+            "JOIN studies st ON st.id = se.study_id "
+            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
+            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
+            newest=NEWEST_SENT,
+            limit=limit,
+        )
+
+    def deletable(self, lanes: Collection[Lane]) -> list[SeriesKey]:
+        """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.
+
+        Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
+        """
+        unconfirmed = [
+            ~exists().where(
+                SentInstanceRow.image_id == ImageRow.id,
+                taken_by(lane),
+                SENT_AS_IT_LEAVES,
+                SentInstanceRow.state == "confirmed",
+            )
+            for lane in lanes
+        ]
+        confirmed = select(SentInstanceRow.image_id).where(
+            taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
+        )
+        other = aliased(SeriesRow)
+        candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
+        # A study that is not quiet yet has an event to come.
+        is_waited_for = self._connection.execute(select(SubscriberRow.id).where(wants("study-quiet")).limit(1)).first()
+        is_to_be_quiet = or_(
+            StudyRow.closed_at.is_not(None),
+            exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
+        )
+        owed_studies = select(EventRow.study_instance_uid).where(
+            OwedEventRow.event_id == EventRow.id, OwedEventRow.subscriber_id == SubscriberRow.id
+        )
+        owes_instances = exists().where(
+            ImageRow.series_id == SeriesRow.id,
+            OwedImageRow.subscriber_id == SubscriberRow.id,
+            OwedImageRow.image_id == ImageRow.id,
+        )
+        rows = self._connection.execute(
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+            .join_from(SeriesRow, StudyRow)
+            .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
+            .where(true() if is_waited_for is None else ~is_to_be_quiet)
+            .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
+            .where(
+                ~exists().where(
+                    WorkRow.study_instance_uid == StudyRow.study_instance_uid,
+                    WorkRow.kind.in_(("hook", "route")),
+                    WorkRow.outcome.is_(None),
+                )
+            )
+            .where(StudyRow.study_instance_uid.not_in(owed_studies), ~owes_instances.correlate(SeriesRow))
+            .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
+            .limit(100)
+        )
+        return [(row.study_instance_uid, row.series_instance_uid) for row in rows]

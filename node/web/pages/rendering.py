@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,12 +22,12 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.registry import deidentifications_of, enabled, installed, part_of, resolve
 from node.settings.model import Settings
+from node.settings.peers import Peer
 from node.version import __version__
 from node.volume.reasons import REMEDIES
 from node.web.access import Call
 from node.web.headers import accepts_gzip, path_of
 from node.web.pages.filters import FILTERS, static_url
-from node.web.pages.sending import dicom_port, sending
 from node.web.pages.status_chips import (
     CAUSES,
     CONFLICT_REMEDIES,
@@ -42,7 +43,6 @@ from node.web.services import Services
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
 
 OK, SEE_OTHER = 200, 303
 """Statuses: 204 instead of `OK` if a fragment has nothing new; to the page that shows what became of a form."""
@@ -294,3 +294,51 @@ def plain_page(template: str, status_code: int = OK, **values: Any) -> Response:
 
 def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**({"theme": ""} | values))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A command of DCMTK that sends a folder; empty if no peer may store.
+
+    `sender`: the peer as which it sends; None: [peers] are empty, and any sender may store.
+    """
+
+    port: int
+    by_tls: bool
+    sender: Peer | None
+    command: str
+
+
+def dicom_port(node: Services) -> int | None:
+    """Return the port to which people send over DICOM; None: nothing comes in that way."""
+    if not node.settings.dicom.enabled:
+        return None
+    return node.dicom_port() if node.dicom_port else node.settings.dicom.port
+
+
+def sending(request: Request, node: Services) -> Sending | None:
+    """Return how to send to the node; None: nothing comes in over DICOM.
+
+    A sender without a certificate is preferred, as is a port without TLS: `dcmsend` of DCMTK has none.
+    """
+    dicom, peers, port = node.settings.dicom, node.settings.peers, dicom_port(node)
+    if port is None:
+        return None
+    storing = [peer for peer in peers.values() if "store" in peer.may]
+    sender = min(storing, key=lambda peer: peer.certificate is not None, default=None)
+    by_tls = dicom.tls_certificate is not None and (dicom.tls_port is None or bool(sender and sender.certificate))
+    port = dicom.tls_port if by_tls and dicom.tls_port is not None else port
+    if peers and sender is None:
+        return Sending(port, by_tls, None, "")
+    words = ["dcmsend"]
+    if by_tls:
+        words = ["storescu", *(("+tls", "KEY", "CERTIFICATE") if dicom.tls_client_ca else ("+tla",)), "+cf", "CA"]
+    words += ["-aet", sender.ae_title] if sender is not None else []
+    words += ["-aec", dicom.ae_title, "+sd", "+r", "--no-halt", _dicom_host(request, node), str(port), "FOLDER"]
+    return Sending(port, by_tls, sender, shlex.join(words))
+
+
+def _dicom_host(request: Request, node: Services) -> str:
+    """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
+    host = node.settings.bind_host
+    return request.url.hostname or host if host in ("0.0.0.0", "::") else host

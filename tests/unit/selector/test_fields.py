@@ -12,11 +12,11 @@ from sqlalchemy.schema import CreateTable
 from node.completeness import State
 from node.extensions.bids.volume_fields import VOLUME_FIELDS, volume_facts
 from node.index.engine.extension_tables import every_table
+from node.index.engine.view_rows import queries_of_file
 from node.index.engine.views import views
-from node.index.engine.words import Words
 from node.index.models.history import VolumeRow
 from node.index.models.levels import SERIES_STATES
-from node.index.nouns.facts import columns
+from node.index.nouns.facts import SeriesFacts
 from node.selector import FIELDS
 from node.volume.describe.scan_parameters import WEIGHTINGS
 from node.volume.model import Geometry
@@ -40,18 +40,24 @@ def test_the_document_has_the_current_table() -> None:
 
 
 def test_every_field_has_a_column_of_the_index() -> None:
-    assert columns(Words("sqlite")).keys() == FIELDS.keys()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        _make_tables(connection)
+        assert list(SeriesFacts(queries_of_file(connection)).all(FIELDS)) == []
 
 
 def test_the_catalog_has_a_column_of_the_name_of_each_field() -> None:
     query = views(sqlite.dialect())["v_catalog"]
     with closing(sqlite3.connect(":memory:")) as connection:
-        for table in every_table().values():
-            connection.execute(str(CreateTable(table).compile(dialect=sqlite.dialect())))
+        _make_tables(connection)
         connection.create_function("root_folder", 0, lambda: "")
         columns = {column[0] for column in connection.execute(query).description}
     assert set(FIELDS) - columns == NOT_IN_CATALOG
     assert columns - set(FIELDS) == OF_FILES
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for table in every_table().values():
+        connection.execute(str(CreateTable(table).compile(dialect=sqlite.dialect())))
 
 
 def test_no_name_of_rules_says_something_else_in_a_selector() -> None:

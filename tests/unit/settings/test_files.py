@@ -106,7 +106,7 @@ def test_a_secret_is_in_no_answer() -> None:
     written(voxelnode=HOOK.format("whsec_hidden"))
     settings = load().settings
     assert settings.hooks["x"].secret == "whsec_hidden"
-    shown = settings.model_dump_json() + repr(settings) + str(list(Configuration.of(settings).values()))
+    shown = settings.model_dump_json() + repr(settings) + str(list(Configuration(settings).values()))
     assert "hidden" not in shown
 
 

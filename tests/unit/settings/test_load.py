@@ -30,7 +30,7 @@ def problems(file: Path | None = None, **flags: object) -> list[str]:
 
 def test_without_file_environment_and_flags_everything_is_default() -> None:
     configuration = load()
-    assert configuration == Configuration(Settings(), None, {})
+    assert configuration == Configuration(Settings())
     assert {origin for _, _, origin in configuration.values()} == {"default"}
 
 
@@ -88,7 +88,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
     other.write_text("[dicom]\nport = 5\n", encoding="utf-8")
     monkeypatch.setenv("VOXELNODE_CONFIG", str(other))
     assert load().settings.dicom.port == 5
-    assert load().file == other
+    assert load().settings.loaded_from.file == other
 
 
 def test_everything_that_is_wrong_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

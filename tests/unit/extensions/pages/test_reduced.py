@@ -14,13 +14,13 @@ import pytest
 
 from node.extensions.pages.reduced import reduced, steps_of
 from node.volume.model import Geometry, Volume, VolumeKind
-from node.writers.analyze import write_analyze
 from node.writers.base import WrittenFile
 from node.writers.itk import write_metaimage, write_nrrd
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.options import WriteOptions
 from node.writers.sidecar import write_sidecar
+from node.writers.write import write_analyze
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 

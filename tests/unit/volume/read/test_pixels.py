@@ -36,7 +36,7 @@ from pydicom.uid import (
 
 from node.errors import ConversionRefused
 from node.files.reading import read_instance
-from node.volume.read import encapsulated_pixels
+from node.volume.read import pixels
 from node.volume.read.decoders import _DECODERS
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
@@ -486,7 +486,7 @@ def test_a_bomb_is_too_large_before_it_is_decoded(monkeypatch: pytest.MonkeyPatc
         frame_reader(ds)
     assert caught.value.reason == "too-large"
     small = compressed()
-    monkeypatch.setattr(encapsulated_pixels, "MAX_DECODED_BYTES", 2879)
+    monkeypatch.setattr(pixels, "MAX_DECODED_BYTES", 2879)
     assert refusal(small).reason == "too-large"
 
 
