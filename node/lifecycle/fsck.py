@@ -148,9 +148,9 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
 
 
 def has_volumes(index: Index) -> bool:
-    """Return whether rows name files of volumes."""
+    """Return whether rows name files of volumes; some may be in the trash."""
     with index.reading() as view:
-        return next(view.volumes.files(), None) is not None
+        return bool(view.trash.volumes()) or next(view.volumes.files(), None) is not None
 
 
 def lacks(archive: Archive, index: Index, name: str) -> str | None:
@@ -580,7 +580,7 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
 
 
 def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
-    named = set()
+    named = index.trash.volumes()
     for row in index.volumes.files():
         path = root / row.path
         named |= folders_of([row.path])

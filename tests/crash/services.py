@@ -246,7 +246,8 @@ class Services(Campaign):
         images = {row["sop_instance_uid"]: row for row in index.execute("SELECT * FROM v_images")}
         deletions = {row["id"]: row for row in index.execute("SELECT * FROM tombstones")}
         trash = {
-            str(self._root / row["key"]): deletions[row["deletion"]] for row in index.execute("SELECT * FROM trash")
+            str(self._root / row["key"]): deletions[row["deletion"]]
+            for row in index.execute("SELECT * FROM trash WHERE kind IN ('images', 'conflicts') AND key IS NOT NULL")
         }
         named, files = {row["path"] for row in images.values()}, {str(path) for path in self._root.glob("objects/*/*")}
         yield from (f"a deletion is half done: {row['uid']}" for row in deletions.values() if not row["finished_at"])

@@ -152,6 +152,12 @@ def test_everything_is_taken_over(settings: Settings, root: Path, old: dict[str,
         assert claimed.series_instance_uid == series["series_instance_uid"]
         assert repository.index.series.claim_due(FAR) is None, "nothing else has to be converted"
     assert check_repository(settings, digests=True, repair=False) == []
+    [trashed] = old["trash"]
+    with Repository(settings) as repository:  # which has the file alone of what is in the trash
+        done = repository.actions.by_name["restore-trash"](number=trashed["deletion"], who="somebody")
+        back = repository.index.instances.of_key(trashed["key"])
+    assert (done["instances"], back is not None) == (1, True)
+    assert check_repository(settings, digests=True, repair=False) == []
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ from tests.made_once import decoder, empty_folder, lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
+from tests.trash import empty_trash
 
 OPTIONS = write_options(ConvertSettings(thumbnails=False, formats=("nifti", "mhd")))
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -435,7 +436,7 @@ def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(ser
     node.forget()
     assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series]
     act("delete", level="study", uid=uid, study_instance_uid=None)
-    act("empty-trash", number=number())
+    empty_trash(node.repository)
     node.upload()
     node = serve(cache_bytes=0)
     assert node.upload() is None
@@ -698,6 +699,9 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(serve: Serve
     node.repository.actions.by_name["delete"](
         level="study", uid=key_of(node)[0], study_instance_uid=None, who="somebody"
     )
+    node.upload()
+    assert volumes(tmp_path) != {}
+    empty_trash(node.repository)
     node.upload()
     assert volumes(tmp_path) == node.revision() == {}
     assert node.rows("SELECT * FROM revision_files") == node.rows("SELECT * FROM object_removals") == []

@@ -100,6 +100,7 @@ def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
         [volume] = node.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
         assert Path(volume["path"]).is_file()
         run("delete", series[0].StudyInstanceUID, "--yes", "--root", node.root, check=True)
+        run("trash", "empty", "--all", "--yes", "--root", node.root, check=True)
         assert not Path(volume["path"]).exists()
         assert node.terminate() == 0
     assert [entry.name for entry in (tmp_path / HOSTILE).iterdir() if entry.is_dir()] == ["root"]

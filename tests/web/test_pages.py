@@ -22,6 +22,7 @@ from node.extensions.demo.known_series import head_phantom
 from node.index.nouns.records import CountedRefusal, Refused
 from node.pseudonyms import new_key_file
 from tests import make
+from tests.trash import empty_trash
 from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.pages import NARROW, OF_COLOURS, WIDE, Visitor, accessibility_faults, is_wider_than_window
 
@@ -770,6 +771,7 @@ def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[str], Vi
     page.get_by_role("link", name="Delete…").click()
     page.get_by_role("button", name="Delete 5 instances").click()
     expect(page.locator("main")).to_contain_text("No studies yet")
+    empty_trash(site.store)
     assert not list((site.root / "volumes").glob("*/*/*"))
 
 

@@ -27,6 +27,7 @@ from node.index.work.payloads import Counts
 from tests import make
 from tests.interop.conftest import is_answered
 from tests.programs import free_port, needs
+from tests.trash import empty_trash
 from tests.web.conftest import Site, until
 from tests.web.pages import NARROW, Visitor, accessibility_faults, is_wider_than_window
 
@@ -187,6 +188,7 @@ def test_a_study_is_found_at_a_peer_and_retrieved_series_by_series(site: Site, d
     ] * 3
 
     assert site.client().delete(f"/api/v1/studies/{STUDY}").status_code == 200
+    empty_trash(site.store)
     assert [item["study_instance_uid"] for item in client.get("/api/v1/work?kind=retrieval").json()["items"]] == [
         "1.2.99"
     ]

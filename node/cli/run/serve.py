@@ -17,7 +17,6 @@ from shlex import quote
 from types import FrameType
 from typing import Annotated, NoReturn
 
-import structlog
 import typer
 
 from node.cli import SERVING
@@ -231,9 +230,6 @@ def stop_at_signal(stop: threading.Event) -> Start:
     return start
 
 
-log = structlog.get_logger()
-
-
 class ServiceManager:
     """The service manager that started this process. Without one, its methods do nothing.
 
@@ -270,4 +266,6 @@ class ServiceManager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
                 connection.sendto(message.encode(), address)
         except OSError as error:  # the watchdog notices the silence; until then instances are received
-            log.warning("service_manager_not_told", error=error.strerror or str(error))
+            import structlog  # `serve --help` needs none
+
+            structlog.get_logger().warning("service_manager_not_told", error=error.strerror or str(error))

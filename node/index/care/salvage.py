@@ -344,7 +344,18 @@ def _subscribers(old: OldIndex) -> Iterator[Row]:
         yield row | {"id": row["id"] or number, "wanted_kinds": row["wanted_kinds"] or "", "wants_instances": False}
 
 
-_ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {"projects": _with_originals, "subscribers": _subscribers}
+def _trash(old: OldIndex) -> Iterator[Row]:
+    """Yield what is in the trash. Of a file in one of another version, no row is there: an undo indexes it again."""
+    for row in old.rows("trash", (*_names("trash"), "is_loser")):
+        kind = "conflicts" if row.pop("is_loser") else "images"
+        yield row | {"kind": row["kind"] or kind}
+
+
+_ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {
+    "projects": _with_originals,
+    "subscribers": _subscribers,
+    "trash": _trash,
+}
 """What of a table is taken over, if it is not each row as it is."""
 
 

@@ -35,7 +35,7 @@ from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocument
 from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
 from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed
+from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed, volumes_in_trash
 from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.lost import of_plan
 from node.index.nouns.projects import Content, enter_projects
@@ -206,6 +206,7 @@ class ReadTrash(ReadRepository, TrashViews):
     """What is in the trash."""
 
     entry = reads(_entry)
+    volumes = reads(volumes_in_trash)
 
 
 def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:
@@ -323,7 +324,12 @@ class _Undo:
         self._as_before: set[int] = set()
 
     def run(self) -> None:
-        """Insert all rows, and let what has changed with them be judged or converted again."""
+        """Insert all rows, and let what has changed with them be judged or converted again.
+
+        A deletion that another version put into the trash has files alone: they are indexed again.
+        """
+        if not self._rows["studies"]:
+            return
         held = {self._study, *(row["series_instance_uid"] for row in self._rows["series"])}
         backend_of(self._connection).hold(self._connection, held | {row["identity"] for row in self._rows["patients"]})
         study = self._bring_study()

@@ -160,7 +160,7 @@ def list_trash(call: CurrentCall) -> list[models.TrashResource]:
 
 @router.post("/trash/{number}/restore", responses=problems(*OF_CHANGES), tags=["trash"], dependencies=ADMINS)
 def restore_trash(call: CurrentCall, change: Change, number: Deleted) -> models.RestoreResult:
-    """Undo a deletion; its series are converted again."""
+    """Undo a deletion; everything is as before."""
     return change.make(
         models.RestoreResult, lambda index: _in_trash(index, number), lambda _: call.act("restore-trash", number=number)
     )
