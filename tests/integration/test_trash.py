@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import hashlib
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,6 +32,10 @@ from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
 from tests.rows import write_rows
+
+pytestmark = pytest.mark.postgresql
+
+MORE = pytest.mark.slow, pytest.mark.sqlite("four seeds are for PostgreSQL")
 
 DAY = 86400
 
@@ -323,8 +325,7 @@ def test_the_ledger_owes_what_came_back_and_what_was_sent_again_and_nothing_of_t
     take(root, gone)
     empty(root.archive, root.index, audit, numbers[1], "someone", "by hand", root.clock())
     assert (owed(root), len(images(root))) == (set(), 4)
-    with closing(sqlite3.connect(root.folder / "index.sqlite")) as connection, connection:
-        connection.execute("DELETE FROM images")  # an accident, of which the ledger knows
+    write_rows(root.folder, "DELETE FROM images")  # an accident, of which the ledger knows
     assert owed(root) == {ds.SOPInstanceUID for ds in (*back, *gone)}
 
 
@@ -381,7 +382,7 @@ def test_an_instance_that_comes_back_after_a_conversion_without_it_makes_the_rev
     assert [revision for _, revision in numbers_given(root)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=MORE) for seed in range(4, 60))])
 def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
     root: Root, audit: Audit, seed: int
 ) -> None:
