@@ -13,6 +13,9 @@ from node.children.decoder import Decoder, NotDecoded, NotDecodedNow
 from node.children.decoding import SAME, recoded
 from node.index.database.index import Index
 
+MOVED_SECONDS = 1.0
+"""After the commit, a file is moved into quarantine: that has nearly always happened then."""
+
 
 class Comparisons(BackgroundService):
     """Makes the comparisons that `ConflictRepository.not_compared` lists."""
@@ -31,18 +34,20 @@ class Comparisons(BackgroundService):
 
     def _wake_if_noted(self) -> None:
         if self._index.conflicts.is_noted():
-            self.wake()
+            self.wake(MOVED_SECONDS)
 
     def step(self) -> float | None:
-        """Compare all that is to be compared."""
+        """Compare all that can be compared now."""
+        again = None
         for conflict, sop_instance_uid, key in self._index.conflicts.not_compared():
             current, found = self._index.instances.current(sop_instance_uid), b""
             try:
                 if current is not None and key is not None:
                     found = self._decoder.run(recoded, self._archive.path(key), self._archive.local(current))
-            except NotDecodedNow:  # the node stops, or another try may succeed
-                return MAX_PAUSE_SECONDS
-            except (NotDecoded, OSError):  # a person decides
-                pass
+            except (NotDecodedNow, FileNotFoundError):  # the node stops, or the file is on its way into quarantine
+                again = MAX_PAUSE_SECONDS
+                continue
+            except (NotDecoded, OSError):
+                pass  # a person decides
             self._index.conflicts.compared(conflict, self._index.now(), is_same=found == SAME)
-        return None
+        return again
