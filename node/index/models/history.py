@@ -173,7 +173,7 @@ class ConflictRow(Numbered):
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
     decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    decided_by: Mapped[str | None] = mapped_column(String(64))
+    decided_by: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
 HAS_FILE = ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None), ConflictRow.damage.is_(None)
