@@ -32,7 +32,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from node.durable import make_folder, sync_folder
+from node.durable import make_folder, sync_folder, write_all
 from node.failpoints import reached
 
 FOLDER = "acknowledged"
@@ -225,13 +225,10 @@ class Ledger:
 
     def _write(self, segment: ReadSegment, kind: bytes, body: bytes) -> None:
         frame = _HEAD.pack(kind, len(body), zlib.crc32(body, zlib.crc32(kind))) + body
-        file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(file, segment.whole)
-            rest = memoryview(frame)
-            while rest.nbytes:
-                written = os.pwrite(file, rest, segment.whole + len(frame) - rest.nbytes)
-                rest = rest[written:]
+            write_all(file, frame)
             reached("ledger-written")
             os.fdatasync(file)
         finally:

@@ -20,18 +20,25 @@ NO_ROOM = DISK_FULL | {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 
 
+def write_all(descriptor: int, content: bytes | bytearray | memoryview) -> None:
+    """Write all bytes to a file or a pipe: the system may take fewer at once."""
+    rest = memoryview(content)
+    while rest.nbytes:
+        rest = rest[os.write(descriptor, rest) :]
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(folder, os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
     """Make the bytes of a file durable, including those written by another process."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _sync(path, 0)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

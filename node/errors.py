@@ -209,16 +209,20 @@ class NotUnderstood(InstanceRefused, ValueError):
     """The data set cannot be read; sending it again will not help (status 0xC000, PS3.4 B.2.3)."""
 
 
-class ConversionRefused(VoxelnodeError):
-    """A series or a part of it yields no volume; `reason` is a fixed keyword, `detail` a sentence for people.
-
-    `detail` may contain tags, counts, UIDs and measurements, never patient data.
-    """
+class _Reasoned(VoxelnodeError):
+    """An error with a `reason`, a fixed keyword, and a `detail`, a sentence for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class ConversionRefused(_Reasoned):
+    """A series or a part of it yields no volume; `reason` is a fixed keyword, `detail` a sentence for people.
+
+    `detail` may contain tags, counts, UIDs and measurements, never patient data.
+    """
 
 
 class ResultRefused(VoxelnodeError):
@@ -229,10 +233,5 @@ class ResultsBusy(VoxelnodeError):
     """The results of other jobs are being made; try again in a minute."""
 
 
-class Withheld(VoxelnodeError):
+class Withheld(_Reasoned):
     """A copy must not leave; `reason` is a fixed keyword, `detail` a sentence for people, without patient data."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail

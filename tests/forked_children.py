@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
-from node.child_process import start
+from node.child_process import child
 from node.child_process.serving import ChildEnds, serve_in_child
 
 
@@ -34,11 +34,11 @@ def fork_children() -> None:
             _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
         )
     os.close(lives)
-    start._another = _ForkedElsewhere  # type: ignore[assignment]
+    child._another = _ForkedElsewhere  # type: ignore[assignment]
 
 
 class _ForkedElsewhere:
-    """A child of the server of forks, instead of `node.child_process.start._another`."""
+    """A child of the server of forks, instead of `node.child_process.child._another`."""
 
     def __init__(self, name: str, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
         sent = [Connection(os.dup(end)) for end in ends.descriptors]

@@ -120,15 +120,15 @@ def test_the_container_has_ports_and_keys_of_the_configuration(
     assert "VOXELNODE_DEFAULTS=/etc/voxelnode/container.toml" in environment
     assert "COPY deploy/container.toml /etc/voxelnode/container.toml" in containerfile
     monkeypatch.setenv("VOXELNODE_DEFAULTS", str(DEPLOY / "container.toml"))
-    settings = load(None, {}).settings
+    settings = load(None, {})
     assert settings.storage.root == Path("/var/lib/voxelnode")
     assert (settings.bind_host, settings.web.host) == ("127.0.0.1", "0.0.0.0")
     mounted = tmp_path / "voxelnode.toml"
     mounted.write_text('[storage]\nroot = "/data"\n[peers.CT1]\nae_title = "CT1"\n')
-    configuration = load(mounted, {})
-    assert configuration.settings.storage.root == Path("/data")
-    assert configuration.settings.bind_host == "0.0.0.0"
-    assert configuration.settings.loaded_from.origins["web.host"] == "defaults file"
+    settings = load(mounted, {})
+    assert settings.storage.root == Path("/data")
+    assert settings.bind_host == "0.0.0.0"
+    assert settings.loaded_from.origins["web.host"] == "defaults file"
     check = next(line for line in containerfile if "HEALTHCHECK" in line)
     assert f"127.0.0.1:{DEFAULTS.web.port}/healthz" in check
 

@@ -416,7 +416,7 @@ def _history() -> None:
         sa.Column("found_at", sa.DateTime(), nullable=False),
         sa.Column("decision", sa.String(16)),
         sa.Column("decided_at", sa.DateTime()),
-        sa.Column("decided_by", sa.String(64)),
+        sa.Column("decided_by", sa.String(64), index=True),
         **NO_ID_TWICE,
     )
     op.create_table(

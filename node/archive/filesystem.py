@@ -32,7 +32,16 @@ from node.acknowledged import Ledger
 from node.archive.derived import Derived
 from node.archive.intake import Ballast, Intake
 from node.archive.root import MARKER, HeldFolders
-from node.durable import copy_file, make_folder, move_aside, move_file, sync_file, sync_file_system, sync_folder
+from node.durable import (
+    copy_file,
+    make_folder,
+    move_aside,
+    move_file,
+    sync_file,
+    sync_file_system,
+    sync_folder,
+    write_all,
+)
 from node.failpoints import reached
 
 if TYPE_CHECKING:
@@ -156,7 +165,7 @@ class Archive:
         with self.intake.refusing():
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                _write_all(file, content)
+                write_all(file, content)
             finally:
                 os.close(file)
         reached("file-written")
@@ -439,7 +448,7 @@ class PartFile(_Part):
         """
         self._arrived(len(fragment))
         with self._archive.intake.refusing():
-            _write_all(self._file, fragment)
+            write_all(self._file, fragment)
         reached("part-written")
 
     def read(self, offset: int, length: int) -> bytes:
@@ -501,9 +510,3 @@ def _sync_own(path: Path) -> None:
 def _name(key: str) -> str:
     """Return the name of an archive key without folder and suffix."""
     return key.rpartition("/")[2].removesuffix(".dcm")
-
-
-def _write_all(file: int, content: bytes | bytearray | memoryview) -> None:
-    rest = memoryview(content)
-    while rest.nbytes:
-        rest = rest[os.write(file, rest) :]

@@ -22,6 +22,7 @@ from time import monotonic
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from node.durable import write_all
 from node.errors import VoxelnodeError
 
 IDENTITY_BYTES = 16
@@ -134,13 +135,13 @@ def read_request(descriptor: int) -> tuple[bytes, bytes] | None:
 
 def write_request(descriptor: int, identity: bytes, content: bytes) -> None:
     """Pass a request on to another process."""
-    _write(descriptor, _REQUEST.pack(identity, len(content)) + content)
+    write_all(descriptor, _REQUEST.pack(identity, len(content)) + content)
 
 
 def write_answer(descriptor: int, identity: bytes, content: bytes, kind: bytes = ANSWER) -> None:
     """Answer a request."""
-    _write(descriptor, _ANSWER.pack(identity, kind, len(content)))
-    _write(descriptor, content)
+    write_all(descriptor, _ANSWER.pack(identity, kind, len(content)))
+    write_all(descriptor, content)
 
 
 def _read(descriptor: int, length: int) -> bytes | None:
@@ -152,12 +153,6 @@ def _read(descriptor: int, length: int) -> bytes | None:
         pieces.append(piece)
         length -= len(piece)
     return b"".join(pieces)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 class WrongType(VoxelnodeError):

@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 
 from node.child_process.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.child_process.messages import DEATH, read_request, write_answer, write_request
+from node.durable import write_all
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
@@ -490,9 +491,7 @@ def _serve(requests: int, answers: int, compute: Callable[[bytearray], bytes]) -
 
 def _write(descriptor: int, content: bytes) -> None:
     for part in (_LENGTH.pack(len(content)), content):
-        left = memoryview(part)
-        while left:
-            left = left[os.write(descriptor, left[:_PIECE_BYTES]) :]
+        write_all(descriptor, part)
 
 
 def _read(descriptor: int, max_bytes: int | None = None) -> bytearray | None:

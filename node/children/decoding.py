@@ -22,6 +22,8 @@ from node.volume.read.transfer_syntaxes import NotTranscodable
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from node.volume.read.pixels import FrameReader
+
 CANNOT_BE_COMPARED = "the pixels cannot be compared"
 
 _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
@@ -104,6 +106,45 @@ def differences_between(mine: Path, theirs: Path) -> bytes:
         return pixels.encode()
     more = f" and {len(names) - MAX_NAMED_ELEMENTS} more" if len(names) > MAX_NAMED_ELEMENTS else ""
     return f"{pixels}; elements that differ: {', '.join(names[:MAX_NAMED_ELEMENTS])}{more}".encode()
+
+
+SAME = b"the same"
+
+
+def recoded(mine: Path, theirs: Path) -> bytes:
+    """Return `SAME` if two files have the same data set in different encodings, and no pixel of one differs; else b"".
+
+    Raises ConversionRefused, NotTranscodable: the pixels of one cannot be decoded.
+    """
+    from pydicom import dcmread
+
+    from node.dicom.header import PIXELS_GROUP
+    from node.dicom.recoded import OF_ENCODER, Encoded, is_recoded
+    from node.files.reading import read_instance
+    from node.volume.read.pixels import frame_reader
+    from node.volume.read.transcoding import encoded
+
+    headers: list[Encoded] = []
+    readers: list[FrameReader] = []
+    for path in (mine, theirs):
+        ds = dcmread(path)
+        tags = list(ds.keys())
+        if any(tag.group >> 8 == 0x60 and (tag.group, 0x3000) not in ds for tag in tags):
+            return b""  # it is in spare bits of the pixels, which encoders leave out
+        if pixels := [tag for tag in tags if tag.group == PIXELS_GROUP]:
+            readers.append(frame_reader(read_instance(path)))
+            for tag in (*pixels, *OF_ENCODER):
+                ds.pop(tag, None)
+        headers.append(Encoded.of(encoded(ds, EXPLICIT_LITTLE_ENDIAN), EXPLICIT_LITTLE_ENDIAN))
+    is_same = is_recoded(*headers) and (not readers or _have_same_samples(*readers))
+    return SAME if is_same else b""
+
+
+def _have_same_samples(mine: FrameReader, *others: FrameReader) -> bool:
+    if [(mine.frames, mine.photometric)] != [(one.frames, one.photometric) for one in others]:
+        return False
+    pairs = ((mine.stored(index), others[0].stored(index)) for index in range(mine.frames))
+    return all(one.shape == other.shape and one.tobytes() == other.tobytes() for one, other in pairs)
 
 
 def _different_elements(one: Dataset, other: Dataset) -> list[str]:

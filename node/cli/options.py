@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from node.archive.base import LocalFile
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
-    from node.settings.load import Configuration
     from node.settings.model import Settings
 
 ConfigFile = Annotated[
@@ -95,7 +94,7 @@ class Configured:
         self.file = config
         self._given: Given = {}
 
-    def read(self, given: Given | None = None) -> Configuration:
+    def read(self, given: Given | None = None) -> Settings:
         """Read it with further options."""
         from node.settings import load
 
@@ -105,14 +104,9 @@ class Configured:
         return load.load(self.file, dict(given.values()), {key: name for name, (key, _) in given.items()})
 
     @cached_property
-    def configuration(self) -> Configuration:
-        """The values with their origins."""
-        return self.read()
-
-    @cached_property
     def settings(self) -> Settings:
         """The settings, read when they are first asked for."""
-        return self.configuration.settings
+        return self.read()
 
 
 class Root(Configured):
@@ -182,7 +176,7 @@ class ChangedRoot(Root):
         """The settings."""
         from node import logs
 
-        settings = self.configuration.settings
+        settings = self.read()
         logs.configure_command(settings.log.format)
         return settings
 

@@ -29,7 +29,7 @@ from node.index.work.ledger import Lane
 from node.logs import set_level
 from node.routing.router import lanes_of
 from node.settings.files import Drafts, pages_file, with_table, write_file
-from node.settings.load import Configuration, leaves
+from node.settings.load import leaves
 from node.settings.model import IN_FORCE, Settings
 from node.settings.tables import checked, fields_of, for_the_log, is_secret, refusal, require_room, require_settable
 
@@ -57,13 +57,12 @@ class ConfigurationChanges:
         """
         with self._changing:
             try:
-                new = self._read({})
-                changed = self._require_right(new)
+                changed = self._require_right(self._read({}))
             except UsageError as error:
                 log.error("configuration_refused", reason=str(error))
                 raise
             self._audit.change(self._order(who, "configuration: read again", AuditAction.UPDATE), lambda: None)
-            return self._put(new, changed)
+            return self._put(changed)
 
     def set_table(
         self,
@@ -127,7 +126,7 @@ class ConfigurationChanges:
         section = table.partition(".")[0]
         if self._settings.shares_index:
             raise UsageError(f"several hosts may share this index: change [{section}] in the configuration of each")
-        now = self._read({}).settings
+        now = self._read({})
         if digest not in (None, now.loaded_from.digest):
             raise UsageError("the configuration has changed meanwhile: look at it again before you change it")
         for origin in {now.loaded_from.origins[key] for key in now.loaded_from.keys_of(table)}:
@@ -135,12 +134,12 @@ class ConfigurationChanges:
                 raise UsageError(f"[{table}] is set by {origin}, and is changed there")
         return now
 
-    def _read(self, drafts: Drafts) -> Configuration:
+    def _read(self, drafts: Drafts) -> Settings:
         reread = self._settings.loaded_from.reread
         if reread is None:
             raise UsageError("this configuration was read from no file")
-        configuration: Configuration = reread(drafts)
-        return configuration
+        settings: Settings = reread(drafts)
+        return settings
 
     def _write(
         self,
@@ -157,7 +156,7 @@ class ConfigurationChanges:
             changed = self._require_right(new)
         except UsageError as error:
             raise UsageError(_in_words_of(table, self._file, str(error))) from error
-        dropped = self._dropped(before, new.settings)
+        dropped = self._dropped(before, new)
         if dropped > drops:
             wait = counted(dropped, "message waits", "messages wait")
             raise UsageError(
@@ -177,23 +176,22 @@ class ConfigurationChanges:
 
         self._audit.change(order, write)
         reached("change-committed")
-        return {**self._put(new, changed), "dropped": dropped}
+        return {**self._put(changed), "dropped": dropped}
 
-    def _require_right(self, new: Configuration) -> Settings:
+    def _require_right(self, new: Settings) -> Settings:
         """Return what is in force with a new configuration. Raises UsageError for everything that is wrong with it.
 
         What needs a restart stays as it is, and must fit what does not.
         """
-        sources = replace(new.settings.loaded_from, restart=tuple(self._restart(new.settings)))
-        taken = new.settings
+        sources, taken = replace(new.loaded_from, restart=tuple(self._restart(new))), new
         if self._settings.shares_index:
             taken = self._settings.model_copy(update={"log": taken.log})
         changed = self._settings.with_tables_of(taken, sources)
-        if self._settings.peers and not new.settings.peers and not self._settings.dicom.open:
+        if self._settings.peers and not new.peers and not self._settings.dicom.open:
             raise UsageError(
                 "without [peers], the node accepts every sender: keep a peer, or restart the node to do without any"
             )
-        if problems := checks.problems(new.settings):
+        if problems := checks.problems(new):
             raise UsageError("\n".join(problems))
         if sources.restart and (problems := changed.mistakes() or checks.problems(changed)):
             # What the problems say is untrue of the files, of which only a part could be in force.
@@ -225,7 +223,7 @@ class ConfigurationChanges:
                 gone += outstanding(owed[lane]) - owed[lane]["waiting"]
         return gone
 
-    def _put(self, new: Configuration, changed: Settings) -> Mapping[str, Any]:
+    def _put(self, changed: Settings) -> Mapping[str, Any]:
         names = sorted(_differing(self._settings, changed))
         if changed.log.level != self._settings.log.level:
             set_level(changed.log.level)

@@ -22,7 +22,7 @@ class Handlers(list[Any]):
     def __init__(self, root: Path, keys: dict[str, Any], *, create: bool) -> None:
         if "storage.root" in keys:
             raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
-        settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
+        settings = load(flags={"web.enabled": False, **keys, "storage.root": root})
         served = required(settings, HANDLERS, "node.handlers")
         self._node = Node(settings, listens=False, root_maker="" if create else "node.handlers(..., create=True)")
         self._drain_seconds = settings.dicom.drain_seconds

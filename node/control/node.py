@@ -42,6 +42,7 @@ from node.errors import UsageError, VoxelnodeError, is_out_of_memory
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
+from node.lifecycle.comparisons import Comparisons
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.live import remove_counters, write_counters
@@ -136,7 +137,9 @@ class Node:
                 note_activity=repository.ingest.note_activity,
                 objects=objects_of(enabled(settings)),
             )
-        of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
+        of_receiver = (
+            _optional_services(settings, repository, self._rejections, self._decoder) if self._receives else ()
+        )
         # They move to the object store what this host takes in, by whichever role, and look after its copies.
         self._uploads: tuple[Uploads, ...] = ()
         if (kind := store_kind(settings)) is not None:
@@ -490,12 +493,13 @@ def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | B
 
 
 def _optional_services(
-    settings: Settings, repository: Repository, rejections: Rejections
+    settings: Settings, repository: Repository, rejections: Rejections, decoder: Decoder
 ) -> Iterator[BackgroundService]:
     """Yield the services that not every configuration of a receiver needs."""
     now = repository.index.now
     archive, index, audit, metrics = repository.archive, repository.index, repository.audit, repository.metrics
     yield Retention(archive, index, audit, metrics, settings, now)
+    yield Comparisons(archive, index, decoder)
     if settings.storage.scrub_days:
         yield Scrub(archive, index, metrics, settings.storage.scrub_days, now)
     yield from repository.results.services(settings)

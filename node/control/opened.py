@@ -497,7 +497,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
         return Opened(_Folder(root))
-    settings = load(flags={**(keys or {}), "storage.root": root}).settings
+    settings = load(flags={**(keys or {}), "storage.root": root})
     place = place_of(root, settings.index.url)
     if isinstance(place, Path):  # a database server has rows also where the files are not
         root.stat()

@@ -1,7 +1,8 @@
 """Whether two data sets are the same in different encodings (PS3.5 7, A).
 
 Both are walked together, element by element, as `node.dicom.header` walks one: without recursion, without allocating by
-a length that was read, and with a budget of elements. Nothing is decoded: what this cannot compare counts as different.
+a length that was read, and with a budget of elements. Nothing is decoded: of pixels, or data sets, that must be before
+they can be compared, this says only that.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from node.dicom.header import (
     MAX_ELEMENTS,
     MAX_NESTING,
     MAX_WINDOW_BYTES,
-    PIXEL_DATA,
     PIXELS_GROUP,
     WINDOW_BYTES,
     HeaderCut,
@@ -39,8 +39,18 @@ TRAILING_PADDING = 0xFFFCFFFC
 MAX_LONG_PIXELS = 8
 """Most elements of the pixels that are longer than what is read at once; PS3.6 has six."""
 
-_CLOSED, _ENDED, _DIFFERENT = -1, -2, -3
-"""In place of a tag or a length: the end of a sequence or an item, that of the data set, and a difference."""
+LOSSLESS = frozenset(
+    f"1.2.840.10008.1.2{rest}"
+    for rest in ("", ".1", ".1.99", ".2", ".5", ".8.1", ".4.57", ".4.70", ".4.80", ".4.90", ".4.201", ".4.202")
+)
+"""Native transfer syntaxes, and those of RLE, deflated frames, JPEG, JPEG-LS, JPEG 2000 and HTJ2K that lose nothing."""
+
+OF_ENCODER = frozenset({0x00082111, 0x00280004, 0x00280006})
+"""What encoders change: Derivation Description, and Photometric Interpretation and Planar Configuration (PS3.5 8.2)."""
+
+_CLOSED, _ENDED, _DIFFERENT, _ENCODED = -1, -2, -3, -4
+"""In place of a tag or a length: the end of a sequence or an item, that of the data set, a difference, and pixels that
+must be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +61,33 @@ class Encoded:
     length: int
     transfer_syntax_uid: str
 
+    @classmethod
+    def of(cls, data: bytes, transfer_syntax_uid: str) -> Encoded:
+        """Return a data set that is in memory."""
+        return cls(lambda offset, length: data[offset : offset + length], len(data), transfer_syntax_uid)
 
-def is_recoded(mine: Encoded, theirs: Encoded) -> bool:
+
+def is_recoded(mine: Encoded, theirs: Encoded) -> bool | None:
     """Return whether two data sets have the same elements with the same values, native pixels included.
 
     Not compared: group lengths, trailing padding, whether lengths are defined, and a VR that one of both lacks or calls
-    UN. False as well if one is cut, compressed, deflated or in big endian, or has a header of more than
-    `MAX_WINDOW_BYTES`.
+    UN. False as well if one is cut, or has a header of more than `MAX_WINDOW_BYTES`. None: up to its pixels, or to its
+    first element in big endian or deflated, nothing differs but what is `OF_ENCODER`; both must be decoded, and are in
+    different lossless syntaxes.
     """
     try:
-        return _is_recoded(mine, theirs)
+        found = _is_recoded(mine, theirs)
     except (HeaderCut, NotUnderstood, struct.error):
         return False
+    syntaxes = {mine.transfer_syntax_uid, theirs.transfer_syntax_uid}
+    return found if found is not None or (len(syntaxes) == 2 and syntaxes <= LOSSLESS) else False
 
 
-def _is_recoded(mine: Encoded, theirs: Encoded) -> bool:
+def _is_recoded(mine: Encoded, theirs: Encoded) -> bool | None:
     both = mine, theirs
     syntaxes = [found_syntax(one.read(0, 8), one.transfer_syntax_uid) for one in both]
     if not {DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN}.isdisjoint(syntaxes):
-        return False
+        return None
     starts = [0, 0]
     for _ in range(MAX_LONG_PIXELS + 1):
         for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
@@ -80,8 +98,9 @@ def _is_recoded(mine: Encoded, theirs: Encoded) -> bool:
             except HeaderCut:
                 if size == MAX_WINDOW_BYTES:
                     raise
-        if length in (_ENDED, _DIFFERENT):
-            return length == _ENDED
+        if length < 0:
+            is_same = length == _ENDED and cursors[0].of_encoder == cursors[1].of_encoder
+            return None if length == _ENCODED else is_same
         begins = [start + cursor.at for start, cursor in zip(starts, cursors, strict=True)]
         starts = [begin + length for begin in begins]
         if any(start > one.length for start, one in zip(starts, both, strict=True)):
@@ -101,6 +120,7 @@ class _Cursor:
         self.is_all = start + len(self.data) >= one.length
         self.encoding = encoding_of(syntax)
         self.is_implicit, self.vr = self.encoding.is_implicit, b""
+        self.of_encoder: list[tuple[int, bytes]] = []
         self.open: list[tuple[float, bool]] = []  # where sequences and items end, and whether it is implicit around
 
     def next(self) -> tuple[int, int]:
@@ -122,9 +142,12 @@ class _Cursor:
                 if not self.open or self.open[-1][0] != inf:
                     raise NotUnderstood("an end of nothing")
                 return self._close()
-            if tag & 0xFFFF and tag != TRAILING_PADDING:
+            if tag in OF_ENCODER and not self.open:
+                self.of_encoder.append((tag, self.value(length)))
+            elif tag & 0xFFFF and tag != TRAILING_PADDING:
                 return tag, length
-            self.value(length)
+            else:
+                self.value(length)
 
     def value(self, length: int) -> bytes:
         """Return the current value, and move behind it."""
@@ -150,24 +173,26 @@ class _Cursor:
 
 
 def _walk(mine: _Cursor, theirs: _Cursor) -> int:
-    """Compare element by element; return the length of pixels at which both are, `_ENDED` or `_DIFFERENT`."""
+    """Compare element by element; return the length of pixels at which both are, or one of the constants."""
     while True:
         (tag, length), (other, other_length) = mine.next(), theirs.next()
+        is_native = UNDEFINED_LENGTH not in (length, other_length) and mine.of_encoder == theirs.of_encoder
+        is_pixels = tag >> 16 == other >> 16 == PIXELS_GROUP and not mine.open
+        if is_pixels and not (is_native and tag == other):
+            return _ENCODED
         if tag != other:
             return _DIFFERENT
         if tag == _ENDED:
             return _ENDED
         if tag == _CLOSED:
             continue
-        if tag == PIXEL_DATA and UNDEFINED_LENGTH in (length, other_length):
-            return _DIFFERENT
         if mine.is_at_sequence(tag, length) or theirs.is_at_sequence(tag, other_length):
             mine.enter(length)
             theirs.enter(other_length)
             continue
         if length != other_length or (mine.vr != theirs.vr and not {mine.vr, theirs.vr} & {b"", b"UN"}):
             return _DIFFERENT
-        if tag >> 16 == PIXELS_GROUP and not mine.open and length > WINDOW_BYTES // 2:
+        if is_pixels and length > WINDOW_BYTES // 2:
             return length
         if mine.value(length) != theirs.value(length):
             return _DIFFERENT

@@ -48,8 +48,8 @@ def cut_pixels_of(path: Path) -> CutPixels | None:
         return cut_pixels(one.read, one.length, one.transfer_syntax_uid)
 
 
-def are_recoded(mine: Path, theirs: Path) -> bool:
-    """Return whether two DICOM files have the same data set: see `node.dicom.recoded`.
+def are_recoded(mine: Path, theirs: Path) -> bool | None:
+    """Return whether two DICOM files have the same data set, or None: see `node.dicom.recoded.is_recoded`.
 
     Raises OSError: a file is missing, or cannot be read.
     """

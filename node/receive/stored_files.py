@@ -109,17 +109,18 @@ def _cut_versions(
 
 def recoded_among(
     archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
-) -> dict[str, str]:
-    """Return the received versions that have the data set of another one in another encoding: its digest, by their key.
+) -> dict[str, tuple[str, bool]]:
+    """Return the received versions that have the data set of another one in another encoding, by their key.
 
-    The other one is the current version, or the first of `batch`. Versions with flaws are not compared.
+    With each comes the digest of the other one, which is the current version or the first of `batch`, and whether it is
+    certain: else, `node.lifecycle.comparisons` is to decode both. Versions with flaws are not compared.
     """
     found = {}
     for first, *others in _versions(archive, index, batch, flaws):
         for version in others:
             with suppress(OSError):  # not known now: a person decides
-                if are_recoded(first.path(), version.path()):
-                    found[version.key] = first.sha256
+                if (is_same := are_recoded(first.path(), version.path())) is not False:
+                    found[version.key] = first.sha256, bool(is_same)
     return found
 
 

@@ -124,7 +124,9 @@ def clauses_about(selector: Selector, fields: Collection[str]) -> Selector | Non
 
 
 class _Condition:
-    """A part of a selector, of which each kind says whether it holds."""
+    """A part of a selector, of which each kind says whether it holds. `text`: as it was written."""
+
+    text: str
 
     def holds(self, facts: Facts) -> bool:
         raise NotImplementedError
@@ -138,7 +140,7 @@ class _Condition:
 
     def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
         """Return the clauses that fail, with the values that make them fail; empty if the condition holds."""
-        raise NotImplementedError
+        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
 
     def instead(self, facts: Facts, unknown: Collection[str]) -> str:
         """Return the values that make the condition fail, or that the conversion decides."""
@@ -168,9 +170,6 @@ class _Comparison(_Condition):
 
     def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
         return self.field in unknown or self.holds(facts) is wanted
-
-    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
-        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +214,6 @@ class _Not(_Condition):
 
     def may_be(self, wanted: bool, facts: Facts, unknown: Collection[str]) -> bool:
         return self.part.may_be(not wanted, facts, unknown)
-
-    def failures(self, facts: Facts, unknown: Collection[str]) -> list[tuple[str, str]]:
-        return [] if self.holds(facts) else [(self.text, self.instead(facts, unknown))]
 
 
 @dataclass(frozen=True, slots=True)

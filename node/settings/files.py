@@ -50,7 +50,7 @@ class Sources:
     `file`: the one that was read, if any. `origins` maps a dotted key such as ``"dicom.port"`` to the path of a file,
     ``"defaults file"``, ``"environment"``, ``"flag"`` or the option of a command, such as ``"--port"``; all other keys
     have their defaults.
-    `digest`: of the files that were read. `reread`: returns the `Configuration` of the files as they are now,
+    `digest`: of the files that were read. `reread`: returns the settings of the files as they are now,
     with drafts in place of some; None: the settings were not read from anywhere. `restart`: keys whose values in the
     files take effect at the next start.
     """

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -45,27 +44,13 @@ DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 """Names a TOML file of other defaults, such as those of a container, below the configuration file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """The settings, which know the file that was read and the origins of their values (`Settings.loaded_from`)."""
-
-    settings: Settings
-
-    def values(self) -> Iterator[tuple[str, Any, str]]:
-        """Yield each key in dotted form, its value as JSON, and its origin."""
-        values = dict(leaves(self.settings.model_dump(mode="json")))
-        values["journal.acknowledge"] = self.settings.acknowledge  # its default depends on other keys
-        for key, value in values.items():
-            yield key, value, self.settings.loaded_from.origins.get(key, "default")
-
-
 def load(
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     options: Mapping[str, str] | None = None,
     drafts: Drafts | None = None,
-) -> Configuration:
-    """Return the configuration from other defaults, files, the environment and `flags`, in ascending precedence.
+) -> Settings:
+    """Return the settings from other defaults, files, the environment and `flags`, in ascending precedence.
 
     `file`: TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if
         it exists, else no file. Its drop-ins are read as well (`node.settings.files`).
@@ -105,7 +90,15 @@ def load(
         raise UsageError("\n".join(problems))
     again = partial(load, chosen or file, flags, options)
     settings.note_sources(Sources(chosen, origins, digest_of(files), again))
-    return Configuration(settings)
+    return settings
+
+
+def values_of(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield each key in dotted form, its value as JSON, and its origin."""
+    values = dict(leaves(settings.model_dump(mode="json")))
+    values["journal.acknowledge"] = settings.acknowledge  # its default depends on other keys
+    for key, value in values.items():
+        yield key, value, settings.loaded_from.origins.get(key, "default")
 
 
 def mistakes(error: ValidationError, section: str) -> UsageError:

@@ -188,11 +188,11 @@ class Volume:
     affine_lps: Float | None
     spacing_mm: tuple[float, float, float]
     geometry: Geometry
-    kind: VolumeKind
     stack: int
-    suffix: str
     modality: str
     sources: tuple[Source, ...]
+    kind: VolumeKind = VolumeKind.VOLUME
+    suffix: str = ""
     slope: float = 1.0
     intercept: float = 0.0
     least_step_mm: float | None = None

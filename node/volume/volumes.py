@@ -48,7 +48,7 @@ from node.volume.geometry import (
     usual_step,
 )
 from node.volume.intensities import Filled
-from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, VolumeKind
+from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume
 from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_varying, name_of, unlike
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -143,7 +143,6 @@ def volumes_of(
         affine_lps=None if placement is None else placement.affine_lps,
         spacing_mm=_flat_spacing(planes[0]) if placement is None else placement.spacing_mm,
         geometry=Geometry.NONE if placement is None else placement.geometry,
-        kind=VolumeKind.VOLUME,
         stack=stack,
         suffix=suffix,
         modality=str(attributes.get("Modality") or ds.get("Modality") or ""),

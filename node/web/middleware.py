@@ -56,7 +56,20 @@ log = structlog.get_logger()
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class AccessLog:
+class _Middleware:
+    """ASGI middleware around an application: what is no request over HTTP goes through as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._answer if scope["type"] == "http" else self._app)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class AccessLog(_Middleware):
     """ASGI middleware: one log line for each answered request, of refused ones a few a minute, and `/metrics`.
 
     The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain
@@ -64,13 +77,11 @@ class AccessLog:
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+        super().__init__(app)
+        self._metrics = metrics
         self._refusals = LinesOfAddresses()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = perf_counter(), 0
 
         async def send_noted(message: Message) -> None:
@@ -116,7 +127,7 @@ def template_of(scope: Scope) -> str:
     return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
 
 
-class Security:
+class Security(_Middleware):
     """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
 
     Foreign pages: a browser sends the site of the requesting page with each request (``Sec-Fetch-Site``, else
@@ -136,16 +147,13 @@ class Security:
     """
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
-        self._app = app
+        super().__init__(app)
         self._allowed = own_names(web)
         self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
         self._cors_origins = web.cors_origins
         self._is_below = bool(urlsplit(web.public_url).path)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_secure, path = scope["scheme"] == "https", scope["path"]
         if path.endswith("/") and all(route.matches(scope)[0] is Match.NONE for route in scope["app"].routes):
             scope["path"] = path.rstrip("/") or "/"
@@ -351,11 +359,8 @@ class AddressTurns:
         await response(scope, receive, send)
 
 
-class OfNobody:
+class OfNobody(_Middleware):
     """ASGI middleware: a request sees nothing of the index until its caller is known (`node.web.access`)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with within(NOBODY):
@@ -366,17 +371,13 @@ Shortcut = Callable[[Scope, Receive, Send], Awaitable[bool]]
 """Answers a request as its route would, or returns False."""
 
 
-class Shortcuts:
+class Shortcuts(_Middleware):
     """ASGI middleware: some requests are answered before they are routed, by what a route adds to `app.state`."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            for shortcut in scope["app"].state.shortcuts:
-                if await shortcut(scope, receive, send):
-                    return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for shortcut in scope["app"].state.shortcuts:
+            if await shortcut(scope, receive, send):
+                return
         await self._app(scope, receive, send)
 
 
@@ -417,7 +418,7 @@ MAXIMUM_UPLOAD_BYTES = 16_000_000_000
 """Largest body of a request that stores instances."""
 
 
-class BodyLimits:
+class BodyLimits(_Middleware):
     """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
 
     The limits are enforced while a body arrives, without buffering it. A compressed body (``Content-Encoding``) may
@@ -431,12 +432,10 @@ class BodyLimits:
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._app, self._upload_bytes, self._patience, self._clock = app, upload_bytes, patience_seconds, clock
+        super().__init__(app)
+        self._upload_bytes, self._patience, self._clock = upload_bytes, patience_seconds, clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(scope["path"])
         refusal = _refusal(Headers(scope=scope), limit.maximum_bytes)
         if refusal is None:
@@ -505,7 +504,7 @@ class _Watch:
         self.rest()
 
 
-class StillAllowed:
+class StillAllowed(_Middleware):
     """ASGI middleware: a long answer or upload ends as soon as its caller may no longer have it.
 
     Accounts and roles, tokens and sessions end while bodies are under way; what is sent afterwards would be too much.
@@ -513,13 +512,7 @@ class StillAllowed:
     ends the session still goes out: the time is counted from the first byte of it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = _Watch(scope)
 
         async def receive_checked() -> Message:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from node.counted import no_label
 from node.volume.derived import named_plane, placed, require_numbers
-from node.volume.model import Array, Display, Float, Geometry, Volume, VolumeKind
+from node.volume.model import Array, Display, Float, Geometry, Volume
 from node.volume.planes import PlaneName
 from node.volume.rendering import Picture, Shades, slices
 from node.writers.npz import arrays_of, write_arrays
@@ -225,7 +225,7 @@ def _volume(array: Array, affine_lps: Float, window: Window | None, modality: st
     spacing = np.linalg.norm(affine_lps[:3, :3], axis=0).tolist()
     windows = () if window is None else (window,)
     return Volume(
-        voxels, affine_lps, tuple(spacing), Geometry.REGULAR, VolumeKind.VOLUME, 0, "", modality, (),
+        voxels, affine_lps, tuple(spacing), Geometry.REGULAR, 0, modality, (),
         display=Display(windows, "LINEAR_EXACT"),
     )  # fmt: skip
 

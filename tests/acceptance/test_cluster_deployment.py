@@ -55,7 +55,7 @@ def settings_of(environment: dict[str, str], file: str, folder: Path, monkeypatc
         patch.setenv("VOXELNODE_CONFIG", str(path))
         for name, value in environment.items():
             patch.setenv(name, value)
-        return load(None, {}).settings
+        return load(None, {})
 
 
 def hosts_of_chart(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]:

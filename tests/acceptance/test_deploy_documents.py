@@ -52,7 +52,7 @@ def test_a_sender_with_a_certificate_is_answered_over_tls_and_one_without_is_not
 ) -> None:
     echoscu = needs("echoscu")
     monkeypatch.setenv("VOXELNODE_CONFIG", str(authority / "voxelnode.toml"))
-    assert load(None, {}).settings.dicom.port == 2762
+    assert load(None, {}).dicom.port == 2762
     command = next(
         line for block in blocks("TLS") for line in block.splitlines() if line.startswith("/usr/bin/echoscu")
     )

@@ -46,7 +46,7 @@ def test_a_kill_leaves_the_old_route_or_the_new_one(tmp_path: Path, point: str) 
         assert node.process.wait(60) == -9
     to = "old" if point in BEFORE else "new"
     assert pages_file(root).read_text() == text.replace("old", to)
-    assert load(config, {"storage.root": root}).settings.routes["night"].to == (to,)
+    assert load(config, {"storage.root": root}).routes["night"].to == (to,)
     with Served(root, **settings) as node:
         listed = json.loads(run("routes", "list", "--json", *where, environment=settings, check=True).stdout)
         assert [row["destination"] for row in listed if row["route"] == "night"] == [to]

@@ -189,7 +189,7 @@ def test_two_administrators_do_not_overwrite_each_other(tmp_path: Path) -> None:
         put(store, "hooks.y", WEBHOOK)
         with pytest.raises(UsageError, match=r"\[hooks.file\] is set by .*voxelnode.toml"):
             put(store, "hooks.file", WEBHOOK)
-    settings = load(tmp_path / "voxelnode.toml").settings
+    settings = load(tmp_path / "voxelnode.toml")
     assert sorted(settings.hooks) == ["file", "x", "y"]
 
 
@@ -276,7 +276,7 @@ def test_a_name_that_leads_to_this_machine_is_sent_nothing_until_the_hook_is_in_
         assert receiver.received == []
         pages_file(here.root).rename(pages_file(here.root).with_name("50-ours.toml"))
         here.stop()
-        here = Started(load(tmp_path / "voxelnode.toml").settings)
+        here = Started(load(tmp_path / "voxelnode.toml"))
         here.act("retry-deliveries", lanes=LANES)
         receiver.wait_for(2)
     finally:

@@ -42,7 +42,7 @@ def settings_of(root: Path, pacs: Pacs | None = None, **tables: Any) -> Settings
     }
     file = root.parent / "voxelnode.toml"
     file.write_text(tomlkit.dumps({**values, **tables}))
-    return load(file).settings
+    return load(file)
 
 
 def drop_in(root: Path) -> dict[str, Any]:

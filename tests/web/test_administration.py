@@ -163,7 +163,7 @@ def test_the_configuration_says_where_each_value_comes_from(
     file.write_text('[dicom]\nae_title = "FROMFILE"\n')
     monkeypatch.setenv("VOXELNODE_WEB__SESSION_HOURS", "5")
     loaded, site = load(file), start_site()
-    site.services.settings.note_sources(loaded.settings.loaded_from)
+    site.services.settings.note_sources(loaded.loaded_from)
     client = site.client()
     page = client.get("/administration/configuration", params={"chosen": "true"}).text
     shown = dict(re.findall(r"<code>([\w.]+)</code></th>.*?<td>(?:<[^>]+>)?([^<]+)", page))

@@ -153,7 +153,7 @@ def written(files: Path | None, root: Path, tables: Mapping[str, Any]) -> Settin
             values["dicom"][f"tls_{key}"] = str(files / name)
         values["deidentify"] = {"trial": {"key": str(files / "trial.key")}}
     (root.parent / "voxelnode.toml").write_text(tomlkit.dumps(values))
-    return load(root.parent / "voxelnode.toml").settings
+    return load(root.parent / "voxelnode.toml")
 
 
 def is_right(section: str, table: Mapping[str, Any], files: Path, root: Path, key: str = "") -> bool:

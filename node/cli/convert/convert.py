@@ -241,7 +241,7 @@ def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], t
         values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
         with suppress(ValidationError):  # `load` explains it
             return Convert(**values), set(values), installed()
-    settings = configured.read(given).settings
+    settings = configured.read(given)
     section: Convert = settings.convert
     keys = {key.removeprefix("convert.") for key in settings.loaded_from.keys_of("convert")}
     return section, keys, enabled(settings)

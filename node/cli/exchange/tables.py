@@ -201,7 +201,7 @@ def set_peer(name: PeerName, keys: Keys = None, unset: Unset = None, drop: Drop 
     Keys that are not given stay; a new peer without may may do everything. A running node follows at once.
     """
     done = set_table(root, f"peers.{name}", keys, unset, drop)
-    now = root.read().settings
+    now = root.read()
     everything = "" if f"peers.{name}.may" in now.loaded_from.origins else " (everything, for `may` is not set)"
     return in_force(done, f"{name} may {', '.join(now.peers[name].may) or 'nothing'}{everything}")
 

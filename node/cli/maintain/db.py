@@ -95,7 +95,7 @@ def copy(
     no node opens the old one again.
     """
     settings = root.settings
-    url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).settings.index.url
+    url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).index.url
 
     from node.index.engine.place import exists, left_by_others, place_of
     from node.registry import COPY_INDEX, resolve

@@ -40,8 +40,9 @@ def show(root: Root) -> Listing:
 
     The origin is the path of a file, environment, flag or default.
     """
-    file, values = root.settings.loaded_from.file, list(root.configuration.values())
+    from node.settings.load import values_of
 
+    file, values = root.settings.loaded_from.file, list(values_of(root.settings))
     rows = [
         {"section": key.rpartition(".")[0], "key": key.rpartition(".")[2], "value": _toml(value), "origin": origin}
         for key, value, origin in values

@@ -77,7 +77,7 @@ def serve(
             "--web-port": ("web.port", web_port),
             "--roles": ("cluster.roles", roles.split(",") if roles is not None else None),
         }
-    ).settings
+    )
 
     load_for_rows()  # children decode
     from node import logs

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from node import logs
 from node.errors import UsageError
 from node.extensions.administration.own import Label, Password, hashed, is_of_provider, listed
-from node.settings.load import Configuration
+from node.settings.load import values_of
 from node.web.access import ADMINS, Call, CurrentCall
 from node.web.credentials import require_name
 from node.web.pages.rendering import SEE_OTHER, page
@@ -111,8 +111,8 @@ def remove_factor(call: CurrentCall, name: Name) -> Response:
 @router.get("/administration/configuration")
 def configuration(call: CurrentCall, chosen: bool = False) -> Response:
     """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""
-    known = Configuration(call.node.settings)
-    rows = [(key, value, origin) for key, value, origin in known.values() if not chosen or origin != "default"]
+    known = values_of(call.node.settings)
+    rows = [(key, value, origin) for key, value, origin in known if not chosen or origin != "default"]
     sources = call.node.settings.loaded_from
     return page(call, "configuration.html", part="configuration", rows=rows, sources=sources, chosen=chosen)
 

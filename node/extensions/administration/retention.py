@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.lifecycle.expired import SPARED, due_now
-from node.settings.load import Configuration
+from node.settings.load import values_of
 from node.settings.tables import keys_of
 from node.web.access import ADMINS, CurrentCall
 from node.web.audit_trail import of_study
@@ -33,7 +33,7 @@ def retention(call: CurrentCall) -> Response:
         state = index.retention
     known = [study for _, study in shown if study is not None]
     call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
-    given = [row for row in Configuration(settings).values() if row[0].startswith("retention.")]
+    given = [row for row in values_of(settings) if row[0].startswith("retention.")]
     values: dict[str, Any] = {
         "rules": rules,
         "given": given,

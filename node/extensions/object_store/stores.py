@@ -28,7 +28,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from node.archive.base import ArchivedFile, StoreAway, is_of_revision
 from node.archive.space import reason_of
-from node.durable import NO_LINKS, make_folder, sync_file, sync_folder
+from node.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
 from node.errors import UsageError
 from node.failpoints import reached
 
@@ -134,7 +134,7 @@ class ObjectStore(Protocol):
         piece = next(content, None)
         with open(into, "xb", buffering=0, opener=_opened_privately) as output:  # made once there is an object
             while piece is not None:
-                _write_all(output.fileno(), piece)
+                write_all(output.fileno(), piece)
                 piece = next(content, None)
 
     def digest(self, key: str, offset: int) -> tuple[int, str]:
@@ -540,8 +540,3 @@ def word_of(error: Exception) -> tuple[str, int]:
 
 def _opened_privately(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _write_all(file: int, content: memoryview) -> None:
-    while content:
-        content = content[os.write(file, content) :]

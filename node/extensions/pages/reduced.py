@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from isal import igzip, isal_zlib
 from nibabel import nifti1, nifti2
 
-from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
+from node.volume.model import Array, Float, Geometry, Volume
 from node.volume.rendering import nearest_axes
 from node.writers.base import COMPRESSION_LEVEL
 from node.writers.bodymask import BODY_HU, body_mask, masked
@@ -236,7 +236,6 @@ def _body(voxels: Array, head: Any) -> Array:
         affine_lps=None,
         spacing_mm=(columns, rows, slices),
         geometry=Geometry.REGULAR,
-        kind=VolumeKind.VOLUME,
         stack=0,
         suffix="",
         modality="CT",

@@ -20,16 +20,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from node.index.engine.sql import NO_ID_TWICE, partial_index
-from node.index.models.levels import SPOOL, Base, Utc
+from node.index.models.levels import SPOOL, Numbered, Utc
 
 
-class RevisionFileRow(Base):
+class RevisionFileRow(Numbered):
     """A file of a revision, if there is an object store: a volume, a picture, or what lies beside them."""
 
     __tablename__ = "revision_files"
     __table_args__ = (partial_index("ix_revision_files_spooled", "key", f"place = '{SPOOL}'"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
     key: Mapped[str] = mapped_column(String(400), unique=True)  # path relative to the root
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -38,7 +37,7 @@ class RevisionFileRow(Base):
     spool_host: Mapped[str | None] = mapped_column(String(63))  # whose disk alone has it; see ImageRow
 
 
-class ConversionRow(Base):
+class ConversionRow(Numbered):
     """A conversion of an exact set of instances: one revision of a series."""
 
     __tablename__ = "conversions"
@@ -47,7 +46,6 @@ class ConversionRow(Base):
         partial_index("ix_conversions_owed", "id", "owes_sidecars > 0"),
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
     revision: Mapped[int] = mapped_column(Integer)
     superseded: Mapped[bool] = mapped_column(default=False)
@@ -64,13 +62,12 @@ class ConversionRow(Base):
     owes_sidecars: Mapped[int] = mapped_column(Integer, default=0)
 
 
-class VolumeRow(Base):
+class VolumeRow(Numbered):
     """A file of a conversion: a volume in one format, or a picture of it."""
 
     __tablename__ = "volumes"
     __table_args__ = (UniqueConstraint("conversion_id", "path"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
     stack: Mapped[int] = mapped_column(Integer)
     suffix: Mapped[str] = mapped_column(String(64))
@@ -100,13 +97,12 @@ class VolumeRow(Base):
     convolution_kernel: Mapped[str | None] = mapped_column(String(64))
 
 
-class VolumeSourceRow(Base):
+class VolumeSourceRow(Numbered):
     """An instance used in a stack of a conversion, with its digest."""
 
     __tablename__ = "volume_sources"
     __table_args__ = (Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"))
     stack: Mapped[int] = mapped_column(Integer)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
@@ -114,12 +110,11 @@ class VolumeSourceRow(Base):
     frames: Mapped[int] = mapped_column(Integer)
 
 
-class ExclusionRow(Base):
+class ExclusionRow(Numbered):
     """An instance, or some of its frames, that a conversion left out of every volume, with the reason."""
 
     __tablename__ = "exclusions"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     frames: Mapped[int] = mapped_column(Integer)
@@ -127,13 +122,12 @@ class ExclusionRow(Base):
     detail: Mapped[str] = mapped_column(Text)
 
 
-class FailureRow(Base):
+class FailureRow(Numbered):
     """The reason why a series, or one stack of it, has no volume in a `revision`."""
 
     __tablename__ = "failures"
     __table_args__ = (partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     revision: Mapped[int] = mapped_column(Integer)
     stack: Mapped[int | None] = mapped_column(Integer)
@@ -142,12 +136,11 @@ class FailureRow(Base):
     failed_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class SeriesReferenceRow(Base):
+class SeriesReferenceRow(Numbered):
     """A series to which a series refers; its last conversion used the other one in this `revision`."""
 
     __tablename__ = "series_references"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     study_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the reference does not name it
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
@@ -161,13 +154,12 @@ REPLACED = "instance-replaced"
 """Kind of the conflict of a version that was current, of the series that it was in."""
 
 
-class ConflictRow(Base):
+class ConflictRow(Numbered):
     """An identity conflict: one UID or Patient ID, different content; recorded until a person or a policy decides."""
 
     __tablename__ = "conflicts"
     __table_args__ = (NO_ID_TWICE,)  # people name conflicts by it
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))
@@ -181,19 +173,18 @@ class ConflictRow(Base):
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
     decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    decided_by: Mapped[str | None] = mapped_column(String(64))
+    decided_by: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
 HAS_FILE = ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None), ConflictRow.damage.is_(None)
 """Conditions of conflicts that have the file of a version, whole as far as anybody knows."""
 
 
-class RejectionRow(Base):
+class RejectionRow(Numbered):
     """A refusal, with what a person can do about it; equal refusals within a minute share a row."""
 
     __tablename__ = "rejections"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     what: Mapped[str] = mapped_column(String(16))  # RefusedLevel
     rule: Mapped[str] = mapped_column(String(64), index=True)
     peer: Mapped[str] = mapped_column(String(64))
@@ -207,12 +198,11 @@ class RejectionRow(Base):
     last_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
 
 
-class EventRow(Base):
+class EventRow(Numbered):
     """An event of a series or a study, in the order of commits; shown to people and delivered to hooks."""
 
     __tablename__ = "events"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(32), index=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -226,13 +216,12 @@ class EventRow(Base):
     ending: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
 
-class LostInstanceRow(Base):
+class LostInstanceRow(Numbered):
     """An instance that was acknowledged and is not here; see `node.index.nouns.lost`."""
 
     __tablename__ = "lost_instances"
     __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64))
     study_instance_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
@@ -244,7 +233,7 @@ class LostInstanceRow(Base):
     noticed_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class TombstoneRow(Base):
+class TombstoneRow(Numbered):
     """A deletion: committed before any file is removed; `finished_at` is set when every file of `paths` is gone.
 
     It is in the trash while it has `content`, which says what people know it by; `trash_until` stays.
@@ -252,7 +241,6 @@ class TombstoneRow(Base):
 
     __tablename__ = "tombstones"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     level: Mapped[str] = mapped_column(String(16))  # study, series, instance
     uid: Mapped[str] = mapped_column(String(64), index=True)
     reason: Mapped[str] = mapped_column(String(64))
@@ -264,12 +252,11 @@ class TombstoneRow(Base):
     content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
-class TrashRow(Base):
+class TrashRow(Numbered):
     """A row of a deletion that can come back, with the file that it names; see `node.index.nouns.trash`."""
 
     __tablename__ = "trash"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     deletion: Mapped[int] = mapped_column(ForeignKey("tombstones.id"), index=True)
     kind: Mapped[str] = mapped_column(String(64))  # the table that the row was in
     key: Mapped[str | None] = mapped_column(String(400), index=True)  # of the file or folder; of a series, its UID
@@ -279,13 +266,12 @@ class TrashRow(Base):
     content: Mapped[dict[str, Any]] = mapped_column(JSON)  # the row as it was
 
 
-class PerformedStepRow(Base):
+class PerformedStepRow(Numbered):
     """A Modality Performed Procedure Step that a modality created (PS3.4 F.7)."""
 
     __tablename__ = "performed_steps"
     __table_args__ = (CheckConstraint("state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')", name="state"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     state: Mapped[str] = mapped_column(String(16))  # Performed Procedure Step Status (0040,0252)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -303,12 +289,11 @@ class PerformedStepRow(Base):
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class PerformedSeriesRow(Base):
+class PerformedSeriesRow(Numbered):
     """A series that an ended performed procedure step lists, with the UIDs of its instances."""
 
     __tablename__ = "performed_series"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
     performed_step_id: Mapped[int] = mapped_column(ForeignKey("performed_steps.id", ondelete="CASCADE"), index=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, func, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
-from node.index.engine.writer import IndexRepository, on_writer, reads
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import SET_ASIDE, ConflictRow
+from node.index.nouns.events import EventUids, record_event
+from node.index.nouns.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
 from node.index.nouns.verdicts import judge_holding
 from node.index.nouns.views import ConflictViews
 
@@ -39,6 +41,32 @@ class ConflictRepository(IndexRepository):
         decided = update(ConflictRow).where(listed_in(ConflictRow.id, ids))
         decided = decided.values(decision=decision, decided_at=now, decided_by=who)
         judge_holding(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
+
+    def is_noted(self) -> bool:
+        """Return whether a commit since the last call may have added to what is `not_compared`."""
+        return self._writer.take_note(NOT_COMPARED)
+
+    @on_reader
+    def not_compared(self, connection: Connection) -> Sequence[Any]:
+        """Return conflict, UID and key of the versions that this host is to compare with the current ones."""
+        query = select(ConflictRow.id, ConflictRow.sop_instance_uid, ConflictRow.key).order_by(ConflictRow.id)
+        of_host = ConflictRow.host.is_not_distinct_from(self._sharing.holder)
+        return connection.execute(query.where(ConflictRow.decided_by == NOT_COMPARED, of_host)).all()
+
+    @on_writer
+    def compared(self, connection: Connection, conflict: int, now: dt.datetime, *, is_same: bool) -> None:
+        """Record whether a version has the data set of the current one; if not, a person decides, or has done so."""
+        found = update(ConflictRow).where(ConflictRow.id == conflict, ConflictRow.decided_by == NOT_COMPARED)
+        if is_same:
+            connection.execute(found.values(decided_by=RECODED))
+            return
+        detail = func.replace(ConflictRow.detail, IN_ANOTHER_ENCODING, "with other bytes")
+        opened = found.values(decision=None, decided_at=None, decided_by=None, detail=detail).returning(
+            ConflictRow.detail, *(getattr(ConflictRow, name) for name in EventUids.__annotations__)
+        )
+        for row in connection.execute(opened).mappings().all():
+            record_event(connection, "instance-conflict", now, **row)
+            judge_holding(connection, [row["sop_instance_uid"]], now)
 
 
 class ReadConflicts(PagedRepository, ConflictViews):

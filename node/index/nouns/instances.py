@@ -78,7 +78,7 @@ class InstanceRepository(IndexRepository):
         applied: AppliedPosition | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
         ends: Sequence[AssociationEnd] = (),
-        recoded: Mapping[str, str] = MappingProxyType({}),
+        recoded: Mapping[str, tuple[str, bool]] = MappingProxyType({}),
     ) -> list[Indexed]:
         """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, true
 from sqlalchemy.orm import join
 
 from node.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
@@ -27,7 +27,7 @@ from node.errors import UsageError
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.rows import PagedRepository
+from node.index.engine.rows import PagedRepository, columns_of
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
@@ -181,12 +181,12 @@ class LostRepository(IndexRepository):
         """Return what a ledger has of the versions in these files: current ones, and those that were set aside."""
         stored = connection.execute(_STORED.where(looked_up_in(ImageRow.key, keys))).all()
         aside = connection.execute(_ASIDE.where(looked_up_in(ConflictRow.key, keys))).all()
-        return [_acknowledged(row) for row in (*aside, *stored)]
+        return [*map(aside_entry, aside), *map(_acknowledged, stored)]
 
     @on_reader
     def aside(self, connection: Connection) -> list[Acknowledged]:
         """Return what a ledger has of the versions that were received and set aside, because another one counts."""
-        return [_acknowledged(row) for row in connection.execute(_ASIDE)]
+        return [aside_entry(row) for row in connection.execute(_ASIDE)]
 
     @on_reader
     def replaced(self, connection: Connection, sop_instance_uids: Collection[str]) -> dict[str, list[str]]:
@@ -265,32 +265,15 @@ def _gaps(connection: Connection) -> list[dict[str, str]]:
     return list(json.loads(about(connection, GAPS) or "[]"))
 
 
-_STORED = select(
-    ImageRow.id,
-    ImageRow.sop_instance_uid,
-    StudyRow.study_instance_uid,
-    SeriesRow.series_instance_uid,
-    ImageRow.sha256,
-    ImageRow.source,
-    func.coalesce(ImageRow.calling_ae_title, "").label("calling_ae_title"),
-    func.coalesce(ImageRow.peer, "").label("peer"),
-    ImageRow.received_at,
-).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+_STORED = select(ImageRow.id, *columns_of(Acknowledged, ImageRow, StudyRow, SeriesRow)).select_from(
+    join(ImageRow, SeriesRow).join(StudyRow)
+)
 
-_ASIDE = select(
-    ConflictRow.sop_instance_uid,
-    ConflictRow.study_instance_uid,
-    ConflictRow.series_instance_uid,
-    ConflictRow.sha256,
-    literal("").label("source"),
-    func.coalesce(ConflictRow.calling_ae_title, "").label("calling_ae_title"),
-    literal("").label("peer"),
-    ConflictRow.found_at.label("received_at"),
-).where(ConflictRow.kind.in_(SET_ASIDE), *HAS_FILE)
+_ASIDE = select(ConflictRow).where(ConflictRow.kind.in_(SET_ASIDE), *HAS_FILE)
 
 
 def _acknowledged(row: Any) -> Acknowledged:
-    fields = {name: getattr(row, name) for name in Acknowledged._fields}
+    fields = {name: getattr(row, name) or "" for name in Acknowledged._fields}  # what came from a file has no sender
     return Acknowledged(**fields | {"received_at": row.received_at.isoformat()})
 
 

@@ -15,6 +15,7 @@ from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
+from node.index.engine.writer import note
 from node.index.models.history import HAS_FILE, ConflictRow
 from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
@@ -41,8 +42,13 @@ from node.index.work.outbox import owe_images
 DIGEST_CORRECTED = "digest-corrected"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
 
+IN_ANOTHER_ENCODING = "in another encoding"
+RECODED = f"the same data set {IN_ANOTHER_ENCODING}"
+NOT_COMPARED = f"{RECODED}, if its pixels are"
+"""Who has decided about a version that has the data set of the current one, or has it if both decode to the same."""
+
 _NO_FLAWS: Mapping[str, Flaw] = {}
-_NOTHING_RECODED: Mapping[str, str] = {}
+_NOTHING_RECODED: Mapping[str, tuple[str, bool]] = {}
 
 
 class NotCompared(VoxelnodeError):
@@ -81,7 +87,7 @@ def add_instances(
     *,
     host: str = "",
     are_acknowledged: bool = True,
-    recoded: Mapping[str, str] = _NOTHING_RECODED,
+    recoded: Mapping[str, tuple[str, bool]] = _NOTHING_RECODED,
 ) -> list[Indexed]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
@@ -93,7 +99,8 @@ def add_instances(
     `holder`: the host that alone has the files; see `node.index.engine.sharing`.
     `host`: the host that has received them, if several share the index.
     `are_acknowledged`: they come from the journal: one that becomes current stands for the lost versions of its UID.
-    `recoded`: by the key of a received file, the digest of the version that has the same data set in another encoding.
+    `recoded`: by the key of a received file, the digest of the version that has its data set in another encoding, and
+        whether that is certain without decoding.
 
     The answers are in the order of `batch`.
 
@@ -136,7 +143,7 @@ class _Batch:
         holder: str | None,
         host: str,
         are_acknowledged: bool,
-        recoded: Mapping[str, str],
+        recoded: Mapping[str, tuple[str, bool]],
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
         self._host, self._are_acknowledged = host, are_acknowledged
@@ -298,15 +305,18 @@ class _Batch:
             return Indexed(Outcome.KNOWN_VERSION, remove=file.key, repeats=aside)
         where = self._elsewhere(received, first)
         how = "without all its pixels" if self._flaws.get(file.key) is Flaw.CUT else "with other bytes"
-        is_recoded = first.is_of_series and self._recoded.get(file.key) == first.sha256
-        how = "in another encoding" if is_recoded else how
+        of_digest, is_certain = self._recoded.get(file.key, ("", False))
+        is_recoded = first.is_of_series and of_digest == first.sha256
+        how = IN_ANOTHER_ENCODING if is_recoded else how
         lacks_pixels = self._flaws.get(file.key) is Flaw.CUT and self._flaws.get(first.key) is not Flaw.CUT
         is_worse = first.is_of_series and lacks_pixels
         detail = f"the instance came again {how}{where}; the first is current"
         stays = received.overwrite_policy == "keep_both"
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
-        decided_by = "the same data set in another encoding" if is_recoded else None
+        decided_by = (RECODED if is_certain else NOT_COMPARED) if is_recoded else None
         decided_by = "the received one lacks pixels" if is_worse else decided_by
+        if decided_by == NOT_COMPARED:
+            note(self._connection, NOT_COMPARED)
         self._record_conflict(kind, received, detail, key, file.sha256, decided_by, decision="kept")
         record_received_event(self._connection, "instance-conflict", received, detail)
         if decided_by is None and (series := find_series(self._connection, received)) is not None:

@@ -319,18 +319,18 @@ def _slices_of(time: _Time, whole: Sequence[_Time]) -> list[int] | None:
 
 def _moves(time: _Time, first: _Time) -> bool:
     """Return whether the planes of two times are farther apart than planes that share a position."""
-    tolerance = min(JITTER_TOLERANCE_MM, DRIFT_TOLERANCE_PIXELS * min(first.frames[0].pixel_spacing or (1.0, 1.0)))
-    return bool(
-        np.linalg.norm(time.positions - first.positions, axis=1).max() > tolerance * ROUNDING
-        or np.abs(time.axes - first.axes).max() > ORIENTATION_TOLERANCE
-    )
+    least_mm = min(first.frames[0].pixel_spacing or (1.0, 1.0))
+    return _are_apart(time, first, min(JITTER_TOLERANCE_MM, DRIFT_TOLERANCE_PIXELS * least_mm))
 
 
 def _differ(time: _Time, first: _Time) -> bool:
     """Return whether the planes of two times are so far apart that they need not share a position."""
-    tolerance = position_tolerance(first.frames[0].pixel_spacing or (1.0, 1.0))
+    return _are_apart(time, first, position_tolerance(first.frames[0].pixel_spacing or (1.0, 1.0)))
+
+
+def _are_apart(time: _Time, first: _Time, tolerance_mm: float) -> bool:
     return bool(
-        np.linalg.norm(time.positions - first.positions, axis=1).max() > tolerance * ROUNDING
+        np.linalg.norm(time.positions - first.positions, axis=1).max() > tolerance_mm * ROUNDING
         or np.abs(time.axes - first.axes).max() > ORIENTATION_TOLERANCE
     )
 

@@ -11,7 +11,7 @@ from node.dicom.values import number, numbers, text
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe
 from node.volume.geometry import Placement, place_planes, stack_axes
-from node.volume.model import Float, Geometry, Source, Volume, VolumeKind
+from node.volume.model import Float, Geometry, Source, Volume
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
 from node.volume.resample import with_upright
@@ -52,9 +52,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
         affine_lps=placed.affine_lps,
         spacing_mm=placed.spacing_mm,
         geometry=placed.geometry,
-        kind=VolumeKind.VOLUME,
         stack=stack,
-        suffix="",
         modality=text(ds, "Modality"),
         sources=tuple(Source(uid, int(frame) + 1, plane, 0) for plane, frame in enumerate(order)),
         slope=scaling,

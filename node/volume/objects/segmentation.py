@@ -15,7 +15,7 @@ from node.dicom.values import held_elements, items, number, numbers, text, whole
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.geometry import Placement, is_shifted, missing_slices, place_planes, position_tolerance, stack_axes
-from node.volume.model import Array, Float, Geometry, Source, Volume, VolumeKind
+from node.volume.model import Array, Float, Geometry, Source, Volume
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.reasons import Reason
 
@@ -151,7 +151,6 @@ def _volume(
         affine_lps=grid.affine_lps,
         spacing_mm=grid.spacing_mm,
         geometry=grid.geometry,
-        kind=VolumeKind.VOLUME,
         stack=stack,
         suffix=suffix,
         modality=text(ds, "Modality"),

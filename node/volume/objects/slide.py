@@ -11,7 +11,7 @@ from node.dicom.values import items, number, numbers, text, texts, whole
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
-from node.volume.model import Geometry, Source, Volume, VolumeKind
+from node.volume.model import Geometry, Source, Volume
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import pixel_spacing
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
@@ -58,9 +58,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
             affine_lps=None,
             spacing_mm=(columns_mm, rows_mm, 1.0),
             geometry=Geometry.NONE,
-            kind=VolumeKind.VOLUME,
             stack=stack,
-            suffix="",
             modality=text(ds, "Modality"),
             sources=tuple(Source(uid, index + 1, 0, 0) for index in range(reader.frames)),
             display=display_of(ds, 1),

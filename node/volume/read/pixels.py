@@ -63,6 +63,7 @@ class FrameReader:
     `modality_lut`: a Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
     `lossy`: the pixels went through a lossy codec, now or before they were received.
     `widths`: what the frames that were read say of their width and sign.
+    `stored`: returns the samples of a frame, without palette and lookup table; those of a colour have `photometric`.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class FrameReader:
             self.dtype = np.dtype(np.uint8)
         else:
             self.dtype = layout.stored_dtype if table is None else table.entries.dtype
-        self._stored = stored
+        self.stored = stored
         self._table = table
         self._colours = colours
+        self.photometric = layout.photometric if colours is None else colours.photometric
         self._grey_bits = layout.bits_stored if table is None and colours is None and layout.real is None else 0
         self.widths = widths
 
@@ -95,7 +97,7 @@ class FrameReader:
 
         Raises ConversionRefused ``undecodable``: the codec failed.
         """
-        stored = self._stored(index)
+        stored = self.stored(index)
         if self._table is not None:
             return self._table(stored)
         if self._colours is None:

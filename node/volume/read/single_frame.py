@@ -10,7 +10,7 @@ from pydicom import Dataset
 from node.dicom.values import items, whole
 from node.volume.display import display_of
 from node.volume.elements import item, text
-from node.volume.model import Array, Geometry, Volume, VolumeKind
+from node.volume.model import Array, Geometry, Volume
 from node.volume.read.pixels import FrameReader, decompressed_frames
 from node.volume.read.planes import pixel_spacing, rescale
 from node.volume.rendering import Picture, Shades
@@ -66,9 +66,7 @@ def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Arra
         affine_lps=None,
         spacing_mm=(rows_mm, columns_mm, 1.0),
         geometry=Geometry.NONE,
-        kind=VolumeKind.VOLUME,
         stack=0,
-        suffix="",
         modality=text(ds, "Modality") or "",
         sources=(),
         slope=slope,

@@ -9,7 +9,7 @@ import pytest
 
 from node.errors import UsageError
 from node.settings.files import pages_file, with_table
-from node.settings.load import Configuration, load
+from node.settings.load import load, values_of
 
 WHOLE = """\
 # the hospital
@@ -42,8 +42,8 @@ def test_drop_ins_beside_the_file_and_in_the_root_add_tables_and_each_value_name
     )
     Path("conf.d/notes.txt").write_text("no TOML")
     Path("conf.d/.hidden.toml").write_text("no TOML")
-    configuration = load()
-    origins = {key: origin for key, _, origin in configuration.values() if origin != "default"}
+    settings = load()
+    origins = {key: origin for key, _, origin in values_of(settings) if origin != "default"}
     root = Path("root").absolute()
     assert origins == {
         "storage.root": "voxelnode.toml",
@@ -52,21 +52,21 @@ def test_drop_ins_beside_the_file_and_in_the_root_add_tables_and_each_value_name
         "peers.B.ae_title": f"{root}/conf.d/15.toml",
         "peers.A.ae_title": f"{root}/conf.d/20.toml",
     }
-    assert list(configuration.settings.peers) == ["B", "A"]
-    sources = configuration.settings.loaded_from
+    assert list(settings.peers) == ["B", "A"]
+    sources = settings.loaded_from
     assert sources.file_of("peers.A") == root / "conf.d/20.toml"
     assert not sources.is_of_pages("peers.A")
 
 
 def test_drop_ins_beside_a_file_in_the_root_are_read_once() -> None:
     written(root__voxelnode='[storage]\nroot = "root"\n', root__conf_d__90='[peers.A]\nae_title = "A"\n')
-    settings = load(Path("root/voxelnode.toml")).settings
+    settings = load(Path("root/voxelnode.toml"))
     assert list(settings.peers) == ["A"]
     draft = b'[peers.B]\nae_title = "B"\n'
     reread = settings.loaded_from.reread
     assert reread is not None
-    assert list(reread({Path("root/conf.d/90.toml").resolve(): draft}).settings.peers) == ["B"]
-    assert list(reread({Path("root/conf.d/91.toml").resolve(): draft}).settings.peers) == ["A", "B"]
+    assert list(reread({Path("root/conf.d/90.toml").resolve(): draft}).peers) == ["B"]
+    assert list(reread({Path("root/conf.d/91.toml").resolve(): draft}).peers) == ["A", "B"]
 
 
 def test_a_table_in_two_files_names_both() -> None:
@@ -104,9 +104,9 @@ HOOK = '[hooks.x]\nkind = "webhook"\non = ["instance-stored"]\nurl = "https://ex
 
 def test_a_secret_is_in_no_answer() -> None:
     written(voxelnode=HOOK.format("whsec_hidden"))
-    settings = load().settings
+    settings = load()
     assert settings.hooks["x"].secret == "whsec_hidden"
-    shown = settings.model_dump_json() + repr(settings) + str(list(Configuration(settings).values()))
+    shown = settings.model_dump_json() + repr(settings) + str(list(values_of(settings)))
     assert "hidden" not in shown
 
 
@@ -146,4 +146,4 @@ def test_the_file_of_the_pages_is_in_the_root() -> None:
     pages_file(Path("root")).write_text(
         '[hooks.x]\nkind = "webhook"\non = ["instance-stored"]\nurl = "https://example.org/"\n'
     )
-    assert load(flags={"storage.root": "root"}).settings.loaded_from.is_of_pages("hooks.x")
+    assert load(flags={"storage.root": "root"}).loaded_from.is_of_pages("hooks.x")

@@ -9,7 +9,7 @@ from node.extensions.channels.settings import WebhookSettings
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.registry import KIND_TABLES
 from node.settings.example import example_toml, keys, kinds, sections
-from node.settings.load import Configuration, load
+from node.settings.load import load, values_of
 from node.settings.model import Settings
 from tests.field_tables import DOCS, with_table
 
@@ -29,9 +29,9 @@ def problems(file: Path | None = None, **flags: object) -> list[str]:
 
 
 def test_without_file_environment_and_flags_everything_is_default() -> None:
-    configuration = load()
-    assert configuration == Configuration(Settings())
-    assert {origin for _, _, origin in configuration.values()} == {"default"}
+    settings = load()
+    assert settings == Settings()
+    assert {origin for _, _, origin in values_of(settings)} == {"default"}
 
 
 def test_the_documented_defaults_hold() -> None:
@@ -44,8 +44,8 @@ def test_the_documented_defaults_hold() -> None:
 
 def test_the_node_listens_on_every_address_only_when_peers_are_configured_or_it_is_asked() -> None:
     written('[peers.CT1]\nae_title = "CT1"\n')
-    assert load().settings.bind_host == "0.0.0.0"
-    assert load(flags={"dicom.host": "127.0.0.1"}).settings.bind_host == "127.0.0.1"
+    assert load().bind_host == "0.0.0.0"
+    assert load(flags={"dicom.host": "127.0.0.1"}).bind_host == "127.0.0.1"
 
 
 def test_an_empty_text_is_no_folder_and_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +64,10 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: py
     written('[dicom]\nport = 1\nae_title = "FILE"\nidle_seconds = 7\n')
     monkeypatch.setenv("VOXELNODE_DICOM__PORT", "2")
     monkeypatch.setenv("VOXELNODE_DICOM__AE_TITLE", "ENVIRONMENT")
-    configuration = load(flags={"dicom.port": 3, "dicom.host": None})
-    dicom = configuration.settings.dicom
+    settings = load(flags={"dicom.port": 3, "dicom.host": None})
+    dicom = settings.dicom
     assert (dicom.port, dicom.ae_title, dicom.idle_seconds) == (3, "ENVIRONMENT", 7)
-    origins = {key: origin for key, _, origin in configuration.values() if origin != "default"}
+    origins = {key: origin for key, _, origin in values_of(settings) if origin != "default"}
     assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "voxelnode.toml"}
 
 
@@ -77,7 +77,7 @@ def test_lists_and_names_of_senders_come_from_the_environment_as_they_are_spelle
     monkeypatch.setenv("VOXELNODE_CONVERT__FORMATS", '["mhd"]')
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS_BY_CALLING_AE_TITLE__SlowPacs", "300")
     monkeypatch.setenv("VOXELNODE_PEERS__Ct1__AE_TITLE", "CT1")
-    settings = load().settings
+    settings = load()
     assert settings.convert.formats == ("mhd",)
     assert settings.series.quiet_seconds_by_calling_ae_title == {"SlowPacs": 300}
     assert settings.peers["Ct1"].ae_title == "CT1"
@@ -87,8 +87,8 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
     other = tmp_path / "other.toml"
     other.write_text("[dicom]\nport = 5\n", encoding="utf-8")
     monkeypatch.setenv("VOXELNODE_CONFIG", str(other))
-    assert load().settings.dicom.port == 5
-    assert load().settings.loaded_from.file == other
+    assert load().dicom.port == 5
+    assert load().loaded_from.file == other
 
 
 def test_everything_that_is_wrong_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_mistake_of_the_environment_is_reported_as_such_beside_a_new_file(monk
 
 def test_the_host_of_a_peer_may_be_any_name_or_address() -> None:
     for host in ("a", "pacs.example.org", "10.1.2.7", "::1", "fe80::1%eth0"):
-        assert load(written(f'[peers.A]\nae_title = "A"\nhost = "{host}"\n')).settings.peers["A"].host == host
+        assert load(written(f'[peers.A]\nae_title = "A"\nhost = "{host}"\n')).peers["A"].host == host
 
 
 @pytest.mark.parametrize("text", ["[dicom\nport = 1", "\x00", "[dicom]\nport = 1\nport = 2\n"])
@@ -249,7 +249,7 @@ def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypa
         '[web]\nport = 1\n[web.oidc]\nissuer = "https://a"\nread = ["r"]\nclient_id = "x"\n'
     )
     monkeypatch.setenv("VOXELNODE_WEB__OIDC__CLIENT_ID", "voxelnode")
-    oidc = load(flags={"web.oidc.issuer": "https://b"}).settings.web.oidc
+    oidc = load(flags={"web.oidc.issuer": "https://b"}).web.oidc
     assert (oidc.client_id, oidc.read, oidc.issuer) == ("voxelnode", ("r",), "https://b")
 
 
@@ -279,7 +279,7 @@ def test_the_servers_of_an_index_have_no_password_and_are_in_one_list(url: str, 
     assert problem in reported
     assert "secret" not in reported
     several = "postgresql://v@a:5432,[::1]:5433/v?target_session_attrs=read-write"
-    assert load(written(f'[index]\nurl = "{several}"\n')).settings.index.url == several
+    assert load(written(f'[index]\nurl = "{several}"\n')).index.url == several
 
 
 POSTGRESQL = '[index]\nurl = "postgresql://v@db/v"\n'
@@ -300,9 +300,9 @@ def test_hosts_that_share_index_and_store_acknowledge_once_it_has_the_instance(
     tmp_path: Path, tables: str, acknowledge: str
 ) -> None:
     (tmp_path / "c.toml").write_text(tables)
-    configuration = load(tmp_path / "c.toml")
-    assert configuration.settings.acknowledge == acknowledge
-    [(value, origin)] = [(v, origin) for key, v, origin in configuration.values() if key == "journal.acknowledge"]
+    settings = load(tmp_path / "c.toml")
+    assert settings.acknowledge == acknowledge
+    [(value, origin)] = [(v, origin) for key, v, origin in values_of(settings) if key == "journal.acknowledge"]
     assert (value, origin) == (acknowledge, str(tmp_path / "c.toml") if "[journal]" in tables else "default")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from node.extensions.pages.reduced import reduced, steps_of
-from node.volume.model import Geometry, Volume, VolumeKind
+from node.volume.model import Geometry, Volume
 from node.writers.base import WrittenFile
 from node.writers.itk import write_metaimage, write_nrrd
 from node.writers.nifti import write_nifti, write_pair
@@ -27,7 +27,7 @@ AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.
 
 def volume(voxels: np.ndarray, **options: float) -> Volume:
     spacing = (0.8, 0.9, 3.0)
-    return Volume(voxels, AFFINE, spacing, Geometry.REGULAR, VolumeKind.VOLUME, 0, "", "CT", (), **options)
+    return Volume(voxels, AFFINE, spacing, Geometry.REGULAR, 0, "CT", (), **options)
 
 
 def copy_of(

@@ -9,7 +9,7 @@ import pytest
 
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.sidecar_fields import describe
-from node.volume.model import Diffusion, Frame, Geometry, Volume, VolumeKind
+from node.volume.model import Diffusion, Frame, Geometry, Volume
 from tests import make
 
 
@@ -21,7 +21,7 @@ def described(
     fields = describe(series(1, **attributes)[0], [frame])
     voxels = np.zeros((1, 1, 2, 2), np.int16)
     volume = Volume(
-        voxels, None, (1, 1, 1), Geometry.SINGLE, VolumeKind.VOLUME, 0, "", modality, (), attributes=fields,
+        voxels, None, (1, 1, 1), Geometry.SINGLE, 0, modality, (), attributes=fields,
         diffusion=diffusion,
     )  # fmt: skip
     return scan_parameters(volume)

@@ -1,0 +1,421 @@
+"""An instance that comes again with its pixels in another lossless encoding is the same version: nobody need decide."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import gdcm
+import numpy as np
+import pytest
+from pydicom import FileDataset, dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from node.archive.intact import data_set_offset
+from node.index.nouns.received import NOT_COMPARED, RECODED
+from node.index.nouns.records import Outcome
+from node.lifecycle.comparisons import Comparisons
+from node.receive.ingest import Announced
+from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
+from tests import make
+from tests.integration.conftest import Root
+from tests.made_once import decoder
+from tests.programs import needs
+from tests.unit.volume.read.test_pixels import HIGH_THROUGHPUT
+
+Recoder = Callable[[Path, Path], object]
+"""Writes an uncompressed file in another encoding."""
+
+
+def native(syntax: UID) -> Recoder:
+    def recode(path: Path, into: Path) -> None:
+        ds = dcmread(path)
+        ds.file_meta.TransferSyntaxUID = syntax
+        if syntax.is_little_endian:
+            ds.save_as(into, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+        else:
+            by_dcmtk("dcmconv", "+tb")(path, into)
+
+    return recode
+
+
+def by_pydicom(syntax: UID, **options: Any) -> Recoder:
+    def recode(path: Path, into: Path) -> None:
+        ds = dcmread(path)
+        ds.compress(syntax, generate_instance_uid=False, **options)
+        if options.get("photometric"):
+            ds.PhotometricInterpretation = options["photometric"]
+        ds.save_as(into)
+
+    return recode
+
+
+def by_gdcm(syntax: int) -> Recoder:
+    """Only the frames: this writer also writes numbers in another way."""
+
+    def recode(path: Path, into: Path) -> None:
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(into))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        ds, made = dcmread(path), dcmread(into)
+        ds["PixelData"], ds.file_meta.TransferSyntaxUID = made["PixelData"], made.file_meta.TransferSyntaxUID
+        for name in ("PhotometricInterpretation", "PlanarConfiguration"):
+            if name in made:
+                ds[name] = made[name]
+        ds.save_as(into)
+
+    return recode
+
+
+def by_dcmtk(program: str, *options: str) -> Recoder:
+    return lambda path, into: subprocess.run([needs(program), *options, path, into], check=True)
+
+
+def in_deflated_frames(path: Path, into: Path) -> None:
+    import zlib
+
+    ds = dcmread(path)
+    frames, size = int(ds.get("NumberOfFrames", 1)), ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated // 8
+    pieces = []
+    for index in range(frames):
+        packer = zlib.compressobj(wbits=-15)
+        pieces.append(packer.compress(ds.PixelData[index * size : (index + 1) * size]) + packer.flush())
+    ds.PixelData = encapsulate(pieces)
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = UID(DEFLATED_IMAGE_FRAME)
+    ds.save_as(into)
+
+
+def with_offsets(path: Path, into: Path) -> None:
+    """RLE with an Extended Offset Table."""
+    by_pydicom(RLELossless, encoding_plugin="pylibjpeg")(path, into)
+    ds = dcmread(into)
+    frames = list(generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames", 1))))
+    from pydicom.encaps import encapsulate_extended
+
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    ds.save_as(into)
+
+
+RECODERS: dict[str, Recoder] = {
+    "implicit": native(ImplicitVRLittleEndian),
+    "big endian": native(ExplicitVRBigEndian),
+    "deflated": native(DeflatedExplicitVRLittleEndian),
+    "RLE": by_pydicom(RLELossless, encoding_plugin="pylibjpeg"),
+    "RLE with offsets": with_offsets,
+    "JPEG-LS": by_pydicom(JPEGLSLossless),
+    "JPEG 2000": by_pydicom(JPEG2000Lossless),
+    "deflated frames": in_deflated_frames,
+    "JPEG of gdcm": by_gdcm(gdcm.TransferSyntax.JPEGLosslessProcess14_1),
+    "JPEG-LS of gdcm": by_gdcm(gdcm.TransferSyntax.JPEGLSLossless),
+    "JPEG 2000 of gdcm": by_gdcm(gdcm.TransferSyntax.JPEG2000Lossless),
+    "RLE of dcmtk": by_dcmtk("dcmcrle"),
+    "JPEG of dcmtk": by_dcmtk("dcmcjpeg", "+e1"),
+    "JPEG process 14 of dcmtk": by_dcmtk("dcmcjpeg", "+el"),
+    "JPEG-LS of dcmtk": by_dcmtk("dcmcjpls"),
+    "deflated of dcmtk": by_dcmtk("dcmconv", "+td"),
+}
+
+
+def grey(**attributes: Any) -> FileDataset:
+    [ds] = make.ct_series(1, **attributes)
+    make.set_pixels(ds, make.pattern(1, 48, 64)[0])
+    block = ds.private_block(0x0099, "VOXELNODE TEST", create=True)
+    block.add_new(1, "US", [1, 2, 3])
+    block.add_new(2, "SQ", [make.dataset(PatientID="inside")])
+    ds.ReferencedStudySequence = [make.dataset(ReferencedSOPClassUID="1.2.3", ReferencedSOPInstanceUID="1.2.3.4")]
+    return ds
+
+
+def frames(pixels: Any = None) -> FileDataset:
+    ds = make.rgb_capture(frames=3)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 41, 33), np.uint8) if pixels is None else pixels
+    ds.NumberOfFrames, ds.Rows, ds.Columns, ds.SamplesPerPixel = 3, 41, 33, 1
+    ds.PhotometricInterpretation, ds.PixelData = "MONOCHROME2", pixels.tobytes() + b"\0"
+    ds["PixelData"].VR = "OB"
+    del ds.PlanarConfiguration
+    return ds
+
+
+def palette() -> FileDataset:
+    ds = frames()
+    ds.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(ds, f"{colour}PaletteColorLookupTableData", np.arange(256, dtype="<u2").repeat(1).tobytes())
+        ds[f"{colour}PaletteColorLookupTableData"].VR = "OW"
+    return ds
+
+
+def unsigned() -> FileDataset:
+    ds = grey()
+    make.set_pixels(ds, (np.frombuffer(ds.PixelData, "<i2").reshape(ds.Rows, ds.Columns) & 0xFFF).astype(np.uint16))
+    ds.BitsStored, ds.HighBit = 12, 11
+    return ds
+
+
+IMAGES: dict[str, Callable[[], FileDataset]] = {
+    "signed": grey,
+    "12 bits": unsigned,
+    "colour": lambda: make.rgb_capture(40, 48),
+    "odd frames": frames,
+    "palette": palette,
+}
+
+
+def received(root: Root, path: Path) -> Outcome:
+    meta = dcmread(path, stop_before_pixels=True).file_meta
+    said = Announced(meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID)
+    return root.take_bytes(said, path.read_bytes()[data_set_offset(path) or 0 :])
+
+
+def compare(root: Root) -> dict[str, Any]:
+    """Make the comparisons that are owed; return what became of the one conflict."""
+    Comparisons(root.archive, root.index, decoder()).step()
+    [row] = root.rows("SELECT decision, decided_by FROM v_conflicts")
+    return row
+
+
+KEPT, OPEN = {"decision": "kept", "decided_by": RECODED}, {"decision": None, "decided_by": None}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("encoding", RECODERS)
+def test_an_instance_in_another_lossless_encoding_is_kept(
+    root: Root, tmp_path: Path, image: str, encoding: str
+) -> None:
+    if image == "palette" and "gdcm" in encoding:
+        pytest.skip("GDCM does not write this palette")
+    [first] = make.saved([IMAGES[image]()], tmp_path)
+    second = tmp_path / "second"
+    RECODERS[encoding](first, second)
+    assert received(root, first) is Outcome.STORED
+    assert received(root, second) is Outcome.OTHER_BYTES
+    assert root.rows("SELECT decision FROM v_conflicts") == [{"decision": "kept"}]
+    assert compare(root) == KEPT
+
+
+ENCODED = ("RLE", "JPEG-LS", "JPEG of gdcm", "JPEG 2000", "deflated", "big endian", "deflated frames", "implicit")
+
+
+@pytest.mark.parametrize("number", range(len(ENCODED)))
+def test_two_lossless_encodings_are_compared_in_either_order(root: Root, tmp_path: Path, number: int) -> None:
+    [path] = make.saved([unsigned()], tmp_path)
+    one, other = tmp_path / "one", tmp_path / "other"
+    RECODERS[ENCODED[number]](path, one)
+    RECODERS[ENCODED[number - 1]](path, other)
+    assert received(root, one) is Outcome.STORED
+    assert received(root, other) is Outcome.OTHER_BYTES
+    assert compare(root) == KEPT
+
+
+def test_high_throughput_jpeg_2000_is_kept(root: Root, tmp_path: Path) -> None:
+    ds = unsigned()
+    make.set_pixels(ds, np.add.outer(np.arange(16) * 37, np.arange(20) * 11).astype(np.uint16))
+    ds.BitsStored, ds.HighBit = 12, 11
+    assert root.take(ds) is Outcome.STORED
+    ds.PixelData = encapsulate([base64.b64decode(HIGH_THROUGHPUT)])
+    ds["PixelData"].is_undefined_length, ds["PixelData"].VR = True, "OB"
+    ds.file_meta.TransferSyntaxUID = HTJ2KLossless
+    [path] = make.saved([ds], tmp_path)
+    assert received(root, path) is Outcome.OTHER_BYTES
+    assert compare(root) == KEPT
+
+
+def test_colours_by_plane_and_transformed_are_kept(root: Root, tmp_path: Path) -> None:
+    ds = make.rgb_capture(40, 48)
+    [second] = make.saved([deepcopy(ds)], tmp_path)
+    planes = np.frombuffer(ds.PixelData, np.uint8).reshape(-1, 3).T
+    ds.PlanarConfiguration, ds.PixelData = 1, planes.tobytes()
+    assert root.take(ds) is Outcome.STORED
+    packed = dcmread(second)
+    packed.compress(JPEG2000Lossless, generate_instance_uid=False, use_mct=True)
+    packed.PhotometricInterpretation = "YBR_RCT"
+    packed.save_as(second)
+    assert received(root, second) is Outcome.OTHER_BYTES
+    assert compare(root) == KEPT
+
+
+def one_pixel(ds: FileDataset) -> None:
+    pixels = bytearray(ds.PixelData)
+    pixels[len(pixels) // 2] ^= 1
+    ds.PixelData = bytes(pixels)
+
+
+def signed(ds: FileDataset) -> None:
+    ds.PixelRepresentation = 1 - ds.PixelRepresentation
+
+
+def overlay(ds: FileDataset) -> None:
+    """Its overlay is in the spare bits of the pixels, which a codec leaves out."""
+    pixels = np.frombuffer(ds.PixelData, "<u2").copy()
+    pixels[3:30] |= 1 << 13
+    ds.PixelData = pixels.tobytes()
+    ds.add_new(0x60000010, "US", ds.Rows)
+    ds.add_new(0x60000011, "US", ds.Columns)
+    ds.add_new(0x60000100, "US", 16)
+    ds.add_new(0x60000102, "US", 13)
+
+
+def overlay_elsewhere(ds: FileDataset) -> None:
+    overlay(ds)
+    ds[0x60000102].value = 14
+
+
+def last_colour(ds: FileDataset) -> None:
+    data = bytearray(ds.BluePaletteColorLookupTableData)
+    data[-2] ^= 1
+    ds.BluePaletteColorLookupTableData = bytes(data)
+
+
+def index_of_the_same_colour(ds: FileDataset) -> None:
+    """Two entries of the palette are alike, and one pixel has the other one."""
+    one_pixel(ds)
+
+
+def flat_palette() -> FileDataset:
+    ds = palette()
+    for colour in ("Red", "Green", "Blue"):
+        setattr(ds, f"{colour}PaletteColorLookupTableData", bytes(512))
+    return ds
+
+
+ATTACKS: dict[str, tuple[Callable[[], FileDataset], Callable[[FileDataset], object]]] = {
+    "one pixel": (unsigned, one_pixel),
+    "one pixel of one frame": (frames, one_pixel),
+    "one sample of a colour": (IMAGES["colour"], one_pixel),
+    "one attribute": (unsigned, lambda ds: make.changed(ds, PatientComments="other")),
+    "one value of a private element": (grey, lambda ds: setattr(ds[0x00991001], "value", [1, 2, 4])),
+    "bits stored": (unsigned, lambda ds: make.changed(ds, BitsStored=13, HighBit=12)),
+    "signed": (unsigned, signed),
+    "a frame more": (frames, lambda ds: make.changed(ds, NumberOfFrames=2, PixelData=ds.PixelData[: 2 * 41 * 33])),
+    "an overlay in another place": (unsigned, overlay_elsewhere),
+    "the meaning of grey": (unsigned, lambda ds: make.changed(ds, PhotometricInterpretation="MONOCHROME1")),
+    "the meaning of colours": (IMAGES["colour"], lambda ds: make.changed(ds, PhotometricInterpretation="YBR_FULL")),
+    "one colour of a palette": (palette, last_colour),
+    "an index of the same colour": (flat_palette, index_of_the_same_colour),
+    "rows and columns": (unsigned, lambda ds: make.changed(ds, Rows=ds.Columns, Columns=ds.Rows)),
+}
+
+
+@pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "big endian", "deflated"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_differs_is_for_a_person_to_decide(root: Root, tmp_path: Path, attack: str, encoding: str) -> None:
+    image, change = ATTACKS[attack]
+    first, second = image(), image()
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if name in first:
+            second[name] = first[name]
+    if "overlay" in attack:
+        overlay(first)
+    change(second)
+    [path] = make.saved([second], tmp_path)
+    RECODERS[encoding](path, tmp_path / "second")
+    assert root.take(first) is Outcome.STORED
+    assert received(root, tmp_path / "second") is Outcome.OTHER_BYTES
+    assert compare(root) == OPEN
+
+
+def lossy(path: Path, into: Path) -> None:
+    by_pydicom(JPEG2000, j2k_cr=[20])(path, into)
+
+
+def lossy_called_lossless(path: Path, into: Path) -> None:
+    lossy(path, into)
+    ds = dcmread(into)
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.save_as(into)
+
+
+def truncated(path: Path, into: Path) -> None:
+    by_pydicom(JPEG2000Lossless)(path, into)
+    ds = dcmread(into)
+    [frame] = generate_frames(ds.PixelData, number_of_frames=1)
+    ds.PixelData = encapsulate([frame[: len(frame) // 4 * 2]])
+    ds.save_as(into)
+
+
+def not_decodable(path: Path, into: Path) -> None:
+    by_pydicom(JPEGLSLossless)(path, into)
+    ds = dcmread(into)
+    ds.PixelData = encapsulate([b"no frame"])
+    ds.save_as(into)
+
+
+@pytest.mark.parametrize("recode", [lossy, lossy_called_lossless, truncated, not_decodable])
+def test_what_lost_something_or_cannot_be_decoded_is_for_a_person_to_decide(
+    root: Root, tmp_path: Path, recode: Recoder
+) -> None:
+    [path] = make.saved([unsigned()], tmp_path)
+    recode(path, tmp_path / "second")
+    assert received(root, path) is Outcome.STORED
+    assert received(root, tmp_path / "second") is Outcome.OTHER_BYTES
+    assert compare(root) == OPEN
+
+
+def two_encodings(root: Root, tmp_path: Path, change: Callable[[FileDataset], object]) -> None:
+    """Take a series in, and one of its instances again in JPEG-LS, perhaps changed."""
+    series = make.ct_series(5, pixels=make.pattern(5, 48, 64))
+    root.take_all(series)
+    root.convert_due()
+    change(series[2])
+    [path] = make.saved([series[2]], tmp_path)
+    RECODERS["JPEG-LS"](path, tmp_path / "second")
+    assert received(root, tmp_path / "second") is Outcome.OTHER_BYTES
+
+
+def verdict(root: Root) -> str:
+    [row] = root.rows("SELECT verdict FROM v_series")
+    return str(row["verdict"])
+
+
+def test_a_series_is_not_suspect_at_any_time_and_is_not_converted_again(root: Root, tmp_path: Path) -> None:
+    two_encodings(root, tmp_path, lambda ds: None)
+    assert root.rows("SELECT decision, decided_by FROM v_conflicts") == [
+        {"decision": "kept", "decided_by": NOT_COMPARED}
+    ]
+    assert verdict(root) == "complete"
+    assert compare(root) == KEPT
+    assert verdict(root) == "complete"
+    assert root.rows("SELECT DISTINCT revision FROM v_volumes") == [{"revision": 1}]
+
+
+def test_a_series_is_suspect_once_a_pixel_differs(root: Root, tmp_path: Path) -> None:
+    two_encodings(root, tmp_path, one_pixel)
+    assert compare(root) == OPEN
+    assert verdict(root) == "suspect"
+    [row] = root.rows("SELECT detail FROM v_conflicts")
+    assert row["detail"] == "the instance came again with other bytes; the first is current"
+    assert [event["detail"] for event in root.rows("SELECT detail FROM v_events WHERE kind = 'instance-conflict'")][
+        -1
+    ] == row["detail"]
+
+
+def test_what_a_person_has_decided_meanwhile_stays(root: Root, tmp_path: Path) -> None:
+    two_encodings(root, tmp_path, one_pixel)
+    root.index.conflicts.decide([1], "kept", "somebody", root.clock())
+    assert compare(root) == {"decision": "kept", "decided_by": "somebody"}
