@@ -265,7 +265,8 @@ def _doubt_of_names(bins: list[Bin]) -> str | None:
     """Return an attribute of which slices share values, but not all of them, in words: times of some are missing.
 
     Those that are left of each slice may be equally many, and in one order. Clocks and phases of one time differ by
-    less than half of a step.
+    less than half of a step. A clock that names no times runs on by equal steps in all slices, unless these were
+    acquired one after the other; in MR, as the table of a CT may go to and fro.
     """
     for source in SOURCES:
         values: list[set[Any]] = [{frame.time_key.get(source.key) for frame in frames} for frames in bins]
@@ -273,16 +274,26 @@ def _doubt_of_names(bins: list[Bin]) -> str | None:
             continue
         is_count = source.kind is Kind.COUNT
         are_names = is_count or len(set.union(*values)) <= MAX_VALUES_PER_TIME * len(bins[0])
-        if not are_names or all(own == values[0] for own in values):
+        if all(own == values[0] for own in values):
             continue
-        if is_count or _are_steps_apart([sorted(own) for own in values]):
+        if not are_names and (source.kind is not Kind.CLOCK or bins[0][0].split_key.get("modality") != "MR"):
+            continue
+        if is_count or _are_steps_apart([sorted(own) for own in values], are_names=are_names):
             return f"the slices do not share all values of {source.attribute}: frames of one time may be of several"
     return None
 
 
-def _are_steps_apart(moments: list[list[float]]) -> bool:
-    """Return whether moments of one rank are half of a step apart, or more, by position and rank."""
+def _are_steps_apart(moments: list[list[float]], *, are_names: bool) -> bool:
+    """Return whether moments of one rank are half of a step apart, or more, by position and rank.
+
+    If they are no names of times, each slice has them from its first one, and the slices follow each other in each
+    time; else False.
+    """
     table = np.array(moments, float)
+    if not are_names:
+        if (table[:, 1:].min(axis=0) <= table[:, :-1].max(axis=0)).any():
+            return False
+        table -= table[:, :1]
     return bool(np.ptp(table, axis=0).max() >= np.diff(table, axis=1).min() / 2)
 
 
