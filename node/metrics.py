@@ -32,7 +32,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
         self.connections = gauge("voxelnode_connections", "Open TCP connections, with or without an association")
         self.open_associations = gauge("voxelnode_open_associations", "Open associations")
         self.associations = counter(
@@ -61,22 +61,17 @@ class Metrics:
             "voxelnode_received_bytes", "Data set bytes received by C-STORE, in stored and refused instances"
         )
         self.receive_seconds = histogram(
-            "voxelnode_receive_seconds", "From a C-STORE request to the last byte of its data set", buckets=_SECONDS
+            "voxelnode_receive_seconds", "From a C-STORE request to the last byte of its data set"
         )
         self.keep_seconds = histogram(
-            "voxelnode_keep_seconds",
-            "From the last byte of a data set until it is durable and may be acknowledged",
-            buckets=_SECONDS,
+            "voxelnode_keep_seconds", "From the last byte of a data set until it is durable and may be acknowledged"
         )
-        self.sync_seconds = histogram(
-            "voxelnode_sync_seconds", "One append to the journal, with its sync", buckets=_SECONDS
-        )
+        self.sync_seconds = histogram("voxelnode_sync_seconds", "One append to the journal, with its sync")
         self.acknowledge_seconds = histogram(
             "voxelnode_acknowledge_seconds",
             "Wait for index or object store of an instance that is in the journal, before it is acknowledged",
-            buckets=_SECONDS,
         )
-        self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS)
+        self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index")
         self.commit_conflicts = counter("voxelnode_commit_conflicts", "Commits that were repeated for other writers")
         self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)
         self.intake_open = gauge("voxelnode_intake_open", "1 while the disk has free space and has not failed")
@@ -114,9 +109,7 @@ class Metrics:
             "voxelnode_retention_held", "1 while retention waits for a person: the clock is in doubt, or much is due"
         )
         self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
-        self.http_seconds = histogram(
-            "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS
-        )
+        self.http_seconds = histogram("voxelnode_http_seconds", "One HTTP request, until its last byte")
         self.hook_messages = counter(
             "voxelnode_hook_messages",
             "Attempts to deliver messages to hooks, by outcome: delivered, failed (retried later), given-up",

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased, join
 
-from node.dicom.coercion import Identity
 from node.errors import VoxelnodeError
 from node.index.engine.rows import ReadRepository, Row, columns_of
 from node.index.engine.sql import insert, listed_in
@@ -26,7 +25,7 @@ from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRo
 from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.views import RouteViews
-from node.index.search.selection import IDENTIFIED, Identities
+from node.index.search.selection import IDENTIFIED, Identities, StoredInstance
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import Attempt, PendingEvent, enqueue, keep, show_progress, waiting_by_study
@@ -51,28 +50,15 @@ def lane_to(route: str, destination: str) -> Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class DueInstance:
-    """An instance that a message is about, as it is stored; `is_sent`: the destination has taken these bytes.
-
-    `identity`: as in `StoredInstance`.
-    """
+class DueInstance(StoredInstance):
+    """An instance that a message is about, as it is stored; `is_sent`: the destination has taken these bytes."""
 
     image_id: int
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    key: str
-    data_set_offset: int
-    bytes: int
-    sha256: str
     source: str
     calling_ae_title: str | None
     peer: str | None
     patient_id: str | None
     is_sent: bool
-    identity: Identity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,9 +364,9 @@ _WITHOUT_TROUBLE = {"trouble": None, "trouble_since": None, "retry_at": None}
 
 
 def _due(connection: Connection, query: object, condition: ColumnElement[bool]) -> Iterator[DueInstance]:
-    identities = Identities(connection)
+    identities, at = Identities(connection), DueInstance.__match_args__.index("identity")
     for row in connection.execute(query.where(condition)):  # type: ignore[attr-defined]
-        yield DueInstance(*(*row[:-2], bool(row[-2]), identities.of(row[-1])))
+        yield DueInstance(*(*row[:at], identities.of(row[at]), *row[at + 1 : -1], bool(row[-1])))
 
 
 def _has_taken(lane: Lane) -> ColumnElement[bool]:

@@ -23,8 +23,8 @@ def message(id: str = "m", attempts: int = 0, study: str = "1.2") -> PendingEven
 
 def due(number: int, series: str = "1.2.1", *, is_sent: bool = False) -> DueInstance:
     return DueInstance(
-        number, "1.2", series, f"{series}.{number}", "1.2.840", "1.2.840.1", "key", 0, 1, f"{number}", "dicom",
-        None, None, None, is_sent, None,
+        "1.2", series, f"{series}.{number}", "1.2.840", "1.2.840.1", None, None, "key", 0, 1, f"{number}", None, None,
+        number, "dicom", None, None, None, is_sent,
     )  # fmt: skip
 
 
