@@ -241,16 +241,19 @@ def problem_of(archive: Archive, file: InstanceFile | HeldFile) -> str | None:
 
     Whatever comes back passes this: from the trash, from quarantine, by a decision or a repair. Its row has the digest.
 
-    Raises OSError: it cannot be read now.
+    Raises OSError: it cannot be read now. Raises OutOfResources: it is not found, and a folder of the root is away.
     """
     path = archive.path(file.key)
     if archive.remote is not None and file.place == STORE and isinstance(file, InstanceFile) and not path.exists():
         return None if archive.remote.has(file) else archive.remote.object_problem(file)
     try:
         offset = file.data_set_offset if file.data_set_offset is not None else data_set_offset(path)
+        problem = "is not a DICOM file" if offset is None else problem_with(path, offset, file.bytes, file.sha256)
     except FileNotFoundError:
-        return MISSING
-    return "is not a DICOM file" if offset is None else problem_with(path, offset, file.bytes, file.sha256)
+        problem = MISSING
+    if problem == MISSING:
+        archive.intake.require_here()
+    return problem
 
 
 def _flaw(archive: Archive, held: HeldFile) -> Flaw | None:
