@@ -174,7 +174,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     counts as found; if the store is away, or the file cannot be read, nothing is recorded.
 
     Returns whether the file is whole now. `problem`: see `node.archive.intact.problem_with`. Raises OutOfResources if
-    the index did not commit.
+    the index did not commit, or the file is missing and a folder of the root is away.
     """
     with within(None):  # a damage counts, whoever meets it
         return _report_damage(archive, index, key, problem, now)
@@ -198,8 +198,8 @@ def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: 
             index.instances.mark_files([key], missing=False, now=now)
         return True
     is_missing = problem == MISSING
-    if is_missing and archive.intake.away() is not None:
-        return False
+    if is_missing:
+        archive.intake.require_here()
     damage = None if is_missing else f"the file {problem}: send the instance again"
     if index.instances.mark_files([key], missing=True, now=now, damage=damage):
         log.error("file_damaged", path=key, reason=problem)

@@ -318,6 +318,7 @@ def test_the_kernel_says_what_another_file_system_is(tmp_path: Path, monkeypatch
         monkeypatch.setattr(os, "rename", rename)
         publish(folder, claimed, repository.archive)
     destination = root / revision_folder(claimed)
+    assert (root / "volumes" / MARKER).is_file(), "before the node is opened again"
     assert (destination / "volume.nii.gz").read_bytes() == b"voxels"
     assert [path.name for path in destination.parent.iterdir()] == [destination.name]
 
