@@ -9,9 +9,7 @@ folder of files without content, whose space and inodes are given back to the di
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
-import json
 import os
 import shutil
 import threading
@@ -23,7 +21,7 @@ from time import monotonic
 import structlog
 
 from node.archive import space
-from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
 from node.counted import sized
 from node.durable import NO_ROOM, moved
 from node.errors import OutOfResources
@@ -39,7 +37,7 @@ RESUME_FACTOR = 1.1
 LOOK_SECONDS = 0.1
 """Interval between two checks of the watched paths while instances are received; a check costs four system calls."""
 
-_RESTART, _MOUNT = "check the disk, then restart the node", "intake goes on once its disk is mounted again"
+MOUNT = "intake goes on once its disk is mounted again"
 
 SHORTAGE_SECONDS = 30.0
 """How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""
@@ -70,7 +68,6 @@ class Intake:
         self._trouble: Callable[[], str | None] = lambda: None
         self._has_trash: Callable[[], bool] = lambda: False
         self._look_at = 0.0
-        (root / STOPPED_FILE).unlink(missing_ok=True)
 
     def watch(
         self,
@@ -116,12 +113,12 @@ class Intake:
         """Return why work that needs room on the disk has to wait, with the remedy; None if it may begin."""
         if self.stopped is not None:
             return self._stopped_for()
-        return self._reported(self._lack(self._reserve_bytes, 1.0, self._reserved()))
+        return self._reported(space.lack(self._disks, self._reserve_bytes, self._reserved()))
 
     @property
     def is_short(self) -> bool:
         """Whether new associations are refused for lack of room, or soon will be."""
-        return self._lack(self._low_bytes, RESUME_FACTOR, "") is not None
+        return space.lack_for_senders(self._disks, self._low_bytes, RESUME_FACTOR) is not None
 
     def would_have_room(self, files: int, file_bytes: int, folder: Path) -> bool:
         """Return whether no disk would be short without some files of a folder, which have `file_bytes` together."""
@@ -141,7 +138,7 @@ class Intake:
         Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_open()
-        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, self._reserved())
+        lack = space.lack(self._disks, self._reserve_bytes, self._reserved(), RESUME_FACTOR if self._full else 1.0)
         self._full = lack is not None
         if lack is not None:
             raise OutOfResources(lack[1])
@@ -183,14 +180,13 @@ class Intake:
         """Return the reason to refuse a new association, or None to accept it."""
         if self.stopped is not None:
             return self._stopped_for()
-        rule = f"but {sized(self._low_bytes)} are required (twice [storage] reserve_bytes)"
-        lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0, rule)
+        lack = space.lack_for_senders(self._disks, self._low_bytes, RESUME_FACTOR if self._low else 1.0)
         self._low = lack is not None
         return self._reported(lack)
 
     def _stopped_for(self) -> str:
         if self._stopped is None:
-            return f"intake has stopped: {self._waits_for}; {_MOUNT}"
+            return f"intake has stopped: {self._waits_for}; {MOUNT}"
         return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
 
     def _reserved(self) -> str:
@@ -202,20 +198,6 @@ class Intake:
             return None
         or_trash = ", or run `voxelnode trash empty --all`" if self._has_trash() else ""
         return f"{lack[0]}: {lack[1]}; remove files from its disk{or_trash}"
-
-    def _lack(self, required_bytes: int, factor: float, rule: str) -> tuple[Path, str] | None:
-        """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""
-        for folder in self._disks:
-            try:
-                disk = os.statvfs(folder)
-            except FileNotFoundError:
-                return folder, f"nothing is free, {rule}"
-            if (free := space.free_bytes(disk)) < required_bytes * factor:
-                return folder, f"{sized(free)} free, {rule}"
-            inodes = space.free_inodes(disk)
-            if inodes is not None and inodes < MIN_FREE_INODES * factor:
-                return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk can hold no more files"
-        return None
 
     def _look(self) -> None:
         """Stop intake if a watched path was removed or replaced; let it wait for a folder, and go on."""
@@ -232,10 +214,8 @@ class Intake:
             before, self._waits_for = self._waits_for, reason
         if reason is not None and reason != before:
             log.error("intake_stopped", reason=reason)
-            self._note(reason)
         elif reason is None and before is not None:
             log.warning("intake_resumed", reason=before)
-            (self._root / STOPPED_FILE).unlink(missing_ok=True)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -268,20 +248,6 @@ class Intake:
                 return
             self._stopped = reason
         log.error("intake_stopped", reason=reason)
-        self._note(reason)
-
-    def _note(self, reason: str) -> None:
-        try:
-            if self._root in self._watched and moved(self._root, self._watched[self._root]) is not None:
-                return  # another root by now, or none
-            remedy = _RESTART if self._stopped is not None else _MOUNT
-            at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-            state = {"reason": reason, "remedy": remedy, "at": at}
-            part = self._root / f"{STOPPED_FILE}.part"
-            part.write_text(json.dumps(state), encoding="utf-8")
-            part.replace(self._root / STOPPED_FILE)  # a reader never sees half of the file
-        except OSError:
-            log.warning("intake_stopped_not_noted")
 
 
 BALLAST_FOLDER = "ballast"

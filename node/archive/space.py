@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from node.counted import sized
 from node.durable import DISK_FULL
-
-STOPPED_FILE = "intake-stopped.json"
-"""File in the root while intake is stopped, from which other processes read the reason."""
 
 MIN_FREE_BYTES = 1 << 20
 """Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""
@@ -91,3 +89,24 @@ def free_bytes(disk: os.statvfs_result) -> int:
 def free_inodes(disk: os.statvfs_result) -> int | None:
     """Return how many files may still be created on a disk; None if it has no such limit."""
     return disk.f_favail if disk.f_files else None
+
+
+def lack_for_senders(disks: Iterable[Path], low_bytes: int, factor: float = 1.0) -> tuple[Path, str] | None:
+    """Return what `lack` says of the room below which new associations are refused."""
+    low_bytes = max(low_bytes, MIN_FREE_BYTES)
+    return lack(disks, low_bytes, f"but {sized(low_bytes)} are required (twice [storage] reserve_bytes)", factor)
+
+
+def lack(disks: Iterable[Path], required_bytes: int, rule: str, factor: float = 1.0) -> tuple[Path, str] | None:
+    """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""
+    for folder in disks:
+        try:
+            disk = os.statvfs(folder)
+        except FileNotFoundError:
+            return folder, f"nothing is free, {rule}"
+        if (free := free_bytes(disk)) < required_bytes * factor:
+            return folder, f"{sized(free)} free, {rule}"
+        inodes = free_inodes(disk)
+        if inodes is not None and inodes < MIN_FREE_INODES * factor:
+            return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk can hold no more files"
+    return None

@@ -144,14 +144,27 @@ def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> 
         yield f"[destinations.{to}] {str(folder)!r} is not there: until it is, routes wait"
 
 
+def before_root(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Yield what a start tries before it opens the root, so that mistakes are reported first."""
+    from node.routing.router import check_destination
+
+    yield partial(require_closed, settings)
+    yield partial(require_no_loops, settings)
+    for name in settings.destinations:
+        yield partial(check_destination, settings, name)
+    for extension in enabled(settings):
+        yield from extension.checks(settings)
+    for name in settings.hooks:
+        yield partial(_check_hook, name, settings)
+
+
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     from node.association.tls import tls_context
     from node.tls import server_context
 
     dicom, web = settings.dicom, settings.web
-    yield partial(require_closed, settings)
+    yield from before_root(settings)
     yield partial(_require_ports, settings)
-    yield partial(require_no_loops, settings)
     yield partial(_require_index, settings)
     yield partial(tls_context, dicom, settings.peers)
     for name, peer in settings.peers.items():
@@ -164,14 +177,6 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(_require_account, settings)
     yield partial(_check_syslog, settings)
     yield partial(_require_log_folder, settings)
-    for name in settings.hooks:
-        yield partial(_check_hook, name, settings)
-    for name in settings.destinations:
-        from node.routing.router import check_destination
-
-        yield partial(check_destination, settings, name)
-    for extension in enabled(settings):
-        yield from extension.checks(settings)
 
 
 def _problem(check: Callable[[], object]) -> Iterator[str]:

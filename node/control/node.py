@@ -32,7 +32,7 @@ from node.audit.audit_log import (
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import described, offered
 from node.children.decoder import Decoder
-from node.control.checks import missing_account, require_closed, require_no_loops
+from node.control.checks import before_root, missing_account
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.control.root import require_root
@@ -47,12 +47,11 @@ from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.live import remove_counters, write_counters
 from node.metrics import Metrics
-from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
-from node.routing.router import RouteWorkers, check_destination
+from node.routing.router import RouteWorkers
 from node.settings.model import Settings
 from node.version import __version__
 
@@ -107,16 +106,8 @@ class Node:
         self._is_draining = threading.Event()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
-        # First, so that what is misconfigured is reported before the root is opened.
-        require_closed(settings)
-        require_no_loops(settings)
-        for name in settings.destinations:
-            check_destination(settings, name)
-        for extension in enabled(settings):
-            for check in extension.checks(settings):
-                check()
-        for name in settings.hooks:
-            hook_channel(settings, name).close()
+        for check in before_root(settings):
+            check()
         if root_maker:
             require_root(self._root, root_maker)
         repository = self._repository = Repository(settings)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from node.receive.apply import Applier
-from node.receive.ingest import Ingest
+from node.archive.intake import MOUNT
+from node.index.engine.sqlite_file import LOCKED
 from node.settings.cluster import Role
+
+if TYPE_CHECKING:
+    from node.receive.apply import Applier
+    from node.receive.ingest import Ingest
 
 MAX_LAG_SECONDS = 60.0
 """Longer than that, received instances are not found by queries and not converted: somebody should look."""
@@ -17,6 +22,23 @@ NEEDED: Mapping[Role, frozenset[str]] = {
     "web": frozenset({"index", "cluster", "web", "drain"}),
 }
 """The parts without which a host does not do what a role is for."""
+
+_RESTART = "see the log; restart the node"
+
+_REMEDIES = {
+    "intake": "it resumes by itself once there is room",
+    "journal": "nothing is lost by waiting; do what it says, or have the instances sent again that it names",
+    "object store": "instances stay on the local disk until it works; correct [storage], the bucket or its rights",
+    "server of the index": "start PostgreSQL, or mend the way to it; the node goes on by itself",
+    "cluster": "start PostgreSQL, or mend the way to it; the node goes on by itself",
+    "drain": "start the host again once it has ended",
+}
+_REMEDIES_BY_REASON = {
+    LOCKED: "end that program; the node goes on by itself",
+    MOUNT: "mount it; a restart is not needed",
+    "intake has stopped": _RESTART,
+}
+"""What helps if a reason has these words, whichever part has it."""
 
 NEEDED_TO_ACKNOWLEDGE = frozenset({"index", "server of the index", "cluster"})
 """Further parts that a receiver needs, unless it acknowledges from its own journal."""
@@ -50,6 +72,12 @@ def reasons_not_ready(
     if role == "receive" and ingest.acknowledgement is not None:
         needed |= NEEDED_TO_ACKNOWLEDGE
     return {name: reason for name, reason in found.items() if name in needed}
+
+
+def remedy_of(part: str, reason: str) -> str:
+    """Return what a person does about a part that is not ready."""
+    by_reason = (remedy for words, remedy in _REMEDIES_BY_REASON.items() if words in reason)
+    return next(by_reason, _REMEDIES.get(part, _RESTART))
 
 
 def _gap(gaps: Sequence[str]) -> str | None:

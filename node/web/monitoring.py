@@ -50,6 +50,20 @@ NOTED_SECONDS = 0.5
 NOTED = "lost_instances", "undecided_conflicts", "retention_waits", "clock_differs", "configuration_differs"
 """What a person is to know of a node that is ready nevertheless."""
 
+NUMBERS = {
+    "lost_instances": "Instances that were acknowledged and are not here",
+    "oldest_unconverted_seconds": (
+        "Time of reception of the oldest instance that no conversion has seen; 0 if there is none"
+    ),
+    "oldest_due_seconds": "For how long a series has been due and no converter has taken it; 0 if there is none",
+    "disk_free_bytes": "Free disk space of the root",
+    "disk_reserve_bytes": "Free space below which instances are refused ([storage] reserve_bytes)",
+    "index_wal_bytes": "Write-ahead log of an index in SQLite, which grows while a program keeps a transaction open",
+    "backup_proof_failed": "1 if the last proof of a backup found a difference or failed",
+    "backup_proved_timestamp_seconds": "When a proof of a backup succeeded last; 0: never",
+}
+"""Gauges without labels."""
+
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _threads = ThreadPoolExecutor(1, thread_name_prefix="readiness")
@@ -198,47 +212,25 @@ class NodeGauges(Collector):
         yield _gauge("voxelnode_host_info", text, ["host", "roles", "version"], [(this_host, 1)])
         text = "Standbys of the server of the index, by how they follow: sync, quorum, potential, async, unknown"
         yield _gauge("voxelnode_index_standbys", text, ["state"], [([how], count) for how, count in standbys.items()])
-        yield GaugeMetricFamily(
-            "voxelnode_lost_instances", "Instances that were acknowledged and are not here", value=lost
-        )
-        place = self._node.index.place
-        if isinstance(place, Path):
-            text = "Write-ahead log of an index in SQLite, which grows while a program keeps a transaction open"
-            yield GaugeMetricFamily("voxelnode_index_wal_bytes", text, value=wal_bytes(place))
         text = "Conflicts of one UID or Patient ID that nobody has decided, by kind"
         by_kind = dict.fromkeys(SET_ASIDE, 0) | conflicts
         yield _gauge("voxelnode_conflicts", text, ["kind"], [([kind], count) for kind, count in by_kind.items()])
-        settings = self._node.settings
+        settings, place = self._node.settings, self._node.index.place
+        numbers: dict[str, float] = {
+            "lost_instances": lost,
+            "oldest_unconverted_seconds": _age(oldest, now),
+            "oldest_due_seconds": _age(due, now),
+            "disk_free_bytes": self._node.archive.intake.free_bytes(),
+            "disk_reserve_bytes": settings.storage.reserve_bytes,
+        }
+        if isinstance(place, Path):
+            numbers["index_wal_bytes"] = wal_bytes(place)
         if settings.index.url is None and settings.storage.url is None:  # else `voxelnode backup` refuses the root
             proof = last_proof(self._node.archive.root)
-            yield GaugeMetricFamily(
-                "voxelnode_backup_proof_failed",
-                "1 if the last proof of a backup found a difference or failed",
-                value=float(proof is not None and not proof.ok),
-            )
-            yield GaugeMetricFamily(
-                "voxelnode_backup_proved_timestamp_seconds",
-                "When a proof of a backup succeeded last; 0: never",
-                value=proof.succeeded_timestamp if proof is not None else 0.0,
-            )
-        yield GaugeMetricFamily(
-            "voxelnode_oldest_unconverted_seconds",
-            "Time of reception of the oldest instance that no conversion has seen; 0 if there is none",
-            value=_age(oldest, now),
-        )
-        yield GaugeMetricFamily(
-            "voxelnode_oldest_due_seconds",
-            "For how long a series has been due and no converter has taken it; 0 if there is none",
-            value=_age(due, now),
-        )
-        yield GaugeMetricFamily(
-            "voxelnode_disk_free_bytes", "Free disk space of the root", value=self._node.archive.intake.free_bytes()
-        )
-        yield GaugeMetricFamily(
-            "voxelnode_disk_reserve_bytes",
-            "Free space below which instances are refused ([storage] reserve_bytes)",
-            value=self._node.settings.storage.reserve_bytes,
-        )
+            numbers["backup_proof_failed"] = proof is not None and not proof.ok
+            numbers["backup_proved_timestamp_seconds"] = proof.succeeded_timestamp if proof is not None else 0.0
+        for name, number in numbers.items():
+            yield GaugeMetricFamily(f"voxelnode_{name}", NUMBERS[name], value=number)
 
 
 def _gauge(

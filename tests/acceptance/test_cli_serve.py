@@ -210,7 +210,7 @@ def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_look
         write_counters({}, tmp_path, {})
         live = live_of(tmp_path)
         assert (intake_of(settings, live), readiness_of(live, tmp_path)) == ("open", "yes")
-        assert "disk space is low" in intake_of(settings, {**live, "low_bytes": 1 << 60})
+        assert "are required (twice [storage] reserve_bytes)" in intake_of(settings, {**live, "low_bytes": 1 << 60})
         later = {**live, "age_seconds": 16.0}
         assert intake_of(settings, later) == "unknown"
         assert readiness_of(later, tmp_path).startswith("unknown: the node wrote its state 16 s ago; it hangs, or")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
@@ -110,9 +109,9 @@ def refuses(node: Node, journal: Journal) -> bool:
 
 
 def noted_reason(node: Node) -> str:
-    """Return why intake has stopped, as other processes read it; empty while nothing is noted."""
-    noted = node.root / "intake-stopped.json"
-    return str(json.loads(noted.read_text())["reason"]).replace("IOERR", "EIO") if noted.exists() else ""
+    """Return why intake has stopped, as other processes read it; empty while it is not told."""
+    live = read_counters(node.root) or {"reasons": {}}
+    return str(live["reasons"].get("intake", "")).replace("IOERR", "EIO")
 
 
 @pytest.mark.parametrize("place", each_once(FAULTS))
@@ -132,7 +131,6 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert within(10, lambda: "EIO" in noted_reason(node))  # noted after the first refusal
     node.kill()
     assert node.start()
-    assert not (node.root / "intake-stopped.json").exists()
     assert Checker(node.root).problems(journal) == []
     assert send(node, series[2:], journal) == [0] * 4
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit

@@ -15,6 +15,7 @@ from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
+from node.cli.run.doctor import CHECKS, Site
 from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -205,3 +206,9 @@ def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
 @pytest.fixture
 def root(open_root: Callable[[], Root]) -> Root:
     return open_root()
+
+
+def doctor_finds(settings: Settings, name: str) -> list[tuple[str, str]]:
+    """State and sentence of what the checks of a name find."""
+    found = (row for check in CHECKS if check.name == name for row in check.findings(Site(settings)))
+    return [(row["state"], row["found"]) for row in found]

@@ -13,18 +13,16 @@ from typing import NoReturn
 import httpx2
 import pytest
 
-from node.cli.look.status import INTAKE, intake_of, readiness_of
-from node.cli.run.doctor import _port
+from node.cli.look.status import intake_of, readiness_of
 from node.control.node import Node
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.errors import OutOfResources
 from node.live import read_counters
 from node.receive.ingest import Origin
-from node.receive.readiness import NEEDED
 from node.settings.model import Settings
 from tests import make
-from tests.integration.conftest import announced
+from tests.integration.conftest import announced, doctor_finds
 
 
 class _OneRound(threading.Event):
@@ -129,15 +127,12 @@ def test_a_node_on_a_sound_root_is_ready(settings: Settings, node: Node) -> None
     assert (readiness_of(live, root), intake_of(settings, live)) == ("yes", "open")
     assert address.dicom is not None
     here = settings.model_copy(update={"dicom": settings.dicom.model_copy(update={"port": address.dicom.port})})
-    assert [(found.state, found.found) for found in _port(here)] == [
-        ("ok", f"the running node listens at {here.bind_host}:{address.dicom.port}")
-    ]
+    assert doctor_finds(here, "port") == [("ok", f"the running node listens at {here.bind_host}:{address.dicom.port}")]
 
 
 def test_commands_tell_of_intake_what_the_running_node_does_with_its_own_settings(
     settings: Settings, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert NEEDED["receive"] == set(INTAKE)
     node.start()
     monkeypatch.setattr(node._repository.archive.intake, "_low_bytes", 1 << 60)  # as by a flag of `serve`
     node.serve_until(_OneRound())

@@ -14,7 +14,6 @@ import pytest
 from node.archive.filesystem import Archive
 from node.archive.root import MARKER, FolderAway, mark_anew
 from node.archive.space import FOLDERS, KEPT
-from node.cli.look.status import intake_of
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
@@ -161,7 +160,7 @@ def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tm
         (root / name).mkdir()
         assert intake.stopped is not None
         assert str(root / name) in intake.stopped
-        assert "goes on once its disk is mounted again" in intake_of(settings_of(root), None)
+        assert "goes on once its disk is mounted again" in str(intake.refusal())
         for refused in (second, large):
             with pytest.raises(OutOfResources, match=f"intake has stopped: .*/{name} was replaced"):
                 bring(repository.ingest, refused)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from node.archive.intact import problem_with
-from node.cli.run.doctor import _objects
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.remote import try_store
 from node.index.database.look import looking
@@ -19,7 +18,7 @@ from node.receive.stored_files import report_damage
 from node.settings.convert import Convert as ConvertSettings
 from tests import make
 from tests.acceptance.served import until
-from tests.integration.conftest import data_set_bytes
+from tests.integration.conftest import data_set_bytes, doctor_finds
 from tests.integration.test_objects import NOW, Served
 from tests.lying_store import FLIPS, FLIPS_ONCE, KEEPS_NOTHING, ON_WRITING, RETURNS_OLD, TRUNCATES, Lying, lying_store
 from tests.object_store import ObjectStore, object_store
@@ -126,7 +125,7 @@ def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_bac
         """Return what the doctor and the status tell of the store, after a start."""
         node.uploads._has_begun = False
         assert node.upload() is None
-        checks = [check.found for check in _objects(node.settings) if check.state == "warning"]
+        checks = [found for state, found in doctor_finds(node.settings, "object store") if state == "warning"]
         with looking(place_of(node.root, None)) as index:
             return "".join(checks), index.store_checksums or ""
 

@@ -63,7 +63,7 @@ from tests import make, several_writers
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
 from tests.helm import template
-from tests.integration.conftest import Root
+from tests.integration.conftest import Root, doctor_finds
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES, received
@@ -73,7 +73,6 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 import psycopg
 
-from node.cli.run import doctor
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql import servers as postgresql_servers
 from node.extensions.postgresql.servers import servers_of
@@ -282,7 +281,7 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_reported(
         until(is_waiting, 30, "a commit that waits")
         reason = "for a standby: synchronous_standby_names is 'standby1', and no standby follows"
         assert postgresql.server(index.place).why_waiting() == f"keeps commits waiting {reason}"
-        assert [check.found for check in doctor._acknowledgement(settings)][:1] == [f"commits wait {reason}"]
+        assert ("broken", f"commits wait {reason}") in doctor_finds(settings, "index")
         with monkeypatch.context() as impatient:
             impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
             with pytest.raises(IndexUnusable, match="whose commit waits for a synchronous standby"):
@@ -1060,11 +1059,11 @@ def test_the_doctor_warns_of_a_promise_that_a_failover_may_break(
     settings = Settings(
         storage=Storage(root=tmp_path), index=IndexSettings(url=url), journal=JournalSettings(acknowledge="index")
     )
-    assert [check.state for check in doctor._acknowledgement(settings)] == ["ok"]
+    assert [state for state, _ in doctor_finds(settings, "acknowledge")] == ["ok"]
     asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "followed"}
     with psycopg.connect(**asked, replication="database", autocommit=True):  # as a standby connects
-        [check] = doctor._acknowledgement(settings)
-        assert check.state == "warning"
-        assert "follow asynchronously: 1" in check.found
+        [(state, found)] = doctor_finds(settings, "acknowledge")
+        assert state == "warning"
+        assert "follow asynchronously: 1" in found
         local = settings.model_copy(update={"journal": JournalSettings(acknowledge="local")})
-        assert [check.state for check in doctor._acknowledgement(local)] == ["ok"]
+        assert [state for state, _ in doctor_finds(local, "acknowledge")] == ["ok"]

@@ -37,7 +37,6 @@ ACCEPTED = {
     "child_process/serving.py _keep_freed_memory": "the C library has no such function; it goes on as it would",
     "children/decoding.py _different_elements": "the element is named as one that differs",
     "children/forwarding.py _compress": "the instance goes uncompressed",
-    "cli/look/status.py intake_of": "the state of the intake is then taken from the index",
     "cli/run/serve.py serve": "the C library has no such function; nothing of a person is read",
     "conversion/found_series.py _read_head": "more is read; the conversion of the file names the damage",
     "dicom/documents.py _items": "the answer has the sequence without items; the instance keeps its bytes",

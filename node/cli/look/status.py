@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
@@ -64,9 +64,6 @@ ACKNOWLEDGED = {
     "object": "once in journal, index and object store",
 }
 """What senders wait for, by [journal] acknowledge."""
-
-INTAKE = ("intake", "listener", "tls listener", "drain")
-"""The parts of a node without which it accepts nothing."""
 
 
 def status(root: Root) -> Listing:
@@ -184,37 +181,19 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
 
     A running node knows (`live`), but for what its disk lacks since it has written its state.
     """
-    from node.archive.space import (
-        MIN_FREE_BYTES,
-        MIN_FREE_INODES,
-        STOPPED_FILE,
-        fewest_inodes,
-        free_bytes_of,
-        fullest,
-        room_of,
-    )
+    from node.archive.space import disks_of, lack_for_senders
     from node.live import running
+    from node.receive.readiness import NEEDED
 
     root = settings.storage.root.absolute()
-    with suppress(OSError, ValueError):
-        stopped = json_of((root / STOPPED_FILE).read_bytes())
-        return f"stopped at {stopped['at']}: {stopped['reason']}; {stopped['remedy']}"
     now = running(live)
     if live is not None and not now and not live.get("has_ended"):
         return "unknown"
-    if found := "; ".join(now["reasons"][part] for part in INTAKE if now and part in now["reasons"]):
+    if found := "; ".join(why for part, why in now.get("reasons", {}).items() if part in NEEDED["receive"]):
         return found
-    folder = fullest(root)
-    storage = settings.storage
-    reserve, low = now.get("reserve_bytes", storage.reserve_bytes), now.get("low_bytes", storage.low_bytes)
-    free = free_bytes_of(folder)
-    inodes = fewest_inodes(root)
-    if inodes is not None and inodes < MIN_FREE_INODES:
-        return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
-    if free < max(reserve, MIN_FREE_BYTES):
-        return f"the disk is full except for the reserve ({room_of(folder)}): instances and associations are refused"
-    if free < low:
-        return f"disk space is low, below {sized(low)} ({room_of(folder)}): new associations are refused"
+    lack = lack_for_senders(disks_of(root), now.get("low_bytes", settings.storage.low_bytes))
+    if lack is not None:
+        return f"{lack[0]}: {lack[1]}; remove files from its disk"
     return "open" if now else "closed until a node runs"
 
 

@@ -10,16 +10,18 @@ import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from node.archive import space
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
@@ -28,14 +30,14 @@ from node.cli.output import Listing, moment_of, print_finding
 from node.counted import counted, sized
 from node.dicom.lean_import import load_for_rows
 from node.durable import NO_ROOM
+from node.live import running
 
 if TYPE_CHECKING:
-    from node.index.database.look import Look
-    from node.index.database.reading import ReadIndex
     from node.index.engine.backend import Place
     from node.settings.model import Settings
 
-State = Literal["ok", "warning", "broken"]
+State = Literal["broken", "warning", "note", "ok"]
+"""A note is what nobody has to mend."""
 
 SET_ASIDE = frozenset({"instance-bytes", "instance-versions", "instance-quarantined"})
 """Kinds of conflicts of which a version of an instance is in quarantine, and in no series."""
@@ -44,18 +46,144 @@ SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 SLOW_SYNC_SECONDS = 0.2
 """A slower sync of the root causes a warning: every instance waits for one."""
 
-
 SHOWN_PATHS = 5
+
+
+class Site:
+    """A root and its machine; what several checks ask is asked once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.root = settings, settings.storage.root.absolute()
+        self.folder = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
+
+    @cached_property
+    def live(self) -> dict[str, Any] | None:
+        """What the node on the root wrote last."""
+        return live_of(self.root)
+
+    @cached_property
+    def place(self) -> Place:
+        """Where the index is."""
+        from node.index.engine.backend import place_of
+
+        return place_of(self.settings.storage.root, self.settings.index.url)
+
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """What its rows say; nothing if they cannot be read, which is another check."""
+        from node.index.database.look import looking
+        from node.index.engine.backend import IndexUnusable
+
+        with suppress(IndexUnusable), looking(self.place) as index:
+            return {
+                "missing": index.instances.count_missing_files(),
+                "gaps": index.lost.gaps(),
+                "conflicts": index.conflicts.count_open(),
+                "standbys": index.standbys(),
+                "newest": index.series.last_received_at(),
+            }
+        return {}
+
+    @cached_property
+    def sync(self) -> float | OSError:
+        """The seconds that a sync of the root takes, or why there is none."""
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(b"\x00" * 4096)
+                file.flush()
+                started = perf_counter()
+                os.fsync(file.fileno())
+                return perf_counter() - started
+        except OSError as error:
+            return error
+
+    @cached_property
+    def lack(self) -> str | None:
+        """What a disk of the root lacks, so that senders are refused; None: nothing."""
+        found = space.lack_for_senders(space.disks_of(self.folder), self.settings.storage.low_bytes)
+        return f"{found[0]}: {found[1]}" if found is not None else None
+
+    @cached_property
+    def held_back(self) -> str | None:
+        """Who lets the write-ahead log of the index grow; None: it does not."""
+        from node.index.engine.sqlite_file import held_back
+
+        return held_back(self.place) if isinstance(self.place, Path) else None
+
+    @cached_property
+    def store(self) -> tuple[str, str | None, str | None] | None:
+        """The object store, what is wrong with it, and what is to be known of it, once it was tried; None: no store."""
+        from node.errors import UsageError
+        from node.registry import store_kind
+
+        try:
+            kind = store_kind(self.settings)
+            return kind.tried(self.settings) if kind is not None else None
+        except UsageError as error:
+            return "", str(error), None
+
+    @cached_property
+    def ports(self) -> list[tuple[str, str | OSError]]:
+        """Each DICOM port, and who listens there or may, or why nobody can; without those of a node that hangs."""
+        dicom, live = self.settings.dicom, self.live or {"has_ended": True}
+        found: list[tuple[str, str | OSError]] = []
+        listeners = (("port", "listener", dicom.port), ("tls_port", "tls listener", dicom.tls_port))
+        for key, part, port in listeners if dicom.enabled else ():
+            if port is None:
+                continue
+            where = f"{self.settings.bind_host}:{port}"
+            if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
+                if running(live):  # else the check of the node reports that it hangs
+                    found.append((where, f"the running node listens at {where}"))
+            else:
+                found.append((where, _bound(self.settings.bind_host, port) or f"{where} is free"))
+        return found
+
+
+def _bound(host: str, port: int) -> OSError | None:
+    """Return why nobody can listen at a port; None: somebody could."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+class Right(str):
+    """That nothing is wrong, in words."""
+
+
+Said = Right | str | tuple[str, str]
+"""What a check says: that all is right, or what is wrong; with a remedy that is more exact than that of the check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check; `remedy` tells what to do."""
+    """What may be wrong with a machine and its root, how bad that is, and what a person does about it."""
 
-    check: str
+    name: str
     state: State
-    found: str
-    remedy: str = ""
+    remedy: str
+    look: Callable[[Site], Iterator[Said]]
+
+    def findings(self, site: Site) -> Iterator[dict[str, str]]:
+        """Yield what is wrong with its remedy, or what is right."""
+        for said in self.look(site):
+            found, remedy = said if isinstance(said, tuple) else (said, self.remedy)
+            state, remedy = ("ok", "") if isinstance(found, Right) else (self.state, remedy)
+            yield {"check": self.name, "state": state, "found": str(found), "remedy": remedy}
+
+
+CHECKS: list[Check] = []
+"""In the order in which they are made, the dear ones last."""
+
+
+def check(name: str, state: State, remedy: str) -> Callable[[Callable[[Site], Iterator[Said]]], None]:
+    """Add a function that looks to `CHECKS`."""
+    return lambda look: CHECKS.append(Check(name, state, remedy, look))
 
 
 def doctor(
@@ -74,21 +202,17 @@ def doctor(
     load_for_rows()
     if repair and root.folder.is_dir():
         make_private(root.folder)
-    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _objects, _journal,
-        _acknowledgement, _node, _port, _files, _clock,
-    )  # fmt: skip
-    rows = [asdict(finding) for check in checks for finding in check(root.settings)]
+    site = Site(root.settings)
+    rows = [finding for check in CHECKS for finding in check.findings(site)]
     is_broken = any(row["state"] == "broken" for row in rows)
 
     def text() -> None:
-        decoders = [row for row in rows if row["check"] == "decoder"]
-        told = [row for row in rows if row not in decoders]
-        if decoders:
-            syntaxes = counted(len(decoders), "transfer syntax", "transfer syntaxes")
+        told = [row for row in rows if row["check"] != "decoder"]
+        if decoders := len(rows) - len(told):
+            syntaxes = counted(decoders, "transfer syntax", "transfer syntaxes")
             found = f"{syntaxes} can be decoded: `voxelnode doctor --json` lists them"
-            told.append(asdict(Check("decoders", "ok", found)))
-        for row in sorted(told, key=lambda row: ("broken", "warning", "ok").index(row["state"])):
+            told.append({"check": "decoders", "state": "ok", "found": found, "remedy": ""})
+        for row in sorted(told, key=lambda row: get_args(State).index(row["state"])):
             print_finding(
                 f"{row['state']:<7}  {row['check']:<12}", row["found"], row["remedy"] and f"-> {row['remedy']}"
             )
@@ -97,167 +221,128 @@ def doctor(
     return Listing({"ok": not is_broken, "findings": rows}, text, is_broken, rows)
 
 
-def _python(_: Settings) -> Iterator[Check]:
+@check("python", "broken", "run Python without -O: pynetdicom checks its input with assert")
+def _python(_: Site) -> Iterator[Said]:
     version = f"{platform.python_version()} at {sys.executable}"
-    if sys.flags.optimize:
-        yield Check(
-            "python", "broken", f"{version}, with -O", "run Python without -O: pynetdicom checks its input with assert"
-        )
-    else:
-        yield Check("python", "ok", version)
+    yield f"{version}, with -O" if sys.flags.optimize else Right(version)
 
 
-def _sqlite(_: Settings) -> Iterator[Check]:
-    if sqlite3.sqlite_version_info < SQLITE_WITHOUT_WAL_RESET_BUG:
-        yield Check(
-            "sqlite",
-            "warning",
-            f"{sqlite3.sqlite_version}: before 3.51.3, concurrent writers can damage a WAL database",
-            "let no other program write to the index; the node by itself is safe",
-        )
-    else:
-        yield Check("sqlite", "ok", sqlite3.sqlite_version)
+@check("sqlite", "note", "let no other program write to the index; the node by itself is safe")
+def _sqlite(_: Site) -> Iterator[Said]:
+    is_right = sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG
+    found = f"{sqlite3.sqlite_version}: before 3.51.3, concurrent writers can damage a WAL database"
+    yield Right(sqlite3.sqlite_version) if is_right else found
 
 
-def _decoders(_: Settings) -> Iterator[Check]:
+@check("decoder", "broken", "reinstall voxelnode with its dependencies")
+def _decoders(_: Site) -> Iterator[Said]:
     from pydicom.uid import UID
 
     try:
         from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
     except ImportError as error:
-        yield Check("decoders", "broken", str(error), "reinstall voxelnode with its dependencies")
+        yield str(error)
         return
     for syntax, packages in decoders_by_transfer_syntax().items():
         name = UID(syntax).name  # of one that pydicom does not know, the UID
-        yield Check("decoder", "ok", f"{syntax}{f' {name}' if name != syntax else ''}: {', '.join(packages)}")
+        yield Right(f"{syntax}{f' {name}' if name != syntax else ''}: {', '.join(packages)}")
 
 
-def _confinement(_: Settings) -> Iterator[Check]:
+@check(
+    "confinement",
+    "warning",
+    "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, and let the container pass their system calls; "
+    "`voxelnode help security` tells what they protect",
+)
+def _confinement(_: Site) -> Iterator[Said]:
     found = offered()
-    remedy = (
-        "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, and let the container pass their system calls; "
-        "`voxelnode help security` tells what they protect"
-    )
-    is_whole = found.landlock and found.seccomp
-    yield Check("confinement", "ok" if is_whole else "warning", described(), "" if is_whole else remedy)
+    yield Right(described()) if found.landlock and found.seccomp else described()
 
 
-def _root(settings: Settings) -> Iterator[Check]:
-    folder = _existing(settings.storage.root)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\x00" * 4096)
-            file.flush()
-            started = perf_counter()
-            os.fsync(file.fileno())
-            took = perf_counter() - started
-    except OSError as error:
-        remedy = "make the folder writable, or set storage.root"
-        if error.errno in NO_ROOM:
-            remedy = "free space on this disk, or remove files from it"
-        yield Check("root", "broken", f"{folder}: {error.strerror}", remedy)
-        return
-    slow = took > SLOW_SYNC_SECONDS
-    yield Check(
-        "root",
-        "warning" if slow else "ok",
-        f"{settings.storage.root.absolute()} is writable, a sync takes {took * 1000:.1f} ms",
-        "every instance waits for syncs before it is acknowledged; use a faster disk" if slow else "",
-    )
-    kind, _ = file_system(folder)
-    if (problem := lock_problem(folder)) is not None:
-        yield Check("root", "broken", problem, "use a local disk: the index needs locks")
-    elif kind in NETWORK:
-        remedy = "use a local disk; if you cannot, let no process on another machine open this root"
-        yield Check("root", "warning", f"{folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy)
+@check("root", "broken", "make the folder writable, or set storage.root")
+def _root(site: Site) -> Iterator[Said]:
+    if isinstance(site.sync, OSError):
+        found = f"{site.folder}: {site.sync.strerror}"
+        full = "free space on this disk, or remove files from it"
+        yield (found, full) if site.sync.errno in NO_ROOM else found
+    elif (problem := lock_problem(site.folder)) is not None:
+        yield problem, "use a local disk: the index needs locks"
 
 
-def _privacy(settings: Settings) -> Iterator[Check]:
-    root = settings.storage.root.absolute()
-    if not root.is_dir():
-        return
-    is_open = others_may(root)
-    exposed = list(islice(open_to_others(root), SHOWN_PATHS)) if is_open else []
+@check("root", "warning", "every instance waits for syncs before it is acknowledged; use a faster disk")
+def _sync(site: Site) -> Iterator[Said]:
+    if isinstance(site.sync, float):
+        found = f"{site.root} is writable, a sync takes {site.sync * 1000:.1f} ms"
+        yield found if site.sync > SLOW_SYNC_SECONDS else Right(found)
+        kind, _ = file_system(site.folder)
+        if kind in NETWORK and lock_problem(site.folder) is None:
+            remedy = "use a local disk; if you cannot, let no process on another machine open this root"
+            yield f"{site.folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy
+
+
+@check("privacy", "warning", "run `voxelnode doctor --repair` as the owner, or chmod -R go= it")
+def _privacy(site: Site) -> Iterator[Said]:
+    exposed = list(islice(open_to_others(site.root), SHOWN_PATHS)) if others_may(site.root) else []
     if len(exposed) > 1:
-        found = f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
-        yield Check("privacy", "warning", found, "run `voxelnode doctor --repair` as the owner, or chmod -R go= it")
-    elif is_open:
-        yield Check("privacy", "warning", f"others can list {root}", "run `voxelnode doctor --repair` as the owner")
-    else:
-        yield Check("privacy", "ok", f"only its owner can enter {root}")
+        yield f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
+    elif exposed:
+        yield f"others can list {site.root}"
+    elif site.root.is_dir():
+        yield Right(f"only its owner can enter {site.root}")
 
 
-def _is_short(settings: Settings) -> bool:
-    """Return whether the fullest disk of the root has too little room for associations."""
-    from node.archive.space import free_bytes_of, fullest
-
-    return free_bytes_of(fullest(_existing(settings.storage.root))) <= settings.storage.low_bytes
-
-
-def _disk(settings: Settings) -> Iterator[Check]:
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, disks_of, fewest_inodes, free_bytes_of, fullest
-
-    root = _existing(settings.storage.root)
-    disks = disks_of(root)
-    if len(disks) > 1:
-        others = ", ".join(folder.name for folder in disks[1:])
-        found = f"not on the disk of {root}: {others}"
-        yield Check(
-            "disks", "warning", found, "files are copied between disks, not moved; back up all of them together"
-        )
-    folder = fullest(root)
-    free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
-    inodes = fewest_inodes(root)
-    where = f" for {folder.name}" if folder != root else ""
-    limits = f"associations are refused below {sized(settings.storage.low_bytes)}, instances below {sized(reserve)}"
-    space = f"{sized(free)} free{where}; {limits}"
-    if inodes is not None and inodes < MIN_FREE_INODES:
-        yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
-    if free <= max(reserve, MIN_FREE_BYTES):
-        yield Check("disk", "broken", space, "all instances are refused: free space, or lower storage.reserve_bytes")
-    elif _is_short(settings):
-        yield Check("disk", "broken", space, "associations are refused: free space, or lower storage.reserve_bytes")
-    elif free < 2 * settings.storage.low_bytes:
-        yield Check("disk", "warning", space, "free space soon")
-    else:
-        yield Check("disk", "ok", space)
+@check("disks", "warning", "files are copied between disks, not moved; back up all of them together")
+def _disks(site: Site) -> Iterator[Said]:
+    if others := ", ".join(folder.name for folder in space.disks_of(site.folder)[1:]):
+        yield f"not on the disk of {site.folder}: {others}"
 
 
-def _is_newer(place: Place) -> bool:
-    from node.index.engine.place import newer_schema  # here, because a sound index needs no SQLAlchemy
+@check("disk", "broken", "senders are refused until there is room: remove files, or lower storage.reserve_bytes")
+def _disk(site: Site) -> Iterator[Said]:
+    if site.lack is not None:
+        yield site.lack
 
-    return newer_schema(place) is not None
+
+@check("disk", "warning", "free space soon")
+def _disk_soon(site: Site) -> Iterator[Said]:
+    folder, storage = space.fullest(site.folder), site.settings.storage
+    free = space.free_bytes_of(folder)
+    where = f" for {folder.name}" if folder != site.folder else ""
+    below = f"associations are refused below {sized(storage.low_bytes)}, instances below {sized(storage.reserve_bytes)}"
+    found = f"{sized(free)} free{where}; {below}"
+    if site.lack is None:
+        yield found if free < 2 * storage.low_bytes else Right(found)
 
 
-def _index(settings: Settings) -> Iterator[Check]:
+@check("index", "broken", "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`")
+def _index(site: Site) -> Iterator[Said]:
     from node.control.root import require_index
     from node.index.database.look import problems_of
-    from node.index.engine.backend import IndexUnusable, place_of
-    from node.index.engine.sqlite_file import held_back, maker_of
+    from node.index.engine.backend import IndexUnusable
+    from node.index.engine.sqlite_file import maker_of
 
-    place = place_of(settings.storage.root, settings.index.url)
     try:
-        require_index(settings.storage.root.absolute(), settings.index.url)
-        if not _is_there(place):
-            yield Check(
-                "index", "ok", f"{place} does not exist yet; {maker_of(settings.storage.root.absolute())} makes it"
-            )
-            return
+        require_index(site.root, site.settings.index.url)
+        is_there = _is_there(site.place)
     except IndexUnusable as error:
-        yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
+        yield str(error), "restore a backup, or run `voxelnode db rebuild`"
         return
-    problems = problems_of(place)
-    remedy = "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`"
-    if problems and _is_newer(place):
-        remedy = "install the version of voxelnode that wrote it"
-    for problem in problems:
-        yield Check("index", "broken", problem, remedy)
-    yield from _missing_files(settings)
-    held = held_back(place) if isinstance(place, Path) else None
-    if held is not None:
-        yield Check("index", "warning", held, "the disk gets its room back once that program has ended")
-    elif not problems:
-        yield Check("index", "ok", str(place))
+    if not is_there:
+        yield Right(f"{site.place} does not exist yet; {maker_of(site.root)} makes it")
+    elif problems := problems_of(site.place):
+        from node.index.engine.place import newer_schema  # here, because a sound index needs no SQLAlchemy
+
+        is_newer = newer_schema(site.place) is not None
+        newer = "install the version of voxelnode that wrote it"
+        yield from ((problem, newer) if is_newer else problem for problem in problems)
+    elif not site.held_back:
+        yield Right(str(site.place))
+
+
+@check("index", "warning", "the disk gets its room back once that program has ended")
+def _held_back(site: Site) -> Iterator[Said]:
+    if site.held_back:
+        yield site.held_back
 
 
 def _is_there(place: Place) -> bool:
@@ -268,197 +353,144 @@ def _is_there(place: Place) -> bool:
     return exists(place)
 
 
-def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
-    from node.index.database.look import looking
-    from node.index.engine.backend import place_of
-
-    return looking(place_of(settings.storage.root, settings.index.url))
-
-
-def _missing_files(settings: Settings) -> Iterator[Check]:
+@check(
+    "archive",
+    "broken",
+    "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`",
+)
+def _missing_files(site: Site) -> Iterator[Said]:
     from node.archive.root import FolderAway, require_folders
-    from node.index.engine.backend import IndexUnusable
 
     try:
-        require_folders(settings.storage.root.absolute())
+        require_folders(site.root)
     except FolderAway as error:
-        yield Check("archive", "broken", error.problem, error.remedy)
-    try:
-        with _looking(settings) as index:
-            missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
-            conflicts = index.conflicts.count_open()
-    except IndexUnusable:  # reported already
-        return
-    if missing:
-        remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
-        yield Check("archive", "broken", f"missing or damaged: the files of {counted(missing, 'instance')}", remedy)
-    for gap in gaps:
-        remedy = "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`"
-        yield Check("journal", "broken", gap["detail"], remedy)
-    if conflicts:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(conflicts.items()))
-        remedy = "`voxelnode conflicts` lists them, `voxelnode help custody` says what to do about each kind"
-        if not SET_ASIDE.isdisjoint(conflicts):
-            remedy += "; what was set aside is in no series meanwhile"
-        yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
+        yield error.problem, error.remedy
+    if missing := site.index.get("missing"):
+        yield f"missing or damaged: the files of {counted(missing, 'instance')}"
 
 
-def _objects(settings: Settings) -> Iterator[Check]:
+@check("journal", "broken", "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`")
+def _gaps(site: Site) -> Iterator[Said]:
+    yield from (gap["detail"] for gap in site.index.get("gaps", ()))
+
+
+@check(
+    "conflicts", "warning", "`voxelnode conflicts` lists them, `voxelnode help custody` says what to do about each kind"
+)
+def _conflicts(site: Site) -> Iterator[Said]:
+    if conflicts := site.index.get("conflicts"):
+        found = f"nobody has decided {', '.join(f'{count} {kind}' for kind, count in sorted(conflicts.items()))}"
+        yield found if SET_ASIDE.isdisjoint(conflicts) else f"{found}; what was set aside is in no series meanwhile"
+
+
+@check(
+    "object store",
+    "broken",
+    "instances stay on the local disk until it works; correct [storage], the bucket or its rights",
+)
+def _objects(site: Site) -> Iterator[Said]:
     """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
-    from node.errors import UsageError
-    from node.registry import store_kind
-
-    try:
-        kind = store_kind(settings)
-        if kind is None:
-            return
-        place, problem, warning = kind.tried(settings)
-    except UsageError as error:
-        yield Check("object store", "broken", str(error), "correct [storage]")
-        return
-    if problem is None:
-        yield Check("object store", "ok", f"{place} creates, returns and removes objects")
-        if warning is not None:
-            remedy = "nothing is lost by it; a store or gateway that refuses them finds a bad line sooner"
-            yield Check("object store", "warning", warning, remedy)
-    else:
-        remedy = "instances stay on the local disk until it works; correct [storage], the bucket or its rights"
-        yield Check("object store", "broken", problem, remedy)
+    if site.store is not None:
+        place, problem, _ = site.store
+        yield problem or Right(f"{place} creates, returns and removes objects")
 
 
-def _journal(settings: Settings) -> Iterator[Check]:
+@check("object store", "warning", "nothing is lost by it; a store or gateway that refuses them finds a bad line sooner")
+def _checksums(site: Site) -> Iterator[Said]:
+    if site.store is not None:
+        _, problem, warning = site.store
+        yield from [warning] if warning is not None and problem is None else []
+
+
+@check(
+    "journal",
+    "broken",
+    "check the disk and keep a copy of the folder; the next start puts the segment into quarantine and "
+    "goes on; let the senders send these instances again",
+)
+def _journal(site: Site) -> Iterator[Said]:
     from node.index.engine.about_keys import AppliedPosition
     from node.journal.journal import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 
-    folder = settings.storage.root.absolute() / JOURNAL_FOLDER
+    folder = site.root / JOURNAL_FOLDER
     try:
-        report = journal_report(folder.parent, lambda journal: AppliedPosition.of(None))
+        report = journal_report(site.root, lambda journal: AppliedPosition.of(None))
     except JournalUnusable as error:
-        yield Check("journal", "broken", str(error), "install that version")
+        yield str(error), "install that version"
         return
     except OSError as error:
-        yield Check("journal", "broken", f"{folder}: {error.strerror}", "check the disk and the owner of the folder")
+        yield f"{folder}: {error.strerror}", "check the disk and the owner of the folder"
         return
-    for damage in report.damage:
-        yield Check(
-            "journal",
-            "broken",
-            f"{damage.segment}: {damaged_records(damage)}",
-            "check the disk and keep a copy of the folder; the next start puts the segment into quarantine and goes "
-            "on; let the senders send these instances again",
-        )
+    yield from (f"{damage.segment}: {damaged_records(damage)}" for damage in report.damage)
     if not report.damage:
-        yield Check("journal", "ok", f"{folder}, {sized(report.bytes)}")
+        yield Right(f"{folder}, {sized(report.bytes)}")
 
 
-def _acknowledgement(settings: Settings) -> Iterator[Check]:
+@check(
+    "index",
+    "broken",
+    "start the standby again, or, if it will not come back, change synchronous_standby_names on the server",
+)
+def _stalled(site: Site) -> Iterator[Said]:
+    if "standbys" in site.index and (stall := site.index["standbys"].stall) is not None:
+        yield stall
+
+
+@check("acknowledge", "warning", "set synchronous_standby_names on the server")
+def _acknowledgement(site: Site) -> Iterator[Said]:
     """Tell what senders wait for, and whether the index can lose it."""
-    from node.index.engine.backend import IndexUnusable
-
-    weakness = stall = None
-    with suppress(IndexUnusable), _looking(settings) as index:
-        standbys = index.standbys()
-        weakness, stall = standbys.weakness if settings.acknowledge != "local" else None, standbys.stall
-    if stall is not None:
-        remedy = "start the standby again, or, if it will not come back, change synchronous_standby_names on the server"
-        yield Check("index", "broken", stall, remedy)
-    found = f"{settings.acknowledge}: instances are acknowledged {ACKNOWLEDGED[settings.acknowledge]}"
-    if weakness is None:
-        yield Check("acknowledge", "ok", found)
-    else:
-        yield Check("acknowledge", "warning", f"{found}; {weakness}", "set synchronous_standby_names on the server")
+    acknowledge = site.settings.acknowledge
+    found = f"{acknowledge}: instances are acknowledged {ACKNOWLEDGED[acknowledge]}"
+    standbys = site.index.get("standbys")
+    weakness = standbys.weakness if standbys is not None and acknowledge != "local" else None
+    yield f"{found}; {weakness}" if weakness is not None else Right(found)
 
 
-def _node(settings: Settings) -> Iterator[Check]:
-    from node.index.engine.sqlite_file import LOCKED
-    from node.live import running
+@check("node", "warning", "see the log, and start the node again")
+def _ended(site: Site) -> Iterator[Said]:
+    if site.live is not None and site.live.get("has_ended"):
+        yield readiness_of(site.live, None)
 
-    live = live_of(settings.storage.root.absolute())
-    if live is None:
+
+@check("node", "broken", "see the log; restart the node")
+def _node(site: Site) -> Iterator[Said]:
+    if site.live is None or site.live.get("has_ended"):
         return
-    if live.get("has_ended"):
-        yield Check("node", "warning", readiness_of(live, None), "see the log, and start the node again")
-    elif not running(live):
-        yield Check("node", "broken", readiness_of(live, None), "see the log; restart the node")
-    elif live["reasons"]:
-        for part, reason in live["reasons"].items():
-            if part == "intake" and "intake has stopped" not in reason:  # the disk, which a restart does not help
-                if not _is_short(settings):  # else the check of the disk reports it
-                    yield Check("node", "broken", f"{part}: {reason}", "it resumes by itself once there is room")
-                continue
-            names_remedy = part == "journal" or LOCKED in reason  # a restart would not help
-            yield Check("node", "broken", f"{part}: {reason}", "" if names_remedy else "see the log; restart the node")
-    else:
-        yield Check("node", "ok", "the running node is ready")
-
-
-def _port(settings: Settings) -> Iterator[Check]:
-    if settings.dicom.enabled:
-        yield from _port_of(settings, "port", "listener", settings.dicom.port)
-        if settings.dicom.tls_port is not None:
-            yield from _port_of(settings, "tls_port", "tls listener", settings.dicom.tls_port)
-
-
-def _port_of(settings: Settings, key: str, part: str, port: int) -> Iterator[Check]:
-    from node.live import running
-
-    host = settings.bind_host
-    where = f"{host}:{port}"
-    live = live_of(settings.storage.root.absolute()) or {"has_ended": True}
-    if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
-        if running(live):  # else the check of the node reports that it hangs
-            yield Check("port", "ok", f"the running node listens at {where}")
+    if not running(site.live):
+        yield readiness_of(site.live, None)
         return
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except PermissionError:
-        yield Check(
-            "port",
-            "broken",
-            f"{where}: permission denied",
-            f"set dicom.{key} above 1023, or grant CAP_NET_BIND_SERVICE",
-        )
-    except OSError as error:
-        remedy = f"end the program that listens there, or set dicom.{key} or dicom.host"
-        yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
-    else:
-        yield Check("port", "ok", f"{where} is free")
+    from node.receive.readiness import remedy_of
+
+    for part, reason in site.live["reasons"].items():
+        if (
+            part != "intake" or "intake has stopped" in reason or site.lack is None
+        ):  # else the check of the disk reports it
+            yield f"{part}: {reason}", remedy_of(part, reason)
+    if not site.live["reasons"]:
+        yield Right("the running node is ready")
 
 
-def _files(settings: Settings) -> Iterator[Check]:
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = 64 + 4 * settings.dicom.maximum_associations
-    if allowed < needed:
-        remedy = f"run ulimit -n {needed}, or lower dicom.maximum_associations"
-        yield Check("open files", "warning", f"{allowed} allowed, {needed} may be needed", remedy)
-    else:
-        yield Check("open files", "ok", f"{allowed} allowed")
+@check("port", "broken", "set dicom.port and dicom.tls_port above 1023, or grant CAP_NET_BIND_SERVICE")
+def _forbidden_port(site: Site) -> Iterator[Said]:
+    yield from (f"{where}: permission denied" for where, found in site.ports if isinstance(found, PermissionError))
 
 
-def _clock(settings: Settings) -> Iterator[Check]:
-    from node.index.engine.backend import IndexUnusable
-
-    now = dt.datetime.now(dt.UTC)
-    try:
-        with _looking(settings) as index:
-            newest = index.series.last_received_at()
-    except IndexUnusable:
-        newest = None
-    if newest is not None and moment_of(newest) > now:
-        yield Check(
-            "clock", "warning", f"{now:%F %T} UTC is earlier than the newest instance", "set the clock with NTP"
-        )
-    else:
-        yield Check("clock", "ok", f"{now:%F %T} UTC")
+@check("port", "warning", "end the program that listens there, or set dicom.port, dicom.tls_port or dicom.host")
+def _port(site: Site) -> Iterator[Said]:
+    for where, found in site.ports:
+        if not isinstance(found, PermissionError):
+            yield Right(found) if isinstance(found, str) else f"{where}: {found.strerror}"
 
 
-def _existing(folder: Path) -> Path:
-    """Return `folder`, or its nearest parent that exists."""
-    folder = folder.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder
+@check("open files", "warning", "raise the limit of open files (`ulimit -n`), or lower dicom.maximum_associations")
+def _files(site: Site) -> Iterator[Said]:
+    allowed, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 64 + 4 * site.settings.dicom.maximum_associations
+    yield f"{allowed} allowed, {needed} may be needed" if allowed < needed else Right(f"{allowed} allowed")
+
+
+@check("clock", "warning", "set the clock with NTP")
+def _clock(site: Site) -> Iterator[Said]:
+    now, newest = dt.datetime.now(dt.UTC), site.index.get("newest")
+    is_wrong = newest is not None and moment_of(newest) > now
+    yield f"{now:%F %T} UTC is earlier than the newest instance" if is_wrong else Right(f"{now:%F %T} UTC")

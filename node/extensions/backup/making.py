@@ -27,7 +27,7 @@ from node.acknowledged import FOLDER as LEDGER
 from node.acknowledged import read_segment, segments
 from node.archive.intake import BALLAST_FOLDER
 from node.archive.root import MARKER, require_folders
-from node.archive.space import FOLDERS, STOPPED_FILE, reason_of
+from node.archive.space import FOLDERS, reason_of
 from node.control.control_socket import SOCKET_NAME
 from node.control.root import LOCK_FILE, require_index, require_root
 from node.counted import sized
@@ -59,7 +59,7 @@ INDEX_LOGS = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
 LOST_FOUND = "lost+found"
 """Folder of a file system, where one is mounted."""
 
-_OF_PROCESS = "work", SOCKET_NAME, LOCK_FILE, BACKUP_LOCK, BALLAST_FOLDER, LIVE_FILE, STOPPED_FILE
+_OF_PROCESS = "work", SOCKET_NAME, LOCK_FILE, BACKUP_LOCK, BALLAST_FOLDER, LIVE_FILE
 LEFT_OUT = frozenset({*_OF_PROCESS, MARKER, LOST_FOUND, *INDEX_LOGS})
 """What is not copied of a root: it means nothing without the process, or the disk, that made it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 
 from node.archive import space
 from node.archive.intake import Intake
-from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, reason_of
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, reason_of
 from node.errors import OutOfResources
 
 MB = 1 << 20
@@ -116,26 +115,7 @@ def test_any_other_error_stops_until_the_next_start_and_the_first_reason_stays(t
             ask()
     assert name in (intake.refusal() or "")
     assert not intake.has_room()
-    assert json.loads((tmp_path / STOPPED_FILE).read_text())["reason"] == intake.stopped
     assert Intake(tmp_path).stopped is None
-    assert not (tmp_path / STOPPED_FILE).exists()
-
-
-def test_who_reads_the_reason_meanwhile_finds_a_whole_file_or_none(tmp_path: Path) -> None:
-    intake = Intake(tmp_path)
-    before = tmp_path / STOPPED_FILE
-    before.write_text("{}")
-    seen = tmp_path / "seen"
-    seen.hardlink_to(before)  # what a reader holds open
-    intake.stop("broken")
-    assert (seen.read_text(), json.loads(before.read_text())["reason"]) == ("{}", "broken")
-
-
-def test_a_stop_that_cannot_be_noted_is_one_nevertheless(tmp_path: Path) -> None:
-    intake = Intake(tmp_path)
-    (tmp_path / STOPPED_FILE).mkdir()
-    intake.stop("broken")
-    assert intake.stopped == "broken"
 
 
 def test_without_a_reserve_the_last_bytes_refuse_all_the_same(tmp_path: Path, free: Callable[[float], None]) -> None:
@@ -192,7 +172,3 @@ def test_a_file_that_is_gone_under_a_running_node_stops_intake(tmp_path: Path, n
     assert not intake.has_room()
     with pytest.raises(OutOfResources, match=how):
         intake.require_sound()
-    if name == ".":
-        assert not (root / STOPPED_FILE).exists(), "the new root is another one"
-    else:
-        assert how in json.loads((root / STOPPED_FILE).read_text())["reason"]
