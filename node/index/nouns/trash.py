@@ -36,13 +36,8 @@ from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocument
 from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
 from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
-<<<<<<< HEAD
 from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed, volumes_in_trash
-from node.index.nouns.levels import delete_empty_patient
-=======
-from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed
 from node.index.nouns.levels import delete_empty_patient, known_person
->>>>>>> w-attack
 from node.index.nouns.lost import of_plan
 from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
