@@ -231,7 +231,10 @@ def known_person(connection: Connection, new: Mapping[str, Any], identity: str) 
     the first person who comes with it.
     """
     known = same_person(connection.execute(_PERSONS, {"identity": identity}).all(), new)
-    if known is None and (known := _announced(connection, new)) is not None:
+    if known is not None:
+        return known
+    known = _announced(connection, new)
+    if known is not None:
         named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
         named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(named))
