@@ -287,11 +287,11 @@ def test_an_instance_that_comes_while_its_study_is_deleted_is_kept_and_nothing_i
     order = parts.index.deletions.order
     applying = threading.Thread(target=parts.applier.step)
 
-    def order_while_one_comes(*arguments: Any) -> Deletion:
+    def order_while_one_comes(*arguments: Any, **more: Any) -> Deletion:
         parts.receive(late)
         applying.start()
         applying.join(0.5)  # it ends before the deletion is ordered, unless the deletion keeps it waiting
-        return order(*arguments)
+        return order(*arguments, **more)
 
     monkeypatch.setattr(parts.index.deletions, "order", order_while_one_comes)
     parts.delete(plan, NOW - dt.timedelta(seconds=after))
