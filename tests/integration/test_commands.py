@@ -602,7 +602,7 @@ def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: p
             return [finding for finding in findings if finding["check"] in ("node", "disk")]
 
         [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-        assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
+        assert (node["state"], node["remedy"]) == ("broken", "free space on its disk; it resumes by itself")
         monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
         [disk] = of_node_and_disk()
         assert (disk["check"], disk["state"]) == ("disk", "broken")
