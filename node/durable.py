@@ -81,10 +81,14 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy a file, or a link, durably over what has the other name, which no part of it ever has."""
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
-    shutil.copy2(source, part, follow_symlinks=False)
-    if not part.is_symlink():
-        sync_file(part)
-    os.replace(part, target)
+    try:
+        shutil.copy2(source, part, follow_symlinks=False)
+        if not part.is_symlink():
+            sync_file(part)
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     sync_folder(target.parent)
 
 

@@ -203,8 +203,9 @@ class Admission:
         return frozenset(verb for peer in _matching(peers, address, requested).values() for verb in peer.may)
 
     def takes(self, address: str, requested: AssociationRequest) -> frozenset[str] | None:
-        """Return the SOP classes that the node takes from an application entity, by all its names; None: all."""
-        taken = [peer.taken_classes for peer in _matching(self._peers(), address, requested).values()]
+        """Return the SOP classes that the node takes from an application entity, by all names that may store."""
+        peers = _matching(self._peers(), address, requested).values()
+        taken = [peer.taken_classes for peer in peers if "store" in peer.may]
         return frozenset().union(*filter(None, taken)) if taken and None not in taken else None
 
     def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
@@ -305,9 +306,8 @@ class Admission:
 
     def _proved(self, address: str, requested: AssociationRequest) -> str:
         """Return the AE title of a requestor that proves it, by its network or certificate, else an empty text."""
-        plain, title = plain_address(address), requested.calling_ae_title
-        is_proved = any(peer.ae_title == title and _is(peer, plain, requested) for peer in self._proving())
-        return title if is_proved else ""
+        peers = _matching(self._peers(), address, requested).values()
+        return requested.calling_ae_title if any(peer.networks or peer.certificate for peer in peers) else ""
 
     def _report_eviction(self, connection: Claim, stage: Stage) -> None:
         what: Literal["association", "connection"] = "association" if stage is Stage.PLACED else "connection"

@@ -112,6 +112,7 @@ class Actions:
         """Return an action that also deletes the volumes of an instance that has left its series."""
 
         def act(**arguments: Any) -> dict[str, Any]:
+            self._archive.intake.require_here()
             try:
                 return action(**arguments)
             finally:
@@ -208,6 +209,7 @@ class Actions:
         return {"certificate": self.erasing.erase(named, trash, Order(who, "by command")).as_json()}
 
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
+        self._archive.intake.require_here()
         self._applier.require_caught_up()
         quiet_seconds, now = self._ingest.quiet_seconds, self._index.now()
         return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))

@@ -72,7 +72,11 @@ class Housekeeping:
         self._are_sidecars_owed = False
 
     def work(self) -> float:
-        """Run the tasks that are due; return the seconds until the next one is."""
+        """Run the tasks that are due; return the seconds until the next one is.
+
+        Raises OutOfResources: a folder of the root is away, in which files would not be found.
+        """
+        self._archive.intake.require_here()
         moment = monotonic()
         has_more = self.write_verdicts()
         studies_wait = self._studies_at - moment

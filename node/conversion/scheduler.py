@@ -403,7 +403,6 @@ class ConversionEnds:
 
     def record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
         """Set a series aside whose files are damaged, unless all of them are whole again."""
-        self._archive.intake.require_here()  # recorded later: they may be whole
         whole = [report_damage(self._archive, self._index, key, problem, self._now()) for key, problem in error.damaged]
         if all(whole):
             wait = dt.timedelta(seconds=WHOLE_AGAIN_SECONDS)

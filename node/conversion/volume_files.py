@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from node.archive.base import VOLUMES
+from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
 from node.durable import sync_file, write_durably
 from node.index.nouns.records import RevisionFile
@@ -130,6 +131,7 @@ def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
     _sync_all(folder, archive.sync_folder)
     write_durably(_note(archive, claimed), json.dumps([claimed.id, str(revision_folder(claimed))]).encode())
     with _parents:
+        mark_folders(archive.root, is_new=lambda name: name != VOLUMES)  # it is known from its first volume on
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for changed in destination.parents[3::-1]:
             archive.sync_folder(changed)
@@ -142,7 +144,6 @@ def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
             shutil.rmtree(finished, ignore_errors=True)  # of an attempt that failed
             shutil.copytree(folder, finished)
             _sync_all(finished, archive.sync_folder)
-            shutil.rmtree(folder, ignore_errors=True)
             os.rename(finished, destination)
         archive.sync_folder(destination.parent)
     archive.intake.require_here()  # it may lie below a mount

@@ -7,11 +7,15 @@ person decides. What a crash leaves is compared after the next start.
 
 from __future__ import annotations
 
+import structlog
+
 from node.archive.filesystem import Archive
 from node.background import MAX_PAUSE_SECONDS, BackgroundService
 from node.children.decoder import Decoder, NotDecoded, NotDecodedNow
 from node.children.decoding import SAME, recoded
 from node.index.database.index import Index
+
+log = structlog.get_logger()
 
 MOVED_SECONDS = 1.0
 """After the commit, a file is moved into quarantine: that has nearly always happened then."""
@@ -40,14 +44,15 @@ class Comparisons(BackgroundService):
         """Compare all that can be compared now."""
         again = None
         for conflict, sop_instance_uid, key in self._index.conflicts.not_compared():
-            current, found = self._index.instances.current(sop_instance_uid), b""
+            current, is_same = self._index.instances.current(sop_instance_uid), False
             try:
                 if current is not None and key is not None:
-                    found = self._decoder.run(recoded, self._archive.path(key), self._archive.local(current))
+                    paths = self._archive.path(key), self._archive.local(current)
+                    is_same = self._decoder.run(recoded, *paths) == SAME
             except (NotDecodedNow, FileNotFoundError):  # the node stops, or the file is on its way into quarantine
                 again = MAX_PAUSE_SECONDS
                 continue
             except (NotDecoded, OSError):
-                pass  # a person decides
-            self._index.conflicts.compared(conflict, self._index.now(), is_same=found == SAME)
+                log.warning("not_compared", sop_instance_uid=sop_instance_uid, detail="a person decides")
+            self._index.conflicts.compared(conflict, self._index.now(), is_same=is_same)
         return again

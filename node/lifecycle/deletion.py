@@ -25,7 +25,7 @@ from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.place import REMEDY
 from node.index.nouns.deletions import is_deletable
-from node.index.nouns.records import Deletion, DeletionPlan, removes_instances
+from node.index.nouns.records import UIDS, Deletion, DeletionPlan, removes_instances
 from node.index.nouns.terms import Terms
 
 log = structlog.get_logger()
@@ -39,13 +39,15 @@ class Unsafe(VoxelnodeError):
 class Order:
     """Who ordered a deletion (a user of this machine or a part of the node), the reason, and the terms.
 
-    `trash_until`: until when it can be undone (`node.lifecycle.trash`); None: it cannot.
+    `trash_until`: until when it can be undone (`node.lifecycle.trash`); None: it cannot. `forgets`: see
+    `node.index.nouns.deletions`.
     """
 
     who: str
     reason: str
     terms: Terms | None = None
     trash_until: dt.datetime | None = None
+    forgets: bool = False
 
 
 def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
@@ -65,7 +67,8 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         with index.ahead.standing():  # an instance that was indexed now would be deleted, and the ledger would miss it
             index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
             listed = archive.acknowledged.position.entries
-            ordered = index.deletions.order(plan, order.reason, now, order.terms, order.trash_until)
+            terms = order.terms, order.trash_until
+            ordered = index.deletions.order(plan, order.reason, now, *terms, forgets=order.forgets)
     except VoxelnodeError:
         audit.note(_message(plan, order, Result.SERIOUS_FAILURE, f"not done: {what}; the index did not change"))
         raise
@@ -113,9 +116,10 @@ def _listed_before(archive: Archive, index: Index, ordered: Deletion) -> int:
     It was received later, or it has a row: the deletion removed those of all entries before it.
     """
     position = archive.acknowledged.position.entries
-    its_uid = {"instance": "sop", "series": "series", "study": "study"}[ordered.level] + "_instance_uid"
     for first, some in entries(archive.root):
-        its = [(number, one) for number, one in enumerate(some, first) if getattr(one, its_uid) == ordered.uid]
+        its = [
+            (number, one) for number, one in enumerate(some, first) if getattr(one, UIDS[ordered.level]) == ordered.uid
+        ]
         later = (n for n, one in its if dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at)
         first_here = index.lost.first_with_row([one for _, one in its])
         if found := [*later, *(its[place][0] for place in (first_here,) if place is not None)]:

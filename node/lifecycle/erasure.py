@@ -16,6 +16,7 @@ import mmap
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import DeletionPlan, Level
+from node.index.nouns.records import UIDS, DeletionPlan, Level
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Ended
 from node.index.work.payloads import Erasure
@@ -204,12 +205,13 @@ class Erasing:
 
     def _carried_out(self, id: int, erasure: Erasure, order: Order) -> Certificate:
         """Erase what a row of the ledger still has; the row follows, object by object."""
+        order = replace(order, forgets=True)
         with self._archive.ballast.dropped():  # what waits for room is applied, too
             for what in erasure.objects[erasure.deleted :]:
                 try:
                     self._delete(what, order)
                 except Exception:
-                    if what == erasure.objects[0] and self._is_here(what):
+                    if what == erasure.objects[0] and self._plan_of(what) is not None:
                         self._index.work.record(id, Ended("dropped", "nothing was erased"), self._index.now())
                     raise
                 reached("erasure-deleted")
@@ -234,17 +236,13 @@ class Erasing:
         return certificate_of(fields)
 
     def _empty(self, number: int, who: str) -> None:
-        try:
+        with suppress(NotInTrash):  # emptied before a crash
+            self._index.trash.forget_patients(number)
             empty(self._archive, self._index, self._audit, number, who, "to erase", self._index.now())
-        except NotInTrash:  # emptied before a crash
-            return
 
     def _delete(self, what: Object, order: Order) -> None:
         if (plan := self._plan_of(what)) is not None:  # else of the trash, or deleted before a crash
             delete(self._archive, self._index, self._audit, plan, order, self._index.now())
-
-    def _is_here(self, what: Object) -> bool:
-        return self._plan_of(what) is not None
 
 
 def certificate_of(fields: Mapping[str, Any]) -> Certificate:
@@ -309,12 +307,7 @@ def purge_unnamed(
         except NotInQuarantine:  # it is in the trash, with a deletion of its own
             stay.append(key)
             continue
-        its_uid = {
-            "study": file.study_instance_uid,
-            "series": file.series_instance_uid,
-            "instance": file.sop_instance_uid,
-        }[level]
-        if its_uid != uid:
+        if getattr(file, UIDS[level]) != uid:
             stay.append(key)
             continue
         archive.remove(key)

@@ -22,17 +22,17 @@ import structlog
 
 from node.acknowledged import problems
 from node.archive.filesystem import Archive
-from node.archive.intact import MISSING, data_set_offset, problem_with
+from node.archive.intact import MISSING
 from node.background import BackgroundService
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.engine.about_keys import SCRUB
-from node.index.models.levels import STORE
+from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.records import InstanceFile
 from node.metrics import Metrics
 from node.receive.accounting import note_lost
-from node.receive.stored_files import report_damage
+from node.receive.stored_files import problem_of, report_damage
 
 log = structlog.get_logger()
 
@@ -187,7 +187,7 @@ class Scrub(BackgroundService):
         for loser in self._index.instances.losers():
             if self._index.sharing.is_away(loser.holder):
                 continue
-            problem = self._problem(loser.key, None, None, loser.sha256)
+            problem = self._problem_of(loser)
             current = current.counting(problem)
             if problem is not None and problem != UNREADABLE:
                 gone = problem == MISSING
@@ -217,31 +217,19 @@ class Scrub(BackgroundService):
             report_damage(self._archive, self._index, file.key, problem, now)
         return replace(current.counting(problem, file.bytes), key=file.key)
 
-    def _problem_of(self, file: InstanceFile) -> str | None:
+    def _problem_of(self, file: InstanceFile | HeldFile) -> str | None:
         """Compare a file; of one that only the object store has, whether the object is there."""
-        remote = self._archive.remote
         if self._index.sharing.is_away(file.holder):  # its host reads it when it moves it to the store
             return None
-        if remote is None or file.place != STORE or self._archive.path(file.key).exists():
-            return self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)
-        try:
-            return None if remote.has(file) else remote.object_problem(file)
-        except OSError as error:
-            log.error("object_not_compared", path=file.key, reason=error.strerror)
-            return UNREADABLE
-
-    def _problem(self, key: str, offset: int | None, length: int | None, sha256: str) -> str | None:
-        path = self._archive.path(key)
+        path = self._archive.path(file.key)
         try:
             _forget_cached(path)
-            if offset is None and path.exists():
-                offset = data_set_offset(path)
-            problem = problem_with(path, offset or 0, length, sha256)
+            problem = problem_of(self._archive, file)
             _forget_cached(path)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise OutOfResources(f"a file cannot be compared now: {error.strerror}") from error
-            log.error("file_unreadable", path=key, reason=error.strerror)
+            log.error("file_unreadable", path=file.key, reason=error.strerror)
             return UNREADABLE
         return problem
 

@@ -118,8 +118,6 @@ def _fate(
             return "versions"
         if (row := index.instances.of_key(file.key)) is None:
             return _of_one_that_came_again(archive, index, file, problem, quiet_seconds, now)
-        if problem == MISSING and not archive.path(file.key).parent.is_dir():  # the archive is not mounted
-            return "unread"
         if problem is None and row.file_missing:
             index.instances.mark_files([file.key], missing=False, now=now)
         if problem is None or report_damage(archive, index, file.key, problem, now):

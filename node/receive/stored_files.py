@@ -175,7 +175,7 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     counts as found; if the store is away, or the file cannot be read, nothing is recorded.
 
     Returns whether the file is whole now. `problem`: see `node.archive.intact.problem_with`. Raises OutOfResources if
-    the index did not commit.
+    the index did not commit, or the file is missing and a folder of the root is away.
     """
     with within(None):  # a damage counts, whoever meets it
         return _report_damage(archive, index, key, problem, now)
@@ -199,8 +199,8 @@ def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: 
             index.instances.mark_files([key], missing=False, now=now)
         return True
     is_missing = problem == MISSING
-    if is_missing and archive.intake.away() is not None:
-        return False
+    if is_missing:
+        archive.intake.require_here()
     damage = None if is_missing else f"the file {problem}: send the instance again"
     if index.instances.mark_files([key], missing=True, now=now, damage=damage):
         log.error("file_damaged", path=key, reason=problem)
@@ -242,16 +242,19 @@ def problem_of(archive: Archive, file: InstanceFile | HeldFile) -> str | None:
 
     Whatever comes back passes this: from the trash, from quarantine, by a decision or a repair. Its row has the digest.
 
-    Raises OSError: it cannot be read now.
+    Raises OSError: it cannot be read now. Raises OutOfResources: it is not found, and a folder of the root is away.
     """
     path = archive.path(file.key)
     if archive.remote is not None and file.place == STORE and isinstance(file, InstanceFile) and not path.exists():
         return None if archive.remote.has(file) else archive.remote.object_problem(file)
     try:
         offset = file.data_set_offset if file.data_set_offset is not None else data_set_offset(path)
+        problem = "is not a DICOM file" if offset is None else problem_with(path, offset, file.bytes, file.sha256)
     except FileNotFoundError:
-        return MISSING
-    return "is not a DICOM file" if offset is None else problem_with(path, offset, file.bytes, file.sha256)
+        problem = MISSING
+    if problem == MISSING:
+        archive.intake.require_here()
+    return problem
 
 
 def _flaw(archive: Archive, held: HeldFile) -> Flaw | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +23,7 @@ from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 from node.registry import DEIDENTIFICATION, required
-from node.routing.destination import Destination
+from node.routing.destination import Destination, Unreachable
 from node.routing.held import HeldWorker, RouteParts
 from node.routing.kinds import kind_that_follows, open_receiver
 from node.routing.peers import PeerDestination
@@ -106,10 +105,14 @@ class RouteWorkers(MessageLoops[_Plan, HeldWorker]):
 
 
 def _reported(archive: Archive, index: Index, key: str, problem: str) -> bool:
-    """Report a file that a worker found damaged; return whether it is whole after all."""
-    with suppress(OutOfResources):  # the next reader records it
+    """Report a file that a worker found damaged; return whether it is whole after all.
+
+    Raises Unreachable: a folder of the root is away, or the index did not commit; nothing was tried in vain.
+    """
+    try:
         return report_damage(archive, index, key, problem, index.now())
-    return False
+    except OutOfResources as error:
+        raise Unreachable(f"files of the archive are not known to be damaged: {error}") from error
 
 
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:

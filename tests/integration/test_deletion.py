@@ -26,7 +26,7 @@ from node.settings.model import Settings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root, bring
-from tests.rows import read_rows, write_rows
+from tests.rows import read_rows, view_rows, write_rows
 
 OPTIONS = write_options(Convert())
 
@@ -356,16 +356,20 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
     with Repository(settings) as repository:
         uid = received(repository, "Zwicklbauer")
         received(repository, "Staying")
+        act, other = repository.actions.by_name, received(repository, "Zwicklbauer-Meier")
+        ids = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
+        act["merge-patients"](source=ids[2], target=ids[0], who="test")
+        act["delete"](level="study", uid=other, study_instance_uid=None, who="test")
         assert {"index.sqlite-wal", "journal/00000000.journal"} <= bytes_with(b"Zwicklbauer")
-        [stored] = [path for path in (root / "objects").rglob("*.dcm") if b"Zwicklbauer" in path.read_bytes()]
+        [stored] = [path for path in (root / "objects").rglob("*.dcm") if b"Zwicklbauer^" in path.read_bytes()]
         for copy in ("quarantine/aside.dcm", "work/download-1"):  # of no row
             (root / copy).parent.mkdir(exist_ok=True)
             shutil.copy(stored, root / copy)
         (root / "quarantine/torn.dcm").write_bytes(b"Zwicklbauer " + uid.encode())
         (root / "quarantine/other.dcm").write_bytes(uid.encode() + b".1")
-        done = repository.actions.by_name["erase"](objects=[["study", uid, uid]], trash=[], who="test")
+        done = act["erase"](objects=[["study", uid, uid]], trash=[1], who="test")
         reported = done["certificate"]
-        counts = {"trash": 0, "quarantined": 1, "downloads": 1, "index_overwritten": True}
+        counts = {"trash": 1, "quarantined": 1, "downloads": 1, "index_overwritten": True}
         assert {name: reported[name] for name in counts} == counts
         assert [what for what in reported["stays"] if "quarantine" in what] == [
             "quarantine/torn.dcm: it has a UID of what was erased"

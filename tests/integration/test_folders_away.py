@@ -17,11 +17,13 @@ from node.archive.space import FOLDERS, KEPT
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
+from node.conversion.housekeeping import Housekeeping
 from node.conversion.volume_files import publish, revision_folder
 from node.errors import OutOfResources
 from node.index.database.look import looking
 from node.index.database.reading import reading
 from node.index.engine.place import IndexUnusable
+from node.lifecycle.scrub import Scrub, ScrubPass
 from node.receive.ingest import Origin
 from node.settings.model import Settings
 from node.settings.storage import Storage
@@ -29,7 +31,7 @@ from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, bring, data_set_bytes
 from tests.made_once import copy_root
-from tests.rows import view_rows, write_rows
+from tests.rows import read_rows, view_rows, write_rows
 
 
 def nothing(folder: Path, other: Path) -> None:
@@ -176,6 +178,69 @@ def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tm
     assert check_repository(settings_of(root), digests=True, repair=False) == []
 
 
+def scrubbed(repository: Repository, number: int) -> None:
+    scrub = Scrub(repository.archive, repository.index, repository.metrics, 1, repository.index.now)
+    scrub._finish(ScrubPass(repository.index.now()))
+
+
+def housekept(repository: Repository, number: int) -> None:
+    none = dt.timedelta(0)
+    Housekeeping(repository.archive, repository.index, none, none, repository.index.now).work()
+
+
+WHILE_AWAY: tuple[tuple[str, Callable[[Repository, int], object]], ...] = (
+    *(("quarantine", one) for one in (scrubbed, housekept)),
+    ("volumes", housekept),
+    *(
+        (folder, lambda repository, number, action=action, values=values: repository.actions.by_name[action](
+            who="somebody", **(values(repository, number))))
+        for folder in ("quarantine", "objects")
+        for action, values in {
+            "restore-trash": lambda repository, number: {"number": number},
+            "accept-conflict": lambda repository, number: {"conflict": 1, "alike": False},
+            "release-quarantined": lambda repository, number: {"name": aside(repository), "replace": True},
+        }.items()
+    ),
+)  # fmt: skip
+"""A folder, and who looks for files in it while the node runs."""
+
+
+def aside(repository: Repository) -> str:
+    [row] = view_rows(repository.archive.root, "SELECT path FROM v_conflicts")
+    return Path(row["path"]).name
+
+
+@pytest.mark.parametrize(("name", "look"), WHILE_AWAY)
+def test_what_is_not_found_while_its_folder_is_away_counts_as_there(
+    tmp_path: Path, name: str, look: Callable[[Repository, int], object]
+) -> None:
+    root = tmp_path / "root"
+    with Repository(settings_of(root)) as repository:
+        [kept], [deleted] = make.ct_series(1), make.ct_series(1)
+        bring(repository.ingest, kept, make.corrected(kept), deleted, make.corrected(deleted))
+        act = repository.actions.by_name
+        act["delete"](
+            level="study", uid=str(deleted.StudyInstanceUID), study_instance_uid=None, erase=False, who="somebody"
+        )
+        before = rows_of_files(root)
+        (root / name).rename(tmp_path / "disk")
+        (root / name).mkdir()
+        with pytest.raises(OutOfResources, match=f"/{name} was replaced"):
+            look(repository, 1)
+        assert rows_of_files(root) == before
+        (root / name).rmdir()
+        (tmp_path / "disk").rename(root / name)
+        assert repository.archive.intake.stopped is None
+        assert act["restore-trash"](number=1, who="somebody")["instances"] == 1
+    assert check_repository(settings_of(root), digests=True, repair=False) == []
+
+
+def rows_of_files(root: Path) -> list[list[dict[str, object]]]:
+    """What the index says of the files of instances."""
+    tables = "images", "conflicts", "trash", "lost_instances"
+    return [read_rows(root, f"SELECT * FROM {table}") for table in tables]
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_what_a_copied_folder_leaves_below_its_mount_is_not_taken_for_it(
     filled: Path, tmp_path: Path, name: str
@@ -252,8 +317,45 @@ def test_the_kernel_says_what_another_file_system_is(tmp_path: Path, monkeypatch
         monkeypatch.setattr(os, "rename", rename)
         publish(folder, claimed, repository.archive)
     destination = root / revision_folder(claimed)
+    assert (root / "volumes" / MARKER).is_file(), "before the node is opened again"
     assert (destination / "volume.nii.gz").read_bytes() == b"voxels"
     assert [path.name for path in destination.parent.iterdir()] == [destination.name]
+
+
+MOVES: dict[str, Callable[[Archive, str], object]] = {
+    "quarantine": lambda archive, key: archive.quarantine(key),
+    "move": lambda archive, key: archive.move(key, f"quarantine/{Path(key).name}"),
+    "keep part": lambda archive, key: archive.keep_part(key),
+    "take in": lambda archive, key: archive.take_in(key, archive.incoming / f"{Path(key).stem}.part"),
+    "keep aside": lambda archive, key: archive.keep_aside(archive.incoming / f"{Path(key).stem}.part", key),
+    "sweep": lambda archive, key: archive.sweep_incoming(),
+    "take back": lambda archive, key: archive.take_back("a.dcm"),
+    "copy": lambda archive, key: archive.quarantine_copy(archive.path(key)),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_copy_that_fails_leaves_the_file_where_it_was_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: str
+) -> None:
+    def elsewhere(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def full(source: Path, target: Path, **options: bool) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = Archive(tmp_path / "root")
+    key = archive.new_key()
+    archive.write(key, b"first")
+    (archive.incoming / f"{Path(key).stem}.part").write_bytes(b"second")
+    (archive.root / "quarantine" / "a.dcm").write_bytes(b"third")
+    before = content_of(archive.root)
+    monkeypatch.setattr(os, "rename", elsewhere)
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises((OSError, OutOfResources)):
+        MOVES[move](archive, key)
+    assert content_of(archive.root) == before
 
 
 @pytest.mark.parametrize("text", [b"CREATE TABLE images", b"CREATE VIEW v_series", b"CREATE INDEX"])

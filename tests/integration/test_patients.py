@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from node.dicom.matching import read_query
 from node.errors import UsageError
 from node.index.nouns.persons import Correction, NoSuchPatient, PatientLink, Person, PersonRepository
 from node.index.nouns.study_search import StudyFilter
+from node.lifecycle.trash import empty
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_find import identifier
@@ -319,3 +321,65 @@ def test_what_comes_back_from_the_trash_is_of_the_right_patient_still(root: Root
         assert root.rows("SELECT 1 FROM v_patients WHERE patient_id = 'C-1'") == []
         bring_back(root, audit, deleted)
         assert {study: who for study, (who, _) in found_ids(root).items()} == {uid: "C-1", other: "C-7"}
+
+
+DECISIONS: dict[str, Callable[[Root], object]] = {
+    "merge": lambda root: persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock()),
+    "correction": lambda root: persons(root).correct(number(root, "OLD"), right(patient_id="NEW"), root.clock()),
+    "link": lambda root: persons(root).link(
+        [PatientLink(True, *(Person(one, "", "", None, "") for one in ("OLD", "NEW")))], root.clock()
+    ),
+}
+
+
+def deleted(root: Root, audit: Audit, uid: str) -> None:
+    root.delete("study", uid)
+
+
+def emptied(root: Root, audit: Audit, uid: str) -> None:
+    empty(root.archive, root.index, audit, trash(root, "study", uid), "somebody", "by hand", root.clock())
+
+
+def brought_back(root: Root, audit: Audit, uid: str) -> None:
+    bring_back(root, audit, trash(root, "study", uid))
+    assert owners(root)[uid] == "NEW"
+
+
+@pytest.mark.parametrize("end", [deleted, emptied, brought_back])
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_a_decision_holds_until_it_is_undone_whatever_becomes_of_the_studies(
+    root: Root, audit: Audit, decision: str, end: Callable[[Root, Audit, str], None]
+) -> None:
+    studies = [take(root, one) for one in (("OLD", "NEW") if decision == "merge" else ("OLD",))]
+    DECISIONS[decision](root)
+    for uid in studies:
+        end(root, audit, uid)
+    later = take(root, "OLD")
+    assert owners(root)[later] == "NEW"
+    persons(root).separate(number(root, "OLD"), root.clock())
+    assert owners(root)[later] == "OLD"
+    for uid in owners(root):
+        root.delete("study", uid)
+    assert root.rows("SELECT * FROM v_patients") == []
+
+
+@pytest.mark.parametrize("others_stay", [False, True])
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_what_was_decided_while_a_study_was_in_the_trash_holds_for_it(
+    root: Root, audit: Audit, decision: str, *, others_stay: bool
+) -> None:
+    uid, other = take(root, "OLD"), take(root, "NEW") if others_stay or decision == "merge" else ""
+    before = table_rows(root)["studies"]
+    if decision != "correction" or not other:  # else it would be of a person who is there, and no new one
+        DECISIONS[decision](root)
+    gone = trash(root, "study", uid)
+    if owners(root).get(uid, "NEW") == "NEW" and root.rows("SELECT 1 FROM v_patients WHERE merged_into IS NOT NULL"):
+        persons(root).separate(number(root, "OLD"), root.clock())
+    bring_back(root, audit, gone)
+    assert found_ids(root)[uid][0] == "OLD"
+    assert table_rows(root)["studies"] == before
+    gone = trash(root, "study", uid)
+    if decision == "link":
+        DECISIONS[decision](root)
+        bring_back(root, audit, gone)
+        assert found_ids(root)[uid][0] == "NEW"

@@ -188,7 +188,8 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: P
     update = update_of(parse(b"MSH|^~\\&|RIS||||2026||ADT^A08|1|P|2.5\rPID|||NEW||Maier^Eva||19710101|F\r"))
     assert update is not None
     assert update.make(steps, root.clock()) == 2  # those of files stay
-    assert {whose()[name] for name in ("rest", "hl7")} == {("NEW", "Maier^Eva")}
+    assert sent(changes, "PID|||B", "MRG|A") == [HELD]
+    assert {whose()[name] for name in ("rest", "hl7")} == {("NEW", "Maier^Eva")}, "of others, it changes nothing"
     assert sent(changes, "PID|||NEW", "PID|||OLD", kind="ADT^A37") == ["separated"]
     assert whose() == before | {"file": ("OLD", "Trauma^One"), "1.2.2": "OLD"}
 

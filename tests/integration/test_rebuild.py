@@ -23,6 +23,7 @@ from node.index.engine.backend import backend_at
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.nouns import received as batches
+from node.index.nouns.persons import PatientLink, Person, PersonRepository
 from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
 from node.settings.model import Settings
@@ -137,6 +138,9 @@ def merge_two_patients(settings: Settings) -> None:
 def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
     root = settings.storage.root
     merge_two_patients(settings)
+    unknown = (Person(name, "", "", None, "") for name in ("C", "D"))
+    with Repository(settings) as repository:  # of whom no image is here yet
+        repository.index.repository(PersonRepository).link([PatientLink(True, *unknown)], repository.index.now())
     before = patient_ids(root)
     rebuild_index(settings)
     assert patient_ids(root) == before

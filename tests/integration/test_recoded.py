@@ -6,6 +6,7 @@ import base64
 import subprocess
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,13 @@ def compare(root: Root) -> dict[str, Any]:
 KEPT, OPEN = {"decision": "kept", "decided_by": RECODED}, {"decision": None, "decided_by": None}
 
 
-@pytest.mark.parametrize("image", IMAGES)
-@pytest.mark.parametrize("encoding", RECODERS)
+@pytest.mark.parametrize(
+    ("encoding", "image"),
+    [each for each in product(RECODERS, IMAGES) if "gdcm" not in each[0] or each[1] != "palette"],  # it writes none
+)
 def test_an_instance_in_another_lossless_encoding_is_kept(
     root: Root, tmp_path: Path, image: str, encoding: str
 ) -> None:
-    if image == "palette" and "gdcm" in encoding:
-        pytest.skip("GDCM does not write this palette")
     [first] = make.saved([IMAGES[image]()], tmp_path)
     second = tmp_path / "second"
     RECODERS[encoding](first, second)

@@ -12,6 +12,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.cli.look.info import DAMAGED_FILE
+from node.errors import OutOfResources
 from node.index.nouns.records import Outcome
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.scrub import Scrub, scrub_state
@@ -151,8 +152,12 @@ def test_an_archive_that_is_not_mounted_is_not_missing(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
     (root.folder / "objects").rename(root.folder / "elsewhere")
-    full_pass(root, scrub(root))
+    with pytest.raises(OutOfResources, match="objects was removed"):
+        full_pass(root, scrub(root))
     assert events(root) == []
+    (root.folder / "elsewhere").rename(root.folder / "objects")
+    full_pass(root, scrub(root))
+    assert (state(root).last.files, state(root).last.damaged) == (1, 0)
 
 
 def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[], Root]) -> None:

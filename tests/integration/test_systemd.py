@@ -113,7 +113,7 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
 
 SERVICES = {
     "apply", "worker", "rejections", "commitments", "hook nobody", "route /pacs", "retention", "scrub", "questioner",
-    "worklist", "retrievals", "questions", "rules of projects",
+    "worklist", "retrievals", "questions", "rules of projects", "comparisons",
     *(["cluster", "lease", "server of the index", "audit-copy", "charts"] if IN_POSTGRESQL else []),
 }  # fmt: skip
 

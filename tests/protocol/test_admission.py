@@ -76,6 +76,16 @@ def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: Callable[.
     assoc.release()
 
 
+def test_a_name_that_may_not_store_takes_nothing_for_another_one(start_node: Callable[..., Running]) -> None:
+    peers = {
+        "in": Peer(ae_title="CT1", may=("store",), takes=(CT_IMAGE_STORAGE,)),
+        "out": Peer(ae_title="CT1", may=("query",)),
+    }
+    assoc = associate(start_node(peers=peers), build_context(CT_IMAGE_STORAGE), build_context(MR), title="CT1")
+    assert [one.abstract_syntax for one in assoc.accepted_contexts] == [CT_IMAGE_STORAGE]
+    assoc.release()
+
+
 @pytest.mark.own_acceptor
 def test_a_peer_gets_what_is_not_taken_from_it(start_node: Callable[..., Running]) -> None:
     node = start_node(peers={"ct": Peer(ae_title="CT1", takes=(CT_IMAGE_STORAGE,))})

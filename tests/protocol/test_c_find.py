@@ -290,7 +290,6 @@ def test_a_list_of_uids_is_answered_up_to_64_kilobytes(archive: tuple[Running, d
     assert {one.StudyInstanceUID for one in answers} == {uids["late"], uids["other"]}
 
 
-@pytest.mark.own_acceptor("pynetdicom has no limit")
 def test_a_longer_identifier_is_refused_with_the_limit(node: Running) -> None:
     several = [f"1.2.3.{number}" for number in range(10_000)]
     answers, final = ask(node, identifier("STUDY", StudyInstanceUID=several), transfer_syntax=ImplicitVRLittleEndian)

@@ -7,13 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
 
 from node.audit.audit_log import Audit
+from node.budget import Caller, Turns
 from node.errors import UsageError
 from node.settings.peers import Peer
 from tests.make import ct_series
@@ -113,3 +119,22 @@ def test_silent_connections_end_after_the_time_for_a_request(start_node: Start) 
     assert node.settled()
     assert time.monotonic() - began < DEADLINE_SECONDS
     silent.socket.close()
+
+
+def test_a_search_is_of_its_peer_and_not_of_the_node(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    callers, turn = [], Turns.turn
+
+    def noted(turns: Turns, caller: Caller, *rest: Any) -> Any:
+        callers.append(caller.name)
+        return turn(turns, caller, *rest)
+
+    monkeypatch.setattr(Turns, "turn", noted)
+    assoc = associate(node, build_context(StudyRootQueryRetrieveInformationModelFind), title="ASKER")
+    for level in ("STUDY", "STUDY"):
+        keys = Dataset()
+        keys.QueryRetrieveLevel, keys.StudyInstanceUID = level, ""
+        assert [status.Status for status, _ in assoc.send_c_find(keys, StudyRootQueryRetrieveInformationModelFind)] == [
+            0
+        ]
+    assoc.release()
+    assert set(callers) == {"ASKER at 127.0.0.1"}

@@ -688,6 +688,20 @@ def test_a_file_that_is_whole_again_before_its_message_is_given_up_is_sent(
     assert pacs.taken == uids([ds])
 
 
+def test_a_folder_that_is_away_costs_no_attempt(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",), attempts=1)}, pacs.port)
+    series = CT(2)
+    node.take(series)
+    objects = node.node.root / "objects"
+    objects.rename(node.node.root / "disk")
+    node.run("all/PACS")
+    state = node.state()
+    assert (state["given_up"], "objects was removed" in state["trouble"]) == (0, True)
+    (node.node.root / "disk").rename(objects)
+    node.later("all/PACS")
+    assert pacs.taken == uids(series)
+
+
 @pytest.mark.slow
 def test_no_room_for_copies_holds_a_route_and_costs_no_attempt(source: Callable[..., Source], pacs: Pacs) -> None:
     routes = {

@@ -232,7 +232,7 @@ class PynetdicomAcceptor(AcceptorHandlers):
     def serving(self, event: Event, *, is_work: bool = True) -> Iterator[None]:
         """Mark the association of a request as served."""
         accepted, claim = self._accepted[event.assoc]
-        with accepted.serving():
+        with accepted.serving(), super().serving(event):
             yield
         if is_work:
             claim.worked()

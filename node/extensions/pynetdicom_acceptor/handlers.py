@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from types import SimpleNamespace
@@ -40,14 +40,25 @@ from pynetdicom.events import (
     InterventionEvent,
 )
 
+from node.addresses import block_of
 from node.association.admission import AssociationRequest
-from node.association.association import AcceptedContext
+from node.association.association import AcceptedContext, maximum_bytes
 from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
 from node.association.services.retrieve import RetrieveService
-from node.dicom.command import N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
+from node.budget import Caller, calling
+from node.dicom.command import (
+    C_FIND_RQ,
+    C_GET_RQ,
+    C_MOVE_RQ,
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_GET_RQ,
+    N_SET_RQ,
+)
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
 from node.index.engine.scope import within
@@ -109,6 +120,10 @@ _DATA_SETS = ("Identifier", "ActionInformation", "AttributeList", "EventInformat
 """Names of the data set in pynetdicom's primitives; each of them has one at most."""
 
 
+_FIELDS = {"C_FIND": C_FIND_RQ, "C_GET": C_GET_RQ, "C_MOVE": C_MOVE_RQ}
+"""The command fields of pynetdicom's primitives with an identifier, whose length has a limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _StoreRequest:
     """A C-STORE-RQ whose data set is in a file."""
@@ -132,8 +147,11 @@ class _Request(Operation):
         self._event = event
         data_sets = (getattr(event.request, name, None) for name in _DATA_SETS)
         data_set = next((one for one in data_sets if one is not None), None)
-        self._data_set = data_set.getvalue() if data_set is not None else b""
+        command: Any = SimpleNamespace(field=_FIELDS.get(type(event.request).__name__))
+        self._command = command
         self._has_data_set = data_set is not None
+        content = data_set.getvalue() if data_set is not None else b""
+        self._data_set = content if len(content) <= maximum_bytes(self._command) else None
         asked = {str(uid): options for uid, options in event.assoc.requestor.sop_class_extended.items()}
         self.association: Any = SimpleNamespace(extended_negotiation=asked, is_draining=False, is_next_waiting=True)
         self.status: Dataset | None = None
@@ -160,7 +178,7 @@ class AcceptorHandlers:
 
     def serving(self, event: Event, *, is_work: bool = True) -> AbstractContextManager[None]:
         """Return what lasts as long as a request is served; `is_work`: it is more than a sign of life."""
-        return nullcontext()
+        return calling(Caller(f"{_requested(event).calling_ae_title} at {block_of(event.assoc.requestor.address)}"))
 
     def echo(self, event: Event) -> int:
         """Answer C-ECHO."""

@@ -243,8 +243,8 @@ def _values(connection: Connection, step: ScheduledStep) -> dict[str, Any]:
 def follow_patients(connection: Connection, patient_ids: Sequence[str], now: dt.datetime) -> None:
     """Let scheduled and performed steps of these Patient IDs be of the patients who these are by now."""
     row, performed = ScheduledStepRow, PerformedStepRow
-    is_theirs = or_(row.patient_id.in_(patient_ids), row.identified.is_not(None))
-    for id, attributes in connection.execute(select(row.id, row.attributes).where(is_theirs)).all():
+    scheduled = select(row.id, row.attributes).where(row.patient_id.in_(patient_ids))
+    for id, attributes in connection.execute(scheduled).all():
         values = {**identified(connection, attributes), "changed_at": now}
         connection.execute(update(row).where(row.id == id).values(values))
     reported = select(performed.id, performed.attributes).where(performed.patient_id.in_(patient_ids))

@@ -569,12 +569,8 @@ def _subject(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _delete_patients_without_studies(connection: Connection) -> None:
-    """Delete merged patients that no file is of any more."""
-    is_named = (
-        "EXISTS (SELECT 1 FROM studies WHERE corrected_patient_id IS NOT NULL AND named_patient_id = patients.id)"
-    )
-    has_study = "EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
-    merged, alone = has_study.format("patients.merged_into"), has_study.format("patients.id")
-    has_merged = "EXISTS (SELECT 1 FROM patients m WHERE m.merged_into = patients.id)"
-    _run(connection, f"DELETE FROM patients WHERE merged_into IS NOT NULL AND NOT ({merged} OR {is_named})")
-    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND NOT ({alone} OR {is_named} OR {has_merged})")
+    """Delete patients that no file is of any more, unless somebody has decided who they are, or that others are."""
+    named = "SELECT named_patient_id FROM studies WHERE corrected_patient_id IS NOT NULL"
+    needed = f"SELECT patient_id FROM studies UNION {named} UNION SELECT merged_into FROM patients"
+    is_needed = f"EXISTS (SELECT 1 FROM ({needed}) AS needed WHERE needed.patient_id = patients.id)"
+    _run(connection, f"DELETE FROM patients WHERE merged_into IS NULL AND NOT {is_needed}")

@@ -120,9 +120,12 @@ class DeletionRepository(IndexRepository):
         now: dt.datetime,
         terms: Terms | None = None,
         trash_until: dt.datetime | None = None,
+        *,
+        forgets: bool = False,
     ) -> Deletion:
         """Remove the rows and add a tombstone that names the files, those of volumes alone if it is for the trash.
 
+        `forgets`: also who somebody has decided that its patients are.
         Raises NotThere if it was deleted after the plan was made.
         """
         study_id = connection.execute(
@@ -145,14 +148,12 @@ class DeletionRepository(IndexRepository):
         last, instances = connection.execute(received).one()
         ordered_at = max(now, last or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
-        content = None
+        trash: Trash = None
         if trash_until is not None:
             trash_until += max(now, newest_look(connection) or now) - now  # the clock may be behind
             uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
             series_uid = connection.scalar(uids) if plan.level != "study" else None
             content = content_of(connection, plan.study_instance_uid, series_uid)
-        trash: Trash = None
-        if trash_until is not None and content is not None:
             others = ImageRow.series_id.in_(held), ImageRow.sop_instance_uid != plan.uid
             content["stays"] = plan.level == "instance" and _any(connection, *others)
             trash = leaving(connection, plan, held, stays=content["stays"])
@@ -161,7 +162,7 @@ class DeletionRepository(IndexRepository):
         if not paths and not (trash and trash["images"]):
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         forget_lost(connection, plan)
-        delete_empty_levels(connection, study_id)
+        delete_empty_levels(connection, study_id, forgets=forgets)
         after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
         record_event(
             connection,
@@ -173,9 +174,8 @@ class DeletionRepository(IndexRepository):
             detail=f"{plan.level}, {reason}",
         )
         tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
-        went_to_trash = trash is not None
         deletion = Deletion(
-            tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash, instances, tuple(versions)
+            tombstone, tuple(paths), plan.level, plan.uid, ordered_at, trash is not None, instances, tuple(versions)
         )
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)

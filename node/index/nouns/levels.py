@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, or_, select, true, update
+from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, literal, or_, select, true, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
@@ -212,25 +212,33 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
     A Patient ID that two people share has a row for each of them, so that a study has the name, the birth date and the
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
-
-    A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
-    the first person who comes with it.
     """
-    rows = connection.execute(_PERSONS, {"identity": identity}).all()
-    known = same_person(rows, new)
-    if known is None and (announced := _announced(connection, new)) is not None:
-        named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
-        named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
-        connection.execute(update(PatientRow).where(PatientRow.id == announced.id).values(named))
-        known = announced
+    known = known_person(connection, new, identity)
     if known is None:
-        into = _retired_into(connection, rows, new)
+        into = _retired_into(connection, connection.execute(_PERSONS, {"identity": identity}).all(), new)
         inserted = _inserted(connection, PatientRow, {**new, "identity": identity, "merged_into": into})
         return inserted, into or inserted
     added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
     if added:
         connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(added))
     return int(known.id), int(known.merged_into or known.id)
+
+
+def known_person(connection: Connection, new: Mapping[str, Any], identity: str) -> Any | None:
+    """Return the row of the person with these attributes; None: there is none.
+
+    A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
+    the first person who comes with it.
+    """
+    known = same_person(connection.execute(_PERSONS, {"identity": identity}).all(), new)
+    if known is not None:
+        return known
+    known = _announced(connection, new)
+    if known is not None:
+        named = {name: value for name, value in new.items() if value or name == "issuer_of_patient_id"}
+        named |= {"identity": identity, **(name_groups(new["patient_name"]) if new["patient_name"] else {})}
+        connection.execute(update(PatientRow).where(PatientRow.id == known.id).values(named))
+    return known
 
 
 def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
@@ -244,7 +252,7 @@ def same_person(known: Iterable[Any], new: Mapping[str, Any]) -> Any | None:
 def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
     """Return the row of an order of HL7 that announced the person of a file, if there is one: no file names it yet.
 
-    An issuer that either does not say is no contradiction, nor is a name if the Patient ID was merged into another.
+    What either does not say is no contradiction.
     """
     row, issuer = PatientRow, new["issuer_of_patient_id"]
     of_issuer = or_(row.issuer_of_patient_id.is_(None), row.issuer_of_patient_id == issuer) if issuer else true()
@@ -255,7 +263,7 @@ def _announced(connection: Connection, new: Mapping[str, Any]) -> Any | None:
     )
     is_used = select(StudyRow.id).where(or_(names_it, is_corrected)).exists()
     found = connection.execute(select(row.__table__).where(row.patient_id == new["patient_id"], of_issuer, ~is_used))
-    rows = [one for one in found if one.merged_into is not None or not _contradict(one, new)]
+    rows = [one for one in found if not _contradict(one, new)]
     return rows[0] if len(rows) == 1 and new["patient_id"] else None
 
 
@@ -391,8 +399,8 @@ def _uids(received: Received) -> EventUids:
     }
 
 
-def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
-    """Delete a study without series; then its patients, if left without studies."""
+def delete_empty_levels(connection: Connection, study_id: int | None, *, forgets: bool = False) -> None:
+    """Delete a study without series; then its patients, if left without studies. `forgets`: see the next function."""
     persons = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
     deleted = connection.execute(
         delete(StudyRow)
@@ -401,11 +409,15 @@ def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
     ).first()
     for patient_id in dict.fromkeys(deleted or ()):
         if patient_id is not None:
-            delete_empty_patient(connection, patient_id)
+            delete_empty_patient(connection, patient_id, forgets=forgets)
 
 
-def delete_empty_patient(connection: Connection, patient_id: int) -> None:
-    """Delete a patient without studies and patients merged into it, unless the files of another's study name one."""
+def delete_empty_patient(connection: Connection, patient_id: int, *, forgets: bool = False) -> None:
+    """Delete a patient without studies, unless the files of another's study name it.
+
+    Merges and corrections hold for what comes later, so patients of whom one is the other stay. `forgets`: they go as
+    well, unless one of them has a study, or is named.
+    """
     group = or_(PatientRow.id == patient_id, PatientRow.merged_into == patient_id)
     of_group = select(PatientRow.id).where(group).scalar_subquery()
     named = or_(StudyRow.named_patient_id.in_(of_group), StudyRow.corrected_patient_id.in_(of_group))
@@ -413,6 +425,7 @@ def delete_empty_patient(connection: Connection, patient_id: int) -> None:
         select(StudyRow.id).where(StudyRow.patient_id == patient_id),
         select(StudyRow.id).where(StudyRow.corrected_patient_id.is_not(None), named),
         select(PatientRow.id).where(PatientRow.id == patient_id, PatientRow.merged_into.is_not(None)),
+        select(PatientRow.id).where(PatientRow.merged_into == patient_id, literal(not forgets)),
     )
     if not any(connection.execute(query.limit(1)).first() for query in needed):
         connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))

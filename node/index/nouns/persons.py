@@ -85,6 +85,7 @@ HELD = "merged: holds for what comes with the prior Patient ID"
 
 _SHOWN: Select[Any] = select(literal_column("*")).select_from(table("v_patients"))
 
+APART = {"merged_into": None, "merged_first_into": None, "is_corrected": False}
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
 
 
@@ -237,7 +238,7 @@ class PersonRepository(IndexRepository):
         of_study = StudyRow.study_instance_uid == study
         here = {"named_patient_id": _NAMED, "corrected_patient_id": target, "patient_id": target}
         connection.execute(update(StudyRow).where(of_study).values(here))
-        _note_decided(connection, moved.studies, now)
+        note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
         _settle(connection, moved.studies, now, who)
         delete_empty_patient(connection, patient)
@@ -294,12 +295,11 @@ class PersonRepository(IndexRepository):
             first = func.nullif(_CHOSEN, patient)
             below = listed_in(PatientRow.id, group - {patient})
             connection.execute(update(PatientRow).where(below).values(merged_into=patient, merged_first_into=first))
-            alone = {"merged_into": None, "merged_first_into": None, "is_corrected": False}
-            connection.execute(update(PatientRow).where(PatientRow.id == patient).values(alone))
+            connection.execute(update(PatientRow).where(PatientRow.id == patient).values(APART))
         if issuer is not None:
             given = issuer or _row(connection, patient).identity.partition("\\")[0] or None
             connection.execute(update(PatientRow).where(PatientRow.id == patient).values(issuer_of_patient_id=given))
-        _note_decided(connection, moved.studies, now)
+        note_decided(connection, moved.studies, now)
         detail = f"patient #{patient} is apart" + ("" if former is None else f" from #{former}")
         _record(connection, "patient-separated", moved.studies, detail, now)
         if former is not None:
@@ -327,7 +327,7 @@ class PersonRepository(IndexRepository):
             "corrected_patient_id": None,
         }
         connection.execute(update(StudyRow).where(StudyRow.study_instance_uid == study).values(values))
-        _note_decided(connection, moved.studies, now)
+        note_decided(connection, moved.studies, now)
         _record(connection, "patient-separated", moved.studies, f"the study is of patient #{back} again", now)
         _unsettle(connection, moved.studies, _SETTLED)
         for former in dict.fromkeys((patient, corrected)):
@@ -562,7 +562,7 @@ def _merge(
     connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
     named = {"named_patient_id": _NAMED, "patient_id": target}
     connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
-    _note_decided(connection, moved.studies, now)
+    note_decided(connection, moved.studies, now)
     kind: EventKind = "patient-corrected" if is_correction else "patient-merged"
     _record(connection, kind, moved.studies, f"patient #{source} is now #{target}", now)
     resolved = [number for number, is_resolved in _conflicts(connection, (target,), None) if is_resolved]
@@ -573,7 +573,7 @@ def _merge(
     return moved
 
 
-def _note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
+def note_decided(connection: Connection, studies: Collection[str], now: dt.datetime) -> None:
     """Note that what leaves of studies has the identity of their patient from now on, or is as stored again."""
     given = select(PatientRow.id).where(PatientRow.id == StudyRow.patient_id, HAS_GIVEN_ISSUER).exists()
     decided = case((or_(StudyRow.named_patient_id.is_not(None), given), literal(now, Utc)))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
@@ -286,6 +286,8 @@ class SeriesOutcome:
 
 
 Level = Literal["study", "series", "instance"]
+UIDS: Mapping[Level, str] = {one: f"{'sop' if one == 'instance' else one}_instance_uid" for one in get_args(Level)}
+"""The name of the UID of an object by its level."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select, union, update
 
+from node.dicom.attributes import PATIENT
 from node.errors import UsageError
 from node.index.engine.backend import backend_of
 from node.index.engine.extension_tables import every_table, forget_study
@@ -36,10 +37,11 @@ from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRo
 from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed, volumes_in_trash
-from node.index.nouns.levels import delete_empty_patient
+from node.index.nouns.levels import delete_empty_patient, known_person
 from node.index.nouns.lost import of_plan
+from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
-from node.index.nouns.records import Deletion, DeletionPlan, InstanceFile, Level
+from node.index.nouns.records import UIDS, Deletion, DeletionPlan, InstanceFile, Level
 from node.index.nouns.reopening import convert_referring, reopen
 from node.index.nouns.verdicts import doubt_parts, judge_doubted
 from node.index.nouns.views import TrashViews
@@ -201,6 +203,14 @@ class TrashRepository(IndexRepository):
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
         return Deletion(number, tuple(paths), row.level, row.uid, row.ordered_at, went_to_trash=True)
 
+    @on_writer
+    def forget_patients(self, connection: Connection, number: int) -> None:
+        """Forget who somebody has decided that the patients of a deletion are, unless they have other studies."""
+        its = TrashRow.deletion == number, TrashRow.kind == "patients"
+        identities = select(TrashRow.content["identity"].as_string()).where(*its)
+        for id in connection.scalars(select(PatientRow.id).where(PatientRow.identity.in_(identities))).all():
+            delete_empty_patient(connection, id, forgets=True)
+
 
 class ReadTrash(ReadRepository, TrashViews):
     """What is in the trash."""
@@ -291,16 +301,14 @@ def leaving(connection: Connection, plan: DeletionPlan, series: Sequence[int], *
 
 def _pending(plan: DeletionPlan) -> dict[str, ColumnElement[bool]]:
     """Return what is lost, owed to subscribers and worked on of what is deleted."""
-    work = [WorkRow.study_instance_uid == plan.study_instance_uid, WorkRow.outcome.is_(None)]
-    events = [EventRow.study_instance_uid == plan.study_instance_uid, EventRow.kind.not_in(CHANGES)]
-    if plan.level != "study":
-        of_level = {"series": "series_instance_uid", "instance": "sop_instance_uid"}[plan.level]
-        work.append(getattr(WorkRow, of_level) == plan.uid)
-        events.append(getattr(EventRow, of_level) == plan.uid)
+    work, events = (
+        (row.study_instance_uid == plan.study_instance_uid, getattr(row, UIDS[plan.level]) == plan.uid)
+        for row in (WorkRow, EventRow)
+    )
     return {
         "lost_instances": and_(*of_plan(plan)),
-        "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events)),
-        "work": and_(*work, WorkRow.kind.in_(("hook", "route", "job"))),
+        "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events, EventRow.kind.not_in(CHANGES))),
+        "work": and_(*work, WorkRow.outcome.is_(None), WorkRow.kind.in_(("hook", "route", "job"))),
     }
 
 
@@ -361,33 +369,37 @@ class _Undo:
             if row["identified_at"] is None or there.identified_at is not None:
                 return int(there.id)
         known = self._ids.setdefault("patients", {})
-        for patient in sorted(self._rows["patients"], key=lambda one: one["merged_into"] is not None):
-            if (found := self._patient(patient)) is None:
-                self._insert("patients", [patient])
+        named = {row[column.name] for column in _PERSONS}
+        for patient in (one for one in self._rows["patients"] if one["id"] in named):
+            if (found := self._patient(patient)) is None:  # a merge holds until it is undone: there is none any more
+                self._insert("patients", [patient | APART])
             else:
                 known[patient["id"]] = found
         persons = {column.name: known.get(row[column.name]) for column in _PERSONS}
-        into = select(PatientRow.merged_into).where(PatientRow.id == persons["patient_id"])
-        if (other := self._connection.scalar(into)) is not None:  # somebody has merged the patient meanwhile
-            persons |= {"named_patient_id": persons["patient_id"], "patient_id": other}
-            row = row | {"identified_at": self._now}
+        its = persons["corrected_patient_id"] or persons["named_patient_id"] or persons["patient_id"]
+        into = self._connection.scalar(select(PatientRow.merged_into).where(PatientRow.id == its)) or its
+        persons["patient_id"] = into
+        if persons["corrected_patient_id"] is None:
+            persons["named_patient_id"] = its if into != its else None
         if there is None:
             self._ids["patients"] |= {id: id for id in persons.values() if id is not None}
             self._insert("studies", [row | persons])
         else:
             values = persons | {"identified_at": row["identified_at"]}
             self._connection.execute(update(of).where(of.id == there.id).values(values))
-            delete_empty_patient(self._connection, there.patient_id)
+        if into != known.get(row["patient_id"]):  # somebody has merged or separated the patient meanwhile
+            note_decided(self._connection, [self._study], self._now)
+        for person in {*known.values(), there.patient_id if there is not None else 0}:
+            delete_empty_patient(self._connection, person)
         return self._ids["studies"][row["id"]]
 
     def _patient(self, row: dict[str, Any]) -> int | None:
         """Return the row that a person has by now."""
-        names = "patient_name", "patient_birth_date", "patient_sex"
-        same = [getattr(PatientRow, name).is_not_distinct_from(row[name]) for name in names]
-        found = select(PatientRow.id).where(
-            PatientRow.identity == row["identity"], or_(PatientRow.id == row["id"], and_(*same))
-        )
-        return self._connection.scalar(found.order_by(PatientRow.id != row["id"]).limit(1))
+        is_it = PatientRow.id == row["id"], PatientRow.identity == row["identity"]
+        if (found := self._connection.scalar(select(PatientRow.id).where(*is_it))) is not None:
+            return found
+        known = known_person(self._connection, {one.column: row[one.column] for one in PATIENT}, row["identity"])
+        return int(known.id) if known is not None else None
 
     def _bring_series(self, row: dict[str, Any], study: int) -> None:
         there = self._connection.execute(
