@@ -427,7 +427,7 @@ def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(
     *lines, last = run("doctor", "--root", "/proc/voxelnode").out.splitlines()
     assert "`voxelnode status`" in last
     states = [line.split()[0] for line in lines if line[0] != " "]
-    assert states == sorted(states, key=["broken", "warning", "note", "ok"].index), "what is wrong stands first"
+    assert states == sorted(states, key=["broken", "warning", "ok", "note"].index), "what is wrong stands first"
 
 
 def test_conflicts_fit_a_terminal_and_uids_are_there_if_asked_for(run) -> None:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from node.index.engine.backend import Place
     from node.settings.model import Settings
 
-State = Literal["broken", "warning", "note", "ok"]
-"""A note is what nobody has to mend."""
+State = Literal["broken", "warning", "ok", "note"]
+"""A note is what nobody has to mend, and stands last."""
 
 SET_ASIDE = frozenset({"instance-bytes", "instance-versions", "instance-quarantined"})
 """Kinds of conflicts of which a version of an instance is in quarantine, and in no series."""
@@ -178,7 +178,7 @@ class Check:
 
 
 CHECKS: list[Check] = []
-"""In the order in which they are made, the dear ones last."""
+"""In the order in which `doctor` asks."""
 
 
 def check(name: str, state: State, remedy: str) -> Callable[[Callable[[Site], Iterator[Said]]], None]:
