@@ -42,17 +42,9 @@ def write_counters(
         part.write_bytes(text)
         os.replace(part, root / LIVE_FILE)
     except OSError:
-        with suppress(OSError):  # a full disk may still take what replaces the same bytes
-            _overwrite(root / LIVE_FILE, text)
-
-
-def _overwrite(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.pwrite(descriptor, content, 0)
-        os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)
+        with suppress(OSError), open(root / LIVE_FILE, "r+b", buffering=0) as file:
+            file.write(text)  # a full disk may still take what replaces the same bytes
+            file.truncate()
 
 
 def remove_counters(root: Path) -> None:

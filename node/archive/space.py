@@ -66,11 +66,6 @@ def fullest(root: Path) -> Path:
     return min(disks_of(root) or [root], key=free_bytes_of)
 
 
-def fewest_inodes(root: Path) -> int | None:
-    """Return how many files may still be created on the disk of `disks_of` that takes the fewest; None: no limit."""
-    return min((count for count in map(free_inodes_of, disks_of(root)) if count is not None), default=None)
-
-
 def free_bytes_of(folder: Path) -> int:
     """Return the bytes that this process may still write to the disk of a folder."""
     return free_bytes(os.statvfs(folder))

@@ -26,8 +26,8 @@ NEEDED: Mapping[Role, frozenset[str]] = {
 _RESTART = "see the log; restart the node"
 
 _REMEDIES = {
-    "intake": "it resumes by itself once there is room",
-    "journal": "nothing is lost by waiting; do what it says, or have the instances sent again that it names",
+    "intake": "free space on its disk; it resumes by itself",
+    "journal": "end what locks the index, or free space on its disk; have what `voxelnode lost list` names sent again",
     "object store": "instances stay on the local disk until it works; correct [storage], the bucket or its rights",
     "server of the index": "start PostgreSQL, or mend the way to it; the node goes on by itself",
     "cluster": "start PostgreSQL, or mend the way to it; the node goes on by itself",

@@ -427,7 +427,7 @@ def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(
     *lines, last = run("doctor", "--root", "/proc/voxelnode").out.splitlines()
     assert "`voxelnode status`" in last
     states = [line.split()[0] for line in lines if line[0] != " "]
-    assert states == sorted(states, key=["broken", "warning", "note", "ok"].index), "what is wrong stands first"
+    assert states == sorted(states, key=["broken", "warning", "ok", "note"].index), "what is wrong stands first"
 
 
 def test_conflicts_fit_a_terminal_and_uids_are_there_if_asked_for(run) -> None:
@@ -602,7 +602,7 @@ def test_the_doctor_reports_a_short_disk_once_and_no_restart(run, monkeypatch: p
             return [finding for finding in findings if finding["check"] in ("node", "disk")]
 
         [node] = (finding for finding in of_node_and_disk() if finding["check"] == "node")
-        assert (node["state"], node["remedy"]) == ("broken", "it resumes by itself once there is room")
+        assert (node["state"], node["remedy"]) == ("broken", "free space on its disk; it resumes by itself")
         monkeypatch.setenv("VOXELNODE_STORAGE__RESERVE_BYTES", str(1 << 60))
         [disk] = of_node_and_disk()
         assert (disk["check"], disk["state"]) == ("disk", "broken")

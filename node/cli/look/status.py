@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
@@ -68,8 +67,18 @@ ACKNOWLEDGED = {
 
 def status(root: Root) -> Listing:
     """Show what is stored, waiting, converted and failed."""
-    settings = root.settings
+    from node.index.engine.backend import IndexUnusable
 
+    live = live_of(root.folder)
+    try:
+        with root.looking() as index:
+            facts, failures = _facts(root, index, live), index.failures.newest(SHOWN_FAILURES)
+    except IndexUnusable as error:
+        raise IndexUnusable(f"{error}; node ready: {readiness_of(live, None)}" if live else str(error)) from error
+    return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
+
+
+def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) -> dict[str, Any]:
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of, fullest
     from node.index.engine.backend import FILE_NAME
@@ -78,65 +87,47 @@ def status(root: Root) -> Listing:
     from node.lifecycle.journal import damaged_records, journal_report
     from node.live import running
 
-    folder = root.folder
-    live, proof = live_of(folder), last_proof(folder)
-    with _readable(root.looking(), live) as index:
-        journal = journal_report(folder, index.applied)
-        levels, stored = index.count_levels(), index.instances.totals()
-        failures = index.failures.newest(SHOWN_FAILURES)
-        intake, ready = intake_of(settings, live), readiness_of(live, folder)
-        facts: dict[str, Any] = {
-            "root": folder,
-            "acknowledge": running(live).get("acknowledge", settings.acknowledge),
-            "intake": intake,
-            "port": running(live).get("port"),
-            "tls_port": running(live).get("tls_port"),
-            "ready": f"no, intake: {intake}" if ready == "yes" and intake != "open" else ready,
-            "patients": levels["patients"],
-            "studies": levels["studies"],
-            "series": index.series.count_by_state(),
-            "series_waiting": index.series.count_waiting(),
-            "series_retried": index.series.retried(),
-            "instances": stored["instances"],
-            "bytes": stored["bytes"],
-            "index_held_back": held_back(folder / FILE_NAME) if settings.index.url is None else None,
-            "queued_instances": journal.waiting,
-            "journal_bytes": journal.bytes,
-            "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
-            "lost_instances": index.lost.count(),
-            "journal_gaps": index.lost.gaps(),
-            "undecided_conflicts": index.conflicts.count_open(),
-            "missing_files": index.instances.count_missing_files(),
-            "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
-            "retention": index.retention.waits_for,
-            "held_routes": [row for row in index.routes.destinations() if is_held(row)],
-            "held_hooks": [row for row in index.hooks.progress().values() if is_held(row)],
-            "store_checksums": index.store_checksums,
-            "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
-            "volume_files": index.volumes.count_current(),
-            "incomplete_series": index.series.count_incomplete(),
-            "failures": index.failures.count(),
-            "senders": index.senders.all(),
-            "hosts": index.hosts.all(index.hosts.now()),
-            "oldest_due_at": index.series.next_due_at(),
-            "free_bytes": free_bytes_of(fullest(folder)),
-        }
-    return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
-
-
-@contextmanager
-def _readable(
-    reader: AbstractContextManager[Look | ReadIndex], live: Mapping[str, Any] | None
-) -> Iterator[Look | ReadIndex]:
-    """Open the index; if that fails, tell also what a running node says of itself."""
-    from node.index.engine.backend import IndexUnusable
-
-    with ExitStack() as opened:
-        try:
-            index = opened.enter_context(reader)
-        except IndexUnusable as error:
-            raise IndexUnusable(f"{error}; node ready: {readiness_of(live, None)}" if live else str(error)) from error
-        yield index
+    folder, settings, now = root.folder, root.settings, running(live)
+    proof = last_proof(folder)
+    journal = journal_report(folder, index.applied)
+    levels, stored = index.count_levels(), index.instances.totals()
+    intake, ready = intake_of(settings, live), readiness_of(live, folder)
+    return {
+        "root": folder,
+        "acknowledge": now.get("acknowledge", settings.acknowledge),
+        "intake": intake,
+        "port": now.get("port"),
+        "tls_port": now.get("tls_port"),
+        "ready": f"no, intake: {intake}" if ready == "yes" and intake != "open" else ready,
+        "patients": levels["patients"],
+        "studies": levels["studies"],
+        "series": index.series.count_by_state(),
+        "series_waiting": index.series.count_waiting(),
+        "series_retried": index.series.retried(),
+        "instances": stored["instances"],
+        "bytes": stored["bytes"],
+        "index_held_back": held_back(folder / FILE_NAME) if settings.index.url is None else None,
+        "queued_instances": journal.waiting,
+        "journal_bytes": journal.bytes,
+        "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
+        "lost_instances": index.lost.count(),
+        "journal_gaps": index.lost.gaps(),
+        "undecided_conflicts": index.conflicts.count_open(),
+        "missing_files": index.instances.count_missing_files(),
+        "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
+        "retention": index.retention.waits_for,
+        "held_routes": [row for row in index.routes.destinations() if is_held(row)],
+        "held_hooks": [row for row in index.hooks.progress().values() if is_held(row)],
+        "store_checksums": index.store_checksums,
+        "backup_proof": asdict(proof) | {"ok": proof.ok, "text": proof.text} if proof else None,
+        "volume_files": index.volumes.count_current(),
+        "incomplete_series": index.series.count_incomplete(),
+        "failures": index.failures.count(),
+        "senders": index.senders.all(),
+        "hosts": index.hosts.all(index.hosts.now()),
+        "oldest_due_at": index.series.next_due_at(),
+        "free_bytes": free_bytes_of(fullest(folder)),
+    }
 
 
 def live_of(root: Path) -> dict[str, Any] | None:

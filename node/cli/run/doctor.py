@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from node.index.engine.backend import Place
     from node.settings.model import Settings
 
-State = Literal["broken", "warning", "note", "ok"]
-"""A note is what nobody has to mend."""
+State = Literal["broken", "warning", "ok", "note"]
+"""A note is what nobody has to mend, and stands last."""
 
 SET_ASIDE = frozenset({"instance-bytes", "instance-versions", "instance-quarantined"})
 """Kinds of conflicts of which a version of an instance is in quarantine, and in no series."""
@@ -178,7 +178,7 @@ class Check:
 
 
 CHECKS: list[Check] = []
-"""In the order in which they are made, the dear ones last."""
+"""In the order in which `doctor` asks."""
 
 
 def check(name: str, state: State, remedy: str) -> Callable[[Callable[[Site], Iterator[Said]]], None]:
@@ -339,7 +339,7 @@ def _index(site: Site) -> Iterator[Said]:
         yield Right(str(site.place))
 
 
-@check("index", "warning", "the disk gets its room back once that program has ended")
+@check("index", "warning", "end that program: the disk gets its room back")
 def _held_back(site: Site) -> Iterator[Said]:
     if site.held_back:
         yield site.held_back
@@ -395,7 +395,7 @@ def _objects(site: Site) -> Iterator[Said]:
         yield problem or Right(f"{place} creates, returns and removes objects")
 
 
-@check("object store", "warning", "nothing is lost by it; a store or gateway that refuses them finds a bad line sooner")
+@check("object store", "warning", "nothing is lost by it; use a store that refuses them to find a bad line sooner")
 def _checksums(site: Site) -> Iterator[Said]:
     if site.store is not None:
         _, problem, warning = site.store

@@ -19,6 +19,7 @@ from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
 from node.metrics import LastWord, Metrics, Span
+from node.receive.readiness import reasons_not_ready, remedy_of
 from node.version import __version__
 from node.web.access import MEMBERS, READERS, WRITERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
@@ -136,7 +137,9 @@ def _status(node: Services) -> dict[str, Any]:
         lost = index.lost.count()
         before = before_start(node, index)
     since = int((dt.datetime.now(dt.UTC) - before.started_at).total_seconds())
+    reasons = reasons_not_ready(node.ingest, node.parts)
     return {
+        "not_ready": [(part, reason, remedy_of(part, reason)) for part, reason in reasons.items()],
         "retention": retention,
         "lost": lost,
         "proof": last_proof(node.archive.root),
