@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,22 +139,28 @@ def test_a_series_gives_up_its_name_rather_than_write_over_a_file_of_somebody(tm
     assert not (there / ours[0]).exists()
 
 
-def test_no_link_is_made_or_removed_where_a_link_in_place_of_a_folder_leads(tmp_path: Path) -> None:
-    tree = Tree(tmp_path, node_template(TEMPLATE))
+@pytest.mark.parametrize("is_outer", [False, True])
+def test_no_link_is_made_or_removed_where_a_link_in_place_of_a_folder_leads(tmp_path: Path, is_outer: bool) -> None:
+    template = node_template("{patient_id}/{study_date}/{series_number:03}" if is_outer else TEMPLATE)
+    tree = Tree(tmp_path, template)
     tree.scan()
     rows = study("1.1"), [series("1.1.1")], {"1.1.1": revision(tmp_path, "1.1", "1.1.1")}
     tree.change("1.1", *rows)
-    there, outside = tmp_path / "names/Doe_Jane_20261120_MR", tmp_path / "outside"
+    there, outside = tmp_path / "names" / ("17" if is_outer else "Doe_Jane_20261120_MR"), tmp_path / "outside"
     there.rename(outside)
     there.symlink_to(outside)
-    before = sorted(outside.iterdir())
+    before = sorted(outside.rglob("*"))
     newer = {"1.1.1": revision(tmp_path, "1.1", "1.1.1", 2)}
-    for again in (tree, Tree(tmp_path, node_template(TEMPLATE))):
+    for again in (tree, Tree(tmp_path, template)):
         if again is not tree:
             again.scan()
-        again.change("1.1", *rows[:2], newer)
-        assert (there.with_name(f"{there.name}-2") / "002_T1_MPRAGE.nii.gz").read_text() == "1.1.1 2 volume.nii.gz"
-        assert sorted(outside.iterdir()) == before
+        with pytest.raises(NotADirectoryError) if is_outer else nullcontext():
+            again.change("1.1", *rows[:2], newer)
+        if is_outer:
+            again.change("1.1", None, [], {})
+        else:
+            assert (there.with_name(f"{there.name}-2") / "002_T1_MPRAGE.nii.gz").read_text() == "1.1.1 2 volume.nii.gz"
+        assert sorted(outside.rglob("*")) == before
         assert there.is_symlink()
 
 
@@ -187,22 +194,3 @@ def test_a_folder_of_several_parts_is_followed_and_empty_parts_go(tmp_path: Path
     other.change("1.1", study("1.1") | {"patient_id": "18"}, *rows["1.1"])
     assert sorted(reported(tmp_path)) == [f"18/002_T1_MPRAGE.{end}" for end in ("json", "mhd", "nii.gz", "zraw")]
     assert reported(tmp_path)["18/002_T1_MPRAGE.nii.gz"] == "1.1.1 1 volume.nii.gz"
-
-
-def test_no_link_is_made_or_removed_behind_a_link_in_place_of_an_outer_folder(tmp_path: Path) -> None:
-    template = node_template("{patient_id}/{study_date}/{series_number:03}")
-    tree = Tree(tmp_path, template)
-    tree.scan()
-    rows = study("1.1"), [series("1.1.1")], {"1.1.1": revision(tmp_path, "1.1", "1.1.1")}
-    tree.change("1.1", *rows)
-    outer, outside = tmp_path / "names/17", tmp_path / "outside"
-    outer.rename(outside)
-    outer.symlink_to(outside)
-    before = sorted(outside.rglob("*"))
-    for again in (tree, Tree(tmp_path, template)):
-        if again is not tree:
-            again.scan()
-        with pytest.raises(NotADirectoryError):
-            again.change("1.1", *rows)
-        again.change("1.1", None, [], {})
-        assert sorted(outside.rglob("*")) == before

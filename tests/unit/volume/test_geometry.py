@@ -160,35 +160,29 @@ def test_distances_are_even_within_one_percent_or_a_hundredth_of_a_millimetre(st
     assert is_even(np.cumsum([0.0, *steps])) is even
 
 
+def stacked(heights):
+    places = np.zeros((len(heights), 3))
+    places[:, 2] = heights
+    return place_planes(places, stack_axes(np.array([AXIAL])), (1.0, 1.0), 1.0)
+
+
 @pytest.mark.parametrize(("noise_mm", "geometry"), [(0.02, Geometry.REGULAR), (0.06, Geometry.IRREGULAR)])
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_of_each_plane_is_no_uneven_stack_within_a_small_share_of_the_distance(noise_mm, geometry, seed):
-    heights = np.arange(40) * 2.5 + noise_mm * np.random.default_rng(seed).choice([-1, 1], 40)
-    placement = place_planes(
-        np.stack([np.zeros(40), np.zeros(40), heights], axis=1), stack_axes(np.array([AXIAL])), (1.0, 1.0), 1.0
-    )
+    placement = stacked(np.arange(40) * 2.5 + noise_mm * np.random.default_rng(seed).choice([-1, 1], 40))
     assert placement.geometry is geometry
     assert abs(placement.affine_lps[2, 2] - 2.5) < 0.005
 
 
+def test_distances_that_grow_are_an_uneven_stack():
+    assert stacked(np.cumsum(np.linspace(2.45, 2.55, 40))).geometry is Geometry.IRREGULAR
+
+
 def test_noise_hides_no_missing_slice():
     heights = np.arange(40) * 2.5 + 0.02 * np.random.default_rng(1).choice([-1, 1], 40)
-    placement = place_planes(
-        np.stack([np.zeros(38), np.zeros(38), np.delete(heights, (7, 20))], axis=1),
-        stack_axes(np.array([AXIAL])),
-        (1.0, 1.0),
-        1.0,
-    )
+    placement = stacked(np.delete(heights, (7, 20)))
     assert [warning.name for warning in placement.warnings] == ["missing-slice"]
     assert "after slices 7, 19" in placement.warnings[0].detail
-
-
-def test_distances_that_grow_are_an_uneven_stack():
-    heights = np.cumsum(np.linspace(2.45, 2.55, 40))
-    placement = place_planes(
-        np.stack([np.zeros(40), np.zeros(40), heights], axis=1), stack_axes(np.array([AXIAL])), (1.0, 1.0), 1.0
-    )
-    assert placement.geometry is Geometry.IRREGULAR
 
 
 @pytest.mark.parametrize("missing", [(2,), (1, 3, 5, 8)])

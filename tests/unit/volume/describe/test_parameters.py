@@ -114,11 +114,22 @@ def test_a_map_without_an_inversion_time_takes_none_of_their_names() -> None:
 # Echo times
 
 
-def test_echo_times_that_differ_by_less_than_a_tenth_of_a_millisecond_are_echoes_where_they_are_short() -> None:
-    volumes = of_volumes(4, "EchoTime", ["1.0", "1.03", "1.06"], EchoNumbers=None)
-    assembly = assemble([ds for volume in volumes for ds in volume])
+@pytest.mark.parametrize(
+    ("keyword", "values", "suffixes"),
+    [
+        ("EchoTime", [1.0, 1.03, 1.06], ["e1", "e2", "e3"]),  # less than a tenth of a millisecond, and short
+        ("InversionTime", [10, 20, 30], ["ti1", "ti2", "ti3"]),
+        ("FlipAngle", [2, 5, 10, 15], ["1", "2", "3", "4"]),
+        ("RepetitionTime", [400, 800, 1500, 3000], ["1", "2", "3", "4"]),
+    ],
+)
+def test_each_value_of_a_parameter_is_a_volume(keyword: str, values: list[float], suffixes: list[str]) -> None:
+    volumes = of_volumes(4, keyword, list(map(str, values)), EchoNumbers=None)
+    assembly = assemble([ds for volume in volumes[1:] + volumes[:1] for ds in volume])
     assert grids(assembly) == [[planes(volume)] for volume in volumes]
-    assert [volume.suffix for volume in assembly.volumes] == ["e1", "e2", "e3"]
+    assert [volume.suffix for volume in assembly.volumes] == suffixes
+    in_unit = 1 if keyword == "FlipAngle" else 1000
+    assert [volume.attributes[keyword] for volume in assembly.volumes] == [value / in_unit for value in values]
 
 
 def test_what_is_left_of_two_echoes_is_not_one_volume_where_slices_complete_each_other() -> None:
@@ -148,13 +159,6 @@ def test_two_halves_with_an_echo_time_each_are_two_volumes() -> None:
 # Flip angles
 
 
-def test_each_flip_angle_is_a_volume() -> None:
-    volumes = of_volumes(5, "FlipAngle", ["2", "5", "10", "15"])
-    assembly = assemble([ds for volume in volumes for ds in volume])
-    assert grids(assembly) == [[planes(volume)] for volume in volumes]
-    assert [volume.attributes["FlipAngle"] for volume in assembly.volumes] == [2, 5, 10, 15]
-
-
 @pytest.mark.parametrize("time", ["AcquisitionTime", "AcquisitionNumber"])
 def test_a_flip_angle_that_lost_a_slice_is_a_volume_too(time: str) -> None:
     volumes = of_volumes(6, "FlipAngle", ["2", "5", "10", "15"])
@@ -168,13 +172,6 @@ def test_a_flip_angle_that_lost_a_slice_is_a_volume_too(time: str) -> None:
 
 
 # Repetition times
-
-
-def test_each_repetition_time_of_a_saturation_recovery_is_a_volume() -> None:
-    volumes = of_volumes(4, "RepetitionTime", ["400", "800", "1500", "3000"])
-    assembly = assemble([ds for volume in volumes for ds in volume])
-    assert grids(assembly) == [[planes(volume)] for volume in volumes]
-    assert [volume.attributes["RepetitionTime"] for volume in assembly.volumes] == [0.4, 0.8, 1.5, 3.0]
 
 
 def test_a_repetition_time_of_each_heart_beat_is_reported_and_is_no_step_in_time() -> None:
