@@ -7,9 +7,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache, partialmethod
 from pathlib import Path
+from typing import NamedTuple
 
 import httpcore2
 import pytest
@@ -17,10 +18,13 @@ import structlog
 from hypothesis import HealthCheck, settings
 from pynetdicom.transport import AssociationServer
 
+from node.cli import main
+from node.index.engine.backend import ServerPlace
+from node.index.engine.place import upgrade
 from tests.awaited_answers import lose_no_answer
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
-from tests.postgresql import close_shared
+from tests.postgresql import Server, close_shared, start
 from tests.preloaded import close_forkers
 from tests.skips import NoSilentSkips, is_required
 
@@ -163,3 +167,33 @@ def corpus() -> Path:
     if not (folder / "expected.json").is_file():
         pytest.skip(f"no corpus of real series at {folder}; set VOXELNODE_CORPUS")
     return folder
+
+
+class Result(NamedTuple):
+    """What a command gave."""
+
+    status: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run one command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
+
+    def run_command(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        return Result(exit_.value.code, *capsys.readouterr())
+
+    return run_command
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of PostgreSQL with a database of the newest schema."""
+    with start() as server:
+        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
+        yield server

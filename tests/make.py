@@ -120,7 +120,7 @@ def changed(ds: DataSet, **attributes: Any) -> DataSet:
 
 def saved(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
     """Write each data set to a file of its own, in a folder that need not be there, and return the files."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, ds in enumerate(datasets):
         paths.append(folder / f"{number:04}.dcm")

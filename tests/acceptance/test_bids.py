@@ -31,10 +31,7 @@ EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
 
 def send(node: Served, folder: Path, *instances: Dataset) -> None:
     """Send instances, and wait for the volumes."""
-    folder.mkdir(parents=True)
-    paths = [folder / f"{number}.dcm" for number, _ in enumerate(instances)]
-    for path, ds in zip(paths, instances, strict=True):
-        ds.save_as(path, enforce_file_format=True)
+    paths = make.saved(instances, folder)
     assert send_files(paths, node.address, "CT1") == len(paths)
     node.wait_until_idle()
 

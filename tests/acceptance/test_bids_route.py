@@ -39,10 +39,7 @@ to = ["MEMORY"]
 
 
 def send(node: Served, folder: Path, instances: list[make.Dataset]) -> None:
-    folder.mkdir()
-    paths = [folder / f"{number}.dcm" for number, _ in enumerate(instances)]
-    for path, ds in zip(paths, instances, strict=True):
-        ds.save_as(path, enforce_file_format=True)
+    paths = make.saved(instances, folder)
     assert send_files(paths, node.address, "CT1") == len(paths)
 
 

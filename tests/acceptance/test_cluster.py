@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +18,12 @@ from pydicom import FileDataset
 from pynetdicom import AE
 
 from node.index.database.reading import ReadIndex, reading
-from node.index.engine.backend import ServerPlace
-from node.index.engine.place import upgrade
 from node.live import read_counters
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.crash.clock import ShiftedClock
-from tests.postgresql import Server, start
+from tests.postgresql import Server
 from tests.preloaded import LOOKS, Process, run
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
 from tests.silent_line import line_to
@@ -104,13 +102,6 @@ class Host(Served):
         """How many instances each host alone has."""
         with reading(self.root, self.url) as index:
             return index.instances.count_by_holder()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start() as server:
-        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
-        yield server
 
 
 def send(host: Host, instances: list) -> None:

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +127,17 @@ def flip_volume(backup: Path) -> str:
     return str(a_volume(backup).relative_to(backup))
 
 
+def record(backup: Path, statement: str, *values: object) -> None:
+    """Change one row of the index of a backup."""
+    with closing(sqlite3.connect(backup / "index.sqlite")) as index, index:
+        assert index.execute(statement, values).rowcount == 1
+
+
 def other_volume(backup: Path) -> str:
     """A volume whose row agrees with its bytes, and that no conversion makes of these instances."""
-    path = a_volume(backup)
-    flip(path)
-    key = str(path.relative_to(backup))
-    with sqlite3.connect(backup / "index.sqlite") as index:
-        changed = index.execute(
-            "UPDATE volumes SET sha256 = ? WHERE path = ?", (hashlib.sha256(path.read_bytes()).hexdigest(), key)
-        )
-        assert changed.rowcount == 1
-    index.close()
+    path, key = a_volume(backup), flip_volume(backup)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record(backup, "UPDATE volumes SET sha256 = ? WHERE path = ?", digest, key)
     return key
 
 
@@ -144,10 +145,8 @@ def repack_volume(backup: Path) -> None:
     """A volume with the same voxels in other bytes, as igzip makes it now and then, and its row."""
     path = a_volume(backup)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 9, mtime=0))
-    with sqlite3.connect(backup / "index.sqlite") as index:
-        values = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, str(path.relative_to(backup))
-        assert index.execute("UPDATE volumes SET sha256 = ?, bytes = ? WHERE path = ?", values).rowcount == 1
-    index.close()
+    values = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, str(path.relative_to(backup))
+    record(backup, "UPDATE volumes SET sha256 = ?, bytes = ? WHERE path = ?", *values)
 
 
 def other_instance(backup: Path) -> str:
@@ -166,11 +165,7 @@ def other_instance(backup: Path) -> str:
 def forget_instance(backup: Path) -> str:
     """An instance that neither the index nor the files have, and that was acknowledged."""
     path = an_instance(backup)
-    key = str(path.relative_to(backup))
-    with sqlite3.connect(backup / "index.sqlite") as index:
-        [(number,)] = index.execute("SELECT id FROM images WHERE key = ?", (key,)).fetchall()
-        index.execute("DELETE FROM images WHERE id = ?", (number,))
-    index.close()
+    record(backup, "DELETE FROM images WHERE key = ?", str(path.relative_to(backup)))
     path.unlink()
     return "acknowledged"
 

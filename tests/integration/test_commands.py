@@ -9,14 +9,13 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import pytest
 from pydicom.data import get_testdata_file
 from typer.main import get_command
 
 from node import __version__
-from node.cli import main
 from node.cli.application import application, commands
 from node.cli.commands import OF_PROGRAM
 from node.cli.look.series import PrintedState
@@ -33,26 +32,6 @@ from tests import make
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import write_rows
 from tests.test_docs import unknown_commands
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run one command in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
-
-    def run_command(*arguments: str) -> Result:
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        return Result(exit_.value.code, *capsys.readouterr())
-
-    return run_command
 
 
 def test_the_version_is_that_of_the_package(run) -> None:

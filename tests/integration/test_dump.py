@@ -9,22 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from node.cli import main
 from tests import make
 
 Run = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def run_command(*arguments: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        return exit_.value.code, *capsys.readouterr()
-
-    return run_command
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
 from tests.newer import NEWER, newer
-from tests.postgresql import Server, start
+from tests.postgresql import Server
 from tests.processes import children
 from tests.silent_line import Line, line_to
 
@@ -62,13 +62,6 @@ psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = pytest.mark.sqlite("has databases of its own")
 
 LEASE = dt.timedelta(seconds=60)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start() as server:
-        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
-        yield server
 
 
 class Host:

@@ -350,15 +350,17 @@ def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
     assert verdict(root) == ("complete", "headers", 4, 0)
 
 
-def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root) -> None:
+@pytest.mark.parametrize("converted", [False, True], ids=["before the conversion", "after it"])
+def test_an_abort_says_nothing_about_instances_that_came_after_it(root: Root, converted: bool) -> None:
     *most, last = make.ct_series(4)
     root.take_all(most, origin("a1"))
-    settle(root, 461)
+    if converted:
+        settle(root, 461)
     root.end("a1", "aborted")
-    root.clock.move(1)
+    root.clock.move(100)
     root.take(last, origin("a2"))
     root.end("a2", "released")
-    settle(root, 400)
+    settle(root)
     assert verdict(root) == ("complete", "geometry", None, 0)
 
 
@@ -610,17 +612,6 @@ def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> No
     require_due_in(root, 300)
 
 
-def test_a_sender_that_comes_back_after_its_abort_is_waited_for_no_longer_than_others(root: Root) -> None:
-    *most, last = make.ct_series(4)
-    root.take_all(most, origin("a1"))
-    root.end("a1", "aborted")
-    root.clock.move(100)
-    root.take(last, origin("a2"))
-    root.end("a2", "released")
-    settle(root)
-    assert verdict(root) == ("complete", "geometry", None, 0)
-
-
 def test_a_quick_sender_does_not_end_the_wait_for_a_slow_one(root: Root) -> None:
     slow, quick = make.ct_series(2)
     root.take(slow, origin("a1", "SLOW"))
@@ -836,13 +827,6 @@ def test_an_index_that_cannot_be_read_leaves_the_last_quiet_time() -> None:
         raise VoxelnodeError("the index cannot be read")
 
     assert quiet_seconds_of("auto", {}, unreadable)("CT1") == 60.0
-
-
-def test_a_release_does_not_end_the_wait(root: Root) -> None:
-    root.take(make.ct_series(1)[0], origin("a1"))
-    root.end("a1", "released")
-    root.clock.move(59)
-    assert due(root) is None
 
 
 @pytest.mark.slow

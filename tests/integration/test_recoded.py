@@ -6,11 +6,9 @@ import base64
 import subprocess
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import numpy as np
 import pytest
 from pydicom import FileDataset, dcmread
@@ -66,30 +64,6 @@ def by_pydicom(syntax: UID, **options: Any) -> Recoder:
     return recode
 
 
-def by_gdcm(syntax: int) -> Recoder:
-    """Only the frames: this writer also writes numbers in another way."""
-
-    def recode(path: Path, into: Path) -> None:
-        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-        reader.SetFileName(str(path))
-        assert reader.Read()
-        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-        change.SetInput(reader.GetImage())
-        assert change.Change()
-        writer.SetFileName(str(into))
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        assert writer.Write()
-        ds, made = dcmread(path), dcmread(into)
-        ds["PixelData"], ds.file_meta.TransferSyntaxUID = made["PixelData"], made.file_meta.TransferSyntaxUID
-        for name in ("PhotometricInterpretation", "PlanarConfiguration"):
-            if name in made:
-                ds[name] = made[name]
-        ds.save_as(into)
-
-    return recode
-
-
 def by_dcmtk(program: str, *options: str) -> Recoder:
     return lambda path, into: subprocess.run([needs(program), *options, path, into], check=True)
 
@@ -130,9 +104,6 @@ RECODERS: dict[str, Recoder] = {
     "JPEG-LS": by_pydicom(JPEGLSLossless),
     "JPEG 2000": by_pydicom(JPEG2000Lossless),
     "deflated frames": in_deflated_frames,
-    "JPEG of gdcm": by_gdcm(gdcm.TransferSyntax.JPEGLosslessProcess14_1),
-    "JPEG-LS of gdcm": by_gdcm(gdcm.TransferSyntax.JPEGLSLossless),
-    "JPEG 2000 of gdcm": by_gdcm(gdcm.TransferSyntax.JPEG2000Lossless),
     "RLE of dcmtk": by_dcmtk("dcmcrle"),
     "JPEG of dcmtk": by_dcmtk("dcmcjpeg", "+e1"),
     "JPEG process 14 of dcmtk": by_dcmtk("dcmcjpeg", "+el"),
@@ -203,10 +174,8 @@ def compare(root: Root) -> dict[str, Any]:
 KEPT, OPEN = {"decision": "kept", "decided_by": RECODED}, {"decision": None, "decided_by": None}
 
 
-@pytest.mark.parametrize(
-    ("encoding", "image"),
-    [each for each in product(RECODERS, IMAGES) if "gdcm" not in each[0] or each[1] != "palette"],  # it writes none
-)
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("encoding", RECODERS)
 def test_an_instance_in_another_lossless_encoding_is_kept(
     root: Root, tmp_path: Path, image: str, encoding: str
 ) -> None:
@@ -219,7 +188,7 @@ def test_an_instance_in_another_lossless_encoding_is_kept(
     assert compare(root) == KEPT
 
 
-ENCODED = ("RLE", "JPEG-LS", "JPEG of gdcm", "JPEG 2000", "deflated", "big endian", "deflated frames", "implicit")
+ENCODED = ("RLE", "JPEG-LS", "JPEG of dcmtk", "JPEG 2000", "deflated", "big endian", "deflated frames", "implicit")
 
 
 @pytest.mark.parametrize("number", range(len(ENCODED)))
@@ -266,10 +235,6 @@ def one_pixel(ds: FileDataset) -> None:
     ds.PixelData = bytes(pixels)
 
 
-def signed(ds: FileDataset) -> None:
-    ds.PixelRepresentation = 1 - ds.PixelRepresentation
-
-
 def overlay(ds: FileDataset) -> None:
     """Its overlay is in the spare bits of the pixels, which a codec leaves out."""
     pixels = np.frombuffer(ds.PixelData, "<u2").copy()
@@ -292,11 +257,6 @@ def last_colour(ds: FileDataset) -> None:
     ds.BluePaletteColorLookupTableData = bytes(data)
 
 
-def index_of_the_same_colour(ds: FileDataset) -> None:
-    """Two entries of the palette are alike, and one pixel has the other one."""
-    one_pixel(ds)
-
-
 def flat_palette() -> FileDataset:
     ds = palette()
     for colour in ("Red", "Green", "Blue"):
@@ -311,13 +271,13 @@ ATTACKS: dict[str, tuple[Callable[[], FileDataset], Callable[[FileDataset], obje
     "one attribute": (unsigned, lambda ds: make.changed(ds, PatientComments="other")),
     "one value of a private element": (grey, lambda ds: setattr(ds[0x00991001], "value", [1, 2, 4])),
     "bits stored": (unsigned, lambda ds: make.changed(ds, BitsStored=13, HighBit=12)),
-    "signed": (unsigned, signed),
+    "signed": (unsigned, lambda ds: make.changed(ds, PixelRepresentation=1 - ds.PixelRepresentation)),
     "a frame more": (frames, lambda ds: make.changed(ds, NumberOfFrames=2, PixelData=ds.PixelData[: 2 * 41 * 33])),
     "an overlay in another place": (unsigned, overlay_elsewhere),
     "the meaning of grey": (unsigned, lambda ds: make.changed(ds, PhotometricInterpretation="MONOCHROME1")),
     "the meaning of colours": (IMAGES["colour"], lambda ds: make.changed(ds, PhotometricInterpretation="YBR_FULL")),
     "one colour of a palette": (palette, last_colour),
-    "an index of the same colour": (flat_palette, index_of_the_same_colour),
+    "an index of the same colour": (flat_palette, one_pixel),
     "rows and columns": (unsigned, lambda ds: make.changed(ds, Rows=ds.Columns, Columns=ds.Rows)),
 }
 
@@ -341,8 +301,7 @@ def test_what_differs_is_for_a_person_to_decide(root: Root, tmp_path: Path, atta
     assert compare(root) == OPEN
 
 
-def lossy(path: Path, into: Path) -> None:
-    by_pydicom(JPEG2000, j2k_cr=[20])(path, into)
+lossy = by_pydicom(JPEG2000, j2k_cr=[20])
 
 
 def lossy_called_lossless(path: Path, into: Path) -> None:
@@ -396,9 +355,8 @@ def verdict(root: Root) -> str:
 
 def test_a_series_is_not_suspect_at_any_time_and_is_not_converted_again(root: Root, tmp_path: Path) -> None:
     two_encodings(root, tmp_path, lambda ds: None)
-    assert root.rows("SELECT decision, decided_by FROM v_conflicts") == [
-        {"decision": "kept", "decided_by": NOT_COMPARED}
-    ]
+    now = {"decision": "kept", "decided_by": NOT_COMPARED}
+    assert root.rows("SELECT decision, decided_by FROM v_conflicts") == [now]
     assert verdict(root) == "complete"
     assert compare(root) == KEPT
     assert verdict(root) == "complete"
@@ -411,9 +369,7 @@ def test_a_series_is_suspect_once_a_pixel_differs(root: Root, tmp_path: Path) ->
     assert verdict(root) == "suspect"
     [row] = root.rows("SELECT detail FROM v_conflicts")
     assert row["detail"] == "the instance came again with other bytes; the first is current"
-    assert [event["detail"] for event in root.rows("SELECT detail FROM v_events WHERE kind = 'instance-conflict'")][
-        -1
-    ] == row["detail"]
+    assert root.rows("SELECT detail FROM v_events WHERE kind = 'instance-conflict'")[-1] == row
 
 
 def test_what_a_person_has_decided_meanwhile_stays(root: Root, tmp_path: Path) -> None:

@@ -24,8 +24,7 @@ from node.extensions.object_store.remote import HostAway
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
-from node.index.engine.backend import IndexUnusable, ServerPlace
-from node.index.engine.place import upgrade
+from node.index.engine.backend import IndexUnusable
 from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.receive.conflicts import NotDecidable, compared
@@ -37,7 +36,7 @@ from node.settings.series import SeriesSettings
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
 from tests.peers import Pacs
-from tests.postgresql import Server, start
+from tests.postgresql import Server
 from tests.trash import empty_trash
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -127,13 +126,6 @@ class Host:
 
 
 Hosts = Callable[[str], Host]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start() as server:
-        upgrade(ServerPlace(server.create("migrated"), tmp_path_factory.mktemp("root")))
-        yield server
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
 from node.extensions.worklist.performed_rows import PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.performed_steps import created
-from node.settings.peers import Peer
 from tests import make
 from tests.make import dataset
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, associate, associate_rq
@@ -225,14 +224,6 @@ def test_a_sequence_that_is_none_is_refused(node: Running) -> None:
     with Modality(node) as modality:
         assert modality.create(wrong).Status == 0x0121
     assert steps(node) == []
-
-
-def test_only_a_peer_with_the_right_may_report(start_node: Callable[..., Running]) -> None:
-    node = start_node(peers={"ct": Peer(ae_title="GOOD", may=("store", "worklist"))})
-    assoc = associate(node, build_context(PERFORMED_PROCEDURE_STEP))
-    assert not assoc.accepted_contexts
-    assoc.abort()
-    assert node.settled()
 
 
 def test_a_step_is_removed_some_days_after_its_last_message(node: Running) -> None:

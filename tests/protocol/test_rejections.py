@@ -52,15 +52,6 @@ def test_a_stranger_is_reported_with_the_remedy(start_node: Callable[..., Runnin
     assert row["count"] == 1
 
 
-def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Callable[..., Running]) -> None:
-    node = start_node(peers={"CT1": Peer(ae_title="CT1")})
-    for _ in range(5):
-        associate(node, title="STRANGER")
-    query = "SELECT sum(count) AS n, count(*) AS number FROM v_rejections"
-    assert until(lambda: node.rows(query)[0]["n"] == 5)
-    assert node.rows(query)[0]["number"] == 1
-
-
 def test_each_refused_context_is_reported_with_what_was_offered(node: Running) -> None:
     assoc = associate(
         node,

@@ -327,9 +327,12 @@ def test_more_answers_than_allowed_are_refused(start_node: Callable[..., Running
     assert len(found(node, keys({}, PatientID="P1*"))) == 12
 
 
-def test_only_a_peer_with_the_right_may_ask(start_node: Callable[..., Running]) -> None:
-    node = start_node(peers={"ct": Peer(ae_title="GOOD", may=("store", "query"))})
-    assoc = associate(node, build_context(MODALITY_WORKLIST_FIND))
+@pytest.mark.parametrize(
+    ("right", "service"), [("query", MODALITY_WORKLIST_FIND), ("worklist", PERFORMED_PROCEDURE_STEP)]
+)
+def test_only_a_peer_with_the_right_may_ask(start_node: Callable[..., Running], right: str, service: str) -> None:
+    node = start_node(peers={"ct": Peer(ae_title="GOOD", may=("store", right))})
+    assoc = associate(node, build_context(service))
     assert not assoc.accepted_contexts
     assoc.abort()
     assert node.settled()

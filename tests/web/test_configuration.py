@@ -10,11 +10,9 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from node.association.client.addresses import Address
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
 from node.settings.files import pages_file
 from tests.acceptance.served import until
+from tests.integration.test_configuration import is_accepted
 from tests.peers import Pacs
 from tests.receivers import Receiver
 from tests.web.configured import PAGE, WEB, Started, audited, chief_of, drop_in, settings_of, signed_in
@@ -32,14 +30,6 @@ SECRET = "whsec_" + "A" * 43 + "="
 def pacs() -> Iterator[Pacs]:
     with Pacs() as peer:
         yield peer
-
-
-def is_accepted(node: Address, calling: str) -> bool:
-    try:
-        verify(node, calling, DEADLINE_SECONDS)
-    except NoAssociation:
-        return False
-    return True
 
 
 def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_node_receives(

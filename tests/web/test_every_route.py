@@ -278,16 +278,3 @@ def test_no_spelling_of_a_path_opens_anything(guarded: Site, method: str) -> Non
         with raw(guarded) as connection:
             connection.sendall(request_head(method, path, "Content-Length: 0", "X-Original-URL: /healthz"))
             assert status_of(connection) in (307, 400, 401, 404, 405), path
-
-
-def test_there_is_no_web_socket(guarded: Site) -> None:
-    upgrade = (
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: " + "A" * 22 + "==",
-    )
-    for path, status in (("/api/v1/events", 401), ("/nothing", 404)):
-        with raw(guarded) as connection:
-            connection.sendall(request_head("GET", path, *upgrade))
-            assert status_of(connection) == status

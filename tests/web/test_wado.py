@@ -54,16 +54,6 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A root with a CT of five slices, and a report."""
-    site = open_site(tmp_path_factory.mktemp("pair") / "root")
-    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
-    site.take(make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
-    yield site
-    site.close()
-
-
-@pytest.fixture(scope="module")
 def client(mixed: Site) -> httpx2.Client:
     return mixed.client()
 
@@ -141,10 +131,10 @@ def test_an_instance_is_given_uncompressed_where_no_transfer_syntax_is_named(cli
         assert_same_pixels(given.pixel_array, stored.pixel_array, name)
 
 
-def test_all_instances_of_a_series_come_in_their_order(pair: Site) -> None:
-    message = parts_of(get(pair.client(), "/dicom-web/studies/1.2.3/series/1.2.3.1", AS_STORED))
+def test_all_instances_of_a_series_come_in_their_order(filled: Site) -> None:
+    message = parts_of(get(filled.client(), "/dicom-web/studies/1.2.3/series/1.2.3.1", AS_STORED))
     assert [dcmread(BytesIO(body)).InstanceNumber for _, body in message] == [1, 2, 3, 4, 5]
-    assert len(parts_of(get(pair.client(), "/dicom-web/studies/1.2.3", AS_STORED))) == 5
+    assert len(parts_of(get(filled.client(), "/dicom-web/studies/1.2.3", AS_STORED))) == 5
 
 
 def test_the_accept_query_parameter_goes_before_the_header(client: httpx2.Client) -> None:
@@ -269,8 +259,8 @@ def test_a_client_that_goes_away_leaves_no_transcoded_file(site: Site) -> None:
     until(lambda: list((site.root / "incoming").glob("*.*")) == [])
 
 
-def test_a_zip_file_has_every_instance_under_names_of_ours(pair: Site) -> None:
-    response = get(pair.client(), "/dicom-web/studies/1.2.3", "application/zip")
+def test_a_zip_file_has_every_instance_under_names_of_ours(filled: Site) -> None:
+    response = get(filled.client(), "/dicom-web/studies/1.2.3", "application/zip")
     assert response.headers["content-type"] == "application/zip"
     assert response.headers["content-disposition"] == 'attachment; filename="study.zip"'
     with zipfile.ZipFile(BytesIO(response.content)) as archive:
@@ -278,7 +268,7 @@ def test_a_zip_file_has_every_instance_under_names_of_ours(pair: Site) -> None:
         assert archive.namelist() == [f"001/{number:06d}.dcm" for number in range(1, 6)]
         given = [dcmread(BytesIO(archive.read(name))) for name in archive.namelist()]
     assert [ds.InstanceNumber for ds in given] == [1, 2, 3, 4, 5]
-    stored = parts_of(get(pair.client(), "/dicom-web/studies/1.2.3", AS_STORED))
+    stored = parts_of(get(filled.client(), "/dicom-web/studies/1.2.3", AS_STORED))
     assert [ds.PixelData for ds in given] == [dcmread(BytesIO(body)).PixelData for _, body in stored]
 
 
@@ -465,12 +455,12 @@ def test_an_unreadable_file_leaves_the_metadata_of_the_others(site: Site) -> Non
 
 @pytest.mark.parametrize(("most", "most_bytes"), [(2, 64 << 20), (128, 1)])
 def test_metadata_of_several_jobs_are_in_the_order_of_the_instances(
-    pair: Site, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
+    filled: Site, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
-    reported = pair.client().get("/dicom-web/studies/1.2.3/metadata").content
+    reported = filled.client().get("/dicom-web/studies/1.2.3/metadata").content
     monkeypatch.setattr(wado, "AT_ONCE", most)
     monkeypatch.setattr(wado, "AT_ONCE_BYTES", most_bytes)
-    assert pair.client().get("/dicom-web/studies/1.2.3/metadata").content == reported
+    assert filled.client().get("/dicom-web/studies/1.2.3/metadata").content == reported
     assert len(json.loads(reported)) == 5
 
 
@@ -577,8 +567,8 @@ def test_a_frame_can_be_rendered_by_itself(client: httpx2.Client) -> None:
     assert client.get(f"{path}/frames/2/thumbnail").headers["content-type"] == "image/jpeg"
 
 
-def test_a_series_can_be_rendered_and_a_study_has_a_thumbnail(pair: Site) -> None:
-    client = pair.client()
+def test_a_series_can_be_rendered_and_a_study_has_a_thumbnail(filled: Site) -> None:
+    client = filled.client()
     message = parts_of(get(client, "/dicom-web/studies/1.2.3/rendered", 'multipart/related; type="image/png"'))
     assert len(message) == 5
     assert client.get("/dicom-web/studies/1.2.3/thumbnail").status_code == 200

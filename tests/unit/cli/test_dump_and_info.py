@@ -13,27 +13,12 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from node.cli import main
 from node.cli.look.info import _print, plane_of
 from node.index.database.index import Index
 from node.metrics import Metrics
 from tests import make
 from tests.converting import convert_series
 from tests.rows import read_rows, write_rows
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run one command in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
-
-    def run_command(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        return exit_.value.code, *capsys.readouterr()
-
-    return run_command
 
 
 @pytest.fixture

@@ -363,11 +363,14 @@ def test_a_series_that_is_not_here_is_named(convert: Convert) -> None:
     ]
 
 
-def test_images_of_another_patient_are_not_used(convert: Convert) -> None:
-    images = make.ct_series(2, PatientID="OTHER")
-    result = convert([*images, make.structure_set(images, {"Heart": on_slices(images, SQUARE)})])
+@pytest.mark.parametrize("other", ["another patient", "another frame of reference"])
+def test_images_of_somebody_or_somewhere_else_are_not_used(convert: Convert, other: str) -> None:
+    is_person = other == "another patient"
+    images = make.ct_series(2, PatientID="OTHER") if is_person else make.ct_series(2)
+    elsewhere = {} if is_person else {"frame_of_reference_uid": generate_uid()}
+    result = convert([*images, make.structure_set(images, {"Heart": on_slices(images, SQUARE)}, **elsewhere)])
     assert (result.masks, result.reasons) == ({}, ["contradictory"])
-    assert "another patient" in result.details[0]
+    assert other in result.details[0]
 
 
 def test_images_without_patient_id_must_be_of_the_study(convert: Convert) -> None:
@@ -376,14 +379,6 @@ def test_images_without_patient_id_must_be_of_the_study(convert: Convert) -> Non
     assert 1 in convert([*images, make.structure_set(images, regions, PatientID=None)]).masks
     elsewhere = make.structure_set(images, regions, PatientID=None, study_uid=generate_uid())
     assert convert([*images, elsewhere]).reasons == ["contradictory"]
-
-
-def test_images_in_another_frame_of_reference_are_not_used(convert: Convert) -> None:
-    images = make.ct_series(2)
-    regions = {"Heart": on_slices(images, SQUARE)}
-    result = convert([*images, make.structure_set(images, regions, frame_of_reference_uid=generate_uid())])
-    assert (result.masks, result.reasons) == ({}, ["contradictory"])
-    assert "another frame of reference" in result.details[0]
 
 
 def test_a_region_in_a_frame_of_reference_without_images_is_not_used(convert: Convert) -> None:

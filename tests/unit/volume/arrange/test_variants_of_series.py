@@ -319,16 +319,10 @@ def legacy(**values: list[Any]) -> FileDataset:
     return ds
 
 
-def test_a_legacy_converted_instance_is_split_by_its_echo_times() -> None:
-    ds = legacy(EchoTime=[5.0, 10.0])
-    assembly = assemble([ds])
-    assert grids(assembly) == [[time] for time in frames(ds, 2, 4)]
-    assert [volume.suffix for volume in assembly.volumes] == ["e1", "e2"]
-
-
 @pytest.mark.parametrize(
     ("keyword", "values", "suffixes"),
     [
+        ("EchoTime", [5.0, 10.0], ["e1", "e2"]),
         ("InversionTime", ["100", "900"], ["ti1", "ti2"]),
         ("FlipAngle", ["5", "20"], ["1", "2"]),
         ("RepetitionTime", ["500", "3000"], ["1", "2"]),
