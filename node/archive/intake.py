@@ -21,6 +21,7 @@ from time import monotonic
 import structlog
 
 from node.archive import space
+from node.archive.root import MOUNT
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
 from node.counted import sized
 from node.durable import NO_ROOM, moved
@@ -36,8 +37,6 @@ RESUME_FACTOR = 1.1
 
 LOOK_SECONDS = 0.1
 """Interval between two checks of the watched paths while instances are received; a check costs four system calls."""
-
-MOUNT = "intake goes on once its disk is mounted again"
 
 SHORTAGE_SECONDS = 30.0
 """How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""

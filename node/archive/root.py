@@ -30,6 +30,9 @@ from node.archive.space import FOLDERS, KEPT
 from node.durable import NO_ROOM, make_folder, moved, sync_folder, write_durably
 from node.errors import VoxelnodeError
 
+MOUNT = "intake goes on once its disk is mounted again"
+"""Ends the reason of an intake that waits for the disk of a folder."""
+
 MARKER = "root-id"
 """In a root and in its folders: to whom they belong."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from node.archive.intake import MOUNT
+from node.archive.root import MOUNT
 from node.index.engine.sqlite_file import LOCKED
 from node.settings.cluster import Role
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.archive.root import MARKER
 from node.audit.audit_log import Audit, AuditFailed
 from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
@@ -38,12 +39,12 @@ def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
 
 
 def files(root: Root) -> set[str]:
-    """Every file of instances and volumes, counted from the root."""
+    """Every file of instances and volumes, counted from the root, but the markers of the folders."""
     return {
         str(path.relative_to(root.folder))
         for folder in ("objects", "volumes", "quarantine", "incoming")
         for path in (root.folder / folder).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != MARKER
     }
 
 
