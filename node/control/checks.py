@@ -146,11 +146,11 @@ def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> 
 
 def before_root(settings: Settings) -> Iterator[Callable[[], object]]:
     """Yield what a start tries before it opens the root, so that mistakes are reported first."""
-    from node.routing.router import check_destination
-
     yield partial(require_closed, settings)
     yield partial(require_no_loops, settings)
     for name in settings.destinations:
+        from node.routing.router import check_destination
+
         yield partial(check_destination, settings, name)
     for extension in enabled(settings):
         yield from extension.checks(settings)
