@@ -35,7 +35,7 @@ HAS_GIVEN_ISSUER = and_(
 )
 """Whether a person has given the Patient ID of a patient another issuer than the files have."""
 
-_PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
+PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
 
 _FIND_SERIES = PreparedStatement(
@@ -184,7 +184,7 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
             merged = connection.execute(select(PatientRow.__table__).where(same))
             _compare_persons(connection, received, [row, *merged])
         return int(row.study)
-    known = connection.execute(_PERSONS, {"identity": identity}).all()
+    known = connection.execute(PERSONS, {"identity": identity}).all()
     retired_into = _retired_into(connection, known, received.attributes.patient)
     person_id, patient_id = _person(connection, received.attributes.patient, identity)
     if known and retired_into is None:
@@ -213,9 +213,10 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
     sex of its own files. One person has one name, and no two birth dates or sexes; a birth date or a sex that the row
     lacks is added to it. The two ids differ if somebody has merged the person into another patient.
     """
-    known = known_person(connection, new, identity)
+    rows = connection.execute(PERSONS, {"identity": identity}).all()
+    known = known_person(connection, rows, new, identity)
     if known is None:
-        into = _retired_into(connection, connection.execute(_PERSONS, {"identity": identity}).all(), new)
+        into = _retired_into(connection, rows, new)
         inserted = _inserted(connection, PatientRow, {**new, "identity": identity, "merged_into": into})
         return inserted, into or inserted
     added = {name: new[name] for name in _AGE_AND_SEX if new[name] and not getattr(known, name)}
@@ -224,13 +225,13 @@ def _person(connection: Connection, new: Mapping[str, Any], identity: str) -> tu
     return int(known.id), int(known.merged_into or known.id)
 
 
-def known_person(connection: Connection, new: Mapping[str, Any], identity: str) -> Any | None:
-    """Return the row of the person with these attributes; None: there is none.
+def known_person(connection: Connection, rows: Iterable[Any], new: Mapping[str, Any], identity: str) -> Any | None:
+    """Return the row of the person with these attributes; None: there is none. `rows`: those of `PERSONS`.
 
     A merge can be decided before its first file is here: its row says no more than the Patient ID, and becomes that of
     the first person who comes with it.
     """
-    known = same_person(connection.execute(_PERSONS, {"identity": identity}).all(), new)
+    known = same_person(rows, new)
     if known is not None:
         return known
     known = _announced(connection, new)

@@ -37,7 +37,7 @@ from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRo
 from node.index.nouns.emptied import conversions_holding
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed, volumes_in_trash
-from node.index.nouns.levels import delete_empty_patient, known_person
+from node.index.nouns.levels import PERSONS, delete_empty_patient, known_person
 from node.index.nouns.lost import of_plan
 from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
@@ -389,7 +389,7 @@ class _Undo:
             self._connection.execute(update(of).where(of.id == there.id).values(values))
         if into != known.get(row["patient_id"]):  # somebody has merged or separated the patient meanwhile
             note_decided(self._connection, [self._study], self._now)
-        for person in {*known.values(), there.patient_id if there is not None else 0}:
+        for person in {*known.values(), *([there.patient_id] if there is not None else [])}:
             delete_empty_patient(self._connection, person)
         return self._ids["studies"][row["id"]]
 
@@ -398,7 +398,8 @@ class _Undo:
         is_it = PatientRow.id == row["id"], PatientRow.identity == row["identity"]
         if (found := self._connection.scalar(select(PatientRow.id).where(*is_it))) is not None:
             return found
-        known = known_person(self._connection, {one.column: row[one.column] for one in PATIENT}, row["identity"])
+        rows = self._connection.execute(PERSONS, {"identity": row["identity"]}).all()
+        known = known_person(self._connection, rows, {one.column: row[one.column] for one in PATIENT}, row["identity"])
         return int(known.id) if known is not None else None
 
     def _bring_series(self, row: dict[str, Any], study: int) -> None:
