@@ -101,10 +101,9 @@ def leave(done: list[Sync], top: Path, place: Path) -> None:
     """
     durable = {sync.inode: sync for sync in done}
     _leave(_inode(top), durable, place)
-    _keep_marks(place)
 
 
-def _keep_marks(root: Path) -> None:
+def keep_marks(root: Path) -> None:
     """Let the marker of a root name the inodes of its folders: a power cut copies nothing."""
     marker = root / MARKER
     notes = [line.split(" ") for line in marker.read_text().splitlines()] if marker.exists() else []

@@ -20,7 +20,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests.crash.checker import Checker
-from tests.crash.disk import Disk, Sync, built, leave, syncs
+from tests.crash.disk import Disk, Sync, built, keep_marks, leave, syncs
 from tests.crash.harness import Node, Result, within
 from tests.crash.journal import Journal, Sender, new_series
 from tests.crash.small_disk import mounted
@@ -45,6 +45,7 @@ class Session:
         """What is wrong after a power cut just before sync `number` (or in the end, when there is none)."""
         until = self.syncs[number].began if number < len(self.syncs) else float("inf")
         leave(self.syncs[:number], self.disk.root, place)
+        keep_marks(place / "root")
         storage = Storage(root=place / "root", reserve_bytes=0)
         try:
             with Repository(Settings(storage=storage)):
