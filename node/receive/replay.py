@@ -96,21 +96,22 @@ class JournalReplay:
     def _take(self, batch: list[Record], applied_before: int) -> None:
         receipts = [(record, its) for record in batch if (its := receipt(record.facts)) is not None]
         self._archive.make_folders(its.key for _, its in receipts)
-        known = [(record, its) for record, its in receipts if record.sequence <= applied_before]
         new = [record for record in batch if record.sequence > applied_before]
-        if known:
-            self._replayed.restored += self._restore(known)
+        self._replayed.restored += self._restore(receipts)
         if new:
             self._replayed.applied += self._apply(new)
 
     def _restore(self, receipts: list[tuple[Record, Receipt]]) -> int:
-        """Write files again that rows name and that are not as they were received; return how many."""
+        """Write files again that are not as they were received, and that rows name or quarantine has; return how many.
+
+        A power cut may undo the rows of a file in quarantine and its bytes, and leave its name. It gets the row again.
+        """
         keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
         named = self._index.instances.named_keys(keys)
         restored = 0
         for record, its in receipts:
             for key in (its.key, self._archive.quarantine_key(its.key)):
-                if key in named:
+                if key in named or (record.payload and key != its.key and self._archive.path(key).exists()):
                     restored += self._restored(record, its, key)
         stored = self._index.lost.stored_at(keys)
         replaced = self._index.lost.replaced([one.sop_instance_uid for one in stored])

@@ -69,6 +69,11 @@ class Parts:
     def receive_all(self, instances: Iterable[FileDataset]) -> list[Future[Outcome]]:
         return [self.receive(ds) for ds in instances]
 
+    def apply(self, *instances: FileDataset) -> None:
+        """Have instances acknowledged, and indexed in one step."""
+        self.receive_all(instances)
+        self.applier.step()
+
     def plan(self, ds: FileDataset) -> DeletionPlan:
         """Plan to delete the study of an instance, as beside a node that applies."""
         self.index.ahead = self.applier
@@ -154,8 +159,7 @@ def test_records_whose_rows_are_there_already_cost_no_file(started: Started, pol
     """Where the index does not tell that they were applied: the file of a row is no copy of itself."""
     first, second = make.ct_series(2)
     parts = started(policy=policy)
-    parts.receive_all([first, second, first, make.corrected(first), make.corrected(first), first])
-    parts.applier.step()
+    parts.apply(first, second, first, make.corrected(first), make.corrected(first), first)
     rows, conflicts = parts.rows(), parts.rows("SELECT * FROM v_conflicts")
     content = {path: path.read_bytes() for path in parts.folder.glob("*/*/*.dcm")}
     write_rows(parts.folder, "DELETE FROM about WHERE substr(key, 1, 8) = 'applied/'")
@@ -200,8 +204,7 @@ def test_a_batch_whose_files_cannot_be_moved_is_settled_later_and_not_applied_ag
 def test_a_file_that_a_power_cut_took_is_written_again(started: Started, loss: str) -> None:
     sent = make.ct_series(3)
     parts = started()
-    parts.receive_all(sent)
-    parts.applier.step()
+    parts.apply(*sent)
     parts.require(*sent)
     path = Path(parts.rows()[1]["path"])
     content = path.read_bytes()
@@ -212,14 +215,21 @@ def test_a_file_that_a_power_cut_took_is_written_again(started: Started, loss: s
     parts.require(*sent)
 
 
-def test_a_file_in_quarantine_that_a_power_cut_took_is_written_again(started: Started) -> None:
+@pytest.mark.parametrize("lost", ["file", "bytes", "bytes and rows"])
+def test_a_file_in_quarantine_that_a_power_cut_took_is_written_again(
+    started: Started, tmp_path: Path, lost: str
+) -> None:
     [ds] = make.ct_series(1)
     parts = started()
-    parts.receive_all([ds, make.corrected(ds)])
-    parts.applier.step()
+    parts.apply(ds)
+    save_index(parts.folder, tmp_path / "old")
+    parts.apply(make.corrected(ds))
     [path] = parts.folder.glob("quarantine/*.dcm")
     content = path.read_bytes()
-    path.unlink()
+    path.unlink() if lost == "file" else path.write_bytes(b"")
+    if lost == "bytes and rows":
+        parts.index.close()
+        put_index_back(parts.folder, tmp_path / "old")
     parts = started()
     assert path.read_bytes() == content
     parts.require(ds)
@@ -250,14 +260,12 @@ def test_a_file_that_somebody_removes_while_its_row_is_written_holds_up_nothing(
 
     monkeypatch.setattr(parts.archive, "keep_part", removed)
     parts.receive(gone)
-    parts.receive(other)
-    parts.applier.step()
+    parts.apply(other)
     assert {row["sop_instance_uid"] for row in parts.rows()} == {str(gone.SOPInstanceUID), str(other.SOPInstanceUID)}
     documents = parts.rows("SELECT sop_instance_uid FROM images JOIN image_documents ON image_id = images.id")
     assert [row["sop_instance_uid"] for row in documents] == [str(other.SOPInstanceUID)]
     monkeypatch.undo()
-    parts.receive(gone)  # its sender has it still
-    parts.applier.step()
+    parts.apply(gone)  # its sender has it still
     parts.require(gone, other)
     assert len(parts.rows("SELECT 1 FROM image_documents")) == 2
 
@@ -265,8 +273,7 @@ def test_a_file_that_somebody_removes_while_its_row_is_written_holds_up_nothing(
 def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started) -> None:
     first, second = make.ct_series(1)[0], make.ct_series(1)[0]
     parts = started()
-    parts.receive_all([first, second])
-    parts.applier.step()
+    parts.apply(first, second)
     plan = parts.plan(first)
     parts.delete(plan)
     started().require(second)
@@ -281,8 +288,7 @@ def test_an_instance_that_comes_while_its_study_is_deleted_is_kept_and_nothing_i
     """Its receipt is after the deletion was asked for, or before, if it waited in the journal."""
     first, late = make.ct_series(2)
     parts = started()
-    parts.receive(first)
-    parts.applier.step()
+    parts.apply(first)
     plan = parts.plan(first)
     order = parts.index.deletions.order
     applying = threading.Thread(target=parts.applier.step)
@@ -317,8 +323,7 @@ def test_what_was_sent_again_before_a_deletion_is_resumed_is_owed(
 ) -> None:
     [ds] = make.ct_series(1)
     parts = started()
-    parts.receive(ds)
-    parts.applier.step()
+    parts.apply(ds)
     plan = parts.plan(ds)
 
     def killed(place: str) -> None:
@@ -329,8 +334,7 @@ def test_what_was_sent_again_before_a_deletion_is_resumed_is_owed(
         with pytest.raises(KeyboardInterrupt):
             parts.delete(plan)
     monkeypatch.setattr(parts.ingest, "now", lambda: NOW + dt.timedelta(seconds=after))
-    parts.receive(ds)
-    parts.applier.step()
+    parts.apply(ds)
     parts.applier.checkpoint()
     assert resume_deletions(parts.archive, parts.index, NOW) == 1
     parts.require(ds)
@@ -343,8 +347,7 @@ def test_what_is_sent_again_while_it_is_written_off_is_owed(started: Started, mo
     parts = started()
 
     def take() -> None:
-        parts.receive(ds)
-        parts.applier.step()
+        parts.apply(ds)
         parts.applier.checkpoint()
 
     def lose() -> int:
@@ -372,11 +375,9 @@ def test_what_is_sent_again_while_it_is_written_off_is_owed(started: Started, mo
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
     first, second, third = make.ct_series(3)
     parts = started()
-    parts.receive(first)
-    parts.applier.step()
+    parts.apply(first)
     parts.applier.checkpoint()
-    parts.receive(second)
-    parts.applier.step()
+    parts.apply(second)
     parts.receive(third)
     lose_index(parts.folder)
     started().require(first, second, third)
@@ -385,12 +386,11 @@ def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
 def test_an_index_that_is_older_than_the_journal_takes_what_it_lacks_from_it(started: Started, tmp_path: Path) -> None:
     sent = make.ct_series(4)
     parts = started()
-    parts.receive(sent[0])
-    parts.applier.step()
+    parts.apply(sent[0])
     save_index(parts.folder, tmp_path / "old")
     for ds in sent[1:]:
-        parts.receive(ds)
-        parts.applier.step()
+        parts.apply(ds)
+    parts.index.close()
     put_index_back(parts.folder, tmp_path / "old")
     started().require(*sent)
 
@@ -398,8 +398,7 @@ def test_an_index_that_is_older_than_the_journal_takes_what_it_lacks_from_it(sta
 def test_an_index_of_another_journal_takes_all_of_this_one(started: Started) -> None:
     first, second, third = make.ct_series(3)
     parts = started()
-    parts.receive_all([first, second])
-    parts.applier.step()
+    parts.apply(first, second)
     parts.applier.checkpoint()
     empty_folder(parts.folder / "journal")
     parts = started()
@@ -411,8 +410,7 @@ def test_an_index_of_another_journal_takes_all_of_this_one(started: Started) -> 
 def test_a_journal_whose_headers_are_all_damaged_costs_no_file(started: Started) -> None:
     sent = make.ct_series(3)
     parts = started()
-    parts.receive_all(sent)
-    parts.applier.step()
+    parts.apply(*sent)
     for path in parts.folder.glob("journal/*.journal"):
         content = path.read_bytes()
         path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
@@ -422,14 +420,12 @@ def test_a_journal_whose_headers_are_all_damaged_costs_no_file(started: Started)
 def test_a_root_from_before_the_journal_is_opened_with_all_its_instances(started: Started) -> None:
     first, second = make.ct_series(2)
     parts = started()
-    parts.receive(first)
-    parts.applier.step()
+    parts.apply(first)
     write_rows(parts.folder, "DELETE FROM about WHERE substr(key, 1, 8) IN ('applied/', 'checkpoi')")
     empty_folder(parts.folder / "journal")
     parts = started()
     parts.require(first)
-    parts.receive(second)
-    parts.applier.step()
+    parts.apply(second)
     started().require(first, second)
 
 
@@ -589,8 +585,7 @@ def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed
 ) -> None:
     [ds] = make.ct_series(1)
     parts = started()
-    parts.receive(make.ct_series(1)[0])
-    parts.applier.step()
+    parts.apply(make.ct_series(1)[0])
     synced: set[str] = set()
     real_write, real_sync = parts.archive.write, parts.archive.sync
 
@@ -604,8 +599,7 @@ def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed
 
     monkeypatch.setattr(parts.archive, "sync", sync)
     monkeypatch.setattr(parts.archive, "write", write)
-    parts.receive(ds)
-    parts.applier.step()
+    parts.apply(ds)
     parts.applier.checkpoint()
     assert parts.journal.freed == 2
     assert {row["path"] for row in parts.rows()} == {str(parts.archive.path(key)) for key in synced}
