@@ -23,7 +23,6 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.counted import sized
-from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.nouns.trash import NotInTrash, TrashedFile
@@ -63,12 +62,9 @@ def restore(
     """Undo a deletion that is in the trash.
 
     Raises NotInTrash: it is not there.
-    Raises UsageError: only another host has its files.
     Raises AuditFailed: nothing was changed.
     """
     entry = index.trash.entry(number)
-    if others := index.trash.holders(number) - {index.sharing.holder or ""}:
-        raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
     _audit(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
     index.trash.bring_back(number, now)
     reached("restore-begun")
@@ -80,9 +76,8 @@ def restore(
 def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
     """Compare what a crash has left of deletions that are being undone, after files and rows were compared."""
     for number in index.trash.restoring():
-        if not index.trash.holders(number) - {index.sharing.holder or ""}:
-            _compared(archive, index, number, quiet_seconds, now)
-            log.warning("restore_resumed", deletion=number)
+        _compared(archive, index, number, quiet_seconds, now)
+        log.warning("restore_resumed", deletion=number)
 
 
 def _compared(
@@ -109,8 +104,14 @@ def _compared(
 def _fate(
     archive: Archive, index: Index, file: TrashedFile, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str:
-    """Compare a file that is back with its row, and record how it differs; return what became of it in one word."""
+    """Compare a file that is back with its row, and record how it differs; return what became of it in one word.
+
+    What another host alone has is read there: when it goes to the store, by the scrub, or by the next start.
+    """
     try:
+        if index.sharing.is_away(file.holder):
+            is_back = file.kind == "conflicts" or index.instances.of_key(file.key) is not None
+            return {"conflicts": "versions", "images": "instances"}[file.kind] if is_back else "unread"
         problem = problem_of(archive, file.found) if "sha256" in file.row else None  # of another version
         if file.kind == "conflicts":
             if problem is not None:

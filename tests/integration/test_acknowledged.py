@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -20,6 +19,7 @@ from tests.ingest import received, take
 from tests.made_once import empty_folder, lose_index, put_index_back, save_index
 from tests.preloaded import run
 from tests.rows import view_rows
+from tests.trash import delete
 
 
 def convert_all(settings: Settings) -> None:
@@ -101,10 +101,9 @@ def test_what_was_deleted_is_not_missed_by_a_new_index(settings: Settings) -> No
         root, f"SELECT study_instance_uid AS uid FROM v_images WHERE sop_instance_uid = '{study[0].sop_instance_uid}'"
     )
     with Repository(settings) as repository:
-        delete = partial(repository.actions.by_name["delete"], study_instance_uid=None, who="test")
-        delete(level="study", uid=row["uid"])
-        delete(level="series", uid=series[0].series_instance_uid)
-        delete(level="instance", uid=one[0].sop_instance_uid)
+        delete(repository, row["uid"])
+        delete(repository, series[0].series_instance_uid, "series")
+        delete(repository, one[0].sop_instance_uid, "instance")
     assert check_repository(settings, digests=False, repair=False) == []
     lose_index(root)
     assert rebuild_index(settings).lost == 0
@@ -236,9 +235,7 @@ def test_an_end_that_no_crash_tore_is_reported_and_kept(settings: Settings, loss
     before = len(segments(root / FOLDER)[0].read_bytes())
     received(settings, later)
     with Repository(settings) as repository:
-        repository.actions.by_name["delete"](
-            level="instance", uid=sent[0].sop_instance_uid, study_instance_uid=None, who="test"
-        )
+        delete(repository, sent[0].sop_instance_uid, "instance")
     received(settings, sent[:1])
     [path] = segments(root / FOLDER)
     content = path.read_bytes()

@@ -36,6 +36,7 @@ from tests.made_once import IN_POSTGRESQL, _name, copy_root, lose_index, put_ind
 from tests.newer import NEWER, newer
 from tests.postgresql import programs, shared
 from tests.rows import read_rows, write_rows
+from tests.trash import delete
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "extensions.md"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "voxelnode-hello"
@@ -117,8 +118,7 @@ def greeted_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[S
     with hello(), Repository(settings_of(root)) as repository:  # the index is older than the extension
         greet(repository)
         assert len(greetings(root)) == 3
-        delete = repository.actions.by_name["delete"]
-        delete(level="study", uid=sent[0].study_instance_uid, study_instance_uid=None, who="test", erase=True)
+        delete(repository, sent[0].study_instance_uid, erases=True)
     return root, sent
 
 

@@ -22,6 +22,7 @@ from tests.integration.conftest import data_set_bytes, doctor_finds
 from tests.integration.test_objects import NOW, Served
 from tests.lying_store import FLIPS, FLIPS_ONCE, KEEPS_NOTHING, ON_WRITING, RETURNS_OLD, TRUNCATES, Lying, lying_store
 from tests.object_store import ObjectStore, object_store
+from tests.trash import delete
 
 pytestmark = pytest.mark.slow
 
@@ -166,10 +167,7 @@ def test_a_copy_stays_if_its_object_was_lost_since(
     node.take(deleted)
     assert node.upload() is None
     server.ask("DELETE", f"/scans/archive/{node.key_of(deleted)}")
-    uid, study = str(deleted.SOPInstanceUID), None
-    node.repository.actions.by_name["delete"](
-        level="instance", uid=uid, study_instance_uid=study, who="somebody", erase=True
-    )
+    delete(node.repository, deleted.SOPInstanceUID, "instance", erases=True)
     node.forget()
     assert node.upload() is None
     assert "objects_lost" not in "".join(capfd.readouterr())

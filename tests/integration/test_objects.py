@@ -51,7 +51,7 @@ from tests.made_once import decoder, empty_folder, lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
-from tests.trash import empty_trash
+from tests.trash import delete, empty_trash
 
 OPTIONS = write_options(ConvertSettings(thumbnails=False, formats=("nifti", "mhd")))
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -399,9 +399,7 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Serve, tmp_path: Pa
     store.rename(tmp_path / "elsewhere")
     assert node.take(other) == [Outcome.REPLACED]
     assert node.take(series[0], other) == [Outcome.REPLACED] * 2  # the first version is expected in quarantine
-    node.repository.actions.by_name["delete"](
-        level="instance", uid=str(series[1].SOPInstanceUID), study_instance_uid=None, who="somebody", erase=True
-    )
+    delete(node.repository, str(series[1].SOPInstanceUID), "instance", erases=True)
     node.upload()
     (tmp_path / "elsewhere").rename(store)
     node = serve(cache_bytes=0)
@@ -696,9 +694,7 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(serve: Serve
     node.upload()
     assert {key.split("/")[3][0] for key in volumes(tmp_path)} == {"2"}
 
-    node.repository.actions.by_name["delete"](
-        level="study", uid=key_of(node)[0], study_instance_uid=None, who="somebody"
-    )
+    delete(node.repository, key_of(node)[0])
     node.upload()
     assert volumes(tmp_path) != {}
     empty_trash(node.repository)

@@ -38,6 +38,7 @@ from tests.integration.conftest import bring
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
 from tests.rows import read_rows, view_rows, write_rows
+from tests.trash import delete
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -229,9 +230,7 @@ def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
     with monkeypatch.context() as patch, Repository(settings) as repository:
         patch.setattr("node.lifecycle.deletion.finish", killed)
         with pytest.raises(Killed):
-            repository.actions.by_name["delete"](
-                level="study", uid=row["uid"], study_instance_uid=None, who="test", erase=True
-            )
+            delete(repository, row["uid"], erases=True)
     assert set(lived.glob("objects/*/*.dcm")) == before
     rebuild_index(settings)
     assert view_rows(lived, "SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=row["uid"]) == []
@@ -249,9 +248,7 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
     assert conflict["kind"] == ("instance-bytes" if harm == "sound" else "instance-quarantined")
     with Repository(settings) as repository:
         for row in view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies"):
-            repository.actions.by_name["delete"](
-                level="study", uid=row["uid"], study_instance_uid=None, who="test", erase=True
-            )
+            delete(repository, row["uid"], erases=True)
     assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
 
 

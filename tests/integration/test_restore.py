@@ -21,6 +21,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served
 from tests.made_once import put_index_back, save_index
 from tests.rows import view_rows
+from tests.trash import delete
 
 
 @pytest.fixture(params=["start", "repair"])
@@ -208,7 +209,7 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
         [conflict] = view_rows(root, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
         assert conflict["kind"] == "instance-quarantined"
         uid = conflict["study_instance_uid"] if level == "study" else one.sop_instance_uid
-        repository.actions.by_name["delete"](level=level, uid=uid, study_instance_uid=None, who="test", erase=True)
+        delete(repository, uid, level, erases=True)
     assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
 
 

@@ -37,7 +37,7 @@ from tests import make
 from tests.integration.conftest import bring, data_set_bytes
 from tests.peers import Pacs
 from tests.postgresql import Server
-from tests.trash import empty_trash
+from tests.trash import delete, empty_trash
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
@@ -242,9 +242,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
     # A deletion reaches every disk: rows at once, files with the objects.
     copies = [r1.content(ds) for ds in (first, stored)]
     assert len(copies) == len(r1.copies()) == 2
-    r2.repository.actions.by_name["delete"](
-        level="study", uid=first.StudyInstanceUID, study_instance_uid=None, who="test"
-    )
+    delete(r2.repository, first.StudyInstanceUID)
     empty_trash(r2.repository)
     for host in (r1, r2, r1):
         host.upload()
@@ -258,15 +256,37 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     series = make.ct_series(2)
     r1.take(*series)
     r1.close()
-    r2.repository.actions.by_name["delete"](
-        level="study", uid=series[0].StudyInstanceUID, study_instance_uid=None, who="test", erase=True
-    )
+    delete(r2.repository, series[0].StudyInstanceUID, erases=True)
     r2.upload()
     assert len(r1.copies()) == 2
     r1.open()
     assert r1.repository.recovered.adopted == 0
     r1.upload()
     assert (r1.copies(), r1.row("SELECT count(*) AS n FROM images")) == (set(), {"n": 0})
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "one comes again", "a host is forgotten"])
+def test_an_undo_at_one_host_brings_back_what_others_alone_have(hosts: Hosts, meanwhile: str) -> None:
+    r1, r2 = hosts("r1"), hosts("r2")
+    mine, other = make.ct_series(2)
+    r1.take(mine), r2.take(other)
+    delete(r2.repository, mine.StudyInstanceUID)
+    if meanwhile == "one comes again":
+        r2.take(mine)
+    elif meanwhile == "a host is forgotten":
+        r1.close()
+        r2.repository.actions.by_name["forget-host"](host="r1", who="admin")
+    done = r2.repository.actions.by_name["restore-trash"](number=1, who="somebody")
+    counts = {"one comes again": (1, 0, 1), "a host is forgotten": (1, 1, 0)}.get(meanwhile, (2, 0, 0))
+    assert (done["instances"], done["lost"], done["unread"]) == counts
+    assert [r2.file(ds).file_missing for ds in (mine, other)] == [done["lost"] > 0, False]
+    r1.close()
+    r1.open()  # or its disk was found
+    r1.upload(), r2.upload()
+    for host in (r1, r2):
+        assert [host.content(ds) for ds in (mine, other)] == [data_set_bytes(ds) for ds in (mine, other)]
+        assert check_repository(host.settings, digests=True, repair=False) == []
+    assert (r2.index.trash.restoring(), r2.spooled()) == ([], {})
 
 
 def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -> None:
@@ -326,9 +346,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     assert check_repository(r1.settings, digests=True, repair=False) == []  # what is gone is superseded
 
     lost.rename(c1.root)
-    r1.repository.actions.by_name["delete"](
-        level="study", uid=ds.StudyInstanceUID, study_instance_uid=None, who="somebody"
-    )
+    delete(r1.repository, ds.StudyInstanceUID)
     empty_trash(r1.repository)
     r1.upload()
     c1.open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.integration.conftest import data_set_bytes
 from tests.made_once import empty_folder, lose_index
 from tests.pace import few_in_the_gate
 from tests.rows import view_rows
+from tests.trash import delete
 
 Versions = set[tuple[str, str]]
 
@@ -179,9 +179,7 @@ def test_a_deletion_takes_the_versions_of_other_series_along_and_the_trash_gives
     second = Sent(str(ds.SeriesInstanceUID), first.sop_instance_uid, data_set_bytes(ds))
     received(settings, [first, second])
     with Repository(settings) as repository:
-        by_name = repository.actions.by_name
-        delete = partial(by_name["delete"], level="study", study_instance_uid=None, who="test")
-        delete(uid=first.study_instance_uid)
+        delete(repository, first.study_instance_uid)
     assert check_repository(settings, digests=False, repair=False) == []
     if trash:
         with Repository(settings) as repository:

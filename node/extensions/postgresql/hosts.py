@@ -25,7 +25,7 @@ from node.index.engine.about import set_about
 from node.index.engine.about_keys import SWEPT_FOLDER, SWEPT_VOLUMES
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.history import ConflictRow
+from node.index.models.history import ConflictRow, TrashRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow, is_only_at_host
 from node.index.models.work import HostRemovalRow, HostRow, LeaseRow
 from node.index.nouns.events import record_event
@@ -174,8 +174,8 @@ class HostRepository(IndexRepository):
     def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
         """Delete the row of a host that will not come back; return what it alone had.
 
-        What its disk alone had is marked as missing: the next such instance that is received takes its place. If the
-        host does come back, its next start has the files.
+        What its disk alone had is marked as missing, also in the trash: the next such instance that is received takes
+        its place. If the host does come back, its next start has the files.
 
         Raises UsageError if there is none, or the host lives.
         """
@@ -201,6 +201,11 @@ class HostRepository(IndexRepository):
         connection.execute(
             update(ImageRow).where(*is_only_at_host(), ImageRow.spool_host == name).values(file_missing=True)
         )
+        in_trash = select(TrashRow).where(TrashRow.holder == name)
+        for one in connection.execute(in_trash).all():  # the same holds for it once it is brought back
+            gone = {"file_missing": True} if one.kind == "images" else {"key": None, "host": None}
+            values = {"content": one.content | gone, "key": gone.get("key", one.key), "holder": None}
+            connection.execute(update(TrashRow).where(TrashRow.id == one.id).values(values))
         counts: Counter[tuple[str, str]] = Counter()
         for file in files:
             uids = file._asdict()

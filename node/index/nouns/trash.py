@@ -159,12 +159,6 @@ class TrashRepository(IndexRepository):
         return in_trash(connection, level, uid)
 
     @on_reader
-    def holders(self, connection: Connection, number: int) -> set[str]:
-        """Return the hosts that alone have files of a deletion."""
-        rows = select(TrashRow.holder).where(TrashRow.deletion == number, TrashRow.holder.is_not(None)).distinct()
-        return {str(holder) for holder in connection.scalars(rows)}
-
-    @on_reader
     def has_objects(self, connection: Connection) -> bool:
         """Return whether files in the trash are in the object store."""
         return connection.execute(select(TrashRow.id).where(TrashRow.place == STORE).limit(1)).first() is not None
