@@ -94,7 +94,8 @@ def _arrange_parts(parts: Sequence[Sequence[Frame]]) -> list[Arrangement]:
     doubt, alternate = parts_in_time(parts)
     doubts = () if doubt is None else (VolumeWarning(WarningKind.PARAMETER_VARIES, doubt),)
     keys = [frame.variant_key for part in parts for frame in part]
-    in_turns = alternate and any(len({key.get(name) for key in keys}) > 1 for name in {*keys[0]} - READ_TOGETHER)
+    apart = {name for name in set().union(*keys) if len({key.get(name) for key in keys}) > 1}  # none: by their meaning
+    in_turns = alternate and not (apart and apart <= READ_TOGETHER)
     grids = (grid for part in parts for grid in arrange(part))
     return [
         replace(grid, variant=str(number), warnings=(*grid.warnings, *doubts), in_turns=grid.in_turns or in_turns)
