@@ -24,6 +24,7 @@ from node.index.engine.place import upgrade
 from tests.awaited_answers import lose_no_answer
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
+from tests.peers import Pacs
 from tests.postgresql import Server, close_shared, start
 from tests.preloaded import close_forkers
 from tests.skips import NoSilentSkips, is_required
@@ -108,6 +109,12 @@ structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _pla
 # A logger that is kept from its first line on would not heed what later tests of the process configure or capture.
 _configure = structlog.configure
 structlog.configure = lambda **options: _configure(**{**options, "cache_logger_on_first_use": False})
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs() as peer:
+        yield peer
 
 
 @pytest.fixture(autouse=True)

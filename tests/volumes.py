@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydicom import Dataset
 
+from node.volume.assemble import assemble
 from node.volume.model import Frame, Geometry, Source, Volume, VolumeKind
 from node.writers.options import WriteOptions
 from tests.make import AXIAL
@@ -40,6 +42,12 @@ def unpacked(path: Path) -> bytes:
     if path.suffix in (".gz", ".nrrd") and (packed := content.find(b"\x1f\x8b\x08")) >= 0:
         return content[:packed] + gzip.decompress(content[packed:])
     return content
+
+
+def only(*series: Dataset) -> Volume:
+    """Return the volume that a series is."""
+    (volume,) = assemble(series).volumes
+    return volume
 
 
 def volume(voxels: NDArray[Any] | None = None, affine_lps: NDArray[Any] | None = None, **changes: Any) -> Volume:

@@ -53,12 +53,6 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with Pacs() as peer:
-        yield peer
-
-
 def is_accepted(node: Address, calling: str) -> bool:
     try:
         verify(node, calling, DEADLINE_SECONDS)

@@ -125,6 +125,12 @@ class Host:
         return {path.name for path in self.root.glob("objects/*/*.dcm")}
 
 
+def require_agreement(*hosts: Host) -> None:
+    """Index and files agree at each host."""
+    for host in hosts:
+        assert check_repository(host.settings, digests=True, repair=False) == []
+
+
 Hosts = Callable[[str], Host]
 
 
@@ -203,8 +209,7 @@ def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_b
     assert r1.take(series[0]) == [Outcome.ALREADY_THERE]
     assert r2.take(series[1]) == [Outcome.ALREADY_THERE]
     assert {path.name for path in r1.store.glob("objects/*/*.dcm")} == {Path(r1.file(ds).key).name for ds in series}
-    for host in (r1, r2):
-        assert check_repository(host.settings, digests=True, repair=False) == []
+    require_agreement(r1, r2)
 
 
 def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> None:
@@ -225,8 +230,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
     assert aside == {"r1": {names[first.SOPInstanceUID]}, "r2": {names[stored.SOPInstanceUID]}}
     assert not (r1.copies() | r2.copies()) & set(names.values())
     assert [r2.content(ds) for ds in (first, stored)] == [data_set_bytes(ds) for ds in (first, stored)]
-    for host in (r1, r2):
-        assert check_repository(host.settings, digests=True, repair=False) == []
+    require_agreement(r1, r2)
     r1.close()
     r1.open()
     with r1.index.reading() as index:
@@ -285,7 +289,7 @@ def test_an_undo_at_one_host_brings_back_what_others_alone_have(hosts: Hosts, me
     r1.upload(), r2.upload()
     for host in (r1, r2):
         assert [host.content(ds) for ds in (mine, other)] == [data_set_bytes(ds) for ds in (mine, other)]
-        assert check_repository(host.settings, digests=True, repair=False) == []
+    require_agreement(r1, r2)
     assert (r2.index.trash.restoring(), r2.spooled()) == ([], {})
 
 
@@ -315,8 +319,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -
     r1.upload()
     assert r2.spooled() == {}
     assert [r2.content(ds) for ds in (put, lost, sent_again)] == [data_set_bytes(ds) for ds in (put, lost, sent_again)]
-    for host in (r1, r2):
-        assert check_repository(host.settings, digests=True, repair=False) == []
+    require_agreement(r1, r2)
 
 
 def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(hosts: Hosts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.slow
 HOOK = {"kind": "webhook", "on": ["instance-stored"], "url": "https://example.org/"}
 FILES = {"hooks": {"file": HOOK}, "routes": {"file": {"to": ["pacs"], "where": 'modality == "XX"'}}}
 SECRET = "whsec_" + "A" * 43 + "="
-
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with Pacs() as peer:
-        yield peer
 
 
 def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_node_receives(

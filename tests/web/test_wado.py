@@ -6,6 +6,7 @@ import json
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.message import Message
 from io import BytesIO
 from typing import Any
@@ -27,6 +28,7 @@ from node.receive.ingest import Announced, Origin
 from node.web.files import CHUNK_BYTES
 from tests import make
 from tests.ingest import indexed
+from tests.made_once import decoder
 from tests.web.conftest import Site, open_site, until
 from tests.web.mixed import NAMES, data_set, sample
 
@@ -194,6 +196,15 @@ def test_head_tells_the_headers_and_an_entity_tag_saves_the_body(client: httpx2.
         assert (again.status_code, again.content) == (304, b"")
     compressed = SAMPLES["MR_small_RLE.dcm"].path
     assert get(client, compressed, AS_STORED).headers["etag"] != client.get(compressed).headers["etag"]
+
+
+def test_metadata_that_cannot_be_made_now_are_refused_before_their_status(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    site.take(ds)
+    monkeypatch.setattr(decoder(), "_limits", replace(decoder()._limits, deadline_seconds=0.0))
+    assert site.client().get(f"/dicom-web/studies/{ds.StudyInstanceUID}/metadata").status_code == 503
 
 
 def test_a_file_that_has_changed_on_the_disk_is_never_given_as_whole(site: Site) -> None:

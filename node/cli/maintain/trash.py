@@ -63,7 +63,9 @@ def restore(
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
     lost = counted(done["lost"], "file is", "files are")
     parts += [f"{lost} gone or damaged and to be sent again: `voxelnode fsck` names them"] if done["lost"] else []
-    unread = f"{counted(done['unread'], 'file')} cannot be read now: check the disk; the next start of its host tries again"
+    unread = (
+        f"{counted(done['unread'], 'file')} cannot be read now: check the disk; its host tries again when it starts"
+    )
     parts += [unread] if done["unread"] else []
     return Answer(done, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))
 

@@ -58,10 +58,11 @@ def respond_data_sets(
     of a stream costs a change of threads. No data set in XML is status 204.
     """
     collect: Callable[[Iterator[bytes]], bytes | Iterator[bytes]] = b"".join if isinstance(data_sets, list) else iter
-    if form.media_type != DICOM_XML:
-        return respond_document(request, collect(_json_array(data_sets)), form.media_type, etag, headers=headers)
     documents = iter(data_sets)
-    first = next(documents, None)
+    first = next(documents, None)  # before the status: if it cannot be sent, the answer says so
+    if form.media_type != DICOM_XML:
+        array = _json_array(() if first is None else chain((first,), documents))
+        return respond_document(request, collect(array), form.media_type, etag, headers=headers)
     if first is None:
         return Response(status_code=204, headers=headers)
     if not form.multipart:

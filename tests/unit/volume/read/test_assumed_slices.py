@@ -6,6 +6,7 @@ import pytest
 from node.volume.assemble import assemble
 from node.volume.reasons import Reason, WarningKind
 from tests import make
+from tests.volumes import only
 
 PIXELS = make.pattern(6, 8, 10)
 
@@ -18,11 +19,6 @@ def frames(**attributes):
 def placed(**attributes):
     place = {"ImagePositionPatient": [-20, -30, 40], "ImageOrientationPatient": list(make.OBLIQUE)}
     return frames(**(place | attributes))
-
-
-def only(*series):
-    (volume,) = assemble(series).volumes
-    return volume
 
 
 def names(volume):

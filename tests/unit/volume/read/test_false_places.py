@@ -10,6 +10,7 @@ from node.volume.read.planes import IMPOSSIBLE_PLACE
 from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import one_item
+from tests.volumes import only
 
 FALSE = {
     "zero": [0, 0, 0, 0, 0, 0],
@@ -27,11 +28,6 @@ def grey_capture(**attributes):
 
 def falsely_placed(orientation, **attributes):
     return make.rgb_capture(ImageOrientationPatient=orientation, **(PLACE | attributes))
-
-
-def only(*series):
-    (volume,) = assemble(series).volumes
-    return volume
 
 
 @pytest.mark.parametrize("orientation", FALSE.values(), ids=FALSE)

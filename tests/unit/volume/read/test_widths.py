@@ -6,19 +6,14 @@ from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from node.volume.assemble import assemble
 from node.volume.display import display_of
 from node.volume.read.pixels import frame_reader
 from node.volume.read.single_frame import rendered_frame
 from node.volume.reasons import WarningKind
 from tests import make
+from tests.volumes import only
 
 RAMP = np.linspace(0, 4022, 16 * 12).reshape(16, 12).astype(np.uint16)
-
-
-def only(*series):
-    (volume,) = assemble(series).volumes
-    return volume
 
 
 def doubts(volume):
