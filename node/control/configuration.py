@@ -82,9 +82,9 @@ class ConfigurationChanges:
         """
         with self._changing:
             require_settable(table)
+            before = self._unchanged(table, digest)
             had = self._keys_of(table)
             given = checked(self._settings.web, table, had, keys, unset)
-            before = self._unchanged(table, digest)
             require_room(before, table, is_new)
             section = table.partition(".")[0]
             removed = for_the_log(section, {key: had[key] for key in unset})

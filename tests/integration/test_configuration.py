@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.a b": (WEBHOOK, "letters, digits"),
     "hooks.": (WEBHOOK, "letters, digits"),
     "hooks.q\"'><é": (WEBHOOK, "letters, digits"),
-    "hooks.file": (WEBHOOK, "is changed there"),
+    "hooks.file": ({"attempts": 3}, "is changed there"),
     "peers.ca": ({"ae_title": "A", "tls": True, "tls_ca": "/etc/shadow"}, "names a file of the machine"),
     "peers.title": ({"ae_title": "A" * 17}, "ae_title"),
     "peers.net": ({"ae_title": "B", "networks": ["10.1.2.0/99"]}, "networks"),
