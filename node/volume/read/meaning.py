@@ -133,8 +133,8 @@ DERIVATION = standard_tag("DerivationDescription")
 CODEC = re.compile(r"[^,;[\]]*(compress(?!ed.sens)|jpeg|loss(y|less)|selection v|point tr|quality f)[^,;[\]]*", re.I)
 """What a codec writes of itself into Derivation Description (0008,2111), of each image with its own ratio."""
 
-LOSSY_COMPRESSION = "113040"
-"""Its code in Derivation Code Sequence (0008,9215), PS3.16 CID 7203."""
+CODEC_CODES = ("113040", "121327")
+"""The same in Derivation Code Sequence (0008,9215), PS3.16 CID 7203: lossy compression, and full fidelity."""
 
 BOLUS = "ContrastBolus"
 """Beginning of the keywords of attributes that change while a dynamic series goes on."""
@@ -267,7 +267,7 @@ def _content(ds: Dataset, tag: BaseTag, element: Element, vr: str) -> Hashable:
             return tuple(filter(None, (part.strip() for part in value.decode().strip(" \0").split("\\"))))
     value = ds[tag].value
     if vr == "SQ":
-        kept = (item for item in value if item.get("CodeValue") != LOSSY_COMPRESSION)
+        kept = (item for item in value if item.get("CodeValue") not in CODEC_CODES)
         return tuple(frozenset(_contents(item, _counted_elements(item))) for item in kept)
     parts = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else (value,)
     return tuple(float(part) if vr in _NUMERIC else str(part).strip(" \0") for part in parts if part not in ("", None))

@@ -104,7 +104,7 @@ ENCODED = "Lossless JPEG compression, selection value 1, point transform 0, comp
         ("DerivationDescription", ("iodine map", ENCODED.format("{}", "iodine map")), 1, []),
         ("DerivationDescription", [ENCODED.format("{}", kind) for kind in ("iodine map", "water map")], 2, []),
         ("DerivationDescription", ("Compressed sensing", None), 2, []),
-        ("DerivationCodeSequence", ([make.dataset(CodeValue="113040")], None), 1, []),
+        ("DerivationCodeSequence", ([make.dataset(CodeValue=code) for code in ("113040", "121327")], None), 1, []),
         ("LossyImageCompressionMethod", ("ISO_10918_1", "ISO_15444_1"), 2, []),
     ],
 )
