@@ -5,10 +5,11 @@ Everything is in DICOM's patient frame (LPS+) and in millimetres; only the NIfTI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,20 @@ from node.volume.widths import Widths
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
+Member = TypeVar("Member")
 
 
 MIN_ORIENTATION_COSINE = 0.866
 """Least cosine between the normal of slices and an axis of the patient that gives them the name of a plane: 30 degrees,
 since a tilted brain or heart is still called axial."""
+
+
+def grouped(members: Sequence[Member], trait: Callable[[Member], Hashable]) -> dict[Any, list[Member]]:
+    """Return frames, times or volumes by a trait, in order of first appearance."""
+    groups = defaultdict(list)
+    for member in members:
+        groups[trait(member)].append(member)
+    return groups
 
 
 class Geometry(StrEnum):

@@ -16,7 +16,7 @@ import numpy as np
 from node.counted import counted
 from node.errors import VoxelnodeError
 from node.volume.arrange.duplicates import COPY_DETAIL, is_copy
-from node.volume.model import Assembly, Frame, Geometry, Volume, VolumeKind
+from node.volume.model import Assembly, Frame, Geometry, Volume, VolumeKind, grouped
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.volumes import DatasetOf
 
@@ -256,10 +256,8 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
             detail = f"echoes or components have unequal numbers of slices: {_listed(stacks, slices)}"
             missing = max(slices) * len(slices) - sum(slices)
             yield Shortage(_below_most(stacks, slices), False, detail, missing)
-        of_component: dict[str, list[Volume]] = defaultdict(list)
-        for volume in stacks:
-            of_component["-".join(kind for kind in volume.suffix.split("-") if not _is_echo(kind))].append(volume)
-        for own in of_component.values():
+        components = grouped(stacks, lambda one: tuple(kind for kind in one.suffix.split("-") if not _is_echo(kind)))
+        for own in components.values():
             times = [volume.times for volume in own]
             if len(set(times)) > 1:
                 detail = f"echoes have unequal numbers of times: {_listed(own, times)}"

@@ -48,7 +48,7 @@ from node.volume.geometry import (
     usual_step,
 )
 from node.volume.intensities import Filled
-from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume
+from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, grouped
 from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_varying, name_of, unlike
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -401,23 +401,25 @@ def _missing_directions(table: Sequence[Diffusion | None]) -> str:
 
 
 def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
-    """Return warnings about attributes of what the values mean that differ between the images of one volume."""
-    found = {name_of(tag): values for tag, values in unlike(frames).items() if tag not in NAMES}
-    found |= {
-        name: values
-        for name, values in unlike(frames, "private").items()
-        if name not in MEASURED_PRIVATE and not are_alike(values, TOLERANCES.get(name, PARAMETER_TOLERANCE))
-    }
+    """Return warnings about attributes of what the values mean that differ between the images of one volume.
+
+    A private field has one if it differs between images that are alike in these attributes, which may decide it.
+    """
+    differing = {tag: values for tag, values in unlike(frames).items() if tag not in NAMES}
+    found: dict[str, list[Any]] = {name_of(tag): values for tag, values in differing.items()}
+    alike = grouped(frames, lambda frame: tuple(map(frame.meaning.get, differing)))
+    for name, values in (one for own in alike.values() for one in unlike(own, "private").items()):
+        if name not in MEASURED_PRIVATE and not are_alike(values, TOLERANCES.get(name, PARAMETER_TOLERANCE)):
+            found[name] = values
     if len(velocities := {frame.variant_key.get("velocity") for frame in frames} - {None, ()}) > 1:
         found["velocity encoding"] = list(map(str, velocities))
     warnings = []
     for name, values in found.items():
         rows = [value if isinstance(value, (tuple, list)) else (value,) for value in values]
-        numbers = [row[0] for row in rows if row and isinstance(row[0], float)]
-        shown = f"{len(values)} values"
-        if len(numbers) == len(values):
-            shown = f"from {min(numbers):.6g} to {max(numbers):.6g}"
-        detail = f"{name} differs within the volume: {shown}"
+        numbers = [row[0] for row in rows if len(row) == 1 and isinstance(row[0], float)]
+        are_numbers = len(numbers) == len(values)
+        shown = f"from {min(numbers):.6g} to {max(numbers):.6g}" if are_numbers else f"{len(values)} values"
+        detail = f"{name} differs within the volume: {shown}; compare its images before use"
         warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     return warnings
 

@@ -30,7 +30,7 @@ from node.volume.arrange.whole_times import (
     times_by_slice_numbers,
 )
 from node.volume.geometry import cluster_numbers, group_by_position
-from node.volume.model import Frame
+from node.volume.model import Frame, grouped
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 TIMES_OF_SLICES = {
@@ -220,9 +220,7 @@ def _have_distinct_locations(frames: Sequence[Frame]) -> bool:
 
 def _arrange_without_position(frames: Sequence[Frame]) -> Arrangement:
     """Return the grid of frames without a position in the patient: by their slice numbers, else as a time series."""
-    slices: dict[float | None, Bin] = defaultdict(list)
-    for frame in frames:
-        slices[frame.time_key.get("slice")].append(frame)
+    slices = grouped(frames, lambda frame: frame.time_key.get("slice"))
     if None in slices or len(slices) == 1:
         _, [ordered], doubt = settle("instance", [sorted(frames, key=instance_order)])
         doubts = () if doubt is None else (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)

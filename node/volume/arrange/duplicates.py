@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -23,7 +23,7 @@ from node.volume.arrange.time_order import is_time_order, time_orders, weighting
 from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
 from node.volume.elements import text
 from node.volume.intensities import read_frame
-from node.volume.model import Array, Frame
+from node.volume.model import Array, Frame, Member, grouped
 from node.volume.read.pixel_layout import PIXELS
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -55,7 +55,6 @@ _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
 COPY_TIME_KEYS = frozenset({"content_time", "instance"})
 """Time keys that a second export of the same object changes."""
 
-Member = TypeVar("Member")
 
 COPY_DETAIL = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
 
@@ -234,18 +233,14 @@ def _several(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
 
 def _grouped(members: Sequence[Member], trait: Callable[[Member], Hashable]) -> list[list[Member]]:
     """Return frames, or times, grouped by a trait, without groups of one."""
-    groups: dict[Hashable, list[Member]] = defaultdict(list)
-    for member in members:
-        groups[trait(member)].append(member)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in grouped(members, trait).values() if len(group) > 1]
 
 
 def _places(frames: Sequence[Frame]) -> dict[Hashable, Bin]:
     """Return the frames by position, else by the number of their slice; a copy has exactly that of its original."""
-    places: dict[Hashable, Bin] = defaultdict(list)
-    for frame in frames:
-        places[frame.time_key.get("slice") if frame.position is None else frame.position.tobytes()].append(frame)
-    return places
+    return grouped(
+        frames, lambda frame: frame.time_key.get("slice") if frame.position is None else frame.position.tobytes()
+    )
 
 
 def _facts(frame: Frame) -> Hashable:
@@ -283,10 +278,7 @@ def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[st
     `group`: frames that may be copies, in the order of their export. `whole`: the whole times that Instance Numbers
     count, by the frame's `id`. `header_of`: digest of the attributes that a copy shares.
     """
-    by_pixels: dict[bytes, list[Frame]] = defaultdict(list)
-    for frame in group:
-        by_pixels[_pixel_digest(frame)].append(frame)
-    for own in by_pixels.values():
+    for own in grouped(group, _pixel_digest).values():
         if len({frame.sop_instance_uid for frame in own}) < 2:
             continue
         counted = [header_of(frame.sop_instance_uid) for frame in group if id(frame) in whole]

@@ -6,7 +6,7 @@ and even by itself.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -29,7 +29,7 @@ from node.volume.geometry import (
     position_labels,
     stack_axes,
 )
-from node.volume.model import Frame
+from node.volume.model import Frame, grouped
 from node.volume.read.meaning import BOLUS, unlike
 from node.volume.reasons import Reason
 
@@ -280,11 +280,7 @@ def _meant(tag: int, frame: Frame) -> Hashable:
 
 
 def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[list[Frame]]:
-    """Return frames grouped by a trait, in order of first appearance."""
-    parts: dict[Hashable, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        parts[trait(frame)].append(frame)
-    return list(parts.values())
+    return list(grouped(frames, trait).values())
 
 
 def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:

@@ -39,12 +39,14 @@ def slice_step_mm(ds: Dataset, *, is_placed: bool) -> float | None:
     return 0.0 if modality in SECTIONAL_MODALITIES and not is_placed else None
 
 
-def assumption(ds: Dataset, step_mm: float, *, is_placed: bool) -> VolumeWarning:
+def assumption(step_mm: float, *, is_placed: bool) -> VolumeWarning:
     """Return the warning about slices of which nothing but their order is stated."""
-    modality = f"Modality (0008,0060), {text(ds, 'Modality')},"
-    stated = f"Spacing Between Slices (0018,0088) of {step_mm:.4g} mm" if step_mm else modality
-    direction = "; their direction along the normal of the image is assumed" if is_placed else ""
-    detail = f"only {stated} says that the frames of the instance are slices, in the order of their numbers{direction}"
+    stated = f"Spacing Between Slices (0018,0088) of {step_mm:.4g} mm" if step_mm else "Modality (0008,0060)"
+    direction = ", along the normal of the image" if is_placed else ""
+    detail = (
+        f"by {stated} alone, the frames of the instance are taken for slices in the order of their numbers{direction}: "
+        "look at them before use, or have them sent as single images, with the position of each"
+    )
     return VolumeWarning(WarningKind.SLICES_ASSUMED, detail)
 
 

@@ -325,7 +325,7 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     step_mm = slice_step_mm(ds, is_placed=position is not None) if uncounted else None
     if step_mm is not None:
         own_stack = {"instance": common["sop_instance_uid"]}
-        notes = (*notes, assumption(ds, step_mm, is_placed=position is not None))
+        notes = (*notes, assumption(step_mm, is_placed=position is not None))
         slices = [float(index) for index in range(reader.frames)]
         if position is not None:
             step = step_mm * np.cross(orientation[:3], orientation[3:])

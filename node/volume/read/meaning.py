@@ -7,6 +7,7 @@ differ in another attribute are two kinds of image, or the volume has a warning 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
@@ -123,9 +124,17 @@ BESIDE = (
 )
 """Attributes of other groups that count, and moments that all images of a volume share."""
 
-NAMES = frozenset(map(standard_tag, ("ImageComments",)))
-"""Texts that may describe each time by itself, such as how its motion was undone: they separate images, but no warning
-says that they differ."""
+NAMES = frozenset(map(standard_tag, ("ImageComments", "LossyImageCompression", "LossyImageCompressionMethod")))
+"""Attributes that separate images, but no warning says that they differ: a text may describe each time by itself, such
+as how its motion was undone, and pixels that a lossy codec changed have a warning of their own."""
+
+DERIVATION = standard_tag("DerivationDescription")
+
+CODEC = re.compile(r"[^,;[\]]*(compress(?!ed.sens)|jpeg|loss(y|less)|selection v|point tr|quality f)[^,;[\]]*", re.I)
+"""What a codec writes of itself into Derivation Description (0008,2111), of each image with its own ratio."""
+
+CODEC_CODES = ("113040", "121327")
+"""The same in Derivation Code Sequence (0008,9215), PS3.16 CID 7203: lossy compression, and full fidelity."""
 
 BOLUS = "ContrastBolus"
 """Beginning of the keywords of attributes that change while a dynamic series goes on."""
@@ -243,6 +252,8 @@ def _contents(ds: Dataset, elements: Sequence[Element]) -> Iterator[tuple[int, H
             content = _content(ds, tag, element, vr)
         except CONVERSION_ERRORS:
             content = ("unreadable",)
+        if tag == DERIVATION and isinstance(content, tuple):
+            content = tuple(filter(None, (CODEC.sub("", part).strip(" ,;[]") for part in content)))
         if content not in ((), None):
             yield int(tag), content
 
@@ -256,7 +267,8 @@ def _content(ds: Dataset, tag: BaseTag, element: Element, vr: str) -> Hashable:
             return tuple(filter(None, (part.strip() for part in value.decode().strip(" \0").split("\\"))))
     value = ds[tag].value
     if vr == "SQ":
-        return tuple(frozenset(_contents(item, _counted_elements(item))) for item in value)
+        kept = (item for item in value if item.get("CodeValue") not in CODEC_CODES)
+        return tuple(frozenset(_contents(item, _counted_elements(item))) for item in kept)
     parts = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else (value,)
     return tuple(float(part) if vr in _NUMERIC else str(part).strip(" \0") for part in parts if part not in ("", None))
 

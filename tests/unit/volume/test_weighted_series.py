@@ -121,21 +121,15 @@ def test_combined_images_of_ge_stay_weighted_and_have_a_warning() -> None:
 def test_a_weighted_volume_without_a_direction_among_others_is_reported(
     vendor: str, direction: tuple[float, ...] | None
 ) -> None:
-    found = assemble(series(vendor, [(0, NONE), (1000, direction), *shell(1000, *SIX)])).volumes
+    times = [(0, NONE), (1000, direction), *shell(1000, *SIX)]
+    found = assemble(series(vendor, times)).volumes
     if direction == NONE and vendor == "GE":
         assert b_values(found[0])[1] == 0
     elif direction == NONE and vendor == "PHILIPS":  # its trace images have zeros
         assert [volume.suffix for volume in found] == ["", "map"]
     else:
         assert says(found[0]) == "1 of 7 diffusion weighted times have no gradient direction: zeros stand for it"
-
-
-@pytest.mark.parametrize("vendor", VENDORS)
-@pytest.mark.parametrize("direction", [None, NONE], ids=["absent", "zeros"])
-def test_a_weighted_time_of_an_enhanced_instance_without_a_direction_is_reported(
-    vendor: str, direction: tuple[float, ...] | None
-) -> None:
-    [volume] = assemble([enhanced(vendor, [(0, NONE), (1000, direction), *shell(1000, *SIX)])]).volumes
+    [volume] = assemble([enhanced(vendor, times)]).volumes
     assert says(volume).startswith("1 of 7 ") != (vendor == "GE" and direction == NONE)
 
 

@@ -91,9 +91,7 @@ OF_SINGLE_SLICES: dict[str, Callable[[], list[FileDataset]]] = {
     "no echo number": lambda: make.mr_series(6, EchoNumbers=all_but(1, 1)),
     "no echo time": lambda: make.mr_series(6, EchoTime=all_but(2, "30")),
     "no inversion time": lambda: make.mr_series(6, InversionTime=all_but(2, "30")),
-    "called derived by an archive": lambda: make.mr_series(
-        6, ImageType=[r"ORIGINAL\PRIMARY\M", r"DERIVED\PRIMARY\M"] * 3
-    ),
+    "derived by an archive": lambda: make.mr_series(6, ImageType=[r"ORIGINAL\PRIMARY\M", r"DERIVED\PRIMARY\M"] * 3),
     "compressed with loss": lambda: make.mr_series(6, LossyImageCompression=[None, None, "01", "01", "01", "01"]),
     "no frame of reference": lambda: make.ct_series(6, FrameOfReferenceUID=all_but(2, "1.2.3")),
     "a patient ID of its own": lambda: make.ct_series(6, PatientID=[f"random {index}" for index in range(6)]),
@@ -146,12 +144,9 @@ def test_thick_and_thin_slices_of_one_series_are_two_volumes(origin_z: float) ->
     assert sorted(stacks) == sorted([[planes(thin)], [planes(thick)]])
 
 
-def test_two_repetition_times_at_the_same_places_are_two_volumes() -> None:
+def test_two_repetition_times_at_the_same_places_are_two_volumes_but_those_of_heart_beats_are_not() -> None:
     series = make.time_series(2, 4, RepetitionTime=["20", "100"])
     assert grids(assemble(series)) == [[time] for time in in_turn(series, 4)]
-
-
-def test_a_repetition_time_of_each_heart_beat_divides_no_series_in_time() -> None:
     series = make.time_series(3, 4, RepetitionTime=["850", "861", "842"])
     assert grids(assemble(series)) == [in_turn(series, 4)]
 
@@ -515,9 +510,11 @@ def test_a_volume_of_slices_with_several_velocity_encodings_says_so() -> None:
     series = make.mr_series(4, Manufacturer="Philips")
     for index, ds in enumerate(series):
         philips_velocity(ds, [150.0, 0.0, 0.0] if index < 2 else [0.0, 150.0, 0.0])
+        ds.AcquisitionMatrix = [0, 64, 64 if index < 2 else 32, 0]
     [volume] = assemble(series).volumes
     details = [warning.detail for warning in volume.warnings if warning.name == WarningKind.PARAMETER_VARIES]
-    assert details == ["velocity encoding differs within the volume: 2 values"]
+    names = ("Acquisition Matrix (0018,1310)", "velocity encoding")
+    assert details == [f"{name} differs within the volume: 2 values; compare its images before use" for name in names]
 
 
 def test_phases_that_repeat_for_each_direction_of_velocity_name_the_elements_that_would_tell() -> None:

@@ -25,17 +25,14 @@ def names(volume):
     return {warning.name for warning in volume.warnings}
 
 
-def test_frames_at_one_position_with_a_distance_between_slices_are_slices_along_the_normal():
+def test_frames_of_ct_and_x_ray_at_one_position_with_a_distance_between_slices_are_slices_along_the_normal():
     volume = only(placed())
     assert volume.shape == (10, 8, 6)
     assert np.array_equal(volume.voxels[0], PIXELS - 1000)
-    normal = np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:])
     assert volume.affine_lps[:3, 3] == pytest.approx((-20, -30, 40))
-    assert volume.affine_lps[:3, 2] == pytest.approx(0.3 * normal)
+    assert volume.affine_lps[:3, 2] == pytest.approx(0.3 * np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:]))
     assert names(volume) == {WarningKind.SLICES_ASSUMED}
-
-
-def test_the_rotation_of_an_x_ray_machine_is_slices_if_a_distance_between_them_is_stated():
+    assert "along the normal of the image: look at them before use" in volume.warnings[0].detail
     assert only(placed(modality="XA")).shape == (10, 8, 6)
 
 
@@ -75,13 +72,9 @@ def test_frames_with_times_and_frames_of_another_modality_stay_times(ds):
     ],
 )
 def test_frames_at_one_position_without_that_proof_stay_refused(ds):
-    assembly = assemble([ds])
-    assert [refusal.reason for refusal in assembly.refusals] == [Reason.UNPROVEN_LAYOUT]
+    assert [refusal.reason for refusal in assemble([ds]).refusals] == [Reason.UNPROVEN_LAYOUT]
 
 
 def test_two_such_instances_at_one_position_are_two_volumes():
-    uid = "1.2.3"
-    assembly = assemble(
-        [placed(series_uid=uid), make.changed(placed(series_uid=uid, InstanceNumber=2), RescaleIntercept="0")]
-    )
-    assert [volume.shape for volume in assembly.volumes] == [(10, 8, 6)] * 2
+    series = [placed(series_uid="1.2.3", InstanceNumber=number, RescaleIntercept=str(number)) for number in (1, 2)]
+    assert [volume.shape for volume in assemble(series).volumes] == [(10, 8, 6)] * 2

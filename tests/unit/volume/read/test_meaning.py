@@ -77,7 +77,9 @@ def test_two_images_at_one_place_that_differ_in_what_they_mean_are_volumes_or_na
     def stated(count_of_other):
         if is_enhanced:
             (ds,) = made = [make.enhanced_mr(3, times=2)]
-            holders = [group.MRImagingModifierSequence[0] for group in with_macro(ds)]
+            holders = [Dataset() for _ in ds.PerFrameFunctionalGroupsSequence]
+            for group, holder in zip(ds.PerFrameFunctionalGroupsSequence, holders, strict=True):
+                group.MRImagingModifierSequence = [holder]
         else:
             holders = made = sorted(make.time_series(2, 3), key=lambda ds: int(ds.InstanceNumber))
         for number, holder in enumerate(holders):
@@ -91,20 +93,29 @@ def test_two_images_at_one_place_that_differ_in_what_they_mean_are_volumes_or_na
     assert count > 1 or any(name_of(tag_for_keyword(keyword)) in detail for detail in details)
 
 
-def with_macro(ds):
-    groups = ds.PerFrameFunctionalGroupsSequence
-    for group in groups:
-        group.MRImagingModifierSequence = [Dataset()]
-    return groups
+ENCODED = "Lossless JPEG compression, selection value 1, point transform 0, compression ratio 2.{} [{}]"
 
 
-def test_a_bolus_leaves_a_dynamic_series_whole_and_is_named():
-    series = sorted(make.time_series(4, 3), key=lambda ds: int(ds.InstanceNumber))
-    for ds in series[6:]:
-        ds.ContrastBolusAgent = "Gadovist"
-    count, details = details_of(series)
-    assert count == 1
-    assert details == {"Contrast/Bolus Agent (0018,0010) differs within the volume: 2 values"}
+@pytest.mark.parametrize(
+    ("keyword", "values", "count", "told"),
+    [
+        ("ContrastBolusAgent", (None, "Gadovist"), 1, ["Contrast/Bolus Agent (0018,0010)"]),
+        ("DerivationDescription", ["LossLess compression with JPEG 2K, compression ratio 2.{}"] * 2, 1, []),
+        ("DerivationDescription", ("iodine map", ENCODED.format("{}", "iodine map")), 1, []),
+        ("DerivationDescription", [ENCODED.format("{}", kind) for kind in ("iodine map", "water map")], 2, []),
+        ("DerivationDescription", ("Compressed sensing", None), 2, []),
+        ("DerivationCodeSequence", ([make.dataset(CodeValue=code) for code in ("113040", "121327")], None), 1, []),
+        ("LossyImageCompressionMethod", ("ISO_10918_1", "ISO_15444_1"), 2, []),
+    ],
+)
+@pytest.mark.parametrize("slices", [1, 4])
+def test_a_bolus_is_named_and_what_a_codec_says_of_itself_is_not(keyword, values, count, told, slices):
+    series = make.time_series(2, slices)
+    for number, ds in enumerate(series):
+        value = values[number >= slices]
+        setattr(ds, keyword, value.format(number) if isinstance(value, str) else value)
+    details = {f"{name} differs within the volume: 2 values; compare its images before use" for name in told}
+    assert details_of(series) == (count, details)
 
 
 def mapping(unit, slope):
