@@ -92,8 +92,8 @@ def copy_file(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def move_aside(source: Path, target: Path) -> None:
-    """Do `move_file`, but replace nothing: a file that has the name already stays.
+def move_aside(source: Path, target: Path) -> Path:
+    """Do `move_file`, but replace nothing: a file that has the name already stays. Returns where the source is then.
 
     If that has the same bytes, the source goes; else the source gets another name beside it. Only for folders in which
     this process alone makes names.
@@ -102,9 +102,10 @@ def move_aside(source: Path, target: Path) -> None:
         if filecmp.cmp(source, target, shallow=False):
             sync_file(target)
             source.unlink()
-            return
+            return target
         target = target.with_name(f"{uuid.uuid4().hex}{target.suffix}")
     move_file(source, target)
+    return target
 
 
 def moved(path: Path, opened: os.stat_result, least_bytes: int = 0) -> str | None:

@@ -342,15 +342,14 @@ class Archive:
         A sender may have been answered for these by a record that is lost. Returns how many files went, and the keys of
         those in quarantine.
         """
-        kept = [path for path in self._incoming.glob("*.part") if _PART.fullmatch(path.name)]
-        for part in kept:
-            move_aside(part, self._quarantine / f"{part.stem}.dcm")
+        parts = [path for path in self._incoming.glob("*.part") if _PART.fullmatch(path.name)]
+        kept = [move_aside(part, self._quarantine / f"{part.stem}.dcm").name for part in parts]
         if kept:
             self.sync_folder(self._quarantine)
         left = [*self._incoming.glob("*.part*"), *self._incoming.glob("*.receiving"), *self._quarantine.glob("*.part")]
         for path in left:
             path.unlink(missing_ok=True)
-        return len(left), [f"quarantine/{part.stem}.dcm" for part in kept]
+        return len(left), [f"quarantine/{name}" for name in kept]
 
     def folders(self) -> list[str]:
         """Return the names of the folders of `objects` that this host has made, the oldest first."""

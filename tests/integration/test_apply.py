@@ -241,8 +241,7 @@ def test_the_moved_part_of_a_large_instance_is_moved_again_where_a_power_cut_und
     parts.receive(ds)
     [part] = parts.folder.glob("incoming/*.part")
     parts.applier.step()
-    [row] = parts.rows()
-    Path(row["path"]).rename(part)
+    Path(parts.rows()[0]["path"]).rename(part)
     started().require(ds)
 
 
@@ -551,25 +550,27 @@ def test_a_damaged_record_is_reported_and_its_segment_and_the_part_files_are_kep
     path.write_bytes(content)
     parts = started()
     parts.require(first, last)
-    [event] = events(parts, "journal-damaged")
-    assert "records 2 to 2" in event["detail"]
+    assert "records 2 to 2" in events(parts, "journal-damaged")[0]["detail"]
     kept = {path.name: path.read_bytes() for path in parts.folder.glob("quarantine/*")}
     assert kept.pop(f"{part.stem}.dcm") == content_of_large
     assert list(kept.values()) == [bytes(content)]
 
 
-def test_a_lost_segment_is_reported_and_the_part_files_are_kept(started: Started) -> None:
+@pytest.mark.parametrize("others", [[], [b"has the name already"]])
+def test_a_lost_segment_is_reported_and_the_part_files_are_kept(started: Started, others: list[bytes]) -> None:
     large, parts = large_instance(), started()
     parts.receive(large)
     [part] = parts.folder.glob("incoming/*.part")
     content = part.read_bytes()
     for segment in parts.folder.glob("journal/*.journal"):
         segment.unlink()
-    parts = started()
-    parts.require()
-    [event] = events(parts, "journal-damaged")
-    assert f"missing with its segment {segment.name}" in event["detail"]
-    assert [path.read_bytes() for path in parts.folder.glob("quarantine/*")] == [content]
+    for other in others:
+        (parts.folder / "quarantine" / f"{part.stem}.dcm").write_bytes(other)
+    (parts := started()).require()
+    assert f"missing with its segment {segment.name}" in events(parts, "journal-damaged")[0]["detail"]
+    [aside] = events(parts, "instance-set-aside")
+    assert (parts.folder / aside["detail"].split(": ")[1]).read_bytes() == content
+    assert {path.read_bytes() for path in parts.folder.glob("quarantine/*.dcm")} == {content, *others}
 
 
 def test_a_step_that_leaves_records_is_followed_at_once(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
