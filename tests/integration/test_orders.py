@@ -22,7 +22,8 @@ ORDER = {
 
 
 def order(root: Root, **fields: str) -> None:
-    ordered = OrderedStep("1", "1", "scheduled", step_of({**ORDER, **fields}), "")
+    step = step_of({**ORDER, **fields})
+    ordered = OrderedStep("1", "", "", 0, True, "scheduled", step, "", lambda kept: step)
     root.index.repository(ScheduledStepRepository).apply_orders([ordered], NOW)
 
 

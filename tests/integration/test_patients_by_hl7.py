@@ -81,9 +81,8 @@ SOURCES = ("dicom", "get", "stow", "import", "recovered")
 
 
 def test_a_merge_before_its_images_holds_for_what_comes_by_every_door(root: Root, changes: PatientChanges) -> None:
-    for source in SOURCES:
-        assert sent(changes, "PID|||NEW||New^Name", f"MRG|{source}") == [HELD]
-        assert sent(changes, "PID|||NEW||New^Name", f"MRG|{source}") == ["nothing to change"]
+    for outcome in (HELD, "nothing to change"):
+        assert sent(changes, "PID|||NEW||New^Name|||U", f"MRG|{'~'.join(SOURCES)}") == [outcome] * len(SOURCES)
     studies = []
     for source in SOURCES:
         for _ in range(2):
@@ -96,6 +95,12 @@ def test_a_merge_before_its_images_holds_for_what_comes_by_every_door(root: Root
     assert len({row["id"] for row in root.rows("SELECT id FROM v_patients WHERE patient_id = 'NEW'")}) == 1
     assert sent(changes, "PID|||NEW", "PID|||dicom", kind="ADT^A37") == ["separated"]
     assert {uid: whose for uid, whose in owners(root).items() if whose != "NEW"} == dict.fromkeys(studies[:2], "dicom")
+
+
+def test_each_identifier_of_a_merge_goes_into_the_one_of_its_authority() -> None:
+    text = "MSH|^~\\&|||||||ADT^A40|1\rPID|||1^^^A^MR~5^^^B~9^^^C\rMRG|5^^^B~6^^^B~2^^^A^MR~3^^^A^PI~7^^^D\r"
+    pairs = [(link.one.patient_id, link.other.patient_id) for link in changes_of(parse(text.encode())) or ()]
+    assert pairs == [("6", "5"), ("2", "1"), ("3", "1"), ("7", "1")]
 
 
 @pytest.mark.parametrize("authority", ["", "^^^HOSPITAL"])
@@ -169,7 +174,8 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: P
         if source == "file":
             steps.replace_files({"a.wl": ("1", step)}, (), root.clock())
         elif source == "hl7":
-            steps.apply_orders([OrderedStep(str(order), str(order), "scheduled", step, "")], root.clock())
+            ordered = OrderedStep(str(order), "", "", 0, True, "scheduled", step, "", lambda kept: step)
+            steps.apply_orders([ordered], root.clock())
         else:
             assert steps.add("rest", step, root.clock()) is not None
         ended = PerformedStep(
