@@ -288,9 +288,7 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
 
 
 @pytest.mark.slow
-def test_what_an_attempt_left_running_ends_before_the_next(
-    root: Root, begin: Begin, tmp_path: Path, held: Path
-) -> None:
+def test_what_an_attempt_left_ends_before_the_next_one(root: Root, begin: Begin, tmp_path: Path, held: Path) -> None:
     """As the command of a node that was killed: it is not in the group of any command of this process."""
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; setsid sleep 600 > {held} & exit 1")
     attempt(root, worker)
