@@ -61,12 +61,8 @@ def _made(folder: Path, name: str) -> Iterator[tuple[str, _Sample]]:
     mask, report, texts, pdf = (folder / f"{name}{end}" for end in (".nii.gz", ".json", "-texts.json", ".pdf"))
     _write_mask(mask, (columns, rows, 3), slices=1 if is_full else 2)
     site = Coded(value="39607008", scheme="SCT", meaning="Lung structure") if is_full else None
-    measured = {
-        "name": f"Volume {name}",
-        "value": 1.5,
-        "unit": "mL" if is_full else "mm",
-        "site": site.model_dump() if site else None,
-    }
+    unit, of = "mL" if is_full else "mm", site.model_dump() if site else None
+    measured = {"name": f"Volume {name}", "value": 1.5, "unit": unit, "site": of}
     report.write_text(json.dumps({"measurements": [measured]}), encoding="utf-8")
     texts.write_text(json.dumps({f"Finding {name}": f"nothing ({name})"}), encoding="utf-8")
     pdf.write_bytes(b"%PDF-1.4\n" + name.encode() * (1 if is_full else 2) + b"\n%%EOF\n")

@@ -36,13 +36,9 @@ for name in ("one", "two"):
 def test_a_program_runs_once_wherever_the_node_is_killed_behind_its_end(tmp_path: Path, point: str) -> None:
     runs = tmp_path / "runs"
     hook = {
-        "KIND": "command",
-        "ON": '["volume-written"]',
-        "COMMAND": json.dumps([sys.executable, "-c", PROGRAM, "{out}", str(runs)]),
-        "RESULTS": "true",
-        "ATTEMPTS": "1",
-        "WHERE": '{"modality": "CT"}',
-    }
+        "KIND": "command", "ON": '["volume-written"]', "RESULTS": "true", "ATTEMPTS": "1",
+        "COMMAND": json.dumps([sys.executable, "-c", PROGRAM, "{out}", str(runs)]), "WHERE": '{"modality": "CT"}',
+    }  # fmt: skip
     environment = {f"VOXELNODE_HOOKS__MODEL__{key}": value for key, value in hook.items()}
     with Served(tmp_path / "root", **{VARIABLE: point}, **environment) as node:
         send(node, make.ct_series(2))

@@ -22,6 +22,7 @@ from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import drafts
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
+from node.index.nouns.persons import Correction
 from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
@@ -34,6 +35,8 @@ from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_hooks import take
+from tests.integration.test_patients import number as number_of
+from tests.integration.test_patients import persons
 from tests.receivers import Answer, Received, Receiver, channel_of
 from tests.rows import read_rows
 
@@ -62,6 +65,13 @@ def begin(root: Root, audit: Audit) -> Iterator[Begin]:
     yield begin_hook
     for channel in channels:
         channel.close()
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A pipe that the program of a hook holds open as long as it runs."""
+    os.mkfifo(tmp_path / "held")
+    return tmp_path / "held"
 
 
 def jobs(root: Root) -> list[dict[str, Any]]:
@@ -155,10 +165,7 @@ def test_a_result_that_is_refused_fails_its_job_and_takes_no_other_along(root: R
         ('truncate -s 300M "$0/report.pdf"', "report.pdf: the file is larger than 200000000 bytes"),
         ('truncate -s 5G "$0/a.nii" "$0/b.nii"', "the files of a job may have 8000000000 bytes"),
         ('truncate -s 2M "$0/results.json"', "results.json: the file is larger than 1000000 bytes"),
-        (
-            'ln -s "$ELSEWHERE/report.pdf" "$0/report.pdf"',
-            "'report.pdf' is not a file, or its name is not that of a result",
-        ),
+        ('ln -s "$ELSEWHERE/report.pdf" "$0/report.pdf"', "'report.pdf' is not a file, or its name is not that of a"),
         ('rmdir "$0" && ln -s "$ELSEWHERE" "$0"', "the folder of the job is a link or a file"),
         ('rmdir "$0" && touch "$0"', "the folder of the job is a link or a file"),
     ],
@@ -205,11 +212,9 @@ def test_a_link_in_place_of_a_job_folder_is_not_followed_by_uploads_and_removals
 
 @pytest.mark.slow
 def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks(
-    root: Root, begin: Begin, tmp_path: Path
+    root: Root, begin: Begin, tmp_path: Path, held: Path
 ) -> None:
     """The group of the command ends: a grandchild holds a pipe open, which its end closes."""
-    held = tmp_path / "held"
-    os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; sleep 600 > {held} & wait")
     take(root, make.ct_series(1))
     root.convert_due()
@@ -236,10 +241,8 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
 
 @pytest.mark.slow
 def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
-    root: Root, begin: Begin, tmp_path: Path
+    root: Root, begin: Begin, tmp_path: Path, held: Path
 ) -> None:
-    held = tmp_path / "held"
-    os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] || {{ echo no model; exit 1; }}; sleep 600 > {held} & wait")
     [ct] = make.ct_series(1)
     take(root, [ct])
@@ -285,10 +288,8 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
 
 
 @pytest.mark.slow
-def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, begin: Begin, tmp_path: Path) -> None:
+def test_what_an_attempt_left_ends_before_the_next_one(root: Root, begin: Begin, tmp_path: Path, held: Path) -> None:
     """As the command of a node that was killed: it is not in the group of any command of this process."""
-    held = tmp_path / "held"
-    os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; setsid sleep 600 > {held} & exit 1")
     attempt(root, worker)
     with held.open("rb") as pipe:  # opens once it runs
@@ -402,26 +403,35 @@ def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(
 
 
 def test_a_result_has_a_uid_of_its_own(root: Root, begin: Begin, tmp_path: Path) -> None:
-    """An instance with the UID of a stored one is refused by name, and replaces nothing; numbers are given once."""
-    [other], [source] = make.ct_series(1, PatientID="OTHER"), make.ct_series(1)
+    """An instance with the UID of a stored one is refused by name, and replaces nothing; numbers are given once.
+
+    It is of the patient whom the files name, or whom somebody has decided, as the copies that hooks get say.
+    """
+    [other], [source] = make.ct_series(1, PatientID="OTHER", Modality="MR"), make.ct_series(1)
     study = str(source.StudyInstanceUID)
     left = tmp_path / "left"
     left.mkdir()
-    for name, uid in (("fine", None), ("stored", str(other.SOPInstanceUID)), ("twice", None)):
-        ds = make.instance(study_uid=study, PatientID=source.PatientID)
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid or "2.25.77"
+    for name, uid, patient in (
+        ("fine", "2.25.77", source.PatientID), ("stored", str(other.SOPInstanceUID), source.PatientID),
+        ("decided", "2.25.78", "RIGHT"), ("twice", "2.25.77", "RIGHT"), ("wrong", "2.25.79", "OTHER"),
+    ):  # fmt: skip
+        ds = make.instance(study_uid=study, PatientID=patient)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
         ds.save_as(left / f"{name}.dcm", enforce_file_format=True)
-    worker = begin("one", script=f'{WRITE}; cp {left}/* "$0"', where={"patient_id": str(source.PatientID)})
+    worker = begin("one", script=f'{WRITE}; cp {left}/* "$0"', where={"modality": "CT"})
     take(root, [other])
     take(root, [source])
     root.convert_due()
     before = root.rows("SELECT sop_instance_uid, sha256 FROM v_images ORDER BY sop_instance_uid")
+    persons(root).correct(number_of(root, str(source.PatientID)), Correction(patient_id="RIGHT"), root.clock())
     worker.work()
     [job] = jobs(root)
-    assert (job["state"], job["results_stored"]) == ("failed", 2)
+    assert (job["state"], job["results_stored"]) == ("failed", 3)
+    taken = "SOP Instance UID: give each result a new one"
     assert job["detail"] == (
-        "twice.dcm: another result has its SOP Instance UID: give each result a new one; stored.dcm: the node has "
-        "another instance with its SOP Instance UID: give each result a new one; 2 other results are stored"
+        "wrong.dcm: its PatientID is not that of the source; copy patient and study from an instance; twice.dcm: "
+        f"another result has its {taken}; stored.dcm: the node has another instance with its {taken}; 3 other results "
+        "are stored"
     )
     rows = root.rows("SELECT sop_instance_uid, sha256 FROM v_images WHERE source != 'result' ORDER BY sop_instance_uid")
     assert rows == before

@@ -9,9 +9,9 @@ import pytest
 
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
-from node.index.nouns.persons import PersonRepository
 from tests import make
 from tests.integration.conftest import Root
+from tests.integration.test_patients import number, persons
 
 NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 PERSON = {"PatientID": "P1", "PatientName": "Doe^Ann", "PatientBirthDate": "19700102", "PatientSex": "F"}
@@ -22,7 +22,8 @@ ORDER = {
 
 
 def order(root: Root, **fields: str) -> None:
-    ordered = OrderedStep("1", "1", "scheduled", step_of({**ORDER, **fields}), "")
+    step = step_of({**ORDER, **fields})
+    ordered = OrderedStep("1", "", "", 0, True, "scheduled", step, "", lambda kept: step)
     root.index.repository(ScheduledStepRepository).apply_orders([ordered], NOW)
 
 
@@ -69,11 +70,7 @@ def test_an_order_that_comes_later_is_compared_with_the_studies_that_are_there(r
 def test_a_patient_who_was_merged_is_the_one_of_the_order(root: Root) -> None:
     take(root, PatientID="OLD", AccessionNumber="")
     take(root, AccessionNumber="")
-    old, new = (
-        int(root.rows("SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)[0]["id"])
-        for patient_id in ("OLD", "P1")
-    )
-    root.index.repository(PersonRepository).merge(old, new, NOW)
+    persons(root).merge(number(root, "OLD"), number(root, "P1"), NOW)
     order(root, accession_number="A1", patient_id="OLD")
     take(root)
     order(root, accession_number="A1")

@@ -19,7 +19,7 @@ from node.audit.audit_log import Audit
 from node.control.checks import problems
 from node.dicom.json_model import entry_text
 from node.extensions.worklist import mllp
-from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse, state_of
+from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
 from node.extensions.worklist.performed_rows import PerformedStep, PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
@@ -104,8 +104,7 @@ def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
     def start(**settings: Any) -> int:
         section, steps = WorklistSettings(hl7_port=0, **settings), index.repository(ScheduledStepRepository)
-        refuse = rejections.record
-        started.append(MllpListener(section, "VOXELNODE", steps, Metrics(), audit, on_refusal=refuse))
+        started.append(MllpListener(section, "VOXELNODE", steps, Metrics(), audit, on_refusal=rejections.record))
         started[-1].start()
         return started[-1].port
 
@@ -181,23 +180,19 @@ def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
         assert sender.send(written(control="XO", number=3, name="Maier^Hans"))[1] == "AA"
         [row] = entries(listening).values()
         assert row["patient_name"] == "Maier^Hans"
-        for number in (4, 5):
-            assert sender.send(written(control="CA", number=number))[1] == "AA"
-            [row] = entries(listening).values()
-            assert (row["state"], row["patient_name"]) == ("canceled", "Maier^Hans")
     lines = (listening.index.root / "audit.jsonl").read_text().splitlines()
-    assert sum("1 steps scheduled" in line for line in lines) == 3
+    assert sum("1 steps scheduled" in line for line in lines) == 2
 
 
 EFFECTS = {
-    "scheduled": "NW XO XX XR RO PA CH SC SN NA RL OE OR", "held": "HD OH HR", "canceled": "CA OC CR RP RU RQ",
+    "scheduled": "NW RO CH RL OE OR", "held": "HD OH HR XO XX XR PA SC SN NA", "canceled": "CA OC CR RP RU RQ",
     "discontinued": "DC OD DR",
     "": "AF DF FU OF RF OP PY CN PR RE DE OK RR NR SR UA UC UD UF UH UM UR UX LI UN MC SS CP RA RC RD SQ SU ZZ nothing",
 }  # fmt: skip
-"""HL7 table 0119, all its codes; without an effect, they are refused."""
+"""HL7 table 0119, all its codes, for an order that is held; without an effect, they are refused."""
 
 STATUSES = {
-    "": "scheduled", "SC": "scheduled", "IP": "in-progress", "A": "in-progress", "HD": "held", "CA": "canceled",
+    "": "held", "SC": "scheduled", "IP": "in-progress", "A": "in-progress", "HD": "held", "CA": "canceled",
     "RP": "canceled", "DC": "discontinued", "CM": "completed", "ER": "", "ZZ": "",
 }  # fmt: skip
 """HL7 table 0038, all its codes."""
@@ -207,10 +202,12 @@ STATUSES = {
 def test_every_order_control_and_order_status_is_done_or_refused(listening: Any) -> None:
     controls = [(code, "", state) for state, codes in EFFECTS.items() for code in codes.split()]
     assert len(controls) == 58 + 2
+    statuses = [("SC", status, state) for status, state in STATUSES.items()]
+    unknown = [(control, "ZZ", "") for control, _, state in controls if state]
     with Sender(listening()) as sender:
-        for control, status, state in [*controls, *(("SC", status, state) for status, state in STATUSES.items())]:
+        for control, status, state in (*controls, *statuses, *unknown):
             assert sender.send(written(order=f"{control}{status}", status="HD"))[1] == "AA"
-            answer = sender.send(written(order=f"{control}{status}", control=control, status=status))
+            answer = sender.send(written(order=f"{control}{status}", control=control.lower(), status=status.lower()))
             key = f"{control}{status}\\SPS1"
             [row] = [row for row in rows_of(listening) if row["source_key"] == key]
             assert (answer[1], row["state"]) == (("AA", state) if state else ("AE", "held")), (control, status)
@@ -218,38 +215,50 @@ def test_every_order_control_and_order_status_is_done_or_refused(listening: Any)
     assert len([row for row in refusals(listening) if row["rule"] == "table value not found"]) == 2
 
 
-def test_a_status_that_nobody_knows_is_refused_with_every_control() -> None:
-    for control in " ".join(EFFECTS.values()).split():
-        for status in STATUSES:
-            if control in EFFECTS[""].split() or (not STATUSES[status] and status):
-                with pytest.raises(MessageRefused, match=r"ORC-[15] must be"):
-                    state_of(control, status)
-            else:
-                assert state_of(control.lower(), status.lower()) in [*EFFECTS, *STATUSES.values()]
-    assert [state_of("SC", "SC", result) for result in "XFCSZ"] == ["canceled", *["completed"] * 2, *["scheduled"] * 2]
-    assert state_of("NW", "IP") == "scheduled"
+OBR = "OBR|1|||CT-T^CT||||||||||||||{}|RP1|{}||||CT|{}||^^^202611211015"
+ONE, TWO, NONE, OTHER = (("A1", "S1", ""),), (("A1", "", ""), ("A2", "", "")), (("A1", "", ""),), (("A2", "", ""),)
 
 
-def test_an_order_that_is_not_known_is_added_in_its_state_or_refused(listening: Any) -> None:
-    few = (MSH, PID, "ORC|{control}|{order}||")
-    with Sender(listening()) as sender:
-        assert sender.send(written(control="CA"))[1] == "AA"
-        assert [row["state"] for row in rows_of(listening)] == ["canceled"]
-        assert sender.send(written())[1] == "AA"  # it is ordered again
-        assert [row["state"] for row in rows_of(listening)] == ["scheduled"]
-        for control, state in (("HD", "held"), ("RL", "scheduled"), ("DC", "discontinued")):
-            assert sender.send(written(few, control=control))[1] == "AA"  # the order as a whole
-            assert [row["state"] for row in rows_of(listening)] == [state]
-        answer = sender.send(written((*ORM, "ORC|CA|ELSE", "ORC|CA|PL-1")))
-        assert answer[:2] == ["MSA", "AE"]
-        assert answer[3].startswith("no entry has the number of this order")
-        assert [row["state"] for row in rows_of(listening)] == ["discontinued"]  # a refused message leaves nothing
+@pytest.mark.parametrize(
+    ("messages", "verdict", "expected"),
+    [
+        ((("NW|P", TWO), ("CA|P", ())), "AA", {"A1": "canceled", "A2": "canceled"}),
+        ((("NW|P", TWO), ("XO|P", NONE)), "AE", {"A1": "scheduled", "A2": "scheduled"}),
+        ((("NW|P", ONE), ("HD|P", NONE)), "AA", {"A1": "held"}),
+        ((("NW|P", ONE), ("SC|P|||IP", NONE)), "AA", {"A1": "in-progress"}),
+        ((("NW|P", NONE), ("CA|P", ONE)), "AA", {"A1": "canceled"}),
+        ((("NW|P", NONE), ("XO|P", ONE), ("HD|P", ONE)), "AA", {"A1": "held"}),
+        ((("NW|P|F", NONE), ("OC||F", NONE)), "AA", {"A1": "canceled"}),
+        ((("SN||F", NONE), ("NA|P|F", NONE), ("CA|P", ())), "AA", {"A1": "canceled"}),
+        ((("NW|F", NONE), ("SN||F", OTHER)), "AA", {"A1": "scheduled", "A2": "scheduled"}),
+        ((("NW|P^H1", NONE), ("NW|P^H2", OTHER), ("CA|P^H1", ())), "AA", {"A1": "canceled", "A2": "scheduled"}),
+        ((("NW|P^H1", NONE), ("NW|P^H2", OTHER), ("CA|P", ())), "AE", {"A1": "scheduled", "A2": "scheduled"}),
+        ((("NW|P^H1", NONE), ("CA|P", ())), "AA", {"A1": "canceled"}),
+        ((("NW|P", NONE), ("XO|P^H1", NONE), ("CA|P^H1", ())), "AA", {"A1": "canceled"}),
+        ((("NW|p", NONE), ("NW|P", OTHER), ("CA|P", ())), "AA", {"A1": "scheduled", "A2": "canceled"}),
+        ((("CA|P", NONE), ("XO|P", NONE)), "AA", {"A1": "canceled"}),
+        ((("NW|P|||IP", NONE), ("XO|P", (("A1", "", "s"),))), "AA", {"A1": "scheduled"}),
+        ((("NW|P", NONE), ("SC|P|||SC", (("A1", "", "x"),))), "AA", {"A1": "canceled"}),
+        ((("NW|P", NONE), ("SC|P", (("A1", "", "c"),))), "AA", {"A1": "completed"}),
+        ((("CA|P", NONE), ("NW|P", NONE)), "AA", {"A1": "scheduled"}),  # it is ordered again
+        ((("NW|P", NONE), ("HD|P", ()), ("RL|P", ())), "AA", {"A1": "scheduled"}),
+        ((("NW|P", NONE), ("DC|P", ()), ("CA|P\rORC|CA|ELSE", ())), "AE", {"A1": "discontinued"}),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_an_order_is_done_to_its_entries_and_no_others(
+    listening: Any, messages: Any, verdict: str, expected: dict[str, str]
+) -> None:
+    with Sender(listening(hl7_station_by_modality={"CT": "CT1"})) as sender:
+        for order, steps in messages:
+            answer = sender.send(written((MSH, PID, f"ORC|{order}", *(OBR.format(*step) for step in steps))))
+    assert answer[1] == verdict
+    assert {row["accession_number"]: row["state"] for row in rows_of(listening)} == expected
 
 
 def test_what_a_modality_has_done_stays_done(listening: Any) -> None:
     performed = listening.index.repository(PerformedStepRepository)
     with Sender(listening()) as sender:
-        for state, kept in (("COMPLETED", "completed"), ("DISCONTINUED", "scheduled")):
+        for state, kept, ended in (("COMPLETED", *["completed"] * 2), ("DISCONTINUED", "scheduled", "canceled")):
             order, study = state[:3], f"1.2.840.{len(state)}"
             segments = (*ORM[:-1], f"ZDS|{study}^^Application^DICOM")
             assert sender.send(written(segments, order=order))[1] == "AA"
@@ -257,8 +266,9 @@ def test_what_a_modality_has_done_stays_done(listening: Any) -> None:
             values |= {"sop_instance_uid": study, "study_instance_uid": study, "scheduled": ((study, "SPS1"),)}
             step = PerformedStep(**{**values, "state": state, "series": (), "attributes": {}})  # type: ignore[arg-type]
             assert performed.create(step, "CT1", dt.datetime.now(dt.UTC))
-            assert sender.send(written(segments, control="XO", status="SC", order=order))[1] == "AA"
-            assert [row["state"] for row in rows_of(listening) if row["study_instance_uid"] == study] == [kept]
+            for control, status, expected in (("XO", "SC", kept), ("CA", "", ended)):
+                assert sender.send(written(segments, control=control, status=status, order=order))[1] == "AA"
+                assert [row["state"] for row in rows_of(listening) if row["study_instance_uid"] == study] == [expected]
 
 
 def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) -> None:
@@ -271,7 +281,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
         for pid, verdict, reported in (
             ("PID|||P1^^^OTHER||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),
-            ("PID|||P1^^^HOSPITAL||Maier^Hans||19710203|m", "AA", "2 worklist entries updated"),
+            ("PID|||P1^^^HOSPITAL||Maier^Hans||19710203|a", "AA", "2 worklist entries updated"),
             ('PID|||P1||Mayer^Hans||""|', "AA", "2 worklist entries updated"),
             ("PID|||P1||Never^Been||19711340", "AE", "Patient"),
             ("PID|||||Never^Been", "AE", "PID-3 must have a Patient ID"),
@@ -284,7 +294,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
         "SPS1": "Mayer^Hans", "SPS2A": "Mayer^Hans", "SPS2B": "Müller^Jörg^Q^Dr^III",
     }  # fmt: skip
     changed = rows["SPS1"]["attributes"]
-    assert [entry_text(changed, name) for name in ("PatientBirthDate", "PatientSex")] == ["19710203", "M"]
+    assert [entry_text(changed, name) for name in ("PatientBirthDate", "PatientSex")] == ["19710203", "O"]
     assert (rows["SPS1"]["accession_number"], rows["SPS1"]["station_ae_title"]) == ("A100", "CT1")
     lines = (listening.index.root / "audit.jsonl").read_text()
     assert "AA 2 worklist entries updated" in lines
@@ -299,6 +309,13 @@ def test_each_step_of_an_imaging_order_is_an_entry(listening: Any) -> None:
     assert {row["description"] for row in rows.values()} == {"T1 weighted", "T2 weighted"}
     assert {row["station_ae_title"] for row in rows.values()} == {"MR1AE"}
     assert {row["start_time"] for row in rows.values()} == {dt.time(8, 30)}
+
+
+def test_each_order_of_a_message_has_its_own_study(listening: Any) -> None:
+    with Sender(listening()) as sender:
+        second = (text.replace("{order}", "PL-2").replace("1.5", "1.7") for text in ORM[3:])
+        assert sender.send(written((*ORM, *second)))[1] == "AA"
+    assert [row["study_instance_uid"] for row in rows_of(listening)] == ["1.2.840.1.7", "1.2.840.1.5"]
 
 
 def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -> None:
@@ -377,14 +394,16 @@ def test_every_name_of_a_character_set_is_known_or_refused() -> None:
     ("message", "code", "reason"),
     [
         (b"", "AR", "does not begin with an MSH"),
-        (b"PID|1", "AR", "does not begin with an MSH"),
         (b"MSH||||||||", "AR", "MSH-2"),
         (written(kind="ADT^A01"), "AR", "only ORM"),
         (written(charset="KLINGON"), "AE", "MSH-18"),
         (written(codec="latin-1"), "AE", "not in the character set"),
         (written((MSH, PID)), "AE", "no ORC"),
         (written((MSH, PID, "ORC|NW|1")), "AE", "no OBR"),
-        (written(control="ZZ"), "AE", "ORC-1 must be one of"),
+        (written(result="ZZ"), "AE", "OBR-25 must be empty or one of"),
+        (written((*ORM, PID)), "AE", "several PID segments"),
+        (written() + written(), "AE", "several MSH segments"),
+        (written((MSH, PID.replace("|F", "|X"), *ORM[2:])), "AE", "PID-8 must be empty or one of"),
         (written((MSH, PID, "ORC|NW||", "OBR|1")), "AE", "ORC-2 or ORC-3"),
         (written((MSH, PID, "ORC|NW|1", "OBR|1")), "AE", "Modality (0008,0060) is missing"),
         (written(name="x" * 1100), "AE", "PatientName (0010,0010): must not be longer"),

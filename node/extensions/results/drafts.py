@@ -128,6 +128,7 @@ class Drafts:
             tuple((one.sop_class_uid, one.sop_instance_uid) for one in images),
             self._sample(images),
             self._stacks(entry, used, stored) if entry.kind == "segmentation" else (),
+            next((one.identity.patient_id for one in images if one.identity is not None), ""),
         )
 
     def _sample(self, images: Sequence[StoredInstance]) -> Path:

@@ -56,8 +56,8 @@ def make_instance(making: ResultMaking) -> dict[str, Any]:
     from node.dicom.values import items, text
 
     ds, sample = dcmread(making.file, stop_before_pixels=True), sample_of(making)
-    for keyword in ("StudyInstanceUID", "PatientID"):
-        if ds.get(keyword, "") != sample.get(keyword, ""):
+    for keyword, decided in (("StudyInstanceUID", ""), ("PatientID", making.source.patient_id)):
+        if ds.get(keyword, "") not in (sample.get(keyword, ""), decided or None):
             raise ResultRefused(f"its {keyword} is not that of the source; copy patient and study from an instance")
     found = identifiers(ds)
     if not all(found.values()):

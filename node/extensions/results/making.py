@@ -57,7 +57,8 @@ class ResultSource:
     """The series that a result is about.
 
     `instances` has the SOP Class UID and SOP Instance UID of each; `sample` is the file of one of them, for patient and
-    study; `stacks` are its volumes in one revision, none if it has none.
+    study; `stacks` are its volumes in one revision, none if it has none. `patient_id` is that of its copies that leave,
+    if somebody has decided whose it is.
     """
 
     study_instance_uid: str
@@ -65,6 +66,7 @@ class ResultSource:
     instances: tuple[tuple[str, str], ...]
     sample: Path
     stacks: tuple[SourceStack, ...] = ()
+    patient_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

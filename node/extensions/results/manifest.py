@@ -68,6 +68,30 @@ LongString = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_
 ShortString = Annotated[str, Field(min_length=1, max_length=16), AfterValidator(_one_value)]
 
 
+_PREFIX = "Y|Z|E|P|T|G|M|k|h|da|d|c|m|u|n|p|f|a|z|y|Ki|Mi|Gi|Ti"
+_METRIC = (
+    "m s g rad K C cd mol sr Hz N Pa J W A V F Ohm S Wb Cel T H lm lx Bq Gy Sv l L ar t bar u eV pc kat U gf g% st dyn "
+    "erg P Bi St Mx G Oe Gb Lmb sb ph Ky Gal Ci R RAD REM cal cal_th cal_IT cal_m tex bit By Bd Np B mho osm eq Ao"
+)
+_OTHER = "% ' '' gon deg min h d a a_t a_j a_g wk mo mo_s mo_j mo_g atm AU b att circ sph bit_s Torr"
+_NOTE, _FACTOR = r"(\{[!-z|~]*\})", r"10[*^]|[1-9]\d*(?![\d*^])"
+_UNIT = (
+    rf"((({_PREFIX})?({'|'.join(_METRIC.split())}|[mB]?\[[!-Z^-~]+\])|{'|'.join(_OTHER.split())}|{_FACTOR})([+-]?\d+)?)"
+)
+_TERM = re.compile(rf"/?({_NOTE}?{_UNIT}{_NOTE}?|{_NOTE})([./]({_UNIT}{_NOTE}?|{_NOTE}))*")
+"""A term of UCUM without parentheses: its atoms, and any in brackets."""
+
+
+def _of_ucum(unit: str) -> str:
+    """Refuse what is no unit of UCUM in its case-sensitive form, which the report would call one."""
+    left = unit
+    while (inner := re.search(r"\(([^()]+)\)", left)) and _TERM.fullmatch(inner[1]):
+        left = left[: inner.start()] + "1" + left[inner.end() :]
+    if _TERM.fullmatch(left) is None:
+        raise ValueError("must be a unit of UCUM, such as mm3, mL, [hnsf'U], /min, {pixels} or 1")
+    return unit
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,7 +148,7 @@ class ManifestResult(_Model):
 class Manifest(_Model):
     """The results of a job."""
 
-    results: list[ManifestResult] = Field(max_length=MAX_RESULTS)
+    results: list[Any] = Field(max_length=MAX_RESULTS, description="of ManifestResult; `entries_of` checks each")
     algorithm: Algorithm | None = None
 
     @classmethod
@@ -141,7 +165,7 @@ class Measured(_Model):
 
     name: LongString | Coded
     value: float = Field(allow_inf_nan=False, strict=True)
-    unit: ShortString = Field(description="of UCUM, such as mm, mL, [hnsf'U] or 1")
+    unit: Annotated[ShortString, AfterValidator(_of_ucum)] = Field(description="of UCUM, such as mm, [hnsf'U] or 1")
     site: LongString | Coded | None = Field(None, description="finding site")
 
 
@@ -168,17 +192,23 @@ def entries_of(
     """Return what is to be made of the files of a job, by their names in its folder.
 
     Without a manifest, each file is a result, by its name; `algorithm` made the results if the manifest does not say.
-    Adds to `refused` why a file of the manifest that is not there, or has no name of a result, becomes none.
+    Adds to `refused` why an entry of the manifest becomes none: a field is wrong, or its file is not there, or has no
+    name of a result.
     Raises ResultRefused for too many files.
     """
     if manifest is None:
         if len(files) > MAX_RESULTS:
             raise ResultRefused(f"there are {len(files)} files; a job has at most {MAX_RESULTS} results")
-        manifest = Manifest(results=[ManifestResult(file=name) for name in sorted(files)])
+        manifest = Manifest(results=[{"file": name} for name in sorted(files)])
     made_by = manifest.algorithm or algorithm
     named: set[str] = set()
     entries = []
-    for result in manifest.results:
+    for number, listed in enumerate(manifest.results):
+        try:
+            result = ManifestResult.model_validate(listed)
+        except ValidationError as error:
+            refused.append(f"{MANIFEST}: {_reported(error, 'results', number)}")
+            continue
         ending = next((ending for ending in KINDS if result.file.lower().endswith(ending)), None)
         if result.file not in files:
             refused.append(f"there is no file {result.file[:100]!r} among the results{nearest(result.file, files)}")
@@ -288,10 +318,24 @@ def left_in(folder: Path, manifest: Manifest | None, hook: str, refused: list[st
 def _read_manifest(folder: int) -> Manifest:
     with opened_file(folder, MANIFEST, MAX_MANIFEST_BYTES) as file:
         content = file.read(MAX_MANIFEST_BYTES)
+    return Manifest.of(parsed(content, MANIFEST))
+
+
+def parsed(content: bytes, what: str) -> Any:
+    """Return the value of JSON in UTF-8; ResultRefused if it is none, or says two things of one field."""
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ResultRefused(f"{what} has a field twice (RFC 8259 4)")
+        return found
+
+    def refused(constant: str) -> None:
+        raise ResultRefused(f"{what} has {constant}, which is not a number (RFC 8259 6)")
+
     try:
-        return Manifest.of(json.loads(content.decode()))
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=fields, parse_constant=refused)
     except (ValueError, RecursionError):
-        raise ResultRefused(f"{MANIFEST} is not JSON in UTF-8") from None
+        raise ResultRefused(f"{what} is not JSON in UTF-8") from None
 
 
 def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
@@ -306,9 +350,14 @@ def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
         raise ResultRefused(_reported(error)) from None
 
 
-def _reported(error: ValidationError) -> str:
-    """Return the first mistakes, without the values."""
+_FORM = re.compile(r"\[|\(|(Coded|Label)$")
+"""Parts of the place of a mistake that name a form of a value, and no field."""
+
+
+def _reported(error: ValidationError, *within: str | int) -> str:
+    """Return the first mistakes, without the values; `within`: where the model is."""
     mistakes = error.errors(include_url=False, include_input=False, include_context=False)
+    places = [".".join(part for part in map(str, (*within, *one["loc"])) if not _FORM.search(part)) for one in mistakes]
     return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {broken_rule(one['type'], one['msg'])}" for one in mistakes[:3]
+        f"{place}: {broken_rule(one['type'], one['msg'])}" for place, one in zip(places[:3], mistakes, strict=False)
     )

@@ -33,7 +33,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from node.errors import ResultRefused
 from node.extensions.results.making import ResultMaking, derived_uid, described, finished, local_time, sample_of
-from node.extensions.results.manifest import Coded, Measured, measurements_of
+from node.extensions.results.manifest import Coded, Measured, measurements_of, parsed
 
 SCHEME = "99VOXELNODE"
 """Coding scheme of names that are not coded (PS3.16 8: private designators begin with 99)."""
@@ -51,10 +51,7 @@ def make_report(making: ResultMaking) -> dict[str, Any]:
 
     Raises ResultRefused if the file is not a JSON object, or its measurements have no name, value or unit.
     """
-    try:
-        content = json.loads(making.file.read_text(encoding="utf-8"), parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
-        raise ResultRefused("the file is not JSON in UTF-8") from error
+    content = parsed(making.file.read_bytes(), "the file")
     if not isinstance(content, dict):
         raise ResultRefused("the file is not a JSON object")
     _require_text(content)
@@ -82,10 +79,6 @@ def _texts_in(content: object) -> Iterator[str]:
             waiting += (*one, *one.values())
         elif isinstance(one, list):
             waiting += one
-
-
-def _refused(constant: str) -> None:
-    raise ResultRefused(f"the JSON has {constant}, which is not a number (RFC 8259 6)")
 
 
 def _evidence(making: ResultMaking) -> list[Dataset]:

@@ -159,7 +159,7 @@ def _dataset(
     now: dt.datetime,
 ) -> Dataset:
     sources, placement = _sources(lattice, headers)
-    if "FrameOfReferenceUID" not in sources[0]:
+    if not all(source.get("FrameOfReferenceUID") for source in sources):
         raise ResultRefused(
             "the images of the volume have no Frame of Reference UID (0020,0052), which a segmentation must have: "
             "leave no mask for them, and other results of the job are stored"

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from encodings.aliases import aliases
+from functools import partial
 from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
@@ -33,15 +34,18 @@ _CODECS = {
 }  # fmt: skip
 """Python's codecs by the names of HL7 table 0211, of (0008,0005) and of IANA. The Japanese sets follow escapes."""
 
-ON_STATUS, NOTHING = "on status", "nothing"
-"""Effects of an order control code: the order status decides; the node can do nothing for it, and says so."""
+BEGUN, ON_STATUS, NOTHING = "begun", "on status", "nothing"
+"""Effects of an order control code: the order status decides, without which a new order is scheduled and another one
+stays as it is; the node can do nothing for it, and says so."""
 
 ORDER_CONTROL: Mapping[str, str] = {
     code: effect
     for effect, codes in {
-        # new, change request, changed unsolicited, changed as requested, replacement order, parent order, child order,
-        # status changed, send order number, number assigned
-        ON_STATUS: "NW XO XX XR RO PA CH SC SN NA",
+        # new, replacement order, child order
+        BEGUN: "NW RO CH",
+        # change request, changed unsolicited, changed as requested, parent order, status changed, send order number,
+        # number assigned
+        ON_STATUS: "XO XX XR PA SC SN NA",
         # release previous hold, order released, released as requested
         SCHEDULED: "RL OE OR",
         # hold request, order held, on hold as requested
@@ -62,15 +66,19 @@ ORDER_CONTROL: Mapping[str, str] = {
 }
 """HL7 table 0119: the effect of each code, a state of the step or one of the above."""
 
-ORDER_STATUS: Mapping[str, str] = {
-    "": SCHEDULED, "SC": SCHEDULED, "IP": IN_PROGRESS, "A": IN_PROGRESS, "HD": HELD, "CA": "canceled", "RP": "canceled",
+ORDER_STATUS: Mapping[str, str | None] = {
+    "": None, "SC": SCHEDULED, "IP": IN_PROGRESS, "A": IN_PROGRESS, "HD": HELD, "CA": "canceled", "RP": "canceled",
     "DC": "discontinued", "CM": "completed",
 }  # fmt: skip
 """HL7 table 0038: scheduled, in process, some results available, on hold, canceled, replaced, discontinued, completed.
 ER, order not found, is refused."""
 
-_RESULT_STATUS = {"X": "canceled", "F": "completed", "C": "completed"}
-"""HL7 table 0123: order canceled, final results, correction. The other codes of OBR-25 leave it to the order."""
+RESULT_STATUS = {**dict.fromkeys(("", *"OISAPR")), "X": "canceled", "F": "completed", "C": "completed"}
+"""HL7 table 0123: order canceled, final results, correction. Those before leave it to the order, as OBR-25 without a
+value does; Y and Z, no order or no patient on record, are refused."""
+
+_SEXES = {"": "", "F": "F", "M": "M", "O": "O", "A": "O", "N": "", "U": ""}
+"""HL7 table 0001: female, male, other, ambiguous, not applicable, unknown."""
 
 _NAMESPACE = uuid.UUID("5f0b7a52-3d0e-4a4c-8a43-60f6b7c8a5f1")
 
@@ -107,6 +115,22 @@ class Hl7Message:
     def named(self, name: str) -> tuple[str, ...]:
         """Return the first segment of a name, or an empty one."""
         return next((segment for segment in self.segments if segment[0] == name), (name,))
+
+    def only(self, name: str) -> tuple[str, ...]:
+        """Return the segment of a name, or an empty one; raise MessageRefused if there are several."""
+        if sum(segment[0] == name for segment in self.segments) > 1:
+            raise MessageRefused("AE", f"the message has several {name} segments: send one message for each", 100)
+        return self.named(name)
+
+    def repeated(self, segment: tuple[str, ...], field: int) -> list[tuple[str, ...]]:
+        """Return a segment once for each repetition of a field that has a value, or as it is."""
+        texts = segment[field].split(self.repetition) if len(segment) > field else []
+        return [(*segment[:field], text, *segment[field + 1 :]) for text in texts if text] or [segment]
+
+    def identifier(self, segment: tuple[str, ...], field: int) -> str:
+        """Return an entity identifier with its namespace (EI); empty if it has no number."""
+        parts = [self.value(segment, field, part) for part in range(1, 5)]
+        return "^".join(parts).rstrip("^") if parts[0] else ""
 
     def value(self, segment: tuple[str, ...], field: int, component: int = 1) -> str:
         """Return a component of the first repetition of a field, without escapes; empty if there is none."""
@@ -173,6 +197,8 @@ def orders_of(message: Hl7Message, stations: Mapping[str, str]) -> list[OrderedS
     """
     if type_of(message) not in ("ORM^O01", "OMI^O23"):
         raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A08, ADT^A37 and ADT^A40 are accepted", 200)
+    for name in ("MSH", "PID"):
+        message.only(name)
     found = [order for group in _groups(message) for order in _orders(message, group, stations)]
     if not found:
         raise MessageRefused("AE", "the message has no ORC and OBR segments", 100)
@@ -199,41 +225,45 @@ def _groups(message: Hl7Message) -> Iterator[_Group]:
 
 def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> Iterator[OrderedStep]:
     value, [order, *_] = message.value, group["ORC"]
-    number = value(order, 2) or value(order, 3)
-    if not number:
+    placer, filler = (message.identifier(order, field) for field in (2, 3))
+    if not placer and not filler:
         raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order", 101)
-    for position, (request, step) in enumerate(_steps(group)):
+    steps = _steps(group)
+    for position, (request, step) in enumerate(steps):
         state = state_of(value(order, 1), value(order, 5), value(request, 25))
         step_id = value(step, 4) or value(request, 20)
-        key = f"{number}\\{step_id or position}"
-        if not is_short(key):
+        if not all(map(is_short, (placer, filler, step_id))):
             raise MessageRefused("AE", f"the number of the order is longer than {MAX_TEXT_BYTES} bytes")
         entry, lacks = None, "the order has no OBR segment"
+        make = partial(_step, message, group, request, step, placer or filler, stations)
         if "OBR" in group:
             try:
-                entry = _step(message, group, request, step, number, stations)
+                entry = make({})
             except InvalidEntry as error:
                 lacks = str(error)
                 if state not in ENDED:
                     raise MessageRefused("AE", lacks) from error
-        yield OrderedStep(key, f"{number}\\" if not step_id else key, state, entry, lacks)
+        is_whole = not step_id and len(steps) == 1
+        yield OrderedStep(placer, filler, step_id, position, is_whole, state, entry, lacks, make)
 
 
-def state_of(control: str, status: str, result: str = "") -> str:
-    """Return the state of a step by ORC-1, ORC-5 and OBR-25, or raise MessageRefused."""
-    control, status = control.upper(), status.upper()
-    effect, by_status = ORDER_CONTROL.get(control, NOTHING), ORDER_STATUS.get(status)
+def state_of(control: str, status: str, result: str = "") -> str | None:
+    """Return the state of a step by ORC-1, ORC-5 and OBR-25, or raise MessageRefused; None: it stays as it is."""
+    control, status, result = control.upper(), status.upper(), result.upper()
+    effect = ORDER_CONTROL.get(control, NOTHING)
     if effect == NOTHING:
         taken = ", ".join(sorted(code for code, effect in ORDER_CONTROL.items() if effect != NOTHING))
         raise MessageRefused("AE", f"ORC-1 must be one of {taken}: the node does nothing for others", 103)
-    if by_status is None:
-        taken = ", ".join(filter(None, sorted(ORDER_STATUS)))
-        raise MessageRefused("AE", f"ORC-5 must be empty or one of {taken}", 103)
-    if effect != ON_STATUS:
+    for field, code, table in (("ORC-5", status, ORDER_STATUS), ("OBR-25", result, RESULT_STATUS)):
+        if code not in table:
+            taken = ", ".join(filter(None, sorted(table)))
+            raise MessageRefused("AE", f"{field} must be empty or one of {taken}", 103)
+    if effect not in (BEGUN, ON_STATUS):
         return effect
-    if by_status == IN_PROGRESS and control != "SC":
-        by_status = SCHEDULED  # in process for the department; that a modality has begun is a change of status
-    return by_status if by_status in ENDED else _RESULT_STATUS.get(result.upper(), by_status)
+    state = ORDER_STATUS[status] or (SCHEDULED if effect == BEGUN else None)
+    if state == IN_PROGRESS and control != "SC":
+        state = SCHEDULED  # in process for the department; that a modality has begun is a change of status
+    return state if state in ENDED else RESULT_STATUS[result] or state
 
 
 def _steps(group: _Group) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -251,24 +281,28 @@ def _step(
     step: tuple[str, ...],
     number: str,
     stations: Mapping[str, str],
+    kept: Mapping[str, str],
 ) -> ScheduledStep:
-    """Return the entry of a step; what IHE puts into IPC counts more than the older places in OBR."""
+    """Return the entry of a step; what IHE puts into IPC counts more than the older places in OBR.
+
+    Identifiers that the message lacks are those that are `kept`, else made up.
+    """
     value, patient = message.value, message.named("PID")
     date, time = _start(message, group, request)
     modality = value(step, 5) or value(request, 24)
-    step_id = value(step, 4) or value(request, 20) or _short(number)
     made_up = f"2.25.{uuid.uuid5(_NAMESPACE, number).int}"  # the same for each message about an order (PS3.5 B.2)
+    short = number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
     fields = {
         "patient_id": value(patient, 3),
         "patient_name": name_of(message, patient, 5, first=1),
         "patient_birth_date": value(patient, 7)[:8],
-        "patient_sex": value(patient, 8).upper(),
+        "patient_sex": sex_of(message, patient),
         "accession_number": value(step, 1) or value(request, 18),
         "referring_physician_name": name_of(message, message.named("PV1"), 8, first=2),
-        "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or made_up,
-        "requested_procedure_id": value(step, 2) or value(request, 19) or _short(number),
+        "study_instance_uid": value(step, 3) or value(next(iter(group.get("ZDS", [])), message.named("ZDS")), 1),
+        "requested_procedure_id": value(step, 2) or value(request, 19),
         "requested_procedure_description": value(request, 4, 2),
-        "scheduled_procedure_step_id": step_id,
+        "scheduled_procedure_step_id": value(step, 4) or value(request, 20),
         "modality": modality,
         "station_ae_title": value(step, 9) or value(request, 21) or stations.get(modality, ""),
         "station_name": value(step, 7),
@@ -282,7 +316,8 @@ def _step(
         "FillerOrderNumberImagingServiceRequest": value(group["ORC"][0], 3),
     }
     attributes = {f"{tag_for_keyword(keyword):08X}": element(keyword, text) for keyword, text in further.items()}
-    return step_of({name: text for name, text in fields.items() if text}, attributes)
+    made = {"study_instance_uid": made_up, "requested_procedure_id": short, "scheduled_procedure_step_id": short}
+    return step_of({name: text for name, text in fields.items() if text}, attributes, {**made, **kept})
 
 
 def _start(message: Hl7Message, group: _Group, request: tuple[str, ...]) -> tuple[str, str]:
@@ -294,17 +329,20 @@ def _start(message: Hl7Message, group: _Group, request: tuple[str, ...]) -> tupl
     return (moment[1], moment[2] or "") if moment else ("", "")
 
 
+def sex_of(message: Hl7Message, segment: tuple[str, ...]) -> str:
+    """Return PID-8 as Patient's Sex (0010,0040), empty if it is not known; raise MessageRefused if it has no code."""
+    code = message.value(segment, 8).upper()
+    if code not in _SEXES:
+        raise MessageRefused("AE", f"PID-8 must be empty or one of {', '.join(filter(None, _SEXES))}", 103)
+    return _SEXES[code]
+
+
 def name_of(message: Hl7Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
     """Return a name as a PN: family, given, middle, prefix, suffix (PS3.5 6.2.1); XPN and XCN have the suffix first."""
     family, given, middle, suffix, prefix = (message.value(segment, field, first + part) for part in range(5))
     return "^".join(
         part.replace("^", " ").replace("=", " ") for part in (family, given, middle, prefix, suffix)
     ).rstrip("^")
-
-
-def _short(number: str) -> str:
-    """Return an ID of at most 16 characters, the same for each message about an order."""
-    return number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
 
 
 def type_of(message: Hl7Message | None) -> str:

@@ -222,7 +222,7 @@ class MllpListener:
         ]
         result = Result.SUCCESS if verdict == "AA" else Result.MINOR_FAILURE
         participants = [Participant("HL7", SOURCE, host, True), Participant(self._ae_title, APPLICATION)]
-        states = Counter(order.state for order in orders)
+        states = Counter(order.state or "as before" for order in orders)
         counts = "".join(f"{count} steps {state}, " for state, count in states.items())
         detail = f"{counts}{verdict} {reason}".strip()
         if self._audit is None:

@@ -7,7 +7,7 @@ birth date and the sex of its files.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.worklist.entries import step_of
-from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of, type_of
+from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of, sex_of, type_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.index.nouns.persons import PatientLink, Person, PersonRepository
 
@@ -55,11 +55,11 @@ def update_of(message: Hl7Message) -> PatientUpdate | None:
     """
     if type_of(message) != UPDATE:
         return None
-    patient = message.named("PID")
+    patient = message.only("PID")
     values = {
         "patient_name": name_of(message, patient, 5, first=1),
         "patient_birth_date": message.value(patient, 7)[:8],
-        "patient_sex": message.value(patient, 8).upper(),
+        "patient_sex": sex_of(message, patient),
     }
     update = PatientUpdate(
         message.value(patient, 3), message.value(patient, 3, 4), {name: text for name, text in values.items() if text}
@@ -80,27 +80,50 @@ def changes_of(message: Hl7Message) -> list[PatientLink] | None:
     if kind not in (MERGE, UNLINK):
         return None
     found: list[PatientLink] = []
-    last: Person | None = None
+    last: list[_Named] = []
     for segment in message.segments:
         if segment[0] == "PID":
-            person = Person(
-                message.value(segment, 3),
-                message.value(segment, 3, 4),
-                name_of(message, segment, 5, first=1),
-                date_of(message.value(segment, 7)[:8]),
-                message.value(segment, 8).upper(),
-            )
-            if kind == UNLINK and last is not None:
-                found.append(PatientLink(False, last, person))
-            last = person
-        elif segment[0] == "MRG" and kind == MERGE and last is not None:
-            prior = Person(message.value(segment, 1), message.value(segment, 1, 4), "", None, "")
-            found.append(PatientLink(True, prior, last))
+            people = [_person(message, one, 3) for one in message.repeated(segment, 3)]
+            if kind == UNLINK and last:
+                found.append(PatientLink(False, last[0].person, people[0].person))
+            last = people
+        elif segment[0] == "MRG" and kind == MERGE and last:
+            found += _merges([_person(message, one, 1) for one in message.repeated(segment, 1)], last)
     if not found:
         raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
         _require_id(one, "PID and MRG-1")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A patient by one of the identifiers that a message has of him or her, and the type of that (CX-5)."""
+
+    person: Person
+    kind: str
+
+
+def _person(message: Hl7Message, segment: tuple[str, ...], field: int) -> _Named:
+    number, issuer, kind = (message.value(segment, field, part) for part in (1, 4, 5))
+    if segment[0] == "MRG":
+        return _Named(Person(number, issuer, "", None, ""), kind)
+    name, birth_date = name_of(message, segment, 5, first=1), date_of(message.value(segment, 7)[:8])
+    return _Named(Person(number, issuer, name, birth_date, sex_of(message, segment)), kind)
+
+
+def _merges(priors: Sequence[_Named], remaining: Sequence[_Named]) -> Iterator[PatientLink]:
+    """Yield the merge of each prior identifier into that of its authority and type, else of its authority, else the
+    first (HL7 v2.5.1 3.3.40). One of several that stays as it is merges nothing."""
+    for prior in priors:
+
+        def unlike(one: _Named, prior: _Named = prior) -> tuple[bool, bool]:
+            is_other = one.person.issuer != prior.person.issuer
+            return is_other, not is_other and one.kind != prior.kind
+
+        other = min(remaining, key=unlike).person
+        if len(priors) == 1 or (prior.person.patient_id, prior.person.issuer) != (other.patient_id, other.issuer):
+            yield PatientLink(True, prior.person, other)
 
 
 class PatientChanges:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import join
 
 from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
+from node.dicom.values import standard_tag
 from node.errors import UsageError
 from node.extensions.worklist.orders import PATIENT_TAGS, compare, identified
 from node.extensions.worklist.tables import ScheduledStepRow
@@ -28,6 +29,8 @@ PAGE = 500
 SCHEDULED, IN_PROGRESS, HELD = "scheduled", "in-progress", "held"
 ENDED = ("completed", "discontinued", "canceled")
 """States of a step that is over: modalities are not given it any more, nor one that is held."""
+
+_FILLER = f"{standard_tag('FillerOrderNumberImagingServiceRequest'):08X}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,35 @@ class ScheduledStep:
 
 @dataclass(frozen=True, slots=True)
 class OrderedStep:
-    """A step of an order message: the key of its entry, the state that it has now, and the entry.
+    """A step of an order message: by what its entry is known, the state that it has now, and the entry.
 
-    `known_by`: the key, or the beginning of the keys of the order if the message names no step. `step`: None if the
-    message makes no entry, for what it `lacks`.
+    `placer`, `filler`: numbers of the order with their namespaces, as `NUMBER^NAMESPACE`; one of them may be empty.
+    `step_id`, `position`: of the step in the order; the ID may be empty.
+    `is_whole`: the message names no step: what it says is of every one.
+    `state`: None: as it is; of a new entry, scheduled.
+    `step`: None if the message makes no entry, for what it `lacks`.
+    `make`: makes the entry with identifiers that the message lacks.
     """
 
-    key: str
-    known_by: str
-    state: str
+    placer: str
+    filler: str
+    step_id: str
+    position: int
+    is_whole: bool
+    state: str | None
     step: ScheduledStep | None
     lacks: str
+    make: Callable[[Mapping[str, str]], ScheduledStep]
+
+    @property
+    def number(self) -> str:
+        """What the keys of the entries of the order begin with; one without a number of the placer has a backslash."""
+        return self.placer or f"\\{self.filler}"
+
+    @property
+    def name(self) -> str:
+        """What the key of the entry ends with."""
+        return self.step_id or str(self.position)
 
 
 class ScheduledStepRepository(IndexRepository):
@@ -88,29 +109,28 @@ class ScheduledStepRepository(IndexRepository):
     def apply_orders(self, connection: Connection, orders: Sequence[OrderedStep], now: dt.datetime) -> None:
         """Add or change the entries of an order message, and their states.
 
-        What ends an order changes no other value of its entries; an entry that is not there is added in its state.
-        Raises UsageError, with nothing changed: an order is not there, and the message makes no entry.
+        What holds or ends an order changes no other value of its entries; an entry that is not there is added in its
+        state. Raises UsageError, with nothing changed: an order is not there, and the message makes no entry, or it
+        does not say which of several is meant.
         """
         row = ScheduledStepRow
         for order in orders:
-            is_it: Any = row.source_key == order.key
-            is_there = select(row.id).where(row.source == "hl7", is_it)
-            if order.step is not None and order.state not in ENDED:
-                _put(connection, "hl7", order.key, None, order.step, now)
-            elif connection.execute(is_there).first() is None:
-                is_it = starts_with(row.source_key, order.known_by)
-                if connection.execute(select(row.id).where(row.source == "hl7", is_it)).first() is None:
-                    if order.step is None:
-                        raise UsageError(f"no entry has the number of this order, and {order.lacks}")
-                    _put(connection, "hl7", order.key, None, order.step, now)
-            changed = update(row).where(row.source == "hl7", is_it).values(state=order.state, changed_at=now)
-            if order.state not in ENDED:  # a modality works on it, or has done it: its word counts more
-                performed = select(PerformedStepRow.id).where(
-                    PerformedStepRow.study_instance_uid == row.study_instance_uid,
-                    PerformedStepRow.state.in_(("IN PROGRESS", "COMPLETED")),
-                )
-                changed = changed.where(~(row.state.in_((IN_PROGRESS, "completed")) & performed.exists()))
-            connection.execute(changed)
+            found = _of_order(connection, order)
+            mine = _of_step(order, found)
+            if not mine and order.step is None:
+                raise UsageError(f"no entry has the number of this order, and {order.lacks}")
+            if not mine or (order.step is not None and order.state not in (HELD, *ENDED)):
+                mine = [_put_order(connection, order, mine, now)]
+            if order.state is None:
+                continue
+            changed = update(row).where(row.id.in_([one.id for one in mine])).values(state=order.state, changed_at=now)
+            performed = select(PerformedStepRow.id).where(
+                PerformedStepRow.study_instance_uid == row.study_instance_uid,
+                PerformedStepRow.state.in_(("IN PROGRESS", "COMPLETED")),
+            )
+            # What a modality has done, and what it works on, unless the order ends: its word counts more.
+            kept = ("completed",) if order.state in ENDED else (IN_PROGRESS, "completed")
+            connection.execute(changed.where(~(row.state.in_(kept) & performed.exists())))
 
     @on_writer
     def change(self, connection: Connection, id: int, step: ScheduledStep, now: dt.datetime) -> None:
@@ -265,6 +285,68 @@ def _put(
         insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
     )
     return False
+
+
+def _of_order(connection: Connection, order: OrderedStep) -> list[Any]:
+    """Return the entries of an order: with its number of the placer, else, if one of the two has none, of the filler.
+
+    A number without a namespace may be of any. Raises UsageError if several orders have it.
+    """
+    row = ScheduledStepRow
+    columns = row.source_key, row.scheduled_procedure_step_id, row.study_instance_uid, row.requested_procedure_id
+    query = select(row.id, *columns).where(row.source == "hl7").order_by(row.id)
+    for number in filter(None, (order.placer, order.filler and f"\\{order.filler}")):
+        bare, _, namespace = number.partition("^")
+        for start in (f"{number}\\", f"{bare}\\" if namespace else f"{bare}^"):
+            rows = connection.execute(query.where(starts_with(row.source_key, start))).all()
+            if found := [one for one in rows if one.source_key.startswith(start)]:  # letters differ by their case
+                return _of_one_order(found)
+    if order.placer:
+        return []
+    filled = row.attributes[(_FILLER, "Value", 0)].as_string() == order.filler.partition("^")[0]
+    return _of_one_order(list(connection.execute(query.where(filled)).all()))
+
+
+def _of_one_order(found: list[Any]) -> list[Any]:
+    if len({_named(one)[0] for one in found}) > 1:
+        raise UsageError("several orders have this number: name its namespace in ORC-2.2 or ORC-3.2")
+    return found
+
+
+def _named(entry: Any) -> tuple[str, str]:
+    """Return the number of the order of an entry, and the name of its step in it."""
+    number, _, name = entry.source_key.rpartition("\\")
+    return number, name
+
+
+def _of_step(order: OrderedStep, found: Sequence[Any]) -> list[Any]:
+    """Return the entries of an order that a step is: one, or all; an entry without an ID is the step that gets one."""
+    if order.is_whole:
+        return list(found)
+    nameless = [one for one in found if _named(one)[1] != one.scheduled_procedure_step_id]
+    same = [one for one in found if _named(one)[1] == order.name]
+    if same or not nameless or not order.step_id:
+        return same
+    if len(nameless) > 1:
+        raise UsageError("the order has several steps without an ID: cancel it, and order them anew")
+    return nameless
+
+
+def _put_order(connection: Connection, order: OrderedStep, found: Sequence[Any], now: dt.datetime) -> Any:
+    """Add the entry of a step of an order, or change the one that is `found`; return it."""
+    assert order.step is not None
+    row, key, step = ScheduledStepRow, f"{order.number}\\{order.name}", order.step
+    if len(found) > 1:
+        raise UsageError("the order has several steps: name one in IPC-4 or OBR-20")
+    for entry in found:
+        number, name = _named(entry)
+        is_fuller = not number.startswith(order.number) and order.placer
+        key = f"{order.number if is_fuller else number}\\{name if order.is_whole else order.name}"
+        columns = "study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id"
+        step = order.make({column: value for column in columns if (value := getattr(entry, column))})
+        connection.execute(update(row).where(row.id == entry.id).values(source_key=key))
+    _put(connection, "hl7", key, None, step, now)
+    return connection.execute(select(row).where(row.source == "hl7", row.source_key == key)).one()
 
 
 def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> None:

@@ -20,6 +20,8 @@ from node.extensions.results.report import make_document, make_report
 from node.files.reading import read_instance
 from tests import make
 
+UNITS = "mm2 [hnsf'U] % {pixels} 10*6/L g/ml{SUVbw} mm[Hg] umol/(min.mL) ml/min/{1.73_m2} [in_i]"
+MEASURED = '{"measurements": [{"name": "x", "value": 1, "unit": "%s"}]}'
 UCUM_ML = {"value": "mL", "scheme": "UCUM", "meaning": "mL"}
 
 
@@ -46,12 +48,14 @@ def making(tmp_path: Path) -> ResultMaking:
 def test_measurements_are_read_back_with_their_references(making: ResultMaking) -> None:
     lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
     measured = [{"name": "Länge", "value": 12.5, "unit": "mm", "site": lung}, {"name": lung, "value": 3, "unit": "mL"}]
-    making.file.write_text(json.dumps({"measurements": measured}), encoding="utf-8")
+    for unit in UNITS.split():
+        measured.append({"name": unit, "value": 1, "unit": unit})
+    making.file.write_text("\ufeff" + json.dumps({"measurements": measured}), encoding="utf-8")
     make_report(making)
     document = read_document(read_instance(making.into))
     assert document is not None
     groups = document.record["groups"]
-    assert [each["value"] for group in groups for each in group["measurements"]] == [12.5, 3.0]
+    assert [each["value"] for group in groups for each in group["measurements"]] == [12.5, 3.0, *[1.0] * 10]
     assert groups[1]["measurements"][0]["unit"] == UCUM_ML
     assert "39607008" in json.dumps(groups[0])
     found = dcmread(making.into)
@@ -68,9 +72,6 @@ def test_no_measurement_is_nothing_measured(making: ResultMaking) -> None:
     make_report(making)
     [item] = dcmread(making.into).ContentSequence
     assert item.TextValue == "nothing measured"
-    making.file.write_text('{"measurements": [], "note": "lost"}')
-    with pytest.raises(ResultRefused, match="note"):
-        make_report(making)
 
 
 def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
@@ -91,6 +92,9 @@ def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
         ("[" * 100_000, "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "must be a number"),
         ('{"a": [{"b\\u0000": 1}]}', "a control character"),
+        ('{"measurements": [], "note": "lost"}', "note"),
+        ('{"a": {"b": 1, "b": 2}}', "the file has a field twice"),
+        *((MEASURED % unit, "must be a unit of UCUM") for unit in ("HU", "mm Hg", "mm^3", "pixels", "mL/", "µm", "(m")),
         ('{"\\ud800": "x"}', "half of a surrogate pair"),
     ],
 )
@@ -107,9 +111,8 @@ def test_a_pdf_is_encapsulated_as_it_is(making: ResultMaking) -> None:
     found = dcmread(making.into)
     assert (found.ContentTime, found.TimezoneOffsetFromUTC) == ("043405", "+0130")
     assert found.EncapsulatedDocument[: found.EncapsulatedDocumentLength] == pdf
-    assert [str(item.ReferencedSOPInstanceUID) for item in found.SourceInstanceSequence] == [
-        uid for _, uid in making.source.instances
-    ]
+    referenced = [str(item.ReferencedSOPInstanceUID) for item in found.SourceInstanceSequence]
+    assert referenced == [uid for _, uid in making.source.instances]
     making.file.write_bytes(pdf[:-20])
     with pytest.raises(ResultRefused, match="not a whole PDF"):
         make_document(making)
@@ -132,17 +135,21 @@ def test_files_are_results_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("manifest", "reason"),
+    ("entry", "reason"),
     [
-        ({"results": [{"file": "lung.nii.gz", "labels": {"1": "a\\b"}}]}, "without a backslash"),
-        ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "must be at most 65535"),
-        ({"results": [{"file": "lung.nii.gz", "label": {}}]}, "label: is unknown"),
+        ({"file": "lung.nii.gz", "description": "a\\b"}, "description: must be text in one line, without a backslash"),
+        ({"file": "lung.nii.gz", "labels": {"70000": "a"}}, "labels.70000: must be at most 65535"),
+        ({"file": "lung.nii.gz", "label": {}}, "label: is unknown"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused(tmp_path: Path, manifest: dict[str, Any], reason: str) -> None:
-    folder = leave(tmp_path, "lung.nii.gz", "log.txt")
-    with pytest.raises(ResultRefused, match=reason):
-        left_in(folder, Manifest.of(manifest), "hook", [])
+def test_an_entry_of_a_manifest_that_is_wrong_takes_no_other_along(
+    tmp_path: Path, entry: dict[str, Any], reason: str
+) -> None:
+    folder, refused = leave(tmp_path, "lung.nii.gz", "a.json"), list[str]()
+    listed = "\ufeff" + json.dumps({"results": [entry, {"file": "a.json"}]})
+    (folder / "results.json").write_text(listed, encoding="utf-8")
+    assert [one.file for one in left_in(folder, None, "hook", refused)] == ["a.json"]
+    assert refused == [f"results.json: results.0.{reason}"]
 
 
 def test_a_file_that_is_no_result_takes_no_other_along(tmp_path: Path) -> None:

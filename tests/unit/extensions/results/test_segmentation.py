@@ -72,6 +72,18 @@ def placed(voxels: NDArray[Any], affine_lps: NDArray[Any]) -> set[tuple[int, ...
     return {(int(label), *np.rint(point * 20).astype(int)) for label, point in zip(labels, points, strict=True)}
 
 
+def segmented(
+    folder: Path, series: Sequence[Dataset], orient: Callable[[Nifti], Nifti] = lambda image: image, empty: int = 0
+) -> tuple[ResultMaking, Nifti, NDArray[np.uint8]]:
+    """Make the segmentation of two labels of a series, without one plane; return its volume and the mask as well."""
+    making, volume = prepared(folder, series)
+    mask = labelled(np.asarray(volume.dataobj))
+    mask[:, :, empty] = 0
+    nibabel.save(orient(Nifti(mask, volume.affine)), making.file)
+    make_segmentation(making)
+    return making, volume, mask
+
+
 def uneven_order(series: list[Any]) -> list[Any]:
     return [series[index] for index in (3, 0, 4, 1, 2)]
 
@@ -93,10 +105,7 @@ def uneven_order(series: list[Any]) -> list[Any]:
 def test_a_segmentation_has_the_voxels_of_its_mask(
     tmp_path: Path, series: Callable[[], list[Any]], orient: Callable[[Nifti], Nifti]
 ) -> None:
-    making, volume = prepared(tmp_path, series())
-    mask = labelled(np.asarray(volume.dataobj))
-    nibabel.save(orient(Nifti(mask, volume.affine)), making.file)
-    make_segmentation(making)
+    making, volume, mask = segmented(tmp_path, series(), orient)
     expected = placed(mask, LPS_TO_RAS @ volume.affine)
     [back] = volumes(read_instance(making.into), 0)
     assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == expected
@@ -140,10 +149,8 @@ def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path
     assert segment.SegmentLabel == "Lunge, links"
     [algorithm] = segment.SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Morphological Operations"
-    referenced = {
-        str(item.ReferencedSOPInstanceUID) for item in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-    }
-    assert referenced == {str(ds.SOPInstanceUID) for ds in series}
+    referenced = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {item.ReferencedSOPInstanceUID for item in referenced} == {ds.SOPInstanceUID for ds in series}
 
 
 @pytest.mark.parametrize(
@@ -156,15 +163,17 @@ def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path
         (lambda mask, affine: Nifti(mask * np.float32(0.5), affine), "not whole numbers"),
         (lambda mask, affine: Nifti(mask + np.uint8(3) * (mask == 2), affine), "the value 5"),
         (lambda mask, affine: Nifti(mask, None), "no position"),
+        (lambda mask, affine: Nifti(mask, affine), "no Frame of Reference UID"),
         (lambda mask, affine: Nifti(np.zeros((600, 600, 600), np.uint8), affine), "more than the volume"),
         (lambda mask, affine: Nifti(np.full(mask.shape, np.nan, np.float32), affine), "a label is a number"),
     ],
-    ids=["size", "spacing", "shift", "flip", "probabilities", "unnamed", "no place", "huge", "nan"],
+    ids=["size", "spacing", "shift", "flip", "probabilities", "unnamed", "no place", "no frame", "huge", "nan"],
 )  # fmt: skip
 def test_a_mask_that_is_not_of_the_volume_is_refused(
     tmp_path: Path, change: Callable[[NDArray[Any], NDArray[Any]], Nifti], reason: str
 ) -> None:
-    making, volume = prepared(tmp_path, make.ct_series(5))
+    where = {"FrameOfReferenceUID": ""} if "Frame of Reference" in reason else {}
+    making, volume = prepared(tmp_path, make.ct_series(5, **where))
     nibabel.save(change(labelled(np.asarray(volume.dataobj)), volume.affine), making.file)
     with pytest.raises(ResultRefused, match=reason):
         make_segmentation(making)
@@ -201,9 +210,8 @@ def test_a_mask_of_the_resampled_copy_is_known_and_the_recipe_brings_it_to_the_v
     def labels_at(y: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
         return 1 + (y > rows.mean() + 5.1) + 2 * (z > middle)
 
-    places = np.tensordot(
-        (LPS_TO_RAS @ resampled.affine)[:3], [*np.indices(resampled.shape), np.ones(resampled.shape)], 1
-    )
+    indexes = [*np.indices(resampled.shape), np.ones(resampled.shape)]
+    places = np.tensordot((LPS_TO_RAS @ resampled.affine)[:3], indexes, 1)
     nibabel.save(Nifti(labels_at(*places[1:]).astype(np.uint8), resampled.affine), making.file)
     with pytest.raises(ResultRefused, match=r"the grid of the resampled copy \(volume_resampled\)"):
         make_segmentation(making)
@@ -235,18 +243,12 @@ def test_a_mask_with_the_upright_axes_of_itk_is_known(tmp_path: Path) -> None:
 
 def test_slices_of_a_tilted_gantry_have_their_own_positions(tmp_path: Path) -> None:
     series = make.tilted_ct_series(5)
-    making, volume = prepared(tmp_path, series)
-    mask = labelled(np.asarray(volume.dataobj))
-    nibabel.save(Nifti(mask, volume.affine), making.file)
-    make_segmentation(making)
+    making, _, mask = segmented(tmp_path, series)
     found = dcmread(making.into)
-    groups = [
-        (item, plane) for item, plane in zip(found.PerFrameFunctionalGroupsSequence, found.pixel_array, strict=True)
-    ]
     expected = {(k, label) for label in (1, 2) for k in range(5) if (mask[:, :, k] == label).any()}
     positions = {tuple(map(float, ds.ImagePositionPatient)): k for k, ds in enumerate(series)}
     seen = set()
-    for item, plane in groups:
+    for item, plane in zip(found.PerFrameFunctionalGroupsSequence, found.pixel_array, strict=True):
         k = positions[tuple(map(float, item.PlanePositionSequence[0].ImagePositionPatient))]
         label = int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         assert np.array_equal(plane.astype(bool), (mask[:, :, k] == label).T)
@@ -257,10 +259,7 @@ def test_slices_of_a_tilted_gantry_have_their_own_positions(tmp_path: Path) -> N
 @pytest.mark.parametrize("stated", [9.9, 1.0, -4.5, 0.0])
 def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: float) -> None:
     """The spacing of a result is that of the positions, here 4.5 mm; see PS3.3 C.7.6.2.1.1."""
-    making, volume = prepared(tmp_path, make.ct_series(5, spacing=4.5, SpacingBetweenSlices=stated))
-    mask = labelled(np.asarray(volume.dataobj))
-    nibabel.save(Nifti(mask, volume.affine), making.file)
-    make_segmentation(making)
+    making, volume, mask = segmented(tmp_path, make.ct_series(5, spacing=4.5, SpacingBetweenSlices=stated))
     found = dcmread(making.into)
     [measures] = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     assert measures.SpacingBetweenSlices == 4.5
@@ -275,11 +274,8 @@ def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: f
 def test_a_segmentation_with_a_wrong_spacing_between_slices_is_read_by_its_positions(
     tmp_path: Path, stated: float, series: Callable[..., list[Any]]
 ) -> None:
-    making, volume = prepared(tmp_path, series(7, spacing=4.5))
-    mask = labelled(np.asarray(volume.dataobj))
-    mask[:, :, 3] = 0  # has no frame: of the planes 1, 2, 4 and 5, two have twice the spacing
-    nibabel.save(Nifti(mask, volume.affine), making.file)
-    make_segmentation(making)
+    # The plane 3 has no frame: of the planes 1, 2, 4 and 5, two have twice the spacing.
+    making, volume, mask = segmented(tmp_path, series(7, spacing=4.5), empty=3)
     ds = dcmread(making.into)
     ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = stated
     ds.save_as(making.into)
