@@ -27,7 +27,7 @@ from node.archive.filesystem import DOWNLOAD, Archive
 from node.archive.proof import last_proof
 from node.audit.audit_files import Taker, takers_of
 from node.audit.audit_log import Audit
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
@@ -135,6 +135,7 @@ class Erasing:
         The terms of `order` are those of the first object.
 
         Raises NotThere, NotInTrash: one of them is not here; nothing was erased.
+        Raises UsageError: a deletion in the trash has one of them, and others with it; nothing was erased.
         Raises AuditFailed, OutOfResources, QueryRefused: as of `node.lifecycle.deletion.delete`. What was begun is
             finished by the next start.
         """
@@ -165,7 +166,11 @@ class Erasing:
         plans = [self._index.deletions.plan(level, uid, study) for level, uid, study in objects]
         numbers = dict.fromkeys(trash)
         for plan in plans:
-            numbers |= dict.fromkeys(self._index.trash.of(plan.level, plan.uid))
+            alone, shared = self._index.trash.of(plan.level, plan.uid)
+            for number in sorted(shared):
+                both = f"`voxelnode trash restore {number}` brings all back, `trash empty {number}` removes all"
+                raise UsageError(f"deletion {number} in the trash has this {plan.level} and others: {both}; then erase")
+            numbers |= dict.fromkeys(sorted(alone))
         entries = [self._index.trash.entry(number) for number in numbers]
         gone: list[Object] = [(one["level"], one["uid"], one["study_instance_uid"]) for one in entries]
         all_objects = dict.fromkeys([*((plan.level, plan.uid, plan.study_instance_uid) for plan in plans), *gone])

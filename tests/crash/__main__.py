@@ -13,7 +13,7 @@ from typing import get_args
 
 from node.settings.storage import OverwritePolicy
 from tests.crash.harness import AFTER_RELEASE, Run
-from tests.crash.interleavings import try_interleavings
+from tests.crash.interleavings import ACTORS, try_interleavings
 from tests.crash.mutants import MUTANTS
 from tests.crash.power import cut_power
 from tests.crash.small_journal import SINGLE_SYNCS, VARIABLE, make_small
@@ -25,9 +25,8 @@ SOUND = "nothing lost, nothing came back"
 def _try_orders(options: argparse.Namespace) -> int:
     began, counts, problem = time.monotonic(), Counter[str](), SOUND
     try:
-        try_interleavings(
-            options.interleavings, first=options.first, mutant=options.mutant, seed=options.seed, counts=counts
-        )
+        chosen = {name: getattr(options, name) for name in ("first", "actors", "mutant", "seed")}
+        try_interleavings(options.interleavings, counts=counts, **chosen)
     except AssertionError as error:
         problem = "\n".join([str(error), *error.__notes__])
     print(f"{counts.pop('orders')} orders in {time.monotonic() - began:.0f} s, seed {options.seed}")
@@ -39,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--interleavings", type=int, help="instead of cycles: so many orders of operators' work")
+    parser.add_argument("--actors", nargs="+", choices=ACTORS, default=ACTORS, help="the operations of these orders")
     parser.add_argument("--power-cuts", type=int, help="instead of cycles: so many power cuts in one session")
     parser.add_argument("--first", type=int, default=0, help="number of the first order, to repeat one that failed")
     parser.add_argument("--senders", type=int, default=4)

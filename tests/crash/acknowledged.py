@@ -8,34 +8,25 @@ empty disk, and what was not acknowledged is sent again.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from node.archive.intact import data_set_offset
 from node.failpoints import RECEIVING, UPLOADING, VARIABLE
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
+from tests.crash.checker import digest_of
 from tests.crash.harness import ONCE, Node, arguments, gone, report
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.postgresql import Server, start
 
 SENDERS = 4
 DATABASE = "acknowledged"
-
-
-def digests(folder: Path) -> Iterator[str]:
-    """The SHA-256 of the data set of each instance in a folder or a store."""
-    for path in folder.glob("objects/*/*.dcm"):
-        content = path.read_bytes()
-        yield hashlib.sha256(content[data_set_offset(path) :]).hexdigest()
 
 
 def without_row(server: Server, journal: Journal) -> list[str]:
@@ -46,7 +37,7 @@ def without_row(server: Server, journal: Journal) -> list[str]:
 
 def without_bytes(folder: Path, journal: Journal) -> list[str]:
     """Return what was acknowledged and is not in a folder."""
-    kept = set(digests(folder))
+    kept = {digest_of(path) for path in folder.glob("objects/*/*.dcm")}
     return [f"{uid} has no file" for uid, sha256 in journal.acknowledged() if sha256 not in kept]
 
 

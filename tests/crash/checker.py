@@ -16,6 +16,7 @@ from typing import Any
 from pydicom import dcmread
 
 from node.acknowledged import entries, problems
+from node.archive.intact import data_set_offset
 from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
 from node.index.engine.extension_tables import every_table
@@ -155,6 +156,14 @@ class Checker:
                 return ""
             self.read[path] = hashlib.sha256(content[len(content) - length :]).hexdigest()
         return self.read[path]
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of the data set of a file; empty without a file."""
+    try:
+        return hashlib.sha256(path.read_bytes()[data_set_offset(path) :]).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def opened(root: Path) -> sqlite3.Connection:

@@ -13,7 +13,6 @@ than its lease. In the end, the store must have every instance, and nothing else
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -26,7 +25,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from node.settings.storage import Storage
 from tests import make
 from tests.acceptance.test_cluster import Host, in_folder, store_of
 from tests.acceptance.test_kill import Sender
+from tests.crash.harness import arguments
 from tests.crash.objects import FAULTS, HELD, Line, line_to, listing
 from tests.integration.conftest import data_set_bytes
 from tests.object_store import ObjectStore, object_store
@@ -199,6 +200,24 @@ def send_until(stop: threading.Event, receivers: list[Host], sent: Sent, seed: i
         stop.wait(chance.uniform(0.0, 1.0))
 
 
+@contextmanager
+def sending(receivers: list[Host], senders: int, seed: int) -> Iterator[list[Sent]]:
+    """Have senders send until the end of the block, with seeds of their own."""
+    stop, sent = threading.Event(), [Sent() for _ in range(senders)]
+    threads = [
+        threading.Thread(target=send_until, args=(stop, receivers, one, seed * senders + number), daemon=True)
+        for number, one in enumerate(sent)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield sent
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def crash(server: Server, then: str = "restart") -> None:
     """End the server as a power cut of its machine would, and start it again, or `stop`."""
     folder = programs()
@@ -264,13 +283,9 @@ def mistakes(cluster: Cluster, sent: list[Sent]) -> list[str]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--cycles", type=int, default=20)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument(
-        "--bucket", action="store_true", help="share a bucket instead of a folder, and harm the lines"
-    )
-    options = arguments.parse_args()
+    parser = arguments(__doc__, cycles=20)
+    parser.add_argument("--bucket", action="store_true", help="share a bucket instead of a folder, and harm the lines")
+    options = parser.parse_args()
     chance = random.Random(options.seed)
     counts: Counter[str] = Counter()
     with ExitStack() as opened:
@@ -283,30 +298,20 @@ def main() -> None:
         hosts = cluster.hosts
         for host in hosts.values():
             opened.enter_context(host)
-        stop = threading.Event()
-        sent = [Sent() for _ in range(SENDERS)]
-        threads = [
-            threading.Thread(target=send_until, args=(stop, cluster.receivers, one, options.seed * SENDERS + number))
-            for number, one in enumerate(sent)
-        ]
-        for thread in threads:
-            thread.start()
-        for _ in range(options.cycles):
-            time.sleep(chance.uniform(0.5, 4.0))
-            lines = ["line"] * 4 if options.bucket else []
-            victim = chance.choice([*hosts, *hosts, "server", *lines])
-            if victim == "line":
-                victim = cluster.disturb()
-            elif victim == "server":
-                crash(server)
-            else:
-                hosts[victim].kill()
-                time.sleep(chance.choice([0.0, 1.0, 6.0]))  # shorter and longer than a lease
-                begin(hosts[victim])
-            counts[victim] += 1
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with sending(cluster.receivers, SENDERS, options.seed) as sent:
+            for _ in range(options.cycles):
+                time.sleep(chance.uniform(0.5, 4.0))
+                lines = ["line"] * 4 if options.bucket else []
+                victim = chance.choice([*hosts, *hosts, "server", *lines])
+                if victim == "line":
+                    victim = cluster.disturb()
+                elif victim == "server":
+                    crash(server)
+                else:
+                    hosts[victim].kill()
+                    time.sleep(chance.choice([0.0, 1.0, 6.0]))  # shorter and longer than a lease
+                    begin(hosts[victim])
+                counts[victim] += 1
         cluster.settle(sum(len(one.series) for one in sent))
         wrong = cluster.mistakes(sent)
         attempts = cluster.rows("SELECT kind, count(*) AS n FROM v_events GROUP BY kind")

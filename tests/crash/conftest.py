@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.disk import Disk, built
+from tests.crash.harness import Node
 from tests.crash.journal import Journal
 from tests.made_once import IN_POSTGRESQL
 
@@ -28,6 +29,13 @@ def disk(tmp_path: Path, library: Path) -> Disk:
     made = Disk(library, tmp_path / "disk", tmp_path / "log", tmp_path / "control")
     made.root.mkdir()
     return made
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A node that a test starts and kills."""
+    with Node(tmp_path / "root") as node:
+        yield node
 
 
 @pytest.fixture

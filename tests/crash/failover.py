@@ -24,7 +24,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -35,7 +34,7 @@ from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of
-from tests.crash.cluster import IDLE_SECONDS, SENDERS, Sent, mistakes, send_until
+from tests.crash.cluster import IDLE_SECONDS, SENDERS, Sent, mistakes, sending
 from tests.crash.harness import arguments
 from tests.replication import WAITS, Replicated, replicated
 
@@ -124,25 +123,13 @@ def seconds_until_more(sent: list[Sent]) -> float:
 
 def run(site: Site, faults: list[str], chance: random.Random, senders: int, seed: int) -> dict[str, Any]:
     """Send while servers fail; return what was seen, with ``mistakes``."""
-    stop = threading.Event()
-    sent = [Sent() for _ in range(senders)]
-    threads = [
-        threading.Thread(target=send_until, args=(stop, site.receivers, one, seed * senders + number), daemon=True)
-        for number, one in enumerate(sent)
-    ]
-    for thread in threads:
-        thread.start()
     waits: dict[str, list[float]] = {}
-    try:
+    with sending(site.receivers, senders, seed) as sent:
         for fault in faults:
             seconds_until_more(sent)
             time.sleep(chance.uniform(0.5, 3.0))
             site.harm(fault, chance)
             waits.setdefault(fault, []).append(round(seconds_until_more(sent), 1))
-    finally:
-        stop.set()
-    for thread in threads:
-        thread.join()
     site.settle(sum(len(one.series) for one in sent))
     statuses = sum((one.statuses for one in sent), Counter[int]())
     found = mistakes(site, sent)

@@ -12,6 +12,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
 from node.settings.storage import OverwritePolicy
@@ -83,6 +85,7 @@ class Node:
         self.log = root.parent / "serve.log"
         self._environment = {**SETTINGS, **({VARIABLE_OF_MUTANT: mutant} if mutant else {}), **(environment or {})}
         self._process: Process | None = None
+        self.ended: list[int] = []  # exit statuses
 
     @property
     def process(self) -> int:
@@ -114,7 +117,8 @@ class Node:
             process.send_signal(number)
         with process.stdout:
             try:
-                return process.wait(STOP_SECONDS)
+                self.ended.append(process.wait(STOP_SECONDS))
+                return self.ended[-1]
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGABRT)
                 process.wait()
@@ -389,6 +393,19 @@ def arguments(document: str | None, cycles: int | None = None) -> argparse.Argum
         parser.add_argument("--cycles", type=int, default=cycles)
     parser.add_argument("--seed", type=int, default=0)
     return parser
+
+
+def main_of(campaign: Callable[..., Any], document: str | None, cycles: int, sound: str) -> int:
+    """Run the cycles of a campaign as a program says; return its exit code."""
+    parser = arguments(document, cycles)
+    parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="voxelnode-campaign-") as temporary:
+        one = campaign(options.folder or Path(temporary), seed=options.seed)
+        one.folder.mkdir(parents=True, exist_ok=True)
+        one.run(options.cycles)
+    return report(f"{options.cycles} cycles, seed {options.seed}", began, one.done, one.problems, sound)
 
 
 def report(campaign: str, began: float, done: Mapping[str, int], problems: Sequence[str], sound: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
+from signal import SIGKILL
 
 from node.settings.storage import OverwritePolicy
 from tests.crash.journal import new_series
@@ -60,6 +61,7 @@ def _try_order(random: Random, name: str, actors: Sequence[str], mutant: str | N
         raise
     finally:
         counts["orders"] += 1
+        counts["processes killed"] += site.ended.count(-SIGKILL)
         counts["instances acknowledged"] += site.model.statuses.count(0)
         site.close()
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from subprocess import TimeoutExpired
 
 from node.failpoints import RECOVERING, VARIABLE
 from tests.crash.checker import Checker
-from tests.crash.harness import SETTINGS, Campaign, Node, arguments, report, send, within
+from tests.crash.harness import SETTINGS, Campaign, Node, main_of, send, within
 from tests.crash.journal import Journal, Sent, new_series
 from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
 from tests.made_once import lose_index
@@ -190,15 +188,5 @@ class Losses(Campaign):
         return {one.sop_instance_uid for one in self._series[series]}
 
 
-def main() -> int:
-    options = arguments(__doc__, cycles=100).parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="voxelnode-loss-") as folder:
-        losses = Losses(Path(folder), seed=options.seed)
-        losses.run(options.cycles)
-    campaign = f"{options.cycles} cycles, seed {options.seed}"
-    return report(campaign, began, losses.done, losses.problems, "what was acknowledged is there, or named")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of(Losses, __doc__, 100, "what was acknowledged is there, or named"))

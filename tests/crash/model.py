@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.crash.checker import Checker, damage, opened
+from tests.crash.checker import Checker, damage, digest_of, opened
 from tests.crash.journal import Delivery, Journal, Sent
 
 Version = tuple[str, str]
 """SOP Instance UID and SHA-256 of a data set."""
 
 KEPT_IN = ("objects", "quarantine", "incoming")
+
+
+@dataclass(slots=True)
+class Trashed:
+    """A deletion in the trash: of the instances `uids` of a series, and of what was `owed` of them.
+
+    `persons`: Patient IDs of whose it was, and of all who were one person then. `before`: how the series was.
+    `touched`: of the series, with this deletion.
+    """
+
+    series: str
+    uids: set[str]
+    owed: dict[Version, float]
+    persons: set[str]
+    before: Any
+    touched: int
 
 
 @dataclass(slots=True)
@@ -27,7 +44,9 @@ class Changes:
     flipped: dict[Version, tuple[str, int]] = field(default_factory=dict)  # its series and the revision of that moment
     unknown: set[str] = field(default_factory=set)  # flipped, and no index has told since what it was
     misled: set[str] = field(default_factory=set)  # instances whose row was given a wrong digest
-    deleted: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)  # instances without a row
+    gone: set[Version] = field(default_factory=set)  # without a file
+    trash: dict[str, Trashed] = field(default_factory=dict)
     doubtful: set[str] = field(default_factory=set)  # an older index or a copy may have brought them back
     merged: dict[str, str] = field(default_factory=dict)  # Patient ID to that of the patient it was merged into
 
@@ -38,11 +57,14 @@ class Model(Journal):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.changes = Changes()
+        self.touched = Counter[str]()  # by series: how often something came, went, or came back
         self._snapshots: list[Snapshot] = []
 
     def sending(self, one: Sent) -> Delivery:
         self._touch({one.sop_instance_uid})
         self.changes.deleted.discard(one.sop_instance_uid)  # it may be kept although the answer is lost
+        self.changes.gone.discard((one.sop_instance_uid, one.sha256))
+        self.touched[one.series_instance_uid] += 1
         return super().sending(one)
 
     def answered(self, one: Sent, status: int, delivery: Delivery) -> None:
@@ -55,16 +77,56 @@ class Model(Journal):
     def acknowledged(self, until: float = float("inf")) -> list[Version]:
         return [version for version in super().acknowledged(until) if version not in self.changes.harmed]
 
-    def delete(self, uids: set[str]) -> None:
-        """Note that instances were deleted."""
-        changes = self.changes
-        for version in [version for version in self.answered_at if version[0] in uids]:
-            del self.answered_at[version]
-        for version in [version for version in changes.harmed if version[0] in uids]:
-            changes.harmed.discard(version)
-            changes.flipped.pop(version, None)
-        changes.deleted.update(uids)
+    def _deleted(self, uids: set[str]) -> dict[Version, float]:
+        """Note that instances were deleted; return what is not owed any more."""
+        self.touched.update({one.series_instance_uid for one in self.sent.values() if one.sop_instance_uid in uids})
+        self.changes.deleted |= uids
         self._touch(uids)
+        return {version: self.answered_at.pop(version) for version in [*self.answered_at] if version[0] in uids}
+
+    def trash(self, deletion: str, uids: set[str], before: Any) -> None:
+        """Note that instances of a series, which was so before, went to the trash."""
+        one = next(sent for sent in self.sent.values() if sent.sop_instance_uid in uids)
+        root, owed = self.patient_of(one.patient_id), self._deleted(uids)
+        persons = {other for other in (root, *self.changes.merged) if self.patient_of(other) == root}
+        series, touched = one.series_instance_uid, self.touched[one.series_instance_uid]
+        self.changes.trash[deletion] = Trashed(series, {*uids}, owed, persons, before, touched)
+
+    def undo(self, deletion: str) -> None:
+        """Note that a deletion was undone: it is as if it had not been, unless something came meanwhile."""
+        entry = self.changes.trash.pop(deletion)
+        self.answered_at = entry.owed | self.answered_at
+        self.changes.deleted -= entry.uids
+        self.touched[entry.series] += 1
+
+    def empty(self, deletion: str) -> None:
+        """Note that a deletion cannot be undone any more."""
+        entry = self.changes.trash.pop(deletion)
+        others = {version for other in self.changes.trash.values() for version in other.owed}
+        self._remove({version for version in entry.owed.keys() - others if version[0] in self.changes.deleted})
+
+    def is_shared(self, uids: set[str]) -> bool:
+        """Whether a deletion in the trash has others beside some of these: they cannot be erased alone."""
+        return any(entry.uids & uids and entry.uids - uids for entry in self.changes.trash.values())
+
+    def erase(self, uids: set[str], left: Collection[str]) -> None:
+        """Note that instances were erased, also in the trash, and who a patient is of whom no instance is `left`."""
+        changes, of = self.changes, {sent.sop_instance_uid: sent.patient_id for sent in self.sent.values()}
+        persons = {self.patient_of(of[uid]) for uid in uids}
+        self._deleted(uids)
+        self._remove({version for version in self.sent if version[0] in uids})
+        for deletion in [deletion for deletion, entry in changes.trash.items() if entry.uids & uids]:
+            entry = changes.trash.pop(deletion)
+            assert not [version for version in entry.owed if version[0] not in uids], "erased with others in the trash"
+            persons |= entry.persons
+        forgotten = persons - changes.merged.keys() - {self.patient_of(of[uid]) for uid in left if uid in of}
+        changes.merged = {one: to for one, to in changes.merged.items() if self.patient_of(one) not in forgotten}
+
+    def _remove(self, versions: set[Version]) -> None:
+        self.changes.gone |= versions
+        self.changes.harmed -= versions
+        for version in versions:
+            self.changes.flipped.pop(version, None)
 
     def _touch(self, uids: set[str]) -> None:
         for snapshot in self._snapshots:
@@ -80,12 +142,28 @@ class Model(Journal):
             patient_id = self.changes.merged[patient_id]
         return patient_id
 
-    def forget_merges(self, uids: Collection[str]) -> None:
-        """Forget the merges into patients of whom no instance is left; `uids` are those that the index has."""
-        patients = {sent.sop_instance_uid: self.patient_of(sent.patient_id) for sent in self.sent.values()}
-        left = {patients[uid] for uid in uids if uid in patients}
-        merged = self.changes.merged
-        self.changes.merged = {one: into for one, into in merged.items() if self.patient_of(one) in left}
+    def forget_deletions(self) -> None:
+        """Note that no index knows any more what was deleted: what is in the trash is back, the rest may be there."""
+        for deletion in [*self.changes.trash]:
+            self.undo(deletion)
+        self.doubt_deletions()
+
+    def go_back_to_index(self, then: Changes) -> None:
+        """Note that an older index was put back: what was deleted since is back, and what was undone may be deleted."""
+        changes = self.changes
+        for deletion in changes.trash.keys() - then.trash.keys():
+            self.undo(deletion)
+        for deletion in then.trash.keys() - changes.trash.keys():
+            entry = changes.trash[deletion] = deepcopy(then.trash[deletion])
+            entry.owed = {one: self.answered_at.pop(one) for one in entry.owed if one in self.answered_at}
+            changes.doubtful |= entry.uids
+        changes.merged = dict(then.merged)
+        self.doubt_deletions()
+
+    def doubt_deletions(self) -> None:
+        """Note that what was deleted may be back."""
+        self.changes.doubtful |= self.changes.deleted
+        self.changes.gone.clear()
 
     def snapshot(self) -> Snapshot:
         """What is owed now; a copy of the root that is begun now has all of it."""
@@ -100,6 +178,7 @@ class Model(Journal):
         self.changes.flipped = {}
         self.changes.doubtful |= to.touched
         self.changes.deleted -= to.touched
+        self.changes.gone = {version for version in self.changes.gone if version[0] not in to.touched}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +203,17 @@ def problems(root: Path, model: Model, *, is_full: bool, has_volumes: bool) -> I
         if not is_full:
             yield from _lost(model, rows, files)
         yield from _altered(model, rows, files)
-        for uid in changes.deleted - changes.doubtful:
-            if uid in rows:
-                yield f"deleted, and indexed again: {uid}"
-            data = [sent.data for (sent_uid, _), sent in model.sent.items() if sent_uid == uid]
-            yield from (
-                f"deleted, and still there: {uid} in {path.relative_to(root)}"
-                for path, content in files.items()
-                if any(content.endswith(one) for one in data)
-            )
+        again = changes.deleted & rows.keys() - changes.doubtful
+        yield from (f"deleted, and indexed again: {uid}" for uid in again)
+        yield from (
+            f"deleted, and still there: {version[0]} in {path.relative_to(root)}"
+            for version in changes.gone
+            for path, content in files.items()
+            if version[0] not in changes.doubtful and content.endswith(model.sent[version].data)
+        )
         named = {Path(row["path"]) for row in rows.values()}
         named |= {Path(row[0]) for row in index.execute("SELECT path FROM v_conflicts WHERE path IS NOT NULL")}
+        named |= {root / row[0] for row in index.execute("SELECT key FROM trash WHERE key IS NOT NULL")}
         yield from (
             f"no row: {path}"
             for path in files
@@ -155,6 +234,10 @@ def _lost(model: Model, rows: Mapping[str, sqlite3.Row], files: Mapping[Path, by
         if version[0] in rows and any(content.endswith(model.sent[version].data) for content in files.values()):
             continue
         yield f"acknowledged and lost: {version[0]} ({'other bytes' if version[0] in rows else 'no row'})"
+    in_trash = {version for entry in model.changes.trash.values() for version in entry.owed}
+    for version in in_trash - model.changes.harmed:
+        if not any(content.endswith(model.sent[version].data) for content in files.values()):
+            yield f"in the trash, and lost: {version[0]}"
 
 
 def _altered(model: Model, rows: Mapping[str, sqlite3.Row], files: Mapping[Path, bytes]) -> Iterator[str]:
@@ -214,14 +297,5 @@ def unmentioned(root: Path, findings: Collection[str]) -> Iterator[str]:
     """
     with closing(opened(root)) as index:
         for path, sha256 in index.execute(query).fetchall():
-            if str(Path(path).relative_to(root)) not in findings and not _is_whole(Path(path), sha256):
+            if str(Path(path).relative_to(root)) not in findings and digest_of(Path(path)) != sha256:
                 yield f"fsck says nothing of {path}"
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file ends with a data set of this digest; the data set begins behind the File Meta Information."""
-    if not path.is_file():
-        return False
-    content = path.read_bytes()
-    begin = 144 + int.from_bytes(content[140:144], "little")  # PS3.10 7.1
-    return hashlib.sha256(content[begin:]).hexdigest() == sha256

@@ -27,7 +27,7 @@ from node.receive.accounting import Accounted
 from node.receive.apply import Applier
 from node.receive.checkpoint import Checkpoint
 from node.receive.replay import JournalReplay, Replayed
-from tests.crash.operators_mutants import OPERATORS_MUTANTS
+from tests.crash.operators_mutants import OPERATORS_MUTANTS, mutants_of
 
 real_sync_folder = filesystem.sync_folder
 
@@ -269,41 +269,7 @@ def rebuilds_forget() -> None:
     repository.account_for = lambda *_, **__: Accounted()
 
 
-MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
-    function.__name__.replace("_", "-"): function
-    for function in (
-        no_journal_sync,
-        no_part_sync,
-        no_part_folder_sync,
-        no_file_sync,
-        no_folder_sync,
-        no_new_folder_sync,
-        no_root_sync,
-        no_new_segment_sync,
-        no_commit_sync,
-        no_archive_sync,
-        no_sync_of_other_disks,
-        no_durable_checkpoint,
-        mark_before_sync,
-        reuse_before_checkpoint,
-        old_name_goes_first,
-        answer_before_append,
-        no_replay,
-        no_comparison,
-        applied_before_rows,
-        no_volume_sync,
-        no_volume_folder_sync,
-        no_volumes_root_sync,
-        resend_removes_both,
-        claims_stay,
-        published_stay,
-        parts_stay,
-        strays_stay,
-        ledger_is_not_written,
-        ledger_is_one_checkpoint_late,
-        rebuilds_forget,
-    )
-}
+MUTANTS = OPERATORS_MUTANTS | mutants_of(vars())
 
 VARIABLE = "VOXELNODE_MUTANT"
 """Names the mutant for the converter's child, which imports this module as its main one."""

@@ -15,7 +15,6 @@ import random
 import re
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings
 from node.settings.storage import Storage
-from tests.crash.harness import Campaign, arguments, report, within
+from tests.crash.harness import Campaign, main_of, within
 from tests.crash.routes import Node, send_all
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store
 from tests.make import instance, set_pixels
@@ -118,13 +117,12 @@ def line_to(server: str, random_: random.Random) -> tuple[Line, str]:
 class Faults(Campaign):
     """One run."""
 
-    cycles: int
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     _studies: list[tuple[str, set[str]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self) -> None:
+    def run(self, cycles: int) -> None:
         random_ = random.Random(self.seed)
         with ExitStack() as opened:
             store = opened.enter_context(object_store())
@@ -153,7 +151,7 @@ class Faults(Campaign):
                 root=root, url="s3://archive/one", endpoint=store.url, region="us-east-1", credentials_file=keys
             )
             settings = Settings(storage=storage)
-            for _ in range(self.cycles):
+            for _ in range(cycles):
                 self._cycle(node, line, lying, settings, random_)
             stop.set()
             for sender in senders:
@@ -287,18 +285,5 @@ def listing(store: ObjectStore) -> str:
         after = found[-1]
 
 
-def main() -> int:
-    options = arguments(__doc__, cycles=200).parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="voxelnode-objects-") as folder:
-        faults = Faults(Path(folder), options.cycles, seed=options.seed)
-        faults.run()
-    campaign, sound = (
-        f"{options.cycles} cycles, seed {options.seed}",
-        "what was acknowledged is in the store, and nothing else",
-    )
-    return report(campaign, began, faults.done, faults.problems, sound)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of(Faults, __doc__, 200, "what was acknowledged is in the store, and nothing else"))

@@ -6,31 +6,35 @@ that was killed. At each start of the node, and in the end, its index and its fi
 
 - acknowledged bytes are there, as the current version of their instance or as a kept one, unless they were deleted, or
   their file was harmed and nobody has sent them again since;
-- deleted bytes are nowhere, whatever else was done, unless they were sent again;
-- studies are of the patient into whom theirs was merged;
+- erased bytes are nowhere, whatever else was done, unless they were sent again;
+- what is in the trash is in no list, and comes back as it was;
+- studies are of the patient into whom theirs was merged or corrected, until that is undone or erased;
 - volumes are those of their rows, and none was made of a damaged file.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from node.control.root import REBUILDING_FILE
-from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, VARIABLE
+from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, TRASH, VARIABLE
 from tests.crash.checker import Checker, opened
 from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, maybe, one_of, operation, picked, whole
 from tests.crash.harness import within
 from tests.crash.journal import Sent, new_series
-from tests.crash.model import Snapshot, unmentioned
+from tests.crash.model import Changes, Snapshot, unmentioned
 from tests.crash.site import QUICK, Site
 from tests.crash.small_journal import SEGMENT_BYTES, SEGMENTS
 from tests.made_once import empty_folder
@@ -39,11 +43,13 @@ from tests.rsync import Rsync
 
 NAMES = ("root", "ward#1", "ward #1?mode=memory", "ward%41", "Röntgen")
 PATIENTS = ("TEST-1", "TEST-2", "TEST-3")
+RIGHT = ("TEST-1", "RIGHT-1")
+OPEN = ("receiving", "converting")
 TITLES = ("SENDER", QUICK)
 LEVELS = ("study", "series", "instance")
 LACKING = ("bytes", "inodes", "quota")
 DELETING_POINTS = (None, *DELETING)
-NODE_POINTS = (None, *RECEIVING, *CONVERTING, *RECOVERING, *DELETING)
+NODE_POINTS = (None, *RECEIVING, *CONVERTING, *RECOVERING, *DELETING, *TRASH)
 UNREADABLE = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM)
 READERS = (None, ("fsck", "--repair"), ("fsck", "--hash", "--repair"), ("db", "rebuild"))
 
@@ -60,7 +66,7 @@ class Operators:
 
     def __init__(self, site: Site, counts: Counter[str]) -> None:
         self.site, self.model, self._counts = site, site.model, counts
-        self.backups: list[tuple[Path, Mapping[str, str]]] = []
+        self.backups: list[tuple[Path, Changes]] = []
         self.copies: list[tuple[Path, Snapshot]] = []
 
     # Senders
@@ -137,49 +143,133 @@ class Operators:
         if rows:
             self._delete(rows[picked(sorted(rows), pick)], level, point)
 
-    def _delete(self, row: Mapping[str, Any], level: str, point: str | None = None) -> None:
+    @operation(pick=PICK, level=one_of(LEVELS), point=one_of(DELETING_POINTS), is_converted=BOTH)
+    def trash(self, pick: int, level: str, point: str | None, is_converted: bool) -> None:
+        """Delete something into the trash: of a new series that was converted, or of all."""
+        new = new_series(3) if is_converted else []
+        self.site.send(new, title=QUICK)
+        if new:
+            within(CONVERTED_SECONDS, lambda: self._state(new[0].series_instance_uid) == "converted")
+        rows = self.site.rows()
+        of = rows.keys() & {one.sop_instance_uid for one in new} or rows
+        if rows:
+            self._delete(rows[picked(sorted(of), pick)], level, point, ())
+
+    def _delete(
+        self, row: Mapping[str, Any], level: str, point: str | None = None, how: Sequence[str] = ("--erase",)
+    ) -> None:
         column = {"instance": "sop_instance_uid"}.get(level, f"{level}_instance_uid")
-        uids = {str(row["sop_instance_uid"])}
+        uids, series = {str(row["sop_instance_uid"])}, row["series_instance_uid"]
         if level != "instance":  # each study has one series; some of it may be in the journal only
-            series = row["series_instance_uid"]
             uids = {sent.sop_instance_uid for sent in self.model.sent.values() if sent.series_instance_uid == series}
         if point is not None:
             self.site.end()
-        must_delete, ran = point is None and self.site.can_delete, self.site.is_running
-        environment = {} if point is None else {VARIABLE: point}
-        done = self.site.command("delete", row[column], "--erase", "--yes", **environment)
-        has_died = ran and not self.site.is_running
-        assert done.returncode == 0 or has_died or not must_delete, done.stderr
+        must_delete = self.site.can_delete and not (how and self.model.is_shared(uids))
+        before, in_trash = self.site.series(series), self.site.trash().keys()
+        done = self.site.command("delete", row[column], *how, "--yes", **{VARIABLE: point or ""})
+        assert done.returncode == 0 or self.site.has_died or not must_delete, done.stderr
         left = self.site.rows()
         if done.returncode == 0 or row["sop_instance_uid"] not in left:  # ordered, also if it died then
-            self._counts["instances deleted"] += len(uids)
-            self.model.delete(uids)
-            self.model.forget_merges(left.keys())
+            self._counts[f"instances {'erased' if how else 'put in the trash'}"] += len(uids)
+            if how:
+                self.model.erase(uids, left.keys())
+            else:
+                [deletion] = self.site.trash().keys() - in_trash
+                self.model.trash(deletion, uids, before)
         if done.returncode == 0:
             self.site.compare()
 
+    @operation(pick=PICK, point=one_of((None, *TRASH[:2])), serves=BOTH, after=maybe(whole(0, 50)))
+    def undo(self, pick: int, point: str | None, serves: bool, after: int | None) -> None:
+        self._decide_on_trash(pick, point if after is None else None, serves, after, self._undone, "restore")
+
+    @operation(pick=PICK, point=one_of((None, *TRASH[2:])), serves=BOTH)
+    def empty_trash(self, pick: int, point: str | None, serves: bool) -> None:
+        self._decide_on_trash(pick, point, serves, None, self.model.empty, "empty", "--yes")
+
+    def _decide_on_trash(
+        self, pick: int, point: str | None, serves: bool, after: int | None, note: Callable[[str], None], *words: str
+    ) -> None:
+        """Have a deletion restored or emptied; delete something first if the trash is empty.
+
+        The node dies at a named step or, unless it `serves`, the command; or the node dies after milliseconds.
+        """
+        self.site.start()
+        if not self.site.trash():
+            self.trash(pick, picked(LEVELS, pick), None, is_converted=True)
+            self.site.start()
+        there = self.site.trash()
+        if not there:
+            return
+        deletion = picked(sorted(there), pick)
+        if point is not None:
+            self.site.end()
+            if serves:
+                self.site.start(point)
+        number = signal.SIGKILL if after is not None else 0  # which only asks whether there is such a process
+        killer = Timer((after or 0) / 1000, os.kill, [self.site.node.process, number])
+        killer.start()
+        done = self.site.command("trash", words[0], there[deletion], *words[1:], **{VARIABLE: point or ""})
+        killer.join()
+        is_done = deletion not in self.site.trash()
+        assert is_done or self.site.has_died or self.site.lacking, done.stderr
+        self._counts[f"trash: {words[0]}"] += is_done
+        if is_done:
+            note(deletion)
+            self.site.start()
+            self.site.compare()
+
+    def _undone(self, deletion: str) -> None:
+        changes = self.model.changes
+        entry = changes.trash[deletion]
+        doubted = {uid for uid, _ in changes.harmed} | changes.doubtful | changes.misled
+        is_untouched = self.model.touched[entry.series] == entry.touched and entry.uids.isdisjoint(doubted)
+        if is_untouched and entry.before[0][0] not in OPEN:
+            self._counts["series as before"] += 1
+            assert self.site.series(entry.series) == entry.before, "an undo is no arrival"
+        self.model.undo(deletion)
+
     @operation(pick=PICK, pick_into=PICK)
     def merge(self, pick: int, pick_into: int) -> None:
-        if not self.site.rows():
-            return
+        self.site.send([*new_series(1), *new_series(1, patient_id=picked(PATIENTS, pick_into))])
+        patients = self._patients("merged_into IS NULL")
+        if len(patients) > 1:
+            one = patients.pop(pick % len(patients))
+            into = picked(patients, pick_into)
+            self._decide_on(one, into["patient_id"], "merge", f"#{into['id']}")
+
+    @operation(pick=PICK, right=one_of(RIGHT))
+    def correct(self, pick: int, right: str) -> None:
+        into = self.model.patient_of(right)  # that of a patient who is known, or of a new one
+        patients = [one for one in self._patients("merged_into IS NULL") if one["patient_id"] != into]
+        if patients:
+            self._decide_on(picked(patients, pick), into, "correct", "--id", right)
+
+    @operation(pick=PICK)
+    def separate(self, pick: int) -> None:
+        if not self._patients("merged_into NOT NULL"):
+            self.merge(pick, pick)
+        patients = self._patients("merged_into NOT NULL")
+        if patients:
+            self._decide_on(picked(patients, pick), None, "separate")
+
+    def _patients(self, condition: str) -> list[sqlite3.Row]:
+        self.site.rows()  # of all that was acknowledged
         with closing(opened(self.site.root)) as index:
-            query = "SELECT id, patient_id FROM v_patients WHERE merged_into IS NULL ORDER BY patient_id"
-            patients = index.execute(query).fetchall()
-        one = patients.pop(pick % len(patients))
-        if not patients:
-            return
-        into = picked(patients, pick_into)
-        ran = self.site.is_running
-        done = self.site.command("patient", "merge", f"#{one['id']}", f"#{into['id']}")
-        has_died = ran and not self.site.is_running
-        assert done.returncode == 0 or self.site.lacking or has_died, done.stderr
-        with closing(opened(self.site.root)) as index:
-            query = "SELECT merged_into FROM v_patients WHERE id = ?"
-            is_merged = index.execute(query, (one["id"],)).fetchone()[0] is not None
-        assert is_merged or done.returncode != 0, "the merge was confirmed, and is not in the index"
-        if is_merged:
-            self._counts["patients merged"] += 1
-            self.model.changes.merged[one["patient_id"]] = into["patient_id"]
+            query = f"SELECT id, patient_id, merged_into FROM v_patients WHERE {condition} ORDER BY patient_id"
+            return index.execute(query).fetchall()
+
+    def _decide_on(self, one: sqlite3.Row, into: str | None, command: str, *words: str) -> None:
+        """Have it decided that a patient is another one, or nobody else."""
+        done = self.site.command("patient", command, f"#{one['id']}", *words)
+        assert done.returncode == 0 or self.site.lacking or self.site.has_died, done.stderr
+        is_done = (one["id"] in [row["id"] for row in self._patients("merged_into NOT NULL")]) is (into is not None)
+        assert is_done or done.returncode != 0, f"patient {command} was confirmed, and is not in the index"
+        if is_done:
+            self._counts[f"patient {command}"] += 1
+            self.model.changes.merged.pop(one["patient_id"], None)
+            if into is not None:
+                self.model.changes.merged[one["patient_id"]] = into
             self.site.compare()
 
     @operation(pick=PICK, formats=one_of([None, '["nifti"]', '["nifti", "mhd"]']))
@@ -192,12 +282,12 @@ class Operators:
         within(QUICK_SECONDS, self._closed)
         if series := self._closed():
             self.site.command("reconvert", picked(series, pick))
-            within(CONVERTED_SECONDS, lambda: self._state(picked(series, pick)) not in ("receiving", "converting"))
+            within(CONVERTED_SECONDS, lambda: self._state(picked(series, pick)) not in OPEN)
 
     def _closed(self) -> list[str]:
         """The series that do not wait for a conversion."""
         series = sorted({row["series_instance_uid"] for row in self.site.rows().values()})
-        return [uid for uid in series if self._state(uid) not in ("receiving", "converting")]
+        return [uid for uid in series if self._state(uid) not in OPEN]
 
     @operation(level=one_of(LEVELS), altered=BOTH)
     def correct_while_converting(self, level: str, altered: bool) -> None:
@@ -222,10 +312,7 @@ class Operators:
         self.site.start()
 
     def _state(self, series_instance_uid: str) -> str | None:
-        with closing(opened(self.site.root)) as index:
-            query = "SELECT state FROM v_series WHERE series_instance_uid = ?"
-            row = index.execute(query, (series_instance_uid,)).fetchone()
-        return None if row is None else str(row[0])
+        return next((state for state, *_ in self.site.series(series_instance_uid)), None)
 
     @operation(keep=BOTH)
     def rebuild(self, keep: bool) -> None:
@@ -234,13 +321,11 @@ class Operators:
         if not keep:
             for path in self.site.root.glob("index.sqlite*"):
                 path.unlink()
-            changes = self.model.changes
-            changes.doubtful |= changes.deleted  # nothing tells any more what was still to be removed
-            changes.merged = {}
+            self.model.forget_deletions()
+            self.model.changes.merged = {}
             self.model.forget_digests()
         self._counts["indexes rebuilt"] += 1
         self.site.command("db", "rebuild")
-        self.model.forget_merges(self.site.rows().keys())
         self.site.start()
 
     @operation(options=one_of([(), ("--hash",), ("--repair",), ("--hash", "--repair")]))
@@ -347,19 +432,18 @@ class Operators:
     def backup(self) -> None:
         path = self.site.folder / f"backup-{len(self.backups)}.sqlite"
         assert self.site.command("db", "backup", path).returncode == 0
-        self.backups.append((path, dict(self.model.changes.merged)))
+        self.backups.append((path, deepcopy(self.model.changes)))
 
     @operation(pick=PICK, how=one_of([signal.SIGTERM, signal.SIGKILL]), repair=BOTH)
     def restore_index(self, pick: int, how: signal.Signals, repair: bool) -> None:
         """The way back of docs/upgrade.md: an older index over the archive as it is."""
-        path, merged = picked(self.backups, pick)
+        path, changes = picked(self.backups, pick)
         self.site.make_room()
         self.site.end(how)
         for old in self.site.root.glob("index.sqlite*"):
             old.unlink()
         shutil.copy(path, self.site.root / "index.sqlite")
-        self.model.changes.doubtful |= self.model.changes.deleted  # rows come back, without files
-        self.model.changes.merged = dict(merged)
+        self.model.go_back_to_index(changes)
         self.model.forget_digests()
         self._counts["older indexes put back"] += 1
         self.site.is_index_older = True

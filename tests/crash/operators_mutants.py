@@ -17,7 +17,8 @@ The numbers are those of the kinds of loss that the defence is against:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -159,24 +160,12 @@ def nobody_asks_for_the_archive() -> None:
     care.require_mounted = lambda *_: None
 
 
-OPERATORS_MUTANTS: dict[str, Callable[[], None]] = {
-    function.__name__.replace("_", "-"): function
-    for function in (
-        rows_are_believed_when_instances_come_again,
-        rows_are_believed_when_files_are_adopted,
-        digests_of_rows_are_believed,
-        revisions_share_folders,
-        claims_are_never_revoked,
-        new_indexes_have_no_deletions,
-        new_indexes_have_no_merges,
-        new_indexes_have_no_quarantine,
-        folders_are_believed_before_they_exist,
-        losers_are_believed,
-        losers_are_not_compared,
-        paths_are_decoded_twice,
-        damage_is_converted,
-        errors_are_damage,
-        quarantine_keeps_current_files,
-        nobody_asks_for_the_archive,
-    )
-}
+def mutants_of(module: Mapping[str, Any]) -> dict[str, Callable[[], None]]:
+    """Return the functions of a module that take a defence out, by the names of their mutants."""
+    found = {name.replace("_", "-"): value for name, value in module.items() if not name.startswith("_")}
+    return {
+        name: value for name, value in found.items() if isfunction(value) and value.__module__ == module["__name__"]
+    }
+
+
+OPERATORS_MUTANTS = mutants_of({name: value for name, value in vars().items() if name != "mutants_of"})

@@ -18,13 +18,11 @@ node has every instance that was not deleted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import signal
 import sqlite3
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +32,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from node.archive.intact import data_set_offset
 from node.failpoints import DELETING, DELIVERING, FORWARDING, VARIABLE
 from tests.crash import routes
-from tests.crash.checker import Checker, damage, opened
-from tests.crash.harness import Campaign, Node, arguments, beside_random_moments, gone, report, within
+from tests.crash.checker import Checker, damage, digest_of, opened
+from tests.crash.harness import Campaign, Node, beside_random_moments, gone, main_of, within
 from tests.crash.journal import Delivery, Journal, Sender, Sent, new_series
 from tests.preloaded import FIRST_WAIT, run
 from tests.programs import free_port
@@ -219,7 +216,7 @@ class Services(Campaign):
         """Forget the harm of files that are whole again: put back, or sent again."""
         rows = {row["sop_instance_uid"]: row for row in view_rows(self._root, "SELECT * FROM v_images")}
         for uid in [*self._harmed]:
-            if uid in rows and _digest(Path(rows[uid]["path"])) == rows[uid]["sha256"]:
+            if uid in rows and digest_of(Path(rows[uid]["path"])) == rows[uid]["sha256"]:
                 del self._harmed[uid]
 
     def _after_restart(self, here: Node, journal: Dated) -> Iterator[str]:
@@ -253,7 +250,7 @@ class Services(Campaign):
         yield from (f"a deletion is half done: {row['uid']}" for row in deletions.values() if not row["finished_at"])
         yield from (f"in the index and in the trash: {path}" for path in sorted(named & trash.keys()))
         yield from (f"a file without a row: {path}" for path in sorted(files - named - trash.keys()))
-        in_trash = {_digest(Path(path)): row for path, row in trash.items()}
+        in_trash = {digest_of(Path(path)): row for path, row in trash.items()}
         emptied, of_study = defaultdict(list), defaultdict(list)
         for row in deletions.values():
             of_study[row["uid"]].append(row)
@@ -264,7 +261,7 @@ class Services(Campaign):
             if (image := images.get(uid)) is not None:
                 if image["file_missing"] and uid not in self._ever_harmed:
                     yield f"marked, and was never harmed: {uid}"
-                if uid not in self._harmed and _digest(Path(image["path"])) != sha256:
+                if uid not in self._harmed and digest_of(Path(image["path"])) != sha256:
                     yield f"the file is not what was acknowledged: {uid}"
                 continue
             if sha256 in in_trash:
@@ -348,33 +345,9 @@ class Services(Campaign):
             yield f"not in {IDLE_SECONDS:g} s: {what}"
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of the data set of a file; empty without a file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return ""
-    return hashlib.sha256(content[data_set_offset(path) :]).hexdigest()
-
-
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def main() -> int:
-    parser = arguments(__doc__, cycles=100)
-    parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
-    options = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="voxelnode-services-") as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        services = Services(folder, seed=options.seed)
-        services.run(options.cycles)
-    campaign = f"{options.cycles} cycles, seed {options.seed}"
-    sound = "nothing was lost, everything was told and has arrived"
-    return report(campaign, began, services.done, services.problems, sound)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of(Services, __doc__, 100, "nothing was lost, everything was told and has arrived"))

@@ -44,6 +44,8 @@ class Site:
 
     `lacking`: what the disk has none of: ``bytes``, ``inodes``, or ``quota`` (calls fail although the disk seems to
         have room).
+    `ended`: the exit statuses of nodes and commands.
+    `has_died`: whether the last command was killed, or the node that it had do something.
     """
 
     def __init__(self, name: str, policy: OverwritePolicy, mutant: str | None) -> None:
@@ -66,15 +68,17 @@ class Site:
             **({VARIABLE_OF_MUTANT: mutant} if mutant is not None else {}),
         }
         self.model = Model(self.folder / "journal")
+        self.ended: list[int] = []
         self.node = self._node()
         self.lacking: str | None = None
+        self.has_died = False
         self._is_armed = False  # the running node is to die at a named step
         self.is_index_older = False
 
     def _node(self) -> Node:
         preloaded = {name: value for name, value in self.disk.environment.items() if name != "DISK_LOG"}
         node = Node(self.root, environment={**self._environment, **preloaded})
-        node.log = self.folder / "serve.log"
+        node.log, node.ended = self.folder / "serve.log", self.ended
         return node
 
     def close(self) -> None:
@@ -118,7 +122,10 @@ class Site:
 
     def command(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the root, with the settings of the node."""
+        ran = self.is_running
         done = run(*words, "--root", self.root, environment={**self._environment, **environment})
+        self.ended.append(done.returncode)
+        self.has_died = done.returncode < 0 or (ran and not self.is_running)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -222,6 +229,21 @@ class Site:
         self._catch_up()
         with closing(opened(self.root)) as index:
             return {row["sop_instance_uid"]: row for row in index.execute("SELECT * FROM v_images")}
+
+    def trash(self) -> dict[str, int]:
+        """The numbers of the deletions in the trash, by UID and time."""
+        with closing(opened(self.root)) as index:
+            rows = index.execute("SELECT uid, ordered_at, id FROM tombstones WHERE content IS NOT NULL")
+            return {f"{uid} {ordered_at}": number for uid, ordered_at, number in rows}
+
+    def series(self, uid: str) -> list[Any]:
+        """How a series is, and its volumes."""
+        with closing(opened(self.root)) as index:
+            query = "SELECT state, revision, verdict, due_at FROM v_series WHERE series_instance_uid = ?"
+            volumes = (
+                "SELECT path, sha256 FROM v_volumes WHERE series_instance_uid = ? AND NOT superseded ORDER BY path"
+            )
+            return [tuple(row) for row in (*index.execute(query, (uid,)), *index.execute(volumes, (uid,)))]
 
     def _catch_up(self) -> None:
         if self.lacking is None:

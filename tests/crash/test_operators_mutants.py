@@ -21,7 +21,7 @@ FOUND = {
     "digests-of-rows-are-believed": (ALTERED, ["mislead", "fsck", "stop"]),
     "revisions-share-folders": ("a volume is not what its row says", ["correct_while_converting"]),
     "claims-are-never-revoked": (NOT_REMOVED, ["correct_while_converting"]),
-    "new-indexes-have-no-deletions": (NOT_REMOVED, ["delete", "rebuild"]),
+    "new-indexes-have-no-deletions": (NOT_REMOVED, ["trash", "rebuild"]),
     "new-indexes-have-no-merges": ("instead of", ["merge", "send_new", "rebuild"]),
     "new-indexes-have-no-quarantine": (NOT_REMOVED, ["send_again", "rebuild", "delete"]),
     "folders-are-believed-before-they-exist": (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from node.failpoints import VARIABLE
@@ -19,28 +16,24 @@ ENDS = "SELECT detail FROM v_events WHERE kind IN ('node-ended', 'sender-aborted
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["release-recorded", "release-answered"])
-def test_a_kill_around_the_answer_to_a_release_is_held_against_nobody(tmp_path: Path, point: str) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start({VARIABLE: point})
-        send(node, new_series(8), journal)
-        assert node.end() != 0
-        assert node.start()
-        until(lambda: read_rows(root, CLOSED), 60, "the series is converted")
-        [series] = read_rows(root, CLOSED)
-        assert series["verdict"] == "complete", series["verdict_reason"]
-        assert read_rows(root, ENDS) == []
+def test_a_kill_around_the_answer_to_a_release_is_held_against_nobody(node: Node, journal: Journal, point: str) -> None:
+    assert node.start({VARIABLE: point})
+    send(node, new_series(8), journal)
+    assert node.end() != 0
+    assert node.start()
+    until(lambda: read_rows(node.root, CLOSED), 60, "the series is converted")
+    [series] = read_rows(node.root, CLOSED)
+    assert series["verdict"] == "complete", series["verdict_reason"]
+    assert read_rows(node.root, ENDS) == []
 
 
 @pytest.mark.slow
-def test_a_kill_before_the_end_is_durable_cuts_the_association_off_once(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start({VARIABLE: "record-synced:5"})
-        send(node, new_series(8), journal)
-        assert node.end() != 0
-        for _ in range(2):
-            assert node.start()
-            until(lambda: read_rows(root, CLOSED), 60, "the series is converted")
-            node.kill()
-        assert [row["detail"] for row in read_rows(root, ENDS)] == ["the node ended the association: it was killed"]
+def test_a_kill_before_the_end_is_durable_cuts_the_association_off_once(node: Node, journal: Journal) -> None:
+    assert node.start({VARIABLE: "record-synced:5"})
+    send(node, new_series(8), journal)
+    assert node.end() != 0
+    for _ in range(2):
+        assert node.start()
+        until(lambda: read_rows(node.root, CLOSED), 60, "the series is converted")
+        node.kill()
+    assert [row["detail"] for row in read_rows(node.root, ENDS)] == ["the node ended the association: it was killed"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -28,80 +26,76 @@ def acknowledged(journal: Journal) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(tmp_path: Path) -> None:
-    root, mark = tmp_path / "root", tmp_path / "root" / "journal" / MARK_FILE
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start()
-        send(node, new_series(3), journal)
-        for segment in root.glob("journal/*.journal"):
-            segment.unlink()
-        send(node, new_series(2), journal)
-        assert len(acknowledged(journal)) == 3
-        assert "was removed while the node was running" in node.log.read_text()
-        until(lambda: json.loads(mark.read_bytes())["freed"] >= 3, 30, "what was acknowledged is durable elsewhere")
-        assert node.kill() != 0
-        assert node.start()
-        assert {row["sop_instance_uid"] for row in read_rows(root, UIDS)} == acknowledged(journal)
-        assert read_rows(root, EVENTS) == []
-        send(node, new_series(1), journal)
-        assert len(acknowledged(journal)) == 4
-
-
-@pytest.mark.slow
-def test_a_segment_that_is_missing_after_a_kill_is_reported_by_the_start(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start({VARIABLE: "rows-written:1"})
-        send(node, new_series(3), journal)
-        assert node.end() != 0
-        lost = acknowledged(journal)
-        assert lost
-        [segment] = root.glob("journal/*.journal")
+def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(node: Node, journal: Journal) -> None:
+    root, mark = node.root, node.root / "journal" / MARK_FILE
+    assert node.start()
+    send(node, new_series(3), journal)
+    for segment in root.glob("journal/*.journal"):
         segment.unlink()
-        assert node.start()
-        [event] = read_rows(root, EVENTS)
-        assert event["detail"].startswith("records from 1 on, if there were any, of the journal are missing")
-        assert segment.name in event["detail"]
-        send(node, new_series(2), journal)
-        node.kill()
-        assert node.start()
-        assert len(read_rows(root, EVENTS)) == 1  # it is told once
-        stays_until_it_is_accepted(node, event["detail"])
+    send(node, new_series(2), journal)
+    assert len(acknowledged(journal)) == 3
+    assert "was removed while the node was running" in node.log.read_text()
+    until(lambda: json.loads(mark.read_bytes())["freed"] >= 3, 30, "what was acknowledged is durable elsewhere")
+    assert node.kill() != 0
+    assert node.start()
+    assert {row["sop_instance_uid"] for row in read_rows(root, UIDS)} == acknowledged(journal)
+    assert read_rows(root, EVENTS) == []
+    send(node, new_series(1), journal)
+    assert len(acknowledged(journal)) == 4
 
 
 @pytest.mark.slow
-def test_a_journal_that_is_missing_after_a_kill_is_reported_by_the_start(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start()
-
-        class KilledAfterTheFirst(list[Sent]):
-            def __iter__(self) -> Iterator[Sent]:
-                yield self[0]
-                wait_until_applied(root)
-                assert node.kill() != 0
-
-        instances = KilledAfterTheFirst(new_series(3))
-        send(node, instances, journal)
-        assert acknowledged(journal)
-        empty_folder(root / "journal")
-        assert node.start()
-        [event] = read_rows(root, EVENTS)
-        assert f" sent then are to be sent again: {instances[0].series_instance_uid}" in event["detail"]
-        assert event["detail"].startswith("the journal that the last process wrote is not in ")
-        stays_until_it_is_accepted(node, event["detail"])
+def test_a_segment_that_is_missing_after_a_kill_is_reported_by_the_start(node: Node, journal: Journal) -> None:
+    root = node.root
+    assert node.start({VARIABLE: "rows-written:1"})
+    send(node, new_series(3), journal)
+    assert node.end() != 0
+    lost = acknowledged(journal)
+    assert lost
+    [segment] = root.glob("journal/*.journal")
+    segment.unlink()
+    assert node.start()
+    [event] = read_rows(root, EVENTS)
+    assert event["detail"].startswith("records from 1 on, if there were any, of the journal are missing")
+    assert segment.name in event["detail"]
+    send(node, new_series(2), journal)
+    node.kill()
+    assert node.start()
+    assert len(read_rows(root, EVENTS)) == 1  # it is told once
+    stays_until_it_is_accepted(node, event["detail"])
 
 
 @pytest.mark.slow
-def test_a_journal_that_is_removed_after_a_clean_end_is_no_loss(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start()
-        send(node, new_series(3), journal)
-        assert node.end(signal.SIGTERM) == 0
-        empty_folder(root / "journal")
-        assert node.start()
-        assert read_rows(root, EVENTS) == []
+def test_a_journal_that_is_missing_after_a_kill_is_reported_by_the_start(node: Node, journal: Journal) -> None:
+    root = node.root
+    assert node.start()
+
+    class KilledAfterTheFirst(list[Sent]):
+        def __iter__(self) -> Iterator[Sent]:
+            yield self[0]
+            wait_until_applied(root)
+            assert node.kill() != 0
+
+    instances = KilledAfterTheFirst(new_series(3))
+    send(node, instances, journal)
+    assert acknowledged(journal)
+    empty_folder(root / "journal")
+    assert node.start()
+    [event] = read_rows(root, EVENTS)
+    assert f" sent then are to be sent again: {instances[0].series_instance_uid}" in event["detail"]
+    assert event["detail"].startswith("the journal that the last process wrote is not in ")
+    stays_until_it_is_accepted(node, event["detail"])
+
+
+@pytest.mark.slow
+def test_a_journal_that_is_removed_after_a_clean_end_is_no_loss(node: Node, journal: Journal) -> None:
+    root = node.root
+    assert node.start()
+    send(node, new_series(3), journal)
+    assert node.end(signal.SIGTERM) == 0
+    empty_folder(root / "journal")
+    assert node.start()
+    assert read_rows(root, EVENTS) == []
 
 
 def stays_until_it_is_accepted(node: Node, detail: str) -> None:

@@ -243,7 +243,7 @@ def test_a_series_is_judged_again_when_another_one_of_its_study_goes_or_comes_ba
     settle_all(root)
     assert judged() == {first: "complete"}
     assert events(root)[-2:] == ["verdict-changed", "deleted"]
-    [number] = root.index.trash.of("series", second)
+    [number], _ = root.index.trash.of("series", second)
     restore(root.archive, root.index, audit, number, "someone", lambda title: 60.0, root.clock())
     root.clock.move(61)
     settle_all(root)

@@ -154,9 +154,17 @@ class TrashRepository(IndexRepository):
         ]
 
     @on_reader
-    def of(self, connection: Connection, level: Level, uid: str) -> list[int]:
-        """Return what `in_trash` does."""
-        return in_trash(connection, level, uid)
+    def of(self, connection: Connection, level: Level, uid: str) -> tuple[set[int], set[int]]:
+        """Return the deletions in the trash of a study, series or instance alone, and those that have others as well.
+
+        A deletion has one study, which `in_trash` knows.
+        """
+        is_it = TrashRow.content[UIDS[level]].as_string() == uid
+        named = TrashRow.kind.in_(FILES if level == "instance" else ("series",))
+        rows = connection.execute(select(TrashRow.deletion, is_it).join(TombstoneRow).where(_IN_TRASH, named)).all()
+        having, others = ({number for number, its in rows if bool(its) is wanted} for wanted in (True, False))
+        alone = {*in_trash(connection, level, uid), *(having - others)}
+        return alone, having - alone
 
     @on_reader
     def has_objects(self, connection: Connection) -> bool:
