@@ -169,7 +169,8 @@ class Operators:
         done = self.site.command("delete", row[column], *how, "--yes", **{VARIABLE: point or ""})
         assert done.returncode == 0 or self.site.has_died or not must_delete, done.stderr
         left = self.site.rows()
-        if done.returncode == 0 or row["sop_instance_uid"] not in left:  # ordered, also if it died then
+        # Ordered, also if it died then.
+        if done.returncode == 0 or row["sop_instance_uid"] not in left or (how and self.site.owes_erasure()):
             self._counts[f"instances {'erased' if how else 'put in the trash'}"] += len(uids)
             if how:
                 self.model.erase(uids, left.keys())
@@ -198,8 +199,7 @@ class Operators:
         if not self.site.trash():
             self.trash(pick, picked(LEVELS, pick), None, is_converted=True)
             self.site.start()
-        there = self.site.trash()
-        if not there:
+        if not (there := self.site.trash()):
             return
         deletion = picked(sorted(there), pick)
         if point is not None:

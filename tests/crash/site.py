@@ -236,13 +236,16 @@ class Site:
             rows = index.execute("SELECT uid, ordered_at, id FROM tombstones WHERE content IS NOT NULL")
             return {f"{uid} {ordered_at}": number for uid, ordered_at, number in rows}
 
+    def owes_erasure(self) -> bool:
+        """Whether the next start finishes an erasure."""
+        with closing(opened(self.root)) as index:
+            return [*index.execute("SELECT 1 FROM work WHERE kind = 'erasure' AND outcome IS NULL")] != []
+
     def series(self, uid: str) -> list[Any]:
         """How a series is, and its volumes."""
         with closing(opened(self.root)) as index:
             query = "SELECT state, revision, verdict, due_at FROM v_series WHERE series_instance_uid = ?"
-            volumes = (
-                "SELECT path, sha256 FROM v_volumes WHERE series_instance_uid = ? AND NOT superseded ORDER BY path"
-            )
+            volumes = "SELECT path, sha256 FROM v_volumes WHERE series_instance_uid = ? AND NOT superseded ORDER BY 1"
             return [tuple(row) for row in (*index.execute(query, (uid,)), *index.execute(volumes, (uid,)))]
 
     def _catch_up(self) -> None:
