@@ -82,9 +82,10 @@ class ConfigurationChanges:
         """
         with self._changing:
             require_settable(table)
-            before = self._unchanged(table, digest)
+            self._require_ours(self._settings, table)
             had = self._keys_of(table)
             given = checked(self._settings.web, table, had, keys, unset)
+            before = self._unchanged(table, digest)
             require_room(before, table, is_new)
             section = table.partition(".")[0]
             removed = for_the_log(section, {key: had[key] for key in unset})
@@ -129,10 +130,13 @@ class ConfigurationChanges:
         now = self._read({})
         if digest not in (None, now.loaded_from.digest):
             raise UsageError("the configuration has changed meanwhile: look at it again before you change it")
-        for origin in {now.loaded_from.origins[key] for key in now.loaded_from.keys_of(table)}:
+        self._require_ours(now, table)
+        return now
+
+    def _require_ours(self, settings: Settings, table: str) -> None:
+        for origin in {settings.loaded_from.origins[key] for key in settings.loaded_from.keys_of(table)}:
             if Path(origin).resolve() != self._file.resolve():
                 raise UsageError(f"[{table}] is set by {origin}, and is changed there")
-        return now
 
     def _read(self, drafts: Drafts) -> Settings:
         reread = self._settings.loaded_from.reread
