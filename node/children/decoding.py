@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from node.archive.intact import data_set_offset
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.volume.read.transfer_syntaxes import NotTranscodable
 
@@ -119,23 +119,26 @@ def recoded(mine: Path, theirs: Path) -> bytes:
     from pydicom import dcmread
 
     from node.dicom.header import PIXELS_GROUP
-    from node.dicom.recoded import OF_ENCODER, Encoded, is_recoded
+    from node.dicom.recoded import DERIVATION_DESCRIPTION, OF_ENCODER, Encoded, is_recoded
     from node.files.reading import read_instance
     from node.volume.read.pixels import frame_reader
     from node.volume.read.transcoding import encoded
 
     headers: list[Encoded] = []
     readers: list[FrameReader] = []
-    for path in (mine, theirs):
-        ds = dcmread(path)
+    both = [dcmread(path) for path in (mine, theirs)]
+    is_one_syntax = len({ds.file_meta.TransferSyntaxUID for ds in both}) == 1
+    for path, ds in zip((mine, theirs), both, strict=True):
         tags = list(ds.keys())
-        if any(tag.group >> 8 == 0x60 and (tag.group, 0x3000) not in ds for tag in tags):
-            return b""  # it is in spare bits of the pixels, which encoders leave out
-        if pixels := [tag for tag in tags if tag.group == PIXELS_GROUP]:
+        is_overlaid = any(tag.group >> 8 == 0x60 and (tag.group, 0x3000) not in ds for tag in tags)
+        if (pixels := [tag for tag in tags if tag.group == PIXELS_GROUP]) and not is_overlaid:
             readers.append(frame_reader(read_instance(path)))
-            for tag in (*pixels, *OF_ENCODER):
+            for tag in {*pixels, *OF_ENCODER} - ({DERIVATION_DESCRIPTION} if is_one_syntax else set()):
                 ds.pop(tag, None)
-        headers.append(Encoded.of(encoded(ds, EXPLICIT_LITTLE_ENDIAN), EXPLICIT_LITTLE_ENDIAN))
+        # Without a VR it stays: that of the dictionary is not that of the other one. Overlays may be in spare bits of
+        # the pixels, which some encoders leave out: then all bits are compared, as values.
+        syntax = IMPLICIT_LITTLE_ENDIAN if ds.is_implicit_VR else EXPLICIT_LITTLE_ENDIAN
+        headers.append(Encoded.of(encoded(ds, syntax), syntax))
     is_same = is_recoded(*headers) and (not readers or _have_same_samples(*readers))
     return SAME if is_same else b""
 

@@ -16,6 +16,7 @@ from math import inf, prod
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
     ITEM,
     ITEM_END,
     LOOK_AHEAD_BYTES,
@@ -668,7 +669,7 @@ class _Walker:
                 self.implicit = opened.pop()[1]
             elif tag >> 16 == 0xFFFE:
                 continue  # what an item holds is next
-            elif self.enters(tag) or (self.vr in (b"", b"UN") and (is_undefined or self._is_at_item())):
+            elif self.enters(tag) or (self.vr in (b"", b"UN") and self.data[self.at : self.at + 2] in ITEM_GROUP):
                 if len(opened) == MAX_NESTING:
                     raise NotUnderstood(f"sequences are nested deeper than {MAX_NESTING} levels, at byte {begin}")
                 opened.append((inf if is_undefined else self.at + length, self.implicit))
@@ -677,9 +678,6 @@ class _Walker:
                 self.skip_undefined(tag, self.at)
             else:
                 self.at += length
-
-    def _is_at_item(self) -> bool:
-        return self.at + 8 <= self.end and self.encoding.head(self.data, self.at, is_implicit=True)[0] == ITEM
 
     def is_at_pixels(self, at: int) -> bool:
         """Return whether the element at an offset is of the pixels."""
@@ -703,12 +701,11 @@ class _Walker:
         `begin` is where its element of the top level begins, and where the walk goes on if the bytes end here.
         """
         try:
-            tag, self.vr, length, start = self.encoding.head(
+            tag, self.vr, length, self.at = self.encoding.head(
                 self.data, self.at, is_implicit=self.implicit, is_whole=not self.is_cut
             )
         except struct.error:
             raise HeaderCut(begin) from None
-        self.at = start
         return tag, length
 
     def item(self, length: int, wanted: frozenset[int], elements: dict[int, bytes]) -> None:
@@ -728,9 +725,8 @@ class _Walker:
 
     def skip_undefined(self, tag: int, begin: int) -> None:
         """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""
-        outside = self.implicit
-        self.implicit = outside or self.vr == b"UN"
-        open_values = [(SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit
+        open_values = [(SEQUENCE_END, self.implicit)]  # closing delimiter, and whether the encoding outside is implicit
+        self.implicit = self.implicit or self.vr == b"UN"
         while open_values:
             inner, length = self.element(begin)
             self.left -= 1
@@ -745,6 +741,9 @@ class _Walker:
             else:
                 open_values.append((ITEM_END if inner == ITEM else SEQUENCE_END, self.implicit))
                 self.implicit = self.implicit or (inner != ITEM and self.vr == b"UN")
+                if inner == ITEM and not self.encoding.is_implicit:  # it may be encoded otherwise than its sequence
+                    around = IMPLICIT_LITTLE_ENDIAN if self.implicit else self.encoding.transfer_syntax_uid
+                    self.implicit = found_syntax(memoryview(self.data)[self.at :], around) == IMPLICIT_LITTLE_ENDIAN
                 if len(open_values) > 2 * MAX_NESTING:
                     raise NotUnderstood(
                         f"sequence ({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested deeper than {MAX_NESTING} levels"

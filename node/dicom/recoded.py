@@ -45,8 +45,12 @@ LOSSLESS = frozenset(
 )
 """Native transfer syntaxes, and those of RLE, deflated frames, JPEG, JPEG-LS, JPEG 2000 and HTJ2K that lose nothing."""
 
-OF_ENCODER = frozenset({0x00082111, 0x00280004, 0x00280006})
+DERIVATION_DESCRIPTION = 0x00082111
+OF_ENCODER = frozenset({DERIVATION_DESCRIPTION, 0x00280004, 0x00280006})
 """What encoders change: Derivation Description, and Photometric Interpretation and Planar Configuration (PS3.5 8.2)."""
+
+_BYTES = frozenset((b"", b"OB", b"OW", b"UN"))
+"""VRs that say no more of a value than its bytes do, in little endian: of no meaning beside another one."""
 
 _CLOSED, _ENDED, _DIFFERENT, _ENCODED = -1, -2, -3, -4
 """In place of a tag or a length: the end of a sequence or an item, that of the data set, a difference, and pixels that
@@ -70,17 +74,17 @@ class Encoded:
 def is_recoded(mine: Encoded, theirs: Encoded) -> bool | None:
     """Return whether two data sets have the same elements with the same values, native pixels included.
 
-    Not compared: group lengths, trailing padding, whether lengths are defined, and a VR that one of both lacks or calls
-    UN. False as well if one is cut, or has a header of more than `MAX_WINDOW_BYTES`. None: up to its pixels, or to its
-    first element in big endian or deflated, nothing differs but what is `OF_ENCODER`; both must be decoded, and are in
-    different lossless syntaxes.
+    Not compared: group lengths, trailing padding, whether lengths are defined, and VRs of which one is of bytes. False
+    as well if one is cut, or has a header of more than `MAX_WINDOW_BYTES`. None: up to its pixels, or to its first
+    element in big endian or deflated, nothing differs but what is `OF_ENCODER`; both must be decoded, and are in
+    lossless syntaxes, perhaps in one: encoders differ in fragments, offset tables and how they compress.
     """
     try:
         found = _is_recoded(mine, theirs)
     except (HeaderCut, NotUnderstood, struct.error):
         return False
-    syntaxes = {mine.transfer_syntax_uid, theirs.transfer_syntax_uid}
-    return found if found is not None or (len(syntaxes) == 2 and syntaxes <= LOSSLESS) else False
+    are_lossless = {mine.transfer_syntax_uid, theirs.transfer_syntax_uid} <= LOSSLESS
+    return found if found is not None or are_lossless else False
 
 
 def _is_recoded(mine: Encoded, theirs: Encoded) -> bool | None:
@@ -177,7 +181,7 @@ def _walk(mine: _Cursor, theirs: _Cursor) -> int:
     while True:
         (tag, length), (other, other_length) = mine.next(), theirs.next()
         is_native = UNDEFINED_LENGTH not in (length, other_length) and mine.of_encoder == theirs.of_encoder
-        is_pixels = tag >> 16 == other >> 16 == PIXELS_GROUP and not mine.open
+        is_pixels = tag >> 16 == other >> 16 == PIXELS_GROUP  # of icons too, which some encoders compress
         if is_pixels and not (is_native and tag == other):
             return _ENCODED
         if tag != other:
@@ -190,9 +194,9 @@ def _walk(mine: _Cursor, theirs: _Cursor) -> int:
             mine.enter(length)
             theirs.enter(other_length)
             continue
-        if length != other_length or (mine.vr != theirs.vr and not {mine.vr, theirs.vr} & {b"", b"UN"}):
+        if length != other_length or (mine.vr != theirs.vr and _BYTES.isdisjoint((mine.vr, theirs.vr))):
             return _DIFFERENT
-        if is_pixels and length > WINDOW_BYTES // 2:
+        if is_pixels and not mine.open and length > WINDOW_BYTES // 2:
             return length
         if mine.value(length) != theirs.value(length):
             return _DIFFERENT

@@ -59,11 +59,14 @@ class Instant(NamedTuple):
     def since(self, other: Instant) -> float:
         """Return the seconds since another moment, by UTC; if neither states its offset, by the clock of both.
 
+        If only one has a day, the times of day count.
+
         Raises ClocksUnknown: only one of them states its offset from UTC. PS3.3 C.12.1.1.8: it may be any.
         """
         if (self.offset_s is None) != (other.offset_s is None):
             raise ClocksUnknown
-        return self.utc_s - other.utc_s
+        is_of_day = (self.day is None) != (other.day is None)
+        return self.utc_s - other.utc_s - (DAY_S * ((self.day or 0) - (other.day or 0)) if is_of_day else 0)
 
 
 class ClocksUnknown(VoxelnodeError):
@@ -80,13 +83,13 @@ def instant(
 
     `date_time`: a value of DT (PS3.5 6.2: YYYYMMDDHHMMSS.FFFFFF&ZZXX, possibly without its last parts). Without a time
         of day, it counts as absent. `day`, `time`: of DA and TM, if there is no DT. `zone`: Timezone Offset From UTC
-        (0008,0201) of the data set, which is that of every value without an offset of its own (PS3.3 C.12.1.1.8).
+        (0008,0201) of the data set, which is that of every value without an offset of its own (PS3.3 C.12.1.1.8); one
+        with an offset that cannot be has an unknown one.
     """
     whole = (date_time or "").strip()
     digits = re.split("[+-]", whole, maxsplit=1)[0]
     if len(digits) > DAY_DIGITS and (seconds := _seconds_of_day(digits[DAY_DIGITS:])) is not None:
-        own = offset_s(whole[len(digits) :])
-        return Instant(seconds, _day(digits[:DAY_DIGITS]), offset_s(zone) if own is None else own)
+        return Instant(seconds, _day(digits[:DAY_DIGITS]), offset_s(whole[len(digits) :] or zone))
     seconds = _seconds_of_day((time or "").strip())
     return None if seconds is None else Instant(seconds, _day(day or ""), offset_s(zone))
 
@@ -113,12 +116,11 @@ def offset_s(zone: str | None) -> float | None:
 
 def _seconds_of_day(time: str) -> float | None:
     """Return a time in seconds since midnight (TM, PS3.5 6.2: HHMMSS.FFFFFF, possibly without its last parts)."""
-    parts = re.fullmatch(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d*)?)?)?", time, re.ASCII)
+    # 60 is a leap second.
+    parts = re.fullmatch(r"([01]\d|2[0-3])(?::?([0-5]\d)(?::?([0-5]\d|60)(\.\d*)?)?)?", time, re.ASCII)
     if parts is None:
         return None
     hours, minutes, seconds = (int(part or 0) for part in parts.groups()[:3])
-    if hours > 23 or minutes > 59 or seconds > 60:  # 60 is a leap second
-        return None
     return hours * 3600 + minutes * 60 + seconds + float(f"0{parts[4] or '.0'}")
 
 

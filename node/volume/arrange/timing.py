@@ -98,12 +98,13 @@ def _without_offsets(frames: Sequence[Frame]) -> None:
 
 
 def _unwrapped(times: list[float | None]) -> list[float | None]:
-    """Return times in seconds, which may continue after midnight."""
-    known = [time for time in times if time is not None]
-    last = max(known, default=0.0)
-    if last - min(known, default=0.0) <= DAY_S / 2 or last // DAY_S != min(known) // DAY_S:
+    """Return times in seconds, which may continue after midnight. If some have no date, all are times of day."""
+    days = {time // DAY_S for time in times if time is not None}
+    of_day = times if len(days) < 2 else [time and time % DAY_S for time in times]
+    last = max(filter(None, of_day), default=0.0)
+    if len(days) > 1 and 0 not in days:
         return times
-    return [time + DAY_S if time is not None and time < last - DAY_S / 2 else time for time in times]
+    return [time + DAY_S if time is not None and time < last - DAY_S / 2 else time for time in of_day]
 
 
 def starts_s(planes: Planes) -> tuple[float, ...] | None:

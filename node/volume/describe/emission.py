@@ -170,24 +170,25 @@ def injected_dose_bq(ds: Dataset) -> float | None:
 def since_injection(started: Instant, ds: Dataset, half_life_s: float) -> float | None:
     """Return the seconds from the injection to a moment; None if the injection has no time.
 
-    If the injection has only a time of day, its nearest occurrence is used.
+    If one of both has only a time of day, its nearest occurrence is used.
 
     `ds`: the first item of its Radiopharmaceutical Information Sequence (0054,0016) describes the injection.
 
-    Raises SuvUnknown if the injection has no date, and its nuclide decays over days; or if only one of the two states
+    Raises SuvUnknown if one of both has no date, and the nuclide decays over days; or if only one of the two states
         the offset of its clock from UTC.
     """
     injection = items(ds, "RadiopharmaceuticalInformationSequence")[0]
     injected = stated_instant(injection, "RadiopharmaceuticalStartDateTime", "", "RadiopharmaceuticalStartTime", of=ds)
     if injected is None:
         return None
-    if injected.day is None and half_life_s > _MAX_HALF_LIFE_S:
-        raise SuvUnknown("(0018,1078) Radiopharmaceutical Start DateTime is missing, and the nuclide decays over days")
+    if None in (injected.day, started.day) and half_life_s > _MAX_HALF_LIFE_S:
+        what = "(0018,1078) Radiopharmaceutical Start DateTime" if injected.day is None else "the date of the scan"
+        raise SuvUnknown(f"{what} is missing, and the nuclide decays over days")
     try:
         decay = started.since(injected)
     except ClocksUnknown:
         raise SuvUnknown(_ONE_OFFSET) from None
-    if injected.day is not None:
+    if None not in (injected.day, started.day):
         return decay
     decay = (decay + injected.second_s) % DAY_S - injected.second_s
     return decay + DAY_S if decay < -DAY_S / 2 else decay

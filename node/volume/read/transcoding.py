@@ -164,7 +164,7 @@ def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
             for item in ds[tag].value:
                 _prepare(item, implicit, is_big_endian)
         else:
-            ds[tag] = element
+            ds._dict[tag] = element  # `ds[tag] =` would convert a private value by the dictionary of pydicom
     # pydicom writes raw elements unchanged only if the encoding appears to be the one in which they were read.
     ds.set_original_encoding(implicit, True, ds.original_character_set)
 

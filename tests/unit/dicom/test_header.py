@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -80,16 +81,6 @@ def test_top_level_values_are_found_behind_sequences(syntax: str, undefined: boo
     assert every[ROWS] == [elements[ROWS]]
 
 
-def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
-    item = struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE"
-    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", 0xFFFFFFFF)
-    unknown += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) + item + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
-    unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    data = unknown + struct.pack("<HH2sH", 0x0010, 0x0020, b"LO", 4) + b"AFTR"
-    assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: b"AFTR"}
-    assert read_every(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: [b"AFTR"]}
-
-
 UNDEFINED = 0xFFFFFFFF
 
 
@@ -114,6 +105,16 @@ def sequence(*items: bytes, is_undefined: bool = False, vr: bytes = b"SQ") -> by
 
 A, B = text(0x00400007, b"one "), text(0x00400009, b"two ")
 OF_A, OF_B = {0x00400007: (b"LO", b"one ")}, {0x00400009: (b"LO", b"two ")}
+IN_IMPLICIT_VR = struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE"
+
+
+@pytest.mark.parametrize("vr", [b"SQ", b"UN", b"sq", b"ZZ", b"\0\0"])
+def test_each_item_shows_its_own_encoding_whatever_its_sequence_is(vr: bytes) -> None:
+    """PS3.5 6.2.2: items of a UN are in an implicit VR, but those that a scanner called so may be as they were."""
+    for first, second in product((IN_IMPLICIT_VR, A, b""), repeat=2):
+        items = (item(held, is_undefined=True) for held in (first, second))
+        data = A + sequence(*items, is_undefined=True, vr=vr) + text(0x00401001, b"AFTR")
+        assert read_header(data, ExplicitVRLittleEndian, frozenset((0x00401001,))) == {0x00401001: b"AFTR"}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +198,7 @@ def test_so_many_elements_and_items_are_decoded_and_no_more(data: bytes, syntax:
 def test_elements_of_what_is_deflated_or_undefined_are_counted_too() -> None:
     with pytest.raises(NotUnderstood, match="only read as an instance"):
         require_few_elements(deflated(A), DeflatedExplicitVRLittleEndian, 1000)
-    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", UNDEFINED)
-    unknown += item(struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE") * 25  # in an implicit VR (PS3.5 6.2.2)
-    unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    unknown = sequence(item(IN_IMPLICIT_VR) * 25, is_undefined=True, vr=b"UN")
     require_few_elements(unknown + A, ExplicitVRLittleEndian, 53)
     with pytest.raises(NotUnderstood, match="more than"):
         require_few_elements(unknown + A, ExplicitVRLittleEndian, 52)
@@ -211,16 +210,8 @@ def test_elements_within_the_items_of_an_unknown_sequence_are_counted(
     is_undefined: bool, is_item_undefined: bool
 ) -> None:
     """pydicom makes an object of each as well, whatever lengths the items and the sequence have."""
-    implicit = struct.Struct("<HHL")
-    held = (implicit.pack(0x0008, 0x0100, 4) + b"CODE") * 100
-    if is_item_undefined:
-        held = implicit.pack(0xFFFE, 0xE000, UNDEFINED) + held + implicit.pack(0xFFFE, 0xE00D, 0)
-    else:
-        held = implicit.pack(0xFFFE, 0xE000, len(held)) + held
-    length = UNDEFINED if is_undefined else len(held)
-    data = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", length) + held
-    if is_undefined:
-        data += implicit.pack(0xFFFE, 0xE0DD, 0)
+    held = item(IN_IMPLICIT_VR * 100, is_undefined=is_item_undefined)
+    data = sequence(held, is_undefined=is_undefined, vr=b"UN")
     count = 1 + 1 + 100 + is_item_undefined + is_undefined
     outside = A + B  # in an explicit VR again
     require_few_elements(data + outside, ExplicitVRLittleEndian, count + 2)

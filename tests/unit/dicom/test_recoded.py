@@ -17,7 +17,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    RLELossless,
 )
 
 from node.dicom.header import WINDOW_BYTES
@@ -28,10 +27,6 @@ from tests.make import PYDICOM_FILES
 IMPLICIT, EXPLICIT = ImplicitVRLittleEndian, ExplicitVRLittleEndian
 
 
-def of(data: bytes, syntax: str) -> Encoded:
-    return Encoded(lambda offset, length: data[offset : offset + length], len(data), syntax)
-
-
 def encoded(ds: Dataset, syntax: UID) -> bytes:
     stream = DicomBytesIO()
     stream.is_implicit_VR, stream.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
@@ -39,12 +34,12 @@ def encoded(ds: Dataset, syntax: UID) -> bytes:
     return stream.getvalue()
 
 
-def same(one: Dataset, other: Dataset, syntax: UID = EXPLICIT, other_syntax: UID = IMPLICIT) -> bool:
+def same(one: Dataset, other: Dataset, syntax: UID = EXPLICIT, other_syntax: UID = IMPLICIT) -> bool | None:
     answers = {
         is_recoded(mine, theirs)
         for mine, theirs in [
-            (of(encoded(one, syntax), syntax), of(encoded(other, other_syntax), other_syntax)),
-            (of(encoded(other, other_syntax), other_syntax), of(encoded(one, syntax), syntax)),
+            (Encoded.of(encoded(one, syntax), syntax), Encoded.of(encoded(other, other_syntax), other_syntax)),
+            (Encoded.of(encoded(other, other_syntax), other_syntax), Encoded.of(encoded(one, syntax), syntax)),
         ]
     }
     assert len(answers) == 1
@@ -145,9 +140,6 @@ def test_a_vr_that_both_have_counts_and_what_is_not_compared_is_different() -> N
     assert not same(ds, signed, EXPLICIT, EXPLICIT)
     for syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
         assert not same(ds, ds, EXPLICIT, syntax)
-    packed = make.ct_series(1)[0]
-    packed.compress(RLELossless, generate_instance_uid=False)
-    assert not same(packed, packed, EXPLICIT, EXPLICIT)
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "test-SR.dcm"])
@@ -163,5 +155,5 @@ def test_instances_of_many_makers_are_the_same_in_both_encodings(name: str) -> N
 def test_bytes_that_mean_no_good_raise_nothing(at: int, byte: int, lost: int) -> None:
     data = encoded(with_undefined_lengths(image()), EXPLICIT)
     spoiled = data[:at] + bytes([byte]) + data[at + 1 + lost :]
-    if is_recoded(of(data, EXPLICIT), of(spoiled, EXPLICIT)):
+    if is_recoded(Encoded.of(data, EXPLICIT), Encoded.of(spoiled, EXPLICIT)):
         assert len(spoiled) == len(data)

@@ -679,8 +679,9 @@ def test_times_without_a_fixed_step_have_none() -> None:
     assert volume.times_s == pytest.approx([0, 1.5, 3, 6, 12])
 
 
-@pytest.mark.parametrize("day", [None, "20000101", "20240102"])  # anonymisers leave one day, or none
-def test_times_go_on_past_midnight(day: str | None) -> None:
+@pytest.mark.parametrize("day", [None, "20000101", "20240102", ["20240101", "", "20240102", "20240102"]])
+def test_times_go_on_past_midnight(day: Any) -> None:
+    """Anonymisers leave one day, or none."""
     clock = ["235956", "235958", "000000", "000002"]
     series = make.time_series(4, 3, AcquisitionDate=day, AcquisitionTime=clock)
     assembly = assemble(series)

@@ -76,6 +76,10 @@ def test_the_scan_time_of_ge_holds_for_a_series_that_was_made_the_day_after() ->
 def test_a_slow_decay_over_days_counts_from_the_date_of_the_injection() -> None:
     slow = injection(RadionuclideHalfLife="282240", RadiopharmaceuticalStartDateTime="20231229110000")
     assert suv_factor(pet(RadiopharmaceuticalInformationSequence=slow)).decay_s == 4 * 86400
+    with pytest.raises(SuvUnknown, match="the date of the scan is missing"):
+        suv_factor(pet(SeriesDate=None, RadiopharmaceuticalInformationSequence=slow))
+    slow[0].RadionuclideHalfLife = "6586.2"
+    assert suv_factor(pet(SeriesDate=None, RadiopharmaceuticalInformationSequence=slow)).decay_s == 0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
+from pydicom._private_dict import private_dictionaries
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -126,6 +127,15 @@ def test_the_text_of_numbers_stays_as_it_was_written(tmp_path: Path) -> None:
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.save_as(path, enforce_file_format=True, implicit_vr=True, little_endian=True)
     assert b"DS\x08\x00+1.000E0" in in_syntax(path, EXPLICIT)
+
+
+def test_private_values_keep_their_bytes_whatever_their_vendor_writes(tmp_path: Path) -> None:
+    known = {vr: (creator, tag) for creator, tags in private_dictionaries.items() for tag, (vr, *_) in tags.items()}
+    for creator, tag in known.values():
+        ds, group, number = ct_series(1)[0], int(tag[:4].replace("x", "1"), 16), 0x1000 | int(tag[-2:], 16)
+        ds.add_new((group, 0x10), "LO", creator)
+        ds.add_new((group, number), "UN", b" 1.5\0\0\0\0 \0")
+        assert struct.pack("<HHL", group, number, 10) + b" 1.5\0\0\0\0 \0" in in_syntax(saved(ds, tmp_path), IMPLICIT)
 
 
 def test_an_ambiguous_representation_follows_pixel_representation(tmp_path: Path) -> None:
