@@ -82,7 +82,7 @@ def _as_stored(ds: Dataset, padding: float) -> float:
     """Return a padding value by Pixel Representation (0028,0103); some writers give the other sign."""
     values: int = 2 ** int(number(ds, "BitsAllocated") or 16)
     least = -values // 2 if number(ds, "PixelRepresentation") == 1 else 0
-    return (padding - least) % values + least
+    return padding + values * ((padding < least) - (padding >= least + values))
 
 
 def _pixel_aspect(ds: Dataset) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
@@ -21,6 +22,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import MPEG2MPML, UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from rle.utils import encode_pixel_data
 
+from node.extensions.deidentify.attributes import TEXT_VRS
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
@@ -128,6 +130,18 @@ def test_what_an_option_keeps_has_the_form_of_its_vr_to_its_last_character(optio
             assert all(valid.encode() in left for _, _, valid in whole)
 
 
+@pytest.mark.parametrize("group", sorted({tag >> 16 for tag in DicomDictionary} - {0, 2, 4}))
+@pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
+def test_texts_end_at_their_first_nul_and_codes_are_codes(group: int) -> None:
+    """A walk over the texts and numbers of the standard, but those that say which instance it is, and of whom."""
+    kinds = {tag: vr for tag, (vr, *_) in DicomDictionary.items() if tag >> 16 == group and tag not in ct()}
+    kinds.pop(0x00080005, None)  # an unknown character set is refused
+    texts = [(tag, vr) for tag, vr in kinds.items() if vr in TEXT_VRS | VALID.keys() | {"DS", "IS"}]
+    for junk, vrs in ((b"\0Secret", None), (b"\0Secret\\1", None), (b"\\^Secret", {"CS", "DS", "IS", *VALID})):
+        values = [(tag, vr, b"1" + junk) for tag, vr in texts if vrs is None or vr in vrs]
+        assert b"secret" not in content(cleaned(raw(ct(), *values), *FULL)), junk
+
+
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
@@ -190,13 +204,10 @@ def test_bytes_after_the_last_frame_are_gone(tmp_path: Path, in_file: bool) -> N
 @pytest.mark.parametrize(
     ("signed", "padding", "word", "expected"),
     [
-        (0, None, 0x9123, 0x0123),
-        (0, 0x9123, 0x9123, 0x9123),
-        (1, None, 0x9923, 0xF923),
-        (1, None, 0xF923, 0xF923),
-        (1, None, 0xF123, 0x0123),
+        (0, None, 0x9123, 0x0123), (0, 0x9123, 0x9123, 0x9123),
+        (1, None, 0x9923, 0xF923), (1, None, 0xF923, 0xF923), (1, None, 0xF123, 0x0123),
     ],
-)
+)  # fmt: skip
 def test_unused_bits_are_cleared_without_an_overlay_that_says_so(
     signed: int, padding: int | None, word: int, expected: int
 ) -> None:
@@ -292,16 +303,11 @@ def jpeg_xl() -> bytes:
 @pytest.mark.parametrize(
     ("frame", "syntax"),
     [
-        (jpeg, JPEGBaseline8Bit),
-        (in_segments, JPEGBaseline8Bit),
-        (jpeg_2000, JPEG2000Lossless),
-        (in_markers, JPEG2000Lossless),
-        (in_boxes, JPEG2000Lossless),
-        (run_length, RLELossless),
-        (deflated, DEFLATED_IMAGE_FRAME),
-        (jpeg_xl, "1.2.840.10008.1.2.4.110"),
+        (jpeg, JPEGBaseline8Bit), (in_segments, JPEGBaseline8Bit), (jpeg_2000, JPEG2000Lossless),
+        (in_markers, JPEG2000Lossless), (in_boxes, JPEG2000Lossless), (run_length, RLELossless),
+        (deflated, DEFLATED_IMAGE_FRAME), (jpeg_xl, "1.2.840.10008.1.2.4.110"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("tables", ["none", "basic", "false", "extended"])
 @pytest.mark.parametrize("fragments", [1, 3])
 def test_elements_of_pixels_hold_pixels_alone(
