@@ -260,9 +260,11 @@ def box(name: bytes, text: bytes) -> bytes:
 
 
 def in_segments() -> bytes:
-    """A JPEG frame with a secret in each segment that is neither of a frame, a scan, a table nor a parameter."""
+    """A JPEG frame with a secret in each segment that is neither of a frame, a scan nor a table, and behind tables."""
     data = jpeg()
     others = [marker for marker in range(0x02, 0xFF) if not (0xC0 <= marker <= 0xDF or marker in (0xF7, 0xF8))]
+    tables = {0xC4: bytes([0x13, 1, *[0] * 15, 7]), 0xDB: bytes([3, *[1] * 64]), 0xDC: b"\0\x10"}
+    data = data[:2] + b"".join(segment(marker, own + b"Secret") for marker, own in tables.items()) + data[2:]
     icc = segment(0xE2, b"ICC_PROFILE\0\1\1Secret")
     return data[:2] + icc + b"".join(map(segment, others)) + data[2:]
 
