@@ -207,13 +207,13 @@ class Cleaner:
         if action is AttributeAction.KEEP:
             return self._kept(ds, tag, element, vr)
         if action is AttributeAction.UID or (action is AttributeAction.DUMMY and vr == "UI"):
-            return _made(tag, vr, [self._instance_uid(tag, uid) for uid in _texts(ds, tag)])
+            return _made(tag, vr, [self._instance_uid(tag, uid) for uid in identifiers(ds, tag)])
         if action is AttributeAction.CLEAN:
             return self._cleaned(ds, tag, vr)
         if tag == PATIENT_ID:
             return _made(tag, vr, [self.key.patient(self.patient)])
         if tag == ACCESSION_NUMBER:
-            return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
+            return _made(tag, vr, [self.key.accession(number) for number in identifiers(ds, tag) if number])
         return _dummy(ds, tag, vr) if action is AttributeAction.DUMMY else DataElement(tag, vr, None)
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
@@ -545,6 +545,14 @@ def _ended(ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         if any("\0" in each for each in values):
             ds[tag] = element = _made(tag, vr, [each.split("\0")[0] for each in values])
     return element
+
+
+def identifiers(ds: Dataset, tag: BaseTag) -> list[str]:
+    """Return the values of an identifier that pseudonyms are made of: up to a NUL, and without padding."""
+    if tag in ds:
+        element = held_elements(ds)[tag]
+        _ended(ds, tag, element, _vr(tag, element) or "")
+    return [each.strip(" \0") for each in _texts(ds, tag)]
 
 
 def _texts(ds: Dataset, tag: BaseTag) -> list[str]:

@@ -22,7 +22,9 @@ from pydicom.tag import BaseTag
 from pydicom.uid import MPEG2MPML, UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from rle.utils import encode_pixel_data
 
+from node.dicom.values import texts
 from node.extensions.deidentify.attributes import TEXT_VRS
+from node.extensions.deidentify.command import pseudonyms_of
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
@@ -30,7 +32,7 @@ from node.extensions.deidentify.profile import Option, rows
 from node.files.reading import read_instance
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from tests import make
-from tests.unit.extensions.deidentify.orders import ct, how, refusal_of
+from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 
 FULL = tuple(option for option in Option if option is not Option.MODIFIED_DATES)
 MODIFIED = tuple(option for option in Option if option is not Option.FULL_DATES)
@@ -175,6 +177,14 @@ def test_a_name_in_another_character_set_is_found() -> None:
     assert "山田".encode("iso2022_jp")[3:-3].lower() not in content(cleaned(read_back(ds)))
 
 
+@pytest.mark.parametrize("stored", [b" A1 ", b"A1\\B2 ", b"\\B2 ", b"A1\0junk "])
+def test_the_map_has_the_pseudonyms_of_the_copies(tmp_path: Path, stored: bytes) -> None:
+    make.saved([raw(ct(), (0x00080050, "SH", stored))], tmp_path)
+    copy = cleaned(read_instance(tmp_path / "0000.dcm"))
+    lines = pseudonyms_of([tmp_path], [KEY], [])
+    assert tuple(line.pseudonym for line in lines if line.kind == "accession") == texts(copy, "AccessionNumber")
+
+
 def test_uids_by_uuid_are_found_in_texts() -> None:
     assert cleaned(ct(ManufacturerModelName="Model 2.25.12345678901234567890")).ManufacturerModelName == "Model"
 
@@ -208,9 +218,7 @@ def test_bytes_after_the_last_frame_are_gone(tmp_path: Path, in_file: bool) -> N
         (1, None, 0x9923, 0xF923), (1, None, 0xF923, 0xF923), (1, None, 0xF123, 0x0123),
     ],
 )  # fmt: skip
-def test_unused_bits_are_cleared_without_an_overlay_that_says_so(
-    signed: int, padding: int | None, word: int, expected: int
-) -> None:
+def test_unused_bits_are_cleared_without_an_overlay(signed: int, padding: int | None, word: int, expected: int) -> None:
     ds = ct(BitsStored=12, HighBit=11, PixelRepresentation=signed)
     ds.PixelData = struct.pack("<H", word) * (16 * 12)
     if padding is not None:
@@ -218,23 +226,24 @@ def test_unused_bits_are_cleared_without_an_overlay_that_says_so(
     assert set(np.frombuffer(cleaned(ds).PixelData, "<u2")) == {expected}
 
 
-def jpeg() -> bytes:
+PIXELS = make.pattern(1, 16, 16)[0].astype(np.uint8)
+
+
+def encoded(kind: str, **options: Any) -> bytes:
     stream = BytesIO()
-    Image.fromarray(make.pattern(1, 16, 16)[0].astype(np.uint8)).save(
-        stream, "jpeg", comment=b"Secret", progressive=True
-    )
-    data = stream.getvalue()
+    Image.fromarray(PIXELS).save(stream, kind, comment=b"Secret", **options)
+    return stream.getvalue()
+
+
+def jpeg() -> bytes:
+    data = encoded("jpeg", progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0Secret\xff\xd9xx"
     thumbnail = b"\xff\xe0" + struct.pack(">H", 16 + 9) + b"JFIF\0\1\1\0\0\1\0\1\1\3" + b"SecretSec"
     return data[:2] + thumbnail + exif + data[20:] + b"Secret\xff\xd9"
 
 
 def jpeg_2000() -> bytes:
-    stream = BytesIO()
-    Image.fromarray(make.pattern(1, 16, 16)[0].astype(np.uint8)).save(
-        stream, "jpeg2000", no_jp2=True, comment=b"Secret"
-    )
-    data = stream.getvalue()
+    data = encoded("jpeg2000", no_jp2=True)
     assert b"Secret" in data
     return data + b"Secret\xff\xd9"
 
@@ -246,9 +255,6 @@ def compressed(frames: list[bytes], syntax: str, fragments: int = 1, **attribute
     ds.file_meta.TransferSyntaxUID = syntax
     make.changed(ds, **attributes)
     return read_back(ds)
-
-
-PIXELS = make.pattern(1, 16, 16)[0].astype(np.uint8)
 
 
 def segment(marker: int, text: bytes = b"Secret") -> bytes:

@@ -258,12 +258,11 @@ def region(left: int, top: int, right: int, bottom: int) -> Dataset:
     [
         (lambda: make.rgb_capture(), RefusalReason.SECONDARY_CAPTURE),
         (lambda: ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), RefusalReason.SECONDARY_CAPTURE),
-        (lambda: ct(ConversionType="DF"), RefusalReason.SECONDARY_CAPTURE),
-        (us, RefusalReason.ULTRASOUND),
+        (lambda: ct(ConversionType="DF"), RefusalReason.SECONDARY_CAPTURE), (us, RefusalReason.ULTRASOUND),
         (lambda: ct(BurnedInAnnotation="YES"), RefusalReason.BURNED_IN),
         (lambda: ct(RecognizableVisualFeatures="YES"), RefusalReason.RECOGNIZABLE),
     ],
-)
+)  # fmt: skip
 def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, reason: RefusalReason) -> None:
     assert refusal_of(ds(), how()) is reason
     assert refusal_of(ds(), how(Option.PIXELS)) is reason
@@ -299,9 +298,8 @@ def test_what_is_no_clean_instance_is_refused() -> None:
 
 
 def test_outside_of_ultrasound_regions_pixels_are_blanked_in_every_frame(tmp_path: Path) -> None:
-    new = deidentified(
-        file_of(us(SequenceOfUltrasoundRegions=[region(5, 4, 24, 15)]), tmp_path / "1.dcm"), how(Option.PIXELS)
-    )
+    scan = file_of(us(SequenceOfUltrasoundRegions=[region(5, 4, 24, 15)]), tmp_path / "1.dcm")
+    new = deidentified(scan, how(Option.PIXELS))
     expected = np.zeros((2, 20, 30, 3), np.uint8)
     expected[:, 4:16, 5:25] = 200
     write(new, tmp_path / "new.dcm")
