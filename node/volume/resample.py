@@ -32,8 +32,7 @@ def with_upright(volume: Volume, placement: Placement, fill: float, codes: Array
         return [replace(volume, warnings=warnings)]
     voxels, affine_lps, step_mm = grid
     nearest = np.rint(placement.along / step_mm).astype(int)
-    shares = [_between(placement.along, index * step_mm)[1] for index in range(voxels.shape[1])]
-    between = [index for index, share in enumerate(shares) if 0 < share < 1]
+    between = [index for index in range(voxels.shape[1]) if 0 < _between(placement.along, index * step_mm)[1] < 1]
     return [
         volume,
         replace(
