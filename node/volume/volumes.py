@@ -62,7 +62,7 @@ _TELLING = ("ImageType", "Modality", "PhotometricInterpretation", "PixelPresenta
 _CODED_WORD = re.compile(
     r"(PHASE|WRAPPED)([ _-]?(MAP|IMAGE|DIFFERENCE))?"
     r"|(.*[^A-Z])?(ATLAS|BINARY|CLASS|LABEL|MASK|PARCELLATION|ROI|SEG|VELOCITY)"
-    r"(S|ES|ED|MENTED|MENTATIONS?|IFICATION)?([ _-]?MAPS?)?([^A-Z].*)?"
+    r"(S|ES|MENTED|MENTATIONS?|IFICATION)?([ _-]?MAPS?)?([^A-Z].*)?"
     r"|(UCUM )?([MU]?RAD|(MILLI|MICRO)?RADIA[NL]S?|DEG(REES?)?|\[?PI\]?\.?RAD|\xb0)|(PALETTE )?COLOR"
 )
 """Kinds of images, and units, whose values are labels, numbers of colours or angles that wrap; not IN_PHASE."""
