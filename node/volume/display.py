@@ -70,20 +70,19 @@ def _padding(ds: Dataset) -> tuple[float, float] | None:
 
     Pixel Padding Value (0028,0120) to Pixel Padding Range Limit (0028,0121), either of which may be the larger.
     """
-    padding = number(ds, "PixelPaddingValue")
-    if padding is None:
-        return None
-    limit = number(ds, "PixelPaddingRangeLimit")
-    ends = [_as_stored(ds, end) for end in (padding, padding if limit is None else limit)]
-    return min(ends), max(ends)
+    for kind in ("", "Float", "DoubleFloat"):
+        ends = [number(ds, f"{kind}PixelPadding{name}") for name in ("Value", "RangeLimit")]
+        if ends[0] is not None:
+            stated = [end if kind else _as_stored(ds, end) for end in ends if end is not None]
+            return min(stated), max(stated)
+    return None
 
 
 def _as_stored(ds: Dataset, padding: float) -> float:
     """Return a padding value by Pixel Representation (0028,0103); some writers give the other sign."""
-    bits = int(number(ds, "BitsAllocated") or 16)
-    if number(ds, "PixelRepresentation") == 1:
-        return padding - 2**bits if padding >= 2 ** (bits - 1) else padding
-    return padding + 2**bits if padding < 0 else padding
+    values: int = 2 ** int(number(ds, "BitsAllocated") or 16)
+    least = -values // 2 if number(ds, "PixelRepresentation") == 1 else 0
+    return padding + values * ((padding < least) - (padding >= least + values))
 
 
 def _pixel_aspect(ds: Dataset) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,8 +32,7 @@ def with_upright(volume: Volume, placement: Placement, fill: float, codes: Array
         return [replace(volume, warnings=warnings)]
     voxels, affine_lps, step_mm = grid
     nearest = np.rint(placement.along / step_mm).astype(int)
-    shares = [_between(placement.along, index * step_mm)[1] for index in range(voxels.shape[1])]
-    between = [index for index, share in enumerate(shares) if 0 < share < 1]
+    between = [index for index in range(voxels.shape[1]) if 0 < _between(placement.along, index * step_mm)[1] < 1]
     return [
         volume,
         replace(
@@ -77,38 +76,32 @@ def upright(
     affine, (wide, high, planes), step = upright_grid(placement, columns, rows)
     if planes * high * wide > MAX_GROWTH * slices * rows * columns:
         return None
-    shifts = _shifts(placement)
-    lowest, grown = shifts.min(axis=0), np.array([wide - columns, high - rows])
+    shifts, grown = _shifts(placement), np.array([wide - columns, high - rows])
+    shifts -= shifts.min(axis=0)
+    coded = np.broadcast_to(codes, voxels.shape)
     out = np.empty((times, planes, high, wide, *voxels.shape[4:]), voxels.dtype)
     work = np.float64 if voxels.dtype.itemsize > 2 else np.float32
     for index in range(planes):
         before, share = _between(placement.along, index * step)
-        weights = [(before, 1 - share), (before + 1, share)]
-        planes_between = [plane for plane, weight in weights if weight > 0]
+        weights = {plane: weight for plane, weight in ((before, 1 - share), (before + 1, share)) if weight}
         nearest_plane = before if share <= 0.5 else before + 1
         for time in range(times):
-            parts = [
-                weight * _moved(voxels[time, plane].astype(work), shifts[plane] - lowest, grown)
-                for plane, weight in weights
-                if weight > 0
-            ]
-            moved = sum(parts[1:], start=parts[0])
-            if isinstance(codes, bool):
-                coded = np.full(moved.shape, codes)
-            else:
-                coded = _touched(codes[time], planes_between, shifts - lowest, grown)
-            if coded.any():
-                shift = np.rint(shifts[nearest_plane] - lowest)
-                nearest = _moved(voxels[time, nearest_plane].astype(work), shift, grown)
-                moved = np.where(coded & ~np.isnan(moved), nearest, moved)
+            known = np.where(coded[time, [*weights]], 0, voxels[time, [*weights]])
+            moved = _mixed(known.astype(work), weights, shifts, grown)
+            touched = _mixed(coded[time, [*weights]].astype(work), weights, shifts, grown) > 0
+            if touched.any():
+                nearest = _moved(voxels[time, nearest_plane].astype(work), np.rint(shifts[nearest_plane]), grown)
+                moved = np.where(touched, nearest, moved)
             out[time, index] = _stored(moved, fill, voxels.dtype)
     return out, affine, step
 
 
-def _touched(codes: Array, planes: Sequence[int], shifts: Float, grown: Array) -> Array:
-    """Return the voxels of a plane to whose interpolation a code of these planes contributes."""
-    parts = [np.nan_to_num(_moved(codes[plane].astype(np.float32), shifts[plane], grown)) > 0 for plane in planes]
-    return np.asarray(np.logical_or.reduce(parts))
+def _mixed(planes: Array, weights: Mapping[int, float], shifts: Float, grown: Array) -> Array:
+    """Return the weighted sum of planes that are shifted within themselves; NaN where one of them has no values."""
+    parts = [
+        part * _moved(values, shifts[at], grown) for values, (at, part) in zip(planes, weights.items(), strict=True)
+    ]
+    return sum(parts[1:], start=parts[0])
 
 
 def upright_grid(placement: Placement, columns: int, rows: int) -> tuple[Float, tuple[int, int, int], float]:

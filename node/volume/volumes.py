@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,6 @@ from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import TOLERANCES, describe
 from node.volume.display import display_of
-from node.volume.elements import text
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_TOLERANCE_MM,
@@ -57,8 +57,15 @@ from node.volume.resample import with_upright
 from node.volume.vendors import reverses_polarity
 from node.volume.widths import width_warnings
 
-_CODED_KINDS = frozenset({"LABEL", "LABELMAP", "LABELS", "MASK", "PHASE", "SEGMENTATION", "VELOCITY"})
-"""Words in Image Type (0008,0008) of images whose values are labels, or angles that wrap."""
+_TELLING = ("ImageType", "Modality", "PhotometricInterpretation", "PixelPresentation")
+
+_CODED_WORD = re.compile(
+    r"(PHASE|WRAPPED)([ _-]?(MAP|IMAGE|DIFFERENCE))?"
+    r"|(.*[^A-Z])?(ATLAS|BINARY|CLASS|LABEL|MASK|PARCELLATION|ROI|SEG|VELOCITY)"
+    r"(S|ES|MENTED|MENTATIONS?|IFICATION)?([ _-]?MAPS?)?([^A-Z].*)?"
+    r"|(UCUM )?([MU]?RAD|(MILLI|MICRO)?RADIA[NL]S?|DEG(REES?)?|\[?PI\]?\.?RAD|\xb0)|(PALETTE )?COLOR"
+)
+"""Kinds of images, and units, whose values are labels, numbers of colours or angles that wrap; not IN_PHASE."""
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
@@ -174,28 +181,30 @@ def volumes_of(
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
-    codes = _is_coded(first, ds) or _padding(planes, volume, dataset_of)
-    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype), codes)
+    return with_upright(volume, placement, _clipped(uncovered, volume.voxels.dtype), _codes(planes, volume, dataset_of))
 
 
-def _padding(planes: Sequence[Sequence[Frame]], volume: Volume, dataset_of: DatasetOf) -> NDArray[np.bool_]:
-    """Return which voxels are padding: each frame states its own, and rescaling may make several values of one."""
-    found = np.zeros(volume.voxels.shape, bool)
+def _codes(planes: Sequence[Sequence[Frame]], volume: Volume, dataset_of: DatasetOf) -> NDArray[np.bool_]:
+    """Return which voxels are codes, by what each frame states: labels, phases, padding, and what is no number."""
+    found = ~np.isfinite(volume.voxels)
     for source in volume.sources:
         frame, place = planes[source.time_index][source.slice_index], (source.time_index, source.slice_index)
-        display = _display(dataset_of(source.sop_instance_uid), frame, [frame], (volume.slope, volume.intercept))
-        found[place] = padded(replace(volume, display=display), volume.voxels[place])
+        ds = dataset_of(source.sop_instance_uid)
+        display = _display(ds, frame, [frame], (volume.slope, volume.intercept))
+        found[place] |= _is_coded(frame, ds) or padded(replace(volume, display=display), volume.voxels[place])
     return found
 
 
 def _is_coded(frame: Frame, ds: Dataset) -> bool:
     """Return whether a value between two voxels means something else than both: phases wrap, and codes are names."""
+    traits, kinds = frame.split_key, [kind for keyword in _TELLING for kind in texts(ds, keyword)]
+    kinds += map(str, (traits.get("units"), traits.get("rescale_type"), *(traits.get("real_world") or ())))
+    kinds += (*(frame.variant_key.get("image_type") or ()), *(traits.get("data_type") or ()))
     return (
-        frame.split_key.get("component") == "phase"
+        traits.get("component") == "phase"
         or frame.variant_key.get("velocity") is not None
-        or text(ds, "PhotometricInterpretation") == "PALETTE COLOR"
         or number(ds, "BitsAllocated") == 1
-        or not _CODED_KINDS.isdisjoint(word for kind in texts(ds, "ImageType") for word in kind.upper().split())
+        or any(_CODED_WORD.fullmatch(kind.upper()) for kind in kinds)
     )
 
 

@@ -30,7 +30,7 @@ MAX_DEPTH = 64
 
 _Element = DataElement | RawDataElement
 
-PATIENT_ID, ACCESSION_NUMBER, PATIENT_AGE = 0x00100020, 0x00080050, 0x00101010
+PATIENT_ID, ACCESSION_NUMBER, PATIENT_AGE, _TIMEZONE = 0x00100020, 0x00080050, 0x00101010, 0x00080201
 _OVERLAY_TYPE, _OVERLAY_DATA, _OVERLAY_COMMENTS = 0x0040, 0x3000, 0x4000
 
 TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
@@ -203,16 +203,17 @@ class Cleaner:
         """Return an element that the table lists."""
         if vr == "SQ":
             return self._sequence(ds, tag, action, depth)
+        element = _ended(ds, tag, element, vr)
         if action is AttributeAction.KEEP:
             return self._kept(ds, tag, element, vr)
         if action is AttributeAction.UID or (action is AttributeAction.DUMMY and vr == "UI"):
-            return _made(tag, vr, [self._instance_uid(tag, uid) for uid in _texts(ds, tag)])
+            return _made(tag, vr, [self._instance_uid(tag, uid) for uid in identifiers(ds, tag)])
         if action is AttributeAction.CLEAN:
             return self._cleaned(ds, tag, vr)
         if tag == PATIENT_ID:
             return _made(tag, vr, [self.key.patient(self.patient)])
         if tag == ACCESSION_NUMBER:
-            return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
+            return _made(tag, vr, [self.key.accession(number) for number in identifiers(ds, tag) if number])
         return _dummy(ds, tag, vr) if action is AttributeAction.DUMMY else DataElement(tag, vr, None)
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
@@ -220,8 +221,10 @@ class Cleaner:
         if vr in _NUMBERS:
             return self._number(ds, tag, element, vr)
         values = _texts(ds, tag)
-        if vr == "CS" and not all(not each or self._is_plain(vr, each) for each in values):
+        if self._is_misformed(vr, values):
             return self._filled(tag, vr, [self.identities.cleaned(each) for each in values])
+        if tag == _TIMEZONE:
+            return self._offsets(ds, tag, vr)
         if vr in TEXT_VRS:
             return self._without_identities(ds, tag, element, vr)
         if vr not in _FORMS:
@@ -237,6 +240,13 @@ class Cleaner:
         if vr == "UI" and Option.UIDS not in self.profile.options and any(map(self.numbers.has, value.split("."))):
             return False  # of a device, by the option that keeps these, with the number of a patient
         return _FORMS[vr].fullmatch(value.strip(" ")) is not None
+
+    def _is_misformed(self, vr: str, values: list[str]) -> bool:
+        return vr == "CS" and not all(not each or self._is_plain(vr, each) for each in values)
+
+    @staticmethod
+    def _offsets(ds: Dataset, tag: BaseTag, vr: str) -> _Element:
+        return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip(" ")) else "" for each in _texts(ds, tag)])
 
     def _sequence(self, ds: Dataset, tag: BaseTag, action: AttributeAction, depth: int) -> DataElement | None:
         if action is AttributeAction.EMPTY:
@@ -266,9 +276,8 @@ class Cleaner:
             return self._temporal(ds, tag, vr)
         if vr == "AE":
             return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
-        if vr == "SH" and keyword_for_tag(tag) == "TimezoneOffsetFromUTC":
-            offsets = _texts(ds, tag)  # whole days are shifted, so that it stays true
-            return _made(tag, vr, [each if _OFFSET.fullmatch(each.strip(" ")) else "" for each in offsets])
+        if tag == _TIMEZONE:  # whole days are shifted, so that it stays true
+            return self._offsets(ds, tag, vr)
         if vr in TEXT_VRS:
             return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
         return None if vr in ("OB", "UN") else _dummy(ds, tag, vr)
@@ -291,6 +300,7 @@ class Cleaner:
         if vr == "SQ":
             items = [self.data_set(item, free_text=free_text, depth=depth + 1) for item in ds[tag].value]
             return DataElement(tag, "SQ", Sequence(items))
+        element = _ended(ds, tag, element, vr)
         if vr == "PN":
             return self._filled(tag, vr, [""] * len(_texts(ds, tag)))
         if vr == "UI":
@@ -308,7 +318,8 @@ class Cleaner:
             return self._filled(tag, vr, [""])  # where it was retrieved from, with its UIDs
         if vr == "AE":
             return _made(tag, vr, [self.key.ae_title(title) for title in _texts(ds, tag) if title])
-        if vr in _PARAGRAPHS or keyword in _TYPED_CODES or self._is_typed(tag, keyword, vr, free_text):
+        is_typed = vr in _PARAGRAPHS or keyword in _TYPED_CODES or self._is_typed(tag, keyword, vr, free_text)
+        if is_typed or self._is_misformed(vr, _texts(ds, tag)):
             return self._filled(tag, vr, [self.identities.cleaned(each) for each in _texts(ds, tag)])
         return self._without_identities(ds, tag, element, vr, forms="Version" not in keyword)
 
@@ -516,6 +527,32 @@ def _vr(tag: BaseTag, element: _Element) -> str | None:
     except KeyError:
         return None
     return vr if vr in DUMMIES or vr == "SQ" else None
+
+
+def _ended(ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
+    """Return an element whose texts end at their first NUL: more is what lay behind them in the memory of a program."""
+    if vr not in TEXT_VRS | _TEXT_OF_NUMBERS | _FORMS.keys() or not element.value:
+        return element
+    if isinstance(element, RawDataElement):
+        value = element.value.rstrip(b"\0 ")
+        if b"\0" not in value:
+            return element
+        value = re.sub(rb"\0[^\\]*", b"", value)
+        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+        ds[tag] = element = element._replace(value=value, length=len(value))
+    else:
+        values = [each.rstrip("\0 ") for each in _texts(ds, tag)]
+        if any("\0" in each for each in values):
+            ds[tag] = element = _made(tag, vr, [each.split("\0")[0] for each in values])
+    return element
+
+
+def identifiers(ds: Dataset, tag: BaseTag) -> list[str]:
+    """Return the values of an identifier that pseudonyms are made of: up to a NUL, and without padding."""
+    if tag in ds:
+        element = held_elements(ds)[tag]
+        _ended(ds, tag, element, _vr(tag, element) or "")
+    return [each.strip(" \0") for each in _texts(ds, tag)]
 
 
 def _texts(ds: Dataset, tag: BaseTag) -> list[str]:

@@ -276,13 +276,14 @@ def pseudonyms_of(
 
 
 def _lines(ds: Dataset, key: PseudonymKey, with_uids: bool) -> Iterator[Line]:
-    from node.dicom.values import text
-    from node.extensions.deidentify.attributes import patient_of
+    from node.dicom.values import standard_tag
+    from node.extensions.deidentify.attributes import identifiers, patient_of
 
     patient = patient_of(ds)
     days = key.days_earlier(patient)
     yield Line(key.name, "patient", patient.issuer, patient.patient_id, key.patient(patient), days)
-    if accession := text(ds, "AccessionNumber"):
+    for accession in filter(None, identifiers(ds, standard_tag("AccessionNumber"))):
         yield Line(key.name, "accession", "", accession, key.accession(accession))
     for kind, keyword in _UIDS.items() if with_uids else ():
-        yield Line(key.name, kind, "", text(ds, keyword), key.uid(text(ds, keyword)))
+        for uid in identifiers(ds, standard_tag(keyword)):
+            yield Line(key.name, kind, "", uid, key.uid(uid))

@@ -50,6 +50,11 @@ _EOI, _SOS, _APP0, _APP8, _APP14 = 0xD9, 0xDA, 0xE0, 0xE8, 0xEE
 _JPEG_NEEDED = frozenset((*range(0xC0, 0xD0), *range(0xDA, 0xE0), 0xF7, 0xF8)) - {0xC8}
 """Markers of frames, scans, tables and parameters (T.81 B.1.1.3, T.87 C.1.1): decoders need their segments."""
 
+_DHT, _DQT, _LSE = 0xC4, 0xDB, 0xF8
+_FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xDE, 0xF7)) - {_DHT, 0xC8, 0xCC}
+_FIXED, _PRESET = {0xDC: 2, 0xDD: 4, 0xDF: 1}, 11
+"""Lengths of the parameters of DNL, DRI (up to four bytes in JPEG-LS) and EXP; of the thresholds of JPEG-LS."""
+
 _KEPT_OF_APPLICATIONS = {_APP0: (b"JFIF\0", 12, 14), _APP8: (b"mrfx", 5, 5), _APP14: (b"Adobe", 12, 12)}
 """Segments by which decoders choose the colour space: how they begin, how many of their bytes count, and their length.
 
@@ -285,7 +290,8 @@ def _of_jpeg(frame: bytes) -> Iterator[bytes]:
             raise IndexError
         begins, count, filled = _KEPT_OF_APPLICATIONS.get(marker, (b"", 0, 0))
         if marker in _JPEG_NEEDED:
-            yield frame[at:end]
+            count = min(_parameters(marker, frame[start:end]), end - start)
+            yield frame[at : at + 2] + struct.pack(">H", count + 2) + frame[start : start + count]
         elif begins and frame.startswith(begins, start):
             yield frame[at : at + 2] + struct.pack(">H", filled + 2) + frame[start : start + count].ljust(filled, b"\0")
         at = end
@@ -295,6 +301,21 @@ def _of_jpeg(frame: bytes) -> Iterator[bytes]:
             if found is None:  # decoders take the end of the data for the end of the image
                 return
             at = found.start()
+
+
+def _parameters(marker: int, content: bytes) -> int:
+    """Return how many bytes the parameters take with which a needed segment begins (T.81 B.2, T.87 C.2)."""
+    if marker == _SOS:
+        return 4 + 2 * content[0]
+    if marker in _FRAME_HEADERS:
+        return 6 + 3 * content[5]
+    if marker not in (_DHT, _DQT):
+        return _PRESET if marker == _LSE and content.startswith(b"\1") else _FIXED.get(marker, len(content))
+    whole = at = 0
+    while at < len(content):
+        whole = at
+        at += 65 + 64 * (content[at] >> 4) if marker == _DQT else 17 + sum(content[at + 1 : at + 17])
+    return whole if at > len(content) else at
 
 
 def _of_jpeg_2000(frame: bytes) -> Iterator[tuple[int, int]]:

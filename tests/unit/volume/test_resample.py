@@ -111,23 +111,27 @@ def test_codes_are_never_mixed(shear, missing, seed, channels):
     assert (clean[voxels == 100] == 100).all(), "nothing is covered that was not before"
 
 
-@pytest.mark.parametrize(
-    ("modality", "image_type"),
-    [
-        ("MR", "ORIGINAL\\PRIMARY\\P\\ND"),
-        ("MR", "ORIGINAL\\PRIMARY\\PHASE MAP\\ND"),
-        ("MR", "ORIGINAL\\PRIMARY\\VELOCITY\\NONE"),
-        ("CT", "DERIVED\\SECONDARY\\MASK"),
-        ("MR", "DERIVED\\PRIMARY\\OTHER\\LABEL MAP"),
-    ],
-)
-def test_a_resampled_copy_of_phases_and_labels_has_no_new_value(modality, image_type):
-    series = make.tilted_ct_series(5, modality=modality, ImageType=image_type)
+def stated(kinds="", unit="", modality="MR", **attributes):
+    mapping = make.dataset(RealWorldValueSlope=0.001, RealWorldValueIntercept=0.0)
+    mapping.MeasurementUnitsCodeSequence = [make.coded(unit, "UCUM", unit)]
+    return {"ImageType": kinds, "modality": modality, "RealWorldValueMappingSequence": [[mapping]] * 5} | attributes
+
+
+@pytest.mark.parametrize(("attributes", "is_coded"), [
+    *((stated(rf"ORIGINAL\PRIMARY\{kind}\ND"), True) for kind in ("P", "PHASE MAP", "VELOCITY", "FLOW_VELOCITY")),
+    *((stated(rf"DERIVED\PRIMARY\{kind}"), True) for kind in ("LABEL_MAP", "TISSUE CLASSES", "PARCELLATION")),
+    *((stated(rf"DERIVED\SECONDARY\{kind}", modality="CT"), True) for kind in ("MASK", "SEGMENTED", "ROI_1")),
+    (stated(["DERIVED", *[r"DERIVED\PRIMARY\MASK"] * 4]), True), (stated(modality="SEG"), True),
+    *((stated(unit=unit), unit != "ms") for unit in ("rad", "deg", "ms")), (stated(PixelPresentation="COLOR"), True),
+    (stated(RescaleType="milliradials"), True), (stated(r"ORIGINAL\PRIMARY\M\IN_PHASE\ARTERIAL PHASE"), False),
+])  # fmt: skip
+def test_a_resampled_copy_of_phases_and_labels_has_no_new_value(attributes, is_coded):
+    series = make.tilted_ct_series(5, **attributes)
     for index, ds in enumerate(series):
-        make.set_pixels(ds, np.full((20, 24), 40 * index, np.int16))
+        make.set_pixels(ds, np.outer(np.arange(20) * index, np.ones(24)).astype(np.int16) % 177)
     volume, copy = assemble(series).volumes
     assert copy.kind is VolumeKind.RESAMPLED
-    assert set(np.unique(copy.voxels)) <= set(np.unique(volume.voxels))
+    assert (set(np.unique(copy.voxels)) <= set(np.unique(volume.voxels))) is is_coded
 
 
 def test_a_resampled_copy_of_a_palette_has_no_new_colour():
@@ -161,3 +165,18 @@ def test_a_resampled_copy_never_mixes_the_padding_of_any_frame_with_values(slope
     stored = {float(value) for value in np.unique(volume.voxels) if value < 0}
     fill = volume.display.padding[0] if volume.display.padding else volume.voxels.min()
     assert {float(value) for value in np.unique(copy.voxels) if value < 0} <= stored | {float(fill)}
+
+
+@pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
+@pytest.mark.parametrize("padding", [-1e9, np.nan, np.inf])
+def test_a_resampled_copy_never_mixes_what_is_no_number_or_padding_with_real_numbers(kind, padding):
+    series = make.tilted_ct_series(5, RescaleSlope=None, RescaleIntercept=None)
+    pixels = np.full((16, 12), 100, np.float32 if kind == "Float" else np.float64)
+    pixels[6, ::2] = padding
+    for ds in series:
+        make.set_pixels(ds, pixels)
+        ds.add_new(f"{kind}PixelData", "OF" if kind == "Float" else "OD", ds.pop("PixelData").value)
+        setattr(ds, f"{kind}PixelPaddingValue", padding)
+    volume, copy = assemble(series).volumes
+    assert set(np.unique(copy.voxels).astype(str)) == set(np.unique(volume.voxels).astype(str))
+    assert np.count_nonzero(copy.voxels[:, :, 4:15] == 100) == 5 * (11 * 12 - 6)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import DataElement, Dataset, dcmread
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
@@ -21,6 +22,9 @@ from pydicom.tag import BaseTag
 from pydicom.uid import MPEG2MPML, UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from rle.utils import encode_pixel_data
 
+from node.dicom.values import texts
+from node.extensions.deidentify.attributes import TEXT_VRS
+from node.extensions.deidentify.command import pseudonyms_of
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
@@ -28,7 +32,7 @@ from node.extensions.deidentify.profile import Option, rows
 from node.files.reading import read_instance
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from tests import make
-from tests.unit.extensions.deidentify.orders import ct, how, refusal_of
+from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 
 FULL = tuple(option for option in Option if option is not Option.MODIFIED_DATES)
 MODIFIED = tuple(option for option in Option if option is not Option.FULL_DATES)
@@ -128,6 +132,18 @@ def test_what_an_option_keeps_has_the_form_of_its_vr_to_its_last_character(optio
             assert all(valid.encode() in left for _, _, valid in whole)
 
 
+@pytest.mark.parametrize("group", sorted({tag >> 16 for tag in DicomDictionary} - {0, 2, 4}))
+@pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
+def test_texts_end_at_their_first_nul_and_codes_are_codes(group: int) -> None:
+    """A walk over the texts and numbers of the standard, but those that say which instance it is, and of whom."""
+    kinds = {tag: vr for tag, (vr, *_) in DicomDictionary.items() if tag >> 16 == group and tag not in ct()}
+    kinds.pop(0x00080005, None)  # an unknown character set is refused
+    texts = [(tag, vr) for tag, vr in kinds.items() if vr in TEXT_VRS | VALID.keys() | {"DS", "IS"}]
+    for junk, vrs in ((b"\0Secret", None), (b"\0Secret\\1", None), (b"\\^Secret", {"CS", "DS", "IS", *VALID})):
+        values = [(tag, vr, b"1" + junk) for tag, vr in texts if vrs is None or vr in vrs]
+        assert b"secret" not in content(cleaned(raw(ct(), *values), *FULL)), junk
+
+
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
@@ -161,6 +177,14 @@ def test_a_name_in_another_character_set_is_found() -> None:
     assert "山田".encode("iso2022_jp")[3:-3].lower() not in content(cleaned(read_back(ds)))
 
 
+@pytest.mark.parametrize("stored", [b" A1 ", b"A1\\B2 ", b"\\B2 ", b"A1\0junk "])
+def test_the_map_has_the_pseudonyms_of_the_copies(tmp_path: Path, stored: bytes) -> None:
+    make.saved([raw(ct(), (0x00080050, "SH", stored))], tmp_path)
+    copy = cleaned(read_instance(tmp_path / "0000.dcm"))
+    lines = pseudonyms_of([tmp_path], [KEY], [])
+    assert tuple(line.pseudonym for line in lines if line.kind == "accession") == texts(copy, "AccessionNumber")
+
+
 def test_uids_by_uuid_are_found_in_texts() -> None:
     assert cleaned(ct(ManufacturerModelName="Model 2.25.12345678901234567890")).ManufacturerModelName == "Model"
 
@@ -190,16 +214,11 @@ def test_bytes_after_the_last_frame_are_gone(tmp_path: Path, in_file: bool) -> N
 @pytest.mark.parametrize(
     ("signed", "padding", "word", "expected"),
     [
-        (0, None, 0x9123, 0x0123),
-        (0, 0x9123, 0x9123, 0x9123),
-        (1, None, 0x9923, 0xF923),
-        (1, None, 0xF923, 0xF923),
-        (1, None, 0xF123, 0x0123),
+        (0, None, 0x9123, 0x0123), (0, 0x9123, 0x9123, 0x9123),
+        (1, None, 0x9923, 0xF923), (1, None, 0xF923, 0xF923), (1, None, 0xF123, 0x0123),
     ],
-)
-def test_unused_bits_are_cleared_without_an_overlay_that_says_so(
-    signed: int, padding: int | None, word: int, expected: int
-) -> None:
+)  # fmt: skip
+def test_unused_bits_are_cleared_without_an_overlay(signed: int, padding: int | None, word: int, expected: int) -> None:
     ds = ct(BitsStored=12, HighBit=11, PixelRepresentation=signed)
     ds.PixelData = struct.pack("<H", word) * (16 * 12)
     if padding is not None:
@@ -207,23 +226,24 @@ def test_unused_bits_are_cleared_without_an_overlay_that_says_so(
     assert set(np.frombuffer(cleaned(ds).PixelData, "<u2")) == {expected}
 
 
-def jpeg() -> bytes:
+PIXELS = make.pattern(1, 16, 16)[0].astype(np.uint8)
+
+
+def encoded(kind: str, **options: Any) -> bytes:
     stream = BytesIO()
-    Image.fromarray(make.pattern(1, 16, 16)[0].astype(np.uint8)).save(
-        stream, "jpeg", comment=b"Secret", progressive=True
-    )
-    data = stream.getvalue()
+    Image.fromarray(PIXELS).save(stream, kind, comment=b"Secret", **options)
+    return stream.getvalue()
+
+
+def jpeg() -> bytes:
+    data = encoded("jpeg", progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0Secret\xff\xd9xx"
     thumbnail = b"\xff\xe0" + struct.pack(">H", 16 + 9) + b"JFIF\0\1\1\0\0\1\0\1\1\3" + b"SecretSec"
     return data[:2] + thumbnail + exif + data[20:] + b"Secret\xff\xd9"
 
 
 def jpeg_2000() -> bytes:
-    stream = BytesIO()
-    Image.fromarray(make.pattern(1, 16, 16)[0].astype(np.uint8)).save(
-        stream, "jpeg2000", no_jp2=True, comment=b"Secret"
-    )
-    data = stream.getvalue()
+    data = encoded("jpeg2000", no_jp2=True)
     assert b"Secret" in data
     return data + b"Secret\xff\xd9"
 
@@ -237,9 +257,6 @@ def compressed(frames: list[bytes], syntax: str, fragments: int = 1, **attribute
     return read_back(ds)
 
 
-PIXELS = make.pattern(1, 16, 16)[0].astype(np.uint8)
-
-
 def segment(marker: int, text: bytes = b"Secret") -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(text) + 2) + text
 
@@ -249,9 +266,11 @@ def box(name: bytes, text: bytes) -> bytes:
 
 
 def in_segments() -> bytes:
-    """A JPEG frame with a secret in each segment that is neither of a frame, a scan, a table nor a parameter."""
+    """A JPEG frame with a secret in each segment that is neither of a frame, a scan nor a table, and behind tables."""
     data = jpeg()
     others = [marker for marker in range(0x02, 0xFF) if not (0xC0 <= marker <= 0xDF or marker in (0xF7, 0xF8))]
+    tables = {0xC4: bytes([0x13, 1, *[0] * 15, 7]), 0xDB: bytes([3, *[1] * 64]), 0xDC: b"\0\x10"}
+    data = data[:2] + b"".join(segment(marker, own + b"Secret") for marker, own in tables.items()) + data[2:]
     icc = segment(0xE2, b"ICC_PROFILE\0\1\1Secret")
     return data[:2] + icc + b"".join(map(segment, others)) + data[2:]
 
@@ -292,16 +311,11 @@ def jpeg_xl() -> bytes:
 @pytest.mark.parametrize(
     ("frame", "syntax"),
     [
-        (jpeg, JPEGBaseline8Bit),
-        (in_segments, JPEGBaseline8Bit),
-        (jpeg_2000, JPEG2000Lossless),
-        (in_markers, JPEG2000Lossless),
-        (in_boxes, JPEG2000Lossless),
-        (run_length, RLELossless),
-        (deflated, DEFLATED_IMAGE_FRAME),
-        (jpeg_xl, "1.2.840.10008.1.2.4.110"),
+        (jpeg, JPEGBaseline8Bit), (in_segments, JPEGBaseline8Bit), (jpeg_2000, JPEG2000Lossless),
+        (in_markers, JPEG2000Lossless), (in_boxes, JPEG2000Lossless), (run_length, RLELossless),
+        (deflated, DEFLATED_IMAGE_FRAME), (jpeg_xl, "1.2.840.10008.1.2.4.110"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("tables", ["none", "basic", "false", "extended"])
 @pytest.mark.parametrize("fragments", [1, 3])
 def test_elements_of_pixels_hold_pixels_alone(
@@ -350,39 +364,25 @@ def test_fragments_of_a_video_stay_without_their_offset_table() -> None:
     assert deidentified(ds, order).PixelData == encapsulate([b"video 1 ", b"video 2 "], has_bot=False)
 
 
-@pytest.mark.parametrize(
-    "ds",
-    [
-        lambda: compressed([jpeg()[:40]], JPEGBaseline8Bit),
-        lambda: compressed([jpeg_2000()[:60]], JPEG2000Lossless),
-        lambda: compressed([b"Secret"], JPEGLSLossless),
-        lambda: compressed([jpeg(), jpeg()], JPEGBaseline8Bit, NumberOfFrames=1),
-        lambda: compressed([run_length(), run_length()], RLELossless, NumberOfFrames=1),
-        lambda: compressed([deflated(), deflated()], DEFLATED_IMAGE_FRAME, NumberOfFrames=1),
-        lambda: compressed([jpeg_xl(), jpeg_xl()], "1.2.840.10008.1.2.4.110", NumberOfFrames=1),
-        private,
-        lambda: compressed([run_length()[:40] + b"Secret" * 4 + run_length()[64:]], RLELossless),
-        lambda: compressed([run_length()[:70]], RLELossless),
-        lambda: ct(BitsAllocated=12),
-        lambda: ct(PhotometricInterpretation="SECRET"),
-    ],
-    ids=[
-        "cut JPEG",
-        "cut JPEG 2000",
-        "no codestream",
-        "a frame too many",
-        "of RLE",
-        "of deflated frames",
-        "of JPEG XL",
-        "a private transfer syntax",
-        "offsets of RLE",
-        "cut RLE",
-        "bits",
-        "photometry",
-    ],
-)
-def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(ds: Callable[[], Dataset]) -> None:
-    assert refusal_of(ds(), how()) is RefusalReason.UNREADABLE
+UNTELLABLE: dict[str, Callable[[], Dataset]] = {
+    "cut JPEG": lambda: compressed([jpeg()[:40]], JPEGBaseline8Bit),
+    "cut JPEG 2000": lambda: compressed([jpeg_2000()[:60]], JPEG2000Lossless),
+    "no codestream": lambda: compressed([b"Secret"], JPEGLSLossless),
+    "a frame too many": lambda: compressed([jpeg(), jpeg()], JPEGBaseline8Bit, NumberOfFrames=1),
+    "of RLE": lambda: compressed([run_length(), run_length()], RLELossless, NumberOfFrames=1),
+    "of deflated frames": lambda: compressed([deflated(), deflated()], DEFLATED_IMAGE_FRAME, NumberOfFrames=1),
+    "of JPEG XL": lambda: compressed([jpeg_xl(), jpeg_xl()], "1.2.840.10008.1.2.4.110", NumberOfFrames=1),
+    "a private transfer syntax": private,
+    "offsets of RLE": lambda: compressed([run_length()[:40] + b"Secret" * 4 + run_length()[64:]], RLELossless),
+    "cut RLE": lambda: compressed([run_length()[:70]], RLELossless),
+    "bits": lambda: ct(BitsAllocated=12),
+    "photometry": lambda: ct(PhotometricInterpretation="SECRET"),
+}
+
+
+@pytest.mark.parametrize("name", UNTELLABLE)
+def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(name: str) -> None:
+    assert refusal_of(UNTELLABLE[name](), how()) is RefusalReason.UNREADABLE
 
 
 def test_frames_that_are_too_long_for_a_value_are_refused_before_they_are_decoded() -> None:

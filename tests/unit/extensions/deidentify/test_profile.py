@@ -63,7 +63,8 @@ def element_of(row: ProfileRow) -> DataElement:
         item = Dataset()
         item.PatientName, item.CodeMeaning, item.ReferencedSOPInstanceUID = "Secret^Person", "Secret", "1.2.3.4"
         return DataElement(tag_of(row), "SQ", Sequence([item]))
-    return DataElement(tag_of(row), vr, VALUES.get(vr, "Secret"), validation_mode=config.IGNORE)
+    value = "+0100" if row.tag == "0008,0201" else VALUES.get(vr, "Secret")
+    return DataElement(tag_of(row), vr, value, validation_mode=config.IGNORE)
 
 
 @pytest.fixture(scope="module")
