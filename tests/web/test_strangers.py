@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT, Throttle
 from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
 from tests.web.conftest import PASSWORD, Site, until
 from tests.web.test_security import raw, request_head, status_of
@@ -137,7 +137,7 @@ def shown(site: Site, address: str, password: str, name: str = "reader") -> int:
 @pytest.fixture
 def proxied(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose clients have the addresses that they claim, where no time passes for the throttle or for hashes."""
-    monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
+    monkeypatch.setattr(Throttle.__init__, "__defaults__", (lambda: 0.0,))
     is_right = lambda password, hashed: bool(hashed) and password == PASSWORD  # noqa: E731
     monkeypatch.setattr("node.web.sessions.is_password", is_right)
     site = start_site(trusted_proxies=("127.0.0.1",))
