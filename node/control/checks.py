@@ -149,7 +149,7 @@ def before_root(settings: Settings) -> Iterator[Callable[[], object]]:
     yield partial(require_closed, settings)
     yield partial(require_no_loops, settings)
     for name in settings.destinations:
-        from node.routing.router import check_destination
+        from node.routing.router import check_destination  # here: looking commands start without routes
 
         yield partial(check_destination, settings, name)
     for extension in enabled(settings):

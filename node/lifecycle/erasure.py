@@ -167,7 +167,7 @@ class Erasing:
         numbers = dict.fromkeys(trash)
         for plan in plans:
             alone, shared = self._index.trash.of(plan.level, plan.uid)
-            for number in sorted(shared):
+            if number := min(shared, default=None):
                 both = f"`voxelnode trash restore {number}` brings all back, `trash empty {number}` removes all"
                 raise UsageError(f"deletion {number} in the trash has this {plan.level} and others: {both}; then erase")
             numbers |= dict.fromkeys(sorted(alone))

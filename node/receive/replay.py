@@ -104,7 +104,8 @@ class JournalReplay:
     def _restore(self, receipts: list[tuple[Record, Receipt]]) -> int:
         """Write files again that are not as they were received, and that rows name or quarantine has; return how many.
 
-        A power cut may undo the rows of a file in quarantine and its bytes, and leave its name. It gets the row again.
+        A power cut may take the bytes and the row of a file in quarantine, and leave its name. The record is applied
+        again, and its row names the file: so the file is written first.
         """
         keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
         named = self._index.instances.named_keys(keys)

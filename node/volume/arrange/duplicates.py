@@ -55,7 +55,6 @@ _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
 COPY_TIME_KEYS = frozenset({"content_time", "instance"})
 """Time keys that a second export of the same object changes."""
 
-
 COPY_DETAIL = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
 
 
