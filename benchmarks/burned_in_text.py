@@ -27,7 +27,7 @@ from pydicom import Dataset, dcmread
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from node.child_process.serving import use_one_thread  # noqa: E402
+from node.children.serving import use_one_thread  # noqa: E402
 
 use_one_thread()
 

@@ -34,7 +34,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, generate_uid
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from node.child_process.confinement import adopt_orphans  # noqa: E402
+from node.children.confinement import adopt_orphans  # noqa: E402
 from tests.make import ct_series, mr_series  # noqa: E402
 
 MEGABYTE = 1 << 20

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.convert import ct, epi, usage_of_orphans  # noqa: E402
-from node.child_process.confinement import adopt_orphans  # noqa: E402
+from node.children.confinement import adopt_orphans  # noqa: E402
 from tests.make import ct_series, enhanced_mr, image_series, rgb_capture, tilted_ct_series  # noqa: E402
 
 MEGABYTE = 1e6

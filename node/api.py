@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from node.audit.audit_log import AuditEvent as AuditEvent
     from node.audit.audit_log import AuditMessage as AuditMessage
     from node.background import BackgroundService as BackgroundService
-    from node.child_process.child import Child as Child
-    from node.child_process.child import ChildDied as ChildDied
-    from node.child_process.messages import ChildCancelled as ChildCancelled
-    from node.child_process.messages import ChildLate as ChildLate
-    from node.child_process.serving import ChildPipes as ChildPipes
+    from node.children.child import Child as Child
+    from node.children.child import ChildDied as ChildDied
+    from node.children.messages import ChildCancelled as ChildCancelled
+    from node.children.messages import ChildLate as ChildLate
+    from node.children.serving import ChildPipes as ChildPipes
     from node.cli.exchange.sample_series import shipped_with_pydicom as shipped_with_pydicom
     from node.cli.options import ChangedRoot as ChangedRoot
     from node.cli.options import Commands as Commands
@@ -306,9 +306,9 @@ PLACES = {
     "node.retries": "seconds_of_retry_after",
     "node.tls": "client_context",
     # Child processes
-    "node.child_process.child": "Child ChildDied",
-    "node.child_process.messages": "ChildCancelled ChildLate",
-    "node.child_process.serving": "ChildPipes",
+    "node.children.child": "Child ChildDied",
+    "node.children.messages": "ChildCancelled ChildLate",
+    "node.children.serving": "ChildPipes",
     # Attributes of a data set
     "node.dicom.attributes": "is_identifier",
     "node.dicom.values": "items number numbers text value whole",

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
-from node.child_process import child
-from node.child_process.serving import ChildEnds, serve_in_child
+from node.children import child
+from node.children.serving import ChildEnds, serve_in_child
 
 
 def fork_children() -> None:
@@ -38,7 +38,7 @@ def fork_children() -> None:
 
 
 class _ForkedElsewhere:
-    """A child of the server of forks, instead of `node.child_process.child._another`."""
+    """A child of the server of forks, instead of `node.children.child._another`."""
 
     def __init__(self, name: str, ends: ChildEnds, serve: Callable[..., None], arguments: tuple[object, ...]) -> None:
         sent = [Connection(os.dup(end)) for end in ends.descriptors]

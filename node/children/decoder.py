@@ -21,11 +21,11 @@ from time import monotonic
 from typing import ParamSpec
 
 from node.budget import Turns, current_caller
-from node.child_process.child import ChildDied, ChildPool
-from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.child import ChildDied, ChildPool
 from node.children.decoding import CANNOT_BE_COMPARED, differences_between
 from node.children.forwarding import CopyChange
+from node.children.messages import ChildCancelled, ChildLate
+from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_PROCESS = 2000
@@ -120,7 +120,7 @@ class Decoder:
 
         To start one takes five times as long as a picture.
 
-        `beside`: the files of the series (`node.child_process.serving.packed`), that of the job among them; or nothing.
+        `beside`: the files of the series (`node.children.serving.packed`), that of the job among them; or nothing.
         """
         return self._run(beside, partial(function, *arguments, **keywords))
 

@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 
-from node.child_process.messages import Garbled
+from node.children.messages import Garbled
 from node.dicom.coercion import Coercion, Identity, NotCoerced
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.values import text

@@ -30,7 +30,7 @@ from node.audit.audit_log import (
     Result,
 )
 from node.background import BackgroundService, SupervisedThread
-from node.child_process.confinement import described, offered
+from node.children.confinement import described, offered
 from node.children.decoder import Decoder
 from node.control.checks import before_root, missing_account
 from node.control.control_socket import ControlServer

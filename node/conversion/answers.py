@@ -15,7 +15,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from node.child_process.messages import WrongType, of_type
+from node.children.messages import WrongType, of_type
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError

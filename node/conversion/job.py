@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node.child_process.serving import ChildLimits
+from node.children.serving import ChildLimits
 from node.completeness import Completeness, Expectation, Findings
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning

@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from node.archive.space import reason_of
-from node.child_process.child import ChildDied, ChildPool
-from node.child_process.messages import ChildLate
-from node.child_process.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.child import ChildDied, ChildPool
+from node.children.messages import ChildLate
+from node.children.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location

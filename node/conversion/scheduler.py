@@ -17,7 +17,7 @@ import structlog
 from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
 from node.archive.space import reason_of
-from node.child_process.messages import ChildCancelled
+from node.children.messages import ChildCancelled
 from node.completeness import lost_instances
 from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import limits

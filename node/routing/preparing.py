@@ -12,9 +12,9 @@ from node.archive.base import LocalFile, StoreAway
 from node.archive.intact import MISSING, intact_bytes, problem_with
 from node.archive.space import reason_of
 from node.association.client.send import Outgoing
-from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.forwarding import CopyChange, copy_of, forward
+from node.children.messages import Garbled
 from node.errors import Withheld
 from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable

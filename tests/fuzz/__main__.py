@@ -17,7 +17,7 @@ from pathlib import Path
 
 import atheris
 
-from node.child_process.serving import limit_memory
+from node.children.serving import limit_memory
 
 with atheris.instrument_imports(include=["node"]):
     from tests.fuzz import target

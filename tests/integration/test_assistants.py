@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from node.child_process.child import Child
-from node.child_process.confinement import offered
-from node.child_process.serving import Apart, Assistance, Assistants, ChildLimits, ChildPipes, serve_apart
+from node.children.child import Child
+from node.children.confinement import offered
+from node.children.serving import Apart, Assistance, Assistants, ChildLimits, ChildPipes, serve_apart
 from tests.acceptance.served import until
 from tests.processes import children, descendants, known_outside_as
 

@@ -237,7 +237,7 @@ def test_a_confined_child_examines_and_one_that_dies_leaves_no_copy(tmp_path: Pa
 def test_recognition_starts_no_thread_writes_no_file_and_calls_nobody(tmp_path: Path) -> None:
     program = """
 import os, sys
-from node.child_process.serving import use_one_thread
+from node.children.serving import use_one_thread
 use_one_thread()
 import numpy
 calls = []

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from node.child_process import child as child_process
-from node.child_process.child import Child, ChildDied, ChildPool
-from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
-from node.child_process.serving import ChildPipes, limit_memory
+from node.children import child as child_process
+from node.children.child import Child, ChildDied, ChildPool
+from node.children.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
+from node.children.serving import ChildPipes, limit_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
@@ -136,7 +136,7 @@ def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None
         for path in (ROOT / "node").rglob("*.py")
         if unpickling.search(path.read_text(encoding="utf-8"))
     }
-    assert found == {"node/child_process/serving.py"}
+    assert found == {"node/children/serving.py"}
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_limits_are_no_wider_than_those_that_the_process_was_given() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
 resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
-from node.child_process.serving import limit_memory, limit_processor_time
+from node.children.serving import limit_memory, limit_processor_time
 limit_memory(1 << 40)
 limit_processor_time(1 << 30)
 print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIMIT_CPU))

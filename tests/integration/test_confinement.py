@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from node.child_process import confinement
-from node.child_process.confinement import MAX_OPEN_FILES, offered
-from node.child_process.messages import write_answer
-from node.child_process.serving import packed
+from node.children import confinement
+from node.children.confinement import MAX_OPEN_FILES, offered
 from node.children.decoder import Decoder, NotDecoded
+from node.children.messages import write_answer
+from node.children.serving import packed
 from tests.processes import children, descendants, known_outside_as
 
 MEMORY_BYTES = 2_000_000_000

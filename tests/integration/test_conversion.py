@@ -23,8 +23,8 @@ import pytest
 from pydicom.uid import JPEG2000Lossless
 from structlog.testing import capture_logs
 
-from node.child_process.messages import ChildCancelled
-from node.child_process.serving import ChildLimits
+from node.children.messages import ChildCancelled
+from node.children.serving import ChildLimits
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import folder_name
 from node.conversion.pipeline import convert

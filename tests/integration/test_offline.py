@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from pydicom import dcmread
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.child_process.messages import ChildCancelled
+from node.children.messages import ChildCancelled
 from node.conversion.chosen import chosen
 from node.conversion.found_series import HEAD_BYTES
 from node.conversion.job import ConversionJob, Converted

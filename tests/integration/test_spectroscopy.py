@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 from pydicom.uid import generate_uid
 
-from node.child_process.serving import ChildLimits
+from node.children.serving import ChildLimits
 from node.conversion.pool import Converters
 from node.extensions.spectroscopy import EXTENSION
 from node.settings.convert import Convert

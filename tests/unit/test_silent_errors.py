@@ -34,7 +34,7 @@ ACCEPTED = {
     "archive/proof.py last_proof": "a proof that cannot be read counts as none, and doctor warns of that",
     "association/services/c_find.py _audited_keys": "the audit line says that the keys are not readable",
     "background.py failed": "the log itself fails; the service is failed nevertheless",
-    "child_process/serving.py _keep_freed_memory": "the C library has no such function; it goes on as it would",
+    "children/serving.py _keep_freed_memory": "the C library has no such function; it goes on as it would",
     "children/decoding.py _different_elements": "the element is named as one that differs",
     "children/forwarding.py _compress": "the instance goes uncompressed",
     "cli/run/serve.py serve": "the C library has no such function; nothing of a person is read",

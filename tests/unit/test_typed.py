@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from node.child_process.messages import WrongType, of_type
+from node.children.messages import WrongType, of_type
 
 
 class Colour(StrEnum):

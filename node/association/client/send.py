@@ -30,10 +30,10 @@ from node.association.client.association import (
     contexts_of,
 )
 from node.association.outgoing import InstanceBytes
-from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, copy_of, forward
+from node.children.messages import Garbled
 from node.dicom.coercion import Identity
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.encoding import is_as_announced

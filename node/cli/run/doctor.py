@@ -23,7 +23,7 @@ import typer
 
 from node.archive import space
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
-from node.child_process.confinement import described, offered
+from node.children.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, moment_of, print_finding

@@ -16,7 +16,7 @@ from node.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.archive.intact import problem_with
 from node.archive.proof import Proof, last_proof, note
 from node.archive.space import disks_of
-from node.child_process.messages import ChildCancelled
+from node.children.messages import ChildCancelled
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.job import limits

@@ -28,9 +28,9 @@ from starlette.types import Receive, Scope, Send
 
 from node.archive.space import reason_of
 from node.audit.audit_log import AuditAction, AuditEvent, Result
-from node.child_process.messages import ChildCancelled, Garbled
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
 from node.children.forwarding import CopyChange, WrittenCopy, copy_of, forward
+from node.children.messages import ChildCancelled, Garbled
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.naming import folder_name
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources

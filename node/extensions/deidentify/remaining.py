@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
 
-from node.child_process.messages import Garbled
+from node.children.messages import Garbled
 from node.dicom.values import CONVERSION_ERRORS, held_elements
 from node.extensions.deidentify.lost import Loss, lost
 from node.files.reading import read_instance

@@ -36,7 +36,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from node.child_process.serving import packed
+from node.children.serving import packed
 from node.extensions.dicomweb.resources import BROKEN, SelectedInstances, derived_name, length_of
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, identify_again

@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import Any
 
 from node.archive.space import room_of
-from node.child_process.child import ChildDied, ChildPool
-from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.child import ChildDied, ChildPool
+from node.children.messages import ChildCancelled, ChildLate
+from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import ConversionRefused, OutOfResources, ResultRefused, is_out_of_memory, type_and_location

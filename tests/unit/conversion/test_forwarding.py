@@ -9,9 +9,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from node.child_process.messages import Garbled
-from node.child_process.serving import Apart, ChildLimits, max_file_bytes
 from node.children.forwarding import CopyChange, Encoding, copy_of, forward
+from node.children.messages import Garbled
+from node.children.serving import Apart, ChildLimits, max_file_bytes
 from node.dicom.coercion import Coercion
 from node.errors import Withheld
 from node.extensions.deidentify.deidentification import RefusalReason

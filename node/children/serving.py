@@ -29,8 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from node.child_process.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
-from node.child_process.messages import DEATH, read_request, write_answer, write_request
+from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
+from node.children.messages import DEATH, read_request, write_answer, write_request
 from node.durable import write_all
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
@@ -67,7 +67,7 @@ class Apart:
     `beside`: all files of the series, `reads` among them, as `packed` returns them. One process serves requests with
         the same value that follow each other.
 
-    `node.child_process.confinement` has what the kernel does for that.
+    `node.children.confinement` has what the kernel does for that.
     """
 
     work: Any
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def serve_in_child(ends: ChildEnds, serve: Callable[..., None], *arguments: object) -> None:
-    """Configure this process as a child, and serve until its pipes close; see `node.child_process.child.Child`."""
+    """Configure this process as a child, and serve until its pipes close; see `node.children.child.Child`."""
     _configure(ends.stderr)
     for descriptor in (ends.requests, ends.answers, ends.lifeline):
         os.set_inheritable(descriptor, False)

@@ -23,16 +23,8 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from node.child_process.messages import (
-    DEATH,
-    IDENTITY_BYTES,
-    ChildCancelled,
-    Garbled,
-    Wait,
-    receive_answer,
-    send_request,
-)
-from node.child_process.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child
+from node.children.messages import DEATH, IDENTITY_BYTES, ChildCancelled, Garbled, Wait, receive_answer, send_request
+from node.children.serving import SIGNALS_LEFT_TO_THE_NODE, ChildEnds, serve_in_child
 from node.errors import VoxelnodeError, says_out_of_memory
 
 _END_SECONDS = 10.0
@@ -42,7 +34,7 @@ PATIENCE_SECONDS = 1.0
 """How long a call waits for a busy child: most answer before another has started, which takes half a second."""
 
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from node.child_process.serving import main; main()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from node.children.serving import main; main()"
 """The program of another Python: its arguments are the name of the child and the `sys.path` of this process."""
 
 
@@ -200,7 +192,7 @@ class Child:
     Starting a process takes most of a second, so it starts with the first request and serves many. It is replaced when
     it dies, is late, or sends something that is no answer.
 
-    `serve`: called in the child with a `node.child_process.serving.ChildPipes` and `arguments`; answers requests until
+    `serve`: called in the child with a `node.children.serving.ChildPipes` and `arguments`; answers requests until
         the channel closes. Its module is loaded before the child is configured. It is not the file that the
         program was started with: a child does not run that again.
     `name`: in the command line of the process.
