@@ -38,8 +38,8 @@ from benchmarks.receive import node  # noqa: E402
 from node.control.repository import Repository  # noqa: E402
 from node.dicom.part10 import file_head  # noqa: E402
 from node.index.nouns.accounts import Role  # noqa: E402
+from node.settings.core import Storage  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
-from node.settings.storage import Storage  # noqa: E402
 from node.web.credentials import digest, new_token  # noqa: E402
 from tests import make  # noqa: E402
 from tests.programs import free_port  # noqa: E402

@@ -48,10 +48,8 @@ from node.index.database.reading import ReadIndex  # noqa: E402
 from node.index.engine.place import FILE_NAME, place_of  # noqa: E402
 from node.lifecycle.expired import due_now  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
-from node.settings.cluster import IndexSettings  # noqa: E402
+from node.settings.core import IndexSettings, RetentionSettings, Storage  # noqa: E402
 from node.settings.model import Settings  # noqa: E402
-from node.settings.series import RetentionSettings  # noqa: E402
-from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.served import Served, until  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402

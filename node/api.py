@@ -162,18 +162,18 @@ if TYPE_CHECKING:
     from node.routing.kinds import DestinationKind as DestinationKind
     from node.routing.kinds import OpenReceiver as OpenReceiver
     from node.routing.written import WrittenDestination as WrittenDestination
-    from node.settings.hooks import RESULT_EVENTS as RESULT_EVENTS
-    from node.settings.hooks import HookEvent as HookEvent
-    from node.settings.hooks import HookSettings as HookSettings
+    from node.settings.core import RESULT_EVENTS as RESULT_EVENTS
+    from node.settings.core import DestinationSettings as DestinationSettings
+    from node.settings.core import HookEvent as HookEvent
+    from node.settings.core import HookSettings as HookSettings
+    from node.settings.core import Layout as Layout
+    from node.settings.core import Route as Route
+    from node.settings.core import Web as Web
     from node.settings.model import Settings as Settings
-    from node.settings.routes import DestinationSettings as DestinationSettings
-    from node.settings.routes import Layout as Layout
-    from node.settings.routes import Route as Route
     from node.settings.section import AETitle as AETitle
     from node.settings.section import Host as Host
     from node.settings.section import Seconds as Seconds
     from node.settings.section import SettingsSection as SettingsSection
-    from node.settings.web import Web as Web
     from node.tls import client_context as client_context
     from node.version import __version__ as __version__
     from node.volume.assemble import DAMAGE as DAMAGE
@@ -260,11 +260,9 @@ PLACES = {
     "node.receive.dicom_files": "count_files",
     "node.receive.ingest": "Ingest",
     # Sections of the configuration
-    "node.settings.hooks": "RESULT_EVENTS HookEvent HookSettings",
+    "node.settings.core": "RESULT_EVENTS DestinationSettings HookEvent HookSettings Layout Route Web",
     "node.settings.model": "Settings",
-    "node.settings.routes": "DestinationSettings Layout Route",
     "node.settings.section": "AETitle Host Seconds SettingsSection",
-    "node.settings.web": "Web",
     "node.dicom.conformance": "StatementTable parameters",
     # Commands
     "node.cli.exchange.sample_series": "shipped_with_pydicom",

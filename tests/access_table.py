@@ -16,8 +16,8 @@ from typing import Literal
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.web.access import Allow, declared
 from node.web.application import routes_of
 

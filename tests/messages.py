@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from node.notify.message import HookMessage
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 
 
 def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:

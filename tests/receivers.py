@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from node.notify.channel import Channel, hook_channel
-from node.settings.hooks import HookSettings
+from node.settings.core import HookSettings
 from node.settings.model import Settings
 
 

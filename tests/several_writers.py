@@ -23,7 +23,7 @@ from node.dicom.attributes import instance_attributes
 from node.index.database.index import Index
 from node.index.nouns.records import Received, StoredFile
 from node.metrics import Metrics
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.preloaded import PROJECT

@@ -29,7 +29,7 @@ from node.index.nouns.events import EventKind
 from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
 from node.settings import ENVIRONMENT_PREFIX
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 from node.settings.model import Settings
 from tests import budget
 

@@ -39,7 +39,7 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
 from node.receive.results import Results
 from node.registry import enabled, resolve
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 from node.settings.model import Settings
 from node.web.credentials import require_name
 from node.web.token_routes import require_routes

@@ -17,10 +17,9 @@ from node.addresses import is_loopback
 from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
+from node.settings.core import Route, Web
 from node.settings.model import Settings
 from node.settings.peers import Peer
-from node.settings.routes import Route
-from node.settings.web import Web
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 

@@ -1,13 +1,14 @@
 """Changes of the configuration of a running node: its files are read again, and one of them is written by the node.
 
 A configuration with a mistake is refused as a whole, and the node goes on with what it has. A change by the pages or by
-a command is a change of `node.settings.files.PAGES_FILE`, which is checked with all other files before it is
+a command is a change of `node.settings.model.PAGES_FILE`, which is checked with all other files before it is
 written. It is in the file before it takes effect, so that a kill at any moment leaves the old or the new one.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import structlog
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType
 from node.control import checks
 from node.counted import counted
+from node.durable import make_folder, sync_folder
 from node.errors import UsageError
 from node.failpoints import reached
 from node.hookspecs import Action as RootAction
@@ -28,10 +30,14 @@ from node.index.nouns.views import outstanding
 from node.index.work.ledger import Lane
 from node.logs import set_level
 from node.routing.router import lanes_of
-from node.settings.files import Drafts, pages_file, with_table, write_file
 from node.settings.load import leaves
-from node.settings.model import IN_FORCE, Settings
+from node.settings.model import DROP_INS, IN_FORCE, PAGES_FILE, Drafts, Settings
 from node.settings.tables import checked, fields_of, for_the_log, is_secret, refusal, require_room, require_settable
+
+INTRODUCTION = """\
+# Written by the pages and by commands such as `voxelnode peers set`. Comments stay.
+# After a change by hand: `voxelnode reload`.
+"""
 
 log = structlog.get_logger()
 
@@ -273,3 +279,86 @@ def _by_hand(file: Path, table: str, keys: Mapping[str, Any] | None, unset: Sequ
     shown = {key: "..." if is_secret(section, key) else value for key, value in given.items()}
     lines = with_table("# \n", table, shown).removeprefix("# \n").strip()
     return f"{why}: add these lines to a file of the configuration, and run `voxelnode reload`:\n{lines}"
+
+
+def pages_file(root: Path) -> Path:
+    """Return the path of the drop-in that the pages write."""
+    return root / DROP_INS / PAGES_FILE
+
+
+def with_table(text: str, table: str, keys: Mapping[str, Any] | None, unset: Sequence[str] = ()) -> str:
+    """Return the text of a file after keys of a table were set, or the table was removed (None).
+
+    `unset`: keys of the table that are removed. All others, comments and order stay. Raises UsageError if the text is
+    too unusual to be changed.
+    """
+    import tomlkit  # here: only changes need it
+
+    document = tomlkit.parse(text or INTRODUCTION)
+    above, name = _parent(document, table)
+    if keys is None:
+        del above[name]
+    else:
+        one = above[name] if name in above else above.setdefault(name, tomlkit.table())
+        for key in unset:
+            del one[key]
+        for key, value in keys.items():
+            if one.get(key) != value:
+                one[key] = tomlkit.item(value) if not isinstance(value, Mapping) else _inline(value)
+    changed = tomlkit.dumps(document)
+    if _changed(tomllib.loads(text), table, keys, unset) != _without_empty(tomllib.loads(changed)):
+        raise UsageError(f"[{table}] cannot be changed by itself where it is: change the file by hand")
+    return changed
+
+
+def _parent(document: Any, table: str) -> tuple[Any, str]:
+    """Return what has a table, and its name there."""
+    import tomlkit
+
+    section, dot, name = table.partition(".")
+    if not dot:
+        return document, section
+    if section not in document:
+        document[section] = tomlkit.table(is_super_table=True)
+    return document[section], name
+
+
+def _inline(value: Mapping[str, Any]) -> Any:
+    import tomlkit
+
+    inline = tomlkit.inline_table()
+    inline.update(value)
+    return inline
+
+
+def _changed(
+    tables: dict[str, Any], table: str, keys: Mapping[str, Any] | None, unset: Sequence[str]
+) -> dict[str, Any]:
+    section, dot, name = table.partition(".")
+    above, last = (tables.setdefault(section, {}), name) if dot else (tables, section)
+    before = above.pop(last, {})
+    if keys is not None:
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+        above[last] = {key: value for key, value in {**before, **given}.items() if key not in unset}
+    return _without_empty(tables)
+
+
+def _without_empty(tables: Mapping[str, Any]) -> dict[str, Any]:
+    return {section: value for section, value in tables.items() if value != {}}
+
+
+def write_file(path: Path, content: str) -> None:
+    """Replace a drop-in, which only its owner may read: a kill or a power cut leaves the old file or the new one.
+
+    Raises OSError.
+    """
+    make_folder(path.parent)
+    part = path.with_name(f"{path.name}.part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    reached("configuration-written")
+    os.replace(part, path)
+    reached("configuration-renamed")
+    sync_folder(path.parent)

@@ -30,8 +30,8 @@ from node.index.database.look import looking
 from node.index.engine.backend import IndexUnusable, Place, place_of
 from node.index.engine.view_rows import moment, parsed
 from node.selector import compile_selector
-from node.settings.convert import Convert
 from node.settings.load import load, mistakes
+from node.settings.section import Convert
 from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float, VolumeKind
 from node.volume.planes import PlaneName, ProjectionName

@@ -20,7 +20,7 @@ from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from node.hookspecs import ObjectKind
-    from node.settings.convert import Convert
+    from node.settings.section import Convert
     from node.volume.model import Float, Geometry
     from node.writers.base import WrittenFile
 

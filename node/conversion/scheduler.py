@@ -34,8 +34,8 @@ from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.search.finder import QueryRefused
 from node.receive.stored_files import report_damage
 from node.retries import wait_seconds
-from node.settings.convert import Convert
-from node.settings.series import SeriesSettings
+from node.settings.core import SeriesSettings
+from node.settings.section import Convert
 from node.writers.options import write_options
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from node.index.nouns.records import StoredStudy
 from node.index.nouns.views import CHUNK_STUDIES
 from node.selector import compile_selector
-from node.settings.series import RetentionSettings
+from node.settings.core import RetentionSettings
 
 if TYPE_CHECKING:
     from node.index.database.look import Look

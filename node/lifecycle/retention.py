@@ -33,8 +33,8 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.expired import Expired, due_now
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
+from node.settings.core import RetentionSettings
 from node.settings.model import Settings
-from node.settings.series import RetentionSettings
 
 log = structlog.get_logger()
 

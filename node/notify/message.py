@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from node.completeness import certainty
 from node.errors import VoxelnodeError
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile

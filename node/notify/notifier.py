@@ -25,7 +25,7 @@ from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_lef
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import KeptResults, Results
 from node.selector import compile_selector
-from node.settings.hooks import HookSettings
+from node.settings.core import HookSettings
 from node.settings.model import Settings
 
 log = structlog.get_logger()

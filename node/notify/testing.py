@@ -12,7 +12,7 @@ from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.notify.channel import DeliveredMessage, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
-from node.settings.hooks import HookEvent, HookSettings
+from node.settings.core import HookEvent, HookSettings
 from node.settings.model import Settings
 
 

@@ -13,7 +13,7 @@ from node.errors import OutOfResources
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.metrics import Metrics
 from node.receive.apply import Applier
-from node.settings.storage import Acknowledge
+from node.settings.core import Acknowledge
 
 
 class Acknowledgement:

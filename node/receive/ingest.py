@@ -43,7 +43,7 @@ from node.receive.apply import Applier
 from node.receive.data_set import IncomingDataSet, SpareBuffers
 from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Receipt, end_facts
-from node.settings.storage import Acknowledge
+from node.settings.core import Acknowledge
 
 log = structlog.get_logger()
 

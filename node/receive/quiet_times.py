@@ -17,7 +17,7 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.nouns.converted import SeriesKey
-from node.settings.series import QuietTime
+from node.settings.core import QuietTime
 
 MAX_COUNTED = 100_000
 """Instances of one association that are counted; their UIDs are in memory until it ends."""

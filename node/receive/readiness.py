@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from node.archive.root import MOUNT
 from node.index.engine.sqlite_file import LOCKED
-from node.settings.cluster import Role
+from node.settings.core import Role
 
 if TYPE_CHECKING:
     from node.receive.apply import Applier

@@ -21,8 +21,8 @@ from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 from node.selector import Selector
+from node.settings.core import Route
 from node.settings.model import Settings
-from node.settings.routes import Route
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from node.index.work.messages import LedgerEvent
 from node.registry import opened_by
 from node.routing.destination import Destination as Receiver
 from node.routing.held import HeldWorker, RouteParts
+from node.settings.core import DestinationSettings, Route
 from node.settings.model import Settings
-from node.settings.routes import DestinationSettings, Route
 
 OpenReceiver = Callable[[DestinationSettings, bool], Receiver]
 """Opens a destination that takes instances one by one, such as a folder or a server. It takes a table

@@ -30,10 +30,10 @@ from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import DestinationTurns, RouteWorker
 from node.selector import Selector, compile_selector, without
+from node.settings.core import DestinationSettings as Receiver
+from node.settings.core import Route
 from node.settings.model import Settings
 from node.settings.peers import Peer
-from node.settings.routes import DestinationSettings as Receiver
-from node.settings.routes import Route
 
 
 @dataclass(frozen=True, slots=True)

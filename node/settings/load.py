@@ -1,17 +1,23 @@
 """Read the configuration from TOML files, the environment and flags, and record the origin of each value.
 
-All mistakes are reported together, each with its location, its key, the rule and the nearest known name.
+The first file is ``voxelnode.toml``. Then come the drop-ins ``conf.d/*.toml`` beside it and in the root, in order of
+name; a table stands in one file only. All mistakes are reported together, each with its location, its key, the rule and
+the nearest known name.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -21,20 +27,9 @@ from pydantic_core import ErrorDetails
 from node.errors import UsageError, broken_rule, meant, nearest
 from node.registry import KIND_TABLES, sections_of
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
-from node.settings.convert import OTHER_NAMES
-from node.settings.files import (
-    ConfigurationFile,
-    Drafts,
-    Sources,
-    digest_of,
-    drop_ins,
-    is_file,
-    read_file,
-    require_each_once,
-)
-from node.settings.model import OF_AN_EXTENSION, Settings
-from node.settings.section import table_of
-from node.settings.storage import Storage
+from node.settings.core import Storage
+from node.settings.model import DROP_INS, OF_AN_EXTENSION, Drafts, Settings, Sources, is_file
+from node.settings.section import OTHER_NAMES, table_of
 
 NESTING = "__"
 REFERENCE = "voxelnode help configuration"
@@ -53,7 +48,7 @@ def load(
     """Return the settings from other defaults, files, the environment and `flags`, in ascending precedence.
 
     `file`: TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if
-        it exists, else no file. Its drop-ins are read as well (`node.settings.files`).
+        it exists, else no file. Its drop-ins are read as well.
     `flags`: dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
     `options`: the options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.
     `drafts`: contents of files that are not written yet.
@@ -62,11 +57,11 @@ def load(
     """
     chosen = _chosen_file(file)
     defaults = os.environ.get(DEFAULTS_VARIABLE)
-    from_defaults = read_file(Path(defaults), {}).tables if defaults else {}
+    from_defaults = _read_file(Path(defaults), {}).tables if defaults else {}
     from_environment = _from_environment()
     from_flags = _nested({key: value for key, value in (flags or {}).items() if value is not None})
     files = list(_files(chosen, from_defaults, [from_environment, from_flags], drafts or {}))
-    require_each_once(files, _has_names)
+    _require_each_once(files)
 
     origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
@@ -89,7 +84,7 @@ def load(
     if problems:
         raise UsageError("\n".join(problems))
     again = partial(load, chosen or file, flags, options)
-    settings.note_sources(Sources(chosen, origins, digest_of(files), again))
+    settings.note_sources(Sources(chosen, origins, _digest_of(files), again))
     return settings
 
 
@@ -111,7 +106,7 @@ def mistakes(error: ValidationError, section: str) -> UsageError:
 
 def _files(
     chosen: Path | None, below: Mapping[str, Any], above: Sequence[Mapping[str, Any]], drafts: Drafts
-) -> Iterator[ConfigurationFile]:
+) -> Iterator[_File]:
     """Yield the file that was chosen, the drop-ins beside it, and those of the root that all of them name.
 
     `below` and `above`: other values, which name the root as well. Raises UsageError.
@@ -119,17 +114,17 @@ def _files(
     values = below
     beside: list[Path] = []
     if chosen is not None:
-        beside = drop_ins(chosen.parent, drafts)
+        beside = _drop_ins(chosen.parent, drafts)
         for path in (chosen, *beside):
-            yield (file := read_file(path, drafts))
+            yield (file := _read_file(path, drafts))
             values = _over(values, file.tables)
     for layer in above:
         values = _over(values, layer)
     root = _root_in(values)
     read = {path.resolve() for path in beside}
-    for path in drop_ins(root, drafts):
+    for path in _drop_ins(root, drafts):
         if path.resolve() not in read:
-            yield (file := read_file(path, drafts))
+            yield (file := _read_file(path, drafts))
             if _root_in(_over(values, file.tables)) != root:
                 raise UsageError(f"{path}: [storage] root: a file in the root cannot name another root: remove it")
 
@@ -138,6 +133,65 @@ def _root_in(values: Mapping[str, Any]) -> Path:
     storage = values.get("storage")
     root = storage.get("root") if isinstance(storage, Mapping) else None
     return (Path(root) if root and isinstance(root, str | Path) else Storage().root).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file that was read."""
+
+    path: Path
+    content: bytes
+    tables: Mapping[str, Any]
+
+
+def _read_file(path: Path, drafts: Drafts) -> _File:
+    """Return a file. Raises UsageError if it cannot be read, or is not TOML."""
+    try:
+        content = drafts.get(path.resolve())
+        content = path.read_bytes() if content is None else content
+        return _File(path, content, tomllib.loads(content.decode()))
+    except FileNotFoundError as error:
+        remedy = f"`voxelnode config example > {quote(str(path))}` writes one"
+        raise UsageError(f"{path}: cannot be read (no such file); {remedy}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}): check the owner and the mode") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+
+
+def _drop_ins(folder: Path, drafts: Drafts) -> list[Path]:
+    """Return the drop-ins in ``conf.d`` of a folder, in order of name."""
+    there = folder / DROP_INS
+    new = (there / path.name for path in drafts if path.parent == there.resolve())
+    return sorted({*there.glob("[!.]*.toml"), *new})
+
+
+def _require_each_once(files: Sequence[_File]) -> None:
+    """Refuse a table that two files have; one without a key, as of the example, does not count. Raises UsageError."""
+    owners: dict[str, Path] = {}
+    problems: list[str] = []
+    for file in files:
+        for table in _tables(file.tables):
+            if (other := owners.setdefault(table, file.path)) != file.path:
+                problems.append(f"{other} and {file.path}: [{table}] is in both: keep it in one of them")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _tables(content: Mapping[str, Any]) -> Iterator[str]:
+    for section, value in content.items():
+        if _has_names(section) and isinstance(value, Mapping):
+            yield from (f"{section}.{name}" for name in value)
+        elif value != {}:
+            yield section
+
+
+def _digest_of(files: Sequence[_File]) -> str:
+    """Return what tells these files from others."""
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.path}\0{len(file.content)}\0".encode() + file.content)
+    return digest.hexdigest()
 
 
 def _chosen_file(file: Path | None) -> Path | None:

@@ -7,6 +7,8 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, create_model
@@ -25,17 +27,33 @@ from node.registry import (
     section_at,
     sections_of,
 )
-from node.settings.cluster import HOST_NAME, ClusterSettings, IndexSettings, Role
-from node.settings.convert import Convert
-from node.settings.files import Sources
-from node.settings.hooks import HookSettings
-from node.settings.log import LogSettings
+from node.settings.core import (
+    HOST_NAME,
+    Acknowledge,
+    ClusterSettings,
+    DestinationSettings,
+    HookSettings,
+    IndexSettings,
+    JournalSettings,
+    LogSettings,
+    RetentionSettings,
+    Role,
+    Route,
+    SeriesSettings,
+    Storage,
+    Web,
+)
 from node.settings.peers import Dicom, Peer
-from node.settings.routes import DestinationSettings, Route
-from node.settings.section import HookName, SettingsSection, table_of
-from node.settings.series import RetentionSettings, SeriesSettings
-from node.settings.storage import Acknowledge, JournalSettings, Storage
-from node.settings.web import Web
+from node.settings.section import Convert, HookName, SettingsSection, table_of
+
+DROP_INS = "conf.d"
+"""Folder of the drop-ins, beside the first file and in the root."""
+
+PAGES_FILE = "90-pages.toml"
+"""Drop-in of the root that the pages and commands change."""
+
+Drafts = Mapping[Path, bytes]
+"""Contents of files that are not written yet, by their resolved paths."""
 
 _Table = TypeVar("_Table", bound=SettingsSection)
 
@@ -68,6 +86,44 @@ class ExtensionsSettings(SettingsSection):
     disabled: tuple[str, ...] = Field(
         (), description="Extensions that are switched off; `voxelnode config check` lists all."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the values of a configuration come from.
+
+    `file`: the one that was read, if any. `origins` maps a dotted key such as ``"dicom.port"`` to the path of a file,
+    ``"defaults file"``, ``"environment"``, ``"flag"`` or the option of a command, such as ``"--port"``; all other keys
+    have their defaults.
+    `digest`: of the files that were read. `reread`: returns the settings of the files as they are now,
+    with drafts in place of some; None: the settings were not read from anywhere. `restart`: keys whose values in the
+    files take effect at the next start.
+    """
+
+    file: Path | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+    digest: str = field(default="", compare=False)
+    reread: Callable[[Drafts], Any] | None = field(default=None, compare=False)
+    restart: tuple[str, ...] = ()
+
+    def file_of(self, table: str) -> Path | None:
+        """Return the file that has a table, such as ``peers.CT1``; None: no file has it."""
+        origins = (self.origins[key] for key in self.keys_of(table))
+        return next((Path(origin) for origin in origins if is_file(origin)), None)
+
+    def keys_of(self, table: str) -> list[str]:
+        """Return the keys of a table that are set anywhere."""
+        return [key for key in self.origins if key.startswith(f"{table}.")]
+
+    def is_of_pages(self, table: str) -> bool:
+        """Return whether the pages have written a table, and nothing else sets a key of it."""
+        files = {Path(self.origins[key]) for key in self.keys_of(table)}
+        return bool(files) and all(file.name == PAGES_FILE and file.parent.name == DROP_INS for file in files)
+
+
+def is_file(origin: str) -> bool:
+    """Return whether an origin of a value is a file, and not the environment, an option or another default."""
+    return origin not in ("environment", "flag", "defaults file") and not origin.startswith("--")
 
 
 IN_FORCE = "peers", "routes", "hooks", "retention"

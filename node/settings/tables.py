@@ -29,11 +29,10 @@ from pydantic_core import ErrorDetails
 from node.errors import UsageError, broken_rule, nearest
 from node.reach import Reach
 from node.registry import sections_of
+from node.settings.core import HookSettings, Web
 from node.settings.example import as_toml, choices_of, meaning
-from node.settings.hooks import HookSettings
 from node.settings.model import Settings
 from node.settings.section import SettingsSection, table_of
-from node.settings.web import Web
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -38,7 +38,7 @@ from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.projects import KnownProjects
 from node.index.nouns.shares import KnownShares
 from node.index.work.jobs import JobRepository
-from node.settings.web import Web
+from node.settings.core import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.authenticators import Authenticators
 from node.web.credentials import FederatedIdentity

@@ -24,7 +24,7 @@ from node.index.nouns.accounts import KnownAccount, Role
 from node.index.nouns.shares import KnownShares
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
-from node.settings.web import Web
+from node.settings.core import Web
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, no_role
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, SignInFailed, TooManyTries
 from node.web.guesses import Guesses

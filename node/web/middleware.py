@@ -27,7 +27,7 @@ from node.budget import Caller, Claim, Stage, calling
 from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
-from node.settings.web import Web
+from node.settings.core import Web
 from node.web.access import SAFE_METHODS, is_background
 from node.web.headers import add_headers
 from node.web.monitoring import PATHS

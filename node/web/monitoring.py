@@ -31,7 +31,7 @@ from node.index.nouns.retention_state import retention_state
 from node.index.nouns.views import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
-from node.settings.cluster import Role
+from node.settings.core import Role
 from node.version import __version__
 from node.web.access import ANYBODY, READERS, CurrentCall, background_request
 from node.web.services import Node, Services

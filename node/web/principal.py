@@ -14,7 +14,7 @@ from node.budget import Standing
 from node.index.engine.scope import Scope
 from node.index.nouns.accounts import KnownAccount, Role
 from node.index.nouns.shares import Share
-from node.settings.web import Web
+from node.settings.core import Web
 
 Kind = Literal["local", "session", "password", "token", "provider", "job", "link"]
 """By what somebody is known: nothing on this machine, a cookie, a name and a password, a token of the node, one of the

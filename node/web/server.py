@@ -25,7 +25,7 @@ from node.addresses import is_loopback
 from node.budget import Budget, Claim, Limits, Standing
 from node.errors import UsageError
 from node.metrics import Metrics
-from node.settings.web import Web
+from node.settings.core import Web
 from node.tls import server_context
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.settings.convert import Convert, SuvTypeName, VolumeFormat
+    from node.settings.section import Convert, SuvTypeName, VolumeFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import pytest
 from node.cli.look.status import intake_of, live_of, readiness_of
 from node.control.root import locked_root
 from node.live import write_counters
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.acceptance.served import Served, until
 from tests.preloaded import Process, run
 

@@ -19,8 +19,8 @@ import pytest
 from node.control.repository import Repository
 from node.index.nouns.accounts import Role
 from node.logs import LINES_OF_MINUTE
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.acceptance.floods import Flood, memory_bytes

@@ -17,8 +17,8 @@ from pydicom.encaps import encapsulate
 
 from node.control.repository import Repository
 from node.receive.import_files import import_instances
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.acceptance.served import Served, peak_bytes
 

@@ -15,8 +15,8 @@ from pydicom.data import get_testdata_file
 
 from node.control.repository import Repository
 from node.index.engine.place import FILE_NAME
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.acceptance.served import READY, Served
 from tests.crash.journal import new_series
 from tests.ingest import take

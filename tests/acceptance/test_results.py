@@ -22,10 +22,8 @@ from node.control.node import Endpoints, Node
 from node.extensions.channels.settings import CommandSettings, PluginSettings, WebhookSettings
 from node.extensions.reports.report import read_document
 from node.files.reading import read_instance
+from node.settings.core import SeriesSettings, Storage, Web
 from node.settings.model import Settings
-from node.settings.series import SeriesSettings
-from node.settings.storage import Storage
-from node.settings.web import Web
 from node.volume.objects.segmentation import volumes
 from tests import make
 from tests.acceptance.served import until

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.crash.harness import AFTER_RELEASE, Run
 from tests.crash.interleavings import ACTORS, try_interleavings
 from tests.crash.mutants import MUTANTS

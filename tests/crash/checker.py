@@ -24,7 +24,7 @@ from node.index.engine.place import FILE_NAME
 from node.journal.journal import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import association_end, receipt
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.crash.journal import Delivery, Journal
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import wait_until_applied

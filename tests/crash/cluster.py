@@ -37,9 +37,8 @@ from node.conversion.naming import folder_name
 from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
-from node.settings.cluster import ClusterSettings, IndexSettings
+from node.settings.core import ClusterSettings, IndexSettings, Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.acceptance.test_cluster import Host, in_folder, store_of
 from tests.acceptance.test_kill import Sender

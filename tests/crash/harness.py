@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.acceptance.served import READY
 from tests.crash.checker import Checker, opened
 from tests.crash.journal import Journal, Sender, Sent, new_series

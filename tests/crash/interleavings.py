@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from signal import SIGKILL
 
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.crash.journal import new_series
 from tests.crash.operators import NAMES, Operators
 from tests.crash.site import Site

@@ -32,8 +32,8 @@ from node.control.repository import perform_action
 from node.errors import VoxelnodeError
 from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.crash.harness import Campaign, main_of, within
 from tests.crash.routes import Node, send_all
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store

@@ -17,8 +17,8 @@ from pathlib import Path
 from node.archive.root import MARKER
 from node.control.repository import Repository
 from node.errors import VoxelnodeError
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, built, keep_marks, leave, syncs
 from tests.crash.harness import Node, Result, within

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from node.failpoints import CONVERTING, RECEIVING, VARIABLE
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.crash import held
 from tests.crash.checker import opened
 from tests.crash.disk import Disk, built

@@ -16,8 +16,8 @@ from node.control.care import rebuild_index
 from node.extensions.object_store.remote import MARKER
 from node.extensions.object_store.stores import INCOMING, PART_SECONDS
 from node.failpoints import VARIABLE
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.acceptance.served import until
 from tests.crash.acknowledged import without_bytes
 from tests.crash.harness import Node, send

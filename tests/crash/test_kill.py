@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from node.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests.crash.harness import AFTER_RELEASE, Run, beside_random_moments
 from tests.crash.mutants import MUTANTS
 from tests.pace import few_in_the_gate

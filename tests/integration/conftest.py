@@ -28,9 +28,9 @@ from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
-from node.settings.convert import Convert
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
+from node.settings.section import Convert
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
 from tests.ingest import indexed, opened_ingest

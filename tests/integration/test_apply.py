@@ -34,7 +34,7 @@ from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes

@@ -13,8 +13,8 @@ import pytest
 from node.control.care import check_repository
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
+from node.settings.core import OverwritePolicy, Storage
 from node.settings.model import Settings
-from node.settings.storage import OverwritePolicy, Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import served, take
 from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back

@@ -21,8 +21,8 @@ from node.control.repository import Repository
 from node.extensions.backup import making
 from node.extensions.backup.making import holding_backups, make
 from node.index.database.reading import reading
+from node.settings.core import OverwritePolicy, Storage
 from node.settings.model import Settings
-from node.settings.storage import OverwritePolicy, Storage
 from tests.crash.journal import Sent, new_series
 from tests.crash.small_disk import another_disk, fill, mounted
 from tests.ingest import received, served

@@ -19,8 +19,8 @@ import pytest
 from node.acknowledged import segments
 from node.archive.proof import Proof, last_proof, note
 from node.conversion.out_folder import UNLOCKED_SECONDS
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received
 from tests.integration.conftest import flip

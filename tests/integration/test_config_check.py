@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from node.control import checks
-from node.settings.cluster import IndexSettings
+from node.settings.core import IndexSettings, Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.preloaded import run
 from tests.protocol.test_worklist import entry
 

@@ -20,15 +20,15 @@ import tomlkit
 from node.association.client.addresses import Address
 from node.association.client.association import NoAssociation
 from node.association.client.echo import verify
+from node.control.configuration import pages_file
 from node.control.repository import Repository
 from node.errors import UsageError
 from node.index.nouns.records import AssociationEnd
 from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
-from node.settings.files import pages_file
+from node.settings.core import Storage
 from node.settings.load import load
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.acceptance.served import Served, until
 from tests.peers import Pacs
 from tests.preloaded import run

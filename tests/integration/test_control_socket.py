@@ -24,8 +24,8 @@ from node.control.control_socket import ControlServer, NoControlSocket, NotPerfo
 from node.control.repository import Repository, perform_action
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.place import FILE_NAME
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.crash.journal import new_series
 from tests.ingest import received
 from tests.preloaded import run
@@ -54,7 +54,7 @@ from pathlib import Path
 from node import logs
 from node.control.repository import open_for_import
 from node.settings.model import Settings
-from node.settings.storage import Storage
+from node.settings.core import Storage
 logs.configure("error")
 with open_for_import(Settings(storage=Storage(root=Path(sys.argv[1]), reserve_bytes=0))):
     print("ready", flush=True)

@@ -32,7 +32,7 @@ from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, record_outcome, write_volumes
 from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_with_all

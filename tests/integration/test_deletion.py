@@ -22,8 +22,8 @@ from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.records import Level, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
-from node.settings.convert import Convert
 from node.settings.model import Settings
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root, bring

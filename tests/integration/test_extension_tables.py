@@ -27,9 +27,8 @@ from node.index.models.levels import NAMES, ImageRow, PatientRow, SeriesRow, Stu
 from node.index.models.work import WorkRow
 from node.index.nouns.projects import Content
 from node.registry import installed, resolve
-from node.settings.cluster import IndexSettings
+from node.settings.core import IndexSettings, Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.made_once import IN_POSTGRESQL, _name, copy_root, lose_index, put_index_back, save_index

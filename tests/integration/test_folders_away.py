@@ -25,8 +25,8 @@ from node.index.database.reading import reading
 from node.index.engine.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
 from node.receive.ingest import Origin
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, bring, data_set_bytes

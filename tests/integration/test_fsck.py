@@ -23,8 +23,8 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.metrics import Metrics
 from node.receive.recovery import COPIED, RETURNED, record_quarantined
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series

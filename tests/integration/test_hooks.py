@@ -22,7 +22,7 @@ from node.notify.message import HookMessage
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
-from node.settings.hooks import HookSettings
+from node.settings.core import HookSettings
 from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until

@@ -45,9 +45,9 @@ from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
-from node.settings.convert import Convert
+from node.settings.core import RetentionSettings
 from node.settings.model import Settings
-from node.settings.series import RetentionSettings
+from node.settings.section import Convert
 from tests import make
 from tests.acceptance.served import until
 from tests.ingest import opened_ingest

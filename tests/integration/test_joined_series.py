@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import truth
 from tests.converting import here

@@ -20,8 +20,8 @@ from node.journal.segment import VERSION, Record, Segment
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.integration.conftest import announced, data_set_bytes
 

@@ -40,7 +40,7 @@ from node.index.work.messages import Attempt, PendingEvent
 from node.lifecycle.trash import restore
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes

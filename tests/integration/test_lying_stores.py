@@ -15,7 +15,7 @@ from node.index.database.look import looking
 from node.index.engine.place import place_of
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
-from node.settings.convert import Convert as ConvertSettings
+from node.settings.section import Convert as ConvertSettings
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import data_set_bytes, doctor_finds

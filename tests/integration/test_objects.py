@@ -38,10 +38,9 @@ from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
-from node.settings.convert import Convert as ConvertSettings
+from node.settings.core import Acknowledge, JournalSettings, SeriesSettings, Storage
 from node.settings.model import Settings
-from node.settings.series import SeriesSettings
-from node.settings.storage import Acknowledge, JournalSettings, Storage
+from node.settings.section import Convert as ConvertSettings
 from node.writers.options import write_options
 from tests import make
 from tests.acceptance.served import until

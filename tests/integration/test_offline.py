@@ -33,7 +33,7 @@ from node.conversion.pool import ConverterDied
 from node.dicom import header
 from node.errors import UsageError, VoxelnodeError
 from node.receive.dicom_files import identify
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import here

@@ -18,7 +18,7 @@ from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify import notifier
 from node.notify.notifier import HookWorker
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Receiver, channel_of

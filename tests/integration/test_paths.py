@@ -19,8 +19,8 @@ from node.index.database.reading import reading
 from node.index.engine import place as engine
 from node.index.engine.place import FILE_NAME, backup, check, open_engine
 from node.index.engine.sqlite_file import connect
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.acceptance.served import Served
 from tests.crash.journal import new_series

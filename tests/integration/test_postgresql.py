@@ -54,10 +54,9 @@ from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
 from node.index.nouns.study_search import StudyFilter
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
-from node.settings.cluster import IndexSettings
-from node.settings.convert import Convert
+from node.settings.core import IndexSettings, JournalSettings, Storage
 from node.settings.model import Settings
-from node.settings.storage import JournalSettings, Storage
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make, several_writers
 from tests.acceptance.served import until

@@ -26,9 +26,8 @@ from node.index.nouns import received as batches
 from node.index.nouns.persons import PatientLink, Person, PersonRepository
 from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
+from node.settings.core import RetentionSettings, Storage
 from node.settings.model import Settings
-from node.settings.series import RetentionSettings
-from node.settings.storage import Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series

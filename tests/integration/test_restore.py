@@ -14,9 +14,8 @@ from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
 from node.lifecycle.retention import Retention
 from node.receive.apply import Applier
+from node.settings.core import OverwritePolicy, RetentionSettings
 from node.settings.model import Settings
-from node.settings.series import RetentionSettings
-from node.settings.storage import OverwritePolicy
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served
 from tests.made_once import put_index_back, save_index

@@ -27,9 +27,8 @@ from node.lifecycle.expired import due_now
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin
+from node.settings.core import RetentionSettings, RouteEvent
 from node.settings.model import Settings
-from node.settings.routes import RouteEvent
-from node.settings.series import RetentionSettings
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.preloaded import run

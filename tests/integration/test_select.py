@@ -16,9 +16,9 @@ from node.lifecycle.retention import Retention
 from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector, grid_fields
-from node.settings.convert import Convert
+from node.settings.core import RetentionSettings
 from node.settings.model import Settings
-from node.settings.series import RetentionSettings
+from node.settings.section import Convert
 from node.volume.reasons import REMEDIES
 from node.writers.options import write_options
 from tests import make

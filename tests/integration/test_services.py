@@ -32,7 +32,7 @@ from node.index.nouns.records import OwedSidecars, Refused
 from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import give_locks_up_after, index_locked

@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from node.children.serving import ChildLimits
 from node.conversion.pool import Converters
 from node.extensions.spectroscopy import EXTENSION
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests.converting import convert_series
 from tests.integration.conftest import Root

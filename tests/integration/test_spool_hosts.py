@@ -29,10 +29,9 @@ from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.receive.conflicts import NotDecidable, compared
 from node.receive.stored_files import report_damage
-from node.settings.cluster import ClusterSettings, IndexSettings
-from node.settings.convert import Convert
+from node.settings.core import ClusterSettings, IndexSettings, SeriesSettings
 from node.settings.model import Settings
-from node.settings.series import SeriesSettings
+from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
 from tests.peers import Pacs

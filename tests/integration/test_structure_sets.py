@@ -19,7 +19,7 @@ from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from tests import make
 from tests.converting import convert_with_all
 from tests.integration.conftest import QUICK, Root, flip

@@ -14,8 +14,8 @@ from node.control.repository import Repository
 from node.index.database import reading
 from node.index.nouns import study_search
 from node.index.nouns.study_search import StudyFilter, StudyOrder
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from tests import make
 from tests.integration.conftest import bring
 

@@ -11,8 +11,8 @@ from node.acknowledged import FOLDER, entries
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.settings.core import OverwritePolicy
 from node.settings.model import Settings
-from node.settings.storage import OverwritePolicy
 from tests import make
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served, take

@@ -36,9 +36,9 @@ from node.index.engine.place import FILE_NAME
 from node.metrics import Metrics
 from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
 from node.receive.refusals import Rejections
+from node.settings.core import Acknowledge
 from node.settings.model import ExtensionsSettings, Settings
 from node.settings.peers import Dicom, Peer
-from node.settings.storage import Acknowledge
 from tests.ingest import opened_ingest
 from tests.made_once import decoder
 from tests.pace import idle_seconds, now

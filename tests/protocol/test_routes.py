@@ -29,9 +29,9 @@ from node.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
 from node.routing.router import RouteWorkers
 from node.routing.worker import RouteWorker
+from node.settings.core import DestinationSettings, Route
 from node.settings.model import Settings
 from node.settings.peers import Dicom, Peer
-from node.settings.routes import DestinationSettings, Route
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import decoder

@@ -29,7 +29,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from node.conversion.offline import convert_folder
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make, mirrored, truth
 from tests.converting import here

@@ -12,10 +12,10 @@ from playwright.sync_api import Page
 
 from node.association.client.addresses import Address
 from node.association.client.send import send_files
+from node.control.configuration import pages_file
 from node.control.node import Node
 from node.control.repository import Repository
 from node.index.nouns.accounts import Role
-from node.settings.files import pages_file
 from node.settings.load import load
 from node.settings.model import Settings
 from tests import make

@@ -33,8 +33,8 @@ from node.extensions.oidc.settings import WebWithOidc
 from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
 from node.registry import enabled, objects_of
-from node.settings.convert import Convert
 from node.settings.model import Settings
+from node.settings.section import Convert
 from node.web.application import application
 from node.web.credentials import digest, new_token
 from node.web.server import WebServer

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from node.settings.files import pages_file
+from node.control.configuration import pages_file
 from tests.acceptance.served import until
 from tests.integration.test_configuration import is_accepted
 from tests.peers import Pacs

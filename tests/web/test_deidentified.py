@@ -21,7 +21,7 @@ from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
 from node.pseudonyms import Patient, read_keys
-from node.settings.routes import Route
+from node.settings.core import Route
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run

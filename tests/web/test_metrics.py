@@ -24,8 +24,8 @@ from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.web import monitoring
 from node.web.monitoring import ROLES
 from tests import make

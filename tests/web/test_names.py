@@ -15,7 +15,7 @@ from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
 from node.extensions.names import tree
 from node.extensions.names.tree import NameTree, Tree
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.writers.options import write_options
 from node.writers.reading import read_voxels
 from tests import make

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from node.index.nouns.accounts import Role
-from node.settings.web import Web
+from node.settings.core import Web
 from tests import make
 from tests.access_table import requests
 from tests.web.conftest import PASSWORD, Site

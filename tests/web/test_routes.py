@@ -15,7 +15,7 @@ from node.extensions.destinations.settings import DicomwebSettings, FolderSettin
 from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
 from node.routing.router import RouteWorkers, lanes_of
-from node.settings.routes import Route
+from node.settings.core import Route
 from node.web.api.models import RouteResource
 from tests import make
 from tests.web.conftest import Site

@@ -26,7 +26,7 @@ from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.index.search.finder import Finder
 from node.logs import ALLOWED_FIELDS
-from node.settings.web import Web
+from node.settings.core import Web
 from node.web import middleware, server
 from node.web.headers import HEADERS
 from node.web.server import WebServer

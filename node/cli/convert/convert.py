@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
     from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
-    from node.settings.convert import Convert
+    from node.settings.section import Convert
 
 MAX_PEOPLE = 3
 """Patient IDs that are printed, if there are several people."""
@@ -236,7 +236,7 @@ def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], t
     if configured.file is None and not is_configured():
         from pydantic import ValidationError
 
-        from node.settings.convert import Convert
+        from node.settings.section import Convert
 
         values = {key.removeprefix("convert."): value for key, value in given.values() if value is not None}
         with suppress(ValidationError):  # `load` explains it
@@ -253,7 +253,7 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     from node.conversion.naming import name_template
     from node.conversion.out_folder import Layout
     from node.errors import UsageError
-    from node.settings.convert import VolumeFormat
+    from node.settings.section import VolumeFormat
 
     if name in get_args(VolumeFormat):
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")

@@ -30,7 +30,7 @@ from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with
 if TYPE_CHECKING:
     from node.index.work.ledger import Lane
     from node.notify.message import HookMessage
-    from node.settings.hooks import HookEvent, HookSettings
+    from node.settings.core import HookEvent, HookSettings
     from node.settings.model import Settings
 
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)

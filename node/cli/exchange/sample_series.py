@@ -30,7 +30,7 @@ def sample_root(settings: Settings) -> Iterator[Path]:
     from node.conversion.pipeline import convert
     from node.conversion.series import record_outcome, write_volumes
     from node.receive.import_files import import_instances
-    from node.settings.cluster import IndexSettings
+    from node.settings.core import IndexSettings
     from node.writers.options import write_options
 
     def now() -> dt.datetime:

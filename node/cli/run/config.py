@@ -123,7 +123,7 @@ def init(
     """Write a short voxelnode.toml and make its root."""
     from node.control.root import make_root
     from node.settings import DEFAULT_FILE
-    from node.settings.storage import Storage
+    from node.settings.core import Storage
 
     file, stated = folder / DEFAULT_FILE, (root or Storage().root).absolute()
     text = _FIRST.replace('#root = "voxelnode-data"', f"root = {_toml(stated)}")  # the same from every folder

@@ -85,11 +85,9 @@ def sitting(
     """
     from node import logs
     from node.control.node import Node
+    from node.settings.core import SeriesSettings, Storage, Web
     from node.settings.model import ExtensionsSettings, Settings
     from node.settings.peers import Dicom
-    from node.settings.series import SeriesSettings
-    from node.settings.storage import Storage
-    from node.settings.web import Web
 
     logs.configure_command(level=logs_from)
     settings = Settings(

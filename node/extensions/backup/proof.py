@@ -33,8 +33,8 @@ from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.fsck import Finding
 from node.receive.accounting import unaccounted
 from node.registry import enabled, objects_of
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 from node.writers.options import write_options
 
 SPARE_BYTES = 256 << 20

@@ -35,7 +35,7 @@ from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
 from node.pseudonyms import PseudonymKey, made_key, read_keys
 from node.routing.held import HeldWorker, RouteParts
-from node.settings.routes import DestinationSettings, Route
+from node.settings.core import DestinationSettings, Route
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from node.settings.core import DestinationSettings, Route
 from node.settings.model import Settings
-from node.settings.routes import DestinationSettings, Route
 
 _OF_COPIES = (
     "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",

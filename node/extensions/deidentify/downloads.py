@@ -49,7 +49,7 @@ from node.index.search.selection import StoredInstance
 from node.index.work.payloads import Download
 from node.pseudonyms import PATIENT_CHARACTERS
 from node.registry import enabled, objects_of
-from node.settings.convert import Convert
+from node.settings.section import Convert
 from node.version import __version__
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call

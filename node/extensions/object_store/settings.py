@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from node.settings.routes import DestinationSettings, Layout
+from node.settings.core import DestinationSettings, Layout, Storage
 from node.settings.section import Seconds, SettingsSection
-from node.settings.storage import Storage
 
 BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9!_.*'()=@+-]+)*/?")
 """``s3://BUCKET/PREFIX``."""

@@ -13,7 +13,7 @@ from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
-from node.settings.storage import OverwritePolicy
+from node.settings.core import OverwritePolicy
 
 ReceivedPolicy = OverwritePolicy | Literal["accept"]
 """The rule for other bytes under a known SOP Instance UID; ``accept`` is what a person decides for what is received."""

@@ -47,7 +47,7 @@ from node.index.work.messages import (
     waiting_by_study,
 )
 from node.index.work.states import OUTCOMES, Kind, Outcome
-from node.settings.hooks import HookEvent
+from node.settings.core import HookEvent
 
 MAX_WAITING = 1000
 """Messages of a hook that may wait for another attempt; at this limit, the hook reads no new rows."""

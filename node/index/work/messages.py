@@ -24,8 +24,7 @@ from node.index.nouns.events import record_event
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
 from node.index.work.payloads import Message, payload_of
 from node.index.work.states import Outcome
-from node.settings.hooks import HookEvent
-from node.settings.routes import RouteEvent
+from node.settings.core import HookEvent, RouteEvent
 
 MAX_READ_ROWS = 200
 """Rows of each table that a subscriber reads at a time."""

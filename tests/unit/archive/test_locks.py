@@ -10,8 +10,8 @@ import pytest
 
 from node.archive.root import file_system, lock_problem
 from node.control.repository import LocksUnusable, Repository
+from node.settings.core import Storage
 from node.settings.model import Settings
-from node.settings.storage import Storage
 
 
 def mounted(tmp_path: Path, kind: str, options: str) -> Path:

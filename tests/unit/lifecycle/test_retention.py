@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from node.index.nouns.records import StoredStudy
 from node.lifecycle.expired import expired_studies
-from node.settings.series import RetentionSettings
+from node.settings.core import RetentionSettings
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 

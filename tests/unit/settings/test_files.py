@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from node.control.configuration import pages_file, with_table
 from node.errors import UsageError
-from node.settings.files import pages_file, with_table
 from node.settings.load import load, values_of
 
 WHOLE = """\

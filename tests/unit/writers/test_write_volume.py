@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nibabel.analyze import AnalyzeImage
 from PIL import Image
 
-from node.settings.convert import VolumeFormat
+from node.settings.section import VolumeFormat
 from node.volume.assemble import assemble
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Geometry, Source, VolumeKind
