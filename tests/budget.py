@@ -1,4 +1,4 @@
-"""How large the project is, and how large it may be: the table of docs/development.md.
+"""How large the project is, and how large it may be: the table of docs/project/development.md.
 
 ``python -m tests.budget`` gives the figures there that do not fit the tree any more.
 """
@@ -20,7 +20,7 @@ from node.settings.example import kinds
 from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "development.md"
+DOCUMENT = ROOT / "docs" / "project" / "development.md"
 STATEMENT = ROOT / "docs" / "conformance.md"
 BEGIN, END = "<!-- budget: begin -->", "<!-- budget: end -->"
 
@@ -107,7 +107,7 @@ def figures() -> dict[str, int]:
         "commands": _commands(),
         "operations of REST": len(operations.splitlines()),
         "dependencies": len(project["dependencies"]),
-        "words of `docs/` without the conformance statement": _words({*(ROOT / "docs").glob("*.md")} - {STATEMENT}),
+        "words of `docs/` without the conformance statement": _words({*(ROOT / "docs").rglob("*.md")} - {STATEMENT}),
         "words of the conformance statement": _words([STATEMENT]),
     }
 

@@ -34,7 +34,7 @@ from node.settings.model import Settings
 from tests import budget
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_every_column_of_every_view_is_documented_and_no_other(tmp_path: Path) -> None:
@@ -96,8 +96,10 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    pages = {page.name: page.read_text(encoding="utf-8") for page in (tmp_path / "site").glob("*.html")}
-    assert {f"{document.stem}.html" for document in (ROOT / "docs").glob("*.md")} | {"index.html"} <= set(pages)
+    site, docs = tmp_path / "site", ROOT / "docs"
+    pages = {str(page.relative_to(site)): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    documents = {str(document.relative_to(docs).with_suffix(".html")) for document in docs.rglob("*.md")}
+    assert documents | {"index.html"} <= set(pages)
     loaded = re.compile(r"<(?:script|img|source|iframe|video)[^>]* src=\"?https?:|<link[^>]* href=\"?https?:")
     assert {name: loaded.findall(page) for name, page in pages.items() if loaded.search(page)} == {}
 
@@ -248,7 +250,7 @@ def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
 
 
 def test_every_room_of_the_house_is_on_its_map() -> None:
-    house = (ROOT / "docs" / "development.md").read_text(encoding="utf-8").split("## The house")[1].split("\n## ")[0]
+    house = (ROOT / "docs" / "project" / "development.md").read_text(encoding="utf-8").split("## The house")[1].split("\n## ")[0]
     rooms = {path.name for path in (ROOT / "node").glob("[!_]*.py")}
     rooms |= {f"{path.parent.name}/" for path in (ROOT / "node").glob("[!_]*/*.py")}
     table = house.split("Where a thing is:")[0]
@@ -259,7 +261,7 @@ def test_every_room_of_the_house_is_on_its_map() -> None:
 
 def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     house = (
-        (ROOT / "docs" / "development.md").read_text(encoding="utf-8").split("Where a thing is:")[1].split("\n## ")[0]
+        (ROOT / "docs" / "project" / "development.md").read_text(encoding="utf-8").split("Where a thing is:")[1].split("\n## ")[0]
     )
     named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
     assert len(named) > 20
@@ -277,7 +279,7 @@ def test_the_tree_keeps_its_budget() -> None:
 
 
 def test_the_picture_of_the_states_of_work_is_that_of_the_code() -> None:
-    assert picture() in (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    assert picture() in (ROOT / "docs" / "project" / "development.md").read_text(encoding="utf-8")
 
 
 def test_every_token_and_letter_of_names_is_documented() -> None:

@@ -67,7 +67,7 @@ def _is_code(path: str) -> bool:
 def _linked_files() -> set[str]:
     """Return the files outside of this folder, and of `PAGES`, that documents link to."""
     found = set()
-    for document in (*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in PAGES)):
+    for document in (*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in PAGES)):
         here = PurePosixPath(document.relative_to(ROOT))
         for _, target, _ in _LINK.findall(document.read_text(encoding="utf-8")):
             path = "" if "://" in target else _of_root(here, target)

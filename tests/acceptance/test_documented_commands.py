@@ -27,7 +27,7 @@ from tests.protocol.conftest import make_keys
 pytestmark = pytest.mark.slow  # for the node that they share
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 PROGRAMS = (
     *("voxelnode", "dcmsend", "storescu", "findscu", "getscu", "movescu", "echoscu", "curl", "openssl", "sqlite3"),

@@ -1,4 +1,4 @@
-"""The corpus of wrong series, and the tables that docs/wrong-series.md has of it."""
+"""The corpus of wrong series, and the tables that docs/project/wrong-series.md has of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.reference import wrong_series
 from tests.reference.wrong_series import CASES, Case, Outcome, Plane, by_dcm2niix, by_voxelnode, evidence_of, row_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "wrong-series.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "project" / "wrong-series.md"
 
 NOT_RIGHT = {
     "first slice twice, one missing": "warned",

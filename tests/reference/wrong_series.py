@@ -2,7 +2,7 @@
 
     python -m tests.reference.wrong_series
 
-prints the tables of docs/wrong-series.md. Each case is a series after an issue of dcm2niix whose
+prints the tables of docs/project/wrong-series.md. Each case is a series after an issue of dcm2niix whose
 text says which kind of wrong result there was; no data of it are used. A case knows where each of its planes lies, what
 its voxels are worth, and of which image (echo, component ...) and time it is. So the judge needs no oracle: whichever
 way rows, slices and times run in a file, each of its planes must be one that was acquired there.
@@ -901,7 +901,7 @@ def evidence_of(case: Case, ours: Outcome) -> list[str]:
 
 
 def main() -> None:
-    """Print the two tables of docs/wrong-series.md."""
+    """Print the two tables of docs/project/wrong-series.md."""
     print(f"| Series | Issue | What went wrong | voxelnode, dcm2niix {version_of_dcm2niix()} |")
     print("|---|---|---|---|")
     evidence = []

@@ -26,7 +26,7 @@ def help_(
         titles = {name: _title(path) for name, path in sorted(documents.items())}
         rows = [{"topic": name, "about": title} for name, title in titles.items()]
         return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
-    name = topic.removeprefix("docs/").removesuffix(".md")
+    name = topic.rpartition("/")[2].removesuffix(".md")
     if name not in documents:
         raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents), LIST)}")
     text = documents[name].read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def help_(
 def _documents() -> dict[str, Path]:
     installed = Path(__file__).parents[2] / "docs"
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "docs"
-    return {path.stem: path for path in folder.glob("*.md")}
+    return {path.stem: path for path in folder.rglob("*.md")}
 
 
 def _title(path: Path) -> str:

@@ -38,7 +38,7 @@ of heads is read as OOOO."""
 
 _LIKENESS, _MAX_HEIGHT, _MIN_LENGTH = 0.7, 60, 2
 """What cannot be read, such as Cyrillic, is text if the detector is so sure of it, if it is at most so high, in pixels,
-and so many times as long. docs/benchmarks.md has figures of both rules."""
+and so many times as long. docs/project/benchmarks.md has figures of both rules."""
 
 _CONFIDENCE_BESIDE_TEXT = 0.5
 """Where there is text, what is less sure counts as well."""

@@ -22,7 +22,7 @@ class _Media(Extension):
     statement = Statement(
         words={
             "creates_media": "Yes",
-            "written_media": "\n`voxelnode export --media` creates File-sets ([ihe.md](ihe.md#media)).",
+            "written_media": "\n`voxelnode export --media` creates File-sets ([media.md](media.md)).",
         }
     )
 

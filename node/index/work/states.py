@@ -1,7 +1,7 @@
 """The states of work, and the transitions between them.
 
 Every change of a state in the table `work` is one of `TRANSITIONS`, made by `node.index.work.ledger.move`. The picture
-in docs/development.md is what ``python -m node.index.work.states`` prints.
+in docs/project/development.md is what ``python -m node.index.work.states`` prints.
 """
 
 from __future__ import annotations
