@@ -250,7 +250,12 @@ def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
 
 
 def test_every_room_of_the_house_is_on_its_map() -> None:
-    house = (ROOT / "docs" / "project" / "development.md").read_text(encoding="utf-8").split("## The house")[1].split("\n## ")[0]
+    house = (
+        (ROOT / "docs" / "project" / "development.md")
+        .read_text(encoding="utf-8")
+        .split("## The house")[1]
+        .split("\n## ")[0]
+    )
     rooms = {path.name for path in (ROOT / "node").glob("[!_]*.py")}
     rooms |= {f"{path.parent.name}/" for path in (ROOT / "node").glob("[!_]*/*.py")}
     table = house.split("Where a thing is:")[0]
@@ -261,7 +266,10 @@ def test_every_room_of_the_house_is_on_its_map() -> None:
 
 def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     house = (
-        (ROOT / "docs" / "project" / "development.md").read_text(encoding="utf-8").split("Where a thing is:")[1].split("\n## ")[0]
+        (ROOT / "docs" / "project" / "development.md")
+        .read_text(encoding="utf-8")
+        .split("Where a thing is:")[1]
+        .split("\n## ")[0]
     )
     named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
     assert len(named) > 20

@@ -9,7 +9,9 @@ TOP = Path(__file__).parents[2]
 
 
 def test_each_transaction_that_is_claimed_names_a_test_that_there_is() -> None:
-    rows = re.findall(r"^\| ((?:RAD|ITI)-\d[^|]*)\|[^|]*\|([^|]*)\|$", (TOP / "docs/project/ihe.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ((?:RAD|ITI)-\d[^|]*)\|[^|]*\|([^|]*)\|$", (TOP / "docs/project/ihe.md").read_text(), re.MULTILINE
+    )
     assert len(rows) > 20
     for transaction, test in rows:
         named = re.fullmatch(r" `(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)` ", test)
