@@ -10,8 +10,8 @@ import datetime as dt
 import time
 from pathlib import Path
 
+from node.index.engine.about_keys import ClockLook, Uptime
 from node.index.nouns.retention import Receipts
-from node.index.nouns.retention_state import ClockLook, Uptime
 
 TOLERANCE = dt.timedelta(hours=1)
 """Largest difference between the clock and the time since the machine started; a small one is corrected by NTP."""

@@ -25,9 +25,8 @@ from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked
-from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
+from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
 from node.index.nouns.deletions import NotThere
-from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.expired import Expired, due_now

@@ -36,7 +36,7 @@ from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.projects import KnownProjects
-from node.index.nouns.shares import KnownShares
+from node.index.nouns.records import KnownShares
 from node.index.work.jobs import JobRepository
 from node.settings.core import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail

@@ -21,7 +21,7 @@ from node.addresses import block_of
 from node.audit.audit_log import Result
 from node.index.engine.scope import Scope
 from node.index.nouns.accounts import KnownAccount, Role
-from node.index.nouns.shares import KnownShares
+from node.index.nouns.records import KnownShares
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.core import Web

@@ -24,7 +24,7 @@ from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.work_loop import RequestLoop
 from node.index.engine.scope import Scope, within
 from node.index.work.ledger import MAX_DOWNLOADS, REASON_LENGTH, Decision, Ended, Lane, Work
-from node.index.work.payloads import Download
+from node.index.work.states import Download
 from node.web.access import Call
 from node.web.audit_trail import AccountAuditTrail, AuditTrail, of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound

@@ -21,13 +21,12 @@ from prometheus_client.registry import Collector
 
 from node.archive.proof import last_proof
 from node.errors import type_and_location
-from node.index.engine.about_keys import RETENTION
+from node.index.engine.about_keys import RETENTION, retention_state
 from node.index.engine.backend import Failure, Place, backend_at
 from node.index.engine.scope import within
 from node.index.engine.sqlite_file import held_back, wal_bytes
 from node.index.models.history import SET_ASIDE
 from node.index.models.levels import SERIES_STATES
-from node.index.nouns.retention_state import retention_state
 from node.index.nouns.views import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready

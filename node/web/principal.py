@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from node.budget import Standing
 from node.index.engine.scope import Scope
 from node.index.nouns.accounts import KnownAccount, Role
-from node.index.nouns.shares import Share
+from node.index.nouns.records import Share
 from node.settings.core import Web
 
 Kind = Literal["local", "session", "password", "token", "provider", "job", "link"]

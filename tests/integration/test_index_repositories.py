@@ -26,7 +26,7 @@ from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
 from node.index.engine.view_rows import Queries, Row, queries_of_file
-from node.index.nouns import series, views
+from node.index.nouns import studies, views
 from node.index.nouns.study_search import StudyFilter
 from node.index.nouns.views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.work import jobs
@@ -149,7 +149,7 @@ def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the
 def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "FEW_SERIES", 0)
+    monkeypatch.setattr(studies, "FEW_SERIES", 0)
     steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
     assert not any("ORDER BY" in step for step in steps), steps
 

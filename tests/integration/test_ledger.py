@@ -15,8 +15,7 @@ from node.index.models.work import WorkRow
 from node.index.work import jobs, ledger
 from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
 from node.index.work.messages import Attempt, PendingEvent
-from node.index.work.payloads import Assignment, Counts, Download, Message, Payload
-from node.index.work.states import TRANSITIONS, Kind, Move, State
+from node.index.work.states import TRANSITIONS, Assignment, Counts, Download, Kind, Message, Move, Payload, State
 from tests.integration.conftest import Root
 from tests.rows import read_rows
 

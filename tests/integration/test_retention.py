@@ -17,9 +17,9 @@ from node.extensions.worklist.modality_worklist import Worklist
 from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
+from node.index.engine.about_keys import Uptime
 from node.index.nouns.accounts import Role
-from node.index.nouns.retention_state import Uptime
-from node.index.nouns.shares import Share
+from node.index.nouns.records import Share
 from node.index.work.ledger import Ended, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.routes import lane_to

@@ -21,7 +21,7 @@ from node.index.models.levels import SeriesRow, Utc
 from node.index.nouns.projects import Content
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Lane, add
-from node.index.work.payloads import Assignment
+from node.index.work.states import Assignment
 from node.lifecycle.fsck import Finding, examine
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
 from node.receive import stored_files

@@ -22,8 +22,7 @@ from node.errors import UsageError
 from node.extensions.pages.operation import badges
 from node.index.engine.scope import current_scope, within
 from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
-from node.index.nouns.records import ListedToken
-from node.index.nouns.shares import Share
+from node.index.nouns.records import ListedToken, Share
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.web import middleware
 from node.web.access import READERS, Call, identified

@@ -23,7 +23,7 @@ from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.retrieving import Retrieving, outcome
 from node.index.database.work_loop import RequestLoop
 from node.index.nouns.accounts import Role
-from node.index.work.payloads import Counts
+from node.index.work.states import Counts
 from tests import make
 from tests.interop.conftest import is_answered
 from tests.programs import free_port, needs

@@ -21,7 +21,7 @@ from node.conversion.volume_files import sweep
 from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import MAX_DOWNLOADS, Work
-from node.index.work.payloads import Download
+from node.index.work.states import Download
 from node.web.access import Call
 from node.web.downloads import MAX_MADE, Downloads, Making, makes
 from node.web.errors import DownloadsBusy, ResourceNotFound

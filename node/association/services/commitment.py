@@ -47,7 +47,7 @@ from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
-from node.index.work.payloads import CommitmentRequest, Reference
+from node.index.work.states import CommitmentRequest, Reference
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()

@@ -46,7 +46,7 @@ from node.hookspecs import ObjectKind
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
-from node.index.work.payloads import Download
+from node.index.work.states import Download
 from node.pseudonyms import PATIENT_CHARACTERS
 from node.registry import enabled, objects_of
 from node.settings.section import Convert

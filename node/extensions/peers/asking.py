@@ -28,7 +28,7 @@ from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower, RequestLoop
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Postponed, Work
-from node.index.work.payloads import Inquiry
+from node.index.work.states import Inquiry
 from node.retries import wait_seconds
 from node.settings.model import Settings
 

@@ -20,7 +20,7 @@ from node.index.models.work import WorkRow
 from node.index.nouns.awaited_senders import is_awaiting, waits_of
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import Lane, add, in_lane
-from node.index.work.payloads import Inquiry, payload_of
+from node.index.work.states import Inquiry, payload_of
 from node.quiet import Waits
 
 AHEAD = dt.timedelta(seconds=10)

@@ -22,8 +22,7 @@ from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
 from node.index.work.ledger import Decision, Ended, Work
-from node.index.work.payloads import Counts
-from node.index.work.states import Outcome
+from node.index.work.states import Counts, Outcome
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
 

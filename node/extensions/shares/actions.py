@@ -13,7 +13,7 @@ from node.counted import counted
 from node.errors import UsageError, nearest
 from node.extensions.shares.rows import ShareRepository
 from node.hookspecs import Action as RootAction
-from node.index.nouns.shares import Share
+from node.index.nouns.records import Share
 from node.registry import deidentifications_of
 from node.settings.model import Settings
 

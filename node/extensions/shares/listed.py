@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.index.engine.view_rows import ViewRows, timed
-from node.index.nouns.shares import Share
+from node.index.nouns.records import Share
 
 
 class ShareViews(ViewRows):

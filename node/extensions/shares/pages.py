@@ -14,7 +14,7 @@ from node.extensions.shares.rest import NewShare, made_share
 from node.extensions.shares.rows import ReadShares, ShareRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.shares import Share
+from node.index.nouns.records import Share
 from node.registry import DEIDENTIFIED_ZIP, required
 from node.web.access import WRITERS, Call, CurrentCall, allow
 from node.web.api.models import RowId

@@ -14,8 +14,8 @@ from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import StudyRow
 from node.index.nouns.accounts import is_current, moment
+from node.index.nouns.records import Share
 from node.index.nouns.retention import old_before
-from node.index.nouns.shares import Share
 
 MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""

@@ -35,7 +35,7 @@ from node.index.nouns.events import record_event
 from node.index.nouns.levels import identity_of
 from node.index.nouns.received import DIGEST_CORRECTED
 from node.index.nouns.trash import NAMING
-from node.index.work.payloads import PAYLOADS
+from node.index.work.states import PAYLOADS
 
 Row = dict[str, Any]
 

@@ -26,15 +26,14 @@ from node.index.engine.sqlite_file import FileVersion
 from node.index.engine.writer import IndexWriter, Rows, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.association_ends import AssociationRepository
-from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
+from node.index.nouns.hosts import AuditLineRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
 from node.index.nouns.objects import ObjectRepository
-from node.index.nouns.problems import ProblemRepository
-from node.index.nouns.rejections import RejectionRepository
+from node.index.nouns.problems import ProblemRepository, RejectionRepository
 from node.index.nouns.reopening import ReferenceRepository
 from node.index.nouns.retention import RetentionRepository
 from node.index.nouns.senders import SenderRepository

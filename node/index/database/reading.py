@@ -31,26 +31,22 @@ from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
-from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
 from node.index.nouns.facts import SeriesFacts
-from node.index.nouns.hosts import ReadHosts
+from node.index.nouns.hosts import ReadAuditLines, ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
 from node.index.nouns.persons import ReadPatients
-from node.index.nouns.problems import ReadFailures, ReadProblems
-from node.index.nouns.rejections import ReadRejections
+from node.index.nouns.problems import ReadFailures, ReadProblems, ReadRejections
 from node.index.nouns.senders import ReadSenders
-from node.index.nouns.series import ReadExports, ReadSeries
-from node.index.nouns.studies import ReadStudies
+from node.index.nouns.studies import ReadExports, ReadSeries, ReadStudies
 from node.index.nouns.terms import Terms
 from node.index.nouns.trash import ReadTrash
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.work.deliveries import ReadHooks
-from node.index.work.jobs import ReadJobs
-from node.index.work.listing import ReadWork
+from node.index.work.jobs import ReadJobs, ReadWork
 from node.index.work.routes import ReadRoutes
 
 Added = TypeVar("Added")

@@ -124,7 +124,7 @@ class AwaitedSenderRow(Base):
 
 
 class SubscriberRow(Numbered):
-    """A hook, or a destination of a route, and what it wants; see `node.index.work.outbox`."""
+    """A hook, or a destination of a route, and what it wants; see `node.index.nouns.events`."""
 
     __tablename__ = "subscribers"
     __table_args__ = (UniqueConstraint("kind", "name", "destination"), NO_ID_TWICE)
@@ -214,7 +214,7 @@ class ResultRow(Numbered):
 class WorkRow(Numbered):
     """Something that the node owes to a peer or a hook; see `node.index.work.ledger`.
 
-    What only some kinds have is in `payload`; see `node.index.work.payloads`.
+    What only some kinds have is in `payload`; see `node.index.work.states`.
     """
 
     __tablename__ = "work"

@@ -26,7 +26,7 @@ from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import SentInstanceRow
 from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
-from node.index.nouns.events import record_event
+from node.index.nouns.events import forget_images, record_event
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
@@ -36,7 +36,6 @@ from node.index.nouns.retention import newest_look
 from node.index.nouns.trash import Rows, content_of, leaving, put_in_trash
 from node.index.nouns.views import DeletionViews
 from node.index.work.jobs import after_deletion
-from node.index.work.outbox import forget_images
 
 if TYPE_CHECKING:  # it reads everything, also deletions
     from node.index.nouns.terms import Terms

@@ -21,12 +21,12 @@ from node.index.models.history import (
     VolumeSourceRow,
 )
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.nouns.events import forget_images
 from node.index.nouns.instance_files import folders_of, owe_files, owe_host_removals, owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.reopening import delete_references, reopen
 from node.index.nouns.verdicts import judge_doubted
 from node.index.work.jobs import after_deletion
-from node.index.work.outbox import forget_images
 
 LIVE = ConversionRow.files_removed_at.is_(None)
 

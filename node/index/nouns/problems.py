@@ -1,4 +1,6 @@
-"""Failures, and the problems of series that a person has to settle, with what people say about them.
+"""What went wrong: refusals, failures, and the problems of series that a person has to settle.
+
+Refusals have a bounded table; equal refusals within a minute share a row.
 
 A failure is the reason why a series, or one of its stacks, has no volume.
 
@@ -10,20 +12,22 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import get_args
 
-from sqlalchemy import Connection, Update, func, select, text, update
+from sqlalchemy import Connection, Update, delete, func, insert, select, text, update
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, ReadRepository, Row
 from node.index.engine.view_rows import certainty_of
 from node.index.engine.views import problem_of
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models.history import FailureRow
+from node.index.models.history import FailureRow, RejectionRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.views import FailureViews
+from node.index.nouns.records import CountedRefusal, Refused, kind_of
+from node.index.nouns.views import FailureViews, RejectionViews
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""
@@ -205,3 +209,57 @@ class ReadFailures(PagedRepository, FailureViews):
         """Count the failures of the last conversions by reason."""
         query = select(FailureRow.reason, func.count()).group_by(FailureRow.reason)
         return {reason: count for reason, count in self._connection.execute(query)}
+
+
+ROW_TIME = dt.timedelta(minutes=1)
+"""Equal refusals at most this far apart share a row."""
+
+MAX_ROWS = 10_000
+"""Rows of each level that are kept; the oldest are deleted."""
+
+
+class RejectionRepository(IndexRepository):
+    """The refusals of a node."""
+
+    @on_writer
+    def record(self, connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
+        """Add refusals to the counts of their open rows, or insert new rows.
+
+        Returns the refusals for which a row was inserted.
+        """
+        news = [counted.refused for counted in refusals if not _counted(connection, counted)]
+        for what in {refused.what for refused in news}:
+            of_level = RejectionRow.what == what
+            oldest = select(RejectionRow.id).where(of_level).order_by(RejectionRow.id.desc()).offset(MAX_ROWS).limit(1)
+            connection.execute(delete(RejectionRow).where(of_level, RejectionRow.id <= oldest.scalar_subquery()))
+        return news
+
+
+def _counted(connection: Connection, counted: CountedRefusal) -> bool:
+    """Add a refusal to the open row of an equal one and return True; else insert a row and return False."""
+    same = asdict(counted.refused)
+    kind = same.pop("kind")
+    texts = {"reason": same.pop("reason"), "remedy": same.pop("remedy"), "last_at": counted.last_at}
+    open_rows = connection.execute(
+        select(RejectionRow.id, RejectionRow.reason)
+        .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))
+        .where(RejectionRow.last_at >= counted.first_at - ROW_TIME)
+        .order_by(RejectionRow.id.desc())
+    )
+    open_row = next((id for id, reason in open_rows if kind_of(reason) == kind), None)
+    if open_row is None:
+        connection.execute(insert(RejectionRow).values(**same, **texts, count=counted.count, first_at=counted.first_at))
+        return False
+    connection.execute(
+        update(RejectionRow)
+        .where(RejectionRow.id == open_row)
+        .values(**texts, count=RejectionRow.count + counted.count)
+    )
+    return True
+
+
+class ReadRejections(PagedRepository, RejectionViews):
+    """Rows of ``rejections`` and ``v_rejections``."""
+
+    listing = select(RejectionRow.__table__)
+    filters = (RejectionRow.rule,)

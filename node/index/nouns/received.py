@@ -21,6 +21,7 @@ from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.documents import rebase, write_documents
 from node.index.nouns.emptied import leave_series
+from node.index.nouns.events import owe_images
 from node.index.nouns.growth import Seen, record_growth
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
@@ -37,7 +38,6 @@ from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
 from node.index.work.messages import begin_repaired
-from node.index.work.outbox import owe_images
 
 DIGEST_CORRECTED = "digest-corrected"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""

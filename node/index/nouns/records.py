@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
@@ -403,3 +403,30 @@ class ListedAccount:
     has_factor: bool
     created_at: dt.datetime
     tokens: tuple[ListedToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A link: what it shows, whether files may be downloaded, and how it was used; `series` is empty for a study.
+
+    `deidentification`: the table [deidentify.NAME] by which everything that it shows is made; None: it shows what was
+    received.
+    """
+
+    id: int
+    study: str
+    series: str
+    may_download: bool
+    deidentification: str | None
+    made_by: str
+    made_at: dt.datetime
+    expires_at: dt.datetime
+    uses: int
+    used_at: dt.datetime | None
+
+
+class KnownShares(Protocol):
+    """The links of an index."""
+
+    def by_token(self, sha256: str, now: dt.datetime) -> Share | None:
+        """Return the link of a token, or None if it is unknown, revoked or over."""

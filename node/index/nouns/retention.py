@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, func, or_, select, update
 
 from node.index.engine.about import about, set_about
-from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
+from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED, RetentionState, look_of, retention_state
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow
-from node.index.nouns.retention_state import RetentionState, look_of, retention_state
 
 MAX_STALENESS = dt.timedelta(hours=1)
 """How far the clock may be from the newest look at it: somebody looks every few seconds while a node runs."""

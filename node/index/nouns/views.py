@@ -22,6 +22,8 @@ from node.index.engine.about_keys import (
     STORE_CHECKSUMS,
     STORE_SPOOLED,
     AppliedPosition,
+    RetentionState,
+    retention_state,
 )
 from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of, timed
 from node.index.nouns.records import (
@@ -33,7 +35,6 @@ from node.index.nouns.records import (
     StoredStudy,
     removes_instances,
 )
-from node.index.nouns.retention_state import RetentionState, retention_state
 
 MAX_CONFLICTS = 100
 """Conflicts that are shown of a study, a series or an instance."""

@@ -1,7 +1,7 @@
 """Deliveries: the messages of each hook and each destination of a route.
 
 These are the subscribers; each is a lane of the ledger, which has its messages (`node.index.work.messages`). Every
-message is delivered at least once. The outbox has what a subscriber has no message of yet (`node.index.work.outbox`),
+message is delivered at least once. The outbox has what a subscriber has no message of yet (`node.index.nouns.events`),
 and its row goes in the transaction that records what became of the attempt. If the process dies between an attempt and
 that commit, the next start delivers the message again, with the same message id. The ledger has the messages that wait
 for another attempt, and the outcome of all but those of single instances that were taken at once.
@@ -30,9 +30,9 @@ from node.index.models.history import EventRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.events import EventKind
+from node.index.nouns.events import EventKind, forget_owed, kinds_in_words, narrow_owed
 from node.index.nouns.views import HookViews
-from node.index.work import jobs, outbox
+from node.index.work import jobs
 from node.index.work.ledger import Ended, Lane, begin_again, end, in_lane
 from node.index.work.messages import (
     MAX_READ_ROWS,
@@ -139,11 +139,11 @@ class DeliveryRepository(IndexRepository):
                 count += _forget(connection, lane, dt.datetime.now(dt.UTC))
         for lane, events in wanted.items():
             kinds, wants_instances = kinds_of(events), "instance-stored" in events
-            values = {"wanted_kinds": outbox.in_words(kinds), "wants_instances": wants_instances}
+            values = {"wanted_kinds": kinds_in_words(kinds), "wants_instances": wants_instances}
             row = insert(SubscriberRow).values(**lane._asdict(), delivered=0, **values)
             row = row.on_conflict_do_update(index_elements=Lane._fields, set_=values)
             subscriber = connection.execute(row.returning(SubscriberRow.id)).scalar_one()
-            outbox.narrow(connection, subscriber, kinds, wants_instances=wants_instances)
+            narrow_owed(connection, subscriber, kinds, wants_instances=wants_instances)
         return count
 
     @on_reader
@@ -193,7 +193,7 @@ class DeliveryRepository(IndexRepository):
         if taken:
             events = [pending.event_id for pending in taken if pending.event_id is not None]
             images = [pending.image_id for pending in taken if pending.image_id is not None]
-            outbox.forget(connection, _subscriber(connection, lane), events, images)
+            forget_owed(connection, _subscriber(connection, lane), events, images)
 
     @on_writer
     def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
@@ -263,7 +263,7 @@ class DeliveryRepository(IndexRepository):
 def _forget(connection: Connection, lane: Lane, now: dt.datetime) -> int:
     gone = delete(SubscriberRow).where(is_subscriber(lane)).returning(SubscriberRow.id)
     for subscriber in connection.scalars(gone).all():
-        outbox.narrow(connection, subscriber, (), wants_instances=False)
+        narrow_owed(connection, subscriber, (), wants_instances=False)
     return end(connection, Ended("dropped", "it is no longer configured"), now, in_lane(lane))
 
 

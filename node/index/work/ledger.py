@@ -38,17 +38,21 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.work import ResultRow, WorkRow
-from node.index.work.payloads import (
+from node.index.work.states import (
+    TRANSITIONS,
     CommitmentRequest,
     Counts,
     Download,
     Erasure,
+    Kind,
+    Move,
+    Outcome,
     Payload,
     Reference,
+    State,
     document_of,
     payload_of,
 )
-from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
 from node.retries import jittered_wait_seconds
 
 MAX_OPEN_RETRIEVALS = 1000
@@ -106,7 +110,7 @@ class Work:
     reason: str | None
     requested_by: str
     cancelled_by: str | None
-    payload: Any  # of the class that `node.index.work.payloads.PAYLOADS` has for the kind
+    payload: Any  # of the class that `node.index.work.states.PAYLOADS` has for the kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from node.index.models.levels import ImageRow
 from node.index.models.work import WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
-from node.index.work.payloads import Message, payload_of
-from node.index.work.states import Outcome
+from node.index.work.states import Message, Outcome, payload_of
 from node.settings.core import HookEvent, RouteEvent
 
 MAX_READ_ROWS = 200

@@ -24,12 +24,12 @@ from node.index.models.history import ConflictRow, EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.events import wants
 from node.index.nouns.views import RouteViews
 from node.index.search.selection import IDENTIFIED, Identities, StoredInstance
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import Attempt, PendingEvent, enqueue, keep, show_progress, waiting_by_study
-from node.index.work.outbox import wants
 
 ASKED_AT_ONCE = 1000
 """Instances of one request for commitment."""

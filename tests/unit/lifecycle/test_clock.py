@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
+from node.index.engine.about_keys import ClockLook, Uptime
 from node.index.nouns.retention import Receipts
-from node.index.nouns.retention_state import ClockLook, Uptime
 from node.lifecycle.clock import contradiction, uptime
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
