@@ -85,6 +85,7 @@ class _Waiting:
     facts: bytes
     payload: tuple[bytes, ...]
     size: int
+    known: Any = None
     sequence: int = 0
     error: Exception | None = None
 
@@ -103,10 +104,12 @@ class Journal:
         make_folder(folder)
         self._folder, self._segment_bytes = folder, segment_bytes
         self._max_segments = max(3, max_bytes // segment_bytes)
-        self._lock = threading.Lock()  # guards `_waiting`
+        self._lock = threading.Lock()  # guards `_waiting` and `_known`
         self._leading = threading.Lock()  # held by the thread that writes
         self._room = threading.Condition()  # guards `_spare` and `_used`
         self._waiting: list[_Waiting] = []
+        self._writing: Sequence[_Waiting] = ()
+        self._known: dict[int, Any] = {}  # of records that are not done with, by their numbers
         self._used: list[Segment] = []  # in the order of their records; the last one is written to
         self._spare: list[Segment] = []
         self._failed: OSError | VoxelnodeError | None = None
@@ -178,11 +181,12 @@ class Journal:
                 raise
         self._is_ready = True
 
-    def append(self, facts: bytes, *payload: bytes) -> int:
+    def append(self, facts: bytes, *payload: bytes, known: Any = None) -> int:
         """Append one record; it is durable when this returns.
 
         `facts`: what describes the record.
         `payload`: consecutive parts.
+        `known`: what is known of it already, in memory: `read` hands it on with the record.
 
         Its sequence number, one more than that of the record before.
 
@@ -195,13 +199,14 @@ class Journal:
         size = RECORD_HEAD_BYTES + len(facts) + sum(map(len, payload))
         if size > self._segment_bytes - HEADER_BYTES:
             raise ValueError(f"a record of {size} bytes does not fit into a segment")
-        waiting = _Waiting(facts, payload, size)
+        waiting = _Waiting(facts, payload, size, known)
         with self._lock:
             self._waiting.append(waiting)
         with self._leading:
             if not waiting.sequence and waiting.error is None:
                 with self._lock:
                     batch, self._waiting = self._waiting, []
+                    self._writing = tuple(batch)
                 self._write(batch)
         if waiting.error is not None:
             raise waiting.error
@@ -266,8 +271,11 @@ class Journal:
         reached("record-begun")
         segment.write(buffers, len(batch))
         reached("record-synced")
-        for sequence, waiting in enumerate(batch, self._last + 1):
-            waiting.sequence = sequence
+        with self._lock:
+            for sequence, waiting in enumerate(batch, self._last + 1):
+                waiting.sequence = sequence
+                if waiting.known is not None:
+                    self._known[sequence] = waiting.known
         self._last += len(batch)
 
     def _segment_for(self, size: int) -> Segment:
@@ -365,6 +373,8 @@ class Journal:
     def read(self, cursor: Cursor, max_records: int, max_bytes: int) -> tuple[list[Record], Cursor]:
         """Return durable records from `cursor` on, and the cursor behind them; for one thread.
 
+        The records before `cursor` are done with: what was known of them is forgotten.
+
         `cursor`: `start` of this journal, or what this method has returned.
         `max_records`, `max_bytes`: limits: the records of one call, and the bytes after which it returns.
 
@@ -372,6 +382,8 @@ class Journal:
         """
         records: list[Record] = []
         sequence, offset, size = cursor.sequence, cursor.offset, 0
+        with self._lock:
+            self._known = known = {number: its for number, its in self._known.items() if number >= sequence}
         while sequence <= self._last and len(records) < max_records and size < max_bytes:
             with self._room:
                 segment = next(used for used in self._used if used.first <= sequence <= used.last)
@@ -381,10 +393,17 @@ class Journal:
             if readable is None or readable[0].sequence != sequence:
                 raise OSError(errno.EIO, f"record {sequence} of {segment.path.name} cannot be read back")
             record, offset = readable
-            records.append(record)
+            records.append(replace(record, known=known.get(sequence)))
             size += len(record.payload)
             sequence += 1
         return records, Cursor(sequence, offset)
+
+    def known(self, after: int = 0) -> list[Any]:
+        """Return what is known of the records behind a number that are not done with, and of those that come."""
+        with self._lock:
+            unwritten = (one for one in (*self._writing, *self._waiting) if not one.sequence and one.error is None)
+            coming = [one.known for one in unwritten if one.known is not None]
+            return [*(its for number, its in self._known.items() if number > after), *coming]
 
     @property
     def start(self) -> Cursor:

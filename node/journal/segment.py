@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
@@ -114,11 +115,15 @@ interpreter lock."""
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record that was read back: its number, and the bytes that were appended."""
+    """One record that was read back: its number, and the bytes that were appended.
+
+    `known`: what the thread that appended it knew of it; None: another process has written it.
+    """
 
     sequence: int
     facts: bytes
     payload: bytes
+    known: Any = None
 
 
 class SegmentGone(VoxelnodeError):

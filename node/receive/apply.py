@@ -21,7 +21,7 @@ import datetime as dt
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -35,7 +35,6 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.counted import counted
-from node.dicom.attributes import InstanceAttributes
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Ahead, Index
@@ -44,15 +43,12 @@ from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused
-from node.journal.journal import Journal
-from node.journal.segment import Record
+from node.journal.journal import Journal, JournalFull, JournalUnusable
+from node.journal.segment import Record, SegmentGone
 from node.metrics import Metrics
 from node.receive.accounting import acknowledged
 from node.receive.checkpoint import Checkpoint
-from node.receive.contents import RecordContents
-from node.receive.expected import ExpectedRecords
-from node.receive.progress import Progress
-from node.receive.record import Receipt, receipt
+from node.receive.record import Known, Receipt, content, receipt
 from node.receive.replay import JournalReplay, Replayed
 from node.receive.stored_files import add_compared
 
@@ -66,6 +62,10 @@ senders wait, a batch waits for those that were answered last, as long as the la
 
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
+
+MAX_KNOWN = 4096
+"""Lag from which on what receiving threads know of records is not kept in memory but read from the journal, unless
+somebody waits for the outcome."""
 
 _Applicable = tuple[Record, Received | AssociationEnd | None]
 """A record and its content; None: the content cannot be read."""
@@ -98,16 +98,15 @@ class Applier(BackgroundService, Ahead):
         self._audit = audit
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._applying = threading.Lock()
-        self.expected = ExpectedRecords()
-        self._progress = Progress(journal)
+        self._changed = threading.Condition()
+        self._applied = 0  # the number of the last record that is applied
+        self._caught_up_at = monotonic()  # everything that was durable by then is applied
+        self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
         self._checkpoint = Checkpoint(journal, archive, index)
-        self._contents = RecordContents(archive, self.expected, self._checkpoint)
         self._committed = 0
-        self._uncleared: deque[tuple[Received, Indexed]] = deque()
+        self._uncleared: deque[tuple[Record, Received, Indexed]] = deque()
         self.lacks_segments = False
         self._cursor = journal.start
-        self._ends: deque[int] = deque()
-        self._ends_lock = threading.Lock()  # associations end in threads of their own
         metrics.queued_instances.set_function(lambda: float(self.waiting))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
@@ -115,32 +114,57 @@ class Applier(BackgroundService, Ahead):
     @property
     def lag(self) -> int:
         """How many records, nearly all of acknowledged instances, are not in the index yet."""
-        return self._progress.lag
+        return max(0, self._journal.last - self._applied)
 
     @property
     def waiting(self) -> int:
         """How many acknowledged instances are not in the index yet."""
-        with self._ends_lock:
-            ends = sum(sequence > self._progress.applied for sequence in self._ends)
+        ends = sum(isinstance(its, AssociationEnd) for its in self._journal.known(self._applied))
         return max(0, self.lag - ends)
 
     @property
     def lag_seconds(self) -> float:
         """For how long acknowledged instances have not been in the index; 0 while it is up to date."""
-        return self._progress.lag_seconds
+        return monotonic() - self._caught_up_at if self.lag else 0.0
 
     @property
     def index_stall(self) -> str | None:
         """See `Index.stall`."""
         return self._index.stall
 
-    def expect(self, key: str, attributes: InstanceAttributes, outcome: Future[Outcome] | None = None) -> None:
-        """Hand over what the receiving thread has read already, before it appends the record.
+    def append(self, facts: bytes, *payload: bytes, known: Known | AssociationEnd) -> None:
+        """Add a record to the journal, durably, and apply it in a moment.
 
-        `outcome`: gets the outcome after the commit.
+        `known`: its content, as far as the receiving thread has read it.
+
+        Raises OutOfResources if that fails.
         """
-        self._progress.expects()
-        self.expected.add(key, attributes, outcome)
+        is_kept = self.lag < MAX_KNOWN or isinstance(known, AssociationEnd) or known.outcome is not None
+        if not self.lag:
+            self._caught_up_at = monotonic()  # until the record is there, nothing is late
+        try:
+            self._journal.append(facts, *payload, known=known if is_kept else None)
+        except OSError as error:
+            raise self._archive.intake.failed(error) from error
+        except SegmentGone as error:
+            raise OutOfResources(f"intake has stopped: {self._archive.intake.stopped or error}") from error
+        except (JournalFull, JournalUnusable) as error:
+            raise OutOfResources(str(error)) from error
+        self.appended()
+
+    def appended(self) -> None:
+        """Apply what was appended, in a moment."""
+        self.wake(self._gather_seconds)
+        if self._is_awaited and self.lag >= self._company:
+            with self._changed:
+                self._changed.notify_all()
+
+    def may_bring(self, sop_instance_uid: str) -> bool:
+        """Return whether an instance with this UID may be ahead of the index."""
+        ahead = self._journal.known(self._applied)
+        return self.lag >= MAX_KNOWN or any(
+            isinstance(its, Known) and its.attributes.sop_instance_uid == sop_instance_uid for its in ahead
+        )
 
     def journal_problem(self) -> str | None:
         """Return why the journal accepts nothing more, or None. Its instances are made durable elsewhere then."""
@@ -149,26 +173,26 @@ class Applier(BackgroundService, Ahead):
             self.wake()
         return problem
 
-    def appended(self) -> None:
-        """Apply what was appended, in a moment."""
-        self.wake(self._gather_seconds)
-        if self._is_awaited and self.lag >= self._company:
-            self._progress.wake()
-
-    def appended_end(self, sequence: int) -> None:
-        """Note that a record, by its number, is of the end of an association, and of no instance."""
-        with self._ends_lock:
-            while self._ends and self._ends[0] <= self._progress.applied:
-                self._ends.popleft()
-            self._ends.append(sequence)
-
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
         wanted = self._journal.last
-        if self._progress.applied >= wanted:
+        if self._applied >= wanted:
             return True
         self.wake()
-        return self._progress.wait(lambda: self._progress.applied >= wanted, seconds)
+        return self._wait_until(lambda: self._applied >= wanted, seconds)
+
+    def _wait_until(self, is_over: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something holds, which is looked at after each change; return False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(is_over, seconds)
+
+    def _note_applied(self, sequence: int) -> None:
+        with self._changed:
+            self._applied = sequence
+            self._changed.notify_all()
+        if sequence >= self._seen:  # under a steady load the lag is never 0: what was there at a moment is applied
+            self._caught_up_at = max(self._caught_up_at, self._seen_at)
+            self._seen_at, self._seen = monotonic(), self._journal.last
 
     def require_caught_up(self) -> None:
         """As `catch_up`.
@@ -198,7 +222,7 @@ class Applier(BackgroundService, Ahead):
             self._batch_seconds = monotonic() - began
             self._company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
             self._cursor = cursor
-            if self._journal.has_whole_segment(self._progress.applied):
+            if self._journal.has_whole_segment(self._applied):
                 self.checkpoint()
         if self._journal.problem() is None:
             self._journal.prepare()
@@ -214,7 +238,7 @@ class Applier(BackgroundService, Ahead):
         Each sends its next instance once the last one is acknowledged: without this, some of them would always wait for
         the commit of the others.
         """
-        self._progress.wait(
+        self._wait_until(
             lambda: self.lag >= self._company or self._stopping.is_set(), min(self._batch_seconds, GATHER_SECONDS)
         )
 
@@ -228,7 +252,7 @@ class Applier(BackgroundService, Ahead):
         replay = JournalReplay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
         replayed = replay.run(applied_before, MAX_BATCH, MAX_BATCH_BYTES)
         self.lacks_segments = replay.is_damaged
-        self._progress.applied = self._journal.last
+        self._applied = self._journal.last
         self._cursor = self._journal.start
         reached("journal-replayed")
         if any(asdict(replayed).values()):
@@ -243,7 +267,10 @@ class Applier(BackgroundService, Ahead):
         Raises OutOfResources if there is no room, the disk fails, or the index does not commit.
         """
         self._clear()
-        applied = [(record, self._contents.read(record)) for record in records if record.sequence > self._committed]
+        written = self._checkpoint.written
+        applied: list[_Applicable] = [
+            (record, content(record, self._archive, written)) for record in records if record.sequence > self._committed
+        ]
         instances = sum(not isinstance(one, AssociationEnd) for _, one in applied)
         while applied:  # in their order: a crash must find either all or none of what is before `applied`
             batch = _together(applied)
@@ -252,7 +279,7 @@ class Applier(BackgroundService, Ahead):
                 self._add(batch)
             elif applied:
                 self._set_aside(applied.pop(0)[0], "its record in the journal cannot be read")
-        self._progress.note(records[-1].sequence)
+        self._note_applied(records[-1].sequence)
         return instances
 
     def _add(self, batch: Sequence[_Applicable]) -> None:
@@ -266,7 +293,8 @@ class Applier(BackgroundService, Ahead):
                     self._set_aside(incoming[0], str(error))
 
     def _commit(self, batch: Sequence[_Applicable]) -> None:
-        received = [one for _, one in batch if isinstance(one, Received)]
+        instances = [(record, one) for record, one in batch if isinstance(one, Received)]
+        received = [one for _, one in instances]
         ends = [one for _, one in batch if isinstance(one, AssociationEnd)]
         sequence = batch[-1][0].sequence
         applied = AppliedPosition(self._journal.identity, sequence)
@@ -275,21 +303,21 @@ class Applier(BackgroundService, Ahead):
         self._committed = sequence
         if received:
             self._metrics.commit_instances.observe(len(received))
-        self._uncleared += zip(received, indexed, strict=True)
+        self._uncleared += [(*one, done) for one, done in zip(instances, indexed, strict=True)]
         self._clear()
         reached("batch-cleared")
 
     def _clear(self) -> None:
         """Remove or move the files that the last commit replaced; a failure is tried again before anything else."""
         while self._uncleared:
-            received, done = self._uncleared[0]
+            record, received, done = self._uncleared[0]
             clear(self._archive, done)
             if done.quarantine is not None:
                 self._checkpoint.written(self._archive.quarantine_key(done.quarantine))
             self._uncleared.popleft()
             if done.restored is not None:
                 self._note_restored(received, done.restored)
-            if (outcome := self.expected.applied(received.file.key)) is not None:
+            if (outcome := _awaited(record)) is not None:
                 self._resolve(outcome, received.file.key, done)
 
     def _resolve(self, outcome: Future[Outcome], key: str, done: Indexed) -> None:
@@ -334,7 +362,7 @@ class Applier(BackgroundService, Ahead):
         applied = AppliedPosition(self._journal.identity, record.sequence)
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
-        if (outcome := self.expected.applied(key)) is not None:
+        if (outcome := _awaited(record)) is not None:
             outcome.set_exception(NotUnderstood(reason))
 
     def _note_gone(self, record: Record, facts: Receipt) -> None:
@@ -355,7 +383,7 @@ class Applier(BackgroundService, Ahead):
 
     def checkpoint(self) -> None:
         """Make everything that was applied durable where it is, and let the journal write over it: see `Checkpoint`."""
-        self._checkpoint.make(self._progress.applied)
+        self._checkpoint.make(self._applied)
 
     @contextmanager
     def standing(self) -> Iterator[None]:
@@ -382,8 +410,9 @@ class Applier(BackgroundService, Ahead):
             self.stop()
         with suppress(OutOfResources, OSError):
             self.checkpoint()
-        for outcome in self.expected.waiting():
-            outcome.set_exception(OutOfResources("the node is stopping, and the index did not take it"))
+        for known in self._journal.known():
+            if isinstance(known, Known) and known.outcome is not None and not known.outcome.done():
+                known.outcome.set_exception(OutOfResources("the node is stopping, and the index did not take it"))
 
 
 def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
@@ -396,6 +425,11 @@ def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
         is_over |= isinstance(one, AssociationEnd) and one.outcome != RELEASED
         batch.append((record, one))
     return batch
+
+
+def _awaited(record: Record) -> Future[Outcome] | None:
+    """Return what waits for the outcome of a record."""
+    return record.known.outcome if isinstance(record.known, Known) else None
 
 
 def _pass_on(outcome: Future[Outcome], result: Outcome, upload: Future[None]) -> None:

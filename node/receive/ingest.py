@@ -35,14 +35,13 @@ from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfReso
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
-from node.journal.journal import Journal, JournalFull, JournalUnusable
-from node.journal.segment import SegmentGone
+from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.acknowledgement import Acknowledgement
 from node.receive.apply import Applier
 from node.receive.data_set import IncomingDataSet, SpareBuffers
 from node.receive.quiet_times import OpenAssociations
-from node.receive.record import Receipt, end_facts
+from node.receive.record import Known, Receipt, end_facts
 from node.settings.core import Acknowledge
 
 log = structlog.get_logger()
@@ -175,10 +174,7 @@ class Ingest:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
         if not self.warns or self.acknowledgement is not None:
             return self.warns
-        return (
-            self.applier.expected.may_have(sop_instance_uid)
-            or self.index.instances.current(sop_instance_uid) is not None
-        )
+        return self.applier.may_bring(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None
 
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
@@ -223,26 +219,10 @@ class Ingest:
             address=brought.address,
         )
         try:
-            self.applier.appended_end(self.append(end_facts(end)))
+            self.applier.append(end_facts(end), known=end)
             reached("release-recorded")
         finally:
             self.open_associations.forget(association)
-
-    def append(self, facts: bytes, *payload: bytes) -> int:
-        """Add a record to the journal, durably, and have it applied; return its number.
-
-        Raises OutOfResources if that fails.
-        """
-        try:
-            sequence = self.journal.append(facts, *payload)
-        except OSError as error:
-            raise self.archive.intake.failed(error) from error
-        except SegmentGone as error:
-            raise OutOfResources(f"intake has stopped: {self.archive.intake.stopped or error}") from error
-        except (JournalFull, JournalUnusable) as error:
-            raise OutOfResources(str(error)) from error
-        self.applier.appended()
-        return sequence
 
     def note_activity(self, seconds: float = 0.0) -> None:
         """Note in the index which associations have been sending one instance for more than `seconds`.
@@ -381,11 +361,9 @@ class Incoming:
             else (attributes.sop_instance_uid, attributes.study_instance_uid, attributes.series_instance_uid),
         )
         payload = (self._head, data_set) if self._data_set.is_in_memory else ()
-        ingest.applier.expect(placed.key, attributes, outcome)
         try:
-            ingest.append(facts.encoded(), *payload)
+            ingest.applier.append(facts.encoded(), *payload, known=Known(attributes, outcome))
         except OutOfResources:
-            ingest.applier.expected.forget(placed.key)
             if ingest.archive.intake.stopped is not None:
                 self._data_set.release()  # the record may be durable: the next start decides about its file
             raise

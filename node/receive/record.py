@@ -1,18 +1,31 @@
 """A record of the journal: facts as JSON.
 
 They are those of the receipt of an instance, and its DICOM file as it is archived follows; or of the end of an
-association that has brought instances.
+association that has brought instances. `content` reads a record, and writes the file of its instance.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
-from node.index.nouns.records import AssociationEnd, ReceivedPolicy
+import structlog
+
+from node.archive.filesystem import Archive
+from node.dicom.attributes import InstanceAttributes, instance_attributes
+from node.dicom.header import Head, HeaderCut, ReadHead
+from node.errors import NotUnderstood
+from node.files.heads import attributes_of, head_of
+from node.index.nouns.records import AssociationEnd, Outcome, Received, ReceivedPolicy, StoredFile
+from node.journal.segment import Record
+
+log = structlog.get_logger()
 
 _END = "association_end"
 """Name of the only field of the facts of an end; its value has the others."""
@@ -50,6 +63,17 @@ class Receipt:
         return json.dumps(facts, default=dt.datetime.isoformat).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the receiving thread knows of the record of an instance; the journal hands it on with the record.
+
+    `outcome`: gets the outcome after the commit; None: nobody waits for it.
+    """
+
+    attributes: InstanceAttributes
+    outcome: Future[Outcome] | None = None
+
+
 def receipt(facts: bytes) -> Receipt | None:
     """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
     try:
@@ -81,3 +105,59 @@ def association_end(facts: bytes) -> AssociationEnd | None:
 def _with_moments(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     moments: Mapping[str, str | None] = {name: fields.get(name) for name in names}
     return fields | {name: dt.datetime.fromisoformat(text) for name, text in moments.items() if text is not None}
+
+
+def content(record: Record, archive: Archive, written: Callable[[str], None]) -> Received | AssociationEnd | None:
+    """Return the content of a record, or None if it cannot be read; write the file of an instance.
+
+    The file may be written again after a crash: it is the same file each time. `written` gets its key, for the next
+    checkpoint to sync it.
+    """
+    if isinstance(record.known, AssociationEnd):
+        return record.known
+    facts = receipt(record.facts)
+    if facts is None:
+        return association_end(record.facts)
+    try:
+        attributes = _attributes(record, facts, archive)
+    except (NotUnderstood, HeaderCut, FileNotFoundError):
+        archive.intake.require_here()
+        log.exception("record_not_understood", record=record.sequence)
+        return None
+    head: ReadHead
+    where = facts.data_set_offset, facts.transfer_syntax_uid
+    if facts.sha256:
+        archive.keep_part(facts.key)
+        digest = facts.sha256
+        head = partial(head_of, archive.path(facts.key), *where)
+    else:
+        head = partial(Head, record.payload, *where)
+        archive.write(facts.key, record.payload)
+        digest = hashlib.sha256(memoryview(record.payload)[facts.data_set_offset :]).hexdigest()
+    written(facts.key)  # not before: a checkpoint on another thread would find nothing to sync
+    file = StoredFile(
+        key=facts.key,
+        quarantine_key=archive.quarantine_key(facts.key),
+        bytes=facts.data_set_bytes,
+        sha256=digest,
+        data_set_offset=facts.data_set_offset,
+        transfer_syntax_uid=facts.transfer_syntax_uid,
+        source=facts.source,
+        calling_ae_title=facts.calling_ae_title,
+        called_ae_title=facts.called_ae_title,
+        peer=facts.peer,
+        received_at=facts.received_at,
+        place=archive.place_of_new,
+    )
+    return Received(
+        attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head, facts.association
+    )
+
+
+def _attributes(record: Record, its: Receipt, archive: Archive) -> InstanceAttributes:
+    if isinstance(record.known, Known):
+        return record.known.attributes
+    if not its.sha256:
+        return instance_attributes(memoryview(record.payload)[its.data_set_offset :], its.transfer_syntax_uid)
+    archive.keep_part(its.key)
+    return attributes_of(archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)

@@ -134,9 +134,9 @@ def mark_before_sync() -> None:
     real = Applier.checkpoint
 
     def checkpoint(self: Applier) -> None:
-        if self._progress.applied > self._journal.freed:
-            freed, self._journal._freed = self._journal.freed, self._progress.applied
-            self._journal.free(self._progress.applied)
+        if self._applied > self._journal.freed:
+            freed, self._journal._freed = self._journal.freed, self._applied
+            self._journal.free(self._applied)
             self._journal._freed = freed
         real(self)
 
@@ -145,7 +145,7 @@ def mark_before_sync() -> None:
 
 def reuse_before_checkpoint() -> None:
     """Segments are written over as soon as their records are applied."""
-    Applier.checkpoint = lambda self: self._journal._release(self._progress.applied)  # type: ignore[method-assign]
+    Applier.checkpoint = lambda self: self._journal._release(self._applied)  # type: ignore[method-assign]
 
 
 def old_name_goes_first() -> None:
@@ -157,8 +157,8 @@ def answer_before_append() -> None:
     """Success is said while the record still waits to be written."""
     real = Journal.append
 
-    def append(self: Journal, facts: bytes, *payload: bytes) -> int:
-        later = threading.Timer(0.05, real, [self, facts, *payload])
+    def append(self: Journal, facts: bytes, *payload: bytes, known: object = None) -> int:
+        later = threading.Timer(0.05, real, [self, facts, *payload], {"known": known})
         later.daemon = True
         later.start()
         return self.last + 1
@@ -172,7 +172,7 @@ def no_replay() -> None:
     def replay(self: Applier) -> Replayed:
         for _ in self._journal.replay():
             pass
-        self._progress.applied, self._cursor = self._journal.last, self._journal.start
+        self._applied, self._cursor = self._journal.last, self._journal.start
         return Replayed()
 
     Applier.replay = replay  # type: ignore[method-assign]

@@ -459,7 +459,7 @@ def test_a_record_that_cannot_be_applied_is_set_aside_and_nothing_stops_behind_i
     parts.receive(last)
     if live:
         with pytest.MonkeyPatch.context() as patch:  # what the thread that received has handed over is not at hand
-            patch.setattr(parts.applier.expected, "_by_key", {})
+            patch.setattr(parts.journal, "_known", {})
             parts.applier.step()
         assert parts.applier.lag == 0
     parts = open_parts()
