@@ -15,10 +15,10 @@ class _Administration(Extension):
 
     name = "administration"
     routers = (
-        *(Router("rest", f"{__name__}.{module}:router") for module in ("rest", "hooks_rest")),
+        *(Router("rest", f"{__name__}.rest:{router}") for router in ("account_router", "hooks_router")),
         *(
-            Router("pages", f"{__name__}.{module}:router")
-            for module in ("pages", "own", "connections", "retention", "changes")
+            Router("pages", f"{__name__}.{place}")
+            for place in ("accounts:others_router", "accounts:router", "pages:router")
         ),
     )
     actions = f"{__name__}.hook_tests:actions"

@@ -1,111 +1,198 @@
-"""Pages for administrators: accounts, the configuration with where each value comes from, the newest log lines."""
+"""Pages for administrators, beside accounts.
+
+Peers, routes, hooks and rules of retention, which they set here; the configuration with where each value comes from;
+the newest changes and log lines.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from typing import Annotated, Literal, get_args
+import pathlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, Form, Path, Response
+from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
 
 from node import logs
-from node.errors import UsageError
-from node.extensions.administration.own import Label, Password, hashed, is_of_provider, listed
+from node.audit.audit_files import audit_files
+from node.audit.audit_log import AuditAction, AuditEvent, EventType
+from node.errors import VoxelnodeError
+from node.index.database.reading import ReadIndex
+from node.index.nouns.views import outstanding
+from node.lifecycle.expired import SPARED, due_now
+from node.settings.example import as_toml
 from node.settings.load import values_of
-from node.web.access import ADMINS, Call, CurrentCall
-from node.web.credentials import require_name
-from node.web.pages.rendering import SEE_OTHER, page
+from node.settings.model import Settings
+from node.settings.tables import LIMITS, keys_of, posted
+from node.web import actions
+from node.web.access import ADMINS, CurrentCall
+from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import SEE_OTHER, fragment, page
 from node.web.pages.sessions import require_session
 
 router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
-Name = Annotated[str, Path(max_length=200)]
-RoleName = Literal["read", "write", "admin"]
+PAGE = "/administration/connections"
+RETENTION = "/administration/retention"
 
-Level = Literal["debug", "info", "warning", "error"]
-LEVELS: tuple[Level, ...] = get_args(Level)
+TABLES = tuple(LIMITS)
+"""What is set on the page."""
 
-
-class NewAccount(BaseModel):
-    """The form that makes an account; without a password it has tokens alone."""
-
-    name: str
-    role: RoleName = "read"
-    new: Password = ""
-    again: Password = ""
+Section = Annotated[Literal["peers", "routes", "hooks"], Path()]
+Settable = Literal["peers", "routes", "hooks", "retention"]
+Name = Annotated[str, Path(max_length=64)]
 
 
-class ChangedPassword(BaseModel):
-    """The form that gives an account another password."""
-
-    new: Password
-    again: Password
-
-
-@router.get("/administration")
-def accounts(call: CurrentCall) -> Response:
-    """All accounts, with their roles and tokens."""
-    rows = [{"account": one, "provided": is_of_provider(one.name)} for one in listed(call)]
-    return page(call, "accounts.html", part="accounts", rows=rows)
+async def _posted(request: Request) -> dict[str, list[str]]:
+    """Return the texts of each field that was sent."""
+    found: dict[str, list[str]] = {}
+    for name, text in (await request.form()).multi_items():
+        if isinstance(text, str):
+            found.setdefault(name, []).append(text)
+    return found
 
 
-@router.post("/administration/accounts")
-def add_account(call: CurrentCall, form: Annotated[NewAccount, Form()]) -> Response:
-    """Make an account."""
+Posted = Annotated[dict[str, list[str]], Depends(_posted)]
+
+
+@router.get(PAGE)
+def connections(call: CurrentCall) -> Response:
+    """Peers with a test of each, routes, and hooks with what waits for each."""
+    settings, sources = call.node.settings, call.node.settings.loaded_from
+    waiting = Counter[tuple[str, str]]()
+    with call.node.index.reading(wait=False) as view:
+        hooks = _hooks(settings, view)
+        for row in view.routes.destinations():
+            waiting["routes", row["route"]] += outstanding(row)
+            waiting["peers", row["destination"]] += outstanding(row) if not row["route"] else 0
+        for name, row in view.hooks.progress().items():
+            waiting["hooks", name] = outstanding(row)
+    known: dict[str, Mapping[str, Any]] = {table: getattr(settings, table) for table in TABLES}
+    own = {table: [name for name in known[table] if sources.is_of_pages(f"{table}.{name}")] for table in TABLES}
+    files = {table: {name: sources.file_of(f"{table}.{name}") for name in known[table]} for table in TABLES}
+    values: dict[str, Any] = {"peers": settings.peers, "hooks": hooks, "seen": sources.digest}
+    values |= {"known": known, "own": own, "files": files, "waiting": waiting}
+    values["forms"] = {
+        table: {name: keys_of(settings, f"{table}.{name}") for name in ("", *own[table])} for table in TABLES
+    }
+    values |= {"wheres": {name: _text(route.where) for name, route in settings.routes.items()}}
+    return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
+
+
+@router.post("/administration/set/{section}")
+def set_table(call: CurrentCall, section: Annotated[Settable, Path()], form: Posted) -> Response:
+    """Add a peer, a route or a hook, or change one that was set here, or the rules of retention."""
     require_session(call)
-    require_name(form.name)
-    if is_of_provider(form.name) or any(one.name == form.name for one in listed(call)):
-        raise UsageError(f"there is an account {form.name}, or the identity provider may have one: choose another name")
-    password_hash = hashed(form.new, form.again) if form.new or form.again else None
-    call.act("set-account", name=form.name, role=form.role, password_hash=password_hash)
-    return _back()
+    table = f"{section}.{_last(form, 'name')}" if section in LIMITS else section
+    keys, unset = posted(call.node.settings, table, form)
+    drops = _last(form, "drops")
+    call.act(
+        "set-table",
+        table=table,
+        keys=keys,
+        unset=unset,
+        drops=int(drops[:9]) if drops.isdecimal() else 0,
+        digest=_last(form, "seen") or None,
+        is_new=_last(form, "is_new") == "true",
+    )
+    return _back(section)
 
 
-@router.post("/administration/accounts/{name}/role")
-def change_role(call: CurrentCall, name: Name, role: Annotated[RoleName, Form()]) -> Response:
-    """Change the role of another account, effective from its next request."""
-    _require_other(call, name)
-    if is_of_provider(name):
-        raise UsageError("the identity provider decides about the role of this account")
-    call.act("set-role", name=name, role=role)
-    return _back()
-
-
-@router.post("/administration/accounts/{name}/password")
-def reset_password(call: CurrentCall, name: Name, form: Annotated[ChangedPassword, Form()]) -> Response:
-    """Give another account a new password; its sessions end."""
-    _require_other(call, name)
-    if is_of_provider(name):
-        raise UsageError("the identity provider has the password of this account")
-    if all(one.name != name for one in listed(call)):
-        raise UsageError("there is no such account: somebody has removed it")
-    call.act("set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
-    return _back()
-
-
-@router.post("/administration/accounts/{name}/remove")
-def remove_account(call: CurrentCall, name: Name) -> Response:
-    """Remove another account with its tokens and sessions."""
-    _require_other(call, name)
-    call.act("remove-account", name=name)
-    return _back()
-
-
-@router.post("/administration/accounts/{name}/tokens/revoke")
-def revoke_token(call: CurrentCall, name: Name, label: Annotated[Label, Form()]) -> Response:
-    """Revoke a token of an account."""
+@router.post("/administration/remove/{section}/{name}")
+def remove(
+    call: CurrentCall,
+    section: Section,
+    name: Name,
+    drops: Annotated[int, Form(ge=0)] = 0,
+    seen: Annotated[str | None, Form(max_length=64)] = None,
+) -> Response:
+    """Remove what was set here, and drop as many messages as the page showed."""
     require_session(call)
-    call.act("remove-token", name=name, label=label)
-    return _back()
+    call.act("remove-table", table=f"{section}.{name}", drops=drops, digest=seen)
+    return _back(section)
 
 
-@router.post("/administration/accounts/{name}/factor/remove")
-def remove_factor(call: CurrentCall, name: Name) -> Response:
-    """Remove the second factor of another account, such as of a lost telephone; its sessions end."""
-    _require_other(call, name)
-    call.act("remove-factor", name=name)
-    return _back()
+@router.post("/administration/hooks/{hook}/test")
+def test_hook(call: CurrentCall, hook: Name) -> Response:
+    """Send a message of the newest series, marked as a test, and tell what the receiver answered."""
+    if hook not in call.node.settings.hooks:
+        raise ResourceNotFound("hook")
+    try:
+        problem = call.act("test-hook", name=hook)["reason"] or ""
+    except VoxelnodeError as error:
+        problem = str(error)
+    return fragment(call, "hook_tested.html", problem=problem, name=hook)
+
+
+@router.post("/administration/hooks/{hook}")
+def change_hook(
+    call: CurrentCall, hook: Name, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+) -> Response:
+    """Pause a hook, let it go on, or deliver again what was given up or waits for its next attempt."""
+    actions.change_hook(call, hook, action)
+    return _back("hooks")
+
+
+def _last(form: Mapping[str, Sequence[str]], name: str) -> str:
+    return form.get(name, [""])[-1]
+
+
+def _back(section: str) -> Response:
+    return RedirectResponse(RETENTION if section == "retention" else f"{PAGE}#{section}-title", SEE_OTHER)
+
+
+def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
+    progress = index.hooks.progress()
+    return [
+        {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
+        for name, hook in settings.hooks.items()
+    ]
+
+
+def _text(where: str | Mapping[str, Any] | None) -> str:
+    """Return a selector as the configuration has it, on one line."""
+    return where if isinstance(where, str) else as_toml(where) if where else ""
+
+
+EXPIRED_STUDIES = 50
+
+
+@router.get(RETENTION)
+def retention(call: CurrentCall) -> Response:
+    """The rules of retention, and the studies that the next pass would delete."""
+    settings, now = call.node.settings, dt.datetime.now(dt.UTC)
+    sources, rules = settings.loaded_from, settings.retention
+    with call.node.index.searching() as index:
+        due = due_now(index, rules, now)
+        due_bytes = index.studies.bytes_of([one.study.study_instance_uid for one in due.expired])
+        shown = [(one, index.studies.row(one.study.study_instance_uid)) for one in due.expired[:EXPIRED_STUDIES]]
+        state = index.retention
+    known = [study for _, study in shown if study is not None]
+    call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
+    given = [row for row in values_of(settings) if row[0].startswith("retention.")]
+    values: dict[str, Any] = {
+        "rules": rules,
+        "given": given,
+        "keys": keys_of(settings, "retention"),
+        "seen": sources.digest,
+        "due": due,
+        "why_spared": SPARED,
+        "bytes": due_bytes,
+    }
+    values |= {"rows": shown, "state": state, "alone": not settings.shares_index}
+    values |= {"others": not sources.is_of_pages("retention") and sources.keys_of("retention")}
+    return page(call, "retention.html", part="retention", **values)
+
+
+@router.post(f"{RETENTION}/confirm")
+def confirm(call: CurrentCall) -> Response:
+    """Confirm that the clock is right, or that what is due may go."""
+    call.act("confirm-retention")
+    return RedirectResponse(RETENTION, SEE_OTHER)
 
 
 @router.get("/administration/configuration")
@@ -125,6 +212,10 @@ def apply(call: CurrentCall) -> Response:
     return RedirectResponse("/administration/configuration?chosen=true", SEE_OTHER)
 
 
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+
 @router.get("/administration/log")
 def log_lines(call: CurrentCall, level: Level = "info", requests: bool = False, download: bool = False) -> Response:
     """The newest lines that this process has logged, newest first; as a file, the oldest first."""
@@ -138,11 +229,72 @@ def log_lines(call: CurrentCall, level: Level = "info", requests: bool = False, 
     return page(call, "log.html", part="log", rows=rows[::-1], level=level, levels=LEVELS, requests=requests)
 
 
-def _require_other(call: Call, name: str) -> None:
-    """Refuse to let people lock themselves out."""
-    if require_session(call) == name:
-        raise UsageError("this is your own account: another administrator, or `voxelnode account`, can change it")
+READ_BYTES = 4 << 20
+"""How much of the end of the audit log is read; a line has about 800 bytes."""
+
+SHOWN_CHANGES = 200
+
+SHOWN_STUDIES = 3
+"""Studies of a change that are named."""
+
+ORDERED = "ordered: "
+"""Of a change that is recorded before and after it was made."""
+
+_CHANGES = frozenset({AuditAction.UPDATE.value, AuditAction.DELETE.value})
+_ACTIVITY = AuditEvent.APPLICATION_ACTIVITY.value[0]
+_CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 
 
-def _back() -> Response:
-    return RedirectResponse("/administration", SEE_OTHER)
+@router.get("/administration/changes")
+def changes(call: CurrentCall) -> Response:
+    """The newest changes, newest first."""
+    lines = list(_lines(call.node.archive.root))
+    rows = [_row(line) for line in lines if line is not None and _is_change(line)][: -SHOWN_CHANGES - 1 : -1]
+    call.audit.queried("changes of the audit log", len(rows))
+    uids = dict.fromkeys(uid for row in rows for uid in [*row["studies"]][:SHOWN_STUDIES])
+    with call.node.index.reading() as index:
+        known = {uid: index.studies.row(uid) for uid in uids}
+    return page(call, "changes.html", part="changes", rows=rows, known=known, damaged=lines.count(None))
+
+
+def _lines(root: pathlib.Path) -> Iterator[Mapping[str, Any] | None]:
+    """Yield the last lines of the audit log, oldest first; None for one that is damaged."""
+    left = READ_BYTES
+    ends: list[bytes] = []
+    for path in reversed(audit_files(root)):
+        with path.open("rb") as file:
+            start = max(file.seek(0, 2) - left, 0)
+            file.seek(start)
+            content = file.read(left)
+        ends.append(content.partition(b"\n")[2] if start else content)
+        left -= len(content)
+        if left <= 0:
+            break
+    for line in b"".join(reversed(ends)).splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            yield None
+
+
+def _is_change(line: Mapping[str, Any]) -> bool:
+    is_of_node = line["event"]["code"] == _ACTIVITY or line["event"].get("type", {}).get("code") == _CONFIGURATION
+    return (line["action"] in _CHANGES or is_of_node) and not line.get("detail", "").startswith(ORDERED)
+
+
+def _row(line: Mapping[str, Any]) -> dict[str, Any]:
+    who = next((one for one in line["participants"] if one["requestor"]), {"user": "the node"})
+    detail = line.get("detail") or ""
+    return {
+        "at": line["at"],
+        "who": who["user"],
+        "address": who.get("address") or "",
+        "what": detail.removeprefix("done: ") or line["event"]["meaning"],
+        "meaning": line["event"]["meaning"],
+        "is_done": line["outcome"] == 0,
+        "studies": {
+            one["study_instance_uid"]: one.get("patient_id") or ""
+            for one in line.get("objects", ())
+            if "study_instance_uid" in one
+        },
+    }

@@ -1,12 +1,20 @@
-"""REST: the account of the caller."""
+"""REST: the account of the caller; hooks, with what waits for each."""
 
 from __future__ import annotations
 
-from node.web.access import READERS, CurrentCall
-from node.web.api.models import Resource
-from node.web.api.routing import api_router
+from typing import Annotated, Literal
 
-router = api_router(READERS, "account")
+from fastapi import Path
+
+from node.index.database.reading import ReadIndex
+from node.index.nouns.views import outstanding
+from node.web import actions
+from node.web.access import ADMINS, READERS, CurrentCall
+from node.web.api.changes import Change
+from node.web.api.models import Resource
+from node.web.api.routing import OF_CHANGES, api_router, problems
+
+account_router = api_router(READERS, "account")
 
 
 class AccountResource(Resource):
@@ -17,7 +25,64 @@ class AccountResource(Resource):
     token: str
 
 
-@router.get("/account")
+@account_router.get("/account")
 def show_account(call: CurrentCall) -> AccountResource:
     """The account of the caller, and what the request may do."""
     return AccountResource(account=call.account.name, role=call.account.role.name.lower(), token=call.account.token)
+
+
+hooks_router = api_router(ADMINS, "hooks")
+
+
+class HookResource(Resource):
+    """A hook with what waits for it; `trouble`: why the last attempt of what waits failed."""
+
+    hook: str
+    paused: bool
+    waiting: int
+    given_up: int
+    delivered: int
+    trouble: str | None
+
+
+class Hooks(Resource):
+    """All hooks."""
+
+    items: list[HookResource]
+
+
+class HookChange(Resource):
+    """What an action on a hook changed: whether it was paused or let go on, or messages that are tried again."""
+
+    action: Literal["pause", "resume", "retry"]
+    changed: int
+
+
+@hooks_router.get("/hooks")
+def list_hooks(call: CurrentCall) -> Hooks:
+    """All hooks, with what waits for each."""
+    with call.node.index.reading(wait=False) as index:
+        return Hooks(items=[_hook(name, index) for name in call.node.settings.hooks])
+
+
+@hooks_router.post("/hooks/{hook}/{action}", responses=problems(*OF_CHANGES))
+def change_hook(
+    call: CurrentCall,
+    change: Change,
+    hook: Annotated[str, Path(min_length=1, max_length=64, description="name of the hook")],
+    action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
+) -> HookChange:
+    """Pause a hook, let it go on, or try again what waits or was given up."""
+    return change.make(HookChange, lambda index: _hook(hook, index), lambda _: actions.change_hook(call, hook, action))
+
+
+def _hook(name: str, index: ReadIndex) -> HookResource:
+    row = index.hooks.progress().get(name, {})
+    return HookResource(
+        hook=name,
+        paused=bool(row.get("paused")),
+        waiting=outstanding(row),
+        given_up=row.get("given_up") or 0,
+        delivered=row.get("delivered") or 0,
+        trouble=row.get("trouble"),
+    )

@@ -1,11 +1,11 @@
-"""The page of one's own account: password, tokens and sessions."""
+"""Accounts: the page of one's own, with its password, tokens and sessions, and the page of all for administrators."""
 
 from __future__ import annotations
 
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Response
+from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -13,9 +13,9 @@ from node.errors import UsageError
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
-from node.web.access import MEMBERS, Access, Call, CurrentCall
+from node.web.access import ADMINS, MEMBERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID
-from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
+from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token, require_name
 from node.web.errors import Forbidden, NotAuthenticated
 from node.web.pages.rendering import SEE_OTHER, factor_page, page, plain_page
 from node.web.pages.sessions import client_of, new_app, require_session, set_session
@@ -24,6 +24,7 @@ from node.web.sessions import Sessions
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
+others_router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 MAX_DAYS = 36525
 """Days that a token lasts at most: a hundred years."""
@@ -202,3 +203,98 @@ def listed(call: Call) -> list[ListedAccount]:
     """Return all accounts."""
     with call.node.index.reading() as index:
         return index.accounts.listed()
+
+
+Name = Annotated[str, Path(max_length=200)]
+RoleName = Literal["read", "write", "admin"]
+
+
+class NewAccount(BaseModel):
+    """The form that makes an account; without a password it has tokens alone."""
+
+    name: str
+    role: RoleName = "read"
+    new: Password = ""
+    again: Password = ""
+
+
+class ChangedPassword(BaseModel):
+    """The form that gives an account another password."""
+
+    new: Password
+    again: Password
+
+
+@others_router.get("/administration")
+def accounts(call: CurrentCall) -> Response:
+    """All accounts, with their roles and tokens."""
+    rows = [{"account": one, "provided": is_of_provider(one.name)} for one in listed(call)]
+    return page(call, "accounts.html", part="accounts", rows=rows)
+
+
+@others_router.post("/administration/accounts")
+def add_account(call: CurrentCall, form: Annotated[NewAccount, Form()]) -> Response:
+    """Make an account."""
+    require_session(call)
+    require_name(form.name)
+    if is_of_provider(form.name) or any(one.name == form.name for one in listed(call)):
+        raise UsageError(f"there is an account {form.name}, or the identity provider may have one: choose another name")
+    password_hash = hashed(form.new, form.again) if form.new or form.again else None
+    call.act("set-account", name=form.name, role=form.role, password_hash=password_hash)
+    return _back()
+
+
+@others_router.post("/administration/accounts/{name}/role")
+def change_role(call: CurrentCall, name: Name, role: Annotated[RoleName, Form()]) -> Response:
+    """Change the role of another account, effective from its next request."""
+    _require_other(call, name)
+    if is_of_provider(name):
+        raise UsageError("the identity provider decides about the role of this account")
+    call.act("set-role", name=name, role=role)
+    return _back()
+
+
+@others_router.post("/administration/accounts/{name}/password")
+def reset_password(call: CurrentCall, name: Name, form: Annotated[ChangedPassword, Form()]) -> Response:
+    """Give another account a new password; its sessions end."""
+    _require_other(call, name)
+    if is_of_provider(name):
+        raise UsageError("the identity provider has the password of this account")
+    if all(one.name != name for one in listed(call)):
+        raise UsageError("there is no such account: somebody has removed it")
+    call.act("set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    return _back()
+
+
+@others_router.post("/administration/accounts/{name}/remove")
+def remove_account(call: CurrentCall, name: Name) -> Response:
+    """Remove another account with its tokens and sessions."""
+    _require_other(call, name)
+    call.act("remove-account", name=name)
+    return _back()
+
+
+@others_router.post("/administration/accounts/{name}/tokens/revoke")
+def revoke_token_of(call: CurrentCall, name: Name, label: Annotated[Label, Form()]) -> Response:
+    """Revoke a token of an account."""
+    require_session(call)
+    call.act("remove-token", name=name, label=label)
+    return _back()
+
+
+@others_router.post("/administration/accounts/{name}/factor/remove")
+def remove_factor_of(call: CurrentCall, name: Name) -> Response:
+    """Remove the second factor of another account, such as of a lost telephone; its sessions end."""
+    _require_other(call, name)
+    call.act("remove-factor", name=name)
+    return _back()
+
+
+def _require_other(call: Call, name: str) -> None:
+    """Refuse to let people lock themselves out."""
+    if require_session(call) == name:
+        raise UsageError("this is your own account: another administrator, or `voxelnode account`, can change it")
+
+
+def _back() -> Response:
+    return RedirectResponse("/administration", SEE_OTHER)
