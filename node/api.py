@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from node.index.engine.view_rows import Row as Row
     from node.index.engine.view_rows import ViewRows as ViewRows
     from node.index.engine.writer import IndexRepository as IndexRepository
+    from node.index.engine.writer import Terms as Terms
     from node.index.engine.writer import on_reader as on_reader
     from node.index.engine.writer import on_writer as on_writer
     from node.index.models.levels import NAMES as NAMES
@@ -132,7 +133,6 @@ if TYPE_CHECKING:
     from node.index.nouns.persons import Correction as Correction
     from node.index.nouns.persons import Moved as Moved
     from node.index.nouns.persons import PersonRepository as PersonRepository
-    from node.index.nouns.terms import Terms as Terms
     from node.index.nouns.trash import in_trash as in_trash
     from node.index.work.ledger import NoSuchWork as NoSuchWork
     from node.index.work.routes import DueInstance as DueInstance
@@ -336,7 +336,7 @@ PLACES = {
     # The index, and rows of an extension in it
     "node.index.database.index": "Index",
     "node.index.database.reading": "ReadIndex reading",
-    "node.index.engine.writer": "IndexRepository on_reader on_writer",
+    "node.index.engine.writer": "IndexRepository on_reader on_writer Terms",
     "node.index.engine.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
     "node.index.engine.rows": "ReadRepository",
     "node.index.engine.view_rows": "Row ViewRows",
@@ -345,7 +345,6 @@ PLACES = {
     "node.index.models.people": "LabelRow",
     "node.index.nouns.converted": "SeriesKey",
     "node.index.nouns.persons": "Correction MAX_ISSUER_CHARACTERS Moved PersonRepository",
-    "node.index.nouns.terms": "Terms",
     "node.index.nouns.trash": "in_trash",
     "node.index.work.ledger": "NoSuchWork",
     # Errors and the audit log

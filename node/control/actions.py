@@ -20,10 +20,10 @@ from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.index.database.reading import ReadIndex, checked
+from node.index.engine.writer import Terms
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import Level
-from node.index.nouns.terms import Terms
 from node.index.work.ledger import Lane, Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.index.work.states import Kind

@@ -24,9 +24,9 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.place import REMEDY
+from node.index.engine.writer import Terms
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.records import UIDS, Deletion, DeletionPlan, removes_instances
-from node.index.nouns.terms import Terms
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from node.index.nouns.level_views import CHUNK_STUDIES
 from node.index.nouns.records import StoredStudy
-from node.index.nouns.views import CHUNK_STUDIES
 from node.selector import compile_selector
 from node.settings.core import RetentionSettings
 

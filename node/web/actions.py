@@ -9,10 +9,10 @@ from typing import Any, Literal
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.counted import counted
 from node.errors import UsageError, nearest
+from node.index.engine.writer import Terms
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.problems import SeriesProblem
 from node.index.nouns.records import Level
-from node.index.nouns.terms import Terms
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
 from node.web.access import Call

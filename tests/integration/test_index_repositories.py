@@ -26,9 +26,9 @@ from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
 from node.index.engine.view_rows import Queries, Row, queries_of_file
-from node.index.nouns import studies, views
+from node.index.nouns import level_views, studies
+from node.index.nouns.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.nouns.study_search import StudyFilter
-from node.index.nouns.views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.work import jobs
 from tests import make
 from tests.acceptance.served import until
@@ -104,7 +104,7 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
         scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
         is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("states") == ["refused"]
         assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
-    monkeypatch.setattr(views, "FEW_SERIES", 0)  # so that each modality is a common one
+    monkeypatch.setattr(level_views, "FEW_SERIES", 0)  # so that each modality is a common one
     with explained(root) as (queries, steps):
         SeriesViews(queries).newest(100, modality="CT")
     assert of_index in steps
@@ -125,7 +125,7 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
 def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
     root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
 ) -> None:
-    monkeypatch.setattr(views, "CHUNK_STUDIES", 1)
+    monkeypatch.setattr(level_views, "CHUNK_STUDIES", 1)
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     with explained(root) as (queries, steps):

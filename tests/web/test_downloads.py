@@ -21,8 +21,8 @@ from starlette.testclient import TestClient
 
 from node.index.engine.place import FILE_NAME
 from node.index.engine.view_rows import queries_of_file
+from node.index.nouns.level_views import StudyViews
 from node.index.nouns.records import RevisionFile
-from node.index.nouns.views import StudyViews
 from node.web.pages import downloads
 from tests import make
 from tests.web.conftest import Site, open_site

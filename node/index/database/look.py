@@ -12,12 +12,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.database.snapshot import Snapshot
 from node.index.engine.backend import IndexUnusable, Place, Standbys
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, queries_of_file
-from node.index.nouns import views
+from node.index.nouns import level_views, views
 from node.index.nouns.facts import SeriesFacts
+from node.index.nouns.views import Snapshot
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
@@ -44,21 +44,21 @@ class Look(Snapshot):
         self.conflicts = views.ConflictViews(queries)
         self.deletions = views.DeletionViews(queries)
         self.events = views.EventViews(queries)
-        self.exclusions = views.ExclusionViews(queries)
+        self.exclusions = level_views.ExclusionViews(queries)
         self.facts = SeriesFacts(queries)
-        self.failures = views.FailureViews(queries)
+        self.failures = level_views.FailureViews(queries)
         self.hooks = views.HookViews(queries)
         self.hosts = _OneHost()
-        self.instances = views.InstanceViews(queries)
+        self.instances = level_views.InstanceViews(queries)
         self.lost = views.LostViews(queries)
-        self.patients = views.PatientViews(queries)
+        self.patients = level_views.PatientViews(queries)
         self.rejections = views.RejectionViews(queries)
         self.routes = views.RouteViews(queries)
         self.senders = views.SenderViews(queries)
-        self.series = views.SeriesViews(queries)
-        self.studies = views.StudyViews(queries)
+        self.series = level_views.SeriesViews(queries)
+        self.studies = level_views.StudyViews(queries)
         self.trash = views.TrashViews(queries)
-        self.volumes = views.VolumeViews(queries)
+        self.volumes = level_views.VolumeViews(queries)
 
     def standbys(self) -> Standbys:
         """Return no standbys: a commit of one file waits for none."""

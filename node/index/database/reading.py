@@ -21,7 +21,6 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.database.snapshot import Snapshot
 from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
@@ -29,6 +28,7 @@ from node.index.engine.rows import queries_of
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
+from node.index.engine.writer import Terms
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.conflicts import ReadConflicts
@@ -42,8 +42,8 @@ from node.index.nouns.persons import ReadPatients
 from node.index.nouns.problems import ReadFailures, ReadProblems, ReadRejections
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.studies import ReadExports, ReadSeries, ReadStudies
-from node.index.nouns.terms import Terms
 from node.index.nouns.trash import ReadTrash
+from node.index.nouns.views import Snapshot
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs, ReadWork

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.completeness import COUNTED_RULES, NO_MORE
-from node.index.engine.about_keys import REVISION
 from node.index.engine.words import Words
 from node.selector.fields import POSITION_DIGITS
 from node.volume.reasons import REMEDIES
@@ -35,11 +34,6 @@ class Queries:
 
     rows: Callable[[str, Mapping[str, Any]], list[Row]]
     say: Words
-
-
-def has_newest_schema(queries: Queries) -> bool:
-    """Return whether the last migration of the core is that of this version."""
-    return bool(queries.rows("SELECT 1 FROM alembic_version WHERE version_num = :newest", {"newest": REVISION}))
 
 
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
@@ -107,10 +101,22 @@ class ViewRows:
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)
 
+    def _value(self, query: str, **values: Any) -> Any:
+        """Return what a query of one row and one column gives."""
+        (value,) = self._rows(query, **values)[0].values()
+        return value
+
     def _number(self, query: str, **values: Any) -> int:
-        """Return the number that a query of one row and one column gives."""
-        (number,) = self._rows(query, **values)[0].values()
-        return int(number)
+        return int(self._value(query, **values))
+
+    def _text(self, query: str) -> str | None:
+        text: str | None = self._value(query)
+        return text
+
+    def _counts(self, query: str) -> dict[str, int]:
+        """Return the numbers that a query gives in its second column, by its first one."""
+        pairs = (row.values() for row in self._rows(query))
+        return {str(name): int(count) for name, count in pairs}
 
     def _rows_of_study(
         self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any
@@ -121,21 +127,8 @@ class ViewRows:
         conditions, an order, a limit. `values`: fill the ``:names`` in `rest`.
         """
         of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
-        return self._rows(
-            f"{source} WHERE study_instance_uid = :study{of_series} {rest}",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            **values,
-        )
-
-    def _rows_of_revision(
-        self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
-    ) -> list[Row]:
-        """Return the rows of a view for one revision of a series."""
-        source, rest = f"SELECT {columns} FROM {view}", "AND revision = :revision LIMIT :limit"
-        return self._rows_of_study(
-            source, study_instance_uid, series_instance_uid, rest, revision=revision, limit=limit
-        )
+        values |= {"study": study_instance_uid, "series": series_instance_uid}
+        return self._rows(f"{source} WHERE study_instance_uid = :study{of_series} {rest}", **values)
 
 
 _COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)

@@ -50,6 +50,16 @@ from node.metrics import Metrics
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+Terms = Callable[[Connection], None]
+"""What a client demands of a change, checked in the transaction that makes the change: raises an exception if what it
+reads on the connection of the writer is not what the client has seen; nothing is changed then. See
+`node.index.database.reading.checked`.
+
+The change has locked its rows by then: a change of these rows by another host is either committed and seen here, or
+follows.
+"""
+
 MAX_BATCH = 256
 
 MAX_ATTEMPTS = 8

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 from sqlalchemy.orm import join
@@ -20,7 +19,7 @@ from sqlalchemy.orm import join
 from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
+from node.index.engine.writer import IndexRepository, Terms, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, TombstoneRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import SentInstanceRow
@@ -36,9 +35,6 @@ from node.index.nouns.retention import newest_look
 from node.index.nouns.trash import Rows, content_of, leaving, put_in_trash
 from node.index.nouns.views import DeletionViews
 from node.index.work.jobs import after_deletion
-
-if TYPE_CHECKING:  # it reads everything, also deletions
-    from node.index.nouns.terms import Terms
 
 MAX_VALUES = 500
 """Values per statement; SQLite allows 32766."""

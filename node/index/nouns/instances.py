@@ -41,13 +41,13 @@ from node.index.nouns.instance_files import (
     unknown_keys,
     wanted_files,
 )
+from node.index.nouns.level_views import InstanceViews
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.lost import aside_entry, record_lost
 from node.index.nouns.received import DIGEST_CORRECTED, add_instances
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.verdicts import judge, judge_holding
-from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_repaired
 

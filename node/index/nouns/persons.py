@@ -39,10 +39,11 @@ from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import contains_words, listed_in, starts_with
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, Terms, on_reader, on_writer
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns.events import EventKind, record_event
+from node.index.nouns.level_views import PatientViews
 from node.index.nouns.levels import (
     HAS_GIVEN_ISSUER,
     delete_empty_patient,
@@ -51,8 +52,6 @@ from node.index.nouns.levels import (
     name_groups,
     same_person,
 )
-from node.index.nouns.terms import Terms
-from node.index.nouns.views import PatientViews
 from node.registry import ORDERED_PATIENTS, resolve
 
 

@@ -26,8 +26,9 @@ from node.index.models.history import FailureRow, RejectionRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
+from node.index.nouns.level_views import FailureViews
 from node.index.nouns.records import CountedRefusal, Refused, kind_of
-from node.index.nouns.views import FailureViews, RejectionViews
+from node.index.nouns.views import RejectionViews
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 from node.completeness import Expectation, InstanceCounts, Reported
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import columns_of
-from node.index.engine.writer import on_reader, on_writer, reads
+from node.index.engine.writer import Terms, on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.awaited_senders import await_nobody, is_awaiting
@@ -30,7 +30,6 @@ from node.index.nouns.open_associations import is_being_brought
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.reopening import REVOKED, find_series, references_of
 from node.index.nouns.senders import learn_gaps
-from node.index.nouns.terms import Terms
 from node.index.nouns.verdicts import held_at, judge, update_series
 
 RECONVERSION_REQUESTED = "reconversion requested"

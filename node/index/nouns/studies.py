@@ -35,8 +35,8 @@ from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRo
 from node.index.models.people import LabelRow
 from node.index.nouns.events import record_event
 from node.index.nouns.facts import CHUNK_ROWS, SeriesFacts
+from node.index.nouns.level_views import FEW_SERIES, SeriesViews, StudyViews
 from node.index.nouns.study_search import SAME_PATIENT, TEXTS, MatchingStudies, StudyCursor, StudyFilter, StudyOrder
-from node.index.nouns.views import FEW_SERIES, SeriesViews, StudyViews
 from node.selector import Selector
 
 

@@ -18,10 +18,10 @@ from node.counted import counted
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
+from node.index.engine.writer import Terms
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Level
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter
-from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.selector.fields import SeriesState
 from node.web import actions
