@@ -27,7 +27,7 @@ from benchmarks.studies import asked, processor_ms  # noqa: E402
 from node.extensions.projects.rules import apply_rules  # noqa: E402
 from node.index.database.index import Index  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
-from node.metrics import Metrics  # noqa: E402
+from node.runtime.metrics import Metrics  # noqa: E402
 from node.web.credentials import digest  # noqa: E402
 
 SHAPE = Shape(1_000_000, is_single=False)

@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from node.addresses import is_loopback as is_loopback
-    from node.addresses import plain_address as plain_address
     from node.archive.base import VOLUMES as VOLUMES
     from node.archive.space import reason_of as reason_of
     from node.association.added import Find as Find
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from node.audit.audit_log import AuditCopy as AuditCopy
     from node.audit.audit_log import AuditEvent as AuditEvent
     from node.audit.audit_log import AuditMessage as AuditMessage
-    from node.background import BackgroundService as BackgroundService
     from node.children.child import Child as Child
     from node.children.child import ChildDied as ChildDied
     from node.children.messages import ChildCancelled as ChildCancelled
@@ -73,8 +70,6 @@ if TYPE_CHECKING:
     from node.conversion.objects import Objects as Objects
     from node.conversion.objects import Output as Output
     from node.conversion.objects import WrittenObjects as WrittenObjects
-    from node.counted import counted as counted
-    from node.counted import sized as sized
     from node.dicom.attributes import is_identifier as is_identifier
     from node.dicom.conformance import StatementTable as StatementTable
     from node.dicom.conformance import parameters as parameters
@@ -85,15 +80,16 @@ if TYPE_CHECKING:
     from node.dicom.values import text as text
     from node.dicom.values import value as value
     from node.dicom.values import whole as whole
-    from node.durable import make_folder as make_folder
-    from node.durable import sync_folder as sync_folder
     from node.errors import ConversionRefused as ConversionRefused
     from node.errors import NotUnderstood as NotUnderstood
     from node.errors import OutOfResources as OutOfResources
     from node.errors import UsageError as UsageError
     from node.errors import VoxelnodeError as VoxelnodeError
+    from node.errors import counted as counted
+    from node.errors import sized as sized
     from node.errors import type_and_location as type_and_location
-    from node.extras import lacking as lacking
+    from node.files.durable import make_folder as make_folder
+    from node.files.durable import sync_folder as sync_folder
     from node.hookspecs import Action as Action
     from node.hookspecs import Command as Command
     from node.hookspecs import Extension as Extension
@@ -143,14 +139,11 @@ if TYPE_CHECKING:
     from node.notify.channel import NotDelivered as NotDelivered
     from node.notify.channel import OpenChannel as OpenChannel
     from node.notify.message import HookMessage as HookMessage
-    from node.reach import OutOfReach as OutOfReach
-    from node.reach import Reach as Reach
-    from node.reach import reach_of as reach_of
     from node.receive.dicom_files import count_files as count_files
     from node.receive.import_files import ImportReport as ImportReport
     from node.receive.import_files import import_instances as import_instances
     from node.receive.ingest import Ingest as Ingest
-    from node.retries import seconds_of_retry_after as seconds_of_retry_after
+    from node.registry import lacking as lacking
     from node.routing.destination import Confirmation as Confirmation
     from node.routing.destination import Delivered as Delivered
     from node.routing.destination import NotConfirmable as NotConfirmable
@@ -162,6 +155,13 @@ if TYPE_CHECKING:
     from node.routing.kinds import DestinationKind as DestinationKind
     from node.routing.kinds import OpenReceiver as OpenReceiver
     from node.routing.written import WrittenDestination as WrittenDestination
+    from node.runtime.background import BackgroundService as BackgroundService
+    from node.runtime.background import seconds_of_retry_after as seconds_of_retry_after
+    from node.runtime.network import OutOfReach as OutOfReach
+    from node.runtime.network import Reach as Reach
+    from node.runtime.network import is_loopback as is_loopback
+    from node.runtime.network import plain_address as plain_address
+    from node.runtime.tls import client_context as client_context
     from node.settings.core import RESULT_EVENTS as RESULT_EVENTS
     from node.settings.core import DestinationSettings as DestinationSettings
     from node.settings.core import HookEvent as HookEvent
@@ -174,7 +174,7 @@ if TYPE_CHECKING:
     from node.settings.section import Host as Host
     from node.settings.section import Seconds as Seconds
     from node.settings.section import SettingsSection as SettingsSection
-    from node.tls import client_context as client_context
+    from node.settings.tables import reach_of as reach_of
     from node.version import __version__ as __version__
     from node.volume.assemble import DAMAGE as DAMAGE
     from node.volume.assemble import assemble as assemble
@@ -249,12 +249,12 @@ if TYPE_CHECKING:
 
 PLACES = {
     # What an extension declares
-    "node.extras": "lacking",
+    "node.registry": "lacking",
     "node.hookspecs": "Action Command Extension Kind MenuEntry ObjectKind Router Service Statement Table",
     "node.version": "__version__",
     # What runs in a node that receives
     "node.association.added": "Find FoundAnswers Listening OpenedRoot Operate Parts Running",
-    "node.background": "BackgroundService",
+    "node.runtime.background": "BackgroundService seconds_of_retry_after",
     "node.index.database.work_loop": "IndexFollower Interrupted",
     "node.receive.import_files": "ImportReport import_instances",
     "node.receive.dicom_files": "count_files",
@@ -269,7 +269,6 @@ PLACES = {
     "node.cli.options": "ChangedRoot Commands Configured Json Root SeriesUids StudyUids studies_or_series",
     "node.cli.output": "Answer Columns Listing listing print_fields print_table printable progress_bar",
     "node.cli.run.sitting": "Sitting browse remove_left sitting stop_at_end temporary_root",
-    "node.counted": "counted sized",
     # REST and pages
     "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS WRITING_MEMBERS Call CurrentCall allow",
     "node.web.api.changes": "Change tagged",
@@ -299,10 +298,9 @@ PLACES = {
     "node.notify.channel": "HOOK_VARIABLES Channel DeliveredMessage NotDelivered OpenChannel",
     "node.notify.message": "HookMessage",
     # Other machines
-    "node.addresses": "is_loopback plain_address",
-    "node.reach": "OutOfReach Reach reach_of",
-    "node.retries": "seconds_of_retry_after",
-    "node.tls": "client_context",
+    "node.runtime.network": "OutOfReach Reach is_loopback plain_address",
+    "node.settings.tables": "reach_of",
+    "node.runtime.tls": "client_context",
     # Child processes
     "node.children.child": "Child ChildDied",
     "node.children.messages": "ChildCancelled ChildLate",
@@ -332,7 +330,7 @@ PLACES = {
     "node.archive.base": "VOLUMES",
     "node.archive.space": "reason_of",
     "node.conversion.naming": "NameTemplate TakenNames ending_of is_file_of node_template numbered renamed_header",
-    "node.durable": "make_folder sync_folder",
+    "node.files.durable": "make_folder sync_folder",
     # The index, and rows of an extension in it
     "node.index.database.index": "Index",
     "node.index.database.reading": "ReadIndex reading",
@@ -349,7 +347,9 @@ PLACES = {
     "node.index.work.ledger": "NoSuchWork",
     # Errors and the audit log
     "node.audit.audit_log": "Audit AuditAction AuditCopy AuditEvent AuditMessage",
-    "node.errors": "ConversionRefused NotUnderstood OutOfResources UsageError VoxelnodeError type_and_location",
+    "node.errors": (
+        "ConversionRefused NotUnderstood OutOfResources UsageError VoxelnodeError counted sized type_and_location"
+    ),
 }
 """The names of this page, by the modules that they stand in."""
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from node.counted import counted
+from node.errors import counted
 
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[

@@ -26,7 +26,7 @@ def write_counters(
 ) -> None:
     """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
 
-    `counters`: what `node.metrics.Metrics.snapshot` returns.
+    `counters`: what `node.runtime.metrics.Metrics.snapshot` returns.
     `reasons`: why the node is not ready, by part.
     `facts`: what commands cannot know from their own settings: those of the node may be others.
     """

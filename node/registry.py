@@ -1,4 +1,4 @@
-"""Which extensions are installed, and which of them a configuration leaves on (`node.hookspecs`).
+"""Which extensions are installed, and which of them a configuration leaves on (`node.hookspecs`); missing libraries.
 
 This is the one place that names the extensions of the node, and only as text: nothing but the module of an extension is
 imported here, and no module of the core imports any other.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from node.settings.section import SettingsSection
+from importlib.util import find_spec
 
 Settings = Any  # `node.settings.model.Settings`, which imports this module
 
@@ -86,6 +87,19 @@ ORDERED_PATIENTS = "node.extensions.worklist.scheduled_rows:follow_patients"
 ORDERS = "node.extensions.worklist.orders:compare_with_orders"
 
 CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
+
+Extra = Literal["cluster", "excel", "frames", "ocr", "oidc", "s3", "webhooks"]
+
+EXTRA_MODULES: Mapping[Extra, tuple[str, ...]] = {
+    "cluster": ("psycopg",),
+    "excel": ("openpyxl",),
+    "frames": ("polars",),
+    "ocr": ("rapidocr", "onnxruntime"),
+    "oidc": ("authlib", "joserfc"),
+    "s3": ("obstore",),
+    "webhooks": ("standardwebhooks",),
+}
+"""The modules of each extra that a feature checks before it begins."""
 
 KindTable = Literal["hooks", "destinations"]
 KIND_TABLES: tuple[KindTable, ...] = get_args(KindTable)
@@ -324,3 +338,15 @@ def objects_of(extensions: Iterable[Extension]) -> tuple[ObjectKind, ...]:
 def enabled(settings: Settings) -> tuple[Extension, ...]:
     """Return the extensions that a configuration leaves on."""
     return tuple(extension for extension in installed() if extension.name not in settings.extensions.disabled)
+
+
+def lacking(feature: str, extra: Extra) -> Iterator[str]:
+    """Yield a sentence that says what to install, if a library of an extra is missing."""
+    if any(find_spec(module) is None for module in EXTRA_MODULES[extra]):
+        yield f"{feature} needs a library that is not installed: pip install 'voxelnode[{extra}]'"
+
+
+def require_extra(feature: str, extra: Extra) -> None:
+    """Raise UsageError, with what to install, if a library of an extra is missing."""
+    for sentence in lacking(feature, extra):
+        raise UsageError(sentence)

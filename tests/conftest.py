@@ -121,7 +121,8 @@ def pacs() -> Iterator[Pacs]:
 def _process_as_before() -> Iterator[None]:
     """Undo what commands do to their process.
 
-    `node.logs.configure` logs to a stream that pytest closes after the test; without the collector, open files stay.
+    `node.runtime.logs.configure` logs to a stream that pytest closes after the test; without the collector, open files
+    stay.
     """
     root = logging.getLogger()
     before = list(root.handlers), root.level

@@ -13,11 +13,11 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from node.children.pseudonyms import STANDARD_ROOT
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.deidentify.attributes import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile
 from node.extensions.deidentify.text import is_harmless, vocabulary
-from node.pseudonyms import STANDARD_ROOT
 
 MIN_CHARACTERS = 3
 _SEARCHED_CHARACTERS = 6

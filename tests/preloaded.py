@@ -236,10 +236,10 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
 def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
-    from node import background, failpoints, retries
     from node.cli import main as voxelnode
     from node.extensions.object_store import remote
     from node.lifecycle import retention
+    from node.runtime import background, failpoints
     from tests.crash import held, mutants, small_journal
 
     status = 1
@@ -256,7 +256,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         if (stays := os.environ.get(STAYS)) is not None:
             remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
-            retries.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
+            background.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
         if (looks := os.environ.get(LOOKS)) is not None:
             retention.STEP_SECONDS = float(looks)
         small_journal.make_small()

@@ -22,7 +22,7 @@ from pathlib import Path
 from node.dicom.attributes import instance_attributes
 from node.index.database.index import Index
 from node.index.nouns.records import Received, StoredFile
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.settings.core import OverwritePolicy
 from tests import make
 from tests.integration.conftest import data_set_bytes

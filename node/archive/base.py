@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from node.background import BackgroundService
+from node.runtime.background import BackgroundService
 
 
 class StoreAway(OSError):

@@ -6,7 +6,7 @@ again, with the same bytes. A full folder never changes again, since folder numb
     incoming/<uuid>.receiving     a large instance while it is received
     incoming/<uuid>.part          the same once it is durable, until its record is applied
     objects/<number>/<uuid>.dcm   a file, or a symbolic link to the file of a folder that is referred to
-    acknowledged/                 the ledger of what was acknowledged (`node.acknowledged`)
+    acknowledged/                 the ledger of what was acknowledged (`node.files.acknowledged`)
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
 Hosts that share an object store each have a root of their own. A host receives into objects/<number>-<host>, and
@@ -28,11 +28,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from node.acknowledged import Ledger
 from node.archive.derived import Derived
 from node.archive.intake import Ballast, Intake
 from node.archive.root import MARKER, HeldFolders
-from node.durable import (
+from node.files.acknowledged import Ledger
+from node.files.durable import (
     copy_file,
     make_folder,
     move_aside,
@@ -42,7 +42,7 @@ from node.durable import (
     sync_folder,
     write_all,
 )
-from node.failpoints import reached
+from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
     from node.archive.base import ArchivedFile, LocalFile, Remote

@@ -23,9 +23,8 @@ import structlog
 from node.archive import space
 from node.archive.root import MOUNT
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
-from node.counted import sized
-from node.durable import NO_ROOM, moved
-from node.errors import OutOfResources
+from node.errors import OutOfResources, sized
+from node.files.durable import NO_ROOM, moved
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from node.durable import write_durably
+from node.files.durable import write_durably
 
 FILE = "backup-proof.json"
 """File in the root. It is not in the index, which a proof need not lock and a loss may take."""

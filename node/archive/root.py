@@ -27,8 +27,8 @@ from pathlib import Path
 from shlex import quote
 
 from node.archive.space import FOLDERS, KEPT
-from node.durable import NO_ROOM, make_folder, moved, sync_folder, write_durably
 from node.errors import VoxelnodeError
+from node.files.durable import NO_ROOM, make_folder, moved, sync_folder, write_durably
 
 MOUNT = "intake goes on once its disk is mounted again"
 """Ends the reason of an intake that waits for the disk of a folder."""

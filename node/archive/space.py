@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from node.counted import sized
-from node.durable import DISK_FULL
+from node.errors import sized
+from node.files.durable import DISK_FULL
 
 MIN_FREE_BYTES = 1 << 20
 """Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""

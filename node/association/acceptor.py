@@ -33,13 +33,13 @@ from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
 from node.association.transport import Overdue, Transport
 from node.association.upper_layer import SERVICE_PROVIDER, SERVICE_USER, Accepted, Ending, PeerGone, UpperLayer
-from node.budget import Claim
 from node.dicom.command import CommandSet, MalformedCommand
 from node.errors import VoxelnodeError
 from node.index.nouns.records import Refused
-from node.metrics import Metrics
+from node.runtime.budget import Claim
+from node.runtime.metrics import Metrics
+from node.runtime.tls import failure_reason
 from node.settings.peers import Dicom
-from node.tls import failure_reason
 
 SILENT_SECONDS = 1.0
 """Silence after which an association is not waited for when the node stops."""

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
-    from node.background import BackgroundService, SupervisedThread
     from node.children.decoder import Decoder
     from node.index.nouns.records import Refused
-    from node.metrics import Metrics
     from node.receive.ingest import Ingest
+    from node.runtime.background import BackgroundService, SupervisedThread
+    from node.runtime.metrics import Metrics
     from node.settings.model import Settings
 
 

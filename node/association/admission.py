@@ -10,15 +10,15 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Literal, Protocol, cast, get_args
 
-from node.addresses import plain_address
 from node.association.tls import PeerCertificate
-from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
-from node.counted import counted
 from node.dicom.uids import APPLICATION_CONTEXT
+from node.errors import counted
 from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
-from node.logs import LinesOfAddresses
-from node.metrics import Metrics
+from node.runtime.budget import Budget, Claim, Holder, Limits, Stage, Standing
+from node.runtime.logs import LinesOfAddresses
+from node.runtime.metrics import Metrics
+from node.runtime.network import plain_address
 from node.settings.peers import Dicom, Peer, Verb
 
 _PLAIN_TITLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
@@ -144,8 +144,8 @@ _EVICTED = {
 class Admission:
     """Decides on the connections and associations of one listener; safe to use from many threads.
 
-    `node.budget` has the rules on numbers. A quarter of the associations is reserved for peers that prove who they
-    are, by their network or certificate.
+    `node.runtime.budget` has the rules on numbers. A quarter of the associations is reserved for peers that prove who
+    they are, by their network or certificate.
     """
 
     def __init__(

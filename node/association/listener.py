@@ -32,8 +32,6 @@ from node.association.services.retrieve import GET_MODELS, MOVE_MODELS, Retrieve
 from node.association.tls import PeerCertificate, tls_context
 from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
-from node.background import BackgroundService, SupervisedThread
-from node.budget import Caller, Claim, calling
 from node.children.decoder import Decoder
 from node.dicom import command
 from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ
@@ -42,9 +40,11 @@ from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import UsageError
 from node.index.engine.scope import Scope, within
 from node.index.nouns.records import Refused
-from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
 from node.registry import ACCEPTOR, enabled, required
+from node.runtime.background import BackgroundService, SupervisedThread
+from node.runtime.budget import Caller, Claim, calling
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 
 logger = structlog.get_logger()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.errors import UsageError
+from node.runtime.tls import BCP_195_SUITES, client_context, server_context
 from node.settings.peers import FINGERPRINT, Dicom, Peer
-from node.tls import BCP_195_SUITES, client_context, server_context
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from node.association.request import ReceivedRequest, decoded_request
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
 from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
-from node.budget import Claim
 from node.errors import VoxelnodeError
-from node.failpoints import reached
+from node.runtime.budget import Claim
+from node.runtime.failpoints import reached
 
 BUFFER_BYTES = 262144
 """Size of the receive buffer of one association."""

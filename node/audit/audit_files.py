@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from time import monotonic
 
-from node.durable import sync_folder
+from node.files.durable import sync_folder
 
 FILE_NAME = "audit.jsonl"
 FIRST = "0" * 64

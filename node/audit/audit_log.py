@@ -30,8 +30,8 @@ import structlog
 
 from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
 from node.dicom.attributes import InstanceAttributes
-from node.durable import sync_folder
 from node.errors import VoxelnodeError
+from node.files.durable import sync_folder
 
 log = structlog.get_logger()
 

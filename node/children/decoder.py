@@ -20,13 +20,13 @@ from sys import modules
 from time import monotonic
 from typing import ParamSpec
 
-from node.budget import Turns, current_caller
 from node.children.child import ChildDied, ChildPool
 from node.children.decoding import CANNOT_BE_COMPARED, differences_between
 from node.children.forwarding import CopyChange
 from node.children.messages import ChildCancelled, ChildLate
 from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.errors import OutOfResources, VoxelnodeError
+from node.runtime.budget import Turns, current_caller
 
 MAX_JOBS_PER_PROCESS = 2000
 """Most frames of one file or series that a process decodes: codecs leak memory."""

@@ -22,8 +22,8 @@ from time import monotonic
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from node.durable import write_all
 from node.errors import VoxelnodeError
+from node.files.durable import write_all
 
 IDENTITY_BYTES = 16
 

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
 from node.children.messages import DEATH, read_request, write_answer, write_request
-from node.durable import write_all
+from node.files.durable import write_all
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""

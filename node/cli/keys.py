@@ -10,8 +10,7 @@ import typer
 
 from node.cli.options import ChangedRoot, PlainCommand
 from node.cli.output import Answer
-from node.counted import counted
-from node.errors import UsageError
+from node.errors import UsageError, counted
 
 Keys = Annotated[
     list[str] | None,

@@ -174,7 +174,7 @@ class ChangedRoot(Root):
     @cached_property
     def settings(self) -> Settings:
         """The settings."""
-        from node import logs
+        from node.runtime import logs
 
         settings = self.read()
         logs.configure_command(settings.log.format)

@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from node.counted import counted
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, counted
 
 Cell = str | Callable[[Any], Any]
 """Where a cell comes from: a key of the row, or a function of it. A key that ends in ``_at`` is that of a time."""

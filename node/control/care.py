@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.acknowledged import problems as ledger_problems
 from node.archive.root import require_folders
 from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
-from node.counted import counted
-from node.durable import make_folder, sync_folder, write_durably
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, counted
+from node.files.acknowledged import problems as ledger_problems
+from node.files.durable import make_folder, sync_folder, write_durably
 from node.index.database.reading import reading
 from node.index.engine.backend import IndexUnusable, Salvaged, backend_at
 from node.index.engine.place import Place, exists, newer_schema, place_of, require_there

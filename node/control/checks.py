@@ -13,10 +13,9 @@ from itertools import combinations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
-from node.addresses import is_loopback
-from node.counted import counted
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, counted
 from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
+from node.runtime.network import is_loopback
 from node.settings.core import Route, Web
 from node.settings.model import Settings
 from node.settings.peers import Peer
@@ -159,7 +158,7 @@ def before_root(settings: Settings) -> Iterator[Callable[[], object]]:
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     from node.association.tls import tls_context
-    from node.tls import server_context
+    from node.runtime.tls import server_context
 
     dicom, web = settings.dicom, settings.web
     yield from before_root(settings)

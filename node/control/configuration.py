@@ -20,16 +20,15 @@ import structlog
 
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType
 from node.control import checks
-from node.counted import counted
-from node.durable import make_folder, sync_folder
-from node.errors import UsageError
-from node.failpoints import reached
+from node.errors import UsageError, counted
+from node.files.durable import make_folder, sync_folder
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
 from node.index.nouns.views import outstanding
 from node.index.work.ledger import Lane
-from node.logs import set_level
 from node.routing.router import lanes_of
+from node.runtime.failpoints import reached
+from node.runtime.logs import set_level
 from node.settings.load import leaves
 from node.settings.model import DROP_INS, IN_FORCE, PAGES_FILE, Drafts, Settings
 from node.settings.tables import checked, fields_of, for_the_log, is_secret, refusal, require_room, require_settable

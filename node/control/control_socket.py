@@ -34,8 +34,8 @@ from urllib.parse import quote, unquote
 
 import structlog
 
-from node.background import SupervisedThread
 from node.errors import UsageError, VoxelnodeError
+from node.runtime.background import SupervisedThread
 
 log = structlog.get_logger()
 

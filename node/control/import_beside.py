@@ -18,9 +18,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from node.control.control_socket import NoControlSocket, NotPerformed, request_action
-from node.counted import counted
-from node.durable import DISK_FULL
-from node.errors import UsageError
+from node.errors import UsageError, counted
+from node.files.durable import DISK_FULL
 from node.hookspecs import Action
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.import_files import ImportReport, import_instances, import_origin

@@ -29,7 +29,6 @@ from node.audit.audit_log import (
     Participant,
     Result,
 )
-from node.background import BackgroundService, SupervisedThread
 from node.children.confinement import described, offered
 from node.children.decoder import Decoder
 from node.control.checks import before_root, missing_account
@@ -46,12 +45,13 @@ from node.lifecycle.comparisons import Comparisons
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.live import remove_counters, write_counters
-from node.metrics import Metrics
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers
+from node.runtime.background import BackgroundService, SupervisedThread
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from node.version import __version__
 

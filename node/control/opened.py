@@ -25,10 +25,10 @@ from pydantic import ValidationError
 from node.control.root import is_root
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
-from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import IndexUnusable, Place, place_of
 from node.index.engine.view_rows import moment, parsed
+from node.registry import require_extra
 from node.selector import compile_selector
 from node.settings.load import load, mistakes
 from node.settings.section import Convert
@@ -339,7 +339,7 @@ class Opened:
 
     def to_polars(self, where: str | None = None) -> polars.DataFrame:
         """Return the `catalog` as a frame of polars, which comes with the extra `frames`. Raises as `to_pandas`."""
-        require("to_polars", "frames")
+        require_extra("to_polars", "frames")
         import polars
 
         return polars.DataFrame(self.catalog(where), infer_schema_length=None)

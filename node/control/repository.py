@@ -19,8 +19,8 @@ from node.audit.audit_log import Audit, Transfers
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
 from node.conversion.volume_files import LostSources, sweep_unknown
-from node.durable import make_folder
 from node.errors import OutOfResources, UsageError, VoxelnodeError
+from node.files.durable import make_folder
 from node.index.database.index import Index
 from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import IndexUnusable, OldIndex
@@ -29,7 +29,6 @@ from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.fsck import has_volumes, lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.trash import resume_restores
-from node.metrics import Metrics
 from node.receive.accounting import account_for
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
@@ -38,6 +37,7 @@ from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
 from node.registry import RESULTS, audit_copy_of, part_of, store_kind
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 
 log = structlog.get_logger()

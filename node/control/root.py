@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from node.archive.root import FolderAway, require_folders
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
-from node.durable import locked, make_folder
 from node.errors import UsageError, VoxelnodeError
+from node.files.durable import locked, make_folder
 from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.engine.sqlite_file import has_schema
 from node.journal.journal import inspect

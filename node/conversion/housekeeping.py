@@ -28,10 +28,10 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.conversion.volume_files import remove_folder, revision_files
-from node.durable import sync_file
-from node.failpoints import reached
+from node.files.durable import sync_file
 from node.index.database.index import Index
 from node.index.nouns.records import RevisionFile
+from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from node.completeness import Evidence
 from node.conversion.grids import MAX_SHOWN, Grid, InstanceHeader
-from node.counted import spans
+from node.errors import spans
 from node.volume.model import Geometry
 
 CONTIGUOUS = 1.5

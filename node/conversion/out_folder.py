@@ -17,8 +17,8 @@ from typing import Any
 
 from node.conversion.found_series import FolderSeries
 from node.conversion.naming import ANONYMOUS, DEFAULT, NameTemplate, is_file_of, name_template
-from node.durable import locked
 from node.errors import VoxelnodeError
+from node.files.durable import locked
 
 WORK_PREFIX = ".converting-"
 

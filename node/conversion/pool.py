@@ -20,8 +20,8 @@ from node.children.child import ChildDied, ChildPool
 from node.children.messages import ChildLate
 from node.children.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
-from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
+from node.files.durable import NO_ROOM
 
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted

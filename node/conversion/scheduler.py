@@ -24,8 +24,8 @@ from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, record_outcome, write_volumes
 from node.conversion.volume_files import LostSources, series_folder
-from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
+from node.files.durable import NO_ROOM
 from node.hookspecs import ObjectKind
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
@@ -33,7 +33,7 @@ from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.search.finder import QueryRefused
 from node.receive.stored_files import report_damage
-from node.retries import wait_seconds
+from node.runtime.background import wait_seconds
 from node.settings.core import SeriesSettings
 from node.settings.section import Convert
 from node.writers.options import write_options

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.volume_files import publish, revision_folder, settle, stored_files
 from node.errors import VoxelnodeError
-from node.failpoints import reached
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
+from node.runtime.failpoints import reached
 from node.version import __version__
 from node.volume.reasons import Reason
 from node.writers.options import WriteOptions

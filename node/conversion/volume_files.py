@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from node.archive.base import VOLUMES
 from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
-from node.durable import sync_file, write_durably
+from node.files.durable import sync_file, write_durably
 from node.index.nouns.records import RevisionFile
 
 if TYPE_CHECKING:

@@ -29,9 +29,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-from node.durable import NO_ROOM, locked, make_folder, moved, sync_folder, write_durably
 from node.errors import VoxelnodeError
-from node.failpoints import reached
+from node.files.durable import NO_ROOM, locked, make_folder, moved, sync_folder, write_durably
 from node.journal.segment import (
     GROW_BYTES,
     HEADER_BYTES,
@@ -46,6 +45,7 @@ from node.journal.segment import (
     in_order,
     read_in_order,
 )
+from node.runtime.failpoints import reached
 
 SEGMENT_BYTES = 16 << 20
 """Small, because a segment that is written over costs a tenth of one that is new: the journal soon only reuses them."""

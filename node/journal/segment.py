@@ -18,8 +18,8 @@ from typing import Any
 
 import google_crc32c
 
-from node.durable import moved, sync_file
 from node.errors import VoxelnodeError
+from node.files.durable import moved, sync_file
 
 VERSION = 1
 """Version of the format, in each segment."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import structlog
 
 from node.archive.filesystem import Archive
-from node.background import MAX_PAUSE_SECONDS, BackgroundService
 from node.children.decoder import Decoder, NotDecoded, NotDecodedNow
 from node.children.decoding import SAME, recoded
 from node.index.database.index import Index
+from node.runtime.background import MAX_PAUSE_SECONDS, BackgroundService
 
 log = structlog.get_logger()
 

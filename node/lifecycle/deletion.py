@@ -16,17 +16,17 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import entries
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, Result
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
-from node.failpoints import reached
+from node.files.acknowledged import entries
 from node.index.database.index import Index
 from node.index.engine.place import REMEDY
 from node.index.engine.writer import Terms
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.records import UIDS, Deletion, DeletionPlan, removes_instances
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 

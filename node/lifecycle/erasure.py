@@ -28,7 +28,6 @@ from node.archive.proof import last_proof
 from node.audit.audit_files import Taker, takers_of
 from node.audit.audit_log import Audit
 from node.errors import UsageError, VoxelnodeError
-from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.deletions import NotThere
@@ -42,6 +41,7 @@ from node.receive.apply import Applier
 from node.receive.aside import FOLDER
 from node.receive.quarantine import NotInQuarantine, examined
 from node.registry import shares
+from node.runtime.failpoints import reached
 from node.version import __version__
 
 log = structlog.get_logger()

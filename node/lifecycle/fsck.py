@@ -14,15 +14,14 @@ from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
-from node.acknowledged import FOLDER, LedgerPosition, digests_of, problems, segments
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.space import KEPT
 from node.conversion.volume_files import LostSources, sweep_unknown
-from node.counted import counted
-from node.durable import make_folder
-from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
+from node.errors import VoxelnodeError, counted, is_of_system, is_out_of_memory
+from node.files.acknowledged import FOLDER, LedgerPosition, digests_of, problems, segments
+from node.files.durable import make_folder
 from node.files.reading import read_instance
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, reading

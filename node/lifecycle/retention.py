@@ -22,7 +22,6 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
-from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED, ClockLook, RetentionState, Uptime, look_of
@@ -31,7 +30,8 @@ from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.expired import Expired, due_now
 from node.lifecycle.trash import empty_due
-from node.metrics import Metrics
+from node.runtime.background import BackgroundService
+from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings
 from node.settings.model import Settings
 

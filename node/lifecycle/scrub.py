@@ -20,19 +20,19 @@ from typing import Any
 
 import structlog
 
-from node.acknowledged import problems
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
-from node.background import BackgroundService
-from node.durable import NO_ROOM
 from node.errors import OutOfResources
+from node.files.acknowledged import problems
+from node.files.durable import NO_ROOM
 from node.index.database.index import Index
 from node.index.engine.about_keys import SCRUB
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.records import InstanceFile
-from node.metrics import Metrics
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage
+from node.runtime.background import BackgroundService
+from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 

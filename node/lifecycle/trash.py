@@ -22,14 +22,14 @@ import structlog
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
-from node.counted import sized
-from node.failpoints import reached
+from node.errors import sized
 from node.index.database.index import Index
 from node.index.nouns.trash import NotInTrash, TrashedFile
 from node.lifecycle.deletion import finish
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION, adopt
 from node.receive.stored_files import problem_of, report_damage
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 

@@ -12,7 +12,6 @@ import structlog
 from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
-from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import Interrupted, MessageLoop, MessageLoops
@@ -20,10 +19,11 @@ from node.index.search.finder import QueryRefused
 from node.index.work.jobs import Job, JobEnded
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, Postponed, after_failure
 from node.index.work.messages import Attempt, PendingEvent
-from node.metrics import Metrics
 from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import KeptResults, Results
+from node.runtime.failpoints import reached
+from node.runtime.metrics import Metrics
 from node.selector import compile_selector
 from node.settings.core import HookSettings
 from node.settings.model import Settings

@@ -13,13 +13,21 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import Acknowledged, LedgerPosition, WriteOffs, digests_of, entries, is_written_off, write_offs
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
-from node.failpoints import reached
+from node.files.acknowledged import (
+    Acknowledged,
+    LedgerPosition,
+    WriteOffs,
+    digests_of,
+    entries,
+    is_written_off,
+    write_offs,
+)
 from node.index.database.index import Index
 from node.index.engine.about_keys import JOURNAL, LEDGER
 from node.index.nouns.records import Received
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 

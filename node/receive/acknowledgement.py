@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from node.archive.filesystem import Archive
 from node.errors import OutOfResources
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
-from node.metrics import Metrics
 from node.receive.apply import Applier
+from node.runtime.metrics import Metrics
 from node.settings.core import Acknowledge
 
 

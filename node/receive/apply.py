@@ -30,13 +30,10 @@ from time import monotonic
 
 import structlog
 
-from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
-from node.background import BackgroundService
-from node.counted import counted
-from node.errors import NotUnderstood, OutOfResources
-from node.failpoints import reached
+from node.errors import NotUnderstood, OutOfResources, counted
+from node.files.acknowledged import Acknowledged
 from node.index.database.index import Ahead, Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.nouns.association_ends import RELEASED
@@ -45,12 +42,14 @@ from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Index
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.journal.segment import Record, SegmentGone
-from node.metrics import Metrics
 from node.receive.accounting import acknowledged
 from node.receive.checkpoint import Checkpoint
 from node.receive.record import Known, Receipt, content, receipt
 from node.receive.replay import JournalReplay, Replayed
 from node.receive.stored_files import add_compared
+from node.runtime.background import BackgroundService
+from node.runtime.failpoints import reached
+from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 

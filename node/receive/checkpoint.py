@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
+from node.files.acknowledged import Acknowledged
 from node.index.database.index import Index
 from node.journal.journal import Journal
 from node.receive.accounting import listed, mark_of

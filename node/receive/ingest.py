@@ -32,16 +32,16 @@ from node.dicom.header import HeaderCut, cut_pixels, require_inflatable, require
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
-from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
 from node.journal.journal import Journal
-from node.metrics import Metrics
 from node.receive.acknowledgement import Acknowledgement
 from node.receive.apply import Applier
 from node.receive.data_set import IncomingDataSet, SpareBuffers
 from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Known, Receipt, end_facts
+from node.runtime.failpoints import reached
+from node.runtime.metrics import Metrics
 from node.settings.core import Acknowledge
 
 log = structlog.get_logger()

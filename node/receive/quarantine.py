@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from node.acknowledged import digests_of
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, problem_with
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
+from node.files.acknowledged import digests_of
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.instance_files import HeldFile

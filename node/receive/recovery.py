@@ -29,9 +29,8 @@ from node.archive.intact import MISSING, problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import META_BYTES, file_meta
-from node.durable import make_folder
 from node.errors import NotUnderstood
-from node.failpoints import reached
+from node.files.durable import make_folder
 from node.files.heads import attributes_of, head_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import SWEPT_FOLDER
@@ -40,6 +39,7 @@ from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, clear
 from node.receive.stored_files import add_compared, report_damage
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
-from node.metrics import Metrics
+from node.runtime.background import BackgroundService
+from node.runtime.metrics import Metrics
 
 WRITE_SECONDS = 2.0
 """Between two writes to the index."""

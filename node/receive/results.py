@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from node.background import BackgroundService
 from node.errors import UsageError
 from node.index.database.index import Index
 from node.index.work.jobs import Job, JobState
 from node.receive.ingest import Ingest
+from node.runtime.background import BackgroundService
 from node.settings.model import Settings
 
 

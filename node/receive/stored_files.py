@@ -21,8 +21,8 @@ import structlog
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
-from node.durable import NO_ROOM
 from node.errors import OutOfResources
+from node.files.durable import NO_ROOM
 from node.files.heads import are_recoded, cut_pixels_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import AppliedPosition

@@ -26,9 +26,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from node.acknowledged import Acknowledged, newest_of
 from node.audit.audit_files import lines_naming
-from node.counted import counted
+from node.errors import counted
+from node.files.acknowledged import Acknowledged, newest_of
 from node.index.engine.view_rows import Row
 from node.index.nouns.views import OF_PATIENT, folded
 from node.receive.aside import QuarantinedFile, quarantined

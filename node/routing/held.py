@@ -18,8 +18,8 @@ from node.index.database.work_loop import MAX_SLEEP_SECONDS, MessageLoop
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import lane_to
-from node.metrics import Metrics
-from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.runtime.background import MAX_WAIT_SECONDS, wait_seconds
+from node.runtime.metrics import Metrics
 from node.selector import Selector
 from node.settings.core import Route
 from node.settings.model import Settings

@@ -20,7 +20,6 @@ from node.index.database.work_loop import MessageLoops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
-from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 from node.registry import DEIDENTIFICATION, required
 from node.routing.destination import Destination, Unreachable
@@ -29,6 +28,7 @@ from node.routing.kinds import kind_that_follows, open_receiver
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import DestinationTurns, RouteWorker
+from node.runtime.metrics import Metrics
 from node.selector import Selector, compile_selector, without
 from node.settings.core import DestinationSettings as Receiver
 from node.settings.core import Route

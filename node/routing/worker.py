@@ -36,7 +36,6 @@ from node.audit.audit_log import (
     Result,
 )
 from node.errors import VoxelnodeError
-from node.failpoints import reached
 from node.index.database.work_loop import RECORD_SECONDS, Interrupted, Outcomes
 from node.index.work.deliveries import Batch
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
@@ -46,6 +45,7 @@ from node.routing.destination import Delivered, Destination, NotConfirmable, Not
 from node.routing.held import HeldWorker, RouteParts
 from node.routing.preparing import Preparer
 from node.routing.step import Asked, Done, Failed, RouteStep
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 

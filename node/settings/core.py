@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from node.addresses import is_loopback
 from node.errors import UsageError
+from node.runtime.network import is_loopback
 from node.selector import FIELDS, compile_selector
 from node.settings.section import Days, HookName, Host, Hours, PeerTitle, Seconds, SettingsSection
 

@@ -7,7 +7,7 @@ is removed by its name alone (``unset``), for without a restriction a table is f
 
 A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
 are written in another file, always. Nor does a form name files of the machine, and hooks and peers at addresses of the
-machine itself are refused (`node.reach`). The secret of a hook is given once and never shown; it stays while the
+machine itself are refused (`Reach`). The secret of a hook is given once and never shown; it stays while the
 address does.
 """
 
@@ -27,8 +27,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule, nearest
-from node.reach import Reach
 from node.registry import sections_of
+from node.runtime.network import Reach
 from node.settings.core import HookSettings, Web
 from node.settings.example import as_toml, choices_of, meaning
 from node.settings.model import Settings
@@ -357,3 +357,11 @@ def for_the_log(section: str, keys: Mapping[str, Any]) -> dict[str, Any]:
 def _without_query(address: Any) -> str:
     before, mark, _ = str(address).partition("?")
     return f"{before}{mark}{'...' if mark else ''}"
+
+
+def reach_of(settings: Settings, table: str) -> Reach | None:
+    """Return where what a table says may connect to, such as ``hooks.NAME``; None: everywhere.
+
+    Everywhere, unless the pages have written the table.
+    """
+    return Reach(settings.web.hook_networks) if settings.loaded_from.is_of_pages(table) else None

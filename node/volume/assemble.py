@@ -11,9 +11,8 @@ from itertools import pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.counted import counted
 from node.dicom.values import CONVERSION_ERRORS, number
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, counted
 from node.volume import objects
 from node.volume.arrange.dimensions import arrange
 from node.volume.arrange.duplicates import COPY_DETAIL, copy_warnings, find_copies, has_same_pixels, stated_difference

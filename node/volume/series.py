@@ -13,8 +13,7 @@ from math import isfinite
 
 import numpy as np
 
-from node.counted import counted
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, counted
 from node.volume.arrange.duplicates import COPY_DETAIL, is_copy
 from node.volume.model import Assembly, Frame, Geometry, Volume, VolumeKind, grouped
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind

@@ -17,8 +17,8 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
-from node.counted import counted
 from node.dicom.values import number, texts
+from node.errors import counted
 from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP

@@ -30,7 +30,6 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from node.budget import Caller, Claim, Stage
 from node.errors import UsageError
 from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
@@ -38,6 +37,7 @@ from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.projects import KnownProjects
 from node.index.nouns.records import KnownShares
 from node.index.work.jobs import JobRepository
+from node.runtime.budget import Caller, Claim, Stage
 from node.settings.core import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.authenticators import Authenticators

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from node.audit.audit_log import AuditAction, AuditEvent
-from node.counted import counted
-from node.errors import UsageError, nearest
+from node.errors import UsageError, counted, nearest
 from node.index.engine.writer import Terms
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.problems import SeriesProblem

@@ -17,13 +17,13 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from node.addresses import block_of
 from node.audit.audit_log import Result
 from node.index.engine.scope import Scope
 from node.index.nouns.accounts import KnownAccount, Role
 from node.index.nouns.records import KnownShares
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
+from node.runtime.network import block_of
 from node.settings.core import Web
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, no_role
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, SignInFailed, TooManyTries

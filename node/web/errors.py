@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from node.budget import Rule
 from node.errors import UsageError, VoxelnodeError, near
+from node.runtime.budget import Rule
 
 MAX_TOLD, MAX_NAME_LENGTH = 5, 64
 """Unknown parameters that an answer names, and how much of each."""
@@ -56,7 +56,7 @@ class EntryOfFile(VoxelnodeError):
 
 
 class NoPlace(VoxelnodeError):
-    """All places that a caller may have are taken (`node.budget`); try again later."""
+    """All places that a caller may have are taken (`node.runtime.budget`); try again later."""
 
     def __init__(self, rule: Rule, what: str) -> None:
         whose = {"caller": " of this account", "address": " of this address", "places": ""}[rule]

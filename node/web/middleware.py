@@ -23,10 +23,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.budget import Caller, Claim, Stage, calling
 from node.index.engine.scope import NOBODY, within
-from node.logs import LinesOfAddresses
-from node.metrics import Metrics
+from node.runtime.budget import Caller, Claim, Stage, calling
+from node.runtime.logs import LinesOfAddresses
+from node.runtime.metrics import Metrics
 from node.settings.core import Web
 from node.web.access import SAFE_METHODS, is_background
 from node.web.headers import add_headers

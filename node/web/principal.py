@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
-from node.budget import Standing
 from node.index.engine.scope import Scope
 from node.index.nouns.accounts import KnownAccount, Role
 from node.index.nouns.records import Share
+from node.runtime.budget import Standing
 from node.settings.core import Web
 
 Kind = Literal["local", "session", "password", "token", "provider", "job", "link"]

@@ -21,12 +21,12 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from node.addresses import is_loopback
-from node.budget import Budget, Claim, Limits, Standing
 from node.errors import UsageError
-from node.metrics import Metrics
+from node.runtime.budget import Budget, Claim, Limits, Standing
+from node.runtime.metrics import Metrics
+from node.runtime.network import is_loopback
+from node.runtime.tls import server_context
 from node.settings.core import Web
-from node.tls import server_context
 
 
 class OpenConnection:

@@ -14,10 +14,10 @@ from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
-from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.receive.results import Results
 from node.receive.stored_files import RecentlyVerified
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 
 

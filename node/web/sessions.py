@@ -14,10 +14,10 @@ from hashlib import sha256
 
 from starlette.requests import HTTPConnection
 
-from node.addresses import block_of
 from node.audit.audit_log import EventType, Result
 from node.index.engine.scope import within
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, KnownSession, Role
+from node.runtime.network import block_of
 from node.settings.core import Web
 from node.web.audit_trail import AuditTrail
 from node.web.credentials import PREFIX, FederatedIdentity, digest, is_password, new_token, no_role

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from node.counted import no_label
+from node.errors import no_label
 from node.volume.derived import named_plane, placed, require_numbers
 from node.volume.model import Array, Display, Float, Geometry, Volume
 from node.volume.planes import PlaneName

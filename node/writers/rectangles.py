@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from node.extras import require
+from node.registry import require_extra
 
 COLUMNS = ("slice", "left", "top", "width", "height")
 """Columns that a table must have; ``label`` may be another, and others are not read."""
@@ -88,7 +88,7 @@ def _csv(path: Path) -> Iterator[Sequence[Any]]:
 
 
 def _sheet(path: Path) -> Iterator[Sequence[Any]]:
-    require("a table in XLSX", "excel")
+    require_extra("a table in XLSX", "excel")
 
     from zipfile import BadZipFile
 

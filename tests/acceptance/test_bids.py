@@ -14,13 +14,13 @@ import pytest
 from pydicom import Dataset
 
 from node.association.client.send import send_files
+from node.children.pseudonyms import made_key
 from node.extensions.bids.dataset import SessionChange
 from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import Pseudonyms
 from node.index.database.reading import reading
-from node.pseudonyms import made_key
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run

@@ -10,7 +10,7 @@ import pytest
 
 from node.association.client.send import send_files
 from node.extensions.bids.dataset import opened
-from node.failpoints import VARIABLE
+from node.runtime.failpoints import VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.bids_validator import errors, needs_validator

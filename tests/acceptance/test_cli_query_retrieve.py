@@ -13,7 +13,7 @@ from pydicom.uid import RLELossless, generate_uid
 
 from node.association.client.send import send_files
 from node.index.database.index import Index
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 from tests.preloaded import run

@@ -20,10 +20,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
-from node import logs
 from node.association.client.send import SendFailed, send_files
 from node.dicom.part10 import file_head
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+from node.runtime import logs
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run

@@ -18,7 +18,7 @@ import pytest
 
 from node.control.repository import Repository
 from node.index.nouns.accounts import Role
-from node.logs import LINES_OF_MINUTE
+from node.runtime.logs import LINES_OF_MINUTE
 from node.settings.core import Storage
 from node.settings.model import Settings
 from node.web.credentials import digest, new_token

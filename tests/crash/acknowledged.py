@@ -17,9 +17,9 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from node.failpoints import RECEIVING, UPLOADING, VARIABLE
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
+from node.runtime.failpoints import RECEIVING, UPLOADING, VARIABLE
 from tests.crash.checker import digest_of
 from tests.crash.harness import ONCE, Node, arguments, gone, report
 from tests.crash.journal import Journal, Sender, Sent, new_series

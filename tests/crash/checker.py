@@ -15,8 +15,8 @@ from typing import Any
 
 from pydicom import dcmread
 
-from node.acknowledged import entries, problems
 from node.archive.intact import data_set_offset
+from node.files.acknowledged import entries, problems
 from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
 from node.index.engine.extension_tables import every_table

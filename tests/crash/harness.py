@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
+from node.runtime.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
 from node.settings.core import OverwritePolicy
 from tests.acceptance.served import READY
 from tests.crash.checker import Checker, opened

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from node.failpoints import RECOVERING, VARIABLE
+from node.runtime.failpoints import RECOVERING, VARIABLE
 from tests.crash.checker import Checker
 from tests.crash.harness import SETTINGS, Campaign, Node, main_of, send, within
 from tests.crash.journal import Journal, Sent, new_series

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
-from node.acknowledged import Acknowledged
 from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
+from node.files.acknowledged import Acknowledged
 from node.index.engine.about import AboutRepository, set_applied
 from node.index.engine.about_keys import LEDGER, AppliedPosition
 from node.index.nouns.instances import InstanceRepository

@@ -30,8 +30,8 @@ from node.association.client.send import Outgoing
 from node.control.care import check_repository
 from node.control.repository import perform_action
 from node.errors import VoxelnodeError
-from node.failpoints import CONVERTING, UPLOADING
-from node.failpoints import VARIABLE as FAILPOINT
+from node.runtime.failpoints import CONVERTING, UPLOADING
+from node.runtime.failpoints import VARIABLE as FAILPOINT
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests.crash.harness import Campaign, main_of, within

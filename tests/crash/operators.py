@@ -29,7 +29,7 @@ from threading import Timer
 from typing import Any
 
 from node.control.root import REBUILDING_FILE
-from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, TRASH, VARIABLE
+from node.runtime.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, TRASH, VARIABLE
 from tests.crash.checker import Checker, opened
 from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, maybe, one_of, operation, picked, whole
 from tests.crash.harness import within

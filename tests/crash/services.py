@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from node.failpoints import DELETING, DELIVERING, FORWARDING, VARIABLE
+from node.runtime.failpoints import DELETING, DELIVERING, FORWARDING, VARIABLE
 from tests.crash import routes
 from tests.crash.checker import Checker, damage, digest_of, opened
 from tests.crash.harness import Campaign, Node, beside_random_moments, gone, main_of, within

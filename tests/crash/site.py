@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from node.failpoints import CONVERTING, RECEIVING, VARIABLE
+from node.runtime.failpoints import CONVERTING, RECEIVING, VARIABLE
 from node.settings.core import OverwritePolicy
 from tests.crash import held
 from tests.crash.checker import opened

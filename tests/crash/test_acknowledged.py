@@ -15,7 +15,7 @@ import pytest
 from node.control.care import rebuild_index
 from node.extensions.object_store.remote import MARKER
 from node.extensions.object_store.stores import INCOMING, PART_SECONDS
-from node.failpoints import VARIABLE
+from node.runtime.failpoints import VARIABLE
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests.acceptance.served import until

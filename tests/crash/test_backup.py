@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from node.extensions.backup.making import COPIED
-from node.failpoints import BACKING_UP, RESTORING, VARIABLE
+from node.runtime.failpoints import BACKING_UP, RESTORING, VARIABLE
 from tests.acceptance.served import Served, until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sender, Sent, new_series

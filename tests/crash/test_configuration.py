@@ -9,7 +9,7 @@ import pytest
 
 from node.association.client.send import send_files
 from node.control.configuration import pages_file
-from node.failpoints import CHANGING, VARIABLE
+from node.runtime.failpoints import CHANGING, VARIABLE
 from node.settings.load import load
 from tests import make
 from tests.acceptance.served import Served, until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.failpoints import VARIABLE
+from node.runtime.failpoints import VARIABLE
 from tests.crash.checker import Checker
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from node.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
+from node.runtime.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
 from node.settings.core import OverwritePolicy
 from tests.crash.harness import AFTER_RELEASE, Run, beside_random_moments
 from tests.crash.mutants import MUTANTS

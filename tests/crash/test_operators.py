@@ -11,7 +11,7 @@ from itertools import product
 
 import pytest
 
-from node.failpoints import TRASH
+from node.runtime.failpoints import TRASH
 from tests.crash.interleavings import try_interleavings
 from tests.crash.journal import new_series
 from tests.crash.operators import LEVELS, Operators

@@ -24,8 +24,8 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as GE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as MOVE
 
 import node
-from node.failpoints import RECEIVING
 from node.live import read_counters, running
+from node.runtime.failpoints import RECEIVING
 from tests import make
 from tests.acceptance.served import until
 from tests.crash.harness import Node, Run, beside_random_moments, gone

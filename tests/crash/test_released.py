@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.failpoints import VARIABLE
+from node.runtime.failpoints import VARIABLE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.failpoints import VARIABLE
 from node.journal.journal import MARK_FILE
+from node.runtime.failpoints import VARIABLE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, Sent, new_series

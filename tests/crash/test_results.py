@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from node.failpoints import RESULTS, VARIABLE
+from node.runtime.failpoints import RESULTS, VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_lifecycle import send

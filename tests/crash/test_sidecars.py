@@ -12,9 +12,9 @@ import pytest
 
 from node.association.client.send import send_files
 from node.completeness import Reported
-from node.failpoints import JUDGING, VARIABLE
 from node.index.database.index import Index
-from node.metrics import Metrics
+from node.runtime.failpoints import JUDGING, VARIABLE
+from node.runtime.metrics import Metrics
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run

@@ -25,9 +25,9 @@ from node.extensions.results.making import ResultMaking
 from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete
-from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
+from node.runtime.metrics import Metrics
 from node.settings.core import Storage
 from node.settings.model import Settings
 from node.settings.section import Convert

@@ -8,10 +8,10 @@ from time import monotonic, sleep
 
 import pytest
 
-from node.acknowledged import FOLDER, entries, segments
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
+from node.files.acknowledged import FOLDER, entries, segments
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
@@ -180,7 +180,7 @@ def test_a_lost_ledger_is_written_again_from_the_index(settings: Settings) -> No
 
 @pytest.mark.slow
 def test_a_damaged_segment_is_found_and_the_rest_is_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.acknowledged.SEGMENT_ENTRIES", 2)
+    monkeypatch.setattr("node.files.acknowledged.SEGMENT_ENTRIES", 2)
     root, sent = settings.storage.root, [new_series(1)[0] for _ in range(6)]
     for one in sent:
         received(settings, [one])

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.errors import NotUnderstood, OutOfResources
+from node.files.acknowledged import Acknowledged
 from node.index.database.index import Index
 from node.index.nouns import instances
 from node.index.nouns.records import Deletion, DeletionPlan, Outcome
@@ -27,13 +27,13 @@ from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.lifecycle import deletion
 from node.lifecycle.deletion import Order, delete, resume_deletions
-from node.metrics import Metrics
 from node.receive import apply
 from node.receive.accounting import note_lost, unaccounted, write_off
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
+from node.runtime.metrics import Metrics
 from node.settings.core import OverwritePolicy
 from tests import make
 from tests.ingest import large_instance
@@ -611,7 +611,7 @@ def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
 ) -> None:
     give_locks_up_after(0.05, monkeypatch)
     monkeypatch.setattr(Applier.catch_up, "__defaults__", (0.05,))
-    monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.05)
     sent = make.ct_series(3)
     parts = started()
     parts.index.ahead = parts.applier

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from node import acknowledged
 from node.archive.root import MARKER
 from node.control.repository import Repository
 from node.extensions.backup import making
 from node.extensions.backup.making import holding_backups, make
+from node.files import acknowledged
 from node.index.database.reading import reading
 from node.settings.core import OverwritePolicy, Storage
 from node.settings.model import Settings

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from node.acknowledged import segments
 from node.archive.proof import Proof, last_proof, note
 from node.conversion.out_folder import UNLOCKED_SECONDS
+from node.files.acknowledged import segments
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series

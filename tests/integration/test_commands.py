@@ -25,7 +25,7 @@ from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.index.engine import sqlite
 from node.live import write_counters
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.selector.fields import STATES
 from node.settings.model import Settings
 from tests import make

@@ -51,7 +51,7 @@ threading.Event().wait()
 HOLDING_IMPORT = """
 import sys
 from pathlib import Path
-from node import logs
+from node.runtime import logs
 from node.control.repository import open_for_import
 from node.settings.model import Settings
 from node.settings.core import Storage

@@ -20,13 +20,13 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
-from node.budget import Caller, calling
 from node.children.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecoded, NotDecodedNow, _Refusals, _Subject
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
 from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
+from node.runtime.budget import Caller, calling
 from tests import make
 from tests.make import PYDICOM_FILES
 from tests.pace import idle_seconds, now

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.extras import MODULES, Extra
-from node.pseudonyms import new_key_file
+from node.children.pseudonyms import new_key_file
+from node.registry import EXTRA_MODULES, Extra
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def test_a_configuration_that_needs_a_missing_library_is_refused(
 ) -> None:
     new_key_file(tmp_path / "trial.key")
     (tmp_path / "voxelnode.toml").write_text(text, encoding="utf-8")
-    code = WITHOUT.format(modules=MODULES[extra])
+    code = WITHOUT.format(modules=EXTRA_MODULES[extra])
     done = subprocess.run(
         [sys.executable, "-c", code, *command], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True,
         text=True, timeout=60, check=False,
@@ -66,4 +66,4 @@ def test_a_configuration_that_needs_a_missing_library_is_refused(
 
 
 def test_every_extra_that_a_configuration_may_need_is_here() -> None:
-    assert NEEDS.keys() | {"excel", "frames"} == MODULES.keys()
+    assert NEEDS.keys() | {"excel", "frames"} == EXTRA_MODULES.keys()

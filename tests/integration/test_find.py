@@ -24,7 +24,6 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import String, bindparam, insert, select
 
-from node.budget import Turns
 from node.dicom.answers import AnswerEncoder
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
@@ -35,7 +34,8 @@ from node.index.engine.sqlite_file import ClockedConnection
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.study_search import StudyFilter
 from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
-from node.metrics import Metrics
+from node.runtime.budget import Turns
+from node.runtime.metrics import Metrics
 from tests import make
 from tests.made_once import IN_POSTGRESQL
 from tests.pace import idle_seconds, now

@@ -21,8 +21,8 @@ from node.index.database.index import Index
 from node.index.database.reading import reading
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
-from node.metrics import Metrics
 from node.receive.recovery import COPIED, RETURNED, record_quarantined
+from node.runtime.metrics import Metrics
 from node.settings.core import Storage
 from node.settings.model import Settings
 from node.writers.options import WriteOptions

@@ -17,11 +17,11 @@ from node.completeness import Reported
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
-from node.metrics import Metrics
 from node.notify.message import HookMessage
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
-from node.retries import jittered_wait_seconds
+from node.runtime.background import jittered_wait_seconds
+from node.runtime.metrics import Metrics
 from node.settings.core import HookSettings
 from node.settings.model import Settings
 from tests import make

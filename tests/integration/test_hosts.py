@@ -44,7 +44,7 @@ from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.retention import Retention, confirm
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings
 from node.settings.model import Settings
 from node.settings.section import Convert

@@ -25,12 +25,12 @@ from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.nouns.persons import Correction
 from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
-from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
+from node.runtime.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root, announced, data_set_bytes

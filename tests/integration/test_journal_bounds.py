@@ -17,9 +17,9 @@ from node.index.engine.place import IndexUnusable
 from node.journal import segment
 from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable, inspect
 from node.journal.segment import VERSION, Record, Segment
-from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
+from node.runtime.metrics import Metrics
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests import make

@@ -16,7 +16,6 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
-from node import background
 from node.audit.audit_log import Audit
 from node.completeness import Reported
 from node.conversion.housekeeping import Housekeeping
@@ -40,6 +39,7 @@ from node.index.work.messages import Attempt, PendingEvent
 from node.lifecycle.trash import restore
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
+from node.runtime import background
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make

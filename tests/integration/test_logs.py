@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node import logs
+from node.runtime import logs
 
 NODE = Path(logs.__file__).parent
 
@@ -23,7 +23,7 @@ import os, signal, structlog
 from pathlib import Path
 import pytest
 
-from node import logs
+from node.runtime import logs
 logs.configure("info", "json")
 logs.write_to_file(Path({str(file)!r}), 1_000_000, 3)
 for number in range(100):

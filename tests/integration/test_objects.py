@@ -32,12 +32,12 @@ from node.extensions.object_store.remote import MARKER, try_store
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import ObjectUploads
-from node.failpoints import JUDGING
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
+from node.runtime.failpoints import JUDGING
 from node.settings.core import Acknowledge, JournalSettings, SeriesSettings, Storage
 from node.settings.model import Settings
 from node.settings.section import Convert as ConvertSettings

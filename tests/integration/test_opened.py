@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import node
-from node import extras
+from node import registry
 from node.cli import close_converters
 from node.cli.application import main
 from node.conversion.offline import convert_folder
@@ -362,7 +362,7 @@ def test_a_table_in_xlsx_without_its_library_names_the_extra(
 ) -> None:
     volume, _, _ = gradient(tmp_path)
     table = write_table(tmp_path / "table.xlsx", TABLE)
-    monkeypatch.setitem(extras.MODULES, "excel", ("a_module_that_is_not_there",))  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.EXTRA_MODULES, "excel", ("a_module_that_is_not_there",))  # type: ignore[arg-type]
     assert voxelnode("volume", "rectangles", volume, table, "-o", tmp_path / "out") == 2
     assert "voxelnode[excel]" in capsys.readouterr().err
 

@@ -15,9 +15,9 @@ from node.audit.audit_log import Audit
 from node.extensions.channels.settings import WebhookSettings
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Lane
-from node.metrics import Metrics
 from node.notify import notifier
 from node.notify.notifier import HookWorker
+from node.runtime.metrics import Metrics
 from node.settings.core import HookEvent
 from tests import make
 from tests.integration.conftest import Root

@@ -17,8 +17,8 @@ from node.extensions.worklist.performed_rows import PerformedStep, PerformedStep
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.persons import HELD, PersonRepository
-from node.metrics import Metrics
 from node.receive.ingest import Origin
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root

@@ -53,7 +53,7 @@ from node.index.nouns.received import add_instances
 from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
 from node.index.nouns.study_search import StudyFilter
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.settings.core import IndexSettings, JournalSettings, Storage
 from node.settings.model import Settings
 from node.settings.section import Convert

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
-from node.acknowledged import write_offs
 from node.audit.audit_log import Audit
+from node.files.acknowledged import write_offs
 from node.index.database.reading import reading
 from node.index.engine.about_keys import AppliedPosition
 from node.receive.quarantine import NotInQuarantine, NotReleased, Quarantine, QuarantinedFile, examined, quarantined

@@ -7,11 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from node import reach as module
 from node.association.client.addresses import Address
 from node.association.client.association import NoAssociation
 from node.association.client.echo import verify
-from node.reach import OutOfReach, Reach
+from node.runtime import network as module
+from node.runtime.network import OutOfReach, Reach
 
 NOWHERE = Reach(())
 

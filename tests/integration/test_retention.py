@@ -25,8 +25,8 @@ from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.routes import lane_to
 from node.lifecycle.expired import due_now
 from node.lifecycle.retention import Retention, confirm
-from node.metrics import Metrics
 from node.receive.ingest import Origin
+from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings, RouteEvent
 from node.settings.model import Settings
 from tests import make

@@ -16,7 +16,7 @@ from node.errors import OutOfResources
 from node.index.nouns.records import Outcome
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.scrub import Scrub, scrub_state
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root, flip

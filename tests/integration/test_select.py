@@ -13,8 +13,8 @@ import node
 from node.audit.audit_log import Audit
 from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
-from node.metrics import Metrics
 from node.receive.ingest import Origin
+from node.runtime.metrics import Metrics
 from node.selector import FIELDS, compile_selector, grid_fields
 from node.settings.core import RetentionSettings
 from node.settings.model import Settings

@@ -16,7 +16,6 @@ import pytest
 from sqlalchemy import Engine, event, func, select
 from structlog.testing import capture_logs
 
-from node import background, retries
 from node.archive.filesystem import Archive
 from node.completeness import Reported
 from node.conversion import scheduler
@@ -29,9 +28,10 @@ from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
-from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
+from node.runtime import background
+from node.runtime.metrics import Metrics
 from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import Root
@@ -477,7 +477,7 @@ SHORTAGES = [
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.005)
+    monkeypatch.setattr(background, "FIRST_WAIT_SECONDS", 0.005)
     root.take_all(make.ct_series(3))
     met: list[Exception] = []
 

@@ -86,7 +86,7 @@ class _Rounds(threading.Event):
 def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.01)
     node = Node(
         Settings.model_validate({"dicom": {"port": 0}, "web": {"port": 0}, "storage": {"root": tmp_path / "root"}})
     )

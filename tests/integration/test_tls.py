@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.tls import client_context, failure_reason, server_context
+from node.runtime.tls import client_context, failure_reason, server_context
 
 
 def connect(keys: Path, server: str, context: ssl.SSLContext, name: str = "localhost") -> None:

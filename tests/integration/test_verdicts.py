@@ -17,7 +17,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import FileDataset
 
-from node.acknowledged import Acknowledged
 from node.completeness import (
     Completeness,
     Findings,
@@ -31,6 +30,7 @@ from node.completeness import (
 )
 from node.conversion.series import is_unchanged
 from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
+from node.files.acknowledged import Acknowledged
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries
 from node.receive.ingest import Origin

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from node.acknowledged import FOLDER, entries
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
+from node.files.acknowledged import FOLDER, entries
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.core import OverwritePolicy
 from node.settings.model import Settings

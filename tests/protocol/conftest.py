@@ -33,9 +33,9 @@ from node.audit.audit_log import Audit
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
-from node.metrics import Metrics
 from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
 from node.receive.refusals import Rejections
+from node.runtime.metrics import Metrics
 from node.settings.core import Acknowledge
 from node.settings.model import ExtensionsSettings, Settings
 from node.settings.peers import Dicom, Peer

@@ -234,7 +234,7 @@ def test_more_references_than_are_looked_up_at_once_are_all_reported(
 def test_a_result_that_nobody_takes_is_tried_again(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 0.2)
     asker.status = 0x0110
     node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)
@@ -249,7 +249,7 @@ def test_a_result_that_nobody_takes_is_tried_again(
 def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
     start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("node.association.services.commitment.Reporting.max_attempts", 3)
     asker = Asker(port=1)
     node = start_node(peers=peers(asker))
@@ -267,7 +267,7 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
 def test_what_is_owed_survives_a_restart(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 1)
+    monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 1)
     absent = Asker(port=1)
     node = start_node(peers=peers(absent))
     series = stored(node, ct_series(1), tmp_path)

@@ -19,8 +19,8 @@ from pynetdicom.sop_class import (
 )
 
 from node.audit.audit_log import Audit
-from node.budget import Caller, Turns
 from node.errors import UsageError
+from node.runtime.budget import Caller, Turns
 from node.settings.peers import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (

@@ -18,6 +18,7 @@ from pydicom import FileDataset, dcmread
 from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
+from node.children.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.extensions.object_store.destination import MAX_WHOLE_BYTES
@@ -25,7 +26,6 @@ from node.extensions.object_store.settings import BucketSettings
 from node.index.nouns.events import EventKind, record_series_event
 from node.index.nouns.persons import Correction, PersonRepository
 from node.index.work.routes import lane_to
-from node.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
 from node.routing.router import RouteWorkers
 from node.routing.worker import RouteWorker

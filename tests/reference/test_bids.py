@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from node.children.pseudonyms import PseudonymKey
 from node.conversion.chosen import chosen
 from node.conversion.found_series import attributes_of_series
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.extensions.bids.sources import FolderSource
 from node.extensions.bids.subjects import Pseudonyms
-from node.pseudonyms import PseudonymKey
 from tests.bids_validator import errors, needs_validator
 from tests.converting import here
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of

@@ -15,6 +15,7 @@ from zipfile import ZipFile
 import pytest
 from pydicom import dcmread
 
+from node.children.pseudonyms import PseudonymKey, new_key_file
 from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
@@ -22,7 +23,6 @@ from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.ways import configured
 from node.files.reading import read_instance
 from node.index.nouns.study_search import StudyFilter
-from node.pseudonyms import PseudonymKey, new_key_file
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
 from tests.leaks import leaks

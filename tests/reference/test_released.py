@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from pydicom import DataElement, Dataset, config, dcmread
 
+from node.children.pseudonyms import PseudonymKey
 from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentification, NotDeidentified
 from node.extensions.deidentify.files import write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows
 from node.files.reading import read_instance
-from node.pseudonyms import PseudonymKey
 from tests.dciodvfy import new_errors
 from tests.planted import GIVEN, NAME, NUMBER, TELEPHONE, left_in
 from tests.reference.test_deidentification import instances

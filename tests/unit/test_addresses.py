@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.addresses import block_of
+from node.runtime.network import block_of
 
 
 def test_the_addresses_of_one_subscriber_are_one_block() -> None:

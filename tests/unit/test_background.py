@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from node import background
-from node.background import BackgroundService, SupervisedThread
+from node.runtime import background
+from node.runtime.background import BackgroundService, SupervisedThread
 
 DEADLINE_SECONDS = 20.0
 

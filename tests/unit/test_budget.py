@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from node import budget
-from node.budget import Budget, Caller, Claim, Limits, Stage, Standing, Turns, decide, first_pending
-from node.metrics import Metrics
+from node.runtime import budget
+from node.runtime.budget import Budget, Caller, Claim, Limits, Stage, Standing, Turns, decide, first_pending
+from node.runtime.metrics import Metrics
 from tests.acceptance.served import until
 
 NOW = 1000.0

@@ -12,9 +12,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from node import logs
 from node.errors import OutOfResources, UsageError
-from node.logs import LINES_OF_MINUTE, MAX_ADDRESSES, LinesOfAddresses
+from node.runtime import logs
+from node.runtime.logs import LINES_OF_MINUTE, MAX_ADDRESSES, LinesOfAddresses
 
 NODE = Path(logs.__file__).parent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.live import LIVE_FILE, read_counters, remove_counters, write_counters
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 
 
 def test_two_nodes_in_one_process_count_apart() -> None:

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from node.retries import seconds_of_retry_after
+from node.runtime.background import seconds_of_retry_after
 
 
 @pytest.mark.parametrize(

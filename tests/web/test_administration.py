@@ -12,10 +12,10 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from node import logs
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
+from node.runtime import logs
 from node.settings.load import load
 from tests import make
 from tests.web.conftest import PASSWORD, Site

@@ -17,10 +17,10 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
+from node.children.pseudonyms import Patient, read_keys
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
-from node.pseudonyms import Patient, read_keys
 from node.settings.core import Route
 from tests import make
 from tests.leaks import leaks

@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 
-from node.pseudonyms import Patient, new_key_file, read_keys
+from node.children.pseudonyms import Patient, new_key_file, read_keys
 from tests import make
 from tests.web.conftest import Site, every_route, made_download, open_site, until
 

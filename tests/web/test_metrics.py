@@ -14,7 +14,6 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.background import SupervisedThread
 from node.control.repository import Repository
 from node.errors import OutOfResources
 from node.index.engine import sqlite, sqlite_file
@@ -24,6 +23,7 @@ from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
+from node.runtime.background import SupervisedThread
 from node.settings.core import Storage
 from node.settings.model import Settings
 from node.web import monitoring

@@ -18,9 +18,9 @@ from playwright.sync_api import Request, Response, Route, expect
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
+from node.children.pseudonyms import new_key_file
 from node.extensions.demo.known_series import head_phantom
 from node.index.nouns.records import CountedRefusal, Refused
-from node.pseudonyms import new_key_file
 from tests import make
 from tests.trash import empty_trash
 from tests.web.conftest import PASSWORD, Site, open_site

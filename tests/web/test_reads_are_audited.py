@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from node.children.pseudonyms import new_key_file
 from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.performed_steps import created
 from node.index.work.messages import PendingEvent
-from node.pseudonyms import new_key_file
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.web.conftest import Site, every_route, open_site, until

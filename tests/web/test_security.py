@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
-from node.budget import current_caller
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.index.search.finder import Finder
-from node.logs import ALLOWED_FIELDS
+from node.runtime.budget import current_caller
+from node.runtime.logs import ALLOWED_FIELDS
 from node.settings.core import Web
 from node.web import middleware, server
 from node.web.headers import HEADERS

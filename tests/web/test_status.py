@@ -19,7 +19,7 @@ from node.association.client.echo import verify
 from node.association.client.send import send_files
 from node.extensions.pages.operation import charts, places, with_received
 from node.index.database.reading import reading
-from node.metrics import MAX_SENDERS, LastWords, Recent, Span
+from node.runtime.metrics import MAX_SENDERS, LastWords, Recent, Span
 from tests import make
 from tests.acceptance.served import Served
 from tests.web.conftest import open_site, until

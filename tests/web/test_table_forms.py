@@ -14,11 +14,11 @@ import httpx2
 import pytest
 import tomlkit
 
+from node.children.pseudonyms import new_key_file
 from node.control import checks
 from node.control.configuration import pages_file
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
-from node.pseudonyms import new_key_file
 from node.settings.example import sections
 from node.settings.load import load
 from node.settings.model import Settings

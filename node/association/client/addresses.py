@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from node.association.tls import peer_tls_context
 from node.errors import UsageError, meant
-from node.reach import Reach, reach_of
+from node.runtime.network import Reach
 from node.settings.model import Settings
 from node.settings.peers import Peer
+from node.settings.tables import reach_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ from node.dicom.command import CommandSet, Element, MalformedCommand, decode_com
 from node.dicom.header import require_few_elements
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import PeerFailed, VoxelnodeError
-from node.reach import OutOfReach
-from node.tls import failure_reason
+from node.runtime.network import OutOfReach
+from node.runtime.tls import failure_reason
 
 MAXIMUM_CONTEXTS = 128
 """Presentation contexts of one association: their IDs are the odd numbers up to 255 (PS3.8 9.3.2.2)."""

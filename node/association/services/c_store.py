@@ -29,8 +29,8 @@ from node.dicom.status import (
 from node.dicom.uids import is_storage_class
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
-from node.metrics import Metrics
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
+from node.runtime.metrics import Metrics
 
 logger = structlog.get_logger()
 

@@ -27,7 +27,6 @@ from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import Operation, RequestRefused
 from node.association.primitives import primitive_of
 from node.association.upper_layer import PeerGone
-from node.counted import counted
 from node.dicom.attributes import is_identifier
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
@@ -42,7 +41,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.dicom.values import items, text
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError, counted
 from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance

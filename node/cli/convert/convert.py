@@ -17,7 +17,7 @@ import typer
 from node.cli.options import Configured, Given, Json
 from node.cli.output import WIDTH, Answer, each_shown, named_files, print_within, printable
 from node.completeness import COPIES_LEFT_OUT
-from node.counted import counted, interpolated
+from node.errors import counted, interpolated
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
 

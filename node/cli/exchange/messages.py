@@ -24,8 +24,7 @@ from node.cli.output import (
     printable,
     series_name,
 )
-from node.counted import counted
-from node.errors import ResultRefused, UsageError, VoxelnodeError, nearest, with_last_line
+from node.errors import ResultRefused, UsageError, VoxelnodeError, counted, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.index.work.ledger import Lane

@@ -22,7 +22,7 @@ from node.cli.output import (
     print_within,
     series_name,
 )
-from node.counted import counted
+from node.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

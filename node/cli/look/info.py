@@ -17,8 +17,7 @@ from node.cli.look.dump import is_volume, volume_header
 from node.cli.look.series import state_of
 from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_finding, print_table, printable, series_name
-from node.counted import counted
-from node.errors import UsageError
+from node.errors import UsageError, counted
 from node.index.engine.view_rows import judged, parsed, remedy_of
 from node.volume.reasons import REMEDIES
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
 from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields, series_name
-from node.counted import counted, sized
+from node.errors import counted, sized
 
 if TYPE_CHECKING:
     from pathlib import Path

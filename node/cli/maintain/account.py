@@ -12,8 +12,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing
-from node.counted import counted
-from node.errors import UsageError
+from node.errors import UsageError, counted
 
 app = Commands(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
 

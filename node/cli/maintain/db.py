@@ -10,7 +10,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
 from node.cli.output import Answer, Listing, problems_of
-from node.counted import counted, sized
+from node.errors import counted, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt

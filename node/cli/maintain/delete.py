@@ -12,9 +12,8 @@ import typer
 
 from node.cli.options import ChangedRoot, Json, Yes, confirm
 from node.cli.output import Answer, print_fields
-from node.counted import sized
-from node.durable import write_durably
-from node.errors import UsageError
+from node.errors import UsageError, sized
+from node.files.durable import write_durably
 
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex

@@ -9,7 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, described, first_of_each_kind, listing, print_fields
-from node.counted import counted, sized
+from node.errors import counted, sized
 
 if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport

@@ -8,8 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, Listing, listing, printable
-from node.counted import counted
-from node.errors import UsageError
+from node.errors import UsageError, counted
 
 app = Commands(help="List or write off lost instances.", no_args_is_help=True)
 

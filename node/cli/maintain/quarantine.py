@@ -9,8 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, Listing, described, listing, print_fields
-from node.counted import counted, sized
-from node.errors import UsageError
+from node.errors import UsageError, counted, sized
 
 app = Commands(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)
 

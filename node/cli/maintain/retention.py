@@ -7,7 +7,7 @@ import datetime as dt
 from node.cli.keys import Keys, SetsKeys, Unset, in_force, set_table
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing, patient
-from node.counted import counted
+from node.errors import counted
 
 EXPIRED: Columns = {
     "patient": patient,

@@ -9,8 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, Listing, listing, minute, optional, patient
-from node.counted import counted, sized
-from node.errors import UsageError
+from node.errors import UsageError, counted, sized
 
 app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)
 

@@ -27,9 +27,9 @@ from node.children.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, moment_of, print_finding
-from node.counted import counted, sized
 from node.dicom.lean_import import load_for_rows
-from node.durable import NO_ROOM
+from node.errors import counted, sized
+from node.files.durable import NO_ROOM
 from node.live import running
 
 if TYPE_CHECKING:

@@ -80,9 +80,9 @@ def serve(
     )
 
     load_for_rows()  # children decode
-    from node import logs
     from node.control import checks
     from node.control.node import Node
+    from node.runtime import logs
 
     if settings.web.enabled:
         import_module("node.web.application")  # the node would load it later, while garbage is collected

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from node.cli.run.serve import stop_at_signal
-from node.durable import locked
+from node.files.durable import locked
 
 if TYPE_CHECKING:
     from node.control.node import Endpoints
@@ -83,8 +83,8 @@ def sitting(
     `receives`: whether it accepts associations; `without`: extensions that are switched off; `logs_from`: the lowest
     level that is written to standard error.
     """
-    from node import logs
     from node.control.node import Node
+    from node.runtime import logs
     from node.settings.core import SeriesSettings, Storage, Web
     from node.settings.model import ExtensionsSettings, Settings
     from node.settings.peers import Dicom

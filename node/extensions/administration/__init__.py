@@ -26,7 +26,7 @@ class _Administration(Extension):
     templates = __name__
 
     def run(self, node: Parts) -> Running:
-        from node.logs import keep_newest
+        from node.runtime.logs import keep_newest
 
         keep_newest()
         return Running()

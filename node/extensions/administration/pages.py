@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, get_args
 from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
-from node import logs
 from node.audit.audit_files import audit_files
 from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.errors import VoxelnodeError
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
 from node.lifecycle.expired import SPARED, due_now
+from node.runtime import logs
 from node.settings.example import as_toml
 from node.settings.load import values_of
 from node.settings.model import Settings

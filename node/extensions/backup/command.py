@@ -12,8 +12,7 @@ import typer
 
 from node.cli.options import ChangedRoot
 from node.cli.output import Listing, first_of_each_kind, print_table
-from node.counted import counted
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, counted
 
 if TYPE_CHECKING:
     from node.extensions.backup.keeping import Kept

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.acknowledged import FOLDER as LEDGER
-from node.acknowledged import read_segment
 from node.archive.base import VOLUMES
 from node.archive.intact import data_set_offset, problem_with
+from node.files.acknowledged import FOLDER as LEDGER
+from node.files.acknowledged import read_segment
 from node.index.database.reading import ReadIndex, reading
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.volumes import VolumeFile

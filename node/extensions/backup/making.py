@@ -23,23 +23,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from node.acknowledged import FOLDER as LEDGER
-from node.acknowledged import read_segment, segments
 from node.archive.intake import BALLAST_FOLDER
 from node.archive.root import MARKER, require_folders
 from node.archive.space import FOLDERS, reason_of
 from node.control.control_socket import SOCKET_NAME
 from node.control.root import LOCK_FILE, require_index, require_root
-from node.counted import sized
-from node.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, sized
 from node.extensions.backup.keeping import DIGESTED, Kept, kept_copies
-from node.failpoints import reached
+from node.files.acknowledged import FOLDER as LEDGER
+from node.files.acknowledged import read_segment, segments
+from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
 from node.index.engine.place import backup as copy_database
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.live import LIVE_FILE
+from node.runtime.failpoints import reached
 from node.settings.model import Settings
 
 COPYING, COPIED, PROVING = ".copying-", ".copied", ".proving-"

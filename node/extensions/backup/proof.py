@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from node.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.archive.intact import problem_with
 from node.archive.proof import Proof, last_proof, note
 from node.archive.space import disks_of
@@ -27,6 +26,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.backup.making import PROVING, has_backup, holding_backups
 from node.extensions.backup.restoring import copy_backup, require_room
 from node.extensions.backup.unpacked import unpacked
+from node.files.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.volumes import VolumeFile

@@ -9,17 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.acknowledged import FOLDER as LEDGER
-from node.acknowledged import read_segment, segments
 from node.archive.intact import problem_with
 from node.archive.root import mark_anew
 from node.archive.space import free_bytes_of
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.control.root import RootInUse
-from node.counted import sized
-from node.durable import locked, make_folder, sync_file_system
-from node.errors import UsageError, VoxelnodeError, is_of_system, is_out_of_memory
+from node.errors import UsageError, VoxelnodeError, is_of_system, is_out_of_memory, sized
 from node.extensions.backup.making import (
     COPYING,
     INCOMING,
@@ -31,7 +27,9 @@ from node.extensions.backup.making import (
     settle,
     strange_in,
 )
-from node.failpoints import reached
+from node.files.acknowledged import FOLDER as LEDGER
+from node.files.acknowledged import read_segment, segments
+from node.files.durable import locked, make_folder, sync_file_system
 from node.index.engine.place import FILE_NAME
 from node.journal.journal import inspect, records, segment_files
 from node.lifecycle.fsck import Finding
@@ -39,6 +37,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.aside import FOLDER as ASIDE
 from node.receive.record import Receipt, receipt
 from node.receive.recovery import stored_instance
+from node.runtime.failpoints import reached
 from node.settings.model import Settings
 
 TAKEN = "00000000"

@@ -14,7 +14,7 @@ import typer
 
 from node.cli.options import OfProject, Root
 from node.cli.output import Answer, printable
-from node.counted import counted
+from node.errors import counted
 
 if TYPE_CHECKING:
     from node.extensions.bids.export import ExportReport
@@ -89,12 +89,12 @@ def bids(
     A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
     in the way or could not be written.
     """
+    from node.children.pseudonyms import PATIENT_CHARACTERS, made_key
     from node.control.audited_export import ExportOutcome, audited_export
     from node.errors import UsageError
     from node.extensions.bids.export import Exporter, read_only
     from node.extensions.bids.rules import read_rules
     from node.extensions.bids.subjects import KEY_FILE, UNKNOWN, Pseudonyms, UnknownLabels
-    from node.pseudonyms import PATIENT_CHARACTERS, made_key
     from node.selector import compile_selector
 
     if sources and project is not None:

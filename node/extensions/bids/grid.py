@@ -15,13 +15,13 @@ from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.children.pseudonyms import made_key
 from node.dicom.attributes import is_identifier
 from node.errors import UsageError
 from node.extensions.bids.names import KINDS
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
 from node.index.database.reading import ReadIndex
-from node.pseudonyms import made_key
 from node.selector import compile_selector
 from node.web.access import READERS, Call, CurrentCall
 from node.web.audit_trail import of_study

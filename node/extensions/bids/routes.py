@@ -20,21 +20,20 @@ import structlog
 from node.archive.base import StoreAway
 from node.archive.space import reason_of
 from node.audit.audit_log import DESTINATION, SOURCE, AuditAction, AuditEvent, AuditMessage, Participant, Result
-from node.counted import counted
-from node.errors import UsageError, VoxelnodeError
+from node.children.pseudonyms import PseudonymKey, made_key, read_keys
+from node.errors import UsageError, VoxelnodeError, counted
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.settings import DatasetSettings
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, PatientSource
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
-from node.failpoints import reached
 from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
 from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
-from node.pseudonyms import PseudonymKey, made_key, read_keys
 from node.routing.held import HeldWorker, RouteParts
+from node.runtime.failpoints import reached
 from node.settings.core import DestinationSettings, Route
 
 log = structlog.get_logger()

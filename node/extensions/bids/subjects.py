@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.children.pseudonyms import PATIENT_CHARACTERS, PseudonymKey, passing_key
+from node.children.pseudonyms import Patient as KeyedPatient
 from node.errors import UsageError
 from node.extensions.bids.names import LABEL, label
 from node.extensions.bids.rules import NotExported, SubjectsTable
-from node.pseudonyms import PATIENT_CHARACTERS, PseudonymKey, passing_key
-from node.pseudonyms import Patient as KeyedPatient
 
 STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
 """Columns that restrict a row of the map to a study."""

@@ -152,8 +152,8 @@ class HttpSender:
 
     Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
     the receiver answers. `ca_file`: certificate authorities in addition to those of the system; see
-    `node.tls.client_context`. `reach`: which addresses it may connect to; None: all. Raises UsageError if `ca_file`
-    cannot be read or contains no certificate.
+    `node.runtime.tls.client_context`. `reach`: which addresses it may connect to; None: all. Raises UsageError if
+    `ca_file` cannot be read or contains no certificate.
     """
 
     def __init__(self, timeout_seconds: float, ca_file: Path | None, reach: Reach | None = None) -> None:

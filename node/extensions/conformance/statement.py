@@ -43,10 +43,10 @@ from node.extensions.conformance.statuses import STATUSES, in_order
 from node.hookspecs import Extension
 from node.receive.ingest import MAXIMUM_BYTES
 from node.registry import enabled, refused, resolve
+from node.runtime.tls import BCP_195_SUITES
 from node.settings.core import Web
 from node.settings.model import Settings
 from node.settings.peers import Dicom, Peer
-from node.tls import BCP_195_SUITES
 from node.version import __version__
 from node.volume.read.transfer_syntaxes import can_decode
 

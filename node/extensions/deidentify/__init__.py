@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.errors import nearest
-from node.extras import lacking
 from node.hookspecs import Command, Extension, Router, Statement, Table
+from node.registry import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,6 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from node.children.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
 from node.dicom.coercion import LENGTH_TO_END
 from node.dicom.encoding import NUMBER_CODES
 from node.dicom.uids import registered_name
@@ -24,7 +25,6 @@ from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, t
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows, safe_private
 from node.extensions.deidentify.text import Identities, Numbers, is_vocabulary, vocabulary
-from node.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
 
 MAX_DEPTH = 64
 

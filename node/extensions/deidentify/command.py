@@ -13,12 +13,12 @@ import typer
 
 from node.cli.options import Commands, Configured, Json
 from node.cli.output import Answer, named_files, print_json, printable
-from node.counted import counted
+from node.errors import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from node.pseudonyms import PseudonymKey
+    from node.children.pseudonyms import PseudonymKey
 
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
@@ -101,7 +101,7 @@ def deidentify(
     The originals stay as they are. What cannot be called clean is refused with the reason and not written; files that
     are not DICOM are not copied. Exit 1 if nothing was written.
     """
-    from node import logs
+    from node.children.pseudonyms import passing_key, read_keys
     from node.control.audited_export import audited_export
     from node.errors import UsageError
     from node.extensions.deidentify.deidentification import (
@@ -116,8 +116,8 @@ def deidentify(
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.remaining import Remaining
     from node.extensions.deidentify.ways import configured as configured_way
-    from node.extras import require
-    from node.pseudonyms import passing_key, read_keys
+    from node.registry import require_extra
+    from node.runtime import logs
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure_command()  # pydicom logs values, which are patient data
@@ -128,7 +128,7 @@ def deidentify(
     else:
         text_in_pixels = burned_in_text_of(burned_in_text)
         if text_in_pixels is not BurnedInText.OFF:
-            require("--burned-in-text", "ocr")
+            require_extra("--burned-in-text", "ocr")
         cleaned = _listed(clean) + (["pixels"] if pixel_rules or text_in_pixels is BurnedInText.BLANK else [])
         how = Deidentification(
             Profile(options(_listed(retain), cleaned)),
@@ -186,7 +186,7 @@ def _listed(given: list[str] | None) -> list[str]:
 @app.command()
 def new(path: KeyFile, name: Name = None) -> None:
     """Write a file with a new key."""
-    from node.pseudonyms import new_key_file
+    from node.children.pseudonyms import new_key_file
 
     print(f"{path}: key {new_key_file(path, name).name}")
 
@@ -194,7 +194,7 @@ def new(path: KeyFile, name: Name = None) -> None:
 @app.command()
 def rotate(path: KeyFile, name: Name = None) -> None:
     """Add a new key to a file; pseudonyms are by it from then on."""
-    from node.pseudonyms import rotate as rotated
+    from node.children.pseudonyms import rotate as rotated
 
     print(f"{path}: key {rotated(path, name).name}")
 
@@ -214,8 +214,8 @@ def map_(
     json: Json = False,
 ) -> None:
     """Print the pseudonyms of originals as CSV. The output is patient data."""
-    from node import logs
-    from node.pseudonyms import read_keys
+    from node.children.pseudonyms import read_keys
+    from node.runtime import logs
     from node.web.pages.filters import csv_line
 
     logs.configure_command()  # pydicom logs values, which are patient data

@@ -18,10 +18,10 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
+from node.children.pseudonyms import PseudonymKey
 from node.dicom.values import texts, whole
 from node.errors import UsageError, Withheld, nearest
 from node.extensions.deidentify.profile import Option, Profile
-from node.pseudonyms import PseudonymKey
 
 UID_FORM = re.compile(r"[0-9.]{1,64}")
 

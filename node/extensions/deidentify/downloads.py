@@ -31,12 +31,12 @@ from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
 from node.children.forwarding import CopyChange, WrittenCopy, copy_of, forward
 from node.children.messages import ChildCancelled, Garbled
+from node.children.pseudonyms import PATIENT_CHARACTERS
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.naming import folder_name
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
-from node.counted import counted
-from node.errors import OutOfResources, VoxelnodeError, Withheld
+from node.errors import OutOfResources, VoxelnodeError, Withheld, counted
 from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.lost import Loss, in_words, remedy
 from node.extensions.deidentify.profile import edition
@@ -47,7 +47,6 @@ from node.index.models.levels import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.index.work.states import Download
-from node.pseudonyms import PATIENT_CHARACTERS
 from node.registry import enabled, objects_of
 from node.settings.section import Convert
 from node.version import __version__

@@ -20,6 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from node.children.pseudonyms import NO_KEY
 from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
@@ -31,7 +32,6 @@ from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edi
 from node.extensions.deidentify.recognition import load
 from node.extensions.deidentify.text import vocabulary
 from node.extensions.deidentify.voice import sound_of
-from node.pseudonyms import NO_KEY
 from node.version import __version__
 from node.volume.read.transcoding import encoded
 

@@ -13,10 +13,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.multival import MultiValue
 
 from node.children.messages import Garbled
+from node.children.pseudonyms import MADE_UID
 from node.dicom.values import CONVERSION_ERRORS, held_elements
 from node.extensions.deidentify.lost import Loss, lost
 from node.files.reading import read_instance
-from node.pseudonyms import MADE_UID
 from node.web.pages.filters import csv_line
 
 COLUMNS = ("attribute", "tag", "vr", "value", "count")

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 
+from node.children.pseudonyms import read_keys
 from node.dicom.values import text
 from node.errors import UsageError, nearest
 from node.extensions.deidentify.deidentification import (
@@ -26,7 +27,6 @@ from node.extensions.deidentify.deidentification import (
 from node.extensions.deidentify.profile import Profile, options
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.files.reading import read_instance
-from node.pseudonyms import read_keys
 from node.settings.model import Settings
 from node.volume.read.transfer_syntaxes import NATIVE
 

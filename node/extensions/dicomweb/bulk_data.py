@@ -13,9 +13,9 @@ from urllib.parse import quote
 from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
-from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
+from node.errors import counted
 from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import (
     compressed_frame,

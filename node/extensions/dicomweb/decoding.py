@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, HTJ2KLossless
 
-from node.counted import counted
+from node.errors import counted
 from node.extensions.dicomweb.metadata import bulk_data_paths, document, long_value
 from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,

@@ -19,7 +19,6 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from node.children.decoding import NoSuchValue
-from node.counted import counted
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,
@@ -30,7 +29,7 @@ from node.dicom.encoding import (
 from node.dicom.header import HeaderCut, read_to_pixels
 from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import text, value, whole
-from node.errors import NotUnderstood
+from node.errors import NotUnderstood, counted
 from node.files.bounded import BoundedFile
 from node.files.reading import ClosedFile, InflatedFile, inflated_file
 

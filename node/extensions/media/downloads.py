@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.audit.audit_log import AuditAction, AuditEvent, Result
-from node.counted import counted
+from node.errors import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.index.search.selection import StoredInstance

@@ -17,7 +17,7 @@ import typer
 
 from node.cli.options import Root, Where, archive_files
 from node.cli.output import Answer, printable, progress_bar
-from node.counted import counted
+from node.errors import counted
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
@@ -39,9 +39,9 @@ def export(
 
     The files are uncompressed. Exit 1 if instances were left out.
     """
-    from node import logs
     from node.control.audited_export import audited_export
     from node.errors import UsageError
+    from node.runtime import logs
     from node.selector import NOT_CONVERTED, compile_selector
 
     logs.configure_command()  # pydicom logs values, which are patient data

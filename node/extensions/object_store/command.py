@@ -9,7 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, described, print_fields
-from node.counted import counted, sized
+from node.errors import counted, sized
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 

@@ -26,7 +26,7 @@ from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import IndexUnusable
 from node.index.models.levels import STORE
 from node.lifecycle.fsck import RECEIVING_SECONDS, Finding, revision_of, to_convert_again
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 
 

@@ -41,8 +41,8 @@ from node.archive.base import (
 )
 from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
 from node.archive.intake import Intake
-from node.durable import make_folder
 from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, WholeFile
+from node.files.durable import make_folder
 
 log = structlog.get_logger()
 

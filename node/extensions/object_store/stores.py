@@ -28,9 +28,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from node.archive.base import ArchivedFile, StoreAway, is_of_revision
 from node.archive.space import reason_of
-from node.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
 from node.errors import UsageError
-from node.failpoints import reached
+from node.files.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
+from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead

@@ -32,14 +32,14 @@ from node.errors import OutOfResources
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
 from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
-from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.models.levels import SPOOL, STORE
 from node.index.nouns.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
-from node.metrics import Metrics
 from node.receive.stored_files import report_damage
+from node.runtime.failpoints import reached
+from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 

@@ -18,8 +18,8 @@ from node.errors import VoxelnodeError
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.level_views import is_due
-from node.metrics import LastWord, Metrics, Span
 from node.receive.readiness import reasons_not_ready, remedy_of
+from node.runtime.metrics import LastWord, Metrics, Span
 from node.version import __version__
 from node.web.access import MEMBERS, READERS, WRITERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from node.conversion.volume_files import LocalPath, sidecar_beside, stem_of
-from node.counted import interpolated
+from node.errors import interpolated
 from node.index.database.reading import ReadIndex
 from node.web.pages.filters import listed
 from node.web.pages.rendering import series_url

@@ -19,7 +19,6 @@ import structlog
 
 from node.association.client.addresses import address_of
 from node.association.client.association import NothingAccepted
-from node.background import BackgroundService
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError
 from node.extensions.peers.find import find_instance_count, find_instances
@@ -29,7 +28,7 @@ from node.index.database.work_loop import IndexFollower, RequestLoop
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Postponed, Work
 from node.index.work.states import Inquiry
-from node.retries import wait_seconds
+from node.runtime.background import BackgroundService, wait_seconds
 from node.settings.model import Settings
 
 log = structlog.get_logger()

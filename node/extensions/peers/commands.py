@@ -14,7 +14,7 @@ import typer
 
 from node.cli.options import PEER, CallingAet, ChangedRoot, Configured, Root
 from node.cli.output import Answer, Listing, listing, print_fields, printable
-from node.counted import counted
+from node.errors import counted
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -15,9 +15,8 @@ import structlog
 
 from node.association.client.addresses import address_of
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
-from node.counted import counted
 from node.dicom.status import NOT_CURRENT, STORED
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, counted
 from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
 from node.index.database.index import Index
 from node.index.nouns.records import Refused

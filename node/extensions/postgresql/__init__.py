@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.extras import lacking
 from node.hookspecs import Command, Extension
+from node.registry import lacking
 
 if TYPE_CHECKING:
     from node.settings.model import Settings

@@ -11,7 +11,7 @@ import typer
 from node.cli.look.status import HOSTS
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Listing, listing
-from node.counted import counted
+from node.errors import counted
 
 app = Commands(help="List, stop and forget the hosts of a shared index.", invoke_without_command=True)
 

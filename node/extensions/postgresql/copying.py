@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Table, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.control.root import locked_root
-from node.durable import sync_folder
 from node.errors import UsageError
+from node.files.durable import sync_folder
 from node.index.care.copying import OF_ONE_DATABASE, chunks, copy_rows, opened_engine
 from node.index.database.reading import reading
 from node.index.engine.about import about, set_about

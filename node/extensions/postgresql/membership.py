@@ -15,11 +15,11 @@ from time import monotonic
 import structlog
 
 from node.audit.audit_files import audit_files, digest_of, position_behind
-from node.background import BackgroundService
 from node.extensions.postgresql.hosts import BEGUN, HostRepository, JoiningHost
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.receive.ingest import Ingest
+from node.runtime.background import BackgroundService
 from node.settings.model import Settings
 from node.version import __version__
 

@@ -8,7 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
-from node.counted import counted
+from node.errors import counted
 
 app = Commands(help="Limit accounts to the series of projects.", no_args_is_help=True)
 

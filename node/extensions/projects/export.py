@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
-from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
+from node.files.durable import locked, make_folder, sync_file, sync_folder
 from node.index.care.copying import copy_tables
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.backend import IndexUnusable

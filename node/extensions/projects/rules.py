@@ -11,10 +11,10 @@ from time import monotonic
 
 import structlog
 
-from node.background import BackgroundService
 from node.extensions.projects.rows import ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.index.database.index import Index
 from node.index.engine.rows import Row
+from node.runtime.background import BackgroundService
 from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()

@@ -34,12 +34,12 @@ from node.association.primitives import peer_maximum_bytes, roles_of
 from node.association.request import ProposedContext, ReceivedRequest
 from node.association.services.c_store import StoreService
 from node.association.transport import REQUEST_SECONDS
-from node.background import SupervisedThread
-from node.budget import Claim
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION, is_storage_class
 from node.errors import UsageError
 from node.extensions.pynetdicom_acceptor.handlers import AcceptorHandlers, event_handlers
+from node.runtime.background import SupervisedThread
+from node.runtime.budget import Claim
 
 WATCH_SECONDS = 0.1
 

@@ -40,7 +40,6 @@ from pynetdicom.events import (
     InterventionEvent,
 )
 
-from node.addresses import block_of
 from node.association.admission import AssociationRequest
 from node.association.association import AcceptedContext, maximum_bytes
 from node.association.listener import Listener
@@ -48,7 +47,6 @@ from node.association.operation import Operation, RequestRefused
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
 from node.association.services.retrieve import RetrieveService
-from node.budget import Caller, calling
 from node.dicom.command import (
     C_FIND_RQ,
     C_GET_RQ,
@@ -63,6 +61,8 @@ from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_S
 from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
 from node.index.engine.scope import within
 from node.receive.ingest import Origin
+from node.runtime.budget import Caller, calling
+from node.runtime.network import block_of
 from node.settings.peers import Verb
 
 logger = structlog.get_logger()

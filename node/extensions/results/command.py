@@ -9,8 +9,7 @@ import typer
 
 from node.cli.options import HOOK, ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, described, listing, print_fields
-from node.counted import counted
-from node.errors import UsageError
+from node.errors import UsageError, counted
 
 app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
 

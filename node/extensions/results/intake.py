@@ -25,15 +25,12 @@ from pathlib import Path
 import structlog
 
 from node.archive.space import reason_of
-from node.background import BackgroundService
-from node.counted import counted
-from node.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
-from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
+from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy, counted
 from node.extensions.results.drafts import Draft, Drafts, about, damaged
 from node.extensions.results.makers import Makers
 from node.extensions.results.manifest import FILE_NAME, MAX_JOB_BYTES, MAX_RESULTS, Manifest, opened_folder
 from node.extensions.results.rows import ResultRepository
-from node.failpoints import reached
+from node.files.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.index.database.index import Index
 from node.index.database.work_loop import WorkLoop
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
@@ -44,6 +41,8 @@ from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
 from node.receive.results import KeptResults, Results, Upload
 from node.receive.stored_files import damage_of
+from node.runtime.background import BackgroundService
+from node.runtime.failpoints import reached
 from node.settings.model import Settings
 
 log = structlog.get_logger()

@@ -16,10 +16,10 @@ from node.children.child import ChildDied, ChildPool
 from node.children.messages import ChildCancelled, ChildLate
 from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
-from node.durable import NO_ROOM
 from node.errors import ConversionRefused, OutOfResources, ResultRefused, is_out_of_memory, type_and_location
 from node.extensions.results.making import ResultMaking, identifiers, sample_of
 from node.extensions.results.manifest import ResultKind
+from node.files.durable import NO_ROOM
 from node.registry import resolve
 
 

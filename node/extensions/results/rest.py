@@ -17,8 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import AuditAction, AuditEvent
-from node.counted import counted
-from node.errors import ResultRefused
+from node.errors import ResultRefused, counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex

@@ -9,8 +9,7 @@ from typing import Any
 
 from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType
-from node.counted import counted
-from node.errors import UsageError, nearest
+from node.errors import UsageError, counted, nearest
 from node.extensions.shares.rows import ShareRepository
 from node.hookspecs import Action as RootAction
 from node.index.nouns.records import Share

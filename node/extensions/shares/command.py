@@ -8,7 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing
-from node.counted import counted
+from node.errors import counted
 
 app = Commands(help="Share a study by a link that needs no account.", no_args_is_help=True)
 

@@ -12,10 +12,9 @@ from pydicom import Dataset
 from node.completeness import Evidence
 from node.conversion.job import converted_file
 from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
-from node.counted import counted
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, counted
 from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, PhysioLog, is_log, read_log
 from node.extensions.spectroscopy.physio_xml import read_xml
 from node.index.nouns.converted import ConvertedFile

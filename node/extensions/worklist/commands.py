@@ -8,7 +8,7 @@ import typer
 
 from node.cli.options import Commands, Root
 from node.cli.output import Listing, listing
-from node.counted import counted
+from node.errors import counted
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
 

@@ -2,7 +2,7 @@
 
 A message is acknowledged with AA after its entries are committed; one is worked on at a time. Every wait is bounded: a
 message must be whole within `MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after
-`IDLE_SECONDS`. A connection enters a place (`node.budget`) with its first whole message.
+`IDLE_SECONDS`. A connection enters a place (`node.runtime.budget`) with its first whole message.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from time import monotonic
 
 import structlog
 
-from node.addresses import plain_address
 from node.audit.audit_log import APPLICATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
-from node.background import SupervisedThread
-from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import (
     ERRORS,
@@ -38,9 +35,12 @@ from node.extensions.worklist.patients import PatientChanges, changes_of, update
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.records import Refused
-from node.logs import LinesOfAddresses
-from node.metrics import Metrics
-from node.tls import failure_reason, server_context
+from node.runtime.background import SupervisedThread
+from node.runtime.budget import Budget, Claim, Limits, Stage
+from node.runtime.logs import LinesOfAddresses
+from node.runtime.metrics import Metrics
+from node.runtime.network import plain_address
+from node.runtime.tls import failure_reason, server_context
 
 log = structlog.get_logger()
 

@@ -16,7 +16,6 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from node.background import BackgroundService
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN, found_syntax
 from node.dicom.header import require_few_elements
 from node.dicom.json_model import Json
@@ -27,6 +26,7 @@ from node.extensions.worklist.queries import WorklistQuery, answer, entry_in_pro
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.search.finder import QueryRefused, QueryStopped
+from node.runtime.background import BackgroundService
 
 log = structlog.get_logger()
 

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Boolean, Connection, CursorResult, delete, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 
-from node.acknowledged import Acknowledged
+from node.files.acknowledged import Acknowledged
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of

@@ -46,7 +46,7 @@ from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
 from node.index.work.ledger import WorkRepository
 from node.index.work.routes import RouteRepository
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import structlog
 
-from node.background import BackgroundService
 from node.errors import VoxelnodeError
-from node.failpoints import reached
 from node.index.work.deliveries import Batch, lease_of
 from node.index.work.ledger import Decision, Lane, Postponed, Work, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Kind
+from node.runtime.background import BackgroundService
+from node.runtime.failpoints import reached
 from node.settings.model import Settings
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ GAPS = "gaps"
 `node.index.nouns.lost`."""
 
 LEDGER = "ledger"
-"""How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.LedgerPosition`); the
-name of a host follows if several share the index."""
+"""How far the ledger of acknowledged instances was at the last checkpoint (`node.files.acknowledged.LedgerPosition`);
+the name of a host follows if several share the index."""
 
 SWEPT_FOLDER = "swept_folder"
 """The last folder of the archive whose files a start has compared with the rows; empty: all are to be compared. The

@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
+from node.files.acknowledged import Acknowledged
 from node.registry import INDEX_BACKEND
 
 

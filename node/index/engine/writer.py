@@ -39,13 +39,13 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.background import BackgroundService, SupervisedThread
 from node.errors import OutOfResources
 from node.index.engine.backend import Failure, IndexUnusable, Place, WriterServer, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.scope import OutOfScope, current_scope
 from node.index.engine.sharing import OneHost, Sharing
-from node.metrics import Metrics
+from node.runtime.background import BackgroundService, SupervisedThread
+from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 

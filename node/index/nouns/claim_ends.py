@@ -23,7 +23,7 @@ from node.index.nouns.expectations import count_damaged, count_lost
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import DAMAGED, REVOKED, convert_referring, end_waits_for, reopen, replace_references
 from node.index.nouns.verdicts import completeness_columns, doubt_parts, judge, row_of, update_series, verdict_now
-from node.retries import wait_seconds
+from node.runtime.background import wait_seconds
 
 
 class ClaimEnds(IndexRepository):

@@ -14,7 +14,6 @@ from sqlalchemy.orm import join
 
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
-from node.failpoints import reached
 from node.index.engine.about import set_applied
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
@@ -50,6 +49,7 @@ from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.verdicts import judge, judge_holding
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_repaired
+from node.runtime.failpoints import reached
 
 _FIND_HELD = PreparedStatement(
     select(*columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)).where(

@@ -3,7 +3,7 @@
 An instance may have come in several versions: with the same UID, and other bytes. Each is owed until another one takes
 its place. A row stands until the version is received or found again, until another one is received and becomes current,
 or until a person deletes its series or study, or writes it off. Which versions were acknowledged is in the ledger
-beside the files (`node.acknowledged`).
+beside the files (`node.files.acknowledged`).
 
 Of records of the journal that cannot be read, nobody knows which instances they had. Such a gap stands, as a sentence,
 until a person accepts it.
@@ -21,9 +21,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, true
 from sqlalchemy.orm import join
 
-from node.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.completeness import lost_instances
 from node.errors import UsageError
+from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import PreparedStatement

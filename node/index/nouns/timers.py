@@ -17,7 +17,7 @@ from node.index.models.levels import OPEN_STATES, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow, WorkRow
 from node.index.nouns.awaited_senders import replace_waits, waits_of
 from node.quiet import Waits, last_sign, shifted
-from node.retries import MAX_WAIT_SECONDS
+from node.runtime.background import MAX_WAIT_SECONDS
 
 
 class TimerRepository(IndexRepository):

@@ -9,8 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from node.counted import counted
-from node.errors import with_last_line
+from node.errors import counted, with_last_line
 from node.index.engine.about_keys import (
     APPLIED,
     GAPS,

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
-from node.budget import Turns, current_caller
 from node.dicom.answers import Answer, Found, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
@@ -31,6 +30,7 @@ from node.index.engine.sql import Unindexed, looked_up_in
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.search.conditions import PARENT, TABLES, restrictions
 from node.index.search.documents import matched, models, restriction
+from node.runtime.budget import Turns, current_caller
 
 MAX_ROWS = (1 << 63) - 1
 """No limit: SQLite and PostgreSQL have no other number for it in common."""

@@ -53,7 +53,7 @@ from node.index.work.states import (
     document_of,
     payload_of,
 )
-from node.retries import jittered_wait_seconds
+from node.runtime.background import jittered_wait_seconds
 
 MAX_OPEN_RETRIEVALS = 1000
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from node.counted import counted
+from node.errors import counted
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow
 from node.index.models.work import WorkRow

@@ -16,9 +16,8 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
-from node.counted import counted
 from node.dicom.values import CONVERSION_ERRORS, stated_numbers
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, counted
 from node.volume.arrange.time_order import is_time_order, time_orders, weighting
 from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
 from node.volume.elements import text

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from node.counted import counted
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, counted
 from node.volume.arrange.contradictions import Settled, order_by_diffusion, settle
 from node.volume.arrange.sources import COUNTING_KEYS, SHARED_TIME_KEYS, TIME_KEYS
 from node.volume.arrange.time_order import distinguishing, is_time_order, same_diffusion, time_orders, weighting

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from node.counted import counted
+from node.errors import counted
 from node.volume.arrange.sources import RUNNING_KEYS, TIME_KEYS
 from node.volume.elements import DAY_S
 from node.volume.model import Float, Frame

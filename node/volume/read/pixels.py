@@ -19,12 +19,11 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.counted import counted
 from node.dicom.encoding import locates_frames
 from node.dicom.header import CutPixels
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag, value
-from node.errors import ConversionRefused, NotUnderstood
+from node.errors import ConversionRefused, NotUnderstood, counted
 from node.volume.elements import text
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream, begins, read_codestream

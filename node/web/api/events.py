@@ -16,8 +16,8 @@ from fastapi import Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from node.budget import Budget, Claim, Limits, Standing
-from node.metrics import Metrics
+from node.runtime.budget import Budget, Claim, Limits, Standing
+from node.runtime.metrics import Metrics
 from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.api import models
 from node.web.api.models import MAX_ID

@@ -14,8 +14,8 @@ from starlette.background import BackgroundTask
 
 from node.children.decoder import NotDecoded
 from node.conversion.naming import folder_name
-from node.counted import counted
 from node.dicom.attributes import MAX_TEXT_BYTES
+from node.errors import counted
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.engine.writer import Terms

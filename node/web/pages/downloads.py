@@ -19,7 +19,7 @@ from fastapi import Response
 
 from node.archive.base import ArchivedFile
 from node.conversion.naming import NameTemplate, TakenNames, ending_of, free_name, node_template, renamed_header
-from node.counted import counted
+from node.errors import counted
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.settings.section import VolumeFormat

@@ -12,7 +12,7 @@ from node.association import admission as module
 from node.association.admission import EVERY_VERB, Admission, AssociationRequest, add_peer
 from node.cli.keys import table_of
 from node.index.nouns.records import Refused
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from node.settings.peers import Dicom, Peer
 
 

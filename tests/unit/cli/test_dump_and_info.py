@@ -15,7 +15,7 @@ from pydicom import Dataset
 
 from node.cli.look.info import _print, plane_of
 from node.index.database.index import Index
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
 from tests import make
 from tests.converting import convert_series
 from tests.rows import read_rows, write_rows

@@ -11,13 +11,13 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from node.children.forwarding import CopyChange, Encoding, copy_of, forward
 from node.children.messages import Garbled
+from node.children.pseudonyms import Patient, PseudonymKey
 from node.children.serving import Apart, ChildLimits, max_file_bytes
 from node.dicom.coercion import Coercion
 from node.errors import Withheld
 from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import Profile
 from node.extensions.deidentify.ways import DeidentifyWay
-from node.pseudonyms import Patient, PseudonymKey
 from tests import make
 
 HOW = DeidentifyWay(Profile(), PseudonymKey("test", bytes(range(32))))

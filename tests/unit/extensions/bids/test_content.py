@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from node.children.pseudonyms import PseudonymKey
 from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.rules import NotExported
 from node.extensions.bids.subjects import Pseudonyms
@@ -15,7 +16,6 @@ from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Profile
 from node.index.nouns.levels import identity_of
-from node.pseudonyms import PseudonymKey
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make

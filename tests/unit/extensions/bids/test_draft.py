@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from node.children.pseudonyms import PseudonymKey
 from node.extensions.bids.draft import Draft, draft
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import SubjectSeries
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms
-from node.pseudonyms import PseudonymKey
 from node.selector import compile_selector
 from tests.unit.extensions.bids.builders import EPI, Listed, Scanner, rules_of
 

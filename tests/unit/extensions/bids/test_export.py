@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from node.children.pseudonyms import PseudonymKey
 from node.extensions.bids.command import _print as print_report
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import SubjectSeries
 from node.extensions.bids.sources import STILL_OPEN
 from node.extensions.bids.subjects import Pseudonyms, SubjectPatient
-from node.pseudonyms import PseudonymKey
 from node.selector import compile_selector
 from tests.unit.extensions.bids.builders import Scanner, rules_of
 

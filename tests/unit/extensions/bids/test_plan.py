@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from node.children.pseudonyms import PseudonymKey
 from node.errors import UsageError
 from node.extensions.bids.plan import Planner, SessionState, SubjectPlan, SubjectSeries, WrittenVolume
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms, read_map
-from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))

@@ -8,10 +8,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
+from node.children.pseudonyms import PseudonymKey
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
-from node.pseudonyms import PseudonymKey
 from tests import make
 
 KEY = PseudonymKey("test", bytes(range(32)))

@@ -23,13 +23,13 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from node.children.pseudonyms import Patient, PseudonymKey, passing_key
 from node.errors import UsageError
 from node.extensions.deidentify.deidentification import Deidentification, PixelRule, RefusalReason, read_rules
 from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.files.reading import read_instance
-from node.pseudonyms import Patient, PseudonymKey, passing_key
 from tests import make
 from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 

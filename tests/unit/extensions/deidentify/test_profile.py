@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from node.children.pseudonyms import Patient
 from node.errors import UsageError
 from node.extensions.deidentify.attributes import Cleaner
 from node.extensions.deidentify.deidentification import ALLOWABLE
@@ -29,7 +30,6 @@ from node.extensions.deidentify.profile import (
     safe_private,
 )
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
-from node.pseudonyms import Patient
 from tests.unit.extensions.deidentify.orders import KEY
 
 PATIENT = Patient("", "P1")

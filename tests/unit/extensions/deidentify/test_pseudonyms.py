@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from node.children.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
 from node.errors import UsageError
 from node.extensions.deidentify.attributes import shifted_date, shifted_datetime
 from node.extensions.deidentify.text import Identities
-from node.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
 from tests.unit.extensions.deidentify.orders import KEY
 
 PATIENT = Patient("HOSPITAL", "4711")

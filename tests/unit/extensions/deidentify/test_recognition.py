@@ -17,12 +17,12 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
+from node.children.pseudonyms import passing_key
 from node.extensions.deidentify.burned_in_text import is_examined
 from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Profile
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.pseudonyms import passing_key
 from tests import make
 
 

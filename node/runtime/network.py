@@ -1,7 +1,8 @@
-"""Where what administrators add may connect to, such as hooks and peers: they may have no account of the machine.
+"""Addresses: which of them count as one client, and where what administrators add may connect to.
 
-Services on loopback, and those that hand out the credentials of a machine in a cloud, trust whoever can connect. What
-is written in other files of the configuration, by whoever has an account of the machine, may connect everywhere.
+Administrators, who add hooks and peers, may have no account of the machine. Services on loopback, and those that hand
+out the credentials of a machine in a cloud, trust whoever can connect. What is written in other files of the
+configuration, by whoever has an account of the machine, may connect everywhere.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from node.addresses import plain_address
 from node.errors import VoxelnodeError
-from node.settings.model import Settings
+
+MAX_ADDRESS_LENGTH = 64
+"""Longest address with its scope; what a proxy forwards may be anything."""
 
 METADATA = frozenset({"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"})
 """Services of clouds that hand out credentials of the machine, beside those at link-local addresses."""
@@ -23,6 +26,40 @@ TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Ne
 """Networks whose addresses end with that of an IPv4 host (RFC 6052 2.1, RFC 8215, RFC 4291 2.5.5.1)."""
 
 _Address = IPv4Address | IPv6Address
+
+
+def plain_address(address: str) -> IPv4Address | IPv6Address:
+    """Parse an address without its scope; an IPv4 address that is mapped to IPv6 becomes IPv4 again.
+
+    Raises ValueError.
+    """
+    parsed = ip_address(address.partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
+
+
+def block_of(address: str) -> str:
+    """Return the addresses that one client may have: an IPv4 address, or the /64 of an IPv6 address (RFC 4291 2.5.4).
+
+    What is no address stands for itself, cut to `MAX_ADDRESS_LENGTH` characters.
+    """
+    return _block_of(address[:MAX_ADDRESS_LENGTH])
+
+
+@lru_cache(maxsize=1024)
+def _block_of(address: str) -> str:
+    try:
+        plain = plain_address(address)
+    except ValueError:
+        return address
+    return str(plain if isinstance(plain, IPv4Address) else IPv6Network((int(plain) >> 64 << 64, 64)))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class OutOfReach(VoxelnodeError):
@@ -120,11 +157,3 @@ def _is_own(address: _Address) -> bool:
     except OSError:
         return False
     return True
-
-
-def reach_of(settings: Settings, table: str) -> Reach | None:
-    """Return where what a table says may connect to, such as ``hooks.NAME``; None: everywhere.
-
-    Everywhere, unless the pages have written the table.
-    """
-    return Reach(settings.web.hook_networks) if settings.loaded_from.is_of_pages(table) else None

@@ -30,8 +30,8 @@ from typing import Literal, Protocol
 import structlog
 from prometheus_client import Counter as Samples
 
-from node.addresses import block_of
-from node.metrics import Metrics
+from node.runtime.metrics import Metrics
+from node.runtime.network import block_of
 
 log = structlog.get_logger()
 

@@ -32,8 +32,8 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from node.durable import make_folder, sync_folder, write_all
-from node.failpoints import reached
+from node.files.durable import make_folder, sync_folder, write_all
+from node.runtime.failpoints import reached
 
 FOLDER = "acknowledged"
 

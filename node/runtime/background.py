@@ -1,11 +1,14 @@
-"""Background services: threads that sleep until there is work, and that no error ends."""
+"""Background services: threads that sleep until there is work, and that no error ends; the wait between attempts."""
 
 from __future__ import annotations
 
+import datetime as dt
+import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from math import inf
 from time import monotonic
 
@@ -23,6 +26,8 @@ MAX_PAUSE_SECONDS = 30.0
 TROUBLE_FAILURES = 3
 """Failures in a row after which a thread is in trouble: one may have been an accident."""
 
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 30.0, 3600.0
+"""Wait after the first failed attempt at a conversion, or at what the ledger of work has; and the longest."""
 
 ASK_AGAIN_SECONDS = 5.0
 """Interval at which a service asks whether the work is its own; whoever gives it the work wakes it."""
@@ -232,3 +237,36 @@ class BackgroundService(ABC):
             return 0.0
         self._thread.recovered()
         return seconds
+
+
+def wait_seconds(attempts: int) -> float:
+    """Return the seconds to wait after `attempts` failures: doubled after each, up to an hour."""
+    return min(FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 60), MAX_WAIT_SECONDS)
+
+
+def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
+    """Return the seconds to wait after `attempts` failures, randomized so that retries are spread out.
+
+    `retry_after`: wait requested by the other side; the result is not shorter, up to `MAX_WAIT_SECONDS`.
+    """
+    longest = wait_seconds(attempts)
+    wait = random.uniform(longest / 2, longest)
+    return max(wait, min(retry_after or 0.0, MAX_WAIT_SECONDS))
+
+
+def seconds_of_retry_after(text: str | None) -> float | None:
+    """Return the wait in seconds from ``Retry-After`` (RFC 9110 10.2.3): a number, or a date, in UTC unless it says so.
+
+    None if there is none, or none that can be read.
+    """
+    if text is None:
+        return None
+    if text.isdecimal() and text.isascii():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds())

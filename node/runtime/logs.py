@@ -24,8 +24,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
-from node.addresses import block_of
 from node.errors import UsageError, VoxelnodeError
+from node.runtime.network import block_of
 
 log = structlog.get_logger()
 

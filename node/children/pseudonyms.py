@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from node.durable import NO_LINKS, sync_folder
 from node.errors import UsageError
+from node.files.durable import NO_LINKS, sync_folder
 
 NO_KEY = "none"
 """Name of a key that nobody keeps."""
