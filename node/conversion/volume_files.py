@@ -1,8 +1,5 @@
 """Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it.
 
-Before the rename, a note in the work folder names the destination; once rows name it, the note is removed. A start
-therefore looks only at the folders that the last process was publishing when it died.
-
 A folder belongs to one claim, whose first letters are in its name. No other conversion ever writes into it, also if the
 series is deleted, sent and converted again while an earlier conversion still runs. Whatever removes a folder therefore
 removes nobody else's files.
@@ -24,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from node.archive.base import VOLUMES
 from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
-from node.files.durable import sync_file, write_durably
+from node.files.durable import sync_file
 from node.index.nouns.records import RevisionFile
 
 if TYPE_CHECKING:
@@ -39,9 +36,6 @@ LocalPath = Callable[[str], Path]
 
 CLAIM_LETTERS = 8
 """Of a claim in the name of its folder."""
-
-NOTE = "publishing-"
-"""What the names of notes in the work folder begin with."""
 
 _parents = threading.Lock()
 """Held while parents of a folder are made for it, or removed because they are empty."""
@@ -117,19 +111,11 @@ def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
     return path_of
 
 
-def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
-    """Move a finished folder to the `revision_folder` of a conversion by one durable rename; never replace other files.
+def move_folder(folder: Path, destination: Path, archive: Archive) -> None:
+    """Move a folder, whose files are synced, to that of a revision by one durable rename.
 
-    Files and folders are synced before the rename: after a power failure, the destination is absent or complete. Where
-    volumes are on another disk, the folder is copied beside its destination first. If the process dies before rows name
-    the destination, `sweep` finds it by its note, and removes it.
-
-    Raises OutOfResources: the folder of volumes is away.
+    Where volumes are on another disk, it is copied beside its destination first; `remove_folder` removes that part too.
     """
-    archive.intake.require_here()
-    destination = archive.root / revision_folder(claimed)
-    _sync_all(folder, archive.sync_folder)
-    write_durably(_note(archive, claimed), json.dumps([claimed.id, str(revision_folder(claimed))]).encode())
     with _parents:
         mark_folders(archive.root, is_new=lambda name: name != VOLUMES)  # it is known from its first volume on
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,45 +126,23 @@ def publish(folder: Path, claimed: ClaimedSeries, archive: Archive) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            finished = _part(destination)
-            shutil.rmtree(finished, ignore_errors=True)  # of an attempt that failed
-            shutil.copytree(folder, finished)
-            _sync_all(finished, archive.sync_folder)
-            os.rename(finished, destination)
+            part = _part(destination)
+            shutil.rmtree(part, ignore_errors=True)  # of an attempt that failed
+            shutil.copytree(folder, part)
+            sync_all(part, archive.sync_folder)
+            os.rename(part, destination)
         archive.sync_folder(destination.parent)
-    archive.intake.require_here()  # it may lie below a mount
+
+
+def sync_all(folder: Path, sync_folder: Callable[[Path], None]) -> None:
+    """Sync the files in a folder, and the folder."""
+    for file in folder.iterdir():
+        sync_file(file)
+    sync_folder(folder)
 
 
 def _part(destination: Path) -> Path:
     return destination.with_name(f"part-{destination.name}")
-
-
-def _note(archive: Archive, claimed: ClaimedSeries) -> Path:
-    return archive.work / f"{NOTE}{claimed.claim}"
-
-
-def settle(claimed: ClaimedSeries, archive: Archive, index: Index) -> None:
-    """Remove what a conversion published if no row names it, once its outcome is recorded or does not count."""
-    with suppress(OSError):  # the next start does it
-        _settle(_note(archive, claimed), claimed.id, str(revision_folder(claimed)), archive, index)
-
-
-def _settle(note: Path, series: int, folder: str, archive: Archive, index: Index) -> None:
-    """Remove a folder of a series, by its id, unless rows name it, and then its note.
-
-    Raises OSError.
-    """
-    if not index.conversions.is_recorded(series, folder):
-        destination = archive.root / folder
-        for path in (_part(destination), destination):
-            remove_folder(path, archive.sync_folder)
-    note.unlink(missing_ok=True)
-
-
-def _sync_all(folder: Path, sync_folder: Callable[[Path], None]) -> None:
-    for file in folder.iterdir():
-        sync_file(file)
-    sync_folder(folder)
 
 
 def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda folder: None) -> None:
@@ -188,8 +152,9 @@ def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda fol
 
     Raises OSError: the files cannot be removed.
     """
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    for path in (_part(folder), folder):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
     with _parents:
         with suppress(OSError):  # such as: other revisions are in it
             folder.parent.rmdir()
@@ -246,24 +211,6 @@ class LostSources:
         """Return the folders of these series that were made of lost instances, relative to the root."""
         found = [f"{folder}/{name}" for folder in self._lost for name in sorted(_names(f"{root}/{folder}"))]
         return [folder for folder in found if self.are_in(root, folder)]
-
-
-def sweep(archive: Archive, index: Index) -> None:
-    """Remove what conversions of the last process left: work folders, and published folders that no row names.
-
-    Runs before any conversion of this host.
-    """
-    for path in archive.work.glob("*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(NOTE):
-            with suppress(OSError):  # the folder stays, and the next start removes it
-                try:
-                    series, folder = json.loads(path.read_bytes())
-                except ValueError:  # the process died while it wrote the note: nothing was published
-                    path.unlink()
-                else:
-                    _settle(path, series, folder, archive, index)
 
 
 def sweep_unknown(archive: Archive, index: Index) -> bool:

@@ -55,13 +55,13 @@ Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.ite
 CONVERTER = """
 import atexit, pickle, sys
 from pathlib import Path
-from node.conversion.pool import _load_for, _loaded
+from node.conversion.converter import _load_for, _loaded
 
 def write_modules():
     Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.items() if module is not None))
 
 atexit.register(write_modules)
-convert, encoded = _loaded()
+convert = _loaded()
 job = pickle.loads(Path(sys.argv[2]).read_bytes())
 _load_for(job)
 converted = convert(job)

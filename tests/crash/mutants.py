@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event
 from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
-from node.conversion import volume_files
+from node.conversion import series, volume_files
 from node.files.acknowledged import Acknowledged
 from node.index.engine.about import AboutRepository, set_applied
 from node.index.engine.about_keys import LEDGER, AppliedPosition
@@ -235,7 +235,7 @@ def claims_stay() -> None:
 
 def published_stay() -> None:
     """What a dead worker published and did not record stays."""
-    volume_files.write_durably = lambda path, content: None
+    series.write_durably = lambda path, content: None
 
 
 def parts_stay() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from node.conversion.answers import read_answer, write_answer
+from node.conversion.converter import read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import HeaderCut

@@ -30,8 +30,8 @@ from node.conversion.naming import folder_name
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import Worker
-from node.conversion.series import is_unchanged, record_outcome, write_volumes
-from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
+from node.conversion.series import is_unchanged, record_outcome, sweep, write_volumes
+from node.conversion.volume_files import revision_folder, sweep_unknown
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make
@@ -195,9 +195,8 @@ def test_a_report_that_has_no_volume_is_not_logged_as_converted(root: Root) -> N
 def convert_due(root: Root, worker: Worker) -> None:
     """Convert what is due in this process, and record it as the scheduler does."""
     root.clock.move(61)
-    worker._converters.run = lambda job, limits, cancelled: convert(job)  # type: ignore[method-assign]
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        worker._converted(claimed, threading.Event())()
+        worker._conversions.record(claimed, worker._conversions.convert(claimed, convert))
 
 
 def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

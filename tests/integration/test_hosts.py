@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.conversion.scheduler import Worker
-from node.conversion.volume_files import revision_folder, sweep, sweep_unknown
+from node.conversion.series import sweep
+from node.conversion.volume_files import revision_folder, sweep_unknown
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.channels.settings import WebhookSettings
@@ -526,7 +527,7 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         opened.callback(first.stop)
         first.begin()
         claims = a.index.series.claims()
-        assert a.index.series.held(claims) == set(claims) == first.worker._under_way
+        assert a.index.series.held(claims) == set(claims) == set(first.worker._under_way)
         later = now + LEASE + dt.timedelta(seconds=1)
         b.beat(later)
         taken, _ = b.index.series.take_over(later) or (None, "")

@@ -558,7 +558,7 @@ def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
     node = serve(cache_bytes=0)
     node.take_away(*make.ct_series(3))
     (tmp_path / "store").rename(tmp_path / "elsewhere")
-    monkeypatch.setattr("node.conversion.scheduler.wait_seconds", lambda attempts: 0.5)
+    monkeypatch.setattr("node.conversion.series.wait_seconds", lambda attempts: 0.5)
     worker = Worker(node.repository.archive, node.repository.index, ConvertSettings())
     worker.start()
     query = "SELECT state, attempts, error FROM v_series"

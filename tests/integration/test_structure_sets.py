@@ -13,8 +13,8 @@ from pydicom.uid import generate_uid
 
 from node.archive.root import MARKER
 from node.audit.audit_log import Audit
-from node.conversion.scheduler import REFERENCE_WAIT, Worker
-from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
+from node.conversion.scheduler import Worker
+from node.conversion.series import REFERENCE_WAIT, ReferencedSeriesOpen, SeriesDamaged, is_unchanged
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete

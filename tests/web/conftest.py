@@ -39,6 +39,7 @@ from node.web.application import application
 from node.web.credentials import digest, new_token
 from node.web.server import WebServer
 from node.web.services import Services
+from node.writers.options import write_options
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import converters, decoder
@@ -193,7 +194,7 @@ class Site:
         """Convert what is stored; a worker runs no longer than that."""
         objects = objects_of(enabled(self.services.settings))
         worker = Worker(self.store.archive, self.store.index, self.services.settings.convert, objects=objects)
-        worker._converters = converters(objects, worker._options)
+        worker._converters = converters(objects, write_options(self.services.settings.convert))
         worker.start()
         try:
             until(self.is_settled, seconds)

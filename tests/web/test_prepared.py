@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
-from node.conversion.volume_files import sweep
+from node.conversion.series import sweep
 from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import MAX_DOWNLOADS, Work

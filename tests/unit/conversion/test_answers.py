@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from node.completeness import Completeness
-from node.conversion.answers import NoAnswer, read_answer, write_answer
+from node.conversion.converter import NoAnswer, read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
 from node.extensions.dicomweb.assembling import Assembled, read_assembled
 from node.index.nouns.converted import ConvertedFile

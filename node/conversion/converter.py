@@ -1,25 +1,119 @@
-"""The answer of a converting child, as JSON, and its checks in the node.
+"""The converting child: what it loads, does and answers, and what the node believes of its answer.
 
-Whoever made the data may have taken over the child. Its answer is therefore checked against the job and the folder: it
-can describe wrong voxels, but no file elsewhere, and no instance of another series.
+Untrusted headers and pixels are decoded there, within limits. Whoever made the data may have taken over the child. Its
+answer is therefore checked against the job and the folder: it can describe wrong voxels, but no file elsewhere, and no
+instance of another series.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import re
+import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
 from node.children.messages import WrongType, of_type
+from node.children.serving import Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
-from node.errors import VoxelnodeError
+from node.dicom.lean_import import load_pydicom
+from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
+from node.files.durable import NO_ROOM
+from node.hookspecs import ObjectKind
 from node.index.nouns.converted import ConvertedFile
+from node.registry import resolve
+from node.writers.options import WriteOptions
+
+CONVERTED, SHORTAGE, FAILURE = b"c", b"s", b"f"
+"""First byte of an answer; behind it a `Converted`, the errno of a shortage, which does not blame the series, or the
+cause of a failure."""
+
+
+def serve(
+    channel: ChildPipes, niceness: int, objects: tuple[ObjectKind, ...] = (), options: WriteOptions | None = None
+) -> None:
+    """Convert until the channel closes, each series in a process of its own."""
+    os.nice(niceness)
+    use_one_thread()
+    work = partial(_answer, _loaded())
+    if options is not None:
+        _load_writers(options, objects)
+    from node.volume.read.decoders import answer_request, use_assistants
+
+    assistance = Assistance(answer_request, lambda assistants: use_assistants(assistants.ask))
+    serve_apart(channel, work, load=_load_for, assistance=assistance)
+
+
+def _answer(convert: Callable[[ConversionJob], Converted], job: ConversionJob, limits: ChildLimits) -> bytes:
+    try:
+        return CONVERTED + write_answer(convert(job))
+    except Exception as error:  # the boundary of the process: the node records the cause
+        return _failure(error, limits)
+
+
+def _failure(error: Exception, limits: ChildLimits) -> bytes:
+    if is_out_of_memory(error):
+        return FAILURE + memory_exceeded(limits).encode()
+    if is_of_system(error):
+        if error.errno in NO_ROOM:
+            return SHORTAGE + error.errno.to_bytes(2)  # the node knows the remedies, and may ask how full the disk is
+        return FAILURE + f"disk: {error.strerror}".encode()
+    return FAILURE + type_and_location(error).encode()
+
+
+def memory_exceeded(limits: ChildLimits) -> str:
+    """Return in a sentence that a conversion has used up its memory."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if allowed != resource.RLIM_INFINITY and allowed <= limits.memory_bytes:
+        return f"conversion needs more than {allowed} bytes (ulimit -v)"
+    return f"conversion needs more than {limits.memory_bytes} bytes ([convert] memory_bytes)"
+
+
+def _loaded() -> Callable[[ConversionJob], Converted]:
+    """Load what every conversion needs, and exempt it from garbage collection: it stays loaded anyway."""
+    gc.disable()
+    load_pydicom()
+    from node.conversion.pipeline import convert
+
+    gc.freeze()
+    gc.enable()
+    return convert
+
+
+def _load_for(job: ConversionJob) -> None:
+    """Load the codecs of a job, and the libraries that its options need.
+
+    SimpleITK would use 300 MB of the conversion's limit, and takes 0.1 s to load.
+    """
+    if job.has_codestreams:
+        from node.volume.read.decoders import load_codec
+
+        for uid in job.transfer_syntax_uids:
+            load_codec(uid)
+    _load_writers(job.options, job.objects)
+
+
+def _load_writers(options: WriteOptions, objects: tuple[ObjectKind, ...]) -> None:
+    for kind in objects:
+        resolve(kind.place)
+    if options.compress:
+        import_module("isal.isal_zlib")
+    if {"mhd", "nrrd"} & set(options.formats):
+        import_module("node.writers.itk")
+    if options.makes_pictures:
+        import_module("node.writers.pictures")
+    if options.segments_body:
+        import_module("node.writers.bodymask")
+
 
 MAX_INTEGER = (1 << 63) - 1
 """Largest integer of SQLite."""
