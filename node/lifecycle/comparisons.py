@@ -1,7 +1,7 @@
 """Compare versions of an instance that may be the same in different encodings: behind the acknowledgement, in a child.
 
 A version that came again in another lossless transfer syntax counts as kept at once, until both are decoded
-(`node.receive.stored_files.recoded_among`). If they differ, or it cannot be said, the conflict is open again, and a
+(`node.receive.stored_files.compared`). If they differ, or it cannot be said, the conflict is open again, and a
 person decides. What a crash leaves is compared after the next start.
 """
 

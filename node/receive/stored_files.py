@@ -29,7 +29,7 @@ from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
 from node.index.models.levels import STORE
 from node.index.nouns.instance_files import HeldFile
-from node.index.nouns.received import NotCompared
+from node.index.nouns.received import Compared
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 
 log = structlog.get_logger()
@@ -54,19 +54,41 @@ def add_compared(
 
     `ends`: of associations that came with them, and count after all of them.
 
-    Errors are those of `flaws_of` and `InstanceRepository.add`.
+    Errors are those of `compared` and `InstanceRepository.add`.
     """
-    try:
-        return index.instances.add(batch, applied, None, ends)
-    except NotCompared:
-        flaws = flaws_of(archive, index, batch)
-        return index.instances.add(batch, applied, flaws, ends, recoded_among(archive, index, batch, flaws))
+    indexed = index.instances.add_new(batch, applied, ends)
+    if indexed is None:
+        indexed = index.instances.add(batch, applied, ends, compared(archive, index, batch))
+    return indexed
+
+
+def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compared:
+    """Look at the files that are kept under the SOP Instance UIDs of `batch`; of a UID with several versions, at all.
+
+    Versions with a flaw are not compared with others for the same data set in another encoding. One that can be the
+    same, and must be decoded to tell, is left to `node.lifecycle.comparisons`.
+
+    Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
+    """
+    flaws = flaws_of(archive, index, batch)
+    recoded = {}
+    for versions in _versions(archive, index, batch, flaws):
+        whole = []
+        for version in versions:
+            with suppress(OSError):  # whether it is cut cannot be said now: the policy decides
+                if cut_pixels_of(version.path()) is not None:
+                    flaws[version.key] = Flaw.CUT
+                    continue
+            whole.append(version)
+        for version in whole[1:]:
+            with suppress(OSError):  # not known now: a person decides
+                if (is_same := are_recoded(whole[0].path(), version.path())) is not False:
+                    recoded[version.key] = whole[0].sha256, bool(is_same)
+    return Compared(flaws, recoded)
 
 
 def flaws_of(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
-
-    Of a UID with several versions, those that lack pixels are among them, also received ones.
 
     Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """
@@ -91,37 +113,7 @@ def flaws_of(archive: Archive, index: Index, batch: Sequence[Received]) -> dict[
             if not is_there:
                 flaws[file.key] = Flaw.AWAY if is_there is None else Flaw.MISSING
         _pardon_expected(flaws, archive, index)
-    return _cut_versions(archive, index, batch, flaws) | flaws
-
-
-def _cut_versions(
-    archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
-) -> dict[str, Flaw]:
-    """Return the current and the received versions of instances with several that lack pixels."""
-    found = {}
-    for versions in _versions(archive, index, batch, flaws):
-        for version in versions:
-            with suppress(OSError):  # whether it is cut cannot be said now: the policy decides
-                if cut_pixels_of(version.path()) is not None:
-                    found[version.key] = Flaw.CUT
-    return found
-
-
-def recoded_among(
-    archive: Archive, index: Index, batch: Sequence[Received], flaws: Mapping[str, Flaw]
-) -> dict[str, tuple[str, bool]]:
-    """Return the received versions that have the data set of another one in another encoding, by their key.
-
-    With each comes the digest of the other one, which is the current version or the first of `batch`, and whether it is
-    certain: else, `node.lifecycle.comparisons` is to decode both. Versions with flaws are not compared.
-    """
-    found = {}
-    for first, *others in _versions(archive, index, batch, flaws):
-        for version in others:
-            with suppress(OSError):  # not known now: a person decides
-                if (is_same := are_recoded(first.path(), version.path())) is not False:
-                    found[version.key] = first.sha256, bool(is_same)
-    return found
+    return flaws
 
 
 @dataclass(frozen=True, slots=True)

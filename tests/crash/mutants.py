@@ -185,18 +185,19 @@ def no_comparison() -> None:
 
 def applied_before_rows() -> None:
     """That records are applied is committed before their rows."""
-    real = InstanceRepository.add
+    real = InstanceRepository.add_new
 
-    def add(
-        self: InstanceRepository, batch: Sequence[Received], applied: AppliedPosition | None = None
-    ) -> list[Indexed]:
+    def add_new(
+        self: InstanceRepository, batch: Sequence[Received], applied: AppliedPosition | None = None, *more: Any
+    ) -> list[Indexed] | None:
         def write(connection: Connection) -> None:
-            set_applied(connection, applied)
+            if applied is not None:
+                set_applied(connection, applied)
 
         self._writer.run(write)
-        return real(self, batch, applied)
+        return real(self, batch, applied, *more)
 
-    InstanceRepository.add = add  # type: ignore[method-assign]
+    InstanceRepository.add_new = add_new  # type: ignore[method-assign]
 
 
 def no_volume_sync() -> None:

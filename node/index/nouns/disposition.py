@@ -45,6 +45,11 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """Something is kept under its UID: whether that file is whole is to be known first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """Its bytes are there already. With `is_found`, their file was noted as missing, and is not."""
 
@@ -77,11 +82,17 @@ class Aside:
     is_found: bool = False
 
 
-Disposition = New | Applied | Same | Restores | Replaces | Aside
+Disposition = New | Applied | Compare | Same | Restores | Replaces | Aside
 
 
 def disposition(
-    received: StoredFile, first: First | None, flaw: Flaw | None, policy: ReceivedPolicy, *, is_cut: bool = False
+    received: StoredFile,
+    first: First | None,
+    flaw: Flaw | None,
+    policy: ReceivedPolicy,
+    *,
+    is_cut: bool = False,
+    is_compared: bool = True,
 ) -> Disposition:
     """Decide what becomes of an instance that was received.
 
@@ -104,11 +115,15 @@ def disposition(
         a person has decided.
     is_cut : bool
         Whether the received one lacks pixels that it states; only known if the bytes differ.
+    is_compared : bool
+        Whether somebody has looked for flaws.
     """
     if first is None:
         return New()
     if first.key == received.key:
         return Applied()
+    if not is_compared:
+        return Compare()
     is_first_cut, flaw = flaw is Flaw.CUT, None if flaw is Flaw.CUT else flaw
     is_found = first.file_missing and flaw is None
     if first.sha256 == received.sha256:

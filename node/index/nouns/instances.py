@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import JSON, Connection, Select, bindparam, func, insert, select, true, update
@@ -43,8 +42,8 @@ from node.index.nouns.instance_files import (
 from node.index.nouns.level_views import InstanceViews
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.lost import aside_entry, record_lost
-from node.index.nouns.received import DIGEST_CORRECTED, add_instances
-from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
+from node.index.nouns.received import DIGEST_CORRECTED, WHOLE, Compared, add_instances
+from node.index.nouns.records import AssociationEnd, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.verdicts import judge, judge_holding
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
@@ -65,7 +64,7 @@ class NotIndexable(VoxelnodeError):
 class InstanceRepository(IndexRepository):
     """The instances of an index.
 
-    `note_received`: called for each instance: searches give way while instances are received.
+    `note_received`: called for each batch: searches give way while instances are received.
     """
 
     def __init__(self, writer: IndexWriter, reader: Readers, note_received: Callable[[], None]) -> None:
@@ -76,33 +75,41 @@ class InstanceRepository(IndexRepository):
         self,
         batch: Sequence[Received],
         applied: AppliedPosition | None = None,
-        flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
         ends: Sequence[AssociationEnd] = (),
-        recoded: Mapping[str, tuple[str, bool]] = MappingProxyType({}),
+        compared: Compared = WHOLE,
     ) -> list[Indexed]:
-        """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
+        """Index instances in one transaction; see `add_instances`.
 
         `applied`: the last record of the journal that they came from, noted in the same transaction: the commit is not
             synced then, because the journal still has them. Without it, the commit is durable when this returns.
-        `flaws`: the stored files that are not whole, by key; None: nothing was compared. See
-            `node.receive.stored_files.add_compared`.
         `ends`: the ends of associations that came with them, which count after all of `batch`.
-        `recoded`: as of `add_instances`.
+        `compared`: what `node.receive.stored_files.compared` says of them.
 
         The answers are in the order of `batch`.
 
-        Raises NotCompared: an instance is there already, and `flaws` is None; nothing of the batch was written.
         Raises NotIndexable: the rows of an instance cannot be written; nothing of the batch was.
         Raises OutOfResources: the commit failed or may have failed: try again.
         """
+        indexed = self.add_new(batch, applied, ends, compared)
+        assert indexed is not None
+        return indexed
+
+    def add_new(
+        self,
+        batch: Sequence[Received],
+        applied: AppliedPosition | None = None,
+        ends: Sequence[AssociationEnd] = (),
+        compared: Compared | None = None,
+    ) -> list[Indexed] | None:
+        """As `add`; None: the index has one of them already, nobody has compared the files, and nothing was written."""
         self._note_received()
 
-        def write(connection: Connection) -> list[Indexed]:
+        def write(connection: Connection) -> list[Indexed] | None:
             host, is_acknowledged = self._sharing.host or "", applied is not None
             holder = self._sharing.holder
-            indexed = add_instances(
-                connection, batch, flaws, holder, host=host, are_acknowledged=is_acknowledged, recoded=recoded
-            )
+            indexed = add_instances(connection, batch, compared, holder, host=host, are_acknowledged=is_acknowledged)
+            if indexed is None:
+                return None
             for end in ends:
                 end_association(connection, end, host)
             if applied is not None:
@@ -117,7 +124,8 @@ class InstanceRepository(IndexRepository):
                 raise  # no room, or the disk, or the server
             cause = getattr(error, "orig", error)
             raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
-        reached("rows-committed")
+        if indexed is not None:
+            reached("rows-committed")
         return indexed
 
     @on_writer

@@ -1,4 +1,8 @@
-"""Instances that were received: add them to all four levels, and make their series due, in one transaction."""
+"""Instances that were received: add them to all four levels, and make their series due, in one transaction.
+
+What becomes of an instance whose UID is there already is decided by `node.index.nouns.disposition`, and done here. If
+that needs a look at the kept file, nothing is written, and whoever added the instance has them compared first.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePath
+from types import MappingProxyType
+from typing import NamedTuple
 
 from sqlalchemy import JSON, Connection, bindparam, or_, select, update
 
 from node.dicom.header import ReadHead
-from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import note
 from node.index.models.history import HAS_FILE, ConflictRow
 from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
+from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.documents import rebase, write_documents
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.events import owe_images
@@ -47,12 +52,21 @@ RECODED = f"the same data set {IN_ANOTHER_ENCODING}"
 NOT_COMPARED = f"{RECODED}, if its pixels are"
 """Who has decided about a version that has the data set of the current one, or has it if both decode to the same."""
 
-_NO_FLAWS: Mapping[str, Flaw] = {}
-_NOTHING_RECODED: Mapping[str, tuple[str, bool]] = {}
+
+class Compared(NamedTuple):
+    """What was found by a look at the files that are kept under the UIDs of a batch, and at those of the batch.
+
+    `flaws`: why a file is not whole, by its key; those of the batch may lack pixels.
+    `recoded`: by the key of a received file, the digest of the version that has its data set in another encoding, and
+        whether that is certain without decoding.
+    """
+
+    flaws: Mapping[str, Flaw] = MappingProxyType({})
+    recoded: Mapping[str, tuple[str, bool]] = MappingProxyType({})
 
 
-class NotCompared(VoxelnodeError):
-    """The index has an instance already, and nobody has looked whether its file is still whole."""
+WHOLE = Compared()
+"""All files are as they were received."""
 
 
 _IMAGES = select(
@@ -82,29 +96,25 @@ _INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], or
 def add_instances(
     connection: Connection,
     batch: Sequence[Received],
-    flaws: Mapping[str, Flaw] | None = _NO_FLAWS,
+    compared: Compared | None = WHOLE,
     holder: str | None = None,
     *,
     host: str = "",
     are_acknowledged: bool = True,
-    recoded: Mapping[str, tuple[str, bool]] = _NOTHING_RECODED,
-) -> list[Indexed]:
+) -> list[Indexed] | None:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
     Runs inside the writer's transaction. Other writers may be adding instances to the same index: all of them hold new
     places, then images, then series, each kind in its order, so that none waits for another that waits for it.
 
-    `flaws`: the kept files under the UIDs of the batch that were just found not to be whole, by key, and those of the
-        batch that lack pixels; None: most instances are new, and nothing was compared yet.
+    `compared`: what was just found of their files; None: most instances are new, and nobody has looked yet.
     `holder`: the host that alone has the files; see `node.index.engine.sharing`.
     `host`: the host that has received them, if several share the index.
     `are_acknowledged`: they come from the journal: one that becomes current stands for the lost versions of its UID.
-    `recoded`: by the key of a received file, the digest of the version that has its data set in another encoding, and
-        whether that is certain without decoding.
 
-    The answers are in the order of `batch`.
+    The answers are in the order of `batch`; None: an instance is there already, or twice in the batch, and nobody has
+    compared. Nothing was written then.
 
-    Raises NotCompared: an instance is there already, or twice in the batch, and `flaws` is None.
     Raises Overtaken: another writer has meanwhile inserted an instance of the batch, or deleted the series of one: done
         again, this finds it.
 
@@ -121,13 +131,17 @@ def add_instances(
     one replaces the first, it reopens the series; if a person has accepted it, it also leaves the series of the first.
     """
     places = hold_new_places(connection, batch)
-    _forget_losers(connection, flaws or _NO_FLAWS)
+    if compared is None:
+        if _is_to_be_compared(connection, batch):
+            return None
+        compared = WHOLE
+    _forget_losers(connection, compared.flaws)
     indexed: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            indexed += _Batch(connection, together, flaws, places, holder, host, are_acknowledged, recoded).add()
+            indexed += _Batch(connection, together, compared, places, holder, host, are_acknowledged).add()
     return indexed
 
 
@@ -138,17 +152,16 @@ class _Batch:
         self,
         connection: Connection,
         batch: Sequence[Received],
-        flaws: Mapping[str, Flaw] | None,
+        compared: Compared,
         places: Places,
         holder: str | None,
         host: str,
         are_acknowledged: bool,
-        recoded: Mapping[str, tuple[str, bool]],
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
         self._host, self._are_acknowledged = host, are_acknowledged
-        self._first = _first_of(connection, batch, flaws)
-        self._flaws, self._recoded = flaws or _NO_FLAWS, recoded
+        self._flaws, self._recoded = compared
+        self._first = _first_of(connection, batch, self._flaws)
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
@@ -207,6 +220,8 @@ class _Batch:
                 if isinstance(decided, Aside):
                     return self._keep_aside(received, decided.first)
                 return Indexed(Outcome.ALREADY_THERE, remove=received.file.key, repeats=decided.first.key)
+            case Compare():
+                raise AssertionError("all files were compared")
 
     def _compared(self, received: Received) -> First | None:
         """Return the first instance, with what is to be known about other bytes."""
@@ -410,14 +425,26 @@ class _Batch:
         }
 
 
-def _first_of(connection: Connection, batch: Sequence[Received], flaws: Mapping[str, Flaw] | None) -> dict[str, First]:
-    """Return the instances of a batch that are in the index; no other writer changes a row that may change here."""
+def _is_to_be_compared(connection: Connection, batch: Sequence[Received]) -> bool:
+    """Return whether what becomes of an instance depends on a file that is kept, or on another one of the batch."""
+    there = _found(connection, batch)
+    by_uid = {received.attributes.sop_instance_uid: received for received in batch}
+    decided = (
+        disposition(one.file, there.get(uid), None, one.overwrite_policy, is_compared=False)
+        for uid, one in by_uid.items()
+    )
+    return len(by_uid) < len(batch) or any(isinstance(one, Compare) for one in decided)
+
+
+def _found(connection: Connection, batch: Sequence[Received]) -> dict[str, First]:
+    """Return the instances of a batch that are in the index."""
     uids = {received.attributes.sop_instance_uid for received in batch}
-    there = {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
-    is_known = {one.key for one in there.values()}.difference(received.file.key for received in batch)
-    if flaws is None and (is_known or len(uids) < len(batch)):
-        raise NotCompared
-    flaws = flaws or _NO_FLAWS
+    return {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
+
+
+def _first_of(connection: Connection, batch: Sequence[Received], flaws: Mapping[str, Flaw]) -> dict[str, First]:
+    """As `_found`; no other writer changes a row that may change here."""
+    there = _found(connection, batch)
     changing = []
     for received in batch:
         first = there.get(received.attributes.sop_instance_uid)
