@@ -21,8 +21,8 @@ from node.index.engine.place import Place, exists, newer_schema, place_of, requi
 from node.journal.journal import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, repair_all, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.receive.checkpoint import Replayed
 from node.receive.recovery import Recovered
-from node.receive.replay import Replayed
 from node.registry import store_kind
 from node.settings.model import Settings
 

@@ -6,7 +6,7 @@
 
 Applying is idempotent. The record names the key of its file, and `applied` is committed with the rows: whatever a crash
 leaves half done is done again from the journal, into the same file and the same rows. Until a checkpoint, a power cut
-may undo files and rows; `replay` compares every record that the journal still has.
+may undo files and rows; `Checkpoint.replay` compares every record that the journal still has.
 
 The record of the end of an association is applied in the transaction of the instances before it. One that was not
 released counts for no instance behind it: these begin another batch.
@@ -43,9 +43,8 @@ from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.journal.segment import Record, SegmentGone
 from node.receive.accounting import acknowledged
-from node.receive.checkpoint import Checkpoint
+from node.receive.checkpoint import Checkpoint, Replayed
 from node.receive.record import Known, Receipt, content, receipt
-from node.receive.replay import JournalReplay, Replayed
 from node.receive.stored_files import add_compared
 from node.runtime.background import BackgroundService
 from node.runtime.failpoints import reached
@@ -248,9 +247,8 @@ class Applier(BackgroundService, Ahead):
         """
         mark = self._index.about.applied(self._journal.identity)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
-        replay = JournalReplay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
-        replayed = replay.run(applied_before, MAX_BATCH, MAX_BATCH_BYTES)
-        self.lacks_segments = replay.is_damaged
+        replayed = self._checkpoint.replay(self.apply, applied_before, MAX_BATCH, MAX_BATCH_BYTES)
+        self.lacks_segments = self._checkpoint.is_damaged
         self._applied = self._journal.last
         self._cursor = self._journal.start
         reached("journal-replayed")

@@ -25,8 +25,7 @@ from node.journal.journal import Journal
 from node.receive import apply
 from node.receive.accounting import Accounted
 from node.receive.apply import Applier
-from node.receive.checkpoint import Checkpoint
-from node.receive.replay import JournalReplay, Replayed
+from node.receive.checkpoint import Checkpoint, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS, mutants_of
 
 real_sync_folder = filesystem.sync_folder
@@ -180,7 +179,7 @@ def no_replay() -> None:
 
 def no_comparison() -> None:
     """A start does not compare the files of the records that were applied."""
-    JournalReplay._restore = lambda self, records: 0  # type: ignore[method-assign]
+    Checkpoint._restore = lambda self, records: 0  # type: ignore[method-assign]
 
 
 def applied_before_rows() -> None:

@@ -12,7 +12,7 @@ from node.journal import journal as journal_module
 from node.journal import segment
 from node.receive import data_set
 from node.receive.apply import Applier
-from node.receive.replay import JournalReplay
+from node.receive.checkpoint import Checkpoint
 from tests.crash.disk import Disk
 from tests.crash.mutants import MUTANTS
 from tests.crash.power import Session, session
@@ -107,7 +107,7 @@ def test_a_start_that_leaves_out_a_step_is_found_out(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mutant: str, found: str
 ) -> None:
     seen = session(disk)
-    for owner, name in ((Applier, "replay"), (JournalReplay, "_restore")):
+    for owner, name in ((Applier, "replay"), (Checkpoint, "_restore")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # undone after the test
     MUTANTS[mutant]()
     require_found(seen, tmp_path, mutant, found)

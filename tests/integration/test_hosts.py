@@ -38,8 +38,8 @@ from node.index.engine.place import check, upgrade
 from node.index.engine.sharing import LeaseLost
 from node.index.models.levels import STORE
 from node.index.nouns.events import record_event
-from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile
+from node.index.nouns.waits import OPEN_SECONDS
 from node.index.work.deliveries import lease_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to

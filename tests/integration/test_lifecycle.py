@@ -31,9 +31,9 @@ from node.index.database.look import looking
 from node.index.models.levels import Base
 from node.index.nouns.association_ends import BY_NODE
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
+from node.index.nouns.waits import OPEN_SECONDS
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.lifecycle.trash import restore

@@ -31,8 +31,8 @@ from node.completeness import (
 from node.conversion.series import is_unchanged
 from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
 from node.files.acknowledged import Acknowledged
-from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries
+from node.index.nouns.waits import OPEN_SECONDS
 from node.receive.ingest import Origin
 from tests import make
 from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes, opened_root

@@ -46,9 +46,8 @@ from node.extensions.dicomweb.media_types import (
     shown,
 )
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
-from node.receive.acknowledgement import Acknowledgement
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
-from node.receive.ingest import Announced, Incoming, Ingest, Origin
+from node.receive.ingest import Acknowledgement, Announced, Incoming, Ingest, Origin
 from node.web.files import CHUNK_BYTES
 from node.web.services import Services
 

@@ -17,8 +17,8 @@ from sqlalchemy.orm import join
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
-from node.index.nouns.awaited_senders import is_awaiting, waits_of
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.waits import is_awaiting, waits_of
 from node.index.work.ledger import Lane, add, in_lane
 from node.index.work.states import Inquiry, payload_of
 from node.quiet import Waits

@@ -39,8 +39,8 @@ from node.index.nouns.retention import RetentionRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
-from node.index.nouns.timers import TimerRepository
 from node.index.nouns.trash import TrashRepository
+from node.index.nouns.waits import TimerRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository

@@ -98,7 +98,7 @@ class SenderRow(Base):
 
 
 class OpenAssociationRow(Numbered):
-    """A series of which an open association has brought an instance; see `node.index.nouns.open_associations`."""
+    """A series of which an open association has brought an instance; see `node.index.nouns.waits`."""
 
     __tablename__ = "open_associations"
     __table_args__ = (UniqueConstraint("host", "association", "series_id"),)
@@ -111,7 +111,7 @@ class OpenAssociationRow(Numbered):
 
 
 class AwaitedSenderRow(Base):
-    """A sender that an open series awaits; see `node.index.nouns.awaited_senders`, and `node.quiet` for the moments."""
+    """A sender that an open series awaits; see `node.index.nouns.waits`, and `node.quiet` for the moments."""
 
     __tablename__ = "awaited_senders"
 

@@ -20,10 +20,9 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.models.history import PerformedSeriesRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow
-from node.index.nouns.awaited_senders import replace_waits, waits_of
-from node.index.nouns.open_associations import note_open
 from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim
+from node.index.nouns.waits import note_open, replace_waits, waits_of
 from node.quiet import Waits, after_received, due_at
 
 _LISTS = PreparedStatement(

@@ -16,10 +16,10 @@ from sqlalchemy.orm import join
 from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models.history import SeriesReferenceRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.awaited_senders import is_awaiting
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries
+from node.index.nouns.waits import is_awaiting
 
 REVOKED = -1
 """In `claimed_receptions`: the series is still under conversion, but its outcome will not count."""

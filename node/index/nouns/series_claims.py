@@ -20,17 +20,16 @@ from node.index.engine.rows import columns_of
 from node.index.engine.writer import Terms, on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.awaited_senders import await_nobody, is_awaiting
 from node.index.nouns.claim_ends import ClaimEnds
 from node.index.nouns.conversions import current_conversion, last_revision
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.expectations import COUNTS, expectation_of
-from node.index.nouns.open_associations import is_being_brought
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.reopening import REVOKED, find_series, references_of
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.verdicts import held_at, judge, update_series
+from node.index.nouns.waits import await_nobody, is_due
 
 RECONVERSION_REQUESTED = "reconversion requested"
 """Detail of the event by which a series opens again on request."""
@@ -50,26 +49,14 @@ def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None = Non
 class SeriesRepository(ClaimEnds):
     """The series of an index, from their first instance to the outcome of their conversion."""
 
-    def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
-        """Claim the series that has been due the longest.
-
-        `longest_wait`: a series that has been open this long is claimed even if instances are still received. None if
-        no series is due.
-        """
-        if not self.is_due(now, longest_wait):  # polled often: usually no write is needed
-            return None
-        return self._claim_due(now, longest_wait)
-
     next_due_at = reads(_next_due_at)
 
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
-        """Return whether `claim_due` would find a series."""
-        first_at = connection.execute(_FIRST_DUE_AT).scalar()
-        if first_at is None or first_at > now:  # else a look at each series that is open would tell nothing more
-            next_at = _next_due_at(connection, longest_wait)
-            if next_at is None or next_at > now:
-                return False
+        """Return whether `claim_due` would find a series: polled often, and usually no write is needed."""
+        next_at = _next_due_at(connection, longest_wait)
+        if next_at is None or next_at > now:  # else a look at each series that is open would tell nothing more
+            return False
         return connection.execute(self._due(now, longest_wait)).first() is not None
 
     @on_reader
@@ -79,9 +66,13 @@ class SeriesRepository(ClaimEnds):
         return int(connection.execute(query).scalar_one())
 
     @on_writer
-    def _claim_due(
-        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None
+    def claim_due(
+        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
     ) -> ClaimedSeries | None:
+        """Claim the series that has been due the longest; None if no series is due.
+
+        `longest_wait`: a series that has been open this long is claimed even if instances are still received.
+        """
         row = connection.execute(
             update(SeriesRow)
             .where(SeriesRow.id == self._due(now, longest_wait).with_for_update(skip_locked=True).scalar_subquery())
@@ -97,7 +88,7 @@ class SeriesRepository(ClaimEnds):
 
     def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
         """Select the series that has been due the longest, of those whose instances can be read here."""
-        waiting = select(SeriesRow.id).where(_is_due(now, longest_wait))
+        waiting = select(SeriesRow.id).where(is_due(now, longest_wait))
         return waiting.where(self._sharing.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
@@ -155,7 +146,7 @@ class SeriesRepository(ClaimEnds):
         if lack is None:
             concerned = and_(SeriesRow.state == "receiving", states_lack)
         else:
-            concerned = and_(_is_due(now, longest_wait), true() if again else states_lack.is_not(true()))
+            concerned = and_(is_due(now, longest_wait), true() if again else states_lack.is_not(true()))
         if self._is_any(concerned):
             self._set_error(concerned, None if lack is None else f"{FOR_ROOM}{lack}")
 
@@ -276,14 +267,3 @@ def _record_quiet(
 _FIRST_DUE_AT = select(func.min(SeriesRow.due_at)).where(SeriesRow.state == "receiving")
 _FIRST_OPENED_AT = select(func.min(SeriesRow.open_since)).where(SeriesRow.state == "receiving", SeriesRow.attempts == 0)
 _ANY_CLAIMED = PreparedStatement(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
-
-
-def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
-    """Return the condition that a series is due: it is quiet, or for another reason, such as a count that is reached.
-
-    A series that an open association is bringing is not quiet.
-    """
-    is_due = and_(SeriesRow.due_at <= now, or_(~is_awaiting(), ~is_being_brought(now)))
-    if longest_wait is not None:
-        is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
-    return and_(SeriesRow.state == "receiving", is_due)

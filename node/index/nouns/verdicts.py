@@ -13,13 +13,13 @@ from node.completeness import Completeness, Expectation, Findings, InstanceCount
 from node.index.engine.sql import looked_up_in
 from node.index.models.history import ConversionRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.awaited_senders import await_nobody
 from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.expectations import COUNTS, expectation_of, parts_of
 from node.index.nouns.growth import performed_of
 from node.index.nouns.reopening import reopen
+from node.index.nouns.waits import await_nobody
 
 
 def series_at(key: SeriesKey) -> Select[Any]:
