@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from node.cli.output import print_table as print_table
     from node.cli.output import printable as printable
     from node.cli.output import progress_bar as progress_bar
-    from node.cli.run.sitting import Sitting as Sitting
-    from node.cli.run.sitting import browse as browse
-    from node.cli.run.sitting import remove_left as remove_left
-    from node.cli.run.sitting import sitting as sitting
-    from node.cli.run.sitting import stop_at_end as stop_at_end
-    from node.cli.run.sitting import temporary_root as temporary_root
+    from node.cli.run.serve import Sitting as Sitting
+    from node.cli.run.serve import browse as browse
+    from node.cli.run.serve import remove_left as remove_left
+    from node.cli.run.serve import sitting as sitting
+    from node.cli.run.serve import stop_at_end as stop_at_end
+    from node.cli.run.serve import temporary_root as temporary_root
     from node.completeness import Evidence as Evidence
     from node.conversion.datasets import SeriesFiles as SeriesFiles
     from node.conversion.job import ReferencedSeries as ReferencedSeries
@@ -268,7 +268,7 @@ PLACES = {
     "node.cli.exchange.sample_series": "shipped_with_pydicom",
     "node.cli.options": "ChangedRoot Commands Configured Json Root SeriesUids StudyUids studies_or_series",
     "node.cli.output": "Answer Columns Listing listing print_fields print_table printable progress_bar",
-    "node.cli.run.sitting": "Sitting browse remove_left sitting stop_at_end temporary_root",
+    "node.cli.run.serve": "Sitting browse remove_left sitting stop_at_end temporary_root",
     # REST and pages
     "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS WRITING_MEMBERS Call CurrentCall allow",
     "node.web.api.changes": "Change tagged",

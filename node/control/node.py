@@ -44,9 +44,8 @@ from node.index.nouns.records import Refused
 from node.lifecycle.comparisons import Comparisons
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
-from node.live import remove_counters, write_counters
 from node.notify.notifier import Notifier
-from node.receive.readiness import reasons_not_ready
+from node.receive.readiness import reasons_not_ready, remove_counters, write_counters
 from node.receive.refusals import Rejections
 from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers

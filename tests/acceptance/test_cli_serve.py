@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from node.cli.look.status import intake_of, live_of, readiness_of
+from node.cli.look.status import live_of
 from node.control.root import locked_root
-from node.live import write_counters
+from node.receive.readiness import intake_of, readiness_of, write_counters
 from node.settings.core import Storage
 from node.settings.model import Settings
 from tests.acceptance.served import Served, until

@@ -18,7 +18,7 @@ from pydicom import FileDataset
 from pynetdicom import AE
 
 from node.index.database.reading import ReadIndex, reading
-from node.live import read_counters
+from node.receive.readiness import read_counters
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender

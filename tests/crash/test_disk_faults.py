@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from node.cli.look.status import intake_of
 from node.control.repository import perform_action
 from node.index.database.reading import reading
-from node.live import read_counters
+from node.receive.readiness import intake_of, read_counters
 from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as GE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as MOVE
 
 import node
-from node.live import read_counters, running
+from node.receive.readiness import read_counters, running
 from node.runtime.failpoints import RECEIVING
 from tests import make
 from tests.acceptance.served import until

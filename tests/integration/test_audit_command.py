@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from node.cli.keys import table_of
+from node.cli.run.config import table_of
 from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.integration.conftest import Root

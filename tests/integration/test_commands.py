@@ -24,7 +24,7 @@ from node.control.root import locked_root
 from node.hookspecs import Panel
 from node.index.database.index import Index
 from node.index.engine import sqlite
-from node.live import write_counters
+from node.receive.readiness import write_counters
 from node.runtime.metrics import Metrics
 from node.selector.fields import STATES
 from node.settings.model import Settings

@@ -13,13 +13,12 @@ from typing import NoReturn
 import httpx2
 import pytest
 
-from node.cli.look.status import intake_of, readiness_of
 from node.control.node import Node
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.errors import OutOfResources
-from node.live import read_counters
 from node.receive.ingest import Origin
+from node.receive.readiness import intake_of, read_counters, readiness_of
 from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced, doctor_finds

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.live import LIVE_FILE, read_counters, remove_counters, write_counters
+from node.receive.readiness import LIVE_FILE, read_counters, remove_counters, write_counters
 from node.runtime.metrics import Metrics
 
 

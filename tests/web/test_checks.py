@@ -11,12 +11,18 @@ from itertools import chain
 
 import pytest
 
-from node.cli.look.status import intake_of, readiness_of
 from node.cli.run.doctor import CHECKS
 from node.cli.run.doctor import Site as Looked
 from node.index.engine.sqlite_file import LOCKED
-from node.live import read_counters, write_counters
-from node.receive.readiness import NEEDED, NEEDED_TO_ACKNOWLEDGE, remedy_of
+from node.receive.readiness import (
+    NEEDED,
+    NEEDED_TO_ACKNOWLEDGE,
+    intake_of,
+    read_counters,
+    readiness_of,
+    remedy_of,
+    write_counters,
+)
 from tests.web.conftest import Site
 
 ORDERS = re.compile(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.exchange.messages import HookName, hooks, routes
-from node.cli.keys import Drop, Keys, SetsKeys, Unset, in_force, set_table
 from node.cli.options import HOOK, PEER, ROUTE, CallingAet, ChangedRoot, Commands, Configured, Root
 from node.cli.output import Answer, Columns, Listing, listing, print_fields, printable, progress_bar
+from node.cli.run.config import Drop, Keys, SetsKeys, Unset, in_force, set_table
 from node.errors import UsageError, counted
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from node.index.database.look import Look
     from node.index.database.reading import ReadIndex
-    from node.settings.model import Settings
 
 SHOWN_FAILURES = 10
 
@@ -68,6 +67,7 @@ ACKNOWLEDGED = {
 def status(root: Root) -> Listing:
     """Show what is stored, waiting, converted and failed."""
     from node.index.engine.backend import IndexUnusable
+    from node.receive.readiness import readiness_of
 
     live = live_of(root.folder)
     try:
@@ -85,7 +85,7 @@ def _facts(root: Root, index: Look | ReadIndex, live: Mapping[str, Any] | None) 
     from node.index.engine.sqlite_file import held_back
     from node.index.nouns.views import is_held
     from node.lifecycle.journal import damaged_records, journal_report
-    from node.live import running
+    from node.receive.readiness import intake_of, readiness_of, running
 
     folder, settings, now = root.folder, root.settings, running(live)
     proof = last_proof(folder)
@@ -136,7 +136,7 @@ def live_of(root: Path) -> dict[str, Any] | None:
     ``has_ended``: it holds neither the root nor its control socket. ``hangs``: its state is late, and it
     does not answer.
     """
-    from node.live import LATE_SECONDS, is_locked, read_counters
+    from node.receive.readiness import LATE_SECONDS, is_locked, read_counters
 
     live = read_counters(root)
     if live is None or (is_locked(root) and live["age_seconds"] <= LATE_SECONDS):
@@ -146,46 +146,6 @@ def live_of(root: Path) -> dict[str, Any] | None:
     if is_locked(root):
         return {**live, "hangs": hangs(root)}
     return {**live, "has_ended": not is_served(root)}
-
-
-def readiness_of(live: Mapping[str, Any] | None, root: Path | None) -> str:
-    """Return a description of whether the running node is ready, from what it wrote last.
-
-    `root`: its root, if it may have written nothing yet.
-    """
-    from node.live import is_locked, running
-
-    if live is None and root is not None and is_locked(root):
-        return "not yet: the node is starting, or a command works on the root"
-    if live is None:
-        return "no node is running"
-    if live.get("has_ended"):
-        return "no node is running: the last one was killed"
-    if not running(live):
-        why = "ago, and does not answer: it hangs" if live.get("hangs") else "ago; it hangs, or cannot write"
-        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s {why}"
-    return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
-
-
-def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
-    """Return a description of whether a node on this root currently accepts instances.
-
-    A running node knows (`live`), but for what its disk lacks since it has written its state.
-    """
-    from node.archive.space import disks_of, lack_for_senders
-    from node.live import running
-    from node.receive.readiness import NEEDED
-
-    root = settings.storage.root.absolute()
-    now = running(live)
-    if live is not None and not now and not live.get("has_ended"):
-        return "unknown"
-    if found := "; ".join(why for part, why in now.get("reasons", {}).items() if part in NEEDED["receive"]):
-        return found
-    lack = lack_for_senders(disks_of(root), now.get("low_bytes", settings.storage.low_bytes))
-    if lack is not None:
-        return f"{lack[0]}: {lack[1]}; remove files from its disk"
-    return "open" if now else "closed until a node runs"
 
 
 def _ports(facts: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from node.cli.keys import Keys, SetsKeys, Unset, in_force, set_table
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing, patient
+from node.cli.run.config import Keys, SetsKeys, Unset, in_force, set_table
 from node.errors import counted
 
 EXPIRED: Columns = {

@@ -24,13 +24,13 @@ import typer
 from node.archive import space
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.children.confinement import described, offered
-from node.cli.look.status import ACKNOWLEDGED, live_of, readiness_of
+from node.cli.look.status import ACKNOWLEDGED, live_of
 from node.cli.options import Root
 from node.cli.output import Listing, moment_of, print_finding
 from node.dicom.lean_import import load_for_rows
 from node.errors import counted, sized
 from node.files.durable import NO_ROOM
-from node.live import running
+from node.receive.readiness import REMEDIES, readiness_of, remedy_of, running
 
 if TYPE_CHECKING:
     from node.index.engine.backend import Place
@@ -383,11 +383,7 @@ def _conflicts(site: Site) -> Iterator[Said]:
         yield found if SET_ASIDE.isdisjoint(conflicts) else f"{found}; what was set aside is in no series meanwhile"
 
 
-@check(
-    "object store",
-    "broken",
-    "instances stay on the local disk until it works; correct [storage], the bucket or its rights",
-)
+@check("object store", "broken", REMEDIES["object store"])
 def _objects(site: Site) -> Iterator[Said]:
     """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
     if site.store is not None:
@@ -460,8 +456,6 @@ def _node(site: Site) -> Iterator[Said]:
     if not running(site.live):
         yield readiness_of(site.live, None)
         return
-    from node.receive.readiness import remedy_of
-
     for part, reason in site.live["reasons"].items():
         if (
             part != "intake" or "intake has stopped" in reason or site.lack is None

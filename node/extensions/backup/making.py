@@ -37,7 +37,7 @@ from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_
 from node.index.engine.place import backup as copy_database
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.live import LIVE_FILE
+from node.receive.readiness import LIVE_FILE
 from node.runtime.failpoints import reached
 from node.settings.model import Settings
 

@@ -10,7 +10,7 @@ import pytest
 
 from node.association import admission as module
 from node.association.admission import EVERY_VERB, Admission, AssociationRequest, add_peer
-from node.cli.keys import table_of
+from node.cli.run.config import table_of
 from node.index.nouns.records import Refused
 from node.runtime.metrics import Metrics
 from node.settings.peers import Dicom, Peer

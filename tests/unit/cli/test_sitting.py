@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.cli.run.sitting import remove_left, temporary_root
+from node.cli.run.serve import remove_left, temporary_root
 from node.control.root import LOCK_FILE, locked_root
 
 
