@@ -125,7 +125,7 @@ class Scrub(BackgroundService):
         self._state = scrub_state(index.about.get(SCRUB))
         self._total: int | None = None
         self._is_idle = self._is_empty = False
-        metrics.scrub_last_pass_timestamp.set_function(self._last_ended)
+        metrics.scrub_last_pass_timestamp_seconds.set_function(self._last_ended)
         metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
 
     def start(self) -> None:

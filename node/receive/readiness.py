@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from node.archive.root import MOUNT
 from node.archive.space import disks_of, lack_for_senders
 from node.index.engine.sqlite_file import LOCKED
-from node.settings.core import Role
 
 if TYPE_CHECKING:
     from node.receive.apply import Applier
     from node.receive.ingest import Ingest
+    from node.settings.core import Role
     from node.settings.model import Settings
 
 MAX_LAG_SECONDS = 60.0

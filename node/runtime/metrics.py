@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -25,103 +26,99 @@ MAX_SENDERS = 100
 """A stranger may call itself anything, again and again."""
 
 
+_Kind = TypeVar("_Kind", Counter, Gauge, Histogram)
+
+
+class _Metric(Generic[_Kind]):
+    """A metric, which is named after its attribute; the registry of each `Metrics` has one of its own."""
+
+    def __init__(self, kind: Callable[..., _Kind], text: str, labels: str = "", **buckets: Sequence[float]) -> None:
+        self._made: Callable[..., _Kind] = partial(kind, documentation=text, labelnames=labels.split(), **buckets)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, metrics: Metrics, owner: type) -> _Kind:
+        """Make the metric; from then on it is an attribute of the object itself, without this call."""
+        made = metrics.__dict__[self._name] = self._made(f"voxelnode_{self._name}", registry=metrics.registry)
+        return made
+
+
 class Metrics:
     """Counters since the start of the node. Thread-safe."""
 
+    connections = _Metric(Gauge, "Open TCP connections, with or without an association")
+    open_associations = _Metric(Gauge, "Open associations")
+    associations = _Metric(
+        Counter,
+        "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained, cut off, given up",
+        "outcome",
+    )
+    rejections = _Metric(
+        Counter,
+        "Refusals by rule and by what is refused: connection, association, context, instance, retrieve, commitment",
+        "what rule",
+    )
+    refused_connections = _Metric(
+        Counter,
+        "Associations, HL7 connections, requests and event streams that found no place, by port (dicom, hl7, web, "
+        "events) and by the share that was used up (caller, address, places)",
+        "port rule",
+    )
+    evicted_connections = _Metric(
+        Counter, "Connections that gave way to others, by port and by what was taken (pending, places)", "port rule"
+    )
+    c_store_answers = _Metric(Counter, "C-STORE requests answered, by status", "status")
+    received_bytes = _Metric(Counter, "Data set bytes received by C-STORE, in stored and refused instances")
+    receive_seconds = _Metric(Histogram, "From a C-STORE request to the last byte of its data set", buckets=_SECONDS)
+    keep_seconds = _Metric(
+        Histogram, "From the last byte of a data set until it is durable and may be acknowledged", buckets=_SECONDS
+    )
+    sync_seconds = _Metric(Histogram, "One append to the journal, with its sync", buckets=_SECONDS)
+    acknowledge_seconds = _Metric(
+        Histogram,
+        "Wait for index or object store of an instance that is in the journal, before it is acknowledged",
+        buckets=_SECONDS,
+    )
+    commit_seconds = _Metric(Histogram, "One commit of the index", buckets=_SECONDS)
+    commit_conflicts = _Metric(Counter, "Commits that were repeated for other writers")
+    commit_instances = _Metric(Histogram, "Instances in one commit", buckets=_BATCH)
+    intake_open = _Metric(Gauge, "1 while the disk has free space and has not failed")
+    retrieve_answers = _Metric(Counter, "C-MOVE and C-GET operations, by final status", "status")
+    sent_instances = _Metric(
+        Counter, "Instances sent for C-MOVE and C-GET, by outcome: completed, warning, failed", "outcome"
+    )
+    commitment_reports = _Metric(
+        Counter, "Results of storage commitment, by outcome: reported, postponed, given-up", "outcome"
+    )
+    queued_instances = _Metric(Gauge, "Instances that were acknowledged and are not in the index yet")
+    journal_lag_seconds = _Metric(Gauge, "For how long acknowledged instances have not been in the index")
+    journal_bytes = _Metric(Gauge, "Size of the journal on the disk")
+    uploaded_instances = _Metric(Counter, "Instances moved to the object store")
+    spooled_instances = _Metric(Gauge, "Instances still to be moved to the object store")
+    spooled_volume_files = _Metric(Gauge, "Files of volumes still to be moved to the object store")
+    object_store_up = _Metric(Gauge, "1 while the object store answers; 0 without one")
+    scrub_last_pass_timestamp_seconds = _Metric(Gauge, "When all files had been compared last; 0: never")
+    scrub_damaged = _Metric(Gauge, "Damaged or missing files found by the last full pass")
+    retention_held = _Metric(Gauge, "1 while retention waits for a person: the clock is in doubt, or much is due")
+    http_requests = _Metric(Counter, "HTTP requests answered", "method status")
+    http_seconds = _Metric(Histogram, "One HTTP request, until its last byte", buckets=_SECONDS)
+    hook_messages = _Metric(
+        Counter,
+        "Attempts to deliver messages to hooks, by outcome: delivered, failed (retried later), given-up",
+        "hook outcome",
+    )
+    route_instances = _Metric(
+        Counter,
+        "Instances sent by routes, and volumes written into data sets: sent, failed (tried again), given-up",
+        "route destination outcome",
+    )
+    route_bytes = _Metric(Counter, "Data set bytes sent by routes", "route destination")
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter = partial(Counter, registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
-        self.connections = gauge("voxelnode_connections", "Open TCP connections, with or without an association")
-        self.open_associations = gauge("voxelnode_open_associations", "Open associations")
-        self.associations = counter(
-            "voxelnode_associations",
-            "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained, cut off, given up",
-            ["outcome"],
-        )
-        self.rejections = counter(
-            "voxelnode_rejections",
-            "Refusals by rule and by what is refused: connection, association, context, instance, retrieve, commitment",
-            ["what", "rule"],
-        )
-        self.refused_connections = counter(
-            "voxelnode_refused_connections",
-            "Associations, HL7 connections, requests and event streams that found no place, by port (dicom, hl7, web, "
-            "events) and by the share that was used up (caller, address, places)",
-            ["port", "rule"],
-        )
-        self.evicted_connections = counter(
-            "voxelnode_evicted_connections",
-            "Connections that gave way to others, by port and by what was taken (pending, places)",
-            ["port", "rule"],
-        )
-        self.c_store_answers = counter("voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"])
-        self.received_bytes = counter(
-            "voxelnode_received_bytes", "Data set bytes received by C-STORE, in stored and refused instances"
-        )
-        self.receive_seconds = histogram(
-            "voxelnode_receive_seconds", "From a C-STORE request to the last byte of its data set"
-        )
-        self.keep_seconds = histogram(
-            "voxelnode_keep_seconds", "From the last byte of a data set until it is durable and may be acknowledged"
-        )
-        self.sync_seconds = histogram("voxelnode_sync_seconds", "One append to the journal, with its sync")
-        self.acknowledge_seconds = histogram(
-            "voxelnode_acknowledge_seconds",
-            "Wait for index or object store of an instance that is in the journal, before it is acknowledged",
-        )
-        self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index")
-        self.commit_conflicts = counter("voxelnode_commit_conflicts", "Commits that were repeated for other writers")
-        self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)
-        self.intake_open = gauge("voxelnode_intake_open", "1 while the disk has free space and has not failed")
-        self.retrieve_answers = counter(
-            "voxelnode_retrieve_answers", "C-MOVE and C-GET operations, by final status", ["status"]
-        )
-        self.sent_instances = counter(
-            "voxelnode_sent_instances",
-            "Instances sent for C-MOVE and C-GET, by outcome: completed, warning, failed",
-            ["outcome"],
-        )
-        self.commitment_reports = counter(
-            "voxelnode_commitment_reports",
-            "Results of storage commitment, by outcome: reported, postponed, given-up",
-            ["outcome"],
-        )
-        self.queued_instances = gauge(
-            "voxelnode_queued_instances", "Instances that were acknowledged and are not in the index yet"
-        )
-        self.journal_lag_seconds = gauge(
-            "voxelnode_journal_lag_seconds", "For how long acknowledged instances have not been in the index"
-        )
-        self.journal_bytes = gauge("voxelnode_journal_bytes", "Size of the journal on the disk")
-        self.uploaded_instances = counter("voxelnode_uploaded_instances", "Instances moved to the object store")
-        self.spooled_instances = gauge("voxelnode_spooled_instances", "Instances still to be moved to the object store")
-        self.spooled_volume_files = gauge(
-            "voxelnode_spooled_volume_files", "Files of volumes still to be moved to the object store"
-        )
-        self.object_store_up = gauge("voxelnode_object_store_up", "1 while the object store answers; 0 without one")
-        self.scrub_last_pass_timestamp = gauge(
-            "voxelnode_scrub_last_pass_timestamp_seconds", "When all files had been compared last; 0: never"
-        )
-        self.scrub_damaged = gauge("voxelnode_scrub_damaged", "Damaged or missing files found by the last full pass")
-        self.retention_held = gauge(
-            "voxelnode_retention_held", "1 while retention waits for a person: the clock is in doubt, or much is due"
-        )
-        self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
-        self.http_seconds = histogram("voxelnode_http_seconds", "One HTTP request, until its last byte")
-        self.hook_messages = counter(
-            "voxelnode_hook_messages",
-            "Attempts to deliver messages to hooks, by outcome: delivered, failed (retried later), given-up",
-            ["hook", "outcome"],
-        )
-
-        self.route_instances = counter(
-            "voxelnode_route_instances",
-            "Instances sent by routes, and volumes written into data sets: sent, failed (tried again), given-up",
-            ["route", "destination", "outcome"],
-        )
-        self.route_bytes = counter("voxelnode_route_bytes", "Data set bytes sent by routes", ["route", "destination"])
+        for name in [name for name, one in vars(Metrics).items() if isinstance(one, _Metric)]:
+            getattr(self, name)
         self.started_at = dt.datetime.now(dt.UTC)
         self.last_hour, self.last_day, self.last_words = Recent(60, MINUTES), Recent(3600, HOURS), LastWords()
         self.service_failures = _ServiceFailures()
