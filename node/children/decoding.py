@@ -31,7 +31,7 @@ _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
 
 LIBRARIES = (
     "node.volume.read.transcoding",
-    "node.volume.read.single_frame",
+    "node.volume.display",
     "node.writers.pictures",
     *(f"PIL.{name}ImagePlugin" for name in _PILLOW_FORMATS),
 )

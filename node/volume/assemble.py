@@ -15,12 +15,11 @@ from node.dicom.values import CONVERSION_ERRORS, number
 from node.errors import ConversionRefused, counted
 from node.volume import objects
 from node.volume.arrange.dimensions import arrange
+from node.volume.arrange.doubtful_places import unrounded
 from node.volume.arrange.duplicates import COPY_DETAIL, copy_warnings, find_copies, has_same_pixels, stated_difference
 from node.volume.arrange.motion import at_first_time
-from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
-from node.volume.arrange.rounded import unrounded
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
-from node.volume.arrange.times import Arrangement
+from node.volume.arrange.times import Arrangement, join_unweighted_images, split_by_sign
 from node.volume.arrange.timing import on_one_clock
 from node.volume.elements import text
 from node.volume.intensities import FrameRefused, fill, read_frame

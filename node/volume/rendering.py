@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.volume.model import Array, Float, Volume
-from node.volume.window import Window
+from node.volume.planes import Window
 
 Grey = NDArray[np.uint8]
 

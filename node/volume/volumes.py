@@ -21,9 +21,8 @@ from node.dicom.values import number, texts
 from node.errors import counted
 from node.volume.arrange.doubtful_places import place_warnings
 from node.volume.arrange.duplicates import equal_times_warnings
-from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.slice_timing import slice_timing
-from node.volume.arrange.times import Arrangement
+from node.volume.arrange.times import FIELD_MAP, Arrangement
 from node.volume.arrange.timing import (
     durations_s,
     is_of_excitations,
@@ -33,6 +32,7 @@ from node.volume.arrange.timing import (
     starts_s,
     step_s,
 )
+from node.volume.derived import with_upright
 from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import FRAME_FACTORS, emission_fields
 from node.volume.describe.sidecar_fields import TOLERANCES, describe
@@ -53,7 +53,6 @@ from node.volume.read.meaning import NAMES, PARAMETER_TOLERANCE, are_alike, is_v
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.rendering import padded
-from node.volume.resample import with_upright
 from node.volume.vendors import reverses_polarity
 from node.volume.widths import width_warnings
 

@@ -24,7 +24,7 @@ from node.extensions.reports.report import read_document
 from node.files.reading import read_instance
 from node.settings.core import SeriesSettings, Storage, Web
 from node.settings.model import Settings
-from node.volume.objects.segmentation import volumes
+from node.volume.segmentation import volumes
 from tests import make
 from tests.acceptance.served import until
 from tests.acceptance.test_lifecycle import send

@@ -25,8 +25,8 @@ from node.extensions.deidentify.deidentification import (
     RefusalReason,
 )
 from node.extensions.deidentify.recognition import lines_in
+from node.volume.display import rendered_frame
 from node.volume.read.pixels import FrameReader, frame_reader
-from node.volume.read.single_frame import rendered_frame
 
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _CALCULATED = frozenset((SegmentationStorage, _LABEL_MAP, ParametricMapStorage, RTDoseStorage))

@@ -27,8 +27,8 @@ from node.extensions.dicomweb.pixel_element import (
     with_frame,
 )
 from node.files.reading import read_instance
+from node.volume.planes import Window
 from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
-from node.volume.window import Window
 
 if TYPE_CHECKING:
     from node.volume.rendering import Picture
@@ -63,11 +63,11 @@ class PictureOrder:
 
 
 def frame(path: Path, frame_number: int, into: Path | None = None) -> bytes:
-    """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`.
+    """Return the samples of one compressed frame (from 1); see `node.volume.display.decompressed_frame`.
 
     `into`: the file into which they are written instead, and so below.
     """
-    from node.volume.read.single_frame import decompressed_frame
+    from node.volume.display import decompressed_frame
 
     header, element = _opened(path)
     if element is None:
@@ -116,7 +116,7 @@ def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, in
     It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
     """
     from node.extensions.dicomweb.encoders import encoded_frame
-    from node.volume.read.single_frame import decompressed_frame
+    from node.volume.display import decompressed_frame
 
     header, element = _opened(path)
     if element is None:
@@ -161,8 +161,8 @@ def document_file(path: Path, into: Path) -> bytes:
 
 
 def _shown(path: Path, order: PictureOrder) -> Picture:
+    from node.volume.display import rendered_frame
     from node.volume.read.pixels import frame_reader
-    from node.volume.read.single_frame import rendered_frame
     from node.volume.rendering import Picture
 
     header, element = _opened(path)

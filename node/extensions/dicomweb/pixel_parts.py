@@ -14,8 +14,13 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import BulkData, Json, NotEncodable
 from node.errors import ConversionRefused
 from node.extensions.dicomweb.media_types import JPEG
-from node.volume.read.codestreams import Codestream, jpeg_2000_start, jpeg_segments, read_codestream
-from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES
+from node.volume.read.transfer_syntaxes import (
+    CODESTREAM_SYNTAXES,
+    Codestream,
+    jpeg_2000_start,
+    jpeg_segments,
+    read_codestream,
+)
 
 SAMPLES, PHOTOMETRIC, PLANAR, FRAMES = "00280002", "00280004", "00280006", "00280008"
 ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, SIGNED = (

@@ -36,8 +36,8 @@ from node.extensions.dicomweb.resources import (
     respond,
 )
 from node.index.search.selection import StoredInstance
+from node.volume.planes import Window
 from node.volume.read.transfer_syntaxes import NATIVE, can_decode
-from node.volume.window import Window
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import decoded_file, whole_file
 

@@ -17,7 +17,7 @@ from node.extensions.dicomweb.resources import (
     respond,
 )
 from node.extensions.dicomweb.wado import begun_files, given_syntax, is_as_stored, only
-from node.volume.window import Window
+from node.volume.planes import Window
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import file_length
 

@@ -27,6 +27,8 @@ from node.extensions.results.making import ResultMaking, SourceStack, described,
 from node.extensions.results.manifest import Coded, Label
 from node.extensions.results.masks import NotAMask, read_mask
 from node.files.reading import read_instance
+from node.volume import segmentation
+from node.volume.derived import upright_grid
 from node.volume.geometry import (
     ORIENTATION_TOLERANCE,
     Placement,
@@ -36,9 +38,7 @@ from node.volume.geometry import (
     stack_axes,
 )
 from node.volume.model import Array, Float, Frame, Geometry
-from node.volume.objects import segmentation
 from node.volume.read.frames import frames_of
-from node.volume.resample import upright_grid
 
 TISSUE = Coded(value="85756007", scheme="SCT", meaning="Tissue")
 """Category and type of a segment that has none: CID 7150 and CID 7166 begin with it."""

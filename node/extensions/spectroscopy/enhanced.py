@@ -32,9 +32,8 @@ from node.extensions.spectroscopy.signals import (
 )
 from node.volume.model import Float
 from node.volume.reasons import Reason
-from node.volume.vendors.csa import protocol_integer
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
-from node.volume.vendors.siemens import XA_FRAME, XA_SERIES, protocol
+from node.volume.vendors.siemens import XA_FRAME, XA_SERIES, protocol, protocol_integer
 
 _DD001, _DD004, _DD006 = (f"Philips MR Imaging DD 00{number}" for number in (1, 4, 6))
 _PHILIPS_ROW_KIND = PrivateTag(0x2005, _DD004, 0x04, "SS")

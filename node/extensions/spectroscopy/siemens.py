@@ -15,8 +15,7 @@ from node.extensions.spectroscopy.geometry import POSITION_TOLERANCE_MM, VoxelPl
 from node.extensions.spectroscopy.signals import Signals, checked_nucleus, complex_points, positive, require_time_domain
 from node.volume.model import Float
 from node.volume.reasons import Reason
-from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, protocol_integer
-from node.volume.vendors.siemens import csa_image, protocol
+from node.volume.vendors.siemens import CsaHeader, csa_image, csa_numbers, parse_csa, protocol, protocol_integer
 
 NON_IMAGE = "SIEMENS CSA NON-IMAGE"
 CSA_DATA = PrivateTag(0x7FE1, NON_IMAGE, 0x10, "OB")

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from node.volume.arrange.sources import RUNNING_KEYS, SOURCE_OF, SOURCES, Kind, Source
-from node.volume.arrange.time_order import (
+from node.volume.arrange.whole_times import (
     MAX_VALUES_PER_TIME,
+    Bin,
     follow_each_other,
+    instance_order,
     is_cardiac_order,
     is_time_order,
     ordered_by,
@@ -25,7 +27,6 @@ from node.volume.arrange.time_order import (
     time_orders,
     weighting,
 )
-from node.volume.arrange.whole_times import Bin, instance_order
 from node.volume.geometry import group_by_position, is_even
 from node.volume.model import Frame
 

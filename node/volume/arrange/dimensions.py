@@ -20,13 +20,13 @@ from node.volume.arrange.split_stacks import (
     split_incomplete_variants,
     split_stack,
 )
-from node.volume.arrange.time_order import same_diffusion
 from node.volume.arrange.times import Arrangement, arrange_times, arrange_unequal_times
 from node.volume.arrange.whole_times import (
     Bin,
     are_of_one_instance,
     instance_order,
     lost_between_slices,
+    same_diffusion,
     times_by_slice_numbers,
 )
 from node.volume.geometry import cluster_numbers, group_by_position

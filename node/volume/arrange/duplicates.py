@@ -18,8 +18,15 @@ from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS, stated_numbers
 from node.errors import ConversionRefused, counted
-from node.volume.arrange.time_order import is_time_order, time_orders, weighting
-from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
+from node.volume.arrange.whole_times import (
+    Bin,
+    Labels,
+    instance_order,
+    is_time_order,
+    labels_by_number,
+    time_orders,
+    weighting,
+)
 from node.volume.elements import text
 from node.volume.intensities import read_frame
 from node.volume.model import Array, Frame, Member, grouped

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from node.volume.arrange.time_order import weighting
 from node.volume.arrange.times import Arrangement
-from node.volume.arrange.whole_times import instance_order
+from node.volume.arrange.whole_times import instance_order, weighting
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_SHARE,

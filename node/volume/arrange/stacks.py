@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from node.volume.arrange.motion import undo_motion
-from node.volume.arrange.quantities import with_field_maps
+from node.volume.arrange.times import with_field_maps
 from node.volume.geometry import (
     cluster_numbers,
     cluster_orientations,

@@ -1,36 +1,45 @@
-"""Separate the frames that share a position: times, or a position that was acquired twice.
+"""Separate the frames that share a position (times, or a position that was acquired twice), and quantities of a series.
 
-`node.volume.arrange.time_order` finds the attribute that orders them. Unequal counts mean an interrupted scan,
+`node.volume.arrange.whole_times` finds the attribute that orders them. Unequal counts mean an interrupted scan,
 or a position that was acquired twice. Every frame that is left out gets a reason. Copies are already set aside
 (`node.volume.arrange.duplicates`).
+
+Field maps are apart from magnitudes, and signed times from unsigned ones. Trace images beside unweighted ones are one
+quantity: one stack of several b-values, if the series has no directions.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from node.errors import ConversionRefused, counted
 from node.volume.arrange.contradictions import Settled, order_by_diffusion, settle
 from node.volume.arrange.sources import COUNTING_KEYS, SHARED_TIME_KEYS, TIME_KEYS
-from node.volume.arrange.time_order import distinguishing, is_time_order, same_diffusion, time_orders, weighting
 from node.volume.arrange.whole_times import (
     COUNTED,
     Bin,
     Labels,
     are_mixed,
     are_of_one_instance,
+    distinguishing,
     instance_order,
+    is_time_order,
     labels_by_attribute,
     labels_by_each_number,
     labels_by_number,
     labels_of_remains,
     may_be_shifted,
     pauses_of_times,
+    same_diffusion,
+    time_orders,
+    weighting,
     whole_times,
 )
-from node.volume.model import Frame
+from node.volume.model import Array, Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 MAX_TAKEN_TWICE = 0.25
@@ -50,6 +59,17 @@ SKIPPED_DETAIL = (
 SHIFTED_DETAIL = (
     "Instance Numbers (0020,0013), which alone order the times of each slice, are missing between slices: some slices "
     "may be of an earlier or later time"
+)
+
+FIELD_MAP = "fieldmap"
+
+MIN_NEGATIVE_SHARE = 0.05
+"""Share of the voxels of a slice, without zeros, that are negative in a signed quantity. A magnitude has fewer, after
+interpolation."""
+
+SIGN_WARNING = VolumeWarning(
+    WarningKind.SEVERAL_QUANTITIES,
+    "some times have negative values in all slices and the others have none: they are separate volumes",
 )
 
 
@@ -336,3 +356,85 @@ def _are_of_several_times(bins: list[Bin]) -> bool:
 
 def _rounded_weighting(frame: Frame) -> Hashable:
     return None if frame.diffusion is None else tuple(round(part, 2) for part in weighting(frame))
+
+
+def join_unweighted_images(frames: Sequence[Frame]) -> None:
+    """Let trace and isotropic images share a stack with the unweighted images of their series.
+
+    Scanners write such a series instead of single directions, and its volumes differ in their b-values alone. If images
+    are weighted in a direction, the unweighted ones belong to these, and trace images are a map of them.
+    """
+    known = [frame.diffusion for frame in frames if frame.diffusion is not None]
+    if any(diffusion.b_value > 0 and not diffusion.derived for diffusion in known):
+        return
+    for frame in frames:
+        if frame.diffusion is not None and frame.diffusion.trace:
+            frame.split_key = {**frame.split_key, "map": False}
+
+
+def with_field_maps(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return frames with the component ``fieldmap`` for the field maps of GE, in hertz, beside their magnitudes.
+
+    Both look alike in the standard's attributes, but differ in (0043,xx30), which is 0 for the map.
+    """
+    flags = {frame.variant_key.get("collapse_flag") for frame in frames if frame.split_key.get("maps_field")}
+    if 0 not in flags or len(flags) < 2:
+        return frames
+    return [
+        replace(frame, split_key={**frame.split_key, "component": FIELD_MAP})
+        if frame.split_key.get("maps_field") and frame.variant_key.get("collapse_flag") == 0
+        else frame
+        for frame in frames
+    ]
+
+
+def split_by_sign(grid: Arrangement, voxels: Array, slope: float, intercept: float) -> list[Arrangement]:
+    """Return the times of an MR grid that are signed, and those that are not, as two grids; empty if all are alike.
+
+    `voxels`: (times, slices, rows, columns[, 3]) array; stored values of the grid. `slope`, `intercept`: rescaling of
+    `voxels`.
+    """
+    if len(grid.planes) < 2 or not _are_unweighted_mr(grid.frames) or _lowest(voxels, slope, intercept) >= 0:
+        return []
+    signs = [_sign(time, slope, intercept) for time in voxels]
+    if None in signs or len(set(signs)) < 2:
+        return []
+    parts = [
+        [time for time, sign in zip(grid.planes, signs, strict=True) if sign == wanted]
+        for wanted in (signs[0], not signs[0])
+    ]
+    first, *others = (
+        replace(
+            grid,
+            planes=part,
+            left_out=[],
+            variant="-".join(filter(None, (grid.variant, str(number)))),
+            warnings=(*grid.warnings, SIGN_WARNING),
+        )
+        for number, part in enumerate(parts, start=1)
+    )
+    return [replace(first, left_out=grid.left_out), *others]
+
+
+def _are_unweighted_mr(frames: Sequence[Frame]) -> bool:
+    return (
+        frames[0].split_key.get("component") is not None
+        and not frames[0].colour
+        and all(frame.diffusion is None or frame.diffusion.b_value == 0 for frame in frames)
+    )
+
+
+def _lowest(voxels: Array, slope: float, intercept: float) -> float:
+    return min(float(end) * slope + intercept for end in (voxels.min(), voxels.max()))
+
+
+def _sign(slices: Array, slope: float, intercept: float) -> bool | None:
+    """Return whether a time has negative values in all slices that are not blank (True), or in none (False)."""
+    shares: list[float] = []
+    for plane in slices:
+        if plane.max() > plane.min():
+            values = plane * np.float64(slope) + intercept
+            shares.append(float(np.count_nonzero(values < 0)) / max(1, int(np.count_nonzero(values))))
+    if not any(shares):
+        return False
+    return True if min(shares) >= MIN_NEGATIVE_SHARE else None

@@ -14,8 +14,7 @@ from pydicom.dataset import Dataset
 from node.dicom.private import PrivateTag, private_numbers
 from node.dicom.values import numbers, text, texts, whole
 from node.volume.vendors import echo_train_s, is_encoded_upwards
-from node.volume.vendors.csa import csa_numbers
-from node.volume.vendors.siemens import csa_image
+from node.volume.vendors.siemens import csa_image, csa_numbers
 
 SIEMENS_BANDWIDTH = PrivateTag(0x0019, "SIEMENS MR HEADER", 0x28, "FD")
 """BandwidthPerPixelPhaseEncode in hertz."""

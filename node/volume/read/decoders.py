@@ -21,7 +21,6 @@ from pydicom import uid
 
 from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.model import Array
-from node.volume.read.codestreams import Codestream
 from node.volume.read.transfer_syntaxes import (
     CODESTREAM_SYNTAXES,
     DEFLATED_IMAGE_FRAME,
@@ -31,6 +30,7 @@ from node.volume.read.transfer_syntaxes import (
     JPEG_LS,
     LOCKING_SYNTAXES,
     PACKAGES,
+    Codestream,
 )
 from node.volume.reasons import Reason
 

@@ -14,8 +14,8 @@ from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
 from node.volume.model import Diffusion, Frame
-from node.volume.vendors import bruker, ge
-from node.volume.vendors.gradients import Gradient, gradient_of_matrix
+from node.volume.vendors import ge
+from node.volume.vendors.gradients import Gradient, b_matrices, gradient_of_matrix
 
 UNWEIGHTED_B_VALUE = 1e-6
 """b-value in s/mm2 below which an image is unweighted, even if it carries a direction."""
@@ -290,7 +290,7 @@ def _with_nine_elements(gradient: Gradient, ds: Dataset, shared: Dataset | None,
     tolerance = TRACE_TOLERANCE * max(map(abs, written))
     found = {
         (xx, xy, xz, yy, yz, zz)
-        for xx, xy, xz, yx, yy, yz, zx, zy, zz in bruker.b_matrices(ds)
+        for xx, xy, xz, yx, yy, yz, zx, zy, zz in b_matrices(ds)
         if np.allclose((xx, xy, xz, yx, yy, yz), written, rtol=0, atol=1e-3 * tolerance)
         and np.allclose((xy, xz, yz), (yx, zx, zy), rtol=0, atol=tolerance)
     }

@@ -7,7 +7,6 @@ reconstructed nuclear medicine image are counted by its vectors. The frames of a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from threading import Lock
@@ -22,10 +21,8 @@ from node.dicom.values import held, items, number, standard_tag, stated_numbers,
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import private_fields
-from node.volume.elements import item, stated_instant, text
-from node.volume.geometry import POSITION_TOLERANCE_MM
+from node.volume.elements import stated_instant, text
 from node.volume.model import Array, Frame, Tiling
-from node.volume.read.assumed_slices import SECTIONAL_MODALITIES, assumption, slice_step_mm
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import (
     ANGLES,
@@ -34,22 +31,30 @@ from node.volume.read.functional_groups import (
     classic_datasets,
     frame_arguments,
 )
+from node.volume.read.lookup_tables import units_of, with_mappings
 from node.volume.read.meaning import meaning_of, told_of
-from node.volume.read.nuclear_medicine import VIEWS_AND_TIMES, Counts, Timing, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     SPACING_KEYWORDS,
     checked_plane,
     false_place,
     image_plane,
-    is_distance,
     is_rescaled,
     overlays_of,
     pixel_spacing,
     rescale,
 )
-from node.volume.read.real_world import units_of, with_mappings
-from node.volume.reasons import Reason, VolumeWarning, WarningKind
+from node.volume.read.vectors import (
+    SECTIONAL_MODALITIES,
+    Counts,
+    assumption,
+    counted_frames,
+    frame_timing,
+    reconstructed_positions,
+    slice_step_mm,
+    views_and_times,
+)
+from node.volume.reasons import Reason, VolumeWarning
 
 SEPARATE_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP", "OPT", "NM"})
 """Modalities whose instances without a position are separate pictures, even if they all have one size."""
@@ -87,7 +92,7 @@ def frames_of(ds: Dataset) -> list[Frame]:
         for index, own in enumerate(grouped):
             own["private"] = private_fields(classic[index], *plane, index + 1)
         return [_frame(reader, commons[index], index, **own) for index, own in enumerate(grouped)]
-    positions = _reconstructed_positions(ds, reader.frames)
+    positions = reconstructed_positions(ds, reader.frames)
     if positions is not None:
         return _reconstructed(ds, reader, common, positions)
     return _plain(ds, reader, common)
@@ -314,7 +319,7 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     own_stack = {}
     if position is None and (reader.frames > 1 or text(ds, "Modality") in SEPARATE_MODALITIES):
         own_stack = {"instance": common["sop_instance_uid"]}  # a clip or a picture is a stack of its own
-    timing, slices, views, counted = _counted(ds, reader.frames, common["duration_s"])
+    timing, slices, views, counted = counted_frames(ds, reader.frames, common["duration_s"])
     steps = [start for start, _ in timing]
     if reader.frames == 1:
         slices = [common["time_key"]["slice_location"]]
@@ -402,40 +407,12 @@ class _Mosaic:
         return self._tiling.cut(plane, index)
 
 
-def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array, tuple[VolumeWarning, ...]] | None:
-    """Return positions (frames, 3) in mm LPS and the orientation of a reconstructed NM image; None for any other image.
-
-    The position belongs to the detector (PS3.3 C.8.4.15); some writers put it at the top level of the data set instead.
-    Without a distance between slices, that is their thickness, or 1 mm, with a warning.
-    """
-    detector = item(ds, "DetectorInformationSequence")
-    slices, spacing = stated_numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
-    if slices is None and detector is not None and number(ds, "NumberOfSlices") == frames:
-        slices = tuple(range(1, frames + 1))
-    if slices is None or len(slices) != frames:
-        return None
-    notes: tuple[VolumeWarning, ...] = ()
-    if spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
-        thickness = number(ds, "SliceThickness")
-        has_thickness = thickness is not None and is_distance(thickness, POSITION_TOLERANCE_MM)
-        spacing = abs(thickness) if thickness is not None and has_thickness else 1.0
-        stated = "there is no possible Spacing Between Slices (0018,0088)"
-        detail = f"{stated}; {'Slice Thickness (0018,0050), ' if has_thickness else ''}{spacing:.4g} mm is assumed"
-        notes = (VolumeWarning(WarningKind.SPACING_ASSUMED, detail),)
-    planes = [image_plane(source) for source in (detector, ds) if source is not None]
-    position, orientation = next((plane for plane in planes if plane[0] is not None), (None, None))
-    if position is None or orientation is None:
-        return None
-    normal = np.cross(orientation[:3], orientation[3:])
-    return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation, notes if frames > 1 else ()
-
-
 def _reconstructed(
     ds: Dataset, reader: FrameReader, common: FrameArguments, positions: tuple[Array, Array, tuple[VolumeWarning, ...]]
 ) -> list[Frame]:
     """Return the frames of a reconstructed NM image; other vectors separate or order those that share a position."""
-    views, counted = _views_and_times(ds, reader.frames)
-    timing = _frame_timing(ds, reader.frames, common["duration_s"])
+    views, counted = views_and_times(ds, reader.frames)
+    timing = frame_timing(ds, reader.frames, common["duration_s"])
     return [
         _frame(
             reader,
@@ -450,57 +427,6 @@ def _reconstructed(
         )
         for index in range(reader.frames)
     ]
-
-
-@once_per_series(
-    *("Modality", "SliceLocationVector", "PositionerPrimaryAngleIncrement", "PositionerSecondaryAngleIncrement"),
-    *VIEWS_AND_TIMES,
-)
-def _counted(
-    ds: Dataset, frames: int, duration_s: float | None
-) -> tuple[Sequence[Timing], Sequence[float | None], Sequence[Counts], Sequence[Counts | None]]:
-    """Return what the vectors of an instance say of each frame: its timing, its slice, its view, and its time."""
-    return _frame_timing(ds, frames, duration_s), _slice_numbers(ds, frames), *_views_and_times(ds, frames)
-
-
-def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Counts | None]]:
-    """Return the view and the number of the time of each frame of an NM image; of any other image, none."""
-    if text(ds, "Modality") != "NM":
-        return [()] * frames, [None] * frames
-    return views_of(ds, frames), times_of(ds, frames)
-
-
-def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
-    """Return the numbers that order slices without a position: Slice Vector (0054,0080) or Slice Location Vector."""
-    increments = [stated_numbers(ds, f"Positioner{axis}AngleIncrement") or () for axis in ANGLES]
-    if text(ds, "Modality") in TURNED_MODALITIES and any(len(set(steps)) > 1 for steps in increments):
-        return [None] * frames  # projections from several angles
-    for keyword in ("SliceVector", "SliceLocationVector"):
-        vector = stated_numbers(ds, keyword)
-        if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
-            return list(vector)
-    return [None] * frames
-
-
-def _frame_timing(ds: Dataset, frames: int, duration_s: float | None) -> list[Timing]:
-    """Return start and duration of each frame: those of nuclear medicine, or of a cine."""
-    return timing_of(ds, frames) or [(start, duration_s) for start in _frame_times(ds, frames)]
-
-
-def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
-    """Return the start of each frame of a cine in seconds (PS3.3 C.7.6.5).
-
-    Frame Time Vector (0018,1065) or Frame Time (0018,1063), both in ms; else Cine Rate (0018,0040), frames per second.
-    """
-    vector = stated_numbers(ds, "FrameTimeVector")
-    if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
-        return [float(value) / 1000 for value in np.cumsum(vector)]
-    step_ms, rate = number(ds, "FrameTime"), number(ds, "CineRate")
-    if not step_ms and rate:
-        step_ms = 1000 / rate
-    if not step_ms or step_ms < 0 or frames == 1:
-        return [None] * frames
-    return [index * step_ms / 1000 for index in range(frames)]
 
 
 def refuse_projections(ds: Dataset, frames: int) -> None:

@@ -18,9 +18,15 @@ from node.volume import vendors
 from node.volume.elements import item, stated_instant, text
 from node.volume.geometry import ORIENTATION_TOLERANCE
 from node.volume.read.diffusion import diffusion_of
+from node.volume.read.lookup_tables import (
+    PARAMETRIC_MAP,
+    instead_of_rescale,
+    real_world_mapping,
+    units_of,
+    with_mappings,
+)
 from node.volume.read.meaning import meaning_of_frame, told_of
 from node.volume.read.planes import checked_plane, false_place, is_rescaled, pixel_spacing, rescale
-from node.volume.read.real_world import PARAMETRIC_MAP, instead_of_rescale, real_world_mapping, units_of, with_mappings
 from node.volume.reasons import Reason
 
 TURNED_MODALITIES = frozenset({"XA", "RF"})

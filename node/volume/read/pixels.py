@@ -26,8 +26,6 @@ from node.dicom.values import held, standard_tag, value
 from node.errors import ConversionRefused, NotUnderstood, counted
 from node.volume.elements import text
 from node.volume.model import Array
-from node.volume.read.codestreams import Codestream, begins, read_codestream
-from node.volume.read.colours import Colours, compressed_colours, decoded_photometric, from_half_sampled, native_colours
 from node.volume.read.decoders import FrameShape
 from node.volume.read.decoders import decode_frame as decoded_frame
 from node.volume.read.lookup_tables import LookupTable, modality_lut, palette
@@ -35,13 +33,26 @@ from node.volume.read.pixel_layout import (
     GREY,
     HALF_SAMPLED,
     PIXELS,
+    Colours,
     PixelLayout,
+    compressed_colours,
     contradictory,
     cut,
+    decoded_photometric,
+    from_half_sampled,
+    native_colours,
     pixel_layout,
     stored_bits,
 )
-from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, EXACT_JPEG_SYNTAXES, JPEG_2000_SYNTAXES, can_decode
+from node.volume.read.transfer_syntaxes import (
+    CODESTREAM_SYNTAXES,
+    EXACT_JPEG_SYNTAXES,
+    JPEG_2000_SYNTAXES,
+    Codestream,
+    begins,
+    can_decode,
+    read_codestream,
+)
 from node.volume.reasons import Reason
 from node.volume.widths import Widths
 

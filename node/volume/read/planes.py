@@ -14,7 +14,7 @@ from pydicom.tag import BaseTag
 from node.dicom.values import Element, held, held_elements, items, number, standard_tag, stated_numbers
 from node.errors import ConversionRefused
 from node.volume.elements import text
-from node.volume.read.real_world import instead_of_rescale
+from node.volume.read.lookup_tables import instead_of_rescale
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 COSINE_TOLERANCE = 0.01

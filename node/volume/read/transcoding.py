@@ -25,7 +25,7 @@ from node.dicom.header import is_sequence
 from node.dicom.reading import stored_bytes
 from node.dicom.values import CONVERSION_ERRORS, held_elements
 from node.errors import ConversionRefused, is_of_system
-from node.volume.read.colours import to_rgb
+from node.volume.read.pixel_layout import to_rgb
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames
 from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
 

@@ -12,9 +12,9 @@ from node.dicom.per_series import once_per_series
 from node.dicom.private import has_private_elements, private_items
 from node.dicom.values import text, texts
 from node.volume.model import Tiling
-from node.volume.vendors import canon, ge, philips, siemens, siemens_mosaic, uih
+from node.volume.vendors import ge, philips, siemens, siemens_mosaic, uih
 from node.volume.vendors.fields import VendorField, stated_fields
-from node.volume.vendors.gradients import Gradient
+from node.volume.vendors.gradients import Gradient, gradient_of_comments
 
 _COMPLEX_COMPONENTS = {"MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary"}
 _IMAGE_TYPES = {
@@ -38,8 +38,8 @@ _GRADIENTS: dict[str, Callable[[Dataset], Gradient | None]] = {
     "GE": ge.gradient,
     "PHILIPS": philips.gradient,
     "UIH": uih.gradient,
-    "CANON": canon.gradient,
-    "TOSHIBA": canon.gradient,
+    "CANON": gradient_of_comments,
+    "TOSHIBA": gradient_of_comments,
 }
 VENDOR_FIELDS: dict[str, tuple[VendorField, ...]] = {
     "SIEMENS": siemens.FIELDS,
@@ -239,7 +239,7 @@ def gradient(ds: Dataset, manufacturer: str) -> Gradient | None:
     `manufacturer` is that of the instance; `ds` may be only a part of it.
     """
     name = manufacturer or text(ds, "Manufacturer")
-    for read in _gradients(name) if name or has_private_elements(ds) else (canon.gradient,):
+    for read in _gradients(name) if name or has_private_elements(ds) else (gradient_of_comments,):
         private = read(ds)
         if private is not None:
             return private

@@ -1,11 +1,27 @@
-"""Diffusion weightings as the vendors' elements give them, and rotations into the patient frame."""
+"""Diffusion weightings: rotations into the patient frame, and what Canon (formerly Toshiba) and Bruker state."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from pydicom.dataset import Dataset
+
+from node.dicom.values import held_elements, numbers, text
+
+_NUMBER = r"([-+]?\d+(?:\.\d+)?)"
+_COMMENT = re.compile(rf"b={_NUMBER}\({_NUMBER},{_NUMBER},{_NUMBER}\)")
+
+_GROUP = 0x0177  # of ParaVision's parameters, which Bruker's files hold as text
+_PARAMETERS = (0x00, 0x01)  # (0177,xx00) and (0177,xx01), under creators whose names differ between versions
+_MATRICES = re.compile(rb"##\$VisuAcqDiffusionBMatrix=\( *(\d+), *3, *3 *\)([^#$]*)")
+_REPEATED = re.compile(rb"@(\d+)\*\(([^)]*)\)")
+MAX_MATRICES = 1 << 16
+
+Matrix = tuple[float, float, float, float, float, float, float, float, float]
 
 
 class Gradient(NamedTuple):
@@ -63,3 +79,54 @@ def along_encoding(
     else:
         encoded = (frequency, -phase, -slice_) if coronal else (frequency, phase, -slice_)
     return along_image(encoded, orientation)
+
+
+def gradient_of_comments(ds: Dataset) -> Gradient | None:
+    """Return the diffusion weighting that images of version 6 have in Image Comments (0020,4000).
+
+    Frames of enhanced images have it in Frame Comments (0020,9158).
+
+    ``b=1500(0.445,0.000,0.895)``: the direction along phase, frequency and slice encoding. Without In-plane Phase
+    Encoding Direction (0018,1312) it is unknown.
+    """
+    match = _COMMENT.match(text(ds, "ImageComments") or text(ds, "FrameComments"))
+    orientation = numbers(ds, "ImageOrientationPatient", 6)
+    if not match:
+        return None
+    b_value, along_phase, along_frequency, along_slice = map(float, match.groups())
+    phase = text(ds, "InPlanePhaseEncodingDirection")
+    if orientation is None or phase not in ("ROW", "COL"):
+        return Gradient(b_value)
+    return Gradient(b_value, along_encoding(along_frequency, along_phase, along_slice, orientation, phase == "ROW"))
+
+
+def b_matrices(ds: Dataset) -> tuple[Matrix, ...]:
+    """Return the b-matrices of an acquisition in s/mm2, each with its nine elements row by row; empty if it names none.
+
+    The text is JCAMP-DX, in which ``@3*(0)`` stands for three zeros.
+    """
+    for tag, element in held_elements(ds).items():
+        if tag >> 16 == _GROUP and tag & 0xFF in _PARAMETERS and tag & 0xFF00:
+            value = element.value
+            text = value.encode("latin-1", "replace") if isinstance(value, str) else value
+            if isinstance(text, bytes) and (found := _parsed(text)):
+                return found
+    return ()
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: bytes) -> tuple[Matrix, ...]:
+    match = _MATRICES.search(text)
+    if match is None or not 0 < (count := int(match[1][:9])) <= MAX_MATRICES:
+        return ()
+    words: list[bytes] = []
+    for word in _REPEATED.sub(rb" @\1*\2 ", match[2]).split():
+        times, _, repeated = word[1:].partition(b"*") if word.startswith(b"@") else (b"1", b"", word)
+        words += [repeated] * min(int(times), 9 * count) if times.isdigit() else []
+        if len(words) > 9 * count:
+            return ()
+    try:
+        numbers = list(map(float, words))
+    except ValueError:
+        return ()
+    return tuple(zip(*[iter(numbers)] * 9, strict=True)) if len(numbers) == 9 * count else ()

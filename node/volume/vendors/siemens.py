@@ -1,22 +1,35 @@
 """Siemens: diffusion of the V series and of XA, and fields of the sidecar.
 
-They come from private elements, CSA headers and the measurement protocol.
+They come from private elements, from the CSA headers (0029,xx10) and (0029,xx20) of ``SIEMENS CSA HEADER``, and from
+the measurement protocol, which is text in the latter.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
 from node.dicom.values import text, texts
-from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol, protocol_integer
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
+
+_MAX_ELEMENTS = 1000
+_MAX_ITEMS = 10000
+_ELEMENT = struct.Struct("<64si4siii")
+_ITEM = struct.Struct("<4i")
+_PROTOCOL = re.compile(rb"### ASCCONV BEGIN.*?###(.*?)### ASCCONV END", re.DOTALL)
+_ASSIGNMENT = re.compile(r"^\s*([A-Za-z_][\w.\[\]]*)\s*=\s*(.*?)\s*$", re.MULTILINE)
+
+CsaHeader = Mapping[str, tuple[str, ...]]
+"""Texts by the name of their element."""
 
 HEADER = "SIEMENS MR HEADER"
 _CSA = "SIEMENS CSA HEADER"
@@ -37,7 +50,7 @@ _XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
 _SDI, _SDS = "SIEMENS MR SDI 02", "SIEMENS MR SDS 01"
 _DWELL_TIMES = (PrivateTag(0x0019, HEADER, 0x18, "IS"), PrivateTag(0x0021, _SDI, 0x42, "IS"))
 _COILS = (PrivateTag(0x0051, HEADER, 0x0F, "LO"), PrivateTag(0x0021, _SDI, 0x4F, "LO"))
-_ELEMENT = re.compile(r"([^;,-]*?)(\d+)", re.ASCII)
+_COIL_ELEMENT = re.compile(r"([^;,-]*?)(\d+)", re.ASCII)
 """The name of one coil element, such as ``H12``; those of several are ``HEA;HEP`` or ``HE1-4``."""
 _TABLE_POSITIONS = (
     PrivateTag(0x0019, HEADER, 0x14, "IS"),
@@ -83,6 +96,95 @@ _ASL_OFF, _SUPPRESSION_OFF = 1, 1
 """Values of sAsl.ulMode and sAsl.ulSuppressionMode when nothing is labelled, or nothing suppressed."""
 
 
+@lru_cache(maxsize=8)
+def parse_csa(data: bytes) -> CsaHeader:
+    """Return the elements of a CSA header, of version 1 or 2, as text by name; elements without a value are left out.
+
+    A broken element ends the parsing; the elements before it are returned.
+
+    Siemens documents neither version. Both are a list of elements of 84 bytes (name, multiplicity, value
+    representation, type, number of items, check), each followed by its items: four integers with the length, then the
+    text, padded to four bytes. Version 2 begins with ``SV10``. Version 1 adds a constant to its lengths: the number of
+    items of the first element.
+    """
+    second = data.startswith(b"SV10")
+    at = 8 if second else 0
+    if len(data) < at + 8:
+        return MappingProxyType({})
+    count = int.from_bytes(data[at : at + 4], "little")
+    at += 8
+    elements: dict[str, tuple[str, ...]] = {}
+    if not 0 < count <= _MAX_ELEMENTS:
+        return MappingProxyType({})
+    origin: int | None = None
+    for _ in range(count):
+        if at + _ELEMENT.size > len(data):
+            break
+        name, _vm, _vr, _type, items, _check = _ELEMENT.unpack_from(data, at)
+        at += _ELEMENT.size
+        origin = items if origin is None else origin
+        read = _items(data, at, items, 0 if second else origin, second)
+        if read is None:
+            break
+        values, at = read
+        if values:
+            elements[name.split(b"\0")[0].decode("latin-1")] = values
+    return MappingProxyType(elements)
+
+
+def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple[tuple[str, ...], int] | None:
+    """Return the texts of an element's items and the offset after them, or None if they run past the end."""
+    if not 0 <= count <= _MAX_ITEMS:
+        return None
+    values = []
+    for _ in range(count):
+        if at + _ITEM.size > len(data):
+            return None
+        lengths = _ITEM.unpack_from(data, at)
+        at += _ITEM.size
+        length = lengths[1] if second else lengths[0] - origin
+        if length < 0 or at + length > len(data):
+            return None
+        value = data[at : at + length].split(b"\0")[0].decode("latin-1").strip()
+        if value:
+            values.append(value)
+        at += -(-length // 4) * 4
+    return tuple(values), at
+
+
+def csa_numbers(
+    elements: Mapping[str, tuple[str, ...]], name: str, count: int | None = None
+) -> tuple[float, ...] | None:
+    """Return the finite numbers of a CSA element; None unless there are `count` of them (if given)."""
+    try:
+        numbers = tuple(map(float, elements.get(name, ())))
+    except ValueError:
+        return None
+    is_valid = numbers and all(map(math.isfinite, numbers)) and (count is None or len(numbers) == count)
+    return numbers if is_valid else None
+
+
+@lru_cache(maxsize=8)
+def parse_protocol(data: bytes) -> Mapping[str, str]:
+    """Return the assignments of the protocol (``### ASCCONV BEGIN ### name = value``) inside a header or a text.
+
+    Names are as written, ``sSliceArray.asSlice[3].sPosition.dTra``; values have no quotes. The last protocol counts.
+    """
+    protocols = _PROTOCOL.findall(data)
+    if not protocols:
+        return MappingProxyType({})
+    text = protocols[-1].decode("latin-1")
+    return MappingProxyType({name: value.strip('"') for name, value in _ASSIGNMENT.findall(text)})
+
+
+def protocol_integer(protocol: Mapping[str, str], name: str) -> int | None:
+    """Return an integer of the protocol, which older software writes in hexadecimal; None if it is absent."""
+    try:
+        return int(protocol[name], 0)
+    except (KeyError, ValueError):
+        return None
+
+
 def is_noise(ds: Dataset) -> bool:
     """Return whether an image, or the frame that this private item is about, was acquired without excitation."""
     return "NOISE" in private_texts(ds, IMAGE_TYPE)
@@ -95,7 +197,7 @@ def coil(ds: Dataset) -> str | None:
 
 def coil_element(name: str | None) -> tuple[str, int] | None:
     """Return letters and number of the coil element that a name is of; None if it is of several."""
-    match = _ELEMENT.fullmatch(name or "")
+    match = _COIL_ELEMENT.fullmatch(name or "")
     return (match[1], int(match[2])) if match else None
 
 

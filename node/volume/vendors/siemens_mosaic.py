@@ -14,8 +14,7 @@ from node.dicom.values import number, numbers, texts, whole
 from node.errors import ConversionRefused
 from node.volume.model import Float, Tiling
 from node.volume.reasons import Reason
-from node.volume.vendors.csa import CsaHeader, csa_numbers, protocol_integer
-from node.volume.vendors.siemens import HEADER, csa_image, protocol
+from node.volume.vendors.siemens import HEADER, CsaHeader, csa_image, csa_numbers, protocol, protocol_integer
 
 _IMAGES_IN_MOSAIC = PrivateTag(0x0019, HEADER, 0x0A, "US")
 _REFERENCE_TIMES = PrivateTag(0x0019, HEADER, 0x29, "FD")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.volume.assemble import assemble
+from node.volume.derived import upright
 from node.volume.geometry import place_planes, stack_axes
 from node.volume.model import VolumeKind
-from node.volume.resample import upright
 from tests import make
 from tests.make import AXIAL, OBLIQUE, stack_positions
 

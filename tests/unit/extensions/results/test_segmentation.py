@@ -23,7 +23,7 @@ from node.extensions.results.manifest import Coded, Label, ManifestEntry
 from node.extensions.results.segmentation import make_segmentation
 from node.files.reading import read_instance
 from node.volume.assemble import assemble
-from node.volume.objects.segmentation import volumes
+from node.volume.segmentation import volumes
 from node.writers.nifti import LPS_TO_RAS, write_nifti
 from node.writers.options import WriteOptions
 from tests import make

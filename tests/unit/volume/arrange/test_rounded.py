@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from node.volume.arrange.rounded import unrounded
+from node.volume.arrange.doubtful_places import unrounded
 from node.volume.assemble import assemble
 from node.volume.geometry import Geometry
 from node.volume.reasons import WarningKind

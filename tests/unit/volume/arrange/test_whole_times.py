@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
-from node.volume.arrange.time_order import _ranks
 from node.volume.arrange.times import _are_of_several_times
+from node.volume.arrange.whole_times import _ranks
 from node.volume.model import Diffusion, Frame
 from node.volume.reasons import Reason, WarningKind
 from tests.volumes import axial_frame

@@ -17,11 +17,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID_dictionary, generate_uid
 
 from node.errors import ConversionRefused
-from node.volume import objects
+from node.volume import objects, segmentation
 from node.volume.assemble import assemble
 from node.volume.model import Geometry, Volume, VolumeKind
-from node.volume.objects import segmentation
-from node.volume.objects.dose import SOP_CLASS as DOSE
+from node.volume.objects import DOSE
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from node.volume.reasons import REMEDIES, Reason, WarningKind

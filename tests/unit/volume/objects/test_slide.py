@@ -10,9 +10,9 @@ import pytest
 from pydicom import Dataset, FileDataset
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
+from node.volume import objects
 from node.volume.assemble import assemble
 from node.volume.model import Geometry
-from node.volume.objects import slide
 from node.volume.reasons import Reason, WarningKind
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
@@ -77,7 +77,7 @@ def test_a_picture_of_a_slide_can_be_written(tmp_path: Path) -> None:
 
 
 def test_levels_beyond_the_limit_are_left_out_beside_the_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slide, "MAX_SIDE_PIXELS", COLUMNS)
+    monkeypatch.setattr(objects, "MAX_SIDE_PIXELS", COLUMNS)
     uids = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3"}
     small, large = tiled(**uids), tiled(TotalPixelMatrixColumns=COLUMNS + 1, **uids)
     assembly = assemble([large, small])

@@ -12,7 +12,7 @@ from pydicom.uid import NuclearMedicineImageStorage
 
 from node.volume.assemble import assemble
 from node.volume.model import Volume
-from node.volume.read.nuclear_medicine import phase_timing
+from node.volume.read.vectors import phase_timing
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make

@@ -6,9 +6,8 @@ from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from node.volume.display import display_of
+from node.volume.display import display_of, rendered_frame
 from node.volume.read.pixels import frame_reader
-from node.volume.read.single_frame import rendered_frame
 from node.volume.reasons import WarningKind
 from tests import make
 from tests.volumes import only

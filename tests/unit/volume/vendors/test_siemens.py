@@ -17,7 +17,7 @@ from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import describe
 from node.volume.vendors import siemens
-from node.volume.vendors.csa import csa_numbers, parse_csa, parse_protocol
+from node.volume.vendors.siemens import csa_numbers, parse_csa, parse_protocol
 from tests import make
 from tests.unit.volume.grids import tiled, weighted
 
