@@ -56,7 +56,11 @@ if TYPE_CHECKING:
     from node.cli.run.serve import stop_at_end as stop_at_end
     from node.cli.run.serve import temporary_root as temporary_root
     from node.completeness import Evidence as Evidence
+    from node.conversion.datasets import FileSource as FileSource
+    from node.conversion.datasets import Objects as Objects
+    from node.conversion.datasets import Output as Output
     from node.conversion.datasets import SeriesFiles as SeriesFiles
+    from node.conversion.datasets import WrittenObjects as WrittenObjects
     from node.conversion.job import ReferencedSeries as ReferencedSeries
     from node.conversion.job import converted_file as converted_file
     from node.conversion.naming import NameTemplate as NameTemplate
@@ -66,10 +70,6 @@ if TYPE_CHECKING:
     from node.conversion.naming import node_template as node_template
     from node.conversion.naming import numbered as numbered
     from node.conversion.naming import renamed_header as renamed_header
-    from node.conversion.objects import FileSource as FileSource
-    from node.conversion.objects import Objects as Objects
-    from node.conversion.objects import Output as Output
-    from node.conversion.objects import WrittenObjects as WrittenObjects
     from node.dicom.attributes import is_identifier as is_identifier
     from node.dicom.conformance import StatementTable as StatementTable
     from node.dicom.conformance import parameters as parameters
@@ -311,9 +311,8 @@ PLACES = {
     "node.volume.describe.sidecar_fields": "describe identifying_words repeats",
     # Instances without pixels
     "node.completeness": "Evidence",
-    "node.conversion.datasets": "SeriesFiles",
+    "node.conversion.datasets": "FileSource Objects Output SeriesFiles WrittenObjects",
     "node.conversion.job": "ReferencedSeries converted_file",
-    "node.conversion.objects": "FileSource Objects Output WrittenObjects",
     "node.writers.sidecar": "write_document",
     # Volumes
     "node.volume.assemble": "DAMAGE assemble damage_detail",

@@ -1,25 +1,30 @@
-"""The series of files on a disk: grouped by their UIDs, and joined where several are one acquisition."""
+"""The series of files on a disk: grouped by their UIDs, joined where several are one acquisition, and chosen.
+
+`FilesOfSeries` tells what became of each file: every one has one fate, and the sums are as many as were found.
+"""
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from node.conversion.job import Joined
+from node.conversion.job import Converted, Joined
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import HeaderCut, read_every, read_header
-from node.errors import NotUnderstood
+from node.errors import NotUnderstood, UsageError
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+from node.volume.reasons import Exclusion, Reason, Refusal
 
 if TYPE_CHECKING:
     from node.conversion.acquisition import FrameHeader
-    from node.selector import Facts
-
+    from node.selector import Facts, Selector
 
 HEAD_BYTES = (1 << 16, 1 << 20, 16 << 20)
 """Sizes of the beginning of a file in which the attributes of its series are looked for."""
@@ -205,3 +210,194 @@ def _read_head(file: MediaFile, read: Callable[..., Read]) -> Read | None:
         except (OSError, NotUnderstood, zipfile.BadZipFile, zlib.error, EOFError):
             break
     return None
+
+
+ATTRIBUTES = (
+    "patient_id", "patient_name", "patient_birth_date", "patient_sex", "study_instance_uid", "study_date",
+    "study_description", "study_id", "accession_number", "referring_physician_name", "series_instance_uid", "modality",
+    "series_number", "series_description", "series_date", "laterality", "protocol_name", "manufacturer",
+    "manufacturer_model_name", "station_name",
+)  # fmt: skip
+"""Fields of selectors that are columns of `node.dicom.attributes` as well."""
+
+KNOWN = frozenset((*ATTRIBUTES, "body_part", "instances"))
+"""Fields of selectors that are known before the conversion."""
+
+
+def fields_told() -> frozenset[str]:
+    """Return the fields that the conversion tells."""
+    from node.selector.fields import FIELDS
+
+    return frozenset({"verdict", "failures", *(name for name, field in FIELDS.items() if field.group == "volume")})
+
+
+def known_facts(attributes: Mapping[str, Any], instances: int) -> Facts:
+    """Return the facts of a series by the names of `KNOWN`, from the columns of `node.dicom.attributes`."""
+    facts = {name: attributes.get(name) for name in ATTRIBUTES}
+    return {**facts, "body_part": attributes.get("body_part_examined"), "instances": instances}
+
+
+def told_facts(converted: Converted) -> Facts:
+    """Return the facts of a series by the names of `fields_told`, as an index has them of its newest revision."""
+    from node.selector.fields import FIELDS, grid_fields
+
+    volumes = [file for file in converted.files if file.kind == "volume"]
+    facts: dict[str, Any] = {name: [] if FIELDS[name].several else None for name in fields_told()}
+    facts["volumes"] = len({file.stack for file in volumes})
+    facts["verdict"] = converted.completeness.state
+    facts["failures"] = sorted({refusal.reason.value for refusal in converted.refusals})
+    facts["warnings"] = sorted({warning for file in volumes for warning in file.warnings})
+    if volumes:
+        largest = min(volumes, key=lambda file: (-math.prod(file.shape), file.stack))
+        facts |= {name: getattr(largest, name) for name in facts.keys() - {"warnings"} if hasattr(largest, name)}
+        facts |= grid_fields(largest.shape, largest.spacing_mm, largest.geometry)
+    return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The series to convert.
+
+    `include`: they must fit it; None: every series does.
+    `exclude`: they must not fit it.
+    `is_anonymous`: a reason against a series quotes none of its values.
+    """
+
+    include: Selector | None = None
+    exclude: Selector | None = None
+    is_anonymous: bool = False
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The fields that the selectors read and that are unknown before the conversion."""
+        given = [one for one in (self.include, self.exclude) if one is not None]
+        return frozenset().union(*(one.fields for one in given)) & fields_told() if given else frozenset()
+
+    def reason_against(self, facts: Facts, converted: Converted | None = None) -> str | None:
+        """Return why a series is not converted, or its volumes are not kept; None if they are.
+
+        `facts`: those of `known_facts`.
+        `converted`: the result; None before the conversion, when clauses decide that read nothing it tells.
+        """
+        include, exclude = self.include, self.exclude
+        if converted is not None:
+            facts = {**facts, **told_facts(converted)}
+        elif self.told:
+            from node.selector import clauses_about
+
+            include = clauses_about(include, KNOWN) if include is not None else None
+            exclude = exclude if exclude is not None and exclude.fields <= KNOWN else None
+        if include is not None and not include.matches(facts):
+            against = "does not fit --include"
+            if self.is_anonymous:
+                return against
+            return f"{against}: {', '.join(instead for _, instead in include.why_not(facts))}"
+        if exclude is not None and exclude.matches(facts):
+            return "fits --exclude"
+        return None
+
+
+def chosen(include: str | None, exclude: str | None) -> Chosen:
+    """Compile the two expressions.
+
+    Raises UsageError: one is wrong, or has a field that only a node knows.
+    """
+    return Chosen(_compiled("--include", include), _compiled("--exclude", exclude))
+
+
+def _compiled(option: str, expression: str | None) -> Selector | None:
+    if expression is None:
+        return None
+    from node.selector import compile_selector
+
+    try:
+        selector = compile_selector(expression)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+    require_told(option, selector)
+    return selector
+
+
+def require_told(place: str, selector: Selector) -> None:
+    """Refuse a selector that compares what only a node knows; `place` is named in the message."""
+    known = KNOWN | fields_told()
+    if unknown := sorted(selector.fields - known):
+        there = ", ".join(sorted(known))
+        raise UsageError(f"{place}: {', '.join(unknown)} is known only to a node; known without one are {there}")
+
+
+USED, EXCLUDED, DUPLICATE, REFUSED, WITHOUT_IMAGE = "used", "excluded", "duplicate", "refused", "without_image"
+NOT_CHOSEN, SKIPPED = "not_chosen", "skipped"
+
+FATES = USED, EXCLUDED, DUPLICATE, REFUSED, WITHOUT_IMAGE, NOT_CHOSEN, SKIPPED
+"""What may become of a file. A duplicate has the content of a file that is used or excluded."""
+
+
+class FilesOfSeries:
+    """The files of a series that was converted, as the input calls them."""
+
+    def __init__(self, series: FolderSeries, converted: Converted | Refusal) -> None:
+        self._names = series.file_names
+        self._converted = converted
+        self._paths: dict[str, list[Path]] = defaultdict(list)
+        for uid, path in series.instances:
+            self._paths[uid].append(path)
+        self._apart: set[Path] = set()
+        if isinstance(converted, Converted):
+            self._apart = {Path(one.file) for one in converted.exclusions if one.file is not None}
+
+    def of(self, sop_instance_uids: Iterable[str]) -> dict[str, list[str]]:
+        """Return the ``files`` of instances; of a conversion for nobody, nothing."""
+        files = [self._names.get(path) for uid in sop_instance_uids for path in self._whole(uid)]
+        return {"files": [name for name in files if name is not None]} if any(files) else {}
+
+    def of_exclusion(self, exclusion: Exclusion) -> dict[str, Any]:
+        """Return the ``files`` of an exclusion; of one of several files of an instance, the ``used_file``, or None."""
+        uid = exclusion.sop_instance_uid
+        if exclusion.file is None:
+            return self.of([uid])
+        name = self._names.get(Path(exclusion.file))
+        used = self._whole(uid)[:1] if self._fates.get(uid) == USED else []
+        return {**({} if name is None else {"files": [name]}), "used_file": next(map(self._names.get, used), None)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return each file with its name, its fate and the numbers of the stacks that it is in."""
+        return [
+            {"name": self._names[path], "fate": fate, "stacks": self._stacks.get(uid, []) if fate == USED else []}
+            for uid, path, fate in self._each()
+            if path in self._names
+        ]
+
+    def fates(self) -> Counter[str]:
+        """Return how many files have each fate."""
+        return Counter(fate for _, _, fate in self._each())
+
+    def _each(self) -> Iterator[tuple[str, Path, str]]:
+        for uid, paths in self._paths.items():
+            fate = self._fates.get(uid, REFUSED)
+            whole = self._whole(uid)
+            further = DUPLICATE if fate in (USED, EXCLUDED) else fate
+            for path in paths:
+                yield uid, path, EXCLUDED if path in self._apart else fate if path == whole[0] else further
+
+    def _whole(self, uid: str) -> list[Path]:
+        """Return the files that are not excluded in favour of others of their instance; the first is used."""
+        return [path for path in self._paths[uid] if path not in self._apart]
+
+    @cached_property
+    def _stacks(self) -> Mapping[str, list[int]]:
+        stacks: dict[str, list[int]] = defaultdict(list)
+        for stack, uid, _ in self._converted.sources if isinstance(self._converted, Converted) else ():
+            stacks[uid].append(stack)
+        return stacks
+
+    @cached_property
+    def _fates(self) -> Mapping[str, str]:
+        """The fate of each instance. Where frames of one have several, it is used, or else refused."""
+        if isinstance(self._converted, Refusal):
+            return {}
+        fates = {one.sop_instance_uid: EXCLUDED for one in self._converted.exclusions if one.file is None}
+        for refusal in self._converted.refusals:
+            fate = WITHOUT_IMAGE if refusal.reason is Reason.NOT_AN_IMAGE else REFUSED
+            fates |= dict.fromkeys(refusal.sop_instance_uids, fate)
+        return {**fates, **dict.fromkeys(self._stacks, USED)}

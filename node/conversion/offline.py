@@ -18,9 +18,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from node.conversion.account import FATES, NOT_CHOSEN, SKIPPED, FilesOfSeries
-from node.conversion.chosen import Chosen, known_facts
-from node.conversion.found_series import FolderSeries, grouped_series, joined_series
+from node.conversion.found_series import (
+    FATES,
+    NOT_CHOSEN,
+    SKIPPED,
+    Chosen,
+    FilesOfSeries,
+    FolderSeries,
+    grouped_series,
+    joined_series,
+    known_facts,
+)
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, free_name, is_file_of
 from node.conversion.out_folder import (
@@ -90,7 +98,7 @@ def convert_folder(
     ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
     ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not DICOM
     instances, with the reason. ``files``: how many files were ``found``, and what became of them, which adds up to as
-    many (`node.conversion.account`). The result does not depend on `workers`.
+    many (`node.conversion.found_series`). The result does not depend on `workers`.
 
     A run that is stopped lists what it has written, and the other series in ``not_chosen``; if it has written nothing,
     the ``conversion.json`` of the last run stays.

@@ -12,10 +12,10 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import Converters
 from node.conversion.series import Conversions, Crashed, End
+from node.conversion.volume_files import Housekeeping
 from node.errors import type_and_location
 from node.hookspecs import ObjectKind
 from node.index.database.index import Index

@@ -16,9 +16,9 @@ from pydicom import Dataset, FileDataset, dcmwrite
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.cli.run.doctor import CHECKS, Site
-from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
+from node.conversion.volume_files import Housekeeping
 from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, answer, made_of
 from node.extensions.results.making import ResultMaking

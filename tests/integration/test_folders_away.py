@@ -17,9 +17,8 @@ from node.archive.space import FOLDERS, KEPT
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
-from node.conversion.housekeeping import Housekeeping
 from node.conversion.series import publish
-from node.conversion.volume_files import revision_folder
+from node.conversion.volume_files import Housekeeping, revision_folder
 from node.errors import OutOfResources
 from node.index.database.look import looking
 from node.index.database.reading import reading

@@ -18,11 +18,11 @@ from pydicom.uid import generate_uid
 
 from node.audit.audit_log import Audit
 from node.completeness import Reported
-from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
+from node.conversion.volume_files import Housekeeping
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError

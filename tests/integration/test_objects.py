@@ -22,10 +22,10 @@ from node.association.services.commitment import CommitmentService, verify
 from node.completeness import Reported
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository, StoreNeeded
-from node.conversion.housekeeping import Housekeeping
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
+from node.conversion.volume_files import Housekeeping
 from node.errors import OutOfResources
 from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.remote import MARKER, try_store
@@ -838,7 +838,7 @@ def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_a
         if name == step:
             raise KeyError(name)
 
-    monkeypatch.setattr("node.conversion.housekeeping.reached", die)
+    monkeypatch.setattr("node.conversion.volume_files.reached", die)
     with pytest.raises(KeyError):
         write_verdicts(node)
     monkeypatch.undo()

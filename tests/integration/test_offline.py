@@ -23,8 +23,7 @@ from pydicom import dcmread
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.children.messages import ChildCancelled
-from node.conversion.chosen import chosen
-from node.conversion.found_series import HEAD_BYTES
+from node.conversion.found_series import HEAD_BYTES, chosen
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import name_template
 from node.conversion.offline import convert_folder, planned

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from node.audit.audit_log import Audit, AuditMessage
-from node.conversion.housekeeping import Housekeeping
+from node.conversion.volume_files import Housekeeping
 from node.extensions.shares.rows import ShareRepository
 from node.extensions.worklist.modality_worklist import Worklist
 from node.extensions.worklist.performed_rows import PerformedStepRepository

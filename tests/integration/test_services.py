@@ -241,8 +241,8 @@ def begin(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 def hourly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the worker look at the clock so rarely that only a wake-up or a due time explains a step."""
     monkeypatch.setattr(scheduler, "CLOCK_SECONDS", 3600.0)
-    monkeypatch.setattr("node.conversion.housekeeping.STUDIES_SECONDS", 3600.0)
-    monkeypatch.setattr("node.conversion.housekeeping.FILES_SECONDS", 3600.0)
+    monkeypatch.setattr("node.conversion.volume_files.STUDIES_SECONDS", 3600.0)
+    monkeypatch.setattr("node.conversion.volume_files.FILES_SECONDS", 3600.0)
 
 
 @pytest.mark.usefixtures("hourly")

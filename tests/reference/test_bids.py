@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from node.children.pseudonyms import PseudonymKey
-from node.conversion.chosen import chosen
-from node.conversion.found_series import attributes_of_series
+from node.conversion.found_series import attributes_of_series, chosen
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.extensions.bids.sources import FolderSource

@@ -24,7 +24,7 @@ from node.settings import is_configured
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from node.conversion.chosen import Chosen
+    from node.conversion.found_series import Chosen
     from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
     from node.settings.section import Convert
@@ -151,7 +151,7 @@ def convert(
     )
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
-    from node.conversion.chosen import chosen
+    from node.conversion.found_series import chosen
 
     selection = chosen(include, exclude)
     if list_only:

@@ -180,7 +180,7 @@ def _from_files(
     from contextlib import closing
     from tempfile import TemporaryDirectory
 
-    from node.conversion.chosen import Chosen
+    from node.conversion.found_series import Chosen
     from node.conversion.job import limits
     from node.conversion.pool import Converters
     from node.extensions.bids.sources import FolderSource, require_known

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from node.archive.base import LocalFile
-from node.conversion.chosen import KNOWN, Chosen, known_facts, require_told
-from node.conversion.found_series import attributes_of_series
+from node.conversion.found_series import KNOWN, Chosen, attributes_of_series, known_facts, require_told
 from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
 from node.errors import UsageError

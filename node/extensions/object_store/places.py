@@ -36,7 +36,7 @@ from node.index.nouns.objects import (
 from node.index.nouns.records import InstanceFile, PlaceCount, RevisionFile
 
 _IS_WRITTEN = RevisionFileRow.sha256 != ""
-"""A sidecar that is being written again waits; see `node.conversion.housekeeping`."""
+"""A sidecar that is being written again waits; see `node.conversion.volume_files`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -409,7 +409,7 @@ STEMS = {"measurements": "measurements", "key-objects": "key_objects"}
 
 
 class ReportsOfSeries(Objects):
-    """The reports of a series that say something of images (`node.conversion.objects.Objects`).
+    """The reports of a series that say something of images (`node.conversion.datasets.Objects`).
 
     No report is taken: the conversion goes on to say of each that it is no image.
     """

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from node.conversion.datasets import Output
 from node.conversion.job import converted_file
-from node.conversion.objects import Output
 from node.extensions.spectroscopy.signals import Complex, Signals
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__

@@ -10,8 +10,8 @@ import numpy as np
 from pydicom import Dataset
 
 from node.completeness import Evidence
+from node.conversion.datasets import FileSource, Objects, Output, WrittenObjects
 from node.conversion.job import converted_file
-from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused, counted
@@ -61,7 +61,7 @@ class _Recording:
 
 
 class Recordings(Objects):
-    """The physiological recordings of a series (`node.conversion.objects.Objects`)."""
+    """The physiological recordings of a series (`node.conversion.datasets.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from node.completeness import Evidence
-from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
+from node.conversion.datasets import FileSource, Objects, Output, WrittenObjects
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy import MR_SPECTROSCOPY, PHILIPS_SPECTRUM
@@ -30,7 +30,7 @@ PLACE_TOLERANCE_MM = 0.1
 
 
 class SpectraOfSeries(Objects):
-    """The spectra of a series (`node.conversion.objects.Objects`)."""
+    """The spectra of a series (`node.conversion.datasets.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from node.extensions.structure_sets.structure_set import StructureSet, read_stru
 
 
 class StructureSetsOfSeries(Objects):
-    """The structure sets of a series (`node.conversion.objects.Objects`)."""
+    """The structure sets of a series (`node.conversion.datasets.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class ConversionRow(Numbered):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     # `node.completeness.Findings`; None: of a version that did not keep them.
     findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    # How often the verdict has changed since its sidecars were written: see `node.conversion.housekeeping`.
+    # How often the verdict has changed since its sidecars were written: see `node.conversion.volume_files`.
     owes_sidecars: Mapped[int] = mapped_column(Integer, default=0)
 
 

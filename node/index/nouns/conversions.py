@@ -145,7 +145,7 @@ _OWED = "sidecars"
 
 
 def owe_sidecars(connection: Connection, series_id: int) -> None:
-    """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.housekeeping`."""
+    """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.volume_files`."""
     has_files = select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False), has_files
     connection.execute(update(ConversionRow).where(*current).values(owes_sidecars=ConversionRow.owes_sidecars + 1))
