@@ -107,15 +107,15 @@ if TYPE_CHECKING:
     from node.index.database.work_loop import Interrupted as Interrupted
     from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES as SEEN_WITH_STUDY_OR_SERIES
     from node.index.engine.extension_tables import IndexTables as IndexTables
+    from node.index.engine.rows import IndexRepository as IndexRepository
     from node.index.engine.rows import ReadRepository as ReadRepository
+    from node.index.engine.rows import Terms as Terms
+    from node.index.engine.rows import on_reader as on_reader
+    from node.index.engine.rows import on_writer as on_writer
     from node.index.engine.scope import group_members as group_members
     from node.index.engine.sql import insert as insert
     from node.index.engine.view_rows import Row as Row
     from node.index.engine.view_rows import ViewRows as ViewRows
-    from node.index.engine.writer import IndexRepository as IndexRepository
-    from node.index.engine.writer import Terms as Terms
-    from node.index.engine.writer import on_reader as on_reader
-    from node.index.engine.writer import on_writer as on_writer
     from node.index.models.levels import NAMES as NAMES
     from node.index.models.levels import ImageRow as ImageRow
     from node.index.models.levels import PatientRow as PatientRow
@@ -125,9 +125,9 @@ if TYPE_CHECKING:
     from node.index.models.people import LabelRow as LabelRow
     from node.index.nouns.accounts import Role as Role
     from node.index.nouns.converted import SeriesKey as SeriesKey
-    from node.index.nouns.persons import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
-    from node.index.nouns.persons import Correction as Correction
-    from node.index.nouns.persons import Moved as Moved
+    from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
+    from node.index.nouns.person_plans import Correction as Correction
+    from node.index.nouns.person_plans import Moved as Moved
     from node.index.nouns.persons import PersonRepository as PersonRepository
     from node.index.nouns.trash import in_trash as in_trash
     from node.index.work.ledger import NoSuchWork as NoSuchWork
@@ -150,11 +150,11 @@ if TYPE_CHECKING:
     from node.routing.destination import NotTaken as NotTaken
     from node.routing.destination import Prepared as Prepared
     from node.routing.destination import Unreachable as Unreachable
+    from node.routing.destination import WrittenDestination as WrittenDestination
+    from node.routing.held import DestinationKind as DestinationKind
     from node.routing.held import HeldWorker as HeldWorker
+    from node.routing.held import OpenReceiver as OpenReceiver
     from node.routing.held import RouteParts as RouteParts
-    from node.routing.kinds import DestinationKind as DestinationKind
-    from node.routing.kinds import OpenReceiver as OpenReceiver
-    from node.routing.written import WrittenDestination as WrittenDestination
     from node.runtime.background import BackgroundService as BackgroundService
     from node.runtime.background import seconds_of_retry_after as seconds_of_retry_after
     from node.runtime.network import OutOfReach as OutOfReach
@@ -290,10 +290,10 @@ PLACES = {
     "node.association.client.send": "Outgoing send_files",
     "node.dicom.uids": "resource_path",
     "node.index.work.routes": "DueInstance OwedInstance",
-    "node.routing.destination": "Confirmation Delivered NotConfirmable NotTaken Prepared Unreachable",
-    "node.routing.held": "HeldWorker RouteParts",
-    "node.routing.kinds": "DestinationKind OpenReceiver",
-    "node.routing.written": "WrittenDestination",
+    "node.routing.destination": (
+        "Confirmation Delivered NotConfirmable NotTaken Prepared Unreachable WrittenDestination"
+    ),
+    "node.routing.held": "DestinationKind HeldWorker OpenReceiver RouteParts",
     # Receivers of messages
     "node.notify.channel": "HOOK_VARIABLES Channel DeliveredMessage NotDelivered OpenChannel",
     "node.notify.message": "HookMessage",
@@ -333,15 +333,15 @@ PLACES = {
     # The index, and rows of an extension in it
     "node.index.database.index": "Index",
     "node.index.database.reading": "ReadIndex reading",
-    "node.index.engine.writer": "IndexRepository on_reader on_writer Terms",
     "node.index.engine.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
-    "node.index.engine.rows": "ReadRepository",
+    "node.index.engine.rows": "IndexRepository ReadRepository Terms on_reader on_writer",
     "node.index.engine.view_rows": "Row ViewRows",
     "node.index.engine.sql": "insert",
     "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
     "node.index.models.people": "LabelRow",
     "node.index.nouns.converted": "SeriesKey",
-    "node.index.nouns.persons": "Correction MAX_ISSUER_CHARACTERS Moved PersonRepository",
+    "node.index.nouns.person_plans": "Correction MAX_ISSUER_CHARACTERS Moved",
+    "node.index.nouns.persons": "PersonRepository",
     "node.index.nouns.trash": "in_trash",
     "node.index.work.ledger": "NoSuchWork",
     # Errors and the audit log

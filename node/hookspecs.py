@@ -177,8 +177,8 @@ class Extension:
     asks: Sequence[str] = ()
     """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
     destinations: Sequence[Kind] = ()
-    """Kinds of [destinations.NAME]: each stands for a `node.routing.kinds.OpenReceiver` if it takes instances, else for
-    a `node.routing.kinds.DestinationKind`."""
+    """Kinds of [destinations.NAME]: each stands for a `node.routing.held.OpenReceiver` if it takes instances, else for
+    a `node.routing.held.DestinationKind`."""
     hooks: Sequence[Kind] = ()
     """Kinds of [hooks.NAME]: each stands for a `node.notify.channel.OpenChannel`."""
     objects: Sequence[ObjectKind] = ()

@@ -20,18 +20,16 @@ from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.index.database.reading import ReadIndex, checked
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import Level
 from node.index.work.ledger import Lane, Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.index.work.states import Kind
-from node.lifecycle.clock import uptime
-from node.lifecycle.deletion import Order, delete, resume_deletions
+from node.lifecycle.deletion import Order, delete, empty, restore, resume_deletions
 from node.lifecycle.erasure import Erasing, Object
-from node.lifecycle.retention import confirm, trash_until
-from node.lifecycle.trash import empty, restore
+from node.lifecycle.retention import confirm, trash_until, uptime
 from node.receive.accounting import write_off
 from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts

@@ -19,8 +19,9 @@ from node.index.database.reading import reading
 from node.index.engine.backend import IndexUnusable, Salvaged, backend_at
 from node.index.engine.place import Place, exists, newer_schema, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
-from node.lifecycle.fsck import Finding, examine, repair_all, require_mounted
+from node.lifecycle.fsck import Finding, examine, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
+from node.lifecycle.repair import repair_all
 from node.receive.checkpoint import Replayed
 from node.receive.recovery import Recovered
 from node.registry import store_kind

@@ -41,9 +41,8 @@ from node.errors import UsageError, VoxelnodeError, is_out_of_memory
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
-from node.lifecycle.comparisons import Comparisons
 from node.lifecycle.retention import Retention
-from node.lifecycle.scrub import Scrub
+from node.lifecycle.scrub import Comparisons, Scrub
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready, remove_counters, write_counters
 from node.receive.refusals import Rejections

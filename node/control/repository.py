@@ -25,10 +25,9 @@ from node.index.database.index import Index
 from node.index.engine.about_keys import HELD_FOR_OLDER, JOURNAL, STORE, STORE_SPOOLED, SWEPT_VOLUMES
 from node.index.engine.backend import IndexUnusable, OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
-from node.lifecycle.deletion import resume_deletions
+from node.lifecycle.deletion import resume_deletions, resume_restores
 from node.lifecycle.fsck import has_volumes, lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.lifecycle.trash import resume_restores
 from node.receive.accounting import account_for
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest

@@ -35,8 +35,7 @@ from node.index.nouns.records import UIDS, DeletionPlan, Level
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Ended
 from node.index.work.states import Erasure
-from node.lifecycle.deletion import Order, delete
-from node.lifecycle.trash import empty
+from node.lifecycle.deletion import Order, delete, empty
 from node.receive.apply import Applier
 from node.receive.aside import FOLDER
 from node.receive.quarantine import NotInQuarantine, examined

@@ -7,36 +7,34 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
-from node.archive.base import VOLUMES, is_of_revision
+from node.archive.base import VOLUMES
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.archive.space import KEPT
-from node.conversion.volume_files import LostSources, sweep_unknown
-from node.errors import VoxelnodeError, counted, is_of_system, is_out_of_memory
-from node.files.acknowledged import FOLDER, LedgerPosition, digests_of, problems, segments
-from node.files.durable import make_folder
-from node.files.reading import read_instance
+from node.conversion.volume_files import LostSources
+from node.errors import VoxelnodeError, counted
+from node.files.acknowledged import FOLDER, LedgerPosition, problems, segments
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.about_keys import JOURNAL
 from node.index.engine.place import check, place_of
-from node.index.models.levels import SPOOL, STORE
+from node.index.models.levels import STORE
 from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
 from node.journal.journal import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.accounting import mark_of, note_lost, repair_ledger, unaccounted
+from node.receive.accounting import mark_of, unaccounted
 from node.receive.aside import reasons_of
 from node.receive.record import receipt
-from node.receive.recovery import ADOPTED, adopt, not_named, return_from_quarantine, stored_instance, without_deleted
+from node.receive.recovery import not_named
 
 Kind = Literal[
     "index-damaged",
@@ -198,260 +196,6 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
         for one in large
         if one.sha256
     ]
-
-
-def repair_all(
-    findings: list[Finding],
-    fates: Mapping[str, str],
-    archive: Archive,
-    index: Index,
-    quiet_seconds: Callable[[str], float],
-    now: dt.datetime,
-) -> list[Finding]:
-    """Repair the findings of `examine`; return them in order, with the repairs.
-
-    * a lost instance is noted; it stays a finding until it comes again or is written off; * records of the journal that
-    waited were applied when the root was opened; * a file without a row gets one, or goes to quarantine if it cannot be
-    read; * a row without a file is marked: the next instance with its UID restores it; * an altered file goes to
-    quarantine and its row is marked, unless the digest of the row is what is wrong; * an instance in quarantine that no
-    row names is the missing file of its row, if its digest says so, or is noted; * a series whose volumes are missing
-    or altered is converted again; * folders and objects of volumes that no row names are removed.
-
-    `findings`: of `examine`: files without a row come after rows without a file. `fates`: what became of files when the
-    root was opened (`node.receive.recovery`).
-    """
-    damaged = [PurePath(finding.path).name for finding in findings if finding.kind == "ledger-damaged"]
-    if damaged:
-        repair_ledger(archive, index, damaged)
-    received = _digests(archive.root, findings)
-    steps = [(finding, _repaired(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
-    repaired = [replace(finding, repair=_replaced(finding, index) or done) for finding, done in steps]
-    note_lost(archive, index, now)
-    lost = {one.sop_instance_uid for one in index.lost.of(None)} if index.lost.count() else set()
-    if any(finding.kind == "volume-unknown" for finding in findings):
-        sweep_unknown(archive, index)
-    # A version is found again by a digest that was corrected.
-    return [finding for finding in repaired if finding.kind != "instance-lost" or finding.sop_instance_uid in lost]
-
-
-def _replaced(finding: Finding, index: Index) -> str | None:
-    """Return which file has taken the place of a missing one meanwhile, in words."""
-    if finding.kind not in ("file-missing", "file-altered") or finding.sop_instance_uid is None:
-        return None
-    row = index.instances.current(finding.sop_instance_uid)
-    return f"replaced by {row.key}" if row is not None and row.key != finding.path else None
-
-
-_MENDED_TOGETHER: Mapping[Kind, str] = {
-    "journal-waiting": "applied",
-    "journal-damaged": "segment copied to quarantine",
-    "ledger-damaged": "what the index has was added to the ledger",
-    "instance-lost": "noted: `voxelnode lost list`",
-    "volume-unknown": "removed",
-    "volume-kept": "stays until the lost instances of its series are here or written off",
-}
-"""Outcomes of findings that are repaired before or after the others."""
-
-
-def _repaired(
-    finding: Finding,
-    fates: Mapping[str, str],
-    archive: Archive,
-    index: Index,
-    quiet_seconds: Callable[[str], float],
-    now: dt.datetime,
-    received: Mapping[str, set[str]],
-) -> str | None:
-    match finding.kind:
-        case "file-unknown":
-            return fates.get(finding.path) or _repaired_stray(finding.path, archive, index, quiet_seconds, now)
-        case "file-altered" | "file-missing":
-            return fates.get(finding.path) or _repaired_file(finding, archive, index, now, received)
-        case "file-back":
-            index.instances.mark_files([finding.path], missing=False, now=now)
-            return "unmarked"
-        case "loser-missing" | "loser-altered":
-            index.instances.record_loser_damage(finding.path, finding.detail, now, gone=finding.kind == "loser-missing")
-            return "marked"
-        case "loser-unknown":
-            return _repaired_loser(finding, archive, index, now, received)
-        case "copy-altered" | "object-missing" | "object-altered" | "object-unknown":
-            return _repaired_object(finding, archive, index, quiet_seconds, now)
-        case "volume-missing" | "volume-altered" | "volume-object":
-            return _repaired_volume(finding, archive, index, now)
-        case kind:
-            return _MENDED_TOGETHER.get(kind)
-
-
-def _repaired_volume(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
-    """Have a revision with a damaged file converted again; an object is written again if its local file is whole."""
-    file = index.objects.revision_file(finding.path) if finding.kind == "volume-object" else None
-    if file is not None:
-        index.objects.record_spooled([file.key])
-        if problem_with(archive.path(file.key), 0, file.bytes, file.sha256) is None:
-            return "to be moved to the object store again"
-    archive.remove(finding.path)
-    if finding.series is None:
-        return "removed, superseded"
-    index.series.reopen([finding.series], now)
-    return "to be converted again"
-
-
-def _repaired_object(
-    finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
-) -> str | None:
-    """Have an object written again from its local copy, or mark its row; adopt one without a row."""
-    if finding.kind == "object-unknown" and is_of_revision(finding.path):
-        index.objects.remove([finding.path], now)
-        return "to be removed"
-    if finding.kind == "object-unknown":
-        adopted = archive.remote.adopt([finding.path], quiet_seconds, now) if archive.remote is not None else {}
-        return adopted.get(finding.path, "gone meanwhile")
-    if finding.kind == "copy-altered":
-        archive.remove(finding.path)
-        return "removed: it is fetched again when it is read"
-    row = index.instances.of_key(finding.path)
-    if row is None:
-        return "gone meanwhile"
-    path = archive.path(row.key)
-    if path.exists() and problem_with(path, row.data_set_offset, row.bytes, row.sha256) is None:
-        index.objects.record_spooled([row.key])
-        return "to be moved to the object store again"
-    damage = f"the object {finding.detail}: send the instance again" if finding.detail else None
-    index.instances.mark_files([row.key], missing=True, now=now, damage=damage)
-    return "marked"
-
-
-def _repaired_stray(
-    key: str, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
-) -> str | None:
-    if not archive.path(key).exists():
-        return "gone meanwhile"
-    strays = without_deleted(archive, index, index.instances.unknown_keys([key]))
-    if not archive.path(key).exists():
-        return "removed: it was deleted"
-    return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
-
-
-def _repaired_file(
-    finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
-) -> str | None:
-    if not index.instances.named_keys([finding.path]):
-        return "replaced by the instance that came again"  # its record was in the journal
-    if _is_as_received(finding.path, archive, index):
-        return "written again from the journal"
-    if (row := index.instances.of_key(finding.path)) is not None and row.place == SPOOL and _is_in_store(archive, row):
-        index.objects.record_stored([finding.path], now)
-        return "the object store has it"
-    if finding.kind == "file-missing":
-        index.instances.mark_files([finding.path], missing=True, now=now)
-        returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
-        try:
-            return returned.get(finding.path) or _given_back(row, archive, index, now, received) or "marked"
-        except OSError:  # quarantine cannot be read now
-            return "marked"
-    if not archive.path(finding.path).exists():
-        return "gone meanwhile"
-    row = next((row for row in index.instances.files(finding.path.rpartition("/")[0]) if row.key == finding.path), None)
-    try:
-        sha256 = None if row is None else _believed(row, finding.path, archive, index, now, received)
-    except OSError:  # it cannot be read now
-        return None
-    if sha256 is not None:
-        index.instances.correct_digest(finding.path, sha256, now)
-        return "kept: the digest of its row was corrected"
-    aside = archive.quarantine_key(finding.path)
-    index.instances.set_aside_damaged(finding.path, aside, finding.detail, now)
-    archive.quarantine(finding.path)
-    return "to quarantine, marked as missing"
-
-
-def _repaired_loser(
-    finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
-) -> str | None:
-    """Give a file in quarantine back to the row that misses it, or note it as one that lost."""
-    found = next(not_named(archive.root, archive.quarantined() - {finding.path}, now), None)
-    if found is None:
-        return "gone meanwhile"
-    if finding.path in index.instances.loser_keys():
-        return "noted meanwhile"
-    row = index.instances.current(found.attributes.sop_instance_uid)
-    try:
-        if row is not None and row.file_missing and archive.quarantine_key(row.key) == finding.path:
-            given_back = _given_back(row, archive, index, now, received)
-            if given_back is not None:
-                return given_back
-    except OSError:  # it cannot be read now
-        return None
-    index.instances.record_quarantined(found)
-    return "noted as a version that is not current"
-
-
-def _given_back(
-    row: InstanceFile | None, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
-) -> str | None:
-    """Give a row the file that it misses, and that quarantine has, if that is believed against the digest of the row.
-
-    Returns what was done, or None. Raises OSError if the file cannot be read now.
-    """
-    if row is None or not archive.path(aside := archive.quarantine_key(row.key)).exists():
-        return None
-    sha256 = _believed(row, aside, archive, index, now, received)
-    if sha256 is None:
-        return None
-    make_folder(archive.path(row.key).parent)
-    if is_noted := aside in index.instances.loser_keys():  # it stays: its own row names it
-        archive.write(row.key, archive.path(aside).read_bytes())
-        archive.sync([row.key])
-    else:
-        archive.move(aside, row.key)
-    index.instances.correct_digest(row.key, sha256, now)
-    return f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected"
-
-
-def _is_in_store(archive: Archive, row: InstanceFile) -> bool:
-    """Whether the object store has a file that is missing or damaged here; a damaged one is then replaced."""
-    try:
-        return archive.remote is not None and archive.remote.refreshed(row) is None
-    except OSError:
-        return False
-
-
-def _believed(
-    row: InstanceFile, key: str, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
-) -> str | None:
-    """Return the digest of a file that is believed although its row has another one; None if the file is damaged.
-
-    The file is evidence as well: it must be an instance from its first byte to its last, with the UID and the length of
-    its row. The ledger decides between the two digests (`received`: those of the ledger, by UID); if the ledger has
-    both or neither, the sources of volumes do. What nothing speaks for is damaged.
-    """
-    try:
-        attributes, file = stored_instance(archive.root, key, now)
-        read_instance(archive.path(key))
-    except Exception as error:  # pydicom raises anything on damaged files
-        if is_of_system(error) or is_out_of_memory(error):
-            raise
-        return None
-    if (attributes.sop_instance_uid, file.bytes) != (row.sop_instance_uid, row.bytes):
-        return None
-    digests = received.get(row.sop_instance_uid, set())
-    if (row.sha256 in digests) == (file.sha256 in digests):
-        digests = index.conversions.source_digests(row.sop_instance_uid)
-    return file.sha256 if file.sha256 in digests and row.sha256 not in digests else None
-
-
-def _digests(root: Path, findings: list[Finding]) -> Mapping[str, set[str]]:
-    """Return the digests in the ledger of the instances whose files are in doubt, by UID."""
-    kinds = ("file-altered", "file-missing", "loser-unknown")
-    return digests_of(root, {one.sop_instance_uid for one in findings if one.kind in kinds and one.sop_instance_uid})
-
-
-def _is_as_received(key: str, archive: Archive, index: Index) -> bool:
-    """Whether the recovery that opening the root began with has restored a file."""
-    rows = [row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key]
-    path = archive.path(key)
-    return path.is_file() and all(not problem_with(path, row.data_set_offset, row.bytes, row.sha256) for row in rows)
 
 
 def _acknowledged(root: Path, index: ReadIndex) -> Iterator[Finding]:

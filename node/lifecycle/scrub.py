@@ -1,8 +1,12 @@
-"""Read the whole archive again and again in the background, and compare every file with its digest.
+"""Compare files in the background: all with their digests, again and again, and versions in different encodings.
 
 A pass takes `[storage] scrub_days`: bytes are read as its time passes, in the order of the keys, on a thread of the
 lowest priority. Files are read from the disk, not from the memory of the system. The position is a row, so that a pass
 goes on where a restart interrupted it.
+
+A version that came again in another lossless transfer syntax counts as kept at once, until both are decoded in a child
+(`node.receive.stored_files.recoded_among`). If they differ, or it cannot be said, the conflict is open again, and a
+person decides. What a crash leaves is compared after the next start.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING
+from node.children.decoder import Decoder, NotDecoded, NotDecodedNow
+from node.children.decoding import SAME, recoded
 from node.errors import OutOfResources
 from node.files.acknowledged import problems
 from node.files.durable import NO_ROOM
@@ -31,7 +37,7 @@ from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.records import InstanceFile
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage
-from node.runtime.background import BackgroundService
+from node.runtime.background import MAX_PAUSE_SECONDS, BackgroundService
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -253,3 +259,44 @@ def _forget_cached(path: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+MOVED_SECONDS = 1.0
+"""After the commit, a file is moved into quarantine: that has nearly always happened then."""
+
+
+class Comparisons(BackgroundService):
+    """Makes the comparisons that `ConflictRepository.not_compared` lists."""
+
+    def __init__(self, archive: Archive, index: Index, decoder: Decoder) -> None:
+        super().__init__("comparisons")
+        self._archive, self._index, self._decoder = archive, index, decoder
+
+    def start(self) -> None:
+        """Start the thread; commits that add to the list wake it."""
+        self._index.commit_listeners.append(self._wake_if_noted)
+        super().start()
+
+    def _close(self) -> None:
+        self._index.commit_listeners.remove(self._wake_if_noted)
+
+    def _wake_if_noted(self) -> None:
+        if self._index.conflicts.is_noted():
+            self.wake(MOVED_SECONDS)
+
+    def step(self) -> float | None:
+        """Compare all that can be compared now."""
+        again = None
+        for conflict, sop_instance_uid, key in self._index.conflicts.not_compared():
+            current, is_same = self._index.instances.current(sop_instance_uid), False
+            try:
+                if current is not None and key is not None:
+                    paths = self._archive.path(key), self._archive.local(current)
+                    is_same = self._decoder.run(recoded, *paths) == SAME
+            except (NotDecodedNow, FileNotFoundError):  # the node stops, or the file is on its way into quarantine
+                again = MAX_PAUSE_SECONDS
+                continue
+            except (NotDecoded, OSError):
+                log.warning("not_compared", sop_instance_uid=sop_instance_uid, detail="a person decides")
+            self._index.conflicts.compared(conflict, self._index.now(), is_same=is_same)
+        return again

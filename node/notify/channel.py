@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from node.errors import UsageError, VoxelnodeError
-from node.notify.message import HookMessage
+from node.notify.message import HookMessage, with_job
 from node.registry import opened_by
 from node.settings.model import Settings
 
@@ -79,6 +80,23 @@ def hook_channel(settings: Settings, name: str) -> Channel:
         return opened(settings, name)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
+
+
+@contextmanager
+def delivered_test(
+    settings: Settings, name: str, message: HookMessage
+) -> Iterator[tuple[DeliveredMessage, str | None]]:
+    """Deliver a test message; yield the answer of the hook, and the folder with its results, removed after the block.
+
+    Raises NotDelivered.
+    """
+    hook = settings.hooks[name]
+    folder = None
+    with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
+        if hook.results and hook.is_here:
+            folder = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
+            message = with_job(message, "test", "", "", folder)
+        yield channel.deliver(message, threading.Event()), folder
 
 
 def end_leftovers(folder: Path) -> None:

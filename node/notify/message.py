@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path, PurePath
@@ -13,11 +14,12 @@ from urllib.parse import quote
 
 from node.completeness import certainty
 from node.errors import VoxelnodeError
-from node.settings.core import HookEvent
+from node.settings.core import HookEvent, HookSettings
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile
     from node.index.database.reading import ReadIndex
+    from node.index.engine.view_rows import Row
     from node.index.nouns.converted import SeriesKey
     from node.index.work.messages import PendingEvent
 
@@ -131,6 +133,18 @@ def compose_test(
     if event == "volume-written" and message.path is None:
         raise NothingLeft
     return HookMessage({**message.content, "test": True})
+
+
+def message_of_first(
+    index: ReadIndex, hook: HookSettings, event: HookEvent, ae_title: str, series: Iterable[Row]
+) -> HookMessage | None:
+    """Return the message of the first series that has the volume or instance that an event needs; None if none has."""
+    now = dt.datetime.now(dt.UTC)
+    for row in series:
+        key = (row["study_instance_uid"], row["series_instance_uid"])
+        with suppress(NothingLeft):
+            return compose_test(index, event, key, ae_title, now, include_patient=hook.include_patient)
+    return None
 
 
 def files_of(index: ReadIndex, message: HookMessage) -> list[ArchivedFile]:

@@ -215,6 +215,6 @@ def _rewrite(archive: Archive, index: Index) -> int:
         after = rows[-1][0]
         archive.acknowledged.append([one for _, one in rows])
         written += len(rows)
-    others = [*index.lost.aside(), *(index.lost.of(None) if index.lost.count() else ())]
+    others = [*index.lost.aside(), *index.lost.all()]
     archive.acknowledged.append(others)
     return written + len(others)

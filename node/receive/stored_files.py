@@ -66,7 +66,7 @@ def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compa
     """Look at the files that are kept under the SOP Instance UIDs of `batch`; of a UID with several versions, at all.
 
     Versions with a flaw are not compared with others for the same data set in another encoding. One that can be the
-    same, and must be decoded to tell, is left to `node.lifecycle.comparisons`.
+    same, and must be decoded to tell, is left to `node.lifecycle.scrub`.
 
     Raises OutOfResources if nothing can be said now: there are no file descriptors, or no memory.
     """

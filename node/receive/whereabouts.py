@@ -51,7 +51,7 @@ _NO_STORAGE = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.", "1.2.840.10008.5.
 """How UIDs of abstract syntaxes begin that store nothing: Verification, Query/Retrieve, Modality Worklist."""
 
 EMPTIED = "empty the trash, "
-"""How the order of a deletion begins that was in the trash (`node.lifecycle.trash`)."""
+"""How the order of a deletion begins that was in the trash (`node.lifecycle.deletion`)."""
 
 NEVER = "never received here"
 """Of a UID, which the ledger would have."""

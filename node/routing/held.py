@@ -1,4 +1,4 @@
-"""What all workers of destinations have in common: a pause, the hours and trouble of the destination hold everything.
+"""What all workers of destinations have in common: a pause, the hours and trouble hold everything; and kinds of them.
 
 None of them costs an attempt. Hours are such as ``20:00-06:00``, in the time zone of the machine.
 """
@@ -6,8 +6,9 @@ None of them costs an attempt. Hours are such as ``20:00-06:00``, in the time zo
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
@@ -18,10 +19,12 @@ from node.index.database.work_loop import MAX_SLEEP_SECONDS, MessageLoop
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import lane_to
+from node.registry import opened_by
+from node.routing.destination import Destination as Receiver
 from node.runtime.background import MAX_WAIT_SECONDS, wait_seconds
 from node.runtime.metrics import Metrics
 from node.selector import Selector
-from node.settings.core import Route
+from node.settings.core import DestinationSettings, Route
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -144,3 +147,40 @@ def seconds_until_open(between: str | None, now: dt.datetime) -> float:
     if opening <= local:
         opening += dt.timedelta(days=1)
     return (opening - local).total_seconds()
+
+
+OpenReceiver = Callable[[DestinationSettings, bool], Receiver]
+"""Opens a destination that takes instances one by one, such as a folder or a server. It takes a table
+[destinations.NAME], and whether its route wants proof of what was taken; it returns what sends there, or raises
+`UsageError` if a file that the table names cannot be used."""
+
+
+class DestinationKind(Protocol):
+    """Destinations of routes that do not take instances one by one, such as folders that follow the node."""
+
+    def check(self, destination: DestinationSettings) -> None:
+        """Raise `UsageError` if a destination cannot be used."""
+
+    def events(self, route: Route) -> Collection[LedgerEvent]:
+        """Return the events that such a destination of a route has messages about."""
+
+    def worker(self, parts: RouteParts) -> HeldWorker:
+        """Return the service that does what the messages to a destination of a route ask for."""
+
+
+def kind_that_follows(settings: Settings, name: str) -> DestinationKind | None:
+    """Return the kind of a destination that cannot take single instances; None: it can, or is a peer.
+
+    Raises UsageError if its extension is switched off, as the function below does.
+    """
+    described = settings.destinations.get(name)
+    if described is None or described.takes_instances:
+        return None
+    kind: DestinationKind = opened_by(settings, "destinations", described.kind)
+    return kind
+
+
+def open_receiver(settings: Settings, kind: str) -> OpenReceiver:
+    """Return what opens the destinations of a kind that takes instances one by one."""
+    found: OpenReceiver = opened_by(settings, "destinations", kind)
+    return found

@@ -23,8 +23,7 @@ from node.index.work.routes import lane_to
 from node.receive.stored_files import report_damage
 from node.registry import DEIDENTIFICATION, required
 from node.routing.destination import Destination, Unreachable
-from node.routing.held import HeldWorker, RouteParts
-from node.routing.kinds import kind_that_follows, open_receiver
+from node.routing.held import HeldWorker, RouteParts, kind_that_follows, open_receiver
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import DestinationTurns, RouteWorker

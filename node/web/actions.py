@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.errors import UsageError, counted, nearest
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.problems import SeriesProblem
 from node.index.nouns.records import Level

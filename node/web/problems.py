@@ -29,7 +29,7 @@ from node.errors import (
 )
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
-from node.index.nouns.persons import NoSuchPatient
+from node.index.nouns.person_plans import NoSuchPatient
 from node.index.nouns.trash import NotInTrash
 from node.index.search.finder import QueryRefused
 from node.index.work.ledger import NoSuchWork, WorkEnded

@@ -15,8 +15,8 @@ from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import series, volume_files
 from node.files.acknowledged import Acknowledged
-from node.index.engine.about import AboutRepository, set_applied
 from node.index.engine.about_keys import LEDGER, AppliedPosition
+from node.index.engine.rows import AboutRepository, set_applied
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.records import Indexed, Received
 from node.index.nouns.series_claims import SeriesRepository

@@ -43,8 +43,7 @@ from node.index.nouns.waits import OPEN_SECONDS
 from node.index.work.deliveries import lease_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
-from node.lifecycle.clock import uptime
-from node.lifecycle.retention import Retention, confirm
+from node.lifecycle.retention import Retention, confirm, uptime
 from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings
 from node.settings.model import Settings

@@ -23,8 +23,8 @@ from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
 from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine import writer
-from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
+from node.index.engine.rows import set_about
 from node.index.engine.view_rows import Queries, Row, queries_of_file
 from node.index.nouns import level_views, studies
 from node.index.nouns.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews

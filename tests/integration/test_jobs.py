@@ -22,7 +22,7 @@ from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import drafts
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
-from node.index.nouns.persons import Correction
+from node.index.nouns.person_plans import Correction
 from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
 from node.notify.channel import Channel

@@ -36,7 +36,7 @@ from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_S
 from node.index.nouns.waits import OPEN_SECONDS
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
-from node.lifecycle.trash import restore
+from node.lifecycle.deletion import restore
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
 from node.runtime import background

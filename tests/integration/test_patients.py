@@ -13,9 +13,10 @@ from node.audit.audit_log import Audit
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
-from node.index.nouns.persons import Correction, NoSuchPatient, PatientLink, Person, PersonRepository
+from node.index.nouns.person_plans import Correction, NoSuchPatient, PatientLink, Person
+from node.index.nouns.persons import PersonRepository
 from node.index.nouns.study_search import StudyFilter
-from node.lifecycle.trash import empty
+from node.lifecycle.deletion import empty
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_find import identifier

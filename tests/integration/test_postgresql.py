@@ -37,12 +37,12 @@ from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep,
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
-from node.index.engine.about import set_about
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.extension_tables import every_table
 from node.index.engine.grams import NAME
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
+from node.index.engine.rows import set_about
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow
 from node.index.nouns import association_ends, deletions, persons, verdicts

@@ -18,12 +18,13 @@ from node.archive.filesystem import Archive
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.pipeline import convert
-from node.index.care.salvage import FOLLOWS, HISTORY, WORK
-from node.index.engine.backend import backend_at
+from node.index.care.salvage import HISTORY, WORK
+from node.index.engine.backend import FOLLOWS, backend_at
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.nouns import received as batches
-from node.index.nouns.persons import PatientLink, Person, PersonRepository
+from node.index.nouns.person_plans import PatientLink, Person
+from node.index.nouns.persons import PersonRepository
 from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
 from node.settings.core import RetentionSettings, Storage

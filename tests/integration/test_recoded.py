@@ -28,7 +28,7 @@ from pydicom.uid import (
 from node.archive.intact import data_set_offset
 from node.index.nouns.received import NOT_COMPARED, RECODED
 from node.index.nouns.records import Outcome
-from node.lifecycle.comparisons import Comparisons
+from node.lifecycle.scrub import Comparisons
 from node.receive.ingest import Announced
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from tests import make

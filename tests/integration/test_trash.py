@@ -22,8 +22,8 @@ from node.index.nouns.projects import Content
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Lane, add
 from node.index.work.states import Assignment
+from node.lifecycle.deletion import Restored, empty, empty_due, restore, resume_restores
 from node.lifecycle.fsck import Finding, examine
-from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
 from node.receive import stored_files
 from node.receive.accounting import unaccounted
 from node.receive.aside import quarantined
@@ -345,7 +345,7 @@ def test_a_restore_that_dies_is_finished_by_the_next_start(
             raise Died
 
     with monkeypatch.context() as dying:
-        dying.setattr("node.lifecycle.trash.reached", reached)
+        dying.setattr("node.lifecycle.deletion.reached", reached)
         with pytest.raises(Died):
             bring_back(root, audit, number)
     resume_restores(root.archive, root.index, lambda title: 60.0, root.clock())

@@ -17,8 +17,7 @@ from node.control.repository import Repository
 from node.index.database.reading import reading
 from node.index.nouns.records import CountedRefusal, Refused
 from node.index.nouns.study_search import StudyFilter
-from node.lifecycle.deletion import Order, delete
-from node.lifecycle.trash import empty, empty_due, restore
+from node.lifecycle.deletion import Order, delete, empty, empty_due, restore
 from node.receive.ingest import Origin
 from node.receive.whereabouts import Whereabouts, whereabouts
 from node.settings.model import Settings

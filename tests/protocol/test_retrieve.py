@@ -37,7 +37,8 @@ from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
-from node.index.nouns.persons import Correction, PersonRepository
+from node.index.nouns.person_plans import Correction
+from node.index.nouns.persons import PersonRepository
 from node.index.search.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture

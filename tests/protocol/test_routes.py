@@ -24,7 +24,8 @@ from node.extensions.destinations.settings import DicomwebSettings, FolderSettin
 from node.extensions.object_store.destination import MAX_WHOLE_BYTES
 from node.extensions.object_store.settings import BucketSettings
 from node.index.nouns.events import EventKind, record_series_event
-from node.index.nouns.persons import Correction, PersonRepository
+from node.index.nouns.person_plans import Correction
+from node.index.nouns.persons import PersonRepository
 from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.router import RouteWorkers

@@ -72,7 +72,7 @@ def _add(file: Path, line: str) -> None:
 
 
 def destination(described: DestinationSettings, is_read_again: bool) -> Greetings:
-    """Return the destination of a table. See `node.routing.kinds.OpenReceiver`."""
+    """Return the destination of a table. See `node.routing.held.OpenReceiver`."""
     assert isinstance(described, GreetingsDestination)
     return Greetings(described.file)
 

@@ -157,8 +157,7 @@ def try_(
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
     from node.cli.exchange.sample_series import sample_root
-    from node.notify.channel import NotDelivered
-    from node.notify.testing import delivered_test
+    from node.notify.channel import NotDelivered, delivered_test
 
     wanted = next(known for known in hook.on if event in (None, known))
     with ExitStack() as opened:
@@ -243,7 +242,7 @@ def _test_message(
 ) -> tuple[HookMessage, list[str]]:
     """Return the message of a series, and the clauses of `where` that it does not fit."""
     from node.index.database.reading import reading
-    from node.notify.testing import message_of_first
+    from node.notify.message import message_of_first
     from node.selector import compile_selector
 
     url = settings.index.url if root == settings.storage.root else None

@@ -225,11 +225,9 @@ def _print_rebuilt(done: Rebuilt) -> None:
 
 
 def _print_salvaged(salvaged: Salvaged) -> None:
-    from node.index.care.salvage import what_follows
-
     for table, count in salvaged.rows.items():
         print(f"  {table}: {counted(count, 'row')} taken over")
-    for tables, follows in what_follows(salvaged.unread).items():
+    for tables, follows in salvaged.what_follows().items():
         reasons = ", ".join(dict.fromkeys(salvaged.unread[table] for table in tables))
         print(f"not all rows of {', '.join(tables)} could be read ({reasons}): {follows}")
     if salvaged.limited:

@@ -9,9 +9,9 @@ from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
 from node.hookspecs import Action
-from node.notify.channel import NotDelivered
+from node.notify.channel import NotDelivered, delivered_test
+from node.notify.message import message_of_first
 from node.notify.notifier import export_line
-from node.notify.testing import delivered_test, message_of_first
 
 TESTED_SERIES = 100
 """Newest series, of which a test takes the first that has what the event needs."""

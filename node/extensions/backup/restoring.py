@@ -158,7 +158,7 @@ def _take_objects(settings: Settings, damaged: Path) -> bool:
     """
     root, taken = settings.storage.root, False
     with Repository(settings) as repository:
-        lost = repository.index.lost.of(None) if repository.index.lost.count() else []
+        lost = repository.index.lost.all()
         versions, now = {(one.sop_instance_uid, one.sha256) for one in lost}, repository.index.now()
     aside = f"{ASIDE}/*.dcm"
     for path in [*sorted(damaged.glob("objects/*/*")), *sorted(damaged.glob(aside))] if versions else ():

@@ -221,7 +221,7 @@ def _nameless(path: str) -> str:
 
 
 class _Datasets:
-    """See `node.routing.kinds.DestinationKind`."""
+    """See `node.routing.held.DestinationKind`."""
 
     def check(self, destination: DestinationSettings) -> None:
         assert isinstance(destination, DatasetSettings)

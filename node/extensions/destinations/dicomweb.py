@@ -67,7 +67,7 @@ class _Broken(VoxelnodeError):
 
 
 class WebDestination:
-    """Sends to a DICOMweb server. See `node.routing.kinds.OpenReceiver`.
+    """Sends to a DICOMweb server. See `node.routing.held.OpenReceiver`.
 
     Its token is read for each request, so that it can be renewed. Raises UsageError if a file cannot be read.
     """

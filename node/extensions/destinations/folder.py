@@ -22,7 +22,7 @@ class FolderDestination(WrittenDestination):
     """Writes DICOM files below a folder, which must exist: nothing is written while a share is not mounted.
 
     `is_read_again`: read each file again after it was written, as a proof that it is kept. See
-    `node.routing.kinds.OpenReceiver`.
+    `node.routing.held.OpenReceiver`.
     """
 
     def __init__(self, its: FolderSettings, is_read_again: bool) -> None:

@@ -30,8 +30,7 @@ from node.extensions.object_store.stores import (
     s3_store,
 )
 from node.index.database.work_loop import Interrupted
-from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
-from node.routing.written import WrittenDestination
+from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""
@@ -48,7 +47,7 @@ _REMEDIES = {
 
 
 class BucketDestination(WrittenDestination):
-    """Writes DICOM files into a bucket. See `node.routing.kinds.OpenReceiver`.
+    """Writes DICOM files into a bucket. See `node.routing.held.OpenReceiver`.
 
     `is_read_again`: read each object again after it was written, as a proof that it is kept. Raises UsageError if a
     file cannot be read. The file of credentials is read again every few minutes.

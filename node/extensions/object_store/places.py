@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, update
 
-from node.index.engine.about import set_about
 from node.index.engine.about_keys import STORE as STORE_IDENTITY
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
+from node.index.engine.rows import on_reader, on_writer, set_about
 from node.index.engine.sql import in_partial_index, insert
-from node.index.engine.writer import on_reader, on_writer
 from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
 from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
 from node.index.models.work import HostRemovalRow, ObjectRemovalRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
-from node.index.nouns.objects import (
+from node.index.nouns.hosts import (
     REVISION_FILES,
     SPOOLED,
     SPOOLED_FILES,
@@ -33,6 +31,7 @@ from node.index.nouns.objects import (
     only_host_of,
     revision_files,
 )
+from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
 from node.index.nouns.records import InstanceFile, PlaceCount, RevisionFile
 
 _IS_WRITTEN = RevisionFileRow.sha256 != ""

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
-from node.index.nouns.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
+from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS, SHARED
+from node.index.nouns.persons import PersonRepository
 from node.web.access import ADMINS, READERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

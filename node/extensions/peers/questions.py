@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, func, or_, select, union
 from sqlalchemy.orm import join
 
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns.converted import SeriesKey

@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.peers import requests
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import DescribedStudy, Resource, ResourceOfSeries, WorkResource

@@ -22,7 +22,7 @@ class _PostgreSQL(Extension):
             ("voxelnode db hosts", "voxelnode db hosts forget HOST"),
         ),
     )
-    actions = "node.extensions.postgresql.actions:actions"
+    actions = "node.extensions.postgresql.hosts:actions"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if settings.index.url is not None:

@@ -12,10 +12,9 @@ from sqlalchemy import Connection, delete, func, literal, select, update
 
 from node.errors import UsageError
 from node.extensions.projects.listed import ProjectViews
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import IndexRepository, ReadRepository, on_writer
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.people import (
     AccountRow,

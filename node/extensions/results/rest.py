@@ -21,7 +21,7 @@ from node.errors import ResultRefused, counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.index.work.jobs import REFUSED, JobEnded
 from node.web.access import CurrentCall, allow
 from node.web.api import models

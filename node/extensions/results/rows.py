@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.extensions.results.listed import JobViews
-from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer
 from node.index.models.history import TombstoneRow, TrashRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow

@@ -9,9 +9,8 @@ from sqlalchemy import Connection, delete, select, update
 from node.errors import UsageError
 from node.extensions.shares.listed import ShareViews
 from node.extensions.shares.tables import ShareRow
-from node.index.engine.rows import ReadRepository, columns_but
+from node.index.engine.rows import IndexRepository, ReadRepository, columns_but, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import StudyRow
 from node.index.nouns.accounts import is_current, moment
 from node.index.nouns.records import Share

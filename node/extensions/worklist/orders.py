@@ -18,7 +18,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow
 from node.index.nouns.levels import Imaged, folded_name
-from node.index.nouns.persons import remaining_patient
+from node.index.nouns.person_plans import remaining_patient
 
 log = structlog.get_logger()
 

@@ -19,7 +19,8 @@ from node.errors import UsageError
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of, sex_of, type_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
-from node.index.nouns.persons import PatientLink, Person, PersonRepository
+from node.index.nouns.person_plans import PatientLink, Person
+from node.index.nouns.persons import PersonRepository
 
 MERGE, UNLINK, UPDATE = "ADT^A40", "ADT^A37", "ADT^A08"
 

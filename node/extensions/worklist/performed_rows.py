@@ -12,8 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from node.dicom.json_model import Json
 from node.extensions.worklist.orders import identified
 from node.extensions.worklist.scheduled_rows import IN_PROGRESS, set_state
-from node.index.engine.rows import PagedRepository, Row, columns_but
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
 from node.index.models.history import PerformedSeriesRow, PerformedStepRow
 from node.index.nouns.verdicts import judge_by_list
 

@@ -15,8 +15,7 @@ from node.extensions.worklist.performed_rows import ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Row
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Row, Terms
 from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay

@@ -16,9 +16,8 @@ from node.dicom.values import standard_tag
 from node.errors import UsageError
 from node.extensions.worklist.orders import PATIENT_TAGS, compare, identified
 from node.extensions.worklist.tables import ScheduledStepRow
-from node.index.engine.rows import PagedRepository, Row, columns_but
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
 from node.index.engine.sql import starts_with
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import PerformedStepRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.levels import Imaged

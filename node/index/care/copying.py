@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import JSON, Column, Connection, Engine, Table, insert, null, select, true, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.index.engine.about import about
 from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, reason_of
 from node.index.engine.extension_tables import every_table
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import open_engine, require_newest, require_there, upgrade
+from node.index.engine.rows import about
 from node.index.engine.scope import Scope, within
 from node.index.models.work import AboutRow
 

@@ -21,23 +21,22 @@ from sqlalchemy import Boolean, Connection, CursorResult, delete, insert, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from node.files.acknowledged import Acknowledged
-from node.index.engine.about import set_about
 from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of
 from node.index.engine.extension_tables import LEVELS, every_table, extension_tables, owner_of
 from node.index.engine.grams import NAME
+from node.index.engine.rows import IndexRepository, on_writer, set_about
 from node.index.engine.sql import listed_in
-from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import ConflictRow, VolumeSourceRow
-from node.index.models.levels import OPEN_STATES, STORE, ImageRow
-from node.index.nouns.deletions import is_deletable
-from node.index.nouns.events import record_event
+from node.index.models.levels import OPEN_STATES, STORE, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.deletions import NAMING, is_deletable
+from node.index.nouns.events import EventUids, record_event
 from node.index.nouns.levels import identity_of
 from node.index.nouns.received import DIGEST_CORRECTED
-from node.index.nouns.trash import NAMING
 from node.index.work.states import PAYLOADS
 
 Row = dict[str, Any]
+Values = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 HISTORY = (
     "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
@@ -59,42 +58,12 @@ _LIMIT_ALL = """
     ON CONFLICT DO NOTHING
 """
 
-FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "labels are gone; retention deletes nothing until `voxelnode retention confirm`": ("labels",),
-    "accounts, their tokens and codes are gone; `voxelnode account add` adds them again": (
-        "accounts", "tokens", "recovery_codes",
-    ),
-    "everybody has to sign in again": ("web_sessions",),
-    "projects, their members or contents are gone; an administrator makes them again": (
-        "projects", "project_members", "limited_accounts", "project_contents",
-    ),
-    "what was deleted is not known, and instances in the trash are back in the archive": ("tombstones", "trash"),
-    "lost instances are known from the ledger alone": ("lost_instances",),
-    "merges of patients are undone": ("patients",),
-    "decisions about conflicts are gone": ("conflicts",),
-    "the calling AE title and the time of receipt come from the files": ("images",),
-    "series are converted again, and their earlier revisions are not known": (
-        "studies", "series", "conversions", "volumes", "revision_files", "volume_sources", "exclusions", "failures",
-        "series_references",
-    ),
-    "events and refusals from before are not listed any more": ("events", "rejections"),
-    "what was queued for hooks, routes and storage commitment is not sent": (
-        "subscribers", "work", "results", "owed_events", "owed_images",
-    ),
-    "quiet times are learnt again": ("senders",),
-    "what modalities reported of their procedure steps is gone": ("performed_steps", "performed_series"),
-    "the node finds again how far it was": ("about", "alembic_version"),
-}  # fmt: skip
-"""What follows if not all rows of tables can be read."""
-
 FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 """How an instance came, in columns of `images`."""
 
-CLOSED_SERIES = (
-    "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
-    "expected_source", "missing_instances", "missing_detail", "acknowledged_problem", "acknowledged_reason",
-    "acknowledged_by", "acknowledged_at",
-)  # fmt: skip
+_OF_OUTCOME = ("verdict", "expected_", "missing_", "acknowledged_")
+_COLUMNS = (column.key for column in SeriesRow.__table__.columns if column.key.startswith(_OF_OUTCOME))
+CLOSED_SERIES = ("state", "last_received_at", "attempts", "error", *_COLUMNS)
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 
 CHUNK_ROWS = 500
@@ -106,16 +75,6 @@ _OLD_IMAGES = """
         received_at TIMESTAMP, UNIQUE (series_id, sop_instance_uid))
 """
 _SAME_BYTES = "o.sop_instance_uid = images.sop_instance_uid AND o.sha256 = images.sha256"
-
-
-def what_follows(unread: Iterable[str]) -> dict[tuple[str, ...], str]:
-    """Return what is gone of tables that could not be read to their end, and what follows, the tables grouped by it."""
-    by_table = {table: follows for follows, tables in FOLLOWS.items() for table in tables}
-    grouped: dict[str, list[str]] = {}
-    for table in unread:
-        grouped.setdefault(by_table.get(table, "those rows are gone"), []).append(table)
-    order = [*FOLLOWS, "those rows are gone"]
-    return {tuple(grouped[follows]): follows for follows in order if follows in grouped}
 
 
 class SalvageRepository(IndexRepository):
@@ -163,7 +122,7 @@ class SalvageRepository(IndexRepository):
 
 
 def _names(table: str) -> list[str]:
-    return [column.name for column in every_table()[table].columns]
+    return list(every_table()[table].columns.keys())
 
 
 def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -178,37 +137,33 @@ def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Ma
         old.salvaged.unread.setdefault(table, f"{unusable} rows break a rule of the schema")
 
 
+def _insertion(table: str, names: Iterable[str]) -> str:
+    """Return the SQL that inserts a row, whose values are bound as the old index has them."""
+    columns, values = zip(*((f'"{name}"', f":{name}") for name in names), strict=True)
+    return f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({", ".join(values)}) ON CONFLICT DO NOTHING'
+
+
 def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert rows, at once if none of them breaks a rule of the schema; return how many were inserted."""
-    names = list(rows[0])
-    statement = 'INSERT INTO "{}" ({}) VALUES ({}) ON CONFLICT DO NOTHING'.format(
-        table, ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
-    )
+    statement = _insertion(table, rows[0])
     truths = [one for one in every_table()[table].columns if isinstance(one.type, Boolean) and one.name in rows[0]]
     values = [dict(row) for row in rows]
     for row, one in product(values, truths):
         row[one.name] = bool(row[one.name]) if row[one.name] is not None or not one.nullable else None
+    count = _executed(connection, statement, values)
+    return sum(_executed(connection, statement, one) or 0 for one in values) if count is None else count
+
+
+def _executed(connection: Connection, statement: str, values: Values) -> int | None:
+    """Return how many rows a statement changed; None: it breaks a rule of the schema, and changes nothing."""
     try:
         with connection.begin_nested():
             return _run(connection, statement, values).rowcount
-    except (IntegrityError, DataError):
-        return sum(_is_executed(connection, statement, one) for one in values)
-
-
-def _is_executed(connection: Connection, statement: str, values: Mapping[str, Any]) -> bool:
-    """Return whether a statement changed a row; one that breaks a rule of the schema changes nothing."""
-    try:
-        with connection.begin_nested():
-            return _run(connection, statement, values).rowcount == 1
     except (IntegrityError, DataError):  # such as of a row that refers to one that could not be read
-        return False
+        return None
 
 
-def _run(
-    connection: Connection,
-    statement: str,
-    values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = MappingProxyType({}),
-) -> CursorResult[Any]:
+def _run(connection: Connection, statement: str, values: Values = MappingProxyType({})) -> CursorResult[Any]:
     """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
     return connection.execute(text(statement), values)
 
@@ -259,14 +214,10 @@ def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
 
 
 def _read_images(connection: Connection, old: OldIndex) -> None:
-    names = ("id", "series_id", "sop_instance_uid", "key", "sha256", *FACTS)
     _run(connection, _OLD_IMAGES)
-    insert_ = "INSERT INTO old_images ({}) VALUES ({}) ON CONFLICT DO NOTHING".format(
-        ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
-    )
-    rows = old.rows("images", names)
+    rows = old.rows("images", names := ("id", "series_id", "sop_instance_uid", "key", "sha256", *FACTS))
     while chunk := list(islice(rows, CHUNK_ROWS)):
-        _run(connection, insert_, chunk)
+        _run(connection, _insertion("old_images", names), chunk)
 
 
 def _take_over_facts(connection: Connection, old: OldIndex) -> None:
@@ -285,8 +236,8 @@ def _gone(connection: Connection, old: OldIndex) -> Iterator[Acknowledged]:
         row["id"]: (studies.get(row["study_id"], ""), row["series_instance_uid"])
         for row in old.rows("series", ("id", "study_id", "series_instance_uid"))
     }
-    is_here = "SELECT 1 FROM images i WHERE i.sop_instance_uid = o.sop_instance_uid"
-    gone = f"SELECT * FROM old_images o WHERE NOT EXISTS ({is_here})"
+    is_here = "EXISTS (SELECT 1 FROM images i WHERE i.sop_instance_uid = o.sop_instance_uid)"
+    gone = f"SELECT * FROM old_images o WHERE NOT {is_here}"
     for row in _run(connection, gone):
         study, series = of_series.get(row.series_id, ("", ""))
         received_at = dt.datetime.fromisoformat(str(row.received_at)).replace(tzinfo=dt.UTC).isoformat()
@@ -311,18 +262,18 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
     old.salvaged.altered = [row.key for row in altered]
     for row in altered:
         detail = f"the previous index had the SHA-256 {row.sha256}, the file has {row.of_file}"
-        uids = {name: getattr(row, name) for name in _UIDS}
+        uids = {name: getattr(row, name) for name in EventUids.__annotations__}
         sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == row.sop_instance_uid)
         used = set(connection.scalars(sources))
         if row.sha256 in used and row.of_file not in used:
             damaged = update(ImageRow).where(ImageRow.id == row.id)
             connection.execute(damaged.values(sha256=row.sha256, file_missing=True))
             record_event(connection, "file-damaged", now, detail=f"{detail}: send the instance again", **uids)
-        else:
-            corrected = {"kind": DIGEST_CORRECTED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
-            detail += "; the file is believed"
-            connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **corrected, **uids))
-            record_event(connection, "digest-corrected", now, detail=detail, **uids)
+            continue
+        columns = uids | {"kind": DIGEST_CORRECTED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
+        detail += "; the file is believed"
+        connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **columns))
+        record_event(connection, "digest-corrected", now, detail=detail, **uids)
 
 
 def _take_over_ids(connection: Connection) -> int:
@@ -367,11 +318,10 @@ def _take_over_owed(connection: Connection, old: OldIndex) -> None:
     owed = "INSERT INTO owed_{0}s (subscriber_id, {0}_id) SELECT :subscriber, id FROM {0}s WHERE id > :after"
     of_lane = "kind = :kind AND name = :name AND destination = :destination"
     columns = "kind", "name", "destination", "wants_instances", "event_id", "image_id"
-    rows = [
-        (row, bool(row["wants_instances"]) or row["image_id"] is not None) for row in old.rows("subscribers", columns)
-    ]
-    base = _take_over_ids(connection) if any(wants for _, wants in rows) else 0
-    for row, wants in rows:
+    rows = list(old.rows("subscribers", columns))
+    wanting = [bool(row["wants_instances"]) or row["image_id"] is not None for row in rows]
+    base = _take_over_ids(connection) if any(wanting) else 0
+    for row, wants in zip(rows, wanting, strict=True):
         wanted = f"UPDATE subscribers SET wants_instances = :wants WHERE {of_lane} RETURNING id"
         subscriber = _run(connection, wanted, row | {"wants": wants}).scalar()
         if subscriber is None:  # its row broke a rule of the schema
@@ -390,32 +340,27 @@ def _take_over_owed(connection: Connection, old: OldIndex) -> None:
 def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
     """Take over the revisions of series. A series whose instances and volumes are as they were needs no conversion."""
     series = _known_series(connection, old)
-    conversions = {}
-    for row in old.rows("conversions", _names("conversions")):
-        if row["series_id"] in series:
-            # An index of another version may lack the count of sidecars that tell another verdict.
-            owes = {"owes_sidecars": row["owes_sidecars"] or 0}
-            conversions[row["id"]] = row | owes | {"series_id": series[row["series_id"]]["new_id"]}
-    of_series = {row["id"]: row["series_id"] for row in conversions.values()}
-    volumes = [row for row in old.rows("volumes", _names("volumes")) if row["conversion_id"] in conversions]
-    _insert(connection, old, "conversions", conversions.values())
-    _insert(connection, old, "volumes", volumes)
-    files = [row for row in old.rows("revision_files", _names("revision_files")) if row["conversion_id"] in conversions]
-    _insert(connection, old, "revision_files", files)
-    in_store = {row["key"] for row in files if row["place"] == STORE}
-    for table in ("volume_sources", "exclusions"):
-        rows = old.rows(table, _names(table))
-        _insert(connection, old, table, (row for row in rows if row["conversion_id"] in conversions))
-    for table in ("failures", "series_references"):
+
+    def of_series(table: str) -> Iterator[Row]:
         rows = (row for row in old.rows(table, _names(table)) if row["series_id"] in series)
-        _insert(connection, old, table, (row | {"series_id": series[row["series_id"]]["new_id"]} for row in rows))
+        return (row | {"series_id": series[row["series_id"]]["new_id"]} for row in rows)
+
+    def of_conversions(table: str) -> Iterator[Row]:
+        return (row for row in old.rows(table, _names(table)) if row["conversion_id"] in conversions)
+
+    # An index of another version may lack the count of sidecars that tell another verdict.
+    conversions = {row["id"]: row | {"owes_sidecars": row["owes_sidecars"] or 0} for row in of_series("conversions")}
+    _insert(connection, old, "conversions", conversions.values())
+    volumes, files = list(of_conversions("volumes")), list(of_conversions("revision_files"))
+    rows: dict[str, Iterable[Row]] = {"volumes": volumes, "revision_files": files}
+    rows |= {table: of_conversions(table) for table in ("volume_sources", "exclusions")}
+    for table, some in (rows | {table: of_series(table) for table in ("failures", "series_references")}).items():
+        _insert(connection, old, table, some)
+    in_store = {row["key"] for row in files if row["place"] == STORE}
     incomplete = {
-        of_series[row["conversion_id"]]
-        for row in volumes
-        if conversions[row["conversion_id"]]["files_removed_at"] is None
-        and not conversions[row["conversion_id"]]["superseded"]
-        and row["path"] not in in_store
-        and not has_file(row["path"])
+        its["series_id"]
+        for its, path in ((conversions[row["conversion_id"]], row["path"]) for row in volumes)
+        if its["files_removed_at"] is None and not its["superseded"] and path not in in_store and not has_file(path)
     }
     for old_id, row in series.items():
         _take_over_series(connection, row, old_id, is_whole=row["new_id"] not in incomplete)
@@ -425,31 +370,22 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
 def _known_series(connection: Connection, old: OldIndex) -> dict[int, dict[str, Any]]:
     """Return the series of the old index that exist, by their old numbers, with their new ones as `new_id`."""
     studies = {row["id"]: row["study_instance_uid"] for row in old.rows("studies", ("id", "study_instance_uid"))}
-    rows = _run(
-        connection,
-        "SELECT st.study_instance_uid, se.series_instance_uid, se.id FROM series se JOIN studies st "
-        "ON st.id = se.study_id",
-    )
-    new = {(row.study_instance_uid, row.series_instance_uid): row.id for row in rows}
-    known = {}
-    for row in old.rows("series", _names("series")):
-        new_id = new.get((studies.get(row["study_id"], ""), row["series_instance_uid"]))
-        if new_id is not None:
-            known[row["id"]] = row | {"new_id": new_id}
-    return known
+    keys = select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id).join(SeriesRow)
+    new = {(study, series): id for study, series, id in connection.execute(keys)}
+    rows = old.rows("series", _names("series"))
+    found = ((row, new.get((studies.get(row["study_id"], ""), row["series_instance_uid"]))) for row in rows)
+    return {row["id"]: row | {"new_id": new_id} for row, new_id in found if new_id is not None}
 
 
 def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: int, *, is_whole: bool) -> None:
     """Take over the outcome of a series if it is that of its instances; else only its last revision."""
     new_id = row["new_id"]
-    same = _run(
-        connection,
-        "SELECT (SELECT count(*) FROM images WHERE series_id = :new), "
-        "(SELECT count(*) FROM old_images WHERE series_id = :old), "
-        "(SELECT count(*) FROM images i JOIN old_images o ON o.series_id = :old AND o.sop_instance_uid = "
-        "i.sop_instance_uid AND o.sha256 = i.sha256 WHERE i.series_id = :new)",
-        {"new": new_id, "old": old_id},
-    ).one()
+    counts = (
+        "SELECT (SELECT count(*) FROM images WHERE series_id = :new), (SELECT count(*) FROM old_images "
+        "WHERE series_id = :old), (SELECT count(*) FROM images JOIN old_images o ON o.series_id = :old "
+        f"AND {_SAME_BYTES} WHERE images.series_id = :new)"
+    )
+    same = _run(connection, counts, {"new": new_id, "old": old_id}).one()
     names = ["revision"]
     if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
         names += CLOSED_SERIES
@@ -457,37 +393,28 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
         _run(connection, "DELETE FROM awaited_senders WHERE series_id = :new_id", {"new_id": new_id})
     changes = ", ".join(f'"{name}" = :{name}' for name in names)
     values = {name: row[name] for name in (*names, "new_id")}
-    _is_executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
+    _executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)
 
 
 def _take_over_studies(connection: Connection, old: OldIndex) -> None:
     """Take over when studies became quiet, of those that have no open series now, and their own corrections."""
     decided = ("study_instance_uid", "corrected_patient_id", "identified_at")
+    of_study = "WHERE study_instance_uid = :study_instance_uid AND"
+    corrected = (
+        "UPDATE studies SET named_patient_id = coalesce(named_patient_id, patient_id), corrected_patient_id = "
+        ":corrected_patient_id, patient_id = (SELECT coalesce(merged_into, id) FROM patients WHERE id = "
+        f":corrected_patient_id) {of_study} EXISTS (SELECT 1 FROM patients WHERE id = :corrected_patient_id)"
+    )
+    is_decided = "(identified_at IS NOT NULL OR named_patient_id IS NOT NULL)"
+    is_open = "EXISTS (SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))"
     for row in old.rows("studies", decided):
         if row["corrected_patient_id"] is not None:
-            _run(
-                connection,
-                "UPDATE studies SET named_patient_id = coalesce(named_patient_id, patient_id), "
-                "corrected_patient_id = :corrected_patient_id, patient_id = "
-                "(SELECT coalesce(merged_into, id) FROM patients WHERE id = :corrected_patient_id) "
-                "WHERE study_instance_uid = :study_instance_uid "
-                "AND EXISTS (SELECT 1 FROM patients WHERE id = :corrected_patient_id)",
-                row,
-            )
+            _run(connection, corrected, row)
         if row["identified_at"] is not None:
-            _run(
-                connection,
-                "UPDATE studies SET identified_at = :identified_at WHERE study_instance_uid = :study_instance_uid "
-                "AND (identified_at IS NOT NULL OR named_patient_id IS NOT NULL)",
-                row,
-            )
+            _run(connection, f"UPDATE studies SET identified_at = :identified_at {of_study} {is_decided}", row)
     for row in old.rows("studies", ("study_instance_uid", "closed_at", "quiet_at")):
         _run(
-            connection,
-            "UPDATE studies SET closed_at = :closed_at, quiet_at = :quiet_at "
-            "WHERE study_instance_uid = :study_instance_uid AND NOT EXISTS "
-            "(SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))",
-            row,
+            connection, f"UPDATE studies SET closed_at = :closed_at, quiet_at = :quiet_at {of_study} NOT {is_open}", row
         )
 
 
@@ -496,8 +423,7 @@ def _tables_of_extensions(*, with_numbers: bool) -> list[str]:
     tables = [table for own in extension_tables().values() for table in own.metadata.sorted_tables]
     naming = set(LEVELS)
     for table in tables:
-        if any(key.column.table.name in naming for key in table.foreign_keys):
-            naming.add(table.name)
+        naming |= {table.name for key in table.foreign_keys if key.column.table.name in naming}
     return [table.name for table in tables if (table.name in naming) is with_numbers]
 
 
@@ -540,8 +466,6 @@ def _numbers_of_now(connection: Connection, old: OldIndex, level: str) -> Mappin
     return {**chosen, **found}
 
 
-_UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
-
 _OF_STUDIES = ("no-patient-id", "shared-patient-id")
 """Conflicts that a study has once; which of its instances they name depends on which was indexed first."""
 
@@ -564,7 +488,7 @@ def _take_over_conflicts(connection: Connection, old: OldIndex) -> None:
 
 def _subject(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what a conflict is about, by which it is known again."""
-    uids = ("study_instance_uid",) if row["kind"] in _OF_STUDIES else _UIDS
+    uids = ("study_instance_uid",) if row["kind"] in _OF_STUDIES else EventUids.__annotations__
     return (row["kind"], *(row[name] for name in uids))
 
 

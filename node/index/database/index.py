@@ -16,23 +16,22 @@ from node.dicom.matching import Query
 from node.index.care.copying import require_current
 from node.index.care.salvage import SalvageRepository
 from node.index.database.reading import LargeCounts, ReadIndex
-from node.index.engine.about import AboutRepository, about, set_about
 from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import backend_at, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
+from node.index.engine.rows import AboutRepository, Rows, about, set_about
 from node.index.engine.sharing import Sharing
 from node.index.engine.sqlite_file import FileVersion
-from node.index.engine.writer import IndexWriter, Rows, ServerWatch
+from node.index.engine.writer import IndexWriter, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.association_ends import AssociationRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
-from node.index.nouns.hosts import AuditLineRepository
+from node.index.nouns.hosts import AuditLineRepository, ObjectRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
-from node.index.nouns.objects import ObjectRepository
 from node.index.nouns.problems import ProblemRepository, RejectionRepository
 from node.index.nouns.reopening import ReferenceRepository
 from node.index.nouns.retention import RetentionRepository

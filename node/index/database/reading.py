@@ -24,11 +24,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.index.engine.backend import Standbys, backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_not_newer, require_there, schema_of, unreadable
-from node.index.engine.rows import queries_of
+from node.index.engine.rows import Terms, queries_of
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
-from node.index.engine.writer import Terms
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.conflicts import ReadConflicts

@@ -18,6 +18,34 @@ from node.errors import OutOfResources, VoxelnodeError
 from node.files.acknowledged import Acknowledged
 from node.registry import INDEX_BACKEND
 
+FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    "labels are gone; retention deletes nothing until `voxelnode retention confirm`": ("labels",),
+    "accounts, their tokens and codes are gone; `voxelnode account add` adds them again": (
+        "accounts", "tokens", "recovery_codes",
+    ),
+    "everybody has to sign in again": ("web_sessions",),
+    "projects, their members or contents are gone; an administrator makes them again": (
+        "projects", "project_members", "limited_accounts", "project_contents",
+    ),
+    "what was deleted is not known, and instances in the trash are back in the archive": ("tombstones", "trash"),
+    "lost instances are known from the ledger alone": ("lost_instances",),
+    "merges of patients are undone": ("patients",),
+    "decisions about conflicts are gone": ("conflicts",),
+    "the calling AE title and the time of receipt come from the files": ("images",),
+    "series are converted again, and their earlier revisions are not known": (
+        "studies", "series", "conversions", "volumes", "revision_files", "volume_sources", "exclusions", "failures",
+        "series_references",
+    ),
+    "events and refusals from before are not listed any more": ("events", "rejections"),
+    "what was queued for hooks, routes and storage commitment is not sent": (
+        "subscribers", "work", "results", "owed_events", "owed_images",
+    ),
+    "quiet times are learnt again": ("senders",),
+    "what modalities reported of their procedure steps is gone": ("performed_steps", "performed_series"),
+    "the node finds again how far it was": ("about", "alembic_version"),
+}  # fmt: skip
+"""What follows if not all rows of tables can be read."""
+
 
 @dataclass(slots=True)
 class Salvaged:
@@ -35,6 +63,15 @@ class Salvaged:
     limited: int = 0
     not_installed: list[str] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
+
+    def what_follows(self) -> dict[tuple[str, ...], str]:
+        """Return what is gone of the tables that were not read to their end, and what follows, grouped by that."""
+        by_table = {table: follows for follows, tables in FOLLOWS.items() for table in tables}
+        grouped: dict[str, list[str]] = {}
+        for table in self.unread:
+            grouped.setdefault(by_table.get(table, "those rows are gone"), []).append(table)
+        order = [*FOLLOWS, "those rows are gone"]
+        return {tuple(grouped[follows]): follows for follows in order if follows in grouped}
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):

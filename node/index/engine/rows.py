@@ -1,21 +1,113 @@
-"""Base classes of the read repositories: rows of the documented views, and pages of tables."""
+"""Repositories: each writes or reads the rows of one noun; facts about the index are one of them.
+
+Writes of a repository share the connection of the writer; reads use connections of their own. A repository holds the
+rows of one noun. Its methods take a connection first, and a decorator supplies it:
+
+    @on_writer
+    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None: ...
+
+    index.deletions.finish(deletion, now)
+
+A read that a write depends on belongs in the body of that write; elsewhere, another write may come in between.
+
+What only reads has one connection: rows of the documented views, and pages of tables.
+"""
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial, wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Result, Select, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
-from node.index.engine.backend import backend_of
-from node.index.engine.view_rows import Queries, Row, ViewRows
-from node.index.engine.words import Words
+from node.index.engine.about_keys import APPLIED, AppliedPosition
+from node.index.engine.backend import IndexUnusable, backend_of, reason_of
+from node.index.engine.hot_statements import PreparedStatement
+from node.index.engine.narrowed import Readers
+from node.index.engine.sql import insert
+from node.index.engine.view_rows import Queries, Row, ViewRows, Words
+from node.index.engine.writer import IndexWriter
+from node.index.models.work import AboutRow
 
 __all__ = ["Row"]  # for the repositories
+
+Terms = Callable[[Connection], None]
+"""What a client demands of a change, checked in the transaction that makes the change: raises an exception if what it
+reads on the connection of the writer is not what the client has seen; nothing is changed then. See
+`node.index.database.reading.checked`.
+
+The change has locked its rows by then: a change of these rows by another host is either committed and seen here, or
+follows.
+"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class IndexRepository:
+    """Rows of one noun. Thread-safe.
+
+    `reader`: read-only: readers and the writer never wait for each other.
+    """
+
+    def __init__(self, writer: IndexWriter, reader: Readers) -> None:
+        self._writer, self._reader, self._sharing = writer, reader, writer.sharing
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._reader.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
+
+
+Rows = TypeVar("Rows", bound=IndexRepository)
+
+
+def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method inside the transaction that the writer shares between callers.
+
+    The method returns after the commit. An exception in the body undoes what the body wrote and nothing else. If the
+    commit fails, the method raises `OutOfResources`.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return repository._writer.run(lambda connection: method(repository, connection, *args, **kwargs))
+
+    return run
+
+
+def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method on a read-only connection, in one snapshot of the committed data.
+
+    The body returns values, never an open cursor: its connection is closed when it returns. If the database cannot be
+    read, the method raises `IndexUnusable`.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with repository._reading() as connection:
+            return method(repository, connection, *args, **kwargs)
+
+    return run
+
+
+def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Make a function a method of repositories: as `on_reader`, or on the one connection of a `ReadRepository`."""
+
+    @wraps(function)
+    def run(repository: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with repository._reading() as connection:
+            return function(connection, *args, **kwargs)
+
+    return run
 
 
 def distinct_values(column: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -112,3 +204,50 @@ class PagedRepository(ReadRepository):
         owned = query.where(column.in_([row["id"] for row in rows])).group_by(column)
         counts = dict(self._connection.execute(owned).all())
         return [{**row, name: counts.get(row["id"], 0)} for row in rows]
+
+
+_INSERT = insert(AboutRow)
+_SET = PreparedStatement(
+    _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]
+)
+
+
+def about(connection: Connection, key: str) -> str | None:
+    """Return a fact about the index, or None."""
+    return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
+
+
+def applied(connection: Connection, journal: str) -> AppliedPosition:
+    """Return the last record of a journal that is in the index; of no journal if none is."""
+    return AppliedPosition.of(about(connection, f"{APPLIED}/{journal}"))
+
+
+class AboutRepository(IndexRepository):
+    """Facts about the index, by key."""
+
+    get = reads(about)
+
+    applied = reads(applied)
+
+    @on_writer
+    def set(self, connection: Connection, key: str, value: str) -> None:
+        """Store a fact, replacing any value of `key`."""
+        set_about(connection, key, value)
+
+    @on_writer
+    def set_once(self, connection: Connection, key: str, value: str) -> str:
+        """Store a fact unless another host has done so before, and return what is stored."""
+        absent = _INSERT.values(key=key, value=value)
+        is_empty = AboutRow.value == ""
+        connection.execute(absent.on_conflict_do_update(index_elements=["key"], set_={"value": value}, where=is_empty))
+        return about(connection, key) or value
+
+
+def set_about(connection: Connection, key: str, value: str) -> None:
+    """Store a fact about the index, replacing any value of `key`."""
+    _SET.execute(connection, {"key": key, "value": value})
+
+
+def set_applied(connection: Connection, applied: AppliedPosition) -> None:
+    """Note the last record of a journal that is in the index: each host has a journal."""
+    set_about(connection, f"{APPLIED}/{applied.journal}", str(applied))

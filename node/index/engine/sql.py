@@ -39,8 +39,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-from node.index.engine import words
-from node.index.engine.view_rows import literal, pattern_of
+from node.index.engine.view_rows import (
+    ANY_OF,
+    DISTINCT,
+    EACH,
+    NUMBER,
+    ROOT_FOLDER,
+    TEXT,
+    UNINDEXED,
+    literal,
+    pattern_of,
+)
 
 Value = TypeVar("Value")
 
@@ -124,7 +133,7 @@ class JsonEach(Word[Any]):
     PostgreSQL gives every item as text: `cast` numbers.
     """
 
-    in_sqlite, in_postgresql = words.EACH
+    in_sqlite, in_postgresql = EACH
 
 
 class JsonArray(Word[Any]):
@@ -147,14 +156,14 @@ class JsonGroupDistinct(Word[Any]):
     """An aggregate: an array of the different values of the rows, in no order; empty without rows."""
 
     type = JSON()
-    in_sqlite, in_postgresql = words.DISTINCT
+    in_sqlite, in_postgresql = DISTINCT
 
 
 class JsonNumber(Word[Any]):
     """The number at a place of an array, from 0; NULL if the array is shorter."""
 
     type = NullType()  # a whole number stays whole
-    in_sqlite, in_postgresql = words.NUMBER
+    in_sqlite, in_postgresql = NUMBER
 
     def __init__(self, array: Any, place: int) -> None:
         super().__init__(array, literal_column(str(place)))
@@ -164,7 +173,7 @@ class JsonText(Word[str]):
     """The text that an object has by a key; NULL if it has no such key."""
 
     type = String()
-    in_sqlite, in_postgresql = words.TEXT
+    in_sqlite, in_postgresql = TEXT
 
     def __init__(self, item: Any, key: str) -> None:
         assert key.isidentifier(), "is a part of the statement"
@@ -217,7 +226,7 @@ def looked_up_in(column: Any, values: Collection[Any] | BindParameter[Any] | Sel
 class _AnyOf(ConditionElement):
     """A value is one of those that a subquery selects; PostgreSQL looks only arrays up in an index."""
 
-    in_sqlite, in_postgresql = words.ANY_OF
+    in_sqlite, in_postgresql = ANY_OF
 
 
 def _values(column: Any, values: Collection[Any] | BindParameter[Any]) -> Select[Any]:
@@ -239,7 +248,7 @@ class Unindexed(Word[Any]):
     PostgreSQL decides by its statistics.
     """
 
-    in_sqlite, in_postgresql = words.UNINDEXED
+    in_sqlite, in_postgresql = UNINDEXED
 
     def __init__(self, column: Any) -> None:
         super().__init__(column)
@@ -298,7 +307,7 @@ class RootFolder(Word[str]):
     """
 
     type = String()
-    in_sqlite, in_postgresql = words.ROOT_FOLDER
+    in_sqlite, in_postgresql = ROOT_FOLDER
 
 
 # INSERT ... ON CONFLICT

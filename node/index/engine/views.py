@@ -14,8 +14,7 @@ from itertools import chain
 from sqlalchemy import Connection, Dialect
 
 from node.index.engine.extension_tables import extension_tables
-from node.index.engine.view_rows import certainty_of, grid_of, years_of
-from node.index.engine.words import Words
+from node.index.engine.view_rows import Words, certainty_of, grid_of, years_of
 
 
 def problem_of(series: str) -> str:

@@ -8,16 +8,6 @@ An index in PostgreSQL has several writers. Work that takes many locks takes the
 wait for each other. It has a transaction of its own there, because the locks of other work before it would break that
 order. If writers wait for each other all the same, the batch of one is undone, and each piece of its work is done again
 in a transaction of its own.
-
-Writes of a repository share the connection of the writer; reads use connections of their own. A repository holds the
-rows of one noun. Its methods take a connection first, and a decorator supplies it:
-
-    @on_writer
-    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None: ...
-
-    index.deletions.finish(deletion, now)
-
-A read that a write depends on belongs in the body of that write; elsewhere, another write may come in between.
 """
 
 from __future__ import annotations
@@ -27,21 +17,19 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from node.errors import OutOfResources
-from node.index.engine.backend import Failure, IndexUnusable, Place, WriterServer, backend_of, reason_of
-from node.index.engine.narrowed import Readers
+from node.index.engine.backend import Failure, Place, WriterServer, backend_of, reason_of
 from node.index.engine.scope import OutOfScope, current_scope
 from node.index.engine.sharing import OneHost, Sharing
 from node.runtime.background import BackgroundService, SupervisedThread
@@ -50,15 +38,6 @@ from node.runtime.metrics import Metrics
 log = structlog.get_logger()
 
 T = TypeVar("T")
-
-Terms = Callable[[Connection], None]
-"""What a client demands of a change, checked in the transaction that makes the change: raises an exception if what it
-reads on the connection of the writer is not what the client has seen; nothing is changed then. See
-`node.index.database.reading.checked`.
-
-The change has locked its rows by then: a change of these rows by another host is either committed and seen here, or
-follows.
-"""
 
 MAX_BATCH = 256
 
@@ -313,71 +292,6 @@ _NOTED = "noted"
 def note(connection: Connection, what: str) -> None:
     """Note what the transaction of a writer leaves to do, for `IndexWriter.take_note` after the commit."""
     connection.info.setdefault(_NOTED, set()).add(what)
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class IndexRepository:
-    """Rows of one noun. Thread-safe.
-
-    `reader`: read-only: readers and the writer never wait for each other.
-    """
-
-    def __init__(self, writer: IndexWriter, reader: Readers) -> None:
-        self._writer, self._reader, self._sharing = writer, reader, writer.sharing
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._reader.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
-
-
-Rows = TypeVar("Rows", bound=IndexRepository)
-
-
-def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
-    """Run the body of a method inside the transaction that the writer shares between callers.
-
-    The method returns after the commit. An exception in the body undoes what the body wrote and nothing else. If the
-    commit fails, the method raises `OutOfResources`.
-    """
-
-    @wraps(method)
-    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return repository._writer.run(lambda connection: method(repository, connection, *args, **kwargs))
-
-    return run
-
-
-def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
-    """Run the body of a method on a read-only connection, in one snapshot of the committed data.
-
-    The body returns values, never an open cursor: its connection is closed when it returns. If the database cannot be
-    read, the method raises `IndexUnusable`.
-    """
-
-    @wraps(method)
-    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with repository._reading() as connection:
-            return method(repository, connection, *args, **kwargs)
-
-    return run
-
-
-def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Make a function a method of repositories: as `on_reader`, or on the one connection of a `ReadRepository`."""
-
-    @wraps(function)
-    def run(repository: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with repository._reading() as connection:
-            return function(connection, *args, **kwargs)
-
-    return run
 
 
 STEP_SECONDS = 2.5

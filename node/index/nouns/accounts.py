@@ -12,8 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
-from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer, reads
 from node.index.models.people import (
     AccountRow,
     LimitedAccountRow,
@@ -148,9 +147,7 @@ _BY_SESSION = (
     .where(is_current(func.coalesce(WebSessionRow.used_at, WebSessionRow.created_at), WebSessionRow.expires_at))
 )
 
-_LIMITED = (
-    select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(bindparam("names", expanding=True))).limit(1)
-)
+_LIMITED = select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(bindparam("names", expanding=True)))
 
 
 def _by_name(connection: Connection, name: str) -> KnownAccount | None:
@@ -245,8 +242,8 @@ class AccountRepository(IndexRepository):
             connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
             return True
         _stay_limited(connection, known, groups)
-        connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
-        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
+        _change(connection, known.id, **values)
+        _end_sessions(connection, known.id)
         return False
 
     @on_writer
@@ -254,7 +251,7 @@ class AccountRepository(IndexRepository):
         """Change the role of an account, effective from its next request; its links end below ``write``."""
         known = _require(connection, name)
         _end_shares(connection, name, role)
-        connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(role=role.name.lower()))
+        _change(connection, known.id, role=role.name.lower())
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
@@ -308,9 +305,8 @@ class AccountRepository(IndexRepository):
         account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
         removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))
         if removed.rowcount == 0:
-            raise NoSuchAccount(
-                f"no account {name!r} has a token {label!r}: `voxelnode account list` lists accounts and tokens"
-            )
+            what = f"no account {name!r} has a token {label!r}"
+            raise NoSuchAccount(f"{what}: `voxelnode account list` lists accounts and tokens")
 
     @on_writer
     def open_session(
@@ -356,7 +352,7 @@ class AccountRepository(IndexRepository):
             return False
         connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == account_id))
         connection.execute(insert(RecoveryCodeRow), [{"account_id": account_id, "sha256": code} for code in codes])
-        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
+        _end_sessions(connection, account_id)
         return True
 
     @on_writer
@@ -379,10 +375,9 @@ class AccountRepository(IndexRepository):
     def remove_factor(self, connection: Connection, name: str) -> None:
         """Remove the authenticator app of an account with its recovery codes, and end its sessions."""
         known = _require(connection, name)
-        row = update(AccountRow).where(AccountRow.id == known.id)
-        connection.execute(row.values(totp_secret=None, totp_step=None))
+        _change(connection, known.id, totp_secret=None, totp_step=None)
         connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == known.id))
-        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
+        _end_sessions(connection, known.id)
 
     @on_writer
     def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
@@ -393,6 +388,14 @@ class AccountRepository(IndexRepository):
     def close_session(self, connection: Connection, sha256: str) -> None:
         """End a session; does nothing if it has already ended."""
         connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
+
+
+def _change(connection: Connection, account_id: int, **values: Any) -> None:
+    connection.execute(update(AccountRow).where(AccountRow.id == account_id).values(values))
+
+
+def _end_sessions(connection: Connection, account_id: int) -> None:
+    connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
 
 
 def _known(connection: Connection, row: Any) -> KnownAccount:
@@ -423,9 +426,7 @@ def _project(connection: Connection, account: KnownAccount, name: str) -> int:
 
 def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
     """Revoke the links of an account, unless it may make some in a role."""
-    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == name)
-    is_limited = role != Role.ADMIN and connection.execute(limited).first() is not None
-    if role is None or role < Role.WRITE or is_limited:
+    if role is None or role < Role.WRITE or (role != Role.ADMIN and _is_limited(connection, [name])):
         shares().end_shares(connection, name)
 
 
@@ -436,9 +437,5 @@ class ReadAccounts(ReadRepository, AccountViews):
         """Return the open sessions of an account, newest first."""
         query = select(*WebSessionRow.__table__.columns).join(AccountRow, AccountRow.id == WebSessionRow.account_id)
         query = query.where(AccountRow.name == name, WebSessionRow.expires_at > now).order_by(WebSessionRow.id.desc())
-        return [
-            ListedSession(
-                row.id, Client(row.address or "", row.agent or ""), row.created_at, row.expires_at, row.used_at
-            )
-            for row in self._connection.execute(query)
-        ]
+        found = ((row, Client(row.address or "", row.agent or "")) for row in self._connection.execute(query))
+        return [ListedSession(row.id, client, row.created_at, row.expires_at, row.used_at) for row, client in found]

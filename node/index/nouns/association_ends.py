@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
 
 from node.completeness import Completeness, Party
+from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import looked_up_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, case, null, select, update
 
 from node.completeness import verdict_of
-from node.index.engine.writer import IndexRepository, on_writer
+from node.index.engine.rows import IndexRepository, on_writer
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
 from node.index.nouns.conversions import insert_conversion, owe_sidecars, replace_failures

@@ -9,9 +9,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, func, select, update
 from sqlalchemy.orm import aliased
 
-from node.index.engine.rows import PagedRepository, Row, columns_but
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer, reads
 from node.index.engine.sql import listed_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import SET_ASIDE, ConflictRow
 from node.index.nouns.events import EventUids, record_event
 from node.index.nouns.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Row, Select, case, delete, func, insert, sele
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
-from node.index.engine.writer import IndexRepository, note, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import note
 from node.index.models.history import (
     ConversionRow,
     ExclusionRow,

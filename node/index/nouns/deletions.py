@@ -10,30 +10,40 @@ deleted.) If the process dies before the files are gone, the next start finds th
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, and_, delete, func, or_, select, union, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
-from node.index.engine.extension_tables import forget_study
-from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, Terms, on_reader, on_writer, reads
-from node.index.models.history import ConflictRow, TombstoneRow
+from node.index.engine.extension_tables import every_table, forget_study
+from node.index.engine.rows import IndexRepository, ReadRepository, Terms, on_reader, on_writer, reads
+from node.index.engine.sql import insert
+from node.index.models.history import (
+    ConflictRow,
+    ConversionRow,
+    EventRow,
+    FailureRow,
+    RevisionFileRow,
+    TombstoneRow,
+    TrashRow,
+    VolumeRow,
+)
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.models.work import SentInstanceRow
-from node.index.nouns.documents import rebase
-from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
+from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, SentInstanceRow, WorkRow
+from node.index.nouns.emptied import add_tombstone, conversions_holding, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import forget_images, record_event
-from node.index.nouns.instance_files import owe_removals
+from node.index.nouns.instance_files import folders_of, owe_removals
 from node.index.nouns.levels import delete_empty_levels
-from node.index.nouns.lost import forget_lost
-from node.index.nouns.records import Deletion, DeletionPlan, Level
+from node.index.nouns.lost import forget_lost, of_plan
+from node.index.nouns.records import UIDS, Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
-from node.index.nouns.trash import Rows, content_of, leaving, put_in_trash
 from node.index.nouns.views import DeletionViews
+from node.index.search.documents import rebase
+from node.index.work.deliveries import CHANGES
 from node.index.work.jobs import after_deletion
 
 MAX_VALUES = 500
@@ -47,6 +57,27 @@ def is_deletable(path: str) -> bool:
     """Return whether a path, relative to the root, is one that a deletion may remove."""
     parts = PurePath(path).parts
     return len(parts) >= 2 and parts[0] in FOLDERS and ".." not in parts
+
+
+FILES = "images", "conflicts"
+"""Tables whose rows name a file of an instance."""
+
+NAMING = (*FILES, "volumes")
+"""Tables whose rows name what is removed with them: files of instances, and folders of revisions."""
+
+_BY_VALUE: Mapping[Any, Any] = {
+    OwedImageRow.__table__.c.image_id: ImageRow.__table__.c.id,
+    ResultRow.__table__.c.sop_instance_uid: ImageRow.__table__.c.sop_instance_uid,
+}
+"""Columns that name a row of another table by a column of it, without a foreign key."""
+
+_NOT_KEPT = frozenset({"open_associations", "project_series"})
+"""Tables whose rows are not those of the deleted: an association ends meanwhile, and projects say what is in them now.
+"""
+
+PERSON_COLUMNS = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
+
+Rows = Sequence[dict[str, Any]]
 
 
 class NotThere(UsageError):
@@ -65,18 +96,12 @@ def plan_deletion(
     `study_instance_uid`: the study; required if the Series Instance UID occurs in several studies. Raises SeveralSeries
     if the series is in several studies, and `study_instance_uid` is None.
     """
-    column = {
-        "study": StudyRow.study_instance_uid,
-        "series": SeriesRow.series_instance_uid,
-        "instance": ImageRow.sop_instance_uid,
-    }[level]
+    row = {"study": StudyRow, "series": SeriesRow, "instance": ImageRow}[level]
     query = (
-        select(
-            *(ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid),
-            *(PatientRow.patient_id, PatientRow.patient_name, StudyRow.accession_number),
-        )
+        select(ImageRow.bytes, SeriesRow.id.label("series"), StudyRow.id.label("study"), StudyRow.study_instance_uid)
+        .add_columns(PatientRow.patient_id, PatientRow.patient_name, StudyRow.accession_number)
         .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
-        .where(column == uid)
+        .where(row.__table__.c[UIDS[level]] == uid)
     )
     if study_instance_uid is not None:
         query = query.where(StudyRow.study_instance_uid == study_instance_uid)
@@ -84,21 +109,15 @@ def plan_deletion(
     sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
     if not rows:
         raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series --uids` lists all")
-    if len({row[3] for row in rows}) > 1:
+    if len({row.study for row in rows}) > 1:
         studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
         raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
+    known = {name: getattr(rows[0], name) or "" for name in ("patient_id", "patient_name", "accession_number")}
     return DeletionPlan(
-        level=level,
-        uid=uid,
-        study_instance_uid=rows[0].study_instance_uid,
-        patient_id=rows[0].patient_id or "",
-        patient_name=rows[0].patient_name or "",
-        accession_number=rows[0].accession_number or "",
-        series=len({row[2] for row in rows}),
-        instances=len(rows),
-        bytes=sum(row.bytes for row in rows),
+        level, uid, rows[0].study_instance_uid, **known,
+        series=len({row.series for row in rows}), instances=len(rows), bytes=sum(row.bytes for row in rows),
         sent_to=tuple(connection.scalars(sent.join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id))),
-    )
+    )  # fmt: skip
 
 
 class DeletionRepository(IndexRepository):
@@ -159,15 +178,8 @@ class DeletionRepository(IndexRepository):
         forget_lost(connection, plan)
         delete_empty_levels(connection, study_id, forgets=forgets)
         after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
-        record_event(
-            connection,
-            "deleted",
-            now,
-            study_instance_uid=plan.study_instance_uid,
-            series_instance_uid=plan.uid if plan.level == "series" else None,
-            sop_instance_uid=plan.uid if plan.level == "instance" else None,
-            detail=f"{plan.level}, {reason}",
-        )
+        about: dict[str, Any] = {UIDS[plan.level]: plan.uid, "study_instance_uid": plan.study_instance_uid}
+        record_event(connection, "deleted", now, detail=f"{plan.level}, {reason}", **about)
         tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
         deletion = Deletion(
             tombstone, tuple(paths), plan.level, plan.uid, ordered_at, trash is not None, instances, tuple(versions)
@@ -183,16 +195,11 @@ class DeletionRepository(IndexRepository):
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
         """Return the deletions whose files may still exist."""
-        rows = connection.execute(select(TombstoneRow).where(TombstoneRow.finished_at.is_(None)))
+        went_to_trash = and_(TombstoneRow.trash_until.is_not(None), TombstoneRow.restored_at.is_(None))
+        unfinished = select(TombstoneRow.__table__, went_to_trash.label("went_to_trash"))
+        rows = connection.execute(unfinished.where(TombstoneRow.finished_at.is_(None)))
         return [
-            Deletion(
-                row.id,
-                tuple(row.paths),
-                row.level,
-                row.uid,
-                row.ordered_at,
-                went_to_trash=row.trash_until is not None and row.restored_at is None,
-            )
+            Deletion(row.id, tuple(row.paths), row.level, row.uid, row.ordered_at, bool(row.went_to_trash))
             for row in rows
         ]
 
@@ -305,6 +312,112 @@ def _delete_conflicts(
 def _batches(values: Collection[str]) -> Iterable[list[str]]:
     rest = list(values)
     return [rest[start : start + MAX_VALUES] for start in range(0, len(rest), MAX_VALUES)]
+
+
+def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:
+    """Return what people know a study by; it is kept while the study, or a part of it, is in the trash.
+
+    `series_instance_uid`: of a deletion of a series or of an instance.
+    """
+    row = connection.execute(
+        select(
+            *(PatientRow.patient_id, PatientRow.patient_name),
+            *(StudyRow.study_date, StudyRow.study_description, StudyRow.accession_number),
+        )
+        .join(StudyRow, StudyRow.patient_id == PatientRow.id)
+        .where(StudyRow.study_instance_uid == study_instance_uid)
+    ).first()
+    known = {name: _encoded(value) for name, value in row._mapping.items()} if row is not None else {}
+    return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid, **known}
+
+
+def put_in_trash(connection: Connection, deletion: int, rows: Mapping[str, Rows]) -> None:
+    """Add rows to the trash, by their tables."""
+    gone = {row["id"] for row in rows.get("conversions", ()) if row["files_removed_at"] is not None}
+    values = [
+        {"deletion": deletion, "kind": kind, **_file_of(kind, row, gone)}
+        | {"content": {name: _encoded(value) for name, value in row.items()}}
+        for kind, of_kind in rows.items()
+        for row in of_kind
+    ]
+    if values:
+        connection.execute(insert(TrashRow), values)
+
+
+def _file_of(kind: str, row: dict[str, Any], gone: Collection[int]) -> dict[str, Any]:
+    """Return the columns of the trash about the file of a row; an earlier deletion has those of conversions in `gone`.
+
+    A series is looked up by its UID.
+    """
+    key = row["key"] if kind in (*FILES, "revision_files") else row["series_instance_uid"] if kind == "series" else None
+    if kind == "volumes":
+        [key] = folders_of([row["path"]])
+    return {
+        "key": None if row.get("conversion_id") in gone else key,
+        "bytes": row["bytes"] if kind in ("images", "volumes") else 0,
+        "place": row["place"] if kind in ("images", "revision_files") else None,
+        "holder": row.get("spool_host", row.get("host")) if kind in FILES else None,
+    }
+
+
+def leaving(connection: Connection, plan: DeletionPlan, series: Sequence[int], *, stays: bool) -> dict[str, Rows]:
+    """Return the rows that a deletion is about to remove or to change, by their tables; without those of conflicts.
+
+    `stays`: the series of a deleted instance has others: it stays, and is converted without it.
+    """
+    of_series = SeriesRow.id.in_(series)
+    study = StudyRow.id.in_(select(SeriesRow.study_id).where(of_series))
+    persons = (
+        union(*(select(column).where(study, column.is_not(None)) for column in PERSON_COLUMNS)).subquery().select()
+    )
+    which: dict[str, ColumnElement[bool]] = {
+        "patients": or_(PatientRow.id.in_(persons), PatientRow.merged_into.in_(persons)),
+        "studies": study,
+        "series": of_series,
+        "images": ImageRow.sop_instance_uid == plan.uid if stays else ImageRow.series_id.in_(series),
+        **_pending(plan),
+    }
+    followed = {"images"} if stays else set(which)
+    if stays:  # the other revisions keep their files
+        holding = conversions_holding(series[0], plan.uid)
+        which |= {row.__tablename__: row.series_id.in_(series) for row in (ConversionRow, FailureRow)}
+        which |= {row.__tablename__: row.conversion_id.in_(holding) for row in (VolumeRow, RevisionFileRow)}
+    found: dict[str, Rows] = {}
+    for name, table in every_table().items():
+        if name not in which and name not in _NOT_KEPT:
+            above = [(column, other) for column, other, goes in references_of_table(table) if goes]
+            above = [(column, other) for column, other in above if other.table.name in followed]
+            below = [column.in_(select(other).where(which[other.table.name])) for column, other in above]
+            if below:
+                which[name] = or_(*below)
+                followed.add(name)
+        if name in which:
+            found[name] = [dict(row) for row in connection.execute(select(table).where(which[name])).mappings()]
+    return found
+
+
+def _pending(plan: DeletionPlan) -> dict[str, ColumnElement[bool]]:
+    """Return what is lost, owed to subscribers and worked on of what is deleted."""
+    work, events = (
+        (row.study_instance_uid == plan.study_instance_uid, getattr(row, UIDS[plan.level]) == plan.uid)
+        for row in (WorkRow, EventRow)
+    )
+    return {
+        "lost_instances": and_(*of_plan(plan)),
+        "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events, EventRow.kind.not_in(CHANGES))),
+        "work": and_(*work, WorkRow.outcome.is_(None), WorkRow.kind.in_(("hook", "route", "job"))),
+    }
+
+
+def references_of_table(table: Table) -> list[tuple[Column[Any], Column[Any], bool]]:
+    """Return the columns of a table that name a row of another one, how, and whether a row goes with the other one."""
+    named = [(key.parent, key.column, key.ondelete != "SET NULL") for key in table.foreign_keys]
+    by_value = {column: other for column, other in _BY_VALUE.items() if column.table is table}
+    return named + [(column, other, True) for column, other in by_value.items()]
+
+
+def _encoded(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
 class ReadDeletions(ReadRepository, DeletionViews):

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-from node.index.engine.view_rows import ViewRows, certainty_of, grid_of, moment, years_of
-from node.index.engine.words import Words
+from node.index.engine.view_rows import ViewRows, Words, certainty_of, grid_of, moment, years_of
 from node.index.nouns.converted import SeriesKey
 from node.selector import FIELDS, Facts, Selector
 

@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, join
 
-from node.index.engine.about import about
 from node.index.engine.about_keys import STORE
-from node.index.engine.rows import columns_of
+from node.index.engine.rows import about, columns_of
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import HAS_FILE, ConflictRow, RevisionFileRow, TrashRow
 from node.index.models.levels import ImageRow, Utc

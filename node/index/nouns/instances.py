@@ -13,14 +13,22 @@ from sqlalchemy.orm import join
 
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
-from node.index.engine.about import set_applied
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.narrowed import Readers
-from node.index.engine.rows import PagedRepository, Row, columns_of
+from node.index.engine.rows import (
+    IndexRepository,
+    PagedRepository,
+    Row,
+    columns_of,
+    on_reader,
+    on_writer,
+    reads,
+    set_applied,
+)
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
-from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer, reads
+from node.index.engine.writer import IndexWriter
 from node.index.models.history import SET_ASIDE, ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow

@@ -18,18 +18,16 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Select, delete, or_, select, true
 from sqlalchemy.orm import join
 
 from node.completeness import lost_instances
 from node.errors import UsageError
 from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
-from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.rows import PagedRepository, columns_of
+from node.index.engine.rows import IndexRepository, PagedRepository, columns_of, on_reader, on_writer, reads, set_about
 from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
@@ -73,6 +71,12 @@ def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
     for study, series, uid in connection.execute(select(*columns)):
         found[study, series].add(uid)
     return dict(found)
+
+
+def all_lost(connection: Connection, *which: ColumnElement[bool]) -> list[Acknowledged]:
+    """Return the lost instances that meet all conditions, as a ledger has them."""
+    query = select(LostInstanceRow.__table__).where(*which).order_by(LostInstanceRow.id)
+    return [_acknowledged(row) for row in connection.execute(query)]
 
 
 def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
@@ -163,10 +167,12 @@ class LostRepository(IndexRepository):
         receipts = ((one.sop_instance_uid, dt.datetime.fromisoformat(one.received_at)) for one in instances)
         return next((place for place, receipt in enumerate(receipts) if receipt in here), None)
 
+    all = reads(all_lost)
+
     @on_reader
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
-        return int(connection.execute(select(func.count(LostInstanceRow.id))).scalar_one())
+        return ReadLost(connection).count()
 
     by_series = reads(lost_by_series)
 
@@ -216,7 +222,7 @@ class LostRepository(IndexRepository):
     @on_writer
     def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
         """Note that instances were acknowledged and cannot be read from the journal, once."""
-        gaps = _gaps(connection)
+        gaps = ReadLost(connection).gaps()
         if all(gap["detail"] != detail for gap in gaps):
             record_event(connection, "journal-damaged", now, detail=detail)
             gaps.append({"noticed_at": now.isoformat(timespec="seconds"), "detail": detail})
@@ -225,7 +231,7 @@ class LostRepository(IndexRepository):
     @on_reader
     def gaps(self, connection: Connection) -> list[str]:
         """Return the gaps that nobody has accepted, in words."""
-        return [str(gap["detail"]) for gap in _gaps(connection)]
+        return [str(gap["detail"]) for gap in ReadLost(connection).gaps()]
 
     @on_writer
     def accept_gaps(self, connection: Connection) -> None:
@@ -239,15 +245,11 @@ class LostRepository(IndexRepository):
         Raises UsageError if there are none.
         """
         row = LostInstanceRow
-        query = select(row.__table__).order_by(row.id)
-        if uid is not None:
-            query = query.where(
-                or_(row.sop_instance_uid == uid, row.series_instance_uid == uid, row.study_instance_uid == uid)
-            )
-        if not (rows := connection.execute(query).all()):
+        is_named = or_(row.sop_instance_uid == uid, row.series_instance_uid == uid, row.study_instance_uid == uid)
+        if not (found := all_lost(connection, true() if uid is None else is_named)):
             what = f"nothing of {uid} is lost" if uid is not None else "no instance is lost"
             raise UsageError(f"{what}: `voxelnode lost list` lists those that are")
-        return [_acknowledged(row) for row in rows]
+        return found
 
     @on_writer
     def write_off(self, connection: Connection, uids: Sequence[str], who: str, now: dt.datetime) -> None:
@@ -259,10 +261,6 @@ class LostRepository(IndexRepository):
             detail = f"lost instances were written off by {who}"
             record_series_event(connection, "lost-written-off", (study, series), now, detail)
             _reopen(connection, study, series, now, detail)
-
-
-def _gaps(connection: Connection) -> list[dict[str, str]]:
-    return list(json.loads(about(connection, GAPS) or "[]"))
 
 
 _STORED = select(ImageRow.id, *columns_of(Acknowledged, ImageRow, StudyRow, SeriesRow)).select_from(

@@ -13,9 +13,7 @@ its patient then (`node.index.search.selection.Identities`).
 from __future__ import annotations
 
 import datetime as dt
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
 from itertools import chain, product
 from typing import Any
 
@@ -34,49 +32,22 @@ from sqlalchemy import (
     update,
 )
 
-from node.dicom.attributes import date_of
 from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, Terms, on_reader, on_writer, reads
 from node.index.engine.sql import contains_words, listed_in, starts_with
-from node.index.engine.writer import IndexRepository, Terms, on_reader, on_writer
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
+from node.index.nouns import person_plans as plans
 from node.index.nouns.events import EventKind, record_event
 from node.index.nouns.level_views import PatientViews
-from node.index.nouns.levels import (
-    HAS_GIVEN_ISSUER,
-    delete_empty_patient,
-    folded_name,
-    identity_of,
-    name_groups,
-    same_person,
-)
+from node.index.nouns.levels import HAS_GIVEN_ISSUER, delete_empty_patient, name_groups
+from node.index.nouns.person_plans import Correction, Moved, PatientLink, Person
 from node.registry import ORDERED_PATIENTS, resolve
 
-
-class NoSuchPatient(UsageError):
-    """No patient matches, or several do."""
-
-
-SHARED = "shared-patient-id"
-"""Kind of the conflicts that a merge decides."""
-
-MAX_ISSUER_CHARACTERS = 64
-
-_NAMED = func.coalesce(StudyRow.named_patient_id, StudyRow.patient_id)
-"""The person whom the files of a study name."""
-
-_MEANT = func.coalesce(StudyRow.corrected_patient_id, _NAMED)
-"""The person of whom a study is, before merges."""
-
-_SETTLED = (SHARED, "no-patient-id", "study-of-two-patients")
+_SETTLED = (plans.SHARED, "no-patient-id", "study-of-two-patients")
 """Kinds of the conflicts that say nothing any more once somebody has decided whose a study is."""
 
-_GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
-"""The patient who a person is."""
-
-_CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
 
 LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
 HELD = "merged: holds for what comes with the prior Patient ID"
@@ -88,90 +59,10 @@ APART = {"merged_into": None, "merged_first_into": None, "is_corrected": False}
 _UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A merge or a separation, done or planned: the Patient IDs of both, and the UIDs of the studies that move.
-
-    `outcomes`: of `PersonRepository.link`, what was done of each link.
-    """
-
-    patient_ids: tuple[str, ...]
-    studies: tuple[str, ...]
-    outcomes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A patient as HL7 names one; empty: unknown."""
-
-    patient_id: str
-    issuer: str
-    patient_name: str
-    patient_birth_date: dt.date | None
-    patient_sex: str
-
-
-@dataclass(frozen=True, slots=True)
-class PatientLink:
-    """What an order of HL7 says of two patients: `one` is merged into `other`, or the two are taken apart."""
-
-    is_merge: bool
-    one: Person
-    other: Person
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """What is right of a patient; None: what is there. Empty: it is not known. The birth date is YYYYMMDD."""
-
-    patient_id: str | None = None
-    issuer_of_patient_id: str | None = None
-    patient_name: str | None = None
-    patient_birth_date: str | None = None
-    patient_sex: str | None = None
-
-    def values(self) -> dict[str, Any]:
-        """Return the columns that are corrected. Raises UsageError if a value is not one of its attribute."""
-        given = {name: value.strip() for name, value in asdict(self).items() if value is not None}
-        for name, value in given.items():
-            rule, is_valid = _RULES[name]
-            if not is_valid(value):
-                raise UsageError(f"{name.replace('_', ' ')}: {rule} (PS3.5 6.2)")
-        if given.get("patient_id") == "":
-            raise UsageError("a patient is corrected to a Patient ID that is not empty")
-        values: dict[str, Any] = {name: value or None for name, value in given.items()}
-        if given.get("patient_birth_date"):
-            values["patient_birth_date"] = date_of(given["patient_birth_date"])
-        return values
-
-
-_NAME = re.compile(r"[^\\=]{0,64}(=[^\\=]{0,64}){0,2}")
-_RULES: Mapping[str, tuple[str, Callable[[str], object]]] = {
-    "patient_id": ("at most 64 printable characters and no backslash (LO", lambda text: _is_long_string(text)),
-    "issuer_of_patient_id": ("at most 64 printable characters and no backslash", lambda text: _is_long_string(text)),
-    "patient_name": (
-        "FAMILY^GIVEN, at most 64 characters in each group, and no backslash",
-        lambda text: text.isprintable() and _NAME.fullmatch(text),
-    ),
-    "patient_birth_date": (
-        "a date as YYYYMMDD",
-        lambda text: not text or (re.fullmatch(r"\d{8}", text) and date_of(text)),
-    ),
-    "patient_sex": ("M, F or O", lambda text: text in ("", "M", "F", "O")),
-}
-
-
-def _is_long_string(text: str) -> bool:
-    return len(text) <= MAX_ISSUER_CHARACTERS and text.isprintable() and "\\" not in text
-
-
 class PersonRepository(IndexRepository):
     """The decisions about the patients of an index, and what they are made from."""
 
-    @on_reader
-    def planned_merge(self, connection: Connection, source: int, target: int) -> Moved:
-        """Return what `merge` would do, or raise as it would."""
-        return _merging(connection, source, target)
+    planned_merge = reads(plans.merging)
 
     @on_writer
     def merge(
@@ -202,7 +93,7 @@ class PersonRepository(IndexRepository):
         self, connection: Connection, patient: int, correction: Correction, study: str | None = None
     ) -> Moved:
         """Return what `correct` would do, or raise as it would."""
-        return _correcting(connection, patient, correction, study)[0]
+        return plans.correcting(connection, patient, correction, study)[0]
 
     @on_writer
     def correct(
@@ -225,17 +116,19 @@ class PersonRepository(IndexRepository):
         Raises UsageError if that says nothing new, if it describes several people, or one whom the index has otherwise.
         """
         _hold(connection, (patient,))
-        backend_of(connection).hold(connection, [_corrected(_row(connection, patient), correction)["identity"]])
+        backend_of(connection).hold(
+            connection, [plans.corrected_values(plans.person_row(connection, patient), correction)["identity"]]
+        )
         if terms is not None:
             terms(connection)
-        moved, target, values = _correcting(connection, patient, correction, study)
+        moved, target, values = plans.correcting(connection, patient, correction, study)
         if target is None:
             values |= name_groups(values["patient_name"])
             target = connection.execute(insert(PatientRow).values(values).returning(PatientRow.id)).scalar_one()
         if study is None:
             return _merge(connection, patient, target, now, who, is_correction=True)
         of_study = StudyRow.study_instance_uid == study
-        here = {"named_patient_id": _NAMED, "corrected_patient_id": target, "patient_id": target}
+        here = {"named_patient_id": plans.NAMED, "corrected_patient_id": target, "patient_id": target}
         connection.execute(update(StudyRow).where(of_study).values(here))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-corrected", moved.studies, f"the study is of patient #{target}", now)
@@ -249,8 +142,8 @@ class PersonRepository(IndexRepository):
     ) -> Moved:
         """Return what `separate` would do, or raise as it would."""
         if study is not None:
-            return _uncorrecting(connection, patient, study)[0]
-        return _separating(connection, patient, issuer)[0]
+            return plans.uncorrecting(connection, patient, study)[0]
+        return plans.separating(connection, patient, issuer)[0]
 
     @on_writer
     def separate(
@@ -278,31 +171,31 @@ class PersonRepository(IndexRepository):
     def _separate(
         self, connection: Connection, patient: int, now: dt.datetime, issuer: str | None, terms: Terms | None
     ) -> Moved:
-        former = _row(connection, patient).merged_into
+        former = plans.person_row(connection, patient).merged_into
         _hold(connection, (patient, former))
-        if _row(connection, patient).merged_into != former:
+        if plans.person_row(connection, patient).merged_into != former:
             raise Overtaken("somebody has merged or separated this patient meanwhile")
         if terms is not None:
             terms(connection)
-        moved, group = _separating(connection, patient, issuer)
+        moved, group = plans.separating(connection, patient, issuer)
         if former is not None:
-            is_named = listed_in(_MEANT, group)
+            is_named = listed_in(plans.MEANT, group)
             is_corrected = StudyRow.corrected_patient_id.is_not(None)
-            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(_NAMED, patient))
+            named = case((is_corrected, StudyRow.named_patient_id), else_=func.nullif(plans.NAMED, patient))
             back = {"patient_id": patient, "named_patient_id": named}
             connection.execute(update(StudyRow).where(StudyRow.patient_id == former, is_named).values(back))
-            first = func.nullif(_CHOSEN, patient)
+            first = func.nullif(plans.CHOSEN, patient)
             below = listed_in(PatientRow.id, group - {patient})
             connection.execute(update(PatientRow).where(below).values(merged_into=patient, merged_first_into=first))
             connection.execute(update(PatientRow).where(PatientRow.id == patient).values(APART))
         if issuer is not None:
-            given = issuer or _row(connection, patient).identity.partition("\\")[0] or None
+            given = issuer or plans.person_row(connection, patient).identity.partition("\\")[0] or None
             connection.execute(update(PatientRow).where(PatientRow.id == patient).values(issuer_of_patient_id=given))
         note_decided(connection, moved.studies, now)
         detail = f"patient #{patient} is apart" + ("" if former is None else f" from #{former}")
         _record(connection, "patient-separated", moved.studies, detail, now)
         if former is not None:
-            found = _conflicts(connection, (patient, former), "merged")
+            found = plans.shared_conflicts(connection, (patient, former), "merged")
             open_again = [number for number, is_resolved in found if not is_resolved]
             connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
             _unsettle(connection, moved.studies, _SETTLED[1:])
@@ -317,15 +210,12 @@ class PersonRepository(IndexRepository):
         _hold(connection, (patient,))
         if terms is not None:
             terms(connection)
-        moved, named, corrected = _uncorrecting(connection, patient, study)
-        person = _row(connection, named)
+        moved, named, corrected = plans.uncorrecting(connection, patient, study)
+        person = plans.person_row(connection, named)
         back = person.merged_into or named
-        values = {
-            "patient_id": back,
-            "named_patient_id": named if back != named else None,
-            "corrected_patient_id": None,
-        }
-        connection.execute(update(StudyRow).where(StudyRow.study_instance_uid == study).values(values))
+        values = {"patient_id": back, "named_patient_id": named if back != named else None}
+        of_study = update(StudyRow).where(StudyRow.study_instance_uid == study)
+        connection.execute(of_study.values(values | {"corrected_patient_id": None}))
         note_decided(connection, moved.studies, now)
         _record(connection, "patient-separated", moved.studies, f"the study is of patient #{back} again", now)
         _unsettle(connection, moved.studies, _SETTLED)
@@ -340,13 +230,10 @@ class PersonRepository(IndexRepository):
         Raises UsageError if the persons of the conflict were not kept apart.
         """
         row = connection.execute(select(ConflictRow).where(ConflictRow.id == conflict)).first()
-        if row is None or row.kind != SHARED or row.decision != "kept":
+        if row is None or row.kind != plans.SHARED or row.decision != "kept":
             raise UsageError(f"conflict {conflict} is not one of two persons who are kept apart")
-        alike = (
-            ConflictRow.kind == SHARED,
-            ConflictRow.study_instance_uid == row.study_instance_uid,
-            ConflictRow.decision == "kept",
-        )
+        of_study = ConflictRow.study_instance_uid == row.study_instance_uid
+        alike = ConflictRow.kind == plans.SHARED, of_study, ConflictRow.decision == "kept"
         done = update(ConflictRow).where(*alike).values(_UNDECIDED).returning(ConflictRow.study_instance_uid)
         return tuple({str(uid) for uid in connection.execute(done).scalars()})
 
@@ -375,7 +262,7 @@ class PersonRepository(IndexRepository):
     ) -> tuple[str, Sequence[str]]:
         if (prior.patient_id, prior.issuer) == (remaining.patient_id, remaining.issuer):
             raise UsageError("MRG-1 and PID-3 name the same patient")
-        source, target = _only(connection, prior), _only(connection, remaining)
+        source, target = plans.only_person(connection, prior), plans.only_person(connection, remaining)
         is_known = source is not None
         source = source or _added(connection, prior)
         target = target or _added(connection, remaining)
@@ -396,7 +283,7 @@ class PersonRepository(IndexRepository):
     def _part(
         self, connection: Connection, one: Person, other: Person, now: dt.datetime, who: str | None
     ) -> tuple[str, Sequence[str]]:
-        ones, others = (people_with(connection, each.patient_id, each.issuer) for each in (one, other))
+        ones, others = (plans.people_with(connection, each.patient_id, each.issuer) for each in (one, other))
         linked = [
             row.id
             for row, into in (*product(ones, others), *product(others, ones))
@@ -426,7 +313,7 @@ class PersonRepository(IndexRepository):
             into.c.patient_name.label("into_name"), into.c.patient_id.label("into_patient_id"),
             studies.label("studies"),
         )  # fmt: skip
-        joined = select(*columns).join(into, into.c.id == _CHOSEN).order_by(PatientRow.id.desc())
+        joined = select(*columns).join(into, into.c.id == plans.CHOSEN).order_by(PatientRow.id.desc())
         query = joined.limit(limit).offset(skip)
         return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -435,9 +322,9 @@ class PersonRepository(IndexRepository):
         """Return the `id` of the persons who share the Patient ID of a conflict, the one of its study first."""
         named = (
             select(PatientRow.id, PatientRow.identity)
-            .join(StudyRow, PatientRow.id == _NAMED)
+            .join(StudyRow, PatientRow.id == plans.NAMED)
             .join(ConflictRow, ConflictRow.study_instance_uid == StudyRow.study_instance_uid)
-            .where(ConflictRow.id == conflict, ConflictRow.kind == SHARED)
+            .where(ConflictRow.id == conflict, ConflictRow.kind == plans.SHARED)
         )
         person = connection.execute(named).first()
         if person is None:
@@ -461,7 +348,7 @@ class PersonRepository(IndexRepository):
         )  # fmt: skip
         is_theirs = StudyRow.patient_id == (row["merged_into"] or patient)
         if row["merged_into"] is not None:
-            is_theirs &= listed_in(_NAMED, [patient])
+            is_theirs &= listed_in(plans.NAMED, [patient])
         listed = select(*columns).where(is_theirs).order_by(StudyRow.id.desc()).limit(limit)
         studies = [dict(study) for study in connection.execute(listed).mappings()]
         senders = _senders(connection, [study["id"] for study in studies])
@@ -469,35 +356,6 @@ class PersonRepository(IndexRepository):
             study["senders"] = senders.get(study["id"], [])
         count = connection.execute(select(func.count()).select_from(StudyRow).where(is_theirs)).scalar_one()
         return {**row, "studies": studies, "count": count}
-
-
-def people_with(connection: Connection, patient_id: str, issuer: str) -> list[Any]:
-    """Return the rows of all persons with a Patient ID, those of another issuer excepted."""
-    query = select(PatientRow.__table__).where(PatientRow.patient_id == patient_id).order_by(PatientRow.id)
-    rows = connection.execute(query).all()
-    exact = [row for row in rows if (row.issuer_of_patient_id or "") == issuer]
-    return exact or [row for row in rows if not issuer or not row.issuer_of_patient_id]
-
-
-def _only(connection: Connection, person: Person) -> Any | None:
-    """Return the row of a patient; of several who were merged into one, the one who remains if it is among them."""
-    rows = people_with(connection, person.patient_id, person.issuer)
-    if len({row.merged_into or row.id for row in rows}) > 1:
-        raise UsageError("people share this Patient ID: decide on the page Problems, Conflicts")
-    return min(rows, key=lambda row: row.merged_into is not None, default=None)
-
-
-def remaining_patient(connection: Connection, person: Mapping[str, Any]) -> Any | None:
-    """Return the row of the patient who somebody really is, by a merge or a correction; None: as he or she is named.
-
-    `person`: by the columns of `patients`.
-    """
-    rows = people_with(connection, person["patient_id"] or "", person["issuer_of_patient_id"] or "")
-    known = same_person(rows, person)
-    into = {row.merged_into for row in ([known] if known is not None else rows)}
-    if len(into) != 1 or None in into:
-        return None
-    return connection.execute(select(PatientRow.__table__).where(PatientRow.id.in_(into))).one()
 
 
 def _added(connection: Connection, person: Person) -> Any:
@@ -528,43 +386,25 @@ def _senders(connection: Connection, studies: Collection[int]) -> dict[int, list
     return found
 
 
-def _row(connection: Connection, patient: int) -> Any:
-    row = connection.execute(select(PatientRow).where(PatientRow.id == patient)).first()
-    if row is None:
-        raise NoSuchPatient(f"there is no patient #{patient}")
-    return row
-
-
 def _hold(connection: Connection, patients: Collection[int | None]) -> None:
     identities = select(PatientRow.identity).where(PatientRow.id.in_([one for one in patients if one is not None]))
     backend_of(connection).hold(connection, list(connection.scalars(identities)))
 
 
-def _merging(connection: Connection, source: int, target: int) -> Moved:
-    rows = [_row(connection, wanted) for wanted in (source, target)]
-    for row in rows:
-        if row.merged_into is not None:
-            raise NoSuchPatient(f"patient #{row.id} was merged into #{row.merged_into}: use that number")
-    if source == target:
-        raise NoSuchPatient(f"#{source} cannot be merged into itself")
-    studies = connection.scalars(select(StudyRow.study_instance_uid).where(StudyRow.patient_id == source))
-    return Moved(tuple(row.patient_id or "" for row in rows), tuple(sorted(studies)))
-
-
 def _merge(
     connection: Connection, source: int, target: int, now: dt.datetime, who: str | None, *, is_correction: bool
 ) -> Moved:
-    moved = _merging(connection, source, target)
+    moved = plans.merging(connection, source, target)
     of_source = PatientRow.merged_into == source
-    connection.execute(update(PatientRow).where(of_source).values(merged_first_into=_CHOSEN, merged_into=target))
+    connection.execute(update(PatientRow).where(of_source).values(merged_first_into=plans.CHOSEN, merged_into=target))
     merged = {"merged_into": target, "is_corrected": is_correction}
     connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged))
-    named = {"named_patient_id": _NAMED, "patient_id": target}
+    named = {"named_patient_id": plans.NAMED, "patient_id": target}
     connection.execute(update(StudyRow).where(StudyRow.patient_id == source).values(named))
     note_decided(connection, moved.studies, now)
     kind: EventKind = "patient-corrected" if is_correction else "patient-merged"
     _record(connection, kind, moved.studies, f"patient #{source} is now #{target}", now)
-    resolved = [number for number, is_resolved in _conflicts(connection, (target,), None) if is_resolved]
+    resolved = [number for number, is_resolved in plans.shared_conflicts(connection, (target,), None) if is_resolved]
     decision = {"decision": "merged", "decided_at": now, "decided_by": who}
     connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, resolved)).values(decision))
     _settle(connection, moved.studies, now, who, _SETTLED[1:])
@@ -595,123 +435,9 @@ def _unsettle(connection: Connection, studies: Collection[str], kinds: Sequence[
     connection.execute(update(ConflictRow).where(*is_settled, of_studies).values(_UNDECIDED))
 
 
-def _corrected(row: Any, correction: Correction) -> dict[str, Any]:
-    """Return the values of a row of `patients` after a correction."""
-    names = (*asdict(correction), "patient_birth_time")
-    values = {name: getattr(row, name) for name in names} | correction.values()
-    if not values["patient_id"]:
-        raise UsageError(f"patient #{row.id} has no Patient ID: give the right one")
-    return values | {"identity": identity_of(values, "")}
-
-
-def _correcting(
-    connection: Connection, patient: int, correction: Correction, study: str | None
-) -> tuple[Moved, int | None, dict[str, Any]]:
-    """Return what a correction moves, the patient who it is, if there is one, and the values of a new one."""
-    row = _row(connection, patient)
-    if row.merged_into is not None:
-        raise NoSuchPatient(
-            f"patient #{patient} is #{row.merged_into} by a merge or a correction: use that number, or undo it first"
-        )
-    values, given = _corrected(row, correction), correction.values()
-    if all(getattr(row, name) == value for name, value in given.items()):
-        raise UsageError(f"patient #{patient} has these values already")
-    studies = select(StudyRow.study_instance_uid, StudyRow.named_patient_id).where(StudyRow.patient_id == patient)
-    if study is not None:
-        studies = studies.where(StudyRow.study_instance_uid == study)
-    moved = dict(connection.execute(studies.order_by(StudyRow.study_instance_uid)).all())
-    if study is not None and not moved:
-        raise UsageError(f"study {study} is not one of patient #{patient}")
-    others: list[Any] = []
-    own: list[Any] = []
-    for one in connection.execute(select(PatientRow.__table__).where(PatientRow.identity == values["identity"])):
-        is_own = patient in (one.id, one.merged_into) or (study is not None and one.id == moved[study])
-        (own if is_own else others).append(one)
-    if any(all(getattr(one, name) == values[name] for name in given) for one in own):
-        raise UsageError("that is who the files name: `voxelnode patient separate` takes the earlier decision back")
-    same = {one.merged_into or one.id for one in others if _is_described(one, given)}
-    if len(same) > 1 or (others and not same and values["identity"] != row.identity):
-        known = ", ".join(f"#{one.merged_into or one.id}" for one in others)
-        raise UsageError(
-            f"people are known by this Patient ID ({known}), and {len(same) or 'none'} of them are so described: give "
-            "the name, the birth date and the sex that one of them has, or merge by number"
-        )
-    target = next(iter(same), None)
-    ids = row.patient_id or "", values["patient_id"]
-    return Moved(tuple(dict.fromkeys(ids)), tuple(moved)), target, values
-
-
-def _is_described(row: Any, given: Mapping[str, Any]) -> bool:
-    return all(
-        folded_name(row.patient_name) == folded_name(value) if name == "patient_name" else getattr(row, name) == value
-        for name, value in given.items()
-    )
-
-
-def _uncorrecting(connection: Connection, patient: int, study: str) -> tuple[Moved, int, int]:
-    """Return what the end of a correction moves, whom the files of the study name, and to whom it was corrected."""
-    query = select(StudyRow.__table__).where(StudyRow.study_instance_uid == study)
-    row = connection.execute(query).first()
-    if row is None or row.corrected_patient_id is None or patient not in (row.patient_id, row.named_patient_id):
-        raise UsageError(f"study {study} is not one of patient #{patient} that was corrected by itself")
-    ids = [_row(connection, one).patient_id or "" for one in (row.named_patient_id, row.patient_id)]
-    return Moved(tuple(ids), (study,)), row.named_patient_id, row.corrected_patient_id
-
-
-def _separating(connection: Connection, patient: int, issuer: str | None) -> tuple[Moved, set[int]]:
-    """Return what a separation moves or names anew, and the persons who leave with this one."""
-    row = _row(connection, patient)
-    if issuer is None and row.merged_into is None:
-        raise UsageError(
-            f"patient #{patient} is merged into nobody; studies whose files name different people are apart already"
-        )
-    if issuer is not None:
-        _check_issuer(issuer, row.patient_id)
-    if row.merged_into is None:
-        studies = connection.scalars(select(StudyRow.study_instance_uid).where(StudyRow.patient_id == patient))
-        return Moved((row.patient_id or "",), tuple(sorted(studies))), {patient}
-    into = select(PatientRow.id, _CHOSEN.label("chosen")).where(PatientRow.merged_into == row.merged_into)
-    chosen = {one.id: one.chosen for one in connection.execute(into)}
-    group = {patient}
-    while more := {one for one, other in chosen.items() if other in group} - group:
-        group |= more
-    theirs = select(StudyRow.study_instance_uid).where(StudyRow.patient_id == row.merged_into, listed_in(_MEANT, group))
-    other = _row(connection, row.merged_into).patient_id
-    return Moved((row.patient_id or "", other or ""), tuple(sorted(connection.scalars(theirs)))), group
-
-
-def _check_issuer(issuer: str, patient_id: str | None) -> None:
-    if not patient_id:
-        raise UsageError("a patient without a Patient ID has no issuer")
-    if not _is_long_string(issuer):
-        raise UsageError(
-            f"an issuer has at most {MAX_ISSUER_CHARACTERS} printable characters and no backslash (LO, PS3.5 6.2)"
-        )
-
-
 def _record(connection: Connection, kind: EventKind, studies: Sequence[str], detail: str, now: dt.datetime) -> None:
     for uid in studies:
         record_event(connection, kind, now, study_instance_uid=uid, detail=detail)
-
-
-def _conflicts(connection: Connection, patients: Collection[int], decision: str | None) -> list[tuple[int, bool]]:
-    """Return the conflicts of a shared Patient ID in the studies of patients, and whether all who share it are one."""
-    query = (
-        select(ConflictRow.id, PatientRow.identity)
-        .join(StudyRow, StudyRow.study_instance_uid == ConflictRow.study_instance_uid)
-        .join(PatientRow, PatientRow.id == _NAMED)
-        .where(
-            ConflictRow.kind == SHARED,
-            ConflictRow.decision.is_not_distinct_from(decision),
-            StudyRow.patient_id.in_(patients),
-        )
-    )
-    rows = connection.execute(query).all()
-    resolved = {}
-    for identity in {row.identity for row in rows}:
-        groups = select(func.count(_GROUP.distinct())).where(PatientRow.identity == identity)
-        resolved[identity] = connection.scalar(groups) == 1
-    return [(row.id, resolved[row.identity]) for row in rows]
 
 
 class ReadPatients(PagedRepository, PatientViews):

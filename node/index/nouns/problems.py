@@ -18,10 +18,9 @@ from typing import get_args
 from sqlalchemy import Connection, Update, delete, func, insert, select, text, update
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import PagedRepository, ReadRepository, Row
+from node.index.engine.rows import IndexRepository, PagedRepository, ReadRepository, Row, on_writer
 from node.index.engine.view_rows import certainty_of
 from node.index.engine.views import problem_of
-from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import FailureRow, RejectionRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey

@@ -24,7 +24,6 @@ from node.index.engine.writer import note
 from node.index.models.history import HAS_FILE, ConflictRow
 from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
-from node.index.nouns.documents import rebase, write_documents
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.events import owe_images
 from node.index.nouns.growth import Seen, record_growth
@@ -42,6 +41,7 @@ from node.index.nouns.levels import (
 from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
+from node.index.search.documents import rebase, write_documents
 from node.index.work.messages import begin_repaired
 
 DIGEST_CORRECTED = "digest-corrected"

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import join
 
-from node.index.engine.writer import IndexRepository, on_reader
+from node.index.engine.rows import IndexRepository, on_reader
 from node.index.models.history import SeriesReferenceRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey

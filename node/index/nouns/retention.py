@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, or_, select, update
 
-from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED, RetentionState, look_of, retention_state
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
+from node.index.engine.rows import IndexRepository, about, on_reader, on_writer, reads, set_about
 from node.index.models.history import TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow
 

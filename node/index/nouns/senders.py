@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Subquery, func, select, update
 
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models.levels import ImageRow
 from node.index.models.work import SenderRow
 from node.index.nouns.converted import SeriesKey

@@ -16,8 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 
 from node.completeness import Expectation, InstanceCounts, Reported
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.rows import columns_of
-from node.index.engine.writer import Terms, on_reader, on_writer, reads
+from node.index.engine.rows import Terms, columns_of, on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.claim_ends import ClaimEnds

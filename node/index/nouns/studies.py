@@ -26,10 +26,18 @@ from sqlalchemy import (
 from sqlalchemy.orm import join
 
 from node.completeness import Certainty, certainty
-from node.index.engine.rows import PagedRepository, ReadRepository, Row, columns_but, distinct_values
+from node.index.engine.rows import (
+    IndexRepository,
+    PagedRepository,
+    ReadRepository,
+    Row,
+    columns_but,
+    distinct_values,
+    on_reader,
+    on_writer,
+)
 from node.index.engine.sql import JsonNumber, Unindexed, listed_in
 from node.index.engine.view_rows import certainty_of, years_of
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow

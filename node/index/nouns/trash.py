@@ -10,66 +10,35 @@ tombstone of the deletion, which then removes them like any other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select, union, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from node.dicom.attributes import PATIENT
 from node.errors import UsageError
 from node.index.engine.backend import backend_of
 from node.index.engine.extension_tables import every_table, forget_study
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer, reads
 from node.index.engine.sql import insert, listed_in, looked_up_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
-from node.index.models.history import (
-    ConversionRow,
-    EventRow,
-    FailureRow,
-    RevisionFileRow,
-    TombstoneRow,
-    TrashRow,
-    VolumeRow,
-)
+from node.index.models.history import ConversionRow, FailureRow, TombstoneRow, TrashRow
 from node.index.models.levels import STORE, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
-from node.index.models.work import OwedEventRow, OwedImageRow, ResultRow, WorkRow
-from node.index.nouns.emptied import conversions_holding
+from node.index.models.work import WorkRow
+from node.index.nouns.deletions import FILES, NAMING, PERSON_COLUMNS, Rows, references_of_table
 from node.index.nouns.events import record_event
-from node.index.nouns.instance_files import HeldFile, folders_of, owe_host_removals, owe_trashed, volumes_in_trash
+from node.index.nouns.instance_files import HeldFile, owe_host_removals, owe_trashed, volumes_in_trash
 from node.index.nouns.levels import PERSONS, delete_empty_patient, known_person
-from node.index.nouns.lost import of_plan
 from node.index.nouns.persons import APART, note_decided
 from node.index.nouns.projects import Content, enter_projects
-from node.index.nouns.records import UIDS, Deletion, DeletionPlan, InstanceFile, Level
+from node.index.nouns.records import UIDS, Deletion, InstanceFile, Level
 from node.index.nouns.reopening import convert_referring, reopen
 from node.index.nouns.verdicts import doubt_parts, judge_doubted
 from node.index.nouns.views import TrashViews
 from node.index.work import jobs
-from node.index.work.deliveries import CHANGES
 from node.index.work.ledger import begin_again
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
-
-FILES = "images", "conflicts"
-"""Tables whose rows name a file of an instance."""
-
-NAMING = (*FILES, "volumes")
-"""Tables whose rows name what is removed with them: files of instances, and folders of revisions."""
-
-_BY_VALUE: Mapping[Any, Any] = {
-    OwedImageRow.__table__.c.image_id: ImageRow.__table__.c.id,
-    ResultRow.__table__.c.sop_instance_uid: ImageRow.__table__.c.sop_instance_uid,
-}
-"""Columns that name a row of another table by a column of it, without a foreign key."""
-
-_NOT_KEPT = frozenset({"open_associations", "project_series"})
-"""Tables whose rows are not those of the deleted: an association ends meanwhile, and projects say what is in them now.
-"""
-
-_PERSONS = StudyRow.patient_id, StudyRow.named_patient_id, StudyRow.corrected_patient_id
-
-Rows = Sequence[dict[str, Any]]
 
 
 class NotInTrash(UsageError):
@@ -221,99 +190,6 @@ class ReadTrash(ReadRepository, TrashViews):
     volumes = reads(volumes_in_trash)
 
 
-def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:
-    """Return what people know a study by; it is kept while the study, or a part of it, is in the trash.
-
-    `series_instance_uid`: of a deletion of a series or of an instance.
-    """
-    row = connection.execute(
-        select(
-            *(PatientRow.patient_id, PatientRow.patient_name),
-            *(StudyRow.study_date, StudyRow.study_description, StudyRow.accession_number),
-        )
-        .join(StudyRow, StudyRow.patient_id == PatientRow.id)
-        .where(StudyRow.study_instance_uid == study_instance_uid)
-    ).first()
-    known = {name: _encoded(value) for name, value in row._mapping.items()} if row is not None else {}
-    return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid, **known}
-
-
-def put_in_trash(connection: Connection, deletion: int, rows: Mapping[str, Rows]) -> None:
-    """Add rows to the trash, by their tables."""
-    gone = {row["id"] for row in rows.get("conversions", ()) if row["files_removed_at"] is not None}
-    values = [
-        {"deletion": deletion, "kind": kind, **_file_of(kind, row, gone)}
-        | {"content": {name: _encoded(value) for name, value in row.items()}}
-        for kind, of_kind in rows.items()
-        for row in of_kind
-    ]
-    if values:
-        connection.execute(insert(TrashRow), values)
-
-
-def _file_of(kind: str, row: dict[str, Any], gone: Collection[int]) -> dict[str, Any]:
-    """Return the columns of the trash about the file of a row; an earlier deletion has those of conversions in `gone`.
-
-    A series is looked up by its UID.
-    """
-    key = row["key"] if kind in (*FILES, "revision_files") else row["series_instance_uid"] if kind == "series" else None
-    if kind == "volumes":
-        [key] = folders_of([row["path"]])
-    return {
-        "key": None if row.get("conversion_id") in gone else key,
-        "bytes": row["bytes"] if kind in ("images", "volumes") else 0,
-        "place": row["place"] if kind in ("images", "revision_files") else None,
-        "holder": row.get("spool_host", row.get("host")) if kind in FILES else None,
-    }
-
-
-def leaving(connection: Connection, plan: DeletionPlan, series: Sequence[int], *, stays: bool) -> dict[str, Rows]:
-    """Return the rows that a deletion is about to remove or to change, by their tables; without those of conflicts.
-
-    `stays`: the series of a deleted instance has others: it stays, and is converted without it.
-    """
-    of_series = SeriesRow.id.in_(series)
-    study = StudyRow.id.in_(select(SeriesRow.study_id).where(of_series))
-    persons = union(*(select(column).where(study, column.is_not(None)) for column in _PERSONS)).subquery().select()
-    which: dict[str, ColumnElement[bool]] = {
-        "patients": or_(PatientRow.id.in_(persons), PatientRow.merged_into.in_(persons)),
-        "studies": study,
-        "series": of_series,
-        "images": ImageRow.sop_instance_uid == plan.uid if stays else ImageRow.series_id.in_(series),
-        **_pending(plan),
-    }
-    followed = {"images"} if stays else set(which)
-    if stays:  # the other revisions keep their files
-        holding = conversions_holding(series[0], plan.uid)
-        which |= {row.__tablename__: row.series_id.in_(series) for row in (ConversionRow, FailureRow)}
-        which |= {row.__tablename__: row.conversion_id.in_(holding) for row in (VolumeRow, RevisionFileRow)}
-    found: dict[str, Rows] = {}
-    for name, table in every_table().items():
-        if name not in which and name not in _NOT_KEPT:
-            above = [(column, other) for column, other, goes in _references(table) if goes]
-            above = [(column, other) for column, other in above if other.table.name in followed]
-            below = [column.in_(select(other).where(which[other.table.name])) for column, other in above]
-            if below:
-                which[name] = or_(*below)
-                followed.add(name)
-        if name in which:
-            found[name] = [dict(row) for row in connection.execute(select(table).where(which[name])).mappings()]
-    return found
-
-
-def _pending(plan: DeletionPlan) -> dict[str, ColumnElement[bool]]:
-    """Return what is lost, owed to subscribers and worked on of what is deleted."""
-    work, events = (
-        (row.study_instance_uid == plan.study_instance_uid, getattr(row, UIDS[plan.level]) == plan.uid)
-        for row in (WorkRow, EventRow)
-    )
-    return {
-        "lost_instances": and_(*of_plan(plan)),
-        "owed_events": OwedEventRow.event_id.in_(select(EventRow.id).where(*events, EventRow.kind.not_in(CHANGES))),
-        "work": and_(*work, WorkRow.outcome.is_(None), WorkRow.kind.in_(("hook", "route", "job"))),
-    }
-
-
 class _Undo:
     """Rows of a deletion that are inserted again.
 
@@ -371,13 +247,13 @@ class _Undo:
             if row["identified_at"] is None or there.identified_at is not None:
                 return int(there.id)
         known = self._ids.setdefault("patients", {})
-        named = {row[column.name] for column in _PERSONS}
+        named = {row[column.name] for column in PERSON_COLUMNS}
         for patient in (one for one in self._rows["patients"] if one["id"] in named):
             if (found := self._patient(patient)) is None:  # a merge holds until it is undone: there is none any more
                 self._insert("patients", [patient | APART])
             else:
                 known[patient["id"]] = found
-        persons = {column.name: known.get(row[column.name]) for column in _PERSONS}
+        persons = {column.name: known.get(row[column.name]) for column in PERSON_COLUMNS}
         its = persons["corrected_patient_id"] or persons["named_patient_id"] or persons["patient_id"]
         into = self._connection.scalar(select(PatientRow.merged_into).where(PatientRow.id == its)) or its
         persons["patient_id"] = into
@@ -497,7 +373,7 @@ class _Undo:
         if not rows:
             return
         table = every_table()[name]
-        for column, other, _ in _references(table):
+        for column, other, _ in references_of_table(table):
             known = self._ids.get(other.table.name)
             if known is None:
                 ids = other.in_({row[column.name] for row in rows})
@@ -522,17 +398,6 @@ class _Undo:
             rows = [row for row in rows if row["id"] not in taken]
         if rows:
             self._connection.execute(insert(table).on_conflict_do_nothing(), rows)
-
-
-def _references(table: Table) -> list[tuple[Column[Any], Column[Any], bool]]:
-    """Return the columns of a table that name a row of another one, how, and whether a row goes with the other one."""
-    named = [(key.parent, key.column, key.ondelete != "SET NULL") for key in table.foreign_keys]
-    by_value = {column: other for column, other in _BY_VALUE.items() if column.table is table}
-    return named + [(column, other, True) for column, other in by_value.items()]
-
-
-def _encoded(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
 def _decoded(kind: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, TrashRow, VolumeRow, VolumeSourceRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
+from node.index.nouns.hosts import REVISION_FILES
 from node.index.nouns.level_views import ExclusionViews, VolumeViews
-from node.index.nouns.objects import REVISION_FILES
 from node.index.nouns.records import RevisionFile
 
 

@@ -27,8 +27,8 @@ from sqlalchemy import JSON, ColumnElement, Connection, Row, and_, bindparam, de
 from sqlalchemy.orm import aliased
 
 from node.index.engine.hot_statements import PreparedStatement
+from node.index.engine.rows import IndexRepository, on_writer
 from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.levels import OPEN_STATES, SeriesRow, StudyRow
 from node.index.models.work import AwaitedSenderRow, OpenAssociationRow, WorkRow
 from node.quiet import Awaited, Waits, last_sign, shifted

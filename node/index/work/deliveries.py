@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SubscriberRow, WorkRow
@@ -126,15 +125,15 @@ class DeliveryRepository(IndexRepository):
         `wanted`: the configured subscribers of this kind, and the events that each wants.
         """
         of_kind = SubscriberRow.kind == kind
-        connection.execute(
-            update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None)).values(retry_at=None)
-        )
+        held = update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None))
+        connection.execute(held.values(retry_at=None))
         lanes = {str(lane) for lane in wanted} | self._sharing.others_subscribers(connection)
         waits = WorkRow.kind == kind, WorkRow.outcome.is_(None)
-        found = select(WorkRow.kind, WorkRow.name, WorkRow.destination).where(*waits)
+        of_work = select(WorkRow.name, WorkRow.destination).where(*waits)
+        found = select(SubscriberRow.name, SubscriberRow.destination).where(of_kind).union(of_work)
         count = 0
-        for _, *names in connection.execute(select(*_LANE).where(of_kind).union(found)).all():
-            lane = Lane(kind, *names)
+        for name, destination in connection.execute(found).all():
+            lane = Lane(kind, name, destination)
             if str(lane) not in lanes:
                 count += _forget(connection, lane, dt.datetime.now(dt.UTC))
         for lane, events in wanted.items():
@@ -272,12 +271,9 @@ def lease_of(lane: Lane) -> str:
     return f"deliver/{lane}"
 
 
-_LANE = SubscriberRow.kind, SubscriberRow.name, SubscriberRow.destination
-
-
 def is_subscriber(lane: Lane) -> ColumnElement[bool]:
     """Return the condition of the row of a subscriber."""
-    return and_(*(column == value for column, value in zip(_LANE, lane, strict=True)))
+    return in_lane(lane, SubscriberRow)
 
 
 def _subscriber(connection: Connection, lane: Lane) -> int:
@@ -288,16 +284,14 @@ def _replayed(connection: Connection, events: Collection[HookEvent], series: Ser
     """Return the newest events about a series as it is now, in the order of their commits."""
     study_instance_uid, series_instance_uid = series
     of_series = EventRow.study_instance_uid == study_instance_uid, EventRow.series_instance_uid == series_instance_uid
-    queries = [
-        select(EventRow).where(*of_series, EventRow.kind == "series-quiet"),
-        select(EventRow).where(*of_series, EventRow.kind.in_(_OUTCOMES)),
-    ]
+    wanted: list[tuple[ColumnElement[bool], ...]] = [(*of_series, EventRow.kind == "series-quiet")]
+    wanted.append((*of_series, EventRow.kind.in_(_OUTCOMES)))
     if "study-quiet" in events:
-        of_study = EventRow.study_instance_uid == study_instance_uid
-        queries.append(select(EventRow).where(EventRow.kind == "study-quiet", of_study))
-    rows = [connection.execute(query.order_by(EventRow.id.desc()).limit(1)).first() for query in queries]
-    wanted = [row for row in rows if row is not None and HOOK_EVENTS[row.kind] in events]
-    return [_of_event(row, HOOK_EVENTS[row.kind]) for row in sorted(wanted, key=lambda row: row.id)]
+        wanted.append((EventRow.kind == "study-quiet", of_series[0]))
+    newest = select(EventRow).order_by(EventRow.id.desc()).limit(1)
+    rows = [connection.execute(newest.where(*its)).first() for its in wanted]
+    found = [row for row in rows if row is not None and HOOK_EVENTS[row.kind] in events]
+    return [_of_event(row, HOOK_EVENTS[row.kind]) for row in sorted(found, key=lambda row: row.id)]
 
 
 def _queue(
@@ -348,14 +342,8 @@ def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
 
 
 _OWED_IMAGES = (
-    select(
-        ImageRow.id,
-        ImageRow.sop_instance_uid,
-        ImageRow.sha256,
-        ImageRow.received_at.label("happened_at"),
-        SeriesRow.series_instance_uid,
-        StudyRow.study_instance_uid,
-    )
+    select(ImageRow.id, ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.received_at.label("happened_at"))
+    .add_columns(SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
     .select_from(join(OwedImageRow, ImageRow, OwedImageRow.image_id == ImageRow.id).join(SeriesRow).join(StudyRow))
     .where(OwedImageRow.subscriber_id == bindparam("subscriber"))
     .order_by(OwedImageRow.image_id)

@@ -19,14 +19,23 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from node.index.engine.rows import PagedRepository, ReadRepository, Row, distinct_values
+from node.errors import counted
+from node.index.engine.rows import (
+    IndexRepository,
+    PagedRepository,
+    ReadRepository,
+    Row,
+    columns_but,
+    distinct_values,
+    on_reader,
+    on_writer,
+)
 from node.index.engine.sql import listed_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.events import record_event
+from node.index.nouns.events import EventUids, record_event
 from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move
 from node.index.work.states import Assignment, Outcome, document_of, payload_of
 
@@ -238,16 +247,9 @@ def end_job(connection: Connection, job: Job, state: JobState, detail: str | Non
     end(connection, ended, now, WorkRow.id == job.id)
     stored_results = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
     results = connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
-    noun = "result" if results == 1 else "results"
-    record_event(
-        connection,
-        "job-ended",
-        now,
-        study_instance_uid=job.study_instance_uid,
-        series_instance_uid=job.series_instance_uid,
-        revision=job.revision,
-        detail=f"the job of hook {job.hook} has {_ENDED[state]}, with {results} {noun}",
-    )
+    detail = f"the job of hook {job.hook} has {_ENDED[state]}, with {counted(results, 'result')}"
+    uids: EventUids = {"study_instance_uid": job.study_instance_uid, "series_instance_uid": job.series_instance_uid}
+    record_event(connection, "job-ended", now, revision=job.revision, detail=detail, **uids)
 
 
 class ReadJobs(ReadRepository):
@@ -284,12 +286,9 @@ class ReadJobs(ReadRepository):
 
         `happened_at`: time of the event in question: jobs of it and of later ones do not count.
         """
-        of_quiet_study = (
-            WorkRow.name == hook,
-            WorkRow.study_instance_uid == study_instance_uid,
-            WorkRow.event == "study-quiet",
-        )
-        last = select(func.max(WorkRow.happened_at)).where(IS_JOB, *of_quiet_study, WorkRow.happened_at < happened_at)
+        of_study = WorkRow.name == hook, WorkRow.study_instance_uid == study_instance_uid
+        before = WorkRow.event == "study-quiet", WorkRow.happened_at < happened_at
+        last = select(func.max(WorkRow.happened_at)).where(IS_JOB, *of_study, *before)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False
@@ -333,7 +332,6 @@ def forget_study(connection: Connection, study_instance_uid: str) -> None:
 
 _STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
 _MESSAGE, _JOB = aliased(WorkRow), aliased(WorkRow)
-_IS_JOB = WorkRow.kind == "job"
 
 
 def _is_message_of(message: Any, job: Any) -> Any:
@@ -355,23 +353,15 @@ _IS_FAILED = and_(
 )
 """What hooks failed to do for studies that are here: a job whose message is tried again has no cause any more."""
 
-_COLUMNS = [column for column in WorkRow.__table__.columns if column.name not in ("state", "outcome")]
-
 
 class ReadWork(PagedRepository):
     """Rows of ``work``, with what their payloads have; ``state`` is the outcome of what has ended."""
 
-    listing = select(*_COLUMNS, _STATE)
+    listing = select(*columns_but(WorkRow, "state", "outcome"), _STATE)
     filters = (
-        WorkRow.id,
-        WorkRow.kind,
-        WorkRow.name,
-        WorkRow.destination,
-        WorkRow.key,
-        WorkRow.study_instance_uid,
-        WorkRow.series_instance_uid,
-        _STATE,
-    )
+        WorkRow.id, WorkRow.kind, WorkRow.name, WorkRow.destination, WorkRow.key, WorkRow.study_instance_uid,
+        WorkRow.series_instance_uid, _STATE,
+    )  # fmt: skip
 
     def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
         """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
@@ -392,8 +382,9 @@ class ReadWork(PagedRepository):
 
     def failed(self, limit: int, offset: int = 0, *, series: SeriesKey | None = None) -> list[Row]:
         """Return a page of what hooks failed to do, as `newest`; `series`: only for this one."""
-        of_series = () if series is None else _of_series(series)
-        return self._known(self.listing.where(_IS_FAILED, *of_series), limit, offset)
+        study, uid = series or (None, None)
+        of_series = self._matching(study_instance_uid=study, series_instance_uid=uid)
+        return self._known(of_series.where(_IS_FAILED), limit, offset)
 
     def count_failed(self) -> int:
         """Count what hooks failed to do."""
@@ -411,21 +402,13 @@ class ReadWork(PagedRepository):
         last_changed = listing.with_only_columns(WorkRow.id).order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())
         rows = self._connection.execute(
             self.listing.where(WorkRow.id.in_(last_changed.limit(limit).offset(offset)))
-            .add_columns(
-                _MESSAGE.id.label("message"),
-                _MESSAGE.outcome.label("message_outcome"),
-                _MESSAGE.attempts.label("message_attempts"),
-                PatientRow.patient_name,
-                PatientRow.patient_id,
-                SeriesRow.series_description,
-                SeriesRow.modality,
-                SeriesRow.series_number,
-                SeriesRow.revision.label("newest_revision"),
-                StudyRow.id.is_not(None).label("is_study_here"),
-                SeriesRow.id.is_not(None).label("is_series_here"),
-            )
+            .add_columns(_MESSAGE.id.label("message"), _MESSAGE.outcome.label("message_outcome"))
+            .add_columns(_MESSAGE.attempts.label("message_attempts"), PatientRow.patient_name, PatientRow.patient_id)
+            .add_columns(SeriesRow.series_description, SeriesRow.modality, SeriesRow.series_number)
+            .add_columns(SeriesRow.revision.label("newest_revision"), StudyRow.id.is_not(None).label("is_study_here"))
+            .add_columns(SeriesRow.id.is_not(None).label("is_series_here"))
             .select_from(WorkRow)
-            .outerjoin(_MESSAGE, and_(_IS_JOB, _is_message_of(_MESSAGE, WorkRow)))
+            .outerjoin(_MESSAGE, and_(IS_JOB, _is_message_of(_MESSAGE, WorkRow)))
             .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
             .outerjoin(PatientRow, PatientRow.id == StudyRow.patient_id)
             .outerjoin(
@@ -435,11 +418,6 @@ class ReadWork(PagedRepository):
             .order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())
         )
         return [_flat(dict(row)) for row in rows.mappings()]
-
-
-def _of_series(series: SeriesKey) -> tuple[Any, ...]:
-    study_instance_uid, series_instance_uid = series
-    return WorkRow.study_instance_uid == study_instance_uid, WorkRow.series_instance_uid == series_instance_uid
 
 
 def _flat(row: Row) -> Row:

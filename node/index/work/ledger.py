@@ -35,9 +35,9 @@ from sqlalchemy import (
 
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.hot_statements import PreparedStatement
+from node.index.engine.rows import IndexRepository, on_reader, on_writer
 from node.index.engine.sql import looked_up_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.work import ResultRow, WorkRow
+from node.index.models.work import ResultRow, SubscriberRow, WorkRow
 from node.index.work.states import (
     TRANSITIONS,
     CommitmentRequest,
@@ -445,9 +445,9 @@ def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[
     return move(connection, "again", now, *which, **anew)
 
 
-def in_lane(lane: Lane) -> ColumnElement[bool]:
-    """Return the condition of work in a lane."""
-    return and_(WorkRow.kind == lane.kind, WorkRow.name == lane.name, WorkRow.destination == lane.destination)
+def in_lane(lane: Lane, row: type[WorkRow | SubscriberRow] = WorkRow) -> ColumnElement[bool]:
+    """Return the condition of work in a lane, or of another row with the columns of one."""
+    return and_(row.kind == lane.kind, row.name == lane.name, row.destination == lane.destination)
 
 
 def work_of(row: Row[Any]) -> Work:

@@ -20,7 +20,7 @@ from node.errors import counted
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow
 from node.index.models.work import WorkRow
-from node.index.nouns.events import record_event
+from node.index.nouns.events import EventUids, record_event
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
 from node.index.work.states import Message, Outcome, payload_of
 from node.settings.core import HookEvent, RouteEvent
@@ -93,17 +93,9 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     connection.execute(update(WorkRow).where(which).values(**values))
     decide(connection, replace(attempt.decision, payload=payload), now, which)
     if attempt.outcome == "failed":
-        record_event(
-            connection,
-            "message-given-up",
-            now,
-            study_instance_uid=pending.study_instance_uid,
-            series_instance_uid=pending.series_instance_uid,
-            sop_instance_uid=pending.sop_instance_uid,
-            revision=pending.revision,
-            detail=f"{_described(lane)} did not take {pending.event} in {counted(attempt.attempts, 'attempt')}: "
-            f"{attempt.decision.reason}",
-        )
+        tried = f"{_described(lane)} did not take {pending.event} in {counted(attempt.attempts, 'attempt')}"
+        columns = {name: getattr(pending, name) for name in ("revision", *EventUids.__annotations__)}
+        record_event(connection, "message-given-up", now, detail=f"{tried}: {attempt.decision.reason}", **columns)
 
 
 def _is_marked(connection: Connection, keys: Sequence[str]) -> bool:
@@ -167,14 +159,9 @@ def due_messages(connection: Connection, lane: Lane, now: dt.datetime) -> tuple[
     """
     earlier = aliased(WorkRow)
     blocked = select(earlier.id).where(
-        earlier.kind == lane.kind,
-        earlier.name == lane.name,
-        earlier.destination == lane.destination,
-        earlier.outcome.is_(None),
+        in_lane(lane, earlier), earlier.outcome.is_(None), earlier.due_at > now, earlier.id < WorkRow.id,
         earlier.study_instance_uid == WorkRow.study_instance_uid,
-        earlier.due_at > now,
-        earlier.id < WorkRow.id,
-    )
+    )  # fmt: skip
     rows = connection.execute(
         select(WorkRow.__table__)
         .where(in_lane(lane), WorkRow.outcome.is_(None), WorkRow.due_at <= now, ~blocked.exists())

@@ -17,9 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.orm import aliased, join
 
 from node.errors import VoxelnodeError
-from node.index.engine.rows import ReadRepository, Row, columns_of
+from node.index.engine.rows import IndexRepository, ReadRepository, Row, columns_of, on_reader, on_writer
 from node.index.engine.sql import insert, listed_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConflictRow, EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Response
 
 from node.index.database.reading import ReadIndex, checked
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.web.access import Call, CurrentCall
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed

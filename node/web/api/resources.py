@@ -17,8 +17,7 @@ from node.conversion.naming import folder_name
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.errors import counted
 from node.index.database.reading import ReadIndex
-from node.index.engine.rows import Row
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Row, Terms
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Level
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter

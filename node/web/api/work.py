@@ -12,7 +12,7 @@ from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from node.index.database.reading import ReadIndex
-from node.index.engine.writer import Terms
+from node.index.engine.rows import Terms
 from node.index.work.states import Kind
 from node.web import actions
 from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall

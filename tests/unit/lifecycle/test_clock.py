@@ -8,7 +8,7 @@ import pytest
 
 from node.index.engine.about_keys import ClockLook, Uptime
 from node.index.nouns.retention import Receipts
-from node.lifecycle.clock import contradiction, uptime
+from node.lifecycle.retention import contradiction, uptime
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 LAST = ClockLook(NOW, Uptime("this boot", 1000.0), 10)
