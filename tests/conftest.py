@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +33,12 @@ from tests.skips import NoSilentSkips, is_required
 ROOT = Path(__file__).resolve().parents[1]
 CAMPAIGNS = ROOT / "tests" / "crash"
 """Has the tests that take the longest."""
+
+QUICK = "not slow and not long"
+"""What README's command runs."""
+
+MARKED = re.compile(r"^@pytest\.mark\.(slow|long)$", re.MULTILINE)
+OF_A_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.(slow|long)\b", re.MULTILINE)
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
@@ -88,6 +95,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if (marker := item.get_closest_marker("sqlite")) is not None:
                 item.add_marker(pytest.mark.skip(reason=f"about SQLite: {marker.args[0]}"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of which README's command runs nothing, unless they are named: half of what they cost is imports."""
+    if config.option.markexpr == QUICK and collection_path.suffix == ".py" and _is_slow(collection_path.read_text()):
+        return True
+    return None
+
+
+def _is_slow(source: str) -> bool:
+    """Whether each test of a file is marked, or none is in it."""
+    if OF_A_FILE.search(source):
+        return True
+    before = ""
+    for line in source.splitlines():
+        if line.startswith(("def test_", "async def test_", "class Test", "Test")) and not MARKED.search(before):
+            return False
+        before = f"{before}\n{line}" if line[:1] in ("@", " ", ")", "]") else ""
+    return True
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
