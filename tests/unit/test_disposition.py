@@ -92,6 +92,9 @@ def test_of_two_versions_of_a_series_the_one_that_is_not_cut_counts_whatever_the
     assert disposition(received("other"), there, Flaw.CUT, policy) == Replaces(there, is_whole=True)
     assert disposition(received("other"), there, None, policy, is_cut=True) == Aside(there)
     assert disposition(received("other"), elsewhere, Flaw.CUT, policy) == Aside(elsewhere)
+    for flaw in set(UNKNOWN) - {None}:
+        wanted = Replaces(there) if policy == "replace" else Aside(there)
+        assert disposition(received("other"), there, flaw, policy, is_cut=True) == wanted
     both = Replaces(there) if policy == "replace" else Aside(there)
     assert disposition(received("other"), there, Flaw.CUT, policy, is_cut=True) == both
 

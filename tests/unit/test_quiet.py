@@ -116,4 +116,4 @@ def test_the_due_time_is_that_of_a_model_which_forgets_nothing(
     last = max((one.received for one in happened if isinstance(one, Instance)), default=-1)
     assert due_at(waits) == at(max(asked)) or max(asked) <= last  # then all waits were over, and the last one counts
     assert due_at(shifted(waits, dt.timedelta(seconds=jump))) - due_at(waits) == dt.timedelta(seconds=jump)
-    assert last_sign(waits) <= at(now)
+    assert last_sign(waits) == at(now)

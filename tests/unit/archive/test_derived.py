@@ -11,8 +11,8 @@ from node.archive.derived import Derived
 KEY = "objects/00000000/0123456789abcdef0123456789abcdef.dcm"
 
 
-def made(derived: Derived, source: Path, content: bytes = b"made") -> bytes:
-    with derived.opened(KEY, source, "1", 100, lambda into: into.write_bytes(content)) as file:
+def made(derived: Derived, source: Path, content: bytes = b"made", key: str = KEY) -> bytes:
+    with derived.opened(key, source, "1", 100, lambda into: into.write_bytes(content)) as file:
         return file.read()
 
 
@@ -52,3 +52,11 @@ def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:
     made(Derived(tmp_path), source)
     assert made(Derived(tmp_path), source, b"again") == b"again"
     assert len(list((tmp_path / "work" / "derived").glob("*/*"))) == 1
+
+
+def test_the_oldest_goes_once_there_is_more_than_fits(tmp_path: Path) -> None:
+    derived, source = Derived(tmp_path), tmp_path / "source"
+    source.touch()
+    for name in ("first", "second", "third"):
+        made(derived, source, bytes(40), f"objects/00000000/{name}")
+    assert sorted(path.name for path in (tmp_path / "work" / "derived").iterdir()) == ["second", "third"]

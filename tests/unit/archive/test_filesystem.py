@@ -35,6 +35,18 @@ def test_the_part_of_a_large_instance_becomes_its_file(tmp_path: Path) -> None:
     assert not archive.keep_part(key)  # a record that is applied again
 
 
+def test_a_part_that_the_disk_does_not_move_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Path) -> None:
+        raise OSError(errno.EIO, "no")
+
+    archive = Archive(tmp_path / "root")
+    key = archive.new_key()
+    archive.open_part(key).finish()
+    monkeypatch.setattr(filesystem, "move_file", refuse)
+    with pytest.raises(OutOfResources):
+        archive.keep_part(key)
+
+
 def test_what_an_interrupted_application_left_is_written_over(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
     key = kept(archive, b"torn, and longer than what it was torn from")
