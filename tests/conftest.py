@@ -98,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files of which README's command runs nothing, unless they are named: half of what they cost is imports."""
+    """Leave out files of which README's command runs nothing, unless they are named: their imports cost time."""
     if config.option.markexpr == QUICK and collection_path.suffix == ".py" and _is_slow(collection_path.read_text()):
         return True
     return None

@@ -76,7 +76,6 @@ def test_a_sound_root_has_no_findings(settings: Settings, filled: Path) -> None:
     assert found(settings, digests=True) == []
 
 
-@pytest.mark.slow
 def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Settings, filled: Path) -> None:
     lost = objects(filled)[0]
     content = lost.read_bytes()
@@ -110,7 +109,6 @@ def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
     assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
 
 
-@pytest.mark.slow
 def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     flip(objects(filled)[2])
     assert found(settings) == []
@@ -122,8 +120,7 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert found(settings, digests=True) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
+@pytest.mark.parametrize("is_noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["unknown", "noted"])
 def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
     settings: Settings, filled: Path, is_noted: bool
 ) -> None:
@@ -199,7 +196,6 @@ def test_a_truncated_file_is_seen_without_reading_it(settings: Settings, filled:
     assert kinds(found(settings)) == ["file-altered"]
 
 
-@pytest.mark.slow
 def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     folder = objects(filled)[0].parent
     stray = folder / f"{'a' * 32}.dcm"

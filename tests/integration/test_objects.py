@@ -387,7 +387,6 @@ def test_what_the_store_lost_or_altered_is_reported_and_taken_again(serve: Serve
     assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 0}]
 
 
-@pytest.mark.slow
 def test_what_is_deleted_or_replaced_leaves_the_store(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
     series = node.take_away(*make.ct_series(3))

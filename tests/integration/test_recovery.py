@@ -9,7 +9,7 @@ from pathlib import Path
 from node.dicom.part10 import file_head
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
-from node.receive.recovery import recover
+from node.receive.recovery import quarantine_losers, recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 
@@ -54,6 +54,16 @@ def test_a_file_that_cannot_be_read_goes_to_quarantine(open_root: Callable[[], R
     (folder / "stray.dcm").write_bytes(b"no DICOM at all")
     assert recovered(open_root()) == (0, 0, 1, 0)
     assert (root.folder / "quarantine" / "stray.dcm").exists()
+
+
+def test_the_loser_of_a_conflict_that_is_not_in_quarantine_yet_goes_there(root: Root) -> None:
+    [first] = make.ct_series(1)
+    root.take_all([first, make.corrected(first)])
+    [loser] = (root.folder / "quarantine").glob("*.dcm")
+    [folder] = root.folder.glob("objects/*/")
+    loser.rename(folder / loser.name)
+    assert quarantine_losers(root.archive, root.index) == 1
+    assert loser.exists()
 
 
 def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from node.audit.audit_log import Audit, AuditMessage
 from node.conversion.volume_files import Housekeeping
@@ -422,6 +423,16 @@ def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
         root.archive, root.index, audit, Metrics(), Settings(retention=rules), lambda: next(moments, later), machine
     ).step()
     assert studies(root) == {taken}
+
+
+def test_that_the_trash_stays_on_a_short_disk_is_logged_once(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = iter(["no room", "no room", None, "no room"])
+    monkeypatch.setattr("node.lifecycle.retention.empty_due", lambda *_, **how: next(reasons))
+    passing = served(root, Machine(root))
+    with capture_logs() as lines:
+        for _ in range(4):
+            passing.step()
+    assert [line["event"] for line in lines].count("trash_not_emptied") == 2
 
 
 def test_nothing_is_confirmed_if_nothing_waits(root: Root) -> None:

@@ -329,6 +329,15 @@ def test_the_ledger_owes_what_came_back_and_what_was_sent_again_and_nothing_of_t
     assert owed(root) == {ds.SOPInstanceUID for ds in (*back, *gone)}
 
 
+def test_a_version_that_came_in_place_of_a_lost_file_leaves_nothing_owed(root: Root) -> None:
+    [first] = make.ct_series(1)
+    take(root, [first])
+    root.index.ahead = root.ingest.applier
+    (root.folder / files(root).pop()).unlink()
+    take(root, [make.corrected(first)])
+    assert owed(root) == set()
+
+
 @pytest.mark.parametrize("step", ["begun", "indexed"])
 def test_a_restore_that_dies_is_finished_by_the_next_start(
     root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch, step: str
@@ -389,7 +398,7 @@ def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_num
     root.index.ahead = root.ingest.applier
     random = Random(seed)
     study = make.ct_series(1)[0].StudyInstanceUID
-    series = [make.ct_series(slices, study=study) for slices in (1, 2, 3)]
+    series = [make.ct_series(slices, study_uid=study) for slices in (1, 2, 3)]
     everything_sent = [one for of_series in series for one in of_series]
     sent = {}
     for step in range(14):

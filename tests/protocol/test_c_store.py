@@ -51,6 +51,7 @@ def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
     assert node.part_files() == []
     assert node.settled()
     assert node.count("associations_total{outcome=released}") == 1
+    assert 0 < node.count("receive_seconds_sum") < 60
 
 
 def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(

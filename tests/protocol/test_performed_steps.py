@@ -304,6 +304,8 @@ def test_a_series_that_is_closed_gets_another_verdict(node: Running) -> None:
     assert (row["verdict"], row["verdict_rule"], row["missing_instances"]) == ("incomplete", "mpps", 2)
     assert (row["expected_instances"], row["expected_source"]) == (5, MPPS)
     assert all(str(ds.SOPInstanceUID) in row["verdict_reason"] for ds in images[3:])
+    [event] = node.rows("SELECT detail FROM v_events WHERE kind = 'series-confirmed'")
+    assert event["detail"] == row["verdict_reason"]
 
 
 def test_two_steps_may_make_one_series(node: Running) -> None:

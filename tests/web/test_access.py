@@ -367,7 +367,6 @@ def test_the_last_use_of_a_token_is_written_once_a_minute(guarded: Site, monkeyp
     assert moments[0] == moments[1] == moments[2] != moments[3]
 
 
-@pytest.mark.slow
 def test_sessions_are_listed_and_ended(guarded: Site) -> None:
     one, two = logged_in(guarded, "reader"), logged_in(guarded, "reader")
     origin, page = {"Origin": guarded.origin}, one.get("/account").text

@@ -26,8 +26,6 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.web.conftest import DEADLINE_SECONDS, Site
 
-pytestmark = pytest.mark.slow
-
 CT = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1")
 OCTETS = {"Accept": "application/octet-stream"}
 PARTS = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
@@ -96,9 +94,9 @@ def comparable(answer: httpx2.Response) -> tuple[int, dict[str, str], str]:
     [
         ("frames/1", OCTETS),
         ("frames/1", PARTS),
-        ("frames/1", OCTETS | {"Range": "bytes=10-19"}),
-        ("frames/1", {"Accept": "image/jls"}),
-        ("frames/1/rendered?quality=80", {"Accept": "image/jpeg"}),
+        pytest.param("frames/1", OCTETS | {"Range": "bytes=10-19"}, marks=pytest.mark.slow),
+        pytest.param("frames/1", {"Accept": "image/jls"}, marks=pytest.mark.slow),
+        pytest.param("frames/1/rendered?quality=80", {"Accept": "image/jpeg"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_short_answer_is_that_of_the_route(site: Site, what: str, headers: dict[str, str]) -> None:
@@ -123,12 +121,16 @@ def test_a_burst_has_the_bytes_of_each_frame_and_one_line_with_their_number(
     viewer = Viewer(site, "reader", **OCTETS)
     for ds in CT:
         assert viewer.burst(path_of(ds)).content == ds.PixelData
+    before = os.listdir("/proc/self/fd")
+    assert all(viewer.get(path_of(ds))[1] for ds in CT)
+    assert len(os.listdir("/proc/self/fd")) == len(before), "no descriptor stays open"
     lines = [line for line in site.audited("DICOM Instances Accessed") if line["detail"] == "frames, one by one"]
     [line] = lines
     assert line["objects"] == [{"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1", "instances": len(CT)}]
     assert line["participants"][0]["user"] == "reader"
 
 
+@pytest.mark.slow
 def test_frames_that_are_asked_for_at_once_have_their_bytes_and_one_line_for_each_caller(site: Site) -> None:
     for name in ("reader", "writer"):
         client = site.network_client(headers={**OCTETS, "Authorization": f"Bearer {site.token(name)}"})
@@ -145,6 +147,7 @@ def test_frames_that_are_asked_for_at_once_have_their_bytes_and_one_line_for_eac
     assert [line["participants"][0]["user"] for line in lines if line["detail"] == "rendered"] == ["reader", "writer"]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
     assert {frozenset(one.split(b"\0")) for one in files} == {frozenset(map(os.fsencode, paths.values()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "accepted"), [("frames/1/rendered", "image/jpeg"), ("frames/1", "image/jls")], ids=["pictures", "frames"]
 )
@@ -179,6 +183,7 @@ def test_what_nobody_has_asked_for_before_is_made_without_the_route(site: Site, 
         assert (answer.headers["content-type"].partition(";")[0], is_short) == (accepted, True)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_put_back_in_the_midst_of_a_burst_is_shown(site: Site) -> None:
     viewer = Viewer(site, "reader", Accept="image/jpeg")
     viewer.burst(path_of(CT[0], "frames/1/rendered"))
@@ -202,6 +207,7 @@ def test_an_instance_that_was_deleted_is_gone_in_the_midst_of_a_burst(site: Site
         assert (answer.status_code, short) == (410, False)
 
 
+@pytest.mark.slow
 def test_a_commit_of_another_process_ends_a_burst(site: Site) -> None:
     reader = Viewer(site, "reader", **OCTETS)
     reader.burst(path_of(CT[0]))
@@ -212,6 +218,7 @@ def test_a_commit_of_another_process_ends_a_burst(site: Site) -> None:
     assert (answer.status_code, short) == (500, False)
 
 
+@pytest.mark.slow
 def test_nobody_profits_from_the_burst_of_another_and_rights_end_with_their_withdrawal(site: Site) -> None:
     site.account("member", Role.READ)
     site.store.actions.by_name["limit-account"](account="member", is_limited=True, who="test")
@@ -245,6 +252,7 @@ def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site) -> N
     assert statuses == {200, 500}
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_kept_is_right_whatever_became_of_its_file(site: Site) -> None:
     reader = Viewer(site, "reader", Accept="image/png")
     pictures = [reader.burst(path_of(ds, "frames/1/rendered")).content for ds in CT]
@@ -290,6 +298,7 @@ def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monk
     assert reader.get(path_of(CT[0]))[1] is False
 
 
+@pytest.mark.slow
 def test_a_caller_is_kept_for_a_second_only(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Viewer(site, "reader", **OCTETS)
     reader.burst(path_of(CT[0]))
@@ -298,6 +307,7 @@ def test_a_caller_is_kept_for_a_second_only(site: Site, monkeypatch: pytest.Monk
     assert (answer.status_code, short) == (200, False)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_in_a_burst_has_its_line(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.dcm" for number in range(len(CT))]
     for file, ds in zip(files, CT, strict=True):

@@ -29,8 +29,6 @@ from tests.web.conftest import PASSWORD, Site, made_download, open_site, until
 from tests.web.test_routes import run as run_routes
 from tests.web.test_stow import file_of
 
-pytestmark = pytest.mark.slow
-
 STUDY, SERIES = "1.2.840.4711.1", "1.2.840.4711.1.1"
 PROFILE = Profile(frozenset((Option.MODIFIED_DATES, Option.DESCRIPTORS)))
 NAMED = {"PatientName": "Secret^Person", "PatientID": "SECRET-4711", "study_uid": STUDY}
@@ -154,6 +152,7 @@ def test_a_download_tells_what_volumes_of_its_copies_lose(tmp_path: Path, key: P
     assert row["detail"].startswith("the copies lost b-values, gradient directions; for volumes, convert the originals")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("retain", [[], ["uids"]])
 @pytest.mark.parametrize("uid", ["1..2", "SECRET-4711"])
@@ -182,6 +181,7 @@ def exports(site: Site) -> set[str]:
     return {line["detail"] for line in site.audited("Export")}
 
 
+@pytest.mark.slow
 def test_volumes_are_made_of_copies_and_nothing_stays_behind(here: Site) -> None:
     volumes = downloaded(here, content="volumes")
     assert b"secret" not in searched(volumes).lower()
@@ -265,6 +265,7 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
     assert client.get("/api/v1/work?total=true").json()["total"] == before
 
 
+@pytest.mark.slow
 def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Callable[..., Site], key: Path) -> None:
     site = start_site(tables(key), authentication="always").serving()
     for name in ("one", "two"):

@@ -25,8 +25,6 @@ from tests.trash import empty_trash
 from tests.web.conftest import Site
 from tests.web.pages import Visitor
 
-pytestmark = pytest.mark.slow
-
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -87,6 +85,7 @@ def outcome_of_instances(site: Site, series: tuple[str, str], path: str, token: 
     assert outcome(referred=series[1]).json()["results"][0]["kind"] == "instance"
 
 
+@pytest.mark.slow
 def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     site: Site, series: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -140,6 +139,7 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     assert f'/series/{result["series_instance_uid"]}">segmentation</a>' in page
 
 
+@pytest.mark.slow
 def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     site: Site, series: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -176,6 +176,7 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     assert [JOBS[name](job) for name in ("series", "revision")] == ["CT Thorax", "1 (outdated)"]
 
 
+@pytest.mark.slow
 def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
     site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:
@@ -208,6 +209,7 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
         assert len(set(colours)) == 2
 
 
+@pytest.mark.slow
 def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_has_no_label(
     site: Site, tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_
     expect(page.locator("#legend li")).to_have_text(["Lung"])
 
 
+@pytest.mark.slow
 def test_a_segmentation_of_unevenly_spaced_images_is_no_problem_to_settle(site: Site, tmp_path: Path) -> None:
     instances = make.ct_series(6)
     for image, height in zip(instances, (0, 1.0, 2.3, 3.1, 4.9, 6.0), strict=True):
@@ -335,6 +338,7 @@ def test_a_job_that_failed_is_one_row_of_the_work_and_a_problem_until_it_is_trie
     assert why not in client.get(f"/studies/{series[0]}/series/{series[1]}").text
 
 
+@pytest.mark.slow
 def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that_asks_again(
     site: Site, series: tuple[str, str]
 ) -> None:
@@ -352,6 +356,7 @@ def test_a_job_that_its_receiver_calls_failed_is_a_problem_with_the_command_that
     assert "no lungs in the image" not in client.get("/problems/hooks").text
 
 
+@pytest.mark.slow
 def test_the_page_of_a_report_has_the_values_that_a_hook_gave(site: Site, series: tuple[str, str]) -> None:
     (path, token), client = begin(site, series), site.client()
     lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}

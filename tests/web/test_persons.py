@@ -67,7 +67,6 @@ def test_a_shared_patient_id_is_flagged_on_the_pages_of_both_and_all_studies_are
     assert 'href="/#words=P2"' in page
 
 
-@pytest.mark.slow
 def test_a_merge_is_previewed_done_listed_and_undone_without_a_trace(shared: Site) -> None:
     client, found = shared.client(), conflict(shared)
     pair = {"source": number(shared, "1.2"), "target": number(shared, "1.1"), "conflict": found["id"]}

@@ -10,8 +10,6 @@ from node.completeness import Reported
 from tests import make
 from tests.web.conftest import Site
 
-pytestmark = pytest.mark.slow
-
 KEY = {"study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1"}
 REASON = "The rest was <never> acquired"
 
@@ -68,6 +66,7 @@ def test_a_problem_stays_until_somebody_acknowledges_it_and_returns_when_the_ser
     assert badge(site) == 0
 
 
+@pytest.mark.slow
 def test_one_word_for_certainty_in_rest_and_views(site: Site) -> None:
     counted = {"study_uid": "1.2.3", "series_uid": "1.2.3.1", "ImagesInAcquisition": 3}
     site.take(*make.ct_series(3, **counted))
@@ -98,6 +97,7 @@ def broken(site: Site, count: int) -> None:
     site.convert()
 
 
+@pytest.mark.slow
 def test_problems_of_one_cause_are_acknowledged_together(site: Site) -> None:
     broken(site, 3)
     client = site.client()
@@ -125,6 +125,7 @@ def test_problems_of_one_cause_are_acknowledged_together(site: Site) -> None:
     assert client.get("/problems/causes/nothing").status_code == 200
 
 
+@pytest.mark.slow
 def test_the_badge_rests_until_something_new_turns_up(site: Site) -> None:
     broken(site, 1)
     client = site.client()

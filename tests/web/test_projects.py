@@ -246,7 +246,6 @@ def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(s
     shared.account("ben", Role.READ)
 
 
-@pytest.mark.slow
 def test_members_change_what_their_role_lets_them(shared: Site) -> None:
     """wren may write in alpha and read in beta; maud manages alpha and gamma, and reads beta."""
     admin = as_account(shared, "admin")

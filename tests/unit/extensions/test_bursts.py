@@ -48,7 +48,9 @@ def test_a_burst_is_of_equal_requests_and_one_version_of_the_index() -> None:
         {"headers": [(b"cookie", b"x")]},
     )
     assert [kept.find(scope("4", **other), 0.2, 1) for other in others] == [None] * len(others)
-    assert [kept.find(scope("5"), 0.2, 1), kept.find(scope("4"), 0.2, 2), kept.find(scope("4"), 0.2, None)] == [None] * 3
+    assert [kept.find(scope("5"), 0.2, 1), kept.find(scope("4"), 0.2, 2), kept.find(scope("4"), 0.2, None)] == [
+        None
+    ] * 3
 
 
 def test_a_burst_is_renewed_by_one_request_and_ends_with_its_life() -> None:

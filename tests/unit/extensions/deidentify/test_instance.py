@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +387,12 @@ def test_a_rule_for_another_device_does_not_fit() -> None:
     rule = PixelRule("us", {"Modality": ("US",), "Rows": (20,)}, (), ())
     assert rule.fits(us())
     assert not rule.fits(ct())
+
+
+@pytest.mark.parametrize("length", [24, 25])
+def test_native_pixels_of_an_odd_length_are_padded_and_what_follows_is_read(length: int) -> None:
+    ds = make.instance(DataSetTrailingPadding=b"\0\0")
+    ds.add_new("PixelData", "OB", bytes(range(length)))
+    read = dcmread(BytesIO(b"".join(pieces(ds))))
+    assert read.PixelData == bytes(range(length)) + b"\0" * (length % 2)
+    assert read.DataSetTrailingPadding == b"\0\0"
