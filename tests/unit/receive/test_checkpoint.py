@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from node.journal.segment import Damage
-from node.receive.replay import JournalReplay
+from node.receive.checkpoint import Checkpoint
 
 
 def test_each_record_that_cannot_be_read_is_counted_and_its_segment_kept_once(tmp_path: Path) -> None:
@@ -29,10 +29,9 @@ def test_each_record_that_cannot_be_read_is_counted_and_its_segment_kept_once(tm
             ),
             instances=SimpleNamespace(named_keys=lambda keys: set()),
         ),
-        "checkpoint": SimpleNamespace(owe=list),
     }
-    replay = JournalReplay(**parts, apply=len)
-    assert (replay.run(1, 10, 1000).damaged, replay.is_damaged) == (4, True)
+    checkpoint = Checkpoint(**parts)
+    assert (checkpoint.replay(len, 1, 10, 1000).damaged, checkpoint.is_damaged) == (4, True)
     assert copied == [tmp_path / "there"]
     assert [gap.partition(" of the journal")[0] for gap in gaps] == [
         "records 2 to 4", "records 7 to 7", "records from 9 on, if there were any,",
