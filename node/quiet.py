@@ -87,3 +87,9 @@ def last_sign(waits: Waits) -> dt.datetime | None:
     """Return the last moment at which any sender was heard, or None."""
     heard = (moment for its in waits.values() for moment in (its.received_at, its.aborted_at) if moment is not None)
     return max(heard, default=None)
+
+
+def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
+    """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
+    due = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
+    return due is not None and due.replace(tzinfo=dt.UTC) <= now

@@ -18,7 +18,7 @@ import pytest
 from node.index.database.reading import reading
 from node.index.engine import sqlite_file
 from node.index.engine.place import FILE_NAME
-from node.journal.journal import inspect
+from node.journal.inspection import inspect
 from tests.made_once import (
     IN_POSTGRESQL,
     give_locks_up_in_postgresql,

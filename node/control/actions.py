@@ -32,9 +32,8 @@ from node.lifecycle.erasure import Erasing, Object
 from node.lifecycle.retention import confirm, trash_until, uptime
 from node.receive.accounting import write_off
 from node.receive.apply import Applier
-from node.receive.conflicts import Conflicts
+from node.receive.custody import Conflicts, Quarantine
 from node.receive.ingest import Ingest
-from node.receive.quarantine import Quarantine
 from node.receive.results import Results
 from node.registry import enabled, resolve
 from node.settings.core import HookEvent

@@ -18,7 +18,7 @@ from node.files.durable import make_folder, sync_folder, write_durably
 from node.index.database.reading import reading
 from node.index.engine.backend import IndexUnusable, Salvaged, backend_at
 from node.index.engine.place import Place, exists, newer_schema, place_of, require_there
-from node.journal.journal import MARK_FILE, inspect, segment_files
+from node.journal.inspection import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.lifecycle.repair import repair_all

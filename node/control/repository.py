@@ -30,8 +30,8 @@ from node.lifecycle.fsck import has_volumes, lacks
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.accounting import account_for
 from node.receive.apply import Applier
+from node.receive.custody import take_back
 from node.receive.ingest import Ingest
-from node.receive.quarantine import take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import mark_all_missing, record_quarantined, recover
 from node.receive.results import Results

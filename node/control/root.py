@@ -15,7 +15,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.files.durable import locked, make_folder
 from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
 from node.index.engine.sqlite_file import has_schema
-from node.journal.journal import inspect
+from node.journal.inspection import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 

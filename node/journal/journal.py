@@ -11,7 +11,7 @@ one piece, and one sync serves all: a lone thread hands over to nobody, and many
 Segments are preallocated and reused. If the process dies during a write, the record that it tore ends the journal; no
 `append` of it had returned. Each process begins a new segment, so that nothing is ever written behind a torn record.
 
-`inspect` and `records` read a journal without locking or changing it, also while a node writes to it.
+`node.journal.inspection` reads a journal without locking or changing it, also while a node writes to it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from typing import Any
 
 from node.errors import VoxelnodeError
 from node.files.durable import NO_ROOM, locked, make_folder, moved, sync_folder, write_durably
+from node.journal.inspection import MARK_FILE, JournalUnusable, read_in_order, segment_files, used_segments
 from node.journal.segment import (
     GROW_BYTES,
     HEADER_BYTES,
@@ -42,8 +43,6 @@ from node.journal.segment import (
     Segment,
     SegmentGone,
     checksum,
-    in_order,
-    read_in_order,
 )
 from node.runtime.failpoints import reached
 
@@ -55,15 +54,6 @@ MAX_BYTES = 1 << 30
 
 ROOM_SECONDS = 10.0
 """Longest wait of an append for a free segment."""
-
-MARK_FILE = "freed.json"
-"""Beside the segments: up to which record everything is durable elsewhere."""
-
-_NAME = re.compile(r"\d{8}\.journal")
-
-
-class JournalUnusable(VoxelnodeError):
-    """The journal is held by another process, was written by a newer version, or is closed."""
 
 
 class JournalFull(VoxelnodeError):
@@ -118,8 +108,9 @@ class Journal:
         self._is_closed = self._is_ready = False
         self._last = self._freed = 0
         self._start = Cursor(1, HEADER_BYTES)
-        self._folder_lock = _locked(folder)
-        self._place = os.fstat(self._folder_lock)
+        if (lock := locked(folder, os.O_RDONLY | os.O_DIRECTORY)) is None:
+            raise JournalUnusable(f"{folder} is in use by another process: stop it first")
+        self._folder_lock, self._place = lock, os.fstat(lock)
         try:
             self._find_segments()
         except BaseException:
@@ -498,132 +489,6 @@ class Journal:
             os.close(self._folder_lock)
 
 
-def segment_files(folder: Path) -> list[Path]:
-    """Return the paths of the segments of a journal, in the order of their names; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-
-
-def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segment], bytes, int, list[Path]]:
-    """Return the segments that were used, in the order of their records, the identity of their journal and its mark.
-
-    Last come the files of segments that the mark names and that are missing, or shorter than they were. The identity is
-    empty, and the mark 0, if there is neither a segment that was used nor a mark.
-
-    Raises JournalUnusable if a newer version has written a segment.
-    """
-    used = in_order(segments)
-    if newer := [segment for segment in used if segment.head is not None and segment.head.version > VERSION]:
-        raise JournalUnusable(
-            f"{newer[0].path} was written by a newer version of voxelnode: install that one, or empty the journal with "
-            "it by `voxelnode journal drain`"
-        )
-    mark = _read_mark(folder)
-    gone = _gone(folder, mark, segments)
-    identity = _identity(mark, used)
-    is_own = mark.get("journal") == identity.hex()
-    return used, identity, _freed(mark) if is_own else 0, gone if is_own else []
-
-
-def _identity(mark: Mapping[str, Any], used: Sequence[Segment]) -> bytes:
-    """Return the identity of the journal; where every header is damaged or missing, the mark names it."""
-    heads = [segment.head for segment in used if segment.head is not None]
-    newest = next((head.journal for head in reversed(heads) if head.journal), b"")
-    if newest:
-        return newest
-    try:
-        return bytes.fromhex(str(mark["journal"]))
-    except (KeyError, ValueError):
-        return b""
-
-
-def _freed(mark: Mapping[str, Any]) -> int:
-    """Return the number that `Journal.free` recorded; 0 where there is none, so that all records count."""
-    try:
-        return int(mark["freed"])
-    except (ValueError, KeyError, TypeError):
-        return 0
-
-
-def _gone(folder: Path, mark: Mapping[str, Any], segments: Sequence[Segment]) -> list[Path]:
-    """Return the files of the segments that a mark names and that are missing, or shorter than they were."""
-    sizes, noted = {segment.path.name: segment.capacity for segment in segments}, mark.get("segments")
-    if not isinstance(noted, dict):
-        return []
-    names = sorted(name for name in noted if _NAME.fullmatch(name) and isinstance(noted[name], int))
-    return [folder / name for name in names if sizes.get(name, -1) < noted[name]]
-
-
-def _read_mark(folder: Path) -> dict[str, Any]:
-    """Return the mark of a journal; empty where there is none, or one that cannot be read."""
-    try:
-        mark = json.loads((folder / MARK_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return mark if isinstance(mark, dict) else {}
-
-
 def _fitting(batch: list[_Waiting], room: int) -> int:
     """Return how many of the first waiting ones fit into these bytes; at least one, which has room."""
-    count = 0
-    for waiting in batch:
-        room -= waiting.size
-        if room < 0:
-            break
-        count += 1
-    return max(count, 1)
-
-
-def _locked(folder: Path) -> int:
-    """Lock the folder for this process."""
-    lock = locked(folder, os.O_RDONLY | os.O_DIRECTORY)
-    if lock is None:
-        raise JournalUnusable(f"{folder} is in use by another process: stop it first")
-    return lock
-
-
-@dataclass(frozen=True, slots=True)
-class JournalState:
-    """The state of a journal at one moment. `identity` is empty where no record was ever written."""
-
-    identity: str
-    segments: int
-    bytes: int
-    freed: int
-    last: int
-    damage: tuple[Damage, ...]
-
-
-def inspect(folder: Path) -> JournalState:
-    """Return the state of a journal; one without segments where there is no folder.
-
-    Raises JournalUnusable if a newer version has written it. Raises OSError if a segment cannot be read.
-    """
-    state = _look(folder)
-    if state.damage:  # or a process has half written a record, or writes over a segment: then the next look differs
-        again = _look(folder)
-        state = replace(again, damage=tuple(found for found in again.damage if found in state.damage))
-    return state
-
-
-def _look(folder: Path) -> JournalState:
-    with _opened(folder) as segments:
-        used, identity, freed, gone = used_segments(folder, segments)
-        damage = tuple(found for found in read_in_order(used, freed, gone) if isinstance(found, Damage))
-        last = max((segment.last for segment in used), default=0)
-        size = sum(segment.capacity for segment in segments)
-        return JournalState(identity.hex(), len(segments), size, freed, max(last, freed), damage)
-
-
-def records(folder: Path) -> Iterator[Record]:
-    """Yield every whole record that was not freed, in its order."""
-    with _opened(folder) as segments:
-        used, _, freed, _ = used_segments(folder, segments)
-        yield from (found for found in read_in_order(used, freed) if isinstance(found, Record))
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[list[Segment]]:
-    with ExitStack() as opened:
-        yield [opened.enter_context(closing(Segment(path, read_only=True))) for path in segment_files(folder)]
+    return max(1, sum(end <= room for end in accumulate(waiting.size for waiting in batch)))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -327,60 +326,3 @@ class Segment:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-
-def in_order(segments: Iterable[Segment]) -> list[Segment]:
-    """Return the segments that were used, in the order of their records; unreadable ones come first.
-
-    Two segments begin at one number if a process died between the header of a segment and its first whole record: the
-    next process began another segment at that number. The segment with records comes last.
-    """
-    used = sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
-    shared = {one.begins_at for one, other in pairwise(used) if one.begins_at == other.begins_at}
-    return sorted(used, key=lambda segment: (segment.begins_at, segment.begins_at in shared and segment.has_records))
-
-
-def read_in_order(segments: Sequence[Segment], freed: int, gone: Sequence[Path] = ()) -> Iterator[Record | Damage]:
-    """Yield every record behind the number `freed`, and the gaps between them.
-
-    `segments`: as of `in_order`. `gone`: files that should be there as well, or that are shorter than they were.
-    """
-    missing = list(gone)
-    for found in _read_what_is_there(segments, freed, is_all=not gone):
-        yield replace(found, segment=missing.pop(0)) if isinstance(found, Damage) and missing else found
-    last = max((segment.last for segment in segments), default=freed)
-    yield from (Damage(max(last, freed) + 1, max(last, freed), path) for path in missing)
-
-
-def _read_what_is_there(segments: Sequence[Segment], freed: int, *, is_all: bool) -> Iterator[Record | Damage]:
-    """Do `read_in_order` with the segments that are there; `is_all`: there were no others."""
-    unreadable = [segment for segment in segments if not segment.begins_at]
-    readable = [segment for segment in segments if segment.begins_at]
-    last = max(freed, readable[0].begins_at - 1) if readable and is_all else freed
-    for segment, following in zip_longest(readable, readable[1:]):
-        # Behind the next segment's begin, this one has at most what a failed write has left.
-        end = following.begins_at if following is not None else None
-        if end is not None and end <= freed + 1:
-            segment.first, segment.last = segment.begins_at, end - 1
-            continue
-        if segment.begins_at > last + 1:
-            yield Damage(last + 1, segment.begins_at - 1, (unreadable or [segment])[0].path)
-            last = segment.begins_at - 1
-        for found in _read_segment(segment, last, end):
-            last = found.last if isinstance(found, Damage) else found.sequence
-            yield found
-
-
-def _read_segment(segment: Segment, last: int, end: int | None) -> Iterator[Record | Damage]:
-    """Yield the records of one segment behind `last` and before `end`, and its gaps; sets `segment.last`."""
-    for record in segment.scan(last):
-        if end is not None and record.sequence >= end:
-            break
-        if record.sequence > last + 1:
-            yield Damage(last + 1, record.sequence - 1, segment.path)
-        last = record.sequence
-        yield record
-    if end is not None:
-        segment.last = end - 1
-        if last < end - 1:
-            yield Damage(last + 1, end - 1, segment.path)

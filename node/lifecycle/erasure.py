@@ -38,7 +38,7 @@ from node.index.work.states import Erasure
 from node.lifecycle.deletion import Order, delete, empty
 from node.receive.apply import Applier
 from node.receive.aside import FOLDER
-from node.receive.quarantine import NotInQuarantine, examined
+from node.receive.custody import NotInQuarantine, examined
 from node.registry import shares
 from node.runtime.failpoints import reached
 from node.version import __version__

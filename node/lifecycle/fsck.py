@@ -29,7 +29,7 @@ from node.index.models.levels import STORE
 from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
-from node.journal.journal import records, segment_files
+from node.journal.inspection import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mark_of, unaccounted
 from node.receive.aside import reasons_of

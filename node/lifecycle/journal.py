@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.index.engine.about_keys import AppliedPosition
-from node.journal.journal import inspect, records
+from node.journal.inspection import inspect, records
 from node.journal.segment import Damage
 from node.receive.record import association_end, receipt
 

@@ -40,7 +40,8 @@ from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused
-from node.journal.journal import Journal, JournalFull, JournalUnusable
+from node.journal.inspection import JournalUnusable
+from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
 from node.receive.accounting import acknowledged
 from node.receive.checkpoint import Checkpoint, Replayed

@@ -194,7 +194,7 @@ class _Asked:
         if file.sop_instance_uid is not None:
             uids = file.study_instance_uid, file.series_instance_uid, file.sop_instance_uid
             return tuple(uid for uid in uids if uid)
-        from node.receive.quarantine import uids_of
+        from node.receive.custody import uids_of
 
         return uids_of(self.root, file)
 
@@ -203,7 +203,7 @@ class _Asked:
         if _UID.fullmatch(self.sought):
             return None
         from node.dicom.uids import resource_path
-        from node.receive.strangers import named, stranger
+        from node.receive.aside import named, stranger
 
         for row in self.index.conflicts.of_strangers():
             if monotonic() > self.deadline:
@@ -350,7 +350,7 @@ class _Asked:
     def _of_another_now(self, came: Row, at: dt.datetime, who: str) -> Whereabouts | None:
         """Return a study that came with the Patient ID, and is of another patient now: corrected, merged or kept."""
         from node.dicom.uids import resource_path
-        from node.receive.strangers import named
+        from node.receive.aside import named
 
         for one in came["objects"]:
             uid = one.get("study_instance_uid", "")

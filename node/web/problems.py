@@ -34,8 +34,7 @@ from node.index.nouns.trash import NotInTrash
 from node.index.search.finder import QueryRefused
 from node.index.work.ledger import NoSuchWork, WorkEnded
 from node.index.work.routes import SendBeingCancelled
-from node.receive.conflicts import NoSuchConflict, NotDecidable
-from node.receive.quarantine import NotInQuarantine, NotReleased
+from node.receive.custody import NoSuchConflict, NotDecidable, NotInQuarantine, NotReleased
 from node.web import problem_types as types
 from node.web.errors import (
     DownloadsBusy,

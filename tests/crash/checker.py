@@ -21,7 +21,7 @@ from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME
-from node.journal.journal import records
+from node.journal.inspection import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import association_end, receipt
 from node.settings.core import OverwritePolicy

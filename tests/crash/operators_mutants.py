@@ -31,7 +31,7 @@ from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
-from node.index.nouns import deletions, growth, received
+from node.index.nouns import deletions, received, waits
 from node.index.nouns.records import Received
 from node.lifecycle import fsck
 from node.receive import apply, recovery, stored_files
@@ -62,7 +62,7 @@ def revisions_share_folders() -> None:
 
 def claims_are_never_revoked() -> None:
     """4: a conversion counts although an instance that it began with was deleted meanwhile."""
-    growth.revoke_claim = deletions.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
+    waits.revoke_claim = deletions.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
 
 
 def new_indexes_have_no_deletions() -> None:

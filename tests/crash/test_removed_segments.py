@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.journal.journal import MARK_FILE
+from node.journal.inspection import MARK_FILE
 from node.runtime.failpoints import VARIABLE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send

@@ -14,8 +14,7 @@ from node.audit.audit_log import Audit
 from node.index.database.reading import reading
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.fsck import examine
-from node.receive.conflicts import Compared, Conflicts, NoSuchConflict, NotDecidable, compared
-from node.receive.quarantine import Quarantine
+from node.receive.custody import Compared, Conflicts, NoSuchConflict, NotDecidable, Quarantine, compared
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes, flip
 from tests.integration.test_deletion import take_and_convert

@@ -15,7 +15,8 @@ from node.control.repository import MIN_SEGMENTS, Repository
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.journal import segment
-from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable, inspect
+from node.journal.inspection import JournalUnusable, inspect
+from node.journal.journal import SEGMENT_BYTES, Journal
 from node.journal.segment import VERSION, Record, Segment
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin

@@ -19,7 +19,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Outcome
-from node.receive.conflicts import Difference, compared
+from node.receive.custody import Difference, compared
 from node.receive.ingest import Announced, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover

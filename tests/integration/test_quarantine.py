@@ -13,7 +13,7 @@ from node.audit.audit_log import Audit
 from node.files.acknowledged import write_offs
 from node.index.database.reading import reading
 from node.index.engine.about_keys import AppliedPosition
-from node.receive.quarantine import NotInQuarantine, NotReleased, Quarantine, QuarantinedFile, examined, quarantined
+from node.receive.custody import NotInQuarantine, NotReleased, Quarantine, QuarantinedFile, examined, quarantined
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
 from tests.rows import write_rows

@@ -27,7 +27,7 @@ from node.extensions.postgresql.hosts import HostRepository, JoiningHost
 from node.index.engine.backend import IndexUnusable
 from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
-from node.receive.conflicts import NotDecidable, compared
+from node.receive.custody import NotDecidable, compared
 from node.receive.stored_files import report_damage
 from node.settings.core import ClusterSettings, IndexSettings, SeriesSettings
 from node.settings.model import Settings

@@ -30,7 +30,7 @@ OF_WHOLE_DATA_SETS = {
 
 ACCEPTED = {
     "extensions/results/segmentation.py _placed": "a grid that the mask is not of; why it was refused is raised",
-    "receive/strangers.py stranger": "who asks says that the other patient is not known",
+    "receive/aside.py stranger": "who asks says that the other patient is not known",
     "archive/proof.py last_proof": "a proof that cannot be read counts as none, and doctor warns of that",
     "association/services/c_find.py _audited_keys": "the audit line says that the keys are not readable",
     "background.py failed": "the log itself fails; the service is failed nevertheless",
@@ -61,7 +61,7 @@ ACCEPTED = {
     "extensions/peers/search.py _read": "a note on the page counts the answers that are left out",
     "extensions/worklist/queries.py _has_value": "a key that cannot be read is reported as not supported",
     "logs.py handleError": "the log itself fails; a line in its place says so",
-    "receive/conflicts.py _attributes": "the comparison says that the file of the version cannot be read",
+    "receive/custody.py _attributes": "the comparison says that the file of the version cannot be read",
     "receive/dicom_files.py _uids": "fewer UIDs are read, and without any the file is listed as skipped",
     "settings/load.py _network": "it looks for a hint; the value is refused without one",
     "settings/section.py _host": "what is no address is judged as a name",

@@ -27,7 +27,7 @@ from node.errors import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from node.receive.conflicts import Version
+    from node.receive.custody import Version
 
 VERSIONS = ("", "current version", "version in this conflict")
 PATIENTS = ("", "patient of the study", "patient in this conflict")
@@ -50,7 +50,7 @@ def list_(
 ) -> Listing:
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
     with root.looking() as index, root.files() as local:
-        from node.receive.strangers import with_strangers  # after the index, of which it loads less then
+        from node.receive.aside import with_strangers  # after the index, of which it loads less then
 
         rows = with_strangers(index.conflicts.all(decided=everything), index, local)
 
@@ -66,7 +66,7 @@ def list_(
 
 def _known_by(row: Mapping[str, Any]) -> str:
     """Return patient, date and series of a conflict, as far as they are in the index."""
-    from node.receive.strangers import came_as, named
+    from node.receive.aside import came_as, named
 
     if row["study_date"] is None and row["patient_id"] is None:
         return ""
@@ -85,13 +85,13 @@ def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
 def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
     """Compare a version with the current one, pixels included."""
     with root.reading() as index, root.files() as local:
-        from node.receive.conflicts import compared  # after the index, of which it loads less then
+        from node.receive.custody import compared  # after the index, of which it loads less then
 
         found = compared(root.folder, index, conflict, local)
         pixels = None if found.files is None else _pixels(*found.files)
 
     def text() -> None:
-        from node.receive.strangers import OF_TWO_PATIENTS
+        from node.receive.aside import OF_TWO_PATIENTS
 
         _print_found(found.conflict, found.conflict["kind"], uids=uids)
         if found.current is not None and found.other is not None:

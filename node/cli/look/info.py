@@ -165,7 +165,7 @@ class _Describer:
 
     def _set_aside(self, uid: str) -> Row:
         """Return the conflicts of a UID of which nothing is current."""
-        from node.receive.strangers import with_strangers
+        from node.receive.aside import with_strangers
 
         conflicts = with_strangers(self._index.conflicts.of_uid(uid), self._index, self._local)
         return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
@@ -254,7 +254,7 @@ class _Describer:
         failures: dict[str, Row] = {}
         for row in self._index.failures.of_study(study):
             failures.setdefault(row["series_instance_uid"], row)
-        from node.receive.strangers import came_as, strangers_in
+        from node.receive.aside import came_as, strangers_in
 
         undecided = {row["series_instance_uid"] for row in self._index.conflicts.about(study, None)}
         strangers = strangers_in(study, self._index, self._local)
@@ -291,7 +291,7 @@ class _Describer:
 
     def _elsewhere(self, patient_ids: Collection[str | None]) -> list[Row]:
         """Return the undecided conflicts of instances of patients that are in the studies of others."""
-        from node.receive.strangers import OF_TWO_PATIENTS, with_strangers
+        from node.receive.aside import OF_TWO_PATIENTS, with_strangers
 
         rows = [row for row in self._index.conflicts.of_strangers() if row["kind"] == OF_TWO_PATIENTS]
         undecided = [row for row in rows if row["decision"] is None]
@@ -301,7 +301,7 @@ class _Describer:
     def _outcome(self, study: str, series: str | None = None) -> Row:
         """Return volumes, failures and undecided conflicts of a study or a series, and what of it is not there."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
-        from node.receive.strangers import with_strangers
+        from node.receive.aside import with_strangers
 
         conflicts = with_strangers(self._index.conflicts.about(study, series), self._index, self._local)
         return {
@@ -428,7 +428,7 @@ def _print(description: Row) -> None:
             print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
     _print_reasons(description)
     if description.get("conflicts"):
-        from node.receive.strangers import came_as
+        from node.receive.aside import came_as
 
         conflicts = [
             (row["id"], row["kind"], row["sop_instance_uid"], "; ".join(filter(None, (row["detail"], came_as(row)))))

@@ -63,7 +63,7 @@ def _images(row: Mapping[str, Any]) -> Any:
 
 def state_of(row: Mapping[str, Any]) -> Any:
     """Return the state of a series; once it is converted, its completeness stands for it."""
-    from node.index.nouns.level_views import is_due
+    from node.quiet import is_due
 
     if row["state"] == "converted":
         return row["certainty"] or row["state"]

@@ -186,7 +186,7 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
-    from node.index.nouns.level_views import is_due
+    from node.quiet import is_due
 
     by_state, waiting = dict(facts["series"]), facts["series_waiting"]
     retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in facts["series_retried"])

@@ -48,7 +48,7 @@ def list_(root: Root) -> Listing:
 
 
 def _damaged(row: dict[str, Any]) -> str:
-    from node.receive.strangers import named
+    from node.receive.aside import named
 
     uids = (row[f"{level}_instance_uid"] for level in ("study", "series", "sop"))
     return printable("  {}, study {}, series {}, instance {}".format(named(row), *uids))

@@ -41,7 +41,7 @@ def show(name: Name, root: Root) -> Listing:
     `voxelnode dump` prints its header.
     """
     with root.reading() as index:  # before the libraries, which load less then
-        from node.receive.quarantine import examined
+        from node.receive.custody import examined
 
         found = examined(root.folder, index, name)
     fields = {**asdict(found.file), **{key: value for key, value in asdict(found).items() if key != "file"}}

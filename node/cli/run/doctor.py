@@ -406,7 +406,7 @@ def _checksums(site: Site) -> Iterator[Said]:
 )
 def _journal(site: Site) -> Iterator[Said]:
     from node.index.engine.about_keys import AppliedPosition
-    from node.journal.journal import JournalUnusable
+    from node.journal.inspection import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 
     folder = site.root / JOURNAL_FOLDER

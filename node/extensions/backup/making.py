@@ -35,7 +35,7 @@ from node.files.acknowledged import read_segment, segments
 from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
 from node.index.engine.place import backup as copy_database
-from node.journal.journal import inspect
+from node.journal.inspection import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.readiness import LIVE_FILE
 from node.runtime.failpoints import reached

@@ -15,9 +15,8 @@ from node.extensions.pages.persons import desk_of_conflict
 from node.index.database.reading import ReadIndex
 from node.index.nouns.persons import PersonRepository
 from node.index.nouns.problems import SeriesProblem
-from node.receive.aside import quarantined
-from node.receive.conflicts import compared
-from node.receive.strangers import with_strangers
+from node.receive.aside import quarantined, with_strangers
+from node.receive.custody import compared
 from node.web import actions
 from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall
 from node.web.errors import ProblemsChanged

@@ -15,7 +15,7 @@ from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
-from node.receive.strangers import strangers_in
+from node.receive.aside import strangers_in
 from node.registry import LABELS, part_of
 from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import of_study

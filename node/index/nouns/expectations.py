@@ -17,7 +17,7 @@ from node.index.engine.sql import in_partial_index
 from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow, LostInstanceRow
 from node.index.models.levels import MARKED_IMAGES, ImageRow, SeriesRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.growth import performed_of
+from node.index.nouns.waits import performed_of
 
 IN_AN_INSTANCE = ", in the middle of an instance"
 """How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""

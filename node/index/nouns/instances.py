@@ -6,10 +6,10 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Connection, Select, bindparam, func, insert, select, true, update
+from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, func, insert, select, true, update
 from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import join
+from sqlalchemy.orm import InstrumentedAttribute, join
 
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
@@ -463,19 +463,15 @@ class ReadInstances(PagedRepository, InstanceViews):
 
     def count_by_study(self, study_instance_uids: Sequence[str]) -> dict[str, int]:
         """Count the instances of those of some studies that are stored."""
-        query = select(StudyRow.study_instance_uid, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        named = StudyRow.study_instance_uid.in_(study_instance_uids)
-        rows = self._connection.execute(query.where(named).group_by(StudyRow.study_instance_uid))
-        return {uid: count for uid, count in rows}
+        return self._count_by(StudyRow.study_instance_uid, StudyRow.study_instance_uid.in_(study_instance_uids))
 
     def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
         """Count the instances of each stored series of a study."""
-        query = select(SeriesRow.series_instance_uid, func.count()).select_from(
-            join(ImageRow, SeriesRow).join(StudyRow)
-        )
-        of_study = StudyRow.study_instance_uid == study_instance_uid
-        rows = self._connection.execute(query.where(of_study).group_by(SeriesRow.series_instance_uid))
-        return {uid: count for uid, count in rows}
+        return self._count_by(SeriesRow.series_instance_uid, StudyRow.study_instance_uid == study_instance_uid)
+
+    def _count_by(self, uid: InstrumentedAttribute[str], condition: ColumnElement[bool]) -> dict[str, int]:
+        images = select(uid, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        return {uid: count for uid, count in self._connection.execute(images.where(condition).group_by(uid))}
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
         """Return the distinct AE titles that sent instances of a study or a series, sorted."""

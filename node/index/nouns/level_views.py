@@ -11,6 +11,7 @@ from typing import Any
 
 from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of
 from node.index.nouns.records import InstanceFile, PlaceCount, StoredStudy
+from node.quiet import is_due
 
 CHUNK_STUDIES = 1000
 """Studies that retention reads at a time."""
@@ -38,12 +39,6 @@ _WITH_STUDY = "v_series se JOIN v_studies st USING (study_instance_uid)"
 """Series, with the patients of their studies."""
 
 _ABOVE_IMAGE = "JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id"
-
-
-def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
-    """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
-    due = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
-    return due is not None and due.replace(tzinfo=dt.UTC) <= now
 
 
 class PatientViews(ViewRows):

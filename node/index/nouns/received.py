@@ -26,7 +26,6 @@ from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.events import owe_images
-from node.index.nouns.growth import Seen, record_growth
 from node.index.nouns.instance_files import owe_removals
 from node.index.nouns.levels import (
     Places,
@@ -41,6 +40,7 @@ from node.index.nouns.levels import (
 from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
+from node.index.nouns.waits import Seen, record_growth
 from node.index.search.documents import rebase, write_documents
 from node.index.work.messages import begin_repaired
 

@@ -19,16 +19,7 @@ from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries
-from node.index.nouns.waits import is_awaiting
-
-REVOKED = -1
-"""In `claimed_receptions`: the series is still under conversion, but its outcome will not count."""
-
-
-def revoke_claim(connection: Connection, series_id: int) -> None:
-    """Revoke the claim of a series after an instance has left it: its conversion may not be recorded."""
-    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
-    connection.execute(claimed.values(claimed_receptions=REVOKED))
+from node.index.nouns.waits import is_awaiting, revoke_claim
 
 
 def reopen(

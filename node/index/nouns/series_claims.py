@@ -25,10 +25,10 @@ from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.expectations import COUNTS, expectation_of
 from node.index.nouns.records import ClaimedSeries
-from node.index.nouns.reopening import REVOKED, find_series, references_of
+from node.index.nouns.reopening import find_series, references_of
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.verdicts import held_at, judge, update_series
-from node.index.nouns.waits import await_nobody, is_due
+from node.index.nouns.waits import REVOKED, await_nobody, is_due
 
 RECONVERSION_REQUESTED = "reconversion requested"
 """Detail of the event by which a series opens again on request."""

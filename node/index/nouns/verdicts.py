@@ -17,9 +17,8 @@ from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.expectations import COUNTS, expectation_of, parts_of
-from node.index.nouns.growth import performed_of
 from node.index.nouns.reopening import reopen
-from node.index.nouns.waits import await_nobody
+from node.index.nouns.waits import await_nobody, performed_of
 
 
 def series_at(key: SeriesKey) -> Select[Any]:

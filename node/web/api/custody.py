@@ -1,6 +1,6 @@
 """Identity conflicts and files in quarantine: list, compare, decide (docs/custody.md).
 
-The decisions themselves write the audit log (`node.receive.conflicts`, `node.receive.quarantine`).
+The decisions themselves write the audit log (`node.receive.custody`, `node.receive.custody`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from fastapi import Path, Query, Response
 
 from node.index.database.reading import ReadIndex
 from node.receive.aside import FOLDER, quarantined
-from node.receive.conflicts import compared
-from node.receive.quarantine import examined, quarantined_file
+from node.receive.custody import compared, examined, quarantined_file
 from node.web.access import ADMINS, READERS, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged

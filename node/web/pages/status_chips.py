@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from node.completeness import CERTAINTIES, NO_MORE, Certainty
 from node.index.engine.view_rows import remedy_of
-from node.index.nouns.level_views import is_due
 from node.index.nouns.studies import ListedStudy
+from node.quiet import is_due
 from node.web.pages.filters import grouped, listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain", "silent"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.journal import segment
-from node.journal.journal import MARK_FILE, JournalUnusable, inspect
+from node.journal.inspection import MARK_FILE, JournalUnusable, inspect
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from node.journal.journal import MARK_FILE
+from node.journal.inspection import MARK_FILE
 from node.journal.segment import Damage, Record, SegmentGone
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 

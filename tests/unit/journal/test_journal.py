@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 
 from node.journal import journal as journal_module
-from node.journal.journal import (
-    Cursor,
-    Journal,
-    JournalFull,
-    JournalUnusable,
-    _Waiting,
-    inspect,
-    records,
-    segment_files,
-)
+from node.journal.inspection import JournalUnusable, inspect, records, segment_files
+from node.journal.journal import Cursor, Journal, JournalFull, _Waiting
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, Segment
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, SEGMENT_BYTES, Opened, fill
 
