@@ -21,12 +21,13 @@ from time import monotonic
 from typing import ParamSpec
 
 from node.children.child import ChildDied, ChildPool
-from node.children.decoding import CANNOT_BE_COMPARED, differences_between
+from node.children.decoding import CANNOT_BE_COMPARED, LIBRARIES, NoSuchValue, differences_between
 from node.children.forwarding import CopyChange
 from node.children.messages import ChildCancelled, ChildLate
 from node.children.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import ConversionRefused, OutOfResources, VoxelnodeError, is_of_system, is_out_of_memory
 from node.runtime.budget import Turns, current_caller
+from node.volume.read.transfer_syntaxes import NotTranscodable
 
 MAX_JOBS_PER_PROCESS = 2000
 """Most frames of one file or series that a process decodes: codecs leak memory."""
@@ -243,7 +244,6 @@ class _Refusals:
 def serve(channel: ChildPipes, max_answer_bytes: int) -> None:
     """Run jobs until the channel closes, those of each file, or of a series, in a process of its own."""
     use_one_thread()
-    from node.children.decoding import LIBRARIES, result_of
     from node.volume.read.decoders import load_codecs
 
     for name in LIBRARIES:
@@ -251,7 +251,7 @@ def serve(channel: ChildPipes, max_answer_bytes: int) -> None:
     load_codecs()
     gc.collect()
     gc.freeze()  # otherwise a collection in a process copies the pages of all modules
-    serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS, _load_for)
+    serve_apart(channel, partial(_answer, max_answer_bytes), MAX_JOBS_PER_PROCESS, _load_for)
 
 
 def _load_for(job: partial[bytes]) -> None:
@@ -262,18 +262,20 @@ def _load_for(job: partial[bytes]) -> None:
             argument.load()
 
 
-def _answer(
-    result_of: Callable[[Callable[[], bytes], int], bytes | str | OSError],
-    max_answer_bytes: int,
-    job: Callable[[], bytes],
-    _limits: ChildLimits,
-) -> bytes:
+def _answer(max_bytes: int, job: Callable[[], bytes], _limits: ChildLimits) -> bytes:
+    """Run a job; return its result, the reason why there is none, or the error if the file cannot be read."""
     try:
-        result = result_of(job, max_answer_bytes)
-    except MemoryError:
-        result = NO_MEMORY
-    if isinstance(result, bytes):
-        return RESULT + result
-    if isinstance(result, OSError):
-        return ERROR + b"%d" % (result.errno or 0)
-    return REASON + result[:MAX_REASON_CHARACTERS].encode("utf-8", "replace")
+        result = job()
+    except ConversionRefused as error:
+        reason = error.detail
+    except (NotTranscodable, NoSuchValue) as error:
+        reason = str(error)
+    except Exception as error:  # the boundary of the process
+        if is_of_system(error) and not is_out_of_memory(error):
+            return ERROR + b"%d" % (error.errno or 0)
+        reason = NO_MEMORY if is_out_of_memory(error) else f"{type(error).__name__} while decoding"
+    else:
+        if len(result) <= max_bytes:
+            return RESULT + result
+        reason = f"the result has {len(result)} bytes; at most {max_bytes} can be returned"
+    return REASON + reason[:MAX_REASON_CHARACTERS].encode("utf-8", "replace")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from node.archive.intact import data_set_offset
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from node.errors import ConversionRefused, is_of_system, is_out_of_memory
+from node.errors import ConversionRefused
 from node.volume.read.transfer_syntaxes import NotTranscodable
 
 if TYPE_CHECKING:
@@ -222,22 +222,3 @@ def header_of_volume(path: Path) -> bytes:
         return json.dumps(read_header(path)).encode()
     except ValueError as error:
         raise NoSuchValue(str(error).removeprefix(f"{path} ")) from error
-
-
-def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError:
-    """Run a job; return its result, the reason why there is none, or an `OSError` if the file cannot be read."""
-    try:
-        result = job()
-        if len(result) > max_bytes:
-            return f"the result has {len(result)} bytes; at most {max_bytes} can be returned"
-        return result
-    except ConversionRefused as error:
-        return error.detail
-    except (NotTranscodable, NoSuchValue) as error:
-        return str(error)
-    except Exception as error:  # the boundary of the process
-        if is_out_of_memory(error):
-            raise MemoryError from error
-        if is_of_system(error):
-            return error
-        return f"{type(error).__name__} while decoding"

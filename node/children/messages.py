@@ -30,7 +30,8 @@ IDENTITY_BYTES = 16
 ANSWER, DEATH = b"a", b"d"
 """Kinds of answers: what was asked for, or the exit status, as text, of a process that ended without an answer."""
 
-_REQUEST, _ANSWER = struct.Struct(f">{IDENTITY_BYTES}sQ"), struct.Struct(f">{IDENTITY_BYTES}scQ")
+_LENGTH = struct.Struct(">Q")  # between the head of a message, if it has one, and its content
+_ANSWER = struct.Struct(f">{IDENTITY_BYTES}scQ")
 _DEATH_BYTES = 16
 _PIECE_BYTES = 1 << 20
 _CHECK_SECONDS = 0.2
@@ -85,7 +86,7 @@ def send_request(descriptor: int, identity: bytes, content: bytes, wait: Wait) -
 
     Raises EOFError, OSError: the child ended.
     """
-    left = memoryview(_REQUEST.pack(identity, len(content)) + content)
+    left = memoryview(identity + _LENGTH.pack(len(content)) + content)
     while left:
         wait.for_(descriptor, select.POLLOUT)
         try:
@@ -120,39 +121,44 @@ def _received(descriptor: int, length: int, wait: Wait) -> bytes:
     return b"".join(pieces)
 
 
-# The child's side; its descriptors block
+# Where descriptors block: in the child, and between its processes
 
 
-def read_request(descriptor: int) -> tuple[bytes, bytes] | None:
-    """Return identity and content of the next request; None at the end."""
-    head = _read(descriptor, _REQUEST.size)
+def read_message(descriptor: int, head_bytes: int = 0, max_bytes: int | None = None) -> tuple[bytes, bytearray] | None:
+    """Return head and content of the next message; None at the end, or if it is longer than `max_bytes`."""
+    head = _exactly(descriptor, head_bytes + _LENGTH.size)
     if head is None:
         return None
-    identity, length = _REQUEST.unpack(head)
-    content = _read(descriptor, length)
-    return None if content is None else (identity, content)
+    [length] = _LENGTH.unpack_from(head, head_bytes)
+    content = None if max_bytes is not None and length > max_bytes else _exactly(descriptor, length)
+    return None if content is None else (bytes(head[:head_bytes]), content)
 
 
-def write_request(descriptor: int, identity: bytes, content: bytes) -> None:
-    """Pass a request on to another process."""
-    write_all(descriptor, _REQUEST.pack(identity, len(content)) + content)
+def read_request(descriptor: int) -> tuple[bytes, bytearray] | None:
+    """Return identity and content of the next request; None at the end."""
+    return read_message(descriptor, IDENTITY_BYTES)
+
+
+def write_message(descriptor: int, content: bytes | bytearray, head: bytes = b"") -> None:
+    """Write a message; that of a request is its identity."""
+    write_all(descriptor, head + _LENGTH.pack(len(content)))
+    write_all(descriptor, content)
 
 
 def write_answer(descriptor: int, identity: bytes, content: bytes, kind: bytes = ANSWER) -> None:
     """Answer a request."""
-    write_all(descriptor, _ANSWER.pack(identity, kind, len(content)))
-    write_all(descriptor, content)
+    write_message(descriptor, content, identity + kind)
 
 
-def _read(descriptor: int, length: int) -> bytes | None:
-    pieces: list[bytes] = []
-    while length:
-        piece = os.read(descriptor, min(length, _PIECE_BYTES))
-        if not piece:
+def _exactly(descriptor: int, length: int) -> bytearray | None:
+    content = bytearray(length)
+    left = memoryview(content)
+    while left:
+        count = os.readv(descriptor, [left[:_PIECE_BYTES]])
+        if not count:
             return None
-        pieces.append(piece)
-        length -= len(piece)
-    return b"".join(pieces)
+        left = left[count:]
+    return content
 
 
 class WrongType(VoxelnodeError):

@@ -18,7 +18,6 @@ import pickle
 import resource
 import select
 import signal
-import struct
 import sys
 import threading
 import traceback
@@ -30,8 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from node.children.confinement import adopt_orphans, confine, end_with_parent, leave_namespaces, tried
-from node.children.messages import DEATH, read_request, write_answer, write_request
-from node.files.durable import write_all
+from node.children.messages import DEATH, read_message, read_request, write_answer, write_message
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
@@ -242,7 +240,7 @@ class _Keeper:
                     return
                 self._pass_on(*request)
 
-    def _pass_on(self, identity: bytes, content: bytes) -> None:
+    def _pass_on(self, identity: bytes, content: bytearray) -> None:
         apart: Apart = pickle.loads(content)
         files = apart.beside or apart.reads, apart.writes
         if self._process is None or files != self._files or self._requests >= self._max_requests:
@@ -254,7 +252,7 @@ class _Keeper:
             self._files, self._requests = files, 0
         else:
             with suppress(BrokenPipeError):  # it ended; the next round tells
-                write_request(self._orders, identity, content)
+                write_message(self._orders, content, identity)
         self._identity, self._requests = identity, self._requests + 1
 
     def _start(self, identity: bytes, apart: Apart) -> None:
@@ -295,15 +293,13 @@ class _Keeper:
         os._exit(0)
 
     def _do(self, identity: bytes, apart: Apart) -> None:
-        limit_memory(self._loaded_bytes + apart.limits.memory_bytes)
-        limit_processor_time(apart.limits.cpu_seconds)
+        limit(self._loaded_bytes + apart.limits.memory_bytes, apart.limits.cpu_seconds)
         write_answer(self._channel.answers_to, identity, self._work(apart.work, apart.limits))
 
     def _confine_assistant(self, limits: ChildLimits, descriptors: set[int]) -> None:
         _let_go_of_descriptors(descriptors)
         confine(self._means, (), (), limits.memory_bytes)
-        limit_memory(self._loaded_bytes + limits.memory_bytes // 4)
-        limit_processor_time(limits.cpu_seconds)
+        limit(self._loaded_bytes + limits.memory_bytes // 4, limits.cpu_seconds)
 
     def _end(self) -> int:
         """Kill the process that works, if there is one; return how it ended."""
@@ -381,27 +377,16 @@ def _mapped_bytes() -> int:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
-def limit_memory(size: int) -> int:
-    """Limit the address space of this process to `size` bytes; return the limit in force, which may be lower."""
-    return _limit(resource.RLIMIT_AS, size)
+def limit(memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit the address space of this process, and its processor time from now on, after which SIGXCPU kills it.
 
-
-def limit_processor_time(seconds: int) -> None:
-    """Limit this process to `seconds` more of processor time, after which SIGXCPU kills it."""
+    Inherited limits (``ulimit``, a batch system) that are lower stay.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
-
-
-def _limit(kind: int, wanted: int) -> int:
-    """Set a resource limit within the inherited one (``ulimit``, a batch system); return the limit in force."""
-    hard = resource.getrlimit(kind)[1]
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(kind, (limit, hard))
-    return limit
-
-
-_LENGTH = struct.Struct(">Q")
-_PIECE_BYTES = 1 << 20
+    cpu_limit = int(used.ru_utime + used.ru_stime) + cpu_seconds
+    for kind, wanted in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CPU, cpu_limit)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,8 +422,8 @@ class Assistants:
             assistant = self._idle.pop()
         answer = None
         try:
-            _write(assistant.requests, request)
-            answer = _read(assistant.answers, max_answer_bytes)
+            write_message(assistant.requests, request)
+            answer = read_message(assistant.answers, max_bytes=max_answer_bytes)
         except OSError:  # it ended
             pass
         finally:
@@ -448,7 +433,7 @@ class Assistants:
                 else:
                     self._idle.append(assistant)
                 self._changed.notify_all()
-        return answer
+        return None if answer is None else answer[1]
 
     def close(self) -> None:
         """End all processes, which notice that their pipes are closed. No request may be under way."""
@@ -484,31 +469,6 @@ def _start(
 
 
 def _serve(requests: int, answers: int, compute: Callable[[bytearray], bytes]) -> NoReturn:
-    while (request := _read(requests)) is not None:
-        _write(answers, compute(request))
+    while (request := read_message(requests)) is not None:
+        write_message(answers, compute(request[1]))
     os._exit(0)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    for part in (_LENGTH.pack(len(content)), content):
-        write_all(descriptor, part)
-
-
-def _read(descriptor: int, max_bytes: int | None = None) -> bytearray | None:
-    """Return the next message; None at the end, or if it is longer than `max_bytes`."""
-    head = _exactly(descriptor, _LENGTH.size)
-    if head is None:
-        return None
-    [length] = _LENGTH.unpack(head)
-    return None if max_bytes is not None and length > max_bytes else _exactly(descriptor, length)
-
-
-def _exactly(descriptor: int, length: int) -> bytearray | None:
-    content = bytearray(length)
-    left = memoryview(content)
-    while left:
-        count = os.readv(descriptor, [left[:_PIECE_BYTES]])
-        if not count:
-            return None
-        left = left[count:]
-    return content

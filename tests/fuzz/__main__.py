@@ -17,7 +17,7 @@ from pathlib import Path
 
 import atheris
 
-from node.children.serving import limit_memory
+from node.children.serving import limit
 
 with atheris.instrument_imports(include=["node"]):
     from tests.fuzz import target
@@ -43,7 +43,7 @@ def main() -> None:
     reached = folder / "reached"
     reached.mkdir(exist_ok=True)
     options = [f"-artifact_prefix={folder}/", f"-max_len={MAX_BYTES}", "-timeout=30", "-rss_limit_mb=0"]
-    limit_memory(MEMORY_BYTES)
+    limit(MEMORY_BYTES, cpu_seconds=1 << 30)
     atheris.Setup(
         [sys.argv[0], str(reached), str(seeds), *options, *sys.argv[2:]],
         target.run,

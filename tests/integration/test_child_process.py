@@ -22,7 +22,7 @@ import pytest
 from node.children import child as child_process
 from node.children.child import Child, ChildDied, ChildPool
 from node.children.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
-from node.children.serving import ChildPipes, limit_memory
+from node.children.serving import ChildPipes, limit
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
@@ -32,7 +32,7 @@ MAX_BYTES = 3 << 20
 def serve(channel: ChildPipes, memory_bytes: int | None = None) -> None:
     """Serve requests in the child: answer with its number, print, exit, or wait."""
     if memory_bytes is not None:
-        limit_memory(memory_bytes)
+        limit(memory_bytes, 1 << 30)
     for request in channel.requests():
         match request:
             case "pid":
@@ -42,7 +42,7 @@ def serve(channel: ChildPipes, memory_bytes: int | None = None) -> None:
                 os.write(2, text)
                 _answer(channel, None)
             case "limits":
-                _answer(channel, [resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
+                _answer(channel, [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
             case "read", path:
                 _answer(channel, (os.getpid(), Path(path).read_text()))
             case "die", text:
@@ -283,9 +283,8 @@ def test_limits_are_no_wider_than_those_that_the_process_was_given() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
 resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
-from node.children.serving import limit_memory, limit_processor_time
-limit_memory(1 << 40)
-limit_processor_time(1 << 30)
+from node.children.serving import limit
+limit(1 << 40, 1 << 30)
 print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIMIT_CPU))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
