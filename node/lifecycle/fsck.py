@@ -26,9 +26,9 @@ from node.index.database.reading import ReadIndex, reading
 from node.index.engine.about_keys import JOURNAL
 from node.index.engine.place import check, place_of
 from node.index.models.levels import STORE
+from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
-from node.index.nouns.volumes import VolumeFile
 from node.journal.inspection import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mark_of, unaccounted

@@ -16,8 +16,8 @@ from node.archive.intact import data_set_offset, problem_with
 from node.files.acknowledged import FOLDER as LEDGER
 from node.files.acknowledged import read_segment
 from node.index.database.reading import ReadIndex, reading
+from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import HeldFile
-from node.index.nouns.volumes import VolumeFile
 
 DIGESTED = frozenset({"objects", "quarantine", VOLUMES, LEDGER})
 """The folders of a root whose files are compared before they replace those of a backup, or are removed from it."""

@@ -28,8 +28,8 @@ from node.extensions.backup.restoring import copy_backup, require_room
 from node.extensions.backup.unpacked import unpacked
 from node.files.acknowledged import Acknowledged, entries, is_written_off, write_offs
 from node.index.engine.place import FILE_NAME
+from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.fsck import Finding
 from node.receive.accounting import unaccounted
 from node.registry import enabled, objects_of

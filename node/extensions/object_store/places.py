@@ -19,9 +19,9 @@ from node.index.engine.sql import in_partial_index, insert
 from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
 from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
 from node.index.models.work import HostRemovalRow, ObjectRemovalRow
+from node.index.nouns.conversions import REVISION_FILES, revision_files
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.hosts import (
-    REVISION_FILES,
     SPOOLED,
     SPOOLED_FILES,
     ObjectRepository,
@@ -29,7 +29,6 @@ from node.index.nouns.hosts import (
     instance_files,
     named_objects,
     only_host_of,
-    revision_files,
 )
 from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
 from node.index.nouns.records import InstanceFile, PlaceCount, RevisionFile

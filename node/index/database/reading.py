@@ -31,6 +31,7 @@ from node.index.engine.sql import RootFolder
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.conflicts import ReadConflicts
+from node.index.nouns.conversions import ReadExclusions, ReadSources, ReadVolumes
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
 from node.index.nouns.facts import SeriesFacts
@@ -43,7 +44,6 @@ from node.index.nouns.senders import ReadSenders
 from node.index.nouns.studies import ReadExports, ReadSeries, ReadStudies
 from node.index.nouns.trash import ReadTrash
 from node.index.nouns.views import Snapshot
-from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs, ReadWork
 from node.index.work.routes import ReadRoutes

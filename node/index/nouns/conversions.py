@@ -1,20 +1,22 @@
-"""Conversions: the revisions of a series with their volumes, sources and exclusions.
+"""Conversions: the revisions of a series with their volumes, sources and exclusions, and the files of each.
 
-A series has at most one current conversion; earlier ones are superseded. Their rows outlive their files.
+A series has at most one current conversion; earlier ones are superseded. Their rows outlive their files. Exclusions are
+instances, or some of their frames, in no volume.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Select, case, delete, func, insert, select, text, union_all, update
+from sqlalchemy import Row as SelectedRow
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
-from node.index.engine.rows import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_of, on_reader, on_writer
 from node.index.engine.writer import note
 from node.index.models.history import (
     ConversionRow,
@@ -26,9 +28,11 @@ from node.index.models.history import (
     VolumeRow,
     VolumeSourceRow,
 )
-from node.index.models.levels import SPOOL, STORE, SeriesRow
+from node.index.models.levels import SPOOL, STORE, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
+from node.index.nouns.level_views import ExclusionViews, VolumeViews
 from node.index.nouns.records import (
     ClaimedSeries,
     CurrentConversion,
@@ -37,6 +41,150 @@ from node.index.nouns.records import (
     SeriesOutcome,
     SupersededConversion,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file of a revision that should exist; `path` is relative to the root."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    superseded: bool
+    path: str
+    bytes: int
+    sha256: str
+    place: str | None = None  # see `RevisionFileRow`
+    holder: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its object."""
+        return self.path
+
+    @property
+    def data_set_offset(self) -> int:
+        """Where the content begins in the file, as `node.archive.base.ArchivedFile` has it."""
+        return 0
+
+
+class ReadVolumes(PagedRepository, VolumeViews):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
+
+    listing = select(
+        *VolumeRow.__table__.columns,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ConversionRow.revision,
+        ConversionRow.superseded,
+        ConversionRow.converter,
+        ConversionRow.created_at,
+        ConversionRow.files_removed_at,
+        PatientRow.patient_id,
+    ).select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow).join(PatientRow))
+    filters = (
+        VolumeRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        VolumeRow.kind,
+        VolumeRow.format,
+        ConversionRow.superseded,
+    )
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a series, newest revision first."""
+        order = "ORDER BY revision DESC, stack, path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
+
+    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
+        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
+        query = (
+            select(VolumeRow.path)
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                StudyRow.study_instance_uid == study_instance_uid,
+                SeriesRow.series_instance_uid == series_instance_uid,
+                ConversionRow.revision == revision,
+                ConversionRow.files_removed_at.is_(None),
+            )
+        )
+        path = self._connection.execute(query.limit(1)).scalar()
+        return path and path.rpartition("/")[0]
+
+    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
+        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
+        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
+        rest = "AND files_removed_at IS NULL"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
+
+    def files(self) -> Iterator[VolumeFile]:
+        """Yield every file of a revision that should exist and has a digest, sorted by path.
+
+        Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
+        """
+        above = ConversionRow, SeriesRow, StudyRow
+        columns = columns_of(VolumeFile, VolumeRow, RevisionFileRow, *above, holder=RevisionFileRow.spool_host)
+        volumes = (
+            select(*columns)
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
+            .where(ConversionRow.files_removed_at.is_(None))
+        )
+        beside = (
+            select(*columns[:4], *REVISION_FILES.selected_columns)
+            .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                ~select(VolumeRow.id)
+                .where(VolumeRow.path == RevisionFileRow.key, VolumeRow.conversion_id == ConversionRow.id)
+                .exists()
+            )
+        )
+        for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
+            yield VolumeFile(*row)
+
+    def file_at(self, path: str) -> RevisionFile | None:
+        """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
+        return next(iter(revision_files(self._connection, REVISION_FILES.where(RevisionFileRow.key == path))), None)
+
+    def files_in(self, folder: str) -> list[RevisionFile]:
+        """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
+        inside = RevisionFileRow.key > f"{folder}/", RevisionFileRow.key < f"{folder}0"  # "0" follows "/"
+        return revision_files(self._connection, REVISION_FILES.where(*inside).order_by(RevisionFileRow.key))
+
+    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` that neither a revision, nor the trash, nor an order to remove objects names."""
+        named = set(self._connection.scalars(select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys))))
+        for row in (ObjectRemovalRow, TrashRow):
+            named.update(self._connection.scalars(select(row.key).where(row.key.in_(keys))))
+        return [key for key in keys if key not in named]
+
+
+class ReadSources(PagedRepository):
+    """Rows of ``volume_sources``: the instances in the stacks of conversions."""
+
+    listing = select(VolumeSourceRow.__table__)
+    filters = (VolumeSourceRow.conversion_id, VolumeSourceRow.stack)
+
+
+class ReadExclusions(PagedRepository, ExclusionViews):
+    """Rows of ``exclusions`` and ``v_exclusions``."""
+
+    listing = select(
+        *ExclusionRow.__table__.columns,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ConversionRow.revision,
+        ConversionRow.superseded,
+    ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+
+
+REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
+
+
+def revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:
+    """Return the rows of a query for `REVISION_FILES`."""
+    return [RevisionFile(*row) for row in connection.execute(query)]
 
 
 class ConversionRepository(IndexRepository):
@@ -157,7 +305,7 @@ def _folders(connection: Connection, conversion_id: int) -> set[str]:
     return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
 
 
-def last_revision(connection: Connection, row: Row[Any]) -> int:
+def last_revision(connection: Connection, row: SelectedRow[Any]) -> int:
     """Return the last number that a revision of a series has, by its row: also one that is in the trash."""
     made = select(func.max(ConversionRow.revision)).where(ConversionRow.series_id == row.id)
     number = func.max(TrashRow.content["revision"].as_integer())
@@ -218,17 +366,8 @@ def replace_failures(
 ) -> None:
     """Replace the failures of a series by those of its last conversion: (stack or None, reason, detail)."""
     connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
-    rows = [
-        {
-            "series_id": series.id,
-            "revision": series.revision,
-            "stack": stack,
-            "reason": reason,
-            "detail": detail,
-            "failed_at": now,
-        }
-        for stack, reason, detail in failures
-    ]
+    own = {"series_id": series.id, "revision": series.revision, "failed_at": now}
+    rows = [{**own, "stack": stack, "reason": reason, "detail": detail} for stack, reason, detail in failures]
     if rows:
         connection.execute(insert(FailureRow), rows)
 
@@ -256,36 +395,20 @@ def _insert_details(
     connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion_id: int, holder: str | None
 ) -> None:
     digests = {instance.sop_instance_uid: instance.sha256 for instance in series.instances}
-    volumes = [
-        {
-            "conversion_id": conversion_id,
-            **{name: getattr(file, name) for name in file.__slots__},
-            "shape": list(file.shape),
-            "spacing_mm": list(file.spacing_mm),
-            "warnings": list(file.warnings),
-        }
-        for file in outcome.files
-    ]
+    volumes = [asdict(file) for file in outcome.files]
     sources = [
-        {
-            "conversion_id": conversion_id,
-            "stack": stack,
-            "sop_instance_uid": uid,
-            "sha256": digests[uid],
-            "frames": frames,
-        }
+        {"stack": stack, "sop_instance_uid": uid, "sha256": digests[uid], "frames": frames}
         for stack, uid, frames in outcome.sources
     ]
     exclusions = [
-        {"conversion_id": conversion_id, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
+        {"sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
         for uid, frames, reason, detail in outcome.exclusions
     ]
     listed = [
-        {"conversion_id": conversion_id, "place": SPOOL, "spool_host": holder}
-        | {name: getattr(file, name) for name in ("key", "bytes", "sha256")}
+        {"key": file.key, "bytes": file.bytes, "sha256": file.sha256, "place": SPOOL, "spool_host": holder}
         for file in outcome.revision_files
     ]
     tables = (VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions), (RevisionFileRow, listed)
     for table, rows in tables:
         if rows:
-            connection.execute(insert(table), rows)
+            connection.execute(insert(table), [{"conversion_id": conversion_id, **row} for row in rows])

@@ -17,18 +17,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, func, select, text, tuple_, update
 
 from node.index.engine.backend import backend_of
-from node.index.engine.rows import IndexRepository, ReadRepository, Row, columns_of, on_reader, on_writer, reads
+from node.index.engine.rows import IndexRepository, ReadRepository, Row, on_reader, on_writer, reads
 from node.index.engine.sql import insert
 from node.index.models.history import ConversionRow, RevisionFileRow
 from node.index.models.levels import SPOOL, STORE, ImageRow, SeriesRow, StudyRow, is_only_at_host
 from node.index.models.work import AuditLineRow, HostRemovalRow, HostRow, LeaseRow, ObjectRemovalRow
+from node.index.nouns.conversions import REVISION_FILES, revision_files
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile
 from node.index.nouns.verdicts import judge
-
-REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
-
 
 SPOOLED = text(f"images.place = '{SPOOL}'")
 """In words: with a parameter, SQLite does not use the index of these rows."""
@@ -147,11 +145,6 @@ def only_host_of(connection: Connection, key: str) -> str | None:
 def instance_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[InstanceFile]:
     """Return the rows of a query for the columns of `FILES`."""
     return [InstanceFile(*row) for row in connection.execute(query)]
-
-
-def revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:
-    """Return the rows of a query for `REVISION_FILES`."""
-    return [RevisionFile(*row) for row in connection.execute(query)]
 
 
 def named_objects(connection: Connection, keys: Sequence[str]) -> set[str]:
