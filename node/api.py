@@ -208,19 +208,19 @@ if TYPE_CHECKING:
     from node.web.access import Call as Call
     from node.web.access import CurrentCall as CurrentCall
     from node.web.access import allow as allow
-    from node.web.api.changes import Change as Change
-    from node.web.api.changes import tagged as tagged
     from node.web.api.models import Moment as Moment
     from node.web.api.models import PatientResource as PatientResource
     from node.web.api.models import Resource as Resource
     from node.web.api.models import RowId as RowId
-    from node.web.api.paging import only_row as only_row
     from node.web.api.resources import StudyOrSeries as StudyOrSeries
     from node.web.api.resources import StudyUid as StudyUid
     from node.web.api.routing import OF_CHANGES as OF_CHANGES
+    from node.web.api.routing import Change as Change
     from node.web.api.routing import api_router as api_router
+    from node.web.api.routing import only_row as only_row
     from node.web.api.routing import problems as problems
     from node.web.api.routing import single as single
+    from node.web.api.routing import tagged as tagged
     from node.web.audit_trail import of_study as of_study
     from node.web.credentials import SIGN_IN_SECONDS as SIGN_IN_SECONDS
     from node.web.credentials import FederatedIdentity as FederatedIdentity
@@ -271,11 +271,9 @@ PLACES = {
     "node.cli.run.serve": "Sitting browse remove_left sitting stop_at_end temporary_root",
     # REST and pages
     "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS WRITING_MEMBERS Call CurrentCall allow",
-    "node.web.api.changes": "Change tagged",
     "node.web.api.models": "Moment PatientResource Resource RowId",
-    "node.web.api.paging": "only_row",
     "node.web.api.resources": "StudyOrSeries StudyUid",
-    "node.web.api.routing": "OF_CHANGES api_router problems single",
+    "node.web.api.routing": "Change OF_CHANGES api_router only_row problems single tagged",
     "node.web.audit_trail": "of_study",
     "node.web.errors": "Forbidden ProviderUnavailable ResourceNotFound SignInFailed",
     "node.web.pages.rendering": "series_url study_url",

@@ -79,7 +79,7 @@ class MenuEntry:
 
     `before`: path of the page before which it stands; empty: last.
     `key`: letter that opens the page behind ``g``; empty: none.
-    `badge`: name of a number beside the label: `badge_counts` in `node/extensions/pages/rendering.py`.
+    `badge`: name of a number beside the label: `badge_counts` in `node/web/pages/rendering.py`.
     `is_used`: place of a function that is called with the services of the node and the index, and returns whether the
         page has something to show; empty: always.
     `for_members`: whether accounts see it that see their projects only.

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from node.extensions.results import statement as record
-from node.extensions.results.making import VERBATIM, ResultIdentity, ResultMaking, ResultSource, SourceStack
+from node.extensions.results.makers import VERBATIM, ResultIdentity, ResultMaking, ResultSource, SourceStack
 from node.extensions.results.manifest import Coded, Label, ManifestEntry
 from node.extensions.results.statement import RECORD, Made, MadeAttribute, MadeCode
 

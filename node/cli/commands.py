@@ -43,7 +43,7 @@ COMMANDS = (
     Command(
         "reconvert",
         "Convert",
-        "node.cli.convert.reconvert:reconvert",
+        "node.cli.convert.import_:reconvert",
         (
             "voxelnode reconvert --failed",
             'voxelnode reconvert --where \'modality == "MR" and verdict == "incomplete"\' --dry-run',
@@ -89,32 +89,34 @@ COMMANDS = (
         "dump", "Look", "node.cli.look.dump:dump", ("voxelnode dump scans/1.dcm", "voxelnode dump 1.2.840.1.1 --json")
     ),
     Command("rejections", "Look", "node.cli.look.audit:rejections", ("voxelnode rejections",)),
-    Command("conflicts", "Look", "node.cli.look.conflicts:app", ("voxelnode conflicts",)),
+    Command("conflicts", "Look", "node.cli.maintain.custody:conflicts_app", ("voxelnode conflicts",)),
     Command("audit", "Look", "node.cli.look.audit:audit", ("voxelnode audit", "voxelnode audit --verify")),
     Command("help", "Look", "node.cli.look.help:help_", ("voxelnode help", "voxelnode help select")),
-    Command("fsck", "Maintain", "node.cli.maintain.journal:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
+    Command("fsck", "Maintain", "node.cli.maintain.db:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
     Command(
         "db",
         "Maintain",
-        "node.cli.maintain.db:app",
+        "node.cli.maintain.db:db_app",
         ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     ),
-    Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
-    Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
+    Command("journal", "Maintain", "node.cli.maintain.db:journal_app", ("voxelnode journal status",)),
+    Command("quarantine", "Maintain", "node.cli.maintain.custody:quarantine_app", ("voxelnode quarantine list",)),
     Command(
         "lost",
         "Maintain",
-        "node.cli.maintain.lost:app",
+        "node.cli.maintain.custody:lost_app",
         ("voxelnode lost list", 'voxelnode lost write-off 1.2.840.1 --reason "the scanner no longer has it"'),
     ),
-    Command("delete", "Maintain", "node.cli.maintain.delete:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
+    Command("delete", "Maintain", "node.cli.maintain.deletion:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
     Command(
         "retention",
         "Maintain",
-        "node.cli.maintain.retention:app",
+        "node.cli.maintain.deletion:retention_app",
         ("voxelnode retention", "voxelnode retention confirm"),
     ),
-    Command("trash", "Maintain", "node.cli.maintain.trash:app", ("voxelnode trash", "voxelnode trash restore 12")),
+    Command(
+        "trash", "Maintain", "node.cli.maintain.deletion:trash_app", ("voxelnode trash", "voxelnode trash restore 12")
+    ),
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
     ),

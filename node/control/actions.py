@@ -38,8 +38,7 @@ from node.receive.results import Results
 from node.registry import enabled, resolve
 from node.settings.core import HookEvent
 from node.settings.model import Settings
-from node.web.credentials import require_name
-from node.web.token_routes import require_routes
+from node.web.credentials import require_name, require_routes
 
 ECHO_SECONDS = 5.0
 """Longest wait for a peer that a page tests."""
@@ -325,7 +324,7 @@ class AccountAdministration:
         """Add a token to an account.
 
         `expires_at` is an ISO 8601 time, or None for a token that never expires; `role` is at most that of the account,
-        and None for that; `routes` are those of `node.web.token_routes`, none for all; `project` is the only one whose
+        and None for that; `routes` are those of `node.web.credentials`, none for all; `project` is the only one whose
         series it shows, None for those that the account sees.
         """
         if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:

@@ -20,18 +20,20 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from node.errors import UsageError
-from node.index.engine.scope import ProjectRole, become, within
+from node.index.engine.scope import NOBODY, ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.projects import KnownProjects
@@ -44,8 +46,11 @@ from node.web.authenticators import Authenticators
 from node.web.credentials import FederatedIdentity
 from node.web.errors import Forbidden, NoPlace, NotAuthenticated, ProviderUnavailable, ResourceNotFound, TooManyTries
 from node.web.principal import Principal, address_of
+from node.web.routes_by_path import HttpMiddleware, template_of
 from node.web.services import Services
 from node.web.sessions import Sessions
+
+log = structlog.get_logger()
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing, RFC 9110 9.2.1."""
@@ -354,3 +359,77 @@ async def _call(request: Request) -> Call:
 
 CurrentCall = Annotated[Call, Depends(_call)]
 """Parameter of a route: its request, of a principal that it allows."""
+
+
+class OfNobody(HttpMiddleware):
+    """ASGI middleware: a request sees nothing of the index until its caller is known (`node.web.access`)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with within(NOBODY):
+            await self._app(scope, receive, send)
+
+
+CHECK_SECONDS = 1.0
+"""Interval at which the caller of a body that lasts is identified again."""
+
+
+class _Ended(Exception):
+    """The credentials of a request ended before it did."""
+
+
+class _Watch:
+    """Identifies the caller of a request again, as long as its body lasts."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope, self.has_ended = scope, False
+        self.rest()
+
+    def rest(self) -> None:
+        """Let the next check be due in `CHECK_SECONDS`."""
+        self._due = monotonic() + CHECK_SECONDS
+
+    async def check(self) -> None:
+        """Raise _Ended if the caller may no longer do what the request does."""
+        caller = self._scope.get("state", {}).get("account")
+        if caller is None or monotonic() < self._due:
+            return
+        is_still = self._scope["app"].state.access.is_still
+        if not await run_in_threadpool(is_still, HTTPConnection(self._scope), caller):
+            self.has_ended = True
+            raise _Ended
+        self.rest()
+
+
+class StillAllowed(HttpMiddleware):
+    """ASGI middleware: a long answer or upload ends as soon as its caller may no longer have it.
+
+    Accounts and roles, tokens and sessions end while bodies are under way; what is sent afterwards would be too much.
+    The connection is closed, so that nobody takes a part for the whole. An answer that is ready when its own request
+    ends the session still goes out: the time is counted from the first byte of it.
+    """
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = _Watch(scope)
+
+        async def receive_checked() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":  # the last piece, too: what it completes would be kept
+                await watch.check()
+            return message
+
+        async def send_checked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                watch.rest()
+            else:
+                await watch.check()
+            await send(message)
+
+        try:
+            await self._app(scope, receive_checked, send_checked)
+        except Exception:
+            if not watch.has_ended:
+                raise
+            log.info("web_answer_ended", route=template_of(scope), address=address_of(HTTPConnection(scope)))
+            claim: Claim | None = scope["state"].get("claim")
+            if claim is not None:
+                claim.holder.hang_up()

@@ -1,10 +1,12 @@
-"""The ASGI application: every route, in matching order."""
+"""The ASGI application: every route, in matching order, and the OpenAPI document that describes those of REST."""
 
 from __future__ import annotations
 
 import threading
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Path, Request
+from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
@@ -13,28 +15,82 @@ from node.registry import PAGES, enabled, is_on, resolve, shares, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
 from node.web import monitoring, problems
-from node.web.access import Access, require_declared
-from node.web.api import service as api
+from node.web.access import MEMBERS, Access, OfNobody, StillAllowed, require_declared
+from node.web.api import custody, events, resources, volumes, work
 from node.web.api.events import streams_budget
+from node.web.api.models import Resource
+from node.web.api.routing import ApiRoute, api_router
+from node.web.api.routing import problems as problems_of
 from node.web.audit_trail import AuditTrail
 from node.web.downloads import Downloads
-from node.web.middleware import (
-    MAXIMUM_UPLOAD_BYTES,
-    AccessLog,
-    AddressTurns,
-    BodyLimits,
-    OfNobody,
-    Security,
-    Shortcut,
-    Shortcuts,
-    StillAllowed,
-)
+from node.web.errors import ResourceNotFound
+from node.web.middleware import MAXIMUM_UPLOAD_BYTES, AccessLog, AddressTurns, BodyLimits, Security
 from node.web.pages.rendering import error_page
-from node.web.routes_by_path import RoutesByPath
+from node.web.problem_types import NOT_FOUND, PROBLEM_TYPES, Problem
+from node.web.routes_by_path import RoutesByPath, Shortcut, Shortcuts
 from node.web.services import Services
 from node.web.zips import Known
 
-ROUTES: list[BaseRoute] = [*monitoring.router.routes, *api.ROUTES]
+
+class ProblemTypeResource(Resource):
+    """A kind of problem; `type` is its URI reference."""
+
+    type: str
+    status: int
+    title: str
+    remedy: str
+
+
+problems_router = api_router(MEMBERS, "problems")
+
+Slug = Annotated[str, Path(max_length=64, description="last segment of the `type` of a problem")]
+
+
+@problems_router.get("/problems/{slug}", responses=problems_of(NOT_FOUND))
+def show_problem_type(slug: Slug) -> ProblemTypeResource:
+    """One kind of problem."""
+    kind = next((kind for kind in PROBLEM_TYPES if kind.slug == slug), None)
+    if kind is None:
+        raise ResourceNotFound("kind of problem")
+    return ProblemTypeResource(type=kind.uri, status=kind.status, title=kind.title, remedy=kind.remedy)
+
+
+description_router = APIRouter(include_in_schema=False, route_class=ApiRoute, dependencies=MEMBERS)
+
+
+@description_router.get("/api/v1/openapi.json")
+def describe(request: Request) -> dict[str, Any]:
+    """The OpenAPI document of REST."""
+    app: FastAPI = request.app
+    if app.openapi_schema is None:
+        app.openapi_schema = _document(app)
+    return app.openapi_schema
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    for path in document["paths"].values():
+        for operation in path.values():
+            stream = operation["responses"].get("200", {}).get("content", {}).get("text/event-stream", {})
+            if stream.pop("itemSchema", None):  # a keyword of OpenAPI 3.2, which this document is not
+                stream["schema"] = {"type": "string", "description": "the data of each event is an EventResource"}
+    return document
+
+
+ROUTERS = (
+    monitoring.router,
+    resources.router,
+    volumes.router,
+    work.ledger_router,
+    work.router,
+    custody.router,
+    events.router,
+    problems_router,
+    description_router,
+)
+
+ROUTES: list[BaseRoute] = [route for router in ROUTERS for route in router.routes]
 """The routes of the core."""
 
 
@@ -63,7 +119,7 @@ def application(services: Services) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,  # `node.web.api.service` serves it to those who may use the API
+        openapi_url=None,  # `describe` serves it to those who may use the API
         middleware=_middleware(services),
         routes=routes,
         redirect_slashes=False,  # `Security` drops them

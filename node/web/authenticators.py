@@ -25,9 +25,8 @@ from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.runtime.network import block_of
 from node.settings.core import Web
-from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, no_role
+from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, covers, digest, no_role
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, SignInFailed, TooManyTries
-from node.web.guesses import Guesses
 from node.web.principal import (
     LOCAL,
     Principal,
@@ -38,8 +37,7 @@ from node.web.principal import (
     scope_of,
     session_cookie,
 )
-from node.web.sessions import Sessions
-from node.web.token_routes import covers
+from node.web.sessions import Guesses, Sessions
 
 Authenticator = Callable[[HTTPConnection], Principal | None]
 

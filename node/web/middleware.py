@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
 from threading import get_ident
@@ -16,14 +16,12 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import structlog
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.index.engine.scope import NOBODY, within
 from node.runtime.budget import Caller, Claim, Stage, calling
 from node.runtime.logs import LinesOfAddresses
 from node.runtime.metrics import Metrics
@@ -50,26 +48,14 @@ from node.web.problem_types import (
     ProblemType,
 )
 from node.web.problems import RETRY, respond
+from node.web.routes_by_path import HttpMiddleware, template_of
 
 log = structlog.get_logger()
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class _Middleware:
-    """ASGI middleware around an application: what is no request over HTTP goes through as it is."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._answer if scope["type"] == "http" else self._app)(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
-
-
-class AccessLog(_Middleware):
+class AccessLog(HttpMiddleware):
     """ASGI middleware: one log line for each answered request, of refused ones a few a minute, and `/metrics`.
 
     The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain
@@ -117,17 +103,7 @@ class AccessLog(_Middleware):
         )
 
 
-def template_of(scope: Scope) -> str:
-    """Return the path of a request with the names of its parameters instead of their values; empty without a route."""
-    if "route" not in scope:
-        return ""
-    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
-    if any("/" in value for value in names):
-        return str(scope["route"].path)
-    return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
-
-
-class Security(_Middleware):
+class Security(HttpMiddleware):
     """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
 
     Foreign pages: a browser sends the site of the requesting page with each request (``Sec-Fetch-Site``, else
@@ -359,28 +335,6 @@ class AddressTurns:
         await response(scope, receive, send)
 
 
-class OfNobody(_Middleware):
-    """ASGI middleware: a request sees nothing of the index until its caller is known (`node.web.access`)."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with within(NOBODY):
-            await self._app(scope, receive, send)
-
-
-Shortcut = Callable[[Scope, Receive, Send], Awaitable[bool]]
-"""Answers a request as its route would, or returns False."""
-
-
-class Shortcuts(_Middleware):
-    """ASGI middleware: some requests are answered before they are routed, by what a route adds to `app.state`."""
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for shortcut in scope["app"].state.shortcuts:
-            if await shortcut(scope, receive, send):
-                return
-        await self._app(scope, receive, send)
-
-
 MAX_BODY_BYTES = 1_000_000
 """Largest body other than an upload; real forms and JSON are a hundred times smaller."""
 
@@ -418,7 +372,7 @@ MAXIMUM_UPLOAD_BYTES = 16_000_000_000
 """Largest body of a request that stores instances."""
 
 
-class BodyLimits(_Middleware):
+class BodyLimits(HttpMiddleware):
     """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
 
     The limits are enforced while a body arrives, without buffering it. A compressed body (``Content-Encoding``) may
@@ -471,72 +425,6 @@ class BodyLimits(_Middleware):
             return message
 
         return receive_counted
-
-
-CHECK_SECONDS = 1.0
-"""Interval at which the caller of a body that lasts is identified again."""
-
-
-class _Ended(Exception):
-    """The credentials of a request ended before it did."""
-
-
-class _Watch:
-    """Identifies the caller of a request again, as long as its body lasts."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope, self.has_ended = scope, False
-        self.rest()
-
-    def rest(self) -> None:
-        """Let the next check be due in `CHECK_SECONDS`."""
-        self._due = monotonic() + CHECK_SECONDS
-
-    async def check(self) -> None:
-        """Raise _Ended if the caller may no longer do what the request does."""
-        caller = self._scope.get("state", {}).get("account")
-        if caller is None or monotonic() < self._due:
-            return
-        is_still = self._scope["app"].state.access.is_still
-        if not await run_in_threadpool(is_still, HTTPConnection(self._scope), caller):
-            self.has_ended = True
-            raise _Ended
-        self.rest()
-
-
-class StillAllowed(_Middleware):
-    """ASGI middleware: a long answer or upload ends as soon as its caller may no longer have it.
-
-    Accounts and roles, tokens and sessions end while bodies are under way; what is sent afterwards would be too much.
-    The connection is closed, so that nobody takes a part for the whole. An answer that is ready when its own request
-    ends the session still goes out: the time is counted from the first byte of it.
-    """
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = _Watch(scope)
-
-        async def receive_checked() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":  # the last piece, too: what it completes would be kept
-                await watch.check()
-            return message
-
-        async def send_checked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                watch.rest()
-            else:
-                await watch.check()
-            await send(message)
-
-        try:
-            await self._app(scope, receive_checked, send_checked)
-        except Exception:
-            if not watch.has_ended:
-                raise
-            log.info("web_answer_ended", route=template_of(scope), address=address_of(HTTPConnection(scope)))
-            claim: Claim | None = scope["state"].get("claim")
-            if claim is not None:
-                claim.holder.hang_up()
 
 
 def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None:

@@ -1,8 +1,8 @@
-"""Which routes a request is compared with: those whose path begins as its path does, and has as many segments."""
+"""How a request comes to its route: past shortcuts, and compared with few routes, by the shape of its path."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -10,6 +10,33 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _Shape = tuple[str, int]
+
+
+class HttpMiddleware:
+    """ASGI middleware around an application: what is no request over HTTP goes through as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._answer if scope["type"] == "http" else self._app)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+Shortcut = Callable[[Scope, Receive, Send], Awaitable[bool]]
+"""Answers a request as its route would, or returns False."""
+
+
+class Shortcuts(HttpMiddleware):
+    """ASGI middleware: some requests are answered before they are routed, by what a route adds to `app.state`."""
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for shortcut in scope["app"].state.shortcuts:
+            if await shortcut(scope, receive, send):
+                return
+        await self._app(scope, receive, send)
 
 
 def routes_of(request: Request) -> list[Route]:
@@ -21,6 +48,16 @@ def routes_of(request: Request) -> list[Route]:
 def methods_of(request: Request) -> set[str]:
     """Return the methods of all routes that have the path of a request."""
     return {method for route in routes_of(request) for method in route.methods or ()}
+
+
+def template_of(scope: Scope) -> str:
+    """Return the path of a request with the names of its parameters instead of their values; empty without a route."""
+    if "route" not in scope:
+        return ""
+    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    if any("/" in value for value in names):
+        return str(scope["route"].path)
+    return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
 
 
 class RoutesByPath:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from node.archive.filesystem import Archive
@@ -19,6 +19,7 @@ from node.receive.results import Results
 from node.receive.stored_files import RecentlyVerified
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings
+from node.web.principal import DEFAULT_PORTS, is_forwarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,22 @@ def _services(request: HTTPConnection) -> Services:
 
 Node = Annotated[Services, Depends(_services)]
 """Parameter of a route: the node."""
+
+
+def public_url(request: Request) -> str:
+    """Return the URL of this node as the client of a request reaches it, without a trailing slash.
+
+    It is [web] public_url if that is set. Otherwise it is the address of the request. Some clients leave the port out
+    of the Host header although it is not the default one; the port of the listening socket replaces it, unless a proxy
+    forwarded the request, since clients reach the proxy at a port of its own.
+    """
+    services: Services = request.app.state.services
+    if services.settings.web.public_url:
+        return services.settings.web.public_url
+    scheme, host = request.url.scheme, request.url.netloc
+    server = request.scope.get("server")
+    has_port = ":" in host.rpartition("]")[2]  # an IPv6 address has colons of its own
+    if server is None or has_port or is_forwarded(request):
+        return f"{scheme}://{host}"
+    port = f":{server[1]}"
+    return f"{scheme}://{host}{port if port != DEFAULT_PORTS[scheme] else ''}"

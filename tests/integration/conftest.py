@@ -20,8 +20,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import Housekeeping
 from node.extensions.results.intake import ResultIntake
-from node.extensions.results.makers import Makers, answer, made_of
-from node.extensions.results.making import ResultMaking
+from node.extensions.results.makers import Makers, ResultMaking, answer, made_of
 from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete

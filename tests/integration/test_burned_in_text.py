@@ -247,7 +247,7 @@ def told(event, arguments):
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         calls.append((event, *map(str, arguments)))
 sys.addaudithook(told)
-from node.extensions.deidentify.recognition import lines_in
+from node.extensions.deidentify.burned_in_text import lines_in
 picture = numpy.zeros((300, 300), numpy.uint8)
 picture[100:120, 100:200] = 255
 lines_in(picture, lambda: None)

@@ -15,8 +15,8 @@ from node.audit.audit_log import Audit
 from node.children.pseudonyms import passing_key
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.files import deidentify_files
-from node.extensions.deidentify.lost import Loss
 from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.remaining import Loss
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run

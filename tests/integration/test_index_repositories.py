@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
-from node.extensions.peers.questions import QuestionRepository
+from node.extensions.peers.asking import QuestionRepository
 from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
 from node.index.database.reading import ReadIndex, other_host_of, reading

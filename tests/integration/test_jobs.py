@@ -19,7 +19,7 @@ from node.archive.intake import ASK_BYTES
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
-from node.extensions.results import drafts
+from node.extensions.results import rows
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.nouns.person_plans import Correction
@@ -180,7 +180,7 @@ def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
     def read(*_: Any) -> None:
         raise AssertionError("a file of the hook was read")
 
-    monkeypatch.setattr(drafts, "_taken", read)
+    monkeypatch.setattr(rows, "_taken", read)
     worker = begin("one", script=script.replace("$ELSEWHERE", str(elsewhere)))
     take(root, make.ct_series(1))
     work(root, worker)

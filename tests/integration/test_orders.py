@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.extensions.worklist.entries import step_of
+from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from tests import make
 from tests.integration.conftest import Root

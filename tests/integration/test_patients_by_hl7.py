@@ -9,11 +9,10 @@ from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit
 from node.dicom.json_model import entry_text
 from node.errors import UsageError
-from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import MessageRefused, parse
-from node.extensions.worklist.mllp import MllpListener
-from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
-from node.extensions.worklist.performed_rows import PerformedStep, PerformedStepRepository, ReadPerformedSteps
+from node.extensions.worklist.mllp import MllpListener, PatientChanges, changes_of, update_of
+from node.extensions.worklist.modality_worklist import step_of
+from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.persons import HELD, PersonRepository

@@ -33,7 +33,7 @@ from node.extensions.postgresql import copying
 from node.extensions.postgresql.copying import copy_index
 from node.extensions.projects.export import KEPT_TABLES, export
 from node.extensions.projects.rows import ProjectRepository
-from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
+from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer

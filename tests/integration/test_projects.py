@@ -15,9 +15,8 @@ from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit, AuditFailed
 from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
-from node.extensions.projects.actions import actions
 from node.extensions.projects.rows import ProjectRepository
-from node.extensions.projects.rules import ProjectRules, apply_rules
+from node.extensions.projects.rules import ProjectRules, actions, apply_rules
 from node.index.engine.extension_tables import every_table, extension_tables
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within

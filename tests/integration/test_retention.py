@@ -15,7 +15,7 @@ from node.audit.audit_log import Audit, AuditMessage
 from node.conversion.volume_files import Housekeeping
 from node.extensions.shares.rows import ShareRepository
 from node.extensions.worklist.modality_worklist import Worklist
-from node.extensions.worklist.performed_rows import PerformedStepRepository
+from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.engine.about_keys import Uptime

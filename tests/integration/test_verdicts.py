@@ -29,7 +29,7 @@ from node.completeness import (
     verdict_of,
 )
 from node.conversion.series import is_unchanged
-from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
+from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
 from node.files.acknowledged import Acknowledged
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.waits import OPEN_SECONDS

@@ -21,7 +21,7 @@ from node.dicom.json_model import entry_text
 from node.extensions.worklist import mllp
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
-from node.extensions.worklist.performed_rows import PerformedStep, PerformedStepRepository
+from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index

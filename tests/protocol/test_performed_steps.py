@@ -20,8 +20,7 @@ from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
-from node.extensions.worklist.performed_rows import PerformedStepRepository, ReadPerformedSteps
-from node.extensions.worklist.performed_steps import created
+from node.extensions.worklist.performed_steps import PerformedStepRepository, ReadPerformedSteps, created
 from tests import make
 from tests.make import dataset
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, associate, associate_rq

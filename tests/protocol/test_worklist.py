@@ -21,8 +21,8 @@ from pynetdicom import AE, build_context
 from node.audit.audit_log import Audit
 from node.dicom.uids import MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
 from node.extensions.worklist import modality_worklist
-from node.extensions.worklist.entries import checked, model_of, scheduled_step
-from node.extensions.worklist.performed_rows import PerformedStepRepository
+from node.extensions.worklist.modality_worklist import checked, model_of, scheduled_step
+from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.settings.peers import Peer

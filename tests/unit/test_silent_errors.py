@@ -68,7 +68,7 @@ ACCEPTED = {
     "volume/arrange/duplicates.py has_same_pixels": "no copy if it cannot be decoded; reported as different pixels",
     "volume/read/lookup_tables.py _channel": "both widths are tried, and then the palette is refused",
     "volume/read/transcoding.py _representation": "the element is written with its bytes, as UN",
-    "web/api/paging.py parse_cursor": "the cursor is refused",
+    "web/api/routing.py parse_cursor": "the cursor is refused",
 }
 """The handlers that skip, by function, and why nobody misses anything. The list may only become shorter."""
 

@@ -24,17 +24,14 @@ from node.index.engine.scope import current_scope, within
 from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
 from node.index.nouns.records import ListedToken, Share
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
-from node.web import middleware
+from node.web import access
 from node.web.access import READERS, Call, identified
 from node.web.authenticators import JOBS_PATH, SHARED_PATH
-from node.web.credentials import digest, new_token
+from node.web.credentials import STEP_SECONDS, code_of, covers, digest, new_token
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
-from node.web.guesses import FREE_TRIES
 from node.web.principal import COOKIE, Principal
-from node.web.second_factor import STEP_SECONDS, code_of
-from node.web.sessions import MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
-from node.web.token_routes import covers
+from node.web.sessions import FREE_TRIES, MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
 from tests import make
 from tests.pace import idle_seconds, now
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, open_site
@@ -387,7 +384,7 @@ def test_sessions_are_listed_and_ended(guarded: Site) -> None:
 
 @pytest.mark.slow
 def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(access, "CHECK_SECONDS", 0.05)
     guarded.account("leaver", Role.READ)
     header, pieces = scoped(guarded, "leaver", None), threading.Semaphore(1)
 
@@ -628,7 +625,7 @@ def test_a_token_for_a_project_has_the_role_of_its_account_and_at_most_write(
 def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
     guarded: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(middleware, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(access, "CHECK_SECONDS", 0.0)
     guarded.account("leaver", Role.WRITE)
     header, taken, begun, gone = scoped(guarded, "leaver", None), [], threading.Event(), threading.Event()
 

@@ -474,7 +474,7 @@ def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: py
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("node.web.api.paging.PageRequest.read", broken)
+    monkeypatch.setattr("node.web.api.routing.PageRequest.read", broken)
     client = site.client()
     answer = client.get("/api/v1/failures")
     assert answer.status_code == 500

@@ -21,7 +21,8 @@ from node.children.decoder import Decoder
 from node.extensions.dicomweb import bursts
 from node.extensions.dicomweb.decoding import PictureOrder, picture
 from node.index.nouns.accounts import Role
-from node.web.middleware import AccessLog, template_of
+from node.web.middleware import AccessLog
+from node.web.routes_by_path import template_of
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.web.conftest import DEADLINE_SECONDS, Site

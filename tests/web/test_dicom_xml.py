@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from pydicom import Dataset
 
-from node.extensions.dicomweb.native_reader import json_from_native
+from node.extensions.dicomweb.xml_model import json_from_native
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.test_stow import body_of, file_of, post

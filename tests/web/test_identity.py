@@ -95,7 +95,7 @@ READERS = {
     "node/extensions/dicomweb/stow.py": "UIDs of what was just stored",
     "node/extensions/media/downloads.py": "media",
     "node/extensions/media/export.py": "media",
-    "node/extensions/results/drafts.py": "results are stored as their series is, and leave as it does",
+    "node/extensions/results/rows.py": "results are stored as their series is, and leave as it does",
     "node/extensions/pages/series.py": "shows what the stored file says",
     "node/routing/worker.py": "routes: `Preparer` makes the copies",
     "node/web/api/resources.py": "the file of an instance",

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator
 
 from node.association.client.send import send_files
 from node.extensions.ohif import package as viewers
-from node.extensions.ohif.package import OHIF, NotInstalled, folder_of, install, installed
+from node.extensions.ohif.package import OHIF, NotInstalled, folder_of, install_ohif, installed
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
@@ -173,16 +173,16 @@ def test_a_package_that_is_another_one_is_refused_and_nothing_changes(package: P
     wrong = tmp_path / "wrong.tgz"
     wrong.write_bytes(package.read_bytes()[:-1] + b"x")
     with pytest.raises(NotInstalled, match="digest"):
-        install(tmp_path / "root", wrong, "https://registry.npmjs.org/")
+        install_ohif(tmp_path / "root", wrong, "https://registry.npmjs.org/")
     with pytest.raises(NotInstalled, match="cannot be read"):
-        install(tmp_path / "root", tmp_path / "none.tgz", "")
+        install_ohif(tmp_path / "root", tmp_path / "none.tgz", "")
     assert installed(tmp_path / "root") is None
     assert not list(tmp_path.glob("root/viewers/*"))
 
 
 def test_a_registry_that_cannot_be_reached_is_reported_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(NotInstalled, match="--from"):
-        install(tmp_path, None, "http://127.0.0.1:9/")
+        install_ohif(tmp_path, None, "http://127.0.0.1:9/")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_no_file_of_a_package_leads_out_of_its_folder(
     package = packed(tmp_path, {name: b"x"})
     pinned_as(monkeypatch, package)
     with pytest.raises(NotInstalled):
-        install(tmp_path / "root", package, "")
+        install_ohif(tmp_path / "root", package, "")
     assert not list(tmp_path.rglob("evil.js"))
     assert not list(tmp_path.glob("root/viewers/*"))
 
@@ -203,14 +203,14 @@ def test_a_package_that_the_patch_is_not_for_is_refused(tmp_path: Path, monkeypa
     package = packed(tmp_path, {"package/dist/index.html": b"<html></html>", "package/dist/app.js": b"1"})
     pinned_as(monkeypatch, package)
     with pytest.raises(NotInstalled, match="patch"):
-        install(tmp_path / "root", package, "")
+        install_ohif(tmp_path / "root", package, "")
 
 
 def test_links_in_a_package_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = packed(tmp_path, {"package/dist/app.js": b'__webpack_require__.p = "/";'}, link="package/dist/link.js")
     pinned_as(monkeypatch, package)
     with pytest.raises(NotInstalled):  # there is no page
-        install(tmp_path / "root", package, "")
+        install_ohif(tmp_path / "root", package, "")
     assert not list(tmp_path.glob("root/viewers/*"))
 
 

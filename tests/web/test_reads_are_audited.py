@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from node.children.pseudonyms import new_key_file
-from node.extensions.worklist.performed_rows import PerformedStepRepository
-from node.extensions.worklist.performed_steps import created
+from node.extensions.worklist.performed_steps import PerformedStepRepository, created
 from node.index.work.messages import PendingEvent
 from tests import make
 from tests.protocol.test_performed_steps import begun

@@ -16,7 +16,7 @@ from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
 from node.routing.router import RouteWorkers, lanes_of
 from node.settings.core import Route
-from node.web.api.models import RouteResource
+from node.web.api.work import RouteResource
 from tests import make
 from tests.web.conftest import Site
 

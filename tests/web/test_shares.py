@@ -11,7 +11,7 @@ from io import BytesIO
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
 from tests.preloaded import run
 from tests.rows import write_rows

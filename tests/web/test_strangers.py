@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT, Throttle
 from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
+from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT, Throttle
 from tests.web.conftest import PASSWORD, Site, until
 from tests.web.test_security import raw, request_head, status_of
 

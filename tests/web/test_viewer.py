@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
-from node.extensions.pages import files, viewable
+from node.extensions.pages import files
+from node.extensions.pages import series as series_pages
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window
@@ -368,7 +369,7 @@ def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor)
 def test_files_that_a_browser_does_not_read_are_shown_as_the_copy_of_the_node(
     view: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewable, "BROWSER_FORMATS", frozenset())  # as on a node that writes NRRD alone
+    monkeypatch.setattr(series_pages, "BROWSER_FORMATS", frozenset())  # as on a node that writes NRRD alone
     page = view(STEADY)
     expect(page.locator("#notes")).to_contain_text("Only the first time is shown: of files in this format")
     expect(caption(page, "coronal")).to_contain_text("Coronal")
@@ -381,7 +382,7 @@ def test_a_large_volume_is_shown_reduced_before_it_is_complete(
 ) -> None:
     monkeypatch.setattr(files, "REDUCED_VOXELS", 20_000)
     if voxels == "volume.zraw":  # as on a node that writes MetaImage alone
-        monkeypatch.setattr(viewable, "VIEWED_FORMATS", ("mhd",))
+        monkeypatch.setattr(series_pages, "VIEWED_FORMATS", ("mhd",))
     page = visitor.open("/status")
     held: list[Route] = []
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from node.extensions.bids.content import NiftiCopy
+from node.extensions.bids.sidecars import NiftiCopy
 from node.extensions.bids.sources import IndexSource
 from node.extensions.channels.settings import CommandSettings
 from node.extensions.object_store.remote import fetching

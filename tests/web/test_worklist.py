@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from node.extensions.worklist.entries import checked, model_of, scheduled_step
-from node.extensions.worklist.performed_rows import PerformedStepRepository
-from node.extensions.worklist.performed_steps import created
+from node.extensions.worklist.modality_worklist import checked, model_of, scheduled_step
+from node.extensions.worklist.performed_steps import PerformedStepRepository, created
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from tests import make
 from tests.protocol.test_performed_steps import begun

@@ -15,13 +15,29 @@ from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
 from node.web.access import ADMINS, MEMBERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID
-from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token, require_name
+from node.web.credentials import (
+    GROUPS,
+    MAX_PASSWORD_LENGTH,
+    MAX_ROUTES,
+    PREFIX,
+    digest,
+    hash_password,
+    new_token,
+    require_name,
+)
 from node.web.errors import Forbidden, NotAuthenticated
-from node.web.pages.rendering import SEE_OTHER, factor_page, page, plain_page
-from node.web.pages.sessions import client_of, new_app, require_session, set_session
+from node.web.pages.rendering import (
+    SEE_OTHER,
+    client_of,
+    factor_page,
+    new_app,
+    page,
+    plain_page,
+    require_session,
+    set_session,
+)
 from node.web.principal import address_of
 from node.web.sessions import Sessions
-from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 others_router = APIRouter(include_in_schema=False, dependencies=ADMINS)

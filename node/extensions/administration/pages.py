@@ -31,8 +31,7 @@ from node.web import actions
 from node.web.access import ADMINS, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import SEE_OTHER, fragment, page
-from node.web.pages.sessions import require_session
+from node.web.pages.rendering import SEE_OTHER, fragment, page, require_session
 
 router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 

@@ -10,9 +10,8 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
 from node.web import actions
 from node.web.access import ADMINS, READERS, CurrentCall
-from node.web.api.changes import Change
 from node.web.api.models import Resource
-from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 
 account_router = api_router(READERS, "account")
 

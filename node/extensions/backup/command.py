@@ -15,8 +15,7 @@ from node.cli.output import Listing, first_of_each_kind, print_table
 from node.errors import VoxelnodeError, counted
 
 if TYPE_CHECKING:
-    from node.extensions.backup.keeping import Kept
-    from node.extensions.backup.making import Made
+    from node.extensions.backup.making import Kept, Made
     from node.extensions.backup.proof import Proved
     from node.lifecycle.fsck import Finding
 

@@ -23,11 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from node.errors import UsageError
-from node.extensions.bids.content import Content, digest_of, identity_of
 from node.extensions.bids.names import VERSION
 from node.extensions.bids.plan import SessionState, WrittenVolume, session_folder
 from node.extensions.bids.rules import DatasetTable, NotExported
-from node.extensions.bids.sidecars import MISSING, json_text, read_table, table_text, with_columns
+from node.extensions.bids.sidecars import (
+    MISSING,
+    Content,
+    digest_of,
+    identity_of,
+    json_text,
+    read_table,
+    table_text,
+    with_columns,
+)
 from node.files.durable import locked, sync_file, sync_folder
 from node.runtime.failpoints import reached
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from node.extensions.bids.content import Content, NiftiCopy
 from node.extensions.bids.names import RECORDING, Named, parsed, stem
-from node.extensions.bids.rules import Meaning, NotExported, Rules
-from node.extensions.bids.sidecars import json_text, missing_fields, sidecar_of
+from node.extensions.bids.rules import Meaning, NotExported, Rules, volume_facts
+from node.extensions.bids.sidecars import Content, NiftiCopy, json_text, missing_fields, sidecar_of
 from node.extensions.bids.subjects import Pseudonyms, SubjectMap
-from node.extensions.bids.volume_fields import volume_facts
 from node.selector import Facts, Selector
 
 WITHOUT_AFFINE = frozenset({"irregular", "none"})

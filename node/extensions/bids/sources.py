@@ -16,9 +16,8 @@ from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
 from node.errors import UsageError
 from node.extensions.bids.plan import SeriesVolume, SubjectSeries
-from node.extensions.bids.rules import Rules
+from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
-from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.levels import identity_of, same_person
 from node.selector import FIELDS, Facts, Selector, grid_fields

@@ -84,7 +84,7 @@ class _Deidentify(Extension):
         ),
     )
     tables = (Table("deidentify", f"{__name__}.settings:DeidentifySettings", is_named=True),)
-    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    routers = (Router("rest", f"{__name__}.routes:router"), Router("pages", f"{__name__}.routes:pages_router"))
     statement = Statement(
         {
             "De-identification Profiles": f"{__name__}:PROFILES",

@@ -112,9 +112,8 @@ def deidentify(
         read_rules,
     )
     from node.extensions.deidentify.files import RefusedFile, deidentify_files
-    from node.extensions.deidentify.lost import Loss, in_words, remedy
     from node.extensions.deidentify.profile import Profile, options
-    from node.extensions.deidentify.remaining import Remaining
+    from node.extensions.deidentify.remaining import Loss, Remaining, in_words, remedy
     from node.extensions.deidentify.ways import configured as configured_way
     from node.registry import require_extra
     from node.runtime import logs

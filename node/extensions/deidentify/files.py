@@ -24,8 +24,7 @@ from node.dicom.values import CONVERSION_ERRORS, held_elements, text, whole
 from node.errors import UsageError, is_of_system
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.lost import Loss, lost
-from node.extensions.deidentify.remaining import Remaining
+from node.extensions.deidentify.remaining import Loss, Remaining, lost
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 

@@ -14,24 +14,25 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
+    BasicVoiceAudioWaveformStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    GeneralAudioWaveformStorage,
     ImplicitVRLittleEndian,
+    MPEGTransferSyntaxes,
 )
 
 from node.children.pseudonyms import NO_KEY
 from node.dicom.reading import with_elements
-from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
+from node.dicom.values import CONVERSION_ERRORS, held_elements, items, number, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
 from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
-from node.extensions.deidentify.burned_in_text import is_examined, without_text
+from node.extensions.deidentify.burned_in_text import is_examined, load, without_text
 from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
-from node.extensions.deidentify.recognition import load
 from node.extensions.deidentify.text import vocabulary
-from node.extensions.deidentify.voice import sound_of
 from node.version import __version__
 from node.volume.read.transcoding import encoded
 
@@ -179,3 +180,43 @@ def code_item(code: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", meaning
     return item
+
+
+_AUDIO = frozenset((BasicVoiceAudioWaveformStorage, GeneralAudioWaveformStorage))
+_COMPANDED = frozenset(("AB", "MB"))
+"""Waveform Sample Interpretations of A-law and mu-law, by which only telephones and sound are encoded."""
+
+_SPOKEN = frozenset(("109110", "109111", "109112"))
+"""Channel sources of CID 3000: voice, the operator's narrative, the ambient room environment."""
+
+_SOUND = frozenset((*_SPOKEN, "109113", "109114", "109115"))
+_MEASURED = frozenset(("MDC", "SCPECG", "SCT", "SRT", "SNM3"))
+"""Schemes whose codes of channel sources are leads, electrodes and transducers; sound has codes of DICOM."""
+
+_HERTZ_OF_SPEECH = 4000.0
+"""From this sampling frequency on, speech is intelligible."""
+
+
+def sound_of(ds: Dataset) -> str:
+    """Return why somebody may be heard in an instance; empty if nobody is."""
+    if text(ds, "SOPClassUID") in _AUDIO or text(ds, "Modality") == "AU":
+        return "the instance is a sound recording, and a voice is an identity"
+    if text(ds.file_meta, "TransferSyntaxUID") in MPEGTransferSyntaxes:
+        return "the video may have a sound track"
+    if any(_is_sound(group) for group in items(ds, "WaveformSequence")):
+        return "a waveform has the encoding or the source of sound"
+    return ""
+
+
+def _is_sound(group: Dataset) -> bool:
+    if text(group, "WaveformSampleInterpretation") in _COMPANDED:
+        return True
+    channels = [list(items(channel, "ChannelSourceSequence")) for channel in items(group, "ChannelDefinitionSequence")]
+    if any(text(source, "CodeValue") in _SOUND for sources in channels for source in sources):
+        return True
+    if (number(group, "SamplingFrequency") or 0) < _HERTZ_OF_SPEECH:
+        return False
+    is_described = len(channels) >= max(1, number(group, "NumberOfWaveformChannels") or 0)
+    return not is_described or not all(
+        any(text(one, "CodingSchemeDesignator") in _MEASURED for one in sources) for sources in channels
+    )

@@ -53,7 +53,7 @@ class DeidentifyWay(Deidentification):
         from node.extensions.deidentify.instance import load_tables  # here, because it loads NumPy
 
         import_module("node.extensions.deidentify.files")
-        import_module("node.extensions.deidentify.lost").load()
+        import_module("node.extensions.deidentify.remaining").load()
         load_tables(self)
 
     def read(self, path: Path) -> Dataset:

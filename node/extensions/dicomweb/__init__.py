@@ -10,7 +10,7 @@ class _DicomWeb(Extension):
 
     name = "dicomweb"
     routers = (
-        Router("dicomweb", f"{__name__}.capabilities:router"),
+        Router("dicomweb", f"{__name__}.transactions:router"),
         Router(
             "dicomweb", f"{__name__}.transactions:studies", "Studies Service", f"{__name__}.transactions:TRANSACTIONS"
         ),

@@ -28,7 +28,6 @@ from node.dicom.json_model import (
 )
 from node.dicom.part10 import file_head
 from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
-from node.extensions.dicomweb.native_reader import NotNative, json_from_native
 from node.extensions.dicomweb.pixel_parts import (
     ALLOCATED,
     COLUMNS,
@@ -41,6 +40,7 @@ from node.extensions.dicomweb.pixel_parts import (
     number_of,
     pixels_of,
 )
+from node.extensions.dicomweb.xml_model import NotNative, json_from_native
 
 COPY_BYTES = 1 << 20
 MAX_INSTANCES = 50_000

@@ -7,9 +7,9 @@ depend on is the same as well.
 
 Nothing is answered from what was found before a commit of any process to the index: a deletion, a right that was
 withdrawn and a file that was moved count from their commit on. What ends with time alone, such as a token, may count
-`LIFE_SECONDS` late, as in answers that last (`node.web.middleware.StillAllowed`). What cannot be answered here, the
+`LIFE_SECONDS` late, as in answers that last (`node.web.access.StillAllowed`). What cannot be answered here, the
 route answers like any other request. A request that is answered here passes the log, the check of its host and the
-limits on bodies, but is not routed (`node.web.middleware.Shortcuts`).
+limits on bodies, but is not routed (`node.web.routes_by_path.Shortcuts`).
 
 A file of which a frame is sent is compared with its digest at each request. A picture that is kept has this digest in
 its name: it was made of the bytes that were received, so it is right even if the file was damaged since, and the file
@@ -109,7 +109,7 @@ class Bursts:
         return None if instance is None else (burst, instance)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """See `node.web.middleware.Shortcut`."""
+        """See `node.web.routes_by_path.Shortcut`."""
         if not self._bursts or "/instances/" not in scope["path"]:
             return False
         found = self.find(scope, monotonic(), scope["app"].state.services.index.version())

@@ -19,8 +19,8 @@ from node.dicom.json_model import MAX_DEPTH, has_fragments, json_model
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian, value, whole
 from node.errors import is_out_of_memory
-from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.pixel_element import header_and_pixels
+from node.extensions.dicomweb.xml_model import encoded_model
 from node.files.reading import read_instance
 
 NATIVE = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, DEFLATED_LITTLE_ENDIAN))

@@ -18,10 +18,18 @@ from node.dicom.documents import with_numbers
 from node.dicom.keys import DEFAULTS, SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.uids import web_transfer_syntax
-from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
-from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
-from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
+from node.extensions.dicomweb.resources import (
+    READ,
+    base_url,
+    dicomweb_router,
+    etag_of,
+    quotable,
+    resource_url,
+    respond_data_sets,
+    warning_header,
+)
+from node.extensions.dicomweb.xml_model import encoded_model
 from node.index.search.finder import QueryRefused
 from node.web.access import MEMBERS, Call, CurrentCall
 

@@ -17,7 +17,6 @@ from node.children.decoder import NotDecoded
 from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
 from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
-from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.extensions.dicomweb.report import report_file
 from node.extensions.dicomweb.resources import (
@@ -32,8 +31,10 @@ from node.extensions.dicomweb.resources import (
     length_of,
     one_instance,
     pieces_of,
+    quotable,
     requested,
     respond,
+    warning_header,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.planes import Window

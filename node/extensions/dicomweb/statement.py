@@ -10,10 +10,17 @@ from pydicom.datadict import dictionary_description
 from node.dicom.conformance import StatementTable, merged, table
 from node.extensions.dicomweb import qido, rendered
 from node.extensions.dicomweb.assembling import ADDED
-from node.extensions.dicomweb.capabilities import CapabilityResource, Transaction, offered, resources
 from node.extensions.dicomweb.media_types import MULTIPART
-from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
-from node.extensions.dicomweb.wado_uri import REFUSED
+from node.extensions.dicomweb.transactions import (
+    TRANSACTIONS,
+    CapabilityResource,
+    Transaction,
+    offered,
+    resources,
+    studies,
+    uri,
+)
+from node.extensions.dicomweb.wado import REFUSED
 from node.settings.model import Settings
 
 URI_SERVICE = f"""\

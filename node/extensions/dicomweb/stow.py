@@ -14,9 +14,15 @@ from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT, DATA_SET_IS_CUT
-from node.extensions.dicomweb.documents import respond_data_set, warning_header
 from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form, shown
-from node.extensions.dicomweb.resources import base_url, dicomweb_router, instance_url, resource_url
+from node.extensions.dicomweb.resources import (
+    base_url,
+    dicomweb_router,
+    instance_url,
+    resource_url,
+    respond_data_set,
+    warning_header,
+)
 from node.extensions.dicomweb.store_transaction import (
     METADATA_TYPES,
     MetadataTransaction,

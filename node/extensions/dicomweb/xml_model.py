@@ -1,16 +1,30 @@
-"""The Native DICOM Model, PS3.19 A.1: data sets of the DICOM JSON Model as XML, with the same elements."""
+"""Encode data sets of the DICOM JSON Model for answers: as JSON, or as XML in the Native DICOM Model."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
+from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from pydicom.datadict import keyword_for_tag
 
 from node.dicom.json_model import NAME_GROUPS, Json
+
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+"""Models have no cycles, and looking for one doubles the time."""
+
+
+def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
+    """Return a data set of the DICOM JSON Model as JSON, or as XML in the Native DICOM Model; ordered by tag."""
+    model = dict(sorted(model.items()))
+    if as_xml:
+        return native_model(model)
+    return _JSON.encode(model).encode("utf-8", "replace")
+
 
 NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 
@@ -100,3 +114,159 @@ def _content(text: str) -> str:
 
 def _text(text: str) -> str:
     return _NOT_IN_XML.sub("\ufffd", text)
+
+
+MAX_DEPTH = 32
+"""Deepest nesting of sequences in a document that is read."""
+
+MAX_MISSING = 256
+"""Values or items that may be missing before one; they are empty."""
+
+_WHOLE = frozenset(("US", "SS", "UL", "SL", "UV", "SV"))
+_TAG, _VR = re.compile(r"[0-9A-Fa-f]{8}"), re.compile(r"[A-Z]{2}")
+
+
+class NotNative(Exception):
+    """A document is not in the Native DICOM Model; the message says why."""
+
+
+def json_from_native(document: bytes) -> Json:
+    """Return a document in the Native DICOM Model as a data set in the DICOM JSON Model.
+
+    Values of DS and IS stay text, as the sender wrote them; the JSON Model allows that (PS3.18 table F.2.3-1).
+
+    Raises NotNative: the document is no XML, has a document type definition, or is not in the model.
+    """
+    reader = _Reader()
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.StartElementHandler, parser.EndElementHandler = reader.begin, reader.end
+    parser.CharacterDataHandler = reader.add
+    try:
+        parser.Parse(document, True)
+    except expat.ExpatError as error:
+        raise NotNative(f"not well-formed XML: {expat.ErrorString(error.code)}, line {error.lineno}") from error
+    return reader.model
+
+
+def _refuse_doctype(*_: Any) -> None:
+    raise NotNative("a document type definition is not allowed")
+
+
+class _Reader:
+    """Collects the elements of a document; each method is a handler of expat."""
+
+    def __init__(self) -> None:
+        self.model: Json = {}
+        self._sets: list[Json] = [self.model]  # the data set, then the items that are open in it
+        self._elements: list[Json] = []
+        self._path: list[str] = []
+        self._text: list[str] = []
+        self._name: dict[str, dict[str, str]] = {}
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        name = name.rpartition(" ")[2]
+        parent = self._path[-1] if self._path else ""
+        self._path.append(name)
+        self._text.clear()
+        if parent not in _PARENTS.get(name, ()):
+            raise NotNative(f"the element {name[:32]} must not be in {parent[:32] or 'the document'}")
+        if name == ATTRIBUTE:
+            self._begin_attribute(attributes)
+        elif name == "Item":
+            if len(self._sets) > MAX_DEPTH:
+                raise NotNative("sequences are nested too deeply")
+            item: Json = {}
+            self._place(attributes, item)
+            self._sets.append(item)
+        elif name == "PersonName":
+            self._name = {}
+            self._place(attributes, None)
+        elif name in NAME_GROUPS:
+            self._name[name] = {}
+        elif name == "Value":
+            self._place(attributes, None)
+        elif name == "BulkData":
+            self._elements[-1]["BulkDataURI"] = attributes.get("uri") or attributes.get("uuid") or ""
+
+    def add(self, text: str) -> None:
+        self._text.append(text)
+
+    def end(self, name: str) -> None:
+        name = self._path.pop()
+        text = "".join(self._text)
+        self._text.clear()
+        if name == ATTRIBUTE:
+            self._elements.pop()
+        elif name == "Item":
+            self._sets.pop()
+        elif name == "InlineBinary":
+            self._elements[-1]["InlineBinary"] = "".join(text.split())
+        elif name == "Value":
+            element = self._elements[-1]
+            element["Value"][-1] = _read_value(element["vr"], text) if text else None
+        elif name in NAME_COMPONENTS:
+            self._name[self._path[-1]][name] = text
+        elif name == "PersonName":
+            groups = {
+                group: "^".join(parts.get(component, "") for component in NAME_COMPONENTS).rstrip("^")
+                for group, parts in self._name.items()
+            }
+            self._elements[-1]["Value"][-1] = {group: text for group, text in groups.items() if text} or None
+
+    def _begin_attribute(self, attributes: dict[str, str]) -> None:
+        tag, vr = attributes.get("tag", "").upper(), attributes.get("vr", "")
+        if not _TAG.fullmatch(tag) or not _VR.fullmatch(vr):
+            raise NotNative("a DicomAttribute needs tag, eight hexadecimal digits, and vr, two letters")
+        tag = self._with_block(tag, attributes.get("privateCreator"))
+        if tag in self._sets[-1]:
+            raise NotNative(f"the element {tag} occurs twice")
+        element: Json = {"vr": vr}
+        self._sets[-1][tag] = element
+        self._elements.append(element)
+
+    def _with_block(self, tag: str, creator: str | None) -> str:
+        """Return a private tag with the block of its creator, which is reserved if the data set does not do that."""
+        group = tag[:4]
+        if creator is None or tag[4:6] != "00" or int(group, 16) % 2 == 0:
+            return tag
+        ds = self._sets[-1]
+        block = first_block(ds, group, creator)
+        if block is None:
+            free = (f"{block:02X}" for block in range(0x10, 0x100) if f"{group}00{block:02X}" not in ds)
+            block = next(free, None)
+            if block is None:
+                raise NotNative(f"group {group} has no block left for a private creator")
+            ds[f"{group}00{block}"] = {"vr": "LO", "Value": [creator]}
+        return f"{group}{block}{tag[6:]}"
+
+    def _place(self, attributes: dict[str, str], value: Any) -> None:
+        """Append a value under its number, which starts at 1; missing ones before it are empty."""
+        values = self._elements[-1].setdefault("Value", [])
+        number = attributes.get("number", "")
+        if not re.fullmatch(r"[0-9]{1,7}", number) or not 0 < int(number) - len(values) <= MAX_MISSING + 1:
+            raise NotNative("values and items must be numbered from 1 on, in order")
+        missing: Any = {} if isinstance(value, dict) else None
+        values += [missing] * (int(number) - len(values) - 1)
+        values.append(value)
+
+
+_PARENTS: Mapping[str, tuple[str, ...]] = {
+    "NativeDicomModel": ("",),
+    ATTRIBUTE: ("NativeDicomModel", "Item"),
+    **dict.fromkeys(("Value", "Item", "PersonName", "InlineBinary", "BulkData"), (ATTRIBUTE,)),
+    **dict.fromkeys(NAME_GROUPS, ("PersonName",)),
+    **dict.fromkeys(NAME_COMPONENTS, NAME_GROUPS),
+}
+"""The elements in which each element may be."""
+
+
+def _read_value(vr: str, text: str) -> Any:
+    """Return a number where the JSON Model has one; DS and IS stay text."""
+    try:
+        if vr in FLOATS:
+            return {"INF": "inf", "-INF": "-inf", "NaN": "NaN"}.get(text) or float(text)
+        return int(text) if vr in _WHOLE else text
+    except ValueError:
+        raise NotNative(f"a value of {vr} is not a number") from None

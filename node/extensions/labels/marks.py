@@ -1,28 +1,96 @@
-"""Labels and comments of studies and of their series."""
+"""Labels and comments of studies and of their series: rows, and the actions that change them.
+
+Comments are in a table of their own; labels are in one of the core, whose selectors compare them. Labels and comments
+outlive the rows of what they are about: they name it by its UIDs, as people do. A study that comes back, from the trash
+or from a sender, has those that it had. They are forgotten with the last files.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, MetaData, String, Text, and_, delete, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.api import (
+    NAMES,
+    SEEN_WITH_STUDY_OR_SERIES,
+    AuditAction,
+    AuditEvent,
+    AuditMessage,
     IndexRepository,
+    IndexTables,
     LabelRow,
     NoSuchWork,
+    OpenedRoot,
     PatientRow,
+    ReadIndex,
     ReadRepository,
     Row,
     SeriesRow,
     StudyRow,
     UsageError,
+    Utc,
+    in_trash,
     insert,
     on_writer,
 )
+from node.api import Action as RootAction
 from node.extensions.labels.known import LabelViews
-from node.extensions.labels.tables import CommentRow
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class CommentRow(Base):
+    """What somebody wrote about a study, or about one of its series."""
+
+    __tablename__ = "comments"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: it is about the study
+    comment: Mapped[str] = mapped_column(Text)
+    written_by: Mapped[str] = mapped_column(String(64))
+    written_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+def _forget(connection: Connection, study_instance_uid: str) -> None:
+    """Delete the labels and comments of a study, and of its series, that are neither in the index nor in the trash."""
+    kinds = (LabelRow, CommentRow)
+    marked = [select(kind.id).where(kind.study_instance_uid == study_instance_uid).limit(1) for kind in kinds]
+    if all(connection.execute(query).first() is None for query in marked):
+        return  # the trash need not be read
+    if in_trash(connection, "study", study_instance_uid):
+        return
+    study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
+    series = select(SeriesRow.series_instance_uid).where(SeriesRow.study_id.in_(study))
+    for kind in kinds:
+        is_gone = and_(kind.series_instance_uid != "", kind.series_instance_uid.not_in(series)) | ~study.exists()
+        connection.execute(delete(kind).where(kind.study_instance_uid == study_instance_uid, is_gone))
+
+
+TABLES = IndexTables(
+    Base.metadata,
+    Path(__file__).with_name("migrations"),
+    "labels_0001",
+    seen={"comments": SEEN_WITH_STUDY_OR_SERIES},
+    views={
+        "v_comments": """
+            SELECT c.id, c.study_instance_uid, nullif(c.series_instance_uid, '') AS series_instance_uid, c.comment,
+                   c.written_by, c.written_at
+            FROM comments c JOIN studies st ON st.study_instance_uid = c.study_instance_uid
+            WHERE c.series_instance_uid = '' OR EXISTS (
+                SELECT 1 FROM series se
+                WHERE se.study_id = st.id AND se.series_instance_uid = c.series_instance_uid)"""
+    },
+    forget=_forget,
+)
+
 
 MAX_LABEL_CHARACTERS = 64
 MAX_LABELS = 50
@@ -206,3 +274,69 @@ def _change(
         rows = [{**whose, "label": label, "given_by": who, "given_at": now} for label in sorted(new)]
         connection.execute(insert(LabelRow).on_conflict_do_nothing(), rows)
     return bool(new or gone)
+
+
+def marks_of(index: ReadIndex, study_instance_uid: str, series_instance_uid: str = "") -> dict[str, Any]:
+    """Return the labels and comments of a study or a series, and all labels there are."""
+    marks, target = index.repository(ReadMarks), Target(study_instance_uid, series_instance_uid)
+    return {
+        "labels": marks.labels(target),
+        "of_study": marks.labels(Target(target.study)) if target.series else [],
+        "of_series": {} if target.series else marks.labels_of_series(target.study),
+        "comments": marks.comments(target),
+        "known": [row["label"] for row in marks.known()],
+    }
+
+
+def known_labels(index: ReadIndex) -> list[str]:
+    """Return all labels, for the list of studies."""
+    return [row["label"] for row in index.repository(ReadMarks).known()]
+
+
+def labels_of_series(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Sequence[str]]:
+    """Return the labels of the series of a study."""
+    return index.repository(ReadMarks).labels_of_series(study_instance_uid)
+
+
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
+    """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
+    marks = ingest.index.repository(MarkRepository)
+
+    def record(changed: Iterable[Changed], who: str, detail: str) -> None:
+        studies = dict.fromkeys((one.target.study, one.patient_id) for one in changed)
+        if studies:
+            objects = [{"study_instance_uid": study, "patient_id": patient_id} for study, patient_id in studies]
+            audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, AuditAction.UPDATE, detail, objects))
+
+    def change_labels(
+        targets: Sequence[Sequence[str]], who: str, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
+        if len(targets) > MAX_TARGETS:
+            raise UsageError(f"{len(targets)} studies or series at a time are too many: at most {MAX_TARGETS}")
+        new, gone = [label_of(one) for one in add], [" ".join(one.split()) for one in remove]
+        changed = marks.change_labels([Target(*one) for one in targets], new, gone, who, ingest.now())
+        record(changed, who, "labels changed")
+        return {"changed": len(changed)}
+
+    def set_labels(study: str, series: str, labels: Sequence[str], who: str) -> Mapping[str, Any]:
+        wanted = sorted({label_of(one) for one in labels})
+        record(marks.set_labels(Target(study, series), wanted, who, ingest.now()), who, "labels changed")
+        return {"labels": wanted}
+
+    def comment(study: str, series: str, comment: str, who: str) -> Mapping[str, Any]:
+        target = Target(study, series)
+        number, patient_id = marks.comment(target, comment, who, ingest.now())
+        record([Changed(target, patient_id)], who, f"comment {number} written")
+        return {"id": number}
+
+    def remove_comment(number: int, who: str, *, any_account: bool = False) -> Mapping[str, Any]:
+        record([marks.remove_comment(number, None if any_account else who)], who, f"comment {number} removed")
+        return {"removed": number}
+
+    return {
+        "change-labels": change_labels,
+        "set-labels": set_labels,
+        "comment": comment,
+        "remove-comment": remove_comment,
+    }

@@ -18,7 +18,7 @@ class _Media(Extension):
         ),
     )
 
-    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.downloads:router"))
+    routers = (Router("rest", f"{__name__}.downloads:router"), Router("pages", f"{__name__}.downloads:pages_router"))
     statement = Statement(
         words={
             "creates_media": "Yes",

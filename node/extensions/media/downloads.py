@@ -1,7 +1,4 @@
-"""Media as ZIP files: studies with a DICOMDIR, to be unpacked onto a CD or a USB stick, or opened by a viewer.
-
-The DICOMDIR is the last member: a ZIP file without it was broken off. People see how far it is (`node.web.downloads`).
-"""
+"""Media as ZIP files, which are made in the background, by REST and on pages."""
 
 from __future__ import annotations
 
@@ -19,21 +16,32 @@ from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.index.search.selection import StoredInstance
 from node.web.access import MEMBERS, Call, CurrentCall
+from node.web.api.routing import OF_CHANGES, Change, api_router, problems
+from node.web.api.work import OfStudies, WorkResource, begun
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
 from node.web.pages.downloads import named_series, zip_name
 from node.web.pages.selected import SERIES, STUDY, Selected
 from node.web.zips import Member, taken
 
-router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
+router = api_router(MEMBERS, "downloads")
+
+
+@router.post("/downloads/medium", status_code=202, responses=problems(*OF_CHANGES), dependencies=MEMBERS)
+def prepare_medium(call: CurrentCall, change: Change, wanted: OfStudies) -> WorkResource:
+    """Begin to make a ZIP file with a DICOMDIR, for a CD or a USB stick, which is fetched when it is made."""
+    return begun(call, change, lambda: begin_medium(call, *wanted.chosen))
+
+
+pages_router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 MAKER = "medium"
 
 
-@router.get(f"{STUDY}/medium.zip")
-@router.get(f"{SERIES}/medium.zip")
-@router.post("/selected/medium.zip", dependencies=MEMBERS)
-@router.post(f"{STUDY}/selected/medium.zip", dependencies=MEMBERS)
+@pages_router.get(f"{STUDY}/medium.zip")
+@pages_router.get(f"{SERIES}/medium.zip")
+@pages_router.post("/selected/medium.zip", dependencies=MEMBERS)
+@pages_router.post(f"{STUDY}/selected/medium.zip", dependencies=MEMBERS)
 def medium(call: CurrentCall, selected: Selected) -> Response:
     """Make a medium of studies or series, and show how far it is."""
     return RedirectResponse(f"/downloads/{begin_medium(call, selected.studies, selected.series)}", 303)

@@ -11,7 +11,7 @@ from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.control.repository import Repository
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.object_store.opened import RootStore
+from node.extensions.object_store.kind import RootStore
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import CachedStore
 from node.extensions.object_store.uploads import BATCH, ObjectUploads

@@ -9,7 +9,7 @@ class _Ohif(Extension):
     """The viewer, its installation, and links to it."""
 
     name = "ohif"
-    commands = (Command("viewers", "Maintain", f"{__name__}.command:app", ("voxelnode viewers install ohif",)),)
+    commands = (Command("viewers", "Maintain", f"{__name__}.package:app", ("voxelnode viewers install ohif",)),)
     routers = (Router("pages", f"{__name__}.pages:router"),)
 
 

@@ -1,4 +1,4 @@
-"""Viewers that are not part of the node: fetched at a pinned version and digest, and installed under the root.
+"""``voxelnode viewers install|remove``: viewers that are not part of the node, at a pinned version and digest.
 
 OHIF is installed from its npm package. Its files expect to be at the root of a site and are patched for `BASE`.
 """
@@ -16,12 +16,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
-from node.api import VoxelnodeError
+import typer
+
+from node.api import Commands, Root, VoxelnodeError, counted
 
 if TYPE_CHECKING:
     from tarfile import TarInfo
+
+NPM_REGISTRY = "https://registry.npmjs.org/"
+
+app = Commands(help="Install viewers beside the web pages.", no_args_is_help=True)
+
+
+Name = Annotated[Literal["ohif"], typer.Argument(metavar="VIEWER", help="Name of the viewer.")]
+
+
+@app.command()
+def install(
+    viewer: Name,
+    package: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="npm tarball of the viewer, for machines without Internet."),
+    ] = None,
+    registry: Annotated[
+        str, typer.Option(metavar="URL", envvar="npm_config_registry", help="npm registry to download from.")
+    ] = NPM_REGISTRY,
+    *,
+    root: Root,
+) -> None:
+    """Install a viewer under the root.
+
+    Downloads the pinned version and checks its digest. A running node serves it at once.
+    """
+    count = install_ohif(root.folder, package, registry)
+    print(f"installed {OHIF.name} {OHIF.version}, {counted(count, 'file')}; the node serves it at {BASE}")
+
+
+@app.command()
+def remove(viewer: Name, root: Root) -> None:
+    """Remove a viewer."""
+    print(f"{viewer} {'removed' if remove_ohif(root.folder) else 'is not installed'}")
+
 
 BASE = "/ohif/"
 """URL path of OHIF."""
@@ -126,7 +163,7 @@ def installed(root: Path) -> dict[str, object] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
-def install(root: Path, package: Path | None, registry: str) -> int:
+def install_ohif(root: Path, package: Path | None, registry: str) -> int:
     """Install OHIF under a root, replacing any previous version; return the number of files.
 
     `package`: the npm tarball; None: fetch it.
@@ -153,7 +190,7 @@ def install(root: Path, package: Path | None, registry: str) -> int:
     return len(files)
 
 
-def remove(root: Path) -> bool:
+def remove_ohif(root: Path) -> bool:
     """Remove OHIF; return whether it was installed."""
     existed = folder_of(root).exists()
     shutil.rmtree(folder_of(root), ignore_errors=True)

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from node.hookspecs import Extension, MenuEntry, Router
 
-PARTS = (
-    "login",
-    "studies",
-    "series",
-    "files",
-    "prepared",
-    "actions",
-    "operation",
-    "persons",
-    "problems",
-    "work",
-    "assets",
-)
+PARTS = ("login", "studies", "series", "files", "actions", "operation", "problems", "work", "assets")
 
 
 class _Pages(Extension):

@@ -12,8 +12,7 @@ from node.index.nouns.accounts import KnownAccount
 from node.web.access import ANYBODY, Access
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
-from node.web.pages.rendering import factor_page, plain_page
-from node.web.pages.sessions import client_of, is_secure, new_app, set_session
+from node.web.pages.rendering import client_of, factor_page, is_secure, new_app, plain_page, set_session
 from node.web.principal import COOKIE, SECURE_COOKIE, address_of, session_cookie
 from node.web.sessions import Sessions
 

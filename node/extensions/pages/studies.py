@@ -21,11 +21,10 @@ from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
-from node.web.missing import learnt, trashed
-from node.web.pages.filters import csv_line
+from node.web.pages.filters import csv_line, series_chip, study_chip
 from node.web.pages.rendering import fragment, page, series_url, study_links
 from node.web.pages.selected import seen_study
-from node.web.pages.status_chips import series_chip, study_chip
+from node.web.problems import learnt, trashed
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 

@@ -16,8 +16,8 @@ from node.registry import READ_RESULTS, part_of
 from node.web import actions
 from node.web.access import READERS, WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
+from node.web.pages.filters import WORK_CHIPS
 from node.web.pages.rendering import OK, PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
-from node.web.pages.status_chips import WORK_CHIPS
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False, dependencies=READERS)

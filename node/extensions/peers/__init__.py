@@ -34,7 +34,7 @@ class _Peers(Extension):
         ),
         Command("peers get", "Exchange", f"{__name__}.commands:get", ("voxelnode peers get 1.2.840.1 --from PACS",)),
     )
-    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    routers = (Router("rest", f"{__name__}.routes:router"), Router("pages", f"{__name__}.routes:pages_router"))
     actions = f"{__name__}.search:actions_of"
     menu = (MenuEntry("/peers", "Peers", before="/upload", key="e"),)
     templates = __name__

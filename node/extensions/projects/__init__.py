@@ -24,7 +24,7 @@ class _Projects(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
-    actions = f"{__name__}.actions:actions"
+    actions = f"{__name__}.rules:actions"
 
     def run(self, node: Parts) -> Running:
         from node.extensions.projects.rules import ProjectRules

@@ -10,15 +10,14 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import Field
 
-from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.extensions.projects.rows import ReadProjects
+from node.extensions.projects.rules import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
 from node.web.access import ADMINS, MANAGERS, MEMBERS, Call, CurrentCall
-from node.web.api.changes import Change
 from node.web.api.models import Resource
-from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.api.routing import OF_CHANGES, Change, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
 router = api_router(MEMBERS, "projects")

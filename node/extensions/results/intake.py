@@ -26,10 +26,9 @@ import structlog
 
 from node.archive.space import reason_of
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy, counted
-from node.extensions.results.drafts import Draft, Drafts, about, damaged
 from node.extensions.results.makers import Makers
 from node.extensions.results.manifest import FILE_NAME, MAX_JOB_BYTES, MAX_RESULTS, Manifest, opened_folder
-from node.extensions.results.rows import ResultRepository
+from node.extensions.results.rows import Draft, Drafts, ResultRepository, about, damaged
 from node.files.durable import NO_ROOM, make_folder, sync_file_system, sync_folder
 from node.index.database.index import Index
 from node.index.database.work_loop import WorkLoop

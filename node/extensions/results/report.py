@@ -32,7 +32,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from node.errors import ResultRefused
-from node.extensions.results.making import ResultMaking, derived_uid, described, finished, local_time, sample_of
+from node.extensions.results.makers import ResultMaking, derived_uid, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Measured, measurements_of, parsed
 
 SCHEME = "99VOXELNODE"

@@ -22,11 +22,10 @@ from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, Man
 from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Terms
-from node.index.work.jobs import REFUSED, JobEnded
+from node.index.work.jobs import REFUSED, JobEnded, JobState
 from node.web.access import CurrentCall, allow
-from node.web.api import models
-from node.web.api.changes import Change, tagged
-from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.api.models import BINARY, Moment, Resource
+from node.web.api.routing import OF_CHANGES, Change, api_router, problems, single, tagged
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.problem_types import CONFLICT, RESULT_REFUSED
@@ -60,6 +59,61 @@ class JobOutcome(BaseModel):
 
 
 log = structlog.get_logger()
+
+
+class JobResource(Resource):
+    """What a hook with results was asked to do.
+
+    `revision` is that of the series that the job is about, `newest_revision` that of the series now. `detail` is what
+    the hook says; it may name patients.
+    """
+
+    job_id: str
+    hook: str
+    event: str
+    study_instance_uid: str
+    series_instance_uid: str | None
+    revision: int | None
+    newest_revision: int | None
+    state: JobState
+    percent: int | None
+    detail: str | None
+    location: str | None
+    results_stored: int
+    created_at: Moment
+    changed_at: Moment
+    due_at: Moment | None
+    ended_at: Moment | None
+
+
+class ResultResource(Resource):
+    """An instance that was made of a file of a job; `segments` are the numbers of the labels of a mask."""
+
+    file: str
+    kind: Literal["segmentation", "report", "document", "instance"]
+    source_series_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    segments: dict[str, int] | None
+    stored_at: Moment
+
+
+class JobWithResults(JobResource):
+    """A job and its results."""
+
+    results: list[ResultResource]
+
+
+class JobFile(Resource):
+    """A file of a job, which becomes a result when the job succeeds."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
 router = api_router([allow("read", job=True)], "jobs")
 
 WORKERS = (allow("write", job=True),)
@@ -71,11 +125,11 @@ FileName = Annotated[str, Path(pattern=f"^{FILE_NAME.pattern}$", description="na
 PIECE_BYTES = 1 << 20
 """Bytes of a body that are collected before they are written."""
 
-_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": models.BINARY}}}}
+_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": BINARY}}}}
 
 
 @router.get("/jobs/{job}", responses=single())
-def show_job(call: CurrentCall, response: Response, job: JobId) -> models.JobWithResults:
+def show_job(call: CurrentCall, response: Response, job: JobId) -> JobWithResults:
     """A job, and its results."""
     with call.node.index.reading(wait=False) as index:
         resource = _job(index, job)
@@ -84,15 +138,15 @@ def show_job(call: CurrentCall, response: Response, job: JobId) -> models.JobWit
 
 
 @router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT), dependencies=WORKERS)
-def report_progress(call: CurrentCall, change: Change, job: JobId, progress: JobProgress) -> models.JobWithResults:
+def report_progress(call: CurrentCall, change: Change, job: JobId, progress: JobProgress) -> JobWithResults:
     """Say how far a job is. 409: it has ended, and work on it can end as well."""
 
-    def report(_: Terms) -> models.JobWithResults:
+    def report(_: Terms) -> JobWithResults:
         now, jobs = call.node.ingest.now(), call.node.index.repository(ResultRepository)
         jobs.report(job, progress.percent, progress.detail, now)
         return _now(call.node, job)
 
-    return change.make(models.JobWithResults, lambda index: _job(index, job), report)
+    return change.make(JobWithResults, lambda index: _job(index, job), report)
 
 
 @router.put(
@@ -101,7 +155,7 @@ def report_progress(call: CurrentCall, change: Change, job: JobId, progress: Job
     responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED),
     dependencies=WORKERS,
 )
-async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> models.JobFile:
+async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> JobFile:
     """Keep a file of a job until its outcome, durably, in place of an earlier one of this name."""
     node = call.node
     found = await run_in_threadpool(node.index.jobs.with_id, job)
@@ -127,18 +181,18 @@ async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> models.
     except ClientDisconnect:
         log.warning("result_interrupted", bytes=count)
         raise HTTPException(400, "the client closed the connection within the body") from None
-    return models.JobFile(file=file, bytes=count, sha256=digest.hexdigest())
+    return JobFile(file=file, bytes=count, sha256=digest.hexdigest())
 
 
 @router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED), dependencies=WORKERS)
-def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOutcome) -> models.JobWithResults:
+def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOutcome) -> JobWithResults:
     """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
 
     If one of the files cannot become a result, the others are stored and the job goes on: send the file again and
     report again, or report that the job has failed.
     """
 
-    def end(_: Terms) -> models.JobWithResults:
+    def end(_: Terms) -> JobWithResults:
         if outcome.state == "failed":
             call.node.results.end(job, "failed", outcome.detail)
         else:
@@ -155,7 +209,7 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
         call.audit.changed(AuditEvent.INSTANCES_ACCESSED, AuditAction.EXECUTE, objects, detail)
         return resource
 
-    return change.make(models.JobWithResults, lambda index: _job(index, job), end)
+    return change.make(JobWithResults, lambda index: _job(index, job), end)
 
 
 def _note_refusal(node: Services, job: str, error: ResultRefused) -> None:
@@ -164,14 +218,14 @@ def _note_refusal(node: Services, job: str, error: ResultRefused) -> None:
         node.index.repository(ResultRepository).report(job, None, f"{REFUSED}{error}"[:MAX_DETAIL], node.ingest.now())
 
 
-def _now(node: Services, job: str) -> models.JobWithResults:
+def _now(node: Services, job: str) -> JobWithResults:
     with node.index.reading(wait=False) as index:
         return _job(index, job)
 
 
-def _job(index: ReadIndex, job: str) -> models.JobWithResults:
+def _job(index: ReadIndex, job: str) -> JobWithResults:
     jobs = index.repository(ReadResults)
     row = next(iter(jobs.newest(1, job_id=job)), None)
     if row is None:
         raise ResourceNotFound("job")
-    return models.JobWithResults.of({**row, "results": jobs.results(row["id"])})
+    return JobWithResults.of({**row, "results": jobs.results(row["id"])})

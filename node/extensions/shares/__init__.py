@@ -22,9 +22,9 @@ class _Shares(Extension):
             before="account",
         ),
     )
-    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
-    actions = f"{__name__}.actions:actions"
-    index_tables = f"{__name__}.tables:TABLES"
+    routers = (Router("rest", f"{__name__}.routes:router"), Router("pages", f"{__name__}.routes:pages_router"))
+    actions = f"{__name__}.rows:actions"
+    index_tables = f"{__name__}.rows:TABLES"
     templates = __name__
 
 

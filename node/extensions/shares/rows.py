@@ -1,20 +1,63 @@
-"""The links of an index."""
+"""The links of an index: rows, and the actions that make and revoke them."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Integer, MetaData, String, delete, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from node.errors import UsageError
+from node.association.added import OpenedRoot
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType
+from node.errors import UsageError, counted, nearest
 from node.extensions.shares.listed import ShareViews
-from node.extensions.shares.tables import ShareRow
+from node.hookspecs import Action as RootAction
+from node.index.engine.extension_tables import IndexTables
 from node.index.engine.rows import IndexRepository, ReadRepository, columns_but, on_reader, on_writer
 from node.index.engine.sql import insert
-from node.index.models.levels import StudyRow
+from node.index.models.levels import NAMES, StudyRow, Utc
 from node.index.nouns.accounts import is_current, moment
 from node.index.nouns.records import Share
 from node.index.nouns.retention import old_before
+from node.registry import deidentifications_of
+from node.settings.model import Settings
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class ShareRow(Base):
+    """A link that lets anybody who has it see a study, or one of its series, for a time."""
+
+    __tablename__ = "shares"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study
+    may_download: Mapped[bool]
+    passphrase_hash: Mapped[str | None] = mapped_column(String(255))  # links of before that have one open nothing
+    deidentification: Mapped[str | None] = mapped_column(String(64))  # table [deidentify.NAME]; None: as received
+    made_by: Mapped[str] = mapped_column(String(64))
+    made_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
+    uses: Mapped[int] = mapped_column(Integer, default=0)
+    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+def _forget(connection: Connection, study_instance_uid: str) -> None:
+    """Delete the links to a study that is not in the index: one that comes again later is not shared by them."""
+    study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
+    connection.execute(delete(ShareRow).where(ShareRow.study_instance_uid == study_instance_uid, ~study.exists()))
+
+
+TABLES = IndexTables(Base.metadata, Path(__file__).with_name("migrations"), "shares_0001", forget=_forget)
+
 
 MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
@@ -91,3 +134,65 @@ def _by_number(connection: Connection, number: int, made_by: str | None) -> Shar
 
 class ReadShares(ReadRepository, ShareViews):
     """The links, to list them."""
+
+
+MAX_DAYS = 366
+
+
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
+    """Return the actions by name."""
+    ingest, audit, settings = root.ingest, root.audit, root.settings
+    shares = ingest.index.repository(ShareRepository)
+
+    def changed(link: str, what: str, study: str, who: str, change: Callable[[], int]) -> int:
+        """Make a change that returns the number of its link, with an audit line before and after it."""
+        with ingest.index.reading() as index:
+            objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.OBJECT_SECURITY_CHANGED
+        order = AuditMessage.by(who, event, AuditAction.UPDATE, f"{link}: {what}", objects, kind=kind)
+        return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
+
+    def make(
+        sha256: str,
+        study: str,
+        days: int,
+        who: str,
+        series: str = "",
+        download: bool = False,
+        deidentification: str | None = None,
+    ) -> Mapping[str, Any]:
+        if not 1 <= days <= MAX_DAYS:
+            raise UsageError(f"a link is for 1 to {MAX_DAYS} days")
+        with ingest.index.reading() as index:
+            if index.studies.row(study) is None or (series and index.series.row(study, series) is None):
+                raise UsageError("there is no such study or series")
+        if deidentification is not None:
+            _require_deidentification(settings, deidentification, may_download=download)
+        now = ingest.now()
+        until = now + dt.timedelta(days=days)
+        share = Share(0, study, series, download, deidentification, who, now, until, 0, None)
+        what = f"{_shown(share)} for {counted(days, 'day')}, {'with' if download else 'without'} download"
+        what += f", de-identified by [deidentify.{deidentification}]" if deidentification is not None else ""
+        number = changed("new link", what, study, who, lambda: shares.make(sha256, share))
+        return {"id": number, "expires_at": share.expires_at.isoformat()}
+
+    def revoke(number: int, who: str, *, any_account: bool = True) -> Mapping[str, Any]:
+        made_by = None if any_account else who
+        share = shares.by_number(number, made_by)
+        what = f"{_shown(share)}, revoked"
+        changed(f"link {number}", what, share.study, who, lambda: shares.revoke(number, made_by).id)
+        return {"removed": number}
+
+    return {"make-share": make, "revoke-share": revoke}
+
+
+def _require_deidentification(settings: Settings, name: str, *, may_download: bool) -> None:
+    known = deidentifications_of(settings)
+    if name not in known:
+        raise UsageError(f"there is no de-identification {name!r}{nearest(name, known) if known else ''}")
+    if not may_download:
+        raise UsageError("a link without identities shows no pictures: it needs the download of copies")
+
+
+def _shown(share: Share) -> str:
+    return f"series {share.series}" if share.series else "study"

@@ -11,24 +11,22 @@ from pydicom import Dataset
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
 from node.dicom.values import items, number, numbers, text, value, whole
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.geometry import (
+from node.extensions.spectroscopy.siemens import place_in_field
+from node.extensions.spectroscopy.signals import (
     POSITION_TOLERANCE_MM,
+    Complex,
+    Signals,
     Slab,
     VoxelPlace,
     affine_of,
     axes_of,
     box_of_slabs,
-    size_along,
-    step_of,
-)
-from node.extensions.spectroscopy.siemens import place_in_field
-from node.extensions.spectroscopy.signals import (
-    Complex,
-    Signals,
     checked_nucleus,
     complex_points,
     positive,
     require_time_domain,
+    size_along,
+    step_of,
 )
 from node.volume.model import Float
 from node.volume.reasons import Reason

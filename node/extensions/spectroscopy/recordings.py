@@ -15,8 +15,14 @@ from node.conversion.job import converted_file
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused, counted
-from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, PhysioLog, is_log, read_log
-from node.extensions.spectroscopy.physio_xml import read_xml
+from node.extensions.spectroscopy.physio_log import (
+    EVENT_CHANNELS,
+    TICKS_PER_SECOND,
+    PhysioLog,
+    is_log,
+    read_log,
+    read_xml,
+)
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe

@@ -11,8 +11,17 @@ from pydicom import Dataset
 from node.dicom.private import PrivateTag, private_bytes, private_text
 from node.dicom.values import number, text, whole
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.geometry import POSITION_TOLERANCE_MM, VoxelPlace, affine_of, axes_of
-from node.extensions.spectroscopy.signals import Signals, checked_nucleus, complex_points, positive, require_time_domain
+from node.extensions.spectroscopy.signals import (
+    POSITION_TOLERANCE_MM,
+    Signals,
+    VoxelPlace,
+    affine_of,
+    axes_of,
+    checked_nucleus,
+    complex_points,
+    positive,
+    require_time_domain,
+)
 from node.volume.model import Float
 from node.volume.reasons import Reason
 from node.volume.vendors.siemens import CsaHeader, csa_image, csa_numbers, parse_csa, protocol, protocol_integer

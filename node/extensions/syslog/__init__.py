@@ -16,8 +16,8 @@ class _Syslog(Extension):
     name = "syslog"
     tables = (Table("audit", f"{__name__}.settings:AuditSettings"),)
     statement = Statement(
-        {"Configuration of Audit Trail": f"{__name__}.statement:KEYS"},
-        f"{__name__}.statement:tables_of",
+        {"Configuration of Audit Trail": f"{__name__}.settings:KEYS"},
+        f"{__name__}.settings:tables_of",
         {
             "audit_copies": ', and sent by\nsyslog, as JSON or, with `syslog_format = "dicom"`, as XML of PS3.15 A.5.1',
             "audit_collector": " They are also sent to `[audit] syslog`, by TLS (RFC 5425), UDP or a\nlocal socket.",

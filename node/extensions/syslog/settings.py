@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from node.api import SettingsSection
+from node.api import Settings, SettingsSection, StatementTable, parameters
 
 
 class AuditSettings(SettingsSection):
@@ -29,3 +30,15 @@ class AuditSettings(SettingsSection):
     syslog_key: Path | None = Field(
         None, description="PEM file of its private key; unset: in the file of the certificate."
     )
+
+
+KEYS = """\
+`[audit]`:
+
+[list audit_keys]
+"""
+
+
+def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
+    """Return the tables of the section by name."""
+    return {"audit_keys": parameters(settings.table(AuditSettings))}

@@ -37,12 +37,12 @@ class _Worklist(Extension):
     )
     statement = Statement(
         {
-            "Basic Worklist Management Service": f"{__name__}.statement:BASIC_WORKLIST",
-            "Modality Performed Procedure Step Service": f"{__name__}.statement:PERFORMED_STEPS",
+            "Basic Worklist Management Service": f"{__name__}.queries:BASIC_WORKLIST",
+            "Modality Performed Procedure Step Service": f"{__name__}.queries:PERFORMED_STEPS",
         },
-        f"{__name__}.statement:tables_of",
+        f"{__name__}.queries:tables_of",
     )
-    index_tables = f"{__name__}.tables:TABLES"
+    index_tables = f"{__name__}.orders:TABLES"
     templates = __name__
 
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
@@ -63,11 +63,15 @@ class _Worklist(Extension):
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ
-        from node.extensions.worklist.mllp import MllpListener
+        from node.extensions.worklist.mllp import MllpListener, PatientChanges
         from node.extensions.worklist.modality_worklist import Worklist
-        from node.extensions.worklist.patients import PatientChanges
-        from node.extensions.worklist.performed_rows import PerformedStepRepository
-        from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_get, serve_n_set
+        from node.extensions.worklist.performed_steps import (
+            PerformedStepRepository,
+            StepService,
+            serve_n_create,
+            serve_n_get,
+            serve_n_set,
+        )
         from node.extensions.worklist.queries import read_worklist_query
         from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 

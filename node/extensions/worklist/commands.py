@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from node.cli.options import Commands, Root
 from node.cli.output import Listing, listing
 from node.errors import counted
+from node.index.engine.view_rows import Row, ViewRows, timed
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
 
@@ -25,8 +27,6 @@ def list_(
     root: Root,
 ) -> Listing:
     """List the newest entries of the worklist."""
-    from node.extensions.worklist.listed import StepViews
-
     with root.looking() as index:
         rows = index.views(StepViews).scheduled(last)[::-1]
     return listing(
@@ -44,10 +44,32 @@ def performed(
     root: Root,
 ) -> Listing:
     """List the newest procedure steps that modalities report."""
-    from node.extensions.worklist.listed import StepViews
-
     with root.looking() as index:
         rows = index.views(StepViews).performed(last)[::-1]
     return listing(
         f"last {counted(len(rows), 'step')}", {key: key for key in STEPS}, rows, none="no performed procedure steps"
     )
+
+
+class StepViews(ViewRows):
+    """Rows of ``scheduled_steps`` and ``performed_steps`` without their attributes, newest first."""
+
+    def scheduled(self, limit: int) -> list[Row]:
+        """Return at most `limit` entries of the worklist."""
+        rows = self._newest("SELECT * FROM scheduled_steps ORDER BY id DESC LIMIT :limit", limit)
+        for row in rows:
+            date, time = row["start_date"], row["start_time"]
+            row["start_date"] = date and dt.date.fromisoformat(date)
+            row["start_time"] = time and dt.time.fromisoformat(time)
+        return rows
+
+    def performed(self, limit: int) -> list[Row]:
+        """Return at most `limit` steps that modalities report."""
+        return self._newest("SELECT * FROM performed_steps ORDER BY id DESC LIMIT :limit", limit)
+
+    def _newest(self, query: str, limit: int) -> list[Row]:
+        rows = self._rows(query, limit=limit)
+        return [
+            timed({name: value for name, value in row.items() if name not in ("attributes", "identified")})
+            for row in rows
+        ]

@@ -19,7 +19,7 @@ from pydicom.datadict import tag_for_keyword
 from node.dicom.attributes import MAX_TEXT_BYTES, is_short
 from node.dicom.character_sets import decoded, plain_term
 from node.errors import VoxelnodeError
-from node.extensions.worklist.entries import InvalidEntry, element, step_of
+from node.extensions.worklist.modality_worklist import InvalidEntry, element, step_of
 from node.extensions.worklist.scheduled_rows import ENDED, HELD, IN_PROGRESS, SCHEDULED, OrderedStep, ScheduledStep
 
 MAX_SEGMENTS = 500

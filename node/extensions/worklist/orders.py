@@ -1,24 +1,81 @@
-"""Orders and images: whether a study is of the patient for whom it was ordered."""
+"""Orders: the table of the modality worklist, and whether a study is of the patient for whom it was ordered."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 from pydicom.datadict import dictionary_VR
-from sqlalchemy import Connection, bindparam, insert, or_, select
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Date,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    Time,
+    UniqueConstraint,
+    bindparam,
+    insert,
+    or_,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text, text_element
 from node.dicom.values import standard_tag
-from node.extensions.worklist.tables import ScheduledStepRow
+from node.index.engine.extension_tables import IndexTables
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.models.history import ConflictRow
-from node.index.models.levels import PatientRow
+from node.index.models.levels import NAMES, PatientRow, Utc
 from node.index.nouns.levels import Imaged, folded_name
 from node.index.nouns.person_plans import remaining_patient
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class ScheduledStepRow(Base):
+    """An entry of the modality worklist: one Scheduled Procedure Step (PS3.4 K.6)."""
+
+    __tablename__ = "scheduled_steps"
+    __table_args__ = (
+        UniqueConstraint("source", "source_key"),
+        Index("ix_scheduled_steps_start_date", "start_date"),
+        Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))  # rest, file, hl7
+    source_key: Mapped[str | None] = mapped_column(Text)  # names the entry at its source: a file, an order
+    source_version: Mapped[str | None] = mapped_column(String(64))  # of a file: its digest
+    patient_id: Mapped[str | None] = mapped_column(Text, index=True)
+    patient_name: Mapped[str | None] = mapped_column(Text)
+    accession_number: Mapped[str | None] = mapped_column(Text, index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    requested_procedure_id: Mapped[str | None] = mapped_column(Text)
+    scheduled_procedure_step_id: Mapped[str | None] = mapped_column(Text)
+    modality: Mapped[str | None] = mapped_column(Text)
+    station_ae_title: Mapped[str | None] = mapped_column(Text)
+    start_date: Mapped[dt.date | None] = mapped_column(Date)
+    start_time: Mapped[dt.time | None] = mapped_column(Time)
+    description: Mapped[str | None] = mapped_column(Text)
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model, as ordered
+    identified: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # those of whom it really is
+    state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, held, or over
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+TABLES = IndexTables(Base.metadata, Path(__file__).with_name("migrations"), "worklist_0001")
+
 
 log = structlog.get_logger()
 

@@ -10,17 +10,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import AuditAction, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.extensions.worklist.entries import step_of
-from node.extensions.worklist.performed_rows import ReadPerformedSteps
+from node.extensions.worklist.modality_worklist import step_of
+from node.extensions.worklist.performed_steps import ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row, Terms
 from node.web.access import READERS, WRITERS, CurrentCall
-from node.web.api.changes import Change, tagged
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
-from node.web.api.paging import OptionalStudyUid, Page, RequestedPage
-from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.api.routing import (
+    OF_CHANGES,
+    Change,
+    OptionalStudyUid,
+    Page,
+    RequestedPage,
+    api_router,
+    problems,
+    single,
+    tagged,
+)
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
 from node.web.pages import rendering

@@ -14,8 +14,7 @@ from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
 from node.dicom.values import standard_tag
 from node.errors import UsageError
-from node.extensions.worklist.orders import PATIENT_TAGS, compare, identified
-from node.extensions.worklist.tables import ScheduledStepRow
+from node.extensions.worklist.orders import PATIENT_TAGS, ScheduledStepRow, compare, identified
 from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_but, on_reader, on_writer
 from node.index.engine.sql import starts_with
 from node.index.models.history import PerformedStepRow

@@ -12,7 +12,7 @@ from node.index.models.levels import Base, Numbered, Utc
 
 
 class LabelRow(Numbered):
-    """A word that people gave a study, or one of its series; see `node.extensions.labels.tables`."""
+    """A word that people gave a study, or one of its series; see `node.extensions.labels.marks`."""
 
     __tablename__ = "labels"
     __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)

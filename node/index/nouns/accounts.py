@@ -50,7 +50,7 @@ def moment(now: dt.datetime) -> dict[str, dt.datetime]:
 
 
 MAX_STEPS_APART = 2
-"""Between the codes of an authenticator app that are right at one moment (`node.web.second_factor.SKEW`)."""
+"""Between the codes of an authenticator app that are right at one moment (`node.web.credentials.SKEW`)."""
 
 
 class NoSuchAccount(UsageError):

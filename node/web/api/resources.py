@@ -26,10 +26,23 @@ from node.selector.fields import SeriesState
 from node.web import actions
 from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.api import models
-from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
-from node.web.api.paging import Page, RequestedPage, UidFilters, cursor, only_row, parse_cursor, query_detail
-from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
+from node.web.api.routing import (
+    OF_CHANGES,
+    Change,
+    Page,
+    RequestedPage,
+    UidFilters,
+    api_router,
+    cursor,
+    downloads,
+    only_row,
+    parse_cursor,
+    problems,
+    query_detail,
+    single,
+    tagged,
+)
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import (

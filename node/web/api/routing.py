@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import datetime as dt
 import gzip
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from node.index.database.reading import ReadIndex, checked
+from node.index.engine.rows import PagedRepository, Row, Terms
 from node.web import problem_types as types
-from node.web.access import declared
-from node.web.errors import UnknownParameters
-from node.web.headers import accepts_gzip, has_etag
+from node.web.access import Call, CurrentCall, declared
+from node.web.api.models import MAX_ID, Resource
+from node.web.errors import PreconditionFailed, ResourceNotFound, UnknownParameters, WrongCursor
+from node.web.headers import accepts_gzip, has_etag, is_match
 from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
 
 OF_EVERY_ROUTE = (
@@ -185,3 +195,168 @@ def api_router(allowed: Sequence[Any], *tags: str) -> APIRouter:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
+
+
+MAX_ROWS = 1000
+
+Item = TypeVar("Item", bound=Resource)
+
+OptionalStudyUid = Annotated[str | None, Query(max_length=64, description="Study Instance UID")]
+OptionalSeriesUid = Annotated[str | None, Query(max_length=64, description="Series Instance UID")]
+
+
+class Page(BaseModel, Generic[Item]):
+    """A page of a list.
+
+    `next` is the cursor of the next page, or null at the end; `total` is null unless the request asks for it.
+    """
+
+    items: list[Item]
+    next: str | None = None
+    total: int | None = None
+
+
+def cursor(id: int, date: dt.date | None = None) -> str:
+    """Return the cursor of a row: its id, and its date if the list is ordered by date."""
+    key = [id] if date is None else [id, date.isoformat()]
+    return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
+    """Return the id and the date from a cursor, or raise WrongCursor."""
+    if after is None:
+        return None
+    try:
+        id_, *dates = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
+        if type(id_) is int and 0 <= id_ <= MAX_ID and len(dates) <= 1:
+            return id_, dt.date.fromisoformat(dates[0]) if dates else None
+    except (ValueError, TypeError, binascii.Error):
+        pass
+    raise WrongCursor
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A request for a page of a list: at most `limit` items after the cursor `after`, and the `total` of all."""
+
+    call: Call
+    after: str | None
+    limit: int
+    total: bool
+
+    def read(
+        self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
+    ) -> Page[Item]:
+        """Read the page from a list that is ordered by id; `wanted` are filters of the repository.
+
+        The audit log records a query of the list `name`, its filters, and how many rows were sent.
+        """
+        position = parse_cursor(self.after)
+        with self.call.node.index.searching() as index:
+            rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
+            total = repository(index).count_matching(**wanted) if self.total else None
+        self.call.audit.queried(query_detail(name, **wanted), len(rows))
+        after = None if len(rows) < self.limit else cursor(rows[-1]["id"])
+        return Page(items=[resource.of(row) for row in rows], next=after, total=total)
+
+
+def query_detail(name: str, /, **wanted: Any) -> str:
+    """Return the text of a query for the audit log: the list, and the filters that are set."""
+    return " ".join([name, *(f"{filter_}={value}" for filter_, value in wanted.items() if value)])
+
+
+After = Annotated[
+    str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
+Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
+
+
+def _requested_page(call: CurrentCall, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
+    return PageRequest(call, after, limit, total)
+
+
+RequestedPage = Annotated[PageRequest, Depends(_requested_page)]
+"""Parameter of a route: the part of its list that a caller with the role read wants."""
+
+
+def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:
+    """Return the row of a single resource, the newest if several match; `noun` names it in the answer 404."""
+    rows = repository.page(None, 1, **wanted)
+    if not rows:
+        raise ResourceNotFound(noun)
+    return rows[0]
+
+
+def _uid_filters(
+    study_instance_uid: OptionalStudyUid = None, series_instance_uid: OptionalSeriesUid = None
+) -> dict[str, str | None]:
+    return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+
+
+UidFilters = Annotated[dict[str, str | None], Depends(_uid_filters)]
+"""Parameter of a route: the study, or the series, that its list is limited to."""
+
+
+One = TypeVar("One", bound=Resource)
+Result = TypeVar("Result", bound=Resource)
+
+
+def etag_of(resource: Resource) -> str:
+    """Return the strong entity tag of a resource: a digest of its JSON, in whichever order the index tells it."""
+    canonical = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
+    return f'"{sha256(canonical.encode()).hexdigest()[:32]}"'
+
+
+def tagged(response: Response, resource: One) -> One:
+    """Return a resource after setting its ETag in the response."""
+    response.headers["ETag"] = etag_of(resource)
+    return resource
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """A request to change something, and its conditions."""
+
+    call: Call
+    response: Response
+    if_match: str | None
+
+    def make(
+        self,
+        result: type[Result],
+        current: Callable[[ReadIndex], Resource],
+        act: Callable[[Terms], Result | Mapping[str, Any]],
+    ) -> Result:
+        """Return what `act` did if the resource is as the client has seen it, or the result of the same request.
+
+        `current` returns the resource that is to be changed. A change that is one transaction of the index fulfils the
+        terms in it. Raises PreconditionFailed before anything is changed.
+        """
+        return result.model_validate(act(self._terms(current)))
+
+    def _terms(self, current: Callable[[ReadIndex], Resource]) -> Terms:
+        def check(index: ReadIndex) -> None:
+            if self.if_match is not None:
+                etag = etag_of(current(index))
+                if not is_match(self.if_match, etag):
+                    raise PreconditionFailed(etag)
+
+        if self.if_match is not None:
+            with self.call.node.index.reading() as index:
+                check(index)
+        return checked(check)
+
+
+def _requested_change(
+    call: CurrentCall,
+    response: Response,
+    if_match: Annotated[
+        str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
+    ] = None,
+) -> ChangeRequest:
+    return ChangeRequest(call, response, if_match)
+
+
+Change = Annotated[ChangeRequest, Depends(_requested_change)]
+"""Parameter of a route that changes something: the conditions of the request."""

@@ -16,8 +16,7 @@ from node.index.nouns.records import RevisionFile
 from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.models import RowId
-from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
-from node.web.api.routing import api_router, downloads, problems
+from node.web.api.routing import Page, RequestedPage, UidFilters, api_router, downloads, only_row, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import MEDIA_TYPES, OCTETS, Unavailable, add_digest, file_response, local_or_gone

@@ -19,26 +19,30 @@ from fastapi.responses import HTMLResponse
 from node.dicom.uids import in_path, resource_path
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
+from node.index.nouns.accounts import Client, KnownAccount, Role
 from node.registry import deidentifications_of, enabled, installed, part_of, resolve
 from node.settings.model import Settings
 from node.settings.peers import Peer
 from node.version import __version__
 from node.volume.reasons import REMEDIES
 from node.web.access import Call
+from node.web.credentials import picture_of
+from node.web.errors import Forbidden
 from node.web.headers import accepts_gzip, path_of
-from node.web.pages.filters import FILTERS, static_url
-from node.web.pages.status_chips import (
+from node.web.pages.filters import (
     CAUSES,
     CONFLICT_REMEDIES,
+    FILTERS,
     event_chip,
     here_chip,
     series_chip,
     shortfall,
+    static_url,
     study_chip,
     verdict_remedy,
     warning_chips,
 )
+from node.web.principal import address_of, cookie_name
 from node.web.services import Services
 
 if TYPE_CHECKING:
@@ -342,3 +346,39 @@ def _dicom_host(request: Request, node: Services) -> str:
     """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
     host = node.settings.bind_host
     return request.url.hostname or host if host in ("0.0.0.0", "::") else host
+
+
+def client_of(request: Request) -> Client:
+    """Return what is kept of a browser with its session."""
+    return Client(address_of(request), request.headers.get("user-agent", ""))
+
+
+def new_app(request: Request, known: KnownAccount) -> NewApp | None:
+    """Return what an authenticator app needs to be set up, or None if nobody has begun that."""
+    if not known.totp_secret:
+        return None
+    name = f"voxelnode {request.url.hostname or ''}".strip()
+    return NewApp(known.totp_secret, picture_of(known.totp_secret, known.name, name))
+
+
+def set_session(request: Request, response: Response, value: str) -> None:
+    """Give a browser the cookie of its session."""
+    response.set_cookie(cookie_name(request), value, secure=is_secure(request), httponly=True, samesite="strict")
+
+
+def is_secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def require_session(call: Call) -> str:
+    """Return the name of the account that has signed in with a browser; raise Forbidden if nobody has.
+
+    Credentials that a script holds make no others: whoever finds a token would have one that lasts.
+    """
+    if call.account.kind == "local":
+        raise Forbidden(
+            "nobody is signed in: make an account with `voxelnode account add NAME --role admin`, and sign in at /login"
+        )
+    if "authorization" in call.request.headers:
+        raise Forbidden("accounts and tokens are changed after signing in with a browser, or by `voxelnode account`")
+    return call.account.name

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
 from node.completeness import State
-from node.extensions.bids.volume_fields import VOLUME_FIELDS, volume_facts
+from node.extensions.bids.rules import VOLUME_FIELDS, volume_facts
 from node.index.engine.extension_tables import every_table
 from node.index.engine.view_rows import queries_of_file
 from node.index.engine.views import views

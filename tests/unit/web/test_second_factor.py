@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from node.web.second_factor import STEP_SECONDS, code_of
+from node.web.credentials import STEP_SECONDS, code_of
 
 SECRET = base64.b32encode(b"12345678901234567890").decode()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.web.guesses import FORGET_SECONDS, MAX_KEYS, MAX_WAIT_SECONDS, Throttle
+from node.web.sessions import FORGET_SECONDS, MAX_KEYS, MAX_WAIT_SECONDS, Throttle
 
 FREE_TRIES = 5
 

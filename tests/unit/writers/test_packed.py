@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from node.extensions.backup.unpacked import unpacked
+from node.extensions.backup.proof import unpacked
 from node.volume.model import Volume
 from node.writers import base
 from node.writers.base import GZIP, ZLIB, NewFile, real_dtype, real_slabs, stored_slabs, write_packed

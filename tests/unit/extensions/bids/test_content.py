@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from node.children.pseudonyms import PseudonymKey
-from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.rules import NotExported
+from node.extensions.bids.sidecars import NiftiCopy
 from node.extensions.bids.subjects import Pseudonyms
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.instance import deidentified

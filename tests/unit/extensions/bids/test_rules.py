@@ -9,8 +9,7 @@ import pytest
 
 from node.errors import UsageError
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, reproin, stem
-from node.extensions.bids.rules import NotExported, Rules, read_rules
-from node.extensions.bids.volume_fields import RULE_FIELDS, VOLUME_FIELDS, volume_facts
+from node.extensions.bids.rules import RULE_FIELDS, VOLUME_FIELDS, NotExported, Rules, read_rules, volume_facts
 from tests.unit.extensions.bids.builders import AXIAL, EPI, facts, geometry, rules_of
 
 DEFAULT = read_rules(None)

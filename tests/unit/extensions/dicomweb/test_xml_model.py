@@ -11,8 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.dicom.json_model import Json, json_model
-from node.extensions.dicomweb.native_reader import MAX_DEPTH, NotNative, json_from_native
-from node.extensions.dicomweb.xml_model import native_model
+from node.extensions.dicomweb.xml_model import MAX_DEPTH, NotNative, json_from_native, native_model
 from tests.make import PYDICOM_FILES
 from tests.web.mixed import NAMES
 

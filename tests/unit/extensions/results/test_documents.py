@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from node.errors import ResultRefused
 from node.extensions.reports.report import read_document
-from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource
+from node.extensions.results.makers import ResultIdentity, ResultMaking, ResultSource
 from node.extensions.results.manifest import Manifest, ManifestEntry, left_in
 from node.extensions.results.report import make_document, make_report
 from node.files.reading import read_instance

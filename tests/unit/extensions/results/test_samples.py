@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.extensions.results.making import VERBATIM
+from node.extensions.results.makers import VERBATIM
 from node.extensions.results.statement import recorded
 from tests.results_samples import described
 

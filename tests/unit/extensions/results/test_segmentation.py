@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 
 from node.conversion.offline import convert_folder
 from node.errors import ResultRefused
-from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack
+from node.extensions.results.makers import ResultIdentity, ResultMaking, ResultSource, SourceStack
 from node.extensions.results.manifest import Coded, Label, ManifestEntry
 from node.extensions.results.segmentation import make_segmentation
 from node.files.reading import read_instance

@@ -1,16 +1,21 @@
-"""REST: labels and comments of studies and series."""
+"""Labels and comments of studies and series: REST, and the forms of the pages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Form, Path, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from node.api import (
     MEMBERS,
     OF_CHANGES,
+    SERIES,
+    STUDY,
+    WRITERS,
     WRITING_MEMBERS,
     Change,
     CurrentCall,
@@ -20,19 +25,21 @@ from node.api import (
     ResourceNotFound,
     Role,
     RowId,
+    Selected,
     StudyOrSeries,
     StudyUid,
+    Wanted,
     api_router,
     of_study,
     problems,
+    series_url,
     single,
+    study_url,
     tagged,
 )
-from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
+from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, MAX_LABELS, ReadMarks, Target
 
 router = api_router(MEMBERS, "labels")
-
-STUDY = "/studies/{study_instance_uid}"
 
 
 class LabelResource(Resource):
@@ -180,3 +187,49 @@ def _require(index: ReadIndex, target: Target) -> None:
         raise ResourceNotFound("series")
     if index.studies.row(target.study) is None:
         raise ResourceNotFound("study")
+
+
+pages_router = APIRouter(include_in_schema=False, dependencies=WRITERS)
+
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL_CHARACTERS)]
+
+
+@pages_router.post("/selected/labels", dependencies=WRITING_MEMBERS)
+@pages_router.post(f"{STUDY}/selected/labels", dependencies=WRITING_MEMBERS)
+@pages_router.post(f"{STUDY}/labels", dependencies=WRITING_MEMBERS)
+@pages_router.post(f"{SERIES}/labels", dependencies=WRITING_MEMBERS)
+def change_label(
+    call: CurrentCall, selected: Selected, label: Annotated[Label, Form()], remove: Annotated[bool, Form()] = False
+) -> Response:
+    """Give a label to studies or series, or take it away; series that are gone are left out."""
+    targets = [(study, "") for study in selected.studies]
+    if selected.series:
+        with call.node.index.reading() as index:
+            targets = [(study, uid) for study, series in selected.there(index).items() for uid in series]
+    with call.changing(*targets):
+        call.act("change-labels", targets=targets, **{"remove" if remove else "add": [label]})
+    return RedirectResponse(selected.url, HTTPStatus.SEE_OTHER)
+
+
+@pages_router.post(f"{STUDY}/comments", dependencies=WRITING_MEMBERS)
+@pages_router.post(f"{SERIES}/comments", dependencies=WRITING_MEMBERS)
+def submit_comment(
+    call: CurrentCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
+) -> Response:
+    """Write a comment on a study or a series."""
+    with call.changing(wanted):
+        call.act("comment", study=wanted.study, series=wanted.series or "", comment=comment)
+    return RedirectResponse(wanted.url, HTTPStatus.SEE_OTHER)
+
+
+@pages_router.post("/comments/{comment}/remove", dependencies=WRITING_MEMBERS)
+def submit_removal(call: CurrentCall, comment: RowId) -> Response:
+    """Remove a comment of one's own; administrators remove any."""
+    with call.node.index.reading() as index:
+        row = index.repository(ReadMarks).comment(comment)
+    if row is None:
+        raise ResourceNotFound("comment")
+    study, series = row["study_instance_uid"], row["series_instance_uid"]
+    with call.changing((study, series)):
+        call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
+    return RedirectResponse(series_url(study, series) if series else study_url(study), HTTPStatus.SEE_OTHER)

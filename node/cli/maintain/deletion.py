@@ -1,7 +1,9 @@
-"""``voxelnode delete``."""
+"""``voxelnode delete``, ``trash`` and ``retention``: what goes, and what can come back."""
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from json import dumps
@@ -10,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ChangedRoot, Json, Yes, confirm
-from node.cli.output import Answer, print_fields
-from node.errors import UsageError, sized
+from node.cli.options import ChangedRoot, Commands, Json, Root, Yes, confirm
+from node.cli.output import Answer, Columns, Listing, listing, minute, optional, patient, print_fields
+from node.cli.run.config import Keys, SetsKeys, Unset, in_force, set_table
+from node.errors import UsageError, counted, sized
 from node.files.durable import write_durably
 
 if TYPE_CHECKING:
@@ -161,3 +164,173 @@ def _print(plan: DeletionPlan) -> None:
             "DICOM": sized(plan.bytes),
         }
     )
+
+
+trash_app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)
+
+ENTRIES: Columns = {
+    "number": "number",
+    "deleted": "deleted_at",
+    "until": lambda row: minute(row["until"]),
+    "patient": lambda row: patient({"patient_name": None, "patient_id": "", **row}),
+    "date": optional("study_date"),
+    "level": "level",
+    "uid": "uid",
+    "instances": "files",
+    "size": lambda row: sized(row["bytes"]),
+    "reason": "reason",
+}
+
+
+@trash_app.callback()
+def list_trash(root: Root) -> Listing:
+    """List the deletions that can be undone, the newest first."""
+    with root.looking() as index:
+        rows = index.trash.all()
+    return listing(f"{counted(len(rows), 'deletion')} in the trash", ENTRIES, rows, none="the trash is empty")
+
+
+@trash_app.command()
+def restore(
+    numbers: Annotated[list[int], typer.Argument(metavar="NUMBER...", help="Numbers of the deletions, as listed.")],
+    root: ChangedRoot,
+) -> Answer:
+    """Bring back what deletions removed.
+
+    Everything is as before: nothing is converted, sent or reported again. An instance that was sent again meanwhile
+    stays as it is; if its bytes differ, `voxelnode conflicts` lists both. If a node runs on this root, the node does
+    it.
+    """
+    wanted = dict.fromkeys(numbers)
+    with root.looking() as index:
+        there = {row["number"] for row in index.trash.all()}
+    if gone := [number for number in wanted if number not in there]:
+        rest = " ".join(str(number) for number in wanted if number in there)
+        others = f"; `voxelnode trash restore {rest}` brings the others back" if rest else ""
+        raise UsageError(
+            f"nothing in the trash has the number {', '.join(map(str, gone))}: `voxelnode trash` lists all{others}"
+        )
+    done: Counter[str] = Counter()
+    for number in wanted:
+        done.update(root.order("restore-trash", number=number))
+    parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
+    parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
+    lost = counted(done["lost"], "file is", "files are")
+    parts += [f"{lost} gone or damaged and to be sent again: `voxelnode fsck` names them"] if done["lost"] else []
+    unread = (
+        f"{counted(done['unread'], 'file')} cannot be read now: check the disk; its host tries again when it starts"
+    )
+    parts += [unread] if done["unread"] else []
+    return Answer(done, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))
+
+
+@trash_app.command()
+def empty(
+    number: Annotated[int | None, typer.Argument(metavar="NUMBER", help="Number of the deletion, as listed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything in the trash.")] = False,
+    yes: Yes = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Remove the files of a deletion permanently, before its time. If a node runs on this root, the node does it."""
+    if (number is None) != everything:
+        raise UsageError("give either the number of a deletion, or --all")
+    numbers = [number] if number is not None else []
+    if everything:
+        with root.looking() as index:
+            numbers = [row["number"] for row in index.trash.all()]
+    if numbers:
+        confirm("emptying the trash", f"Permanently delete the files of {counted(len(numbers), 'deletion')}?", yes)
+    for one in numbers:
+        root.order("empty-trash", number=one)
+    return Answer({"emptied": numbers}, f"emptied: {counted(len(numbers), 'deletion')}")
+
+
+EXPIRED: Columns = {
+    "patient": patient,
+    "date": "study_date",
+    "study": "study_instance_uid",
+    "last received": "last_received_at",
+    "rule": "rule",
+}
+
+retention_app = Commands(
+    help="List what retention would delete, set rules, or let it go on.", invoke_without_command=True
+)
+
+
+@retention_app.callback()
+def list_expired(root: Root) -> Listing:
+    """List the studies that retention would delete now, and what it waits for.
+
+    This command deletes nothing; `serve` deletes them hourly.
+    """
+    rules = root.settings.retention
+
+    from node.lifecycle.expired import SPARED, due_now
+
+    with root.looking() as index:
+        due = due_now(index, rules, dt.datetime.now(dt.UTC))
+        state = index.retention
+        rows = [
+            {
+                **{name: row[name] for name in ("patient_name", "patient_id", "study_date", "study_instance_uid")},
+                "last_received_at": entry.study.last_received_at,
+                "rule": entry.rule,
+            }
+            for entry in due.expired
+            if (row := index.studies.row(entry.study.study_instance_uid)) is not None
+        ]
+
+    def show() -> None:
+        if not rules.is_active:
+            print(f"retention: unlimited (no rules); studies kept: {due.studies}")
+        else:
+            title = f"{len(rows)} of {counted(due.studies, 'study', 'studies')} would be deleted"
+            listing(title, EXPIRED, rows).show()
+            for rule, count in due.spared.items():
+                print(f"kept by {SPARED[rule]}, and due otherwise: {counted(count, 'study', 'studies')}")
+            if rules.dry_run:
+                print("[retention] dry_run is set: a pass deletes none of them, and logs which it would")
+            if due.is_unusual(rules, state.approved) and state.waits_for is None:
+                when = "without dry_run, " if rules.dry_run else ""
+                print(f"more than [retention] maximum_share: {when}a pass waits for `voxelnode retention confirm`")
+        if state.waits_for is not None:
+            print(state.waits_for)
+
+    data = {
+        "studies": due.studies,
+        "dry_run": rules.dry_run,
+        "waits_for": state.waits_for,
+        "is_unusual": due.is_unusual(rules, state.approved),
+        "spared": due.spared,
+        "expired": rows,
+    }
+    return Listing(data, show, rows=rows)
+
+
+@retention_app.command("confirm")
+def confirm_retention(root: ChangedRoot) -> Answer:
+    """Confirm that the clock is right, or what is due may go.
+
+    Retention waits for this if something contradicts the clock, or if a pass would delete more than [retention]
+    maximum_share of all studies. Check the clock with `date`, and the studies with `voxelnode retention`.
+    """
+    done = root.order("confirm-retention")
+    return Answer(done, f"confirmed: {done['confirmed']}" if done["confirmed"] else "retention waits for nothing")
+
+
+@retention_app.command("set", cls=SetsKeys)
+def set_rules(keys: Keys = None, unset: Unset = None, *, root: ChangedRoot) -> Answer:
+    """Set rules of retention.
+
+    Keys that are not given stay. The next pass of the node follows them, and `voxelnode retention` lists what they
+    would delete.
+    """
+    return in_force(set_table(root, "retention", keys, unset))
+
+
+@retention_app.command("remove")
+def remove_rules(root: ChangedRoot) -> Answer:
+    """Remove the rules that were set here."""
+    return in_force(root.order("remove-table", table="retention"))
