@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -158,17 +158,17 @@ class Recent:
         self._lock = threading.Lock()
         self._spans: dict[int, Span] = {}
 
-    def received(self, bytes_: int) -> None:
+    def received(self, bytes_: int, seconds_ago: float = 0.0) -> None:
         """Count an instance that was received and is durable."""
         with self._lock:
-            span = self._current()
+            span = self._span(seconds_ago)
             span.instances += 1
             span.bytes += bytes_
 
     def waiting(self, series: int) -> None:
         """Note how many series wait for a conversion or are being converted."""
         with self._lock:
-            span = self._current()
+            span = self._span()
             span.series = max(series, span.series or 0)
 
     def spans(self) -> list[Span]:
@@ -177,10 +177,12 @@ class Recent:
             last = int(self._now() // self._seconds)
             return [replace(self._spans.get(number, Span())) for number in range(last - self._count + 1, last + 1)]
 
-    def _current(self) -> Span:
-        number = int(self._now() // self._seconds)
+    def _span(self, seconds_ago: float = 0.0) -> Span:
+        now = self._now()
+        number = int((now - seconds_ago) // self._seconds)
         if number not in self._spans:
-            self._spans = {known: span for known, span in self._spans.items() if known > number - self._count}
+            oldest = int(now // self._seconds) - self._count + 1
+            self._spans = {known: span for known, span in self._spans.items() if known >= oldest}
             self._spans[number] = Span()
         return self._spans[number]
 
@@ -211,6 +213,18 @@ class LastWords:
             self._known[calling_ae_title] = LastWord(calling_ae_title, address, word, at, total)
             if len(self._known) > MAX_SENDERS:
                 del self._known[next(iter(self._known))]
+
+    def recall(self, earlier: Iterable[LastWord]) -> None:
+        """Note what rows say of the time before the start, the earliest first; what was heard since is the last word.
+
+        Instances that a sender has stored are those since the start and those of rows.
+        """
+        with self._lock:
+            known = {word.calling_ae_title: word for word in earlier}
+            for title, word in self._known.items():
+                before = known.pop(title, None)
+                known[title] = replace(word, stored=word.stored + before.stored) if before is not None else word
+            self._known = known
 
     def all(self) -> list[LastWord]:
         """Return the senders, the last one heard first."""

@@ -17,9 +17,9 @@ from pynetdicom.sop_class import Verification
 from node.association.client.association import NoAssociation
 from node.association.client.echo import verify
 from node.association.client.send import send_files
-from node.extensions.pages.operation import charts, places, with_received
+from node.extensions.pages.operation import charts, places
 from node.index.database.reading import reading
-from node.runtime.metrics import MAX_SENDERS, LastWords, Recent, Span
+from node.runtime.metrics import MAX_SENDERS, LastWord, LastWords, Recent, Span
 from tests import make
 from tests.acceptance.served import Served
 from tests.web.conftest import open_site, until
@@ -69,11 +69,24 @@ def test_a_chart_shows_the_most_as_its_height_and_the_least_as_something() -> No
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
 
 
-def test_the_minutes_before_the_start_are_those_of_rows() -> None:
-    before = {0: Span(3, 30), 2: Span(1, 10), 59: Span(9, 9)}
-    shown = with_received([Span(), Span(5, 5), Span(7, 7, 2)], before, 1)
-    assert shown == [Span(), Span(8, 35), Span(7, 7, 2)]
-    assert with_received([Span()] * 4, before, 1)[0] == Span(1, 10)
+def test_what_was_received_before_the_start_is_in_its_minutes() -> None:
+    hour = Recent(60, 4, lambda: 7200.0)
+    hour.received(7)
+    for seconds_ago in (30, 59, 61, 3600):
+        hour.received(10, seconds_ago)
+    hour.received(1)
+    assert hour.spans() == [Span(), Span(1, 10), Span(2, 20), Span(2, 8)]
+
+
+def test_what_was_heard_since_the_start_is_the_last_word() -> None:
+    words, before = LastWords(), NOW - dt.timedelta(days=1)
+    words.heard("CT1", "10.0.0.1", "association refused", NOW)
+    words.recall([LastWord(title, "10.0.0.2", "stored an instance", before, 3) for title in ("MR1", "CT1", "MR2")])
+    assert [(one.calling_ae_title, one.word, one.stored) for one in words.all()] == [
+        ("CT1", "association refused", 3),
+        ("MR2", "stored an instance", 3),
+        ("MR1", "stored an instance", 3),
+    ]
 
 
 def test_series_that_wait_for_a_converter_are_reported_when_their_turn_comes() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
+from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from fastapi import APIRouter, Response
 
@@ -135,8 +135,7 @@ def _status(node: Services) -> dict[str, Any]:
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
         lost = index.lost.count()
-        before = before_start(node, index)
-    since = int((dt.datetime.now(dt.UTC) - before.started_at).total_seconds())
+        recall(node, index)
     reasons = reasons_not_ready(node.ingest, node.parts)
     return {
         "not_ready": [(part, reason, remedy_of(part, reason)) for part, reason in reasons.items()],
@@ -150,11 +149,8 @@ def _status(node: Services) -> dict[str, Any]:
         "hosts": hosts,
         "oldest": oldest,
         "waiting": node.ingest.applier.waiting,
-        "charts": charts(
-            with_received(node.metrics.last_hour.spans(), before.minutes, since // 60),
-            with_received(node.metrics.last_day.spans(), before.hours, since // 3600),
-        ),
-        "senders": senders(node.metrics.last_words.all(), before.senders),
+        "charts": charts(node.metrics.last_hour.spans(), node.metrics.last_day.spans()),
+        "senders": node.metrics.last_words.all(),
         "counters": _counters(node.metrics.snapshot(), of_associations=node.settings.dicom.enabled),
     }
 
@@ -273,72 +269,27 @@ def _chart(
 
 DAY = dt.timedelta(days=1)
 
+_recalled: WeakSet[Metrics] = WeakSet()
+_recalling = Lock()
 
-@dataclass(frozen=True, slots=True)
-class BeforeStart:
-    """The senders of the day before the start, the last one heard first, and what came in it.
+
+def recall(node: Services, index: ReadIndex) -> None:
+    """Have the metrics of a node know what the index has of the day before its start: who sent, and what came.
 
     The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions,
-    and are read once. `minutes`, `hours`: by the number of whole minutes or hours from the reception to the start; 0 is
-    the last one.
+    and are read once.
     """
-
-    started_at: dt.datetime
-    senders: Sequence[LastWord]
-    minutes: Mapping[int, Span]
-    hours: Mapping[int, Span]
-
-
-_KNOWN: WeakKeyDictionary[Metrics, BeforeStart] = WeakKeyDictionary()
-
-
-def before_start(node: Services, index: ReadIndex) -> BeforeStart:
-    """Return what the index has of the time before the start of a node."""
-    if (known := _KNOWN.get(node.metrics)) is None:
-        known = _KNOWN[node.metrics] = _read(index, node.metrics.started_at)
-    return known
-
-
-def _read(index: ReadIndex, started_at: dt.datetime) -> BeforeStart:
-    minutes, hours = defaultdict[int, Span](Span), defaultdict[int, Span](Span)
-    for at, size in index.senders.received(started_at - DAY, started_at):
-        ago = (started_at - at).total_seconds()
-        for span in (minutes[int(ago // 60)], hours[int(ago // 3600)]):
-            span.instances += 1
-            span.bytes += size
-    words: dict[str, LastWord] = {}
-    for title, peer, at, count in index.senders.heard(started_at - DAY, started_at):
-        stored = count + (words[title].stored if title in words else 0)  # from several ports or addresses
-        words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
-    return BeforeStart(started_at, sorted(words.values(), key=lambda word: word.at, reverse=True), minutes, hours)
-
-
-def senders(heard: Sequence[LastWord], before: Sequence[LastWord]) -> list[LastWord]:
-    """Return the last word of each sender: what the node has heard since its start counts before what rows say.
-
-    Instances that it has stored are those since the start and those of rows.
-    """
-    earlier = {word.calling_ae_title: word for word in before}
-    since = [
-        replace(word, stored=word.stored + earlier.pop(word.calling_ae_title).stored)
-        if word.calling_ae_title in earlier
-        else word
-        for word in heard
-    ]
-    return [*since, *earlier.values()]
-
-
-def with_received(spans: Sequence[Span], earlier: Mapping[int, Span], since: int) -> list[Span]:
-    """Return the spans until now, the oldest first, with what was received in them before the start.
-
-    `since`: whole spans from the start until now.
-    """
-    added = []
-    for ago, span in enumerate(reversed(spans)):
-        before = earlier.get(ago - since)
-        added.append(
-            span
-            if before is None
-            else replace(span, instances=span.instances + before.instances, bytes=span.bytes + before.bytes)
-        )
-    return added[::-1]
+    metrics, start = node.metrics, node.metrics.started_at
+    with _recalling:
+        if metrics in _recalled:
+            return
+        now = dt.datetime.now(dt.UTC)
+        for at, size in index.senders.received(start - DAY, start):
+            for recent in (metrics.last_hour, metrics.last_day):
+                recent.received(size, (now - at).total_seconds())
+        words: dict[str, LastWord] = {}
+        for title, peer, at, count in index.senders.heard(start - DAY, start):
+            stored = count + (words.pop(title).stored if title in words else 0)  # from several ports or addresses
+            words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
+        metrics.last_words.recall(words.values())
+        _recalled.add(metrics)
