@@ -85,19 +85,6 @@ class Site:
         return {}
 
     @cached_property
-    def sync(self) -> float | OSError:
-        """The seconds that a sync of the root takes, or why there is none."""
-        try:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
-                file.write(b"\x00" * 4096)
-                file.flush()
-                started = perf_counter()
-                os.fsync(file.fileno())
-                return perf_counter() - started
-        except OSError as error:
-            return error
-
-    @cached_property
     def lack(self) -> str | None:
         """What a disk of the root lacks, so that senders are refused; None: nothing."""
         found = space.lack_for_senders(space.disks_of(self.folder), self.settings.storage.low_bytes)
@@ -110,80 +97,33 @@ class Site:
 
         return held_back(self.place) if isinstance(self.place, Path) else None
 
-    @cached_property
-    def store(self) -> tuple[str, str | None, str | None] | None:
-        """The object store, what is wrong with it, and what is to be known of it, once it was tried; None: no store."""
-        from node.errors import UsageError
-        from node.registry import store_kind
 
-        try:
-            kind = store_kind(self.settings)
-            return kind.tried(self.settings) if kind is not None else None
-        except UsageError as error:
-            return "", str(error), None
-
-    @cached_property
-    def ports(self) -> list[tuple[str, str | OSError]]:
-        """Each DICOM port, and who listens there or may, or why nobody can; without those of a node that hangs."""
-        dicom, live = self.settings.dicom, self.live or {"has_ended": True}
-        found: list[tuple[str, str | OSError]] = []
-        listeners = (("port", "listener", dicom.port), ("tls_port", "tls listener", dicom.tls_port))
-        for key, part, port in listeners if dicom.enabled else ():
-            if port is None:
-                continue
-            where = f"{self.settings.bind_host}:{port}"
-            if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
-                if running(live):  # else the check of the node reports that it hangs
-                    found.append((where, f"the running node listens at {where}"))
-            else:
-                found.append((where, _bound(self.settings.bind_host, port) or f"{where} is free"))
-        return found
-
-
-def _bound(host: str, port: int) -> OSError | None:
-    """Return why nobody can listen at a port; None: somebody could."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except OSError as error:
-        return error
-    return None
-
-
-class Right(str):
-    """That nothing is wrong, in words."""
-
-
-Said = Right | str | tuple[str, str]
-"""What a check says: that all is right, or what is wrong; with a remedy that is more exact than that of the check."""
+Said = tuple[State, str] | tuple[State, str, str]
+"""What a check says: how it is, and in words; with a remedy that is more exact than that of the check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What may be wrong with a machine and its root, how bad that is, and what a person does about it."""
+    """What may be wrong with a machine and its root, and what a person does about it, by how bad it is."""
 
     name: str
-    state: State
-    remedy: str
+    remedies: Mapping[str, str]
     look: Callable[[Site], Iterator[Said]]
 
     def findings(self, site: Site) -> Iterator[dict[str, str]]:
         """Yield what is wrong with its remedy, or what is right."""
-        for said in self.look(site):
-            found, remedy = said if isinstance(said, tuple) else (said, self.remedy)
-            state, remedy = ("ok", "") if isinstance(found, Right) else (self.state, remedy)
-            yield {"check": self.name, "state": state, "found": str(found), "remedy": remedy}
+        for state, found, *remedy in self.look(site):
+            remedies = remedy or [self.remedies.get(state, "")]
+            yield {"check": self.name, "state": state, "found": found, "remedy": remedies[0]}
 
 
 CHECKS: list[Check] = []
 """In the order in which `doctor` asks."""
 
 
-def check(name: str, state: State, remedy: str) -> Callable[[Callable[[Site], Iterator[Said]]], None]:
-    """Add a function that looks to `CHECKS`."""
-    return lambda look: CHECKS.append(Check(name, state, remedy, look))
+def check(name: str, **remedies: str) -> Callable[[Callable[[Site], Iterator[Said]]], None]:
+    """Add a function that looks to `CHECKS`, with a remedy for each state that is not right."""
+    return lambda look: CHECKS.append(Check(name, remedies, look))
 
 
 def doctor(
@@ -221,100 +161,111 @@ def doctor(
     return Listing({"ok": not is_broken, "findings": rows}, text, is_broken, rows)
 
 
-@check("python", "broken", "run Python without -O: pynetdicom checks its input with assert")
+@check("python", broken="run Python without -O: pynetdicom checks its input with assert")
 def _python(_: Site) -> Iterator[Said]:
     version = f"{platform.python_version()} at {sys.executable}"
-    yield f"{version}, with -O" if sys.flags.optimize else Right(version)
+    yield ("broken", f"{version}, with -O") if sys.flags.optimize else ("ok", version)
 
 
-@check("sqlite", "note", "let no other program write to the index; the node by itself is safe")
+@check("sqlite", note="let no other program write to the index; the node by itself is safe")
 def _sqlite(_: Site) -> Iterator[Said]:
-    is_right = sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG
-    found = f"{sqlite3.sqlite_version}: before 3.51.3, concurrent writers can damage a WAL database"
-    yield Right(sqlite3.sqlite_version) if is_right else found
+    is_right, version = sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG, sqlite3.sqlite_version
+    found = f"{version}: before 3.51.3, concurrent writers can damage a WAL database"
+    yield ("ok", version) if is_right else ("note", found)
 
 
-@check("decoder", "broken", "reinstall voxelnode with its dependencies")
+@check("decoder", broken="reinstall voxelnode with its dependencies")
 def _decoders(_: Site) -> Iterator[Said]:
     from pydicom.uid import UID
 
     try:
         from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
     except ImportError as error:
-        yield str(error)
+        yield "broken", str(error)
         return
     for syntax, packages in decoders_by_transfer_syntax().items():
         name = UID(syntax).name  # of one that pydicom does not know, the UID
-        yield Right(f"{syntax}{f' {name}' if name != syntax else ''}: {', '.join(packages)}")
+        yield "ok", f"{syntax}{f' {name}' if name != syntax else ''}: {', '.join(packages)}"
 
 
 @check(
     "confinement",
-    "warning",
-    "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, and let the container pass their system calls; "
+    warning="use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, and let the container pass their system calls; "
     "`voxelnode help security` tells what they protect",
 )
 def _confinement(_: Site) -> Iterator[Said]:
     found = offered()
-    yield Right(described()) if found.landlock and found.seccomp else described()
+    yield "ok" if found.landlock and found.seccomp else "warning", described()
 
 
-@check("root", "broken", "make the folder writable, or set storage.root")
+@check(
+    "root",
+    broken="make the folder writable, or set storage.root",
+    warning="every instance waits for syncs before it is acknowledged; use a faster disk",
+)
 def _root(site: Site) -> Iterator[Said]:
-    if isinstance(site.sync, OSError):
-        found = f"{site.folder}: {site.sync.strerror}"
+    try:
+        seconds = _sync(site.folder)
+    except OSError as error:
+        found = f"{site.folder}: {error.strerror}"
         full = "free space on this disk, or remove files from it"
-        yield (found, full) if site.sync.errno in NO_ROOM else found
-    elif (problem := lock_problem(site.folder)) is not None:
-        yield problem, "use a local disk: the index needs locks"
+        yield ("broken", found, full) if error.errno in NO_ROOM else ("broken", found)
+        return
+    if (problem := lock_problem(site.folder)) is not None:
+        yield "broken", problem, "use a local disk: the index needs locks"
+    found = f"{site.root} is writable, a sync takes {seconds * 1000:.1f} ms"
+    yield "warning" if seconds > SLOW_SYNC_SECONDS else "ok", found
+    kind, _ = file_system(site.folder)
+    if kind in NETWORK and problem is None:
+        remedy = "use a local disk; if you cannot, let no process on another machine open this root"
+        yield "warning", f"{site.folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy
 
 
-@check("root", "warning", "every instance waits for syncs before it is acknowledged; use a faster disk")
-def _sync(site: Site) -> Iterator[Said]:
-    if isinstance(site.sync, float):
-        found = f"{site.root} is writable, a sync takes {site.sync * 1000:.1f} ms"
-        yield found if site.sync > SLOW_SYNC_SECONDS else Right(found)
-        kind, _ = file_system(site.folder)
-        if kind in NETWORK and lock_problem(site.folder) is None:
-            remedy = "use a local disk; if you cannot, let no process on another machine open this root"
-            yield f"{site.folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy
+def _sync(folder: Path) -> float:
+    """Return the seconds that a sync of a folder takes. Raises OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\x00" * 4096)
+        file.flush()
+        started = perf_counter()
+        os.fsync(file.fileno())
+        return perf_counter() - started
 
 
-@check("privacy", "warning", "run `voxelnode doctor --repair` as the owner, or chmod -R go= it")
+@check("privacy", warning="run `voxelnode doctor --repair` as the owner, or chmod -R go= it")
 def _privacy(site: Site) -> Iterator[Said]:
     exposed = list(islice(open_to_others(site.root), SHOWN_PATHS)) if others_may(site.root) else []
     if len(exposed) > 1:
-        yield f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
+        more = " and more" * (len(exposed) == SHOWN_PATHS)
+        yield "warning", f"others have rights on {', '.join(map(str, exposed))}{more}"
     elif exposed:
-        yield f"others can list {site.root}"
+        yield "warning", f"others can list {site.root}"
     elif site.root.is_dir():
-        yield Right(f"only its owner can enter {site.root}")
+        yield "ok", f"only its owner can enter {site.root}"
 
 
-@check("disks", "warning", "files are copied between disks, not moved; back up all of them together")
+@check("disks", warning="files are copied between disks, not moved; back up all of them together")
 def _disks(site: Site) -> Iterator[Said]:
     if others := ", ".join(folder.name for folder in space.disks_of(site.folder)[1:]):
-        yield f"not on the disk of {site.folder}: {others}"
+        yield "warning", f"not on the disk of {site.folder}: {others}"
 
 
-@check("disk", "broken", "senders are refused until there is room: remove files, or lower storage.reserve_bytes")
+@check(
+    "disk",
+    broken="senders are refused until there is room: remove files, or lower storage.reserve_bytes",
+    warning="free space soon",
+)
 def _disk(site: Site) -> Iterator[Said]:
     if site.lack is not None:
-        yield site.lack
-
-
-@check("disk", "warning", "free space soon")
-def _disk_soon(site: Site) -> Iterator[Said]:
+        yield "broken", site.lack
+        return
     folder, storage = space.fullest(site.folder), site.settings.storage
     free = space.free_bytes_of(folder)
     where = f" for {folder.name}" if folder != site.folder else ""
     below = f"associations are refused below {sized(storage.low_bytes)}, instances below {sized(storage.reserve_bytes)}"
-    found = f"{sized(free)} free{where}; {below}"
-    if site.lack is None:
-        yield found if free < 2 * storage.low_bytes else Right(found)
+    yield "warning" if free < 2 * storage.low_bytes else "ok", f"{sized(free)} free{where}; {below}"
 
 
-@check("index", "broken", "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`")
+@check("index", broken="restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`")
 def _index(site: Site) -> Iterator[Said]:
     from node.control.root import require_index
     from node.index.database.look import problems_of
@@ -325,24 +276,24 @@ def _index(site: Site) -> Iterator[Said]:
         require_index(site.root, site.settings.index.url)
         is_there = _is_there(site.place)
     except IndexUnusable as error:
-        yield str(error), "restore a backup, or run `voxelnode db rebuild`"
+        yield "broken", str(error), "restore a backup, or run `voxelnode db rebuild`"
         return
     if not is_there:
-        yield Right(f"{site.place} does not exist yet; {maker_of(site.root)} makes it")
+        yield "ok", f"{site.place} does not exist yet; {maker_of(site.root)} makes it"
     elif problems := problems_of(site.place):
         from node.index.engine.place import newer_schema  # here, because a sound index needs no SQLAlchemy
 
         is_newer = newer_schema(site.place) is not None
         newer = "install the version of voxelnode that wrote it"
-        yield from ((problem, newer) if is_newer else problem for problem in problems)
+        yield from (("broken", problem, newer) if is_newer else ("broken", problem) for problem in problems)
     elif not site.held_back:
-        yield Right(str(site.place))
+        yield "ok", str(site.place)
 
 
-@check("index", "warning", "end that program: the disk gets its room back")
+@check("index", warning="end that program: the disk gets its room back")
 def _held_back(site: Site) -> Iterator[Said]:
     if site.held_back:
-        yield site.held_back
+        yield "warning", site.held_back
 
 
 def _is_there(place: Place) -> bool:
@@ -354,9 +305,7 @@ def _is_there(place: Place) -> bool:
 
 
 @check(
-    "archive",
-    "broken",
-    "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`",
+    "archive", broken="send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
 )
 def _missing_files(site: Site) -> Iterator[Said]:
     from node.archive.root import FolderAway, require_folders
@@ -364,44 +313,51 @@ def _missing_files(site: Site) -> Iterator[Said]:
     try:
         require_folders(site.root)
     except FolderAway as error:
-        yield error.problem, error.remedy
+        yield "broken", error.problem, error.remedy
     if missing := site.index.get("missing"):
-        yield f"missing or damaged: the files of {counted(missing, 'instance')}"
+        yield "broken", f"missing or damaged: the files of {counted(missing, 'instance')}"
 
 
-@check("journal", "broken", "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`")
+@check("journal", broken="have them sent again, then run `voxelnode lost write-off journal --reason TEXT`")
 def _gaps(site: Site) -> Iterator[Said]:
-    yield from (gap["detail"] for gap in site.index.get("gaps", ()))
+    yield from (("broken", gap["detail"]) for gap in site.index.get("gaps", ()))
 
 
 @check(
-    "conflicts", "warning", "`voxelnode conflicts` lists them, `voxelnode help custody` says what to do about each kind"
+    "conflicts", warning="`voxelnode conflicts` lists them, `voxelnode help custody` says what to do about each kind"
 )
 def _conflicts(site: Site) -> Iterator[Said]:
     if conflicts := site.index.get("conflicts"):
         found = f"nobody has decided {', '.join(f'{count} {kind}' for kind, count in sorted(conflicts.items()))}"
-        yield found if SET_ASIDE.isdisjoint(conflicts) else f"{found}; what was set aside is in no series meanwhile"
+        aside = "" if SET_ASIDE.isdisjoint(conflicts) else "; what was set aside is in no series meanwhile"
+        yield "warning", f"{found}{aside}"
 
 
-@check("object store", "broken", REMEDIES["object store"])
+@check(
+    "object store",
+    broken=REMEDIES["object store"],
+    warning="nothing is lost by it; use a store that refuses them to find a bad line sooner",
+)
 def _objects(site: Site) -> Iterator[Said]:
     """Try what the archive needs of an object store: create an object only if there is none, read and remove it."""
-    if site.store is not None:
-        place, problem, _ = site.store
-        yield problem or Right(f"{place} creates, returns and removes objects")
+    from node.errors import UsageError
+    from node.registry import store_kind
 
-
-@check("object store", "warning", "nothing is lost by it; use a store that refuses them to find a bad line sooner")
-def _checksums(site: Site) -> Iterator[Said]:
-    if site.store is not None:
-        _, problem, warning = site.store
-        yield from [warning] if warning is not None and problem is None else []
+    try:
+        if (kind := store_kind(site.settings)) is None or (tried := kind.tried(site.settings)) is None:
+            return
+    except UsageError as error:
+        yield "broken", str(error)
+        return
+    place, problem, warning = tried
+    yield ("broken", problem) if problem else ("ok", f"{place} creates, returns and removes objects")
+    if warning is not None and problem is None:
+        yield "warning", warning
 
 
 @check(
     "journal",
-    "broken",
-    "check the disk and keep a copy of the folder; the next start puts the segment into quarantine and "
+    broken="check the disk and keep a copy of the folder; the next start puts the segment into quarantine and "
     "goes on; let the senders send these instances again",
 )
 def _journal(site: Site) -> Iterator[Said]:
@@ -413,78 +369,95 @@ def _journal(site: Site) -> Iterator[Said]:
     try:
         report = journal_report(site.root, lambda journal: AppliedPosition.of(None))
     except JournalUnusable as error:
-        yield str(error), "install that version"
+        yield "broken", str(error), "install that version"
         return
     except OSError as error:
-        yield f"{folder}: {error.strerror}", "check the disk and the owner of the folder"
+        yield "broken", f"{folder}: {error.strerror}", "check the disk and the owner of the folder"
         return
-    yield from (f"{damage.segment}: {damaged_records(damage)}" for damage in report.damage)
+    yield from (("broken", f"{damage.segment}: {damaged_records(damage)}") for damage in report.damage)
     if not report.damage:
-        yield Right(f"{folder}, {sized(report.bytes)}")
+        yield "ok", f"{folder}, {sized(report.bytes)}"
 
 
 @check(
     "index",
-    "broken",
-    "start the standby again, or, if it will not come back, change synchronous_standby_names on the server",
+    broken="start the standby again, or, if it will not come back, change synchronous_standby_names on the server",
 )
 def _stalled(site: Site) -> Iterator[Said]:
     if "standbys" in site.index and (stall := site.index["standbys"].stall) is not None:
-        yield stall
+        yield "broken", stall
 
 
-@check("acknowledge", "warning", "set synchronous_standby_names on the server")
+@check("acknowledge", warning="set synchronous_standby_names on the server")
 def _acknowledgement(site: Site) -> Iterator[Said]:
     """Tell what senders wait for, and whether the index can lose it."""
     acknowledge = site.settings.acknowledge
     found = f"{acknowledge}: instances are acknowledged {ACKNOWLEDGED[acknowledge]}"
     standbys = site.index.get("standbys")
     weakness = standbys.weakness if standbys is not None and acknowledge != "local" else None
-    yield f"{found}; {weakness}" if weakness is not None else Right(found)
+    yield ("warning", f"{found}; {weakness}") if weakness is not None else ("ok", found)
 
 
-@check("node", "warning", "see the log, and start the node again")
-def _ended(site: Site) -> Iterator[Said]:
-    if site.live is not None and site.live.get("has_ended"):
-        yield readiness_of(site.live, None)
-
-
-@check("node", "broken", "see the log; restart the node")
+@check("node", broken="see the log; restart the node", warning="see the log, and start the node again")
 def _node(site: Site) -> Iterator[Said]:
-    if site.live is None or site.live.get("has_ended"):
+    if site.live is None:
         return
     if not running(site.live):
-        yield readiness_of(site.live, None)
+        yield "warning" if site.live.get("has_ended") else "broken", readiness_of(site.live, None)
         return
     for part, reason in site.live["reasons"].items():
-        if (
-            part != "intake" or "intake has stopped" in reason or site.lack is None
-        ):  # else the check of the disk reports it
-            yield f"{part}: {reason}", remedy_of(part, reason)
+        if part != "intake" or "intake has stopped" in reason or site.lack is None:  # else the check of the disk tells
+            yield "broken", f"{part}: {reason}", remedy_of(part, reason)
     if not site.live["reasons"]:
-        yield Right("the running node is ready")
+        yield "ok", "the running node is ready"
 
 
-@check("port", "broken", "set dicom.port and dicom.tls_port above 1023, or grant CAP_NET_BIND_SERVICE")
-def _forbidden_port(site: Site) -> Iterator[Said]:
-    yield from (f"{where}: permission denied" for where, found in site.ports if isinstance(found, PermissionError))
+@check(
+    "port",
+    broken="set dicom.port and dicom.tls_port above 1023, or grant CAP_NET_BIND_SERVICE",
+    warning="end the program that listens there, or set dicom.port, dicom.tls_port or dicom.host",
+)
+def _ports(site: Site) -> Iterator[Said]:
+    """Tell who listens at each DICOM port or may, or why nobody can; without those of a node that hangs."""
+    dicom, live = site.settings.dicom, site.live or {"has_ended": True}
+    listeners = (("port", "listener", dicom.port), ("tls_port", "tls listener", dicom.tls_port))
+    for key, part, port in listeners if dicom.enabled else ():
+        where = f"{site.settings.bind_host}:{port}"
+        if port is None:
+            continue
+        if not live.get("has_ended") and live.get(key) == port and part not in live["reasons"]:
+            if running(live):  # else the check of the node reports that it hangs
+                yield "ok", f"the running node listens at {where}"
+        elif (error := _bound(site.settings.bind_host, port)) is None:
+            yield "ok", f"{where} is free"
+        elif isinstance(error, PermissionError):
+            yield "broken", f"{where}: permission denied"
+        else:
+            yield "warning", f"{where}: {error.strerror}"
 
 
-@check("port", "warning", "end the program that listens there, or set dicom.port, dicom.tls_port or dicom.host")
-def _port(site: Site) -> Iterator[Said]:
-    for where, found in site.ports:
-        if not isinstance(found, PermissionError):
-            yield Right(found) if isinstance(found, str) else f"{where}: {found.strerror}"
+def _bound(host: str, port: int) -> OSError | None:
+    """Return why nobody can listen at a port; None: somebody could."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
-@check("open files", "warning", "raise the limit of open files (`ulimit -n`), or lower dicom.maximum_associations")
+@check("open files", warning="raise the limit of open files (`ulimit -n`), or lower dicom.maximum_associations")
 def _files(site: Site) -> Iterator[Said]:
     allowed, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 64 + 4 * site.settings.dicom.maximum_associations
-    yield f"{allowed} allowed, {needed} may be needed" if allowed < needed else Right(f"{allowed} allowed")
+    found = f"{allowed} allowed, {needed} may be needed"
+    yield ("warning", found) if allowed < needed else ("ok", f"{allowed} allowed")
 
 
-@check("clock", "warning", "set the clock with NTP")
+@check("clock", warning="set the clock with NTP")
 def _clock(site: Site) -> Iterator[Said]:
     now, newest = dt.datetime.now(dt.UTC), site.index.get("newest")
     is_wrong = newest is not None and moment_of(newest) > now
-    yield f"{now:%F %T} UTC is earlier than the newest instance" if is_wrong else Right(f"{now:%F %T} UTC")
+    found = f"{now:%F %T} UTC"
+    yield ("warning", f"{found} is earlier than the newest instance") if is_wrong else ("ok", found)
