@@ -55,7 +55,8 @@ def load(
 
     Raises UsageError: a file cannot be read, or a key or value is invalid; the message has one line for each mistake.
     """
-    chosen = _chosen_file(file)
+    named = file or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    chosen = Path(named) if named is not None else None
     defaults = os.environ.get(DEFAULTS_VARIABLE)
     from_defaults = _read_file(Path(defaults), {}).tables if defaults else {}
     from_environment = _from_environment()
@@ -192,15 +193,6 @@ def _digest_of(files: Sequence[_File]) -> str:
     for file in files:
         digest.update(f"{file.path}\0{len(file.content)}\0".encode() + file.content)
     return digest.hexdigest()
-
-
-def _chosen_file(file: Path | None) -> Path | None:
-    named = os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    if file is None and named:
-        file = Path(named)
-    if file is None:
-        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
-    return file
 
 
 def _from_environment() -> dict[str, Any]:
@@ -390,11 +382,9 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for dotted, value in flat.items():
-        *path, last = dotted.split(".")
-        table = tree
-        for part in path:
-            table = table.setdefault(part, {})
-        table[last] = value
+        for part in reversed(dotted.split(".")):
+            value = {part: value}
+        tree = _over(tree, value)
     return tree
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ from node.cli.run.config import Drop, Keys, SetsKeys, Unset, in_force, set_table
 from node.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from node.association.client.send import Sent, Transcode
+    from node.association.client.send import Sent
     from node.index.database.reading import ReadIndex
     from node.index.search.selection import Selected
 
@@ -97,18 +97,16 @@ def send(
 
     from node.association.client import send as sending
     from node.association.client.addresses import address_of
-    from node.association.client.send import outgoing_of
+    from node.association.client.send import Transcoder, outgoing_of
+    from node.children.decoder import Decoder
 
     peer = address_of(to, settings)
     with root.reading() as index:
         chosen = {one.sop_instance_uid: one for few in _selected(index, uids or [], patient) for one in few.instances}
     calling = calling_aet or settings.dicom.ae_title
     results: list[Sent] = []
-    with (
-        root.files() as local,
-        progress_bar("sending", len(chosen)) as advance,
-        _transcoder(root.folder / "incoming") as transcode,
-    ):
+    with root.files() as local, progress_bar("sending", len(chosen)) as advance, closing(Decoder()) as decoder:
+        transcode = Transcoder(decoder, root.folder / "incoming")
         instances = outgoing_of(chosen.values(), root.folder, local)
         for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):
             results.append(sent)
@@ -119,7 +117,6 @@ def send(
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
     """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
     from node.dicom.keys import Level, Selection
-    from node.errors import UsageError
 
     for uid in uids:
         selections = (
@@ -140,22 +137,6 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
         yield selected
 
 
-@contextmanager
-def _transcoder(folder: Path) -> Iterator[Transcode]:
-    from node.association.client.send import Transcoder
-    from node.children.decoder import Decoder
-
-    decoder = Decoder()
-    try:
-        yield Transcoder(decoder, folder)
-    finally:
-        decoder.close()
-
-
-def _why(sent: Sent) -> str:
-    return printable(f"{sent.reason} {sent.comment}".rstrip())
-
-
 def _answer(results: list[Sent]) -> Answer:
     from node.association.client.send import SendOutcome
 
@@ -165,7 +146,13 @@ def _answer(results: list[Sent]) -> Answer:
         "sent with a warning": sum(sent.fate is SendOutcome.WARNING for sent in results),
         "not sent": len(failed),
     }
-    failures = [{"sop_instance_uid": sent.instance.sop_instance_uid, "reason": _why(sent)} for sent in failed]
+    failures = [
+        {
+            "sop_instance_uid": sent.instance.sop_instance_uid,
+            "reason": printable(f"{sent.reason} {sent.comment}".rstrip()),
+        }
+        for sent in failed
+    ]
 
     def show() -> None:
         print_fields(counts)

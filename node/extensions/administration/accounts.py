@@ -53,12 +53,17 @@ Password = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH * 4)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 
 
-class NewPassword(BaseModel):
+class ChangedPassword(BaseModel):
+    """The form that gives another account a new password."""
+
+    new: Password
+    again: Password
+
+
+class NewPassword(ChangedPassword):
     """The form that changes one's own password."""
 
     current: Password
-    new: Password
-    again: Password
 
 
 class NewToken(BaseModel):
@@ -75,12 +80,12 @@ class NewToken(BaseModel):
     project: Annotated[str, Field(max_length=64)] = ""
 
 
-def is_of_provider(name: str) -> bool:
-    """Return whether an account is one of the identity provider, which has its password and its role."""
+def _is_of_provider(name: str) -> bool:
+    """Return whether the identity provider has the password and the role of an account."""
     return name.startswith(PREFIX)
 
 
-def hashed(new: str, again: str) -> str:
+def _hashed(new: str, again: str) -> str:
     """Return the hash of a password that was typed twice. Raises UsageError if it cannot be one."""
     if new != again:
         raise UsageError("the new passwords differ: nothing was changed")
@@ -97,10 +102,10 @@ def account(call: CurrentCall) -> Response:
 def change_password(call: CurrentCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
     name = require_session(call)
-    if is_of_provider(name):
+    if _is_of_provider(name):
         raise Forbidden("the identity provider has the password of this account")
     _own_account(call, form.current)
-    _act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    _act(call, "set-account", name=name, role=None, password_hash=_hashed(form.new, form.again))
     return RedirectResponse("/login", SEE_OTHER)
 
 
@@ -126,7 +131,7 @@ def revoke_token(call: CurrentCall, label: Annotated[Label, Form()]) -> Response
 def begin_factor(call: CurrentCall, current: Annotated[Password, Form()]) -> Response:
     """Begin to set up an authenticator app: show its secret, and ask for the first code of it."""
     name, sessions = require_session(call), _sessions(call)
-    if is_of_provider(name):
+    if _is_of_provider(name):
         raise Forbidden("the identity provider has the second factor of this account")
     sessions.begin_factor(_own_account(call, current))
     known = _known_account(call, name)
@@ -209,14 +214,13 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     with call.node.index.reading() as index:
         projects = index.repository(KnownProjects).names()
-    given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
+    given: dict[str, Any] = {"own": own, "provided": own and _is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
     given["may_remove_factor"] = known is not None and not _sessions(call).demands_factor(known)
     return page(call, "account.html", **given, token=token, label=label)
 
 
-def listed(call: Call) -> list[ListedAccount]:
-    """Return all accounts."""
+def _listed(call: Call) -> list[ListedAccount]:
     with call.node.index.reading() as index:
         return index.accounts.listed()
 
@@ -234,17 +238,10 @@ class NewAccount(BaseModel):
     again: Password = ""
 
 
-class ChangedPassword(BaseModel):
-    """The form that gives an account another password."""
-
-    new: Password
-    again: Password
-
-
 @others_router.get("/administration")
 def accounts(call: CurrentCall) -> Response:
     """All accounts, with their roles and tokens."""
-    rows = [{"account": one, "provided": is_of_provider(one.name)} for one in listed(call)]
+    rows = [{"account": one, "provided": _is_of_provider(one.name)} for one in _listed(call)]
     return page(call, "accounts.html", part="accounts", rows=rows)
 
 
@@ -253,9 +250,9 @@ def add_account(call: CurrentCall, form: Annotated[NewAccount, Form()]) -> Respo
     """Make an account."""
     require_session(call)
     require_name(form.name)
-    if is_of_provider(form.name) or any(one.name == form.name for one in listed(call)):
+    if _is_of_provider(form.name) or any(one.name == form.name for one in _listed(call)):
         raise UsageError(f"there is an account {form.name}, or the identity provider may have one: choose another name")
-    password_hash = hashed(form.new, form.again) if form.new or form.again else None
+    password_hash = _hashed(form.new, form.again) if form.new or form.again else None
     call.act("set-account", name=form.name, role=form.role, password_hash=password_hash)
     return _back()
 
@@ -264,7 +261,7 @@ def add_account(call: CurrentCall, form: Annotated[NewAccount, Form()]) -> Respo
 def change_role(call: CurrentCall, name: Name, role: Annotated[RoleName, Form()]) -> Response:
     """Change the role of another account, effective from its next request."""
     _require_other(call, name)
-    if is_of_provider(name):
+    if _is_of_provider(name):
         raise UsageError("the identity provider decides about the role of this account")
     call.act("set-role", name=name, role=role)
     return _back()
@@ -274,11 +271,11 @@ def change_role(call: CurrentCall, name: Name, role: Annotated[RoleName, Form()]
 def reset_password(call: CurrentCall, name: Name, form: Annotated[ChangedPassword, Form()]) -> Response:
     """Give another account a new password; its sessions end."""
     _require_other(call, name)
-    if is_of_provider(name):
+    if _is_of_provider(name):
         raise UsageError("the identity provider has the password of this account")
-    if all(one.name != name for one in listed(call)):
+    if all(one.name != name for one in _listed(call)):
         raise UsageError("there is no such account: somebody has removed it")
-    call.act("set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    call.act("set-account", name=name, role=None, password_hash=_hashed(form.new, form.again))
     return _back()
 
 
