@@ -42,7 +42,7 @@ from node.conversion.out_folder import (
 )
 from node.conversion.pool import ConverterDied
 from node.index.nouns.converted import SeriesKey
-from node.volume.reasons import Exclusion, Reason, Refusal
+from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
 LISTING = "conversion.json"
@@ -117,15 +117,17 @@ def convert_folder(
         layout, all_series = _chosen(
             grouped.values(), chosen, out, layout, listing["not_chosen"], on_people, join=options.repair
         )
-        outcomes: list[tuple[Listing, Counter[str]]] = []
+        noted, fates = list[FolderSeries](), Counter[str]()
         converting: list[Future[Converted | Refusal | str]] = []
 
         def note(series: FolderSeries, converted: Converted | Refusal | str) -> Listing:
-            outcomes.append(_outcome(series, converted, layout))
-            return outcomes[-1][0]
+            row, own = _outcome(series, converted, layout)
+            _add(row, listing)
+            noted.append(series)
+            fates.update(own)
+            return row
 
         def write() -> None:
-            fates = _gathered(outcomes, listing)
             listing["files"] = _balance(grouped.values(), all_series, fates, len(listing["not_dicom"]))
             file = work / LISTING
             file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
@@ -143,9 +145,9 @@ def convert_folder(
         except BaseException:  # Ctrl-C too
             cancelled.set()
             pool.shutdown(cancel_futures=True)
-            for series, ended in [*zip_longest(all_series, converting)][len(outcomes) :]:
+            for series, ended in [*zip_longest(all_series, converting)][len(noted) :]:
                 note(series, _ended(ended))
-            if any(row["volumes"] for row, _ in outcomes):
+            if listing["volumes"]:
                 with suppress(OSError):  # a full disk may be why it ends
                     write()
             raise
@@ -193,6 +195,11 @@ def planned(
 def _empty_listing() -> Listing:
     keys = ("series", "volumes", "refusals", "exclusions", "not_chosen", "not_dicom")
     return {key: [] for key in keys}
+
+
+def _add(rows: Listing, listing: Listing) -> None:
+    for key, own in rows.items():
+        listing[key] += own
 
 
 def _balance(
@@ -312,16 +319,6 @@ def _converted(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _gathered(outcomes: Iterable[tuple[Listing, Counter[str]]], listing: Listing) -> Counter[str]:
-    """Add the rows of each series to a listing; return how many files have each fate."""
-    fates = Counter[str]()
-    for row, own in outcomes:
-        fates += own
-        for key, rows in row.items():
-            listing[key].extend(rows)
-    return fates
-
-
 def _ended(future: Future[Converted | Refusal | str] | None) -> Converted | Refusal | str:
     """Return what a conversion of a run that was stopped has returned, or `STOPPED` if it did not come to its end."""
     return STOPPED if future is None or future.cancelled() or future.exception() else future.result()
@@ -334,11 +331,31 @@ def _outcome(
 
     `converted`: from `_converted`.
     """
+    listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
     if isinstance(converted, str):
-        rows = {**_empty_listing(), "not_chosen": [_left_out(series, converted)]}
-        return rows, Counter({NOT_CHOSEN: len(series.instances)})
+        listing["not_chosen"] = [_left_out(series, converted)]
+        return listing, Counter({NOT_CHOSEN: len(series.instances)})
     files = FilesOfSeries(series, converted)
-    return _listed(series, converted, layout, files), files.fates()
+    verdict, refusals = None, [converted] if isinstance(converted, Refusal) else converted.refusals
+    if isinstance(converted, Converted):
+        verdict = asdict(converted.completeness)
+        listing["volumes"] = [
+            {**own, **asdict(file), "path": _path_of(series, file.path, layout)} for file in converted.files
+        ]
+        for one in converted.exclusions:
+            row = {name: value for name, value in asdict(one).items() if name != "file"}
+            listing["exclusions"].append({**own, **row, **files.of_exclusion(one)})
+    described = {**_series_row(series), "verdict": verdict}
+    if series.joined is not None:
+        described["joined_series"] = list(series.joined.series_instance_uids)
+    if rows := files.rows():
+        described["files"] = rows
+    listing["series"] = [described]
+    for refusal in refusals:
+        row = {"reason": refusal.reason.value, "detail": refusal.detail, "stack": refusal.stack}
+        uids = refusal.sop_instance_uids
+        listing["refusals"].append({**own, **row, "instances": len(uids), **files.of(uids)})
+    return listing, files.fates()
 
 
 def _look_up(
@@ -369,21 +386,6 @@ def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
             series.attributes["series_number"] = None
 
 
-def _exclusion_row(exclusion: Exclusion) -> dict[str, Any]:
-    return {name: value for name, value in asdict(exclusion).items() if name != "file"}
-
-
-def _refusal_row(series: FolderSeries, refusal: Refusal, files: FilesOfSeries) -> dict[str, Any]:
-    return {
-        "series_instance_uid": series.series_instance_uid,
-        "reason": refusal.reason.value,
-        "detail": refusal.detail,
-        "stack": refusal.stack,
-        "instances": len(refusal.sop_instance_uids),
-        **files.of(refusal.sop_instance_uids),
-    }
-
-
 def _series_row(series: FolderSeries) -> dict[str, Any]:
     return {**_described(series), "name": series.path, **({"lacks": series.lacks} if series.lacks else {})}
 
@@ -403,23 +405,3 @@ def _described(series: FolderSeries) -> dict[str, Any]:
 
 def _left_out(series: FolderSeries, reason: str) -> dict[str, Any]:
     return {**_described(series), "instances": series.count, "reason": reason}
-
-
-def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout, files: FilesOfSeries) -> Listing:
-    """Return the rows of one series for ``conversion.json``."""
-    listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
-    verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
-    if isinstance(converted, Converted):
-        verdict = asdict(converted.completeness)
-        for file in converted.files:
-            listing["volumes"].append({**own, **asdict(file), "path": _path_of(series, file.path, layout)})
-        listing["exclusions"] = [
-            {**own, **_exclusion_row(exclusion), **files.of_exclusion(exclusion)} for exclusion in converted.exclusions
-        ]
-    listing["series"] = [{**_series_row(series), "verdict": verdict}]
-    if series.joined is not None:
-        listing["series"][0]["joined_series"] = list(series.joined.series_instance_uids)
-    if rows := files.rows():
-        listing["series"][0]["files"] = rows
-    listing["refusals"] = [_refusal_row(series, refusal, files) for refusal in refusals]
-    return listing
