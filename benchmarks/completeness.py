@@ -31,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from node.association.client.addresses import Address  # noqa: E402
 from node.association.client.send import send_files  # noqa: E402
-from node.completeness import COUNT_KEYWORDS, InstanceCounts, Reported, expectation  # noqa: E402
+from node.completeness import Reported, expectation  # noqa: E402
 from node.conversion.job import ConversionJob  # noqa: E402
 from node.conversion.pipeline import convert  # noqa: E402
+from node.dicom.counts import COUNT_KEYWORDS, InstanceCounts  # noqa: E402
 from node.dicom.values import number, numbers, whole  # noqa: E402
 from node.extensions.peers import find  # noqa: E402
 from node.extensions.peers.asking import reported_of  # noqa: E402

@@ -45,7 +45,7 @@ from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Comparisons, Scrub
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready, remove_counters, write_counters
-from node.receive.refusals import Rejections
+from node.receive.senders import Rejections
 from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers
 from node.runtime.background import BackgroundService, SupervisedThread

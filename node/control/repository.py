@@ -32,9 +32,9 @@ from node.receive.accounting import account_for
 from node.receive.apply import Applier
 from node.receive.custody import take_back
 from node.receive.ingest import Ingest
-from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import mark_all_missing, record_quarantined, recover
 from node.receive.results import Results
+from node.receive.senders import quiet_seconds_of
 from node.registry import RESULTS, audit_copy_of, part_of, store_kind
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydicom import Dataset, dcmread
 
 from node.archive.intact import problem_with
-from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.grids import InstanceHeader, header_of
+from node.dicom.counts import COUNT_KEYWORDS, InstanceCounts
 from node.dicom.per_series import once_per_series
 from node.dicom.values import standard_tag, text, whole
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory, text_without

@@ -12,8 +12,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from node.completeness import IMAGES_IN_ACQUISITION, IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence
+from node.completeness import Evidence
 from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceHeader, holes_in, originals_of
+from node.dicom.counts import IMAGES_IN_ACQUISITION, IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES
 from node.errors import counted
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices, position_numbers
 from node.volume.model import Assembly, Geometry, Volume, VolumeKind

@@ -11,8 +11,9 @@ from itertools import groupby, pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import Evidence, InstanceCounts
+from node.completeness import Evidence
 from node.dicom import values
+from node.dicom.counts import InstanceCounts
 from node.dicom.per_series import once_per_series
 from node.errors import spans
 from node.volume.arrange.timing import is_of_labelling

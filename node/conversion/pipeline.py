@@ -19,11 +19,12 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import Evidence, Expectation, Findings, expectation, holes, verdict_of
+from node.completeness import Evidence, Expectation, Findings, expectation, verdict_of
 from node.conversion.datasets import FileSource, Objects, Output, SeriesFiles, WrittenObjects
 from node.conversion.evidence import find_evidence, without_far_reports
 from node.conversion.grids import InstanceHeader
 from node.conversion.job import ConversionJob, Converted, converted_file
+from node.dicom.counts import holes
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
 from node.index.nouns.converted import ConvertedFile, SeriesKey

@@ -41,7 +41,7 @@ class Services:
     dicom_port: Callable[[], int] | None = None
     """The port on which DICOM is received, which is only known once the node listens; None: that of the settings."""
     on_refusal: Callable[[Refused], None] = lambda refused: None
-    """Called with each refused instance (see `node.receive.refusals`)."""
+    """Called with each refused instance (see `node.receive.senders`)."""
 
 
 def _services(request: HTTPConnection) -> Services:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from node.archive import filesystem
 from node.journal import journal, segment
-from node.receive import data_set
+from node.receive import record
 
 VARIABLE = "TESTS_SMALL_JOURNAL"
 """Variable of a node with a small journal; its value is how many files a checkpoint syncs one by one."""
@@ -33,5 +33,5 @@ def make_small() -> None:
 
         journal.Journal.__init__ = make_of_small_segments  # type: ignore[method-assign]
         segment.GROW_BYTES = journal.GROW_BYTES = 4 << 10  # type: ignore[attr-defined]
-        data_set.LARGE_BYTES = LARGE_BYTES
+        record.LARGE_BYTES = LARGE_BYTES
         filesystem.MAX_SINGLE_SYNCS = int(single_syncs)

@@ -25,7 +25,7 @@ from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete
 from node.receive.ingest import Announced, Ingest, Origin
-from node.receive.quiet_times import quiet_seconds_of
+from node.receive.senders import quiet_seconds_of
 from node.runtime.metrics import Metrics
 from node.settings.core import Storage
 from node.settings.model import Settings

@@ -31,8 +31,8 @@ from node.receive import apply
 from node.receive.accounting import note_lost, unaccounted, write_off
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
-from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
+from node.receive.senders import quiet_seconds_of
 from node.runtime.metrics import Metrics
 from node.settings.core import OverwritePolicy
 from tests import make

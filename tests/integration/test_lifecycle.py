@@ -38,7 +38,7 @@ from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.lifecycle.deletion import restore
 from node.receive.ingest import Origin
-from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
+from node.receive.senders import OpenAssociations, quiet_seconds_of
 from node.runtime import background
 from node.settings.section import Convert
 from node.writers.options import write_options

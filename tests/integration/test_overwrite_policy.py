@@ -21,8 +21,8 @@ from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Outcome
 from node.receive.custody import Difference, compared
 from node.receive.ingest import Announced, Origin
-from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
+from node.receive.senders import quiet_seconds_of
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.protocol.conftest import after_file_meta

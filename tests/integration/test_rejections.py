@@ -10,7 +10,7 @@ import pytest
 
 from node.index.nouns import problems
 from node.index.nouns.records import CountedRefusal, Refused
-from node.receive.refusals import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
+from node.receive.senders import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from node.runtime.metrics import Metrics
 from tests.integration.conftest import Root
 

@@ -29,7 +29,7 @@ from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
 from node.receive.ingest import Origin
-from node.receive.refusals import Rejections
+from node.receive.senders import Rejections
 from node.runtime import background
 from node.runtime.metrics import Metrics
 from node.settings.section import Convert

@@ -18,8 +18,8 @@ from node.archive.intact import MISSING
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
 from node.index.nouns.records import Outcome, Received, StoredFile
-from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
+from node.receive.senders import quiet_seconds_of
 from node.receive.stored_files import flaws_of, report_damage
 from tests import make
 from tests.ingest import large_instance

@@ -17,18 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import FileDataset
 
-from node.completeness import (
-    Completeness,
-    Findings,
-    InstanceCounts,
-    Party,
-    Reported,
-    expectation,
-    findings_of,
-    performed,
-    verdict_of,
-)
+from node.completeness import Completeness, Findings, Party, Reported, expectation, findings_of, performed, verdict_of
 from node.conversion.series import is_unchanged
+from node.dicom.counts import InstanceCounts
 from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
 from node.files.acknowledged import Acknowledged
 from node.index.nouns.records import ClaimedSeries

@@ -34,7 +34,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
 from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
-from node.receive.refusals import Rejections
+from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
 from node.settings.core import Acknowledge
 from node.settings.model import ExtensionsSettings, Settings
@@ -190,7 +190,7 @@ CONSTANTS = {
 def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
     """Start a node; keyword arguments are keys of [dicom] or of `CONSTANTS`, `peers` the table of peers."""
     started: list[Running] = []
-    monkeypatch.setattr("node.receive.refusals.WRITE_SECONDS", 0.1)
+    monkeypatch.setattr("node.receive.senders.WRITE_SECONDS", 0.1)
 
     def start(
         peers: dict[str, Peer] | None = None,

@@ -25,7 +25,7 @@ from node.extensions.worklist.performed_steps import PerformedStep, PerformedSte
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
-from node.receive.refusals import Rejections
+from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until

@@ -13,12 +13,12 @@ from node.completeness import (
     Evidence,
     Expectation,
     Findings,
-    InstanceCounts,
     Reported,
     expectation,
     performed,
     verdict_of,
 )
+from node.dicom.counts import InstanceCounts
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:

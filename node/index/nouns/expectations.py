@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from node.completeness import Expectation, InstanceCounts, Party, Reported, expectation
+from node.completeness import Expectation, Party, Reported, expectation
+from node.dicom.counts import InstanceCounts
 from node.index.engine.sql import in_partial_index
 from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, EventRow, LostInstanceRow
 from node.index.models.levels import MARKED_IMAGES, ImageRow, SeriesRow

@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, true, update
 
-from node.completeness import Expectation, InstanceCounts, Reported
+from node.completeness import Expectation, Reported
+from node.dicom.counts import InstanceCounts
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import Terms, columns_of, on_reader, on_writer, reads
 from node.index.models.history import EventRow

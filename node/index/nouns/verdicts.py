@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import Completeness, Expectation, Findings, InstanceCounts, certainty, findings_of, verdict_of
+from node.completeness import Completeness, Expectation, Findings, certainty, findings_of, verdict_of
+from node.dicom.counts import InstanceCounts
 from node.index.engine.sql import looked_up_in
 from node.index.models.history import ConversionRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
