@@ -37,6 +37,7 @@ from node.files.acknowledged import Acknowledged
 from node.index.database.index import Ahead, Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.nouns.association_ends import RELEASED
+from node.index.nouns.events import uids_of
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused
@@ -332,13 +333,10 @@ class Applier(BackgroundService, Ahead):
         if self._audit is not None:
             file, attributes = received.file, received.attributes
             sender = Participant(file.calling_ae_title or file.source, SOURCE, file.peer, is_requestor=True)
-            uids = {
-                "study_instance_uid": attributes.study_instance_uid,
-                "series_instance_uid": attributes.series_instance_uid,
-                "sop_instance_uid": attributes.sop_instance_uid,
-            }
             event = AuditEvent.INSTANCES_ACCESSED
-            self._audit.note(AuditMessage(event, AuditAction.UPDATE, Result.SUCCESS, [sender], [uids], detail))
+            self._audit.note(
+                AuditMessage(event, AuditAction.UPDATE, Result.SUCCESS, [sender], [{**uids_of(attributes)}], detail)
+            )
 
     def _set_aside(self, record: Record, reason: str) -> None:
         """Keep an instance that cannot be indexed in quarantine, and record why."""

@@ -77,6 +77,15 @@ class EventUids(TypedDict, total=False):
     sop_instance_uid: str | None
 
 
+def uids_of(named: Any) -> EventUids:
+    """Return the UIDs of something that has all three: a row, or the attributes of an instance."""
+    return {
+        "study_instance_uid": named.study_instance_uid,
+        "series_instance_uid": named.series_instance_uid,
+        "sop_instance_uid": named.sop_instance_uid,
+    }
+
+
 def record_event(
     connection: Connection,
     kind: EventKind,

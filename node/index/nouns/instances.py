@@ -33,7 +33,7 @@ from node.index.models.history import SET_ASIDE, ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
-from node.index.nouns.events import EventKind, EventUids, record_event
+from node.index.nouns.events import EventKind, EventUids, record_event, uids_of
 from node.index.nouns.instance_files import (
     FILES,
     HeldFile,
@@ -189,7 +189,7 @@ class InstanceRepository(IndexRepository):
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
         judge_holding(connection, [row.sop_instance_uid for row in rows], now)
-        uids = _uids(rows[0]) if rows else EventUids()
+        uids = uids_of(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 
     losers = reads(losers)
@@ -208,7 +208,7 @@ class InstanceRepository(IndexRepository):
         row = connection.execute(_row_of(key)).one()
         detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
-        record_event(connection, "digest-corrected", now, detail=detail, **_uids(row))
+        record_event(connection, "digest-corrected", now, detail=detail, **uids_of(row))
         judge_holding(connection, [row.sop_instance_uid], now)
         _insert_conflict(connection, DIGEST_CORRECTED, row, detail, now, sha256=row.sha256)
 
@@ -220,7 +220,7 @@ class InstanceRepository(IndexRepository):
         row = connection.execute(_row_of(key)).one()
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
-        record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
+        record_event(connection, "file-damaged", now, detail=asked, **uids_of(row))
         judge_holding(connection, [row.sop_instance_uid], now)
         damage = f"the file {detail}"
         aside = {"key": quarantine_key, "host": self._sharing.holder, "sha256": row.sha256, "damage": damage}
@@ -245,7 +245,7 @@ class InstanceRepository(IndexRepository):
         ).all()
         kind: EventKind = "file-missing" if gone else "file-damaged"
         for row in rows:
-            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **_uids(row))
+            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **uids_of(row))
         owed = [row for row in rows if row.kind in SET_ASIDE and row.sha256 is not None and row.sop_instance_uid]
         record_lost(connection, [aside_entry(row) for row in owed], now)
 
@@ -285,7 +285,7 @@ class InstanceRepository(IndexRepository):
                 damaged = update(ImageRow).where(ImageRow.key == key)
                 connection.execute(damaged.values(sha256=max(owed[uid]), file_missing=True))
                 record_event(
-                    connection, "file-damaged", now, detail=detail, **_uids(connection.execute(_row_of(key)).one())
+                    connection, "file-damaged", now, detail=detail, **uids_of(connection.execute(_row_of(key)).one())
                 )
         judge_holding(connection, list(owed), now)
         aside = ConflictRow.kind == "instance-quarantined", looked_up_in(ConflictRow.sop_instance_uid, list(owed))
@@ -362,7 +362,7 @@ class InstanceRepository(IndexRepository):
         if missing:
             kind = "file-missing" if damage is None else "file-damaged"
         for row in rows:
-            record_event(connection, kind, now, detail=damage, **_uids(row))
+            record_event(connection, kind, now, detail=damage, **uids_of(row))
         if not missing:
             reopen_damaged(connection, [row.id for row in rows], now)
             for row in rows:
@@ -387,21 +387,13 @@ def _row_of(key: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _uids(row: SelectedRow[*tuple[Any, ...]]) -> EventUids:
-    return {
-        "study_instance_uid": row.study_instance_uid,
-        "series_instance_uid": row.series_instance_uid,
-        "sop_instance_uid": row.sop_instance_uid,
-    }
-
-
 def _insert_conflict(
     connection: Connection, kind: str, row: SelectedRow[Any], detail: str, now: dt.datetime, **values: str | None
 ) -> None:
     """Insert the conflict of a row of `_row_of` with itself."""
     connection.execute(
         insert(ConflictRow).values(
-            kind=kind, calling_ae_title=row.calling_ae_title, detail=detail, found_at=now, **_uids(row), **values
+            kind=kind, calling_ae_title=row.calling_ae_title, detail=detail, found_at=now, **uids_of(row), **values
         )
     )
 

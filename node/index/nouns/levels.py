@@ -19,7 +19,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow
 from node.index.models.levels import PatientRow, SeriesRow, StudyRow
-from node.index.nouns.events import EventKind, EventUids, record_event
+from node.index.nouns.events import EventKind, record_event, uids_of
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 from node.registry import ORDERS, resolve
@@ -349,7 +349,7 @@ def _record_patient_conflict(connection: Connection, received: Received, identit
 
 def record_received_event(connection: Connection, kind: EventKind, received: Received, detail: str) -> None:
     """Record an event of an instance that was just received."""
-    record_event(connection, kind, received.file.received_at, detail=detail, **_uids(received))
+    record_event(connection, kind, received.file.received_at, detail=detail, **uids_of(received.attributes))
 
 
 def record_conflict(
@@ -372,7 +372,7 @@ def record_conflict(
     `decided_by` is given if there is nothing left to decide: the `decision` is that the received instance was accepted,
     or that the current one was kept.
     """
-    uids = {**_uids(received), **(uids_of_file or {})}
+    uids = {**uids_of(received.attributes), **(uids_of_file or {})}
     connection.execute(
         insert(ConflictRow).values(
             kind=kind,
@@ -389,15 +389,6 @@ def record_conflict(
         )
     )
     log.warning("conflict", kind=kind, detail=detail, **uids)
-
-
-def _uids(received: Received) -> EventUids:
-    attributes = received.attributes
-    return {
-        "study_instance_uid": attributes.study_instance_uid,
-        "series_instance_uid": attributes.series_instance_uid,
-        "sop_instance_uid": attributes.sop_instance_uid,
-    }
 
 
 def delete_empty_levels(connection: Connection, study_id: int | None, *, forgets: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import PurePath
 from types import MappingProxyType
@@ -161,6 +162,7 @@ class _Batch:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
         self._host, self._are_acknowledged = host, are_acknowledged
         self._flaws, self._recoded = compared
+        self._record_conflict = partial(record_conflict, connection, holder=holder)
         self._first = _first_of(connection, batch, self._flaws)
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
@@ -303,9 +305,10 @@ class _Batch:
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
         decided_by = "the first lacks pixels" if decided.is_whole else decided_by
-        self._record_conflict(
-            "instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder, uids
-        )
+        record_conflict(
+            self._connection, "instance-replaced", received, detail, aside, first.sha256, decided_by,
+            first.holder or self._holder, uids,
+        )  # fmt: skip
         return Indexed(Outcome.REPLACED, quarantine=first.key, superseded=(first.sha256,))
 
     def _keep_aside(self, received: Received, first: First) -> Indexed:
@@ -388,21 +391,6 @@ class _Batch:
         wanted = {"uid": received.attributes.sop_instance_uid, "sha256": sha256, "host": self._holder}
         keys = self._connection.scalars(_FIND_LOSERS, wanted).all()
         return next((key for key in keys if self._flaws.get(key or "", Flaw.CUT) is Flaw.CUT), None)
-
-    def _record_conflict(
-        self,
-        kind: str,
-        received: Received,
-        detail: str,
-        key: str,
-        sha256: str | None = None,
-        decided_by: str | None = None,
-        holder: str | None = None,
-        uids: Mapping[str, str] | None = None,
-        decision: str = "accepted",
-    ) -> None:
-        holder = holder or self._holder
-        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder, uids, decision)
 
     def _image(self, received: Received, series_id: int) -> dict[str, object]:
         file = received.file
