@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from functools import cache, partialmethod
 from pathlib import Path
@@ -88,8 +89,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(NoSilentSkips())
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the campaigns, so that no worker is left with a long one; leave out what PostgreSQL does not have."""
+    _keep_diagonals(items)
     items.sort(key=lambda item: CAMPAIGNS not in item.path.parents)
     if IN_POSTGRESQL:
         for item in items:
@@ -114,6 +117,31 @@ def _is_slow(source: str) -> bool:
             return False
         before = f"{before}\n{line}" if line[:1] in ("@", " ", ")", "]") else ""
     return True
+
+
+def _keep_diagonals(items: list[pytest.Item]) -> None:
+    """Leave to the slow tests what a matrix has beside its diagonal: the least cases in which each value occurs."""
+    matrices: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("diagonal") is not None and isinstance(item, pytest.Function):
+            matrices[item.nodeid.partition("[")[0]].append(item)
+    for matrix in matrices.values():
+        axes: list[dict[tuple[int, ...], int]] = [{} for _ in matrix[0].iter_markers("parametrize")]
+        cases = [
+            tuple(axis.setdefault(values, len(axis)) for axis, values in zip(axes, _values(item), strict=True))
+            for item in matrix
+        ]
+        diagonal = {tuple(step % len(axis) for axis in axes) for step in range(max(map(len, axes)))}
+        for item, case in zip(matrix, cases, strict=True):
+            if case not in diagonal:
+                item.add_marker(pytest.mark.slow)
+
+
+def _values(item: pytest.Function) -> Iterator[tuple[int, ...]]:
+    """Which values a case has of each axis of its matrix."""
+    for axis in item.iter_markers("parametrize"):
+        names = axis.args[0].split(",") if isinstance(axis.args[0], str) else axis.args[0]
+        yield tuple(id(item.callspec.params[name.strip()]) for name in names)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

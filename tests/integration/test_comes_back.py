@@ -198,6 +198,7 @@ def owed(root: Path) -> set[tuple[str, str]]:
     return {(row["sop_instance_uid"], row["sha256"]) for query in (marked, lost) for row in view_rows(root, query)}
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("door", [door.__name__ for door in DOORS])
 def test_what_comes_back_is_what_was_received_or_is_refused_and_owed(

@@ -87,6 +87,7 @@ def content_of(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("harm", [nothing, mount_point, other_folder])
 @pytest.mark.parametrize("name", KEPT)
 def test_every_door_names_the_folder_and_changes_nothing(

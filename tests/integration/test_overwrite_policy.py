@@ -266,6 +266,7 @@ BEFORE_PIXELS = 2 * make.ROWS * make.COLUMNS + 12
 """Bytes that an image of `cut_instance` loses with the whole element of its pixels."""
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("compressed", "lost"),
     [(False, 100), (True, 100), (False, BEFORE_PIXELS), (False, BEFORE_PIXELS + 3)],
@@ -298,6 +299,7 @@ def test_a_version_that_lacks_pixels_yields_to_the_whole_one_and_never_takes_its
     ]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("order", [(100, 0), (0, 100), (BEFORE_PIXELS, 0), (0, BEFORE_PIXELS)])
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
 def test_the_whole_one_of_two_versions_that_are_indexed_together_counts(

@@ -346,6 +346,7 @@ def brought_back(root: Root, audit: Audit, uid: str) -> None:
     assert owners(root)[uid] == "NEW"
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("end", [deleted, emptied, brought_back])
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_a_decision_holds_until_it_is_undone_whatever_becomes_of_the_studies(

@@ -167,6 +167,7 @@ def compare(root: Root) -> dict[str, Any]:
 KEPT, OPEN = {"decision": "kept", "decided_by": RECODED}, {"decision": None, "decided_by": None}
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("encoding", RECODERS)
 def test_an_instance_in_another_lossless_encoding_is_kept(
@@ -280,6 +281,7 @@ ATTACKS: dict[str, tuple[Callable[[], FileDataset], Callable[[FileDataset], obje
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "big endian", "deflated"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_differs_is_for_a_person_to_decide(root: Root, tmp_path: Path, attack: str, encoding: str) -> None:

@@ -522,6 +522,7 @@ class Faulty:
         raise self._error
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("where", ["begin", "take_fragment", "finish"])
 @pytest.mark.parametrize("error", [RuntimeError("patient's name"), MemoryError(), OSError(5, "Input/output error")])
 def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(

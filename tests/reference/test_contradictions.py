@@ -290,6 +290,7 @@ OF_TIMES: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("is_crossed", [True, False])
 @pytest.mark.parametrize("keyword", OF_TIMES)
 @pytest.mark.parametrize("variant", ["SliceThickness", "FlipAngle"])

@@ -39,6 +39,7 @@ def test_times_that_are_declared_and_written_are_complete(images: int, clock: bo
     assert verdict(series).state == "complete"
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("images", [None, 6, 48])
 @pytest.mark.parametrize("step_mm", [truth.SPACING_MM, 3.7])
 @pytest.mark.parametrize("clock", [False, True])

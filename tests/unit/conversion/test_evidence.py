@@ -386,6 +386,7 @@ DIVIDED: dict[str, tuple[Any, Any]] = {
 """Attributes that divide a stack, and two values."""
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("keyword", DIVIDED)
 @pytest.mark.parametrize("first", [0, 3, 6, 8])
 def test_a_part_that_was_stopped_early_is_suspect(judge: Judge, keyword: str, first: int) -> None:

@@ -147,6 +147,7 @@ def test_what_is_read_first_may_end_at_any_byte_of_the_header(tmp_path: Path, di
     assert read_instance(path) == pydicom.dcmread(path)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("error", [-100_000, *range(-31, 80), 300, 1_000_000])
 def test_a_wrong_group_length_is_forgiven(tmp_path: Path, error: int, syntax: str) -> None:

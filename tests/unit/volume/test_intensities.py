@@ -130,6 +130,7 @@ def broken() -> NDArray[Any]:
     raise ConversionRefused(Reason.UNDECODABLE, "the codestream is broken")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("slope", [1.0, 2.0], ids=["as stored", "scaled"])
 @pytest.mark.parametrize("at", [0, 3, 5])
 @pytest.mark.parametrize("batch", [1, 1 << 20], ids=["one by one", "together"])

@@ -147,6 +147,7 @@ def test_a_resampled_copy_of_a_palette_has_no_new_colour():
     assert set(np.unique(copy.voxels)) <= {0, 255}
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("slopes", [(1.0,) * 5, (1.1, 0.37, 2.0, 1 / 3, 1.0), (2.0, 1.0, 3.0, 1.0, 2.0)])
 @pytest.mark.parametrize("padding", [(-2000,) * 5, (-2000, -1999, -1500, -2000, -1), (-2000, -2000, None, -2000, None)])
 @pytest.mark.parametrize("limit", [None, -2001])

@@ -88,6 +88,7 @@ def uneven_order(series: list[Any]) -> list[Any]:
     return [series[index] for index in (3, 0, 4, 1, 2)]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     "series",
     [

@@ -66,6 +66,7 @@ def whole(series: truth.Truth) -> Volume:
     return volume
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("times", "modality", "step_mm"),
     [
@@ -87,6 +88,7 @@ def test_a_series_that_drifts_within_its_planes_is_one_series_in_time(axis: int,
     assert moved(whole(drifting(5, 6, step_mm, axis)))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("modality", "limit_mm"),
     [
@@ -164,6 +166,7 @@ def test_two_kernels_of_one_scan_are_not_moved_onto_each_other() -> None:
 # What no rule can tell is at least not called complete
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("limit_mm", [0.06, 0.12, 0.3, 0.6])
 @pytest.mark.parametrize("times", [2, 4, 8])
 def test_slices_that_jitter_each_for_itself_are_true_or_suspect(limit_mm: float, times: int) -> None:
@@ -173,6 +176,7 @@ def test_slices_that_jitter_each_for_itself_are_true_or_suspect(limit_mm: float,
     assert not list(truth.lies(assembly, series)) or judged(series.datasets, assembly).state != "complete"
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("step_mm", [0.06, 0.2, 0.6, 1.0, 3.7])
 @pytest.mark.parametrize("lost", [(), (0,), (9,), (3, 20)])
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -34,6 +34,7 @@ def without(series: Sequence[FileDataset], first: int, last: int) -> list[FileDa
     return [ds for index, ds in enumerate(series) if not first <= index <= last]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("between", [0, 3, 40])
 @pytest.mark.parametrize("lost", [(2, 6), (7, 11), (12, 16), (3, 12)])
 def test_the_beginning_of_one_time_and_the_end_of_another_are_left_out(between: int, lost: tuple[int, int]) -> None:

@@ -141,6 +141,7 @@ def test_a_first_volume_that_the_others_contradict_is_not_believed(is_one_wrong:
     assert ["first volume" in doubt for doubt in doubts(volume)] == [True] * is_one_wrong
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("wrong_s", [-1.4, -0.3, 0.3, 1.1, 2.0, 15.0])
 @pytest.mark.parametrize("times", [2, pytest.param(3, marks=pytest.mark.long), 6])
 @pytest.mark.parametrize("slice_", [0, pytest.param(5, marks=pytest.mark.long), 7])

@@ -199,6 +199,7 @@ def test_instance_numbers_order_acquisitions_that_count_their_times_alike(key: s
     assert times_of(of_two_acquisitions((0, 0), key)) == [[time] * 3 for time in range(4)]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("key", REPEATED)
 @pytest.mark.parametrize("swapped", [(1, 4), (4, 7), (1, 7)])
 def test_instance_numbers_put_no_frames_into_one_time_that_other_attributes_tell_apart(

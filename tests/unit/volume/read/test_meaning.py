@@ -69,6 +69,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: next(iter(pair)))
 @pytest.mark.parametrize("is_enhanced", [False, True])
 def test_two_images_at_one_place_that_differ_in_what_they_mean_are_volumes_or_named(pair, is_enhanced):

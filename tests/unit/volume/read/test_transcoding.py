@@ -75,6 +75,7 @@ def saved(ds: FileDataset, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("target", TARGETS, ids=["explicit", "implicit"])
 @pytest.mark.parametrize("name", FILES)
 def test_every_element_and_every_pixel_is_what_it_was(name: str, target: str) -> None:
