@@ -122,7 +122,7 @@ if TYPE_CHECKING:
     from node.index.models.levels import SeriesRow as SeriesRow
     from node.index.models.levels import StudyRow as StudyRow
     from node.index.models.levels import Utc as Utc
-    from node.index.models.people import LabelRow as LabelRow
+    from node.index.models.work import LabelRow as LabelRow
     from node.index.nouns.accounts import Role as Role
     from node.index.nouns.converted import SeriesKey as SeriesKey
     from node.index.nouns.person_plans import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
@@ -336,7 +336,7 @@ PLACES = {
     "node.index.engine.view_rows": "Row ViewRows",
     "node.index.engine.sql": "insert",
     "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
-    "node.index.models.people": "LabelRow",
+    "node.index.models.work": "LabelRow",
     "node.index.nouns.converted": "SeriesKey",
     "node.index.nouns.person_plans": "Correction MAX_ISSUER_CHARACTERS Moved",
     "node.index.nouns.persons": "PersonRepository",

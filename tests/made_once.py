@@ -209,9 +209,9 @@ def write_in_postgresql(root: Path, statement: str, values: Mapping[str, Any]) -
 
 
 def give_locks_up_in_postgresql(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from node.extensions.postgresql import engine as postgresql
+    from node.extensions.postgresql import servers
 
-    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", f"{seconds:g}s")
+    monkeypatch.setitem(servers._SESSION, "lock_timeout", f"{seconds:g}s")
 
 
 @contextmanager

@@ -245,7 +245,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
 
 @pytest.mark.slow
 def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_path: Path) -> None:
-    from node.extensions.postgresql.engine import LOCK
+    from node.extensions.postgresql.servers import LOCK
 
     urls = {name: server.create(name, "migrated") for name in ("blocked", "unfollowed")}
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type "

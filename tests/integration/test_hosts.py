@@ -27,7 +27,7 @@ from node.conversion.volume_files import revision_folder, sweep_unknown
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.channels.settings import WebhookSettings
-from node.extensions.postgresql import engine as postgresql
+from node.extensions.postgresql import servers
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, JoiningHost
 from node.extensions.postgresql.membership import ACTIVITY_SECONDS, LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases, SeveralHosts
@@ -598,7 +598,7 @@ def test_an_index_is_migrated_when_all_hosts_have_stopped_and_none_goes_on_with_
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, place = server.create("newer", "migrated"), ServerPlace(server.url("newer"), tmp_path, "b")
-    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "0.2s")
+    monkeypatch.setitem(servers._SESSION, "lock_timeout", "0.2s")
     index = Index(tmp_path, Metrics(), url=url, host="a", has_roots=True)
     now = index.now()
     Host(index, "a").beat(now)

@@ -75,6 +75,7 @@ import psycopg
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql import servers as postgresql_servers
 from node.extensions.postgresql.servers import servers_of
+from node.extensions.postgresql.several import CommittedNumbers
 
 pytestmark = pytest.mark.sqlite("starts from SQLite")
 
@@ -235,7 +236,7 @@ def test_one_node_writes_and_survives_the_loss_of_its_connections(
 
     def require_refusal() -> None:
         with monkeypatch.context() as impatient:
-            impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+            impatient.setitem(postgresql_servers._SESSION, "lock_timeout", "200ms")
             with pytest.raises(IndexUnusable, match="in use by another process"):
                 Index(tmp_path, Metrics(), url=url)
 
@@ -282,7 +283,7 @@ def test_a_commit_that_no_standby_has_is_none_and_the_administrator_is_reported(
         assert postgresql.server(index.place).why_waiting() == f"keeps commits waiting {reason}"
         assert ("broken", f"commits wait {reason}") in doctor_finds(settings, "index")
         with monkeypatch.context() as impatient:
-            impatient.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+            impatient.setitem(postgresql_servers._SESSION, "lock_timeout", "200ms")
             with pytest.raises(IndexUnusable, match="whose commit waits for a synchronous standby"):
                 Index(tmp_path, Metrics(), url=url)
         [(session,)] = server.run(waiting, "unfollowed")
@@ -351,10 +352,10 @@ def test_a_host_that_starts_beside_another_waits_for_its_migration(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one takes longer than a lock is waited for."""
-    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "200ms")
+    monkeypatch.setitem(postgresql_servers._SESSION, "lock_timeout", "200ms")
     place = ServerPlace(server.create("empty"), tmp_path, "b")
     tried = threading.Event()
-    lock_alone = postgresql._lock_alone
+    lock_alone = postgresql_servers._lock_alone
 
     def noted(*arguments: Any) -> None:
         try:
@@ -362,7 +363,7 @@ def test_a_host_that_starts_beside_another_waits_for_its_migration(
         finally:
             tried.set()
 
-    monkeypatch.setattr(postgresql, "_lock_alone", noted)
+    monkeypatch.setattr(postgresql_servers, "_lock_alone", noted)
     other = open_engine(replace(place, host="a"), alone=True)
     with ThreadPoolExecutor() as threads:
         try:
@@ -444,7 +445,7 @@ def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_
 def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server, place: ServerPlace) -> None:
     asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "migrated"}
     engine = open_engine(place, read_only=True)
-    settled = postgresql.CommittedNumbers(engine)
+    settled = CommittedNumbers(engine)
 
     def insert(connection: psycopg.Connection[Any]) -> int:
         row = connection.execute(f"SELECT {postgresql.next_number('events')}".encode()).fetchone()
@@ -455,18 +456,18 @@ def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server
         first.commit()
         lost = insert(first)
         for _ in range(2):
-            assert settled()["events"] < lost
+            assert settled.watermarks()["events"] < lost
         insert(first)
         first.rollback()
-        assert settled()["events"] == lost + 1  # nothing has these numbers, and nothing will, but for a crash
+        assert settled.watermarks()["events"] == lost + 1  # nothing will have them, but for a crash
     server.run(f"SELECT setval('events_id_seq', {lost - 1})", "migrated")  # as if its log had not been written
     server.run("SELECT pg_stat_reset_shared('bgwriter')")
     with psycopg.connect(**asked) as second:
         assert insert(second) == lost
         for _ in range(2):
-            assert settled()["events"] < lost
+            assert settled.watermarks()["events"] < lost
         second.commit()
-        assert settled()["events"] == lost
+        assert settled.watermarks()["events"] == lost
     engine.dispose()
 
 
@@ -494,8 +495,8 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
 @pytest.fixture
 def hosts(server: Server, place: ServerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     """Two hosts on one index."""
-    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", "60s")
-    monkeypatch.setitem(postgresql._WRITERS, "idle_in_transaction_session_timeout", "60s")
+    monkeypatch.setitem(postgresql_servers._SESSION, "lock_timeout", "60s")
+    monkeypatch.setitem(postgresql_servers._WRITERS, "idle_in_transaction_session_timeout", "60s")
     url = server.create(tmp_path.name, "migrated")
     with ExitStack() as opened:
         yield [opened.enter_context(closing(Index(tmp_path, Metrics(), url=url, host=name))) for name in ("a", "b")]

@@ -1,9 +1,4 @@
-"""The index in a database of a PostgreSQL server: how it is opened, locked, written to, checked and copied.
-
-Several hosts write to an index, one process each. Its connection holds the lock of its host as long as it lives, so
-that a second process of that host is refused, and nothing is written once the lock is lost with the connection. All of
-them share another lock, which a migration or a copy takes for itself.
-"""
+"""The index in a database of a PostgreSQL server: how it is written to, checked, copied and set aside."""
 
 from __future__ import annotations
 
@@ -14,7 +9,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -31,223 +25,38 @@ from psycopg.errors import (
     SerializationFailure,
     UniqueViolation,
 )
-from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Dialect, Engine, text
 
 from node.extensions.postgresql import aside
-from node.extensions.postgresql.dialect import (
-    IndexDialect,
-    as_sqlite,
-    next_number,
-    replace_nul,
-    rows_as_sqlite,
-    to_json,
+from node.extensions.postgresql.dialect import IndexDialect, as_sqlite, next_number, rows_as_sqlite, to_json
+from node.extensions.postgresql.servers import (
+    LOCK,
+    LOCK_SECONDS,
+    NEW_DATABASE,
+    STANDBYS,
+    DatabaseMissing,
+    in_words,
+    mistakes_in,
+    open_engine,
+    reading,
+    servers_of,
 )
-from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
-from node.index.engine.backend import (
-    BeingMigrated,
-    Failure,
-    IndexUnusable,
-    OldIndex,
-    Overtaken,
-    ServerPlace,
-    Standbys,
-    WriterServer,
-)
+from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Overtaken, ServerPlace, Standbys, WriterServer
 from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
-from node.index.engine.place import has_schema, schema_by
-from node.index.engine.sharing import COMPLETED, FOLLOWED, Watermarks
+from node.index.engine.place import has_schema
 
 Error = psycopg.Error
 FIRST_VERSION = 15
 SORTED_BY_CODE_POINT = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
-NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
 
-LOCK = 0x766F78656C  # "voxel"
-"""The advisory lock that all processes share that write; locks of other databases are others."""
-
-HOST_LOCK = 0x766F78
-"""The first half of the advisory lock of a host; the second is a hash of its name."""
-
-LOCK_SECONDS = 5
-"""Longest wait for the lock: the server may notice later than we that the last process is gone."""
-
-MAX_CONNECTIONS = 44
-"""Of each of the two engines of readers; a server has 97 by default."""
 
 POLL_SECONDS = 0.1
-
-_SESSION = {
-    "timezone": "UTC",
-    "datestyle": "ISO",
-    "synchronous_commit": "on",
-    "client_min_messages": "warning",  # one tells `WriterConnection` that the wait for a standby was cancelled
-    "lock_timeout": f"{LOCK_SECONDS}s",
-    # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "15s",
-    "jit": "off",  # to compile a statement takes 0.1 s or more, and none of ours runs for long
-}
-_WRITERS = {
-    "idle_in_transaction_session_timeout": "30s",  # a host that hangs holds back the events of all others
-    # A plan that was made while a table was empty is kept until the table is analyzed, minutes and many rows later.
-    "enable_seqscan": "off",
-}
-_READERS = {
-    "default_transaction_read_only": "on",
-    "default_transaction_isolation": r"repeatable\ read",
-    "parallel_setup_cost": "20000",  # starting processes takes longer than a search that costs less
-}
-_NETWORK = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
-"""Parameters of libpq that the URL does not have: a line that is silent counts as broken after 15 to 25 s."""
-
-
-class DatabaseMissing(IndexUnusable):
-    """The server has no such database."""
-
-
-def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
-    """See `node.index.engine.backend.Backend`; so for the functions below."""
-    session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
-    options = " ".join(f"-c {name}={value}" for name, value in session.items())
-    servers = servers_of(place.url)
-    engine = create_engine(
-        "voxelnode://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
-        connect_args={
-            "options": options,
-            "application_name": "voxelnode",
-            # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
-            "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
-            **_NETWORK,
-        },
-        hide_parameters=True,
-        json_serializer=to_json,
-        pool_pre_ping=read_only,
-        pool_size=min(5, MAX_CONNECTIONS) if read_only else 1,
-        max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
-    )
-    kind = psycopg.Connection if read_only else WriterConnection
-    event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
-    event.listen(engine, "connect", replace_nul)
-    if not read_only:
-        event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
-    return engine
-
-
-class _HostLock:
-    """Takes the lock of a host for a connection, and shares the one of all that write.
-
-    The server may still know the connection that was lost before, and hold the lock for it. It ends that one: nothing
-    of it is to be committed behind our back either.
-    """
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        self._session: tuple[int, dt.datetime] | None = None
-
-    def __call__(self, connection: psycopg.Connection[Any], record: object) -> None:
-        try:
-            if self._session is not None:
-                connection.execute(_END_SESSION, self._session)
-                connection.commit()
-            _lock(self._host, connection, record)
-            self._session = connection.execute(_OWN_SESSION).fetchone()
-            connection.commit()
-        except BaseException:
-            connection.close()  # the pool does not know it yet
-            raise
-
-
-_OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-_END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
-_ALL = "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)"
-"""The rows of ``pg_locks`` of the lock of all that write."""
-
-_BEING_MIGRATED = "being migrated or copied: try again later"
-
-
-def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
-    try:
-        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
-        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])
-        connection.commit()
-        _require_usable(connection)
-    except LockNotAvailable:
-        connection.rollback()
-        held = "(classid::bigint, objid::bigint, objsubid) = (%s, hashtext(%s)::bigint & 4294967295, 2)"
-        holder = _holder(connection, held, HOST_LOCK, host)
-        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
-        connection.close()
-        if holder is None:
-            raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
-        raise IndexUnusable(
-            f"{index} in use by another process of host {host!r}{holder}: stop that one, or give each host a "
-            "name of its own ([cluster] host)"
-        ) from None
-
-
-def _require_usable(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a schema to which another host has migrated the index while this one was away."""
-    revisions = [revision for (revision,) in connection.execute("SELECT version_num FROM alembic_version").fetchall()]
-    connection.commit()
-    if (trouble := schema_by(revisions).trouble) is not None:
-        connection.close()
-        raise IndexUnusable(trouble)
-
-
-def _lock_alone(host: str, connection: psycopg.Connection[Any], _: object) -> None:
-    """Take the lock of all that write for one process, of the host `host` if it is one."""
-    try:
-        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
-        connection.commit()
-    except LockNotAvailable:
-        connection.rollback()
-        hosts = _other_hosts(connection, host)
-        user = hosts or f"another process{_holder(connection, _ALL, LOCK) or ''}"
-        index = f"the index in PostgreSQL (database {connection.info.dbname})"
-        connection.close()
-        raise (IndexUnusable if hosts else BeingMigrated)(
-            f"{index} is in use by {user}: a migration or a copy needs it alone: stop all hosts, then try again"
-        ) from None
-
-
-def _other_hosts(connection: psycopg.Connection[Any], host: str) -> str:
-    """Return the names and versions of the hosts whose leases have not ended, in words; empty if there are none."""
-    if connection.execute("SELECT to_regclass('hosts')").fetchone() == (None,):
-        return ""
-    living = (
-        "SELECT name, version FROM hosts WHERE name <> %s AND lease_until > timezone('utc', clock_timestamp()) "
-        "ORDER BY name"
-    )
-    return ", ".join(f"host {name} (voxelnode {version})" for name, version in connection.execute(living, [host]))
-
-
-def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
-    """Return who holds an advisory lock, in words, or None."""
-    row = connection.execute(
-        "SELECT coalesce(host(client_addr), 'this host'), backend_start, wait_event FROM pg_stat_activity "
-        f"WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND {lock} "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))".encode(),
-        values,
-    ).fetchone()
-    if row is None:
-        return None
-    waits = ", whose commit waits for a synchronous standby" if row[2] == "SyncRep" else ""
-    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC{waits}"
 
 
 def missing(place: ServerPlace) -> str | None:
     try:
-        with _reading(place) as connection:
+        with reading(place) as connection:
             if has_schema(connection):
                 return None
     except DatabaseMissing:
@@ -263,7 +72,7 @@ def missing(place: ServerPlace) -> str | None:
 
 def prepare(place: ServerPlace) -> None:
     """Require a server and a database on which an index is right: another order of text would find other instances."""
-    with _reading(place) as connection:
+    with reading(place) as connection:
         version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
         if version < FIRST_VERSION * 10_000:
             raise IndexUnusable(f"{place}: PostgreSQL {version // 10_000} is too old, {FIRST_VERSION} is needed")
@@ -355,7 +164,7 @@ def backup(place: ServerPlace, target: Path) -> int:
     if program is None:
         raise IndexUnusable("pg_dump is not installed: install PostgreSQL's client programs")
     part = target.with_name(f"{target.name}.part")
-    with _reading(place) as connection:  # it finds the right one of several servers, which the program would not
+    with reading(place) as connection:  # it finds the right one of several servers, which the program would not
         driver: Any = connection.connection.dbapi_connection
         server: dict[str, Any] = conninfo_to_dict(driver.info.dsn)
         del server["options"]
@@ -512,64 +321,13 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
 
 
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
-    """A row gets its number from a transaction that has its own already: `CommittedNumbers` relies on that order."""
+    """A row gets its number from a transaction that has its own already: see `several.CommittedNumbers`."""
     for table in tables:
         connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN id SET DEFAULT {next_number(table)}")
 
 
-_NO_NUMBERS: Watermarks = dict.fromkeys(FOLLOWED, 0)
-
-
 def sharing(place: ServerPlace, reader: Engine) -> SeveralHosts:
-    return SeveralHosts(reader, place.host, place.has_roots, CommittedNumbers(reader))
-
-
-class CommittedNumbers:
-    """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
-
-    Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come.
-
-    A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
-    ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
-    never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
-
-    A server that has crashed, or another one that was promoted, may give again the numbers of transactions that never
-    committed. What was known of the server before is therefore forgotten.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._watermarks = self._given = _NO_NUMBERS
-        self._awaited: set[str] = set()
-        self._server: Any = None
-
-    def __call__(self) -> Watermarks:
-        with self._lock, self._engine.connect() as connection:
-            server, *numbers = connection.exec_driver_sql(_GIVEN).one()
-            given = dict(zip(FOLLOWED, numbers, strict=True))
-            under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
-            if server != self._server:
-                self._server, self._watermarks, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
-            self._awaited &= under_way
-            if not self._awaited:
-                self._watermarks = self._given
-                self._given, self._awaited = given, under_way
-            if not under_way:
-                self._watermarks = given
-            completed = connection.exec_driver_sql(_COMPLETED).scalar_one()
-            return {**self._watermarks, COMPLETED: completed}
-
-
-# A server loses its statistics in a crash, and those of a standby are its own.
-_GIVEN = "SELECT (SELECT stats_reset FROM pg_stat_bgwriter), {}".format(
-    ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
-)
-_UNDER_WAY = (
-    "SELECT transactionid::text FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' "
-    "AND coalesce(pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()), true)"
-)
-_COMPLETED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+    return SeveralHosts(reader, place.host, shares_store=place.has_roots)
 
 
 def moment(connection: Connection) -> dt.datetime:
@@ -621,7 +379,7 @@ def server(place: ServerPlace) -> WriterServer:
 
 
 def aside_name(place: ServerPlace, now: dt.datetime) -> str | None:
-    with _reading(place) as connection:
+    with reading(place) as connection:
         return aside.aside_name(connection, now)
 
 
@@ -636,21 +394,6 @@ def make_room(place: ServerPlace, name: str | None) -> None:
 
 def read_aside(place: ServerPlace, name: str) -> OldIndex:
     return aside.OldSchema(open_engine(place, read_only=True), name, plain)
-
-
-@contextmanager
-def _reading(place: ServerPlace) -> Iterator[Connection]:
-    engine = open_engine(place, read_only=True)
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except DBAPIError as error:
-        reason = str(error.orig).strip()
-        if " does not exist" in reason and 'FATAL:  database "' in reason:
-            raise DatabaseMissing(f"{place}: {reason}; create it with {NEW_DATABASE}") from error
-        raise IndexUnusable(f"{place}: {reason}") from error
-    finally:
-        engine.dispose()
 
 
 _FUNCTION = """

@@ -1,26 +1,38 @@
-"""The servers that [index] url names: one takes commits, the others follow it and may take its place.
+"""The servers that [index] url names, connections to them, and the locks of hosts.
+
+One server takes commits, the others follow it and may take its place.
 
 libpq finds the one that takes commits. If the URL names several, a server that waits for no standby is refused: a
 former primary that comes back could take commits which no other server will ever have. One that does wait acknowledges
 nothing, since what followed it was promoted. Whoever promotes a server ends the former primary first (docs/cluster.md).
+
+Several hosts write to an index, one process each. Its connection holds the lock of its host as long as it lives, so
+that a second process of that host is refused, and nothing is written once the lock is lost with the connection. All of
+them share another lock, which a migration or a copy takes for itself.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from weakref import ref
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
-from node.index.engine.backend import IndexUnusable
+from node.extensions.postgresql.dialect import replace_nul, to_json
+from node.index.engine.backend import BeingMigrated, IndexUnusable, ServerPlace
+from node.index.engine.place import schema_by
 
 _ADDRESS = ("host", "hostaddr", "port")
 
@@ -215,3 +227,204 @@ def in_words(names: str, who: str) -> str:
 def servers_of(url: str) -> Servers:
     """Return the servers of a URL, the same to all of this process."""
     return Servers(url)
+
+
+NEW_DATABASE = "CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
+
+LOCK = 0x766F78656C  # "voxel"
+"""The advisory lock that all processes share that write; locks of other databases are others."""
+
+HOST_LOCK = 0x766F78
+"""The first half of the advisory lock of a host; the second is a hash of its name."""
+
+LOCK_SECONDS = 5
+"""Longest wait for the lock: the server may notice later than we that the last process is gone."""
+
+MAX_CONNECTIONS = 44
+"""Of each of the two engines of readers; a server has 97 by default."""
+
+_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "synchronous_commit": "on",
+    "client_min_messages": "warning",  # one tells `WriterConnection` that the wait for a standby was cancelled
+    "lock_timeout": f"{LOCK_SECONDS}s",
+    # A machine that vanished closes no connection: its sessions must not hold locks for the two hours of the kernel.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15s",
+    "jit": "off",  # to compile a statement takes 0.1 s or more, and none of ours runs for long
+}
+
+_WRITERS = {
+    "idle_in_transaction_session_timeout": "30s",  # a host that hangs holds back the events of all others
+    # A plan that was made while a table was empty is kept until the table is analyzed, minutes and many rows later.
+    "enable_seqscan": "off",
+}
+
+_READERS = {
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": r"repeatable\ read",
+    "parallel_setup_cost": "20000",  # starting processes takes longer than a search that costs less
+}
+
+_NETWORK = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq that the URL does not have: a line that is silent counts as broken after 15 to 25 s."""
+
+
+class DatabaseMissing(IndexUnusable):
+    """The server has no such database."""
+
+
+def open_engine(place: ServerPlace, *, read_only: bool = False, alone: bool = False) -> Engine:
+    """See `node.index.engine.backend.Backend`; so for the functions below."""
+    session = {**_SESSION, **(_READERS if read_only else _WRITERS)}
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    servers = servers_of(place.url)
+    engine = create_engine(
+        "voxelnode://",  # libpq reads the URL: SQLAlchemy does not know lists of hosts with ports
+        connect_args={
+            "options": options,
+            "application_name": "voxelnode",
+            # The server cannot always tell the type of a parameter that is NULL: statements of readers get values.
+            "cursor_factory": psycopg.ClientCursor if read_only else psycopg.Cursor,
+            **_NETWORK,
+        },
+        hide_parameters=True,
+        json_serializer=to_json,
+        pool_pre_ping=read_only,
+        pool_size=min(5, MAX_CONNECTIONS) if read_only else 1,
+        max_overflow=MAX_CONNECTIONS - 5 if read_only else 0,
+    )
+    kind = psycopg.Connection if read_only else WriterConnection
+    event.listen(engine, "do_connect", lambda dialect, record, _, parameters: servers.connect(kind, **parameters))
+    event.listen(engine, "connect", replace_nul)
+    if not read_only:
+        event.listen(engine, "connect", partial(_lock_alone, place.host) if alone else _HostLock(place.host))
+    return engine
+
+
+class _HostLock:
+    """Takes the lock of a host for a connection, and shares the one of all that write.
+
+    The server may still know the connection that was lost before, and hold the lock for it. It ends that one: nothing
+    of it is to be committed behind our back either.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._session: tuple[int, dt.datetime] | None = None
+
+    def __call__(self, connection: psycopg.Connection[Any], record: object) -> None:
+        try:
+            if self._session is not None:
+                connection.execute(_END_SESSION, self._session)
+                connection.commit()
+            _lock(self._host, connection, record)
+            self._session = connection.execute(_OWN_SESSION).fetchone()
+            connection.commit()
+        except BaseException:
+            connection.close()  # the pool does not know it yet
+            raise
+
+
+_OWN_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+_END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+
+_ALL = "(classid::bigint << 32 | objid::bigint, objsubid) = (%s, 1)"
+"""The rows of ``pg_locks`` of the lock of all that write."""
+
+_BEING_MIGRATED = "being migrated or copied: try again later"
+
+
+def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
+    try:
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK])
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [HOST_LOCK, host])
+        connection.commit()
+        _require_usable(connection)
+    except LockNotAvailable:
+        connection.rollback()
+        held = "(classid::bigint, objid::bigint, objsubid) = (%s, hashtext(%s)::bigint & 4294967295, 2)"
+        holder = _holder(connection, held, HOST_LOCK, host)
+        index = f"the index in PostgreSQL (database {connection.info.dbname}) is"
+        connection.close()
+        if holder is None:
+            raise IndexUnusable(f"{index} {_BEING_MIGRATED}") from None
+        raise IndexUnusable(
+            f"{index} in use by another process of host {host!r}{holder}: stop that one, or give each host a "
+            "name of its own ([cluster] host)"
+        ) from None
+
+
+def _require_usable(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a schema to which another host has migrated the index while this one was away."""
+    revisions = [revision for (revision,) in connection.execute("SELECT version_num FROM alembic_version").fetchall()]
+    connection.commit()
+    if (trouble := schema_by(revisions).trouble) is not None:
+        connection.close()
+        raise IndexUnusable(trouble)
+
+
+def _lock_alone(host: str, connection: psycopg.Connection[Any], _: object) -> None:
+    """Take the lock of all that write for one process, of the host `host` if it is one."""
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        connection.commit()
+    except LockNotAvailable:
+        connection.rollback()
+        hosts = _other_hosts(connection, host)
+        user = hosts or f"another process{_holder(connection, _ALL, LOCK) or ''}"
+        index = f"the index in PostgreSQL (database {connection.info.dbname})"
+        connection.close()
+        raise (IndexUnusable if hosts else BeingMigrated)(
+            f"{index} is in use by {user}: a migration or a copy needs it alone: stop all hosts, then try again"
+        ) from None
+
+
+def _other_hosts(connection: psycopg.Connection[Any], host: str) -> str:
+    """Return the names and versions of the hosts whose leases have not ended, in words; empty if there are none."""
+    if connection.execute("SELECT to_regclass('hosts')").fetchone() == (None,):
+        return ""
+    living = (
+        "SELECT name, version FROM hosts WHERE name <> %s AND lease_until > timezone('utc', clock_timestamp()) "
+        "ORDER BY name"
+    )
+    return ", ".join(f"host {name} (voxelnode {version})" for name, version in connection.execute(living, [host]))
+
+
+def _holder(connection: psycopg.Connection[Any], lock: str, *values: object) -> str | None:
+    """Return who holds an advisory lock, in words, or None."""
+    row = connection.execute(
+        "SELECT coalesce(host(client_addr), 'this host'), backend_start, wait_event FROM pg_stat_activity "
+        f"WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND {lock} "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))".encode(),
+        values,
+    ).fetchone()
+    if row is None:
+        return None
+    waits = ", whose commit waits for a synchronous standby" if row[2] == "SyncRep" else ""
+    return f" from {row[0]}, connected since {row[1]:%Y-%m-%d %H:%M:%S} UTC{waits}"
+
+
+@contextmanager
+def reading(place: ServerPlace) -> Iterator[Connection]:
+    engine = open_engine(place, read_only=True)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        reason = str(error.orig).strip()
+        if " does not exist" in reason and 'FATAL:  database "' in reason:
+            raise DatabaseMissing(f"{place}: {reason}; create it with {NEW_DATABASE}") from error
+        raise IndexUnusable(f"{place}: {reason}") from error
+    finally:
+        engine.dispose()

@@ -1,10 +1,9 @@
-"""One of several hosts that share an index; see `node.index.engine.sharing`."""
+"""One of several hosts that share an index; see `node.index.engine.sharing`. How far their commits are."""
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -13,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.engine.backend import IndexUnusable, backend_of, reason_of
-from node.index.engine.sharing import LeaseLost, Watermarks
+from node.index.engine.sharing import COMPLETED, FOLLOWED, LeaseLost, Watermarks
 from node.index.models.levels import ImageRow, SeriesRow, is_only_at_host
 from node.index.models.work import HostRow, LeaseRow
 
@@ -90,14 +89,13 @@ class SeveralHosts:
     It has every lease until it joins the others: a command that opens the index does so for a moment, and no node of
     this host runs meanwhile.
 
-    `shares_store`: the hosts share an object store: until a file is there, one of them has it. `marks`: see
-    `Sharing.watermarks`.
+    `shares_store`: the hosts share an object store: until a file is there, one of them has it.
     """
 
-    def __init__(self, reader: Engine, host: str, shares_store: bool, marks: Callable[[], Watermarks | None]) -> None:
+    def __init__(self, reader: Engine, host: str, *, shares_store: bool) -> None:
         self.host: str | None = host
         self.holder: str | None = host if shares_store else None
-        self._reader, self._watermarks = reader, marks
+        self._reader, self._numbers = reader, CommittedNumbers(reader)
         self._leases: Leases | None = None
         self.clock = SharedClock(reader)
 
@@ -132,7 +130,7 @@ class SeveralHosts:
         return set() if self._leases is None else subscribers_beside(connection, self.host)
 
     def watermarks(self) -> Watermarks | None:
-        return self._watermarks()
+        return self._numbers.watermarks()
 
     def is_own(self, host: Any) -> ColumnElement[bool]:
         own: ColumnElement[bool] = host == self.host
@@ -153,3 +151,57 @@ def subscribers_beside(connection: Connection, host: str | None) -> set[str]:
     """Return the hooks and destinations in the configurations of other hosts than one, living or not."""
     lists = connection.scalars(select(HostRow.subscribers).where(HostRow.name != host))
     return {name for names in lists for name in names}
+
+
+_NO_NUMBERS: Watermarks = dict.fromkeys(FOLLOWED, 0)
+
+
+class CommittedNumbers:
+    """Follows the numbers that were given, and the transactions under way that may have given them. Thread-safe.
+
+    Hosts commit in another order than they number their rows: rows with smaller numbers may be yet to come.
+
+    A transaction locks its own number before it gives one to a row, until all see what it has committed. When all have
+    ended that were under way after numbers were read, each row with one of these numbers or a smaller one is there, or
+    never will be. (A snapshot is no help: it does not know transactions that began after the last one that has ended.)
+
+    A server that has crashed, or another one that was promoted, may give again the numbers of transactions that never
+    committed. What was known of the server before is therefore forgotten.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._watermarks = self._given = _NO_NUMBERS
+        self._awaited: set[str] = set()
+        self._server: Any = None
+
+    def watermarks(self) -> Watermarks:
+        """See `Sharing`."""
+        with self._lock, self._engine.connect() as connection:
+            server, *numbers = connection.exec_driver_sql(_GIVEN).one()
+            given = dict(zip(FOLLOWED, numbers, strict=True))
+            under_way = set(connection.exec_driver_sql(_UNDER_WAY).scalars())
+            if server != self._server:
+                self._server, self._watermarks, self._given, self._awaited = server, _NO_NUMBERS, given, under_way
+            self._awaited &= under_way
+            if not self._awaited:
+                self._watermarks = self._given
+                self._given, self._awaited = given, under_way
+            if not under_way:
+                self._watermarks = given
+            completed = connection.exec_driver_sql(_COMPLETED).scalar_one()
+            return {**self._watermarks, COMPLETED: completed}
+
+
+# A server loses its statistics in a crash, and those of a standby are its own.
+_GIVEN = "SELECT (SELECT stats_reset FROM pg_stat_bgwriter), {}".format(
+    ", ".join(f"(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq)" for table in FOLLOWED)
+)
+
+_UNDER_WAY = (
+    "SELECT transactionid::text FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' "
+    "AND coalesce(pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()), true)"
+)
+
+_COMPLETED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"

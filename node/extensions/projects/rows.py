@@ -1,4 +1,4 @@
-"""Projects as people and rules change them, and as they are listed; see `node.index.nouns.projects`."""
+"""Projects as people and rules change them, and as they are listed; see `node.index.nouns.accounts`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.index.engine.rows import IndexRepository, ReadRepository, on_writer
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.levels import SeriesRow, StudyRow
-from node.index.models.people import (
+from node.index.models.work import (
     AccountRow,
     LabelRow,
     LimitedAccountRow,

@@ -26,13 +26,12 @@ from node.index.engine.sqlite_file import FileVersion
 from node.index.engine.writer import IndexWriter, ServerWatch
 from node.index.nouns.accounts import AccountRepository
 from node.index.nouns.association_ends import AssociationRepository
-from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
 from node.index.nouns.hosts import AuditLineRepository, ObjectRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
-from node.index.nouns.problems import ProblemRepository, RejectionRepository
+from node.index.nouns.problems import ConflictRepository, ProblemRepository, RejectionRepository
 from node.index.nouns.reopening import ReferenceRepository
 from node.index.nouns.retention import RetentionRepository
 from node.index.nouns.senders import SenderRepository

@@ -30,7 +30,6 @@ from node.index.engine.sharing import Watermarks
 from node.index.engine.sql import RootFolder
 from node.index.models.levels import OPEN_STATES
 from node.index.nouns.accounts import ReadAccounts
-from node.index.nouns.conflicts import ReadConflicts
 from node.index.nouns.conversions import ReadExclusions, ReadSources, ReadVolumes
 from node.index.nouns.deletions import ReadDeletions
 from node.index.nouns.events import ReadEvents
@@ -39,7 +38,7 @@ from node.index.nouns.hosts import ReadAuditLines, ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
 from node.index.nouns.persons import ReadPatients
-from node.index.nouns.problems import ReadFailures, ReadProblems, ReadRejections
+from node.index.nouns.problems import ReadConflicts, ReadFailures, ReadProblems, ReadRejections
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.studies import ReadExports, ReadSeries, ReadStudies
 from node.index.nouns.trash import ReadTrash

@@ -4,6 +4,6 @@ What senders and orders say is as long as they say it (at most `MAX_TEXT_BYTES` 
 whichever character set they used.
 """
 
-from node.index.models import history, levels, people, work
+from node.index.models import history, levels, work
 
-__all__ = ["history", "levels", "people", "work"]  # whichever is imported, all tables are known
+__all__ = ["history", "levels", "work"]  # whichever is imported, all tables are known

@@ -8,12 +8,25 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
 from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer, reads
-from node.index.models.people import (
+from node.index.engine.sql import insert
+from node.index.models.work import (
     AccountRow,
     LimitedAccountRow,
     ProjectMemberRow,
@@ -201,8 +214,7 @@ class AccountRepository(IndexRepository):
     @on_writer
     def end_sessions(self, connection: Connection, name: str, session: int | None = None) -> int:
         """End a session of an account, or all; return how many were open."""
-        account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
-        query = delete(WebSessionRow).where(WebSessionRow.account_id == account_id)
+        query = delete(WebSessionRow).where(WebSessionRow.account_id == _id_of(name))
         return connection.execute(query if session is None else query.where(WebSessionRow.id == session)).rowcount
 
     is_limited = reads(_is_limited)
@@ -210,8 +222,7 @@ class AccountRepository(IndexRepository):
     @on_reader
     def projects_of(self, connection: Connection, names: Sequence[str]) -> frozenset[int]:
         """Return the row ids of the projects of an account and its groups."""
-        query = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account.in_(names))
-        return frozenset(connection.scalars(query))
+        return frozenset(connection.scalars(_projects_of(names)))
 
     @on_reader
     def any(self, connection: Connection) -> bool:
@@ -302,9 +313,8 @@ class AccountRepository(IndexRepository):
 
         Raises NoSuchAccount if the account does not exist, or has no token with this label.
         """
-        account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
-        removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))
-        if removed.rowcount == 0:
+        its = TokenRow.account_id == _id_of(name), TokenRow.label == label
+        if connection.execute(delete(TokenRow).where(*its)).rowcount == 0:
             what = f"no account {name!r} has a token {label!r}"
             raise NoSuchAccount(f"{what}: `voxelnode account list` lists accounts and tokens")
 
@@ -390,6 +400,10 @@ class AccountRepository(IndexRepository):
         connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
+def _id_of(name: str) -> ScalarSelect[int]:
+    return select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
+
+
 def _change(connection: Connection, account_id: int, **values: Any) -> None:
     connection.execute(update(AccountRow).where(AccountRow.id == account_id).values(values))
 
@@ -411,13 +425,15 @@ def _stay_limited(connection: Connection, account: KnownAccount, groups: Sequenc
         connection.execute(insert(LimitedAccountRow).values(account=account.name))
 
 
+def _projects_of(names: Sequence[str]) -> Select[int]:
+    return select(ProjectMemberRow.project_id).where(ProjectMemberRow.account.in_(names))
+
+
 def _project(connection: Connection, account: KnownAccount, name: str) -> int:
     """Return the row id of a project that an account sees."""
     query = select(ProjectRow.id).where(ProjectRow.name == name)
     if account.is_limited:
-        names = (account.name, *account.groups)
-        of_account = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account.in_(names))
-        query = query.where(ProjectRow.id.in_(of_account))
+        query = query.where(ProjectRow.id.in_(_projects_of((account.name, *account.groups))))
     project = connection.scalar(query)
     if project is None:
         raise UsageError(f"{account.name} sees no project {name!r}: `voxelnode projects list` lists all")

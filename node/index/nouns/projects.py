@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, literal, select
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
-from node.index.models.people import ProjectContentRow, ProjectRow, ProjectSeriesRow
+from node.index.models.work import ProjectContentRow, ProjectRow, ProjectSeriesRow
 
 BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""

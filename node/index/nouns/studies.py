@@ -40,7 +40,7 @@ from node.index.engine.sql import JsonNumber, Unindexed, listed_in
 from node.index.engine.view_rows import certainty_of, years_of
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.models.people import LabelRow
+from node.index.models.work import LabelRow
 from node.index.nouns.events import record_event
 from node.index.nouns.facts import CHUNK_ROWS, SeriesFacts
 from node.index.nouns.level_views import FEW_SERIES, SeriesViews, StudyViews

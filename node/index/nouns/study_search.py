@@ -24,7 +24,7 @@ from node.index.engine.hot_statements import read_ids
 from node.index.engine.sql import PositionOf, Unindexed, ValueAfter, contains, in_partial_index, listed_in, looked_up_in
 from node.index.engine.view_rows import LOWERED
 from node.index.models.levels import DOUBTED_SERIES, OPEN_STATES, PatientRow, SeriesRow, StudyRow
-from node.index.models.people import LabelRow
+from node.index.models.work import LabelRow
 from node.index.search.conditions import GROUPS
 
 StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]
