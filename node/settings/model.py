@@ -27,22 +27,7 @@ from node.registry import (
     section_at,
     sections_of,
 )
-from node.settings.core import (
-    HOST_NAME,
-    Acknowledge,
-    ClusterSettings,
-    DestinationSettings,
-    HookSettings,
-    IndexSettings,
-    JournalSettings,
-    LogSettings,
-    RetentionSettings,
-    Role,
-    Route,
-    SeriesSettings,
-    Storage,
-    Web,
-)
+from node.settings import core
 from node.settings.peers import Dicom, Peer
 from node.settings.section import Convert, HookName, SettingsSection, table_of
 
@@ -133,22 +118,22 @@ IN_FORCE = "peers", "routes", "hooks", "retention"
 class Settings(SettingsSection):
     """The tables of the core. The name is bound below to the whole configuration, with the tables of extensions."""
 
-    storage: Storage = Storage()
-    journal: JournalSettings = JournalSettings()
-    index: IndexSettings = IndexSettings()
-    cluster: ClusterSettings = ClusterSettings()
+    storage: core.Storage = core.Storage()
+    journal: core.JournalSettings = core.JournalSettings()
+    index: core.IndexSettings = core.IndexSettings()
+    cluster: core.ClusterSettings = core.ClusterSettings()
     dicom: Dicom = Dicom()
     peers: dict[str, Peer] = Field(default_factory=dict)
-    series: SeriesSettings = SeriesSettings()
+    series: core.SeriesSettings = core.SeriesSettings()
     convert: Convert = Convert()
-    retention: RetentionSettings = RetentionSettings()
-    web: Web = Web()
-    hooks: dict[HookName, Annotated[SerializeAsAny[HookSettings], _of_kind("hooks")]] = Field(default_factory=dict)
-    destinations: dict[HookName, Annotated[SerializeAsAny[DestinationSettings], _of_kind("destinations")]] = Field(
+    retention: core.RetentionSettings = core.RetentionSettings()
+    web: core.Web = core.Web()
+    hooks: dict[HookName, Annotated[SerializeAsAny[core.HookSettings], _of_kind("hooks")]] = Field(default_factory=dict)
+    destinations: dict[HookName, Annotated[SerializeAsAny[core.DestinationSettings], _of_kind("destinations")]] = Field(
         default_factory=dict
     )
-    routes: dict[HookName, Route] = Field(default_factory=dict)
-    log: LogSettings = LogSettings()
+    routes: dict[HookName, core.Route] = Field(default_factory=dict)
+    log: core.LogSettings = core.LogSettings()
     extensions: ExtensionsSettings = ExtensionsSettings()
 
     _loaded_from: Sources = PrivateAttr(default_factory=Sources)
@@ -207,7 +192,7 @@ class Settings(SettingsSection):
         return self.index.url is not None and self.storage.url is not None
 
     @property
-    def acknowledge(self) -> Acknowledge:
+    def acknowledge(self) -> core.Acknowledge:
         """What an instance waits for before it is acknowledged: as configured, or the default."""
         return self.journal.acknowledge or ("index" if self.shares_index else "local")
 
@@ -220,13 +205,9 @@ class Settings(SettingsSection):
         yield from self._mistakes_of_hosts()
         if self.journal.acknowledge == "object" and self.storage.url is None:
             yield 'journal: acknowledge = "object" needs an object store: set [storage] url, or use "index"'
-        if self.storage.url is not None and not is_on(self, STORE):
-            yield "storage: url is of an extension that [extensions] disabled switches off"
-        yield from self._mistakes_of_hooks()
+        yield from self._switched_off()
         yield from self._mistakes_of_destinations()
         for name, route in self.routes.items():
-            if route.deidentify is not None and not is_on(self, DEIDENTIFICATION):
-                yield f"routes.{name}: deidentify is of an extension that [extensions] disabled switches off"
             for mistake in self._mistakes_of_otherwise(name, route):
                 yield f"routes.{name}: otherwise: {mistake}"
         yield from self._mistakes_of_extensions()
@@ -242,17 +223,24 @@ class Settings(SettingsSection):
             yield from extension.mistakes(self)
 
     def _mistakes_of_hosts(self) -> Iterator[str]:
-        if not self.shares_index and set(self.cluster.roles) != set(get_args(Role)):
+        if not self.shares_index and set(self.cluster.roles) != set(get_args(core.Role)):
             yield "cluster: roles share work of hosts with one index and one store: set [index] url and [storage] url"
-        if self.index.url is not None and HOST_NAME.fullmatch(self.cluster.name) is None:
+        if self.index.url is not None and core.HOST_NAME.fullmatch(self.cluster.name) is None:
             yield f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces"
-        if self.index.url is not None and not is_on(self, INDEX_BACKEND):
-            yield "index: url is of an extension that [extensions] disabled switches off"
 
-    def _mistakes_of_hooks(self) -> Iterator[str]:
-        for name, hook in self.hooks.items():
-            if hook.results and not is_on(self, RESULTS):
-                yield f"hooks.{name}: results is of an extension that [extensions] disabled switches off"
+    def _switched_off(self) -> Iterator[str]:
+        used = [
+            ("index: url", INDEX_BACKEND, self.index.url is not None),
+            ("storage: url", STORE, self.storage.url is not None),
+            *((f"hooks.{name}: results", RESULTS, hook.results) for name, hook in self.hooks.items()),
+            *(
+                (f"routes.{name}: deidentify", DEIDENTIFICATION, bool(one.deidentify))
+                for name, one in self.routes.items()
+            ),
+        ]
+        for key, place, is_used in used:
+            if is_used and not is_on(self, place):
+                yield f"{key} is of an extension that [extensions] disabled switches off"
 
     def _mistakes_of_destinations(self) -> Iterator[str]:
         for both in sorted(self.peers.keys() & self.destinations.keys()):
@@ -268,7 +256,7 @@ class Settings(SettingsSection):
                         f"[peers] with a host{nearest(destination, known) if known else ''}"
                     )
 
-    def _mistakes_of_otherwise(self, name: str, route: Route) -> Iterator[str]:
+    def _mistakes_of_otherwise(self, name: str, route: core.Route) -> Iterator[str]:
         for other_name in route.otherwise or ():
             other = self.routes.get(other_name)
             if other is None:
@@ -311,13 +299,13 @@ _TABLES: dict[type[SettingsSection], str] = {}
 """The tables of extensions by their models."""
 
 
-def _with_keys(core: type[SettingsSection], models: list[type[SettingsSection]]) -> Any:
+def _with_keys(base: type[SettingsSection], models: list[type[SettingsSection]]) -> Any:
     """Return the type of a section of the core to which extensions add keys: subclasses of its model."""
-    model: Any = models[0] if len(models) == 1 else create_model(core.__name__, __base__=tuple(models))
+    model: Any = models[0] if len(models) == 1 else create_model(base.__name__, __base__=tuple(models))
 
     def with_defaults(value: Any) -> Any:
         """Give a table that a program has made of the core's keys those of the extensions."""
-        is_of_core = isinstance(value, core) and not isinstance(value, model)
+        is_of_core = isinstance(value, base) and not isinstance(value, model)
         return {key: getattr(value, key) for key in value.model_fields_set} if is_of_core else value
 
     return Annotated[model, BeforeValidator(with_defaults)], model()
@@ -329,7 +317,7 @@ OF_CORE: Mapping[str, type[SettingsSection]] = {
 """The models of the sections of the core, without the keys that extensions add."""
 
 
-def _with_tables_of_extensions(core: type[Settings]) -> type[Settings]:
+def _with_tables_of_extensions(base: type[Settings]) -> type[Settings]:
     """Return the model of the whole configuration."""
     fields: dict[str, Any] = {}
     added: dict[str, list[type[SettingsSection]]] = {}
@@ -352,7 +340,7 @@ def _with_tables_of_extensions(core: type[Settings]) -> type[Settings]:
     for name, models in added.items():
         fields[name] = _with_keys(OF_CORE[name], models)
     return create_model(
-        core.__name__, __base__=core, __module__=core.__module__, __doc__="The whole configuration.", **fields
+        base.__name__, __base__=base, __module__=base.__module__, __doc__="The whole configuration.", **fields
     )
 
 
