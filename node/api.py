@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     from node.conversion.naming import numbered as numbered
     from node.conversion.naming import renamed_header as renamed_header
     from node.dicom.attributes import is_identifier as is_identifier
-    from node.dicom.conformance import StatementTable as StatementTable
-    from node.dicom.conformance import parameters as parameters
+    from node.dicom.status import StatementTable as StatementTable
+    from node.dicom.status import parameters as parameters
     from node.dicom.uids import resource_path as resource_path
     from node.dicom.values import items as items
     from node.dicom.values import number as number
@@ -236,6 +236,7 @@ if TYPE_CHECKING:
     from node.web.pages.selected import Wanted as Wanted
     from node.web.services import Node as Node
     from node.web.services import Services as Services
+    from node.writers.from_arrays import read_rectangles as read_rectangles
     from node.writers.from_arrays import refined as refined
     from node.writers.from_arrays import write_labelled_npz as write_labelled_npz
     from node.writers.from_arrays import write_montage as write_montage
@@ -244,7 +245,6 @@ if TYPE_CHECKING:
     from node.writers.itk import write_voxels as write_voxels
     from node.writers.reading import read_sidecar as read_sidecar
     from node.writers.reading import read_voxels as read_voxels
-    from node.writers.rectangles import read_rectangles as read_rectangles
     from node.writers.sidecar import write_document as write_document
 
 PLACES = {
@@ -263,7 +263,7 @@ PLACES = {
     "node.settings.core": "RESULT_EVENTS DestinationSettings HookEvent HookSettings Layout Route Web",
     "node.settings.model": "Settings",
     "node.settings.section": "AETitle Host Seconds SettingsSection",
-    "node.dicom.conformance": "StatementTable parameters",
+    "node.dicom.status": "StatementTable parameters",
     # Commands
     "node.cli.exchange.sample_series": "shipped_with_pydicom",
     "node.cli.options": "ChangedRoot Commands Configured Json Root SeriesUids StudyUids studies_or_series",
@@ -319,9 +319,10 @@ PLACES = {
     "node.volume.planes": "PlaneName",
     "node.volume.read.frames": "frames_of",
     "node.volume.reasons": "Exclusion Reason Refusal VolumeWarning WarningKind",
-    "node.writers.from_arrays": "refined write_labelled_npz write_montage write_rectangles write_slices",
+    "node.writers.from_arrays": (
+        "read_rectangles refined write_labelled_npz write_montage write_rectangles write_slices"
+    ),
     "node.writers.reading": "read_sidecar read_voxels",
-    "node.writers.rectangles": "read_rectangles",
     "node.writers.itk": "write_voxels",
     # Files by name
     "node.archive.base": "VOLUMES",

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from node import __version__
 from node.archive.base import VOLUMES
 from node.archive.filesystem import is_key
-from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
+from node.dicom.encoding import IMPLEMENTATION_VERSION_NAME
 from node.extensions.channels.settings import PLACEHOLDERS
 from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import CLEAN, RETAIN

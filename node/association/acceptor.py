@@ -23,16 +23,23 @@ import structlog
 
 from node.association import framing
 from node.association.admission import Admission, Rejection
-from node.association.association import Association, DimseMessage
+from node.association.association import Association, DimseMessage, UndecodablePdu
 from node.association.framing import Piece, Violation
 from node.association.messages import Messages
-from node.association.primitives import UndecodablePdu
 from node.association.request import MalformedRequest, ReceivedRequest
 from node.association.services.c_store import StoreService
-from node.association.state_table import TRANSITIONS, Event, State
-from node.association.tls import PeerCertificate
-from node.association.transport import Overdue, Transport
-from node.association.upper_layer import SERVICE_PROVIDER, SERVICE_USER, Accepted, Ending, PeerGone, UpperLayer
+from node.association.transport import Overdue, PeerCertificate, Transport
+from node.association.upper_layer import (
+    SERVICE_PROVIDER,
+    SERVICE_USER,
+    TRANSITIONS,
+    Accepted,
+    Ending,
+    Event,
+    PeerGone,
+    State,
+    UpperLayer,
+)
 from node.dicom.command import CommandSet, MalformedCommand
 from node.errors import VoxelnodeError
 from node.index.nouns.records import Refused

@@ -16,9 +16,8 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
 from node.association.admission import Rejection
-from node.association.association import ACCEPTED, AcceptedContext
+from node.association.association import ACCEPTED, AcceptedContext, encoded_pdu
 from node.association.framing import ASSOCIATE_AC
-from node.association.primitives import encoded_pdu
 from node.association.request import (
     APPLICATION_CONTEXT_ITEM,
     CLASS_UID_ITEM,
@@ -36,8 +35,7 @@ from node.association.request import (
     Roles,
 )
 from node.dicom import uids
-from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
-from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.uids import APPLICATION_CONTEXT, choose_transfer_syntax, is_storage_class
 from node.index.nouns.records import Refused
 from node.registry import enabled

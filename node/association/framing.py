@@ -1,14 +1,22 @@
-"""Decode PDUs and PDVs from the wire (PS3.8 9.3) in one fixed buffer, with limits.
+"""PDUs and PDVs on the wire (PS3.8 9.3): decoded in one fixed buffer, with limits; encoded in fragments.
 
-Bytes go in; pieces of messages and other PDUs come out. This module uses neither sockets nor pynetdicom.
+Bytes go in; pieces of messages and other PDUs come out. Outgoing data sets are from files or from memory. Nothing here
+uses sockets, and decoding no pynetdicom.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom.dsutils import encode
 
 from node.errors import VoxelnodeError
 
@@ -31,6 +39,9 @@ _PDV = struct.Struct(">LBB")
 PDV_HEADER_BYTES = _PDV.size
 _CONTROL = 2
 """Bytes that the length of a PDV counts besides the fragment: context ID and message control header."""
+
+MAXIMUM_PDU_BYTES = 131072
+"""Largest PDU sent to a peer that sets no limit."""
 
 
 class Violation(VoxelnodeError):
@@ -252,3 +263,88 @@ def data_header(context_id: int, is_command: bool, last: bool, fragment_bytes: i
     control = int(is_command) | int(last) << 1
     length = fragment_bytes + _CONTROL
     return _PDU.pack(P_DATA, length + 4) + _PDV.pack(length, context_id, control)
+
+
+class SourceLost(VoxelnodeError):
+    """An instance could not be read to its end; the bytes already sent cannot be taken back."""
+
+
+def fragment_bytes(peer_maximum_bytes: int) -> int:
+    """Return the fragment size in bytes: the peer's *Maximum Length Received* (PS3.8 D.1; 0: no limit) or ours."""
+    return max(min(peer_maximum_bytes or MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES) - PDV_HEADER_BYTES, 2)
+
+
+def message_pdus(context_id: int, command: bytes, size: int, data_set: bytes | None = None) -> bytes:
+    """Put an encoded command set and data set into P-DATA-TF PDUs with fragments of `size` bytes."""
+    pdus = [*fragment_pdus(context_id, True, [command], size)]
+    if data_set is not None:
+        pdus += fragment_pdus(context_id, False, [data_set], size)
+    return b"".join(pdus)
+
+
+def fragment_pdus(
+    context_id: int, is_command: bool, fragments: Iterable[bytes], size: int
+) -> Iterator[bytes | memoryview]:
+    """Yield the parts of P-DATA-TF PDUs: a header, and behind it up to `size` bytes of a command set or data set.
+
+    The final PDU is marked as last. Nothing is copied: a part is valid as long as its fragment is.
+    """
+    full = data_header(context_id, is_command, False, size)
+    pending = memoryview(b"")
+    is_first = True
+    for fragment in fragments:
+        view = memoryview(fragment)
+        for at in range(0, len(view), size):
+            if not is_first:
+                yield full if len(pending) == size else data_header(context_id, is_command, False, len(pending))
+                yield pending
+            pending, is_first = view[at : at + size], False
+    yield data_header(context_id, is_command, True, len(pending))
+    yield pending
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceBytes:
+    """The encoded data set to send: a range of a file, or bytes in memory."""
+
+    path: Path | None = None
+    offset: int = 0
+    length: int = 0
+    data: bytes = b""
+
+    @contextmanager
+    def fragments(self, size: int) -> Iterator[Iterator[bytes]]:
+        """Yield an iterator over fragments of at most `size` bytes.
+
+        Raises SourceLost: the file is gone, or shorter than it was.
+        """
+        if self.path is None:
+            yield iter([self.data])
+            return
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset)
+                yield _read_fragments(file, self.length, size)
+        except OSError as error:
+            raise SourceLost(f"the file cannot be read ({error.strerror or error})") from error
+
+
+def _read_fragments(file: BinaryIO, left: int, size: int) -> Iterator[bytes]:
+    while left > 0:
+        fragment = file.read(min(size, left))
+        if not fragment:
+            raise SourceLost("the file is shorter than when it was stored")
+        left -= len(fragment)
+        yield fragment
+
+
+def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
+    """Encode a data set without pixels, such as an identifier, in an uncompressed transfer syntax.
+
+    Raises VoxelnodeError: a value cannot be encoded.
+    """
+    syntax = UID(transfer_syntax_uid)
+    data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, False)
+    if data is None:
+        raise VoxelnodeError("a data set cannot be encoded")
+    return bytes(data)

@@ -7,8 +7,7 @@ from typing import Protocol
 
 from node.association import framing
 from node.association.association import MAXIMUM_OTHER_BYTES, AcceptedContext, DimseMessage, maximum_bytes
-from node.association.framing import Piece, Violation
-from node.association.outgoing import fragment_pdus
+from node.association.framing import Piece, Violation, fragment_pdus
 from node.association.services.c_store import Reception, StoreService
 from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, CommandSet, decode_command, encode_c_store_response
 from node.dicom.status import ResponseStatus

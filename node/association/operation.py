@@ -15,9 +15,15 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
 from node.association.acceptor import AcceptedAssociation
-from node.association.association import DimseMessage, maximum_bytes
-from node.association.outgoing import encoded, fragment_pdus, message_pdus
-from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
+from node.association.association import (
+    DimseMessage,
+    decoded_command,
+    encoded_command,
+    kind_of,
+    maximum_bytes,
+    primitive_of,
+)
+from node.association.framing import encoded, fragment_pdus, message_pdus
 from node.association.services.c_store import StoreService
 from node.association.upper_layer import PeerGone
 from node.dicom.command import NO_DATA_SET, RESPONSE, Element, MalformedCommand, encode_command, printable

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from node.association.admission import AssociationRequest
-from node.association.primitives import UndecodablePdu
+from node.association.association import UndecodablePdu
 from node.dicom.attributes import is_uid
 from node.dicom.command import printable
 

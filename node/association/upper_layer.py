@@ -1,18 +1,30 @@
 """The upper layer of an accepted connection: its PDUs, its protocol machine and its deadlines (PS3.8 7, 9).
 
-What happens is an event, and `state_table.TRANSITIONS` says what to do about it; `_ACTIONS` lists the methods. The
+What happens is an event, and `TRANSITIONS` says what to do about it; `_ACTIONS` lists the methods. The
 service user (`acceptor.AcceptedAssociation`) hears of requests, data and ends, and asks for the rest. One thread owns
 both; only `hang_up` may be called from others.
 
 Every wait is bounded: for the connection, TLS, a request, a PDU, the next message, and for a peer that does not read.
 The thread waits in `recv`, into one buffer that never grows, whatever length a PDU or an instance claims.
+
+The state table is pynetdicom's, for the states that occur (PS3.8 9.2, tables 9-1 to 9-10), with the names of the
+standard. Sta9 and Sta11 are of requestors only, and do not occur. Three rules keep the rest short:
+
+* `Framing` expects the PDUs of the state only. It reports every other PDU as invalid, for which the standard has the
+  same action: AA-1 in Sta2, AA-8 later.
+* Nothing is read in Sta3, Sta8 and Sta12, which last only until the node's own answer is sent.
+* In Sta13 the node discards what arrives until the peer closes the connection (AA-6). The bytes are not decoded: after
+  a violation nobody knows where the next PDU begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
+
+from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 from node.association import framing
 from node.association.admission import Rejection
@@ -24,12 +36,9 @@ from node.association.contexts import (
     release_answer_pdu,
     release_request_pdu,
 )
-from node.association.framing import Framing, OtherPdu, Piece, Violation
-from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.framing import MAXIMUM_PDU_BYTES, Framing, OtherPdu, Piece, Violation
 from node.association.request import ReceivedRequest, decoded_request
-from node.association.state_table import TRANSITIONS, Event, State
-from node.association.tls import PeerCertificate
-from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
+from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, PeerCertificate, Transport
 from node.errors import VoxelnodeError
 from node.runtime.budget import Claim
 from node.runtime.failpoints import reached
@@ -42,6 +51,58 @@ ANSWER_TICK_SECONDS = 0.25
 
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
 """Sources of an A-ABORT, PS3.8 table 9-26."""
+
+
+class State(StrEnum):
+    """States of the protocol machine, PS3.8 tables 9-1 to 9-5."""
+
+    IDLE = "Sta1"
+    AWAITING_REQUEST = "Sta2"
+    DECIDING = "Sta3"
+    OPEN = "Sta6"
+    RELEASE_ASKED = "Sta7"
+    """The node has asked for the release."""
+    RELEASING = "Sta8"
+    BOTH_ASKED = "Sta10"
+    BOTH_RELEASING = "Sta12"
+    CLOSING = "Sta13"
+
+
+class Event(StrEnum):
+    """Events of the protocol machine, PS3.8 table 9-10."""
+
+    CONNECTED = "Evt5"
+    """The transport connection is open; with TLS, the handshake is done."""
+    REQUEST_RECEIVED = "Evt6"
+    ACCEPT = "Evt7"
+    REJECT = "Evt8"
+    SEND_DATA = "Evt9"
+    DATA_RECEIVED = "Evt10"
+    ASK_RELEASE = "Evt11"
+    RELEASE_RECEIVED = "Evt12"
+    RELEASE_ANSWERED = "Evt13"
+    ANSWER_RELEASE = "Evt14"
+    ABORT = "Evt15"
+    """The node aborts, as the service user."""
+    ABORT_RECEIVED = "Evt16"
+    CONNECTION_CLOSED = "Evt17"
+    TIMER_EXPIRED = "Evt18"
+    INVALID_PDU = "Evt19"
+    """An unrecognized, unexpected or invalid PDU, or a message that breaks PS3.7."""
+
+
+def _transitions() -> Iterator[tuple[tuple[State, Event], tuple[str, State]]]:
+    states, events = {state.value for state in State}, {event.value for event in Event}
+    for (event, state), action in TRANSITION_TABLE.items():
+        if event in events and state in states:
+            _, _, after = ACTIONS[action]
+            # AE-6 leads to two states: the node decides (Sta3) before it rejects. Of AR-8, one is of a requestor.
+            afters = [after] if isinstance(after, str) else [name for name in after if name in states]
+            yield (State(state), Event(event)), (action, State(afters[0]))
+
+
+TRANSITIONS: Mapping[tuple[State, Event], tuple[str, State]] = dict(_transitions())
+"""The action on an event in a state, as PS3.8 tables 9-6 to 9-9 name it, and the state after it."""
 
 _EVENTS = {
     framing.RELEASE_RQ: Event.RELEASE_RECEIVED,

@@ -118,8 +118,8 @@ def recoded(mine: Path, theirs: Path) -> bytes:
     """
     from pydicom import dcmread
 
-    from node.dicom.header import PIXELS_GROUP
     from node.dicom.recoded import DERIVATION_DESCRIPTION, OF_ENCODER, Encoded, is_recoded
+    from node.dicom.walker import PIXELS_GROUP
     from node.files.reading import read_instance
     from node.volume.read.pixels import frame_reader
     from node.volume.read.transcoding import encoded
@@ -207,7 +207,7 @@ MAX_LISTED_BYTES, MAX_LISTED_INFLATED = 64 << 20, 16 << 20
 def elements_of(path: Path, elements: int, characters: int) -> bytes:
     """Return the elements of a file as the fields of a `node.dicom.dump.Dump`, in JSON; see `DumpLimits`."""
     from node.dicom.dump import DumpLimits, dump
-    from node.files.bounded import BoundedFile
+    from node.files.reading import BoundedFile
 
     view = partial(BoundedFile, max_bytes=MAX_LISTED_BYTES)
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ from typing import Any
 
 from node.association.added import OpenedRoot
 from node.association.client.addresses import address_of
-from node.association.client.echo import verify
+from node.association.client.association import verify
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges

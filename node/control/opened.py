@@ -35,10 +35,17 @@ from node.settings.section import Convert
 from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float, VolumeKind
 from node.volume.planes import PlaneName, ProjectionName
-from node.writers.contours import outlines, points_lps
-from node.writers.from_arrays import refined, write_labelled_npz, write_montage, write_rectangles, write_slices
+from node.writers.from_arrays import (
+    Rectangle,
+    read_rectangles,
+    refined,
+    write_labelled_npz,
+    write_montage,
+    write_rectangles,
+    write_slices,
+)
+from node.writers.pictures import outlines, points_lps
 from node.writers.reading import read_affine, read_voxels
-from node.writers.rectangles import Rectangle, read_rectangles
 
 if TYPE_CHECKING:
     import pandas

@@ -18,8 +18,7 @@ from pydicom import Dataset, dcmread
 from node.archive.intact import problem_with
 from node.conversion.grids import InstanceHeader, header_of
 from node.dicom.counts import COUNT_KEYWORDS, InstanceCounts
-from node.dicom.per_series import once_per_series
-from node.dicom.values import standard_tag, text, whole
+from node.dicom.values import once_per_series, standard_tag, text, whole
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory, text_without
 from node.files.heads import cut_pixels_of
 from node.files.reading import read_instance

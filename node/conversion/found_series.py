@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.conversion.job import Converted, Joined
 from node.dicom.attributes import instance_attributes
-from node.dicom.header import HeaderCut, read_every, read_header
+from node.dicom.header import read_every, read_header
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, UsageError
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.reasons import Exclusion, Reason, Refusal

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from node.completeness import Evidence
 from node.dicom import values
 from node.dicom.counts import InstanceCounts
-from node.dicom.per_series import once_per_series
+from node.dicom.values import once_per_series
 from node.errors import spans
 from node.volume.arrange.timing import is_of_labelling
 from node.volume.model import Float, Geometry, Volume

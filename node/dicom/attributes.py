@@ -17,7 +17,8 @@ from typing import Literal
 
 from node.dicom.character_sets import complete_pydicom, decoded
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
-from node.dicom.header import MAX_VALUE_BYTES, HeaderCut, read_header, read_header_by_windows, read_items
+from node.dicom.header import read_header, read_header_by_windows, read_items
+from node.dicom.walker import MAX_VALUE_BYTES, HeaderCut
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005

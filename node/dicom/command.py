@@ -1,7 +1,7 @@
 """Command sets, the first part of every DIMSE message (PS3.7 6.3 and Annex E).
 
 Those that come with every instance are read and written here, in 3 to 8 µs, where pynetdicom takes 150 to 500 µs:
-C-STORE and the pending responses of retrieves. All others are pynetdicom's (`node.association.primitives`); of those,
+C-STORE and the pending responses of retrieves. All others are pynetdicom's (`node.association.association`); of those,
 only what the association itself must know is read here.
 """
 

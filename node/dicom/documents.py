@@ -27,11 +27,12 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, private_dictionary_
 
 from node.dicom.attributes import COLUMN_TAGS, SPECIFIC_CHARACTER_SET, clean_text, text_of
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, NUMBER_CODES
-from node.dicom.header import REST, Elements, Head, Header, HeaderCut, read_changed, read_elements, read_sequence
+from node.dicom.header import REST, Head, Header, read_changed, read_elements, read_sequence
 from node.dicom.json_model import Json, finite, text_element
 from node.dicom.key_values import Match, matches_any, matches_of
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.values import standard_tag
+from node.dicom.walker import Elements, HeaderCut
 from node.errors import NotUnderstood
 
 Document = dict[str, Any]

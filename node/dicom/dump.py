@@ -20,9 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, UNDEFINED_LENGTH
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, META_BYTES, UNDEFINED_LENGTH, file_meta
 from node.dicom.header import inflated
-from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import NotUnderstood
 

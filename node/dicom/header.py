@@ -1,9 +1,7 @@
 """Read a few top-level elements from the bytes of a data set, without decoding the rest.
 
 A receiver needs about forty elements of each instance, four hundred times a second, from bytes that a hostile peer may
-have written. This reader therefore walks the encoding of PS3.5 7 only up to the last wanted tag. It never recurses
-(nested sequences are counted, not entered), never allocates by a length that it read, stops before the pixels, and has
-a budget of elements.
+have written. This reader therefore walks the encoding of PS3.5 7 only up to the last wanted tag (`Walker`).
 """
 
 from __future__ import annotations
@@ -12,53 +10,46 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
-    IMPLICIT_LITTLE_ENDIAN,
     ITEM,
-    ITEM_END,
     LOOK_AHEAD_BYTES,
     SEQUENCE_END,
-    SHORT_VRS,
     UNDEFINED_LENGTH,
     Encoding,
     encoding_of,
     found_syntax,
 )
+from node.dicom.walker import (
+    MAX_ELEMENTS,
+    MAX_VALUE_BYTES,
+    PIXEL_DATA,
+    PIXELS_GROUP,
+    Elements,
+    HeaderCut,
+    TooManyElements,
+    Walker,
+    syntax_of_items,
+    too_many_elements,
+)
 from node.errors import NotUnderstood
-
-PIXELS_GROUP, PIXEL_DATA = 0x7FE0, 0x7FE00010
-ITEM_GROUP = (b"\xfe\xff", b"\xff\xfe")
-MAX_NESTING = 256
-"""Maximum nesting of sequences; real data sets stay below ten."""
-
-MAX_ELEMENTS = 200_000
-"""Maximum number of elements before the pixels, nested ones included: a tenth of a second of a processor."""
 
 LEAST_ELEMENT_BYTES = 8
 """Length of an element without a value, and of an item."""
-
-MAX_VALUE_BYTES = 4096
-"""Bytes of a value that are kept: more than 324 characters of a PN take in any character set (PS3.5 6.2)."""
-
-MAX_SEQUENCE_BYTES = 16_384
-"""Bytes of a sequence that are kept: a dozen items of the Request Attributes Sequence."""
 
 MAX_ITEMS = 16
 """Items of a sequence that are read."""
 
 WINDOW_BYTES = 1 << 20
 HEAD_BYTES = 32 << 10
+
 MAX_FRAGMENTS = 1_000_000
 """Fragments of pixels that are visited to find the end of the pixels."""
 
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
-
-MAX_OTHER_BYTES, MAX_OTHER_SEQUENCE_BYTES = 1024, 8192
-"""Longest value, and longest sequence, of `Elements`."""
 
 MAX_OTHERS = 2000
 """Elements of a data set that are read as `Elements`; those behind them are not looked for."""
@@ -69,10 +60,8 @@ MAX_COMPARED_BYTES = 65_536
 MAX_CHANGED = 100
 """Elements that are read alone; if more have changed, all are."""
 
-PER_FRAME_FUNCTIONAL_GROUPS = 0x52009230
-"""A sequence as long as the pixels have frames, which is not walked for the elements behind it."""
-
 NUMBER_OF_FRAMES, PHOTOMETRIC_INTERPRETATION = 0x00280008, 0x00280004
+
 PIXEL_DATA_PROVIDER_URL = 0x00287FE0
 """Where the pixels of an instance are that has none by design (PS3.5 A.6)."""
 
@@ -83,10 +72,6 @@ _OF_PIXELS = frozenset((*_PIXEL_COUNTS, PHOTOMETRIC_INTERPRETATION, PIXEL_DATA_P
 
 REST = 0
 """In place of a tag: elements that are not named here may be there all the same."""
-
-Elements = dict[int, tuple[bytes, bytes | None]]
-"""VR (empty if the encoding has none) and value by tag. None: the value is too long to be kept. The value of a sequence
-is its items, for `read_sequence`."""
 
 MAX_INFLATED_BYTES = 1 << 30
 """Largest deflated data set that is accepted, inflated: a few bytes inflate to a thousand times as many, so the length
@@ -128,18 +113,6 @@ class Header:
     pieces: list[tuple[int, bytes, int]]
 
 
-class TooManyElements(NotUnderstood):
-    """A data set has more elements than it may have."""
-
-
-class HeaderCut(Exception):
-    """The bytes end before the last wanted element; the walk can go on at `offset`, which may be beyond the end."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"the data set ends within the element at byte {offset}")
-        self.offset = offset
-
-
 def read_header(
     data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int], *, is_cut: bool = False
 ) -> dict[int, bytes]:
@@ -160,7 +133,7 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), is_cut=is_cut)
+    walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid), is_cut=is_cut)
     elements = walker.values(wanted, {})
     if is_cut and walker.is_at_end:
         raise HeaderCut(walker.end)
@@ -186,7 +159,7 @@ def read_header_by_windows(
         if offset and not read(offset - 1, 1):
             raise HeaderCut(offset)
         window = read(offset, length)
-        walker = _Walker(window, transfer_syntax_uid, left, is_cut=len(window) == length)
+        walker = Walker(window, transfer_syntax_uid, left, is_cut=len(window) == length)
         try:
             walker.values(wanted, elements)
             if len(window) < length or not walker.is_at_end:
@@ -210,7 +183,7 @@ def read_to_pixels(data: memoryview, transfer_syntax_uid: str, wanted: frozenset
 
     Raises HeaderCut if there is none in `data`.
     """
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid))
     elements = walker.values(wanted | {PIXEL_DATA}, {})
     if walker.is_at_end:
         raise HeaderCut(walker.end)
@@ -223,7 +196,7 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     What is beyond the first `MAX_ITEMS`, was cut off, or is not encoded as PS3.5 7.5 says is left out. The items of a
     sequence of VR UN are not read.
     """
-    walker = _Walker(raw, _syntax_of_items(raw, transfer_syntax_uid))
+    walker = Walker(raw, syntax_of_items(raw, transfer_syntax_uid))
     items: list[dict[int, bytes]] = []
     try:
         while walker.at < walker.end and len(items) < MAX_ITEMS:
@@ -243,7 +216,7 @@ def read_elements(head: Head) -> Header:
     pieces: list[tuple[int, bytes, int]] = []
     try:
         head = _plain(head)
-        walker = _Walker(head.data, head.transfer_syntax_uid, MAX_OTHERS, head.at, is_cut=head.is_cut)
+        walker = Walker(head.data, head.transfer_syntax_uid, MAX_OTHERS, head.at, is_cut=head.is_cut)
         is_whole = walker.rest(elements, walker.end, pieces) and not (head.is_cut and walker.at >= walker.end)
     except (HeaderCut, NotUnderstood):
         is_whole = False
@@ -273,7 +246,7 @@ def read_changed(head: Head, before: Header) -> Elements | None:
         head = _plain(head)
         if head.transfer_syntax_uid != before.transfer_syntax_uid:
             return None
-        walker = _Walker(head.data, head.transfer_syntax_uid, is_cut=head.is_cut)
+        walker = Walker(head.data, head.transfer_syntax_uid, is_cut=head.is_cut)
         at, is_same = head.at, head.data.startswith
         for tag, piece, length in before.pieces:
             if is_same(piece, at):
@@ -294,7 +267,7 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
 
     Raises NotUnderstood or HeaderCut if it is not encoded as PS3.5 7.5 says.
     """
-    walker = _Walker(raw, _syntax_of_items(raw, transfer_syntax_uid))
+    walker = Walker(raw, syntax_of_items(raw, transfer_syntax_uid))
     items: list[Elements] = []
     while walker.at < walker.end:
         tag, length = walker.element(walker.at)
@@ -304,14 +277,6 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
         end = walker.end if length == UNDEFINED_LENGTH else min(walker.end, walker.at + length)
         walker.rest(items[-1], end)
     return items
-
-
-def _syntax_of_items(raw: bytes, announced: str) -> str:
-    """Return the transfer syntax by whose encoding to read items: their first element shows it."""
-    at = 0
-    while raw[at : at + 2] in ITEM_GROUP:
-        at += 8
-    return found_syntax(raw[at:], announced)
 
 
 def read_every(
@@ -331,14 +296,14 @@ def read_every(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), most, is_cut=is_cut)
+    walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid), most, is_cut=is_cut)
     found: dict[int, list[bytes]] = {}
     while walker.at < walker.end:
         begin = walker.at
         tag, length = walker.element(begin)
         walker.left -= 1
         if walker.left < 0:
-            raise _too_many_elements(tag)
+            raise too_many_elements(tag)
         stop = walker.at + length
         if tag >> 16 == PIXELS_GROUP and (length == UNDEFINED_LENGTH or stop > walker.end):
             return found
@@ -369,7 +334,7 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         raise NotUnderstood("a deflated data set is only read as an instance")
-    walker = _Walker(data, transfer_syntax_uid, maximum, is_cut=False)
+    walker = Walker(data, transfer_syntax_uid, maximum, is_cut=False)
     walker.count()
     if walker.at > walker.end:
         raise HeaderCut(walker.at)
@@ -390,7 +355,7 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
         data = read(0, size)
         try:
             data = _inflated(data) if is_deflated else data
-            walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), MAX_ELEMENTS)
+            walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid), MAX_ELEMENTS)
             walker.count(to_frames=True)
         except TooManyElements:
             raise
@@ -423,7 +388,7 @@ def cut_pixels(read: Callable[[int, int], bytes], length: int, transfer_syntax_u
         return None
     for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
         data, stated = memoryview(read(0, size)), dict[int, bytes]()
-        walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+        walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid))
         try:
             walker.values(_OF_PIXELS | {PIXEL_DATA}, stated)
             at = walker.at
@@ -521,13 +486,6 @@ def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise NotUnderstood("the deflated data set is cut: it does not end")
 
 
-def is_sequence(tag: int) -> bool:
-    """Return whether the data dictionary (PS3.6) calls an element a sequence."""
-    from pydicom.datadict import dictionary_has_tag, dictionary_VR  # here, because finding files needs no dictionary
-
-    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
-
-
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:
     """Return at most the first `limit` bytes of a deflated data set (PS3.5 A.5)."""
     try:
@@ -538,213 +496,3 @@ def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> 
 
 def _not_inflated(error: zlib.error) -> NotUnderstood:
     return NotUnderstood(f"the deflated data set cannot be inflated: {error}")
-
-
-def _require_element(tag: int, at: int) -> None:
-    """Raise NotUnderstood for an item or a delimiter where no sequence is open: nobody knows what follows it."""
-    if tag >> 16 == 0xFFFE:
-        raise NotUnderstood(f"(FFFE,{tag & 0xFFFF:04X}) at byte {at} is in no sequence (PS3.5 7.5)")
-
-
-def _too_many_elements(tag: int) -> TooManyElements:
-    """Return the refusal of a header that takes too long to walk."""
-    return TooManyElements(
-        f"more than {MAX_ELEMENTS} elements before the pixels, at ({tag >> 16:04X},{tag & 0xFFFF:04X})"
-    )
-
-
-class _Walker:
-    """A position in the bytes, and the encoding at that position."""
-
-    def __init__(
-        self,
-        data: bytes | bytearray | memoryview,
-        transfer_syntax_uid: str,
-        max_elements: int = MAX_ELEMENTS,
-        at: int = 0,
-        *,
-        is_cut: bool = True,
-    ) -> None:
-        self.data, self.at, self.end, self.left, self.most = data, at, len(data), max_elements, max_elements
-        self.is_cut = is_cut  # there may be more than the bytes
-        self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
-        self.encoding = encoding_of(transfer_syntax_uid)
-        self.implicit = self.encoding.is_implicit
-        self.vr = b""
-
-    def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
-        """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""
-        data, at, end, short_head = self.data, self.at, self.end, self.encoding.short_head
-        last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
-        left = self.left
-        while at < end:
-            begin = at
-            # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
-            if not self.implicit and at + 8 <= end and (head := short_head(data, at))[2] in SHORT_VRS:
-                tag, length, at = head[0] << 16 | head[1], head[3], at + 8
-            else:
-                self.at, self.left = at, left
-                tag, length = self.element(begin)
-                at = self.at
-            if tag > last:
-                self.at = begin
-                _require_element(tag, begin)
-                return elements
-            if (left := left - 1) < 0:
-                raise _too_many_elements(tag)
-            if length == UNDEFINED_LENGTH:
-                self.left = left
-                is_wanted = tag in wanted and tag not in elements and is_sequence(tag) and self.vr != b"UN"
-                self.skip_undefined(tag, begin)
-                if is_wanted:
-                    elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
-                at, left = self.at, self.left
-                continue
-            stop = at + length
-            if tag in wanted and tag not in elements:
-                is_short = length <= MAX_VALUE_BYTES or not is_sequence(tag)
-                end_of_value = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
-                if end_of_value > end:
-                    self.left = left
-                    raise HeaderCut(begin)
-                elements[tag] = bytes(data[at:end_of_value])
-            if stop > end:
-                self.left = left
-                raise HeaderCut(stop)
-            at = stop
-        self.at, self.left, self.is_at_end = at, left, True
-        return elements
-
-    def rest(self, elements: Elements, end: int, pieces: list[tuple[int, bytes, int]] | None = None) -> bool:
-        """Add the elements up to `end`, to the end of an item or to the pixels; return whether these are all."""
-        while self.at < end:
-            begin = self.at
-            tag, length = self.element(begin)
-            if tag == ITEM_END or tag >> 16 == PIXELS_GROUP:
-                return True
-            if tag == PER_FRAME_FUNCTIONAL_GROUPS:
-                elements[tag] = self.vr, None
-                return False
-            self.left -= 1
-            if self.left < 0:
-                return False
-            at, vr = self.at, self.vr
-            if length == UNDEFINED_LENGTH:
-                self.skip_undefined(tag, begin)
-            elif at + length > end:
-                raise HeaderCut(begin)
-            else:
-                self.at = at + length
-            self._keep(elements, tag, vr, at)
-            if pieces is not None:
-                is_compared = length == UNDEFINED_LENGTH or elements[tag][1] is not None
-                pieces.append((tag, bytes(self.data[begin : self.at if is_compared else at]), self.at - begin))
-        return True
-
-    def keep_one(self, tag: int, elements: Elements) -> bool:
-        """Add the current element; return False if it has another tag, or its length is undefined."""
-        found, length = self.element(self.at)
-        begin, self.at = self.at, self.at + length
-        if found != tag or self.at > self.end:  # an undefined length is the largest one
-            return False
-        self._keep(elements, tag, self.vr, begin)
-        return True
-
-    def count(self, *, to_frames: bool = False) -> None:
-        """Walk over the elements and items on all levels, to the end or to those that there are for each frame."""
-        opened: list[tuple[float, bool]] = []  # where sequences end, and whether it is implicit around them
-        while self.at < self.end:
-            while opened and opened[-1][0] <= self.at:
-                self.implicit = opened.pop()[1]
-            begin = self.at
-            tag, length = self.element(begin)
-            if to_frames and (tag == PER_FRAME_FUNCTIONAL_GROUPS or (tag, length) == (PIXEL_DATA, UNDEFINED_LENGTH)):
-                self.at = begin
-                return
-            self.left -= 1
-            if self.left < 0:
-                raise TooManyElements(f"more than {self.most} elements and items, at byte {begin}")
-            is_undefined = length == UNDEFINED_LENGTH
-            if tag == SEQUENCE_END and opened and opened[-1][0] == inf:
-                self.implicit = opened.pop()[1]
-            elif tag >> 16 == 0xFFFE:
-                continue  # what an item holds is next
-            elif self.enters(tag) or (self.vr in (b"", b"UN") and self.data[self.at : self.at + 2] in ITEM_GROUP):
-                if len(opened) == MAX_NESTING:
-                    raise NotUnderstood(f"sequences are nested deeper than {MAX_NESTING} levels, at byte {begin}")
-                opened.append((inf if is_undefined else self.at + length, self.implicit))
-                self.implicit = self.implicit or self.vr == b"UN"  # PS3.5 6.2.2
-            elif is_undefined:
-                self.skip_undefined(tag, self.at)
-            else:
-                self.at += length
-
-    def is_at_pixels(self, at: int) -> bool:
-        """Return whether the element at an offset is of the pixels."""
-        self.at = at
-        return self.element(at)[0] >> 16 == PIXELS_GROUP
-
-    def _keep(self, elements: Elements, tag: int, vr: bytes, begin: int) -> None:
-        """Add the element whose value ends here, unless it is too long."""
-        length = self.at - begin
-        is_of_items = vr == b"SQ" or (not vr and length > MAX_OTHER_BYTES and is_sequence(tag))
-        is_short = length <= (MAX_OTHER_SEQUENCE_BYTES if is_of_items else MAX_OTHER_BYTES)
-        elements[tag] = vr, bytes(self.data[begin : self.at]) if is_short else None
-
-    def enters(self, tag: int) -> bool:
-        """Return whether the current element is a sequence, one of its items or an end: what it holds is next."""
-        return tag >> 16 == 0xFFFE or self.vr == b"SQ" or (self.implicit and is_sequence(tag))
-
-    def element(self, begin: int) -> tuple[int, int]:
-        """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3).
-
-        `begin` is where its element of the top level begins, and where the walk goes on if the bytes end here.
-        """
-        try:
-            tag, self.vr, length, self.at = self.encoding.head(
-                self.data, self.at, is_implicit=self.implicit, is_whole=not self.is_cut
-            )
-        except struct.error:
-            raise HeaderCut(begin) from None
-        return tag, length
-
-    def item(self, length: int, wanted: frozenset[int], elements: dict[int, bytes]) -> None:
-        """Add the values of the wanted tags of the current item to `elements`, and move behind it."""
-        end = self.end if length == UNDEFINED_LENGTH else min(self.end, self.at + length)
-        while self.at < end:
-            tag, length = self.element(self.at)
-            if tag == ITEM_END:
-                return
-            if length == UNDEFINED_LENGTH:
-                self.skip_undefined(tag, self.at)
-                continue
-            stop = self.at + length
-            if tag in wanted and stop <= end:
-                elements.setdefault(tag, bytes(self.data[self.at : min(stop, self.at + MAX_VALUE_BYTES)]))
-            self.at = stop
-
-    def skip_undefined(self, tag: int, begin: int) -> None:
-        """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""
-        open_values = [(SEQUENCE_END, self.implicit)]  # closing delimiter, and whether the encoding outside is implicit
-        self.implicit = self.implicit or self.vr == b"UN"
-        while open_values:
-            inner, length = self.element(begin)
-            self.left -= 1
-            if self.left < 0:
-                raise _too_many_elements(tag)
-            if inner == open_values[-1][0]:
-                self.implicit = open_values.pop()[1]
-            elif length != UNDEFINED_LENGTH:
-                self.at += length
-                if self.at > self.end:
-                    raise HeaderCut(begin)
-            else:
-                open_values.append((ITEM_END if inner == ITEM else SEQUENCE_END, self.implicit))
-                self.implicit = self.implicit or (inner != ITEM and self.vr == b"UN")
-                if inner == ITEM and not self.encoding.is_implicit:  # it may be encoded otherwise than its sequence
-                    around = IMPLICIT_LITTLE_ENDIAN if self.implicit else self.encoding.transfer_syntax_uid
-                    self.implicit = found_syntax(memoryview(self.data)[self.at :], around) == IMPLICIT_LITTLE_ENDIAN
-                if len(open_values) > 2 * MAX_NESTING:
-                    raise NotUnderstood(
-                        f"sequence ({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested deeper than {MAX_NESTING} levels"
-                    )

@@ -22,15 +22,8 @@ from node.dicom.encoding import (
     encoding_of,
     found_syntax,
 )
-from node.dicom.header import (
-    MAX_ELEMENTS,
-    MAX_NESTING,
-    MAX_WINDOW_BYTES,
-    PIXELS_GROUP,
-    WINDOW_BYTES,
-    HeaderCut,
-    is_sequence,
-)
+from node.dicom.header import MAX_WINDOW_BYTES, WINDOW_BYTES
+from node.dicom.walker import MAX_ELEMENTS, MAX_NESTING, PIXELS_GROUP, HeaderCut, is_sequence
 from node.errors import NotUnderstood
 
 TRAILING_PADDING = 0xFFFCFFFC

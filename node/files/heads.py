@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows
+from node.dicom.encoding import META_BYTES, file_meta
 from node.dicom.header import HEAD_BYTES, REST, WINDOW_BYTES, CutPixels, Head, cut_pixels, read_elements
-from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.recoded import Encoded, is_recoded
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.archive.root import MARKER
-from node.dicom.header import HeaderCut
-from node.dicom.part10 import META_BYTES, file_meta
+from node.dicom.encoding import META_BYTES, file_meta
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood
 
 if TYPE_CHECKING:

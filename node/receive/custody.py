@@ -25,7 +25,7 @@ from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, problem_with
 from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
-from node.dicom.header import HeaderCut
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.files.acknowledged import digests_of
 from node.files.heads import cut_pixels_of

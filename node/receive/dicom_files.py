@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from node.dicom.header import LEAST_ELEMENT_BYTES, HeaderCut, read_every, read_header
-from node.dicom.part10 import file_meta
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, file_meta
+from node.dicom.header import LEAST_ELEMENT_BYTES, read_every, read_header
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood
 
 HEAD_BYTES = 65536

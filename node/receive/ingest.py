@@ -27,10 +27,10 @@ import structlog
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.header import HeaderCut, cut_pixels, require_inflatable, require_parsable
-from node.dicom.part10 import file_head
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, file_head
+from node.dicom.header import cut_pixels, require_inflatable, require_parsable
 from node.dicom.status import NotPermitted
+from node.dicom.walker import HeaderCut
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.database.index import Index
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy

@@ -24,7 +24,8 @@ import structlog
 
 from node.archive.filesystem import Archive, PartFile, PartLink
 from node.dicom.attributes import InstanceAttributes, instance_attributes
-from node.dicom.header import Head, HeaderCut, ReadHead
+from node.dicom.header import Head, ReadHead
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.files.heads import attributes_of, head_of
 from node.index.nouns.records import AssociationEnd, Outcome, Received, ReceivedPolicy, StoredFile

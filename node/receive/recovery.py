@@ -27,8 +27,8 @@ import structlog
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, problem_with
 from node.dicom.attributes import InstanceAttributes
-from node.dicom.header import HeaderCut
-from node.dicom.part10 import META_BYTES, file_meta
+from node.dicom.encoding import META_BYTES, file_meta
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood
 from node.files.durable import make_folder
 from node.files.heads import attributes_of, head_of

@@ -10,14 +10,15 @@ from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
     AssociationLost,
+    EchoFailed,
     NoAssociation,
     NothingAccepted,
     RequestedAssociation,
     association,
     contexts_of,
+    verify,
 )
 from node.association.client.commitment import CommitmentRefused, request_commitment
-from node.association.client.echo import EchoFailed, verify
 from node.association.client.send import (
     NoCopy,
     NotAsStored,

@@ -2,12 +2,17 @@
 
 Arrays are (i, j, k) or (i, j, k, time), as `node.writers.reading.read_voxels` returns them; affines are in LPS+, in mm.
 Pictures show the middle time, as radiologists view a plane; slices count from 1, from the feet, the front or the right.
+
+Rectangles on slices are read from a table: CSV, or the first sheet of an XLSX file.
 """
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,13 +21,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from node.errors import no_label
+from node.registry import require_extra
 from node.volume.derived import named_plane, placed, require_numbers
 from node.volume.model import Array, Display, Float, Geometry, Volume
 from node.volume.planes import PlaneName
 from node.volume.rendering import Picture, Shades, slices
-from node.writers.npz import arrays_of, write_arrays
 from node.writers.pictures import MONTAGE_STEP, SLICE_PIXELS, TILE_PIXELS, arranged, resized
-from node.writers.rectangles import Rectangle
+from node.writers.write import arrays_of, write_arrays
 
 Window = tuple[float, float]
 """Centre and width, in values of the array."""
@@ -34,6 +39,11 @@ LINE_PIXELS = 256
 """A line is a pixel wide for each so many of the longer side of a picture."""
 
 YELLOW = (255, 220, 0)
+
+COLUMNS = ("slice", "left", "top", "width", "height")
+"""Columns that a table must have; ``label`` may be another, and others are not read."""
+
+MAX_ROWS = 1_000_000
 
 
 def write_slices(
@@ -145,7 +155,7 @@ def write_labelled_npz(
     fields: Mapping[str, Any] | None = None,
     label_fields: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Write a volume and label volumes of it as one NPZ: the arrays of `node.writers.npz.write_npz`, and these.
+    """Write a volume and label volumes of it as one NPZ: the arrays of `node.writers.write.write_npz`, and these.
 
     ``labels`` : (slices, rows, columns), on the grid of the volume; of several label volumes, these come first.
     ``labels_json`` : text, `label_fields` as JSON: the sidecars of the label volumes.
@@ -236,3 +246,90 @@ def _pictures(volume: Volume, plane: PlaneName, step: int) -> Any:
 
 def _name(volume: Volume, plane: str, number: int) -> str:
     return f"{plane}{number:0{len(str(max(volume.shape[:3])))}}.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """A rectangle on a slice, which counts from 1; in pixels of the slice as it is viewed, from the top left corner.
+
+    `place`: where it stands in the table, for messages.
+    """
+
+    slice: int
+    left: float
+    top: float
+    width: float
+    height: float
+    label: str = ""
+    place: str = "a rectangle"
+
+
+def read_rectangles(table: str | PathLike[str]) -> list[Rectangle]:
+    """Return the rectangles of a table whose first row names the columns.
+
+    Raises ValueError: a column is missing, or a value is no number; OSError; and UsageError, with the extra to install,
+    if XLSX cannot be read here.
+    """
+    path = Path(table)
+    rows = _sheet(path) if path.suffix.lower() == ".xlsx" else _csv(path)
+    names = [str(name or "").strip().lower() for name in next(rows, ())]
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise ValueError(f"{path}: the first row has no column {', '.join(missing)}; it names {', '.join(COLUMNS)}")
+    found = []
+    for number, row in enumerate(rows, 2):
+        if number > MAX_ROWS:
+            raise ValueError(f"{path}: there are more than {MAX_ROWS} rows")
+        values = dict(zip(names, row, strict=False))
+        if any(value not in (None, "") for value in row):
+            found.append(_rectangle(values, f"{path}: row {number}"))
+    return found
+
+
+def _rectangle(values: dict[str, Any], place: str) -> Rectangle:
+    numbers = {name: _number(values.get(name), name, place) for name in COLUMNS}
+    slice_ = numbers.pop("slice")
+    if slice_ != int(slice_):
+        raise ValueError(f"{place}: slice is not a whole number")
+    if numbers["width"] <= 0 or numbers["height"] <= 0:
+        raise ValueError(f"{place}: width and height are more than 0")
+    return Rectangle(int(slice_), **numbers, label=str(values.get("label") or "").strip(), place=place)
+
+
+def _number(value: Any, name: str, place: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: {name} is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{place}: {name} is not a number")
+    return number
+
+
+def _csv(path: Path) -> Iterator[Sequence[Any]]:
+    """Yield rows; commas, semicolons or tabs are between the values, by which of them the first row has."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            yield from csv.reader(file, delimiter=max(",;\t", key=first.count))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not CSV in UTF-8") from error
+
+
+def _sheet(path: Path) -> Iterator[Sequence[Any]]:
+    require_extra("a table in XLSX", "excel")
+
+    from zipfile import BadZipFile
+
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, InvalidFileException, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not an XLSX file") from error
+    try:
+        yield from book.worksheets[0].iter_rows(values_only=True)
+    finally:
+        book.close()

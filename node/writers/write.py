@@ -1,8 +1,10 @@
-"""Write every file of one volume."""
+"""Write every file of one volume; NumPy's ``.npz``, readable without pickle, has stored values, scaling, position."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,18 @@ from nibabel.analyze import AnalyzeHeader
 from node.volume.model import Geometry, Volume, VolumeKind
 from node.volume.reasons import WarningKind
 from node.volume.rendering import oriented
-from node.writers.base import FileGrid, NewFile, WrittenFile, real_dtype, real_slabs, write_file
-from node.writers.contours import has_exact_affine, write_contours
-from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB, write_nifti, write_pair
-from node.writers.npz import write_npz
+from node.writers.base import FileGrid, NewFile, WrittenFile, grid_of, real_dtype, real_slabs, write_file
+from node.writers.nifti import LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB, write_nifti, write_pair
 from node.writers.options import WriteOptions
-from node.writers.sidecar import ascii_json, sidecar_fields, without_verdict, write_gradients, write_sidecar
+from node.writers.pictures import has_exact_affine, write_contours
+from node.writers.sidecar import (
+    ascii_json,
+    sidecar_fields,
+    stack_fields,
+    without_verdict,
+    write_gradients,
+    write_sidecar,
+)
 
 PROMOTED_TYPES = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
 """Types that Analyze lacks, and the smallest type that holds them exactly."""
@@ -30,6 +38,46 @@ EXTENTS = 16384
 LOST_AFFINE = "Analyze 7.5 has no position and no oblique orientation; both are in affine_lps"
 
 TOO_LARGE = f"not written: Analyze 7.5 holds at most {MAX_NIFTI1_DIMENSION} voxels along an axis"
+
+
+def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
+    """Write one ``.npz``, never compressed: zipfile's zlib takes forty times as long as the plain file.
+
+    Its arrays:
+
+    ``data`` : (slices, rows, columns), stored values; times come first and colour last, if present.
+    ``slope``, ``intercept`` : real values are ``data * slope + intercept``.
+    ``affine`` : (4, 4), voxel index (column, row, slice) to RAS+ mm; all NaN without a position in the patient.
+    ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN without a fixed step.
+    ``series_uid`` : text. ``json`` : text, the sidecar fields of the series as JSON, without ``completeness``.
+    """
+    path = folder / f"{stem}.npz"
+    return write_arrays(path, arrays_of(volume)).written(volume.kind, "npz", grid_of(volume))
+
+
+def arrays_of(volume: Volume) -> dict[str, Any]:
+    """Return the arrays of a file by name; see `write_npz`."""
+    nowhere = np.full((4, 4), np.nan)
+    return {
+        "data": volume.voxels if volume.times > 1 else volume.voxels[0],
+        "slope": np.float64(volume.slope),
+        "intercept": np.float64(volume.intercept),
+        "affine": nowhere if volume.affine_lps is None else LPS_TO_RAS @ volume.affine_lps,
+        "spacing": np.array(volume.spacing_mm, np.float64),
+        "time_step": np.float64(np.nan if volume.time_step_s is None else volume.time_step_s),
+        "series_uid": np.str_(volume.attributes.get("SeriesInstanceUID", "")),
+        "json": np.str_(json.dumps(without_verdict(stack_fields(volume)), ensure_ascii=False)),
+    }
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> NewFile:
+    """Write arrays as one ``.npz``; return the file, which is there."""
+    with NewFile(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980; a plain name would get the current time
+            with archive.open(member, "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+    return stream
 
 
 def fits_analyze(volume: Volume) -> bool:

@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from node.association.client.send import SendFailed, send_files
-from node.dicom.part10 import file_head
+from node.dicom.encoding import file_head
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.runtime import logs
 from tests import make

@@ -11,7 +11,7 @@ from pathlib import Path
 from node.conversion.converter import read_answer, write_answer
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import instance_attributes
-from node.dicom.header import HeaderCut
+from node.dicom.walker import HeaderCut
 from node.errors import VoxelnodeError
 from node.receive.dicom_files import MediaFile, find_instances
 from node.writers.options import WriteOptions

@@ -18,8 +18,7 @@ import pytest
 import tomlkit
 
 from node.association.client.addresses import Address
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
+from node.association.client.association import NoAssociation, verify
 from node.control.configuration import pages_file
 from node.control.repository import Repository
 from node.errors import UsageError

@@ -8,8 +8,7 @@ from ipaddress import ip_network
 import pytest
 
 from node.association.client.addresses import Address
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
+from node.association.client.association import NoAssociation, verify
 from node.runtime import network as module
 from node.runtime.network import OutOfReach, Reach
 

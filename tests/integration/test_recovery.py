@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from node.dicom.part10 import file_head
+from node.dicom.encoding import file_head
 from node.receive.ingest import Origin
 from node.receive.record import LARGE_BYTES
 from node.receive.recovery import quarantine_losers, recover

@@ -11,7 +11,7 @@ from pydicom import FileDataset, config, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import build_context
 
-from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.framing import MAXIMUM_PDU_BYTES
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.receive.readiness import reasons_not_ready
 from tests.make import corrected, ct_series, instance

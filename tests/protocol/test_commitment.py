@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from pynetdicom import AE, build_context, evt
 
 from node.association.client.send import send_files
-from node.association.outgoing import encoded
+from node.association.framing import encoded
 from node.association.services import commitment
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.receive.stored_files import report_damage

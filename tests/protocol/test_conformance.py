@@ -15,10 +15,10 @@ from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import AE, build_context, evt
 
 from node.association.client.addresses import Address
+from node.association.client.association import verify
 from node.association.client.commitment import request_commitment
-from node.association.client.echo import verify
+from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
-from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION
 from node.errors import VoxelnodeError
 from node.extensions.conformance.statement import statement_for_programs

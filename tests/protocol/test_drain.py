@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.association.client.echo import verify
+from node.association.client.association import verify
 from node.errors import VoxelnodeError
 from tests.make import instance
 from tests.pace import idle_seconds, now

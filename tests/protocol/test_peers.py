@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
+from node.association.client.association import NoAssociation, verify
 from node.association.client.send import SendFailed, send_files
 from tests.interop.conftest import is_answered
 from tests.make import PYDICOM_FILES, ct_series, instance

@@ -13,8 +13,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import build_context
 from pynetdicom.dimse_primitives import N_CREATE
 
-from node.association.outgoing import encoded, message_pdus
-from node.association.primitives import encoded_command, primitive_of
+from node.association.association import encoded_command, primitive_of
+from node.association.framing import encoded, message_pdus
 from node.audit.audit_log import Audit
 from node.completeness import MPPS
 from node.dicom.command import decode_command

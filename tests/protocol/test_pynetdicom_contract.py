@@ -10,12 +10,12 @@ import pynetdicom
 import pytest
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 
-from node.association import state_table, upper_layer
+from node.association import upper_layer
 from node.association.admission import Rejection
 from node.association.contexts import abort_pdu, rejection_pdu, release_answer_pdu, release_request_pdu
-from node.association.state_table import TRANSITIONS, Event, State
+from node.association.upper_layer import TRANSITIONS, Event, State
 
-PACKAGE = Path(state_table.__file__).parent
+PACKAGE = Path(upper_layer.__file__).parent
 
 
 def test_the_version_is_one_that_this_was_written_for() -> None:

@@ -14,10 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from node.association.client.addresses import Address
-from node.association.client.association import NoAssociation, association, contexts_of
-from node.association.client.echo import EchoFailed, verify
+from node.association.client.association import EchoFailed, NoAssociation, association, contexts_of, verify
 from node.association.client.send import Outgoing, SendOutcome, batches, never_transcode, proposals, read_outgoing, send
-from node.association.outgoing import InstanceBytes, SourceLost, fragment_pdus
+from node.association.framing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import VERIFICATION
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, pdu, pdv

@@ -32,7 +32,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from structlog.testing import capture_logs
 
 from node.association.client.send import send_files
-from node.association.outgoing import encoded
+from node.association.framing import encoded
 from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.extensions.peers.get import RetrieveTarget

@@ -36,7 +36,7 @@ IN_CHILDREN = (
     "node.children.forwarding",
     "node.conversion",
     "node.dicom.dump",
-    "node.dicom.private",
+    "node.dicom.values",
     "node.dicom.reading",
     "node.extensions.deidentify",
     "node.extensions.dicomweb.decoding",
@@ -52,7 +52,7 @@ IN_CHILDREN = (
 )
 """What runs in child processes."""
 
-IN_PARSERS = ("node.dicom.element_generator",)
+IN_PARSERS = ("node.dicom.character_sets",)
 """What pydicom itself calls while it parses."""
 
 IN_COMMANDS = (
@@ -81,7 +81,7 @@ COUNTED = frozenset(
 APART = COUNTED | {
     "node.dicom.answers.encoded_answer",  # parses what the node has encoded
     "node.extensions.pynetdicom_acceptor.handlers._decoded",  # likewise
-    "node.extensions.pynetdicom_acceptor.retrieves._instances",  # where pynetdicom parses everything
+    "node.extensions.pynetdicom_acceptor.handlers._instances",  # where pynetdicom parses everything
     "node.extensions.deidentify.ways.DeidentifyWay",  # made in the node; `node.children.forwarding` calls its methods
 }
 """Where the walk ends: who calls these parses nothing himself."""

@@ -14,8 +14,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from node.association.client.association import NoAssociation
-from node.association.client.echo import verify
+from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
 from node.extensions.pages.operation import charts, places
 from node.index.database.reading import reading

@@ -20,7 +20,7 @@ from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, MRSpectroscopyStorage, RLELossless
 
-from node.dicom.part10 import file_meta
+from node.dicom.encoding import file_meta
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb import bulk_data, wado
 from node.receive.import_files import import_instances

@@ -1,6 +1,8 @@
 """An association with the node as its requestor (PS3.8 7.1.1), on one thread that sends and waits for the answer.
 
 pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns.
+
+The shortest association is one for C-ECHO: whether a peer answers (PS3.7 9.1.5).
 """
 
 from __future__ import annotations
@@ -10,33 +12,39 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pynetdicom.presentation import PresentationContext, build_context, build_role, negotiate_as_requestor
 
 from node.association import framing
-from node.association.association import ACCEPTED, AcceptedContext, Association, DimseMessage
-from node.association.client.addresses import Address
-from node.association.framing import Framing, OtherPdu, Piece, Violation
-from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
-from node.association.primitives import (
+from node.association.association import (
+    ACCEPTED,
+    AcceptedContext,
+    Association,
+    DimseMessage,
     UndecodablePdu,
     decoded_primitive,
     encoded_pdu,
     own_user_information,
     peer_maximum_bytes,
+    primitive_of,
     roles_of,
 )
+from node.association.client.addresses import Address
+from node.association.framing import MAXIMUM_PDU_BYTES, Framing, InstanceBytes, OtherPdu, Piece, SourceLost, Violation
 from node.association.transport import bound_waits, send_parts
 from node.dicom.command import CommandSet, Element, MalformedCommand, decode_command
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.header import require_few_elements
-from node.dicom.uids import APPLICATION_CONTEXT
+from node.dicom.status import SUCCESS
+from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
 from node.errors import PeerFailed, VoxelnodeError
 from node.runtime.network import OutOfReach
 from node.runtime.tls import failure_reason
@@ -384,3 +392,28 @@ class RequestedAssociation(Association):
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
+
+
+class EchoFailed(VoxelnodeError):
+    """The peer accepted the association but did not answer C-ECHO with success."""
+
+
+def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
+    """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
+
+    Raises NoAssociation: the address does not answer, or the peer rejects the association.
+    Raises EchoFailed: C-ECHO was not answered in time, or not with success.
+    """
+    began = perf_counter()
+    try:
+        with association(
+            peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
+        ) as assoc:
+            request = primitive_of(C_ECHO, MessageID=assoc.next_message_id(), AffectedSOPClassUID=VERIFICATION)
+            response = assoc.request(request).command
+            took = perf_counter() - began
+    except AssociationLost as error:
+        raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error
+    if response.status != SUCCESS:
+        raise EchoFailed(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
+    return took

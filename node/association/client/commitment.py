@@ -14,6 +14,7 @@ from time import monotonic
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 
+from node.association.association import primitive_of
 from node.association.client.addresses import Address
 from node.association.client.association import (
     AssociationLost,
@@ -23,7 +24,6 @@ from node.association.client.association import (
     association,
     contexts_of,
 )
-from node.association.primitives import primitive_of
 from node.dicom.command import N_EVENT_REPORT_RQ, Element
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import NO_SUCH_INSTANCE, SUCCESS

@@ -29,7 +29,7 @@ from node.association.client.association import (
     association,
     contexts_of,
 )
-from node.association.outgoing import InstanceBytes
+from node.association.framing import InstanceBytes
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, copy_of, forward

@@ -21,11 +21,11 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from node.archive.intact import problem_with
 from node.association.added import Parts
+from node.association.association import primitive_of
 from node.association.client.addresses import Address, PeerAddresses
 from node.association.client.association import AssociationLost, NoAssociation, association, contexts_of
 from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import Operation, RequestRefused
-from node.association.primitives import primitive_of
 from node.association.upper_layer import PeerGone
 from node.dicom.attributes import is_identifier
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN

@@ -32,8 +32,8 @@ from node.association.client.send import (
     sent_with_status,
     store_request,
 )
+from node.association.framing import SourceLost
 from node.association.operation import Operation, RequestRefused
-from node.association.outgoing import SourceLost
 from node.association.upper_layer import PeerGone
 from node.audit.audit_log import DESTINATION, SOURCE, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier

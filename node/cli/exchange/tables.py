@@ -58,7 +58,7 @@ def echo(
     settings = configured.settings
 
     from node.association.client.addresses import Address, address_of
-    from node.association.client.echo import verify
+    from node.association.client.association import verify
     from node.errors import VoxelnodeError
 
     if peer is None:

@@ -323,7 +323,7 @@ def header_fields(path: Path) -> Row:
     load_names()
 
     from node.dicom.dump import readable
-    from node.files.bounded import BoundedFile
+    from node.files.reading import BoundedFile
 
     fields: Row = {}
     with path.open("rb") as file, warnings.catch_warnings():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from node.dicom.conformance import StatementTable
+from node.dicom.status import StatementTable
 
 _HEADING = re.compile(r"^(##+) (.+)$", flags=re.MULTILINE)
 _TABLE = re.compile(r"^\[(table|list) (\w+)\]$", flags=re.MULTILINE)

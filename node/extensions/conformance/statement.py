@@ -14,18 +14,16 @@ from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what els
 
 from node.association.admission import PER_ADDRESS
 from node.association.contexts import served
-from node.association.framing import MAX_REQUEST_BYTES
-from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.framing import MAX_REQUEST_BYTES, MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
 from node.dicom import status
-from node.dicom.conformance import StatementTable, merged, parameters, status_table, table
 from node.dicom.documents import DOCUMENT_VRS
-from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.key_values import matching_of
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.matching import MAX_MATCHES
-from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.status import StatementTable, merged, parameters, status_table, table
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
     SERVICES,

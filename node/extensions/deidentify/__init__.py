@@ -16,7 +16,7 @@ from node.registry import lacking
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from node.dicom.conformance import StatementTable as ConformanceTable
+    from node.dicom.status import StatementTable as ConformanceTable
     from node.extensions.deidentify.settings import DeidentifySettings
     from node.settings.model import Settings
 
@@ -54,7 +54,7 @@ De-identification Method Code Sequence has the code (DCM) of the profile, and th
 
 def statement_tables(settings: Settings) -> Mapping[str, ConformanceTable]:
     """Return the tables of the sections by name."""
-    from node.dicom.conformance import table
+    from node.dicom.status import table
     from node.extensions.deidentify.profile import BASIC_PROFILE, CODES
 
     codes = [BASIC_PROFILE, *CODES.values()]

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from node.conversion.naming import folder_name, safe_name
-from node.dicom.part10 import file_head
+from node.dicom.encoding import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, whole
 from node.errors import UsageError, is_of_system

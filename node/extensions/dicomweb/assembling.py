@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, file_head
 from node.dicom.json_model import (
     AVAILABLE_TRANSFER_SYNTAX,
     PIXEL_DATA,
@@ -26,7 +26,6 @@ from node.dicom.json_model import (
     text_of,
     write_model,
 )
-from node.dicom.part10 import file_head
 from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
 from node.extensions.dicomweb.pixel_parts import (
     ALLOCATED,

@@ -22,16 +22,17 @@ from node.children.decoding import NoSuchValue
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,
+    META_BYTES,
     UNDEFINED_LENGTH,
     encoding_of,
+    file_meta,
     locates_frames,
 )
-from node.dicom.header import HeaderCut, read_to_pixels
-from node.dicom.part10 import META_BYTES, file_meta
+from node.dicom.header import read_to_pixels
 from node.dicom.values import text, value, whole
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, counted
-from node.files.bounded import BoundedFile
-from node.files.reading import ClosedFile, InflatedFile, inflated_file
+from node.files.reading import BoundedFile, ClosedFile, InflatedFile, inflated_file
 
 PIECE_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@ from itertools import chain, groupby
 
 from pydicom.datadict import dictionary_description
 
-from node.dicom.conformance import StatementTable, merged, table
+from node.dicom.status import StatementTable, merged, table
 from node.extensions.dicomweb import qido, rendered
 from node.extensions.dicomweb.assembling import ADDED
 from node.extensions.dicomweb.media_types import MULTIPART

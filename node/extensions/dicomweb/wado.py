@@ -18,9 +18,8 @@ from node.archive.intact import data_set_head, data_set_offset
 from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
 from node.children.forwarding import CopyChange, forward
-from node.dicom.encoding import is_as_announced
+from node.dicom.encoding import file_head, is_as_announced
 from node.dicom.json_model import Json
-from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.bulk_data import answer_bulk_data
 from node.extensions.dicomweb.decoding import PictureOrder

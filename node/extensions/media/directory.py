@@ -29,8 +29,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorag
 
 from node.children.decoding import NoSuchValue
 from node.dicom.attributes import date_of, time_of
-from node.dicom.header import HeaderCut, require_few_elements
+from node.dicom.header import require_few_elements
 from node.dicom.values import CONVERSION_ERRORS, items, text, texts
+from node.dicom.walker import HeaderCut
 from node.errors import NotUnderstood, VoxelnodeError
 from node.volume.elements import instant
 

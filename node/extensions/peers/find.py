@@ -8,10 +8,9 @@ from time import monotonic
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
 
-from node.association.association import DimseMessage
+from node.association.association import DimseMessage, primitive_of
 from node.association.client.addresses import Address
 from node.association.client.association import AssociationLost, RequestedAssociation, association, contexts_of
-from node.association.primitives import primitive_of
 from node.dicom.attributes import is_identifier
 from node.dicom.command import MEDIUM_PRIORITY
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_CANCEL, C_GET
 from pynetdicom.presentation import StoragePresentationContexts
 
+from node.association.association import primitive_of
 from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
@@ -21,7 +22,6 @@ from node.association.client.association import (
 )
 from node.association.framing import Violation
 from node.association.messages import Messages
-from node.association.primitives import primitive_of
 from node.association.services.c_store import StoreService
 from node.dicom.command import MEDIUM_PRIORITY, CommandSet, Element, MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN

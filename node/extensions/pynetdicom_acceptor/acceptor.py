@@ -27,14 +27,14 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from node.association.acceptor import Admitted
 from node.association.admission import Rejection
+from node.association.association import peer_maximum_bytes, roles_of
 from node.association.contexts import Negotiated
+from node.association.framing import MAXIMUM_PDU_BYTES
 from node.association.listener import Listener
-from node.association.outgoing import MAXIMUM_PDU_BYTES
-from node.association.primitives import peer_maximum_bytes, roles_of
 from node.association.request import ProposedContext, ReceivedRequest
 from node.association.services.c_store import StoreService
 from node.association.transport import REQUEST_SECONDS
-from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION, is_storage_class
 from node.errors import UsageError
 from node.extensions.pynetdicom_acceptor.handlers import AcceptorHandlers, event_handlers

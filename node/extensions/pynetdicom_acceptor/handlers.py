@@ -3,6 +3,8 @@
 pynetdicom's threads read and answer. What they receive takes the way of every instance (`services.c_store`), so 0x0000
 follows the sync of the journal here too. A peer may do what [peers] allow; who may associate, and all limits of
 associations and time, are those of the program.
+
+C-MOVE and C-GET send instances whole, from memory, and count them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import _config
@@ -42,11 +45,22 @@ from pynetdicom.events import (
 
 from node.association.admission import AssociationRequest
 from node.association.association import AcceptedContext, maximum_bytes
+from node.association.client.association import MAXIMUM_CONTEXTS, contexts_of
+from node.association.client.send import NotSendable, SendOutcome, Sent, intact, outgoing_of, proposals
 from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
-from node.association.services.retrieve import RetrieveService
+from node.association.services.retrieve import (
+    GET_MODELS,
+    MOVE_MODELS,
+    Retrieve,
+    RetrieveService,
+    destination_of,
+    select,
+)
+from node.children.forwarding import CopyChange, transformed
+from node.dicom.coercion import NotCoerced
 from node.dicom.command import (
     C_FIND_RQ,
     C_GET_RQ,
@@ -57,8 +71,15 @@ from node.dicom.command import (
     N_GET_RQ,
     N_SET_RQ,
 )
-from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
-from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
+from node.dicom.status import (
+    CANCELLED,
+    FAILED,
+    NOT_AUTHORIZED,
+    PENDING,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    error_comment,
+)
 from node.index.engine.scope import within
 from node.receive.ingest import Origin
 from node.runtime.budget import Caller, calling
@@ -72,6 +93,43 @@ FRAGMENT_BYTES = 1 << 20
 
 Responses = Iterator[Any]
 """What pynetdicom's generators of responses yield: numbers, destinations, and statuses with data sets."""
+
+
+def get_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
+    """Yield what a handler of pynetdicom yields (`evt.EVT_C_GET`): the number of instances, and each with its status.
+
+    Raises RequestRefused: first of all.
+    """
+    selected = select(operation, service, GET_MODELS)
+    yield from _instances(operation, Retrieve(operation, service, selected, operation.origin.calling_ae_title))
+
+
+def move_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
+    """Yield the same for C-MOVE (`evt.EVT_C_MOVE`), and before it the destination. Raises RequestRefused first."""
+    peer = destination_of(operation, service)
+    selected = select(operation, service, MOVE_MODELS)
+    kinds = proposals(outgoing_of(selected.instances, service.archive.root))[:MAXIMUM_CONTEXTS]
+    tls = (peer.tls, peer.host) if peer.tls is not None else None
+    yield peer.host, peer.port, {"ae_title": peer.ae_title, "contexts": contexts_of(kinds), "tls_args": tls}
+    yield from _instances(operation, Retrieve(operation, service, selected, peer.ae_title))
+
+
+def _instances(operation: Operation, retrieve: Retrieve) -> Iterator[Any]:
+    yield len(retrieve.outgoing)
+    with retrieve.handed_on() as count:
+        for instance in retrieve.outgoing:
+            if operation.is_cancelled():
+                yield CANCELLED, None
+                return
+            try:
+                data_set = transformed(dcmread(intact(instance)), CopyChange(identity=instance.identity))
+            except (NotSendable, NotCoerced) as error:
+                operation.log.warning("instance_not_sent", reason=str(error))
+                count(Sent.not_sent(instance, error if isinstance(error, NotSendable) else NotSendable(str(error))))
+                yield PENDING, str(error)  # no data set: pynetdicom counts it as failed
+            else:
+                count(Sent(instance, SendOutcome.COMPLETED))
+                yield PENDING, data_set
 
 
 def handlers_of(listener: Listener) -> list[EventHandlerType]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 
-from node.dicom.conformance import StatementTable, merged, table
+from node.dicom.status import StatementTable, merged, table
 from node.extensions.results.manifest import KINDS, ResultKind
 from node.settings.model import Settings
 

@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
-from node.dicom.values import items, number, numbers, text, value, whole
+from node.dicom.values import (
+    PrivateTag,
+    items,
+    number,
+    numbers,
+    private_items,
+    private_numbers,
+    private_text,
+    text,
+    value,
+    whole,
+)
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.siemens import place_in_field
 from node.extensions.spectroscopy.signals import (

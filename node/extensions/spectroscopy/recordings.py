@@ -12,8 +12,7 @@ from pydicom import Dataset
 from node.completeness import Evidence
 from node.conversion.datasets import FileSource, Objects, Output, WrittenObjects
 from node.conversion.job import converted_file
-from node.dicom.private import PrivateTag, private_bytes
-from node.dicom.values import text, texts, value, whole
+from node.dicom.values import PrivateTag, private_bytes, text, texts, value, whole
 from node.errors import ConversionRefused, counted
 from node.extensions.spectroscopy.physio_log import (
     EVENT_CHANNELS,

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.private import PrivateTag, private_bytes, private_text
-from node.dicom.values import number, text, whole
+from node.dicom.values import PrivateTag, number, private_bytes, private_text, text, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.signals import (
     POSITION_TOLERANCE_MM,

@@ -22,10 +22,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short, time_of
-from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN, found_syntax
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN, file_meta, found_syntax
 from node.dicom.header import require_few_elements
 from node.dicom.json_model import NAME_GROUPS, Json, entry_text, json_model, name_groups
-from node.dicom.part10 import file_meta
 from node.errors import UsageError
 from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.queries import (

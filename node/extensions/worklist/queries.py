@@ -18,7 +18,6 @@ from pydicom.tag import BaseTag
 
 from node.dicom import status
 from node.dicom.attributes import date_of, time_of
-from node.dicom.conformance import StatementTable, status_table, table
 from node.dicom.json_model import Json, entry_text, value_text
 from node.dicom.key_values import (
     Between,
@@ -32,6 +31,7 @@ from node.dicom.key_values import (
 )
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
+from node.dicom.status import StatementTable, status_table, table
 from node.dicom.values import CONVERSION_ERRORS, standard_tag
 from node.extensions.worklist.settings import WorklistSettings
 from node.settings.model import Settings

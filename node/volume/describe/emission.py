@@ -8,8 +8,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedPETImageStorage
 
-from node.dicom.private import PrivateTag, private_text
-from node.dicom.values import items, number, text
+from node.dicom.values import PrivateTag, items, number, private_text, text
 from node.errors import VoxelnodeError
 from node.volume.elements import DAY_S, ClocksUnknown, Instant, instant, stated_instant
 from node.volume.model import Frame

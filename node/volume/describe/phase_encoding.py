@@ -11,8 +11,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_numbers
-from node.dicom.values import numbers, text, texts, whole
+from node.dicom.values import PrivateTag, numbers, private_numbers, text, texts, whole
 from node.volume.vendors import echo_train_s, is_encoded_upwards
 from node.volume.vendors.siemens import csa_image, csa_numbers
 

@@ -20,8 +20,17 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag
 
-from node.dicom.private import private_items
-from node.dicom.values import Element, copy_encoding, held_elements, items, standard_tag, text, value, whole
+from node.dicom.values import (
+    Element,
+    copy_encoding,
+    held_elements,
+    items,
+    private_items,
+    standard_tag,
+    text,
+    value,
+    whole,
+)
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.phase_encoding import phase_encoding
 from node.volume.elements import DAY_S

@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_numbers
-from node.dicom.values import items, number, text, texts
+from node.dicom.values import PrivateTag, items, number, private_numbers, text, texts
 from node.errors import VoxelnodeError
 from node.volume.describe.emission import SuvUnknown, injected_dose_bq, scan_start, since_injection
 from node.volume.elements import stated_instant

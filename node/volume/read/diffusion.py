@@ -9,9 +9,7 @@ import numpy as np
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from node.dicom.per_series import once_per_series
-from node.dicom.private import private_sequences
-from node.dicom.values import items, number, numbers, text, texts
+from node.dicom.values import items, number, numbers, once_per_series, private_sequences, text, texts
 from node.volume import vendors
 from node.volume.model import Diffusion, Frame
 from node.volume.vendors import ge

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.dicom.per_series import once_per_series
-from node.dicom.values import held, items, number, standard_tag, stated_numbers, texts
+from node.dicom.values import held, items, number, once_per_series, standard_tag, stated_numbers, texts
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import private_fields

@@ -11,8 +11,7 @@ from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import RLELossless
 
 from node.dicom.header import CutPixels
-from node.dicom.per_series import once_per_series
-from node.dicom.values import held, number, standard_tag
+from node.dicom.values import held, number, once_per_series, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import text
 from node.volume.model import Array

@@ -21,9 +21,9 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from node.dicom.header import is_sequence
 from node.dicom.reading import stored_bytes
 from node.dicom.values import CONVERSION_ERRORS, held_elements
+from node.dicom.walker import is_sequence
 from node.errors import ConversionRefused, is_of_system
 from node.volume.read.pixel_layout import to_rgb
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames

@@ -19,8 +19,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
-from node.dicom.per_series import once_per_series
-from node.dicom.values import items, number, numbers, stated_numbers, text, texts
+from node.dicom.values import items, number, numbers, once_per_series, stated_numbers, text, texts
 from node.errors import ConversionRefused
 from node.volume import elements
 from node.volume.geometry import POSITION_TOLERANCE_MM

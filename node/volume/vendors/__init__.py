@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
-from node.dicom.per_series import once_per_series
-from node.dicom.private import has_private_elements, private_items
-from node.dicom.values import text, texts
+from node.dicom.values import has_private_elements, once_per_series, private_items, text, texts
 from node.volume.model import Tiling
 from node.volume.vendors import ge, philips, siemens, siemens_mosaic, uih
 from node.volume.vendors.fields import VendorField, stated_fields

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_numbers, private_text
+from node.dicom.values import PrivateTag, private_numbers, private_text
 
 
 class VendorField(NamedTuple):

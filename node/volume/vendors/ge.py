@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
-from node.dicom.values import as_numbers, number, numbers, text
+from node.dicom.values import (
+    PrivateTag,
+    as_numbers,
+    number,
+    numbers,
+    private_bytes,
+    private_numbers,
+    private_text,
+    private_texts,
+    text,
+)
 from node.volume.vendors.fields import VendorField, count_field, notation, number_field, rounded, text_field
 from node.volume.vendors.gradients import Gradient, along_encoding
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
-from node.dicom.values import number, text, texts
+from node.dicom.values import PrivateTag, number, private_items, private_numbers, private_text, text, texts
 from node.volume.vendors.fields import VendorField, notation, number_field, rounded
 from node.volume.vendors.gradients import Gradient
 

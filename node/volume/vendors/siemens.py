@@ -16,8 +16,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
-from node.dicom.values import text, texts
+from node.dicom.values import PrivateTag, private_bytes, private_numbers, private_text, private_texts, text, texts
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 

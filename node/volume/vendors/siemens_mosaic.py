@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_numbers
-from node.dicom.values import number, numbers, texts, whole
+from node.dicom.values import PrivateTag, number, numbers, private_numbers, texts, whole
 from node.errors import ConversionRefused
 from node.volume.model import Float, Tiling
 from node.volume.reasons import Reason

@@ -9,8 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
-from node.dicom.values import number, numbers, text, texts, whole
+from node.dicom.values import (
+    PrivateTag,
+    number,
+    numbers,
+    private_items,
+    private_numbers,
+    private_text,
+    text,
+    texts,
+    whole,
+)
 from node.errors import ConversionRefused
 from node.volume.elements import Instant, stated_instant
 from node.volume.model import Tiling

@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.attributes import InstanceAttributes, date_of, instance_attributes, is_identifier, time_of
-from node.dicom.part10 import file_head
+from node.dicom.encoding import file_head
 from node.errors import NotUnderstood
 from tests import make
 

@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom import dump as module
 from node.dicom.dump import Dump, DumpedElement, DumpLimits
-from node.files.bounded import BoundedFile
+from node.files.reading import BoundedFile
 from tests import make
 
 

@@ -24,10 +24,6 @@ from pydicom.uid import (
 from node.dicom import header
 from node.dicom.attributes import INDEXED_TAGS
 from node.dicom.header import (
-    MAX_ELEMENTS,
-    MAX_VALUE_BYTES,
-    HeaderCut,
-    TooManyElements,
     read_every,
     read_header,
     read_header_by_windows,
@@ -37,6 +33,7 @@ from node.dicom.header import (
     require_inflatable,
     require_parsable,
 )
+from node.dicom.walker import MAX_ELEMENTS, MAX_VALUE_BYTES, HeaderCut, TooManyElements
 from node.errors import NotUnderstood
 from tests.make import PYDICOM_FILES
 

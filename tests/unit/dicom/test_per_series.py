@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node.dicom.per_series import once_per_series
 from node.dicom.reading import with_elements
-from node.dicom.values import held_elements, number, numbers, standard_tag, text
+from node.dicom.values import held_elements, number, numbers, once_per_series, standard_tag, text
 from node.files.reading import read_instance
 from tests import make
 

@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.dicom.private import PrivateTag, private_bytes, private_items, private_numbers, private_text
+from node.dicom.values import PrivateTag, private_bytes, private_items, private_numbers, private_text
 from tests import make
 
 VECTOR = PrivateTag(0x0019, "VENDOR HEADER", 0x0E, "FD")

@@ -21,10 +21,11 @@ from pydicom.uid import (
 )
 
 from node.dicom import header
-from node.dicom.private import PrivateTag, private_items
 from node.dicom.reading import LONG_PIXELS, FileBytes, stored_bytes
+from node.dicom.values import PrivateTag, private_items
 from node.errors import NotUnderstood
-from node.files import bounded, reading
+from node.files import reading
+from node.files import reading as bounded
 from node.files.reading import HEAD_BYTES, read_instance
 from tests import make
 from tests.make import PYDICOM_FILES, ct_series

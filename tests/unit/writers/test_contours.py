@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from node.volume.model import Geometry
-from node.writers.contours import outlines
 from node.writers.options import WriteOptions
+from node.writers.pictures import outlines
 from node.writers.write import write_volume
 from tests.volumes import volume
 

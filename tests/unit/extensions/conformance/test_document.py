@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.dicom.conformance import table
+from node.dicom.status import table
 from node.extensions.conformance.document import as_json, as_markdown, with_section
 
 TEMPLATE = """# About $what

@@ -17,10 +17,9 @@ from node.volume.model import Geometry, Volume
 from node.writers.base import WrittenFile
 from node.writers.itk import write_metaimage, write_nrrd
 from node.writers.nifti import write_nifti, write_pair
-from node.writers.npz import write_npz
 from node.writers.options import WriteOptions
 from node.writers.sidecar import write_sidecar
-from node.writers.write import write_analyze
+from node.writers.write import write_analyze, write_npz
 
 AFFINE = np.array([[0.0, 0.0, 3.0, -10.0], [0.8, 0.0, 0.0, 20.0], [0.0, -0.9, 0.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 

@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.dicom.part10 import file_head
+from node.dicom.encoding import file_head
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transcoding import transcoded
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable, choose_target
