@@ -22,10 +22,19 @@ from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
-from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by, is_so, party_of, standing_ends
 from node.index.nouns.records import AssociationEnd, ClaimedSeries
 from node.index.nouns.senders import Ending, forget_unreleased, learn_end, means_nothing
-from node.index.nouns.verdicts import held_at, judge, series_at, update_series
+from node.index.nouns.verdicts import (
+    IN_AN_INSTANCE,
+    aborted_by,
+    held_at,
+    is_so,
+    judge,
+    party_of,
+    series_at,
+    standing_ends,
+    update_series,
+)
 from node.index.nouns.waits import OPEN_SECONDS, replace_waits, waits_of
 from node.quiet import after_abort, due_at, is_quiet_of
 

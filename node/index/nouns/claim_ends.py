@@ -18,10 +18,18 @@ from node.index.nouns.association_ends import learn_from_whole
 from node.index.nouns.conversions import insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.expectations import count_damaged, count_lost
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import DAMAGED, convert_referring, end_waits_for, reopen, replace_references
-from node.index.nouns.verdicts import completeness_columns, doubt_parts, judge, row_of, update_series, verdict_now
+from node.index.nouns.verdicts import (
+    completeness_columns,
+    count_damaged,
+    count_lost,
+    doubt_parts,
+    judge,
+    row_of,
+    update_series,
+    verdict_now,
+)
 from node.index.nouns.waits import REVOKED, await_nobody
 from node.runtime.background import wait_seconds
 

@@ -24,11 +24,10 @@ from node.index.nouns.claim_ends import ClaimEnds
 from node.index.nouns.conversions import current_conversion, last_revision
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_series_event
-from node.index.nouns.expectations import COUNTS, expectation_of
 from node.index.nouns.records import ClaimedSeries
 from node.index.nouns.reopening import find_series, references_of
 from node.index.nouns.senders import learn_gaps
-from node.index.nouns.verdicts import held_at, judge, update_series
+from node.index.nouns.verdicts import COUNTS, expectation_of, held_at, judge, update_series
 from node.index.nouns.waits import REVOKED, await_nobody, is_due
 
 RECONVERSION_REQUESTED = "reconversion requested"

@@ -1,25 +1,228 @@
-"""The verdict of a series: its columns, judged again at any time by what the rows say then."""
+"""The verdict of a series: what its rows, those of its study and of its senders let expect of it, and its columns.
+
+`node.completeness` weighs the facts. A closed series is judged again at any time, by what the rows say then.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import Completeness, Expectation, Findings, certainty, findings_of, verdict_of
+from node.completeness import (
+    Completeness,
+    Expectation,
+    Findings,
+    Party,
+    Reported,
+    certainty,
+    expectation,
+    findings_of,
+    verdict_of,
+)
 from node.dicom.counts import InstanceCounts
-from node.index.engine.sql import looked_up_in
-from node.index.models.history import ConversionRow
-from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.engine.sql import in_partial_index, looked_up_in
+from node.index.models.history import REPLACED, SET_ASIDE, ConflictRow, ConversionRow, EventRow, LostInstanceRow
+from node.index.models.levels import MARKED_IMAGES, OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
-from node.index.nouns.expectations import COUNTS, expectation_of, parts_of
 from node.index.nouns.reopening import reopen
 from node.index.nouns.waits import await_nobody, performed_of
+
+IN_AN_INSTANCE = ", in the middle of an instance"
+"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
+
+COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
+"""The columns of an instance that are its `InstanceCounts`."""
+
+
+def expectation_of(
+    connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
+) -> Expectation:
+    """Return what the rows of a series and of its study let expect of it now."""
+    aside, versions = _count_aside(connection, row.id, study_uid, row.series_instance_uid)
+    return expectation(
+        counts,
+        reported=_reported_of(row.reported),
+        aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
+        forced=row.due_at is not None and row.due_at > now,
+        siblings=tuple(_siblings(connection, row)),
+        split=_is_split(connection, row, counts),
+        is_part=bool(parts_of(connection, row)),
+        performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
+        lost=count_lost(connection, (study_uid, row.series_instance_uid)),
+        damaged=count_damaged(connection, row.id),
+        aside=aside,
+        versions=versions,
+    )
+
+
+def _reported_of(document: Mapping[str, Any] | None) -> Reported | None:
+    """Return what a row has of the word of the sender."""
+    return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
+
+
+def aborted_by(
+    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
+) -> Party:
+    """Return who aborted an association that delivered instances of a series, after the last one.
+
+    That counts until the sender comes back. `before`: whether it was aborted before a moment.
+    """
+    event = next(reversed(standing_ends(connection, key, last_received_at)), None)
+    return "" if event is None or (before is not None and event.happened_at > before) else party_of(event)
+
+
+def party_of(event: Row[Any]) -> Party:
+    """Return against whom the end of an association counts, by its event."""
+    if event.kind == "node-ended":
+        return "node"
+    return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+
+
+def standing_ends(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> list[Row[Any]]:
+    """Return the events of the ends of associations that count against a series, the last one last.
+
+    A return of the sender ends all of them. What is learnt or said of an ending ends those that were so, and no other.
+    """
+    events = select(EventRow.kind, EventRow.happened_at, EventRow.detail, EventRow.ending).where(
+        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
+        EventRow.series_instance_uid == key[1],
+        EventRow.study_instance_uid == key[0],
+        EventRow.happened_at >= last_received_at,
+    )
+    standing: list[Any] = []
+    for event in connection.execute(events.order_by(EventRow.id)):
+        if event.kind in ("sender-aborted", "node-ended"):
+            standing.append(event)
+        elif event.kind == "sender-returned":
+            standing.clear()
+        else:
+            standing = [one for one in standing if not is_so(one, event.ending)]
+    return standing
+
+
+def is_so(event: Row[Any], ending: list[str] | None) -> bool:
+    """Return whether an end counts against its sender, and was so; None: however it was, but within an instance."""
+    return party_of(event) == "sender" and ending in (None, event.ending)
+
+
+def _count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
+    """Count what was set aside of a series: instances whose UIDs other series have, and versions of its own ones."""
+    row = ConflictRow
+    aside = select(row.sop_instance_uid).join(ImageRow, ImageRow.sop_instance_uid == row.sop_instance_uid)
+    aside = aside.where(row.study_instance_uid == study, row.series_instance_uid == series)
+    elsewhere = aside.where(row.kind.in_((*SET_ASIDE, REPLACED)), ImageRow.series_id != series_id).distinct()
+    here = aside.where(row.kind.in_(SET_ASIDE), ImageRow.series_id == series_id, row.decision.is_(None))
+    counts = [connection.scalar(select(func.count()).select_from(some.subquery())) or 0 for some in (elsewhere, here)]
+    return counts[0], counts[1]
+
+
+def count_lost(connection: Connection, series: SeriesKey) -> int:
+    """Count the lost instances of a series."""
+    of_series = LostInstanceRow.study_instance_uid == series[0], LostInstanceRow.series_instance_uid == series[1]
+    return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_series)).scalar_one())
+
+
+def count_damaged(connection: Connection, series_id: int) -> int:
+    """Count the instances of a series whose files are known to be missing or damaged."""
+    marked = in_partial_index(ImageRow.series_id, MARKED_IMAGES), ImageRow.file_missing
+    count = select(func.count(ImageRow.id)).where(ImageRow.series_id == series_id, *marked)
+    return int(connection.execute(count).scalar_one())
+
+
+def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
+    """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
+    query = _of_same_protocol(row).where(
+        SeriesRow.state == "converted", SeriesRow.series_description == row.series_description
+    )
+    alike = _of_same_matrix(connection, row, query)
+    counts = (select(func.count()).where(ImageRow.series_id == series.id) for series in alike)
+    return [connection.execute(count).scalar_one() for count in counts]
+
+
+def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCounts]) -> bool:
+    """Return whether another series of the protocol announces as many times: some senders make a series of each."""
+    times = max((count.number_of_temporal_positions or 0 for count in counts), default=0)
+    if times < 2:
+        return False
+    announced = (
+        connection.execute(
+            select(ImageRow.number_of_temporal_positions).where(ImageRow.series_id == series).limit(1)
+        ).scalar()
+        for series in connection.execute(_of_same_protocol(row)).scalars().all()
+    )
+    return times in announced
+
+
+def parts_of(connection: Connection, row: Row[Any]) -> list[int]:
+    """Return the series that seem to be of one acquisition with an MR series: some senders make one of each volume.
+
+    They have its Series Number, or numbers that follow each other, and Acquisition Numbers that no two of them share.
+    """
+    if row.modality != "MR" or row.series_number is None or row.frame_of_reference_uid is None:
+        return []
+    alike = _of_same_protocol(row).where(
+        SeriesRow.series_description.is_not_distinct_from(row.series_description),
+        SeriesRow.frame_of_reference_uid == row.frame_of_reference_uid,
+        SeriesRow.series_number.is_not(None),
+    )
+    numbered: dict[int, list[int]] = defaultdict(list)
+    for series in _of_same_matrix(connection, row, alike.add_columns(SeriesRow.series_number)):
+        numbered[series.series_number].append(series.id)
+    if numbered[row.series_number]:
+        return numbered[row.series_number]
+    run = [series for number in _run_of(row.series_number, numbered) for series in numbered[number]]
+    acquisitions = [_acquisitions(connection, series) for series in (row.id, *run)]
+    shared = sum(map(len, acquisitions)) > len(set().union(*acquisitions))
+    return [] if shared or None in set().union(*acquisitions) else run
+
+
+def _run_of(number: int, numbers: Mapping[int, Any]) -> list[int]:
+    """Return the numbers that follow a number, or lead to it, without a gap."""
+    found = []
+    for step in (-1, 1):
+        other = number + step
+        while numbers.get(other):
+            found.append(other)
+            other += step
+    return found
+
+
+def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
+    return set(
+        connection.scalars(select(ImageRow.acquisition_number).where(ImageRow.series_id == series_id).distinct())
+    )
+
+
+def _of_same_matrix(connection: Connection, row: Row[Any], others: Select[Any]) -> list[Row[Any]]:
+    """Return those of other series whose images have the matrix of a series; none for a series without images."""
+    own = _image_of(connection, row.id)
+    found = connection.execute(others).all() if own is not None else ()
+    return [series for series in found if _image_of(connection, series.id) == own]
+
+
+def _image_of(connection: Connection, series_id: int) -> Row[str, int | None, int | None] | None:
+    """Return SOP class and matrix of one image of a series; None for a series without, such as of reports."""
+    one = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns)
+    one = one.where(ImageRow.series_id == series_id, ImageRow.rows.is_not(None)).limit(1)
+    return connection.execute(one).first()
+
+
+def _of_same_protocol(row: Row[Any]) -> Select[int]:
+    """Select the ids of the other series of the study with this modality and protocol; none without a protocol."""
+    return select(SeriesRow.id).where(
+        SeriesRow.study_id == row.study_id,
+        SeriesRow.id != row.id,
+        SeriesRow.modality == row.modality,
+        SeriesRow.protocol_name == row.protocol_name,
+        SeriesRow.protocol_name.is_not(None),
+    )
 
 
 def series_at(key: SeriesKey) -> Select[Any]:
