@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from node.children.messages import ChildCancelled as ChildCancelled
     from node.children.messages import ChildLate as ChildLate
     from node.children.serving import ChildPipes as ChildPipes
-    from node.cli.exchange.sample_series import shipped_with_pydicom as shipped_with_pydicom
+    from node.cli.exchange.hook_tests import shipped_with_pydicom as shipped_with_pydicom
     from node.cli.options import ChangedRoot as ChangedRoot
     from node.cli.options import Commands as Commands
     from node.cli.options import Configured as Configured
@@ -265,7 +265,7 @@ PLACES = {
     "node.settings.section": "AETitle Host Seconds SettingsSection",
     "node.dicom.status": "StatementTable parameters",
     # Commands
-    "node.cli.exchange.sample_series": "shipped_with_pydicom",
+    "node.cli.exchange.hook_tests": "shipped_with_pydicom",
     "node.cli.options": "ChangedRoot Commands Configured Json Root SeriesUids StudyUids studies_or_series",
     "node.cli.output": "Answer Columns Listing listing print_fields print_table printable progress_bar",
     "node.cli.run.serve": "Sitting browse remove_left sitting stop_at_end temporary_root",

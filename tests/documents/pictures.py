@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydicom import Dataset, FileDataset
 from pydicom.uid import RTDoseStorage, generate_uid
 
-from node.cli.exchange.sample_series import shipped_with_pydicom
+from node.cli.exchange.hook_tests import shipped_with_pydicom
 from node.extensions.demo.known_series import head_phantom
 from tests import make
 from tests.acceptance.served import Served

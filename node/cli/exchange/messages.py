@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,13 +23,11 @@ from node.cli.output import (
     printable,
     series_name,
 )
-from node.errors import ResultRefused, UsageError, VoxelnodeError, counted, nearest, with_last_line
+from node.errors import ResultRefused, UsageError, counted, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.index.work.ledger import Lane
-    from node.notify.message import HookMessage
-    from node.settings.core import HookEvent, HookSettings
-    from node.settings.model import Settings
+    from node.settings.core import HookSettings
 
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 routes = Commands(help="Inspect, add, pause and retry routes to other nodes.", no_args_is_help=True)
@@ -62,10 +59,6 @@ ROUTED: Columns = {
 }  # fmt: skip
 
 
-class MessageNotDelivered(VoxelnodeError):
-    """The hook did not accept the message."""
-
-
 @hooks.command("list")
 def list_hooks(root: Root) -> Listing:
     """List the hooks and the progress of their deliveries.
@@ -75,7 +68,10 @@ def list_hooks(root: Root) -> Listing:
     with root.looking() as index:
         progress = index.hooks.progress()
     known = root.settings.hooks
-    rows = [_described(name, hook) | progress.get(name, {}) for name, hook in known.items()]
+    rows = [
+        {"hook": name, "on": list(hook.on), "by": hook.receiver} | progress.get(name, {})
+        for name, hook in known.items()
+    ]
     others = [row for name, row in progress.items() if name not in known and row["waiting"]]
     rows += [{"on": [], "by": "not in the configuration"} | row for row in others]
 
@@ -156,28 +152,36 @@ def try_(
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
-    from node.cli.exchange.sample_series import sample_root
+    from node.cli.exchange.hook_tests import (
+        message_of_test,
+        misfit_lines,
+        printed_lines,
+        sample_root,
+        test_failure,
+        tested_results,
+        with_files,
+    )
     from node.notify.channel import NotDelivered, delivered_test
 
     wanted = next(known for known in hook.on if event in (None, known))
     with ExitStack() as opened:
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
-        message, misfits = _test_message(folder, settings, hook, wanted, series)
-        unfit = _unfit(name, misfits, series)
+        message, misfits = message_of_test(folder, settings, hook, wanted, series)
+        unfit = misfit_lines(name, misfits, series)
         if series is not None and hook.is_here:
-            message = opened.enter_context(_with_files(message, root))
+            message = opened.enter_context(with_files(message, root))
         output = None
         try:
             with delivered_test(settings, name, message) as (delivered, out):
                 output = delivered.output
-                results = _tested(root, series is None and folder, out, delivered.results, name, message)
+                results = tested_results(root, series is None and folder, out, delivered.results, name, message)
         except NotDelivered as error:
             reason = f"hook {name} did not accept the message: {error}"
-            raise _failure(reason, unfit, None if json else error.output) from error
+            raise test_failure(reason, unfit, None if json else error.output) from error
         except ResultRefused as error:
             reason = f"hook {name}: a result was refused: {error}"
-            raise _failure(reason, unfit, None if json else output) from error
-    lines = _printed(output)
+            raise test_failure(reason, unfit, None if json else output) from error
+    lines = printed_lines(output)
     for result in results:
         lines.append(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")
     if out is not None and not results:
@@ -185,83 +189,6 @@ def try_(
     lines += [f"hook {name} accepted {message.event} {message.id}", *unfit]
     content = {"hook": name, "message": message.content, "output": output, "misfits": misfits, "results": results}
     return Answer(content, "\n".join(lines))
-
-
-def _failure(reason: str, unfit: list[str], output: str | None) -> MessageNotDelivered:
-    """Print what a hook printed, and return why its test failed."""
-    print("\n".join(_printed(output)), end="\n" if output else "")
-    return MessageNotDelivered("; ".join([reason, *unfit]))
-
-
-def _printed(output: str | None) -> list[str]:
-    """Return the lines that a hook printed, apart from what this command says."""
-    return ["the hook printed:", *(f"    {line}" for line in output.splitlines())] if output else []
-
-
-def _tested(
-    root: Root, sample: Path | Literal[False], out: str | None, content: object, name: str, message: HookMessage
-) -> list[dict[str, Any]]:
-    """Return what the node would store of the files in the folder `out`. Raises ResultRefused as the node does.
-
-    `sample`: the root of the example series, if the message is about that.
-    """
-    from node.index.database.reading import reading
-    from node.registry import TESTED_RESULTS, part_of
-
-    tested = part_of(root.settings, TESTED_RESULTS)
-    if tested is None or out is None:
-        return []
-    left = Path(out), content, name, message.content
-    if sample:
-        return list(tested(*left, lambda: reading(sample, None), lambda file: sample / file.key))
-    with root.files() as local:
-        return list(tested(*left, root.reading, local))
-
-
-def _unfit(name: str, misfits: list[str], series: str | None) -> list[str]:
-    """Return a line on the clauses of `where` that the series of a test does not fit."""
-    if not misfits:
-        return []
-    clauses = "; ".join(misfits)
-    if series is not None:
-        return [f"without a test, the hook does not receive this series: {clauses}"]
-    return [f"the example series does not fit `where` of hook {name} ({clauses}): name one that does with --series UID"]
-
-
-@contextmanager
-def _with_files(message: HookMessage, root: Root) -> Iterator[HookMessage]:
-    """Yield a message whose paths are those of temporary copies where only the object store has the files."""
-    from node.notify.message import files_of, with_paths
-
-    with root.reading() as index, root.files() as local:
-        yield with_paths(message, {str(root.folder / file.key): str(local(file)) for file in files_of(index, message)})
-
-
-def _test_message(
-    root: Path, settings: Settings, hook: HookSettings, event: HookEvent, series: str | None
-) -> tuple[HookMessage, list[str]]:
-    """Return the message of a series, and the clauses of `where` that it does not fit."""
-    from node.index.database.reading import reading
-    from node.notify.message import message_of_first
-    from node.selector import compile_selector
-
-    url = settings.index.url if root == settings.storage.root else None
-    with reading(root, url) as index:
-        found = index.series.with_uid(series) if series is not None else index.series.newest(1)
-        if len(found) != 1:
-            number = "several studies have a" if found else "there is no"
-            raise UsageError(f"{number} series {series!r}: `voxelnode series --uids` lists those that are here")
-        key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
-        message = message_of_first(index, hook, event, settings.dicom.ae_title, found)
-        if message is None:
-            lacking = "volume" if event == "volume-written" else "instance"
-            raise UsageError(f"series {key[1]} has no {lacking} for {event}: choose another series or --event")
-        if hook.where is None:
-            return message, []
-        selector = compile_selector(hook.where)
-        facts = index.facts.of_series(selector.fields, *key)
-        misfits = selector.why_not(facts) if facts is not None else []
-        return message, [f"{clause}, but {instead}" for clause, instead in misfits]
 
 
 @hooks.command("replay")
@@ -416,10 +343,6 @@ def configured(root: Root, name: str) -> HookSettings:
         configured = f"configured: {', '.join(known)}" if known else "none are configured"
         raise UsageError(f"there is no hook {name!r}; {configured}")
     return known[name]
-
-
-def _described(name: str, hook: HookSettings) -> dict[str, Any]:
-    return {"hook": name, "on": list(hook.on), "by": hook.receiver}
 
 
 @routes.command("list")

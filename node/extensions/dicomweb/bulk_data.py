@@ -50,13 +50,13 @@ from node.extensions.dicomweb.resources import (
     pieces_of,
     requested,
     respond,
-    sent,
+    respond_with_range,
+    skipped,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import Damaged, Unavailable, decoded_file, leaving_file, whole_file
-from node.web.headers import has_etag
 
 router = dicomweb_router(MEMBERS)
 
@@ -485,77 +485,3 @@ def _answer(target: SelectedInstances, parts: Iterator[Part], detail: str, *, is
     etag = target.etag(f"{detail} {accept_of(target)} {target.base}")
     status = 200 if is_whole and not target.unavailable else 206
     return respond(target, message.write(chain((first,), parts)), message.content_type, etag, None, status)
-
-
-def respond_with_range(
-    target: SelectedInstances, content: Callable[[int], Pieces], length: int, content_type: str, etag: str
-) -> Response:
-    """Respond with the whole representation, or with the one byte range that the request asks for.
-
-    Several ranges are answered with the whole, as RFC 9110 14.2 allows; so is ``If-Range`` with another entity tag.
-    `content` returns the representation from a byte to its end. `etag` is that of `SelectedInstances.etag`; it is sent
-    as a strong one, since the bytes are the same each time.
-    """
-    etag = etag.removeprefix("W/")
-    request = target.request
-    wanted = None
-    if (
-        request.method == "GET"
-        and request.headers.get("if-range", etag) == etag
-        and not has_etag(request.headers, etag)
-    ):
-        wanted = byte_range(request.headers.get("range", ""), length)
-    if wanted is None:
-        response = respond(target, content(0), content_type, etag, length)
-        response.headers["Accept-Ranges"] = "bytes"
-        return response
-    start, end = wanted
-    headers = {
-        "ETag": etag,
-        "Vary": "Accept",
-        "Content-Type": content_type,
-        "Content-Range": f"bytes {start}-{end - 1}/{length}",
-        "Content-Length": str(end - start),
-        "Accept-Ranges": "bytes",
-    }
-    pieces, length = content(start), end - start
-    return sent(pieces[:length] if isinstance(pieces, bytes) else _yielded(pieces, length), 206, headers)
-
-
-def byte_range(header: str, length: int) -> tuple[int, int] | None:
-    """Return start and end of the requested bytes; None for the whole, 416 if there is no such byte."""
-    found = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)
-    if found is None or not (found[1] or found[2]):
-        return None
-    if not found[1]:
-        start, end = max(length - int(found[2]), 0), length
-    else:
-        start, end = int(found[1]), min(int(found[2]) + 1, length) if found[2] else length
-        if found[2] and int(found[2]) < start:
-            return None
-    if start >= end:
-        raise HTTPException(416, f"the representation has {length} bytes", {"Content-Range": f"bytes */{length}"})
-    return start, end
-
-
-def skipped(pieces: Pieces, count: int) -> Pieces:
-    """Return pieces without their first `count` bytes."""
-    return pieces[count:] if isinstance(pieces, bytes) else _skipped(pieces, count)
-
-
-def _skipped(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
-    for piece in pieces:
-        if count < len(piece):
-            yield piece[count:]
-        count = max(count - len(piece), 0)
-
-
-def _yielded(pieces: Iterator[bytes], left: int) -> Iterator[bytes]:
-    for piece in pieces:
-        yield piece[:left]
-        left -= min(len(piece), left)
-        if not left:
-            break
-    close = getattr(pieces, "close", None)
-    if close is not None:
-        close()
