@@ -14,8 +14,8 @@ import pytest
 from node.extensions.bids.sidecars import NiftiCopy
 from node.extensions.bids.sources import IndexSource
 from node.extensions.channels.settings import CommandSettings
-from node.extensions.object_store.remote import fetching
-from node.extensions.object_store.stores import configured_store
+from node.extensions.object_store.bucket import configured_store
+from node.extensions.object_store.kind import fetching
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.projects.export import export
 from node.index.database.reading import reading

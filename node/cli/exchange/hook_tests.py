@@ -129,7 +129,7 @@ class MessageNotDelivered(VoxelnodeError):
     """The hook did not accept the message."""
 
 
-def test_failure(reason: str, unfit: list[str], output: str | None) -> MessageNotDelivered:
+def failure_of_test(reason: str, unfit: list[str], output: str | None) -> MessageNotDelivered:
     """Print what a hook printed, and return why its test failed."""
     print("\n".join(printed_lines(output)), end="\n" if output else "")
     return MessageNotDelivered("; ".join([reason, *unfit]))

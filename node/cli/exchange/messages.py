@@ -68,8 +68,8 @@ def list_hooks(root: Root) -> Listing:
     with root.looking() as index:
         progress = index.hooks.progress()
     known = root.settings.hooks
-    rows = [
-        {"hook": name, "on": list(hook.on), "by": hook.receiver} | progress.get(name, {})
+    rows: list[dict[str, Any]] = [
+        {"hook": name, "on": list(hook.on), "by": hook.receiver, **progress.get(name, {})}
         for name, hook in known.items()
     ]
     others = [row for name, row in progress.items() if name not in known and row["waiting"]]
@@ -153,11 +153,11 @@ def try_(
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
     from node.cli.exchange.hook_tests import (
+        failure_of_test,
         message_of_test,
         misfit_lines,
         printed_lines,
         sample_root,
-        test_failure,
         tested_results,
         with_files,
     )
@@ -177,10 +177,10 @@ def try_(
                 results = tested_results(root, series is None and folder, out, delivered.results, name, message)
         except NotDelivered as error:
             reason = f"hook {name} did not accept the message: {error}"
-            raise test_failure(reason, unfit, None if json else error.output) from error
+            raise failure_of_test(reason, unfit, None if json else error.output) from error
         except ResultRefused as error:
             reason = f"hook {name}: a result was refused: {error}"
-            raise test_failure(reason, unfit, None if json else output) from error
+            raise failure_of_test(reason, unfit, None if json else output) from error
     lines = printed_lines(output)
     for result in results:
         lines.append(f"{result['file']}: {result['kind']} {result['description']!r}, not stored, since this is a test")

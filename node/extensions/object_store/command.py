@@ -29,9 +29,9 @@ def status(root: Root) -> Listing:
     store, problem = None, None
     if root.settings.storage.url is not None:
         from node.archive.base import StoreAway
-        from node.extensions.object_store.remote import owner_problem
+        from node.extensions.object_store.bucket import configured_store
         from node.extensions.object_store.settings import StoreSettings
-        from node.extensions.object_store.stores import configured_store
+        from node.extensions.object_store.stores import owner_problem
 
         store = configured_store(root.settings.table(StoreSettings))
         try:

@@ -18,17 +18,9 @@ from urllib.parse import urlsplit
 
 from node.archive.base import StoreAway
 from node.errors import UsageError
+from node.extensions.object_store.bucket import REMEDIES, BucketStore, bucket_options, credentials_of, s3_store
 from node.extensions.object_store.settings import BucketSettings
-from node.extensions.object_store.stores import (
-    MAX_WHOLE_BYTES,
-    REMEDIES,
-    BucketStore,
-    ObjectNotTaken,
-    WholeFile,
-    bucket_options,
-    credentials_of,
-    s3_store,
-)
+from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken, WholeFile
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 

@@ -7,28 +7,34 @@ configuration cannot be used.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import groupby, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import time
 
-from node.archive.base import VOLUMES, ArchivedFile, File, LocalFile, Remote, StoreAway
+from node.archive.base import VOLUMES, ArchivedFile, File, LocalFile, Remote, StoreAway, is_of_revision
 from node.archive.base import Uploads as UploadService
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
-from node.archive.intact import MISSING
+from node.archive.intact import MISSING, problem_with
 from node.conversion.volume_files import LostSources
-from node.extensions.object_store.places import PlaceRepository
-from node.extensions.object_store.remote import (
-    CachedStore,
+from node.extensions.object_store.bucket import configured_store
+from node.extensions.object_store.places import HostOf, PlaceRepository, Hosts
+from node.extensions.object_store.remote import LOST, CachedStore, no_other
+from node.extensions.object_store.settings import StoreSettings
+from node.extensions.object_store.stores import (
+    ObjectNotTaken,
+    ObjectStore,
+    StoredObject,
     checksum_problem,
-    fetching,
     marked,
     problem_in_store,
     try_store,
 )
-from node.extensions.object_store.settings import StoreSettings
-from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, StoredObject, configured_store
 from node.extensions.object_store.uploads import ObjectUploads
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, other_host_of, reading
@@ -188,3 +194,53 @@ class RootStore(CachedStore):
         keys = (found.key for found in self.store.objects(VOLUMES) if not keeps(found.key))
         while batch := list(islice(keys, MAX_BATCH)):
             self._places.remove(batch, now)
+
+
+MAX_FETCHED_BYTES, MIN_FETCHED_FILES = 1_000_000_000, 16
+"""Of the copies of a process without the lock; more go when others come, the oldest first, but never the last ones."""
+
+
+@contextmanager
+def fetching(root: Path, store: ObjectStore, host_of: HostOf = no_other) -> Iterator[LocalFile]:
+    """Yield what gives the files of an archive to a process that does not hold its lock.
+
+    Files that only the store has are copied into a temporary folder. What it yields waits for other hosts and raises
+    errors as `CachedStore.local` does, but does not compare the objects of instances.
+    """
+    hosts = Hosts(host_of)
+    with TemporaryDirectory(prefix="voxelnode-") as folder:
+        fetched: deque[tuple[Path, int]] = deque()
+
+        def local(file: ArchivedFile) -> Path:
+            path = root / file.key
+            if path.exists():
+                return path
+            copy = Path(folder, file.key)
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if not _is_fetched(store, file.key, copy):
+                    hosts.wait(file.key)
+                    _is_fetched(store, file.key, copy)
+                if is_of_revision(file.key):
+                    problem = problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
+                    if problem is not None:
+                        copy.unlink(missing_ok=True)
+                        raise (
+                            FileNotFoundError(errno.ENOENT, LOST)
+                            if problem == MISSING
+                            else OSError(errno.EIO, f"its object {problem}: run `voxelnode fsck --hash`")
+                        )
+                fetched.append((copy, file.bytes))
+                while len(fetched) > MIN_FETCHED_FILES and sum(size for _, size in fetched) > MAX_FETCHED_BYTES:
+                    fetched.popleft()[0].unlink(missing_ok=True)
+            return copy
+
+        yield local
+
+
+def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
+    try:
+        store.fetch(key, into)
+    except FileNotFoundError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from time import monotonic
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, update
 
+from node.archive.base import StoreAway
 from node.errors import OutOfResources
 from node.index.engine.about_keys import STORE as STORE_IDENTITY
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
@@ -313,3 +314,50 @@ class AwaitedObjects:
         with self._lock:
             taken = [self._waiting.pop(key) for key in keys if key in self._waiting]
         return [stored for _, waiting in taken for stored in waiting]
+
+
+HOST_SECONDS = 10.0
+"""Longest wait of a reader for a file that another host has received, and is about to move to the store."""
+
+
+HOST_LOOK_SECONDS = 0.2
+"""Interval at which that wait looks at the index."""
+
+
+HostOf = Callable[[str], str | None]
+"""Asks the index which other host alone has the file with a key; see `node.extensions.object_store.places`."""
+
+
+class HostAway(StoreAway):
+    """The object store does not have a file yet, which another host is to move there."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"host {host} alone has the file, and has not moved it to the object store yet: try again when {host} runs"
+        )
+
+
+class Hosts:
+    """The other hosts that share a store, and waits for what they are about to move there. Thread-safe.
+
+    `seconds`: longest wait. `closing`: ends waits.
+    """
+
+    def __init__(self, host_of: HostOf) -> None:
+        self._host_of = host_of
+        self._in_vain: dict[str, float] = {}  # until when nobody waits for a host
+        self.seconds = HOST_SECONDS
+        self.closing = threading.Event()
+
+    def wait(self, key: str) -> None:
+        """Wait while another host alone has a file; not again for a host that was just awaited in vain."""
+        deadline = monotonic() + self.seconds
+        while (host := self._host_of(key)) is not None:
+            now = monotonic()
+            if now < self._in_vain.get(host, 0.0):
+                raise HostAway(host)
+            if now >= deadline:
+                self._in_vain[host] = now + self.seconds
+                raise HostAway(host)
+            if self.closing.wait(HOST_LOOK_SECONDS):
+                raise HostAway(host)

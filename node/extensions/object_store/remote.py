@@ -16,14 +16,12 @@ import os
 import threading
 import uuid
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from socket import gethostname
-from tempfile import TemporaryDirectory
 from time import monotonic
 
 import structlog
@@ -34,20 +32,27 @@ from node.archive.base import (
     File,
     Found,
     FoundFile,
-    LocalFile,
     StoreAway,
     StoreForeign,
     is_of_revision,
 )
-from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
+from node.archive.intact import MISSING, problem_with
 from node.archive.intake import Intake
-from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, WholeFile
+from node.extensions.object_store.places import HostOf, Hosts
+from node.extensions.object_store.stores import (
+    FETCHES,
+    MARKER,
+    ObjectNotTaken,
+    ObjectStore,
+    checksum_problem,
+    owner_problem,
+    problem_in_store,
+    try_store,
+)
 from node.files.durable import make_folder
 
 log = structlog.get_logger()
 
-MARKER = "voxelnode-archive.json"
-"""The object that says whose archive the others are."""
 
 IN_FLIGHT = 8
 """Requests at a time."""
@@ -55,23 +60,14 @@ IN_FLIGHT = 8
 AHEAD = 2 * IN_FLIGHT
 """Files that are fetched before they are asked for."""
 
-FETCHES = 2
-"""Downloads of an object before other bytes than expected are those of the object, and not of the way here."""
 
 PRESENCE_SECONDS = 5.0
 """Longest wait of instances that come again for whether the store has them."""
 
-MAX_FETCHED_BYTES, MIN_FETCHED_FILES = 1_000_000_000, 16
-"""Of the copies of a process without the lock; more go when others come, the oldest first, but never the last ones."""
 
 STAYS_SECONDS = 60.0
 """A copy that was used so short a time ago stays: its reader may be about to open it."""
 
-HOST_SECONDS = 10.0
-"""Longest wait of a reader for a file that another host has received, and is about to move to the store."""
-
-HOST_LOOK_SECONDS = 0.2
-"""Interval at which that wait looks at the index."""
 
 DAMAGE = (errno.EIO, errno.ENOENT)
 """Of the errors of a file of a revision that the store has not, or with other bytes."""
@@ -80,20 +76,8 @@ LOST = "neither the disk nor the object store has it"
 
 _LOCKS = 64
 
-HostOf = Callable[[str], str | None]
-"""Asks the index which other host alone has the file with a key; see `node.extensions.object_store.places`."""
 
-
-class HostAway(StoreAway):
-    """The object store does not have a file yet, which another host is to move there."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            f"host {host} alone has the file, and has not moved it to the object store yet: try again when {host} runs"
-        )
-
-
-def _no_other(key: str) -> None:
+def no_other(key: str) -> None:
     """Return None: no other host shares the store."""
 
 
@@ -101,32 +85,6 @@ def _no_other(key: str) -> None:
 class _Copy:
     bytes: int
     used_at: float
-
-
-class _Hosts:
-    """The other hosts that share a store, and waits for what they are about to move there. Thread-safe.
-
-    `seconds`: longest wait. `closing`: ends waits.
-    """
-
-    def __init__(self, host_of: HostOf) -> None:
-        self._host_of = host_of
-        self._in_vain: dict[str, float] = {}  # until when nobody waits for a host
-        self.seconds = HOST_SECONDS
-        self.closing = threading.Event()
-
-    def wait(self, key: str) -> None:
-        """Wait while another host alone has a file; not again for a host that was just awaited in vain."""
-        deadline = monotonic() + self.seconds
-        while (host := self._host_of(key)) is not None:
-            now = monotonic()
-            if now < self._in_vain.get(host, 0.0):
-                raise HostAway(host)
-            if now >= deadline:
-                self._in_vain[host] = now + self.seconds
-                raise HostAway(host)
-            if self.closing.wait(HOST_LOOK_SECONDS):
-                raise HostAway(host)
 
 
 class CachedStore:
@@ -145,11 +103,11 @@ class CachedStore:
         intake: Intake,
         cache_bytes: int,
         identity: str,
-        host_of: HostOf = _no_other,
+        host_of: HostOf = no_other,
     ) -> None:
         self.store = store
         self.identity = identity
-        self.stays_seconds, self.hosts = STAYS_SECONDS, _Hosts(host_of)
+        self.stays_seconds, self.hosts = STAYS_SECONDS, Hosts(host_of)
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
         self.foreign: str | None = None
@@ -497,150 +455,3 @@ class CachedStore:
         """Look again whether the store is ours: an emptied or exchanged one has no objects either."""
         self._is_own = False
         self.require_own()
-
-
-@contextmanager
-def fetching(root: Path, store: ObjectStore, host_of: HostOf = _no_other) -> Iterator[LocalFile]:
-    """Yield what gives the files of an archive to a process that does not hold its lock.
-
-    Files that only the store has are copied into a temporary folder. What it yields waits for other hosts and raises
-    errors as `CachedStore.local` does, but does not compare the objects of instances.
-    """
-    hosts = _Hosts(host_of)
-    with TemporaryDirectory(prefix="voxelnode-") as folder:
-        fetched: deque[tuple[Path, int]] = deque()
-
-        def local(file: ArchivedFile) -> Path:
-            path = root / file.key
-            if path.exists():
-                return path
-            copy = Path(folder, file.key)
-            if not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                if not _is_fetched(store, file.key, copy):
-                    hosts.wait(file.key)
-                    _is_fetched(store, file.key, copy)
-                if is_of_revision(file.key):
-                    problem = problem_with(copy, file.data_set_offset, file.bytes, file.sha256)
-                    if problem is not None:
-                        copy.unlink(missing_ok=True)
-                        raise (
-                            FileNotFoundError(errno.ENOENT, LOST)
-                            if problem == MISSING
-                            else OSError(errno.EIO, f"its object {problem}: run `voxelnode fsck --hash`")
-                        )
-                fetched.append((copy, file.bytes))
-                while len(fetched) > MIN_FETCHED_FILES and sum(size for _, size in fetched) > MAX_FETCHED_BYTES:
-                    fetched.popleft()[0].unlink(missing_ok=True)
-            return copy
-
-        yield local
-
-
-def _is_fetched(store: ObjectStore, key: str, into: Path) -> bool:
-    try:
-        store.fetch(key, into)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _digested_problem(found: tuple[int, str], length: int, sha256: str) -> str | None:
-    """Return how an object differs from what was received, by what `ObjectStore.digest` found, or None."""
-    if found[0] != length:
-        return length_problem(found[0], length)
-    return None if found[1] == sha256 else digest_problem(found[1], sha256)
-
-
-def problem_in_store(store: ObjectStore, file: ArchivedFile) -> str | None:
-    """Return how the object of a file differs from what was received; None if it is whole.
-
-    One that differs is read again: the bytes may have changed on their way.
-    """
-    problem = None
-    for _ in range(FETCHES):
-        try:
-            found = store.digest(file.key, file.data_set_offset)
-        except FileNotFoundError:
-            return MISSING
-        if (problem := _digested_problem(found, file.bytes, file.sha256)) is None:
-            return None
-    return problem
-
-
-def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
-    """Return why a store is not that of an archive, or None.
-
-    `identity`: of the archive; None if it has none yet. `has_used_store`: whether the archive has made a store its own
-    before: its store has a marker.
-    """
-    found = marked(store)
-    if found is None and has_used_store:
-        return f"{store.place} is of no archive: {MARKER} is missing"
-    if found in (None, identity):
-        return None
-    remedy = "choose another prefix"
-    if identity is not None:
-        remedy = "correct [storage] url; if the index of this root was lost, run `voxelnode db rebuild`"
-    return f"{store.place} is of another archive: {remedy}"
-
-
-def marked(store: ObjectStore) -> str | None:
-    """Return the identity of the archive to which a store belongs, or None."""
-    with TemporaryDirectory(prefix="voxelnode-") as folder:
-        copy = Path(folder, "marker")
-        try:
-            store.fetch(MARKER, copy)
-            return str(json.loads(copy.read_bytes())["archive"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreAway(f"{store.place}: {MARKER} is damaged") from error
-
-
-CONTENT, OTHER_CONTENT = b"voxelnode tries its object store", b"voxelnode replaces what it wrote"
-
-
-def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, name: str | None = None) -> str | None:
-    """Return what a store does not do as it should, or None; parameters are those of
-    `owner_problem`.
-
-    `name`: of the object that is made for it, the same for each trial of one host: a kill leaves it to the next one.
-    """
-    if (problem := owner_problem(store, identity, has_used_store)) is not None:
-        return problem
-    trial = WholeFile(f"trial-{name or uuid.uuid4().hex}", len(CONTENT), sha256(CONTENT).hexdigest())
-    store.delete([trial.key])
-    try:
-        if not store.put(trial, CONTENT):
-            return f"{store.place} has an object under a name that was never used"
-        if (problem := _trial_problem(store, trial, CONTENT)) is not None:
-            return problem
-        if store.put(trial, OTHER_CONTENT):
-            return f"{store.place} replaces an object that should only be created: it does not honour If-None-Match"
-        store.put(trial, OTHER_CONTENT, replace=True)
-        if (problem := _trial_problem(store, trial, OTHER_CONTENT)) is not None:
-            return problem
-    finally:
-        store.delete([trial.key])
-    if store.find(trial.key) is not None:
-        return f"{store.place} still has an object that was removed"
-    return None
-
-
-def checksum_problem(store: ObjectStore, name: str | None = None) -> str | None:
-    """Return how a store takes an object whose checksum is wrong, or None; `name` as for `try_store`."""
-    trial = f"trial-{name or uuid.uuid4().hex}"
-    store.delete([trial])
-    return store.checksum_problem(trial, CONTENT)
-
-
-def _trial_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:
-    """Return how a store does not keep the object that it has just confirmed, or None."""
-    try:
-        length, digest = store.digest(trial.key, 0)
-    except FileNotFoundError:
-        return f"{store.place} confirms an object and does not keep it"
-    if length != len(content):
-        return f"{store.place} returns {length} bytes of an object of {len(content)}"
-    return None if digest == sha256(content).hexdigest() else f"{store.place} returns other bytes than it was given"

@@ -1,51 +1,37 @@
-"""Object stores: a bucket of S3, or a folder on another file system.
-
-In a bucket, the store checks each upload by its SHA-256. Objects have the digest of their data set as metadata
-(``x-amz-meta-sha256``). The synchronous calls of the library are used, from threads: after its asynchronous ones, one
-process in six aborts at its end (obstore 0.12.1). It is imported when a store is opened, and by nothing else.
-"""
+"""Object stores: what all of them do, the trial of one, and a folder on another file system."""
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import hashlib
+import json
 import os
-import re
 import shutil
 import stat
 import time
 import uuid
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol
 
-from node.archive.base import ArchivedFile, StoreAway, is_of_revision
+from node.archive.base import ArchivedFile, StoreAway
+from node.archive.intact import MISSING, digest_problem, length_problem
 from node.archive.space import reason_of
-from node.errors import UsageError
 from node.files.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
 from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3Store
 
-    from node.extensions.object_store.settings import StoreSettings
 
 MAX_WHOLE_BYTES, PART_BYTES = 16_000_000, 16_000_000
 """Length of an object beyond which it is sent in parts, and that of a part."""
 
-RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": dt.timedelta(seconds=10)}
-"""Of the library, for errors that pass at once."""
-
-CREDENTIALS_MINUTES = 5
-"""Time after which a file of credentials is read again."""
 
 FETCH_BYTES = 1 << 20
 
@@ -55,41 +41,12 @@ INCOMING = "incoming"
 PART_SECONDS = 86400.0
 """Time after which nobody writes to the part of an object any more. An upload that lost its part is done again."""
 
-FALSE_CHECKSUMS = {"x-amz-checksum-sha256": b64encode(bytes(32)).decode(), "content-md5": b64encode(bytes(16)).decode()}
-"""Headers that an upload of any bytes must not pass with: the one that uploads have, and the one of every S3."""
-
-_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-_STATUS = re.compile(r"status code: (\d{3})")
-
-REMEDIES = {
-    "NoSuchBucket": "create the bucket, or correct its name",
-    "AccessDenied": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
-    "status 403": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
-    "InvalidAccessKeyId": "correct the credentials",
-    "SignatureDoesNotMatch": "correct the credentials",
-    "ExpiredToken": "renew the credentials",
-    "InvalidToken": "renew the credentials",
-    "RequestTimeTooSkewed": "set the clock of this machine",
-    "PermanentRedirect": "set region to that of the bucket",
-    "AuthorizationHeaderMalformed": "set region to that of the bucket",
-    "InvalidStorageClass": "correct [storage] storage_class",
-    "InvalidObjectState": "restore the object, and end the rule of the bucket that moved it to a class without reads",
-}
-"""Codes of errors that say something of the bucket or of our access to it, not of an object."""
-
 
 class ObjectNotTaken(Exception):
     """The object store refuses one object; the message has neither its name nor its content."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object of a store; `sha256` is that of the data set, if the store keeps it beside the object."""
-
-    key: str
-    bytes: int
-    written_at: float
-    sha256: str | None = None
+CONTENT, OTHER_CONTENT = b"voxelnode tries its object store", b"voxelnode replaces what it wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +57,16 @@ class WholeFile:
     bytes: int
     sha256: str
     data_set_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a store; `sha256` is that of the data set, if the store keeps it beside the object."""
+
+    key: str
+    bytes: int
+    written_at: float
+    sha256: str | None = None
 
 
 class ObjectStore(Protocol):
@@ -159,222 +126,6 @@ class ObjectStore(Protocol):
 
     def objects(self, folder: str) -> Iterator[StoredObject]:
         """Yield the objects whose keys begin with ``folder/``, in any order."""
-
-
-def configured_store(storage: StoreSettings, host: str | None = None) -> ObjectStore:
-    """Return the store of ``[storage] url``, of which nothing is asked yet.
-
-    `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises
-    UsageError if a file cannot be read.
-    """
-    parts = urlsplit(storage.url or "")
-    if parts.scheme == "file":
-        return FolderStore(Path(unquote(parts.path)), host)
-    config, client = bucket_options(storage.endpoint, storage.region, storage.ca_file, storage.store_seconds)
-    if storage.credentials_file is not None:
-        credentials_of(storage.credentials_file)
-
-    def opened(config: S3Config, **headers: str) -> S3Store:
-        options: ClientConfig = client | {"default_headers": headers} if headers else client
-        return s3_store(parts, config, options, storage.credentials_file)
-
-    place = f"s3://{parts.netloc}" + (f" at {storage.endpoint}" if storage.endpoint else "")
-    without = config.copy()
-    del without["checksum_algorithm"]
-    falsely = tuple(partial(opened, without, **{header: value}) for header, value in FALSE_CHECKSUMS.items())
-    return BucketStore(opened(config), place, storage.storage_class, falsely)
-
-
-def bucket_options(
-    endpoint: str | None, region: str | None, ca_file: Path | None, timeout: float
-) -> tuple[S3Config, ClientConfig]:
-    """Return the options of the library for a bucket.
-
-    `endpoint`: address of a server that is not Amazon's.
-    `region`: None: of the environment.
-    `ca_file`: certificate authorities in addition to those of the system.
-    `timeout`: longest time of a request.
-
-    Raises UsageError: `ca_file` cannot be read.
-    """
-    config: S3Config = {"checksum_algorithm": "SHA256"}
-    if endpoint is not None:
-        config["endpoint"] = endpoint
-    if region is not None:
-        config["region"] = region
-    client: ClientConfig = {
-        "timeout": dt.timedelta(seconds=timeout),
-        "connect_timeout": dt.timedelta(seconds=min(timeout, 10)),
-        "allow_http": endpoint is not None and endpoint.startswith("http://"),
-    }
-    if ca_file is not None:
-        try:
-            client["root_certificate"] = ca_file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror}") from error
-    return config, client
-
-
-def s3_store(url: SplitResult, config: S3Config, client: ClientConfig, credentials_file: Path | None) -> S3Store:
-    """Return the bucket of ``s3://BUCKET/PREFIX``, with the keys of a file; None: of the usual chain."""
-    from obstore.store import S3Store
-
-    return S3Store(
-        url.netloc,
-        prefix=url.path.strip("/") or None,
-        config=config,
-        client_options=client,
-        retry_config=RETRIES,
-        credential_provider=None if credentials_file is None else partial(credentials_of, credentials_file),
-    )
-
-
-class BucketStore(ObjectStore):
-    """A bucket of S3, below a prefix.
-
-    `falsely`: each opens it so that every upload has one of `FALSE_CHECKSUMS`. `remedies`: as `REMEDIES`.
-    """
-
-    def __init__(
-        self,
-        store: S3Store,
-        place: str,
-        storage_class: str | None = None,
-        falsely: Sequence[Callable[[], S3Store]] = (),
-        remedies: Mapping[str, str] = REMEDIES,
-    ) -> None:
-        self._store, self.place, self._falsely, self._remedies = store, place, falsely, remedies
-        self._class = {} if storage_class is None else {"Storage-Class": storage_class}
-        self._is_conditional = True
-
-    def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
-        media_type = "application/octet-stream" if is_of_revision(file.key) else "application/dicom"
-        described = {"Content-Type": media_type, "sha256": file.sha256, **self._class}
-        if isinstance(content, bytes):
-            return self._put(file.key, content, described, replace=replace)
-        if not replace and self.find(file.key) is not None:  # uploads in parts cannot be conditional
-            return False
-        import obstore
-
-        with self._asking(), content.open("rb") as parts:
-            obstore.put(
-                self._store, file.key, parts, attributes=described, use_multipart=True, chunk_size=PART_BYTES,
-                max_concurrency=4,
-            )  # fmt: skip
-        return True
-
-    def put_bytes(self, key: str, content: bytes) -> bool:
-        return self._put(key, content, {}, replace=False)
-
-    def _put(self, key: str, content: bytes, described: Any, *, replace: bool) -> bool:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, NotSupportedError
-
-        with self._asking():
-            if not replace and self._is_conditional:
-                try:
-                    obstore.put(self._store, key, content, attributes=described, mode="create", use_multipart=False)
-                except AlreadyExistsError:
-                    return False
-                except (NotSupportedError, NotImplementedError):
-                    self._is_conditional = False
-                else:
-                    return True
-        if not replace and self.find(key) is not None:
-            return False
-        with self._asking():
-            obstore.put(self._store, key, content, attributes=described, use_multipart=False)
-        return True
-
-    def find(self, key: str) -> StoredObject | None:
-        import obstore
-
-        with self._asking():
-            try:
-                found = obstore.get(self._store, key, options={"head": True})
-            except FileNotFoundError:
-                return None
-            meta, sha256 = found.meta, found.attributes.get("sha256")
-        return StoredObject(key, meta["size"], meta["last_modified"].timestamp(), str(sha256) if sha256 else None)
-
-    def content(self, key: str) -> Iterator[memoryview]:
-        import obstore
-
-        with self._asking():
-            pieces = iter(obstore.get(self._store, key).stream(FETCH_BYTES))
-        while True:
-            with self._asking():
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield memoryview(piece)
-
-    def checksum_problem(self, key: str, content: bytes) -> str | None:
-        """As of every store.
-
-        A signature does not cover a false checksum; S3 demands that it covers those of its own kind, and not the MD5.
-        """
-        import obstore
-
-        for opened in self._falsely:
-            try:
-                with self._asking():
-                    obstore.put(opened(), key, content, use_multipart=False)
-            except ObjectNotTaken:
-                return None
-            except StoreAway:  # for its signature
-                continue
-            self.delete([key])
-            return f"{self.place} takes an object whose checksum is wrong: uploads are verified by reading back"
-        return None
-
-    def sweep(self) -> None:
-        """Do nothing: an object appears whole, and a rule of the bucket removes parts of interrupted uploads."""
-
-    def delete(self, keys: Sequence[str]) -> None:
-        import obstore
-
-        with self._asking():
-            obstore.delete(self._store, list(keys))
-
-    def objects(self, folder: str) -> Iterator[StoredObject]:
-        import obstore
-
-        with self._asking():
-            pages = iter(obstore.list(self._store, folder))
-        while True:
-            with self._asking():
-                page = next(pages, None)
-            if page is None:
-                return
-            yield from (StoredObject(one["path"], one["size"], one["last_modified"].timestamp()) for one in page)
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turn errors of the library into `StoreAway` and `ObjectNotTaken`, without its text, which names objects."""
-        from obstore.exceptions import BaseError
-
-        try:
-            yield
-        except UsageError as error:  # of the file of credentials
-            raise StoreAway(str(error)) from error
-        except FileNotFoundError as error:
-            if word_of(error)[0] == "NoSuchBucket":
-                raise self._away("NoSuchBucket") from error
-            raise
-        except (BaseError, OSError) as error:  # the library raises OSErrors of its own
-            from obstore.exceptions import AlreadyExistsError, NotSupportedError
-
-            if isinstance(error, AlreadyExistsError | NotSupportedError):
-                raise
-            word, number = word_of(error)
-            if word not in self._remedies and 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
-                raise ObjectNotTaken(f"{self.place} refused it: {word}") from error
-            raise self._away(word) from error
-
-    def _away(self, word: str) -> StoreAway:
-        remedy = self._remedies.get(word)
-        return StoreAway(f"{self.place}: {word}{f': {remedy}' if remedy else ''}")
 
 
 LINKS_NEEDED = (
@@ -505,38 +256,111 @@ class FolderStore(ObjectStore):
             raise StoreAway(f"{self.place}: {reason_of(error, self._folder)}") from error
 
 
-def credentials_of(file: Path) -> S3Credential:
-    """Return the keys of a file as ``~/.aws/credentials``: of its section ``default``, or its only one.
-
-    Raises UsageError if the message has nothing of the content.
-    """
-    import configparser
-
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
-    try:
-        parser.read_string(file.read_text(encoding="utf-8"))
-        names = parser.sections()
-        section = parser["default" if "default" in names or len(names) != 1 else names[0]]
-        return {
-            "access_key_id": section["aws_access_key_id"],
-            "secret_access_key": section["aws_secret_access_key"],
-            "token": section.get("aws_session_token"),
-            "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=CREDENTIALS_MINUTES),
-        }
-    except OSError as error:
-        raise UsageError(f"credentials_file {file} cannot be read: {error.strerror}") from None
-    except (configparser.Error, KeyError, UnicodeDecodeError):
-        raise UsageError(
-            f"credentials_file {file} must have aws_access_key_id and aws_secret_access_key below [default]"
-        ) from None
-
-
-def word_of(error: Exception) -> tuple[str, int]:
-    """Return the code of an error of the library, and its status; without its text, which has the names of objects."""
-    code, status = _CODE.search(str(error)), _STATUS.search(str(error))
-    number = int(status[1]) if status else 0
-    return code[1] if code else f"status {number}" if number else "no answer", number
-
-
 def _opened_privately(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+MARKER = "voxelnode-archive.json"
+"""The object that says whose archive the others are."""
+
+
+def _digested_problem(found: tuple[int, str], length: int, sha256: str) -> str | None:
+    """Return how an object differs from what was received, by what `ObjectStore.digest` found, or None."""
+    if found[0] != length:
+        return length_problem(found[0], length)
+    return None if found[1] == sha256 else digest_problem(found[1], sha256)
+
+
+def problem_in_store(store: ObjectStore, file: ArchivedFile) -> str | None:
+    """Return how the object of a file differs from what was received; None if it is whole.
+
+    One that differs is read again: the bytes may have changed on their way.
+    """
+    problem = None
+    for _ in range(FETCHES):
+        try:
+            found = store.digest(file.key, file.data_set_offset)
+        except FileNotFoundError:
+            return MISSING
+        if (problem := _digested_problem(found, file.bytes, file.sha256)) is None:
+            return None
+    return problem
+
+
+def owner_problem(store: ObjectStore, identity: str | None, has_used_store: bool) -> str | None:
+    """Return why a store is not that of an archive, or None.
+
+    `identity`: of the archive; None if it has none yet. `has_used_store`: whether the archive has made a store its own
+    before: its store has a marker.
+    """
+    found = marked(store)
+    if found is None and has_used_store:
+        return f"{store.place} is of no archive: {MARKER} is missing"
+    if found in (None, identity):
+        return None
+    remedy = "choose another prefix"
+    if identity is not None:
+        remedy = "correct [storage] url; if the index of this root was lost, run `voxelnode db rebuild`"
+    return f"{store.place} is of another archive: {remedy}"
+
+
+def marked(store: ObjectStore) -> str | None:
+    """Return the identity of the archive to which a store belongs, or None."""
+    with TemporaryDirectory(prefix="voxelnode-") as folder:
+        copy = Path(folder, "marker")
+        try:
+            store.fetch(MARKER, copy)
+            return str(json.loads(copy.read_bytes())["archive"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreAway(f"{store.place}: {MARKER} is damaged") from error
+
+
+def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, name: str | None = None) -> str | None:
+    """Return what a store does not do as it should, or None; parameters are those of
+    `owner_problem`.
+
+    `name`: of the object that is made for it, the same for each trial of one host: a kill leaves it to the next one.
+    """
+    if (problem := owner_problem(store, identity, has_used_store)) is not None:
+        return problem
+    trial = WholeFile(f"trial-{name or uuid.uuid4().hex}", len(CONTENT), sha256(CONTENT).hexdigest())
+    store.delete([trial.key])
+    try:
+        if not store.put(trial, CONTENT):
+            return f"{store.place} has an object under a name that was never used"
+        if (problem := _trial_problem(store, trial, CONTENT)) is not None:
+            return problem
+        if store.put(trial, OTHER_CONTENT):
+            return f"{store.place} replaces an object that should only be created: it does not honour If-None-Match"
+        store.put(trial, OTHER_CONTENT, replace=True)
+        if (problem := _trial_problem(store, trial, OTHER_CONTENT)) is not None:
+            return problem
+    finally:
+        store.delete([trial.key])
+    if store.find(trial.key) is not None:
+        return f"{store.place} still has an object that was removed"
+    return None
+
+
+def checksum_problem(store: ObjectStore, name: str | None = None) -> str | None:
+    """Return how a store takes an object whose checksum is wrong, or None; `name` as for `try_store`."""
+    trial = f"trial-{name or uuid.uuid4().hex}"
+    store.delete([trial])
+    return store.checksum_problem(trial, CONTENT)
+
+
+def _trial_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:
+    """Return how a store does not keep the object that it has just confirmed, or None."""
+    try:
+        length, digest = store.digest(trial.key, 0)
+    except FileNotFoundError:
+        return f"{store.place} confirms an object and does not keep it"
+    if length != len(content):
+        return f"{store.place} returns {length} bytes of an object of {len(content)}"
+    return None if digest == sha256(content).hexdigest() else f"{store.place} returns other bytes than it was given"
+
+
+FETCHES = 2
+"""Downloads of an object before other bytes than expected are those of the object, and not of the way here."""
