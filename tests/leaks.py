@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag
 
 from node.children.pseudonyms import STANDARD_ROOT
 from node.dicom.values import CONVERSION_ERRORS
-from node.extensions.deidentify.attributes import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
+from node.extensions.deidentify.elements import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
 from node.extensions.deidentify.profile import AttributeAction, Option, Profile
 from node.extensions.deidentify.text import is_harmless, vocabulary
 

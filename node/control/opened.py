@@ -6,7 +6,6 @@ every `RowSource`, a root and a folder.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import shutil
@@ -15,21 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from node.control.root import is_root
+from node.control.row_sources import LISTING, FolderRows, RootRows, Row, RowSource, name_of, one_file_each, stem_of_row
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
-from node.index.database.look import looking
-from node.index.engine.backend import IndexUnusable, Place, place_of
-from node.index.engine.view_rows import moment, parsed
+from node.index.engine.backend import IndexUnusable, place_of
 from node.registry import require_extra
-from node.selector import compile_selector
 from node.settings.load import load, mistakes
 from node.settings.section import Convert
 from node.volume.derived import masked, montage, project, threshold
@@ -51,38 +48,18 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-    from node.index.nouns.converted import SeriesKey
 
 __all__ = [
     "Rectangle", "contours", "convert", "masked", "montage", "open", "project", "read_rectangles", "refined",
     "threshold", "write_labelled_npz", "write_montage", "write_rectangles", "write_slices",
 ]  # fmt: skip
 
-Row = Mapping[str, Any]
-
-LISTING = "conversion.json"
-SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
-"""Volume files that are read here, the preferred first."""
 
 VOXELS = (".zraw", ".raw")
 """Suffixes of the data file of a MetaImage header."""
 
 BESIDE = (".json", ".bval", ".bvec")
 """Suffixes of what lies beside a volume file in any format."""
-
-
-class RowSource(Protocol):
-    """Where rows come from; the names of columns are those of the views (docs/data.md)."""
-
-    def patients(self) -> list[Row]: ...
-    def studies(self, patient: Row | None = None) -> list[Row]: ...
-    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]: ...
-    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
-    def exclusions(self, series: Row) -> list[Row]: ...
-    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
-    def sources(self, volume: Row) -> list[Row]: ...
-    def catalog(self, where: str | None = None) -> list[Row]: ...
-    def skipped(self) -> list[Row]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +187,12 @@ class OpenedSeries:
         """Return the current volumes, of each one file: NIfTI if there is one."""
         files = self.files()
         copies = {
-            _stem(row): OpenedVolume(_name_of(row), row, self._source)
-            for row in _one_file_each(files, VolumeKind.RESAMPLED)
+            stem_of_row(row): OpenedVolume(name_of(row), row, self._source)
+            for row in one_file_each(files, VolumeKind.RESAMPLED)
         }
         return [
-            OpenedVolume(_name_of(row), row, self._source, copies.get(f"{_stem(row)}_resampled"))
-            for row in _one_file_each(files)
+            OpenedVolume(name_of(row), row, self._source, copies.get(f"{stem_of_row(row)}_resampled"))
+            for row in one_file_each(files)
         ]
 
     @property
@@ -255,39 +232,6 @@ class OpenedPatient:
         """Return the studies of the patient."""
         rows = self._source.studies(self.row)
         return [Study(row["study_instance_uid"], row, self._source) for row in rows]
-
-
-def _name_of(row: Row) -> str:
-    """Return the name of the file of a row."""
-    return PurePath(row["path"]).name
-
-
-def _series_of(row: Row) -> tuple[str, str]:
-    """Return Study and Series Instance UID of a row."""
-    return row["study_instance_uid"], row["series_instance_uid"]
-
-
-def _one_file_each(rows: Iterable[Row], kind: VolumeKind = VolumeKind.VOLUME, *, is_read: bool = True) -> list[Row]:
-    """Return one file of each volume of a kind among the rows of files: NIfTI if there is one.
-
-    `is_read`: only of those that have a file that is read here.
-    """
-    best: dict[tuple[Any, ...], tuple[int, Row]] = {}
-    for row in rows:
-        ending = next((place for place, suffix in enumerate(SUFFIXES) if _name_of(row).endswith(suffix)), len(SUFFIXES))
-        if row["kind"] != kind or (is_read and ending == len(SUFFIXES)):
-            continue
-        # A folder of conversions may have one Series Instance UID in two studies, or series without one.
-        key = row.get("study_instance_uid"), row["series_instance_uid"], row["stack"], row["suffix"], _stem(row)
-        if key not in best or ending < best[key][0]:
-            best[key] = ending, row
-    return [best[key][1] for key in sorted(best)]
-
-
-def _stem(row: Row) -> str:
-    """Return what the files of a volume in every format begin with."""
-    path = PurePath(row["path"])
-    return str(path.with_name(stem_of(path.name)))
 
 
 def _series(source: RowSource, study_instance_uid: str | None = None, where: str | None = None) -> list[OpenedSeries]:
@@ -356,142 +300,6 @@ class Opened:
         self.to_polars(where).write_parquet(Path(path))
 
 
-class _Root:
-    """The rows of the index of a root."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self.studies()  # raises IndexUnusable if it cannot be read
-
-    def patients(self) -> list[Row]:
-        with looking(self._place) as index:
-            return _told(index.patients.all())
-
-    def studies(self, patient: Row | None = None) -> list[Row]:
-        with looking(self._place) as index:
-            return _told(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))
-
-    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
-        selected = None if where is None else self._selected(where)
-        with looking(self._place) as index:
-            rows = _told(index.series.newest(_ALL, study=study_instance_uid))
-        return rows if selected is None else [row for row in rows if _series_of(row) in selected]
-
-    def _selected(self, where: str) -> set[SeriesKey]:
-        from node.index.database.reading import reading  # here, because a look needs no SQLAlchemy
-
-        selector, place = compile_selector(where), self._place
-        of = (place.parent, None) if isinstance(place, Path) else (place.root, place.url)
-        with reading(*of) as index:
-            return set(index.facts.selected(selector))
-
-    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        with looking(self._place) as index:
-            return _told(index.volumes.current(study_instance_uid, series_instance_uid))
-
-    def exclusions(self, series: Row) -> list[Row]:
-        uids = series["study_instance_uid"], series["series_instance_uid"]
-        with looking(self._place) as index:
-            return _told(index.exclusions.of_revision(*uids, series["revision"], _ALL))
-
-    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        with looking(self._place) as index:
-            return _told(index.failures.of_study(study_instance_uid, series_instance_uid))
-
-    def sources(self, volume: Row) -> list[Row]:
-        uids = volume["study_instance_uid"], volume["series_instance_uid"]
-        with looking(self._place) as index:
-            found = index.volumes.sources(*uids, volume["revision"], _ALL)
-        return [row for row in found if row["stack"] == volume["stack"]]
-
-    def catalog(self, where: str | None = None) -> list[Row]:
-        selected = None if where is None else self._selected(where)
-        with looking(self._place) as index:
-            rows = _told(index.volumes.catalog())
-        return rows if selected is None else [row for row in rows if _series_of(row) in selected]
-
-    def skipped(self) -> list[Row]:
-        return []
-
-
-_ALL = 0x7FFFFFFF
-"""More rows than there are."""
-
-_MOMENTS = "_at", "_since"
-"""Ends of the names of columns that are moments."""
-
-
-def _told(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Return rows of views with their lists as such, and moments and times of day as REST has them."""
-    return [{name: _value(name, value) for name, value in parsed({**row}).items()} for row in rows]
-
-
-def _value(name: str, value: Any) -> Any:
-    if value and name.endswith(_MOMENTS):
-        return moment(value).isoformat().replace("+00:00", "Z")
-    return dt.time.fromisoformat(value).isoformat() if value and name.endswith("_time") else value
-
-
-class _Folder:
-    """The rows of ``conversion.json``, with the names of the views."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _listing(self, key: str) -> list[dict[str, Any]]:
-        try:
-            content = json.loads((self._folder / LISTING).read_bytes())
-            return list(content[key])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self._folder / LISTING} is not the list of a conversion: convert the folder again"
-            ) from error
-
-    def patients(self) -> list[Row]:
-        return []
-
-    def studies(self, patient: Row | None = None) -> list[Row]:
-        uids = dict.fromkeys(row["study_instance_uid"] for row in self._listing("series"))
-        return [{"study_instance_uid": uid} for uid in uids]
-
-    def series(self, study_instance_uid: str | None = None, where: str | None = None) -> list[Row]:
-        if where is not None:
-            raise UsageError("a folder of conversions has no index to select from: compare `row` of each series")
-        found = []
-        for row in self._listing("series"):
-            if study_instance_uid not in (None, row["study_instance_uid"]):
-                continue
-            verdict = row["verdict"] or {}
-            found.append({**row, "verdict": verdict.get("state"), "verdict_reason": verdict.get("reason")})
-        return [*found]
-
-    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        return [row for row in self._files() if row["series_instance_uid"] == series_instance_uid]
-
-    def exclusions(self, series: Row) -> list[Row]:
-        return self._of_series("exclusions", series["series_instance_uid"])
-
-    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        return self._of_series("refusals", series_instance_uid)
-
-    def _of_series(self, key: str, uid: str) -> list[Row]:
-        return [row for row in self._listing(key) if row["series_instance_uid"] == uid]
-
-    def sources(self, volume: Row) -> list[Row]:
-        return []
-
-    def catalog(self, where: str | None = None) -> list[Row]:
-        if where is not None:
-            raise UsageError("where: selects series of a node; this is a folder of conversions, which has few facts")
-        return _one_file_each(self._files(), is_read=False)
-
-    def _files(self) -> list[Row]:
-        return [{**row, "path": str(self._folder / row["path"])} for row in self._listing("volumes")]
-
-    def skipped(self) -> list[Row]:
-        return [*self._listing("not_dicom")]
-
-
 def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> Opened:
     """Open the root of a node, or a folder that ``voxelnode convert`` or `convert` wrote, for reading.
 
@@ -503,7 +311,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
     """
     root = Path(folder).absolute()
     if (root / LISTING).is_file():
-        return Opened(_Folder(root))
+        return Opened(FolderRows(root))
     settings = load(flags={**(keys or {}), "storage.root": root})
     place = place_of(root, settings.index.url)
     if isinstance(place, Path):  # a database server has rows also where the files are not
@@ -513,7 +321,7 @@ def open(folder: str | PathLike[str], keys: Mapping[str, Any] | None = None) -> 
                 f"{root} is not the root of a node, nor a folder of `voxelnode convert`: "
                 "`node.convert(folder, out)` reads DICOM files"
             )
-    return Opened(_Root(place))
+    return Opened(RootRows(place))
 
 
 def convert(

@@ -15,10 +15,10 @@ from pydicom import Dataset
 
 from node.association.client.send import send_files
 from node.children.pseudonyms import made_key
-from node.extensions.bids.dataset import SessionChange
 from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
+from node.extensions.bids.state import SessionChange
 from node.extensions.bids.subjects import Pseudonyms
 from node.index.database.reading import reading
 from tests import make

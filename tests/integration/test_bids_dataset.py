@@ -15,10 +15,11 @@ from isal import igzip
 
 from node.errors import UsageError
 from node.extensions.bids import dataset as dataset_module
-from node.extensions.bids.dataset import SessionChange, WantedVolume, opened, read_state
+from node.extensions.bids.dataset import opened
 from node.extensions.bids.names import stem
 from node.extensions.bids.rules import DatasetTable
 from node.extensions.bids.sidecars import NiftiCopy
+from node.extensions.bids.state import SessionChange, WantedVolume, read_state
 
 PLACE = "sub-a/ses-01"
 

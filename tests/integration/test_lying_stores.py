@@ -10,7 +10,7 @@ import pytest
 
 from node.archive.intact import problem_with
 from node.conversion.scheduler import Worker
-from node.extensions.object_store.remote import try_store
+from node.extensions.object_store.stores import try_store
 from node.index.database.look import looking
 from node.index.engine.place import place_of
 from node.receive.readiness import reasons_not_ready

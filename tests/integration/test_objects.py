@@ -29,8 +29,9 @@ from node.conversion.volume_files import Housekeeping
 from node.errors import OutOfResources
 from node.extensions.object_store.bucket import configured_store
 from node.extensions.object_store.copying import Copied, copy_archive
-from node.extensions.object_store.remote import MARKER, try_store
+from node.extensions.object_store.remote import MARKER
 from node.extensions.object_store.settings import StoreSettings
+from node.extensions.object_store.stores import try_store
 from node.extensions.object_store.uploads import ObjectUploads
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile

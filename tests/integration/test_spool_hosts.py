@@ -20,7 +20,7 @@ from node.conversion.scheduler import Worker
 from node.errors import UsageError
 from node.extensions.object_store import remote
 from node.extensions.object_store.copying import copy_archive
-from node.extensions.object_store.remote import HostAway
+from node.extensions.object_store.places import HostAway
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost

@@ -18,7 +18,7 @@ from node.errors import counted
 
 if TYPE_CHECKING:
     from node.extensions.bids.export import ExportReport
-    from node.extensions.bids.plan import Skipped
+    from node.extensions.bids.planned import Skipped
     from node.extensions.bids.rules import Rules
     from node.extensions.bids.sources import PatientSource
     from node.selector import Selector

@@ -13,41 +13,41 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from node.errors import UsageError
 from node.extensions.bids.names import VERSION
-from node.extensions.bids.plan import SessionState, WrittenVolume, session_folder
+from node.extensions.bids.planned import SessionState, session_folder
 from node.extensions.bids.rules import DatasetTable, NotExported
-from node.extensions.bids.sidecars import (
-    MISSING,
-    Content,
-    digest_of,
-    identity_of,
-    json_text,
-    read_table,
-    table_text,
-    with_columns,
+from node.extensions.bids.sidecars import MISSING, json_text, read_table, table_text, with_columns
+from node.extensions.bids.state import (
+    STATE_FILE,
+    STATE_VERSION,
+    SessionChange,
+    Target,
+    WantedVolume,
+    describe_session,
+    owned_paths,
+    read_state,
+    scans_of,
+    state_text,
+    staying_targets,
+    targets_of,
 )
 from node.files.durable import locked, sync_file, sync_folder
 from node.runtime.failpoints import reached
 
 OWN_FOLDER = ".voxelnode"
-STATE_FILE = ".voxelnode.json"
-STATE_VERSION = 1
 DESCRIPTION = "dataset_description.json"
 KEY_FILE = ".voxelnode.key.json"
 """In the top folder: by which key the subjects have their labels, without the key."""
 
-_STEM = re.compile(r"[a-z]+/[A-Za-z0-9_-]+")
-_EXTENSION = re.compile(r"[a-z]*(\.[a-z]+){1,2}")
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -64,52 +64,8 @@ PARTICIPANTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WantedVolume:
-    """A volume that the data set is to have; `acq_time` is a cell of ``scans.tsv``."""
-
-    series: str
-    stack: int
-    files: Mapping[str, Content]
-    acq_time: str | None = None
-
-
-@dataclass(slots=True)
-class SessionChange:
-    """What is different about a session, by the paths of volumes in the data set, without extensions.
-
-    Conflicts and failures have the reason with the path.
-    """
-
-    added: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    renamed: list[tuple[str, str]] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    conflicts: list[tuple[str, str]] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-
-    def extend(self, other: SessionChange) -> None:
-        """Add the differences of another session."""
-        for name in SessionChange.__slots__:
-            getattr(self, name).extend(getattr(other, name))
-
-
-@dataclass(slots=True)
-class _Target:
-    """A volume of the new folder: `links` are old names of its files by extension, `contents` what is written."""
-
-    entry: WrittenVolume
-    before: str | None
-    links: dict[str, str] = field(default_factory=dict)
-    contents: dict[str, Content] = field(default_factory=dict)
-
-
 class DatasetUnusable(UsageError):
     """A folder is no data set, or another process changes it; the message says what can be done."""
-
-
-class _Conflict(Exception):
-    """A file is in the way: its path in the session, and why it stays."""
 
 
 class Dataset:
@@ -221,12 +177,12 @@ class Dataset:
         folder = self.out / place
         state = read_state(folder)
         change = SessionChange()
-        targets = _targets(folder, state, wanted, leave, change, place)
+        targets = targets_of(folder, state, wanted, leave, change, place)
         written: dict[str, Path] = {}
         if not dry_run:
             self._write_images(targets, state, written, change, place)
-        _describe(targets, state, change, place)
-        name, scans = _scans(folder, f"sub-{subject}" + f"_ses-{session}" * bool(session), state, targets, wanted)
+        describe_session(targets, state, change, place)
+        name, scans = scans_of(folder, f"sub-{subject}" + f"_ses-{session}" * bool(session), state, targets, wanted)
         is_same = not any(target.contents or target.before != stem for stem, target in targets.items())
         is_same = is_same and targets.keys() == state.volumes.keys()
         is_same = is_same and (not targets or (studies == state.studies and _has(folder / name, scans)))
@@ -236,7 +192,7 @@ class Dataset:
 
     def _write_images(
         self,
-        targets: dict[str, _Target],
+        targets: dict[str, Target],
         state: SessionState,
         written: dict[str, Path],
         change: SessionChange,
@@ -255,7 +211,7 @@ class Dataset:
                     change.failed.append((f"{place}/{stem}", str(reason)))
                     del targets[stem]
                     if target.before is not None:
-                        targets.setdefault(target.before, _staying(state, target.before))
+                        targets.setdefault(target.before, staying_targets(state, target.before))
                     break
                 sync_file(path)
                 written[f"{stem}{extension}"] = path
@@ -265,21 +221,21 @@ class Dataset:
         self,
         folder: Path,
         state: SessionState,
-        targets: Mapping[str, _Target],
+        targets: Mapping[str, Target],
         written: Mapping[str, Path],
         tables: Mapping[str, bytes],
         studies: tuple[str, ...],
     ) -> None:
         """Build the folder of a session anew, and put it in the place of the old one."""
         new = self._new_folder()
-        owned = {*_owned(state), STATE_FILE, *tables}
+        owned = {*owned_paths(state), STATE_FILE, *tables}
         foreign = [name for name in _files_in(folder) if name not in owned]
         for name in foreign:
             _link(folder / name, new / name)
         for stem, target in targets.items():
             self._fill(new, folder, stem, target, written)
         if targets or foreign:
-            texts = {**(tables if targets else {}), STATE_FILE: _state_text(targets, studies)}
+            texts = {**(tables if targets else {}), STATE_FILE: state_text(targets, studies)}
             for name, text in texts.items():
                 _write_new(new / name, text)
             for path in (*(path for path in new.iterdir() if path.is_dir()), new):
@@ -298,7 +254,7 @@ class Dataset:
         folder.mkdir()
         return folder
 
-    def _fill(self, new: Path, folder: Path, stem: str, target: _Target, written: Mapping[str, Path]) -> None:
+    def _fill(self, new: Path, folder: Path, stem: str, target: Target, written: Mapping[str, Path]) -> None:
         """Give a new folder the files of one volume."""
         for extension, old in target.links.items():
             _link(folder / old, new / f"{stem}{extension}")
@@ -373,144 +329,6 @@ def require_dataset(out: Path) -> None:
     """Refuse a folder that is neither a data set nor empty but for hidden files, as those of version control."""
     if not (out / DESCRIPTION).exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise DatasetUnusable(f"{out} has files and no {DESCRIPTION}: choose an empty folder, or a data set")
-
-
-def read_state(folder: Path) -> SessionState:
-    """Return what this program wrote into the folder of a session.
-
-    Raises UsageError: its file is damaged, or of a newer version.
-    """
-    file = folder / STATE_FILE
-    try:
-        content = json.loads(file.read_bytes())
-        if content["version"] != STATE_VERSION:
-            raise UsageError(f"{file} is of version {content['version']}: update voxelnode")
-        volumes = {stem: WrittenVolume(**entry) for stem, entry in content["volumes"].items()}
-        for stem, entry in volumes.items():  # a data set may come from elsewhere, and these become paths
-            if not _STEM.fullmatch(stem) or not all(map(_EXTENSION.fullmatch, entry.files)):
-                raise ValueError
-        return SessionState(tuple(content["studies"]), volumes)
-    except FileNotFoundError:
-        return SessionState()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file} is damaged: restore it, or move the folder of the session away") from error
-
-
-def _state_text(targets: Mapping[str, _Target], studies: tuple[str, ...]) -> bytes:
-    volumes = {stem: asdict(targets[stem].entry) for stem in sorted(targets)}
-    content = {"version": STATE_VERSION, "studies": list(studies), "volumes": volumes}
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _targets(
-    folder: Path,
-    state: SessionState,
-    wanted: Mapping[str, WantedVolume],
-    leave: frozenset[str],
-    change: SessionChange,
-    place: str,
-) -> dict[str, _Target]:
-    """Return the volumes of the new folder by stem; a volume that a file is in the way of stays as it is."""
-    stems = {(entry.series, entry.stack): stem for stem, entry in state.volumes.items()}
-    targets = {stem: _staying(state, stem) for stem in leave if stem in state.volumes}
-    staying = {(volume.series, volume.stack) for volume in wanted.values()}
-    for stem, entry in state.volumes.items():
-        changed = "" if stem in leave or (entry.series, entry.stack) in staying else _changed_file(folder, stem, entry)
-        if changed:
-            change.conflicts.append((f"{place}/{changed}", "is to be removed, but was changed by hand; move it away"))
-            targets[stem] = _staying(state, stem)
-    found: dict[str, _Target] = {}
-    for stem, volume in wanted.items():
-        before = stems.get((volume.series, volume.stack))
-        try:
-            found[stem] = _target(folder, state, stem, volume, before)
-        except _Conflict as conflict:
-            name, why = conflict.args
-            change.conflicts.append((f"{place}/{name}", why))
-            if before is not None:
-                targets[before] = _staying(state, before)
-    while blocked := [stem for stem in found if stem in targets]:
-        for stem in blocked:
-            before = found.pop(stem).before
-            change.conflicts.append((f"{place}/{stem}", "has the name of a volume that stays"))
-            if before is not None:
-                targets[before] = _staying(state, before)
-    return targets | found
-
-
-def _changed_file(folder: Path, stem: str, entry: WrittenVolume) -> str:
-    """Return a file of a volume that somebody changed; empty if there is none."""
-    names = ((f"{stem}{extension}", digest) for extension, digest in entry.files.items())
-    return next((name for name, digest in names if digest_of(folder / name) not in (None, digest)), "")
-
-
-def _staying(state: SessionState, stem: str) -> _Target:
-    entry = state.volumes[stem]
-    return _Target(entry, stem, {extension: f"{stem}{extension}" for extension in entry.files})
-
-
-def _target(folder: Path, state: SessionState, stem: str, volume: WantedVolume, before: str | None) -> _Target:
-    """Return how a volume gets its files: links of those that stay as they are, contents of the others.
-
-    Raises _Conflict: a file was changed by hand, or is there and not ours.
-    """
-    earlier = state.volumes[before] if before is not None else None
-    main = next(iter(volume.files))
-    image = identity_of(volume.files[main])
-    target = _Target(WrittenVolume(volume.series, volume.stack, image, {}), before)
-    digests: dict[str, str] = {}
-    for extension, content in volume.files.items():
-        name, old = f"{stem}{extension}", f"{before}{extension}"
-        is_there = earlier is not None and extension in earlier.files and os.path.lexists(folder / old)
-        if earlier is not None and is_there:
-            known = earlier.source if extension == main else earlier.files[extension]
-            if identity_of(content) == known:
-                target.links[extension], digests[extension] = old, earlier.files[extension]
-                continue
-            if digest_of(folder / old) not in (None, earlier.files[extension]):
-                raise _Conflict(old, "was changed by hand; move it away to get the new one")
-        if name not in _owned(state) and os.path.lexists(folder / name):
-            raise _Conflict(name, "was not written by this program; move it away")
-        target.contents[extension] = content
-        digests[extension] = identity_of(content)
-    target.entry = replace(target.entry, files=digests)
-    return target
-
-
-def _describe(targets: Mapping[str, _Target], state: SessionState, change: SessionChange, place: str) -> None:
-    """Add to a change what becomes of each volume."""
-    names_before = {target.before for target in targets.values()}
-    change.removed += [f"{place}/{stem}" for stem in sorted(state.volumes.keys() - names_before)]
-    for stem, target in sorted(targets.items()):
-        if target.before is None:
-            change.added.append(f"{place}/{stem}")
-        elif target.before != stem:
-            change.renamed.append((f"{place}/{target.before}", f"{place}/{stem}"))
-        elif target.contents:
-            change.replaced.append(f"{place}/{stem}")
-
-
-def _scans(
-    folder: Path, name: str, state: SessionState, targets: Mapping[str, _Target], wanted: Mapping[str, WantedVolume]
-) -> tuple[str, bytes]:
-    """Return the name and the text of ``scans.tsv``, with the rows and columns that others added."""
-    file = f"{name}_scans.tsv"
-    columns, present = read_table(folder / file, "filename")
-    volume_files = {f"{stem}.nii.gz" for stem in state.volumes}
-    rows = {row: cells for row, cells in present.items() if row not in volume_files}
-    for stem, target in targets.items():
-        if ".nii.gz" not in target.entry.files:  # a recording is no scan
-            continue
-        cells = dict(present.get(f"{target.before}.nii.gz", {}))
-        if stem in wanted and wanted[stem].acq_time is not None:
-            columns = with_columns(columns, ["acq_time"])
-            cells["acq_time"] = str(wanted[stem].acq_time)
-        rows[f"{stem}.nii.gz"] = {**cells, "filename": f"{stem}.nii.gz"}
-    return file, table_text(columns, rows)
-
-
-def _owned(state: SessionState) -> set[str]:
-    return {f"{stem}{extension}" for stem, entry in state.volumes.items() for extension in entry.files}
 
 
 def _files_in(folder: Path) -> list[str]:

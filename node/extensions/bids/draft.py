@@ -18,7 +18,8 @@ from typing import Any
 from node.cli.output import printable
 from node.errors import UsageError
 from node.extensions.bids.names import ENTITIES, KINDS, LABEL, Named, SuffixKind, kind_of, label, problem_with, stem
-from node.extensions.bids.plan import SubjectSeries, facts_of
+from node.extensions.bids.plan import facts_of
+from node.extensions.bids.planned import SubjectSeries
 from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, kind_of_image, read_text
 from node.extensions.bids.sources import PatientSource
 from node.selector import Facts, Selector

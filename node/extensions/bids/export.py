@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from node.extensions.bids.dataset import Dataset, SessionChange, WantedVolume, opened, require_dataset
-from node.extensions.bids.plan import (
+from node.extensions.bids.dataset import Dataset, opened, require_dataset
+from node.extensions.bids.plan import Planner
+from node.extensions.bids.planned import (
     PlannedVolume,
-    Planner,
     SessionPlan,
     SessionState,
     Skipped,
@@ -24,6 +24,7 @@ from node.extensions.bids.plan import (
 )
 from node.extensions.bids.rules import NotExported, Rules
 from node.extensions.bids.sources import STILL_OPEN, PatientSource
+from node.extensions.bids.state import SessionChange, WantedVolume
 from node.extensions.bids.subjects import (
     OF_STUDIES,
     Pseudonyms,

@@ -31,7 +31,7 @@ from node.web.pages.rendering import page
 from node.web.zips import Member, taken
 
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
-    from node.extensions.bids.plan import SubjectSeries
+    from node.extensions.bids.planned import SubjectSeries
 
 router = APIRouter(include_in_schema=False, dependencies=READERS)
 

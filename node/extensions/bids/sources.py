@@ -15,7 +15,7 @@ from node.conversion.found_series import KNOWN, Chosen, attributes_of_series, kn
 from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
 from node.errors import UsageError
-from node.extensions.bids.plan import SeriesVolume, SubjectSeries
+from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import VOLUME_FIELDS, Rules
 from node.extensions.bids.subjects import SubjectPatient
 from node.index.database.reading import ReadIndex

@@ -276,7 +276,7 @@ def pseudonyms_of(
 
 def _lines(ds: Dataset, key: PseudonymKey, with_uids: bool) -> Iterator[Line]:
     from node.dicom.values import standard_tag
-    from node.extensions.deidentify.attributes import identifiers, patient_of
+    from node.extensions.deidentify.elements import identifiers, patient_of
 
     patient = patient_of(ds)
     days = key.days_earlier(patient)

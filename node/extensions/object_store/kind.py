@@ -23,7 +23,7 @@ from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
 from node.archive.intact import MISSING, problem_with
 from node.conversion.volume_files import LostSources
 from node.extensions.object_store.bucket import configured_store
-from node.extensions.object_store.places import HostOf, PlaceRepository, Hosts
+from node.extensions.object_store.places import HostOf, Hosts, PlaceRepository
 from node.extensions.object_store.remote import LOST, CachedStore, no_other
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import (

@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 from isal import igzip
 
-from node.extensions.bids.plan import SeriesVolume, SubjectSeries
+from node.extensions.bids.planned import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.subjects import SubjectPatient
 from node.selector import FIELDS

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from textwrap import dedent
 
-from node.extensions.bids.dataset import STATE_FILE
 from node.extensions.bids.rules import NAMED_BY_RULE, DatasetTable, Rule, SessionsTable, SubjectsTable, default_rules
+from node.extensions.bids.state import STATE_FILE
 from tests.field_tables import with_table
 from tests.unit.extensions.bids.builders import rules_of
 

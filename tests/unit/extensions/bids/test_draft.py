@@ -9,7 +9,7 @@ import pytest
 from node.children.pseudonyms import PseudonymKey
 from node.extensions.bids.draft import Draft, draft
 from node.extensions.bids.export import Exporter
-from node.extensions.bids.plan import SubjectSeries
+from node.extensions.bids.planned import SubjectSeries
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms
 from node.selector import compile_selector

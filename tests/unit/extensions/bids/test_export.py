@@ -14,7 +14,7 @@ from node.children.pseudonyms import PseudonymKey
 from node.extensions.bids.command import _print as print_report
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
-from node.extensions.bids.plan import SubjectSeries
+from node.extensions.bids.planned import SubjectSeries
 from node.extensions.bids.sources import STILL_OPEN
 from node.extensions.bids.subjects import Pseudonyms, SubjectPatient
 from node.selector import compile_selector

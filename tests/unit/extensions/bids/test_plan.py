@@ -9,7 +9,8 @@ import pytest
 
 from node.children.pseudonyms import PseudonymKey
 from node.errors import UsageError
-from node.extensions.bids.plan import Planner, SessionState, SubjectPlan, SubjectSeries, WrittenVolume
+from node.extensions.bids.plan import Planner
+from node.extensions.bids.planned import SessionState, SubjectPlan, SubjectSeries, WrittenVolume
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms, read_map
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of

@@ -23,9 +23,9 @@ from pydicom.uid import MPEG2MPML, UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEG
 from rle.utils import encode_pixel_data
 
 from node.dicom.values import texts
-from node.extensions.deidentify.attributes import TEXT_VRS
 from node.extensions.deidentify.command import pseudonyms_of
 from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
+from node.extensions.deidentify.elements import TEXT_VRS
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, rows

@@ -8,7 +8,7 @@ import pytest
 
 from node.children.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
 from node.errors import UsageError
-from node.extensions.deidentify.attributes import shifted_date, shifted_datetime
+from node.extensions.deidentify.elements import shifted_date, shifted_datetime
 from node.extensions.deidentify.text import Identities
 from tests.unit.extensions.deidentify.orders import KEY
 
