@@ -188,7 +188,7 @@ def scans_of(
     folder: Path, name: str, state: SessionState, targets: Mapping[str, Target], wanted: Mapping[str, WantedVolume]
 ) -> tuple[str, bytes]:
     """Return the name and the text of ``scans.tsv``, with the rows and columns that others added."""
-    file = f"{name}scans_of.tsv"
+    file = f"{name}_scans.tsv"
     columns, present = read_table(folder / file, "filename")
     volume_files = {f"{stem}.nii.gz" for stem in state.volumes}
     rows = {row: cells for row, cells in present.items() if row not in volume_files}
