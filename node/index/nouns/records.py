@@ -265,8 +265,8 @@ class SeriesOutcome:
     """The result of one conversion.
 
     `sources` are (stack, SOP Instance UID, frames), `exclusions` (SOP Instance UID, frames, reason, detail), `failures`
-    (stack or None, reason, detail), `references` (series, revision that was used). `kept` are all files of the
-    revision, if they are to be moved to an object store.
+    (stack or None, reason, detail), `references` (series, revision that was used). `revision_files` are all files of
+    the revision, if they are to be moved to an object store.
     """
 
     state: str
