@@ -66,6 +66,9 @@ ONCE = (
 AFTER_RELEASE = (0.0, 0.001, 0.005, 0.05)
 """Seconds after A-RELEASE-RP, for `Run.moments`."""
 
+KILLED = "this node, not the sender, ended the association"
+"""How the reason of a verdict begins if a node died before it knew of a release."""
+
 Moment = str | float | None
 """When a node is killed: at a named step, so many seconds after the last A-RELEASE-RP, or at a random moment (None)."""
 
@@ -78,7 +81,10 @@ class Node:
 
     `mutant`: see `tests.crash.mutants`.
     `environment`: of every start.
+    `releases_after_answer`: a release is recorded only behind its answer, and so lost with a process that dies between.
     """
+
+    releases_after_answer = False
 
     def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.root, self.host, self.port = root, "127.0.0.1", 0
@@ -304,7 +310,8 @@ class _Course:
     def _judge(self) -> None:
         """Note which series are not complete although all of them came and their associations were released.
 
-        A series that came with other bytes as well may wait for somebody who decides between its versions.
+        A series that came with other bytes as well may wait for somebody who decides between its versions. Where a
+        release is recorded behind its answer, a node may hold its own death against a series, and against nobody else.
         """
         with closing(opened(self._node.root)) as index:
             rows = {row["series_instance_uid"]: row for row in index.execute("SELECT * FROM v_series")}
@@ -314,6 +321,7 @@ class _Course:
             for uid in sorted(self._released)
             if rows[uid]["verdict"] != "complete"
             and not (uid in self._altered and rows[uid]["verdict_rule"] == "versions")
+            and not (self._node.releases_after_answer and rows[uid]["verdict_reason"].startswith(KILLED))
         ]
 
 

@@ -36,7 +36,9 @@ START_SECONDS = 60.0
 
 
 class Program(Node):
-    """The program of the document instead of `voxelnode serve`."""
+    """The program of the document instead of `voxelnode serve`: pynetdicom answers a release, then tells of it."""
+
+    releases_after_answer = True
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""

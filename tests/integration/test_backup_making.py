@@ -33,7 +33,7 @@ from tests.made_once import copy_root, empty_folder
 from tests.pace import few_in_the_gate
 from tests.preloaded import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.sqlite("a backup copies an index in SQLite only, and says so")]
+pytestmark = pytest.mark.sqlite("a backup copies an index in SQLite only, and says so")
 
 LINKED = "files of the backup are hard links"
 
@@ -81,6 +81,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_second_backup_copies_only_what_is_new(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     first = backup(folder, root)
@@ -105,6 +106,7 @@ def test_a_second_backup_copies_only_what_is_new(root: Path, tmp_path: Path) -> 
     assert LINKED in run("backup", folder, "--no-prove", "--root", root).stdout, "links of earlier runs count"
 
 
+@pytest.mark.slow
 def test_on_another_disk_a_backup_has_copies(root: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         folder = another_disk(tmp_path, stack) / "backup"
@@ -115,6 +117,7 @@ def test_on_another_disk_a_backup_has_copies(root: Path, tmp_path: Path) -> None
         assert LINKED not in run("backup", folder, "--no-prove", "--root", root).stdout
 
 
+@pytest.mark.slow
 def test_objects_on_another_disk_than_the_root_are_in_the_backup(root: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         place = another_disk(tmp_path, stack)
@@ -124,6 +127,7 @@ def test_objects_on_another_disk_than_the_root_are_in_the_backup(root: Path, tmp
         assert digests(tmp_path / "backup") == digests(root)
 
 
+@pytest.mark.slow
 def test_what_was_deleted_goes_from_the_backup(root: Path, made: tuple[Path, list[Sent]], tmp_path: Path) -> None:
     folder, study = tmp_path / "backup", made[1][0].study_instance_uid
     backup(folder, root, "--no-prove")
@@ -137,6 +141,7 @@ def test_what_was_deleted_goes_from_the_backup(root: Path, made: tuple[Path, lis
     assert (folder / "wheel.whl").exists()
 
 
+@pytest.mark.slow
 def test_what_is_deleted_while_the_backup_is_made_is_no_difference(
     root: Path, made: tuple[Path, list[Sent]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +158,7 @@ def test_what_is_deleted_while_the_backup_is_made_is_no_difference(
     assert json.loads(done.stdout)["differences"] == []
 
 
+@pytest.mark.slow
 def test_a_bit_that_flipped_in_the_backup_is_found_until_the_file_is_removed(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     backup(folder, root, "--no-prove")
@@ -172,6 +178,7 @@ def test_a_bit_that_flipped_in_the_backup_is_found_until_the_file_is_removed(roo
     assert backup(folder, root)["status"] == 0
 
 
+@pytest.mark.slow
 def test_what_is_damaged_in_the_root_stays_whole_in_the_backup_until_it_is_taken_back(
     root: Path, made: tuple[Path, list[Sent]], tmp_path: Path
 ) -> None:
@@ -237,6 +244,7 @@ def test_a_sealed_segment_of_the_ledger_stays_whole_in_the_backup(
         assert (folder / path.relative_to(root)).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_restored_root_is_as_the_backup(root: Path, made: tuple[Path, list[Sent]], tmp_path: Path) -> None:
     folder, new = tmp_path / "backup", tmp_path / "new"
     backup(folder, root, "--no-prove")
@@ -252,6 +260,7 @@ def test_a_restored_root_is_as_the_backup(root: Path, made: tuple[Path, list[Sen
     assert backup(folder, new)["status"] == 0, "it is the same root, so its backups go on"
 
 
+@pytest.mark.slow
 def test_a_backup_that_lacks_most_files_is_restored_only_by_force(root: Path, tmp_path: Path) -> None:
     folder, new = tmp_path / "backup", tmp_path / "new"
     backup(folder, root, "--no-prove")
@@ -266,6 +275,7 @@ def test_a_backup_that_lacks_most_files_is_restored_only_by_force(root: Path, tm
     assert "the files of 11 instances" in lost.stdout
 
 
+@pytest.mark.slow
 def test_the_ledger_of_the_damaged_root_tells_what_is_lost_since_the_backup(root: Path, tmp_path: Path) -> None:
     folder, since = tmp_path / "backup", new_series(2)
     backup(folder, root, "--no-prove")
@@ -278,6 +288,7 @@ def test_the_ledger_of_the_damaged_root_tells_what_is_lost_since_the_backup(root
         assert {one.get("sop_instance_uid") for one in lost} == expected
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_for_this_root_is_refused_and_stays_as_it_is(root: Path, tmp_path: Path) -> None:
     other, folder = tmp_path / "other", tmp_path / "backup"
     receive(other, new_series(1))
@@ -294,6 +305,7 @@ def test_a_folder_that_is_not_for_this_root_is_refused_and_stays_as_it_is(root: 
     assert "is not a root" in refused("backup", tmp_path / "new", "--root", tmp_path / "photos")
 
 
+@pytest.mark.slow
 def test_a_restore_refuses_what_it_would_mix_up(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     backup(folder, root, "--no-prove")
@@ -308,6 +320,7 @@ def test_a_restore_refuses_what_it_would_mix_up(root: Path, tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["VOXELNODE_INDEX__URL=postgresql+psycopg://db/x", "VOXELNODE_STORAGE__URL=file:///x"])
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_a_root_that_is_not_only_in_its_folders_is_refused(tmp_path: Path, key: str, command: str) -> None:
@@ -317,12 +330,14 @@ def test_a_root_that_is_not_only_in_its_folders_is_refused(tmp_path: Path, key: 
     assert "docs/backup.md" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_one_backup_of_a_root_is_made_at_a_time(root: Path, tmp_path: Path) -> None:
     with holding_backups(root):
         assert "wait until it has ended" in refused("backup", tmp_path / "backup", "--root", root)
     assert backup(tmp_path / "backup", root, "--no-prove")["status"] == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_backup_before_and_no_half_of_the_new_one(
     root: Path, made: tuple[Path, list[Sent]], tmp_path: Path
 ) -> None:
@@ -343,6 +358,7 @@ def test_a_full_disk_leaves_the_backup_before_and_no_half_of_the_new_one(
         assert backup(folder, root, "--no-prove")["status"] == 0
 
 
+@pytest.mark.slow
 def test_what_was_copied_before_the_machine_stopped_is_copied_again(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     [path, *_] = sorted(root.glob("objects/*/*.dcm"))
@@ -354,6 +370,7 @@ def test_what_was_copied_before_the_machine_stopped_is_copied_again(root: Path, 
     assert digests(folder) == digests(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", few_in_the_gate(POLICIES, "replace"))
 def test_a_backup_has_all_that_was_acknowledged_before_whatever_comes_in_each_step(
     tmp_path: Path, policy: OverwritePolicy, monkeypatch: pytest.MonkeyPatch

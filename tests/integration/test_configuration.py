@@ -36,8 +36,6 @@ from tests.rows import view_rows
 from tests.web.configured import Started, audited, drop_in, settings_of
 from tests.web.conftest import DEADLINE_SECONDS
 
-pytestmark = pytest.mark.slow
-
 HERE = {"enabled": False, "hook_networks": ["127.0.0.0/8"]}
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 STORED = ["instance-stored"]
@@ -71,6 +69,7 @@ def rewritten(root: Path, **tables: Any) -> None:
     file.write_text(tomlkit.dumps({**tomlkit.parse(file.read_text()).unwrap(), **tables}))
 
 
+@pytest.mark.slow
 def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_changes_nothing(
     tmp_path: Path, pacs: Pacs, receiver: Receiver
 ) -> None:
@@ -136,6 +135,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         here.stop()
 
 
+@pytest.mark.slow
 def test_what_is_set_stands_in_a_drop_in_and_is_in_force_without_a_restart(tmp_path: Path) -> None:
     with Pacs() as before, Pacs() as after:
         here = Started(settings_of(tmp_path / "root", web=HERE))
@@ -255,6 +255,7 @@ def test_the_last_peer_stays(tmp_path: Path) -> None:
         assert list(drop_in(tmp_path / "root")["peers"]) == ["ct"]
 
 
+@pytest.mark.slow
 def test_a_name_that_leads_to_this_machine_is_sent_nothing_until_the_hook_is_in_another_file(
     tmp_path: Path, receiver: Receiver
 ) -> None:
@@ -287,6 +288,7 @@ def is_signed(received: Received) -> bool:
     return headers.get("webhook-signature") == f"v1,{expected}"
 
 
+@pytest.mark.slow
 def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: Path, receiver: Receiver) -> None:
     here = Started(settings_of(tmp_path / "root", web=HERE))
     hook = {"on": STORED, "url": receiver.url}
@@ -309,6 +311,7 @@ def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: 
         here.stop()
 
 
+@pytest.mark.slow
 def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_agrees(tmp_path: Path) -> None:
     with Receiver(lambda received: Answer(500)) as broken, Receiver() as whole:
         here = Started(settings_of(tmp_path / "root", web=HERE))
@@ -338,6 +341,7 @@ def reported(receiver: Receiver) -> set[str]:
     return {str(one.content["sop_instance_uid"]) for one in receiver.received}
 
 
+@pytest.mark.slow
 def test_a_change_waits_for_no_receiver_that_hangs_and_other_hooks_go_on(tmp_path: Path, receiver: Receiver) -> None:
     never = threading.Event()
     with Receiver(lambda received: Answer(after=never)) as slow:
@@ -358,6 +362,7 @@ def test_a_change_waits_for_no_receiver_that_hangs_and_other_hooks_go_on(tmp_pat
             here.stop()
 
 
+@pytest.mark.slow
 def test_rules_of_retention_that_are_set_ask_before_an_unusual_number_goes(tmp_path: Path) -> None:
     here = Started(settings_of(tmp_path / "root", web=HERE))
     [service] = [one for one in here.node.services if isinstance(one, Retention)]
@@ -420,6 +425,7 @@ def test_several_hosts_are_changed_in_their_files_and_restarted(tmp_path: Path) 
             put(store, "hooks.x", WEBHOOK)
 
 
+@pytest.mark.slow
 def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_it_again(tmp_path: Path) -> None:
     root, file = tmp_path / "root", tmp_path / "root" / "conf.d" / "10-ours.toml"
     where = ("--root", root)
@@ -466,6 +472,7 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
     assert drop_in(root) == {"peers": {"ct": {"ae_title": "ANY"}}}
 
 
+@pytest.mark.slow
 def test_a_command_leaves_other_keys_as_they_are_and_tells_what_it_has_removed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     where = ("--root", root)

@@ -24,8 +24,6 @@ from tests.lying_store import FLIPS, FLIPS_ONCE, KEEPS_NOTHING, ON_WRITING, RETU
 from tests.object_store import ObjectStore, object_store
 from tests.trash import delete
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ObjectStore]:
@@ -64,6 +62,7 @@ def marks(node: Served) -> int:
     return int(node.rows("SELECT count(*) AS marked FROM v_images WHERE file_missing")[0]["marked"])
 
 
+@pytest.mark.slow
 def test_no_local_file_goes_before_its_object_was_read_back(node: Served, lying: Lying) -> None:
     first = make.ct_series(1)[0]
     node.take(first)
@@ -116,6 +115,7 @@ def test_a_store_is_tried_before_anything_moves_there(node: Served, lying: Lying
     assert node.places() == ["store"]
 
 
+@pytest.mark.slow
 def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_back(
     node: Served, lying: Lying, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +145,7 @@ def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_bac
     assert len(node.local()) == 1
 
 
+@pytest.mark.slow
 def test_a_copy_stays_if_its_object_was_lost_since(
     node: Served, server: ObjectStore, lying: Lying, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_copy_stays_if_its_object_was_lost_since(
     assert "objects_lost" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_one_bad_read_marks_nothing_and_a_mark_goes_when_the_object_is_right_again(node: Served, lying: Lying) -> None:
     series = make.ct_series(4)
     node.take(*series)
@@ -209,6 +211,7 @@ def test_one_bad_read_marks_nothing_and_a_mark_goes_when_the_object_is_right_aga
     assert marks(node) == 0
 
 
+@pytest.mark.slow
 def test_a_series_that_was_damaged_on_its_way_is_converted_when_it_is_right_again(node: Served, lying: Lying) -> None:
     node.take(*make.ct_series(4))
     assert node.upload() is None

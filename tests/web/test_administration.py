@@ -21,8 +21,6 @@ from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import Visitor
 
-pytestmark = pytest.mark.slow
-
 NEW = "another good password"
 STALE = "somebody else's password"
 
@@ -54,6 +52,7 @@ def roles(site: Site) -> dict[str, str]:
         return {one.name: one.role.name for one in index.accounts.listed()}
 
 
+@pytest.mark.slow
 def test_accounts_are_made_changed_and_removed(site: Site, chief: httpx2.Client) -> None:
     made = chief.post("/administration/accounts", data={"name": "ann", "role": "write", "new": NEW, "again": NEW})
     assert made.status_code == 303, made.text
@@ -126,6 +125,7 @@ def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: Callabl
     assert "need no account" in site.client().get("/account").text
 
 
+@pytest.mark.slow
 def test_ones_own_password_needs_the_current_one_and_ends_all_sessions(site: Site) -> None:
     site.account("ann", Role.READ)
     ann, other = signed_in(site, "ann"), signed_in(site, "ann")
@@ -156,6 +156,7 @@ def test_ones_own_tokens_are_shown_once_and_revoked(site: Site) -> None:
     assert script.get("/api/v1/studies").status_code == 401
 
 
+@pytest.mark.slow
 def test_the_configuration_says_where_each_value_comes_from(
     start_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_the_configuration_says_where_each_value_comes_from(
     assert "series.quiet_seconds" in client.get("/administration/configuration").text
 
 
+@pytest.mark.slow
 def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     start_site: Callable[..., Site], tmp_path: Path
 ) -> None:
@@ -235,6 +237,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     assert ann.post("/administration/hooks/bell/test").status_code == 403
 
 
+@pytest.mark.slow
 def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site: Callable[..., Site]) -> None:
     site = start_site(tables={"retention": {"maximum_studies": 1, "only_converted": False}})
     for uid in ("1.2.1", "1.2.2"):
@@ -250,6 +253,7 @@ def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site:
     assert "unlimited" in start_site().client().get("/administration/retention").text
 
 
+@pytest.mark.slow
 def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -> None:
     site.take(*make.ct_series(2, study_uid="1.2.3", PatientName="Doe^Jane", StudyDate="20240102"))
     chief.post("/studies/1.2.3/labels", data={"label": "checked"})
@@ -263,6 +267,7 @@ def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -
     assert shown.index("account ann") < shown.index("labels changed"), "newest first"
 
 
+@pytest.mark.slow
 def test_a_form_that_breaks_a_rule_is_reported_in_plain_words_and_can_be_sent_again(chief: httpx2.Client) -> None:
     form = {"name": "ct9", "ae_title": "X" * 17, "may": "echo", "host": "127.0.0.1:104"}
     answer = chief.post("/administration/set/peers", data=form, headers={"Accept": "text/html"})
@@ -326,6 +331,7 @@ def test_the_log_is_searched_and_taken_away_and_shows_requests_if_wanted(
     expect(page.get_by_role("button", name="HTTP requests", pressed=True)).to_be_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept_log")
 def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
     site = start_site()

@@ -19,13 +19,12 @@ from tests.web.configured import PAGE, WEB, Started, audited, chief_of, drop_in,
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD
 from tests.web.pages import Visitor, accessibility_faults
 
-pytestmark = pytest.mark.slow
-
 HOOK = {"kind": "webhook", "on": ["instance-stored"], "url": "https://example.org/"}
 FILES = {"hooks": {"file": HOOK}, "routes": {"file": {"to": ["pacs"], "where": 'modality == "XX"'}}}
 SECRET = "whsec_" + "A" * 43 + "="
 
 
+@pytest.mark.slow
 def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_node_receives(
     tmp_path: Path, visit: Callable[[str], Visitor], pacs: Pacs
 ) -> None:
@@ -139,6 +138,7 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
         here.stop()
 
 
+@pytest.mark.slow
 def test_rules_of_retention_are_set_and_files_are_applied_in_the_browser(
     tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:

@@ -12,8 +12,6 @@ from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import PASSWORD, Site
 
-pytestmark = pytest.mark.slow
-
 STUDY = "/api/v1/studies/1.2.3"
 
 
@@ -60,6 +58,7 @@ def test_labels_are_set_listed_filtered_and_selected(two: Site) -> None:
     assert [line["objects"][0]["patient_id"] for line in lines] == ["P1"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["", " ", "a,b", "a\tb\x00", "x" * 65])
 def test_a_label_that_cannot_be_one_is_refused(two: Site, label: str) -> None:
     answer = two.client().put(f"{STUDY}/labels", json={"labels": [label]})
@@ -67,6 +66,7 @@ def test_a_label_that_cannot_be_one_is_refused(two: Site, label: str) -> None:
     assert labelled(two) == []
 
 
+@pytest.mark.slow
 def test_what_is_not_there_has_no_labels(two: Site) -> None:
     client = two.client()
     for path in ("/api/v1/studies/9.9", f"{STUDY}/series/1.2.4.1"):
@@ -102,6 +102,7 @@ def test_comments_are_written_shown_and_removed_by_who_wrote_them(two: Site) -> 
     assert client.get(f"{STUDY}/comments").json() == {"items": []}
 
 
+@pytest.mark.slow
 def test_pages_give_and_take_labels_of_a_study_a_series_and_a_selection(two: Site) -> None:
     client = two.client()
     assert 'name="label"><option' not in client.get("/").text, "no label, no filter"

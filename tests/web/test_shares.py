@@ -19,8 +19,6 @@ from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.test_administration import signed_in
 from tests.web.test_deidentified import searched
 
-pytestmark = pytest.mark.slow
-
 STUDY, SERIES, OTHER = "1.2.3", "1.2.3.1", "1.2.4"
 
 
@@ -49,6 +47,7 @@ def shared(site: Site, **wanted: object) -> dict[str, object]:
     return made.json()
 
 
+@pytest.mark.slow
 def test_a_link_shows_its_study_to_anybody_until_it_is_revoked(site: Site) -> None:
     made = shared(site, download=True)
     path, client = str(made["path"]), site.client()
@@ -132,6 +131,7 @@ def test_a_link_of_before_that_asked_for_a_passphrase_opens_nothing(site: Site) 
     assert made["id"] not in [one["id"] for one in listed]
 
 
+@pytest.mark.slow
 def test_a_link_without_identities_shows_and_sends_copies_only(site: Site) -> None:
     writer = site.client(auth=("writer", PASSWORD))
     url = f"/api/v1/studies/{STUDY}/shares"
@@ -150,6 +150,7 @@ def test_a_link_without_identities_shows_and_sends_copies_only(site: Site) -> No
         assert not [word for word in (b"Voxel^", b"TEST-1", f"{STUDY}.".encode()) if word in content]
 
 
+@pytest.mark.slow
 def test_a_link_is_made_and_revoked_on_the_page_of_its_study(site: Site) -> None:
     writer = signed_in(site, "writer")
     assert f'href="/studies/{STUDY}/links"' in writer.get(f"/studies/{STUDY}").text
