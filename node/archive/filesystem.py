@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from node.archive.derived import Derived
-from node.archive.intake import Ballast, Intake
+from node.archive.intake import Ballast, Intake, PartFile, PartLink
 from node.archive.root import MARKER, HeldFolders
 from node.files.acknowledged import Ledger
 from node.files.durable import (
@@ -135,14 +135,17 @@ class Archive:
 
         Raises OutOfResources if the file cannot be created.
         """
-        return PartFile(self, _name(key))
+        return PartFile(self.intake, self._receiving(key), self.sync_parts)
 
     def refer(self, key: str, file: Path) -> PartLink:
         """Begin an instance that will have this key, and whose bytes stay in a file outside the archive.
 
         Raises OSError if the file cannot be read, and OutOfResources if the link cannot be created.
         """
-        return PartLink(self, _name(key), file)
+        return PartLink(self.intake, self._receiving(key), self.sync_parts, file)
+
+    def _receiving(self, key: str) -> str:
+        return self._folders.path(f"incoming/{_name(key)}.receiving")
 
     def make_folders(self, keys: Iterable[str]) -> None:
         """Make the folders of keys that are missing: a copy of a root may lack those that were empty.
@@ -399,105 +402,6 @@ class Archive:
                 folder.rmdir()
             raise
         return folder
-
-
-class _Part:
-    """A name in the folder of what comes in, and an open file, until the record of the instance is applied."""
-
-    _archive: Archive
-    _path: str
-    _file: int
-    _open = False
-
-    def abandon(self) -> None:
-        """Remove the name; a second call does nothing. Never call it after the record was written."""
-        self._close()
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
-
-    def _finish(self) -> None:
-        """Give it the name that says that nothing is missing, durably."""
-        self._close()
-        received, self._path = self._path, f"{self._path.removesuffix('receiving')}part"
-        os.rename(received, self._path)
-        self._archive.sync_parts()
-
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._file)
-
-
-class PartFile(_Part):
-    """A large instance while its bytes are received. Not thread-safe."""
-
-    def __init__(self, archive: Archive, name: str) -> None:
-        self._archive = archive
-        self._path = archive._folders.path(f"incoming/{name}.receiving")
-        self._arrived = archive.intake.measured()
-        with archive.intake.refusing():
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._open = True
-        reached("part-opened")
-
-    def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        """Append all bytes of a fragment.
-
-        Raises OutOfResources if the disk fails, is full, or has no more than the reserve left; call `abandon`.
-        """
-        self._arrived(len(fragment))
-        with self._archive.intake.refusing():
-            write_all(self._file, fragment)
-        reached("part-written")
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes that were written; fewer at the end of the file.
-
-        Raises OutOfResources if the disk fails.
-        """
-        with self._archive.intake.refusing():
-            return os.pread(self._file, length, offset)
-
-    def finish(self) -> None:
-        """Make the bytes durable, and the name of the file.
-
-        Raises OutOfResources if the disk fails. A failed sync is never retried, because the kernel may have dropped the
-        pages.
-        """
-        self._archive.intake.require_sound()
-        with self._archive.intake.refusing():
-            os.fdatasync(self._file)
-            self._finish()
-        reached("part-synced")
-
-
-class PartLink(_Part):
-    """An instance whose bytes stay in a file outside the archive, until its record is applied. Not thread-safe."""
-
-    def __init__(self, archive: Archive, name: str, file: Path) -> None:
-        self._archive = archive
-        self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        self._open = True
-        self._path = archive._folders.path(f"incoming/{name}.receiving")
-        try:
-            with archive.intake.refusing():
-                os.symlink(file.absolute(), self._path)
-        except BaseException:
-            self._close()
-            raise
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the file; fewer at its end. Raises OSError if it cannot be read."""
-        return os.pread(self._file, length, offset)
-
-    def finish(self) -> None:
-        """Make the name of the link durable.
-
-        Raises OutOfResources if the disk fails.
-        """
-        self._archive.intake.require_sound()
-        with self._archive.intake.refusing():
-            self._finish()
 
 
 def _sync_own(path: Path) -> None:

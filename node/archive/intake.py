@@ -5,6 +5,8 @@ itself, its lock or the index goes, the node has to be restarted.
 
 A deletion needs room itself, for its audit line and its rows. The ballast is some space that a full disk still has: a
 folder of files without content, whose space and inodes are given back to the disk for the time of a deletion.
+
+A large instance is a part file, or a link to a file outside the archive, until its record is applied.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from node.archive import space
 from node.archive.root import MOUNT
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
 from node.errors import OutOfResources, sized
-from node.files.durable import NO_ROOM, moved
+from node.files.durable import NO_ROOM, moved, write_all
+from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
 
@@ -296,3 +299,101 @@ def _allocate(path: Path) -> None:
         raise
     finally:
         os.close(file)
+
+
+class _Part:
+    """A name in the folder of what comes in, and an open file, until the record of the instance is applied."""
+
+    _file: int
+    _open = False
+
+    def __init__(self, intake: Intake, path: str, sync_parts: Callable[[], None]) -> None:
+        self._intake, self._path, self._sync_parts = intake, path, sync_parts
+
+    def abandon(self) -> None:
+        """Remove the name; a second call does nothing. Never call it after the record was written."""
+        self._close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def _finish(self) -> None:
+        """Give it the name that says that nothing is missing, durably."""
+        self._close()
+        received, self._path = self._path, f"{self._path.removesuffix('receiving')}part"
+        os.rename(received, self._path)
+        self._sync_parts()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+
+class PartFile(_Part):
+    """A large instance while its bytes are received. Not thread-safe."""
+
+    def __init__(self, intake: Intake, path: str, sync_parts: Callable[[], None]) -> None:
+        super().__init__(intake, path, sync_parts)
+        self._arrived = intake.measured()
+        with intake.refusing():
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._open = True
+        reached("part-opened")
+
+    def write(self, fragment: bytes | bytearray | memoryview) -> None:
+        """Append all bytes of a fragment.
+
+        Raises OutOfResources if the disk fails, is full, or has no more than the reserve left; call `abandon`.
+        """
+        self._arrived(len(fragment))
+        with self._intake.refusing():
+            write_all(self._file, fragment)
+        reached("part-written")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes that were written; fewer at the end of the file.
+
+        Raises OutOfResources if the disk fails.
+        """
+        with self._intake.refusing():
+            return os.pread(self._file, length, offset)
+
+    def finish(self) -> None:
+        """Make the bytes durable, and the name of the file.
+
+        Raises OutOfResources if the disk fails. A failed sync is never retried, because the kernel may have dropped the
+        pages.
+        """
+        self._intake.require_sound()
+        with self._intake.refusing():
+            os.fdatasync(self._file)
+            self._finish()
+        reached("part-synced")
+
+
+class PartLink(_Part):
+    """An instance whose bytes stay in a file outside the archive, until its record is applied. Not thread-safe."""
+
+    def __init__(self, intake: Intake, path: str, sync_parts: Callable[[], None], file: Path) -> None:
+        super().__init__(intake, path, sync_parts)
+        self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        self._open = True
+        try:
+            with intake.refusing():
+                os.symlink(file.absolute(), self._path)
+        except BaseException:
+            self._close()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file; fewer at its end. Raises OSError if it cannot be read."""
+        return os.pread(self._file, length, offset)
+
+    def finish(self) -> None:
+        """Make the name of the link durable.
+
+        Raises OutOfResources if the disk fails.
+        """
+        self._intake.require_sound()
+        with self._intake.refusing():
+            self._finish()

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, cast
 
 import structlog
 
-from node.archive.filesystem import Archive, PartFile, PartLink
+from node.archive.filesystem import Archive
+from node.archive.intake import PartFile, PartLink
 from node.dicom.attributes import InstanceAttributes, instance_attributes
 from node.dicom.header import Head, ReadHead
 from node.dicom.walker import HeaderCut

@@ -12,15 +12,13 @@ Missing values never raise: no comparison holds for a missing value but ``!=`` a
 from __future__ import annotations
 
 import datetime as dt
-import math
-import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from node.errors import UsageError, nearest
-from node.selector.fields import FIELDS, KNOWN_LATER, NOT_CONVERTED, Field
+from node.selector.fields import FIELDS, KNOWN_LATER, NOT_CONVERTED, ORDERS, Field, test_of
 
 Facts = Mapping[str, Any]
 """What is known of a series: a value for each field, a list for those with several; None is a missing value."""
@@ -34,7 +32,6 @@ HELP = "voxelnode help select"
 MAX_LENGTH = 2000
 MAX_DEPTH = 30
 MAX_VALUES = 100
-MAX_WILDCARDS = 10
 
 _TOKEN = re.compile(
     r"""(?P<text>"[^"]*"|'[^']*')|(?P<number>-?[0-9]+(?:\.[0-9]+)?(?![\w.]))|(?P<word>[A-Za-z_]\w*)"""
@@ -43,12 +40,6 @@ _TOKEN = re.compile(
 _SPACE = re.compile(r"\s*")
 _OTHER_SIGNS = {"=": "==", "<>": "!=", "&&": "and", "||": "or", "!": "not", "&": "and", "|": "or"}
 _WORDS = ("and", "or", "not", "in", "null")
-_ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _OF_TABLE = re.compile(r"\s*(==|!=|<=|>=|<|>)?\s*(.*?)\s*", re.DOTALL)
 
 
@@ -326,7 +317,7 @@ class _Parser:
             operator_, values = "in", self._list()
         elif negated:
             self._refuse("not is followed by in here; write not before the whole comparison", self._peek())
-        elif self._take("==", "!=", *_ORDERS):
+        elif self._take("==", "!=", *ORDERS):
             negated, operator_ = sign.text == "!=", sign.text
             values = [self._value()]
         else:
@@ -336,7 +327,7 @@ class _Parser:
         tests = []
         for token, value in values:
             try:
-                tests.append(_test(name.text, field, operator_, value))
+                tests.append(test_of(name.text, field, operator_, value))
             except ValueError as error:
                 self._refuse(str(error), token)
         return _Comparison(name.text, field.several, _any_of(tests), negated, text)
@@ -396,9 +387,9 @@ def _of_table(name: str, value: Any, fields: Fields) -> _Condition:
     try:
         if len(several) == 1:
             operator_, wanted = _operator_and_value(several[0], field)
-            tests = [_test(name, field, operator_, wanted)]
+            tests = [test_of(name, field, operator_, wanted)]
         else:
-            operator_, tests = "in", [_test(name, field, "in", _plain(item)) for item in several]
+            operator_, tests = "in", [test_of(name, field, "in", _plain(item)) for item in several]
     except ValueError as error:
         raise WrongSelector(f"{name}: {error}") from error
     shown = _shown(value if len(several) > 1 else wanted)
@@ -427,90 +418,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float | dt.date):
         raise ValueError(f"{value!r} is not a text, a number or a date")
     return value.isoformat() if isinstance(value, dt.date) else float(value) if isinstance(value, int) else value
-
-
-def _test(name: str, field: Field, operator_: str, value: Any) -> Callable[[Any], bool]:
-    """Return the test of one value of a field.
-
-    Raises ValueError if the value or the operator does not suit the field; the message gives the rule.
-    """
-    if value is None:
-        if operator_ in _ORDERS:
-            raise ValueError(f"null has no order: write {name} == null or {name} != null")
-        return lambda fact: fact is None
-    if field.type == "text":
-        if not isinstance(value, str):
-            raise ValueError(f'{name} is a text: write its value in quotes, as "{value:g}"')
-        if operator_ in _ORDERS:
-            raise ValueError(f"{name} is a text, which has no order: compare it by == or !=")
-        return _text_test(name, field, value)
-    wanted = _ordered(name, field, value)
-    if field.type == "moment" and operator_ not in _ORDERS:
-        raise ValueError(f"{name} is a moment: compare it by <, <=, > or >=")
-    compare: Callable[[Any, Any], bool] = _ORDERS.get(operator_, operator.eq)
-    return lambda fact: fact is not None and compare(fact, wanted)
-
-
-def _text_test(name: str, field: Field, value: str) -> Callable[[Any], bool]:
-    wanted = value.strip().casefold()
-    pieces = re.sub(r"\*+", "*", wanted).split("*")
-    if len(pieces) > MAX_WILDCARDS:
-        raise ValueError(f"{value!r} has more than {MAX_WILDCARDS - 1} asterisks")
-    is_choice = wanted in map(str.casefold, field.choices)  # such as T2*, which is no pattern then
-    if is_choice or (len(pieces) == 1 and "?" not in wanted):
-        if field.choices and not is_choice:
-            raise ValueError(f'"{value[:64]}" is not a value of {name}{nearest(wanted[:64], field.choices)}')
-        return lambda fact: fact is not None and fact.strip().casefold() == wanted
-    return lambda fact: fact is not None and _fits(fact.strip().casefold(), pieces)
-
-
-def _fits(text: str, pieces: Sequence[str]) -> bool:
-    """Return whether a text fits a pattern, given as the pieces between its asterisks (PS3.4 C.2.2.2.4).
-
-    The leftmost place of each piece leaves the most room for those that follow, so nothing is tried twice.
-    """
-    first, *middle = pieces
-    if not _is_at(text, 0, first):
-        return False
-    if not middle:
-        return len(text) == len(first)
-    last, at = middle.pop(), len(first)
-    for piece in middle:
-        while not _is_at(text, at, piece):
-            at += 1
-            if at > len(text):
-                return False
-        at += len(piece)
-    return len(text) - len(last) >= at and _is_at(text, len(text) - len(last), last)
-
-
-def _is_at(text: str, at: int, piece: str) -> bool:
-    """Return whether `piece`, in which a question mark is any character, is in `text` at a place."""
-    part = text[at : at + len(piece)]
-    return len(part) == len(piece) and all(wanted in ("?", found) for wanted, found in zip(piece, part, strict=True))
-
-
-def _ordered(name: str, field: Field, value: Any) -> Any:
-    if field.type == "number":
-        if not isinstance(value, float) or not math.isfinite(value):
-            raise ValueError(f"{name} is a number; {value!r} is not")
-        return value
-    try:
-        if not isinstance(value, str):
-            raise ValueError
-        if field.type == "date":
-            return dt.date.fromisoformat(value)
-        moment = dt.datetime.fromisoformat(value)
-        return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-    except ValueError:
-        example = f'"{_first_day(value)}"' if field.type == "date" else '"2026-01-31T08:00" (UTC)'
-        raise ValueError(f"{name} is a {field.type}: write it as {example}") from None
-
-
-def _first_day(value: Any) -> str:
-    """Return the first day of a year or a month, which is no date; an example for everything else."""
-    is_part = isinstance(value, str) and re.fullmatch(r"[0-9]{4}(-[0-9]{2})?", value)
-    return f"{value}{'-01-01'[len(value) - 4 :]}" if is_part else "2026-01-31"
 
 
 def _any_of(tests: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:

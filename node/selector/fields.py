@@ -1,11 +1,16 @@
-"""The fields of a selector: name, type, meaning."""
+"""The fields of a selector: name, type, meaning, and how a value of each is tested."""
 
 from __future__ import annotations
 
+import datetime as dt
 import math
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from node.errors import nearest
 
 Type = Literal["text", "number", "date", "moment"]
 Group = Literal["patient", "study", "series", "instances", "sender", "volume", "time"]
@@ -19,6 +24,16 @@ GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
 ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
 WEIGHTINGS = ("T1", "T2", "T2*", "PD", "FLAIR", "DWI")
 SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
+
+MAX_WILDCARDS = 10
+
+ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+"""Operators of fields whose values have an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +167,87 @@ def grid_fields(shape: Sequence[int], spacing_mm: Sequence[float], geometry: str
     fields |= dict(zip(SPACINGS, spacing_mm, strict=False))
     is_known = len(shape) > 2 and shape[2] > 1 and geometry != "none" and len(spacing_mm) > 2
     return fields | {"slice_spacing_mm": float(f"{spacing_mm[2]:.{POSITION_DIGITS}g}") if is_known else None}
+
+
+def test_of(name: str, field: Field, operator_: str, value: Any) -> Callable[[Any], bool]:
+    """Return the test of one value of a field.
+
+    Raises ValueError if the value or the operator does not suit the field; the message gives the rule.
+    """
+    if value is None:
+        if operator_ in ORDERS:
+            raise ValueError(f"null has no order: write {name} == null or {name} != null")
+        return lambda fact: fact is None
+    if field.type == "text":
+        if not isinstance(value, str):
+            raise ValueError(f'{name} is a text: write its value in quotes, as "{value:g}"')
+        if operator_ in ORDERS:
+            raise ValueError(f"{name} is a text, which has no order: compare it by == or !=")
+        return _text_test(name, field, value)
+    wanted = _ordered(name, field, value)
+    if field.type == "moment" and operator_ not in ORDERS:
+        raise ValueError(f"{name} is a moment: compare it by <, <=, > or >=")
+    compare: Callable[[Any, Any], bool] = ORDERS.get(operator_, operator.eq)
+    return lambda fact: fact is not None and compare(fact, wanted)
+
+
+def _text_test(name: str, field: Field, value: str) -> Callable[[Any], bool]:
+    wanted = value.strip().casefold()
+    pieces = re.sub(r"\*+", "*", wanted).split("*")
+    if len(pieces) > MAX_WILDCARDS:
+        raise ValueError(f"{value!r} has more than {MAX_WILDCARDS - 1} asterisks")
+    is_choice = wanted in map(str.casefold, field.choices)  # such as T2*, which is no pattern then
+    if is_choice or (len(pieces) == 1 and "?" not in wanted):
+        if field.choices and not is_choice:
+            raise ValueError(f'"{value[:64]}" is not a value of {name}{nearest(wanted[:64], field.choices)}')
+        return lambda fact: fact is not None and fact.strip().casefold() == wanted
+    return lambda fact: fact is not None and _fits(fact.strip().casefold(), pieces)
+
+
+def _fits(text: str, pieces: Sequence[str]) -> bool:
+    """Return whether a text fits a pattern, given as the pieces between its asterisks (PS3.4 C.2.2.2.4).
+
+    The leftmost place of each piece leaves the most room for those that follow, so nothing is tried twice.
+    """
+    first, *middle = pieces
+    if not _is_at(text, 0, first):
+        return False
+    if not middle:
+        return len(text) == len(first)
+    last, at = middle.pop(), len(first)
+    for piece in middle:
+        while not _is_at(text, at, piece):
+            at += 1
+            if at > len(text):
+                return False
+        at += len(piece)
+    return len(text) - len(last) >= at and _is_at(text, len(text) - len(last), last)
+
+
+def _is_at(text: str, at: int, piece: str) -> bool:
+    """Return whether `piece`, in which a question mark is any character, is in `text` at a place."""
+    part = text[at : at + len(piece)]
+    return len(part) == len(piece) and all(wanted in ("?", found) for wanted, found in zip(piece, part, strict=True))
+
+
+def _ordered(name: str, field: Field, value: Any) -> Any:
+    if field.type == "number":
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise ValueError(f"{name} is a number; {value!r} is not")
+        return value
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        if field.type == "date":
+            return dt.date.fromisoformat(value)
+        moment = dt.datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except ValueError:
+        example = f'"{_first_day(value)}"' if field.type == "date" else '"2026-01-31T08:00" (UTC)'
+        raise ValueError(f"{name} is a {field.type}: write it as {example}") from None
+
+
+def _first_day(value: Any) -> str:
+    """Return the first day of a year or a month, which is no date; an example for everything else."""
+    is_part = isinstance(value, str) and re.fullmatch(r"[0-9]{4}(-[0-9]{2})?", value)
+    return f"{value}{'-01-01'[len(value) - 4 :]}" if is_part else "2026-01-31"

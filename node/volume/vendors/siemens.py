@@ -108,15 +108,11 @@ def parse_csa(data: bytes) -> CsaHeader:
     """
     second = data.startswith(b"SV10")
     at = 8 if second else 0
-    if len(data) < at + 8:
-        return MappingProxyType({})
     count = int.from_bytes(data[at : at + 4], "little")
     at += 8
     elements: dict[str, tuple[str, ...]] = {}
-    if not 0 < count <= _MAX_ELEMENTS:
-        return MappingProxyType({})
     origin: int | None = None
-    for _ in range(count):
+    for _ in range(count if count <= _MAX_ELEMENTS else 0):
         if at + _ELEMENT.size > len(data):
             break
         name, _vm, _vr, _type, items, _check = _ELEMENT.unpack_from(data, at)
@@ -151,9 +147,7 @@ def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple
     return tuple(values), at
 
 
-def csa_numbers(
-    elements: Mapping[str, tuple[str, ...]], name: str, count: int | None = None
-) -> tuple[float, ...] | None:
+def csa_numbers(elements: CsaHeader, name: str, count: int | None = None) -> tuple[float, ...] | None:
     """Return the finite numbers of a CSA element; None unless there are `count` of them (if given)."""
     try:
         numbers = tuple(map(float, elements.get(name, ())))
@@ -170,9 +164,7 @@ def parse_protocol(data: bytes) -> Mapping[str, str]:
     Names are as written, ``sSliceArray.asSlice[3].sPosition.dTra``; values have no quotes. The last protocol counts.
     """
     protocols = _PROTOCOL.findall(data)
-    if not protocols:
-        return MappingProxyType({})
-    text = protocols[-1].decode("latin-1")
+    text = protocols[-1].decode("latin-1") if protocols else ""
     return MappingProxyType({name: value.strip('"') for name, value in _ASSIGNMENT.findall(text)})
 
 
