@@ -300,15 +300,6 @@ def test_what_was_acknowledged_and_is_not_indexed_is_waited_for(site: Site, monk
 
 
 @pytest.mark.slow
-def test_a_caller_is_kept_for_a_second_only(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Viewer(site, "reader", **OCTETS)
-    reader.burst(path_of(CT[0]))
-    monkeypatch.setattr(bursts, "LIFE_SECONDS", 0.0)
-    answer, short = reader.get(path_of(CT[0]))
-    assert (answer.status_code, short) == (200, False)
-
-
-@pytest.mark.slow
 def test_a_node_that_is_killed_in_a_burst_has_its_line(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.dcm" for number in range(len(CT))]
     for file, ds in zip(files, CT, strict=True):
