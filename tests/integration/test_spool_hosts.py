@@ -18,7 +18,7 @@ from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.errors import UsageError
-from node.extensions.object_store import remote
+from node.extensions.object_store import places
 from node.extensions.object_store.copying import copy_archive
 from node.extensions.object_store.places import HostAway
 from node.extensions.object_store.settings import StoreSettings
@@ -406,7 +406,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     hosts: Hosts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(remote, "HOST_SECONDS", 0.0)
+    monkeypatch.setattr(places, "HOST_SECONDS", 0.0)
     r1, c1 = hosts("r1"), hosts("c1")
     stored, spooled = (make.ct_series(1, StationName=name)[0] for name in ("STORED", "SPOOLED"))
     r1.take(stored)
