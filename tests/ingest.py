@@ -18,8 +18,8 @@ from node.index.database.index import Index
 from node.index.nouns.records import Outcome
 from node.journal.journal import Journal
 from node.receive.apply import Applier
+from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
-from node.receive.record import LARGE_BYTES
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from tests import make

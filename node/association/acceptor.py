@@ -28,7 +28,8 @@ from node.association.framing import Piece, Violation
 from node.association.messages import Messages
 from node.association.request import MalformedRequest, ReceivedRequest
 from node.association.services.c_store import StoreService
-from node.association.transport import Overdue, PeerCertificate, Transport
+from node.association.tls import PeerCertificate
+from node.association.transport import Overdue, Transport
 from node.association.upper_layer import (
     SERVICE_PROVIDER,
     SERVICE_USER,

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Literal, Protocol, cast, get_args
 
-from node.association.transport import PeerCertificate
+from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import counted
 from node.index.engine.scope import Scope

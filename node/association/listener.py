@@ -29,7 +29,8 @@ from node.association.services.c_find import FindService, negotiate, serve_c_fin
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, reports_owed, serve_n_action, serve_n_event_report
 from node.association.services.retrieve import GET_MODELS, MOVE_MODELS, RetrieveService, serve_c_get, serve_c_move
-from node.association.transport import PDU_SECONDS, PeerCertificate, Transport, tls_context
+from node.association.tls import PeerCertificate, tls_context
+from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.dicom import command

@@ -38,7 +38,8 @@ from node.association.contexts import (
 )
 from node.association.framing import MAXIMUM_PDU_BYTES, Framing, OtherPdu, Piece, Violation
 from node.association.request import ReceivedRequest, decoded_request
-from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, PeerCertificate, Transport
+from node.association.tls import PeerCertificate
+from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
 from node.errors import VoxelnodeError
 from node.runtime.budget import Claim
 from node.runtime.failpoints import reached

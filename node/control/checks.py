@@ -157,7 +157,7 @@ def before_root(settings: Settings) -> Iterator[Callable[[], object]]:
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
-    from node.association.transport import tls_context
+    from node.association.tls import tls_context
     from node.runtime.tls import server_context
 
     dicom, web = settings.dicom, settings.web
@@ -212,7 +212,7 @@ def _require_index(settings: Settings) -> None:
 
 
 def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
-    from node.association.transport import peer_tls_context
+    from node.association.tls import peer_tls_context
 
     try:
         peer_tls_context(peer, settings.dicom)

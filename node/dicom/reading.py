@@ -28,7 +28,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import VR
 
-from node.dicom.character_sets import elements_of
+from node.dicom.element_generator import elements_of
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,

@@ -46,7 +46,8 @@ from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
 from node.receive.accounting import acknowledged
 from node.receive.checkpoint import Checkpoint, Replayed
-from node.receive.record import Known, Receipt, content, receipt
+from node.receive.data_set import content
+from node.receive.record import Known, Receipt, receipt
 from node.receive.stored_files import add_compared
 from node.runtime.background import BackgroundService
 from node.runtime.failpoints import reached

@@ -36,7 +36,8 @@ from node.index.database.index import Index
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy
 from node.journal.journal import Journal
 from node.receive.apply import Applier
-from node.receive.record import IncomingDataSet, Known, Receipt, SpareBuffers, end_facts
+from node.receive.data_set import IncomingDataSet, SpareBuffers
+from node.receive.record import Known, Receipt, end_facts
 from node.receive.senders import OpenAssociations
 from node.runtime.failpoints import reached
 from node.runtime.metrics import Metrics

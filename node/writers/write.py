@@ -19,7 +19,6 @@ from node.volume.rendering import oriented
 from node.writers.base import FileGrid, NewFile, WrittenFile, grid_of, real_dtype, real_slabs, write_file
 from node.writers.nifti import LPS_TO_RAS, MAX_NIFTI1_DIMENSION, RGB, write_nifti, write_pair
 from node.writers.options import WriteOptions
-from node.writers.pictures import has_exact_affine, write_contours
 from node.writers.sidecar import (
     ascii_json,
     sidecar_fields,
@@ -174,6 +173,7 @@ def _write_body(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
     if not (options.body_masks or options.body_contours or options.masked_volumes):
         return []
     from node.writers.bodymask import body_mask, masked  # here: importing SimpleITK takes longer than a small volume
+    from node.writers.pictures import has_exact_affine, write_contours
 
     files = []
     mask = body_mask(volume, options.body_threshold_hu)

@@ -16,7 +16,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.cli import main
-from node.receive.record import LARGE_BYTES
+from node.receive.data_set import LARGE_BYTES
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender

@@ -9,10 +9,10 @@ import pytest
 from node.archive.filesystem import Archive
 from node.errors import OutOfResources
 from node.index.database.index import Index
+from node.receive.data_set import LARGE_BYTES
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
 from node.receive.ingest import Ingest
-from node.receive.record import LARGE_BYTES
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.ingest import opened_ingest

@@ -15,8 +15,8 @@ from node.archive.filesystem import Archive
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
 from node.index.nouns.records import Outcome
+from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Origin
-from node.receive.record import LARGE_BYTES
 from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes

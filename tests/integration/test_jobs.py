@@ -28,8 +28,8 @@ from node.index.work.ledger import Lane
 from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
+from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
-from node.receive.record import LARGE_BYTES
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until

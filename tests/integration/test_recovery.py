@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.dicom.encoding import file_head
+from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Origin
-from node.receive.record import LARGE_BYTES
 from node.receive.recovery import quarantine_losers, recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes

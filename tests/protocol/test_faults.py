@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 
-from node.receive.record import LARGE_BYTES
+from node.receive.data_set import LARGE_BYTES
 from tests.make import ct_series, instance
 from tests.protocol.conftest import (
     VERIFICATION,

@@ -52,7 +52,7 @@ IN_CHILDREN = (
 )
 """What runs in child processes."""
 
-IN_PARSERS = ("node.dicom.character_sets",)
+IN_PARSERS = ("node.dicom.element_generator",)
 """What pydicom itself calls while it parses."""
 
 IN_COMMANDS = (
@@ -65,6 +65,7 @@ IN_COMMANDS = (
     "node.extensions.bids",
     "node.extensions.demo",
     "node.lifecycle.fsck",
+    "node.lifecycle.repair",
 )
 """What a command, or a program with `node.open`, does in a process of its own."""
 

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from node.association.transport import peer_tls_context
+from node.association.tls import peer_tls_context
 from node.errors import UsageError, meant
 from node.runtime.network import Reach
 from node.settings.model import Settings
