@@ -5,8 +5,6 @@ They are made from what routes declare (`node.web.access.declared`). tests/web/t
 what a node answers.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass

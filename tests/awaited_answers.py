@@ -6,8 +6,6 @@ takes the answer for which `send_c_store` and the like wait, and drops it: they 
 The programs of pynetdicom, such as ``storescu``, are run like that by ``python -m tests.awaited_answers storescu``.
 """
 
-from __future__ import annotations
-
 import runpy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The validator of BIDS, which comes with the extra `dev`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 ``python -m tests.budget`` gives the figures there that do not fit the tree any more.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import tomllib

@@ -5,8 +5,6 @@ dialect for SQLite whose instances are equal, and which gives its engines one ca
 instance but what the version of SQLite and the arguments of the one `create_engine` for SQLite say, which are the same.
 """
 
-from __future__ import annotations
-
 from sqlalchemy import Engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite

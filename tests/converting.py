@@ -1,7 +1,5 @@
 """How tests convert without a child process, where the process is not what they test."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Instances judged by ``dciodvfy`` of dicom3tools, which knows the modules and types of every IOD."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections import Counter

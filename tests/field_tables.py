@@ -4,8 +4,6 @@ docs/sidecar.md has every field of a stack, where it comes from, and its unit; d
 fields of selectors and of rules; docs/configuration.md has the keys of the configuration.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping

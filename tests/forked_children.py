@@ -1,7 +1,5 @@
 """Starts the children of a node quickly: a process that has imported everything forks them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket

@@ -1,7 +1,5 @@
 """Charts as Helm itself reads them: its library comes with a package of tests/interop/requirements.txt."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 This knows nothing of how `instance.deidentified` works, except which attributes the table lists.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

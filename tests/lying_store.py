@@ -3,8 +3,6 @@
 `Lying` stands before another store. What it does wrong begins and ends when a test says so.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from base64 import b64encode

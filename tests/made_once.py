@@ -6,8 +6,6 @@ what tests/integration/test_index_schema.py is for, and the nodes of tests/accep
 With ``TESTS_INDEX=postgresql``, the indexes of tests are databases of a PostgreSQL server, one for each root.
 """
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import os

@@ -4,8 +4,6 @@ Every builder returns `FileDataset`s with file meta information; ``ds.save_as(pa
 them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, is seen.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy

@@ -1,7 +1,5 @@
 """Messages for tests of channels, which need no index."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 from node.notify.message import HookMessage

@@ -1,7 +1,5 @@
 """Series of GE's ``epi_pepolar``, whose every second volume is stored mirrored along the phase encoding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A newer version of the node: this one with one more migration, in a folder of its own."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

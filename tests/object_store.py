@@ -1,7 +1,5 @@
 """A server that speaks S3, as a process of its own: moto, of tests/interop/requirements.txt."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """An instance of any kind with the identities of one person in every attribute of the standard, and what is left."""
 
-from __future__ import annotations
-
 import re
 import struct
 from typing import Any

@@ -4,8 +4,6 @@ With ``TESTS_INDEX=postgresql``, roots of tests get an index in PostgreSQL inste
 its own, a copy of one that was migrated.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

@@ -5,8 +5,6 @@ for imports. That the command itself starts, and ends by itself, is what tests/a
 converters are other processes of Python.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import gc
 import importlib

@@ -1,7 +1,5 @@
 """Processes as they are seen from outside of their PID namespace."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress

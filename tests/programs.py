@@ -1,7 +1,5 @@
 """Programs of the system that tests run as peers."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """A primary and a standby of PostgreSQL, at addresses that stay the same whichever is which."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Rows of the documented views of an index, as a person with SQLite reads them."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

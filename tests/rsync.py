@@ -1,7 +1,5 @@
 """The part of rsync that the documents use."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from contextlib import suppress

@@ -4,8 +4,6 @@ It comes with tests/interop/requirements.txt. Without a model of a language, it 
 numbers, dates.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -5,8 +5,6 @@
 It begins when it gets a line, and prints how many instances had which outcome.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import random

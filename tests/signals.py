@@ -1,7 +1,5 @@
 """Builders of instances of spectroscopy and of physiological recordings, whose signals tell where they are from."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path

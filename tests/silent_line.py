@@ -1,7 +1,5 @@
 """A line to a server of PostgreSQL that can fall silent, as behind a broken switch: nobody is told, nothing arrives."""
 
-from __future__ import annotations
-
 import ctypes
 import socket
 import struct

@@ -3,8 +3,6 @@
 ``VOXELNODE_REQUIRE=everything`` asks for that. The gate installs all programs and packages that tests need.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator
 from typing import TypeVar

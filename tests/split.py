@@ -1,7 +1,5 @@
 """Series in time that a scanner sent as several series, each under a Series Instance UID of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

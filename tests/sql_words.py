@@ -1,7 +1,5 @@
 """A table, and what constructs of `node.index.engine.sql` find in it, whichever engine has it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

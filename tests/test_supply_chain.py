@@ -1,7 +1,5 @@
 """What the container installs, and under which licences: the locks fit pyproject.toml, and nothing is copyleft."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import re

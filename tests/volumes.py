@@ -1,7 +1,5 @@
 """Builders of `Frame` and `Volume` objects for tests: voxels that are told apart, a place that is no accident."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from pathlib import Path

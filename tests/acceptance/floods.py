@@ -1,7 +1,5 @@
 """Floods: clients of several addresses that want every place of a port, at the speed of a slow line."""
 
-from __future__ import annotations
-
 import os
 import select
 import socket

@@ -1,7 +1,5 @@
 """A node as its users run it: the `voxelnode serve` process, looked at through its files and its index only."""
 
-from __future__ import annotations
-
 import re
 import signal
 import threading

@@ -1,7 +1,5 @@
 """`voxelnode bids` beside a node that receives: what arrives, changes and is deleted in a data set that is kept up."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """A route keeps a BIDS data set up to date beside a node that receives, whoever is killed meanwhile."""
 
-from __future__ import annotations
-
 import json
 from contextlib import ExitStack
 from pathlib import Path

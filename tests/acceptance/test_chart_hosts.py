@@ -3,8 +3,6 @@
 Addresses, ports and folders are those of the test; each port of the container is one that the system chooses.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 from collections.abc import Iterator, Mapping

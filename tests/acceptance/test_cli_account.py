@@ -1,7 +1,5 @@
 """``voxelnode account``, on a root that nobody holds and on that of a running node."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`voxelnode peers find`, `get` and `send` between two nodes, as their users run them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hosts that share one index in PostgreSQL and one object store, each with a root of its own."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

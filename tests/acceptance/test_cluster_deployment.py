@@ -1,7 +1,5 @@
 """deploy/helm and deploy/compose.cluster.yaml: what they tell the hosts, and whether Kubernetes would take it."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

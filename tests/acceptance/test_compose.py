@@ -1,7 +1,5 @@
 """The services of deploy/compose.cluster.yaml as processes: real ones but for the object store, which is moto."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 

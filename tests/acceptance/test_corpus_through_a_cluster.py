@@ -4,8 +4,6 @@ Every series arrives in two associations, one with each receiver. The store is a
 the volumes are read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The node writes everything to its log, which names nobody.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Custody as its users see it: commands beside a serving node, and what it leaves on the disk."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from hashlib import sha256

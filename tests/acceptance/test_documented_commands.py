@@ -1,7 +1,5 @@
 """Every command line of the documents does what it says, on a node that has data, or is listed here with the reason."""
 
-from __future__ import annotations
-
 import html
 import json
 import os

@@ -1,7 +1,5 @@
 """A node that the machine gives nothing more."""
 
-from __future__ import annotations
-
 import os
 import re
 import resource

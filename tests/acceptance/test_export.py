@@ -1,7 +1,5 @@
 """An export: what another account may read of a root that is its owner's alone, while the node runs and afterwards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A package of somebody else adds to the node by an entry point: examples/voxelnode-hello (docs/extensions.md)."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Every port beside a flood of 1 Mbit/s: known peers, orders and administrators get through, and memory is bounded."""
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import json

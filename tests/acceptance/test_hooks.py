@@ -1,7 +1,5 @@
 """A served node tells hooks what happens: after the commit, never before, and at least once whatever kills it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Instances that are made to fill the memory of whoever reads them: the node itself stays small."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The journal as users and scripts meet it: its commands, `fsck`, `db rebuild`, and the reader of docs/journal.md."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """SIGKILL of a served node: what was acknowledged is there after the restart, and gets converted."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What senders do to a served node, and the revision, verdict and events that come of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

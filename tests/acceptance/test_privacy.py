@@ -1,7 +1,5 @@
 """Only the owner may read what a node keeps, whatever the umask and whoever made the folder."""
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess

@@ -1,7 +1,5 @@
 """Every remedy that the node names is tried: what it tells an operator to run then works."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

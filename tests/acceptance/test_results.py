@@ -1,7 +1,5 @@
 """The worked example of docs/results.md, from a C-STORE to what is stored: as a webhook, a command and a plugin."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """A served node forwards each instance at least once and in order, whoever is killed meanwhile."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

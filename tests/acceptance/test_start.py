@@ -1,7 +1,5 @@
 """A command loads what its work needs: imports are nearly all of a start, and half of the idle memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """A promise that needs two servers of PostgreSQL: one takes the place of the other, or is away for a while."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from pathlib import Path

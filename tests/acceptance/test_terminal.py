@@ -1,7 +1,5 @@
 """Reports on a terminal: they fit its columns, with the finding first, and UIDs only if they are asked for."""
 
-from __future__ import annotations
-
 import os
 import pty
 import tempfile

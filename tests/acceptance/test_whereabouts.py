@@ -1,7 +1,5 @@
 """Somebody looks for a study that is not there: `voxelnode info` says what became of it, and what it names works."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The long runs: ``python -m tests.crash --cycles 1000 --senders 4``, ``python -m tests.crash --interleavings 500``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -6,8 +6,6 @@ acknowledged by then must be in the index, and with ``object`` its bytes in the 
 empty disk, and what was not acknowledged is sent again.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import sys

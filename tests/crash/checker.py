@@ -1,7 +1,5 @@
 """After a restart: does everything acknowledged exist, whole, once, with its conversion done or owed?"""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import sqlite3

@@ -1,7 +1,5 @@
 """The clock of a process, set by a file; see ``clock.c``."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

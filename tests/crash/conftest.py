@@ -1,7 +1,5 @@
 """The failing disk, built once, and the journal of senders."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

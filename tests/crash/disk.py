@@ -1,7 +1,5 @@
 """A disk that can be made to fail, and to forget what was never synced (see disk.c)."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import struct

@@ -1,7 +1,5 @@
 """Operations whose arguments are drawn from a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, TypeVar

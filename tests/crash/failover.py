@@ -16,8 +16,6 @@ acknowledged must be in the index, with its file as it was sent, and each series
 instances, once. Leases last 4 s, series are quiet after 1 s, and instances are answered within 5 s.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

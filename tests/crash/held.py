@@ -3,8 +3,6 @@
 A child takes a second of a processor to start, and most nodes of a long test end before they convert anything.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Interleavings: orders of operations of `tests.crash.operators` that are drawn from a seed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from random import Random

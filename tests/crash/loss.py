@@ -8,8 +8,6 @@ slices took the place of a whole one. When the lost instances are sent again, no
 series is converted whole.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys

@@ -1,7 +1,5 @@
 """Nodes with one defence taken out, each by patching it from outside: the harness must find every one of them."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence

@@ -8,8 +8,6 @@ everything that was acknowledged and not deleted must be in the store, byte for 
 series, and nothing else.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

@@ -12,8 +12,6 @@ that was killed. At each start of the node, and in the end, its index and its fi
 - volumes are those of their rows, and none was made of a damaged file.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

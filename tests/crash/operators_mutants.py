@@ -15,8 +15,6 @@ The numbers are those of the kinds of loss that the defence is against:
 11. a copy that was made while the node received, and an archive that is not mounted
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from inspect import isfunction
 from pathlib import Path

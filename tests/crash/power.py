@@ -4,8 +4,6 @@ The node is killed once; the states that a power cut would have left at each of 
 what they covered (disk.py), started anew, and compared with what the senders had been told by then.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

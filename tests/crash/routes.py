@@ -7,8 +7,6 @@ acknowledged must be at both destinations, and must have come to the second node
 may have been given up. Waits between attempts begin at 0.3 s instead of 30 s. Full disks need root, for a tmpfs.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sqlite3

@@ -16,8 +16,6 @@ In the end, all harmed files are found; once they are mended, nothing is marked,
 node has every instance that was not deleted.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import signal

@@ -1,7 +1,5 @@
 """A root on a disk of its own, the node that serves it, and the commands that meet it."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 import signal

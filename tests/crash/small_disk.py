@@ -1,7 +1,5 @@
 """Small file systems, mounted for a test and filled by other programs than the node."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress

@@ -3,8 +3,6 @@
 So short a session writes part files, fills segments, makes checkpoints and uses segments again.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

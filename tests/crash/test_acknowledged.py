@@ -3,8 +3,6 @@
 The long form, with PostgreSQL: ``python -m tests.crash.acknowledged``.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Backups that a real node's root is made into while it receives, killed in every step, and restored."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The clock of a real process jumps: nothing is deleted for its age, and the node says why."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

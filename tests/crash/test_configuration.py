@@ -1,7 +1,5 @@
 """A node that is killed while its configuration changes has the old file or the new one, and works by it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

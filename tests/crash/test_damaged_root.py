@@ -1,7 +1,5 @@
 """A root that was harmed while no node ran: refused with the remedy, or nothing acknowledged is missing."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

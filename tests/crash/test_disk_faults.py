@@ -1,7 +1,5 @@
 """A disk that is full or fails: refused and told, nothing acknowledged is lost, and no sync is tried twice."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

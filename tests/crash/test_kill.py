@@ -3,8 +3,6 @@
 This is the short form of ``python -m tests.crash --cycles 1000 --senders 4``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import get_args
 

@@ -3,8 +3,6 @@
 This is the short form of ``python -m tests.crash.loss --cycles 100``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 This is the short form of ``python -m tests.crash --interleavings 500``; the gate runs it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from contextlib import closing
 from itertools import product

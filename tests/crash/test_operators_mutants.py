@@ -1,7 +1,5 @@
 """Each defence against what operators do is needed: without it, orders of the operations that meet it find the loss."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.crash.interleavings import caught

@@ -1,7 +1,5 @@
 """Whenever the power goes, what was acknowledged is there: only what was synced is kept, at every sync of a session."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

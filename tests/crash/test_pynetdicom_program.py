@@ -1,7 +1,5 @@
 """The program of docs/pynetdicom.md: pynetdicom accepts, a node keeps what comes, and both are killed."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

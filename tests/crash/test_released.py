@@ -1,7 +1,5 @@
 """A node that is killed around the answer to a release: whoever has released has done its part."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.runtime.failpoints import VARIABLE

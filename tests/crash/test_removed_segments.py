@@ -1,7 +1,5 @@
 """Segments of the journal that somebody removes: under a running node, and while none runs after it was killed."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 The program is a real one, which counts how often it runs.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The short form of ``python -m tests.crash.services --cycles 100``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

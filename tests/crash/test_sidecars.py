@@ -1,7 +1,5 @@
 """A real node that is killed in every step of writing a changed verdict into sidecars."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from contextlib import closing, suppress

@@ -3,8 +3,6 @@
 ``python -m tests.documents.datasette deploy/datasette.json`` writes it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -4,8 +4,6 @@
 without some slices, contours, a dose and a report. It takes half a minute. Run it again when the pages have changed.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import shutil

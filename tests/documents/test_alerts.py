@@ -1,7 +1,5 @@
 """The program in docs/alerts.md tells people: a mail to a server that speaks SMTP, and a post to a webhook."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import re

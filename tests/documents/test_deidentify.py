@@ -1,7 +1,5 @@
 """The two nodes of docs/deidentify.md, with the lines that it shows: the second one has pseudonyms and no identity."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

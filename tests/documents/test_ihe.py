@@ -1,7 +1,5 @@
 """The integration statement: each transaction has a test that exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tutorial does what it shows: its commands are run in order, and what it prints is compared."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

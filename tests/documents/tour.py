@@ -5,8 +5,6 @@ which one lacks a slice, and looks at what a person would: the list while images
 takes a minute. Run it again when the pages have changed.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

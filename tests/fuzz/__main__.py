@@ -8,8 +8,6 @@ arguments are libFuzzer's. An input that breaks a promise ends the run and stays
 ``python -m tests.fuzz FOLDER/crash-...`` runs again: a case for `tests/fuzz/test_found.py`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Mutations that keep a data set readable, so that more than its beginning is reached."""
 
-from __future__ import annotations
-
 import random
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Seeds: a few instances of each series of the corpus, with so few pixels that thousands are converted in a minute."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections import defaultdict

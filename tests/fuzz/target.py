@@ -1,7 +1,5 @@
 """What must hold of any bytes: they are refused with an error of the node, or converted, and each is accounted for."""
 
-from __future__ import annotations
-
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """What fuzzing found, each made anew."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from io import BytesIO
 

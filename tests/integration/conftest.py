@@ -1,7 +1,5 @@
 """A real archive and a real, migrated index in a fresh root."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager

@@ -1,7 +1,5 @@
 """What was acknowledged and is not here stands as a row until it comes again, is deleted or is written off."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from time import monotonic, sleep

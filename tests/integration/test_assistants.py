@@ -1,7 +1,5 @@
 """Assistants compute for a process that may start none: at the same time, with less rights, and only as long as it."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -1,7 +1,5 @@
 """`voxelnode audit`, `rejections` and `peers list` on a terminal: who did what, and what was refused."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 

@@ -1,7 +1,5 @@
 """The documented ways of copying a root and of putting a copy back, with senders that go on at every step."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`voxelnode backup` makes a backup and brings it up to date, and `voxelnode restore` makes a root of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

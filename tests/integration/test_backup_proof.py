@@ -1,7 +1,5 @@
 """A proof of a backup restores it, and names everything that it does not give back."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -6,8 +6,6 @@ project, which nothing makes any more. It was killed when its journal had acknow
 nor index knew.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import sqlite3

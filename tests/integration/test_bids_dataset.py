@@ -1,7 +1,5 @@
 """The folder of a data set: what it has after a change, after a kill at any step, and of what others did in it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 They need the extra ``ocr``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Child processes: replaced, ended and silent, whatever they do."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Whatever comes back, by whichever door, is what was received; what differs is refused, named and owed."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable

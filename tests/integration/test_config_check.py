@@ -1,7 +1,5 @@
 """`voxelnode config check` tells before a start what the start would refuse, all of it at once."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

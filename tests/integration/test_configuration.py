@@ -1,7 +1,5 @@
 """Changes of the configuration of a node: its files read again, and the file that pages and commands write."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

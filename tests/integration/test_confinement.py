@@ -1,7 +1,5 @@
 """What a process that reads foreign bytes may still do: code that took it over is refused all else."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

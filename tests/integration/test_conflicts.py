@@ -1,7 +1,5 @@
 """Conflicts are decided by a person: either version becomes current, in its own series, and nothing is lost."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 from pathlib import Path

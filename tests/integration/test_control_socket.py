@@ -1,7 +1,5 @@
 """Commands reach the process that holds the root, through its control socket."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

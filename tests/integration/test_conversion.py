@@ -1,7 +1,5 @@
 """From a quiet series to files and rows: claims, late instances, crashes, refusals."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime as dt
 import errno

@@ -1,7 +1,5 @@
 """Decoders of compressed frames: which there are, and what becomes of those that are not installed."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.resources
 import json

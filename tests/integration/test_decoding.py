@@ -1,7 +1,5 @@
 """What decodes in child processes: whatever happens to a child, its node goes on."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

@@ -1,7 +1,5 @@
 """``voxelnode deidentify`` and ``voxelnode pseudonyms`` as processes, from files to files and to volumes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Deleting: everything that was made of it goes, nothing else does, and a crash in between is made up for."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Folders of a root on another disk: a link, or a mount, which is what one makes when a disk is full."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from collections.abc import Iterator

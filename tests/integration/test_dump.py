@@ -1,7 +1,5 @@
 """``voxelnode dump``, and the headers of volumes: a confined child reads the file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

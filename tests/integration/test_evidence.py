@@ -1,7 +1,5 @@
 """What fsck, a start and a rebuild conclude from a file: no row's word and no passing error sets a good one aside."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Tables that extensions have in the index: those of examples/voxelnode-hello, which somebody else has installed."""
 
-from __future__ import annotations
-
 import os
 import re
 import sqlite3

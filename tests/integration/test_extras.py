@@ -1,7 +1,5 @@
 """What a plain installation lacks: a configuration that needs it is refused, with what to install."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

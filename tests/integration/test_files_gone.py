@@ -1,7 +1,5 @@
 """A running node under which somebody removes or replaces files: nothing more is accepted, and the node says why."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sqlite3

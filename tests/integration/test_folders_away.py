@@ -1,7 +1,5 @@
 """A folder of the root whose disk is not mounted: nothing takes an empty mount point, or another folder, for it."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import os

@@ -1,7 +1,5 @@
 """`fsck` finds and mends differences between index, archive and volumes; `db rebuild` and a backup restore them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`node.handlers` in a program that makes mistakes: started again after a failure, and closed more than once."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands as hooks: real programs, without a shell, with what they may know and no more."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

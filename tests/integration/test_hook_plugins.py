@@ -1,7 +1,5 @@
 """Plugins as hooks: a real package with an entry point, in a child process that may raise, hang or die."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import threading

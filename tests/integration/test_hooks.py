@@ -1,7 +1,5 @@
 """Hooks on a real index: what is told, in which order, what waits, and what a restart or a deletion does to it."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import threading

@@ -1,7 +1,5 @@
 """Hosts that share an index in PostgreSQL: claims, leases, the clock, and cursors behind what several commit."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import select

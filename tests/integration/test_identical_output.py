@@ -1,7 +1,5 @@
 """Identical input gives identical files, and what was read is let go."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import hashlib

@@ -1,7 +1,5 @@
 """Queries that profiles of IHE name, beyond those of images."""
 
-from __future__ import annotations
-
 from pydicom.dataset import Dataset
 
 from node.dicom.matching import Options, read_query

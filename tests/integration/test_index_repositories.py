@@ -1,7 +1,5 @@
 """Where the repositories of an index run: writes share the writer's commits, reads go beside it."""
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping

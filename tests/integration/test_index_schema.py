@@ -1,7 +1,5 @@
 """The database: created, upgraded, checked; its views hold what they promise."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing

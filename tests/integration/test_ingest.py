@@ -1,7 +1,5 @@
 """The one door: what is on the disk and in the index when `finish` has returned, and when it has not."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 from concurrent.futures import ThreadPoolExecutor

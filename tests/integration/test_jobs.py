@@ -1,7 +1,5 @@
 """Jobs of hooks: each message is one, whatever fails; what a hook made never starts it again."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Series that are one acquisition, a volume or a slice each, become one volume in time: only if headers prove it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

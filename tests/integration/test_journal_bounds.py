@@ -1,7 +1,5 @@
 """The size of the journal, the lag behind it, and a look at it from outside."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Labels and comments in the index: what they are about, what finds them, and when they are forgotten."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ledger of work: one set of states, one retention, one cancellation, whatever the kind."""
 
-from __future__ import annotations
-
 import datetime as dt
 import sqlite3
 from contextlib import closing

@@ -1,7 +1,5 @@
 """From the first instance of a series to the last revision of its volumes: waits, verdicts, revisions, events."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import threading

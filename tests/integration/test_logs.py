@@ -1,7 +1,5 @@
 """The log of a process that is killed."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

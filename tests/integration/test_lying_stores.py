@@ -1,7 +1,5 @@
 """Stores that confirm and keep nothing, keep less, or return other bytes: no last copy goes on one answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path

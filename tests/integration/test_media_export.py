@@ -1,7 +1,5 @@
 """A medium with a DICOMDIR, as DCMTK, dicom3tools, pydicom and the import read it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

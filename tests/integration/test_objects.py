@@ -1,7 +1,5 @@
 """An archive whose instances are in an object store: local files are a spool, and copies."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

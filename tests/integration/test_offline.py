@@ -1,7 +1,5 @@
 """`convert` without a node: what is one series, what is not, and what is told."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

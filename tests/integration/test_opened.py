@@ -1,7 +1,5 @@
 """`node.open` and `node.convert`: a program sees what became of every series."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

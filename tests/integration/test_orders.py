@@ -1,7 +1,5 @@
 """Images of another patient than the one for whom they were ordered are a conflict, whichever came first."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

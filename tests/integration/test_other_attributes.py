@@ -1,7 +1,5 @@
 """Attributes without a column: what queries match and return, compared with pydicom's reading of the same data sets."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import random

@@ -1,7 +1,5 @@
 """What hooks are owed: by whom it is inserted, and what kills, deletions and other configurations do to it."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress

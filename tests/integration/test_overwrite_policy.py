@@ -1,7 +1,5 @@
 """Other bytes under a SOP Instance UID that is here: which of the two counts, and where the other one is."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import re

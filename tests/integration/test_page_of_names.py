@@ -1,7 +1,5 @@
 """The public page of names costs nothing before it is used (`node.api`)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Roots at any path: each has an index of its own, and every path that the node tells is right after a move."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """Merging two patients and separating them again: whose the studies are, now and when more of them come."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

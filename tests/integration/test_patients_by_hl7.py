@@ -1,7 +1,5 @@
 """Patients that HL7 messages merge and take apart: the same rows as by command."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom import config
 

@@ -1,7 +1,5 @@
 """PgBouncer between a node and PostgreSQL: it drops the settings of sessions, and is refused."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The index in PostgreSQL: the same schema and answers as in SQLite, one node at a time, nothing lost."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

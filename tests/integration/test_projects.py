@@ -1,7 +1,5 @@
 """Projects in the index: what a caller with a scope reads, by which way a series is in a project, and how it leaves."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

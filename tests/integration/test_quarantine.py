@@ -1,7 +1,5 @@
 """What is in quarantine can be looked at, released and purged, and nothing is lost by it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Senders are asked what they have of a series: over real associations, and in the way of no conversion."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Where what administrators add connects to: not to this machine, by no way of writing its addresses."""
 
-from __future__ import annotations
-
 import socket
 from ipaddress import ip_network
 

@@ -1,7 +1,5 @@
 """A rebuilt index takes over what files cannot tell, names what it could not read, and brings nothing deleted back."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import json

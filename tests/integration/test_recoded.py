@@ -1,7 +1,5 @@
 """An instance that comes again with its pixels in another lossless encoding is the same version: nobody need decide."""
 
-from __future__ import annotations
-
 import base64
 import subprocess
 import zlib

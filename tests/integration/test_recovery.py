@@ -1,7 +1,5 @@
 """What a start puts right after a death at each step of the way in."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table of what was refused: one row for equal refusals, and never more than so many."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """An older index over a newer archive: nothing that was acknowledged is lost, and `fsck` reports what it did."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Retention on a real root: what goes, what a dry run leaves, and what stops it."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The background comparison of the archive: what it finds, what it leaves alone, and how it goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Selectors on a real index: the facts of received and converted series, and who asks for them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Background services that follow the index: each sleeps until its next due time, or until a commit."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import os

@@ -1,7 +1,5 @@
 """One SOP Instance UID in two series: what lacks the instance names the conflict, and not a missing number."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import pytest

@@ -1,7 +1,5 @@
 """Spectra in a node: converted by a confined child process, with rows that account for every instance."""
 
-from __future__ import annotations
-
 import json
 import threading
 from pathlib import Path

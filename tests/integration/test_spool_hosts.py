@@ -1,7 +1,5 @@
 """Hosts that share an index in PostgreSQL and an object store, each with a root of its own."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator

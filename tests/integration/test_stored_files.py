@@ -1,7 +1,5 @@
 """An instance that comes again: it is "already there" only if the kept file was found whole."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A structure set in a node: converted with its images, whenever they come, change or go."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from pathlib import Path

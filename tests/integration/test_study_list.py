@@ -1,7 +1,5 @@
 """The list of studies: what finds them, and how its pages follow each other."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from itertools import product

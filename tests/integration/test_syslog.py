@@ -1,7 +1,5 @@
 """Syslog by datagrams and over TLS (RFC 5425), as a collector receives it."""
 
-from __future__ import annotations
-
 import json
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """TLS contexts for connections to others: the same rule on every version of Python."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The trash: what was deleted comes back whole, or goes at its time, whatever happens in between."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import hashlib

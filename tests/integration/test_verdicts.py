@@ -1,7 +1,5 @@
 """The verdict of a series, whatever happens to it, is the pure one over a plain model that forgets nothing."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Each version that was acknowledged is owed by itself: the same UID with other bytes does not stand for it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

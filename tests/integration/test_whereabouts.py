@@ -1,7 +1,5 @@
 """Where is it? What became of something that the index does not have is one sentence, with what to do."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import re

@@ -1,7 +1,5 @@
 """A node as its users run it, and peers that others have made: DCMTK, Orthanc, dcmjs-dimse."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

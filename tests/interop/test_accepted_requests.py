@@ -1,7 +1,5 @@
 """What `tests/protocol` says that DCMTK and Orthanc accept: they are asked."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """dcmjs-dimse, a third implementation of DIMSE, in JavaScript."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """dcmjs over DICOMweb: it reads our metadata, and what it makes of them we store again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

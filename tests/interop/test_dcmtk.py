@@ -1,7 +1,5 @@
 """DCMTK asks, moves and gets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

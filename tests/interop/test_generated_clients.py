@@ -1,7 +1,5 @@
 """Clients that others generate from our OpenAPI document: openapi-python-client and openapi-typescript."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

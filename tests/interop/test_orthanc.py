@@ -1,7 +1,5 @@
 """Orthanc asks, sends, fetches and has its copies committed; and is asked itself."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

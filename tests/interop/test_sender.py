@@ -1,7 +1,5 @@
 """A node asks the archive from which a series came: what was never sent from its end is named."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager

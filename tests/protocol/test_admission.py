@@ -1,7 +1,5 @@
 """Who gets an association, and what the others are told."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Callable
 from typing import Any

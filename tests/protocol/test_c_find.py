@@ -1,7 +1,5 @@
 """C-FIND over real associations: what is answered, how it ends, and that a C-CANCEL ends it."""
 
-from __future__ import annotations
-
 import json
 import struct
 import threading

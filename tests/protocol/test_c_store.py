@@ -1,7 +1,5 @@
 """C-STORE over real associations."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterator
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Storage commitment as a service provider, over real associations and against a real disk."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

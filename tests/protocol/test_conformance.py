@@ -1,7 +1,5 @@
 """The conformance statement says what associations do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice

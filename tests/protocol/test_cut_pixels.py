@@ -1,7 +1,5 @@
 """An instance without all its pixels is stored, and its sender is warned (PS3.4 B.2.3)."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

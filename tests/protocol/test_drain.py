@@ -1,7 +1,5 @@
 """Stopping: what is under way is answered, nothing acknowledged is lost, nobody is waited for too long."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Associations that the node ends: it asks for the release first, and what it ends is not held against the sender."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import threading

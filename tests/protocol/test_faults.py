@@ -4,8 +4,6 @@ The oracle of every fault, in the fixtures `guarded` and `hurried`: a good peer'
 of an idle machine, during and after it; no part file stays, and threads and files return to where they were.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import hashlib

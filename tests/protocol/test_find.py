@@ -1,7 +1,5 @@
 """C-FIND as a service user: what a sender tells of its series."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

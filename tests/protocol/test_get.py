@@ -1,7 +1,5 @@
 """C-GET as a service user: how many SOP classes one association can ask for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Many peers, large instances, slow habits of senders, a clock that is set, and what idleness costs."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

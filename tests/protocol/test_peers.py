@@ -1,7 +1,5 @@
 """Senders that we did not write: DCMTK; and our own, which sends files as they are."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

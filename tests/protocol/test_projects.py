@@ -1,7 +1,5 @@
 """Peers with projects: what C-FIND, C-GET and C-MOVE show them, and that nothing tells of anything else."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is its own way with pynetdicom's acceptor; the rest runs over both (`OVER_BOTH` in conftest.py)."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """What `node.association` expects of pynetdicom. If one of these fails, read its message first."""
 
-from __future__ import annotations
-
 import ast
 import logging
 from pathlib import Path

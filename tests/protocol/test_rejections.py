@@ -1,7 +1,5 @@
 """Whatever is refused is told with who asked, what was offered, why, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

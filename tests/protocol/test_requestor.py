@@ -1,7 +1,5 @@
 """Our side as a requestor, against peers that do not behave."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import threading

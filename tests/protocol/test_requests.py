@@ -1,7 +1,5 @@
 """A-ASSOCIATE-RQ as real devices send it: what DCMTK and Orthanc accept is accepted, and what is refused has a name."""
 
-from __future__ import annotations
-
 import random
 import struct
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """C-MOVE and C-GET as a service provider, over real associations."""
 
-from __future__ import annotations
-
 import json
 import struct
 import threading

@@ -1,7 +1,5 @@
 """Routes over real associations and folders: what is sent, in which order, what waits, and what proves arrival."""
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib

@@ -1,7 +1,5 @@
 """TLS: the handshake keeps nobody else waiting, and only fit peers get through it (PS3.15 B.12)."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The transport connection of an accepted association: no call waits longer than its bound."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

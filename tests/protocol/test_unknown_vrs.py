@@ -1,7 +1,5 @@
 """Elements whose VR PS3.5 does not know, with 16 or 32 bits of length: kept byte for byte, and read as UN by all."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Webhooks over real sockets: signatures, certificates, redirects, and servers that take their time."""
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib

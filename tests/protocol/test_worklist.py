@@ -1,7 +1,5 @@
 """The modality worklist over real associations: entries from rows and files, with DCMTK's worklist as an oracle."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import shutil

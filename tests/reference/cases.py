@@ -1,7 +1,5 @@
 """Cases of the corpus of real series."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from pathlib import Path

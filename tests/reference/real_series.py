@@ -1,7 +1,5 @@
 """Real series for tests that change them: what a whole series gives, and what may be left of it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 The table of docs/sidecar.md has the same reasons.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

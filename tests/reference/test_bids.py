@@ -1,7 +1,5 @@
 """Data sets of the corpus of real series, and all names, as the validator of BIDS finds them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import dedent
 from typing import Any

@@ -1,7 +1,5 @@
 """The verdict on real series: none that is whole is called incomplete, and few losses go unnoticed."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

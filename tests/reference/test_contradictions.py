@@ -1,7 +1,5 @@
 """Two sources that contradict each other in plain headers: nothing is written as a fact that one of them denies."""
 
-from __future__ import annotations
-
 from time import process_time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every case of the corpus of real series, scored by the corpus' own script."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from argparse import Namespace

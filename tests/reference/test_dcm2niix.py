@@ -1,7 +1,5 @@
 """dcm2niix as an oracle: the same volumes in the same place, but where we differ on purpose."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import subprocess

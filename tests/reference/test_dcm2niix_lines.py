@@ -1,7 +1,5 @@
 """The command lines of dcm2niix in docs/convert.md, and ours beside each: both run, and both convert every series."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Real instances through every option: no value that the profile takes out is found in the bytes of the result."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import warnings

@@ -1,7 +1,5 @@
 """dcm2niix as an oracle for the gradient tables of vendors."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

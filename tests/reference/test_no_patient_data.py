@@ -1,7 +1,5 @@
 """No name, identifier or institution of a real series is found in anything that is written of it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

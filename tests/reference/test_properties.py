@@ -4,8 +4,6 @@ Each property holds for any real series. A run of the ordinary tests tries a few
 ``long`` try many, also of the large ones.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy

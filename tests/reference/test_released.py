@@ -4,8 +4,6 @@ They are searched for the person in all bytes; Presidio looks for forms of ident
 each with its original.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import defaultdict

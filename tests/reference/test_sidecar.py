@@ -1,7 +1,5 @@
 """Slice timing of real series against dcm2niix, and facts against what BIDS says of their types and ranges."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sidecars field by field beside those of dcm2niix: equal, or one of the listed rules explains why not."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

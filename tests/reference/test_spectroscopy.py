@@ -4,8 +4,6 @@ The expectations are recorded: the digest of the voxels is that of both programs
 but for Philips' (see there).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Series whose voxels tell what they are: no volume of a random one lies in silence, and none that once did."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 De-identified copies are judged in `test_released`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What ``conversion.json`` tells of the series of the corpus: the warnings that its reference lists, by their names."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The corpus of wrong series, and the tables that docs/project/wrong-series.md has of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Native DICOM Model beside that of DCMTK."""
 
-from __future__ import annotations
-
 import subprocess
 from typing import Any
 

@@ -9,8 +9,6 @@ voxel. By hand, with as many cases as one has time for:
 It lists the kinds of lies that it found, each with the smallest case, to be kept in `test_truth_machine.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import math

@@ -8,8 +8,6 @@ its voxels are worth, and of which image (echo, component ...) and time it is. S
 way rows, slices and times run in a file, each of its planes must be one that was acquired there.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of this folder start no process and open no socket: whoever tries is refused."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Generator

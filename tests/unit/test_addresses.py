@@ -1,7 +1,5 @@
 """Addresses of one client are one block."""
 
-from __future__ import annotations
-
 from node.runtime.network import block_of
 
 

@@ -1,7 +1,5 @@
 """The public page of names: what it says, and who needs no other."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What every background service can rely on: when its steps come, and what becomes of one that fails."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic

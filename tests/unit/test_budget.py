@@ -1,7 +1,5 @@
 """Who gets a place, and who gives way."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """No modules of the node import each other in a circle, types counted."""
 
-from __future__ import annotations
-
 from graphlib import TopologicalSorter
 
 import pytest

@@ -1,7 +1,5 @@
 """The verdict on a quiet series: one rule decides, and says which."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

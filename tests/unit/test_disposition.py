@@ -1,7 +1,5 @@
 """What becomes of an instance that was received: every case of what is there, of its file, and of the policy."""
 
-from __future__ import annotations
-
 import datetime as dt
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Tests enter by associations, HTTP, commands, `node.open` and views; those of pure functions are in tests/unit."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

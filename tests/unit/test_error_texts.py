@@ -1,7 +1,5 @@
 """What is told of an exception that quotes what it read."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.errors import MAX_TEXT, broken_rule, text_without, with_last_line

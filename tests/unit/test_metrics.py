@@ -1,7 +1,5 @@
 """Counters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Which names a word may be misspelt for."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.errors import meant, near

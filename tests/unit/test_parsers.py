@@ -4,8 +4,6 @@ pydicom makes an object of every element, inflates what is deflated, and holds t
 in children, in commands, or behind a count of the elements. This walks from its parsers to every caller in `node`.
 """
 
-from __future__ import annotations
-
 import ast
 from collections import defaultdict
 from collections.abc import Iterator

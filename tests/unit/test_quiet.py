@@ -1,7 +1,5 @@
 """When a series is quiet, by what its senders have done: tables, and a model that keeps every event."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Waits that receivers ask for."""
 
-from __future__ import annotations
-
 import datetime as dt
 import time
 from email.utils import format_datetime

@@ -1,7 +1,5 @@
 """An error in data is said or impossible: no handler skips what came from a person or the network without a word."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

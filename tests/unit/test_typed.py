@@ -1,7 +1,5 @@
 """Objects from the JSON of a child: exact types, or none."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """A node with an administrator, for tests of changes of its configuration."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Instances of many transfer syntaxes, from pydicom's own test files: each the only one of its study."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from io import BytesIO

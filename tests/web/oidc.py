@@ -1,7 +1,5 @@
 """An identity provider on loopback, as small as one can be, and as dishonest as a test wants it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A browser that looks at the pages of a served root, and notices what a person would not."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Who may ask for what: accounts, tokens, sessions, roles (fault W5)."""
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import re

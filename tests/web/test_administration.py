@@ -1,7 +1,5 @@
 """Administration in the browser: accounts, one's own account, the configuration, and the newest log lines."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """REST: lists, single things, files, changes, events."""
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib

@@ -1,7 +1,5 @@
 """The grid of names in BIDS: it proposes, says what is wrong, and is a file of rules."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Bulk data and pixel data of studies, series and instances, and byte ranges of them (PS3.18 10.4.1.1.5 and 6)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from io import BytesIO
 

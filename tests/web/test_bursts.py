@@ -1,7 +1,5 @@
 """Bursts of requests for frames over a real server: what is kept for a burst never outlives what it came from."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

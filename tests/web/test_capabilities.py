@@ -1,7 +1,5 @@
 """What the capabilities and the conformance statement say of DICOMweb is what the routes do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """Changes over REST: only to what the client has seen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

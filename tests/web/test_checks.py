@@ -1,7 +1,5 @@
 """Is it well? All checks are walked: each has a remedy, and what blocks the node shows wherever somebody looks."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Frames that are compressed for who accepts them: negotiated, exact, kept, in byte ranges, and gone when erased."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What an administrator sets in a browser or by REST, at a node that receives and sends meanwhile."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Conflicts over HTTP: REST, and the section of the problems page."""
 
-from __future__ import annotations
-
 import re
 from copy import deepcopy
 

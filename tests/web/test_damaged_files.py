@@ -1,7 +1,5 @@
 """A file that is not as it was received: nothing is made of it, and the instance is asked for again."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Routes and downloads without identities: nothing of a patient leaves, and pseudonyms agree everywhere."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """Searches, metadata and answers to stores in XML, the Native DICOM Model (PS3.19 A.1), carry what JSON carries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

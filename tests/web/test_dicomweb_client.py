@@ -1,7 +1,5 @@
 """The reference client of DICOMweb against a served node: store, search and retrieve."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 

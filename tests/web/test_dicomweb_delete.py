@@ -1,7 +1,5 @@
 """DELETE by DICOMweb: who may, what goes, and that it goes into the trash with a line in the audit log."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests import make

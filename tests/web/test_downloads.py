@@ -1,7 +1,5 @@
 """What people download: studies as ZIP files with names that they read, and a list of what is in them."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

@@ -3,8 +3,6 @@
 tests/web/test_projects.py asks each route for what members do not see, tests/web/test_who_sees_what.py what is seen.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """An extension that is switched off serves nothing over HTTP, and the pages do not offer it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """Pages of other sites, in a real browser that is logged in here (fault W5): they change nothing and read nothing."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,7 +1,5 @@
 """Every route, asked for what nobody would (faults W3, W6): the answer may be anything but an error of ours."""
 
-from __future__ import annotations
-
 import random
 import re
 from io import BytesIO

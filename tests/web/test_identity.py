@@ -1,7 +1,5 @@
 """A corrected identity at every door by which an instance leaves: what a copy says is what C-FIND and QIDO-RS say."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Jobs over HTTP: the token of a message is good for its own job; results are stored, or refused with a reason."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable

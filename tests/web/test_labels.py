@@ -1,7 +1,5 @@
 """Labels and comments: by REST, by page, in selectors, and through deletions."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What Lighthouse thinks of the pages; axe and the weight of pages are looked at in test_pages, in every gate."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A study of many series in a browser: a list that is filtered, a page at a time."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from io import BytesIO

@@ -1,7 +1,5 @@
 """A medium as a ZIP file: what a viewer needs to open it, and what was left out and why."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO

@@ -1,7 +1,5 @@
 """``/metrics`` and the alert rules that read it; ``/healthz`` and ``/readyz``."""
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """Where is it? What answers 404 says what became of it, to those who may know, and to nobody else."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

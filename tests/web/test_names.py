@@ -1,7 +1,5 @@
 """The tree of links by name of a node: it follows the index."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from io import BytesIO
 from math import inf

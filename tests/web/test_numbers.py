@@ -1,7 +1,5 @@
 """Numbers in addresses and queries that no row can have: told as such, never an error of ours."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

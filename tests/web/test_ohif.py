@@ -1,7 +1,5 @@
 """OHIF from its npm package, below our root and in a browser: what was sent over C-STORE is seen."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

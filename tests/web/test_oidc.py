@@ -1,7 +1,5 @@
 """Signing in at an identity provider, and what must not open a session (fault W5)."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time

@@ -3,8 +3,6 @@
 Tests import what judges them themselves: that takes two seconds, and every worker imports this module.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """A folder that is opened where it is: its files are referred to, never copied and never changed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Files of a revision over HTTP, for the viewer and for people, and what the pages need to be fast and safe."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

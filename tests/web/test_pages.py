@@ -1,7 +1,5 @@
 """The pages in a real browser, on a root that holds what arrives in real life, and what should not."""
 
-from __future__ import annotations
-
 import csv
 import datetime as dt
 import json

@@ -1,7 +1,5 @@
 """Searches at peers, and retrievals from them: DCMTK as a peer that behaves, and peers that do not."""
 
-from __future__ import annotations
-
 import re
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The identity desk: who shares a Patient ID is compared, merged or kept apart, and each of that is undone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

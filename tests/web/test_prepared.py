@@ -1,7 +1,5 @@
 """Downloads that are made before they are fetched: never too many, for one account, on the pages and by REST."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import threading

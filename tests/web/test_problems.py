@@ -1,7 +1,5 @@
 """Kinds of problems: what a program compares, as docs/problems.md has it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a person has to settle: series that lack instances or a volume, until they are whole or acknowledged."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Projects: what accounts see, and that nothing else is told to them, by any route."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

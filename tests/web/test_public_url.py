@@ -1,7 +1,5 @@
 """Every URL that the node hands out can be followed, whatever a client says in its Host header."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from urllib.parse import urljoin

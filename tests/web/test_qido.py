@@ -1,7 +1,5 @@
 """QIDO-RS: how it is asked and told; what matches what is proven where queries are (test_matching, test_find)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

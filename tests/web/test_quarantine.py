@@ -1,7 +1,5 @@
 """Quarantine over HTTP: REST, and the section of the problems page."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom import FileDataset
 

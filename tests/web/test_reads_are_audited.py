@@ -1,7 +1,5 @@
 """Every route that returns patient data writes a line of the audit log: what, who, and how many."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Iterator

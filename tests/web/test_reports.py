@@ -1,7 +1,5 @@
 """Structured reports as HTML: every item is shown, and nothing that a report holds is active."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Routes over HTTP: STOW-RS to another node, and what REST and pages show and change."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path

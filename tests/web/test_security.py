@@ -1,7 +1,5 @@
 """What every request must be, and every response carries: hosts, origins, headers, limits (faults W3, W4, W5)."""
 
-from __future__ import annotations
-
 import gc
 import gzip
 import socket

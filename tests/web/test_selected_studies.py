@@ -1,7 +1,5 @@
 """What the list of studies does over HTTP: several studies at once, CSV, small pictures, pages of any order."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Links to studies: they show what they share, for a time, and nothing else."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 import zipfile

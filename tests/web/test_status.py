@@ -1,7 +1,5 @@
 """The page of the state: the last hour, the last word of each sender, the connections to peers."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import re

@@ -1,7 +1,5 @@
 """STOW-RS: what is stored, what is refused and how either is told; hostile bodies (row W4 of the fault catalogue)."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

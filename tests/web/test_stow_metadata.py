@@ -1,7 +1,5 @@
 """STOW of metadata and bulk data (PS3.18 10.5.2): what the client meant is stored, or refused with the reason."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Strangers who want the places, the streams or the accounts of others (faults W4, W5)."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress

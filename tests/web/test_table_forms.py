@@ -1,7 +1,5 @@
 """What people set in tables: a form that is saved unchanged leaves its file as it is, whatever keys the model has."""
 
-from __future__ import annotations
-
 import html
 import tomllib
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The trash over HTTP: REST, and the section of the problems page."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests import make

@@ -1,7 +1,5 @@
 """URLs that have UIDs: whichever characters an archive accepts in them, each link leads to what it names."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

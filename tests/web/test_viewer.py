@@ -1,7 +1,5 @@
 """The viewer of a series in a real browser: what it shows, measures and lays over each other is what was sent."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from io import BytesIO

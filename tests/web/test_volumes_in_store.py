@@ -1,7 +1,5 @@
 """Everything that reads volumes, where only the object store has them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import zipfile
 from collections.abc import Iterator

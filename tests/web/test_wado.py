@@ -1,7 +1,5 @@
 """WADO-RS, with real instances of many transfer syntaxes; pydicom is the oracle of what their frames are."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 import zipfile

@@ -3,8 +3,6 @@
 tests/web/test_projects.py asks each route for what is not seen, and tests/protocol/test_projects.py asks as peers do.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator

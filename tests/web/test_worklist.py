@@ -1,7 +1,5 @@
 """Entries of the modality worklist over REST."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ZIP files of which every byte is known beforehand: any range is that of the whole, whatever the sizes and names."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import threading

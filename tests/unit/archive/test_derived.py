@@ -1,7 +1,5 @@
 """What is made of instances for requests never outlives them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

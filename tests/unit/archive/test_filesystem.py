@@ -1,7 +1,5 @@
 """Bytes at rest: durable, under names that the node makes, never overwritten."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable

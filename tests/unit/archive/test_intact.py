@@ -1,7 +1,5 @@
 """Whether a file is as it was received."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

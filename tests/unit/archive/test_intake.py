@@ -1,7 +1,5 @@
 """Room on the disk with two marks that do not flap, and a stop that only a new start ends."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

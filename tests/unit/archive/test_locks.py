@@ -1,7 +1,5 @@
 """File systems whose locks do not work are refused."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rights of others on a root are found and withdrawn, also beside a node that writes and removes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from node.archive.root import make_private, open_to_others

@@ -1,7 +1,5 @@
 """What the proof of a backup says of itself."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.archive.proof import Proof

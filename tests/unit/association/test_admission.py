@@ -1,7 +1,5 @@
 """Who is let in, without a socket."""
 
-from __future__ import annotations
-
 import shlex
 from ipaddress import ip_network
 from typing import Any

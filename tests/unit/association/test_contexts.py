@@ -1,7 +1,5 @@
 """Which transfer syntax a presentation context gets, without a socket."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 

@@ -1,7 +1,5 @@
 """Deadlines of an association, on a clock that the tests set."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.association import transport as deadlines

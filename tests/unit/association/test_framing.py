@@ -1,7 +1,5 @@
 """P-DATA taken apart."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 

@@ -1,7 +1,5 @@
 """When the listener is ready, and how long it waits for associations before it stops."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

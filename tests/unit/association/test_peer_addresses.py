@@ -1,7 +1,5 @@
 """The addresses of peers, while administrators change them."""
 
-from __future__ import annotations
-
 from node.association.client.addresses import PeerAddresses
 from node.settings.model import Settings
 from node.settings.peers import Peer

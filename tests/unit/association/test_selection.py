@@ -1,7 +1,5 @@
 """Identifiers of C-MOVE and C-GET."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom import DataElement
 

@@ -1,7 +1,5 @@
 """The audit log: its lines, its chain, and what it does when it cannot be written."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lines of the audit log that name something are found from the end, in blocks, across the files of the log."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Who has a study, by the audit log: for whoever erases it here."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """[convert] of a conversion without a node: alone if nothing else is configured, else checked with all tables."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

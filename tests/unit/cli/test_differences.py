@@ -1,7 +1,5 @@
 """Tables of differences."""
 
-from __future__ import annotations
-
 from node.cli.output import MAX_OF_A_KIND, first_of_each_kind
 
 

@@ -1,7 +1,5 @@
 """``voxelnode dump`` and ``voxelnode info``."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """JSON that commands print: the same values, without a character that changes what a terminal shows."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Lists of skipped and refused files: the first ones, on one line each, and how many more there are."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.cli.output import MAX_NAMED_FILES, MAX_OF_A_REASON, named_files

@@ -1,7 +1,5 @@
 """Progress bars: one way for all commands, for people only."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """What a list of refusals shows of what a sender offered."""
 
-from __future__ import annotations
-
 from node.cli.look.audit import MAX_OFFER_CHARACTERS, shown_offer
 
 

@@ -1,7 +1,5 @@
 """The temporary root of a sitting, and what a killed one has left."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

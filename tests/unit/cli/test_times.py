@@ -1,7 +1,5 @@
 """Times of the index as commands print them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What a converting child says is believed only as far as it concerns its own series and folder."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What headers declare of times, slices and directions, compared with the dimensions of what was written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a series says about its own losses: every pattern is called incomplete, and no whole series is."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence

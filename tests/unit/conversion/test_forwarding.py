@@ -1,7 +1,5 @@
 """Copies without identities: what a route changes beside, and in which encoding they leave."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Names of converted files: readable, safe on every file system, each series its own."""
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 

@@ -1,7 +1,5 @@
 """Answers are encoded as pydicom encodes the same data sets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any

@@ -1,7 +1,5 @@
 """What the index keeps of a data set."""
 
-from __future__ import annotations
-
 import datetime as dt
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """Text with code extensions: the examples of PS3.5 annexes H to K with their bytes, and what is near them."""
 
-from __future__ import annotations
-
 import struct
 from io import BytesIO
 

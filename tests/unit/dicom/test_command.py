@@ -1,7 +1,5 @@
 """Command sets."""
 
-from __future__ import annotations
-
 import contextlib
 from io import BytesIO
 

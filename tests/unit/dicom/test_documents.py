@@ -1,7 +1,5 @@
 """Documents of instances are the same whether all elements are read, or only those that differ from one before."""
 
-from __future__ import annotations
-
 import zlib
 from io import BytesIO
 from random import Random

@@ -1,7 +1,5 @@
 """What is shown of a file, whole, private, nested, damaged or none at all."""
 
-from __future__ import annotations
-
 from functools import partial
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is encoded here is what pydicom reads, and what it would have written."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The walk over the encoding of a data set, held against pydicom's reading and against bytes that mean no good."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """What a copy with a corrected identity has: the right values, the former ones beside them, and all else as stored."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The DICOM JSON Model; pydicom's own, slower way is the oracle."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from io import BytesIO

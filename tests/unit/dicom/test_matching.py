@@ -1,7 +1,5 @@
 """What the keys of an identifier mean."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Facts are those of the data set, whatever was found in the data set before."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

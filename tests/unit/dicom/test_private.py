@@ -1,7 +1,5 @@
 """Private elements: found by their creator, read whatever became of their value representation."""
 
-from __future__ import annotations
-
 import struct
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """What `node.dicom.values`, `node.dicom.uids` and `node.dicom.reading` rely on in pydicom beyond its documentation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Two encodings of one data set are the same; a change of one value, or of one pixel, is not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 

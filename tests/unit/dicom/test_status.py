@@ -1,7 +1,5 @@
 """Statuses."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.dicom.status import SopClassNotSupported, answer_to

@@ -1,7 +1,5 @@
 """What is accepted, against the dictionaries of other projects."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom.uid import (
     JPEG2000,

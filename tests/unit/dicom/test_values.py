@@ -1,7 +1,5 @@
 """Values of data sets that anyone may have sent: what cannot be read is absent."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import pydicom

@@ -1,7 +1,5 @@
 """Which requests are answered from what a burst has kept, and how much is kept."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any

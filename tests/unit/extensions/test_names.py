@@ -1,7 +1,5 @@
 """The tree of links by name: what is ours follows the index, and what is not stays."""
 
-from __future__ import annotations
-
 import shutil
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading instances: the data sets that pydicom's own reader gives."""
 
-from __future__ import annotations
-
 import tracemalloc
 from copy import deepcopy
 from io import BytesIO

@@ -1,7 +1,5 @@
 """The models of all tables."""
 
-from __future__ import annotations
-
 from sqlalchemy import JSON
 
 from node.index.engine.extension_tables import every_table

@@ -3,8 +3,6 @@
 That PostgreSQL gives the same answers is shown in tests/integration/test_postgresql.py.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

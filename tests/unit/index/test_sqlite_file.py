@@ -1,7 +1,5 @@
 """An index in a file: who lets its write-ahead log grow is told, and it is cut."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 

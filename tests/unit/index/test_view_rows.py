@@ -1,7 +1,5 @@
 """Queries that are written out run on both engines."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

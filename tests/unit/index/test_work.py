@@ -1,7 +1,5 @@
 """What hooks made of a study, on which chains of hooks depend; and how the loops of subscribers end."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Journals of small segments, which are opened again and again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path

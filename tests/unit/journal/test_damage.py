@@ -1,7 +1,5 @@
 """A journal that a crash, a power cut or a bad disk has harmed: what is whole is read, and what is missing is told."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

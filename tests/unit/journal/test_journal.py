@@ -1,7 +1,5 @@
 """What was appended is read back, in its order, by this process and by the next one."""
 
-from __future__ import annotations
-
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor

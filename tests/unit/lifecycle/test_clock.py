@@ -1,7 +1,5 @@
 """What contradicts the clock."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import pytest

@@ -1,7 +1,5 @@
 """Which studies the rules let go."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What a start does with records of the journal that it cannot read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

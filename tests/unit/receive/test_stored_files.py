@@ -1,7 +1,5 @@
 """Which reads compare a digest again."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

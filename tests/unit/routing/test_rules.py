@@ -1,7 +1,5 @@
 """Hours, turns, changes of attributes, and loops: what routes decide without a network."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from pathlib import Path

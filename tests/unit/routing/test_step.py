@@ -1,7 +1,5 @@
 """What becomes of a message, by what it asks for and what became of that; and what a step holds back."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The language of selectors: what fits, what does not and why, and what is refused before any series is looked at."""
 
-from __future__ import annotations
-
 import datetime as dt
 from time import process_time
 from typing import Any

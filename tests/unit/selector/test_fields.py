@@ -1,7 +1,5 @@
 """The table of fields: documented, and with the values that the rest of the node has."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from typing import get_args

@@ -1,7 +1,5 @@
 """The files of a configuration: drop-ins, their order, what stands in two of them, and changes that keep comments."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 

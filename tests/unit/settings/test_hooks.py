@@ -1,7 +1,5 @@
 """What a hook in the configuration may say, and how it is told that it may not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

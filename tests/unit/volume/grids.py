@@ -1,7 +1,5 @@
 """Which frames of a series lie where in the volumes that it gave, and what parts of one series share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Series in, volumes and refusals out."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """What a data set says about how it should look."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import Dataset

@@ -1,7 +1,5 @@
 """Fast reading of single values."""
 
-from __future__ import annotations
-
 import ast
 import datetime as dt
 import math

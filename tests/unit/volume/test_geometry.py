@@ -1,7 +1,5 @@
 """Axes, positions and affines of stacks."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

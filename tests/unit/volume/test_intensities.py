@@ -1,7 +1,5 @@
 """The voxels of a grid of frames: each frame in its place, in a type that holds all of its values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

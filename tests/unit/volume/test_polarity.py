@@ -1,7 +1,5 @@
 """GE's sequence for both polarities of the phase encoding: its images may be mirrored, which is told."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.volume.assemble import assemble

@@ -1,7 +1,5 @@
 """The middle opens no file: from the bytes of instances to the voxels of a volume."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

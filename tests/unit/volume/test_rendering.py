@@ -1,7 +1,5 @@
 """Grey values by the display rules of the standard, and planes that hang as radiologists hang them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Headers that are wrong are mended where other values prove it, and only then; the sidecar names these values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import FileDataset

@@ -1,7 +1,5 @@
 """Upright grids beside tilted, broken and uneven stacks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Which slices of the largest part of a divided stack another part has."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

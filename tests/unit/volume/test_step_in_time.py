@@ -1,7 +1,5 @@
 """The step between volumes is never the repetition of single excitations."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Diffusion series whose headers state the b-value of the scan, or no direction of some volumes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import FileDataset

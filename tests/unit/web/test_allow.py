@@ -1,7 +1,5 @@
 """Whom a route allows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Passwords, tokens, names."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.errors import UsageError

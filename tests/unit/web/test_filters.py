@@ -1,7 +1,5 @@
 """How values read on a page."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import pytest

@@ -1,7 +1,5 @@
 """What a client accepts, and in which form it gets frames and instances."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The route of a request is found among the few of its path, and is the one that all routes would have given."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

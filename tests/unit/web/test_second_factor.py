@@ -1,7 +1,5 @@
 """Codes of authenticator apps: the test vectors of RFC 6238."""
 
-from __future__ import annotations
-
 import base64
 
 import pytest

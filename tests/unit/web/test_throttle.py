@@ -1,7 +1,5 @@
 """Guessing passwords is slowed down."""
 
-from __future__ import annotations
-
 from node.web.sessions import FORGET_SECONDS, MAX_KEYS, MAX_WAIT_SECONDS, Throttle
 
 FREE_TRIES = 5

@@ -1,7 +1,5 @@
 """What `node.web.server` uses of uvicorn without a promise of its documentation: a new version must still have it."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 

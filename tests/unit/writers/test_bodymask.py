@@ -1,7 +1,5 @@
 """The body mask of a CT: hollow phantoms, thin chest walls, tables, thresholds, and what is made with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Outlines of masks, against a second implementation: filling them again by the even-odd rule."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What docs/conversion.md says of the files of a volume, against the files."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which series have a gradient table: diffusion series, and no others of scanners that write a weighting everywhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

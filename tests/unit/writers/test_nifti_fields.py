@@ -1,7 +1,5 @@
 """Fields of a NIfTI header beyond the grid, as nibabel reads them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

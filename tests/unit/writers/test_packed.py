@@ -1,7 +1,5 @@
 """Compressed files: readers that others wrote read them, and bytes that two formats share are compressed once."""
 
-from __future__ import annotations
-
 import gzip
 import struct
 import zlib

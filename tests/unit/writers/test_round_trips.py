@@ -1,7 +1,5 @@
 """What readers that others wrote (nibabel, SimpleITK) get out of the files is what went in."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fields of the sidecar that depend on the volume: repetition, volume timing, scaling."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

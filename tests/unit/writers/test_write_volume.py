@@ -1,7 +1,5 @@
 """The set of files of one volume: names, records, determinism, sidecar, no patient data."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import hashlib

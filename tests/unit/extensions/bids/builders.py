@@ -1,7 +1,5 @@
 """Series of a subject, with the files that a node would have written for them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

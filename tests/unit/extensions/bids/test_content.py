@@ -1,7 +1,5 @@
 """Copies of volumes in a data set, and the pseudonyms in it."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What docs/bids.md says of rules, against the rules."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from textwrap import dedent

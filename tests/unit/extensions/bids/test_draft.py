@@ -1,7 +1,5 @@
 """Proposed rules: they name what they propose, leave out what nothing tells, and name nothing by guess."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """One study of many: only its own patient is looked at, unless others may have the same label."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Iterator, Sequence

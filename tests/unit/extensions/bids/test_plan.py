@@ -1,7 +1,5 @@
 """Names of all volumes of a subject: sessions, runs, field maps, and what stays when more arrives."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a volume is by the default rules, by rules of one's own, and by the names of ReproIn; and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

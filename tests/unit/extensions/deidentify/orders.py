@@ -1,7 +1,5 @@
 """What the tests of this folder de-identify, how, and for what reason it is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Identities in places that nobody looks at: each is gone from the result, or the instance is refused."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One instance: nothing of its patient is left anywhere in it, or it is refused with the reason."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One person in every attribute of the standard, in instances of every kind: nothing of the person leaves."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Each row of PS3.15 Table E.1-1, by each option: what it asks for is what becomes of the attribute."""
 
-from __future__ import annotations
-
 import runpy
 from collections import Counter
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Pseudonyms are the same everywhere by one key, and the file of keys is its owner's alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

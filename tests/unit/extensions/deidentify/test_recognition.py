@@ -1,7 +1,5 @@
 """What a configuration says of text in pixels, and what is told where its recognition is not installed."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

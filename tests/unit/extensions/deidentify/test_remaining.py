@@ -1,7 +1,5 @@
 """The list of what remains has all of it."""
 
-from __future__ import annotations
-
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 

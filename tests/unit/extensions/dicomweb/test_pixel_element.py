@@ -1,7 +1,5 @@
 """Where pixel data lie, and single frames of them."""
 
-from __future__ import annotations
-
 import json
 import random
 import struct

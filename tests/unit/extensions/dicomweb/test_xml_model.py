@@ -1,7 +1,5 @@
 """The Native DICOM Model carries what the DICOM JSON Model carries; DCMTK reads and writes it the same."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

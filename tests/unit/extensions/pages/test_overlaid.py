@@ -1,7 +1,5 @@
 """A picture of masks over an image: the slice on which they have most, at their place, as radiologists view it."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Coarser copies of volumes: the same places, fewer voxels."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from dataclasses import replace

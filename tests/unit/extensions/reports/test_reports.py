@@ -1,7 +1,5 @@
 """Measurements of reports and selections of key objects become JSON files, without patient data."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

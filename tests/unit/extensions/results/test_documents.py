@@ -1,7 +1,5 @@
 """JSON becomes a structured report, a PDF an Encapsulated PDF, each with its references; files say what they are."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

@@ -1,7 +1,5 @@
 """What the conformance statement says of results is what they are like."""
 
-from __future__ import annotations
-
 import pytest
 
 from node.extensions.results.makers import VERBATIM

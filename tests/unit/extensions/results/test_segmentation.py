@@ -1,7 +1,5 @@
 """A mask on the grid of a volume becomes a segmentation whose voxels lie where those of the mask do."""
 
-from __future__ import annotations
-
 import datetime as dt
 import runpy
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Physiological recordings become tables whose every sample is where its tick says, or are refused with a reason."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Spectra become NIfTI-MRS whose voxels, place and header say what the instances say, or are refused with a reason."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Polygons on a grid of pixels, against a second implementation in fractions."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Structure sets become masks on the slices that they were drawn on, or tell why not."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Copies under other identities are left out; times that only look like copies stay."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """Frames of a stack on their grid of times and slices."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import count
 

@@ -1,7 +1,5 @@
 """Positions of slices that numbers, locations and stated distances deny."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any

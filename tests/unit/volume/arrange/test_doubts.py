@@ -1,7 +1,5 @@
 """What contradicts an order of the frames in time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Times at slightly different positions: one series in time, never planes of several times in one stack."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Echoes that only the runs of raw data tell apart."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

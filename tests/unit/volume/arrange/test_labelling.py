@@ -1,7 +1,5 @@
 """Arterial spin labelling of Philips: label type, phase and repetition tell the times apart, whatever the numbers."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Times that were lost as a whole: the volume warns, and has no fixed step between its times."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Series into which a sender mixed what is not one volume: each part by itself, none in another's place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

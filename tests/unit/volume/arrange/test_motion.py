@@ -1,7 +1,5 @@
 """Series of which each volume lies where the head was: prospective motion correction."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Volumes that were acquired without excitation: apart from the images of their series, under a name of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

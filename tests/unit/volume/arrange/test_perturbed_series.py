@@ -1,7 +1,5 @@
 """Series that anonymisers, archives and losses left behind: nothing mixed, nothing dropped in silence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any

@@ -1,7 +1,5 @@
 """Two quantities in one series are two volumes: field maps beside magnitudes, signed times beside unsigned ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What losses left of several times is no time: it is left out, refused or reported."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """When each slice was acquired: believed only if two sources agree."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What divides the frames of a series into stacks, and how stacks are named."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Whole series as other scanners and archives write them: which frames end up in which volume."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any

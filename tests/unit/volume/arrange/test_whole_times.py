@@ -1,7 +1,5 @@
 """Times of which frames were lost: what is left is never a mixture of times, whatever told them apart."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

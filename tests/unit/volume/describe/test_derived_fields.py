@@ -1,7 +1,5 @@
 """Fields that follow from others, and attributes of labelling and of reconstruction."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

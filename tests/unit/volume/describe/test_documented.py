@@ -1,7 +1,5 @@
 """docs/sidecar.md has the table that the code makes, and the reasons that the comparison with dcm2niix accepts."""
 
-from __future__ import annotations
-
 import re
 
 from tests.field_tables import DCM2NIIX, DERIVED, DOCS, OTHER_NAMES, UNIT_OF, sources, with_table

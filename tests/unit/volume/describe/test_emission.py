@@ -1,7 +1,5 @@
 """Times, factors and tracer of PET in BIDS' terms, worked out by hand from the attributes of PS3.3 C.8.9."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

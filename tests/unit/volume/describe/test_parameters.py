@@ -1,7 +1,5 @@
 """Series in which a parameter of the sequence changes: from volume to volume for a map, or from slice to slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

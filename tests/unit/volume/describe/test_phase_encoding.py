@@ -1,7 +1,5 @@
 """Phase direction, echo spacing and readout time; the expected numbers are worked out by BIDS' definitions."""
 
-from __future__ import annotations
-
 import struct
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The columns of the index by which people look for volumes: what the header says, and nothing that it may not mean."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

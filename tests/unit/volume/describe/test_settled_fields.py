@@ -1,7 +1,5 @@
 """Fields of the sidecar in which the frames of a volume differ: of each time, or left out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import DataElement, Dataset

@@ -1,7 +1,5 @@
 """Facts for the sidecar: BIDS' names and units, and nothing that could name a person."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from random import Random

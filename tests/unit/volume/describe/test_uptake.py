@@ -1,7 +1,5 @@
 """Standardised uptake values: factors, volumes, and the facts whose absence leaves them unknown."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Segmentations, dose grids, and what is no image."""
 
-from __future__ import annotations
-
 import zlib
 from copy import deepcopy
 from typing import Any

@@ -1,7 +1,5 @@
 """Whole slide microscopy: small levels as pictures, and why others stay tiles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frames that assistants decode are those that the process itself would decode, with the same refusals."""
 
-from __future__ import annotations
-
 import importlib.resources
 from collections.abc import Callable, Iterator
 from pathlib import Path

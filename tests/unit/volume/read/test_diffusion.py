@@ -1,7 +1,5 @@
 """Diffusion weighting: the standard's attributes, and every vendor's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

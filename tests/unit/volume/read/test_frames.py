@@ -1,7 +1,5 @@
 """Frames of every kind of instance."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import Dataset

@@ -1,7 +1,5 @@
 """What the values of an image mean: every attribute of the standard counts, except those that differ in one volume."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword

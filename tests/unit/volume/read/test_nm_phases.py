@@ -1,7 +1,5 @@
 """When the frames of PET and nuclear medicine began, and how long they took, down to the sidecar."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Nuclear medicine by its vectors: views that are apart, times of one view, slices, and projections."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Overlays (PS3.3 C.9): what was drawn over the pixels is in no volume, and is not lost without a word."""
 
-from __future__ import annotations
-
 import pytest
 from pydicom import Dataset
 

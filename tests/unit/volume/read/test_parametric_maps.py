@@ -1,7 +1,5 @@
 """Parametric maps, written by highdicom: values in the unit of their quantity, one volume for each quantity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stored values: exact, or refused before anything is allocated."""
 
-from __future__ import annotations
-
 import base64
 import struct
 import tracemalloc

@@ -1,7 +1,5 @@
 """A real world value mapping in the place of a rescaling: MR images of Philips have it, others have it beside."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Runs of a positioner that turns: projections are times of a cine, never slices of a volume."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tomosynthesis, ophthalmic tomography and ultrasound volumes: a volume for each instance, or a reason."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import FileDataset

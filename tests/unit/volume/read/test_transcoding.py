@@ -1,7 +1,5 @@
 """The same values in another transfer syntax; pydicom's own files, which many programs have written."""
 
-from __future__ import annotations
-
 import struct
 import warnings
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Siemens: CSA headers of both versions, the protocol, and where the tiles of a mosaic lie."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What the vendors' own elements tell of an acquisition, by the names of BIDS and of dcm2niix."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from random import Random

@@ -1,7 +1,5 @@
 """What a pixel is, GE's protocol, UIH's grid, Philips' scale slope: from vendors' own elements."""
 
-from __future__ import annotations
-
 import gzip
 from typing import Any
 
