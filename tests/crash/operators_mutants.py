@@ -29,9 +29,9 @@ from node.conversion.datasets import SeriesFiles
 from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
-from node.index.nouns import deletions, received, waits
+from node.index.nouns import received, reopening, waits
 from node.index.nouns.records import Received
-from node.lifecycle import fsck
+from node.lifecycle import fsck, repair
 from node.receive import apply, recovery, stored_files
 
 
@@ -47,7 +47,7 @@ def rows_are_believed_when_files_are_adopted() -> None:
 
 def digests_of_rows_are_believed() -> None:
     """3: `fsck --hash --repair` sets every file aside that is not as its row says."""
-    fsck._believed = lambda *_: None  # type: ignore[assignment]
+    repair._Repair._believed = lambda *_: None  # type: ignore[method-assign]
 
 
 def revisions_share_folders() -> None:
@@ -60,7 +60,7 @@ def revisions_share_folders() -> None:
 
 def claims_are_never_revoked() -> None:
     """4: a conversion counts although an instance that it began with was deleted meanwhile."""
-    waits.revoke_claim = deletions.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
+    waits.revoke_claim = reopening.revoke_claim = lambda connection, series_id: None  # type: ignore[attr-defined]
 
 
 def new_indexes_have_no_deletions() -> None:
@@ -143,14 +143,14 @@ def errors_are_damage() -> None:
         except OSError as error:
             raise NotUnderstood(str(error.strerror)) from error
 
-    for module in (fsck, stored_files, recovery):
+    for module in (fsck, repair, stored_files, recovery):
         module.problem_with = problem_with  # type: ignore[attr-defined]
-    fsck.stored_instance = recovery.stored_instance = stored_instance  # type: ignore[attr-defined]
+    repair.stored_instance = recovery.stored_instance = stored_instance  # type: ignore[attr-defined]
 
 
 def quarantine_keeps_current_files() -> None:
     """11: a file that a copied row names stays in the copied quarantine."""
-    recovery.return_from_quarantine = fsck.return_from_quarantine = lambda *_: {}  # type: ignore[attr-defined]
+    recovery.return_from_quarantine = repair.return_from_quarantine = lambda *_: {}  # type: ignore[attr-defined]
 
 
 def nobody_asks_for_the_archive() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from node.archive import filesystem
 from node.journal import journal, segment
-from node.receive import record
+from node.receive import data_set
 
 VARIABLE = "TESTS_SMALL_JOURNAL"
 """Variable of a node with a small journal; its value is how many files a checkpoint syncs one by one."""
@@ -31,5 +31,5 @@ def make_small() -> None:
 
         journal.Journal.__init__ = make_of_small_segments  # type: ignore[method-assign]
         segment.GROW_BYTES = journal.GROW_BYTES = 4 << 10  # type: ignore[attr-defined]
-        record.LARGE_BYTES = LARGE_BYTES
+        data_set.LARGE_BYTES = LARGE_BYTES
         filesystem.MAX_SINGLE_SYNCS = int(single_syncs)

@@ -8,7 +8,7 @@ import pytest
 from node.archive import filesystem
 from node.journal import journal as journal_module
 from node.journal import segment
-from node.receive import record
+from node.receive import data_set
 from node.receive.apply import Applier
 from node.receive.checkpoint import Checkpoint
 from tests.crash.disk import Disk
@@ -30,7 +30,7 @@ def _small_journal(monkeypatch: pytest.MonkeyPatch) -> None:
         (journal_module.Journal, "__init__"),
         (journal_module, "GROW_BYTES"),
         (segment, "GROW_BYTES"),
-        (record, "LARGE_BYTES"),
+        (data_set, "LARGE_BYTES"),
         (filesystem, "MAX_SINGLE_SYNCS"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # undone after the test

@@ -56,7 +56,7 @@ def test_no_route_fails_whatever_it_is_asked(filled: Site, tries: int) -> None:
 
 @pytest.mark.slow
 def test_no_answer_has_pydicom_parse_an_instance_in_this_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    ds, bomb, report = make.ct_series(1)[0], make.ct_series(1, series=2)[0], make.structured_report()
+    ds, bomb, report = make.ct_series(1)[0], make.ct_series(1, SeriesNumber=2)[0], make.structured_report()
     bomb.PixelData, bomb.file_meta.TransferSyntaxUID = bytes(40_000_000), DeflatedExplicitVRLittleEndian
     for number in range(3000):
         ds.add_new(0x54010000 | 0x1000 + number, "LO", "x")
