@@ -118,8 +118,12 @@ def _put(ds: Dataset, keyword: str, value: Any) -> None:
     if not {str, int, UID}.issuperset(map(type, kept if isinstance(kept, tuple) else (kept,))):
         setattr(ds, keyword, value)
         return
+    first = _element(keyword, kept)
+    if first.VR == "PN":  # its value takes on the character set of the data set that it is written in
+        setattr(ds, keyword, value)
+        return
     element = object.__new__(DataElement)
-    element.__dict__ = _element(keyword, kept).__dict__.copy()
+    element.__dict__ = first.__dict__.copy()
     if isinstance(element.value, MultiValue):
         element._value = copy(element.value)
         element._value._list = [*element.value]

@@ -53,9 +53,11 @@ class SeriesRepository(ClaimEnds):
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
         """Return whether `claim_due` would find a series: polled often, and usually no write is needed."""
-        next_at = _next_due_at(connection, longest_wait)
-        if next_at is None or next_at > now:  # else a look at each series that is open would tell nothing more
-            return False
+        first_at = connection.execute(_FIRST_DUE_AT).scalar()
+        if first_at is None or first_at > now:  # else a look at each series that is open would tell nothing more
+            next_at = _next_due_at(connection, longest_wait)
+            if next_at is None or next_at > now:
+                return False
         return connection.execute(self._due(now, longest_wait)).first() is not None
 
     @on_reader
