@@ -33,12 +33,14 @@ def repair_all(
 ) -> list[Finding]:
     """Repair the findings of `examine`; return them in order, with the repairs.
 
-    * a lost instance is noted; it stays a finding until it comes again or is written off; * records of the journal that
-    waited were applied when the root was opened; * a file without a row gets one, or goes to quarantine if it cannot be
-    read; * a row without a file is marked: the next instance with its UID restores it; * an altered file goes to
-    quarantine and its row is marked, unless the digest of the row is what is wrong; * an instance in quarantine that no
-    row names is the missing file of its row, if its digest says so, or is noted; * a series whose volumes are missing
-    or altered is converted again; * folders and objects of volumes that no row names are removed.
+    * A lost instance is noted. It stays a finding until it comes again or is written off.
+    * Records of the journal that waited were applied when the root was opened.
+    * A file without a row gets one, or goes to quarantine if it cannot be read.
+    * A row without a file is marked: the next instance with its UID restores it.
+    * An altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong.
+    * An instance in quarantine that no row names is the missing file of its row, if its digest says so, or is noted.
+    * A series whose volumes are missing or altered is converted again.
+    * Folders and objects of volumes that no row names are removed.
 
     `findings`: of `examine`: files without a row come after rows without a file. `fates`: what became of files when the
     root was opened (`node.receive.recovery`).

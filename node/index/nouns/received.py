@@ -132,17 +132,20 @@ def add_instances(
     one replaces the first, it reopens the series; if a person has accepted it, it also leaves the series of the first.
     """
     places = hold_new_places(connection, batch)
+    there: dict[str, First] | None = None
     if compared is None:
-        if _is_to_be_compared(connection, batch):
+        there, compared = _found(connection, batch), WHOLE
+        if _is_to_be_compared(batch, there):
             return None
-        compared = WHOLE
     _forget_losers(connection, compared.flaws)
     indexed: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            indexed += _Batch(connection, together, compared, places, holder, host, are_acknowledged).add()
+            found = _found(connection, together) if there is None else there
+            first = _held(connection, together, found, compared.flaws)
+            indexed += _Batch(connection, together, first, compared, places, holder, host, are_acknowledged).add()
     return indexed
 
 
@@ -153,6 +156,7 @@ class _Batch:
         self,
         connection: Connection,
         batch: Sequence[Received],
+        first: dict[str, First],
         compared: Compared,
         places: Places,
         holder: str | None,
@@ -160,10 +164,10 @@ class _Batch:
         are_acknowledged: bool,
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
+        self._first = first
         self._host, self._are_acknowledged = host, are_acknowledged
         self._flaws, self._recoded = compared
         self._record_conflict = partial(record_conflict, connection, holder=holder)
-        self._first = _first_of(connection, batch, self._flaws)
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
@@ -413,9 +417,8 @@ class _Batch:
         }
 
 
-def _is_to_be_compared(connection: Connection, batch: Sequence[Received]) -> bool:
+def _is_to_be_compared(batch: Sequence[Received], there: Mapping[str, First]) -> bool:
     """Return whether what becomes of an instance depends on a file that is kept, or on another one of the batch."""
-    there = _found(connection, batch)
     by_uid = {received.attributes.sop_instance_uid: received for received in batch}
     decided = (
         disposition(one.file, there.get(uid), None, one.overwrite_policy, is_compared=False)
@@ -430,9 +433,11 @@ def _found(connection: Connection, batch: Sequence[Received]) -> dict[str, First
     return {uid: First(*row) for uid, *row in _FIND_IMAGES.execute(connection, {"uids": list(uids)})}
 
 
-def _first_of(connection: Connection, batch: Sequence[Received], flaws: Mapping[str, Flaw]) -> dict[str, First]:
-    """As `_found`; no other writer changes a row that may change here."""
-    there = _found(connection, batch)
+def _held(
+    connection: Connection, batch: Sequence[Received], found: Mapping[str, First], flaws: Mapping[str, Flaw]
+) -> dict[str, First]:
+    """Return what `_found` has of a batch; no other writer changes a row that may change here."""
+    there = dict(found)
     changing = []
     for received in batch:
         first = there.get(received.attributes.sop_instance_uid)

@@ -1,6 +1,6 @@
 """Identity conflicts and files in quarantine: list, compare, decide (docs/custody.md).
 
-The decisions themselves write the audit log (`node.receive.custody`, `node.receive.custody`).
+The decisions themselves write the audit log (`node.receive.custody`).
 """
 
 from __future__ import annotations
