@@ -1,4 +1,4 @@
-"""Where what `node.open` gives has its rows: the index of a root, or the listing of a folder of volumes."""
+"""The rows behind `node.open`: the index of a root, or the listing of a folder of volumes."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Unchanged:
 class MadeOfLost:
     """The volumes of a series were made of instances that are lost now: none takes their place.
 
-    `kept`: what no row names of them, as the end of a sentence.
+    `kept`: the volumes that no row names, as the end of a sentence.
     """
 
     kept: str = ""

@@ -177,7 +177,7 @@ class Journal:
 
         `facts`: what describes the record.
         `payload`: consecutive parts.
-        `known`: what is known of it already, in memory: `read` hands it on with the record.
+        `known`: its content, as far as memory has it; `read` returns it with the record.
 
         Its sequence number, one more than that of the record before.
 
@@ -364,7 +364,7 @@ class Journal:
     def read(self, cursor: Cursor, max_records: int, max_bytes: int) -> tuple[list[Record], Cursor]:
         """Return durable records from `cursor` on, and the cursor behind them; for one thread.
 
-        The records before `cursor` are done with: what was known of them is forgotten.
+        The caller is done with the records before `cursor`: their `known` is forgotten.
 
         `cursor`: `start` of this journal, or what this method has returned.
         `max_records`, `max_bytes`: limits: the records of one call, and the bytes after which it returns.
@@ -390,7 +390,7 @@ class Journal:
         return records, Cursor(sequence, offset)
 
     def known(self, after: int = 0) -> list[Any]:
-        """Return what is known of the records behind a number that are not done with, and of those that come."""
+        """Return `known` of the records behind a number, and of those that are being appended."""
         with self._lock:
             unwritten = (one for one in (*self._writing, *self._waiting) if not one.sequence and one.error is None)
             coming = [one.known for one in unwritten if one.known is not None]

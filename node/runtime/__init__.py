@@ -1,1 +1,1 @@
-"""What a running process has: threads that last, places and turns, log, metrics, network, steps of a crash."""
+"""The ground of a running process: its threads, places, log and metrics, network addresses, and crash points."""

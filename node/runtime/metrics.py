@@ -30,7 +30,7 @@ _Kind = TypeVar("_Kind", Counter, Gauge, Histogram)
 
 
 class _Metric(Generic[_Kind]):
-    """A metric, which is named after its attribute; the registry of each `Metrics` has one of its own."""
+    """A metric, named after its attribute. Each `Metrics` makes its own, in its own registry."""
 
     def __init__(self, kind: Callable[..., _Kind], text: str, labels: str = "", **buckets: Sequence[float]) -> None:
         self._made: Callable[..., _Kind] = partial(kind, documentation=text, labelnames=labels.split(), **buckets)

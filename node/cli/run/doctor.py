@@ -99,7 +99,7 @@ class Site:
 
 
 Said = tuple[State, str] | tuple[State, str, str]
-"""What a check says: how it is, and in words; with a remedy that is more exact than that of the check."""
+"""A finding: its state and its sentence, and a remedy where it is more exact than that of the check."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,7 +274,7 @@ _recalling = Lock()
 
 
 def recall(node: Services, index: ReadIndex) -> None:
-    """Have the metrics of a node know what the index has of the day before its start: who sent, and what came.
+    """Add the senders and instances of the day before the start, as the index has them, to the metrics of a node.
 
     The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions,
     and are read once.

@@ -46,7 +46,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Something is kept under its UID: whether that file is whole is to be known first."""
+    """A file is kept under its UID, and whether that file is whole must be known first."""
 
 
 @dataclass(frozen=True, slots=True)
