@@ -38,6 +38,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "node/receive": ("tests/unit/receive", "tests/unit/journal", "tests/integration", "tests/protocol"),
     "node/index": ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
     "node/writers": ("tests/unit/writers", "tests/unit/volume", "tests/integration", "tests/reference"),
+    "node/conversion": ("tests/unit/conversion", "tests/unit/volume", "tests/integration", "tests/reference"),
+    "node/association": ("tests/unit/association", "tests/integration", "tests/protocol"),
+    **dict.fromkeys(("node/children", "node/lifecycle"), ("tests/unit", "tests/integration", "tests/web")),
+    **dict.fromkeys(
+        (f"node/index/nouns/{name}.py" for name in ("deletions", "trash", "received")),
+        ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
+    ),
+    "node/extensions/dicomweb/bursts.py": ("tests/unit/extensions", "tests/web"),
     **dict.fromkeys(
         (f"node/web/{name}.py" for name in ("access", "authenticators", "passwords", "sessions")),
         ("tests/unit/web", "tests/web"),

@@ -389,13 +389,26 @@ def test_an_instance_that_comes_back_after_a_conversion_without_it_makes_the_rev
     assert [revision for _, revision in numbers_given(root)] == [1, 2, 3]
 
 
+def test_a_row_keeps_its_number_from_those_that_get_another_one(root: Root, audit: Audit) -> None:
+    series = [make.ct_series(1, study_uid="1.2.3")[0] for _ in range(3)]
+    take(root, series)
+    root.convert_due()
+    number = trash(root, "study", "1.2.3")
+    take(root, series[:2])  # the volumes of these get two of the three numbers
+    root.convert_due()
+    bring_back(root, audit, number)
+    assert differences(root) == []
+    assert len(root.rows("SELECT 1 FROM v_volumes")) == 3 + 2
+
+
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=MORE) for seed in range(4, 60))])
 def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
     root: Root, audit: Audit, seed: int
 ) -> None:
     root.index.ahead = root.ingest.applier
     random = Random(seed)
-    series = [make.ct_series(slices) for slices in (1, 2, 3)]
+    study = "1.2.3" if seed % 2 else None
+    series = [make.ct_series(slices, study_uid=study) for slices in (1, 2, 3)]
     everything_sent = [one for of_series in series for one in of_series]
     sent = {}
     for step in range(14):

@@ -386,18 +386,20 @@ class _Undo:
                 ]
         if name in ("failures", "series_references", "awaited_senders"):
             rows = [row for row in rows if row["series_id"] in self._as_before]
+        taken: set[int] = set()
         if "id" in table.c:
-            known = self._ids.setdefault(name, {})
             had = listed_in(table.c.id, [row["id"] for row in rows])
             taken = set(self._connection.scalars(select(table.c.id).where(had)))
-            known |= {row["id"]: row["id"] for row in rows if row["id"] not in taken}
+        free = [row for row in rows if row.get("id") not in taken]
+        if free:  # first, or an id of theirs could go to one of the others
+            self._connection.execute(insert(table).on_conflict_do_nothing(), free)
+        if "id" in table.c:
+            known = self._ids.setdefault(name, {})
+            known |= {row["id"]: row["id"] for row in free}
             for row in (row for row in rows if row["id"] in taken):
                 anew = insert(table).values({name: value for name, value in row.items() if name != "id"})
                 new = self._connection.scalar(anew.on_conflict_do_nothing().returning(table.c.id))
                 known |= {row["id"]: new} if new is not None else {}
-            rows = [row for row in rows if row["id"] not in taken]
-        if rows:
-            self._connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
 def _decoded(kind: str, row: dict[str, Any]) -> dict[str, Any]:
