@@ -25,7 +25,7 @@ import structlog
 from node.archive import space
 from node.archive.root import MOUNT
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
-from node.errors import OutOfResources, sized
+from node.errors import OutOfResources
 from node.files.durable import NO_ROOM, moved, write_all
 from node.runtime.failpoints import reached
 
@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 ASK_BYTES = 8 << 20
 """Bytes of an upload after which the room on the disks is looked at again."""
+
+KEPT_IN_RESERVE = "{} are kept in reserve ([storage] reserve_bytes)"
 
 RESUME_FACTOR = 1.1
 """Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
@@ -114,7 +116,7 @@ class Intake:
         """Return why work that needs room on the disk has to wait, with the remedy; None if it may begin."""
         if self.stopped is not None:
             return self._stopped_for()
-        return self._reported(space.lack(self._disks, self._reserve_bytes, self._reserved()))
+        return self._reported(space.lack(self._disks, self._reserve_bytes, KEPT_IN_RESERVE))
 
     @property
     def is_short(self) -> bool:
@@ -139,7 +141,7 @@ class Intake:
         Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_open()
-        lack = space.lack(self._disks, self._reserve_bytes, self._reserved(), RESUME_FACTOR if self._full else 1.0)
+        lack = space.lack(self._disks, self._reserve_bytes, KEPT_IN_RESERVE, RESUME_FACTOR if self._full else 1.0)
         self._full = lack is not None
         if lack is not None:
             raise OutOfResources(lack[1])
@@ -189,9 +191,6 @@ class Intake:
         if self._stopped is None:
             return f"intake has stopped: {self._waits_for}; {MOUNT}"
         return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
-
-    def _reserved(self) -> str:
-        return f"{sized(self._reserve_bytes)} are kept in reserve ([storage] reserve_bytes)"
 
     def _reported(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""

@@ -88,19 +88,22 @@ def free_inodes(disk: os.statvfs_result) -> int | None:
 
 def lack_for_senders(disks: Iterable[Path], low_bytes: int, factor: float = 1.0) -> tuple[Path, str] | None:
     """Return what `lack` says of the room below which new associations are refused."""
-    low_bytes = max(low_bytes, MIN_FREE_BYTES)
-    return lack(disks, low_bytes, f"but {sized(low_bytes)} are required (twice [storage] reserve_bytes)", factor)
+    rule = "but {} are required (twice [storage] reserve_bytes)"
+    return lack(disks, max(low_bytes, MIN_FREE_BYTES), rule, factor)
 
 
 def lack(disks: Iterable[Path], required_bytes: int, rule: str, factor: float = 1.0) -> tuple[Path, str] | None:
-    """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""
+    """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough.
+
+    `rule`: has a place for the bytes that are required.
+    """
     for folder in disks:
         try:
             disk = os.statvfs(folder)
         except FileNotFoundError:
-            return folder, f"nothing is free, {rule}"
+            return folder, f"nothing is free, {rule.format(sized(required_bytes))}"
         if (free := free_bytes(disk)) < required_bytes * factor:
-            return folder, f"{sized(free)} free, {rule}"
+            return folder, f"{sized(free)} free, {rule.format(sized(required_bytes))}"
         inodes = free_inodes(disk)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
             return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk can hold no more files"

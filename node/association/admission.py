@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Literal, Protocol, cast, get_args
 
+from node.association.request import ReceivedRequest
 from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import counted
@@ -52,16 +53,22 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class AssociationRequest:
-    """The fields of an A-ASSOCIATE-RQ by which admission decides."""
+class Rights:
+    """What an application entity may do, by all its names in [peers].
 
-    calling_ae_title: str
-    called_ae_title: str
-    application_context: str
-    presentation_contexts: int
-    abstract_syntaxes: tuple[str, ...] = ()
-    certificate: PeerCertificate | None = None
-    is_of_known_version: bool = True
+    Without configured peers a client on this machine may use every service, and other clients may store and verify
+    only: an unknown client must not read patient data.
+    """
+
+    names: tuple[str, ...]
+    permitted: frozenset[Verb]
+    """The services that it may use (`Peer.may`)."""
+    takes: frozenset[str] | None
+    """The SOP classes that the node takes from it, by all names that may store; None: all."""
+    scope: Scope | None
+    """What it sees of the index; None: all."""
+    releases: bool
+    """Whether the end of an association says anything."""
 
 
 _REASONS = {
@@ -93,10 +100,10 @@ MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""
 
 
-def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest) -> Refused:
+def refusal_of(rejection: Rejection, address: str, requested: ReceivedRequest) -> Refused:
     """Describe a rejected association for the list of refusals."""
-    abstract_syntaxes = sorted(set(requested.abstract_syntaxes))
-    contexts = counted(requested.presentation_contexts, "presentation context")
+    abstract_syntaxes = sorted({context.abstract_syntax for context in requested.contexts})
+    contexts = counted(len(requested.contexts), "presentation context")
     offered = [contexts, *abstract_syntaxes[:MAX_REPORTED_SYNTAXES]]
     if len(abstract_syntaxes) > MAX_REPORTED_SYNTAXES:
         offered.append(f"and {len(abstract_syntaxes) - MAX_REPORTED_SYNTAXES} more")
@@ -178,7 +185,7 @@ class Admission:
         self._count()
         return connection
 
-    def judge(self, connection: Claim, requested: AssociationRequest) -> Rejection | None:
+    def judge(self, connection: Claim, requested: ReceivedRequest) -> Rejection | None:
         """Return the rejection of an association; or count it as open and return None."""
         rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
@@ -191,37 +198,22 @@ class Admission:
             self.on_refusal(refusal_of(rejection, connection.address, requested))
         return rejection
 
-    def permitted(self, address: str, requested: AssociationRequest) -> frozenset[Verb]:
-        """Return the services that an application entity may use (`Peer.may`).
-
-        Without configured peers a client on this machine may use every service, and other clients may store and verify
-        only: an unknown client must not read patient data.
-        """
-        peers = self._peers()
-        if not peers:
-            return EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
-        return frozenset(verb for peer in _matching(peers, address, requested).values() for verb in peer.may)
-
-    def takes(self, address: str, requested: AssociationRequest) -> frozenset[str] | None:
-        """Return the SOP classes that the node takes from an application entity, by all names that may store."""
-        peers = _matching(self._peers(), address, requested).values()
+    def rights(self, address: str, requested: ReceivedRequest) -> Rights:
+        """Return what an application entity may do."""
+        known = self._peers()
+        named = _matching(known, address, requested)
+        peers = named.values()
+        of_stranger = EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
         taken = [peer.taken_classes for peer in peers if "store" in peer.may]
-        return frozenset().union(*filter(None, taken)) if taken and None not in taken else None
-
-    def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
-        """Return the scope of an application entity, by all its names in [peers]; None: the whole index."""
-        peers = _matching(self._peers(), address, requested).values()
-        limits = [one.projects for one in peers if one.projects is not None or {"query", "retrieve"} & set(one.may)]
-        projects = [limit for limit in limits if limit is not None]
-        return Scope(projects=tuple(sorted(set().union(*projects)))) if projects and None not in limits else None
-
-    def named(self, address: str, requested: AssociationRequest) -> list[str]:
-        """Return the names in [peers] that an application entity has."""
-        return list(_matching(self._peers(), address, requested))
-
-    def releases(self, address: str, requested: AssociationRequest) -> bool:
-        """Return whether the end of an association says anything, by all its names in [peers]."""
-        return all(peer.releases for peer in _matching(self._peers(), address, requested).values())
+        limits = [peer.projects for peer in peers if peer.projects is not None or {"query", "retrieve"} & set(peer.may)]
+        is_limited = bool(limits) and None not in limits
+        return Rights(
+            tuple(named),
+            frozenset(verb for peer in peers for verb in peer.may) if known else of_stranger,
+            frozenset().union(*filter(None, taken)) if taken and None not in taken else None,
+            Scope(projects=tuple(sorted(set().union(*filter(None, limits))))) if is_limited else None,
+            all(peer.releases for peer in peers),
+        )
 
     def _proving(self) -> list[Peer]:
         return [peer for peer in self._peers().values() if peer.networks or peer.certificate]
@@ -256,17 +248,17 @@ class Admission:
         self._metrics.connections.set(self._budget.count())
         self._metrics.open_associations.set(self._budget.count(Stage.PLACED))
 
-    def _malformed(self, requested: AssociationRequest) -> Rejection | None:
+    def _malformed(self, requested: ReceivedRequest) -> Rejection | None:
         if not requested.is_of_known_version:
             return Rejection(1, 2, 2, "protocol version", "use protocol version 1 (PS3.8 9.3.2)")
         if requested.application_context != APPLICATION_CONTEXT:
             return Rejection(1, 1, 2, "application context", f"use the application context {APPLICATION_CONTEXT}")
-        if not 1 <= requested.presentation_contexts <= 128:
+        if not 1 <= len(requested.contexts) <= 128:
             remedy = "propose 1 to 128 presentation contexts (PS3.8 9.3.2.2)"
             return Rejection(1, 1, 1, "presentation contexts", remedy)
         return None
 
-    def _unknown_peer(self, address: str, requested: AssociationRequest) -> Rejection | None:
+    def _unknown_peer(self, address: str, requested: ReceivedRequest) -> Rejection | None:
         dicom = self._dicom
         if dicom.require_called_ae_title and requested.called_ae_title not in dicom.titles:
             return Rejection(
@@ -304,7 +296,7 @@ class Admission:
         reason = self._intake_refusal()
         return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
 
-    def _proved(self, address: str, requested: AssociationRequest) -> str:
+    def _proved(self, address: str, requested: ReceivedRequest) -> str:
         """Return the AE title of a requestor that proves it, by its network or certificate, else an empty text."""
         peers = _matching(self._peers(), address, requested).values()
         return requested.calling_ae_title if any(peer.networks or peer.certificate for peer in peers) else ""
@@ -318,14 +310,14 @@ def _with_title(peers: Mapping[str, Peer], ae_title: str) -> dict[str, Peer]:
     return {name: peer for name, peer in peers.items() if peer.ae_title == ae_title}
 
 
-def _matching(peers: Mapping[str, Peer], address: str, requested: AssociationRequest) -> dict[str, Peer]:
+def _matching(peers: Mapping[str, Peer], address: str, requested: ReceivedRequest) -> dict[str, Peer]:
     """Return the peers that an application entity is, by their names."""
     plain = plain_address(address)
     same_title = _with_title(peers, requested.calling_ae_title)
     return {name: peer for name, peer in same_title.items() if _is(peer, plain, requested)}
 
 
-def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:
+def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: ReceivedRequest) -> bool:
     """Return whether network and certificate of a requestor are those of a peer."""
     if peer.networks is not None and not _in_networks(address, peer):
         return False

@@ -6,8 +6,8 @@ At the end are the PDUs by which the acceptor answers (PS3.8 7.1, 9.3); `associa
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydicom import uid
 from pydicom.uid import UID
@@ -37,7 +37,6 @@ from node.association.request import (
 from node.dicom import uids
 from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.uids import APPLICATION_CONTEXT, choose_transfer_syntax, is_storage_class
-from node.index.nouns.records import Refused
 from node.registry import enabled
 from node.settings.model import Settings
 from node.settings.peers import Verb
@@ -225,25 +224,19 @@ MAX_OFFERED_LENGTH = 2000
 
 
 def refused_contexts(
-    proposal: Proposal, answers: Iterable[Answer], peer: Refused, named: Sequence[str]
-) -> list[Refused]:
-    """Return one refusal for each rule that refused contexts, with these contexts.
+    proposal: Proposal, answers: Iterable[Answer], named: Sequence[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield rule, reason and remedy for each rule that refused contexts, and these contexts in words.
 
-    `answers`: to each proposed context; `peer`: has the fields of the peer; `named`: names under which the peer is in
-    [peers]; empty: it is not.
+    `answers`: to each proposed context; `named`: names under which the peer is in [peers]; empty: it is not.
     """
     by_result: dict[int, list[ProposedContext]] = {}
     for answer in answers:
         if answer.result != ACCEPTED:
             by_result.setdefault(answer.result, []).append(answer.proposed)
-    refusals = []
     for result, contexts in by_result.items():
-        if result == USER_REJECTION:
-            rule, reason, remedy = _not_permitted(contexts, proposal, named)
-        else:
-            rule, reason, remedy = _REFUSALS[result]
-        refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=_offered(contexts)))
-    return refusals
+        is_user = result == USER_REJECTION
+        yield *(_not_permitted(contexts, proposal, named) if is_user else _REFUSALS[result]), _offered(contexts)
 
 
 def _offered(contexts: Sequence[ProposedContext]) -> str:

@@ -20,9 +20,9 @@ import structlog
 
 from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitted
 from node.association.added import Find, Listening, Operate, Parts, Running
-from node.association.admission import Admission, AssociationRequest, Rejection
+from node.association.admission import Admission, Rejection
 from node.association.association import DimseMessage
-from node.association.contexts import Negotiated, Proposal, negotiated, refused_contexts, served
+from node.association.contexts import Proposal, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.request import ReceivedRequest
 from node.association.services.c_find import FindService, negotiate, serve_c_find
@@ -223,58 +223,26 @@ class Listener:
         self, peer: str, connection: Claim, request: ReceivedRequest, certificate: PeerCertificate | None = None
     ) -> Rejection | Admitted:
         """Accept or reject an association; `peer` is the address and port of its requestor."""
-        requested = replace(request.fields(), certificate=certificate)
+        request = replace(request, certificate=certificate)
         name = uuid.uuid4().hex[:12]
-        log = logger.bind(
-            association=name,
-            calling_ae_title=requested.calling_ae_title,
-            called_ae_title=requested.called_ae_title,
-            peer=peer,
-        )
-        rejection = self.admission.judge(connection, requested)
+        calling, called = request.calling_ae_title, request.called_ae_title
+        log = logger.bind(association=name, calling_ae_title=calling, called_ae_title=called, peer=peer)
+        rejection = self.admission.judge(connection, request)
         if rejection is not None:
             if self.admission.lines.is_due("association_rejected", connection.address):
                 log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
             return rejection
         log.debug("association_accepted")
-        address = connection.address
-        permitted = self.admission.permitted(address, requested)
-        takes = self.admission.takes(address, requested)
-        proposal = Proposal(request.contexts, permitted, self.verbs, request.roles, takes)
+        rights = self.admission.rights(connection.address, request)
+        proposal = Proposal(request.contexts, rights.permitted, self.verbs, request.roles, rights.takes)
         answers = negotiated(proposal)
-        self._report_refused_contexts(proposal, answers, requested, address)
-        shown = str(certificate) if certificate is not None else ""
-        now = self.ingest.now()
-        origin = Origin(
-            "dicom",
-            requested.calling_ae_title,
-            requested.called_ae_title,
-            peer,
-            name,
-            now,
-            shown,
-            releases=self.admission.releases(address, requested),
-        )
+        for rule, reason, remedy, offered in refused_contexts(proposal, answers.contexts, rights.names):
+            self.on_refusal(Refused("context", rule, reason, remedy, connection.address, calling, called, offered))
+        shown, now = str(certificate) if certificate is not None else "", self.ingest.now()
+        origin = Origin("dicom", calling, called, peer, name, now, shown, releases=rights.releases)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
-        scope = self.admission.scope(address, requested)
-        return Admitted(
-            answers, negotiate(request.extended_negotiation), store_service, partial(self._serve, store_service, scope)
-        )
-
-    def _report_refused_contexts(
-        self, proposal: Proposal, answers: Negotiated, requested: AssociationRequest, address: str
-    ) -> None:
-        peer = Refused(
-            "context",
-            rule="",
-            reason="",
-            remedy="",
-            peer=address,
-            calling_ae_title=requested.calling_ae_title,
-            called_ae_title=requested.called_ae_title,
-        )
-        for refused in refused_contexts(proposal, answers.contexts, peer, self.admission.named(address, requested)):
-            self.on_refusal(refused)
+        serve = partial(self._serve, store_service, rights.scope)
+        return Admitted(answers, negotiate(request.extended_negotiation), store_service, serve)
 
     def _serve(
         self, store_service: StoreService, scope: Scope | None, association: AcceptedAssociation, message: DimseMessage

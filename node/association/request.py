@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from node.association.admission import AssociationRequest
 from node.association.association import UndecodablePdu
+from node.association.tls import PeerCertificate
 from node.dicom.attributes import is_uid
 from node.dicom.command import printable
 
@@ -58,6 +58,7 @@ class ReceivedRequest:
     `echoed`: AE titles and reserved bytes, which the acceptance repeats (PS3.8 table 9-17).
     `maximum_pdu_bytes`: the peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
     `extended_negotiation`: application information by SOP class UID (PS3.7 D.3.3.5).
+    `certificate`: the one that the peer has shown to TLS, if any; the request does not say it.
     """
 
     calling_ae_title: str
@@ -70,17 +71,7 @@ class ReceivedRequest:
     roles: Roles = field(default_factory=dict)
     extended_negotiation: Mapping[str, bytes] = field(default_factory=dict)
     has_operations_window: bool = False
-
-    def fields(self) -> AssociationRequest:
-        """Return the fields by which admission decides."""
-        return AssociationRequest(
-            self.calling_ae_title,
-            self.called_ae_title,
-            self.application_context,
-            len(self.contexts),
-            tuple(context.abstract_syntax for context in self.contexts),
-            is_of_known_version=self.is_of_known_version,
-        )
+    certificate: PeerCertificate | None = None
 
 
 def decoded_request(encoded: bytes) -> ReceivedRequest:

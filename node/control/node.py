@@ -104,6 +104,7 @@ class Node:
         self._is_draining = threading.Event()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
+        self._facts: dict[str, Any] = {}
         for check in before_root(settings):
             check()
         if root_maker:
@@ -172,6 +173,13 @@ class Node:
         if self._web is not None:
             web_host, web_port = self._web.start()
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
+        self._facts = {
+            "port": self.listener.port if self._listens else None,
+            "tls_port": self.listener.tls_port if self._listens else None,
+            "acknowledge": self._settings.acknowledge,
+            "reserve_bytes": self._settings.storage.reserve_bytes,
+            "low_bytes": self._settings.storage.low_bytes,
+        }
         self._note_activity("started", EventType.APPLICATION_START)
         if offered().landlock and offered().seccomp:
             log.info("decoders_confined", detail=described())
@@ -213,10 +221,11 @@ class Node:
         with suppress(VoxelnodeError):
             self._repository.actions.by_name["reload"](who="SIGHUP")
 
-    def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
+    def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] | None = None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
+        `notify_alive`, if there is one, is called at the same interval while every part of the node is alive; dead
+        parts are logged.
         Without memory for this, the next round does it; receiving and converting report the shortage themselves.
         """
         if self._membership is not None:
@@ -231,11 +240,11 @@ class Node:
                     raise
                 sleep(PUBLISH_SECONDS)  # takes no memory, unlike an event
 
-    def _notify_if_alive(self, notify_alive: Callable[[], None]) -> None:
+    def _notify_if_alive(self, notify_alive: Callable[[], None] | None) -> None:
         ended = [name for name, is_alive in self._alive().items() if not is_alive()]
-        if not ended:
+        if not ended and notify_alive is not None:
             notify_alive()
-        elif ended != self._ended:
+        elif ended and ended != self._ended:
             log.error("services_ended", detail=", ".join(ended))
         self._ended = ended
         self._publish()
@@ -337,7 +346,7 @@ class Node:
     def _alive(self) -> dict[str, Callable[[], bool]]:
         """The liveness checks of all parts that must run, by name."""
         parts: dict[str, Callable[[], bool]] = {
-            name: partial(_is_alive, part) for name, part in self._supervised().items()
+            name: partial(getattr, part, "is_alive") for name, part in self._supervised().items()
         }
         if self._listens:
             parts["listener"] = lambda: self.listener.is_listening
@@ -381,14 +390,7 @@ class Node:
         self._reasons = reasons
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
-        facts = {
-            "port": self.listener.port if self._listens else None,
-            "tls_port": self.listener.tls_port if self._listens else None,
-            "acknowledge": self._settings.acknowledge,
-            "reserve_bytes": self._settings.storage.reserve_bytes,
-            "low_bytes": self._settings.storage.low_bytes,
-        }
-        write_counters(self._repository.metrics.snapshot(), self._root, reasons, facts)
+        write_counters(self._repository.metrics.snapshot(), self._root, reasons, self._facts)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not self._serves_web:
@@ -469,10 +471,6 @@ def _require_account(settings: Settings, repository: Repository) -> None:
     if web.enabled and web.needs_account and not has_sign_ins(settings) and not repository.index.accounts.any():
         repository.close()
         raise UsageError(missing_account(web))
-
-
-def _is_alive(part: SupervisedThread | BackgroundService) -> bool:
-    return part.is_alive
 
 
 def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | BackgroundService | None) -> str | None:

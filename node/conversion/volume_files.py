@@ -37,7 +37,7 @@ from node.archive.base import VOLUMES
 from node.archive.root import mark_folders
 from node.conversion.naming import folder_name
 from node.files.durable import sync_file
-from node.index.nouns.records import RevisionFile
+from node.index.nouns.records import OWED_SIDECARS, RevisionFile
 from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class Housekeeping:
 
     def write_verdicts(self) -> bool:
         """Write changed verdicts into sidecars; return whether more are to be written."""
-        self._are_sidecars_owed |= self._index.conversions.are_sidecars_owed_since()
+        self._are_sidecars_owed |= self._index.take_note(OWED_SIDECARS)
         if (moment := monotonic()) >= self._again_at:  # at the start as well: the process before may have left some
             self._again_at, self._are_sidecars_owed = moment + FILES_SECONDS, True
             self._unwritable.clear()

@@ -178,9 +178,11 @@ class Retention(BackgroundService):
                 self.run_once(now)
             self._passed_at = monotonic()  # without rules, too: those that come take effect at the next pass
             state = self._state()
-        gives_way = self._settings.retention.trash_gives_way
-        parts = self._archive, self._index, self._audit
-        left = empty_due(*parts, now, is_clock_right=state.is_free, gives_way=gives_way)
+        left = None
+        if self._index.trash.has_any():
+            gives_way = self._settings.retention.trash_gives_way
+            parts = self._archive, self._index, self._audit
+            left = empty_due(*parts, now, is_clock_right=state.is_free, gives_way=gives_way)
         if left is not None and self._left is None:
             log.warning("trash_not_emptied", reason=left)
         self._left = left
@@ -204,8 +206,10 @@ class Retention(BackgroundService):
             state = RetentionState(
                 look_of(confirmed["look"]), approved=confirmed["approved"], confirmation=confirmed["id"]
             )
-        with self._index.reading(wait=False) as view:
-            differs = "; ".join(view.hosts.problems().values()) or None
+        differs = None
+        if self._index.sharing.host is not None:
+            with self._index.reading(wait=False) as view:
+                differs = "; ".join(view.hosts.problems().values()) or None
         if differs != state.differs:
             log.error("hosts_differ", detail=differs) if differs else log.info("hosts_agree")
             state = replace(state, differs=differs)

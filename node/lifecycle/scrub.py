@@ -34,6 +34,7 @@ from node.files.durable import NO_ROOM
 from node.index.database.index import Index
 from node.index.engine.about_keys import SCRUB
 from node.index.nouns.instance_files import HeldFile
+from node.index.nouns.received import NOT_COMPARED
 from node.index.nouns.records import InstanceFile
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage
@@ -50,9 +51,8 @@ REST = 4.0
 """A pass that is late rests this many times as long as it works."""
 
 MIN_SLEEP_SECONDS, MAX_SLEEP_SECONDS = 10.0, 3600.0
-
-FIRST_FILES_SECONDS = 1.0
-"""Longest delay from the commit of the first instances to the first step of their pass."""
+"""Bounds of the sleep between two steps; the pass of an archive that was empty begins the shorter one after its first
+commit."""
 
 IDLE_NICENESS = 19
 UNREADABLE = "cannot be read"
@@ -144,7 +144,7 @@ class Scrub(BackgroundService):
 
     def _wake_if_empty(self) -> None:
         if self._is_empty:
-            self.wake(FIRST_FILES_SECONDS)
+            self.wake(MIN_SLEEP_SECONDS)
 
     def _is_ours(self) -> bool:
         return self._index.sharing.has(self.lease)
@@ -281,7 +281,7 @@ class Comparisons(BackgroundService):
         self._index.commit_listeners.remove(self._wake_if_noted)
 
     def _wake_if_noted(self) -> None:
-        if self._index.conflicts.is_noted():
+        if self._index.take_note(NOT_COMPARED):
             self.wake(MOVED_SECONDS)
 
     def step(self) -> float | None:

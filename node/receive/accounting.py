@@ -26,7 +26,6 @@ from node.files.acknowledged import (
 )
 from node.index.database.index import Index
 from node.index.engine.about_keys import JOURNAL, LEDGER
-from node.index.nouns.records import Received
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()
@@ -41,21 +40,6 @@ class Accounted:
 
     lost: int = 0
     rewritten: bool = False
-
-
-def acknowledged(received: Received) -> Acknowledged:
-    """Return the entry of the ledger for a received instance."""
-    attributes, file = received.attributes, received.file
-    return Acknowledged(
-        attributes.sop_instance_uid,
-        attributes.study_instance_uid,
-        attributes.series_instance_uid,
-        file.sha256,
-        file.source,
-        file.calling_ae_title,
-        file.peer,
-        file.received_at.isoformat(),
-    )
 
 
 def listed(archive: Archive, applied: Sequence[tuple[Acknowledged, Sequence[str]]]) -> None:

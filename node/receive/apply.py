@@ -44,8 +44,7 @@ from node.index.search.finder import QueryRefused
 from node.journal.inspection import JournalUnusable
 from node.journal.journal import Journal, JournalFull
 from node.journal.segment import Record, SegmentGone
-from node.receive.accounting import acknowledged
-from node.receive.checkpoint import Checkpoint, Replayed
+from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
 from node.receive.record import Known, Receipt, receipt
 from node.receive.stored_files import add_compared

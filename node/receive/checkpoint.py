@@ -22,6 +22,7 @@ import structlog
 from node.archive.filesystem import Archive
 from node.files.acknowledged import Acknowledged
 from node.index.database.index import Index
+from node.index.nouns.records import Received
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.receive.accounting import listed, mark_of
@@ -31,6 +32,21 @@ log = structlog.get_logger()
 
 Unlisted = tuple[Acknowledged, Sequence[str]]
 """An instance that was applied and is not in the ledger yet, and the versions that it replaced."""
+
+
+def acknowledged(received: Received) -> Acknowledged:
+    """Return the entry of the ledger for a received instance."""
+    attributes, file = received.attributes, received.file
+    return Acknowledged(
+        attributes.sop_instance_uid,
+        attributes.study_instance_uid,
+        attributes.series_instance_uid,
+        file.sha256,
+        file.source,
+        file.calling_ae_title,
+        file.peer,
+        file.received_at.isoformat(),
+    )
 
 
 @dataclass(slots=True)

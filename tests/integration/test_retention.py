@@ -425,6 +425,7 @@ def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
 
 def test_that_the_trash_stays_on_a_short_disk_is_logged_once(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = iter(["no room", "no room", None, "no room"])
+    monkeypatch.setattr(root.index.trash, "has_any", lambda: True)
     monkeypatch.setattr("node.lifecycle.retention.empty_due", lambda *_, **how: next(reasons))
     passing = served(root, Machine(root))
     with capture_logs() as lines:

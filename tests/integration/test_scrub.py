@@ -74,7 +74,8 @@ def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_the
 
 
 @pytest.mark.slow
-def test_the_first_instances_wake_it_on_an_empty_archive(root: Root) -> None:
+def test_the_first_instances_wake_it_on_an_empty_archive(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.lifecycle.scrub.MIN_SLEEP_SECONDS", 1.0)
     service = scrub(root)
     service.start()
     try:

@@ -135,7 +135,7 @@ def serve(
     except BrokenPipeError:  # the parent does not read our output, which is no reason to stop
         stop_printing()
     manager.ready(listening)
-    node.serve_until(stop, manager.alive)
+    node.serve_until(stop, manager.alive if manager.watchdog_seconds is not None else None)
     manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)
 
@@ -260,7 +260,7 @@ class ServiceManager:
         self._notify(f"READY=1\nSTATUS={status}")
 
     def alive(self) -> None:
-        """Notify that every part is alive."""
+        """Notify that every part is alive, if there is a watchdog."""
         if self.watchdog_seconds is not None:
             self._notify("WATCHDOG=1")
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, literal, select, update
 
 from node.errors import UsageError
 from node.extensions.projects.listed import ProjectViews
-from node.index.engine.rows import IndexRepository, ReadRepository, on_writer
+from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.levels import SeriesRow, StudyRow
@@ -48,6 +48,11 @@ class RuleChange(NamedTuple):
 
 class ProjectRepository(IndexRepository):
     """Projects, their members and their contents."""
+
+    @on_reader
+    def has_rules(self, connection: Connection) -> bool:
+        """Return whether any project has a rule; asked after each commit, and most nodes have none."""
+        return connection.scalar(select(ProjectRow.id).where(ProjectRow.rule.is_not(None)).limit(1)) is not None
 
     @on_writer
     def set(

@@ -88,7 +88,7 @@ class ProjectRules(BackgroundService):
 
     def __init__(self, index: Index) -> None:
         super().__init__("rules of projects")
-        self._index = index
+        self._index, self._projects = index, index.repository(ProjectRepository)
         self._last_event: int | None = None
         self._last_series = 0, ""
         self._labels: tuple[object, ...] | None = None
@@ -100,11 +100,11 @@ class ProjectRules(BackgroundService):
 
         Commits wake it; without rules it sleeps until then.
         """
+        if not self._projects.has_rules():
+            self._last_event = None
+            return None
         with self._index.reading(wait=False, following=True) as view:
             projects = view.repository(ReadProjects)
-            if not projects.rules():
-                self._last_event = None
-                return None
             labels = projects.labels_state()
             if self._last_event is None or labels != self._labels or monotonic() > self._all_at:
                 last, series, more = view.events.newest(), None, False

@@ -43,12 +43,13 @@ from pynetdicom.events import (
     InterventionEvent,
 )
 
-from node.association.admission import AssociationRequest
+from node.association.admission import Rights
 from node.association.association import AcceptedContext, maximum_bytes
 from node.association.client.association import MAXIMUM_CONTEXTS, contexts_of
 from node.association.client.send import NotSendable, SendOutcome, Sent, intact, outgoing_of, proposals
 from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
+from node.association.request import ReceivedRequest
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
 from node.association.services.retrieve import (
@@ -271,7 +272,7 @@ class AcceptorHandlers:
             if verb is not None and not self._may(event, verb):
                 operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
             else:
-                with within(self._listener.admission.scope(event.assoc.requestor.address, _requested(event))):
+                with within(self._rights(event).scope):
                     if not self._listener.operate(operation, field):
                         operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="no service has such requests")
             return operation.status or _status(FAILED.status, FAILED.comment), operation.reply
@@ -334,7 +335,7 @@ class AcceptorHandlers:
             name, requested = uuid.uuid4().hex[:12], _requested(event)
             peer = f"{requestor.address}:{requestor.port}"
             now = listener.ingest.now()
-            releases = listener.admission.releases(requestor.address, requested)
+            releases = self._rights(event).releases
             titles = requested.calling_ae_title, requested.called_ae_title
             origin = Origin("dicom", *titles, peer, name, now, releases=releases)
             service = StoreService(listener.ingest, origin, name, listener.metrics, listener.on_refusal)
@@ -345,13 +346,16 @@ class AcceptorHandlers:
         return _Request(event, self.service(event))
 
     def _may(self, event: Event, verb: Verb) -> bool:
-        admission, peer = self._listener.admission, (event.assoc.requestor.address, _requested(event))
-        if verb in ("query", "retrieve") and admission.scope(*peer) is not None:
+        rights = self._rights(event)
+        if verb in ("query", "retrieve") and rights.scope is not None:
             return False  # a scope ends with its block, and pynetdicom draws the responses afterwards
-        return verb in admission.permitted(*peer)
+        return verb in rights.permitted
+
+    def _rights(self, event: Event) -> Rights:
+        return self._listener.admission.rights(event.assoc.requestor.address, _requested(event))
 
     def _may_store(self, event: Event) -> bool:
-        takes = self._listener.admission.takes(event.assoc.requestor.address, _requested(event))
+        takes = self._rights(event).takes
         return self._may(event, "store") and (takes is None or event.context.abstract_syntax in takes)
 
     def _require(self, event: Event, verb: Verb) -> None:
@@ -359,10 +363,10 @@ class AcceptorHandlers:
             raise RequestRefused(NOT_AUTHORIZED, f"not permitted to this peer: {verb}; see [peers]")
 
 
-def _requested(event: Event) -> AssociationRequest:
+def _requested(event: Event) -> ReceivedRequest:
     primitive: Any = event.assoc.requestor.primitive
     titles = primitive.calling_ae_title.strip(), primitive.called_ae_title.strip()
-    return AssociationRequest(*titles, str(primitive.application_context_name), 0)
+    return ReceivedRequest(*titles, (), str(primitive.application_context_name))
 
 
 def _context_of(event: Event, *, as_scp: bool) -> AcceptedContext:

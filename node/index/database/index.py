@@ -87,7 +87,7 @@ class Index:
     `large_counts`: counts that read whole tables.
     `commit_listeners`: called after each commit that changed rows, on the thread of the writer: they must not wait and
         not raise.
-    `thread`: of the one writer.
+    `take_note`, `thread`: of the one writer.
     `watch`: None: the index is a file.
 
     Raises IndexUnusable: the file is damaged or newer than this program.
@@ -130,6 +130,7 @@ class Index:
         self.now = self.sharing.now
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.sharing, place)
         self.commit_listeners, self.thread = writer.commit_listeners, writer.thread
+        self.take_note = writer.take_note
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)

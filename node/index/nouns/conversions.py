@@ -34,6 +34,7 @@ from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
 from node.index.nouns.level_views import ExclusionViews, VolumeViews
 from node.index.nouns.records import (
+    OWED_SIDECARS,
     ClaimedSeries,
     CurrentConversion,
     OwedSidecars,
@@ -230,10 +231,6 @@ class ConversionRepository(IndexRepository):
         ).all()
         return [SupersededConversion(*row, tuple(sorted(_folders(connection, row.id)))) for row in rows]
 
-    def are_sidecars_owed_since(self) -> bool:
-        """Return whether a commit since the last call owes sidecars; always, if other hosts commit as well."""
-        return self._writer.take_note(_OWED)
-
     @on_reader
     def owed_sidecars(self, connection: Connection, limit: int, without: Collection[int] = ()) -> list[OwedSidecars]:
         """Return conversions whose sidecars are to tell another verdict, and can be written here.
@@ -290,15 +287,13 @@ class ConversionRepository(IndexRepository):
 _OWES = text("conversions.owes_sidecars > 0")
 """In words: with a parameter, SQLite does not use the index of these rows."""
 
-_OWED = "sidecars"
-
 
 def owe_sidecars(connection: Connection, series_id: int) -> None:
     """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.volume_files`."""
     has_files = select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False), has_files
     connection.execute(update(ConversionRow).where(*current).values(owes_sidecars=ConversionRow.owes_sidecars + 1))
-    note(connection, _OWED)
+    note(connection, OWED_SIDECARS)
 
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:

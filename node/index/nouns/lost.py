@@ -25,7 +25,6 @@ from node.completeness import lost_instances
 from node.errors import UsageError
 from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.index.engine.about_keys import GAPS
-from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import IndexRepository, PagedRepository, columns_of, on_reader, on_writer, reads, set_about
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
@@ -35,13 +34,6 @@ from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
 from node.index.nouns.verdicts import judge
 from node.index.nouns.views import LostViews
-
-_ANY = PreparedStatement(select(LostInstanceRow.id).limit(1))
-
-
-def any_lost(connection: Connection) -> bool:
-    """Return whether any instance is lost; asked for each batch that is received, and hardly ever is one."""
-    return _ANY.execute(connection, {}).fetchone() is not None
 
 
 def found_again(

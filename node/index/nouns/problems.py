@@ -303,10 +303,6 @@ class ConflictRepository(IndexRepository):
         decided = decided.values(decision=decision, decided_at=now, decided_by=who)
         judge_holding(connection, connection.scalars(decided.returning(ConflictRow.sop_instance_uid)).all(), now)
 
-    def is_noted(self) -> bool:
-        """Return whether a commit since the last call may have added to what is `not_compared`."""
-        return self._writer.take_note(NOT_COMPARED)
-
     @on_reader
     def not_compared(self, connection: Connection) -> Sequence[Any]:
         """Return conflict, UID and key of the versions that this host is to compare with the current ones."""

@@ -22,7 +22,7 @@ from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import note
-from node.index.models.history import HAS_FILE, ConflictRow
+from node.index.models.history import HAS_FILE, ConflictRow, LostInstanceRow
 from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, Compare, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.emptied import leave_series
@@ -38,7 +38,7 @@ from node.index.nouns.levels import (
     record_received_event,
     series_row,
 )
-from node.index.nouns.lost import any_lost, found_again
+from node.index.nouns.lost import found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
 from node.index.nouns.waits import Seen, record_growth
@@ -91,6 +91,7 @@ _FIND_CORRECTED = select(ConflictRow.id).where(
     ConflictRow.sha256 == bindparam("sha256"),
     ConflictRow.kind == DIGEST_CORRECTED,
 )
+_ANY_LOST = PreparedStatement(select(LostInstanceRow.id).limit(1))
 _INSERT_IMAGES = PreparedInsert(Base.metadata.tables[ImageRow.__tablename__], order_by="sop_instance_uid")
 
 
@@ -183,7 +184,7 @@ class _Batch:
         record_growth(self._connection, self._seen, self._host)
         for series_id, at in self._contested.items():
             judge(self._connection, series_id, at)
-        if any_lost(self._connection):
+        if _ANY_LOST.execute(self._connection, {}).fetchone() is not None:
             return [self._found_again(received, one) for received, one in zip(self._batch, indexed, strict=True)]
         return indexed
 

@@ -206,6 +206,10 @@ class SupersededConversion:
     folders: tuple[str, ...]
 
 
+OWED_SIDECARS = "sidecars"
+"""What a commit notes that owes sidecars."""
+
+
 @dataclass(frozen=True, slots=True)
 class OwedSidecars:
     """A current conversion whose sidecars are to tell another verdict.

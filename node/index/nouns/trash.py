@@ -146,6 +146,11 @@ class TrashRepository(IndexRepository):
         connection.execute(delete(TrashRow).where(listed_in(TrashRow.id, list(numbers))))
 
     @on_reader
+    def has_any(self, connection: Connection) -> bool:
+        """Return whether any deletion is in the trash."""
+        return connection.execute(select(TombstoneRow.id).where(_IN_TRASH).limit(1)).first() is not None
+
+    @on_reader
     def due(self, connection: Connection, now: dt.datetime) -> list[int]:
         """Return the deletions whose time in the trash is over."""
         return list(connection.scalars(select(TombstoneRow.id).where(TombstoneRow.trash_until <= now, _IN_TRASH)))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from node.association import admission as module
-from node.association.admission import EVERY_VERB, Admission, AssociationRequest, add_peer
+from node.association.admission import EVERY_VERB, Admission, add_peer
+from node.association.request import ProposedContext, ReceivedRequest
 from node.cli.run.config import table_of
 from node.index.nouns.records import Refused
 from node.runtime.metrics import Metrics
@@ -29,8 +30,8 @@ class Thread:
         self.told.append("hang up")
 
 
-def asking(calling: str = "CT1", called: str = "VOXELNODE") -> AssociationRequest:
-    return AssociationRequest(calling, called, "1.2.840.10008.3.1.1.1", 1)
+def asking(calling: str = "CT1", called: str = "VOXELNODE") -> ReceivedRequest:
+    return ReceivedRequest(calling, called, (ProposedContext(1, "1.2.3", ()),), "1.2.840.10008.3.1.1.1")
 
 
 def admission(peers: dict[str, Peer] | None = None, **dicom: Any) -> Admission:
@@ -131,18 +132,18 @@ def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
             "any": Peer(ae_title="ANY"),
         }
     )
-    assert doorkeeper.permitted("10.1.2.3", asking("CT")) == {"store", "echo"}
-    assert doorkeeper.permitted("::ffff:10.2.2.3", asking("CT")) == {"query"}
-    assert doorkeeper.permitted("10.3.2.3", asking("CT")) == set()
-    assert doorkeeper.permitted("10.3.2.3", asking("STRANGER")) == set()
-    assert doorkeeper.permitted("10.3.2.3", asking("ANY")) == EVERY_VERB
+    assert doorkeeper.rights("10.1.2.3", asking("CT")).permitted == {"store", "echo"}
+    assert doorkeeper.rights("::ffff:10.2.2.3", asking("CT")).permitted == {"query"}
+    assert doorkeeper.rights("10.3.2.3", asking("CT")).permitted == set()
+    assert doorkeeper.rights("10.3.2.3", asking("STRANGER")).permitted == set()
+    assert doorkeeper.rights("10.3.2.3", asking("ANY")).permitted == EVERY_VERB
 
 
 def test_without_peers_strangers_may_store_and_not_read() -> None:
-    assert admission().permitted("10.3.2.3", asking("STRANGER")) == {"echo", "store"}
-    assert admission().permitted("::ffff:10.3.2.3", asking("STRANGER")) == {"echo", "store"}
+    assert admission().rights("10.3.2.3", asking("STRANGER")).permitted == {"echo", "store"}
+    assert admission().rights("::ffff:10.3.2.3", asking("STRANGER")).permitted == {"echo", "store"}
     for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
-        assert admission().permitted(here, asking("STRANGER")) == EVERY_VERB
+        assert admission().rights(here, asking("STRANGER")).permitted == EVERY_VERB
 
 
 @pytest.mark.parametrize(
