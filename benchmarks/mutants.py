@@ -6,6 +6,9 @@ which these are. A mutant is seen if a test fails twice, or if it hangs. One who
 
 Which mutants are drawn depends on the seed and on the text of the functions, so two trees give the same ones where
 their functions are the same.
+
+``--record`` adds what was seen to `seen_mutants.jsonl`. ``--again 12`` tries so many of them with the one test that saw
+each: the gate does.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,6 +61,11 @@ WITHOUT_CORPUS = f"{QUICK} and not corpus"
 
 COPIED = ("node", "tests", "migrations", "docs", "deploy", "examples", ".ci", "*.toml", "*.md", "*.yml", "LICENSE")
 NOT_COPIED = shutil.ignore_patterns("node_modules", ".venv", "__pycache__", "_site")
+
+RECORD = Path("benchmarks", "seen_mutants.jsonl")
+"""Mutants that a quick test sees: lists of path, function, kind, what stood there, what stands there then, test."""
+LEAST_RECORDED = 100
+"""So many of the record must stand in the tree, with a quick test; may only rise."""
 
 ENOUGH_TESTS = 200
 """More do not judge one mutant. Counted and not timed, so that the load of the machine changes no outcome."""
@@ -357,24 +365,36 @@ class Copy:
 
     def judged(self, mutant: Mutant, tests: Sequence[tuple[str, float]], marks: str) -> Outcome:
         """Run tests on a mutant."""
+        hangs = HANGS_SECONDS + 5 * sum(seconds for _, seconds in tests)
+        began, failed = time.monotonic(), ""
+        with self.changed(mutant):
+            if tests:
+                failed = self.failed([test for test, _ in tests], marks, hangs)
+            if "::" in failed:  # on a loaded machine, a test may fail without a mutant: not twice
+                failed = self.failed([failed], marks, hangs)
+        return Outcome(mutant, bool(failed), failed, len(tests), round(time.monotonic() - began, 1))
+
+    @contextmanager
+    def changed(self, mutant: Mutant) -> Iterator[None]:
+        """Change the copy by a mutant, until the end of the context."""
         path = self.folder / mutant.path
         before = path.read_text(encoding="utf-8")
         data = before.encode()
         changed = (data[: mutant.start] + mutant.after.encode() + data[mutant.stop :]).decode()
         ast.parse(changed)
-        hangs = HANGS_SECONDS + 5 * sum(seconds for _, seconds in tests)
-        began, failed = time.monotonic(), ""
         self._write(path, changed)
         try:
-            if tests:
-                failed = self._failed([test for test, _ in tests], marks, hangs)
-            if "::" in failed:  # on a loaded machine, a test may fail without a mutant: not twice
-                failed = self._failed([failed], marks, hangs)
+            yield
         finally:
             self._write(path, before)
-        return Outcome(mutant, bool(failed), failed, len(tests), round(time.monotonic() - began, 1))
 
-    def _failed(self, tests: Sequence[str], marks: str, seconds: float) -> str:
+    def collected(self, paths: Sequence[str], marks: str) -> frozenset[str]:
+        """Return the tests of some files that have these marks."""
+        here = [path for path in paths if (self.folder / path).exists()]
+        arguments = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", marks]
+        return frozenset(self._run([*arguments, *here], {}, HANGS_SECONDS)[1].splitlines())
+
+    def failed(self, tests: Sequence[str], marks: str, seconds: float) -> str:
         """Return the first of the tests that fails, `hangs`, why they did not start, or nothing."""
         listed = self._site / "tests"
         listed.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
@@ -441,6 +461,49 @@ def run(options: argparse.Namespace) -> Iterator[tuple[str, Outcome]]:
                 yield room, place.judged(mutant, own, marks)
 
 
+# What was seen once
+
+
+def _key(mutant: Mutant) -> tuple[str, ...]:
+    return mutant.path, mutant.function, mutant.kind, mutant.before, mutant.after
+
+
+def record(tree: Path, outcomes: Sequence[Outcome]) -> None:
+    """Add the mutants that tests saw to the record of a tree."""
+    path = tree / RECORD
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines += [json.dumps([*_key(one.mutant), one.by]) for one in outcomes if one.seen and "::" in one.by]
+    path.write_text("".join(f"{line}\n" for line in sorted(set(lines))), encoding="utf-8")
+
+
+def recorded(tree: Path) -> list[tuple[Mutant, str]]:
+    """Return the mutants of the record that the code of a tree still has, each with its test."""
+    tests = {tuple(line[:-1]): line[-1] for line in map(json.loads, (tree / RECORD).read_text().splitlines())}
+    paths = sorted({path for path, *_ in tests if (tree / path).exists()})
+    found = {_key(mutant): mutant for path in paths for mutant in Sites(path, (tree / path).read_text("utf-8")).found}
+    return [(found[key], test) for key, test in sorted(tests.items()) if key in found]
+
+
+def tried_again(tree: Path, count: int, least: int = LEAST_RECORDED) -> list[str]:
+    """Return what is wrong with the record of a tree: of its mutants, some are tried, which others for another tree."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        place, found = Copy(tree, Path(folder)), recorded(tree)
+        quick = place.collected(sorted({test.partition("::")[0] for _, test in found}), QUICK)
+        here = [(mutant, test) for mutant, test in found if test in quick]
+        print(f"{len(here)} recorded mutants stand in the code, with a quick test", flush=True)
+        wrong = [] if len(here) >= least else [f"less than {least} do: draw others, with --record"]
+        texts = "".join((tree / path).read_text("utf-8") for path in sorted({mutant.path for mutant, _ in here}))
+        chosen = sorted(here, key=lambda one: hashlib.sha256(f"{texts}{one}".encode()).digest())[:count]
+        if failed := place.failed([test for _, test in chosen], QUICK, HANGS_SECONDS):
+            return [*wrong, f"fails without a mutant: {failed}"]
+        for mutant, test in chosen:
+            with place.changed(mutant):
+                is_seen = bool(place.failed([test], QUICK, HANGS_SECONDS))
+            print(f"{'seen' if is_seen else 'not seen'} by {test}: {mutant}", flush=True)
+            wrong += [] if is_seen else [f"{mutant} is not seen any more by {test}"]
+    return wrong
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
@@ -450,8 +513,12 @@ def main() -> None:
     parser.add_argument("--corpus", action="store_true", help="with the tests that need the corpus of real series")
     parser.add_argument("--workers", type=int, default=2, help="of the first run")
     parser.add_argument("--json", type=Path, help="write every outcome to this file")
+    parser.add_argument("--record", action="store_true", help=f"add what is seen to {RECORD}")
+    parser.add_argument("--again", type=int, metavar="COUNT", help=f"draw none: try mutants of {RECORD}")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    if options.again is not None:
+        sys.exit("\n".join(tried_again(options.tree.resolve(), options.again)))
     sums: dict[str, list[int]] = {room: [0, 0, 0] for room in options.rooms}
     written = []
     for room, outcome in run(options):
@@ -463,6 +530,8 @@ def main() -> None:
             f"seen ({outcome.by})" if outcome.seen else "not seen" if outcome.tests else "not seen: no test enters it"
         )
         print(f"{outcome.seconds:6.1f} s  {outcome.mutant}  {said}, {outcome.tests} tests", flush=True)
+        if options.record:
+            record(options.tree, [outcome])
         if options.json is not None:
             options.json.write_text(json.dumps(written, indent=1), encoding="utf-8")
     for room, (seen, of, unreached) in sums.items():

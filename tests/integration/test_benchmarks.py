@@ -1,4 +1,4 @@
-"""The benchmark of large indexes fills both engines with the rows that a node writes."""
+"""The benchmark of large indexes fills both engines with the rows that a node writes; mutants are tried again."""
 
 import sqlite3
 from contextlib import closing
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mutants import Outcome, Sites, record, tried_again
 from benchmarks.scale import TABLES, Shape, fill, fill_in_postgresql
 from node.index.engine.place import FILE_NAME
 from tests.postgresql import start
@@ -27,3 +28,26 @@ def test_an_index_is_filled_with_studies_as_the_node_has_received_one(tmp_path: 
         for name, count in counts.items():
             [[copied]] = server.run(f"SELECT count(*) FROM {name}", "benchmark")
             assert copied == count * shape.studies // counts["studies"], name
+
+
+@pytest.mark.slow
+def test_a_recorded_mutant_whose_quick_test_does_not_see_it_any_more_is_named(tmp_path: Path) -> None:
+    code = "def total(one, other):\n    return one + other\n"
+    tests = (
+        "from node.sums import total\ndef test_of():\n    assert total(2, 1) == 3\ndef test_with():\n    total(2, 1)\n"
+    )
+    for name, text in {
+        "node/sums.py": code,
+        "node/__init__.py": "",
+        "tests/test_sums.py": tests,
+        "tests/pace.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "benchmarks").mkdir()
+    by = "tests/test_sums.py::test_of", "tests/test_sums.py::test_with", "tests/test_sums.py::test_that_went"
+    mutants = [*Sites("node/sums.py", code).found, *Sites("node/sums.py", code.replace("+", "-")).found]
+    record(tmp_path, [Outcome(mutant, True, test, 1, 0.0) for mutant, test in zip(mutants, by, strict=False)])
+    few, unseen = tried_again(tmp_path, 9, least=3)
+    assert few.startswith("less than 3")
+    assert unseen.endswith("not seen any more by tests/test_sums.py::test_with")

@@ -15,6 +15,7 @@ from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.conversion.pipeline import convert
 from node.errors import VoxelnodeError
+from node.files.acknowledged import FOLDER, entries, segments
 from node.index.database.index import Index
 from node.index.database.reading import reading
 from node.lifecycle.deletion import Order, delete
@@ -116,6 +117,7 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert repaired.repair == "to quarantine, marked as missing"
     assert len(list((filled / "quarantine").glob("*.dcm"))) == 1
     assert found(settings, digests=True) == []
+    assert view_rows(filled, "SELECT verdict FROM v_series") == [{"verdict": "incomplete"}]
 
 
 @pytest.mark.parametrize("is_noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["unknown", "noted"])
@@ -133,6 +135,12 @@ def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
     assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected" in repairs
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
+    assert view_rows(filled, "SELECT kind, sha256 FROM v_conflicts")[-1] == {
+        "kind": "digest-corrected",
+        "sha256": "0" * 64,
+    }
+    told = [row["kind"] for row in view_rows(filled, "SELECT kind FROM v_events ORDER BY id")]
+    assert told[-2:] == ["digest-corrected", "verdict-changed"]
 
 
 @pytest.mark.slow
@@ -232,6 +240,20 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     assert [row["revision"] for row in rows] == [2]
     assert Path(rows[0]["path"]).is_file()
     assert found(settings, digests=True) == []  # also while the rows of the first revision are kept
+
+
+def test_a_damaged_segment_of_the_ledger_is_made_up_for_by_what_the_index_has(
+    settings: Settings, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.files.acknowledged.SEGMENT_ENTRIES", 1)
+    for _ in range(2):
+        received(settings, new_series(1))
+    flip(segments(filled / FOLDER)[0], 300)  # among the names
+    [finding] = found(settings, repair=True)
+    assert (finding.kind, finding.repair) == ("ledger-damaged", "what the index has was added to the ledger")
+    assert found(settings) == []
+    named = {(one.sop_instance_uid,) for _, some in entries(filled) for one in some}
+    assert named == {tuple(row.values()) for row in view_rows(filled, "SELECT sop_instance_uid FROM v_images")}
 
 
 @pytest.mark.slow
