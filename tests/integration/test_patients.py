@@ -174,6 +174,12 @@ def test_a_merge_decides_the_conflict_of_a_shared_patient_id_and_its_end_opens_i
     assert [tuple(row.values()) for row in root.rows(decisions)] == [("merged", "doe")] * 2
     persons(root).separate(two, root.clock())
     assert [tuple(row.values()) for row in root.rows(decisions)] == [(None, None)] * 2, "one of three is apart again"
+    first, second = (row["id"] for row in root.rows("SELECT id FROM v_conflicts ORDER BY id"))
+    with pytest.raises(UsageError, match="kept apart"):
+        persons(root).reopen(first)
+    root.index.conflicts.decide([first, second], "kept", "doe", root.clock())
+    persons(root).reopen(first)
+    assert [row["decision"] for row in root.rows(decisions)] == [None, "kept"]
 
 
 def test_an_issuer_tells_two_people_with_one_patient_id_apart_and_stays(root: Root) -> None:

@@ -380,17 +380,18 @@ def test_a_machine_that_starts_with_another_time_holds_retention(root: Root) -> 
     assert len(studies(root)) == 0
 
 
-@pytest.mark.slow
 def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> None:
     machine = Machine(root)
-    old = {take_study(root) for _ in range(5)}
+    old, young = ([make.ct_series(1)[0] for _ in range(4)] for _ in range(2))
+    root.take_all(old)
     root.clock.move(31 * DAY)
-    young = {take_study(root) for _ in range(5)}
+    root.take_all(young)
+    old, young = ({one.StudyInstanceUID for one in some} for some in (old, young))
     passing = served(root, machine, days=30)
     passing.step()
     assert studies(root) == old | young
-    assert waits_for(root).startswith("5 studies are due at once")
-    assert confirm(root.index, root.clock(), machine(), RULES) == "5 studies"
+    assert waits_for(root).startswith("4 studies are due at once")
+    assert confirm(root.index, root.clock(), machine(), RULES) == "4 studies"
     passing.step()
     assert (studies(root), waits_for(root)) == (young, "")
     root.clock.move(31 * DAY)
@@ -398,7 +399,7 @@ def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> N
     assert studies(root) == young, "a confirmation holds for one pass"
 
 
-def test_rules_that_change_withdraw_the_question_and_its_approval(root: Root) -> None:
+def test_rules_that_change_withdraw_the_question_and_its_approval(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         take_study(root)
     root.clock.move(31 * DAY)
@@ -408,6 +409,9 @@ def test_rules_that_change_withdraw_the_question_and_its_approval(root: Root) ->
     passing._settings = Settings(retention=RetentionSettings(only_converted=False, days=60))
     passing.step()
     assert waits_for(root) == ""
+    passing._settings = Settings(retention=RetentionSettings(only_converted=False, days=30, maximum_share=1.0))
+    monkeypatch.setattr(passing, "_delete", lambda *_: setattr(passing, "_settings", Settings()))
+    assert passing.run_once(root.clock()) == 1, "the pass ends when its rules change"
 
 
 def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:

@@ -57,8 +57,13 @@ def test_a_problem_stays_until_somebody_acknowledges_it_and_returns_when_the_ser
     site.convert()
     assert badge(site) == 1
     client.post("/problems/acknowledge", data={**KEY, "problem": problem(site), "reason": REASON})
-    client.post("/problems/withdraw", data=KEY)
+    for _ in range(2):  # the second finds nothing to withdraw
+        client.post("/problems/withdraw", data=KEY)
     assert badge(site) == 1
+    with site.store.index.reading() as index:
+        assert [event["kind"] for event in index.events.of_series("1.2.3", "1.2.3.1", 10)].count(
+            "problem-reopened"
+        ) == 1
     site.take(whole[3])
     site.convert()
     assert badge(site) == 0
