@@ -182,12 +182,12 @@ def complete_pydicom() -> None:
 
     It also reads the heads of elements as `node.dicom.encoding` does.
     """
-    from pydicom import charset  # here: finding files needs no pydicom
+    from pydicom import charset, filereader  # here: finding files needs no pydicom
     from pydicom.hooks import hooks, raw_element_value
     from pydicom.multival import MultiValue
     from pydicom.valuerep import PersonName
 
-    from node.dicom.element_generator import replace_generator
+    from node.dicom.element_generator import elements_of, is_implicit
 
     class DecodedName(PersonName):
         """A name whose text is right: decoding its bytes again would be wrong, as `decoded` tells."""
@@ -208,7 +208,8 @@ def complete_pydicom() -> None:
         kind = partial(DecodedName, encodings=encodings) if vr == "PN" else str
         data["value"] = kind(stripped[0]) if len(stripped) == 1 else MultiValue(kind, stripped)
 
-    replace_generator()
+    for name, function in {"data_element_generator": elements_of, "_is_implicit_vr": is_implicit}.items():
+        setattr(filereader, name, function)
     hooks.register_callback("raw_element_value", value_of)
     charset.python_encoding.update(NEW_CODECS)
     charset.CODES_TO_ENCODINGS[b"\x1b-b"] = "iso8859_15"

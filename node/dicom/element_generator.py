@@ -35,12 +35,6 @@ _CHARACTER_SET = 0x00080005
 _LONG_HEAD_BYTES = 12
 
 
-def replace_generator() -> None:
-    """Let pydicom read elements, on all levels, by `elements_of` and `is_implicit`."""
-    for name, function in {"data_element_generator": elements_of, "_is_implicit_vr": is_implicit}.items():
-        setattr(filereader, name, function)
-
-
 def elements_of(
     fp: BinaryIO,
     is_implicit_VR: bool,

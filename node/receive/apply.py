@@ -47,7 +47,7 @@ from node.journal.segment import Record, SegmentGone
 from node.receive.checkpoint import Checkpoint, Replayed, acknowledged
 from node.receive.data_set import content
 from node.receive.record import Known, Receipt, receipt
-from node.receive.stored_files import add_compared
+from node.receive.stored_files import compared
 from node.runtime.background import BackgroundService
 from node.runtime.failpoints import reached
 from node.runtime.metrics import Metrics
@@ -434,6 +434,25 @@ def _pass_on(outcome: Future[Outcome], result: Outcome, upload: Future[None]) ->
         outcome.set_result(result)
     else:
         outcome.set_exception(error)
+
+
+def add_compared(
+    archive: Archive,
+    index: Index,
+    batch: Sequence[Received],
+    applied: AppliedPosition | None = None,
+    ends: Sequence[AssociationEnd] = (),
+) -> list[Indexed]:
+    """Index instances; where the index has them already, after a look at the files that are kept.
+
+    `ends`: of associations that came with them, and count after all of them.
+
+    Errors are those of `compared` and `InstanceRepository.add`.
+    """
+    indexed = index.instances.add_new(batch, applied, ends)
+    if indexed is None:
+        indexed = index.instances.add(batch, applied, ends, compared(archive, index, batch))
+    return indexed
 
 
 def clear(archive: Archive, indexed: Indexed) -> None:

@@ -79,7 +79,7 @@ def reasons_not_ready(
     shortage = f"an error for lack of room, less than a minute ago: {intake.shortage}" if intake.shortage else None
     reasons = {
         "intake": ingest.refusal() or shortage,
-        "index": None if ingest.index.is_alive else "the writer of the index has stopped: restart the node",
+        "index": None if ingest.index.thread.is_alive else "the writer of the index has stopped: restart the node",
         "journal": _lag(ingest.applier) or _gap(ingest.gaps),
         **{name: trouble() for name, trouble in parts.items()},
     }

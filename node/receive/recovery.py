@@ -37,8 +37,8 @@ from node.index.engine.about_keys import SWEPT_FOLDER
 from node.index.models.levels import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
-from node.receive.apply import MAX_BATCH, clear
-from node.receive.stored_files import add_compared, report_damage
+from node.receive.apply import MAX_BATCH, add_compared, clear
+from node.receive.stored_files import report_damage
 from node.runtime.failpoints import reached
 
 log = structlog.get_logger()

@@ -25,12 +25,11 @@ from node.errors import OutOfResources
 from node.files.durable import NO_ROOM
 from node.files.heads import are_recoded, cut_pixels_of
 from node.index.database.index import Index
-from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
 from node.index.models.levels import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import Compared
-from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
+from node.index.nouns.records import Flaw, InstanceFile, Received
 
 log = structlog.get_logger()
 
@@ -41,25 +40,6 @@ VERIFIED_SECONDS = 300.0
 """For how long the digest of a long file that is read again and again is not compared again."""
 
 MAX_VERIFIED = 4096
-
-
-def add_compared(
-    archive: Archive,
-    index: Index,
-    batch: Sequence[Received],
-    applied: AppliedPosition | None = None,
-    ends: Sequence[AssociationEnd] = (),
-) -> list[Indexed]:
-    """Index instances; where the index has them already, after a look at the files that are kept.
-
-    `ends`: of associations that came with them, and count after all of them.
-
-    Errors are those of `compared` and `InstanceRepository.add`.
-    """
-    indexed = index.instances.add_new(batch, applied, ends)
-    if indexed is None:
-        indexed = index.instances.add(batch, applied, ends, compared(archive, index, batch))
-    return indexed
 
 
 def compared(archive: Archive, index: Index, batch: Sequence[Received]) -> Compared:

@@ -359,21 +359,18 @@ class _Parser:
 
 
 def _unknown(name: str, fields: Fields) -> str:
-    known = _KEYWORDS.get(_letters(name[:64]))
+    keywords = {
+        _letters(field.meaning.partition("(")[0]): name
+        for name, field in FIELDS.items()
+        if re.search(r" \(00", field.meaning)
+    }
+    known = keywords.get(_letters(name[:64]))  # `bodypartexamined`, by the standard, is `body_part`
     meant = f', did you mean "{known}"?' if known in fields else nearest(name[:64], fields, HELP)
     return f'unknown field "{name[:64]}"{meant}'
 
 
 def _letters(name: str) -> str:
     return re.sub(r"'s\b|[^a-z]", "", name.lower())
-
-
-_KEYWORDS = {
-    _letters(field.meaning.partition("(")[0]): name
-    for name, field in FIELDS.items()
-    if re.search(r" \(00", field.meaning)
-}
-"""Fields by the letters of their keywords in the standard: `bodypartexamined` is `body_part`."""
 
 
 def _of_table(name: str, value: Any, fields: Fields) -> _Condition:

@@ -15,6 +15,7 @@ from node.extensions.projects.listed import ProjectViews
 from node.index.engine.rows import IndexRepository, ReadRepository, on_reader, on_writer
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
+from node.index.engine.writer import note
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.models.work import (
     AccountRow,
@@ -46,12 +47,16 @@ class RuleChange(NamedTuple):
     gone: Collection[int]
 
 
+RULES = "rules of projects"
+"""What a commit notes that may have changed the rules."""
+
+
 class ProjectRepository(IndexRepository):
     """Projects, their members and their contents."""
 
     @on_reader
     def has_rules(self, connection: Connection) -> bool:
-        """Return whether any project has a rule; asked after each commit, and most nodes have none."""
+        """Return whether any project has a rule."""
         return connection.scalar(select(ProjectRow.id).where(ProjectRow.rule.is_not(None)).limit(1)) is not None
 
     @on_writer
@@ -79,10 +84,12 @@ class ProjectRepository(IndexRepository):
         project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
         if project is None:
             connection.execute(insert(ProjectRow).values(name=name, created_by=who, created_at=now, **values))
+            note(connection, RULES)
             return True
         if values:
             connection.execute(update(ProjectRow).where(ProjectRow.id == project).values(values))
         if "rule" in values:
+            note(connection, RULES)
             by_rule = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule
             connection.execute(delete(ProjectSeriesRow).where(*by_rule))
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 
@@ -18,7 +18,7 @@ import structlog
 from node.association.added import OpenedRoot
 from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Made
 from node.errors import UsageError
-from node.extensions.projects.rows import ProjectRepository, ProjectRule, ReadProjects, RuleChange
+from node.extensions.projects.rows import RULES, ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
 from node.index.engine.rows import Row
@@ -93,14 +93,21 @@ class ProjectRules(BackgroundService):
         self._last_series = 0, ""
         self._labels: tuple[object, ...] | None = None
         self._all_at = 0.0
-        index.commit_listeners.append(partial(self.wake, STEP_SECONDS))
+        self._has_rules = True  # until the first step knows better
+        index.commit_listeners.append(self._follow)
+
+    def _follow(self) -> None:
+        self._has_rules |= self._index.take_note(RULES)
+        if self._has_rules:
+            self.wake(STEP_SECONDS)
 
     def step(self) -> float | None:
         """Apply the rules to series with events that are new, or to all; return the seconds until all are due.
 
         Commits wake it; without rules it sleeps until then.
         """
-        if not self._projects.has_rules():
+        self._has_rules = self._projects.has_rules()
+        if not self._has_rules:
             self._last_event = None
             return None
         with self._index.reading(wait=False, following=True) as view:

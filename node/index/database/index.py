@@ -123,7 +123,7 @@ class Index:
             require_sound(place)
         self._reader = Readers(place)  # for queries from outside
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query
-        self._finder = Finder(self._reader)
+        self._finder = Finder(self._reader, lambda: self.instances.received_at)
         self._version = FileVersion(place) if isinstance(place, Path) else None
         self.large_counts = LargeCounts()
         self.sharing: Sharing = backend_at(place).sharing(place, self._watcher.whole)
@@ -138,7 +138,7 @@ class Index:
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
         self.deliveries = DeliveryRepository(writer, self._watcher)
-        self.instances = InstanceRepository(writer, self._watcher, self._finder.note_received)
+        self.instances = InstanceRepository(writer, self._watcher)
         self.jobs = JobRepository(writer, self._watcher)
         self.lost = LostRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)
@@ -236,11 +236,6 @@ class Index:
     def files(self) -> tuple[Path, ...]:
         """The files that must stay where they are while the index is open."""
         return (self.place,) if isinstance(self.place, Path) else ()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the one writer works."""
-        return self._writer.is_alive
 
     def begin_stop(self) -> None:
         """From now on, commit nothing more once the server keeps a commit waiting: nobody knows for how long."""

@@ -129,11 +129,6 @@ class IndexWriter:
             self._queue.put(pending)
 
     @property
-    def is_alive(self) -> bool:
-        """Whether queued work will be done."""
-        return self.thread.is_alive
-
-    @property
     def busy_seconds(self) -> float:
         """The age of the transaction that is being committed; 0 if there is none."""
         since = self._busy_since

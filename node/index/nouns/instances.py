@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import inf
+from time import monotonic
 from typing import Any, Literal
 
 from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, func, insert, select, true, update
@@ -16,7 +18,6 @@ from node.errors import VoxelnodeError
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.narrowed import Readers
 from node.index.engine.rows import (
     IndexRepository,
     PagedRepository,
@@ -28,7 +29,6 @@ from node.index.engine.rows import (
     set_applied,
 )
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
-from node.index.engine.writer import IndexWriter
 from node.index.models.history import SET_ASIDE, ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
@@ -72,12 +72,10 @@ class NotIndexable(VoxelnodeError):
 class InstanceRepository(IndexRepository):
     """The instances of an index.
 
-    `note_received`: called for each batch: searches give way while instances are received.
+    `received_at`: when the last batch came, in seconds of `monotonic`: searches give way while instances are received.
     """
 
-    def __init__(self, writer: IndexWriter, reader: Readers, note_received: Callable[[], None]) -> None:
-        super().__init__(writer, reader)
-        self._note_received = note_received
+    received_at = -inf
 
     def add(
         self,
@@ -110,7 +108,7 @@ class InstanceRepository(IndexRepository):
         compared: Compared | None = None,
     ) -> list[Indexed] | None:
         """As `add`; None: the index has one of them already, nobody has compared the files, and nothing was written."""
-        self._note_received()
+        self.received_at = monotonic()
 
         def write(connection: Connection) -> list[Indexed] | None:
             host, is_acknowledged = self._sharing.host or "", applied is not None

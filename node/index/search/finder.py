@@ -261,17 +261,14 @@ class Finder:
     """Answer queries. Thread-safe.
 
     `reader`: read-only: the writer never waits for it.
+    `received_at`: returns when the last instances were received, in seconds of `time.monotonic`: queries pause a while.
     """
 
-    def __init__(self, reader: Readers) -> None:
-        self._reader = reader
+    def __init__(self, reader: Readers, received_at: Callable[[], float]) -> None:
+        self._reader, self._received_at = reader, received_at
         self._turns = Turns(MAX_RUNNING, MAX_WAITING, lambda: QueryRefused(TOO_MANY))
         self._lock = threading.Lock()
-        self._received_at = self._rested_at = -RECEIVING_SECONDS
-
-    def note_received(self) -> None:
-        """Note that an instance was received; queries pause for a while."""
-        self._received_at = time.monotonic()
+        self._rested_at = 0.0
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
@@ -332,7 +329,7 @@ class Finder:
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
         """Wait while instances are received and the pause after earlier queries is not over."""
-        while (now := time.monotonic()) < self._rested_at and now - self._received_at < RECEIVING_SECONDS:
+        while (now := time.monotonic()) < self._rested_at and now - self._received_at() < RECEIVING_SECONDS:
             if stop():
                 raise QueryStopped
             if now > until:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
@@ -72,18 +73,13 @@ def raw(ds: Dataset, keyword: str) -> bool | None:
     return False if texts(ds, keyword)[:1] == ("DERIVED",) else None
 
 
-def reconstruction(labels: bool) -> Callable[[Dataset, str], tuple[Any, ...]]:
-    """Return the reader of subsets and iterations in a method such as ``PSF+TOF3i21s``, or of their names."""
-
-    def read(ds: Dataset, keyword: str) -> tuple[Any, ...]:
-        method = text(ds, keyword)
-        match = re.search(r"(?P<iterations>\d+)i(?P<subsets>\d+)s|i(?P<i>\d+)s(?P<s>\d+)", method)
-        if not match:
-            return ()
-        found = {"subsets": match["subsets"] or match["s"], "iterations": match["iterations"] or match["i"]}
-        return tuple(found) if labels else tuple(map(int, found.values()))
-
-    return read
+def reconstruction(ds: Dataset, keyword: str, *, labels: bool) -> tuple[Any, ...]:
+    """Return subsets and iterations in a method such as ``PSF+TOF3i21s``, or their names."""
+    match = re.search(r"(?P<iterations>\d+)i(?P<subsets>\d+)s|i(?P<i>\d+)s(?P<s>\d+)", text(ds, keyword))
+    if not match:
+        return ()
+    found = {"subsets": match["subsets"] or match["s"], "iterations": match["iterations"] or match["i"]}
+    return tuple(found) if labels else tuple(map(int, found.values()))
 
 
 def unit_of_activity(ds: Dataset, keyword: str) -> str:
@@ -370,8 +366,8 @@ BIDS_FIELDS = (
     BidsField("DoseCalibrationFactor", ("DoseCalibrationFactor",), positive),
     BidsField("ReconMethodName", ("ReconstructionMethod",), text),
     BidsField("ReconstructionMethod", ("ReconstructionMethod",), text),
-    BidsField("ReconMethodParameterLabels", ("ReconstructionMethod",), reconstruction(labels=True)),
-    BidsField("ReconMethodParameterValues", ("ReconstructionMethod",), reconstruction(labels=False)),
+    BidsField("ReconMethodParameterLabels", ("ReconstructionMethod",), partial(reconstruction, labels=True)),
+    BidsField("ReconMethodParameterValues", ("ReconstructionMethod",), partial(reconstruction, labels=False)),
     BidsField("ReconFilterType", ("ConvolutionKernel",), filter_of_emission),
     BidsField("ReconFilterSize", ("ConvolutionKernel",), filter_size),
     BidsField("AttenuationCorrection", ("AttenuationCorrectionMethod",), text),

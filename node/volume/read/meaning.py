@@ -168,8 +168,7 @@ counted = _Counted()
 class _Last:
     """The contents of the last elements, so that instances that share their elements share one object."""
 
-    def __init__(self) -> None:
-        self._known: tuple[list[Element], Meaning] = ([], MappingProxyType({}))
+    _known: tuple[list[Element], Meaning] = ([], MappingProxyType({}))
 
     def of(self, ds: Dataset, found: list[Element]) -> Meaning:
         elements, meaning = self._known

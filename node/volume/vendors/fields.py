@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
@@ -48,23 +49,20 @@ def text_field(name: str, tag: PrivateTag) -> VendorField:
 
 
 def number_field(name: str, tag: PrivateTag, factor: float = 1.0, digits: int = 9) -> VendorField:
-    """Return a field that is a number above zero, times a factor, with so many significant digits."""
-
-    def read(ds: Dataset) -> float | None:
-        first = (private_numbers(ds, tag) or (0.0,))[0]
-        return rounded(first * factor, digits) if first > 0 else None
-
-    return VendorField(name, notation(tag), read)
+    """Return a field that is a number; see `positive`."""
+    return VendorField(name, notation(tag), partial(positive, tag, factor, digits))
 
 
-def count_field(name: str, tag: PrivateTag) -> VendorField:
-    """Return a field that counts: a whole number above zero."""
+def positive(tag: PrivateTag, factor: float, digits: int, ds: Dataset) -> float | None:
+    """Return a number above zero, times a factor, with so many significant digits."""
+    first = (private_numbers(ds, tag) or (0.0,))[0]
+    return rounded(first * factor, digits) if first > 0 else None
 
-    def read(ds: Dataset) -> int | None:
-        first = (private_numbers(ds, tag) or (0.0,))[0]
-        return int(first) if first > 0 else None
 
-    return VendorField(name, notation(tag), read)
+def counted(tag: PrivateTag, ds: Dataset) -> int | None:
+    """Return a whole number above zero."""
+    first = (private_numbers(ds, tag) or (0.0,))[0]
+    return int(first) if first > 0 else None
 
 
 def rounded(number: float, digits: int) -> float:

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +25,7 @@ from node.dicom.values import (
     private_texts,
     text,
 )
-from node.volume.vendors.fields import VendorField, count_field, notation, number_field, rounded, text_field
+from node.volume.vendors.fields import VendorField, counted, notation, number_field, positive, rounded, text_field
 from node.volume.vendors.gradients import Gradient, along_encoding
 
 _ACQUISITION = "GEMS_ACQU_01"
@@ -283,14 +284,10 @@ def scaled_b_value(nominal: float, direction: Sequence[float]) -> float:
     return float(round(nominal * length**2)) if SCALED_LENGTHS[0] < length < SCALED_LENGTHS[1] else nominal
 
 
-def _acceleration(place: int) -> Callable[[Dataset], float | None]:
-    """Return the reader of an acceleration, which is stated as the acquired part: 0.5 is an acceleration of 2."""
-
-    def read(ds: Dataset) -> float | None:
-        parts = (private_numbers(ds, _ACQUIRED_PARTS) or ())[place : place + 1]
-        return round(1 / parts[0], 3) if parts and 0 < parts[0] <= 1 else None
-
-    return read
+def _acceleration(place: int, ds: Dataset) -> float | None:
+    """Return an acceleration, which is stated as the acquired part: 0.5 is an acceleration of 2."""
+    parts = (private_numbers(ds, _ACQUIRED_PARTS) or ())[place : place + 1]
+    return round(1 / parts[0], 3) if parts and 0 < parts[0] <= 1 else None
 
 
 def _bands(ds: Dataset) -> int | None:
@@ -317,8 +314,8 @@ def _labelling(ds: Dataset) -> str:
     return _KINDS_OF_LABELLING.get(private_text(ds, _LABELING), "")
 
 
-def _of_labelling(read: Callable[[Dataset], Any]) -> Callable[[Dataset], Any]:
-    return lambda ds: read(ds) if _labelling(ds) else None
+def _of_labelling(read: Callable[[Dataset], Any], ds: Dataset) -> Any:
+    return read(ds) if _labelling(ds) else None
 
 
 def _delay_after_labelling(ds: Dataset) -> float | None:
@@ -327,20 +324,16 @@ def _delay_after_labelling(ds: Dataset) -> float | None:
     return delay_ms / 1000 if delay_ms else None
 
 
-def _of_diffusion(tag: PrivateTag) -> Callable[[Dataset], int | None]:
-    """Return the reader of a variable of the diffusion sequence; other sequences use it otherwise."""
-
-    def read(ds: Dataset) -> int | None:
-        count = private_numbers(ds, tag, 1)
-        is_diffusion = private_text(ds, _SEQUENCE).upper() == _DIFFUSION_SEQUENCE
-        return int(count[0]) if count and count[0] > 0 and is_diffusion else None
-
-    return read
+def _of_diffusion(tag: PrivateTag, ds: Dataset) -> int | None:
+    """Return a variable of the diffusion sequence; other sequences use it otherwise."""
+    count = private_numbers(ds, tag, 1)
+    is_diffusion = private_text(ds, _SEQUENCE).upper() == _DIFFUSION_SEQUENCE
+    return int(count[0]) if count and count[0] > 0 and is_diffusion else None
 
 
 FIELDS = (
-    VendorField("ParallelReductionFactorInPlane", f"{notation(_ACQUIRED_PARTS)}, first", _acceleration(0)),
-    VendorField("ParallelReductionFactorOutOfPlane", f"{notation(_ACQUIRED_PARTS)}, second", _acceleration(1)),
+    VendorField("ParallelReductionFactorInPlane", f"{notation(_ACQUIRED_PARTS)}, first", partial(_acceleration, 0)),
+    VendorField("ParallelReductionFactorOutOfPlane", f"{notation(_ACQUIRED_PARTS)}, second", partial(_acceleration, 1)),
     VendorField("MultibandAccelerationFactor", f"{notation(MULTIBAND)}, protocol MBACCEL", _bands),
     VendorField("DelayTime", notation(GROUP_DELAY), lambda ds: rounded(pause_s(ds), 6) or None),
     VendorField("PhaseEncodingPolarityGE", "(0018,9034), (0043,xx2A)", _polarity),
@@ -350,19 +343,21 @@ FIELDS = (
     text_field("PrescanReuseString", PrivateTag(0x0043, _PARAMETERS, 0x95, "LO")),
     number_field("AcquisitionDuration", PrivateTag(0x0019, _ACQUISITION, 0x5A, "FL"), _MICRO, digits=6),
     VendorField("TablePosition", f"{notation(_TABLE)}, third", _table_position),
-    VendorField("NumberOfDiffusionDirectionGE", f"{notation(_DIRECTIONS)} of EPI2", _of_diffusion(_DIRECTIONS)),
-    VendorField("NumberOfDiffusionT2GE", f"{notation(_UNWEIGHTED)} of EPI2", _of_diffusion(_UNWEIGHTED)),
+    VendorField(
+        "NumberOfDiffusionDirectionGE", f"{notation(_DIRECTIONS)} of EPI2", partial(_of_diffusion, _DIRECTIONS)
+    ),
+    VendorField("NumberOfDiffusionT2GE", f"{notation(_UNWEIGHTED)} of EPI2", partial(_of_diffusion, _UNWEIGHTED)),
     VendorField("ArterialSpinLabelingType", notation(_LABELING), _labelling),
     VendorField(
         "LabelingDuration",
         notation(_LABELING_DURATION),
-        _of_labelling(number_field("", _LABELING_DURATION, _MILLI).read),
+        partial(_of_labelling, partial(positive, _LABELING_DURATION, _MILLI, 9)),
     ),
     VendorField(
         "PostLabelingDelay", "InversionTime (0018,0082) of pseudo-continuous labelling", _delay_after_labelling
     ),
     *(
-        VendorField(name, f"{notation(tag)} of labelling", _of_labelling(count_field(name, tag).read))
+        VendorField(name, f"{notation(tag)} of labelling", partial(_of_labelling, partial(counted, tag)))
         for name, tag in (
             ("NumberOfPointsPerArm", _POINTS_PER_ARM),
             ("NumberOfArms", _ARMS),

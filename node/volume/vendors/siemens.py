@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -263,14 +263,14 @@ def _velocity_encoding(ds: Dataset) -> float | None:
 
 def _planned(name: str, key: str, read: Callable[[str], Any]) -> VendorField:
     """Return a field that one assignment of the protocol states."""
+    return VendorField(name, f"protocol {key}", partial(_assigned, key, read))
 
-    def from_protocol(ds: Dataset) -> Any:
-        try:
-            return read(protocol(ds)[key])
-        except (KeyError, ValueError):
-            return None
 
-    return VendorField(name, f"protocol {key}", from_protocol)
+def _assigned(key: str, read: Callable[[str], Any], ds: Dataset) -> Any:
+    try:
+        return read(protocol(ds)[key])
+    except (KeyError, ValueError):
+        return None
 
 
 def _count(text: str) -> int | None:
@@ -278,12 +278,9 @@ def _count(text: str) -> int | None:
     return number if number > 0 else None
 
 
-def _number(factor: float = 1.0) -> Callable[[str], float | None]:
-    def read(text: str) -> float | None:
-        number = float(text) * factor
-        return rounded(number, 9) if 0 < number < math.inf else None
-
-    return read
+def _number(text: str, factor: float = 1.0) -> float | None:
+    number = float(text) * factor
+    return rounded(number, 9) if 0 < number < math.inf else None
 
 
 def _averages(text: str) -> float | None:
@@ -292,12 +289,12 @@ def _averages(text: str) -> float | None:
     return rounded(number, 9) if 1 < number < math.inf else None
 
 
-def _one_of(names: dict[int, Any]) -> Callable[[str], Any]:
-    return lambda text: names.get(int(text, 0))
+def _one_of(names: dict[int, Any], text: str) -> Any:
+    return names.get(int(text, 0))
 
 
-def _texts_field(name: str, tag: PrivateTag) -> VendorField:
-    return VendorField(name, notation(tag), lambda ds: list(private_texts(ds, tag)))
+def _texts(tag: PrivateTag, ds: Dataset) -> list[str]:
+    return list(private_texts(ds, tag))
 
 
 def _dwell_time(ds: Dataset) -> float | None:
@@ -330,13 +327,10 @@ def _baseline(ds: Dataset) -> str:
     return f"{version[0]:.0f}" if version else ""
 
 
-def _acceleration(pattern: re.Pattern[str]) -> Callable[[Dataset], int | None]:
-    def read(ds: Dataset) -> int | None:
-        stated = (*(private_text(ds, tag) for tag in _ACCELERATIONS), *csa_series(ds).get("PATModeText", ()))
-        matches = map(pattern.search, stated)
-        return next((int(match[1]) for match in matches if match and int(match[1]) > 1), None)
-
-    return read
+def _acceleration(pattern: re.Pattern[str], ds: Dataset) -> int | None:
+    stated = (*(private_text(ds, tag) for tag in _ACCELERATIONS), *csa_series(ds).get("PATModeText", ()))
+    matches = map(pattern.search, stated)
+    return next((int(match[1]) for match in matches if match and int(match[1]) > 1), None)
 
 
 def _bands(ds: Dataset) -> int | None:
@@ -354,19 +348,14 @@ def _is_corrected(ds: Dataset) -> bool | None:
     return "ND" not in kinds if kinds else None
 
 
-def _echo_of_difference(echo: int) -> VendorField:
-    """Return the field with one of the two echoes of a phase difference."""
-    key = f"alTE[{echo}]"
-
-    def read(ds: Dataset) -> float | None:
-        planned = protocol(ds)
-        kinds = (*texts(ds, "ImageType"), *private_texts(ds, IMAGE_TYPE))
-        if "P" not in kinds or not planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
-            return None
-        microseconds = protocol_integer(planned, key)
-        return microseconds / 1_000_000 if microseconds else None
-
-    return VendorField(f"EchoTime{echo + 1}", f"protocol {key} of a phase difference", read)
+def _echo_of_difference(key: str, ds: Dataset) -> float | None:
+    """Return one of the two echoes of a phase difference."""
+    planned = protocol(ds)
+    kinds = (*texts(ds, "ImageType"), *private_texts(ds, IMAGE_TYPE))
+    if "P" not in kinds or not planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
+        return None
+    microseconds = protocol_integer(planned, key)
+    return microseconds / 1_000_000 if microseconds else None
 
 
 def _receive_coil(ds: Dataset) -> str:
@@ -404,23 +393,14 @@ def _labelling(ds: Dataset) -> str | None:
     return "PCASL" if "pcasl" in name else "PASL" if "pasl" in name or "fairest" in name else None
 
 
-def _labelled_seconds(key: str) -> Callable[[Dataset], float | None]:
-    def read(ds: Dataset) -> float | None:
-        microseconds = protocol_integer(protocol(ds), key)
-        return microseconds / 1_000_000 if microseconds and microseconds > 0 and _is_labelled(ds) else None
-
-    return read
+def _is_pulsed(ds: Dataset) -> bool:
+    """Return whether the vendor's pulsed labelling was used; others use its inversion times otherwise."""
+    return _product_sequence(ds).endswith(("ep2d_pasl", "tgse_pasl"))
 
 
-def _pulsed_seconds(key: str) -> Callable[[Dataset], float | None]:
-    """Return the reader of a time of the vendor's pulsed labelling; others use these inversion times otherwise."""
-
-    def read(ds: Dataset) -> float | None:
-        microseconds = protocol_integer(protocol(ds), key)
-        is_product = _product_sequence(ds).endswith(("ep2d_pasl", "tgse_pasl"))
-        return microseconds / 1_000_000 if microseconds and microseconds > 0 and is_product else None
-
-    return read
+def _seconds(key: str, is_used: Callable[[Dataset], bool], ds: Dataset) -> float | None:
+    microseconds = protocol_integer(protocol(ds), key)
+    return microseconds / 1_000_000 if microseconds and microseconds > 0 and is_used(ds) else None
 
 
 def _is_suppressed(ds: Dataset) -> bool | None:
@@ -451,45 +431,53 @@ FIELDS = (
         f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition, RelTablePosition",
         _table_position,
     ),
-    *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", IMAGE_TYPE))),
+    *(
+        VendorField(name, notation(tag), partial(_texts, tag))
+        for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", IMAGE_TYPE))
+    ),
     VendorField("NonlinearGradientCorrection", f"{notation(IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
     text_field("ImageOrientationText", _ORIENTATION_TEXT),
-    _echo_of_difference(0),
-    _echo_of_difference(1),
+    VendorField("EchoTime1", "protocol alTE[0] of a phase difference", partial(_echo_of_difference, "alTE[0]")),
+    VendorField("EchoTime2", "protocol alTE[1] of a phase difference", partial(_echo_of_difference, "alTE[1]")),
     _planned("ParallelReductionFactorInPlane", "sPat.lAccelFactPE", _count),
-    VendorField("ParallelReductionFactorInPlane", f"{_PAT_TEXTS}: p2", _acceleration(_IN_PLANE)),
+    VendorField("ParallelReductionFactorInPlane", f"{_PAT_TEXTS}: p2", partial(_acceleration, _IN_PLANE)),
     _planned("ParallelReductionFactorOutOfPlane", "sPat.lAccelFact3D", _count),
-    _planned("ParallelAcquisitionTechnique", "sPat.ucPATMode", _one_of({2: "GRAPPA"})),
-    _planned("MatrixCoilMode", "sPat.ucPATMode", _one_of({2: "GRAPPA", 4: "SENSE"})),
+    _planned("ParallelAcquisitionTechnique", "sPat.ucPATMode", partial(_one_of, {2: "GRAPPA"})),
+    _planned("MatrixCoilMode", "sPat.ucPATMode", partial(_one_of, {2: "GRAPPA", 4: "SENSE"})),
     _planned("RefLinesPE", "sPat.lRefLinesPE", _count),
     VendorField("MultibandAccelerationFactor", "protocol sSliceAcceleration.lMultiBandFactor", _bands),
-    VendorField("MultibandAccelerationFactor", f"{_PAT_TEXTS}: s2", _acceleration(_TOGETHER)),
-    _planned("PartialFourier", "sKSpace.ucPhasePartialFourier", _one_of(_PARTIAL_FOURIER)),
+    VendorField("MultibandAccelerationFactor", f"{_PAT_TEXTS}: s2", partial(_acceleration, _TOGETHER)),
+    _planned("PartialFourier", "sKSpace.ucPhasePartialFourier", partial(_one_of, _PARTIAL_FOURIER)),
     _planned("BaseResolution", "sKSpace.lBaseResolution", _count),
-    _planned("PhaseResolution", "sKSpace.dPhaseResolution", _number()),
-    _planned("PhaseOversampling", "sKSpace.dPhaseOversamplingForDialog", _number()),
+    _planned("PhaseResolution", "sKSpace.dPhaseResolution", _number),
+    _planned("PhaseOversampling", "sKSpace.dPhaseOversamplingForDialog", _number),
     _planned("AveragesDouble", "dAveragesDouble", _averages),
-    _planned("Interpolation2D", "sKSpace.uc2DInterpolation", _one_of({1: 1})),
+    _planned("Interpolation2D", "sKSpace.uc2DInterpolation", partial(_one_of, {1: 1})),
     VendorField("ReceiveCoilName", "protocol ...tCoilID", _receive_coil),
-    _planned("CoilCombinationMethod", "ucCoilCombineMode", _one_of({1: "Sum of Squares", 2: "Adaptive Combine"})),
-    _planned("DelayTime", "lDelayTimeInTR", _number(_MICRO)),
-    _planned("VendorReportedEchoSpacing", "sFastImaging.lEchoSpacing", _number(_MICRO)),
-    _planned("TxRefAmp", "sTXSPEC.asNucleusInfo[0].flReferenceAmplitude", _number()),
+    _planned(
+        "CoilCombinationMethod", "ucCoilCombineMode", partial(_one_of, {1: "Sum of Squares", 2: "Adaptive Combine"})
+    ),
+    _planned("DelayTime", "lDelayTimeInTR", partial(_number, factor=_MICRO)),
+    _planned("VendorReportedEchoSpacing", "sFastImaging.lEchoSpacing", partial(_number, factor=_MICRO)),
+    _planned("TxRefAmp", "sTXSPEC.asNucleusInfo[0].flReferenceAmplitude", _number),
     VendorField("ShimSetting", "protocol sGRADSPEC...lOffsetX, Y, Z, sGRADSPEC.alShimCurrent", _shims),
     _planned("ConsistencyInfo", "sProtConsistencyInfo.tMeasuredBaselineString", str),
     _planned("ConsistencyInfo", "sProtConsistencyInfo.tBaselineString", str),
     VendorField("ConsistencyInfo", notation(_BASELINE), _baseline),
-    _planned("MTState", "sPrepPulses.ucMTC", _one_of({1: True})),
+    _planned("MTState", "sPrepPulses.ucMTC", partial(_one_of, {1: True})),
     VendorField("PulseSequenceDetails", "protocol tSequenceFileName of the vendor's sequences", _product_sequence),
     VendorField("EchoPulseSequence", "beginning of SequenceName (0018,0024): epfid", _echo_of_name),
     VendorField("DiffusionScheme", "protocol sDiffusion.dsScheme of diffusion sequences", _diffusion_scheme),
     VendorField("ArterialSpinLabelingType", "protocol tSequenceFileName", _labelling),
-    VendorField("LabelingDuration", "protocol sAsl.ulLabelingDuration", _labelled_seconds("sAsl.ulLabelingDuration")),
-    VendorField(
-        "PostLabelingDelay", "protocol sAsl.sPostLabelingDelay[0]", _labelled_seconds("sAsl.sPostLabelingDelay[0]")
+    *(
+        VendorField(name, f"protocol {key}{suffix}", partial(_seconds, key, is_used))
+        for name, key, suffix, is_used in (
+            ("LabelingDuration", "sAsl.ulLabelingDuration", "", _is_labelled),
+            ("PostLabelingDelay", "sAsl.sPostLabelingDelay[0]", "", _is_labelled),
+            ("PostLabelingDelay", "alTI[2]", " of pulsed labelling", _is_pulsed),
+            ("BolusCutOffDelayTime", "alTI[0]", " of pulsed labelling", _is_pulsed),
+        )
     ),
-    VendorField("PostLabelingDelay", "protocol alTI[2] of pulsed labelling", _pulsed_seconds("alTI[2]")),
-    VendorField("BolusCutOffDelayTime", "protocol alTI[0] of pulsed labelling", _pulsed_seconds("alTI[0]")),
     VendorField(
         "VelocityEncodingMaximumValue",
         f"CSA FlowVenc, {' or '.join(map(notation, _VELOCITIES))}, end of SequenceName (0018,0024)",
