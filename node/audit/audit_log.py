@@ -20,7 +20,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from time import monotonic
@@ -315,18 +315,6 @@ class Sender(Protocol):
     def certificate(self) -> str: ...
 
 
-@dataclass(slots=True)
-class _Study:
-    patient_id: str
-    sop_classes: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class _Transfer:
-    began_at: float
-    studies: dict[str, _Study] = field(default_factory=dict)
-
-
 class Transfers:
     """Sums up the instances of each association or import by study, for one line of the audit log.
 
@@ -337,16 +325,17 @@ class Transfers:
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
         self._lock = threading.Lock()
-        self._open: dict[Sender, _Transfer] = {}
+        # When each began, and its studies: Patient ID, and instances by SOP class.
+        self._open: dict[Sender, tuple[float, dict[str, tuple[str, Counter[str]]]]] = {}
 
     def brought(self, sender: Sender, attributes: InstanceAttributes) -> None:
         """Count a stored instance; never raises if the audit log cannot be written."""
         uid = attributes.study_instance_uid
         with self._lock:
-            transfer = self._open.setdefault(sender, _Transfer(monotonic()))
-            study = transfer.studies.setdefault(uid, _Study(str(attributes.patient["patient_id"] or "")))
-            study.sop_classes[attributes.sop_class_uid] += 1
-            due = monotonic() - transfer.began_at > MAX_LINE_SECONDS or len(transfer.studies) >= MAX_LINE_STUDIES
+            began_at, studies = self._open.setdefault(sender, (monotonic(), {}))
+            _, classes = studies.setdefault(uid, (str(attributes.patient["patient_id"] or ""), Counter()))
+            classes[attributes.sop_class_uid] += 1
+            due = monotonic() - began_at > MAX_LINE_SECONDS or len(studies) >= MAX_LINE_STUDIES
         if due:
             self.ended(sender, "under way")
 
@@ -358,8 +347,8 @@ class Transfers:
             return
         is_import, is_ours = sender.source == "import", sender.source == "get"
         studies = [
-            {"study_instance_uid": uid, "patient_id": study.patient_id, "sop_classes": dict(study.sop_classes)}
-            for uid, study in transfer.studies.items()
+            {"study_instance_uid": uid, "patient_id": patient_id, "sop_classes": dict(classes)}
+            for uid, (patient_id, classes) in transfer[1].items()
         ]
         who, role = sender.calling_ae_title or sender.source, SOURCE_MEDIA if is_import else SOURCE
         message = AuditMessage(

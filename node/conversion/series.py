@@ -207,7 +207,7 @@ class Conversions:
             case SeriesDamaged():
                 self._record_damaged(claimed, end)
             case ReferencedSeriesOpen(references=references):
-                index.wait_for(claimed, references, str(end), REFERENCE_WAIT, now)
+                index.postpone(claimed, str(end), REFERENCE_WAIT, now, references)
                 told.info("conversion_waits", reason="a series to which it refers is open")
             case Postponed(why):
                 index.postpone(claimed, why, dt.timedelta(seconds=wait_seconds(1)), now)

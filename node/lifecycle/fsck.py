@@ -187,7 +187,7 @@ def _named_in(name: str, archive: Archive, index: Index) -> list[tuple[str, ...]
             return [(key,) for key in view.instances.loser_keys(host) - view.instances.to_be_set_aside()]
         if name == VOLUMES:
             here = (row for row in view.volumes.files() if not row.superseded and row.place != STORE)
-            return [(row.path,) for row in here if _is_here(row, host)]
+            return [(row.key,) for row in here if _is_here(row, host)]
     large = (
         its for its in map(receipt, (one.facts for one in records(archive.root / JOURNAL_FOLDER))) if its is not None
     )
@@ -325,25 +325,25 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
 def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:
     named = index.trash.volumes()
     for row in index.volumes.files():
-        path = root / row.path
-        named |= folders_of([row.path])
+        path = root / row.key
+        named |= folders_of([row.key])
         if not row.sha256:  # a sidecar that is being written again
             continue
         detail = revision_of(row)
         try:
             problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)
         except OSError as error:
-            yield Finding("file-unreadable", row.path, f"{detail}: {error.strerror}")
+            yield Finding("file-unreadable", row.key, f"{detail}: {error.strerror}")
             continue
         is_gone = problem == MISSING and (row.superseded or row.place == STORE or not _is_here(row, host))
         if problem is None or is_gone:  # a repair removes damaged files of superseded revisions
             continue
         if row.place == STORE:
-            yield Finding("copy-altered", row.path, f"{detail}: {problem}")
+            yield Finding("copy-altered", row.key, f"{detail}: {problem}")
         elif problem == MISSING:
-            yield Finding("volume-missing", row.path, detail, series=to_convert_again(row))
+            yield Finding("volume-missing", row.key, detail, series=to_convert_again(row))
         else:
-            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=to_convert_again(row))
+            yield Finding("volume-altered", row.key, f"{detail}: {problem}", series=to_convert_again(row))
     lost = LostSources(index.lost.by_series())
     for path in sorted((root / VOLUMES).glob("*/*/*/")):
         folder = str(path.relative_to(root))

@@ -126,10 +126,8 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
     image = index.retention.receipts(after or 0).image
     confirming = {"id": uuid.uuid4().hex, "look": asdict(ClockLook(now, up, image)), "approved": state.asked or 0}
     confirmation = json.dumps(confirming, default=dt.datetime.isoformat)
-    if state.held is not None:
-        index.retention.confirm(after, now, confirmation, trash_until(rules, now))
-    else:
-        index.retention.confirm(None, now, confirmation)
+    of_clock = (after, trash_until(rules, now)) if state.held is not None else (None, None)
+    index.retention.confirm(of_clock[0], now, confirmation, of_clock[1])
     return state.held or f"{state.asked} studies"
 
 

@@ -32,13 +32,14 @@ from node.errors import OutOfResources
 from node.files.acknowledged import problems
 from node.files.durable import NO_ROOM
 from node.index.database.index import Index
+from node.index.database.work_loop import IndexFollower
 from node.index.engine.about_keys import SCRUB
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NOT_COMPARED
 from node.index.nouns.records import InstanceFile
 from node.receive.accounting import note_lost
 from node.receive.stored_files import problem_of, report_damage
-from node.runtime.background import MAX_PAUSE_SECONDS, BackgroundService
+from node.runtime.background import MAX_PAUSE_SECONDS
 from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
@@ -109,13 +110,11 @@ def _pass(fields: dict[str, Any] | None) -> ScrubPass | None:
     return ScrubPass(**{**fields, "began_at": dt.datetime.fromisoformat(fields["began_at"]), "ended_at": ended_at})
 
 
-class Scrub(BackgroundService):
-    """Compare all files once in `days`.
+class Scrub(IndexFollower):
+    """Compare all files once in `days`. On an empty archive, the commit of the first instances wakes it.
 
     `days`: duration of a pass.
     """
-
-    lease: str = "scrub"
 
     def __init__(
         self,
@@ -125,8 +124,8 @@ class Scrub(BackgroundService):
         days: float,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        super().__init__("scrub")
-        self._archive, self._index, self._now = archive, index, now
+        super().__init__("scrub", index, lease="scrub")
+        self._archive, self._now = archive, now
         self._duration = dt.timedelta(days=days)
         self._state = scrub_state(index.about.get(SCRUB))
         self._total: int | None = None
@@ -134,20 +133,9 @@ class Scrub(BackgroundService):
         metrics.scrub_last_pass_timestamp_seconds.set_function(self._last_ended)
         metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
 
-    def start(self) -> None:
-        """Start the thread; on an empty archive, the commit of the first instances wakes it."""
-        self._index.commit_listeners.append(self._wake_if_empty)
-        super().start()
-
-    def _close(self) -> None:
-        self._index.commit_listeners.remove(self._wake_if_empty)
-
-    def _wake_if_empty(self) -> None:
+    def _follow(self) -> None:
         if self._is_empty:
             self.wake(MIN_SLEEP_SECONDS)
-
-    def _is_ours(self) -> bool:
-        return self._index.sharing.has(self.lease)
 
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))
@@ -265,22 +253,14 @@ MOVED_SECONDS = 1.0
 """After the commit, a file is moved into quarantine: that has nearly always happened then."""
 
 
-class Comparisons(BackgroundService):
-    """Makes the comparisons that `ConflictRepository.not_compared` lists."""
+class Comparisons(IndexFollower):
+    """Makes the comparisons that `ConflictRepository.not_compared` lists; commits that add to the list wake it."""
 
     def __init__(self, archive: Archive, index: Index, decoder: Decoder) -> None:
-        super().__init__("comparisons")
-        self._archive, self._index, self._decoder = archive, index, decoder
+        super().__init__("comparisons", index)
+        self._archive, self._decoder = archive, decoder
 
-    def start(self) -> None:
-        """Start the thread; commits that add to the list wake it."""
-        self._index.commit_listeners.append(self._wake_if_noted)
-        super().start()
-
-    def _close(self) -> None:
-        self._index.commit_listeners.remove(self._wake_if_noted)
-
-    def _wake_if_noted(self) -> None:
+    def _follow(self) -> None:
         if self._index.take_note(NOT_COMPARED):
             self.wake(MOVED_SECONDS)
 

@@ -28,6 +28,7 @@ MAX_VOLUMES = 10_000
 
 _DESCRIPTION = ("modality", "series_description", "body_part_examined", "protocol_name")
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+_COUNTS = ("expected_instances", "expected_source", "missing_instances", "missing_detail")
 
 
 class NothingLeft(VoxelnodeError):
@@ -256,10 +257,7 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "certainty": certainty(row["verdict"], row["verdict_rule"]),
         "rule": row["verdict_rule"],
         "reason": row["verdict_reason"],
-        "expected_instances": row["expected_instances"],
-        "expected_source": row["expected_source"],
-        "missing_instances": row["missing_instances"],
-        "missing_detail": row["missing_detail"],
+        **{name: row[name] for name in _COUNTS},
     }
 
 

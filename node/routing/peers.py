@@ -98,18 +98,14 @@ class PeerDestination:
         self.rest()
 
     def _problem(self, instance: Outgoing, is_abandoned: Callable[[], bool]) -> NotTaken | None:
-        was_used = self._is_used and self._association is not None
-        try:
-            return self._send(instance, is_abandoned)
-        except AssociationLost as error:
-            self._hang_up()
-            lost = error
-        if was_used and not is_abandoned():
-            try:  # the peer may have ended an association that was idle
+        for was_used in (self._is_used and self._association is not None, False):
+            try:
                 return self._send(instance, is_abandoned)
             except AssociationLost as error:
                 self._hang_up()
                 lost = error
+            if not was_used or is_abandoned():  # else the peer may have ended an association that was idle
+                break
         if not is_abandoned():
             self._require_answer()
         return NotTaken(f"{self._peer}: {lost}")

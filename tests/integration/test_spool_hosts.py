@@ -323,7 +323,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     r1, c1, ds, made = converted_elsewhere(hosts)
     assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
     with r1.index.reading() as index:
-        volume = next(file for file in index.volumes.files() if file.path.endswith(".nii.gz"))
+        volume = next(file for file in index.volumes.files() if file.key.endswith(".nii.gz"))
     assert (volume.place, volume.holder) == ("spool", "c1")
     with pytest.raises(HostAway, match="host c1 alone has the file"):
         r1.archive.local(volume)
@@ -338,7 +338,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     lost = c1.root.rename(c1.root.with_name("gone"))
     r1.repository.actions.by_name["forget-host"](host="c1", who="admin")
     with r1.index.reading() as index:
-        [current] = [file for file in index.volumes.files() if not file.superseded and file.path.endswith(".nii.gz")]
+        [current] = [file for file in index.volumes.files() if not file.superseded and file.key.endswith(".nii.gz")]
     with pytest.raises(FileNotFoundError):
         r1.archive.local(current)
     convert(r1, nifti_extension=True)

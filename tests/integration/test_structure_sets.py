@@ -45,7 +45,7 @@ def convert_due(root: Root, seconds: float = 61) -> list[str]:
         try:
             root.convert(claimed, convert_with_all)
         except ReferencedSeriesOpen as error:
-            root.index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, root.clock())
+            root.index.series.postpone(claimed, str(error), REFERENCE_WAIT, root.clock(), error.references)
             modalities[-1] += " waits"
         assert len(modalities) < 20, "converted for ever"
     return modalities
@@ -139,7 +139,7 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     with pytest.raises(ReferencedSeriesOpen) as open_series:
         root.convert(claimed, convert_with_all)
     wait = dt.timedelta(seconds=9)
-    root.index.series.wait_for(claimed, open_series.value.references, "open", wait, root.clock())
+    root.index.series.postpone(claimed, "open", wait, root.clock(), open_series.value.references)
     again = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
     assert again is not None
     assert again.expectation.forced

@@ -22,29 +22,23 @@ TEST_SECONDS = 30.0
 
 def actions(root: OpenedRoot) -> Mapping[str, Action]:
     """Return the action that tests hooks, by its name."""
-    return {"test-hook": _HookTests(root).test_hook}
 
-
-class _HookTests:
-    def __init__(self, root: OpenedRoot) -> None:
-        self._settings, self._index, self._audit = root.settings, root.ingest.index, root.audit
-
-    def test_hook(self, name: str, who: str) -> Mapping[str, Any]:
+    def test_hook(name: str, who: str) -> Mapping[str, Any]:
         """Deliver a test message, and tell what became of it."""
-        settings = self._settings
+        settings = root.settings
         if settings.loaded_from.is_of_pages(f"hooks.{name}"):
             seconds = min(TEST_SECONDS, settings.hooks[name].timeout_seconds)
             quick = settings.hooks[name].model_copy(update={"timeout_seconds": seconds})
             settings = settings.model_copy(update={"hooks": {**settings.hooks, name: quick}})
         hook = settings.hooks[name]
-        with self._index.reading() as index:
+        with root.ingest.index.reading() as index:
             newest = index.series.newest(TESTED_SERIES)
             message = message_of_first(index, hook, hook.on[0], settings.dicom.ae_title, newest)
         if message is None:
             raise UsageError(f"there is no series yet that has what a message of {hook.on[0]} needs")
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"hook {name}: test message{f' to {hook.host}' if hook.host else ''}"
-        self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, kind=kind))
+        root.audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, kind=kind))
         reason = None
         try:
             with delivered_test(settings, name, message):  # its results are thrown away
@@ -54,5 +48,7 @@ class _HookTests:
         result = Result.SUCCESS if reason is None else Result.MINOR_FAILURE
         line = export_line(name, hook, message, settings.dicom.ae_title, result)
         if line is not None:
-            self._audit.note(line)
+            root.audit.note(line)
         return {"hook": name, "accepted": reason is None, "reason": reason, "event": message.event, "id": message.id}
+
+    return {"test-hook": test_hook}

@@ -19,13 +19,11 @@ from fastapi.responses import RedirectResponse
 from node.audit.audit_files import audit_files
 from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.errors import VoxelnodeError
-from node.index.database.reading import ReadIndex
 from node.index.nouns.views import outstanding
 from node.lifecycle.expired import SPARED, due_now
 from node.runtime import logs
 from node.settings.example import as_toml
 from node.settings.load import values_of
-from node.settings.model import Settings
 from node.settings.tables import LIMITS, keys_of, posted
 from node.web import actions
 from node.web.access import ADMINS, CurrentCall
@@ -64,11 +62,15 @@ def connections(call: CurrentCall) -> Response:
     settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
     with call.node.index.reading(wait=False) as view:
-        hooks = _hooks(settings, view)
+        progress = view.hooks.progress()
+        hooks = [
+            {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
+            for name, hook in settings.hooks.items()
+        ]
         for row in view.routes.destinations():
             waiting["routes", row["route"]] += outstanding(row)
             waiting["peers", row["destination"]] += outstanding(row) if not row["route"] else 0
-        for name, row in view.hooks.progress().items():
+        for name, row in progress.items():
             waiting["hooks", name] = outstanding(row)
     known: dict[str, Mapping[str, Any]] = {table: getattr(settings, table) for table in TABLES}
     own = {table: [name for name in known[table] if sources.is_of_pages(f"{table}.{name}")] for table in TABLES}
@@ -142,14 +144,6 @@ def _last(form: Mapping[str, Sequence[str]], name: str) -> str:
 
 def _back(section: str) -> Response:
     return RedirectResponse(RETENTION if section == "retention" else f"{PAGE}#{section}-title", SEE_OTHER)
-
-
-def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
-    progress = index.hooks.progress()
-    return [
-        {**progress.get(name, {}), "name": name, "hook": hook, "where": _text(hook.where)}
-        for name, hook in settings.hooks.items()
-    ]
 
 
 def _text(where: str | Mapping[str, Any] | None) -> str:

@@ -34,7 +34,7 @@ from node.errors import UsageError, VoxelnodeError, sized
 from node.files.acknowledged import FOLDER as LEDGER
 from node.files.acknowledged import read_segment, segments
 from node.files.durable import DISK_FULL, NO_LINKS, locked, make_folder, move_file, sync_file_system, sync_folder
-from node.index.database.reading import ReadIndex, reading
+from node.index.database.reading import reading
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of, require_not_newer
 from node.index.engine.place import backup as copy_database
 from node.index.nouns.conversions import VolumeFile
@@ -450,13 +450,9 @@ def _wanted(root: Path, paths: Collection[str]) -> Mapping[str, HeldFile | Volum
         for begin in range(0, len(keys), _MANY):
             for held in index.instances.wanted_files(keys[begin : begin + _MANY]):
                 wanted.setdefault(held.key, held)
-        wanted |= _wanted_volumes(index, volumes)
+        files = index.volumes.files() if volumes else ()  # by their paths, no index of the table finds them
+        wanted |= {file.key: file for file in files if file.key in volumes and file.sha256}
     return wanted
-
-
-def _wanted_volumes(index: ReadIndex, paths: Collection[str]) -> dict[str, VolumeFile]:
-    files = index.volumes.files() if paths else ()  # by their paths, no index of the table finds them
-    return {file.path: file for file in files if file.path in paths and file.sha256}
 
 
 def _problem(path: Path, file: HeldFile | VolumeFile) -> str | None:

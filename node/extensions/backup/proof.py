@@ -13,7 +13,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
+from itertools import compress, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
@@ -208,11 +210,9 @@ def _convert_again(
     settings: Settings, repository: Repository, volumes: Sequence[VolumeFile], sample: int
 ) -> tuple[int, int, list[Finding]]:
     """Convert some series again; return how many, how many cannot be compared, and what differs from their rows."""
-    by_series = groupby(
-        sorted(volumes, key=lambda file: (file.study_instance_uid, file.series_instance_uid)),
-        lambda file: (file.study_instance_uid, file.series_instance_uid),
-    )
-    made = {key: {Path(file.path).name: file for file in files} for key, files in by_series}
+    series = attrgetter("study_instance_uid", "series_instance_uid")
+    by_series = groupby(sorted(volumes, key=series), series)
+    made = {key: {Path(file.key).name: file for file in files} for key, files in by_series}
     chosen = random.sample(sorted(made), min(sample, len(made)))
     differences: list[Finding] = []
     converted = others = 0
@@ -240,15 +240,10 @@ def _converted_again(
         return None  # it waits for instances, or for its conversion
     if claimed.current is None or claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
         return None
-    folder = str(Path(next(iter(before.values())).path).parent)
+    folder = str(Path(next(iter(before.values())).key).parent)
     try:
-        outcome = write_volumes(
-            claimed,
-            archive,
-            index,
-            options,
-            lambda job: converters.run(job, limits(settings.convert), threading.Event()),
-        )
+        run = partial(converters.run, limits=limits(settings.convert), cancelled=threading.Event())
+        outcome = write_volumes(claimed, archive, index, options, run)
     except SeriesDamaged as error:
         return [Finding("series-damaged", path, problem, series=key) for path, problem in error.damaged]
     except ReferencedSeriesOpen:
@@ -261,11 +256,11 @@ def _converted_again(
         if name not in now:
             detail: str | None = "a new conversion does not make this file"
         elif now[name].sha256 != file.sha256:
-            detail = _difference(archive.root / file.path, archive.root / now[name].path)
+            detail = _difference(archive.root / file.key, archive.root / now[name].path)
         else:
             continue
         if detail is not None:
-            differences.append(Finding("conversion-differs", file.path, detail, series=key))
+            differences.append(Finding("conversion-differs", file.key, detail, series=key))
     more = (Finding("conversion-differs", f"{folder}/{name}", "a new conversion makes one more file", series=key)
             for name in sorted(now.keys() - before.keys()))  # fmt: skip
     return [*differences, *more]
@@ -277,9 +272,7 @@ def _difference(before: Path, now: Path) -> str | None:
         differs = [one != other for one, other in zip(unpacked(before), unpacked(now), strict=True)]
     except (OSError, ValueError) as error:  # a backup may be without them
         return f"a new conversion gives other bytes, which cannot be compared unpacked: {error}"
-    what = " and ".join(
-        part for part, is_other in zip(("fields of the header", "voxels"), differs, strict=True) if is_other
-    )
+    what = " and ".join(compress(("fields of the header", "voxels"), differs))
     return f"a new conversion makes other {what}" if what else None
 
 

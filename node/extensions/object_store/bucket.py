@@ -57,15 +57,14 @@ _STATUS = re.compile(r"status code: (\d{3})")
 
 REMEDIES = {
     "NoSuchBucket": "create the bucket, or correct its name",
-    "AccessDenied": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
-    "status 403": "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
-    "InvalidAccessKeyId": "correct the credentials",
-    "SignatureDoesNotMatch": "correct the credentials",
-    "ExpiredToken": "renew the credentials",
-    "InvalidToken": "renew the credentials",
+    **dict.fromkeys(
+        ("AccessDenied", "status 403"),
+        "the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket on the bucket",
+    ),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch"), "correct the credentials"),
+    **dict.fromkeys(("ExpiredToken", "InvalidToken"), "renew the credentials"),
     "RequestTimeTooSkewed": "set the clock of this machine",
-    "PermanentRedirect": "set region to that of the bucket",
-    "AuthorizationHeaderMalformed": "set region to that of the bucket",
+    **dict.fromkeys(("PermanentRedirect", "AuthorizationHeaderMalformed"), "set region to that of the bucket"),
     "InvalidStorageClass": "correct [storage] storage_class",
     "InvalidObjectState": "restore the object, and end the rule of the bucket that moved it to a class without reads",
 }

@@ -20,8 +20,9 @@ from node.archive.base import StoreAway
 from node.errors import UsageError
 from node.extensions.object_store.bucket import REMEDIES, BucketStore, bucket_options, credentials_of, s3_store
 from node.extensions.object_store.settings import BucketSettings
-from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken, WholeFile
+from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
 from node.index.database.work_loop import Interrupted
+from node.index.nouns.records import RevisionFile
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
@@ -124,7 +125,7 @@ class BucketDestination(WrittenDestination):
             content = path if size > MAX_WHOLE_BYTES else path.read_bytes()
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
-        copy = WholeFile(self.name_of(prepared).as_posix(), size, digest)
+        copy = RevisionFile(self.name_of(prepared).as_posix(), size, digest)
         try:
             if not store.put(copy, content):
                 found = store.find(copy.key)

@@ -112,9 +112,8 @@ def _compared(
     for file, found in _with_objects(store, volumes):
         problem = _object_problem(store, file, found, digests=digests)
         if problem is not None:
-            yield Finding(
-                "volume-object", file.path, f"{revision_of(file)}: the object {problem}", series=to_convert_again(file)
-            )
+            detail = f"{revision_of(file)}: the object {problem}"
+            yield Finding("volume-object", file.key, detail, series=to_convert_again(file))
 
     def known(found: StoredObject) -> bool:
         return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)

@@ -20,7 +20,7 @@ from node.archive.base import StoreAway
 from node.errors import OutOfResources
 from node.index.engine.about_keys import STORE as STORE_IDENTITY
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
-from node.index.engine.rows import on_reader, on_writer, set_about
+from node.index.engine.rows import on_reader, on_writer, reads, set_about
 from node.index.engine.sql import in_partial_index, insert
 from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
 from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
@@ -85,14 +85,9 @@ class PlaceRepository(ObjectRepository):
         )
         found = []
         for number in rows.scalars().all():
-            volumes = connection.execute(
-                select(VolumeRow.path, VolumeRow.sha256).where(VolumeRow.conversion_id == number)
-            ).all()
-            found.append(
-                UnnotedRevision(
-                    number, volumes[0].path.rpartition("/")[0], {volume.path: volume.sha256 for volume in volumes}
-                )
-            )
+            volumes = select(VolumeRow.path, VolumeRow.sha256).where(VolumeRow.conversion_id == number)
+            sha256 = {path: digest for path, digest in connection.execute(volumes)}
+            found.append(UnnotedRevision(number, next(iter(sha256)).rpartition("/")[0], sha256))
         return found
 
     @on_writer
@@ -185,14 +180,12 @@ class PlaceRepository(ObjectRepository):
         connection.execute(update(ImageRow).where(ImageRow.place == SPOOL).values(place=None, spool_host=None))
         for table in (ImageRow, RevisionFileRow):
             assert connection.execute(select(table.id).where(table.place == STORE).limit(1)).first() is None
-        connection.execute(delete(RevisionFileRow))
-        connection.execute(delete(ObjectRemovalRow))
-        connection.execute(delete(HostRemovalRow))
+        for of_store in (RevisionFileRow, ObjectRemovalRow, HostRemovalRow):
+            connection.execute(delete(of_store))
         of_holder = update(ConflictRow).where(ConflictRow.host == self._sharing.holder)
         connection.execute(of_holder.values(host=None))  # from now on, in the archive of all
-        set_about(connection, STORE_SPOOLED, "")
-        set_about(connection, STORE_IDENTITY, "")
-        set_about(connection, STORE_CHECKSUMS, "")
+        for key in (STORE_SPOOLED, STORE_IDENTITY, STORE_CHECKSUMS):
+            set_about(connection, key, "")
 
     @on_reader
     def removals(self, connection: Connection, limit: int | None = None) -> list[str]:
@@ -246,10 +239,7 @@ class PlaceRepository(ObjectRepository):
         query = select(func.count()).select_from(RevisionFileRow).where(*here)
         return int(connection.execute(query).scalar_one())
 
-    @on_reader
-    def named(self, connection: Connection, keys: Sequence[str]) -> set[str]:
-        """Return those of `keys` whose objects rows name: of images, conflicts or files of revisions."""
-        return named_objects(connection, keys)
+    named = reads(named_objects)
 
 
 STOPPING = "the node is stopping"

@@ -23,6 +23,7 @@ from node.archive.base import ArchivedFile, StoreAway
 from node.archive.intact import MISSING, digest_problem, length_problem
 from node.archive.space import reason_of
 from node.files.durable import NO_LINKS, make_folder, sync_file, sync_folder, write_all
+from node.index.nouns.records import RevisionFile
 from node.runtime.failpoints import reached
 
 if TYPE_CHECKING:
@@ -47,16 +48,6 @@ class ObjectNotTaken(Exception):
 
 
 CONTENT, OTHER_CONTENT = b"voxelnode tries its object store", b"voxelnode replaces what it wrote"
-
-
-@dataclass(frozen=True, slots=True)
-class WholeFile:
-    """A file that is put with all of its bytes (`node.archive.base.ArchivedFile`)."""
-
-    key: str
-    bytes: int
-    sha256: str
-    data_set_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +316,7 @@ def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, na
     """
     if (problem := owner_problem(store, identity, has_used_store)) is not None:
         return problem
-    trial = WholeFile(f"trial-{name or uuid.uuid4().hex}", len(CONTENT), sha256(CONTENT).hexdigest())
+    trial = RevisionFile(f"trial-{name or uuid.uuid4().hex}", len(CONTENT), sha256(CONTENT).hexdigest())
     store.delete([trial.key])
     try:
         if not store.put(trial, CONTENT):

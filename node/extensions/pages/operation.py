@@ -127,27 +127,23 @@ def status_numbers(call: CurrentCall) -> Response:
 
 
 def _status(node: Services) -> dict[str, Any]:
+    now, counts = node.index.now(), node.index.large_counts
     with node.index.reading(wait=False) as index:
-        counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
-        levels, states = counts.levels(index), counts.states(index)
-        due = index.series.count_due(node.index.now())
-        retried = sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in index.series.retried())
-        hosts = index.hosts.all(node.index.now())
-        retention = index.retention.waits_for
-        lost = index.lost.count()
+        of_index = {
+            "levels": counts.levels(index),
+            "states": counts.states(index),
+            "due": index.series.count_due(now),
+            "retried": sum(not is_due(row["due_at"], dt.datetime.now(dt.UTC)) for row in index.series.retried()),
+            "oldest": index.series.oldest_unconverted(),
+            "hosts": index.hosts.all(now),
+            "retention": index.retention.waits_for,
+            "lost": index.lost.count(),
+        }
         recall(node, index)
     reasons = reasons_not_ready(node.ingest, node.parts)
-    return {
+    return of_index | {
         "not_ready": [(part, reason, remedy_of(part, reason)) for part, reason in reasons.items()],
-        "retention": retention,
-        "lost": lost,
         "proof": last_proof(node.archive.root),
-        "levels": levels,
-        "states": states,
-        "due": due,
-        "retried": retried,
-        "hosts": hosts,
-        "oldest": oldest,
         "waiting": node.ingest.applier.waiting,
         "charts": charts(node.metrics.last_hour.spans(), node.metrics.last_day.spans()),
         "senders": node.metrics.last_words.all(),

@@ -28,7 +28,7 @@ from node.errors import PeerFailed, UsageError
 from node.extensions.peers.find import find_instance_count, find_instances
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower, RequestLoop
-from node.index.engine.rows import IndexRepository, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, on_reader, on_writer, reads
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns.converted import SeriesKey
@@ -190,8 +190,6 @@ AHEAD = dt.timedelta(seconds=10)
 RECENT = dt.timedelta(hours=1)
 """A series that was claimed unasked is asked about if it was received since. A reconversion of old ones asks nobody."""
 
-_IS_QUESTION = WorkRow.kind == "question"
-
 
 class Question(NamedTuple):
     """A question that is to be asked: at which peer, and of which series."""
@@ -205,6 +203,18 @@ class Waiting(NamedTuple):
 
     received: int
     due_at: dt.datetime | None
+
+
+def _is_silent(connection: Connection, peer: str, now: dt.datetime) -> bool:
+    """Return whether the last question to a peer failed, and its time of silence is not over."""
+    ended = select(WorkRow.outcome, WorkRow.ended_at, WorkRow.payload).where(
+        in_lane(Lane("question", peer)), or_(WorkRow.outcome == "failed", WorkRow.outcome == "succeeded")
+    )
+    last = connection.execute(ended.order_by(WorkRow.ended_at.desc(), WorkRow.id.desc()).limit(1)).first()
+    if last is None or last.outcome != "failed" or last.ended_at is None:
+        return False
+    inquiry: Any = payload_of("question", last.payload)
+    return bool(now < last.ended_at + dt.timedelta(seconds=inquiry.silent_seconds))
 
 
 class QuestionRepository(IndexRepository):
@@ -226,7 +236,7 @@ class QuestionRepository(IndexRepository):
         later = select(func.min(SeriesRow.due_at)).where(*is_waiting, SeriesRow.due_at > now + AHEAD)
         moments = [due_at - AHEAD for due_at in connection.scalars(later) if due_at is not None]
         open_questions = select(WorkRow.study_instance_uid, WorkRow.series_instance_uid).where(
-            _IS_QUESTION, WorkRow.outcome.is_(None)
+            WorkRow.kind == "question", WorkRow.outcome.is_(None)
         )
         asked = {(study, series) for study, series in connection.execute(open_questions)}
         questions = []
@@ -274,10 +284,7 @@ class QuestionRepository(IndexRepository):
             return None
         return Waiting(_received(connection, row.id), row.due_at if row.state == "receiving" else None)
 
-    @on_reader
-    def is_silent(self, connection: Connection, peer: str, now: dt.datetime) -> bool:
-        """Return whether a peer has not answered lately, and is left alone for some time."""
-        return _is_silent(connection, peer, now)
+    is_silent = reads(_is_silent)
 
     @on_reader
     def stored(self, connection: Connection, key: SeriesKey) -> set[str]:
@@ -321,15 +328,3 @@ def _is_unanswered(connection: Connection, series: Row[Any]) -> bool:
 
 def _received(connection: Connection, series_id: int) -> int:
     return int(connection.execute(select(func.count()).where(ImageRow.series_id == series_id)).scalar_one())
-
-
-def _is_silent(connection: Connection, peer: str, now: dt.datetime) -> bool:
-    """Return whether the last question to a peer failed, and its time of silence is not over."""
-    ended = select(WorkRow.outcome, WorkRow.ended_at, WorkRow.payload).where(
-        in_lane(Lane("question", peer)), or_(WorkRow.outcome == "failed", WorkRow.outcome == "succeeded")
-    )
-    last = connection.execute(ended.order_by(WorkRow.ended_at.desc(), WorkRow.id.desc()).limit(1)).first()
-    if last is None or last.outcome != "failed" or last.ended_at is None:
-        return False
-    inquiry: Any = payload_of("question", last.payload)
-    return bool(now < last.ended_at + dt.timedelta(seconds=inquiry.silent_seconds))

@@ -130,7 +130,7 @@ def find_instance_count(
     A hierarchical query at the SERIES level of the Study Root model (PS3.4 C.6.2.1). The count is an optional key
     (PS3.4 C.3.4).
     """
-    query = _of_series("SERIES", series)
+    query = of_series("SERIES", *series)
     query.NumberOfSeriesRelatedInstances = None
     answers = find(query, peer, calling_ae_title, timeout, MAXIMUM_ANSWERS_OF_SERIES, is_abandoned=is_abandoned)
     matching = [answer for answer in answers if answer.get("SeriesInstanceUID") == series[1]]
@@ -150,7 +150,7 @@ def find_instances(
 
     Raises FindFailed also if there are more than `MAXIMUM_INSTANCES`.
     """
-    query = _of_series("IMAGE", series)
+    query = of_series("IMAGE", *series)
     query.SOPInstanceUID = None
     answers = find(query, peer, calling_ae_title, timeout, MAXIMUM_INSTANCES + 1, is_abandoned=is_abandoned)
     uids = {str(answer.get("SOPInstanceUID")) for answer in answers}
@@ -159,10 +159,11 @@ def find_instances(
     return {uid for uid in uids if is_identifier(uid)}
 
 
-def _of_series(level: str, series: SeriesKey) -> Dataset:
+def of_series(level: str, study_instance_uid: str, series_instance_uid: str | None) -> Dataset:
+    """Return the identifier of a query for a series, or with None for those of a study."""
     query = Dataset()
     query.QueryRetrieveLevel = level
-    query.StudyInstanceUID, query.SeriesInstanceUID = series
+    query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
     return query
 
 

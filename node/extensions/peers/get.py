@@ -28,7 +28,7 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET, USUAL_COMPRESSED
 from node.errors import PeerFailed
-from node.extensions.peers.find import find
+from node.extensions.peers.find import find, of_series
 from node.index.nouns.records import Refused
 from node.receive.ingest import Ingest, Origin
 from node.settings.peers import Dicom
@@ -132,9 +132,7 @@ def _classes(
 
     classes: dict[str, None] = {}
     for series_instance_uid in _series(target, ask):
-        query = Dataset()
-        query.QueryRetrieveLevel = "IMAGE"
-        query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, series_instance_uid
+        query = of_series("IMAGE", target.study_instance_uid, series_instance_uid)
         query.SOPInstanceUID = query.SOPClassUID = None
         for answer in ask(query):
             if not answer.get("SOPClassUID"):
@@ -148,10 +146,7 @@ def _classes(
 def _series(target: RetrieveTarget, ask: Callable[[Dataset, int], Iterator[Dataset]]) -> list[str]:
     if target.series_instance_uid:
         return [target.series_instance_uid]
-    query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, None
-    answers = ask(query, MAXIMUM_SERIES)
+    answers = ask(of_series("SERIES", target.study_instance_uid, None), MAXIMUM_SERIES)
     found = [str(answer.SeriesInstanceUID) for answer in answers if answer.get("SeriesInstanceUID")]
     if len(found) >= MAXIMUM_SERIES:
         raise GetFailed(f"the peer lists {MAXIMUM_SERIES} series or more in this study: get single series")

@@ -118,6 +118,7 @@ def _found(
     timeout = min(response_seconds, MAX_SECONDS)
     answers: dict[str, dict[str, Any]] = {}
     count = left_out = 0
+    was_late = False
     try:
         for assoc, message in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
             count += 1
@@ -133,8 +134,6 @@ def _found(
         if not answers:
             raise FindFailed(f"{peer} did not answer within {MAX_SECONDS:g} s") from error
         was_late = True
-    else:
-        was_late = False
     return {"answers": [*answers.values()], "note": _note(count, left_out, was_late=was_late)}
 
 

@@ -37,17 +37,17 @@ def aside_name(connection: Connection, now: dt.datetime) -> str | None:
 
 def make_room(connection: Connection, name: str | None) -> None:
     """Move an index to the schema `name`. If that has one already, or without a name, drop what was built since."""
-    relations = [(f'public."{relation}"', is_view) for relation, is_view in connection.execute(_RELATIONS)]
-    views = [relation for relation, is_view in relations if is_view]
-    tables = [relation for relation, is_view in relations if not is_view]
+    kinds: dict[str, list[str]] = {"VIEW": [], "TABLE": []}
+    for relation, is_view in connection.execute(_RELATIONS):
+        kinds["VIEW" if is_view else "TABLE"].append(f'public."{relation}"')
     of_name = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
     if name is not None and connection.execute(of_name, {"name": name}).first() is None:
         connection.execute(text(f'CREATE SCHEMA "{name}"'))
-        for kind, some in (("VIEW", views), ("TABLE", tables)):
+        for kind, some in kinds.items():
             for relation in some:
                 connection.execute(text(f'ALTER {kind} {relation} SET SCHEMA "{name}"'))
         return
-    for kind, some in (("VIEW", views), ("TABLE", tables)):
+    for kind, some in kinds.items():
         if some:
             connection.execute(text(f"DROP {kind} {', '.join(some)}"))
 

@@ -33,7 +33,7 @@ from node.index.engine.sql import insert
 from node.index.models.history import ConflictRow, TrashRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow, is_only_at_host
 from node.index.models.work import HostRemovalRow, HostRow, LeaseRow
-from node.index.nouns.events import record_event
+from node.index.nouns.events import record_event, uids_of
 from node.index.nouns.instance_files import aside_of_order
 
 NOTHING: Mapping[str, str] = {}
@@ -143,13 +143,8 @@ class HostRepository(IndexRepository):
         `left_behind`: instances that only the disk of the host has.
         """
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
-        values: dict[str, Any] = {
-            "lease_until": None,
-            "seen_at": now,
-            "drain": None,
-            "left_behind": left_behind,
-            "problems": {},
-        }
+        values: dict[str, Any] = {"lease_until": None, "drain": None, "problems": {}}
+        values |= {"seen_at": now, "left_behind": left_behind}
         connection.execute(update(HostRow).where(HostRow.name == name).values(values))
 
     @on_writer
@@ -197,30 +192,23 @@ class HostRepository(IndexRepository):
         for note in (SWEPT_FOLDER, SWEPT_VOLUMES):  # if it starts again, it compares all of its folders
             set_about(connection, f"{note}-{name}", "")
         connection.execute(delete(HostRow).where(HostRow.name == name))
-        files = connection.execute(
-            select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
-            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-            .where(*is_only_at_host(), ImageRow.spool_host == name)
-            .order_by(ImageRow.id)
-        ).all()
-        connection.execute(
-            update(ImageRow).where(*is_only_at_host(), ImageRow.spool_host == name).values(file_missing=True)
-        )
+        its = *is_only_at_host(), ImageRow.spool_host == name
+        uids = StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid
+        images = select(*uids).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*its).order_by(ImageRow.id)
+        files = connection.execute(images).all()
+        connection.execute(update(ImageRow).where(*its).values(file_missing=True))
         in_trash = select(TrashRow).where(TrashRow.holder == name)
         for one in connection.execute(in_trash).all():  # the same holds for it once it is brought back
             gone = {"file_missing": True} if one.kind == "images" else {"key": None, "host": None}
             values = {"content": one.content | gone, "key": gone.get("key", one.key), "holder": None}
             connection.execute(update(TrashRow).where(TrashRow.id == one.id).values(values))
         counts: Counter[tuple[str, str]] = Counter()
+        detail = f"only host {name} had it, which was forgotten"
         for file in files:
-            uids = file._asdict()
-            del uids["id"]
             counts[file.study_instance_uid, file.series_instance_uid] += 1
-            record_event(
-                connection, "file-missing", now, detail=f"only host {name} had it, which was forgotten", **uids
-            )
+            record_event(connection, "file-missing", now, detail=detail, **uids_of(file))
         only_its = sorted(set(row.subscribers) - subscribers_beside(connection, name))
-        lost = [LostFiles(*uids, count) for uids, count in sorted(counts.items())]
+        lost = [LostFiles(*key, count) for key, count in sorted(counts.items())]
         return Forgotten(only_its, leases, int(connection.execute(claims).scalar_one()), row.is_behind, lost)
 
     @on_reader

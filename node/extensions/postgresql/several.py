@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.engine.backend import IndexUnusable, backend_of, reason_of
-from node.index.engine.sharing import COMPLETED, FOLLOWED, LeaseLost, Watermarks
+from node.index.engine.sharing import COMPLETED, FOLLOWED, LeaseLost, Sharing, Watermarks
 from node.index.models.levels import ImageRow, SeriesRow, is_only_at_host
 from node.index.models.work import HostRow, LeaseRow
 
@@ -83,7 +83,7 @@ class SharedClock:
         return moment + dt.timedelta(seconds=monotonic() - at)
 
 
-class SeveralHosts:
+class SeveralHosts(Sharing):
     """This host among those of an index; see `Sharing`.
 
     It has every lease until it joins the others: a command that opens the index does so for a moment, and no node of
@@ -93,8 +93,7 @@ class SeveralHosts:
     """
 
     def __init__(self, reader: Engine, host: str, *, shares_store: bool) -> None:
-        self.host: str | None = host
-        self.holder: str | None = host if shares_store else None
+        self.host, self.holder = host, host if shares_store else None
         self._reader, self._numbers = reader, CommittedNumbers(reader)
         self._leases: Leases | None = None
         self.clock = SharedClock(reader)

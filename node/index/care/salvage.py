@@ -30,7 +30,7 @@ from node.index.engine.sql import listed_in
 from node.index.models.history import ConflictRow, VolumeSourceRow
 from node.index.models.levels import OPEN_STATES, STORE, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.deletions import NAMING, is_deletable
-from node.index.nouns.events import EventUids, record_event
+from node.index.nouns.events import EventUids, record_event, uids_of
 from node.index.nouns.levels import identity_of
 from node.index.nouns.received import DIGEST_CORRECTED
 from node.index.work.states import PAYLOADS
@@ -262,7 +262,7 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
     old.salvaged.altered = [row.key for row in altered]
     for row in altered:
         detail = f"the previous index had the SHA-256 {row.sha256}, the file has {row.of_file}"
-        uids = {name: getattr(row, name) for name in EventUids.__annotations__}
+        uids = uids_of(row)
         sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == row.sop_instance_uid)
         used = set(connection.scalars(sources))
         if row.sha256 in used and row.of_file not in used:
@@ -270,9 +270,9 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
             connection.execute(damaged.values(sha256=row.sha256, file_missing=True))
             record_event(connection, "file-damaged", now, detail=f"{detail}: send the instance again", **uids)
             continue
-        columns = uids | {"kind": DIGEST_CORRECTED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
+        columns = {"kind": DIGEST_CORRECTED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
         detail += "; the file is believed"
-        connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **columns))
+        connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **columns, **uids))
         record_event(connection, "digest-corrected", now, detail=detail, **uids)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
 from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
-from node.index.engine.sharing import OneHost
+from node.index.engine.sharing import Sharing
 from node.index.engine.sqlite_file import KEPT_WAL_BYTES, LOCKED, connect, damage, missing
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
@@ -233,8 +233,8 @@ def make_grams(connection: Connection) -> None:
         connection.exec_driver_sql(f"CREATE TRIGGER {NAME}_{name} AFTER {change} BEGIN {statements} END")
 
 
-def sharing(path: Path, reader: Engine) -> OneHost:
-    return OneHost()
+def sharing(path: Path, reader: Engine) -> Sharing:
+    return Sharing()
 
 
 def moment(connection: Connection) -> dt.datetime:

@@ -66,29 +66,22 @@ class _Connection(sqlite3.Connection):
         return self.cursor().execute(*statement)
 
 
+def _clocked(method: Callable[..., Any]) -> Callable[..., Any]:
+    def run(cursor: _ClockedCursor, *statement: Any) -> Any:
+        began_at = thread_time()
+        try:
+            return method(cursor, *statement)
+        finally:
+            cursor.connection.seconds += thread_time() - began_at
+
+    return run
+
+
 class _ClockedCursor(_Cursor):
     connection: ClockedConnection
-
-    def execute(self, *statement: Any) -> Any:
-        began_at = thread_time()
-        try:
-            return super().execute(*statement)
-        finally:
-            self.connection.seconds += thread_time() - began_at
-
-    def fetchone(self) -> Any:
-        began_at = thread_time()
-        try:
-            return super().fetchone()
-        finally:
-            self.connection.seconds += thread_time() - began_at
-
-    def fetchall(self) -> Any:
-        began_at = thread_time()
-        try:
-            return super().fetchall()
-        finally:
-            self.connection.seconds += thread_time() - began_at
+    execute = _clocked(_Cursor.execute)
+    fetchone = _clocked(_Cursor.fetchone)
+    fetchall = _clocked(_Cursor.fetchall)
 
 
 class ClockedConnection(_Connection):

@@ -38,12 +38,20 @@ ROUNDED = Said(
     "CASE WHEN {0} IS NOT NULL THEN CAST(printf('%.{1}g', {0}) AS FLOAT) END",
     "CAST(to_char(CAST({0} AS NUMERIC), '9.' || repeat('9', {1} - 1) || 'EEEE') AS FLOAT)",
 )
+"""A number with so many significant digits."""
+
 TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
 SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
+"""The number of values of an array; 0 or NULL of the JSON ``null``."""
+
 DISTINCT = Said("json_group_array(DISTINCT {0})", "coalesce(json_agg(DISTINCT {0}), '[]')")
 ANY_OF = Said("({0} IN {1})", "({0} = ANY (ARRAY{1}))")
 MOMENT = Said("{0}", "CAST({0} AS TIMESTAMP)")
+"""A moment that is a text, as the views have it, to be compared with those of columns."""
+
 DAYS = Said("julianday({0})", "(extract(epoch FROM CAST({0} AS TIMESTAMP)) / 86400)")
+"""A moment in days with fractions; only differences mean something, as each engine has its own start."""
+
 UNINDEXED = Said("+{0}", "{0}")
 ROOT_FOLDER = Said(
     "coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END "
@@ -60,45 +68,15 @@ class Words:
 
     def __init__(self, dialect: str) -> None:
         self._place = Said._fields.index(f"in_{dialect}")
-        self.root = self._say(ROOT_FOLDER)
+        self.root = self(ROOT_FOLDER)
 
-    def each(self, array: str) -> str:
-        return self._say(EACH, array)
-
-    def size(self, array: str) -> str:
-        """Return the number of values of an array; 0 or NULL of the JSON ``null``."""
-        return self._say(SIZE, array)
-
-    def number(self, array: str, place: int) -> str:
-        return self._say(NUMBER, array, place)
-
-    def rounded(self, number: str, digits: int) -> str:
-        """Return a number with so many significant digits."""
-        return self._say(ROUNDED, number, digits)
-
-    def text(self, item: str, key: str) -> str:
-        return self._say(TEXT, item, key)
-
-    def distinct(self, value: str) -> str:
-        return self._say(DISTINCT, value)
+    def __call__(self, said: Said, *operands: object) -> str:
+        """Return what the engine says, with its operands."""
+        return said[self._place].format(*operands)
 
     def looked_up(self, column: str, numbers: str) -> str:
         """Return the condition that a column, which has an index, has one of the numbers of an array."""
-        return self._say(ANY_OF, column, f"(SELECT CAST(value AS BIGINT) FROM {self.each(numbers)})")
-
-    def moment(self, text: str) -> str:
-        """Return a moment that is a text, as the views have it, to be compared with those of columns."""
-        return self._say(MOMENT, text)
-
-    def days(self, moment: str) -> str:
-        """Return a moment in days with fractions; only differences mean something, as each engine has its own start."""
-        return self._say(DAYS, moment)
-
-    def unindexed(self, column: str) -> str:
-        return self._say(UNINDEXED, column)
-
-    def _say(self, said: Said, *operands: object) -> str:
-        return said[self._place].format(*operands)
+        return self(ANY_OF, column, f"(SELECT CAST(value AS BIGINT) FROM {self(EACH, numbers)})")
 
 
 Row = dict[str, Any]
@@ -194,9 +172,9 @@ class ViewRows:
         text: str | None = self._value(query)
         return text
 
-    def _counts(self, query: str) -> dict[str, int]:
+    def _counts(self, query: str, **values: Any) -> dict[str, int]:
         """Return the numbers that a query gives in its second column, by its first one."""
-        pairs = (row.values() for row in self._rows(query))
+        pairs = (row.values() for row in self._rows(query, **values))
         return {str(name): int(count) for name, count in pairs}
 
     def _rows_of_study(
@@ -234,9 +212,9 @@ def years_of(age: str) -> str:
 
 def grid_of(volume: str, say: Words) -> dict[str, str]:
     """Return the SQL of each field of the grid of a row of ``volumes``: see `node.selector.grid_fields`."""
-    columns, rows, slices, times = (f"CAST({say.number(f'{volume}.shape', axis)} AS BIGINT)" for axis in range(4))
-    across, down = (f"CAST({say.number(f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(2))
-    through = say.rounded(say.number(f"{volume}.spacing_mm", 2), POSITION_DIGITS)
+    columns, rows, slices, times = (f"CAST({say(NUMBER, f'{volume}.shape', axis)} AS BIGINT)" for axis in range(4))
+    across, down = (f"CAST({say(NUMBER, f'{volume}.spacing_mm', axis)} AS FLOAT)" for axis in range(2))
+    through = say(ROUNDED, say(NUMBER, f"{volume}.spacing_mm", 2), POSITION_DIGITS)
     return {
         "columns": columns,
         "rows": rows,

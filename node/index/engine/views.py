@@ -14,7 +14,7 @@ from itertools import chain
 from sqlalchemy import Connection, Dialect
 
 from node.index.engine.extension_tables import extension_tables
-from node.index.engine.view_rows import Words, certainty_of, grid_of, years_of
+from node.index.engine.view_rows import EACH, SIZE, TEXT, UNINDEXED, Words, certainty_of, grid_of, years_of
 
 
 def problem_of(series: str) -> str:
@@ -102,7 +102,7 @@ def _of_core(say: Words) -> dict[str, str]:
                    st.patient_id AS patient, p.patient_id, p.patient_sex,
                    {years_of("st.patient_age")} AS patient_age,
                    st.study_date, st.study_description, st.accession_number,
-                   {say.unindexed("se.modality")} AS modality, se.series_number, se.series_description,
+                   {say(UNINDEXED, "se.modality")} AS modality, se.series_number, se.series_description,
                    se.protocol_name, se.body_part_examined AS body_part, se.manufacturer, se.manufacturer_model_name,
                    v.magnetic_field_strength_t, v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms,
                    v.inversion_time_ms, v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation,
@@ -112,8 +112,8 @@ def _of_core(say: Words) -> dict[str, str]:
                    se.verdict, se.state, v.instances, v.format, {say.root} || v.path AS path, v.bytes, v.sha256,
                    c.created_at
             FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id
-            JOIN conversions c ON c.series_id = {say.unindexed("se.id")}
-            JOIN volumes v ON v.conversion_id = {say.unindexed("c.id")}
+            JOIN conversions c ON c.series_id = {say(UNINDEXED, "se.id")}
+            JOIN volumes v ON v.conversion_id = {say(UNINDEXED, "c.id")}
             WHERE v.kind = 'volume' AND NOT c.superseded AND c.files_removed_at IS NULL
               AND v.id = (
                   SELECT o.id FROM volumes o
@@ -163,15 +163,15 @@ def _of_core(say: Words) -> dict[str, str]:
             FROM tombstones""",
         "v_senders": f"""
             SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
-                   (SELECT max(CAST(value AS FLOAT)) FROM {say.each("gaps")}) AS longest_gap_seconds,
-                   coalesce({say.size("unreleased")}, 0) AS unreleased_series, learnt_at
+                   (SELECT max(CAST(value AS FLOAT)) FROM {say(EACH, "gaps")}) AS longest_gap_seconds,
+                   coalesce({say(SIZE, "unreleased")}, 0) AS unreleased_series, learnt_at
             FROM senders""",
         "v_commitments": f"""
-            SELECT "key" AS transaction_uid, name AS calling_ae_title, {say.text("payload", "peer")} AS peer,
-                   CAST({say.text("payload", "instances")} AS BIGINT) AS instances,
+            SELECT "key" AS transaction_uid, name AS calling_ae_title, {say(TEXT, "payload", "peer")} AS peer,
+                   CAST({say(TEXT, "payload", "instances")} AS BIGINT) AS instances,
                    CASE WHEN outcome IS NULL THEN 'owed' WHEN outcome = 'succeeded' THEN 'reported' ELSE 'given-up' END
                        AS state,
-                   attempts, CAST({say.text("payload", "failed")} AS BIGINT) AS failed, reason AS detail,
+                   attempts, CAST({say(TEXT, "payload", "failed")} AS BIGINT) AS failed, reason AS detail,
                    happened_at AS requested_at, due_at, ended_at
             FROM work WHERE kind = 'commitment'""",
         "v_hooks": f"""
@@ -182,9 +182,9 @@ def _of_core(say: Words) -> dict[str, str]:
             FROM subscribers h WHERE h.kind = 'hook'""",
         "v_deliveries": f"""
             SELECT w."key" AS message_id, w.name AS hook, w.event, w.study_instance_uid, w.series_instance_uid,
-                   w.sop_instance_uid, w.revision, {say.text("w.payload", "detail")} AS detail, w.happened_at,
+                   w.sop_instance_uid, w.revision, {say(TEXT, "w.payload", "detail")} AS detail, w.happened_at,
                    {_MESSAGE_STATE} AS state, w.attempts, w.due_at, w.reason,
-                   {say.text("w.payload", "output")} AS output, w.tried_at AS last_at
+                   {say(TEXT, "w.payload", "output")} AS output, w.tried_at AS last_at
             FROM work w WHERE w.kind = 'hook'""",
         "v_routes": f"""
             SELECT h.name AS route, h.destination, h.paused, h.trouble, h.trouble_since, h.retry_at,

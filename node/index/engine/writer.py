@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine
 from node.errors import OutOfResources
 from node.index.engine.backend import Failure, Place, WriterServer, backend_of, reason_of
 from node.index.engine.scope import OutOfScope, current_scope
-from node.index.engine.sharing import OneHost, Sharing
+from node.index.engine.sharing import Sharing
 from node.runtime.background import BackgroundService, SupervisedThread
 from node.runtime.metrics import Metrics
 
@@ -48,7 +48,7 @@ PAUSE_SECONDS = 0.005
 """Mean pause before the second attempt at one piece of work; it doubles with each."""
 
 
-_ONE_HOST = OneHost()
+_ONE_HOST = Sharing()
 
 Done = list[tuple[Future[Any], Any]]
 

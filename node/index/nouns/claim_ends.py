@@ -144,25 +144,21 @@ class ClaimEnds(IndexRepository):
 
     @on_writer
     def postpone(
-        self, connection: Connection, series: ClaimedSeries, why: str, wait: dt.timedelta, now: dt.datetime
-    ) -> None:
-        """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
-        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
-            update_series(connection, series.id, {"due_at": now + wait})
-
-    @on_writer
-    def wait_for(
         self,
         connection: Connection,
         series: ClaimedSeries,
-        references: Sequence[SeriesKey],
         why: str,
         wait: dt.timedelta,
         now: dt.datetime,
+        references: Sequence[SeriesKey] = (),
     ) -> None:
-        """Give up a claim until the open series to which a series refers are closed, or for `wait` at most."""
+        """Give up a claim because the machine lacked something: the series is due again later, and did not fail.
+
+        `references`: it waits until these open series, to which it refers, are closed, or for `wait` at most.
+        """
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
-            replace_references(connection, series.id, [(key, None) for key in references])
+            if references:
+                replace_references(connection, series.id, [(key, None) for key in references])
             update_series(connection, series.id, {"due_at": now + wait})
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Row as SelectedRow
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
-from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_of, on_reader, on_writer
+from node.index.engine.rows import IndexRepository, PagedRepository, Row, columns_of, on_reader, on_writer, reads
 from node.index.engine.writer import note
 from node.index.models.history import (
     ConversionRow,
@@ -30,7 +30,7 @@ from node.index.models.history import (
 )
 from node.index.models.levels import SPOOL, STORE, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
-from node.index.nouns.events import record_event
+from node.index.nouns.events import record_series_event
 from node.index.nouns.instance_files import folders_of, named_keys, owe_files, volumes_in_trash
 from node.index.nouns.level_views import ExclusionViews, VolumeViews
 from node.index.nouns.records import (
@@ -45,28 +45,26 @@ from node.index.nouns.records import (
 
 
 @dataclass(frozen=True, slots=True)
-class VolumeFile:
-    """A file of a revision that should exist; `path` is relative to the root."""
+class VolumeFile(RevisionFile):
+    """A file of a revision that should exist, with that revision."""
 
-    study_instance_uid: str
-    series_instance_uid: str
-    revision: int
-    superseded: bool
-    path: str
-    bytes: int
-    sha256: str
-    place: str | None = None  # see `RevisionFileRow`
-    holder: str | None = None
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    revision: int = 0
+    superseded: bool = False
 
-    @property
-    def key(self) -> str:
-        """The name of its object."""
-        return self.path
 
-    @property
-    def data_set_offset(self) -> int:
-        """Where the content begins in the file, as `node.archive.base.ArchivedFile` has it."""
-        return 0
+REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
+
+
+def revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:
+    """Return the rows of a query for `REVISION_FILES`."""
+    return [RevisionFile(*row) for row in connection.execute(query)]
+
+
+def revision_file(connection: Connection, path: str) -> RevisionFile | None:
+    """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
+    return next(iter(revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == path))), None)
 
 
 class ReadVolumes(PagedRepository, VolumeViews):
@@ -123,8 +121,8 @@ class ReadVolumes(PagedRepository, VolumeViews):
 
         Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
         """
-        above = ConversionRow, SeriesRow, StudyRow
-        columns = columns_of(VolumeFile, VolumeRow, RevisionFileRow, *above, holder=RevisionFileRow.spool_host)
+        rows = VolumeRow, RevisionFileRow, ConversionRow, SeriesRow, StudyRow
+        columns = columns_of(VolumeFile, *rows, key=VolumeRow.path, holder=RevisionFileRow.spool_host)
         volumes = (
             select(*columns)
             .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
@@ -132,7 +130,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
             .where(ConversionRow.files_removed_at.is_(None))
         )
         beside = (
-            select(*columns[:4], *REVISION_FILES.selected_columns)
+            select(*REVISION_FILES.selected_columns, *columns[len(RevisionFile.__match_args__) :])
             .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
             .where(
                 ~select(VolumeRow.id)
@@ -143,9 +141,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
         for row in self._connection.execute(union_all(volumes, beside).order_by("path")):
             yield VolumeFile(*row)
 
-    def file_at(self, path: str) -> RevisionFile | None:
-        """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
-        return next(iter(revision_files(self._connection, REVISION_FILES.where(RevisionFileRow.key == path))), None)
+    file_at = reads(revision_file)
 
     def files_in(self, folder: str) -> list[RevisionFile]:
         """Return the files of a revision by its folder, sorted by name; empty if their places are not noted."""
@@ -178,14 +174,6 @@ class ReadExclusions(PagedRepository, ExclusionViews):
         ConversionRow.superseded,
     ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
-
-
-REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
-
-
-def revision_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[RevisionFile]:
-    """Return the rows of a query for `REVISION_FILES`."""
-    return [RevisionFile(*row) for row in connection.execute(query)]
 
 
 class ConversionRepository(IndexRepository):
@@ -374,15 +362,8 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
         *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     )
     for revision in connection.scalars(had_volumes).all():
-        record_event(
-            connection,
-            "volume-superseded",
-            now,
-            study_instance_uid=series.study_instance_uid,
-            series_instance_uid=series.series_instance_uid,
-            revision=revision,
-            detail=f"replaced by revision {series.revision}",
-        )
+        key, detail = (series.study_instance_uid, series.series_instance_uid), f"replaced by revision {series.revision}"
+        record_series_event(connection, "volume-superseded", key, now, detail, revision)
     connection.execute(update(ConversionRow).where(*current).values(superseded=True, owes_sidecars=0))
 
 

@@ -10,7 +10,7 @@ deleted.) If the process dies before the files are gone, the next start finds th
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -20,12 +20,13 @@ from sqlalchemy.orm import join
 from node.errors import UsageError
 from node.index.engine.extension_tables import every_table, forget_study
 from node.index.engine.rows import IndexRepository, ReadRepository, Terms, on_reader, on_writer, reads
-from node.index.engine.sql import insert
+from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import (
     ConflictRow,
     ConversionRow,
     EventRow,
     FailureRow,
+    LostInstanceRow,
     RevisionFileRow,
     TombstoneRow,
     TrashRow,
@@ -37,7 +38,7 @@ from node.index.nouns.emptied import add_tombstone, conversions_holding, delete_
 from node.index.nouns.events import forget_images, record_event
 from node.index.nouns.instance_files import folders_of, owe_removals
 from node.index.nouns.levels import delete_empty_levels
-from node.index.nouns.lost import forget_lost, of_plan
+from node.index.nouns.lost import of_plan
 from node.index.nouns.records import UIDS, Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
@@ -45,9 +46,6 @@ from node.index.nouns.views import DeletionViews
 from node.index.search.documents import rebase
 from node.index.work.deliveries import CHANGES
 from node.index.work.jobs import after_deletion
-
-MAX_VALUES = 500
-"""Values per statement; SQLite allows 32766."""
 
 FOLDERS = frozenset({"objects", "quarantine", "volumes"})
 """Folders below the root in which files may be deleted."""
@@ -175,7 +173,7 @@ class DeletionRepository(IndexRepository):
         paths = delete_rows(connection, held, plan, now, trash, versions)
         if not paths and not (trash and trash["images"]):
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
-        forget_lost(connection, plan)
+        connection.execute(delete(LostInstanceRow).where(*of_plan(plan)))
         delete_empty_levels(connection, study_id, forgets=forgets)
         after_deletion(connection, plan.study_instance_uid, now, forgets=trash is None)
         about: dict[str, Any] = {UIDS[plan.level]: plan.uid, "study_instance_uid": plan.study_instance_uid}
@@ -298,8 +296,8 @@ def _delete_conflicts(
 ) -> set[str]:
     """Delete the conflicts of the instances, and those in scope; return the keys of the files that go with them."""
     keys: set[str] = set()
-    conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
-    for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
+    of_instances = looked_up_in(ConflictRow.sop_instance_uid, sop_instance_uids)
+    for condition in (of_instances, *([in_scope] if in_scope is not None else [])):
         gone = connection.execute(delete(ConflictRow).where(condition).returning(ConflictRow)).all()
         versions.update(row.sha256 for row in gone if row.sha256 is not None)
         if trash is None:
@@ -307,11 +305,6 @@ def _delete_conflicts(
         else:
             trash["conflicts"] = [*trash.get("conflicts", ()), *(dict(row._mapping) for row in gone)]
     return keys
-
-
-def _batches(values: Collection[str]) -> Iterable[list[str]]:
-    rest = list(values)
-    return [rest[start : start + MAX_VALUES] for start in range(0, len(rest), MAX_VALUES)]
 
 
 def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from sqlalchemy import JSON, ColumnElement, Connection, Integer, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import aliased
@@ -77,29 +77,28 @@ class EventUids(TypedDict, total=False):
     sop_instance_uid: str | None
 
 
+class EventColumns(EventUids, total=False):
+    """What an event says; `detail` is a sentence without patient data, and the last two are of some kinds only."""
+
+    revision: int | None
+    detail: str | None
+    verdict_before: dict[str, Any]
+    ending: Sequence[str] | None
+
+
 def uids_of(named: Any) -> EventUids:
     """Return the UIDs of something that has all three: a row, or the attributes of an instance."""
-    return {
-        "study_instance_uid": named.study_instance_uid,
-        "series_instance_uid": named.series_instance_uid,
-        "sop_instance_uid": named.sop_instance_uid,
-    }
+    return cast(EventUids, {name: getattr(named, name) for name in EventUids.__annotations__})
 
 
 def record_event(
-    connection: Connection,
-    kind: EventKind,
-    happened_at: dt.datetime,
-    *,
-    revision: int | None = None,
-    detail: str | None = None,
-    **uids: Unpack[EventUids],
+    connection: Connection, kind: EventKind, happened_at: dt.datetime, **columns: Unpack[EventColumns]
 ) -> None:
-    """Add an event to the transaction of `connection`, and owe it to whoever wants it.
-
-    `detail` is a sentence without patient data.
-    """
-    _record(connection, kind, happened_at, revision=revision, detail=detail, **uids)
+    """Add an event to the transaction of `connection`, and owe it to each subscriber that wants its kind."""
+    values = {"kind": kind, "happened_at": happened_at, **columns}
+    id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
+    if columns.get("study_instance_uid") is not None:
+        _OWE_EVENT.execute(connection, {"event_id": id, "pattern": f"% {kind} %"})
 
 
 def record_series_event(
@@ -111,17 +110,9 @@ def record_series_event(
     revision: int | None = None,
     **columns: Any,
 ) -> None:
-    """Add an event of a series; see `record_event`. `columns`: those that only some kinds have."""
-    study, uid = series
-    uids = {"study_instance_uid": study, "series_instance_uid": uid}
-    _record(connection, kind, happened_at, revision=revision, detail=detail, **uids, **columns)
-
-
-def _record(connection: Connection, kind: EventKind, happened_at: dt.datetime, **columns: Any) -> None:
-    values = {"kind": kind, "happened_at": happened_at, **columns}
-    id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
-    if columns.get("study_instance_uid") is not None:
-        owe_event(connection, id, kind)
+    """Add an event of a series; see `record_event`."""
+    uids: EventUids = {"study_instance_uid": series[0], "series_instance_uid": series[1]}
+    record_event(connection, kind, happened_at, revision=revision, detail=detail, **uids, **columns)
 
 
 class ReadEvents(PagedRepository, EventViews):
@@ -181,11 +172,6 @@ _OWE_IMAGES = PreparedStatement(
         ),
     )
 )
-
-
-def owe_event(connection: Connection, id: int, kind: str) -> None:
-    """Owe a new event to each subscriber that wants its kind."""
-    _OWE_EVENT.execute(connection, {"event_id": id, "pattern": f"% {kind} %"})
 
 
 def owe_images(connection: Connection, sop_instance_uids: Collection[str]) -> None:

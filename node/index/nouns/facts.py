@@ -8,7 +8,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-from node.index.engine.view_rows import ViewRows, Words, certainty_of, grid_of, moment, years_of
+from node.index.engine.view_rows import (
+    DAYS,
+    DISTINCT,
+    EACH,
+    NUMBER,
+    ViewRows,
+    Words,
+    certainty_of,
+    grid_of,
+    moment,
+    years_of,
+)
 from node.index.nouns.converted import SeriesKey
 from node.selector import FIELDS, Facts, Selector
 
@@ -30,24 +41,24 @@ def columns(say: Words, *, of_revision: bool = False) -> Mapping[str, str]:
     """
     newest = "CASE WHEN se.revision = :revision THEN {} END" if of_revision else "{}"
     volumes = _volumes(of_revision=of_revision)
-    warned = _volumes(of_revision=of_revision, also=f", {say.each('o.warnings')} w")
+    warned = _volumes(of_revision=of_revision, also=f", {say(EACH, 'o.warnings')} w")
 
     def of_images(value: str) -> str:
         return f"(SELECT {value} FROM images i WHERE i.series_id = se.id)"
 
     def images_have(column: str) -> str:
-        return f"(SELECT {say.distinct(column)} FROM images i WHERE i.series_id = se.id AND {column} IS NOT NULL)"
+        return f"(SELECT {say(DISTINCT, column)} FROM images i WHERE i.series_id = se.id AND {column} IS NOT NULL)"
 
     return {
         **{name: f"{_ROWS[field.group]}.{name}" for name, field in FIELDS.items()},
         "patient_age": years_of("st.patient_age"),
-        "labels": f"(SELECT {say.distinct('l.label')} FROM labels l WHERE l.study_instance_uid = st.study_instance_uid "
-        "AND l.series_instance_uid IN ('', se.series_instance_uid))",
+        "labels": f"(SELECT {say(DISTINCT, 'l.label')} FROM labels l WHERE l.study_instance_uid = st.study_instance_uid"
+        " AND l.series_instance_uid IN ('', se.series_instance_uid))",
         "study_series": "(SELECT count(*) FROM series o WHERE o.study_id = st.id)",
         "body_part": "se.body_part_examined",
         "verdict": newest.format("se.verdict"),
         "certainty": newest.format(certainty_of("se")),
-        "failures": f"(SELECT {say.distinct('f.reason')} FROM failures f WHERE f.series_id = se.id "
+        "failures": f"(SELECT {say(DISTINCT, 'f.reason')} FROM failures f WHERE f.series_id = se.id "
         f"AND f.revision = {':revision' if of_revision else 'se.revision'})",
         "instances": of_images("count(*)"),
         "frames": f"CAST({of_images('sum(coalesce(i.number_of_frames, 1))')} AS BIGINT)",
@@ -58,9 +69,9 @@ def columns(say: Words, *, of_revision: bool = False) -> Mapping[str, str]:
         "sources": images_have("i.source"),
         "volumes": f"(SELECT count(DISTINCT o.stack) {volumes})",
         **grid_of("v", say),
-        "warnings": f"(SELECT {say.distinct('w.value')} {warned})",
-        "days_since_received": f"{say.days(':now')} - {say.days('se.last_received_at')}",
-        "days_since_study": f"{say.days(':today')} - {say.days('st.study_date')}",
+        "warnings": f"(SELECT {say(DISTINCT, 'w.value')} {warned})",
+        "days_since_received": f"{say(DAYS, ':now')} - {say(DAYS, 'se.last_received_at')}",
+        "days_since_study": f"{say(DAYS, ':today')} - {say(DAYS, 'st.study_date')}",
     }
 
 
@@ -75,7 +86,7 @@ def _volumes(*, of_revision: bool, also: str = "") -> str:
 
 def _largest(say: Words, *, of_revision: bool) -> str:
     """Return the JOIN of the volume with the most voxels."""
-    *axes, times = (say.number("o.shape", axis) for axis in range(4))
+    *axes, times = (say(NUMBER, "o.shape", axis) for axis in range(4))
     return (
         f"LEFT JOIN volumes v ON v.id = (SELECT o.id {_volumes(of_revision=of_revision)} "
         f"ORDER BY {' * '.join(axes)} * coalesce({times}, 1) DESC NULLS LAST, o.stack, o.id LIMIT 1)"
@@ -144,7 +155,7 @@ class SeriesFacts(ViewRows):
 
     def studies_with(self, selector: Selector, study_instance_uids: Sequence[str]) -> set[str]:
         """Return those of some studies of which a series is selected."""
-        in_list = f"WHERE st.study_instance_uid IN (SELECT value FROM {self._queries.say.each(':studies')})"
+        in_list = f"WHERE st.study_instance_uid IN (SELECT value FROM {self._queries.say(EACH, ':studies')})"
         found = self._described(selector.fields, in_list, studies=json.dumps(study_instance_uids))
         return {one.key[0] for one in found if selector.matches(one.facts)}
 

@@ -22,7 +22,7 @@ from node.index.engine.sql import insert
 from node.index.models.history import ConversionRow, RevisionFileRow
 from node.index.models.levels import SPOOL, STORE, ImageRow, SeriesRow, StudyRow, is_only_at_host
 from node.index.models.work import AuditLineRow, HostRemovalRow, HostRow, LeaseRow, ObjectRemovalRow
-from node.index.nouns.conversions import REVISION_FILES, revision_files
+from node.index.nouns.conversions import REVISION_FILES, revision_file, revision_files
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile
@@ -82,10 +82,7 @@ class ObjectRepository(IndexRepository):
         files = select(RevisionFileRow.key).where(RevisionFileRow.key.in_(keys), RevisionFileRow.place == STORE)
         return {*connection.scalars(images), *connection.scalars(files)}
 
-    @on_reader
-    def revision_file(self, connection: Connection, key: str) -> RevisionFile | None:
-        """Return the row of places of a file of a revision, or None."""
-        return next(iter(revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == key))), None)
+    revision_file = reads(revision_file)
 
     @on_reader
     def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:

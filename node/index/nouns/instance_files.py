@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
-from sqlalchemy.orm import InstrumentedAttribute, join
+from sqlalchemy.orm import join
 
 from node.index.engine.about_keys import STORE
 from node.index.engine.rows import about, columns_of
@@ -146,12 +146,12 @@ def owe_removals(connection: Connection, leaving: ColumnElement[bool], now: dt.d
 
     In the second case, `now` is when the other file was received: the order waits until that one is in the store.
     """
-    _owe(connection, ImageRow, ImageRow.key, leaving & ImageRow.place.is_not(None), now)
+    _owe(connection, ImageRow, leaving & ImageRow.place.is_not(None), now)
 
 
 def owe_files(connection: Connection, leaving: ColumnElement[bool], now: dt.datetime) -> None:
     """Order the removal of the objects of files of revisions, and delete the rows of these files."""
-    _owe(connection, RevisionFileRow, RevisionFileRow.key, leaving, now)
+    _owe(connection, RevisionFileRow, leaving, now)
     connection.execute(delete(RevisionFileRow).where(leaving))
 
 
@@ -167,16 +167,11 @@ def owe_host_removals(connection: Connection, paths: Sequence[str], now: dt.date
 
 def owe_trashed(connection: Connection, deletion: int, now: dt.datetime) -> None:
     """Order the removal of the objects of a deletion that leaves the trash."""
-    _owe(connection, TrashRow, TrashRow.key, (TrashRow.deletion == deletion) & TrashRow.place.is_not(None), now)
+    _owe(connection, TrashRow, (TrashRow.deletion == deletion) & TrashRow.place.is_not(None), now)
 
 
-def _owe(
-    connection: Connection,
-    table: type[ImageRow | RevisionFileRow | TrashRow],
-    key: InstrumentedAttribute[Any],
-    leaving: ColumnElement[bool],
-    now: dt.datetime,
-) -> None:
+def _owe(connection: Connection, table: Any, leaving: ColumnElement[bool], now: dt.datetime) -> None:
+    key = table.key
     objects = select(key, literal(now, Utc)).where(leaving)
     order = insert(ObjectRemovalRow).from_select(["key", "ordered_at"], objects)
     connection.execute(order.on_conflict_do_nothing())

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, func, insert, select, true, update
 from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import InstrumentedAttribute, join
+from sqlalchemy.orm import join
 
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
@@ -203,7 +203,7 @@ class InstanceRepository(IndexRepository):
 
         The digest that it had is kept: if an instance with it comes, it was the file that was wrong.
         """
-        row = connection.execute(_row_of(key)).one()
+        row = connection.execute(_rows(ImageRow.key == key)).one()
         detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
         record_event(connection, "digest-corrected", now, detail=detail, **uids_of(row))
@@ -215,7 +215,7 @@ class InstanceRepository(IndexRepository):
         self, connection: Connection, key: str, quarantine_key: str, detail: str, now: dt.datetime
     ) -> None:
         """Mark the row of a damaged file that is about to be moved to quarantine."""
-        row = connection.execute(_row_of(key)).one()
+        row = connection.execute(_rows(ImageRow.key == key)).one()
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
         asked = f"the file {detail}: send the instance again"
         record_event(connection, "file-damaged", now, detail=asked, **uids_of(row))
@@ -282,9 +282,8 @@ class InstanceRepository(IndexRepository):
                 detail = f"the file has the SHA-256 {sha256}, which was not acknowledged: send the instance again"
                 damaged = update(ImageRow).where(ImageRow.key == key)
                 connection.execute(damaged.values(sha256=max(owed[uid]), file_missing=True))
-                record_event(
-                    connection, "file-damaged", now, detail=detail, **uids_of(connection.execute(_row_of(key)).one())
-                )
+                row = connection.execute(_rows(ImageRow.key == key)).one()
+                record_event(connection, "file-damaged", now, detail=detail, **uids_of(row))
         judge_holding(connection, list(owed), now)
         aside = ConflictRow.kind == "instance-quarantined", looked_up_in(ConflictRow.sop_instance_uid, list(owed))
         for row in connection.execute(select(ConflictRow).where(*aside, ConflictRow.damage.is_(None))).all():
@@ -343,19 +342,10 @@ class InstanceRepository(IndexRepository):
         `damage`: how the files differ from what was received; None if they do not exist. Returns for how many instances
         that is news.
         """
-        rows = connection.execute(
-            select(
-                ImageRow.id,
-                ImageRow.series_id,
-                ImageRow.sop_instance_uid,
-                SeriesRow.series_instance_uid,
-                StudyRow.study_instance_uid,
-            )
-            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-            .where(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
-        ).all()
-        marked = update(ImageRow).where(ImageRow.id.in_([row.id for row in rows]))
-        connection.execute(marked.values(file_missing=missing))
+        marked = _rows(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
+        rows = connection.execute(marked).all()
+        of_images = ImageRow.id.in_([row.id for row in rows])
+        connection.execute(update(ImageRow).where(of_images).values(file_missing=missing))
         kind: EventKind = "file-found"
         if missing:
             kind = "file-missing" if damage is None else "file-damaged"
@@ -364,36 +354,27 @@ class InstanceRepository(IndexRepository):
         if not missing:
             reopen_damaged(connection, [row.id for row in rows], now)
             for row in rows:
-                uids = row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid
-                begin_repaired(connection, *uids, now)
+                begin_repaired(connection, row, now)
         for series_id in sorted({row.series_id for row in rows}):
             judge(connection, series_id, now)
         return len(rows)
 
 
-def _row_of(key: str) -> Select[*tuple[Any, ...]]:
-    return (
-        select(
-            StudyRow.study_instance_uid,
-            SeriesRow.series_instance_uid,
-            ImageRow.sop_instance_uid,
-            ImageRow.sha256,
-            ImageRow.calling_ae_title,
-        )
-        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        .where(ImageRow.key == key)
-    )
+def _rows(*which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    columns = ImageRow.id, ImageRow.series_id, ImageRow.sha256, ImageRow.calling_ae_title, ImageRow.sop_instance_uid
+    rows = select(*columns, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+    return rows.select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*which)
 
 
 def _insert_conflict(
     connection: Connection, kind: str, row: SelectedRow[Any], detail: str, now: dt.datetime, **values: str | None
 ) -> None:
-    """Insert the conflict of a row of `_row_of` with itself."""
-    connection.execute(
-        insert(ConflictRow).values(
-            kind=kind, calling_ae_title=row.calling_ae_title, detail=detail, found_at=now, **uids_of(row), **values
-        )
-    )
+    """Insert the conflict of a row of `_rows` with itself."""
+    own = {"kind": kind, "calling_ae_title": row.calling_ae_title, "detail": detail, "found_at": now}
+    connection.execute(insert(ConflictRow).values(**own, **uids_of(row), **values))
+
+
+_OF_STUDY = "FROM v_images WHERE study_instance_uid = :study GROUP BY series_instance_uid"
 
 
 class ReadInstances(PagedRepository, InstanceViews):
@@ -444,24 +425,18 @@ class ReadInstances(PagedRepository, InstanceViews):
 
     def bytes_by_series(self, study_instance_uid: str) -> dict[str, int]:
         """Return the bytes of the instances of each series of a study, by Series Instance UID."""
-        rows = self._rows(
-            "SELECT series_instance_uid, sum(bytes) AS bytes FROM v_images WHERE study_instance_uid = :study "
-            "GROUP BY series_instance_uid",
-            study=study_instance_uid,
-        )
-        return {row["series_instance_uid"]: row["bytes"] for row in rows}
+        return self._counts(f"SELECT series_instance_uid, sum(bytes) AS bytes {_OF_STUDY}", study=study_instance_uid)
 
     def count_by_study(self, study_instance_uids: Sequence[str]) -> dict[str, int]:
         """Count the instances of those of some studies that are stored."""
-        return self._count_by(StudyRow.study_instance_uid, StudyRow.study_instance_uid.in_(study_instance_uids))
+        studies = StudyRow.study_instance_uid
+        images = select(studies, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        counts = images.where(studies.in_(study_instance_uids)).group_by(studies)
+        return {uid: count for uid, count in self._connection.execute(counts)}
 
     def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
         """Count the instances of each stored series of a study."""
-        return self._count_by(SeriesRow.series_instance_uid, StudyRow.study_instance_uid == study_instance_uid)
-
-    def _count_by(self, uid: InstrumentedAttribute[str], condition: ColumnElement[bool]) -> dict[str, int]:
-        images = select(uid, func.count()).select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        return {uid: count for uid, count in self._connection.execute(images.where(condition).group_by(uid))}
+        return self._counts(f"SELECT series_instance_uid, count(*) AS count {_OF_STUDY}", study=study_instance_uid)
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
         """Return the distinct AE titles that sent instances of a study or a series, sorted."""

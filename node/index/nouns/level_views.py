@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from node.index.engine.view_rows import Row, ViewRows, certainty_of, moment, pattern_of
+from node.index.engine.view_rows import DISTINCT, MOMENT, Row, ViewRows, certainty_of, moment, pattern_of
 from node.index.nouns.records import InstanceFile, PlaceCount, StoredStudy
 from node.quiet import is_due
 
@@ -75,7 +75,7 @@ class StudyViews(ViewRows):
         They are read in chunks: who stops early reads no more. `with_senders`: with their calling AE titles, for which
         all of their instances are read.
         """
-        in_order, last = "ORDER BY se.last_received_at, se.id LIMIT :limit", self._queries.say.moment(":last")
+        in_order, last = "ORDER BY se.last_received_at, se.id LIMIT :limit", self._queries.say(MOMENT, ":last")
         after = f"AND se.last_received_at >= {last} AND (se.last_received_at > {last} OR se.id > :newest)"
         rows = self._stored(in_order, with_senders=with_senders, limit=CHUNK_STUDIES)
         while rows:
@@ -112,7 +112,7 @@ class StudyViews(ViewRows):
         """Return studies, each by its series that received an instance last; `rest`: more conditions, order, limit."""
         titles = "'[]'"
         if with_senders:
-            senders = self._queries.say.distinct("i.calling_ae_title")
+            senders = self._queries.say(DISTINCT, "i.calling_ae_title")
             of_study = "FROM series o JOIN images i ON i.series_id = o.id WHERE o.study_id = st.id"
             titles = f"(SELECT {senders} {of_study})"
         return self._rows(

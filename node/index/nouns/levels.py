@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Connection, and_, bindparam, delete, func, literal, or_, select, true, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
@@ -124,19 +137,15 @@ def series_row(connection: Connection, received: Received, identity: str, places
             record_received_event(connection, "series-reopened", received, detail)
         return int(series_id)
     study_id = _study(connection, received, identity)
+    file = received.file
     is_moved = received.overwrite_policy == "accept"  # out of the series of the other study
-    if (
-        not is_moved
-        and connection.execute(
-            select(SeriesRow.id).where(SeriesRow.series_instance_uid == received.attributes.series_instance_uid)
-        ).first()
-    ):
+    elsewhere = select(SeriesRow.id).where(SeriesRow.series_instance_uid == attributes.series_instance_uid)
+    if not is_moved and connection.execute(elsewhere).first():
         detail = "this series was also received in another study; the two are kept apart"
         record_conflict(connection, "series-in-two-studies", received, detail)
-    values = {**received.attributes.series, "study_id": study_id, "last_received_at": received.file.received_at}
+    values = {**attributes.series, "study_id": study_id, "last_received_at": file.received_at}
     series_id = _inserted(connection, SeriesRow, values)
     content = Content(attributes.study_instance_uid, attributes.series_instance_uid)
-    file = received.file
     enter_projects(connection, series_id, content, file.called_ae_title, file.received_at)
     return series_id
 
@@ -307,16 +316,21 @@ def _compare_persons(connection: Connection, received: Received, known: Sequence
     new = received.attributes.patient
     if any(_can_be(row, new) for row in known) or not any(_contradict(row, new) for row in known):
         return
-    seen = select(ConflictRow.id).where(
-        ConflictRow.kind == "shared-patient-id",
-        ConflictRow.study_instance_uid == received.attributes.study_instance_uid,
+    detail = (
+        "this Patient ID was received with another name, birth date or sex; each study is listed under the person whom "
+        "its files name"
     )
+    _record_once(connection, "shared-patient-id", received, detail)
+
+
+def _record_once(
+    connection: Connection, kind: str, received: Received, detail: str, *which: ColumnElement[bool]
+) -> None:
+    """Record a conflict, unless the study has one of its kind that meets these conditions."""
+    of_study = ConflictRow.study_instance_uid == received.attributes.study_instance_uid
+    seen = select(ConflictRow.id).where(ConflictRow.kind == kind, of_study, *which)
     if connection.execute(seen).first() is None:
-        detail = (
-            "this Patient ID was received with another name, birth date or sex; each study is listed under the person "
-            "whom its files name"
-        )
-        record_conflict(connection, "shared-patient-id", received, detail)
+        record_conflict(connection, kind, received, detail)
 
 
 def _inserted(
@@ -337,14 +351,10 @@ def _record_patient_conflict(connection: Connection, received: Received, identit
     merged = select(known.id).where(
         known.identity == of_study, other.identity == identity, or_(other.merged_into == known.id, other.id == named)
     )
-    seen = select(ConflictRow.id).where(
-        ConflictRow.kind == "study-of-two-patients",
-        ConflictRow.study_instance_uid == received.attributes.study_instance_uid,
-        ConflictRow.series_instance_uid == received.attributes.series_instance_uid,
-    )
-    if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
+    if connection.execute(merged).first() is None:
         detail = "this study was received under another patient; it stays with the first one"
-        record_conflict(connection, "study-of-two-patients", received, detail)
+        of_series = ConflictRow.series_instance_uid == received.attributes.series_instance_uid
+        _record_once(connection, "study-of-two-patients", received, detail, of_series)
 
 
 def record_received_event(connection: Connection, kind: EventKind, received: Received, detail: str) -> None:
@@ -372,22 +382,12 @@ def record_conflict(
     `decided_by` is given if there is nothing left to decide: the `decision` is that the received instance was accepted,
     or that the current one was kept.
     """
-    uids = {**uids_of(received.attributes), **(uids_of_file or {})}
-    connection.execute(
-        insert(ConflictRow).values(
-            kind=kind,
-            detail=detail,
-            key=key,
-            sha256=sha256,
-            host=holder,
-            calling_ae_title=received.file.calling_ae_title or None,
-            found_at=received.file.received_at,
-            decision=decision if decided_by is not None else None,
-            decided_at=received.file.received_at if decided_by is not None else None,
-            decided_by=decided_by,
-            **uids,
-        )
-    )
+    uids, file = {**uids_of(received.attributes), **(uids_of_file or {})}, received.file
+    values: dict[str, Any] = {"kind": kind, "detail": detail, "key": key, "sha256": sha256, "host": holder}
+    values |= {"found_at": file.received_at, "calling_ae_title": file.calling_ae_title or None}
+    if decided_by is not None:
+        values |= {"decision": decision, "decided_at": file.received_at, "decided_by": decided_by}
+    connection.execute(insert(ConflictRow).values(values | uids))
     log.warning("conflict", kind=kind, detail=detail, **uids)
 
 

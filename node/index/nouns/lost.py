@@ -71,11 +71,6 @@ def all_lost(connection: Connection, *which: ColumnElement[bool]) -> list[Acknow
     return [_acknowledged(row) for row in connection.execute(query)]
 
 
-def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
-    """Let nothing be owed of what is being deleted."""
-    connection.execute(delete(LostInstanceRow).where(*of_plan(plan)))
-
-
 def of_plan(plan: DeletionPlan) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of the lost instances of what is deleted."""
     if plan.level == "instance":

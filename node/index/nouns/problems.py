@@ -36,7 +36,7 @@ from node.index.engine.views import problem_of
 from node.index.models.history import SET_ASIDE, ConflictRow, FailureRow, RejectionRow
 from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.events import EventUids, FinalKind, record_event, record_series_event
+from node.index.nouns.events import FinalKind, record_event, record_series_event, uids_of
 from node.index.nouns.level_views import FailureViews
 from node.index.nouns.received import IN_ANOTHER_ENCODING, NOT_COMPARED, RECODED
 from node.index.nouns.records import CountedRefusal, Refused, kind_of
@@ -221,8 +221,7 @@ class ReadFailures(PagedRepository, FailureViews):
 
     def count_by_reason(self) -> dict[str, int]:
         """Count the failures of the last conversions by reason."""
-        query = select(FailureRow.reason, func.count()).group_by(FailureRow.reason)
-        return {reason: count for reason, count in self._connection.execute(query)}
+        return self._counts("SELECT reason, count(*) AS count FROM failures GROUP BY reason")
 
 
 ROW_TIME = dt.timedelta(minutes=1)
@@ -318,12 +317,13 @@ class ConflictRepository(IndexRepository):
             connection.execute(found.values(decided_by=RECODED))
             return
         detail = func.replace(ConflictRow.detail, IN_ANOTHER_ENCODING, "with other bytes")
-        opened = found.values(decision=None, decided_at=None, decided_by=None, detail=detail).returning(
-            ConflictRow.detail, *(getattr(ConflictRow, name) for name in EventUids.__annotations__)
-        )
-        for row in connection.execute(opened).mappings().all():
-            record_event(connection, "instance-conflict", now, **row)
-            judge_holding(connection, [row["sop_instance_uid"]], now)
+        opened = found.values(decision=None, decided_at=None, decided_by=None, detail=detail).returning(ConflictRow)
+        for row in connection.execute(opened).all():
+            record_event(connection, "instance-conflict", now, detail=row.detail, **uids_of(row))
+            judge_holding(connection, [row.sop_instance_uid], now)
+
+
+_SENDERS = "SELECT calling_ae_title, source, received_at FROM v_images"
 
 
 class ReadConflicts(PagedRepository, ConflictViews):
@@ -342,18 +342,12 @@ class ReadConflicts(PagedRepository, ConflictViews):
 
     def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
         """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version, or None."""
-        return self._row(
-            "SELECT calling_ae_title, source, received_at FROM v_images WHERE sop_instance_uid = :uid",
-            uid=sop_instance_uid,
-        )
+        return self._row(f"{_SENDERS} WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
     def first_sender(self, study_instance_uid: str) -> Row | None:
         """Return what `sender_of_current` does, of the first instance of a study."""
-        return self._row(
-            "SELECT calling_ae_title, source, received_at FROM v_images WHERE study_instance_uid = :study "
-            "ORDER BY received_at, sop_instance_uid LIMIT 1",
-            study=study_instance_uid,
-        )
+        first = "WHERE study_instance_uid = :study ORDER BY received_at, sop_instance_uid LIMIT 1"
+        return self._row(f"{_SENDERS} {first}", study=study_instance_uid)
 
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""

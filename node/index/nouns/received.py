@@ -262,14 +262,7 @@ class _Batch:
             "the same" if first.sha256 == received.file.sha256 else received.file.sha256
         )
         record_received_event(self._connection, "file-restored", received, detail)
-        of = received.attributes
-        begin_repaired(
-            self._connection,
-            of.study_instance_uid,
-            of.series_instance_uid,
-            of.sop_instance_uid,
-            received.file.received_at,
-        )
+        begin_repaired(self._connection, received.attributes, received.file.received_at)
         if flaw in (Flaw.MISSING, Flaw.AWAY):
             return Indexed(Outcome.STORED, restored=detail, superseded=superseded)
         aside = _beside(received.file.quarantine_key, first.key)

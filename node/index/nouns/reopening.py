@@ -17,9 +17,12 @@ from node.index.engine.rows import IndexRepository, on_reader
 from node.index.models.history import SeriesReferenceRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.events import record_event
+from node.index.nouns.events import record_series_event
 from node.index.nouns.records import FoundSeries
 from node.index.nouns.waits import is_awaiting, revoke_claim
+
+OPENED = {"state": "receiving", "attempts": 0, "error": None}
+"""Columns of a closed series that is open again."""
 
 
 def reopen(
@@ -36,19 +39,10 @@ def reopen(
     """
     connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(receptions=SeriesRow.receptions + 1))
     closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
-    again = (
-        update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0, error=None)
-    )
-    for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
-        record_event(
-            connection,
-            "series-reopened",
-            now,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uid=sop_instance_uid,
-            detail=detail,
-        )
+    again = update(SeriesRow).where(closed).values(OPENED | {"open_since": now, "due_at": now})
+    for uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
+        key = study_instance_uid, uid
+        record_series_event(connection, "series-reopened", key, now, detail, sop_instance_uid=sop_instance_uid)
     revoke_claim(connection, series_id)
 
 

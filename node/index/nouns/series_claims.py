@@ -25,7 +25,7 @@ from node.index.nouns.conversions import current_conversion, last_revision
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_series_event
 from node.index.nouns.records import ClaimedSeries
-from node.index.nouns.reopening import find_series, references_of
+from node.index.nouns.reopening import OPENED, find_series, references_of
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.verdicts import COUNTS, expectation_of, held_at, judge, update_series
 from node.index.nouns.waits import REVOKED, await_nobody, is_due
@@ -189,8 +189,7 @@ class SeriesRepository(ClaimEnds):
         reopened = 0
         for key in keys:
             for row in connection.execute(held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
-                again = {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0, "error": None}
-                update_series(connection, row.id, again)
+                update_series(connection, row.id, OPENED | {"open_since": now, "due_at": now})
                 record_series_event(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
         return reopened

@@ -336,8 +336,8 @@ class ReadSeries(PagedRepository, SeriesViews):
 
     def count_open_by_state(self) -> dict[str, int]:
         """Count the series that wait or are being converted by state; an index finds them."""
-        query = select(SeriesRow.state, func.count()).where(SeriesRow.state.in_(OPEN_STATES)).group_by(SeriesRow.state)
-        return {state: count for state, count in self._connection.execute(query)}
+        is_open = "state IN ('receiving', 'converting')"
+        return self._counts(f"SELECT state, count(*) AS count FROM series WHERE {is_open} GROUP BY state")
 
     def count_open(self) -> int:
         """Count the series that wait or are being converted."""

@@ -41,6 +41,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.orm import aliased
@@ -377,16 +378,14 @@ class TimerRepository(IndexRepository):
         waits = waits_of(connection, [row.id for row in open_series])
         for row in open_series:
             _shift_series(connection, row, waits.get(row.id, {}), step)
-        waiting = select(WorkRow.id, WorkRow.due_at).where(WorkRow.outcome.is_(None), WorkRow.due_at.is_not(None))
-        for work in connection.execute(waiting).all():
-            if work.due_at is not None:  # as the condition says, which the type checker cannot read
-                connection.execute(update(WorkRow).where(WorkRow.id == work.id).values(due_at=work.due_at + step))
-        closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
-        for study in connection.execute(closed).all():
-            connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
-        for one in connection.execute(select(OpenAssociationRow.id, OpenAssociationRow.open_until)).all():
-            moved = update(OpenAssociationRow).where(OpenAssociationRow.id == one.id)
-            connection.execute(moved.values(open_until=one.open_until + step))
+        others: Any = (
+            (WorkRow, WorkRow.due_at, WorkRow.outcome.is_(None)),
+            (StudyRow, StudyRow.closed_at, true()),
+            (OpenAssociationRow, OpenAssociationRow.open_until, true()),
+        )
+        for table, moved, waits_on in others:
+            for id, moment in connection.execute(select(table.id, moved).where(waits_on, moved.is_not(None))).all():
+                connection.execute(update(table).where(table.id == id).values({moved.key: moment + step}))
 
     @on_writer
     def _correct(self, connection: Connection, now: dt.datetime) -> None:

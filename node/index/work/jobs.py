@@ -386,17 +386,11 @@ class ReadWork(PagedRepository):
         of_series = self._matching(study_instance_uid=study, series_instance_uid=uid)
         return self._known(of_series.where(_IS_FAILED), limit, offset)
 
-    def count_failed(self) -> int:
-        """Count what hooks failed to do."""
-        return self._count(_IS_FAILED)
-
-    def count_failed_since(self, event: int) -> int:
-        """Count what hooks failed to do after an event by its id."""
-        is_before = exists().where(EventRow.id == event, EventRow.happened_at >= WorkRow.changed_at)
-        return self._count(_IS_FAILED, ~is_before)
-
-    def _count(self, *conditions: ColumnElement[bool]) -> int:
-        return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(*conditions)).scalar_one())
+    def count_failed(self, since: int | None = None) -> int:
+        """Count what hooks failed to do; with `since`, after an event by its id."""
+        is_before = exists().where(EventRow.id == since, EventRow.happened_at >= WorkRow.changed_at)
+        failed = _IS_FAILED if since is None else and_(_IS_FAILED, ~is_before)
+        return int(self._connection.execute(select(func.count()).select_from(WorkRow).where(failed)).scalar_one())
 
     def _known(self, listing: Any, limit: int, offset: int) -> list[Row]:
         last_changed = listing.with_only_columns(WorkRow.id).order_by(WorkRow.changed_at.desc(), WorkRow.id.desc())

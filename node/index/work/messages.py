@@ -20,7 +20,7 @@ from node.errors import counted
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow
 from node.index.models.work import WorkRow
-from node.index.nouns.events import EventUids, record_event
+from node.index.nouns.events import record_event, uids_of
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
 from node.index.work.states import Message, Outcome, payload_of
 from node.settings.core import HookEvent, RouteEvent
@@ -94,8 +94,8 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     decide(connection, replace(attempt.decision, payload=payload), now, which)
     if attempt.outcome == "failed":
         tried = f"{_described(lane)} did not take {pending.event} in {counted(attempt.attempts, 'attempt')}"
-        columns = {name: getattr(pending, name) for name in ("revision", *EventUids.__annotations__)}
-        record_event(connection, "message-given-up", now, detail=f"{tried}: {attempt.decision.reason}", **columns)
+        detail, revision = f"{tried}: {attempt.decision.reason}", pending.revision
+        record_event(connection, "message-given-up", now, detail=detail, revision=revision, **uids_of(pending))
 
 
 def _is_marked(connection: Connection, keys: Sequence[str]) -> bool:
@@ -130,16 +130,16 @@ def retry(connection: Connection, now: dt.datetime, ended_as: Collection[Outcome
     return count + begin_again(connection, now, *which, WorkRow.outcome.in_(ended_as))
 
 
-def begin_repaired(
-    connection: Connection, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, now: dt.datetime
-) -> None:
-    """Make what routes gave up due again once a file is whole: what its damage kept back is still owed."""
-    is_about_it = or_(WorkRow.sop_instance_uid.is_(None), WorkRow.sop_instance_uid == sop_instance_uid)
-    is_of_series = or_(WorkRow.series_instance_uid.is_(None), WorkRow.series_instance_uid == series_instance_uid)
-    of_study = WorkRow.study_instance_uid == study_instance_uid
-    begin_again(
-        connection, now, WorkRow.kind == "route", WorkRow.outcome == "failed", of_study, is_of_series, is_about_it
-    )
+def begin_repaired(connection: Connection, instance: Any, now: dt.datetime) -> None:
+    """Make what routes gave up due again once the file of an instance is whole: what its damage kept back is owed.
+
+    `instance`: has the UIDs of `uids_of`.
+    """
+    given_up = WorkRow.kind == "route", WorkRow.outcome == "failed"
+    is_about_it = or_(WorkRow.sop_instance_uid.is_(None), WorkRow.sop_instance_uid == instance.sop_instance_uid)
+    of_series = or_(WorkRow.series_instance_uid.is_(None), WorkRow.series_instance_uid == instance.series_instance_uid)
+    of_study = WorkRow.study_instance_uid == instance.study_instance_uid
+    begin_again(connection, now, *given_up, of_study, of_series, is_about_it)
 
 
 def waiting_by_study(connection: Connection, lane: Lane) -> Counter[str]:

@@ -102,7 +102,8 @@ SENT_AS_IT_LEAVES = and_(
 )
 """Whether a destination has taken an instance as it leaves now, in the bytes and the identity of its patient."""
 
-_IS_SENT = and_(SENT_AS_IT_LEAVES, SentInstanceRow.state != "lost").label("is_sent")
+_IS_KEPT = SentInstanceRow.state != "lost"
+_IS_SENT = and_(SENT_AS_IT_LEAVES, _IS_KEPT).label("is_sent")
 _OTHERS = {"image_id": ImageRow.id, "is_sent": _IS_SENT, "identity": IDENTIFIED}
 _DUE = (
     select(*columns_of(DueInstance, ImageRow, SeriesRow, PatientRow, StudyRow, **_OTHERS))
@@ -236,12 +237,8 @@ class RouteRepository(IndexRepository):
     ) -> None:
         """Record a request for commitment, before it is made."""
         taken = taken_by(lane), listed_in(SentInstanceRow.image_id, [o.image_id for o in owed])
-        values = {
-            "state": "asked",
-            "transaction_uid": transaction_uid,
-            "asked_at": now,
-            "asks": SentInstanceRow.asks + 1,
-        }
+        values = {"state": "asked", "transaction_uid": transaction_uid, "asked_at": now}
+        values["asks"] = SentInstanceRow.asks + 1
         connection.execute(update(SentInstanceRow).where(*taken).values(values))
 
     @on_writer
@@ -313,7 +310,7 @@ class RouteRepository(IndexRepository):
             if again:
                 taken = taken_by(lane), SentInstanceRow.image_id.in_(images)
                 connection.execute(delete(SentInstanceRow).where(*taken))
-            elif connection.execute(images.where(~_has_taken(lane)).limit(1)).first() is None:
+            elif connection.execute(images.where(~_has_taken(lane, _IS_KEPT)).limit(1)).first() is None:
                 sent += 1
                 continue
             enqueue(connection, lane, pending, now)
@@ -368,10 +365,8 @@ def _due(connection: Connection, query: object, condition: ColumnElement[bool]) 
         yield DueInstance(*(*row[:at], identities.of(row[at]), *row[at + 1 : -1], bool(row[-1])))
 
 
-def _has_taken(lane: Lane) -> ColumnElement[bool]:
-    return exists().where(
-        SentInstanceRow.image_id == ImageRow.id, taken_by(lane), SENT_AS_IT_LEAVES, SentInstanceRow.state != "lost"
-    )
+def _has_taken(lane: Lane, is_in_state: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists().where(SentInstanceRow.image_id == ImageRow.id, taken_by(lane), SENT_AS_IT_LEAVES, is_in_state)
 
 
 def _message_id(*facts: object) -> str:
@@ -418,18 +413,9 @@ class ReadRoutes(ReadRepository, RouteViews):
 
         Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
         """
-        unconfirmed = [
-            ~exists().where(
-                SentInstanceRow.image_id == ImageRow.id,
-                taken_by(lane),
-                SENT_AS_IT_LEAVES,
-                SentInstanceRow.state == "confirmed",
-            )
-            for lane in lanes
-        ]
-        confirmed = select(SentInstanceRow.image_id).where(
-            taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
-        )
+        is_confirmed = SentInstanceRow.state == "confirmed"
+        unconfirmed = [~_has_taken(lane, is_confirmed) for lane in lanes]
+        confirmed = select(SentInstanceRow.image_id).where(taken_by(next(iter(lanes))), is_confirmed)
         other = aliased(SeriesRow)
         candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
         # A study that is not quiet yet has an event to come.

@@ -207,7 +207,7 @@ def badge_counts(index: ReadIndex, request: Request) -> dict[str, int]:
     wrong = sum(problem_counts(index).values())
     new = wrong and (
         index.problems.count_since(event)
-        + index.work.count_failed_since(event)
+        + index.work.count_failed(event)
         + (index.conflicts.newest_undecided() > conflict)
     )
     return {"open": index.series.count_open(), "wrong": wrong, "new": new}
