@@ -4,8 +4,6 @@ Exit status: 0 success, 1 failure, 2 usage error. Only the module of the request
 heavy libraries only when it runs; commands, completion and ``--help`` therefore start quickly.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -3,8 +3,6 @@
 A command of an extension is a `Command` as well (`node.hookspecs`).
 """
 
-from __future__ import annotations
-
 from node.hookspecs import Command
 
 OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode init && voxelnode serve")

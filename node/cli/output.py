@@ -3,8 +3,6 @@
 A listing declares its columns: each name with where its cell comes from.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The fields of a selector: name, type, meaning, and how a value of each is tested."""
 
-from __future__ import annotations
-
 import datetime as dt
 import math
 import operator

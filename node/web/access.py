@@ -14,8 +14,6 @@ A browser sends the cookie of its session, a script a token (``Authorization: Be
 A route that declares nothing is refused at the start (`require_declared`), and a call without a declaration is 401.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

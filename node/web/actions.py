@@ -1,7 +1,5 @@
 """Actions that REST and the pages share because they check or record more than `Call.act` does."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

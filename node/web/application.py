@@ -1,7 +1,5 @@
 """The ASGI application: every route, in matching order, and the OpenAPI document that describes those of REST."""
 
-from __future__ import annotations
-
 import threading
 from typing import Annotated, Any
 

@@ -4,8 +4,6 @@ An authenticator returns the principal of a request, or None if the request has 
 refusal if the credentials are wrong. `node.web.access` asks one after the other.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import dataclasses

@@ -4,8 +4,6 @@ Each host makes its own, for each account one at a time, into the folder of work
 `DOWNLOAD_KEPT_SECONDS`, and any range of it can be fetched. An extension says by `makes` how one is made.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import threading

@@ -1,7 +1,5 @@
 """Reasons for refusing a request; `node.web.problems` converts these errors to responses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """Files as responses: with Range, or streamed; those of instances only after their digest was compared."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from base64 import b64encode

@@ -1,7 +1,5 @@
 """Headers of every response, which limit what a browser may do; conditions and encodings that a request accepts."""
 
-from __future__ import annotations
-
 import re
 
 from starlette.datastructures import Headers, MutableHeaders

@@ -1,7 +1,5 @@
 """What every request passes, outermost first: the log, checks of Host and Origin, places, and limits on bodies."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import re

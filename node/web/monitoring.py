@@ -3,8 +3,6 @@
 They tell whether the process answers, whether it, or the cluster, can work, and counters and gauges for Prometheus.
 """
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Who a request is of, and where it comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal

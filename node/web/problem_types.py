@@ -1,7 +1,5 @@
 """The kinds of problems that answers over HTTP have (RFC 9457 3.1.1); docs/problems.md lists them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus

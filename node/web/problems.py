@@ -1,7 +1,5 @@
 """Errors as responses: problem details (RFC 9457) for programs, a page for people, each with a remedy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

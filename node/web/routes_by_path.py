@@ -1,7 +1,5 @@
 """How a request comes to its route: past shortcuts, and compared with few routes, by the shape of its path."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter

@@ -1,7 +1,5 @@
 """The HTTP server: uvicorn in a thread of its own, and the connections that have a place in its budget."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -1,7 +1,5 @@
 """The parts of the node used by routes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any

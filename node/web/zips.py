@@ -9,8 +9,6 @@ That a range begins at any byte without what precedes being read again forbids a
 stored member to have its checksum before it, neither begins within a file, and zipstream-ng is LGPL.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import struct

@@ -8,7 +8,7 @@ from node.audit.audit_log import Audit
 from node.dicom.json_model import entry_text
 from node.errors import UsageError
 from node.extensions.worklist.hl7 import MessageRefused, parse
-from node.extensions.worklist.mllp import MllpListener, PatientChanges, changes_of, update_of
+from node.extensions.worklist.mllp import MllpListener, changes_of, make_changes, update_of
 from node.extensions.worklist.modality_worklist import step_of
 from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import OrderedStep, ReadScheduledSteps, ScheduledStepRepository
@@ -24,18 +24,18 @@ from tests.protocol.test_hl7 import Sender, written
 
 
 @pytest.fixture
-def changes(root: Root, settings: Settings) -> PatientChanges:
-    return PatientChanges(OpenedRoot(settings, root.ingest, Audit(root.folder, "VOXELNODE", now=root.clock)))
+def changes(root: Root, settings: Settings) -> OpenedRoot:
+    return OpenedRoot(settings, root.ingest, Audit(root.folder, "VOXELNODE", now=root.clock))
 
 
-def sent(changes: PatientChanges, *segments: str, kind: str = "ADT^A40") -> list[str]:
+def sent(changes: OpenedRoot, *segments: str, kind: str = "ADT^A40") -> list[str]:
     text = "\r".join((f"MSH|^~\\&|RIS|HOSPITAL|||20260101||{kind}|1|P|2.5.1", *segments, ""))
     found = changes_of(parse(text.encode()))
     assert found is not None
-    return list(changes.make(found, "HL7 10.0.0.1"))
+    return list(make_changes(changes, found, "HL7 10.0.0.1"))
 
 
-def test_a_merge_and_its_end_by_hl7_leave_the_index_as_it_was(root: Root, changes: PatientChanges) -> None:
+def test_a_merge_and_its_end_by_hl7_leave_the_index_as_it_was(root: Root, changes: OpenedRoot) -> None:
     first, second = take(root, "OLD"), take(root, "NEW")
     before = table_rows(root)
     assert sent(changes, "PID|||NEW", "MRG|OLD") == ["merged"]
@@ -47,7 +47,7 @@ def test_a_merge_and_its_end_by_hl7_leave_the_index_as_it_was(root: Root, change
     assert "HL7 10.0.0.1" in (root.folder / "audit.jsonl").read_text()
 
 
-def test_a_temporary_patient_is_merged_into_one_without_studies(root: Root, changes: PatientChanges) -> None:
+def test_a_temporary_patient_is_merged_into_one_without_studies(root: Root, changes: OpenedRoot) -> None:
     study = take(root, "TEMP")
     before = table_rows(root)
     assert sent(changes, "PID|||REAL^^^HOSPITAL||Real^Person||19700101|F", "MRG|TEMP") == ["merged"]
@@ -59,7 +59,7 @@ def test_a_temporary_patient_is_merged_into_one_without_studies(root: Root, chan
     assert table_rows(root) == before
 
 
-def test_who_is_not_here_or_not_alone_changes_nothing(root: Root, changes: PatientChanges) -> None:
+def test_who_is_not_here_or_not_alone_changes_nothing(root: Root, changes: OpenedRoot) -> None:
     for person in (*PEOPLE[:2], {"patient_id": "OLD"}):
         take(root, **person)
     before, events = table_rows(root), root.rows("SELECT * FROM v_events")
@@ -79,7 +79,7 @@ SOURCES = ("dicom", "get", "stow", "import", "recovered")
 """Every door by which an instance comes."""
 
 
-def test_a_merge_before_its_images_holds_for_what_comes_by_every_door(root: Root, changes: PatientChanges) -> None:
+def test_a_merge_before_its_images_holds_for_what_comes_by_every_door(root: Root, changes: OpenedRoot) -> None:
     for outcome in (HELD, "nothing to change"):
         assert sent(changes, "PID|||NEW||New^Name|||U", f"MRG|{'~'.join(SOURCES)}") == [outcome] * len(SOURCES)
     studies = []
@@ -104,7 +104,7 @@ def test_each_identifier_of_a_merge_goes_into_the_one_of_its_authority() -> None
 
 @pytest.mark.parametrize("authority", ["", "^^^HOSPITAL"])
 def test_chains_in_any_order_end_at_the_last_and_the_other_way_round_corrects(
-    root: Root, changes: PatientChanges, authority: str
+    root: Root, changes: OpenedRoot, authority: str
 ) -> None:
     """Files say no issuer, as most do; the assigning authority of HL7 is no other patient."""
     links = {"AB": ("B", "A"), "BC": ("C", "B")}
@@ -126,7 +126,7 @@ def test_chains_in_any_order_end_at_the_last_and_the_other_way_round_corrects(
 
 
 def test_a_retired_patient_id_is_of_the_one_who_remains_unless_the_name_is_another_one(
-    root: Root, changes: PatientChanges
+    root: Root, changes: OpenedRoot
 ) -> None:
     first = take(root, "OLD", PatientName="Trauma^One")
     own = take(root, "NEW", PatientName="Real^Name", PatientBirthDate="19700101")
@@ -140,7 +140,7 @@ def test_a_retired_patient_id_is_of_the_one_who_remains_unless_the_name_is_anoth
     assert [row["study_instance_uid"] for row in root.rows("SELECT * FROM v_conflicts")] == [stranger]
 
 
-def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: PatientChanges) -> None:
+def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: OpenedRoot) -> None:
     steps, performed = (root.index.repository(one) for one in (ScheduledStepRepository, PerformedStepRepository))
     person = {"patient_name": "Trauma^One", "modality": "CT", "station_ae_title": "CT1", "start_date": "20261121"}
 
@@ -190,7 +190,7 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: P
 WHOSE, REPORTED = ("PatientID", "PatientName"), ("1.2.0", "1.2.1", "1.2.2")
 
 
-def test_the_port_takes_them_beside_orders(root: Root, changes: PatientChanges) -> None:
+def test_the_port_takes_them_beside_orders(root: Root, changes: OpenedRoot) -> None:
     study = take(root, "OLD")
     take(root, "NEW")
     steps = root.index.repository(ScheduledStepRepository)
@@ -207,7 +207,7 @@ def test_the_port_takes_them_beside_orders(root: Root, changes: PatientChanges) 
     assert owners(root)[study] == "NEW"
 
 
-def test_pseudonyms_of_128_characters_are_merged(root: Root, changes: PatientChanges) -> None:
+def test_pseudonyms_of_128_characters_are_merged(root: Root, changes: OpenedRoot) -> None:
     old, new = "f" * 127 + "1", "f" * 127 + "2"
     with config.disable_value_validation():
         first, second = take(root, old), take(root, new)

@@ -29,6 +29,7 @@ from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
+from tests.rows import write_rows
 
 MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||||||{charset}"
 PID = "PID|1||P1^^^HOSPITAL||{name}||19700131|F"
@@ -277,7 +278,8 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
 
     with Sender(listening()) as ris:
         assert ris.send(written())[1] == ris.send(written(OMI, "OMI^O23", number=2))[1] == "AA"
-        listening.index.repository(ScheduledStepRepository).set_state("1.2.840.1.6", "SPS2B", "completed")
+        over = "UPDATE scheduled_steps SET state = 'completed' WHERE scheduled_procedure_step_id = 'SPS2B'"
+        write_rows(listening.index.root, over)
         for pid, verdict, reported in (
             ("PID|||P1^^^OTHER||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),

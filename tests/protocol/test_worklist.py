@@ -26,6 +26,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.settings.peers import Peer
 from tests.make import dataset
 from tests.protocol.conftest import Acceptor, Running, associate
+from tests.rows import write_rows
 
 PENDING, PENDING_WITHOUT_KEYS = 0xFF00, 0xFF01
 DCMTK = Path("/usr/bin")
@@ -262,9 +263,9 @@ def test_a_range_of_dates_and_one_of_times_are_one_period(node: Running) -> None
 
 def test_a_step_that_is_over_is_not_given_to_modalities(node: Running) -> None:
     plan(node, entry(1), entry(2), entry(3))
-    steps = node.ingest.index.repository(ScheduledStepRepository)
-    steps.set_state("1.2.1", "S1", "completed")
-    steps.set_state("1.2.2", "S2", "in-progress")
+    for study, state in (("1.2.1", "completed"), ("1.2.2", "in-progress")):
+        changed = "UPDATE scheduled_steps SET state = :state WHERE study_instance_uid = :study"
+        write_rows(node.ingest.index.root, changed, state=state, study=study)
     status = {"ScheduledProcedureStepStatus": None}
     answers = {answer.PatientID: answer.ScheduledProcedureStepSequence[0] for answer in found(node, keys(status))}
     assert {patient: step.ScheduledProcedureStepStatus for patient, step in answers.items()} == {

@@ -1,7 +1,5 @@
 """``voxelnode audit`` and ``rejections``: who did what, and what was refused."""
 
-from __future__ import annotations
-
 import json as jsons
 import math
 import re

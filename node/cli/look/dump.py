@@ -1,7 +1,5 @@
 """``voxelnode dump``."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """``voxelnode help``: the documents, which come with the package."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``voxelnode account add|role|list|remove|token|revoke|sessions|logout|reset-factor``."""
 
-from __future__ import annotations
-
 import datetime as dt
 import getpass
 import sys

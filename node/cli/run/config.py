@@ -1,7 +1,5 @@
 """``voxelnode config``, ``init`` and ``reload``; and KEY=VALUE on a command line: the keys of a table."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

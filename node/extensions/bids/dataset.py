@@ -8,8 +8,6 @@ has what was written there; it moves with it, and a version control system keeps
 Files that others made or changed are never replaced or removed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

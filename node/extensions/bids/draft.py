@@ -5,8 +5,6 @@ them apart then. The task of a functional series is proposed from its descriptio
 file, with the reason, until somebody decides it there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

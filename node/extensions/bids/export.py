@@ -1,7 +1,5 @@
 """Make a data set agree with the volumes of a source."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

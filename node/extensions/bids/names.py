@@ -1,7 +1,5 @@
 """Names of files in BIDS: entities in their order, suffixes with the entities that each may have."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 At the end: which field map is for which images (`IntendedFor`, `B0FieldIdentifier` and `B0FieldSource`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections import defaultdict

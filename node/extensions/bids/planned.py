@@ -1,7 +1,5 @@
 """Planned volumes of a session, and the field maps among them."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -8,8 +8,6 @@ Series that the data set leaves out are rows of the ledger in the state ``skippe
 of their study.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """[destinations.NAME] of the kind bids."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from os.path import realpath
 from pathlib import Path

@@ -3,8 +3,6 @@
 Tables of a data set are text separated by tabs; rows and columns that others added stay.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Where volumes come from: the index of a node, or DICOM files, which are converted for the export alone."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections import defaultdict

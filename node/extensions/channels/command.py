@@ -4,8 +4,6 @@ Of the values that a sender controls, only UIDs are put on the command line, and
 an option and no shell for several words. All other values are in the message; short ones are also in the environment.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import select

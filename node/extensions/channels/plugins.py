@@ -5,8 +5,6 @@ A plugin is an entry point in the group ``voxelnode.plugins``: a module or an ob
 it; installing it is not enough. `serve` runs in the child, `Plugin` in the node.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Mapping

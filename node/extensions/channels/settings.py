@@ -1,7 +1,5 @@
 """[hooks.NAME] of the kinds webhook, command and plugin."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 https://www.standardwebhooks.com defines the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import datetime as dt

@@ -3,8 +3,6 @@
 The text is in the template; `statement` generates the tables from the data that control the node.
 """
 
-from __future__ import annotations
-
 from node.hookspecs import Command, Extension
 
 

@@ -1,7 +1,5 @@
 """``voxelnode conformance``."""
 
-from __future__ import annotations
-
 import json as jsons
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Fill a template with section numbers, values and tables, as Markdown for people and as JSON for programs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

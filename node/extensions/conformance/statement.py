@@ -1,7 +1,5 @@
 """The Conformance Statement of one configuration: its tables are generated from the data that control the node."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Apply a profile to the attributes of a data set, to any depth. Elements that stay keep their bytes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Nothing is guessed. An instance at risk is refused unless a rule knows its devic
 somebody who has seen such pixels allows them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO

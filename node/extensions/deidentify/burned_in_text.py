@@ -3,8 +3,6 @@
 All frames are examined, but for those that look like an earlier one. What cannot be examined whole is refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 It loads neither NumPy nor codecs.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Collection, Mapping

@@ -7,8 +7,6 @@ one before, `REMAINING`, lists the texts and numbers that stay.
 No file that leaves is made of an original in this process: children read the originals, and converters read the copies.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

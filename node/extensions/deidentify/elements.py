@@ -1,7 +1,5 @@
 """Values of elements as they are stored, the dummies that replace them, and dates that are shifted."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """De-identify files: everything found in folders, zip files and DICOMDIRs, into files named by their new UIDs."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import warnings

@@ -3,8 +3,6 @@
 Viewers show none of it, so nobody who looks at the pixels finds the name that a camera or a converter has left there.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

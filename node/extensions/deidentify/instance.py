@@ -1,7 +1,5 @@
 """De-identify one instance: the function that commands, routes and downloads call."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np

@@ -3,8 +3,6 @@
 ``.ci/confidentiality_profile.py`` makes ``profile.csv`` and ``safe_private.csv`` from the text of the standard.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass

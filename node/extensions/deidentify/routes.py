@@ -1,7 +1,5 @@
 """Copies without identities as downloads, which are made in the background: REST, and the forms of the pages."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Response

@@ -1,7 +1,5 @@
 """``[deidentify.NAME]`` of the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal

@@ -4,8 +4,6 @@ A list of names to remove is never complete; a list of words to keep fails safel
 own codes and attributes, anatomy above all, and those of common protocols.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import unicodedata

@@ -3,8 +3,6 @@
 Each is a table [deidentify.NAME] of the configuration. This module loads neither NumPy nor codecs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib import import_module

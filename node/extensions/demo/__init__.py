@@ -1,7 +1,5 @@
 """The whole flow on one machine, with series whose volumes are known in advance."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension
 
 

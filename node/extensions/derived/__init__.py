@@ -1,7 +1,5 @@
 """Projections and masks of volume files, by command; the arithmetic is in `node.volume.derived`."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension
 
 

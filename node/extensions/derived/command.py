@@ -1,7 +1,5 @@
 """``voxelnode volume project|mask|slices|montage|rectangles|npz``."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Destinations of routes that are not DICOM peers: DICOMweb servers and folders."""
 
-from __future__ import annotations
-
 from node.api import Extension, Kind
 
 

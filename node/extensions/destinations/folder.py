@@ -1,7 +1,5 @@
 """A folder as a destination: DICOM files, each durable before it counts as taken."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """[destinations.NAME] of the kinds dicomweb and folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The Studies Service and the URI Service of DICOMweb: QIDO-RS, WADO-RS, STOW-RS and WADO-URI (PS3.18 9 and 10)."""
 
-from __future__ import annotations
-
 from node.hookspecs import Extension, Router, Statement
 
 

@@ -16,8 +16,6 @@ its name: it was made of the bytes that were received, so it is right even if th
 is not read.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import mmap

@@ -1,7 +1,5 @@
 """Compress single frames without loss, for clients that ask for it: JPEG-LS and HTJ2K (PS3.5 A.4.3 and A.4.11)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

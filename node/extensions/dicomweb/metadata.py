@@ -1,7 +1,5 @@
 """The metadata of a file in the DICOM JSON Model, and the long values omitted from it (PS3.18 10.4.1.1.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ PS3.18 10.5.2 lets clients send compressed frames as they have them, and leave t
 Only what the bytes say for certain is derived.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol

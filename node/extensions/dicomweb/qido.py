@@ -1,7 +1,5 @@
 """QIDO-RS: search for studies, series and instances (PS3.18 10.6)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4)."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Sequence

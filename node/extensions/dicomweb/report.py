@@ -3,8 +3,6 @@
 A report comes from strangers. All text is escaped, and the document has no script, style, link or image.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Resources of DICOMweb: the stored instances of a study or a series, or a single instance (PS3.18 10.1)."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

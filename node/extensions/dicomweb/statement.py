@@ -1,7 +1,5 @@
 """The sections of the conformance statement, and their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby
 

@@ -4,8 +4,6 @@ The bytes of a part are written while they are received; only the head, which id
 memory. A refused part does not stop the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """STOW-RS: store instances from ``multipart/related``, and answer what became of each (PS3.18 10.5)."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What each route of DICOMweb takes and gives, the capabilities made of it (PS3.18 8.9, Annex H), and DELETE."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

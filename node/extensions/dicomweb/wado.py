@@ -1,7 +1,5 @@
 """WADO-RS: whole instances (PS3.18 10.4.1.1.1), as stored, transcoded or in a zip file, and metadata (10.4.1.1.2)."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

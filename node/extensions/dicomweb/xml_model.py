@@ -1,7 +1,5 @@
 """Encode data sets of the DICOM JSON Model for answers: as JSON, or as XML in the Native DICOM Model."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

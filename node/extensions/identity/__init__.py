@@ -1,8 +1,6 @@
 """Who is who: patients that are one person are merged, those who are not are kept apart, and a wrong identity is
 corrected; each can be undone."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension, Router
 
 

@@ -1,7 +1,5 @@
 """Actions on patients, with an audit line before and after each: merge, correct, separate, reopen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """REST: merge a patient into another one, correct one, undo either, and the plan of each."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import Path, Query

@@ -1,7 +1,5 @@
 """What people say of studies and series: labels and comments."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension, Router
 
 

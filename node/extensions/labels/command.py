@@ -1,7 +1,5 @@
 """``voxelnode label list|add|remove``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """The labels in use, as commands list them."""
 
-from __future__ import annotations
-
 from node.api import Row, ViewRows
 
 

@@ -5,8 +5,6 @@ outlive the rows of what they are about: they name it by its UIDs, as people do.
 or from a sender, has those that it had. They are forgotten with the last files.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path

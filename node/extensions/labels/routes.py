@@ -1,7 +1,5 @@
 """Labels and comments of studies and series: REST, and the forms of the pages."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Media with a DICOMDIR: what ``voxelnode export`` writes, and ZIP files of the same for downloads."""
 
-from __future__ import annotations
-
 from node.hookspecs import Command, Extension, Router, Statement
 
 

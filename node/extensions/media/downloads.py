@@ -1,7 +1,5 @@
 """Media as ZIP files, which are made in the background, by REST and on pages."""
 
-from __future__ import annotations
-
 import shutil
 import uuid
 from collections.abc import Collection, Generator, Sequence

@@ -5,8 +5,6 @@ STD-GEN-CD, STD-GEN-DVD-JPEG, STD-GEN-USB-JPEG), and as IHE PDI does. What can n
 The DICOMDIR comes last: what has none is no medium to readers.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import shutil
 from collections.abc import Callable, Iterable, Iterator

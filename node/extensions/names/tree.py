@@ -9,8 +9,6 @@ copies, beside a link to these voxels.
 Each change is one rename. Whatever a crash leaves half done, `Tree.change` brings to where it was to go.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """OHIF, a viewer for DICOM in the browser: installed on request, and served beside the pages."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension, Router
 
 

@@ -1,7 +1,5 @@
 """OHIF, if installed (``voxelnode viewers install ohif``): links to it, its files, and its page for all other paths."""
 
-from __future__ import annotations
-
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException

@@ -4,8 +4,6 @@ Authlib makes the requests and checks the claims; joserfc checks the signatures.
 of the provider are fetched on demand and cached; the node starts without them.
 """
 
-from __future__ import annotations
-
 import hmac
 import secrets
 import threading

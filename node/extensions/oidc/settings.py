@@ -1,7 +1,5 @@
 """[web.oidc]: the identity provider."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """``voxelnode open``: folders are looked at, named and exported where they are, without a configuration."""
 
-from __future__ import annotations
-
 from node.api import Command, Extension
 
 

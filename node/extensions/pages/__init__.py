@@ -1,7 +1,5 @@
 """Pages: Jinja2 templates updated by htmx, one stylesheet, no build step, nothing from other sites."""
 
-from __future__ import annotations
-
 from node.hookspecs import Extension, MenuEntry, Router
 
 PARTS = ("login", "studies", "series", "files", "actions", "operation", "problems", "work", "assets")

@@ -1,7 +1,5 @@
 """Actions of the pages: convert again, send, delete, download, on a study, a series, or what is selected."""
 
-from __future__ import annotations
-
 import datetime as dt
 from contextlib import suppress
 from typing import Annotated, Any

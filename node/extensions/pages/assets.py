@@ -3,8 +3,6 @@
 Each is compressed once, when it is first asked for, and then kept in memory.
 """
 
-from __future__ import annotations
-
 import gzip
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Functions of pages that run in the children of `node.children.decoder`; see `node.children.decoding`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -1,7 +1,5 @@
 """Files of a revision (volumes, sidecars, pictures), singly and with ranges."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from io import BytesIO
 from math import prod

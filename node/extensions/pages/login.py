@@ -1,7 +1,5 @@
 """Login by a form or by the identity provider, and logout."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 from urllib.parse import quote
 

@@ -1,7 +1,5 @@
 """Pages for administrators: queue, problems, upload, status."""
 
-from __future__ import annotations
-
 import datetime as dt
 import platform
 from collections.abc import Callable, Mapping, Sequence

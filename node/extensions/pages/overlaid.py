@@ -1,7 +1,5 @@
 """A picture of masks over the slice of an image on which they have most, to see where a segmentation lies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path

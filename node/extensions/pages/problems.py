@@ -1,7 +1,5 @@
 """The page of problems: series to settle, refusals, identity conflicts, and files in quarantine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

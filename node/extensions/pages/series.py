@@ -1,7 +1,5 @@
 """The page of a series: viewer, files, header and history."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """The list of studies, and the page of a study."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

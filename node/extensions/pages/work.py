@@ -1,7 +1,5 @@
 """The pages of routes and of work: what the node owes to others, what was given up, and what came of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal

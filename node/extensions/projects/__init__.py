@@ -1,7 +1,5 @@
 """Projects: accounts that see some series and no others."""
 
-from __future__ import annotations
-
 from node.association.added import Parts, Running
 from node.hookspecs import Command, Extension, Router
 

@@ -1,7 +1,5 @@
 """``voxelnode projects list|set|remove|member|add|take|limit``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

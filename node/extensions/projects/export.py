@@ -5,8 +5,6 @@ stay, others are copied to a new name and renamed, and those that are no longer 
 A reader therefore finds the files of every row, unless the export was repeated since it opened the index.
 """
 
-from __future__ import annotations
-
 import grp
 import hashlib
 import os

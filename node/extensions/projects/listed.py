@@ -1,7 +1,5 @@
 """Projects with their members, as commands and pages list them."""
 
-from __future__ import annotations
-
 from node.index.engine.view_rows import Row, ViewRows
 
 

@@ -1,7 +1,5 @@
 """REST: projects, their members and their contents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace

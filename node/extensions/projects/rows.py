@@ -1,7 +1,5 @@
 """Projects as people and rules change them, and as they are listed; see `node.index.nouns.accounts`."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Sequence

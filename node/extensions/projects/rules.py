@@ -4,8 +4,6 @@ Until a rule was applied to a series, members do not see it. A series that a rul
 a label, leaves the project in the same way.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -6,8 +6,6 @@ What pynetdicom gives no event for is looked at every `WATCH_SECONDS`: associati
 must give way, and those that end because they are idle or the node stops.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Iterator

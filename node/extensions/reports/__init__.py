@@ -1,7 +1,5 @@
 """Measurements of structured reports, and selections of key objects, become JSON (PS3.3 A.35)."""
 
-from __future__ import annotations
-
 from node.api import Extension, ObjectKind, Statement
 
 

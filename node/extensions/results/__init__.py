@@ -1,7 +1,5 @@
 """Results: what a hook makes of a series, as DICOM instances that are received like any other."""
 
-from __future__ import annotations
-
 from node.hookspecs import Command, Extension, Router, Statement
 
 

@@ -1,7 +1,5 @@
 """``voxelnode hooks jobs [show|cancel]``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

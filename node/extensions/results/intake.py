@@ -7,8 +7,6 @@ the process dies. Instances that are stored already are not made a second time: 
 and content.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Jobs of hooks and their results, as commands and pages list them."""
 
-from __future__ import annotations
-
 import json
 
 from node.index.engine.view_rows import Row, ViewRows, timed

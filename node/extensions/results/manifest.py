@@ -4,8 +4,6 @@ The fields are those of docs/results.md; messages of a refusal name the field an
 name a patient.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

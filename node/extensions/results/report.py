@@ -1,7 +1,5 @@
 """JSON becomes a structured report: measurements by TID 1500, else texts. A PDF becomes an Encapsulated PDF."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -3,8 +3,6 @@
 A receiver uses the token in its message, which is valid for its job alone; people use their accounts.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from hashlib import sha256
 from typing import Annotated, Literal

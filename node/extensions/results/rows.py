@@ -1,7 +1,5 @@
 """Rows of jobs as their receivers and people see them: reports, results, and what is listed."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import os

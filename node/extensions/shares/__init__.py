@@ -1,7 +1,5 @@
 """Links by which people without an account see a study, or one of its series, for a time."""
 
-from __future__ import annotations
-
 from node.hookspecs import Command, Extension, Router
 
 

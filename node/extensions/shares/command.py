@@ -1,7 +1,5 @@
 """``voxelnode share add|list|revoke``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """The links of an index, to list them."""
 
-from __future__ import annotations
-
 from node.index.engine.view_rows import ViewRows, timed
 from node.index.nouns.records import Share
 

@@ -1,7 +1,5 @@
 """Links to studies: REST, and the pages that they open."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """The links of an index: rows, and the actions that make and revoke them."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """MR spectroscopy becomes NIfTI-MRS, and physiological recordings of Siemens become tables, as BIDS has them."""
 
-from __future__ import annotations
-
 from node.hookspecs import Extension, ObjectKind
 
 MR_SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"

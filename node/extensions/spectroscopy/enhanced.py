@@ -1,7 +1,5 @@
 """MR Spectroscopy Storage (PS3.3 A.36.3): Siemens XA, Philips, and who follows the standard."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

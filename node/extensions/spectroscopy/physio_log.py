@@ -4,8 +4,6 @@ The element holds blocks of equal length, each a file: its length and that of it
 a text. One text lists the times of all slices, the others samples. All clocks count ticks of 2.5 ms since midnight.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Physiological recordings become a table and a sidecar, as BIDS has them (``_physio.tsv.gz``)."""
 
-from __future__ import annotations
-
 import gzip
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Siemens before XA: spectra as CSA Non-Image Storage, whose header is a CSA header; and where Siemens' grids begin."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """RT structure sets become masks on the images that their regions were drawn on (PS3.3 C.8.8.5)."""
 
-from __future__ import annotations
-
 from node.api import Extension, ObjectKind
 
 

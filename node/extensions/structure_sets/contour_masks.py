@@ -5,8 +5,6 @@ contour is empty, and a region whose contours lie between slices, or are oblique
 a contour if its centre is, by the even-odd rule.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

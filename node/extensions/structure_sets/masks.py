@@ -1,7 +1,5 @@
 """The structure sets of one series: masks on the images of the series that they refer to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from pydicom import Dataset

@@ -4,8 +4,6 @@ The file of the audit log is the record; syslog is a copy. Lines wait in memory 
 dropped, which the diagnostic log tells, beyond `MAX_WAITING`.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import logging

@@ -1,7 +1,5 @@
 """[audit]: the copy of the audit log."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal

@@ -63,7 +63,7 @@ class _Worklist(Extension):
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ
-        from node.extensions.worklist.mllp import MllpListener, PatientChanges
+        from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
         from node.extensions.worklist.performed_steps import (
             PerformedStepRepository,
@@ -84,7 +84,7 @@ class _Worklist(Extension):
         if settings.hl7_port is not None:
             patients = None
             if node.audit is not None and "identity" not in node.settings.extensions.disabled:
-                patients = PatientChanges(OpenedRoot(node.settings, node.ingest, node.audit))
+                patients = OpenedRoot(node.settings, node.ingest, node.audit)
             listeners["hl7"] = MllpListener(
                 settings, ae_title, scheduled, node.metrics, node.audit, now, patients, node.on_refusal
             )

@@ -1,7 +1,5 @@
 """``voxelnode worklist list|performed``."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Annotated
 

@@ -3,8 +3,6 @@
 Only what an order needs is parsed: segments, fields, repetitions, components and escapes of the vertical bar encoding.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 import uuid

@@ -23,7 +23,6 @@ import structlog
 from node.association.added import OpenedRoot as Root
 from node.audit.audit_log import APPLICATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
-from node.dicom.json_model import Json
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import (
     ERRORS,
@@ -39,7 +38,7 @@ from node.extensions.worklist.hl7 import (
     type_of,
 )
 from node.extensions.worklist.modality_worklist import step_of
-from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStep, ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import OrderedStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.person_plans import PatientLink, Person
 from node.index.nouns.persons import PersonRepository
@@ -94,7 +93,7 @@ class MllpListener:
         metrics: Metrics,
         audit: Audit | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        patients: PatientChanges | None = None,
+        patients: Root | None = None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
@@ -198,7 +197,7 @@ class MllpListener:
                 count = update.make(self._steps, self._now())
                 reason = f"{count} worklist entries updated; stored studies keep what their files say"
             elif self._patients is not None and (changes := changes_of(message)) is not None:
-                reason = ", ".join(self._patients.make(changes, f"HL7 {host}"))
+                reason = ", ".join(make_changes(self._patients, changes, f"HL7 {host}"))
             else:
                 orders = orders_of(message, self._settings.hl7_station_by_modality)
                 self._steps.apply_orders(orders, self._now())
@@ -340,11 +339,8 @@ class PatientUpdate:
         a rule.
         """
 
-        def changed(attributes: Json) -> ScheduledStep:
-            return step_of(self.fields, attributes)
-
         try:
-            return steps.update_patient(self.patient_id, self.issuer, changed, now)
+            return steps.update_patient(self.patient_id, self.issuer, partial(step_of, self.fields), now)
         except UsageError as error:
             raise MessageRefused("AE", str(error)) from error
 
@@ -427,24 +423,18 @@ def _merges(priors: Sequence[_Named], remaining: Sequence[_Named]) -> Iterator[P
             yield PatientLink(True, prior.person, other)
 
 
-class PatientChanges:
-    """Carries out what messages ask for, with lines in the audit log before and after."""
+def make_changes(root: Root, links: Sequence[PatientLink], who: str) -> tuple[str, ...]:
+    """Merge or separate patients, all of them or none, and return what was done of each; audited before and after.
 
-    def __init__(self, root: Root) -> None:
-        self._index, self._audit = root.ingest.index, root.audit
-
-    def make(self, links: Sequence[PatientLink], who: str) -> tuple[str, ...]:
-        """Merge or separate patients, all of them or none, and return what was done of each.
-
-        Raises UsageError, with nothing changed: see `PersonRepository.link`.
-        """
-        index = self._index
-        index.ahead.require_caught_up()
-        order = f"link {len(links)} pairs of patients"
-        by = partial(AuditMessage.by, who, AuditEvent.PATIENT_RECORD, AuditAction.UPDATE, order)
-        objects = [{"patient_id": person.patient_id} for link in links for person in (link.one, link.other)]
-        return self._audit.change(
-            by(objects),
-            lambda: index.repository(PersonRepository).link(links, index.now(), who),
-            lambda done: by([*objects, *({"study_instance_uid": uid} for uid in done.studies)]),
-        ).outcomes
+    Raises UsageError, with nothing changed: see `PersonRepository.link`.
+    """
+    index = root.ingest.index
+    index.ahead.require_caught_up()
+    order = f"link {len(links)} pairs of patients"
+    by = partial(AuditMessage.by, who, AuditEvent.PATIENT_RECORD, AuditAction.UPDATE, order)
+    objects = [{"patient_id": person.patient_id} for link in links for person in (link.one, link.other)]
+    return root.audit.change(
+        by(objects),
+        lambda: index.repository(PersonRepository).link(links, index.now(), who),
+        lambda done: by([*objects, *({"study_instance_uid": uid} for uid in done.studies)]),
+    ).outcomes

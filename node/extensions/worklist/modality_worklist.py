@@ -1,7 +1,5 @@
 """The modality worklist: the files of [worklist] folder, what a query is answered, and the service that keeps both."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os
@@ -229,7 +227,7 @@ class Worklist(BackgroundService):
                 continue
             if (count := count + 1) > maximum:
                 raise QueryRefused(f"more than {maximum} answers: narrow the query")
-            yield answer(query, entry)
+            yield answer(query.keys, entry)
 
 
 MAX_ELEMENTS = 1000

@@ -1,7 +1,5 @@
 """Orders: the table of the modality worklist, and whether a study is of the patient for whom it was ordered."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path

@@ -204,9 +204,8 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
     """
 
     def create() -> PerformedStep:
-        uid = operation.parameter("AffectedSOPInstanceUID") or generate_uid(
-            None
-        )  # by the SCP if the SCU names none, PS3.7 10.1.5
+        # By the SCP if the SCU names none, PS3.7 10.1.5.
+        uid = operation.parameter("AffectedSOPInstanceUID") or generate_uid(None)
         if not is_identifier(uid):
             raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is not a UID (PS3.5 9.1)")
         step = created(str(uid), operation.data_set(PROCESSING_FAILURE, MAXIMUM_ELEMENTS))

@@ -173,14 +173,6 @@ def _values(key: WorklistKey, entry: Json) -> list[Any]:
     return values
 
 
-def answer(query: WorklistQuery, entry: Json) -> Dataset:
-    """Return the requested attributes of an entry, empty where it has none.
-
-    Of a sequence with keys, the items that match are returned.
-    """
-    return _asked(query.keys, entry)
-
-
 def with_character_set(ds: Dataset) -> Dataset:
     """Give a data set its *Specific Character Set* (0008,0005), if it has other characters than ASCII."""
     if not all(str(element.value).isascii() for element in ds.iterall() if element.VR != "SQ"):
@@ -188,13 +180,17 @@ def with_character_set(ds: Dataset) -> Dataset:
     return ds
 
 
-def _asked(keys: Sequence[WorklistKey], entry: Json) -> Dataset:
+def answer(keys: Sequence[WorklistKey], entry: Json) -> Dataset:
+    """Return the requested attributes of an entry, or of the item of a sequence in it, empty where it has none.
+
+    Of a sequence with keys, the items that match are returned.
+    """
     ds = Dataset()
     for key in keys:
         if key.vr != "SQ":
             ds.add(_element(key.tag, key.vr, _values(key, entry)))
         elif key.inner:
-            found = [_asked(key.inner, item) for item in _values(key, entry) if is_match(key.inner, item)]
+            found = [answer(key.inner, item) for item in _values(key, entry) if is_match(key.inner, item)]
             ds.add(DataElement(key.tag, "SQ", found))
         else:
             ds.add(DataElement(key.tag, "SQ", [data_set_of(item) for item in _values(key, entry)]))

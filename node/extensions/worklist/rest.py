@@ -1,7 +1,5 @@
 """Procedure steps: list, show, add, change and remove scheduled ones; list and show performed ones; their page."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Annotated, Any, Literal
 
@@ -157,14 +155,8 @@ def list_worklist(
     accession_number: Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="Accession Number")] = None,
 ) -> Page[ScheduledStepResource]:
     """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
-    wanted: dict[str, Any] = {
-        "state": state,
-        "start_date": start_date,
-        "modality": modality,
-        "station_ae_title": station_ae_title,
-        "patient_id": patient_id,
-        "accession_number": accession_number,
-    }
+    wanted: dict[str, Any] = {"state": state, "start_date": start_date, "modality": modality}
+    wanted |= {"station_ae_title": station_ae_title, "patient_id": patient_id, "accession_number": accession_number}
     return page.read("worklist", ScheduledStepResource, lambda index: index.repository(ReadScheduledSteps), **wanted)
 
 

@@ -1,7 +1,5 @@
 """The modality worklist: Scheduled Procedure Steps from every source (PS3.4 K.6)."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -180,13 +178,6 @@ class ScheduledStepRepository(IndexRepository):
         connection.execute(delete(ScheduledStepRow).where(ScheduledStepRow.id == id))
 
     @on_writer
-    def set_state(
-        self, connection: Connection, study_instance_uid: str, scheduled_procedure_step_id: str, state: str
-    ) -> None:
-        """Note what a modality does with the step of a study."""
-        set_state(connection, study_instance_uid, scheduled_procedure_step_id, state)
-
-    @on_writer
     def replace_files(
         self,
         connection: Connection,
@@ -273,16 +264,15 @@ def follow_patients(connection: Connection, patient_ids: Sequence[str], now: dt.
 
 def _put(
     connection: Connection, source: str, source_key: str, version: str | None, step: ScheduledStep, now: dt.datetime
-) -> bool:
+) -> None:
     _compare(connection, step, now)
     is_it = and_(ScheduledStepRow.source == source, ScheduledStepRow.source_key == source_key)
     if _change(connection, is_it, step, now, source_version=version):
-        return True
+        return
     values = {**_values(connection, step), "source": source, "source_key": source_key, "source_version": version}
     connection.execute(
         insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
     )
-    return False
 
 
 def _of_order(connection: Connection, order: OrderedStep) -> list[Any]:

@@ -1,7 +1,5 @@
 """``[worklist]`` of the configuration."""
 
-from __future__ import annotations
-
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 

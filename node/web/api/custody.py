@@ -3,8 +3,6 @@
 The decisions themselves write the audit log (`node.receive.custody`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import asdict
 from typing import Annotated, Literal

@@ -5,8 +5,6 @@ nothing, because the events are read from the table. A stream ends as soon as it
 sends no event after that.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic

@@ -1,7 +1,5 @@
 """Resources of the REST API. Names are those of the views (docs/data.md); times are in UTC, lengths in mm."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from pathlib import PurePath

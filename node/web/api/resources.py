@@ -1,7 +1,5 @@
 """Patients, studies, series and instances: lists, single resources, files, deletion, reconversion."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The router that each module of the REST API has: its prefix, and the OpenAPI description that all routes share."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import datetime as dt
@@ -22,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from node.index.database.reading import ReadIndex, checked
 from node.index.engine.rows import PagedRepository, Row, Terms
 from node.web import problem_types as types
-from node.web.access import Call, CurrentCall, declared
+from node.web.access import CurrentCall, declared
 from node.web.api.models import MAX_ID, Resource
 from node.web.errors import PreconditionFailed, ResourceNotFound, UnknownParameters, WrongCursor
 from node.web.headers import accepts_gzip, has_etag, is_match
@@ -235,14 +233,21 @@ def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
     raise WrongCursor
 
 
+After = Annotated[
+    str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
+Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
+
+
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """A request for a page of a list: at most `limit` items after the cursor `after`, and the `total` of all."""
 
-    call: Call
-    after: str | None
-    limit: int
-    total: bool
+    call: CurrentCall
+    after: After = None
+    limit: Limit = 100
+    total: Total = False
 
     def read(
         self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
@@ -265,18 +270,7 @@ def query_detail(name: str, /, **wanted: Any) -> str:
     return " ".join([name, *(f"{filter_}={value}" for filter_, value in wanted.items() if value)])
 
 
-After = Annotated[
-    str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
-]
-Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
-Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
-
-
-def _requested_page(call: CurrentCall, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
-    return PageRequest(call, after, limit, total)
-
-
-RequestedPage = Annotated[PageRequest, Depends(_requested_page)]
+RequestedPage = Annotated[PageRequest, Depends()]
 """Parameter of a route: the part of its list that a caller with the role read wants."""
 
 
@@ -318,9 +312,11 @@ def tagged(response: Response, resource: One) -> One:
 class ChangeRequest:
     """A request to change something, and its conditions."""
 
-    call: Call
+    call: CurrentCall
     response: Response
-    if_match: str | None
+    if_match: Annotated[
+        str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
+    ] = None
 
     def make(
         self,
@@ -348,15 +344,5 @@ class ChangeRequest:
         return checked(check)
 
 
-def _requested_change(
-    call: CurrentCall,
-    response: Response,
-    if_match: Annotated[
-        str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
-    ] = None,
-) -> ChangeRequest:
-    return ChangeRequest(call, response, if_match)
-
-
-Change = Annotated[ChangeRequest, Depends(_requested_change)]
+Change = Annotated[ChangeRequest, Depends()]
 """Parameter of a route that changes something: the conditions of the request."""

@@ -1,7 +1,5 @@
 """Files of conversions: lists, single files and what lies beside them, and the instances that are in a volume."""
 
-from __future__ import annotations
-
 from pathlib import Path as FilePath
 from pathlib import PurePath
 from typing import Annotated, Any

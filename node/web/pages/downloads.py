@@ -4,8 +4,6 @@ Names are by the template of ``[storage] names``, or else the default one of `vo
 case alone. The list is the last member: a ZIP file without it was broken off.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

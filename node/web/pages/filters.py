@@ -4,8 +4,6 @@ Text from the network may contain anything. Templates escape it; deceptive chara
 writing direction, are shown as code points.
 """
 
-from __future__ import annotations
-
 import csv
 import datetime as dt
 import json

@@ -1,7 +1,5 @@
 """The study or the series that the path of a page names, and those that are selected on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
