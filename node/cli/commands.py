@@ -3,121 +3,76 @@
 A command of an extension is a `Command` as well (`node.hookspecs`).
 """
 
-from node.hookspecs import Command
+from node.hookspecs import Command, Panel
 
 OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode init && voxelnode serve")
 """Examples of the program as a whole."""
 
+
+def _command(name: str, panel: Panel, place: str, *examples: str) -> Command:
+    """Return a command of the core; `examples`: what follows its name on a command line."""
+    return Command(name, panel, f"node.cli.{place}", tuple(f"voxelnode {name} {one}".rstrip() for one in examples))
+
+
 COMMANDS = (
-    Command("init", "Run", "node.cli.run.config:init", ("voxelnode init", "voxelnode init site")),
-    Command(
-        "serve", "Run", "node.cli.run.serve:serve", ("voxelnode serve", "voxelnode serve --config site/voxelnode.toml")
-    ),
-    Command("reload", "Run", "node.cli.run.config:reload", ("voxelnode reload",)),
-    Command("doctor", "Run", "node.cli.run.doctor:doctor", ("voxelnode doctor", "voxelnode doctor --json")),
-    Command(
-        "config",
-        "Run",
-        "node.cli.run.config:app",
-        ("voxelnode config show", "voxelnode config check", "voxelnode config example > voxelnode.toml"),
-    ),
-    Command(
+    _command("init", "Run", "run.config:init", "", "site"),
+    _command("serve", "Run", "run.serve:serve", "", "--config site/voxelnode.toml"),
+    _command("reload", "Run", "run.config:reload", ""),
+    _command("doctor", "Run", "run.doctor:doctor", "", "--json"),
+    _command("config", "Run", "run.config:app", "show", "check", "example > voxelnode.toml"),
+    _command(
         "convert",
         "Convert",
-        "node.cli.convert.convert:convert",
-        (
-            "voxelnode convert scans -o volumes",
-            "voxelnode convert scans -o volumes --list",
-            "voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
-            "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
-        ),
+        "convert.convert:convert",
+        "scans -o volumes",
+        "scans -o volumes --list",
+        "scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
+        "scans -o volumes --name '{patient_id}_{series_number:03}'",
     ),
-    Command(
-        "import",
-        "Convert",
-        "node.cli.convert.import_:import_",
-        ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
-    ),
-    Command(
+    _command("import", "Convert", "convert.import_:import_", "scans", "scan.zip --dry-run"),
+    _command(
         "reconvert",
         "Convert",
-        "node.cli.convert.import_:reconvert",
-        (
-            "voxelnode reconvert --failed",
-            'voxelnode reconvert --where \'modality == "MR" and verdict == "incomplete"\' --dry-run',
-        ),
+        "convert.import_:reconvert",
+        "--failed",
+        '--where \'modality == "MR" and verdict == "incomplete"\' --dry-run',
     ),
-    Command(
+    _command(
         "peers",
         "Exchange",
-        "node.cli.exchange.tables:peers",
-        (
-            "voxelnode peers echo PACS@pacs.example:104",
-            "voxelnode peers send 1.2.840.1 --to PACS",
-            "voxelnode peers set CT1 ae_title=CT1 networks=10.1.2.0/24 may=echo,store,commit",
-        ),
+        "exchange.tables:peers",
+        "echo PACS@pacs.example:104",
+        "send 1.2.840.1 --to PACS",
+        "set CT1 ae_title=CT1 networks=10.1.2.0/24 may=echo,store,commit",
     ),
-    Command(
-        "hooks",
-        "Exchange",
-        "node.cli.exchange.tables:hooks",
-        ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
+    _command("hooks", "Exchange", "exchange.tables:hooks", "list", "test mail", "deliveries --state given-up"),
+    _command("routes", "Exchange", "exchange.tables:routes", "list", "waiting", "pause research/PACS"),
+    _command("status", "Look", "look.status:status", "", "--json"),
+    _command("series", "Look", "look.series:series", "", "--state waiting", "--modality CT --since 2026-01-31"),
+    _command(
+        "select", "Look", "look.series:select", "'modality == \"CT\" and slices >= 50'", "'modality == \"CT\"' --why"
     ),
-    Command(
-        "routes",
-        "Exchange",
-        "node.cli.exchange.tables:routes",
-        ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
-    ),
-    Command("status", "Look", "node.cli.look.status:status", ("voxelnode status", "voxelnode status --json")),
-    Command(
-        "series",
-        "Look",
-        "node.cli.look.series:series",
-        ("voxelnode series", "voxelnode series --state waiting", "voxelnode series --modality CT --since 2026-01-31"),
-    ),
-    Command(
-        "select",
-        "Look",
-        "node.cli.look.series:select",
-        ("voxelnode select 'modality == \"CT\" and slices >= 50'", "voxelnode select 'modality == \"CT\"' --why"),
-    ),
-    Command("info", "Look", "node.cli.look.info:info", ("voxelnode info doe", "voxelnode info 1.2.840.1")),
-    Command(
-        "dump", "Look", "node.cli.look.dump:dump", ("voxelnode dump scans/1.dcm", "voxelnode dump 1.2.840.1.1 --json")
-    ),
-    Command("rejections", "Look", "node.cli.look.audit:rejections", ("voxelnode rejections",)),
-    Command("conflicts", "Look", "node.cli.maintain.custody:conflicts_app", ("voxelnode conflicts",)),
-    Command("audit", "Look", "node.cli.look.audit:audit", ("voxelnode audit", "voxelnode audit --verify")),
-    Command("help", "Look", "node.cli.look.help:help_", ("voxelnode help", "voxelnode help select")),
-    Command("fsck", "Maintain", "node.cli.maintain.db:fsck", ("voxelnode fsck", "voxelnode fsck --hash")),
-    Command(
-        "db",
-        "Maintain",
-        "node.cli.maintain.db:db_app",
-        ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
-    ),
-    Command("journal", "Maintain", "node.cli.maintain.db:journal_app", ("voxelnode journal status",)),
-    Command("quarantine", "Maintain", "node.cli.maintain.custody:quarantine_app", ("voxelnode quarantine list",)),
-    Command(
+    _command("info", "Look", "look.info:info", "doe", "1.2.840.1"),
+    _command("dump", "Look", "look.dump:dump", "scans/1.dcm", "1.2.840.1.1 --json"),
+    _command("rejections", "Look", "look.audit:rejections", ""),
+    _command("conflicts", "Look", "maintain.custody:conflicts_app", ""),
+    _command("audit", "Look", "look.audit:audit", "", "--verify"),
+    _command("help", "Look", "look.help:help_", "", "select"),
+    _command("fsck", "Maintain", "maintain.db:fsck", "", "--hash"),
+    _command("db", "Maintain", "maintain.db:db_app", "path", "backup index-copy.sqlite", "export shared --group users"),
+    _command("journal", "Maintain", "maintain.db:journal_app", "status"),
+    _command("quarantine", "Maintain", "maintain.custody:quarantine_app", "list"),
+    _command(
         "lost",
         "Maintain",
-        "node.cli.maintain.custody:lost_app",
-        ("voxelnode lost list", 'voxelnode lost write-off 1.2.840.1 --reason "the scanner no longer has it"'),
+        "maintain.custody:lost_app",
+        "list",
+        'write-off 1.2.840.1 --reason "the scanner no longer has it"',
     ),
-    Command("delete", "Maintain", "node.cli.maintain.deletion:delete", ("voxelnode delete 1.2.840.1 --dry-run",)),
-    Command(
-        "retention",
-        "Maintain",
-        "node.cli.maintain.deletion:retention_app",
-        ("voxelnode retention", "voxelnode retention confirm"),
-    ),
-    Command(
-        "trash", "Maintain", "node.cli.maintain.deletion:trash_app", ("voxelnode trash", "voxelnode trash restore 12")
-    ),
-    Command(
-        "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
-    ),
+    _command("delete", "Maintain", "maintain.deletion:delete", "1.2.840.1 --dry-run"),
+    _command("retention", "Maintain", "maintain.deletion:retention_app", "", "confirm"),
+    _command("trash", "Maintain", "maintain.deletion:trash_app", "", "restore 12"),
+    _command("account", "Maintain", "maintain.account:app", "add doe", "list"),
 )
 
 

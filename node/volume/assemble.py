@@ -297,7 +297,8 @@ def split_by_polarity(grid: Arrangement, voxels: Array, ds: Dataset) -> list[Arr
         return []
     if text(ds, "InPlanePhaseEncodingDirection") not in ("COL", "COLUMN") or "polarity" in frame.variant_key:
         return []
-    gains = _gains(voxels)
+    # How much better each volume correlates with the next one if that is mirrored.
+    gains = [_correlation(one, next_[:, ::-1]) - _correlation(one, next_) for one, next_ in pairwise(voxels)]
     if min(gains) < MIN_GAIN:
         return []
     along: Float = frame.orientation[3:] * (1 if forward else -1)
@@ -322,11 +323,6 @@ def split_by_polarity(grid: Arrangement, voxels: Array, ds: Dataset) -> list[Arr
             )
         )
     return parts
-
-
-def _gains(voxels: Array) -> Sequence[float]:
-    """Return how much better each volume correlates with the next one if that is mirrored."""
-    return [_correlation(one, next_[:, ::-1]) - _correlation(one, next_) for one, next_ in pairwise(voxels)]
 
 
 def _correlation(one: Array, other: Array) -> float:

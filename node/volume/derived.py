@@ -265,8 +265,7 @@ def montage(array: Array, affine_lps: Float, plane: PlaneName = "axial", step: i
 def threshold(array: Array, lower: float = -np.inf, upper: float = np.inf) -> Array:
     """Return a mask (uint8) with 1 where ``lower <= value <= upper``: every such voxel, connected or not."""
     require_numbers(array)
-    mask: Array = ((array >= lower) & (array <= upper)).astype(np.uint8)
-    return mask
+    return ((array >= lower) & (array <= upper)).astype(np.uint8)
 
 
 def masked(array: Array, mask: Array, outside: float) -> Array:

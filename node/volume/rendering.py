@@ -194,8 +194,7 @@ def padded(volume: Volume, stored: Array) -> NDArray[np.bool_]:
     if volume.display.padding is None:
         return np.zeros(stored.shape, bool)
     low, high = sorted(volume.display.padding)
-    inside: NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    return inside
+    return (stored >= low) & (stored <= high)
 
 
 def sample(volume: Volume) -> Array:
@@ -230,23 +229,20 @@ def linear(values: Array, centre: float, width: float) -> Array:
         return linear_exact(values, centre, width)
     if width == 1:
         return np.where(values > centre - 0.5, 1.0, 0.0)
-    unit: Array = np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-    return unit
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
 def linear_exact(values: Array, centre: float, width: float) -> Array:
     """Return 0..1 by the function LINEAR_EXACT, PS3.3 C.11.2.1.3.2; a width of 0 is a step."""
     if width <= 0:
         return np.where(values > centre, 1.0, 0.0)
-    unit: Array = np.clip((values - centre) / width + 0.5, 0, 1)
-    return unit
+    return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
 def sigmoid(values: Array, centre: float, width: float) -> Array:
     """Return 0..1 by the function SIGMOID, PS3.3 C.11.2.1.3.1."""
     exponent = np.clip(-4 * (values - centre) / width, -80, 80)  # beyond, exp leaves float32
-    unit: Array = 1 / (1 + np.exp(exponent))
-    return unit
+    return 1 / (1 + np.exp(exponent))
 
 
 FUNCTIONS: dict[str, Callable[[Array, float, float], Array]] = {

@@ -8,7 +8,7 @@ import ssl
 import struct
 import threading
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import monotonic
@@ -377,9 +377,7 @@ class _Server(uvicorn.Server):
     def end(self) -> None:
         """End the main loop at once. Thread-safe."""
         self.should_exit = True
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is already closed
-                self._loop.call_soon_threadsafe(self._ending.set)
+        self._call_in_loop(self._ending.set)
 
     def end_by_force(self) -> None:
         """Drop connections with unfinished requests. Thread-safe.
@@ -387,9 +385,12 @@ class _Server(uvicorn.Server):
         Since Python 3.12, uvicorn waits for them even if `force_exit` is set (`asyncio.Server.wait_closed`).
         """
         self.force_exit = True
+        self._call_in_loop(self._drop_connections)
+
+    def _call_in_loop(self, function: Callable[[], object]) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is already closed
-                self._loop.call_soon_threadsafe(self._drop_connections)
+                self._loop.call_soon_threadsafe(function)
 
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):

@@ -299,12 +299,6 @@ MAX_KEYS = 10_000
 """Number of keys remembered; beyond it, the oldest failure is forgotten, so that a flood of keys costs no memory."""
 
 
-@dataclass(slots=True)
-class _Failures:
-    count: int
-    last_at: float
-
-
 class Throttle:
     """Counts failures by key, such as an address; its user holds a lock.
 
@@ -315,33 +309,31 @@ class Throttle:
 
     def __init__(self, free_tries: int, clock: Callable[[], float] = monotonic) -> None:
         self._free_tries, self._clock = free_tries, clock
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the last one was
 
     def wait_seconds(self, key: str) -> float:
         """Return the seconds until the next try is allowed, or 0 if it is allowed now."""
-        failures = self._failures.get(key)
-        if failures is None or failures.count < self._free_tries:
+        count, last_at = self._failures.get(key, (0, 0.0))
+        if count < self._free_tries:
             return 0.0
-        doublings = min(failures.count - self._free_tries, 60)
-        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
+        doublings = min(count - self._free_tries, 60)
+        return max(0.0, last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
 
     def count(self, key: str) -> None:
         """Count a failure."""
-        now, known = self._clock(), self._failures.pop(key, None)
-        count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
-        self._failures[key] = _Failures(count, now)
+        now, (count, last_at) = self._clock(), self._failures.pop(key, (0, 0.0))
+        self._failures[key] = count + 1 if now - last_at < FORGET_SECONDS else 1, now
         if len(self._failures) > MAX_KEYS:
             self._failures.popitem(last=False)
 
     def forgive(self, key: str, count: int | None = None) -> int:
         """Forget `count` failures of a key, or all; return how many were forgotten."""
-        known = self._failures.get(key)
-        if known is None:
-            return 0
-        forgiven = known.count if count is None else min(count, known.count)
-        known.count -= forgiven
-        if not known.count:
-            del self._failures[key]
+        known, last_at = self._failures.get(key, (0, 0.0))
+        forgiven = known if count is None else min(count, known)
+        if forgiven < known:
+            self._failures[key] = known - forgiven, last_at
+        else:
+            self._failures.pop(key, None)
         return forgiven
 
 

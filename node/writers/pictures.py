@@ -151,8 +151,7 @@ def write_contours(mask: Volume, folder: Path, stem: str, threshold_hu: float) -
 def points_lps(corners: Array, index: int, affine_lps: Float) -> Float:
     """Return corners of pixels (column, row), whose centres have whole numbers, in LPS and mm."""
     voxels = np.column_stack((corners - 0.5, np.full(len(corners), index), np.ones(len(corners))))
-    points: Float = np.round(voxels @ affine_lps.T[:, :3] + 0.0, DECIMALS)
-    return points
+    return np.round(voxels @ affine_lps.T[:, :3] + 0.0, DECIMALS)
 
 
 def outlines(plane: Array) -> list[Array]:

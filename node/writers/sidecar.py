@@ -215,8 +215,7 @@ def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Flo
         zero if weighting.direction_lps is None or weighting.b_value <= 0 else weighting.direction_lps
         for weighting in diffusion
     ]
-    rotated: Float = axes @ np.array(directions, dtype=np.float64).T + 0.0  # + 0.0 removes negative zeros from the text
-    return rotated
+    return axes @ np.array(directions, dtype=np.float64).T + 0.0  # + 0.0 removes negative zeros from the text
 
 
 def write_document(record: Mapping[str, Any], kind: VolumeKind, folder: Path, stem: str) -> WrittenFile:

@@ -147,7 +147,21 @@ def convert(
     """
     began = time.monotonic()
     settings, objects = _settings(
-        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, png=png, mask=mask, repair=repair
+        configured,
+        {
+            "--format": (
+                "convert.formats",
+                [name for names in format or () for name in names.split(",") if name] or None,
+            ),
+            "--compress": ("convert.compress", compress),
+            "--thumbnails": ("convert.thumbnails", thumbnails),
+            "--workers / -j": ("convert.workers", workers),
+            "--montage": ("convert.montages", montage or None),
+            "--mip": ("convert.projections", mip or None),
+            "--png": ("convert.slices", png or None),
+            "--mask": ("convert.body_masks", mask or None),
+            "--repair": ("convert.repair", repair),
+        },
     )
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
@@ -193,35 +207,11 @@ def convert(
     return Answer(listing, lambda: _print_rest(listing, done, out, took), failed)
 
 
-def _settings(
-    configured: Configured,
-    formats: list[str] | None,
-    compress: bool | None,
-    thumbnails: bool | None,
-    workers: int | None,
-    *,
-    montage: bool,
-    mip: bool,
-    png: bool,
-    mask: bool,
-    repair: bool | None,
-) -> tuple[Convert, tuple[ObjectKind, ...]]:
+def _settings(configured: Configured, given: Given) -> tuple[Convert, tuple[ObjectKind, ...]]:
     """Return [convert] of the configuration with the options of the command, and what extensions convert.
 
     Without configuration and options, NIfTI alone is written.
     """
-    listed = [name for names in formats or () for name in names.split(",") if name]
-    given = {
-        "--format": ("convert.formats", listed or None),
-        "--compress": ("convert.compress", compress),
-        "--thumbnails": ("convert.thumbnails", thumbnails),
-        "--workers / -j": ("convert.workers", workers),
-        "--montage": ("convert.montages", montage or None),
-        "--mip": ("convert.projections", mip or None),
-        "--png": ("convert.slices", png or None),
-        "--mask": ("convert.body_masks", mask or None),
-        "--repair": ("convert.repair", repair),
-    }
     section, keys, extensions = _section(configured, given)
     unset = {"formats": ("nifti",), "thumbnails": False}
     section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,11 +88,8 @@ def _by_child(function: Callable[..., bytes], path: Path, *arguments: Any) -> di
     """Have a confined child read a file, which may be hostile. Raises OSError: the file cannot be read."""
     from node.children.decoder import Decoder, NotDecoded
 
-    decoder = Decoder(workers=1, max_answer_bytes=MAX_ANSWER_BYTES)
     try:
-        answer: dict[str, Any] = json.loads(decoder.run(function, path, *arguments))
-        return answer
+        with closing(Decoder(workers=1, max_answer_bytes=MAX_ANSWER_BYTES)) as decoder:
+            return dict(json.loads(decoder.run(function, path, *arguments)))
     except NotDecoded as error:
         raise VoxelnodeError(f"{path}: {error}") from error
-    finally:
-        decoder.close()

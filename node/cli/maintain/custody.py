@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -124,11 +125,8 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
 def _pixels(mine: Path, theirs: Path) -> str:
     from node.children.decoder import Decoder
 
-    decoder = Decoder(workers=1)
-    try:
+    with closing(Decoder(workers=1)) as decoder:
         return decoder.differences(mine, theirs)
-    finally:
-        decoder.close()
 
 
 def _of(version: Version) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Path, Query, Response
@@ -189,10 +189,7 @@ def decide_conflict(
     call: CurrentCall, conflict: Number, decision: Annotated[Literal["accept", "keep"], Form()]
 ) -> Response:
     """Decide all conflicts of a row."""
-    if decision == "accept":
-        call.act("accept-conflict", conflict=conflict, alike=True)
-    else:
-        call.act("keep-conflict", conflict=conflict, alike=True)
+    call.act(f"{decision}-conflict", conflict=conflict, alike=True)
     return RedirectResponse("/problems/conflicts", SEE_OTHER)
 
 
@@ -267,14 +264,11 @@ def _persons(call: Call) -> PersonRepository:
     return call.node.index.repository(PersonRepository)
 
 
-def _shown(call: Call, patients: Iterable[int]) -> list[dict[str, Any]]:
+def _shown(call: Call, patients: Sequence[int]) -> list[dict[str, Any]]:
     """Return the persons with their studies and pictures, or raise ResourceNotFound; that is noted in the audit log."""
-    found = []
-    for patient in patients:
-        person = _persons(call).shown(patient, SHOWN_STUDIES)
-        if person is None:
-            raise ResourceNotFound("patient")
-        found.append(person)
+    found = [person for patient in patients if (person := _persons(call).shown(patient, SHOWN_STUDIES)) is not None]
+    if len(found) < len(patients):
+        raise ResourceNotFound("patient")
     for person in found:
         senders = [sender for study in person["studies"] for sender in study["senders"]]
         person["senders"] = sorted({sender["calling_ae_title"] or sender["source"] for sender in senders})

@@ -267,5 +267,4 @@ def _as_rounded(positions: Float, along: Float, normal: Float) -> Float | None:
     middle: Float = (off.min(axis=0) + off.max(axis=0)) / 2
     in_plane = middle - (middle @ normal) * normal
     fits = np.abs(off - in_plane).max() <= UNIT_MM / 2 + EXACT_MM
-    places: Float = true + (in_plane if fits else middle)
-    return places
+    return true + (in_plane if fits else middle)

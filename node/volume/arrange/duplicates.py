@@ -6,7 +6,6 @@ Equal pixels alone prove nothing: times may be blank, masked or repeated. A copy
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -271,9 +270,8 @@ def _are_numbered_times(bins: list[Bin]) -> bool:
 
 def _whole_times_by_number(bins: list[Bin]) -> Labels:
     """Return the times, by the frame's `id`, that Instance Numbers count and that are whole."""
-    times: dict[Hashable, list[int]] = defaultdict(list)
-    for frame, label in (labels_by_number(bins) or {}).items():
-        times[label].append(frame)
+    labels = labels_by_number(bins) or {}
+    times = grouped(list(labels), labels.__getitem__)
     return {frame: label for label, own in times.items() if len(own) == len(bins) for frame in own}
 
 

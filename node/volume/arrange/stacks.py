@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from node.volume.geometry import (
     missing_slices,
     position_labels,
 )
-from node.volume.model import Frame
+from node.volume.model import Float, Frame, grouped
 from node.volume.reasons import VolumeWarning, WarningKind
 
 ECHO_TIME_TOLERANCE_MS = 0.05
@@ -138,12 +139,10 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
 
 def _undo_motion(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> Sequence[Frame]:
     """Return the frames with motion undone; `traits` gets the new orientations."""
-    alike: dict[Hashable, list[int]] = {}
     others = [values for name, values in traits.items() if name != "orientation"]
-    for index, key in enumerate(zip(*others, strict=True)):
-        alike.setdefault(key, []).append(index)
+    keys = list(zip(*others, strict=True))
     moved = list(frames)
-    for indices in alike.values():
+    for indices in grouped(range(len(frames)), keys.__getitem__).values():
         for index, frame in zip(indices, undo_motion([frames[index] for index in indices]), strict=True):
             moved[index] = frame
     if any(frame is not before for frame, before in zip(moved, frames, strict=True)):
@@ -237,37 +236,32 @@ def _filled_within(values: list[Hashable], groups: Sequence[Hashable]) -> list[H
 
 def _clustered(values: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
     """Return cluster numbers of times; `UNKNOWN` for None."""
-    known = [index for index, value in enumerate(values or ()) if value is not None]
-    labels: list[Hashable] = [UNKNOWN] * count
-    if values is not None and known:
-        numbers = cluster_numbers(np.array([values[index] for index in known], float), tolerance)
-        for index, number in zip(known, numbers, strict=True):
-            labels[index] = int(number)
-    return labels
+    return _labels(values or [None] * count, UNKNOWN, lambda known: cluster_numbers(known, tolerance).tolist())
 
 
 def _orientations(frames: Sequence[Frame]) -> list[Hashable]:
     """Return cluster numbers of orientations; `UNPLACED` for frames without a position."""
-    placed = [index for index, frame in enumerate(frames) if frame.orientation is not None]
-    labels: list[Hashable] = [UNPLACED] * len(frames)
-    if placed:
-        clusters = cluster_orientations(np.array([frames[index].orientation for index in placed]))
-        for index, cluster in zip(placed, clusters, strict=True):
-            labels[index] = int(cluster)
-    return labels
+    orientations = [frame.orientation for frame in frames]
+    return _labels(orientations, UNPLACED, lambda known: cluster_orientations(known).tolist())
 
 
 def _spacings(frames: Sequence[Frame]) -> list[Hashable]:
     """Return cluster numbers of pixel spacings; (-1, -1) for frames without one."""
-    known = [index for index, frame in enumerate(frames) if frame.pixel_spacing is not None]
-    labels: list[Hashable] = [(-1, -1)] * len(frames)
-    if known:
-        # With logarithms the tolerance is relative to the spacing.
-        logs = np.log(np.array([frames[index].pixel_spacing for index in known]))
-        rows, columns = (cluster_numbers(logs[:, axis], PIXEL_SPACING_TOLERANCE) for axis in (0, 1))
-        for index, row, column in zip(known, rows, columns, strict=True):
-            labels[index] = (int(row), int(column))
-    return labels
+
+    def clustered(known: Float) -> Iterable[Hashable]:
+        logs = np.log(known)  # with which the tolerance is relative to the spacing
+        return zip(*(cluster_numbers(logs[:, axis], PIXEL_SPACING_TOLERANCE).tolist() for axis in (0, 1)), strict=True)
+
+    return _labels([frame.pixel_spacing for frame in frames], (-1, -1), clustered)
+
+
+def _labels(
+    values: Sequence[Any], of_none: Hashable, clustered: Callable[[Float], Iterable[Hashable]]
+) -> list[Hashable]:
+    """Return the clusters of the known values, in their places, and a label for each None."""
+    known = [value for value in values if value is not None]
+    labels = iter(clustered(np.array(known, float)) if known else ())
+    return [of_none if value is None else next(labels) for value in values]
 
 
 def _rank(traits: dict[str, Hashable]) -> tuple[int, ...]:
@@ -445,9 +439,7 @@ def group_by_inversion_rank(groups: Groups, trait: int) -> Groups:
     `trait`: index in the keys of `groups` of the number of the inversion time, which ascends with the time. In the
     result it is the rank.
     """
-    alike: dict[Hashable, list[tuple[Hashable, ...]]] = {}
-    for key, frames in groups.items():
-        alike.setdefault((_time_ms(frames[0]) > 0, *key[:trait], *key[trait + 1 :]), []).append(key)
+    alike = grouped(list(groups), lambda key: (_time_ms(groups[key][0]) > 0, *key[:trait], *key[trait + 1 :]))
     regrouped: Groups = {}
     for keys in alike.values():
         ranked = _by_rank([groups[key] for key in keys])

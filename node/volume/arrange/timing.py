@@ -345,15 +345,10 @@ def _gaps_in_numbers(planes: Planes, taken: set[int]) -> Gaps:
         return {}
     present = sorted(taken.union(*times))
     order = sorted(range(len(times)), key=lambda time: min(times[time]))
-    gaps = {}
-    missing = 0
-    for before, after in pairwise(order):
-        lost = _lost_between(times[before], times[after], present)
-        if lost:
-            gaps[before] = lost
-            missing += lost
+    lost = {before: _lost_between(times[before], times[after], present) for before, after in pairwise(order)}
+    gaps = {before: count for before, count in lost.items() if count}
     even = len(times) > 2 and len(gaps) == len(times) - 1 and len(set(gaps.values())) == 1
-    return {} if even or missing > len(times) else gaps
+    return {} if even or sum(gaps.values()) > len(times) else gaps
 
 
 def _numbers_by_time(planes: Planes) -> list[list[int]] | None:

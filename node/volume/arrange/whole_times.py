@@ -76,8 +76,7 @@ def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
     numbers = _numbers(bins)
     if numbers is None:
         return None
-    by_time = _labels_time_by_time(numbers)
-    labels = _labels_slice_by_slice(numbers) if by_time is None else by_time
+    labels = _labels_time_by_time(numbers) or _labels_slice_by_slice(numbers)
     return None if labels is None else _of_frames(bins, labels)
 
 

@@ -137,8 +137,7 @@ def plain_entries(data: object, entries: int, ds: Dataset) -> Array | None:
 
 def _words(data: bytes, ds: Dataset, *, wide: bool) -> Array:
     order = "<" if ds.original_encoding[1] is not False else ">"
-    words: Array = np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2") if wide else np.frombuffer(data, np.uint8)
-    return words
+    return np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2") if wide else np.frombuffer(data, np.uint8)
 
 
 def _channel(ds: Dataset, colour: str, descriptor: _Descriptor) -> Array:

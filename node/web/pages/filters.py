@@ -90,9 +90,7 @@ def moment(at: str | dt.datetime | None) -> str:
     """Return a UTC time as a ``time`` element, which the page shows in the local time of the browser."""
     if at is None:
         return ""
-    if isinstance(at, str):
-        at = dt.datetime.fromisoformat(at)
-    at = at.replace(tzinfo=dt.UTC) if at.tzinfo is None else at.astimezone(dt.UTC)
+    at = _in_utc(at)
     return Markup('<time datetime="{}" data-moment>{} UTC</time>').format(
         at.isoformat(timespec="milliseconds"), f"{at:%Y-%m-%d %H:%M}"
     )
@@ -100,11 +98,13 @@ def moment(at: str | dt.datetime | None) -> str:
 
 def countdown(at: str | dt.datetime | None) -> str:
     """Return a ``time`` element that the page shows as a countdown."""
-    if at is None:
-        return ""
-    if isinstance(at, str):
-        at = dt.datetime.fromisoformat(at)
-    return Markup('<time datetime="{}" data-countdown></time>').format(at.replace(tzinfo=dt.UTC).isoformat())
+    return "" if at is None else Markup('<time datetime="{}" data-countdown></time>').format(_in_utc(at).isoformat())
+
+
+def _in_utc(at: str | dt.datetime) -> dt.datetime:
+    """Return a time of a view, which has no offset and is in UTC, or another one with its offset."""
+    time = dt.datetime.fromisoformat(at) if isinstance(at, str) else at
+    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
 def about(seconds: float) -> str:
@@ -239,10 +239,8 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
         return WAITING if is_due(series["due_at"], dt.datetime.now(dt.UTC)) else StatusChip("busy", "receiving")
     if state == "converting":
         return StatusChip("busy", "converting")
-    if state == "refused":
-        return StatusChip("bad", "refused")
-    if state == "failed":
-        return StatusChip("bad", "failed")
+    if state in ("refused", "failed"):
+        return StatusChip("bad", state)
     if state == "not-an-image":
         return StatusChip("silent" if series.get("documents") else "plain", "no image")
     return certainty_chip(series["certainty"])
