@@ -20,6 +20,7 @@ from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.records import Level, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
+from node.lifecycle.erasure import certificate_of
 from node.settings.model import Settings
 from node.settings.section import Convert
 from node.writers.options import write_options
@@ -373,6 +374,8 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
         assert [what for what in reported["stays"] if "quarantine" in what] == [
             "quarantine/torn.dcm: it has a UID of what was erased"
         ]
+        parts = f"Instances: {reported['instances']}.", "overwritten: yes", "nobody who may", "torn.dcm: it has a UID"
+        assert all(part in certificate_of(reported).text for part in parts)
         [row] = read_rows(root, "SELECT outcome, payload FROM work WHERE kind = 'erasure'")
         assert (row["outcome"], json.loads(row["payload"])["certificate"]) == ("succeeded", reported)
         (root / "quarantine/torn.dcm").unlink()

@@ -110,14 +110,18 @@ def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
 
 def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     flip(objects(filled)[2])
+    flip(next(filled.glob("volumes/*/*/1-*/*.nii.gz")))
     assert found(settings) == []
-    [finding] = found(settings, digests=True)
-    assert (finding.kind, finding.repair) == ("file-altered", None)
-    [repaired] = found(settings, digests=True, repair=True)
-    assert repaired.repair == "to quarantine, marked as missing"
+    assert {one.kind: one.repair for one in found(settings, digests=True)} == {
+        "file-altered": None,
+        "volume-altered": None,
+    }
+    repaired = {one.kind: one.repair for one in found(settings, digests=True, repair=True)}
+    assert repaired["file-altered"] == "to quarantine, marked as missing"
+    assert repaired["volume-altered"] == "to be converted again"
     assert len(list((filled / "quarantine").glob("*.dcm"))) == 1
-    assert found(settings, digests=True) == []
-    assert view_rows(filled, "SELECT verdict FROM v_series") == [{"verdict": "incomplete"}]
+    assert kinds(found(settings, digests=True)) == ["volume-missing"], "until it is converted again"
+    assert view_rows(filled, "SELECT verdict, state FROM v_series") == [{"verdict": "incomplete", "state": "receiving"}]
 
 
 @pytest.mark.parametrize("is_noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["unknown", "noted"])

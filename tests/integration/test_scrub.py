@@ -10,6 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.cli.look.info import DAMAGED_FILE
+from node.conversion.series import Conversions
 from node.errors import OutOfResources
 from node.index.nouns.records import Outcome
 from node.index.nouns.study_search import StudyFilter
@@ -17,7 +18,8 @@ from node.lifecycle.scrub import Scrub, scrub_state
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until
-from tests.integration.conftest import Root, flip
+from tests.converting import convert_with_all
+from tests.integration.conftest import QUICK, Root, flip
 from tests.preloaded import run
 
 DAY = 86400
@@ -111,6 +113,23 @@ def test_a_file_that_is_found_whole_while_its_series_is_set_aside_has_it_convert
     again = root.index.series.claim_due(root.clock())
     assert again is not None
     assert again.series_instance_uid == ds.SeriesInstanceUID
+
+
+def test_a_conversion_sets_a_series_aside_whose_file_is_damaged_still(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    path, conversions = path_of(root, ds), Conversions(root.archive, root.index, QUICK, root.clock)
+    for times, state in ((2, "receiving"), (1, "failed")):
+        claimed = root.claim(3600)
+        flip(path)
+        end = conversions.convert(claimed, convert_with_all)
+        for _ in range(times - 1):
+            flip(path)
+        conversions.record(claimed, end)
+        [row] = root.rows("SELECT state, error FROM v_series")
+        assert row["state"] == state
+    assert row["error"].startswith("damaged: 1 of 1 files are not as they were received")
+    assert [kind for kind, _ in events(root)] == ["file-damaged"]
 
 
 def test_a_version_that_lost_is_compared_too(root: Root) -> None:

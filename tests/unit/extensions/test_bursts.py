@@ -17,13 +17,13 @@ def scope(uid: str = "3", path: str = SERIES, **other: Any) -> dict[str, Any]:
     return usual | {"path": f"{path}/instances/{uid}/frames/1"} | other
 
 
-def call(uids: list[str], begun_at: float, length: int = 1, **of: Any) -> Any:
+def call(uids: list[str], begun_at: float, length: int = 1, version: int = 1, **of: Any) -> Any:
     """A request for the first of the instances of a series, of this length each."""
     stored = [SimpleNamespace(sop_instance_uid=uid, key=uid, data_set_offset=0, bytes=length) for uid in uids]
     view = SimpleNamespace(instances=SimpleNamespace(stored=lambda study, series: stored))
     archive = SimpleNamespace(path=lambda key: key, remote=None)
     node = SimpleNamespace(index=SimpleNamespace(reading=lambda: nullcontext(view)), archive=archive)
-    state = SimpleNamespace(begun=(begun_at, 1))
+    state = SimpleNamespace(begun=(begun_at, version))
     request = SimpleNamespace(scope=scope(uids[0], **of), state=state, path_params={"study": "1", "series": "2"})
     return SimpleNamespace(request=request, node=node, audit=SimpleNamespace(accessed=lambda objects, how: None))
 
@@ -55,6 +55,17 @@ def test_a_burst_is_renewed_by_one_request_and_ends_with_its_life() -> None:
     kept = begun(["3", "4"])
     renewing, beside, late = (kept.find(scope("4"), at, 1) for at in (0.7, 0.8, 1.1))
     assert (renewing, beside is not None, late) == (None, True, None)
+
+
+@pytest.mark.parametrize("uids", [["3", "4"], ["3"]])
+def test_a_series_is_found_once_a_second_however_often_the_index_changes(
+    monkeypatch: pytest.MonkeyPatch, uids: list[str]
+) -> None:
+    found, finding, kept = [], bursts._found, Bursts()
+    monkeypatch.setattr(bursts, "_found", lambda one: found.append(one.request.state.begun[0]) or finding(one))
+    for at, version in ((0.0, 1), (0.1, 1), (0.3, 2), (1.2, 2), (1.3, 2)):
+        kept.note(call(uids, at, version=version), "frames", lambda *_: None)
+    assert found == [0.1, 1.2]
 
 
 @pytest.mark.parametrize(("length", "is_kept"), [(bursts.MAX_FILE_BYTES, True), (bursts.MAX_FILE_BYTES + 1, False)])

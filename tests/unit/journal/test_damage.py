@@ -8,6 +8,7 @@ import pytest
 from node.journal import segment
 from node.journal.inspection import MARK_FILE, JournalUnusable, inspect
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
+from node.lifecycle.journal import damaged_records
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 
 RECORD_BYTES = RECORD_HEAD_BYTES + 1 + len(PAYLOAD)
@@ -225,3 +226,15 @@ def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_da
     assert split(list(journal.replay(known=3)))[0] == [1, 2]
     assert fill(journal, 1) == [4]
     assert split(opened.left()) == ([1, 2, 4], [(3, 3, opened.segments()[0].name)])
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (6, "records from 7 on, if there were any, are missing with it: it is not there, or was cut"),
+        (7, "record 7, an acknowledged instance, cannot be read"),
+        (8, "records 7 to 8, acknowledged instances, cannot be read"),
+    ],
+)
+def test_what_is_damaged_is_said_in_words(last: int, said: str) -> None:
+    assert damaged_records(Damage(7, last, Path("00000000.journal"))) == said
