@@ -28,7 +28,6 @@ from node.association.framing import Piece, Violation
 from node.association.messages import Messages
 from node.association.request import MalformedRequest, ReceivedRequest
 from node.association.services.c_store import StoreService
-from node.association.tls import PeerCertificate
 from node.association.transport import Overdue, Transport
 from node.association.upper_layer import (
     SERVICE_PROVIDER,
@@ -81,7 +80,7 @@ class AcceptedAssociation(Association):
         dicom: Dicom,
         admission: Admission,
         metrics: Metrics,
-        judge: Callable[[AcceptedAssociation, ReceivedRequest], Rejection | Admitted],
+        judge: Callable[[Claim, ReceivedRequest], Rejection | Admitted],
     ) -> None:
         super().__init__()
         self._dicom, self._admission, self._judge = dicom, admission, judge
@@ -96,11 +95,6 @@ class AcceptedAssociation(Association):
         self._is_taking = False
         self.connection: Claim = admission.connected(self, address)
         self._reports = Reports(admission, metrics, self.connection)
-
-    @property
-    def certificate(self) -> PeerCertificate | None:
-        """The certificate that the peer has shown, if TLS asked for one."""
-        return self._layer.certificate
 
     # For other threads
 
@@ -298,7 +292,7 @@ class AcceptedAssociation(Association):
 
     def indicate_request(self, request: ReceivedRequest) -> Rejection | Accepted:
         """Decide on the association."""
-        decision = self._judge(self, request)
+        decision = self._judge(self.connection, request)
         if isinstance(decision, Admitted):
             self._admitted, self.extended_negotiation = decision, request.extended_negotiation
             self._reports.store_service = decision.store_service

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Literal, Protocol, cast, get_args
@@ -164,7 +165,7 @@ class Admission:
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self.on_refusal, self.lines = on_refusal, LinesOfAddresses()
-        self._dicom, self._peers, self._metrics = dicom, peers, metrics
+        self._dicom, self._peers = dicom, peers
         self._intake_refusal = intake_refusal
         maximum = dicom.maximum_associations
         limits = Limits(
@@ -175,6 +176,8 @@ class Admission:
             reserved=maximum // KNOWN_SHARE if self._proving() else 0,
         )
         self._budget = Budget("dicom", limits, metrics, self._report_eviction)
+        metrics.connections.set_function(self._budget.count)
+        metrics.open_associations.set_function(partial(self._budget.count, Stage.PLACED))
 
     def connected(self, thread: Associated, address: str) -> Claim:
         """Register a connection."""
@@ -182,7 +185,6 @@ class Admission:
         is_known = any(_in_networks(plain, peer) for peer in self._proving())
         connection = Claim(thread, address, Standing.PROVEN if is_known else Standing.STRANGER)
         self._budget.connect(connection)
-        self._count()
         return connection
 
     def judge(self, connection: Claim, requested: ReceivedRequest) -> Rejection | None:
@@ -192,7 +194,6 @@ class Admission:
             connection.caller = self._proved(connection.address, requested)
             connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
             rule = self._budget.enter(connection)
-            self._count()
             rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
         if rejection is not None:
             self.on_refusal(refusal_of(rejection, connection.address, requested))
@@ -221,12 +222,10 @@ class Admission:
     def ending(self, connection: Claim) -> None:
         """Record that the association is over and its connection about to close."""
         self._budget.leave(connection)
-        self._count()
 
     def closed(self, connection: Claim) -> None:
         """Forget a closed connection."""
         self._budget.remove(connection)
-        self._count()
 
     def drain(self, finish_seconds: float) -> None:
         """Ask every connection to end at its next boundary between messages.
@@ -243,10 +242,6 @@ class Admission:
     def wait_until_empty(self, seconds: float) -> bool:
         """Wait until no connection is left; False if `seconds` pass first."""
         return self._budget.wait_until_empty(seconds)
-
-    def _count(self) -> None:
-        self._metrics.connections.set(self._budget.count())
-        self._metrics.open_associations.set(self._budget.count(Stage.PLACED))
 
     def _malformed(self, requested: ReceivedRequest) -> Rejection | None:
         if not requested.is_of_known_version:

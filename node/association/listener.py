@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ from node.association.services.c_find import FindService, negotiate, serve_c_fin
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, reports_owed, serve_n_action, serve_n_event_report
 from node.association.services.retrieve import GET_MODELS, MOVE_MODELS, RetrieveService, serve_c_get, serve_c_move
-from node.association.tls import PeerCertificate, tls_context
+from node.association.tls import tls_context
 from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
@@ -206,7 +205,7 @@ class Listener:
 
     def _begin(self, accepted: socket.socket, tls: ssl.SSLContext | None, host: str, port: int) -> None:
         transport = Transport(accepted, tls, TICK_SECONDS, PDU_SECONDS)
-        judge = partial(self._judge, f"{host}:{port}")
+        judge = partial(self.judge, f"{host}:{port}")
         association = AcceptedAssociation(transport, host, self.dicom, self.admission, self.metrics, judge)
         # A daemon: a second signal ends the process even while peers are connected.
         thread = threading.Thread(target=association.run, name=f"association-{host}:{port}", daemon=True)
@@ -216,14 +215,8 @@ class Listener:
             self.admission.closed(association.connection)
             raise
 
-    def _judge(self, peer: str, association: AcceptedAssociation, request: ReceivedRequest) -> Rejection | Admitted:
-        return self.judge(peer, association.connection, request, association.certificate)
-
-    def judge(
-        self, peer: str, connection: Claim, request: ReceivedRequest, certificate: PeerCertificate | None = None
-    ) -> Rejection | Admitted:
+    def judge(self, peer: str, connection: Claim, request: ReceivedRequest) -> Rejection | Admitted:
         """Accept or reject an association; `peer` is the address and port of its requestor."""
-        request = replace(request, certificate=certificate)
         name = uuid.uuid4().hex[:12]
         calling, called = request.calling_ae_title, request.called_ae_title
         log = logger.bind(association=name, calling_ae_title=calling, called_ae_title=called, peer=peer)
@@ -238,7 +231,7 @@ class Listener:
         answers = negotiated(proposal)
         for rule, reason, remedy, offered in refused_contexts(proposal, answers.contexts, rights.names):
             self.on_refusal(Refused("context", rule, reason, remedy, connection.address, calling, called, offered))
-        shown, now = str(certificate) if certificate is not None else "", self.ingest.now()
+        shown, now = str(request.certificate or ""), self.ingest.now()
         origin = Origin("dicom", calling, called, peer, name, now, shown, releases=rights.releases)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         serve = partial(self._serve, store_service, rights.scope)

@@ -74,20 +74,22 @@ class ReceivedRequest:
     certificate: PeerCertificate | None = None
 
 
-def decoded_request(encoded: bytes) -> ReceivedRequest:
-    """Decode an A-ASSOCIATE-RQ.
+def decoded_request(encoded: bytes, certificate: PeerCertificate | None = None) -> ReceivedRequest:
+    """Decode an A-ASSOCIATE-RQ of a peer that has shown a certificate.
 
     Raises MalformedRequest: an item overruns what it is in, or an item that decides something is cut.
     """
     body = memoryview(encoded)[_PDU_BYTES:]
     called, calling = (_title(bytes(body[at : at + _TITLE_BYTES])) for at in (4, 4 + _TITLE_BYTES))
     try:
-        return _decoded(body, calling, called)
+        return _decoded(body, calling, called, certificate)
     except UndecodablePdu as error:
         raise MalformedRequest(str(error), calling, called) from error
 
 
-def _decoded(body: memoryview, calling_ae_title: str, called_ae_title: str) -> ReceivedRequest:
+def _decoded(
+    body: memoryview, calling_ae_title: str, called_ae_title: str, certificate: PeerCertificate | None
+) -> ReceivedRequest:
     if len(body) < _FIXED_BYTES:
         raise UndecodablePdu(f"an A-ASSOCIATE-RQ of {len(body)} bytes ends before its items (PS3.8 9.3.2)")
     application_context = ""
@@ -113,6 +115,7 @@ def _decoded(body: memoryview, calling_ae_title: str, called_ae_title: str) -> R
             _named(data, "an extended negotiation item (PS3.7 D.3.3.5)") for kind, data in user if kind == EXTENDED_ITEM
         ),
         has_operations_window=any(kind == OPERATIONS_WINDOW_ITEM for kind, _ in user),
+        certificate=certificate,
     )
 
 

@@ -38,7 +38,6 @@ from node.association.contexts import (
 )
 from node.association.framing import MAXIMUM_PDU_BYTES, Framing, OtherPdu, Piece, Violation
 from node.association.request import ReceivedRequest, decoded_request
-from node.association.tls import PeerCertificate
 from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
 from node.errors import VoxelnodeError
 from node.runtime.budget import Claim
@@ -176,11 +175,6 @@ class UpperLayer:
         self.is_sending = False
 
     @property
-    def certificate(self) -> PeerCertificate | None:
-        """The certificate that the peer has shown, if TLS asked for one."""
-        return self._transport.certificate
-
-    @property
     def is_open(self) -> bool:
         """Whether the association is open, as far as this side knows."""
         return self.state is State.OPEN and not self.hung_up
@@ -243,7 +237,7 @@ class UpperLayer:
         if isinstance(unit, Piece):
             self.happens(Event.DATA_RECEIVED, unit)
         elif unit.kind == framing.ASSOCIATE_RQ:
-            self.happens(Event.REQUEST_RECEIVED, decoded_request(unit.encoded))
+            self.happens(Event.REQUEST_RECEIVED, decoded_request(unit.encoded, self._transport.certificate))
         else:
             self.happens(_EVENTS[unit.kind], unit)
         return True
@@ -286,12 +280,6 @@ class UpperLayer:
         action, self.state = TRANSITIONS[self.state, event]
         _ACTIONS[action](self, argument)
 
-    def _start_timer(self, _: None) -> None:
-        self._deadlines.start_timer()
-
-    def _stop_timer(self, _: None) -> None:
-        self._deadlines.stop_timer()
-
     def _indicate_request(self, request: ReceivedRequest) -> None:
         self._deadlines.stop_timer()
         decision = self._user.indicate_request(request)
@@ -311,9 +299,6 @@ class UpperLayer:
         self._deadlines.start_timer()
         self._send(rejection_pdu(rejection))
         self._over()
-
-    def _send_data(self, parts: tuple[bytes | memoryview, ...]) -> None:
-        self._send(*parts)
 
     def _indicate_data(self, piece: Piece) -> None:
         self._user.connection.moved(len(piece.data))
@@ -405,17 +390,17 @@ class UpperLayer:
 
 
 _ACTIONS: Mapping[str, Callable[[UpperLayer, Any], None]] = {
-    "AE-5": UpperLayer._start_timer,
+    "AE-5": lambda layer, _: layer._deadlines.start_timer(),
     "AE-6": UpperLayer._indicate_request,
     "AE-7": UpperLayer._send_acceptance,
     "AE-8": UpperLayer._send_rejection,
-    "DT-1": UpperLayer._send_data,
+    "DT-1": lambda layer, parts: layer._send(*parts),
     "DT-2": UpperLayer._indicate_data,
     "AR-1": UpperLayer._request_release,
     "AR-2": UpperLayer._indicate_release,
     "AR-3": UpperLayer._confirm_release,
     "AR-4": UpperLayer._send_release_answer,
-    "AR-5": UpperLayer._stop_timer,
+    "AR-5": lambda layer, _: layer._deadlines.stop_timer(),
     "AR-6": UpperLayer._refuse_data,
     "AR-8": UpperLayer._indicate_collision,
     "AR-10": lambda layer, _: None,
@@ -423,7 +408,7 @@ _ACTIONS: Mapping[str, Callable[[UpperLayer, Any], None]] = {
     "AA-2": UpperLayer._close,
     "AA-3": UpperLayer._indicate_abort,
     "AA-4": UpperLayer._indicate_loss,
-    "AA-5": UpperLayer._stop_timer,
+    "AA-5": lambda layer, _: layer._deadlines.stop_timer(),
     "AA-8": UpperLayer._abort,
 }
 """What each action does, by its name in PS3.8 tables 9-6 to 9-9."""

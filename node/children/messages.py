@@ -191,7 +191,7 @@ def _reader(kind: Any) -> Callable[[Any, str], Any]:
         return partial(_one_of, {name: name for name in arguments})
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return partial(_one_of, {member.value: member for member in kind})
-    return {str: _text, int: _whole, float: _number, bool: _flag}[kind]
+    return partial(_plain, kind)
 
 
 def _fields_of(kind: Any) -> dict[str, tuple[Callable[[Any, str], Any], bool]]:
@@ -233,26 +233,13 @@ def _one_of(values: dict[str, Any], value: Any, where: str) -> Any:
     return values[value]
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise WrongType(f"{where} is not a text")
-    return value
+_PLAIN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _whole(value: Any, where: str) -> int:
-    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53)
-    if isinstance(value, bool) or not is_whole:
-        raise WrongType(f"{where} is not a whole number")
-    return int(value)
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise WrongType(f"{where} is not true or false")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WrongType(f"{where} is not a number")
-    return float(value)
+def _plain(kind: type, value: Any, where: str) -> Any:
+    if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        value = int(value)
+    is_of_kind = isinstance(value, int | float if kind is float else kind)
+    if not is_of_kind or (isinstance(value, bool) and kind is not bool):
+        raise WrongType(f"{where} is not {_PLAIN[kind]}")
+    return kind(value)

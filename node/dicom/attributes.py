@@ -176,7 +176,7 @@ def instance_attributes(
 
 
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
-    """As `instance_attributes`, of a data set that is too large for memory: see `read_header_by_windows`."""
+    """As `instance_attributes`, of a data set that may be too large for memory: see `read_header_by_windows`."""
     return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
 
 

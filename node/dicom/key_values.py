@@ -122,9 +122,7 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
     Raises InvalidQuery if a value violates its value representation.
     """
     wanted = [text for text in texts if text]
-    if any(_ANYTHING.fullmatch(text) for text in wanted):
-        return ()
-    if not wanted:
+    if not wanted or any(_ANYTHING.fullmatch(text) for text in wanted):
         return ()
     if fuzzy and key.vr == "PN":
         return _words(wanted)
@@ -164,10 +162,7 @@ def _moment(date: object, time: object) -> tuple[dt.date, dt.time] | None:
 
 
 def require_order(key: Key, match: Match) -> None:
-    """Raise if a range ends before it begins.
-
-    Raises InvalidQuery if the range ends before it begins.
-    """
+    """Raise InvalidQuery if a range ends before it begins."""
     match match:
         case Between(dt.date() as first, dt.date() as last) if first > last:
             raise _invalid(key, "the first date of a range must not be after the second (PS3.4 C.2.2.2.5)")

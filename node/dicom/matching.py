@@ -370,17 +370,12 @@ def _combined(conditions: list[Condition]) -> list[Condition]:
 
 
 def _require_few_matches(conditions: list[Condition], documents: Sequence[DocumentKey]) -> None:
-    count = 0
-    for key in documents:
-        count += max(1, len(key.texts)) if key.restricts else 0
-        if count > MAX_MATCHES:
-            raise InvalidQuery(
-                key.tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it"
-            )
-    for condition in conditions:
-        count += compared(condition.matches)
-        if count > MAX_MATCHES:
-            tag = standard_tag(condition.key.keyword)
+    counts = [(key.tag, max(1, len(key.texts))) for key in documents if key.restricts]
+    counts += [(standard_tag(condition.key.keyword), compared(condition.matches)) for condition in conditions]
+    total = 0
+    for tag, count in counts:
+        total += count
+        if total > MAX_MATCHES:
             raise InvalidQuery(tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it")
 
 

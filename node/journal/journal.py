@@ -207,8 +207,9 @@ class Journal:
         """Write and sync all that wait, in as many pieces as segments are needed."""
         try:
             while batch:
-                segment = self._segment_for(batch[0].size)
-                count = _fitting(batch, self._segment_bytes - segment.end)
+                segment = self._segment_for(batch[0].size)  # with room for one at least
+                room = self._segment_bytes - segment.end
+                count = max(1, sum(end <= room for end in accumulate(waiting.size for waiting in batch)))
                 self._write_to(segment, batch[:count])
                 del batch[:count]
         except Exception as error:
@@ -487,8 +488,3 @@ class Journal:
             for segment in (*self._used, *self._spare):
                 segment.close()
             os.close(self._folder_lock)
-
-
-def _fitting(batch: list[_Waiting], room: int) -> int:
-    """Return how many of the first waiting ones fit into these bytes; at least one, which has room."""
-    return max(1, sum(end <= room for end in accumulate(waiting.size for waiting in batch)))

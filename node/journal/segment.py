@@ -45,8 +45,7 @@ class SegmentHead:
 
     def encoded(self) -> bytes:
         """Return the bytes of the header, without the rest of its page."""
-        head = _SEGMENT.pack(SEGMENT_MAGIC, self.version, self.journal, self.salt, self.first, 0)[:-_CHECKSUM_BYTES]
-        return head + checksum(head).to_bytes(_CHECKSUM_BYTES, "little")
+        return _packed(_SEGMENT, SEGMENT_MAGIC, self.version, self.journal, self.salt, self.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +66,32 @@ class RecordHead:
     def encoded(self) -> bytes:
         """Return the bytes of the header."""
         fields = (self.salt, self.sequence, self.facts_bytes, self.payload_bytes, self.checksum)
-        head = _RECORD.pack(RECORD_MAGIC, *fields, 0)[:-_CHECKSUM_BYTES]
-        return head + checksum(head).to_bytes(_CHECKSUM_BYTES, "little")
+        return _packed(_RECORD, RECORD_MAGIC, *fields)
 
 
 def segment_head(data: bytes) -> SegmentHead | None:
     """Return the header of a segment, or None if it was never used or is damaged."""
-    if len(data) < _SEGMENT.size:
-        return None
-    magic, version, journal, salt, first, expected = _SEGMENT.unpack_from(data)
-    if magic != SEGMENT_MAGIC or checksum(data[: _SEGMENT.size - _CHECKSUM_BYTES]) != expected:
-        return None
-    return SegmentHead(version, journal, salt, first)
+    fields = _unpacked(_SEGMENT, SEGMENT_MAGIC, data)
+    return SegmentHead(*fields) if fields is not None else None
 
 
 def record_head(data: bytes) -> RecordHead | None:
     """Return the header of a record, or None where there is none or it is damaged."""
-    if len(data) < RECORD_HEAD_BYTES:
+    fields = _unpacked(_RECORD, RECORD_MAGIC, data)
+    return RecordHead(*fields) if fields is not None else None
+
+
+def _packed(form: struct.Struct, *fields: Any) -> bytes:
+    head = form.pack(*fields, 0)[:-_CHECKSUM_BYTES]
+    return head + checksum(head).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _unpacked(form: struct.Struct, magic: bytes, data: bytes) -> list[Any] | None:
+    """Return the fields between the magic and the checksum; None if these are not there."""
+    if len(data) < form.size:
         return None
-    magic, *fields, expected = _RECORD.unpack_from(data)
-    if magic != RECORD_MAGIC or checksum(data[: RECORD_HEAD_BYTES - _CHECKSUM_BYTES]) != expected:
-        return None
-    return RecordHead(*fields)
+    found, *fields, expected = form.unpack_from(data)
+    return fields if found == magic and checksum(data[: form.size - _CHECKSUM_BYTES]) == expected else None
 
 
 def checksum(*parts: bytes) -> int:

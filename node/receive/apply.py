@@ -150,10 +150,6 @@ class Applier(BackgroundService, Ahead):
             raise OutOfResources(f"intake has stopped: {self._archive.intake.stopped or error}") from error
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
-        self.appended()
-
-    def appended(self) -> None:
-        """Apply what was appended, in a moment."""
         self.wake(self._gather_seconds)
         if self._is_awaited and self.lag >= self._company:
             with self._changed:

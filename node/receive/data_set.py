@@ -76,6 +76,7 @@ class IncomingDataSet:
         self._archive, self._buffers, self._head = archive, buffers, head
         self._buffer: bytearray | None = buffers.take()
         self._file: _InPartFile | _InOtherFile | None = None
+        self._whole = b""  # what the buffer has, once it was asked for
         self.bytes = 0
 
     def append(self, fragment: bytes | bytearray | memoryview) -> None:
@@ -112,18 +113,19 @@ class IncomingDataSet:
 
     def in_memory(self) -> bytes:
         """Return the bytes that a buffer has; none of a data set that is in a file."""
-        if self._buffer is None:
-            return b""
-        with memoryview(self._buffer) as buffer, buffer[: self.bytes] as data_set:
-            return bytes(data_set)
+        if self._buffer is not None and len(self._whole) < self.bytes:
+            with memoryview(self._buffer) as buffer, buffer[: self.bytes] as data_set:
+                self._whole = bytes(data_set)
+        return self._whole
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of a data set that is in a file."""
-        assert self._file is not None
+        """Return some of the bytes; fewer at their end."""
+        if self._file is None:
+            return self.in_memory()[offset : offset + length]
         return self._file.part.read(self._file.offset + offset, length)
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the bytes of a data set that is in a file."""
+        """Yield the bytes."""
         for offset in range(0, self.bytes, LARGE_BYTES):
             yield self.read(offset, LARGE_BYTES)
 
@@ -150,7 +152,7 @@ class IncomingDataSet:
             file.part.abandon()
 
     def _release_buffer(self) -> None:
-        buffer, self._buffer = self._buffer, None
+        buffer, self._buffer, self._whole = self._buffer, None, b""
         if buffer is not None:
             self._buffers.give_back(buffer)
 

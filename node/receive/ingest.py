@@ -26,7 +26,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
-from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
+from node.dicom.attributes import InstanceAttributes, attributes_by_windows, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, file_head
 from node.dicom.header import cut_pixels, require_inflatable, require_parsable
 from node.dicom.status import NotPermitted
@@ -329,11 +329,7 @@ class Incoming:
     def lacks_pixels(self) -> bool:
         """Return whether the received data set has not all pixels: see `node.dicom.header`."""
         syntax = self._announced.transfer_syntax_uid
-        if not self._data_set.is_in_memory:
-            return cut_pixels(self._data_set.read, self._data_set.bytes, syntax) is not None
-        data_set = self._data_set.in_memory()
-        found = cut_pixels(lambda offset, length: data_set[offset : offset + length], len(data_set), syntax)
-        return found is not None
+        return cut_pixels(self._data_set.read, self._data_set.bytes, syntax) is not None
 
     def refer_to(self, file: Path, data_set_offset: int) -> None:
         """Take the data set of a DICOM file that stays where it is: see `IncomingDataSet.refer_to`."""
@@ -349,16 +345,15 @@ class Incoming:
         Raises NotPermitted: it is of another study or series than the peer was asked for.
         Raises OutOfResources: it could not be made durable.
         """
-        data_set = self._data_set.in_memory()
         try:
-            attributes = self._attributes(data_set)
+            attributes = self._attributes()
             self._ingest.require_uid("Study Instance UID", attributes.study_instance_uid)
             self._ingest.require_uid("Series Instance UID", attributes.series_instance_uid)
             self._require_announced(attributes)
             self._require_wanted(attributes)
             self._note_series(attributes)
             with self._ingest.metrics.sync_seconds.time():
-                self._keep(attributes, data_set, outcome)
+                self._keep(attributes, outcome)
         except InstanceRefused:
             self.abandon()
             raise
@@ -388,7 +383,7 @@ class Incoming:
             now = self._ingest.now()
             metrics.last_words.heard(origin.calling_ae_title, origin.address, "stored an instance", now, stored=1)
 
-    def _keep(self, attributes: InstanceAttributes, data_set: bytes, outcome: Future[Outcome] | None) -> None:
+    def _keep(self, attributes: InstanceAttributes, outcome: Future[Outcome] | None) -> None:
         ingest, origin = self._ingest, self._origin
         ingest.archive.intake.require_open()
         placed = self._data_set.placed()
@@ -411,7 +406,7 @@ class Incoming:
             if self._data_set.is_in_memory
             else (attributes.sop_instance_uid, attributes.study_instance_uid, attributes.series_instance_uid),
         )
-        payload = (self._head, data_set) if self._data_set.is_in_memory else ()
+        payload = (self._head, self._data_set.in_memory()) if self._data_set.is_in_memory else ()
         try:
             ingest.applier.append(facts.encoded(), *payload, known=Known(attributes, outcome))
         except OutOfResources:
@@ -420,17 +415,13 @@ class Incoming:
             raise
         self._data_set.release()
 
-    def _attributes(self, data_set: bytes) -> InstanceAttributes:
-        syntax = self._announced.transfer_syntax_uid
+    def _attributes(self) -> InstanceAttributes:
+        data_set, syntax = self._data_set, self._announced.transfer_syntax_uid
         try:
-            if self._data_set.is_in_memory:
-                attributes = instance_attributes(data_set, syntax)
-                require_parsable(lambda offset, length: data_set, len(data_set), syntax)
-            else:
-                attributes = attributes_by_windows(self._data_set.read, syntax)
-                require_parsable(self._data_set.read, self._data_set.bytes, syntax)
+            attributes = attributes_by_windows(data_set.read, syntax)
+            require_parsable(data_set.read, data_set.bytes, syntax)
             if syntax == DEFLATED_LITTLE_ENDIAN:
-                require_inflatable([data_set] if self._data_set.is_in_memory else self._data_set.pieces())
+                require_inflatable(data_set.pieces())
             return attributes
         except HeaderCut:
             raise NotUnderstood(f"data set ends within an element, after {self._data_set.bytes} bytes") from None

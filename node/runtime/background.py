@@ -221,17 +221,14 @@ class BackgroundService(ABC):
             self._due_at = inf
         return not self._stopping.is_set()
 
-    def _step_if_ours(self) -> float | None:
-        is_ours = self._is_ours()
-        if is_ours and not self._was_ours:
-            self._take_up()
-        self._was_ours = is_ours
-        return self.step() if is_ours else ASK_AGAIN_SECONDS
-
     def _checked_step(self) -> float | None:
         self.steps += 1
         try:
-            seconds = self._step_if_ours()
+            is_ours = self._is_ours()
+            if is_ours and not self._was_ours:
+                self._take_up()
+            self._was_ours = is_ours
+            seconds = self.step() if is_ours else ASK_AGAIN_SECONDS
         except Exception as error:
             self._thread.failed(error)
             return 0.0
