@@ -146,13 +146,14 @@ def verify(folder: Path) -> list[str]:
     if full and full[0][0] > 1:
         previous = ""
     for path in audit_files(folder):
-        for number, line, digest in _digests(path):
-            where = f"line {number}" if not full else f"{path.name} line {number}"
-            if digest is None:
-                problems.append(f"{where} is not a line of the audit log: torn by a power cut, or inserted")
-            elif previous and digest != previous:
-                problems.append(f"{where} does not follow the line before it: one was changed or removed")
-            previous = digest_of(line)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                digest, where = _digest_in(line), f"line {number}" if not full else f"{path.name} line {number}"
+                if digest is None:
+                    problems.append(f"{where} is not a line of the audit log: torn by a power cut, or inserted")
+                elif previous and digest != previous:
+                    problems.append(f"{where} does not follow the line before it: one was changed or removed")
+                previous = digest_of(line)
     return problems
 
 
@@ -194,13 +195,6 @@ def _digest_in(line: bytes) -> str | None:
         return str(json.loads(line)["previous"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _digests(path: Path) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yield number and bytes of each line, and the digest that it contains."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, line, _digest_in(line)
 
 
 def _full_files(folder: Path) -> list[tuple[int, Path]]:

@@ -160,9 +160,9 @@ class Conversions:
             return MadeOfLost() if claimed.current.holds_lost else None
         if not claimed.expectation.lost:
             return None
-        key = claimed.study_instance_uid, claimed.series_instance_uid
-        remains = LostSources({key: self._index.lost.by_series().get(key, set())}).folders(self._archive.root)
-        remote, folder = self._archive.remote, series_folder(*key)
+        lost = self._index.lost.by_series().get(claimed.key, set())
+        remains = LostSources({claimed.key: lost}).folders(self._archive.root)
+        remote, folder = self._archive.remote, series_folder(*claimed.key)
         if not remains and remote is not None and remote.has_any(folder):
             remains = [folder]
         return MadeOfLost(f"; {remains[-1]} was made of them, and stays") if remains else None

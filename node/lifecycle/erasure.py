@@ -15,7 +15,7 @@ import hashlib
 import mmap
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -226,7 +226,10 @@ class Erasing:
             while erasure.objects:
                 level, uid, _ = erasure.objects[0]
                 purged, stay = purge_unnamed(self._archive, self._index, level, uid, order.who, self._index.now())
-                erasure = _without_first(erasure, purged, stay)
+                fields = dict(erasure.certificate)
+                fields["quarantined"] += purged
+                fields["stays"] = [*fields["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
+                erasure = Erasure(erasure.objects[1:], erasure.deleted - 1, erasure.trash, fields)
                 self._index.work.report(id, None, erasure, self._index.now())
                 reached("erasure-purged")
             downloads = remove_prepared(self._archive)
@@ -252,13 +255,6 @@ class Erasing:
 def certificate_of(fields: Mapping[str, Any]) -> Certificate:
     """Return the certificate that a row of the ledger has."""
     return Certificate(**{**fields, "takers": [Taker(**taker) for taker in fields["takers"]]})
-
-
-def _without_first(erasure: Erasure, purged: int, stay: Iterable[str]) -> Erasure:
-    fields = dict(erasure.certificate)
-    fields["quarantined"] += purged
-    fields["stays"] = [*fields["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
-    return Erasure(erasure.objects[1:], erasure.deleted - 1, erasure.trash, fields)
 
 
 def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[str]) -> tuple[list[Taker], list[str]]:

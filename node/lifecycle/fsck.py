@@ -28,7 +28,7 @@ from node.index.engine.place import check, place_of
 from node.index.models.levels import STORE
 from node.index.nouns.conversions import VolumeFile
 from node.index.nouns.instance_files import folders_of
-from node.index.nouns.records import InstanceFile, Received
+from node.index.nouns.records import InstanceFile
 from node.journal.inspection import records, segment_files
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mark_of, unaccounted
@@ -298,7 +298,9 @@ def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) ->
 
 def _unknown_losers(root: Path, url: str | None, named: set[str], *, serving: bool) -> Iterator[Finding]:
     """Find files that quarantine had when an older copy of the index was made, and files that came there since."""
-    unknown = [one for one in not_named(root, named, dt.datetime.now(dt.UTC)) if not (serving and _is_young(one))]
+    now = dt.datetime.now(dt.UTC)
+    young = now - dt.timedelta(seconds=RECEIVING_SECONDS)
+    unknown = [one for one in not_named(root, named, now) if not (serving and one.file.received_at >= young)]
     if not unknown:
         return
     with reading(root, url) as index:  # by now
@@ -306,10 +308,6 @@ def _unknown_losers(root: Path, url: str | None, named: set[str], *, serving: bo
     for one in unknown:
         if one.file.key not in named:
             yield Finding("loser-unknown", one.file.key, sop_instance_uid=one.attributes.sop_instance_uid)
-
-
-def _is_young(found: Received) -> bool:
-    return (dt.datetime.now(dt.UTC) - found.file.received_at).total_seconds() <= RECEIVING_SECONDS
 
 
 def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from node.index.nouns.converted import SeriesKey
 from node.index.work.messages import PendingEvent
 from node.index.work.routes import DueInstance
 from node.index.work.states import Outcome
@@ -20,8 +21,6 @@ GROUP_INSTANCES = 1000
 
 InstanceKey = tuple[int, str]
 """Row and digest of an instance: other bytes of it are sent again."""
-
-SeriesOf = tuple[str, str]
 
 RETURN = "it came from there"
 
@@ -118,7 +117,7 @@ class RouteStep:
     _queue: deque[PendingEvent] = field(default_factory=deque)  # messages that were not sent with others yet
     _asked: dict[str, Asked] = field(default_factory=dict)  # by the messages that were
     _tried: dict[InstanceKey, NotTaken | None] = field(default_factory=dict)
-    _held_back: set[SeriesOf] = field(default_factory=set)
+    _held_back: set[SeriesKey] = field(default_factory=set)
     _skipped: set[InstanceKey] = field(default_factory=set)  # instances that only cancelled messages ask for
     _last_of: dict[int, str] = field(default_factory=dict)  # messages attempted for the last time, by rows of instances
     _got_on: set[str] = field(default_factory=set)  # messages of those of which an instance was taken
@@ -155,7 +154,7 @@ class RouteStep:
 
     def is_taken(self, due: DueInstance) -> bool:
         """Return whether an instance was taken in this step."""
-        return self._tried.get(key_of(due), _UNTRIED) is None
+        return key_of(due) in self._tried and self._tried[key_of(due)] is None
 
     def is_held_back(self, due: DueInstance) -> bool:
         """Return whether an instance is not to be sent now."""
@@ -218,9 +217,6 @@ def key_of(due: DueInstance) -> InstanceKey:
     return due.image_id, due.sha256
 
 
-def series_of(due: DueInstance) -> SeriesOf:
+def series_of(due: DueInstance) -> SeriesKey:
     """Return the series of an instance."""
     return due.study_instance_uid, due.series_instance_uid
-
-
-_UNTRIED = NotTaken("not tried yet")

@@ -185,14 +185,14 @@ class RouteWorker(HeldWorker):
         wanted = [due for due in dues if self._is_wanted(pending, due)]
         is_cancelled = pending.message_id in step.cancelled_by
         left = [due for due in wanted if not (is_cancelled or due.is_sent or step.is_taken(due))]
-        return Asked(pending, dues, wanted, left, not wanted and all(map(self._is_return, dues)))
+        return Asked(pending, dues, wanted, left, not wanted and all(map(self._destination.is_origin, dues)))
 
     # What the route leaves out
 
     def _is_wanted(self, pending: PendingEvent, due: DueInstance) -> bool:
         if pending.event == "send":
             return True
-        if self._is_return(due):
+        if self._destination.is_origin(due):  # the route sends nothing back
             return False
         if pending.event in BY_HAND:
             return True
@@ -200,10 +200,6 @@ class RouteWorker(HeldWorker):
         if key not in self._judged:
             self._judged[key] = self._is_selected(pending, due)
         return self._judged[key]
-
-    def _is_return(self, due: DueInstance) -> bool:
-        """Return whether an instance came from the destination, to which the route sends nothing back."""
-        return self._destination.is_origin(due)
 
     def _is_selected(self, pending: PendingEvent, due: DueInstance) -> bool:
         """Return whether the series of an instance, as it is now, is what the route is for."""

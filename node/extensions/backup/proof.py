@@ -236,7 +236,7 @@ def _converted_again(
     archive, index, options = repository.archive, repository.index, write_options(settings.convert)
     index.series.reopen([key], FIRST)
     claimed = index.series.claim_due(FIRST)
-    if claimed is None or (claimed.study_instance_uid, claimed.series_instance_uid) != key:
+    if claimed is None or claimed.key != key:
         return None  # it waits for instances, or for its conversion
     if claimed.current is None or claimed.current.input_sha256 != input_sha256(claimed, options, claimed.referenced):
         return None

@@ -25,7 +25,7 @@ from node.index.engine.sql import in_partial_index, insert
 from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
 from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
 from node.index.models.work import HostRemovalRow, ObjectRemovalRow
-from node.index.nouns.conversions import REVISION_FILES, revision_files
+from node.index.nouns.conversions import REVISION_FILES
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.hosts import (
     SPOOLED,
@@ -33,6 +33,7 @@ from node.index.nouns.hosts import (
     ObjectRepository,
     current_of_files,
     instance_files,
+    instances_first,
     named_objects,
     only_host_of,
 )
@@ -63,11 +64,10 @@ class PlaceRepository(ObjectRepository):
 
         `missing`: also instances whose local file is known to be missing: the store may have them.
         """
-        images = FILES.where(SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        images = FILES.where(SPOOLED, self._is_here(ImageRow), ImageRow.key > after)
+        images = images if missing else images.where(ImageRow.file_missing.is_(False))
         of_revisions = SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow), RevisionFileRow.key > after
-        files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
-        instances = instance_files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
-        return [*instances, *revision_files(connection, files.limit(limit - len(instances)))]
+        return instances_first(connection, images, REVISION_FILES.where(*of_revisions), limit)
 
     @on_reader
     def unnoted(self, connection: Connection, after: int, limit: int) -> list[UnnotedRevision]:
@@ -149,13 +149,9 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def stored(self, connection: Connection, after: str, limit: int) -> list[InstanceFile | RevisionFile]:
         """Return files that the store has, in the order of their keys, from behind one: instances first."""
-        images = FILES.where(ImageRow.place == STORE, ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        images = FILES.where(ImageRow.place == STORE, ImageRow.key > after)
         files = REVISION_FILES.where(RevisionFileRow.place == STORE, RevisionFileRow.key > after)
-        instances = instance_files(connection, images)
-        return [
-            *instances,
-            *revision_files(connection, files.order_by(RevisionFileRow.key).limit(limit - len(instances))),
-        ]
+        return instances_first(connection, images, files, limit)
 
     @on_reader
     def marked(self, connection: Connection, after: str, limit: int) -> list[InstanceFile]:

@@ -314,11 +314,7 @@ class ObjectUploads(UploadService):
             log.error("file_unreadable", path=file.key, reason=error.strerror)
             return False
         if problem is not None:
-            return (
-                self._is_revision_saved(file, problem)
-                if isinstance(file, RevisionFile)
-                else self._is_saved(file, problem)
-            )
+            return self._is_saved(file, problem)
         if isinstance(file, InstanceFile) and file.file_missing:  # its disk is back
             self._index.instances.mark_files([file.key], missing=False, now=self._now())
         try:
@@ -329,22 +325,18 @@ class ObjectUploads(UploadService):
             pass
         return False
 
-    def _is_saved(self, file: InstanceFile, problem: str) -> bool:
-        """Return whether the store has an instance whose local file is missing or damaged; else report the damage."""
-        if self._remote.object_problem(file) is None:
-            return True
-        if not file.file_missing and self._index.instances.named_keys([file.key]):  # else deleted or replaced meanwhile
-            report_damage(self._archive, self._index, file.key, problem, self._now())
-        return False
+    def _is_saved(self, file: InstanceFile | RevisionFile, problem: str) -> bool:
+        """Return whether the store has what is missing or damaged here.
 
-    def _is_revision_saved(self, file: RevisionFile, problem: str) -> bool:
-        """Return whether the store has a file of a revision whose local file is missing or damaged; else make it again.
-
-        So a host that lost its disk heals by itself: volumes are made of instances.
+        Else the damage of an instance is reported, and a file of a revision is made again: so a host that lost its disk
+        heals by itself, as volumes are made of instances.
         """
         if self._remote.object_problem(file) is None:
             return True
-        if self._places.revision_file(file.key) == file:  # else deleted, or a sidecar that was written again meanwhile
+        if isinstance(file, InstanceFile):
+            if not file.file_missing and self._index.instances.named_keys([file.key]):  # else deleted or replaced
+                report_damage(self._archive, self._index, file.key, problem, self._now())
+        elif self._places.revision_file(file.key) == file:  # else deleted, or a sidecar that was written again
             log.error("volume_damaged", path=file.key, reason=f"{problem}: its series is converted again")
             self._archive.remove(file.key)
             self._index.series.reopen(self._places.current_of(file.key), self._now())

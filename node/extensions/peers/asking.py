@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import Connection, Row, Select, func, or_, select, union
 from sqlalchemy.orm import join
 
-from node.association.client.addresses import address_of
+from node.association.client.addresses import Address, address_of
 from node.association.client.association import NothingAccepted
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError
@@ -32,6 +32,7 @@ from node.index.engine.rows import IndexRepository, on_reader, on_writer, reads
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.verdicts import series_at
 from node.index.nouns.waits import is_awaiting, waits_of
 from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Lane, Postponed, Work, add, in_lane
 from node.index.work.states import Inquiry, payload_of
@@ -90,6 +91,16 @@ class Questioner(IndexFollower):
         return None if next_at is None else max((next_at - moment).total_seconds(), FOLLOW_SECONDS)
 
 
+class _Query(NamedTuple):
+    """The arguments of `find_instance_count` and `find_instances`."""
+
+    peer: Address
+    calling_ae_title: str
+    series: SeriesKey
+    timeout: float
+    is_abandoned: Callable[[], bool]
+
+
 class Asking:
     """Asks a question: the step of the ledger."""
 
@@ -112,10 +123,14 @@ class Asking:
             return Ended("dropped", "the sender has not answered lately")
         deadline = monotonic() + MAX_SECONDS
         try:
-            count = self._count(name, key, lambda: stopping.is_set() or monotonic() > deadline)
+            peer, dicom = address_of(name, self._settings), self._settings.dicom
+            query = _Query(
+                peer, dicom.ae_title, key, RESPONSE_SECONDS, lambda: stopping.is_set() or monotonic() > deadline
+            )
+            count = find_instance_count(*query)
             if name in self._early and (again := self._again(work, key, waiting, count)) is not None:
                 return again
-            reported = self._reported(name, key, waiting.received, count, deadline, stopping)
+            reported = self._reported(query, waiting.received, count)
         except (PeerFailed, UsageError) as error:
             if stopping.is_set():
                 return None
@@ -137,10 +152,6 @@ class Asking:
     def recorded(self, work: Work, decision: Decision) -> None:
         """Tell nobody: what the sender says is in the verdict."""
 
-    def _count(self, name: str, key: SeriesKey, is_abandoned: Callable[[], bool]) -> int | None:
-        peer, dicom = address_of(name, self._settings), self._settings.dicom
-        return find_instance_count(peer, dicom.ae_title, key, RESPONSE_SECONDS, is_abandoned)
-
     def _again(self, work: Work, key: SeriesKey, waiting: Waiting, count: int | None) -> Decision | None:
         """Return what becomes of a question about a series that may be converted early; None: this was the last time.
 
@@ -156,21 +167,16 @@ class Asking:
         log.info("series_confirmed", series_instance_uid=key[1], instances=count)
         return Ended("succeeded", f"the sender has {count}, {waiting.received} are here", Inquiry(count))
 
-    def _reported(
-        self, name: str, key: SeriesKey, received: int, count: int | None, deadline: float, stopping: threading.Event
-    ) -> Reported:
+    def _reported(self, query: _Query, received: int, count: int | None) -> Reported:
         """Return what the sender says, with what is missing of its list if it has more, or gives no count."""
         if count is not None and count <= received:
             return Reported(received, count)
-        peer, dicom = address_of(name, self._settings), self._settings.dicom
         try:
-            listed = find_instances(
-                peer, dicom.ae_title, key, RESPONSE_SECONDS, lambda: stopping.is_set() or monotonic() > deadline
-            )
+            listed = find_instances(*query)
         except PeerFailed as error:
-            log.warning("series_not_listed", series_instance_uid=key[1], error=type(error).__name__)
+            log.warning("series_not_listed", series_instance_uid=query.series[1], error=type(error).__name__)
             return Reported(received, count)
-        return reported_of(received, count, listed, self._questions.stored(key))
+        return reported_of(received, count, listed, self._questions.stored(query.series))
 
 
 def reported_of(received: int, count: int | None, listed: Collection[str] | None, stored: Collection[str]) -> Reported:
@@ -274,12 +280,7 @@ class QuestionRepository(IndexRepository):
     @on_reader
     def waiting(self, connection: Connection, key: SeriesKey) -> Waiting | None:
         """Return what is here of a series; None if it was deleted."""
-        study, series = key
-        row = connection.execute(
-            select(SeriesRow.id, SeriesRow.state, SeriesRow.due_at)
-            .select_from(join(SeriesRow, StudyRow))
-            .where(StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == series)
-        ).first()
+        row = connection.execute(series_at(key)).first()
         if row is None:
             return None
         return Waiting(_received(connection, row.id), row.due_at if row.state == "receiving" else None)
@@ -289,10 +290,8 @@ class QuestionRepository(IndexRepository):
     @on_reader
     def stored(self, connection: Connection, key: SeriesKey) -> set[str]:
         """Return the SOP Instance UIDs that are here of a series."""
-        study, series = key
-        images = select(ImageRow.sop_instance_uid).select_from(join(join(ImageRow, SeriesRow), StudyRow))
-        own = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == series
-        return set(connection.scalars(images.where(*own)))
+        own = series_at(key).with_only_columns(SeriesRow.id)
+        return set(connection.scalars(select(ImageRow.sop_instance_uid).where(ImageRow.series_id.in_(own))))
 
 
 def _last_sender(waits: Waits) -> tuple[str, dt.datetime]:

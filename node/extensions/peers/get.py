@@ -65,11 +65,10 @@ class RetrieveTarget:
 
     def identifier(self) -> Dataset:
         """Return the identifier of the C-GET-RQ."""
-        ds = Dataset()
-        ds.QueryRetrieveLevel = "SERIES" if self.series_instance_uid else "STUDY"
-        ds.StudyInstanceUID = self.study_instance_uid
-        if self.series_instance_uid:
-            ds.SeriesInstanceUID = self.series_instance_uid
+        ds = of_series("SERIES", self.study_instance_uid, self.series_instance_uid)
+        if not self.series_instance_uid:
+            ds.QueryRetrieveLevel = "STUDY"
+            del ds.SeriesInstanceUID
         return ds
 
 
@@ -110,7 +109,7 @@ def get(
     outcome = "lost"
     try:
         with association(peer, dicom.ae_title, contexts_of(kinds), timeout, roles, is_abandoned) as assoc:
-            counts = _GetOperation(assoc, dicom, service, on_progress).run(target)
+            counts = _GetOperation(assoc, service, on_progress).run(target)
         outcome = "released"
     except AssociationLost as error:
         raise GetFailed(f"{peer}: {error}") from error
@@ -166,11 +165,7 @@ class _GetOperation:
     """One C-GET and the C-STORE requests that it causes."""
 
     def __init__(
-        self,
-        assoc: RequestedAssociation,
-        dicom: Dicom,
-        service: StoreService,
-        on_progress: Callable[[SubOperationCounts], None],
+        self, assoc: RequestedAssociation, service: StoreService, on_progress: Callable[[SubOperationCounts], None]
     ) -> None:
         self._assoc, self._on_progress = assoc, on_progress
         self._responses: deque[CommandSet] = deque()
@@ -220,9 +215,5 @@ class _GetOperation:
 
 
 def _counts(response: CommandSet) -> SubOperationCounts:
-    return SubOperationCounts(
-        *(
-            response.number(element) or 0
-            for element in (Element.COMPLETED, Element.FAILED, Element.WARNING, Element.REMAINING)
-        )
-    )
+    elements = Element.COMPLETED, Element.FAILED, Element.WARNING, Element.REMAINING
+    return SubOperationCounts(*(response.number(element) or 0 for element in elements))

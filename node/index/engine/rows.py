@@ -110,6 +110,16 @@ def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concate
     return run
 
 
+def writes(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Make a function a method of repositories, as `on_writer`."""
+
+    @wraps(function)
+    def run(repository: IndexRepository, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return repository._writer.run(lambda connection: function(connection, *args, **kwargs))
+
+    return run
+
+
 def distinct_values(column: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     """Return a SELECT of the distinct values of a column, as ``value``, in their order and without NULL.
 
@@ -222,6 +232,11 @@ def applied(connection: Connection, journal: str) -> AppliedPosition:
     return AppliedPosition.of(about(connection, f"{APPLIED}/{journal}"))
 
 
+def set_about(connection: Connection, key: str, value: str) -> None:
+    """Store a fact about the index, replacing any value of `key`."""
+    _SET.execute(connection, {"key": key, "value": value})
+
+
 class AboutRepository(IndexRepository):
     """Facts about the index, by key."""
 
@@ -229,10 +244,7 @@ class AboutRepository(IndexRepository):
 
     applied = reads(applied)
 
-    @on_writer
-    def set(self, connection: Connection, key: str, value: str) -> None:
-        """Store a fact, replacing any value of `key`."""
-        set_about(connection, key, value)
+    set = writes(set_about)
 
     @on_writer
     def set_once(self, connection: Connection, key: str, value: str) -> str:
@@ -241,11 +253,6 @@ class AboutRepository(IndexRepository):
         is_empty = AboutRow.value == ""
         connection.execute(absent.on_conflict_do_update(index_elements=["key"], set_={"value": value}, where=is_empty))
         return about(connection, key) or value
-
-
-def set_about(connection: Connection, key: str, value: str) -> None:
-    """Store a fact about the index, replacing any value of `key`."""
-    _SET.execute(connection, {"key": key, "value": value})
 
 
 def set_applied(connection: Connection, applied: AppliedPosition) -> None:

@@ -39,17 +39,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-from node.index.engine.view_rows import (
-    ANY_OF,
-    DISTINCT,
-    EACH,
-    NUMBER,
-    ROOT_FOLDER,
-    TEXT,
-    UNINDEXED,
-    literal,
-    pattern_of,
-)
+from node.index.engine.view_rows import ANY_OF, DISTINCT, EACH, LIKE, NUMBER, ROOT_FOLDER, TEXT, UNINDEXED, literal
 
 Value = TypeVar("Value")
 
@@ -339,25 +329,13 @@ def contains(column: Any, part: str) -> ColumnElement[bool]:
     return _Like(column, f"%{literal(part)}%")
 
 
-def contains_words(column: Any, words: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition that a text contains words with one character between them; letters as by `contains`."""
-    return _Like(column, pattern_of(words))
-
-
 def starts_with(column: Any, start: str) -> ColumnElement[bool]:
     """Return the condition that a text starts with another; letters match as by `contains`."""
     return _Like(column, f"{literal(start)}%")
 
 
 class _Like(ConditionElement):
-    """LIKE of SQLite, which ignores the case of ASCII letters; the pattern has none of A to Z.
-
-    lower() of PostgreSQL changes these letters alone under the collation "C". ILIKE would change the pattern for each
-    row.
-    """
-
-    in_sqlite = "({0} LIKE {1} ESCAPE '/')"
-    in_postgresql = "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')"
+    in_sqlite, in_postgresql = LIKE
 
     def __init__(self, column: Any, pattern: str) -> None:
         super().__init__(column, bindparam(None, pattern, type_=String))

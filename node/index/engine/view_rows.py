@@ -44,6 +44,12 @@ TEXT = Said("json_extract({0}, '$.{1}')", "(CAST({0} AS JSON) ->> '{1}')")
 SIZE = Said("json_array_length({0})", "json_array_length(CASE json_typeof({0}) WHEN 'array' THEN {0} END)")
 """The number of values of an array; 0 or NULL of the JSON ``null``."""
 
+LIKE = Said("({0} LIKE {1} ESCAPE '/')", "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')")
+"""A pattern without letters from A to Z. LIKE of SQLite ignores the case of ASCII letters.
+
+lower() of PostgreSQL changes these letters alone under the collation "C". ILIKE would change the pattern for each row.
+"""
+
 DISTINCT = Said("json_group_array(DISTINCT {0})", "coalesce(json_agg(DISTINCT {0}), '[]')")
 ANY_OF = Said("({0} IN {1})", "({0} = ANY (ARRAY{1}))")
 MOMENT = Said("{0}", "CAST({0} AS TIMESTAMP)")
@@ -159,6 +165,11 @@ class ViewRows:
 
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)
+
+    def _about(self, key: str) -> str | None:
+        """Return a fact about the index, or None."""
+        row = self._row('SELECT value FROM about WHERE "key" = :key', key=key)
+        return None if row is None else str(row["value"])
 
     def _value(self, query: str, **values: Any) -> Any:
         """Return what a query of one row and one column gives."""

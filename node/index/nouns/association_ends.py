@@ -240,9 +240,8 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
     It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once it is known that this way
     of this sender to end means nothing, the series from which that was learnt are judged again.
     """
-    own = series.study_instance_uid, series.series_instance_uid
     row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
-    end = next(reversed(standing_ends(connection, own, row.last_received_at)), None)
+    end = next(reversed(standing_ends(connection, series.key, row.last_received_at)), None)
     if end is None or end.ending is None or party_of(end) != "sender":
         return
     number = ImageRow.instance_number
@@ -253,7 +252,7 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
     agree = lowest in (0, 1) and count == numbers == len(series.instances)
     is_alone = verdict.rule == "association" and verdict.missing is None
     is_whole = verdict.state == "complete" or (is_alone and agree)
-    for key in learn_end(connection, Ending(*end.ending), own, is_whole, now):
+    for key in learn_end(connection, Ending(*end.ending), series.key, is_whole, now):
         _end_doubts(connection, key, "its series were whole all the same", now, end.ending)
 
 

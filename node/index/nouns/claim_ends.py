@@ -63,7 +63,7 @@ class ClaimEnds(IndexRepository):
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
-        record_series_event(connection, kind, _key(series), now, detail, series.revision)
+        record_series_event(connection, kind, series.key, now, detail, series.revision)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
@@ -78,7 +78,7 @@ class ClaimEnds(IndexRepository):
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
             revision = connection.scalar(select(SeriesRow.revision).where(SeriesRow.id == series.id))
-            record_series_event(connection, "series-unchanged", _key(series), now, None, revision)
+            record_series_event(connection, "series-unchanged", series.key, now, None, revision)
             judge(connection, series.id, now)
 
     @on_writer
@@ -105,7 +105,7 @@ class ClaimEnds(IndexRepository):
         else:
             values |= completeness_columns(verdict_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
-            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
+            record_series_event(connection, "series-failed", series.key, now, detail, series.revision)
         update_series(connection, series.id, values)
         return again
 
@@ -124,11 +124,11 @@ class ClaimEnds(IndexRepository):
         does a new revision of a series to which it refers.
         """
         if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
-            if count_lost(connection, _key(series)) or count_damaged(connection, series.id):
+            if count_lost(connection, series.key) or count_damaged(connection, series.id):
                 judge(connection, series.id, now)
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
-            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
+            record_series_event(connection, "series-failed", series.key, now, detail, series.revision)
 
     @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
@@ -197,7 +197,3 @@ def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.d
     had = {instance.key for instance in series.instances}
     rows = connection.execute(select(ImageRow.key, ImageRow.received_at).where(ImageRow.series_id == series.id))
     return min((received_at for key, received_at in rows if key not in had), default=None)
-
-
-def _key(series: ClaimedSeries) -> SeriesKey:
-    return series.study_instance_uid, series.series_instance_uid

@@ -362,8 +362,8 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
         *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     )
     for revision in connection.scalars(had_volumes).all():
-        key, detail = (series.study_instance_uid, series.series_instance_uid), f"replaced by revision {series.revision}"
-        record_series_event(connection, "volume-superseded", key, now, detail, revision)
+        detail = f"replaced by revision {series.revision}"
+        record_series_event(connection, "volume-superseded", series.key, now, detail, revision)
     connection.execute(update(ConversionRow).where(*current).values(superseded=True, owes_sidecars=0))
 
 

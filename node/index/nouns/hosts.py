@@ -89,10 +89,7 @@ class ObjectRepository(IndexRepository):
         """Return the files that a host alone has, instances first."""
         images = FILES.where(SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
         files = REVISION_FILES.where(SPOOLED_FILES, RevisionFileRow.spool_host == host)
-        return [
-            *instance_files(connection, images.order_by(ImageRow.key)),
-            *revision_files(connection, files.order_by(RevisionFileRow.key)),
-        ]
+        return instances_first(connection, images, files)
 
     @on_reader
     def current_only_at(self, connection: Connection, host: str) -> list[SeriesKey]:
@@ -142,6 +139,15 @@ def only_host_of(connection: Connection, key: str) -> str | None:
 def instance_files(connection: Connection, query: Select[*tuple[Any, ...]]) -> list[InstanceFile]:
     """Return the rows of a query for the columns of `FILES`."""
     return [InstanceFile(*row) for row in connection.execute(query)]
+
+
+def instances_first(
+    connection: Connection, images: Select[*tuple[Any, ...]], files: Select[*tuple[Any, ...]], limit: int | None = None
+) -> list[InstanceFile | RevisionFile]:
+    """Return the rows of queries for the columns of `FILES` and `REVISION_FILES`, each in the order of their keys."""
+    instances = instance_files(connection, images.order_by(ImageRow.key).limit(limit))
+    left = None if limit is None else limit - len(instances)
+    return [*instances, *revision_files(connection, files.order_by(RevisionFileRow.key).limit(left))]
 
 
 def named_objects(connection: Connection, keys: Sequence[str]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import Any, Literal
@@ -13,7 +13,6 @@ from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
-from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
@@ -54,7 +53,7 @@ from node.index.nouns.received import DIGEST_CORRECTED, WHOLE, Compared, add_ins
 from node.index.nouns.records import AssociationEnd, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.verdicts import judge, judge_holding
-from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
+from node.index.search.selection import selected_instances, stored_instances
 from node.index.work.messages import begin_repaired
 from node.runtime.failpoints import reached
 
@@ -385,22 +384,11 @@ class ReadInstances(PagedRepository, InstanceViews):
     ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)
 
-    def stored(
-        self,
-        study_instance_uid: str | None = None,
-        series_instance_uid: str | None = None,
-        sop_instance_uids: Collection[str] = (),
-    ) -> Iterator[StoredInstance]:
-        """Yield the instances that match the given UIDs. See `node.index.search.selection.stored_instances`."""
-        return stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
+    stored = reads(stored_instances)
 
-    def selected(self, selection: Selection, limit: int | None = None) -> Selected:
-        """Return the instances that a retrieve requests. See `node.index.search.selection.selected_instances`."""
-        return selected_instances(self._connection, selection, limit)
+    selected = reads(selected_instances)
 
-    def files(self) -> Iterator[InstanceFile]:
-        """Yield the file of every instance, sorted by folder."""
-        return instance_files(self._connection)
+    files = reads(instance_files)
 
     named_keys = reads(named_keys)
 
@@ -419,8 +407,8 @@ class ReadInstances(PagedRepository, InstanceViews):
     def count_unavailable(self, study: str, series: str | None = None, sop_instance: str | None = None) -> int:
         """Count the instances of a study, of a series, or the one, whose file is known to be missing or damaged."""
         rest = "AND file_missing" + ("" if sop_instance is None else " AND sop_instance_uid = :instance")
-        more = {} if sop_instance is None else {"instance": sop_instance}
-        rows = self._rows_of_study("SELECT count(*) AS missing FROM v_images", study, series, rest, **more)
+        source = "SELECT count(*) AS missing FROM v_images"
+        rows = self._rows_of_study(source, study, series, rest, instance=sop_instance)
         return int(rows[0]["missing"])
 
     def bytes_by_series(self, study_instance_uid: str) -> dict[str, int]:

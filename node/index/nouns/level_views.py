@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from node.index.engine.view_rows import DISTINCT, MOMENT, Row, ViewRows, certainty_of, moment, pattern_of
+from node.index.engine.view_rows import DISTINCT, LIKE, MOMENT, Row, ViewRows, certainty_of, moment, pattern_of
 from node.index.nouns.records import InstanceFile, PlaceCount, StoredStudy
 from node.quiet import is_due
 
@@ -57,8 +57,8 @@ class PatientViews(ViewRows):
 
         A space in `text` stands for the separator between parts of a name.
         """
-        named = "SELECT * FROM v_patients WHERE patient_name LIKE :pattern ESCAPE '/'"
-        query = f"{named} ORDER BY patient_name NULLS FIRST, id LIMIT :limit"
+        named = self._queries.say(LIKE, "patient_name", ":pattern")
+        query = f"SELECT * FROM v_patients WHERE {named} ORDER BY patient_name NULLS FIRST, id LIMIT :limit"
         return self._rows(query, pattern=pattern_of(text.split()), limit=limit)
 
 

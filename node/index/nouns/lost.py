@@ -18,21 +18,30 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, or_, select, true
+from sqlalchemy import ColumnElement, Connection, delete, or_, select, true
 from sqlalchemy.orm import join
 
 from node.completeness import lost_instances
 from node.errors import UsageError
 from node.files.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.index.engine.about_keys import GAPS
-from node.index.engine.rows import IndexRepository, PagedRepository, columns_of, on_reader, on_writer, reads, set_about
+from node.index.engine.rows import (
+    IndexRepository,
+    PagedRepository,
+    columns_of,
+    on_reader,
+    on_writer,
+    reads,
+    set_about,
+    writes,
+)
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import HAS_FILE, SET_ASIDE, ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
-from node.index.nouns.verdicts import judge
+from node.index.nouns.verdicts import judge, series_at
 from node.index.nouns.views import LostViews
 
 
@@ -52,8 +61,8 @@ def found_again(
 
 
 def _reopen(connection: Connection, study: str, series: str, now: dt.datetime, detail: str) -> None:
-    for series_id in connection.scalars(_series(study, series)).all():
-        reopen(connection, series_id, study, None, now, detail)
+    for row in connection.execute(series_at((study, series))).all():
+        reopen(connection, row.id, study, None, now, detail)
 
 
 def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
@@ -124,19 +133,21 @@ def record_lost(
     now: dt.datetime,
     written_off: WriteOffs = MappingProxyType({}),
 ) -> int:
-    """Do what `LostRepository.record` says."""
+    """Note instances as lost, unless they came meanwhile; return for how many this is news.
+
+    The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
+    """
     lost = [instances[place] for place in absent(connection, instances, written_off)]
     news: Counter[tuple[str, str]] = Counter()
     for one in lost:
         values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
-        row = insert(LostInstanceRow).values(values).on_conflict_do_nothing()
-        if connection.execute(row).rowcount == 1:
+        if connection.execute(insert(LostInstanceRow).values(values).on_conflict_do_nothing()).rowcount == 1:
             news[one.study_instance_uid, one.series_instance_uid] += 1
     for (study, series), count in news.items():
         detail = f"{lost_instances(count)}: send them again, or write them off"
         record_series_event(connection, "instances-lost", (study, series), now, detail)
-        for series_id in connection.scalars(_series(study, series)).all():
-            judge(connection, series_id, now)
+        for row in connection.execute(series_at((study, series))).all():
+            judge(connection, row.id, now)
     return news.total()
 
 
@@ -192,19 +203,7 @@ class LostRepository(IndexRepository):
                 found[uid].append(sha256)
         return found
 
-    @on_writer
-    def record(
-        self,
-        connection: Connection,
-        instances: Sequence[Acknowledged],
-        now: dt.datetime,
-        written_off: WriteOffs = MappingProxyType({}),
-    ) -> int:
-        """Note instances as lost, unless they came meanwhile; return for how many this is news.
-
-        The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
-        """
-        return record_lost(connection, instances, now, written_off)
+    record = writes(record_lost)
 
     @on_writer
     def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
@@ -266,11 +265,6 @@ def aside_entry(row: Any) -> Acknowledged:
     """Return what a ledger has of the version in a conflict, by its row."""
     uids = row.sop_instance_uid, row.study_instance_uid, row.series_instance_uid
     return Acknowledged(*uids, row.sha256, "", row.calling_ae_title or "", "", row.found_at.isoformat())
-
-
-def _series(study_instance_uid: str, series_instance_uid: str) -> Select[int]:
-    of_study = StudyRow.study_instance_uid == study_instance_uid
-    return select(SeriesRow.id).join(StudyRow).where(of_study, SeriesRow.series_instance_uid == series_instance_uid)
 
 
 class ReadLost(PagedRepository, LostViews):

@@ -17,25 +17,12 @@ from collections.abc import Collection, Sequence
 from itertools import chain, product
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    case,
-    func,
-    insert,
-    literal,
-    literal_column,
-    or_,
-    select,
-    table,
-    update,
-)
+from sqlalchemy import Connection, Select, case, func, insert, literal, literal_column, or_, select, table, update
 
 from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.rows import IndexRepository, PagedRepository, Row, Terms, on_reader, on_writer, reads
-from node.index.engine.sql import contains_words, listed_in, starts_with
+from node.index.engine.sql import listed_in, starts_with
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow, Utc
 from node.index.nouns import person_plans as plans
@@ -350,24 +337,17 @@ class PersonRepository(IndexRepository):
         if row["merged_into"] is not None:
             is_theirs &= listed_in(plans.NAMED, [patient])
         listed = select(*columns).where(is_theirs).order_by(StudyRow.id.desc()).limit(limit)
-        studies = [dict(study) for study in connection.execute(listed).mappings()]
+        studies = connection.execute(listed).mappings().all()
         senders = _senders(connection, [study["id"] for study in studies])
-        for study in studies:
-            study["senders"] = senders.get(study["id"], [])
         count = connection.execute(select(func.count()).select_from(StudyRow).where(is_theirs)).scalar_one()
-        return {**row, "studies": studies, "count": count}
+        return {**row, "studies": [{**one, "senders": senders.get(one["id"], [])} for one in studies], "count": count}
 
 
 def _added(connection: Connection, person: Person) -> Any:
     """Insert the row of a patient of whom no file is here, and return it."""
-    values = {
-        "identity": f"{person.issuer}\\{person.patient_id}",
-        "patient_id": person.patient_id,
-        "issuer_of_patient_id": person.issuer or None,
-        "patient_name": person.patient_name or None,
-        "patient_birth_date": person.patient_birth_date,
-        "patient_sex": person.patient_sex or None,
-    }
+    names = "patient_id", "patient_name", "patient_birth_date", "patient_sex"
+    values = {name: getattr(person, name) or None for name in names}
+    values |= {"identity": f"{person.issuer}\\{person.patient_id}", "issuer_of_patient_id": person.issuer or None}
     return connection.execute(insert(PatientRow).values(values).returning(PatientRow.__table__)).one()
 
 
@@ -457,12 +437,3 @@ class ReadPatients(PagedRepository, PatientViews):
     def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
         query = super()._matching(**wanted)
         return query if name is None else query.where(starts_with(PatientRow.patient_name, name))
-
-    def named(self, text: str, limit: int) -> list[Row]:
-        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
-
-        A space in `text` stands for the separator between parts of a name.
-        """
-        name: ColumnElement[str] = literal_column("patient_name")
-        named = _SHOWN.where(contains_words(name, text.split())).order_by(name.nulls_first(), literal_column("id"))
-        return self._plain(self._connection.execute(named.limit(limit)))

@@ -243,6 +243,11 @@ class ClaimedSeries:
     referenced: tuple[FoundSeries, ...] = ()  # as far as the last conversion knew them
     transfer_syntax_uids: frozenset[str] = frozenset()
 
+    @property
+    def key(self) -> SeriesKey:
+        """Both UIDs of the series."""
+        return self.study_instance_uid, self.series_instance_uid
+
 
 @dataclass(frozen=True, slots=True)
 class RevisionFile:

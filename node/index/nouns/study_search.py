@@ -289,11 +289,8 @@ def _is_complete(condition: StudyCondition) -> ColumnElement[bool]:
     unlike = _number_of(or_(SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)), _IS_DOUBTED))
     uncounted = _number_of(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
     is_like = and_(unlike == 0, _number_of(SeriesRow.verdict == "complete") > 0)
-    if condition == "verified":
-        return _its_series(and_(is_like, uncounted == 0))
-    if condition == "no-gap-seen":
-        return _its_series(and_(is_like, uncounted > 0))
-    return _its_series(is_like)
+    counted = {"verified": uncounted == 0, "no-gap-seen": uncounted > 0}
+    return _its_series(and_(is_like, counted.get(condition, true())))
 
 
 def _of_series(condition: ColumnElement[bool]) -> _Part:

@@ -48,7 +48,7 @@ def expectation_of(
     aside, versions = _count_aside(connection, row.id, study_uid, row.series_instance_uid)
     return expectation(
         counts,
-        reported=_reported_of(row.reported),
+        reported=row.reported and Reported(**{**row.reported, "named": tuple(row.reported["named"])}),
         aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=tuple(_siblings(connection, row)),
@@ -60,11 +60,6 @@ def expectation_of(
         aside=aside,
         versions=versions,
     )
-
-
-def _reported_of(document: Mapping[str, Any] | None) -> Reported | None:
-    """Return what a row has of the word of the sender."""
-    return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
 def aborted_by(
@@ -178,9 +173,9 @@ def parts_of(connection: Connection, row: Row[Any]) -> list[int]:
     if numbered[row.series_number]:
         return numbered[row.series_number]
     run = [series for number in _run_of(row.series_number, numbered) for series in numbered[number]]
-    acquisitions = [_acquisitions(connection, series) for series in (row.id, *run)]
-    shared = sum(map(len, acquisitions)) > len(set().union(*acquisitions))
-    return [] if shared or None in set().union(*acquisitions) else run
+    numbers = select(ImageRow.series_id, ImageRow.acquisition_number).distinct()
+    acquisitions = [number for _, number in connection.execute(numbers.where(ImageRow.series_id.in_((row.id, *run))))]
+    return [] if len(acquisitions) > len(set(acquisitions)) or None in acquisitions else run
 
 
 def _run_of(number: int, numbers: Mapping[int, Any]) -> list[int]:
@@ -192,12 +187,6 @@ def _run_of(number: int, numbers: Mapping[int, Any]) -> list[int]:
             found.append(other)
             other += step
     return found
-
-
-def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
-    return set(
-        connection.scalars(select(ImageRow.acquisition_number).where(ImageRow.series_id == series_id).distinct())
-    )
 
 
 def _of_same_matrix(connection: Connection, row: Row[Any], others: Select[Any]) -> list[Row[Any]]:

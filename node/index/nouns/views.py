@@ -55,10 +55,6 @@ class Snapshot(ViewRows):
         tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
         return {level: self._number(f"SELECT count(*) FROM {table}") for level, table in tables.items()}
 
-    def _about(self, key: str) -> str | None:
-        row = self._row('SELECT value FROM about WHERE "key" = :key', key=key)
-        return None if row is None else str(row["value"])
-
     def applied(self, journal: str) -> AppliedPosition:
         """Return the last record of a journal that is in the index."""
         return AppliedPosition.of(self._about(f"{APPLIED}/{journal}"))
@@ -245,8 +241,7 @@ class LostViews(ViewRows):
 
     def gaps(self) -> list[Row]:
         """Return what a start could not read of the journal and nobody has accepted: `noticed_at` and `detail`."""
-        row = self._row('SELECT value FROM about WHERE "key" = :key', key=GAPS)
-        return [] if row is None else list(json.loads(row["value"]))
+        return list(json.loads(self._about(GAPS) or "[]"))
 
 
 class RejectionViews(ViewRows):

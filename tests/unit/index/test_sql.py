@@ -45,11 +45,6 @@ def _one_line(compiled: Any) -> str:
             "NOT (t.a LIKE 'b%' ESCAPE '/')",
             "NOT (lower(t.a COLLATE \"C\") LIKE 'b%' ESCAPE '/')",
         ),
-        (
-            sql.contains_words(C.a, ["Doe", "J_"]),
-            "(t.a LIKE '%doe_j/_%' ESCAPE '/')",
-            "(lower(t.a COLLATE \"C\") LIKE '%doe_j/_%' ESCAPE '/')",
-        ),
         (sql.matches(C.a, "1.2?[*"), "(t.a GLOB '1.2?[[]*')", "(t.a LIKE '1.2_[%')"),
         (
             select(sql.JsonEach(C.list).table_valued("value").c.value),
