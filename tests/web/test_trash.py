@@ -32,6 +32,9 @@ def test_a_deletion_is_listed_and_undone_by_rest(site: Site) -> None:
     restored: dict[str, Any] = client.post(f"/api/v1/trash/{entry['number']}/restore").json()
     assert restored == {"instances": 2, "repeated": 0, "conflicts": 0, "lost": 0}
     assert (images(site), client.get("/api/v1/trash").json()) == (2, [])
+    assert {line["detail"].split(",")[0] for line in site.audited("DICOM Study Deleted")} == {
+        f"{when}: delete study" for when in ("ordered", "done")
+    }
     assert client.get(f"/api/v1/studies/{uid}").status_code == 200
     assert client.post(f"/api/v1/trash/{entry['number']}/restore").status_code == 404
 
