@@ -53,8 +53,7 @@ def events(settings: Settings) -> list[str]:
     return [row["kind"] for row in rows]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize("convert", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_whole_file_is_not_set_aside_for_the_word_of_its_row(settings: Settings, convert: bool) -> None:
     sent = make.ct_series(3)
     take(settings, *sent, convert=convert)
