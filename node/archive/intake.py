@@ -24,7 +24,7 @@ import structlog
 
 from node.archive import space
 from node.archive.root import MOUNT
-from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of
 from node.errors import OutOfResources
 from node.files.durable import NO_ROOM, moved, write_all
 from node.runtime.failpoints import reached
@@ -266,8 +266,7 @@ class Ballast:
     def _keep(self) -> None:
         """Make the ballast, or what is missing of it, if the disk has room for it."""
         with suppress(OSError):
-            inodes = free_inodes_of(self._root)
-            if free_bytes_of(self._root) < KEEPS_BYTES or (inodes is not None and inodes < 4 * FILES):
+            if not self._has_room(KEEPS_BYTES, 4 * FILES):
                 return
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for path in (self._folder / str(number) for number in range(FILES)):
@@ -277,16 +276,17 @@ class Ballast:
     @contextmanager
     def dropped(self) -> Iterator[None]:
         """Remove the ballast during the block if the disk is full; afterwards, make it again if there is room."""
-        if self._is_needed():
+        if not self._has_room(FILES * FILE_BYTES, MIN_FREE_INODES):
             shutil.rmtree(self._folder, ignore_errors=True)
         try:
             yield
         finally:
             self._keep()
 
-    def _is_needed(self) -> bool:
-        inodes = free_inodes_of(self._root)
-        return free_bytes_of(self._root) < FILES * FILE_BYTES or (inodes is not None and inodes < MIN_FREE_INODES)
+    def _has_room(self, size: int, files: int) -> bool:
+        disk = os.statvfs(self._root)
+        inodes = space.free_inodes(disk)
+        return space.free_bytes(disk) >= size and (inodes is None or inodes >= files)
 
 
 def _allocate(path: Path) -> None:

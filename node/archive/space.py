@@ -71,11 +71,6 @@ def free_bytes_of(folder: Path) -> int:
     return free_bytes(os.statvfs(folder))
 
 
-def free_inodes_of(folder: Path) -> int | None:
-    """Return how many files may still be created; None if the file system has no such limit."""
-    return free_inodes(os.statvfs(folder))
-
-
 def free_bytes(disk: os.statvfs_result) -> int:
     """Return the bytes that this process may still write to a disk."""
     return disk.f_bavail * disk.f_frsize

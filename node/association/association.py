@@ -64,12 +64,6 @@ class UndecodablePdu(VoxelnodeError):
     """A PDU of the peer cannot be decoded."""
 
 
-def encoded_pdu(pdu: Any, primitive: Any) -> bytes:
-    """Encode a primitive of pynetdicom as `pdu`."""
-    pdu.from_primitive(primitive)
-    return bytes(pdu.encode())
-
-
 def decoded_primitive(pdu: Any, data: bytes) -> Any:
     """Decode the bytes of a `pdu` of pynetdicom into its primitive."""
     try:

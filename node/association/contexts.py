@@ -11,12 +11,9 @@ from dataclasses import dataclass
 
 from pydicom import uid
 from pydicom.uid import UID
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
-from node.association.admission import Rejection
-from node.association.association import ACCEPTED, AcceptedContext, encoded_pdu
+from node.association.association import ACCEPTED, AcceptedContext
 from node.association.framing import ASSOCIATE_AC
 from node.association.request import (
     APPLICATION_CONTEXT_ITEM,
@@ -272,6 +269,21 @@ def _verb(syntax: str, proposal: Proposal) -> Verb:
     return proposal.verbs.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
 
 
+_SUPPORTED_OPTIONS = (True, True, True, False, False, False, False)
+"""PS3.4 table C.5-2: the node supports relational queries, combined date-time matching and fuzzy matching of names. It
+does not support timezone adjustment, enhanced multi-frame conversion, empty value and multiple value matching."""
+
+
+def extended_answers(requested: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``, PS3.4 C.5.1.1) with the supported options."""
+    return {
+        uid: bytes(option == 1 and supported for option, supported in zip(fields, _SUPPORTED_OPTIONS, strict=False))
+        or b"\0"
+        for uid, fields in requested.items()
+        if VERBS.get(uid) == "query"
+    }
+
+
 def acceptance_pdu(
     request: ReceivedRequest, answers: Negotiated, extended: Mapping[str, bytes], maximum_pdu_bytes: int
 ) -> bytes:
@@ -304,27 +316,3 @@ def _item(kind: int, data: bytes) -> bytes:
 
 def _sized(uid: str) -> bytes:
     return struct.pack(">H", len(uid)) + uid.encode()
-
-
-def rejection_pdu(rejection: Rejection) -> bytes:
-    """Encode an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
-    pdu = A_ASSOCIATE_RJ()
-    pdu.result, pdu.source, pdu.reason_diagnostic = rejection.result, rejection.source, rejection.diagnostic
-    return bytes(pdu.encode())
-
-
-def abort_pdu(source: int, reason: int) -> bytes:
-    """Encode an A-ABORT (PS3.8 9.3.8)."""
-    pdu = A_ABORT_RQ()
-    pdu.source, pdu.reason_diagnostic = source, reason
-    return bytes(pdu.encode())
-
-
-def release_answer_pdu() -> bytes:
-    """Encode an A-RELEASE-RP (PS3.8 9.3.7)."""
-    return encoded_pdu(A_RELEASE_RP(), A_RELEASE())
-
-
-def release_request_pdu() -> bytes:
-    """Encode an A-RELEASE-RQ (PS3.8 9.3.6)."""
-    return encoded_pdu(A_RELEASE_RQ(), A_RELEASE())

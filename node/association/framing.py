@@ -258,6 +258,11 @@ class Framing:
         return OtherPdu(kind, encoded)
 
 
+def short_pdu(kind: int, result: int = 0, source: int = 0, reason: int = 0) -> bytes:
+    """Encode an A-ASSOCIATE-RJ, an A-RELEASE-RQ, an A-RELEASE-RP or an A-ABORT (PS3.8 9.3.4, 9.3.6 to 9.3.8)."""
+    return struct.pack(">BxLx3B", kind, 4, result, source, reason)
+
+
 def data_header(context_id: int, is_command: bool, last: bool, fragment_bytes: int) -> bytes:
     """Encode what precedes the fragment of a P-DATA-TF PDU with one PDV (PS3.8 9.3.5, E.2)."""
     control = int(is_command) | int(last) << 1

@@ -21,10 +21,10 @@ from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitte
 from node.association.added import Find, Listening, Operate, Parts, Running
 from node.association.admission import Admission, Rejection
 from node.association.association import DimseMessage
-from node.association.contexts import Proposal, negotiated, refused_contexts, served
+from node.association.contexts import Proposal, extended_answers, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.request import ReceivedRequest
-from node.association.services.c_find import FindService, negotiate, serve_c_find
+from node.association.services.c_find import FindService, serve_c_find
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, reports_owed, serve_n_action, serve_n_event_report
 from node.association.services.retrieve import GET_MODELS, MOVE_MODELS, RetrieveService, serve_c_get, serve_c_move
@@ -43,7 +43,6 @@ from node.receive.ingest import Ingest, Origin
 from node.registry import ACCEPTOR, enabled, required
 from node.runtime.background import BackgroundService, SupervisedThread
 from node.runtime.budget import Caller, Claim, calling
-from node.runtime.metrics import Metrics
 from node.settings.model import Settings
 
 logger = structlog.get_logger()
@@ -69,15 +68,14 @@ class Listener:
         self,
         settings: Settings,
         ingest: Ingest,
-        metrics: Metrics,
         decoder: Decoder,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
         audit: Audit | None = None,
     ) -> None:
-        self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
+        self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, ingest.metrics, on_refusal
         self.dicom = settings.dicom
         self.verbs = served(settings)
-        parts = Parts(settings, ingest, metrics, decoder, on_refusal, audit)
+        parts = Parts(settings, ingest, ingest.metrics, decoder, on_refusal, audit)
         self._added = _added(parts)
         self.retrieves = RetrieveService(parts)
         commitments = CommitmentService(parts)
@@ -92,7 +90,7 @@ class Listener:
         }
         """Handlers of requests other than C-ECHO, C-STORE and C-FIND, by command field and SOP class."""
         self.find_service = FindService(ingest.index, settings.dicom.ae_title, audit, self._added.finds)
-        self.admission = Admission(settings.dicom, lambda: settings.peers, metrics, ingest.refusal, on_refusal)
+        self.admission = Admission(settings.dicom, lambda: settings.peers, ingest.metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self.port, self.tls_port = settings.dicom.port, settings.dicom.tls_port
         self._sockets: list[socket.socket] = []
@@ -233,9 +231,9 @@ class Listener:
             self.on_refusal(Refused("context", rule, reason, remedy, connection.address, calling, called, offered))
         shown, now = str(request.certificate or ""), self.ingest.now()
         origin = Origin("dicom", calling, called, peer, name, now, shown, releases=rights.releases)
-        store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
+        store_service = StoreService(self.ingest, origin, self.on_refusal)
         serve = partial(self._serve, store_service, rights.scope)
-        return Admitted(answers, negotiate(request.extended_negotiation), store_service, serve)
+        return Admitted(answers, extended_answers(request.extended_negotiation), store_service, serve)
 
     def _serve(
         self, store_service: StoreService, scope: Scope | None, association: AcceptedAssociation, message: DimseMessage

@@ -119,7 +119,7 @@ class Messages:
 
     def _begin(self, request: CommandSet, context: AcceptedContext) -> None:
         if request.field == C_STORE_RQ:
-            self._reception = self._service.begin(request, context)
+            self._reception = Reception(self._service, request, context)
 
     def _take_data(self, piece: Piece) -> None:
         if self._request is None or self._context is None or piece.context_id != self._context.context_id:

@@ -28,15 +28,8 @@ from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 from node.association import framing
 from node.association.admission import Rejection
-from node.association.contexts import (
-    Negotiated,
-    abort_pdu,
-    acceptance_pdu,
-    rejection_pdu,
-    release_answer_pdu,
-    release_request_pdu,
-)
-from node.association.framing import MAXIMUM_PDU_BYTES, Framing, OtherPdu, Piece, Violation
+from node.association.contexts import Negotiated, acceptance_pdu
+from node.association.framing import MAXIMUM_PDU_BYTES, Framing, OtherPdu, Piece, Violation, short_pdu
 from node.association.request import ReceivedRequest, decoded_request
 from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
 from node.errors import VoxelnodeError
@@ -297,7 +290,7 @@ class UpperLayer:
 
     def _send_rejection(self, rejection: Rejection) -> None:
         self._deadlines.start_timer()
-        self._send(rejection_pdu(rejection))
+        self._send(short_pdu(framing.ASSOCIATE_RJ, rejection.result, rejection.source, rejection.diagnostic))
         self._over()
 
     def _indicate_data(self, piece: Piece) -> None:
@@ -314,7 +307,7 @@ class UpperLayer:
         self._abandon()
         self._deadlines.start_timer(RELEASE_SECONDS)
         self._framing.expect_data(asks_release=True)
-        self._send(release_request_pdu())
+        self._send(short_pdu(framing.RELEASE_RQ))
 
     def _confirm_release(self, _: OtherPdu) -> None:
         self.is_agreed = True
@@ -335,7 +328,7 @@ class UpperLayer:
         """Answer once the end is durable: if the process dies after this, nobody counts the association as cut off."""
         self._user.releasing()
         self._deadlines.start_timer()
-        self._send(release_answer_pdu())
+        self._send(short_pdu(framing.RELEASE_RP))
         reached("release-answered")
         self._over()
 
@@ -343,7 +336,7 @@ class UpperLayer:
         self.outcome = ending.outcome
         self._deadlines.start_timer()
         self._abandon()
-        self._send(abort_pdu(ending.source, ending.reason))
+        self._send(short_pdu(framing.ABORT, 0, ending.source, ending.reason))
         self._over()
 
     def _indicate_abort(self, _: OtherPdu) -> None:

@@ -115,7 +115,7 @@ class Node:
         sweep(archive, index)
         self._rejections = Rejections(index, metrics, self._alert)
         self._decoder = Decoder()
-        self.listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
+        self.listener = Listener(settings, repository.ingest, self._decoder, self._rejections.record, audit)
         self._worker = None
         if "convert" in settings.cluster.roles:
             self._worker = Worker(
@@ -332,16 +332,13 @@ class Node:
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
         of_receiver = (*self.listener.services, *self._notifier.workers, *self._router.workers)
-        return (
-            self._repository.applier,
-            *((watch,) if (watch := self._repository.index.watch) is not None else ()),
-            self._rejections,
-            *self._optional,
-            *((self._worker,) if self._worker is not None else ()),
+        services = (
+            *(self._repository.applier, self._repository.index.watch, self._rejections, *self._optional, self._worker),
             *self._beside,
             *(self._membership.services if self._membership is not None else ()),
             *(of_receiver if self._receives else ()),
         )
+        return tuple(service for service in services if service is not None)
 
     def _alive(self) -> dict[str, Callable[[], bool]]:
         """The liveness checks of all parts that must run, by name."""

@@ -186,7 +186,7 @@ def _missing_positions(grids: Sequence[Grid]) -> tuple[str, int | None]:
 
 def _count_without_hole(headers: Mapping[str, InstanceHeader]) -> bool:
     """Return whether Instance Numbers count the instances one by one."""
-    numbers = {header.counts.instance_number for header in headers.values()} - {None}
+    numbers = {header.counts.instance_number for header in headers.values()}
     known = [number for number in numbers if number is not None]
     return len(known) == len(headers) > 0 and max(known) - min(known) + 1 == len(known)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
@@ -66,10 +66,8 @@ class Known:
 def receipt(facts: bytes) -> Receipt | None:
     """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
     try:
-        fields = _with_moments(json.loads(facts), "received_at", "began_at")
-        fields["overwrite_policy"] = cast(ReceivedPolicy, fields["overwrite_policy"])
-        return Receipt(**fields)
-    except (ValueError, KeyError, TypeError):
+        return Receipt(**_with_moments(json.loads(facts), "received_at", "began_at"))
+    except (ValueError, TypeError):
         return None
 
 

@@ -297,12 +297,11 @@ def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAtt
     path = root / key
     with path.open("rb") as file:
         meta, offset = file_meta(file.read(META_BYTES))
-    if not meta.get(0x0010):
-        raise NotUnderstood("the file does not name its transfer syntax (0002,0010)")
+        if not meta.get(0x0010):
+            raise NotUnderstood("the file does not name its transfer syntax (0002,0010)")
+        file.seek(offset)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     written_at = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-    with path.open("rb") as content:
-        content.seek(offset)
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return attributes_of(path, offset, meta[0x0010]), StoredFile(
         key=key,
         quarantine_key=f"quarantine/{path.name}",

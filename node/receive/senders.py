@@ -121,31 +121,24 @@ def quiet_seconds_of(
     `learnt`: what is learnt of a sender, for those with ``auto``.
     """
     table = {title.strip(): time for title, time in by_calling_ae_title.items()}
-    known = _Remembered(learnt)
+    remembered: dict[str, tuple[float, float]] = {}
+
+    def seconds_learnt(calling_ae_title: str) -> float:
+        """Ask once in `REFRESH_SECONDS`; receiving never waits for the index."""
+        seconds, until = remembered.get(calling_ae_title, (UNKNOWN_SECONDS, 0.0))
+        if monotonic() >= until:
+            try:
+                seconds = learnt(calling_ae_title) or UNKNOWN_SECONDS
+            except VoxelnodeError as error:  # the last answer stands
+                log.warning("quiet_time_not_read", reason=str(error))
+            remembered[calling_ae_title] = seconds, monotonic() + REFRESH_SECONDS
+        return seconds
 
     def seconds(calling_ae_title: str) -> float:
         time = table.get(calling_ae_title.strip(), default)
-        return known(calling_ae_title) if time == "auto" else time
+        return seconds_learnt(calling_ae_title) if time == "auto" else time
 
     return seconds
-
-
-class _Remembered:
-    """Ask for the quiet time of a sender once in `REFRESH_SECONDS`; receiving never waits for the index."""
-
-    def __init__(self, learnt: Callable[[str], float | None]) -> None:
-        self._learnt = learnt
-        self._known: dict[str, tuple[float, float]] = {}
-
-    def __call__(self, calling_ae_title: str) -> float:
-        seconds, until = self._known.get(calling_ae_title, (UNKNOWN_SECONDS, 0.0))
-        if monotonic() >= until:
-            try:
-                seconds = self._learnt(calling_ae_title) or UNKNOWN_SECONDS
-            except VoxelnodeError as error:  # the last answer stands
-                log.warning("quiet_time_not_read", reason=str(error))
-            self._known[calling_ae_title] = seconds, monotonic() + REFRESH_SECONDS
-        return seconds
 
 
 WRITE_SECONDS = 2.0

@@ -91,16 +91,18 @@ def test_what_is_due_is_found_without_reading_what_has_ended(root: Root) -> None
             assert not any(step.startswith("SCAN") for step in plan), (sql, plan)
 
 
-def test_loops_sleep_unless_work_of_theirs_waits(root: Root) -> None:
-    waits = root.index.work.is_any_waiting
-    assert not waits(("retrieval", "commitment"))
+def test_loops_sleep_until_work_of_theirs_waits(root: Root) -> None:
+    def is_noted(*kinds: Kind) -> bool:
+        return any([root.index.take_note(kind) for kind in kinds])
+
+    assert not is_noted("retrieval", "commitment")
     work, now = retrieval(root), root.clock()
-    assert waits(("retrieval", "commitment"))
-    assert not waits(("commitment",))
+    assert not is_noted("commitment")
+    assert is_noted("retrieval")
     root.index.work.begin(work.id, now)
-    assert not waits(("retrieval",)), "its end wakes the loop"
+    assert not is_noted("retrieval"), "its end wakes the loop"
     root.index.work.record(work.id, Postponed(now + dt.timedelta(hours=1), "busy"), now)
-    assert waits(("retrieval",)), "it has to be woken when that is due"
+    assert is_noted("retrieval"), "it has to be woken when that is due"
 
 
 SECRET = "Secret^Name"

@@ -240,7 +240,7 @@ def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -
         opened.callback(rejections.stop)
         try:
             taken = ingest(real) if ingest else real
-            listener = Listener(settings, taken, metrics, decoder(), rejections.record, audit)
+            listener = Listener(settings, taken, decoder(), rejections.record, audit)
             running = Running(listener, real, metrics, root)
             running.host, running.port = listener.start()
         except BaseException:

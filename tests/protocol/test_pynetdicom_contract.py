@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pynetdicom
 import pytest
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 from node.association import upper_layer
-from node.association.admission import Rejection
-from node.association.contexts import abort_pdu, rejection_pdu, release_answer_pdu, release_request_pdu
+from node.association.framing import ABORT, ASSOCIATE_RJ, RELEASE_RP, RELEASE_RQ, short_pdu
 from node.association.upper_layer import TRANSITIONS, Event, State
 
 PACKAGE = Path(upper_layer.__file__).parent
@@ -100,14 +99,14 @@ def test_the_rest_of_the_table_cannot_occur_as_its_module_says() -> None:
             )  # nothing is read, or it is discarded
 
 
-@pytest.mark.parametrize("pdu", [A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ, A_RELEASE_RP])
+@pytest.mark.parametrize("pdu", [A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ])
 def test_primitives_and_pdus_are_still_made_of_each_other(pdu: type) -> None:
     for name in ("from_primitive", "to_primitive", "encode", "decode"):
         assert callable(getattr(pdu(), name))
 
 
-def test_short_pdus_are_still_encoded_as_they_must_be() -> None:
-    assert abort_pdu(2, 6) == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"
-    assert rejection_pdu(Rejection(1, 2, 3, "", "")) == b"\x03\x00\x00\x00\x00\x04\x00\x01\x02\x03"
-    assert release_request_pdu() == b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
-    assert release_answer_pdu() == b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+def test_short_pdus_are_encoded_as_they_must_be() -> None:
+    assert short_pdu(ABORT, 0, 2, 6) == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"
+    assert short_pdu(ASSOCIATE_RJ, 1, 2, 3) == b"\x03\x00\x00\x00\x00\x04\x00\x01\x02\x03"
+    assert short_pdu(RELEASE_RQ) == b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+    assert short_pdu(RELEASE_RP) == b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"

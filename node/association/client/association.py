@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dsutils import decode
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context, build_role, negotiate_as_requestor
 
 from node.association import framing
@@ -31,14 +31,22 @@ from node.association.association import (
     DimseMessage,
     UndecodablePdu,
     decoded_primitive,
-    encoded_pdu,
     own_user_information,
     peer_maximum_bytes,
     primitive_of,
     roles_of,
 )
 from node.association.client.addresses import Address
-from node.association.framing import MAXIMUM_PDU_BYTES, Framing, InstanceBytes, OtherPdu, Piece, SourceLost, Violation
+from node.association.framing import (
+    MAXIMUM_PDU_BYTES,
+    Framing,
+    InstanceBytes,
+    OtherPdu,
+    Piece,
+    SourceLost,
+    Violation,
+    short_pdu,
+)
 from node.association.transport import bound_waits, send_parts
 from node.dicom.command import CommandSet, Element, MalformedCommand, decode_command
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
@@ -83,7 +91,9 @@ def request_pdu(
     primitive.presentation_context_definition_list = list(contexts)
     primitive.user_information = own_user_information(MAXIMUM_PDU_BYTES)
     primitive.user_information += [build_role(syntax, scu, scp) for syntax, (scu, scp) in roles.items()]
-    encoded = encoded_pdu(A_ASSOCIATE_RQ(), primitive)
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(primitive)
+    encoded = bytes(pdu.encode())
     titles = b"".join(title.encode("latin-1").ljust(16) for title in (called_ae_title, calling_ae_title))
     return encoded[:10] + titles + encoded[42:]  # PS3.8 table 9-11
 
@@ -267,7 +277,7 @@ class RequestedAssociation(Association):
         self._is_open = False
         if unit.kind == framing.RELEASE_RQ:
             with suppress(AssociationLost):
-                self.send_pdus(encoded_pdu(A_RELEASE_RP(), A_RELEASE()))
+                self.send_pdus(short_pdu(framing.RELEASE_RP))
             raise AssociationLost("it released the association before it answered")
         raise AssociationLost("it aborted the association")
 
@@ -306,7 +316,7 @@ class RequestedAssociation(Association):
         try:
             if self._is_open:
                 self._is_open = False
-                self.send_pdus(encoded_pdu(A_RELEASE_RQ(), A_RELEASE()))
+                self.send_pdus(short_pdu(framing.RELEASE_RQ))
                 while not isinstance(self._next(self.timeout), OtherPdu):
                     pass  # pieces that were on their way before the release
         except AssociationLost:
@@ -318,10 +328,8 @@ class RequestedAssociation(Association):
         """End the association at once (PS3.8 7.3)."""
         if self._is_open:
             self._is_open = False
-            pdu = A_ABORT_RQ()
-            pdu.source, pdu.reason_diagnostic = 0, 0
             with suppress(AssociationLost):
-                self.send_pdus(pdu.encode())
+                self.send_pdus(short_pdu(framing.ABORT))
         self.close()
 
     def close(self) -> None:

@@ -358,18 +358,13 @@ class Transcoder:
     def __init__(self, decoder: Decoder, folder: Path) -> None:
         self._decoder, self._folder = decoder, folder
 
-    def __call__(
-        self, path: Path, target: str, identity: Identity | None = None
-    ) -> AbstractContextManager[InstanceBytes]:
+    @contextmanager
+    def __call__(self, path: Path, target: str, identity: Identity | None = None) -> Iterator[InstanceBytes]:
         """Yield the data set of a file in the transfer syntax `target`, with the identity of its patient if it has one.
 
         Raises NotSendable: it cannot be transcoded. Raises NotReadable: the decoder was killed. Raises NoCopy: it
         cannot be transcoded now.
         """
-        return self._transcoded(path, target, identity)
-
-    @contextmanager
-    def _transcoded(self, path: Path, target: str, identity: Identity | None) -> Iterator[InstanceBytes]:
         into, identified = (self._folder / f"{uuid.uuid4().hex}.part" for _ in range(2))
         offset, is_ready = 0, False
         try:

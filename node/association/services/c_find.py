@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.association.added import Find
+from node.association.contexts import extended_answers
 from node.association.operation import Operation, RequestRefused
 from node.association.upper_layer import PeerGone
 from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
@@ -43,10 +44,6 @@ logger = structlog.get_logger()
 
 MODELS: Mapping[str, QueryModel] = {PATIENT_ROOT_FIND: QueryModel.PATIENT_ROOT, STUDY_ROOT_FIND: QueryModel.STUDY_ROOT}
 
-_SUPPORTED_OPTIONS = (True, True, True, False, False, False, False)
-"""PS3.4 table C.5-2: the node supports relational queries, combined date-time matching and fuzzy matching of names. It
-does not support timezone adjustment, enhanced multi-frame conversion, empty value and multiple value matching."""
-
 MAXIMUM_RESULTS = 100_000
 """Largest number of answers to one query."""
 
@@ -71,18 +68,8 @@ class FindService:
     added: Mapping[str, Find] = field(default_factory=dict)
 
 
-def negotiate(requested: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``, PS3.4 C.5.1.1) with the supported options."""
-    return {
-        uid: bytes(option == 1 and supported for option, supported in zip(fields, _SUPPORTED_OPTIONS, strict=False))
-        or b"\0"
-        for uid, fields in requested.items()
-        if uid in MODELS
-    }
-
-
 def _options(requested: Mapping[str, bytes], sop_class_uid: str) -> Options:
-    relational, combined, fuzzy = (negotiate(requested).get(sop_class_uid, b"") + b"\0\0\0")[:3]
+    relational, combined, fuzzy = (extended_answers(requested).get(sop_class_uid, b"") + b"\0\0\0")[:3]
     return Options(bool(relational), bool(combined), bool(fuzzy))
 
 

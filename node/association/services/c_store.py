@@ -30,7 +30,6 @@ from node.dicom.uids import is_storage_class
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
-from node.runtime.metrics import Metrics
 
 logger = structlog.get_logger()
 
@@ -49,33 +48,25 @@ class StoreRequest(Protocol):
 class StoreService:
     """Serves the C-STORE requests of one association.
 
-    `ingest`: stores the instances; `origin`: the sender; `association`: name of the association in the log;
-    `on_refusal`: called for each refused instance; `on_answer`: called with the status of each answer.
+    `ingest`: stores the instances; `origin`: the sender, and its association; `on_refusal`: called for each refused
+    instance; `on_answer`: called with the status of each answer.
     """
 
     def __init__(
         self,
         ingest: Ingest,
         origin: Origin,
-        association: str,
-        metrics: Metrics,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
         on_answer: Callable[[int], None] = lambda status: None,
     ) -> None:
-        self.ingest = ingest
-        self.origin = origin
-        self.metrics = metrics
-        self.on_refusal = on_refusal
-        self.on_answer = on_answer
+        self.ingest, self.origin, self.metrics = ingest, origin, ingest.metrics
+        self.on_refusal, self.on_answer = on_refusal, on_answer
         self.is_cut = False
         """Whether the association ends in the middle of an instance, or while its peer goes on."""
         self._ending_at: dt.datetime | None = None
         self._has_ended = False
-        self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
-
-    def begin(self, request: StoreRequest, context: AcceptedContext) -> Reception:
-        """Begin a request; `Reception.finish` returns its refusal, if any."""
-        return Reception(self, request, context)
+        sender = {"calling_ae_title": origin.calling_ae_title, "peer": origin.peer}
+        self.log = logger.bind(association=origin.association, **sender)
 
     def ending(self) -> None:
         """Note that the node ends the association from now on; its peer may take a while to agree."""
@@ -105,7 +96,7 @@ class StoreService:
 
 
 class Reception:
-    """One C-STORE operation, from its request to its answer.
+    """One C-STORE operation, from its request to its answer, which may be a refusal.
 
     A refusal does not end the operation: the peer sends the last fragment before it reads the answer. The bytes until
     then are dropped.

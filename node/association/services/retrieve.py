@@ -242,16 +242,13 @@ class Retrieve:
     def _turn(self) -> Iterator[None]:
         """Wait for a free turn; a peer that cancels meanwhile gets no instance."""
         turns = self._service.turns
-        while not turns.acquire(timeout=TURN_SECONDS):
-            if self.is_stopped():
-                break
-        else:
-            try:
-                yield
-            finally:
+        while not (has_turn := turns.acquire(timeout=TURN_SECONDS)) and not self.is_stopped():
+            pass
+        try:
+            yield
+        finally:
+            if has_turn:
                 turns.release()
-            return
-        yield
 
     def _count(self, sent: Sent) -> None:
         self._tally.count(sent)

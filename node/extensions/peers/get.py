@@ -105,7 +105,7 @@ def get(
     roles = dict.fromkeys(classes, (False, True))
     name, wanted = uuid.uuid4().hex[:12], (target.study_instance_uid, target.series_instance_uid)
     origin = Origin("get", peer.ae_title, dicom.ae_title, f"{peer.host}:{peer.port}", name, wanted=wanted)
-    service = StoreService(ingest, origin, origin.association, ingest.metrics, on_refusal, on_answer)
+    service = StoreService(ingest, origin, on_refusal, on_answer)
     outcome = "lost"
     try:
         with association(peer, dicom.ae_title, contexts_of(kinds), timeout, roles, is_abandoned) as assoc:

@@ -47,11 +47,12 @@ from node.association.admission import Rights
 from node.association.association import AcceptedContext, maximum_bytes
 from node.association.client.association import MAXIMUM_CONTEXTS, contexts_of
 from node.association.client.send import NotSendable, SendOutcome, Sent, intact, outgoing_of, proposals
+from node.association.contexts import extended_answers
 from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
 from node.association.request import ReceivedRequest
-from node.association.services.c_find import FindOperation, negotiate
-from node.association.services.c_store import StoreService
+from node.association.services.c_find import FindOperation
+from node.association.services.c_store import Reception, StoreService
 from node.association.services.retrieve import (
     GET_MODELS,
     MOVE_MODELS,
@@ -250,7 +251,7 @@ class AcceptorHandlers:
             request: Any = event.request
             service = self.service(event)
             announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
-            reception = service.begin(announced, _context_of(event, as_scp=self._may_store(event)))
+            reception = Reception(service, announced, _context_of(event, as_scp=self._may_store(event)))
             try:
                 _, offset = split_dataset(event.dataset_path)
                 with event.dataset_path.open("rb") as file:
@@ -279,7 +280,7 @@ class AcceptorHandlers:
 
     def extended(self, event: Any) -> dict[str, bytes]:
         """Answer SOP Class Extended Negotiation."""
-        return negotiate({str(uid): options for uid, options in event.app_info.items()})
+        return extended_answers({str(uid): options for uid, options in event.app_info.items()})
 
     def find(self, event: Event) -> Responses:
         """Answer C-FIND: statuses are those of `services.c_find.serve_c_find`."""
@@ -338,7 +339,7 @@ class AcceptorHandlers:
             releases = self._rights(event).releases
             titles = requested.calling_ae_title, requested.called_ae_title
             origin = Origin("dicom", *titles, peer, name, now, releases=releases)
-            service = StoreService(listener.ingest, origin, name, listener.metrics, listener.on_refusal)
+            service = StoreService(listener.ingest, origin, listener.on_refusal)
             self._services[event.assoc] = service
         return service
 

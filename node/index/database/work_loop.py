@@ -165,9 +165,10 @@ class RequestLoop(WorkLoop):
         limits = {kind: step.max_attempts for kind, step in self._steps.items()}
         self._index.work.resume(limits, self._now(), self._destination)
 
-    def step(self) -> float | None:
-        """Begin what is due; most commits, such as those of received instances, add no work."""
-        return super().step() if self._index.work.is_any_waiting(self._steps.keys()) else None
+    def _follow(self) -> None:
+        """Wake if a commit has let work wait: most, such as those of received instances, have not."""
+        if any([self._index.take_note(kind) for kind in self._steps]):
+            super()._follow()
 
     def work(self) -> bool:
         """Begin the first due work of each lane that has none under way; its end wakes the loop."""

@@ -15,28 +15,13 @@ import datetime as dt
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    Connection,
-    Row,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, update
 
 from node.errors import UsageError, VoxelnodeError
-from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import IndexRepository, on_reader, on_writer
-from node.index.engine.sql import looked_up_in
+from node.index.engine.writer import note
 from node.index.models.work import ResultRow, SubscriberRow, WorkRow
 from node.index.work.states import (
     TRANSITIONS,
@@ -253,11 +238,6 @@ class WorkRepository(IndexRepository):
         return [work_of(row) for row in connection.execute(_rows(*begun).order_by(WorkRow.id))]
 
     @on_reader
-    def is_any_waiting(self, connection: Connection, kinds: Collection[Kind]) -> bool:
-        """Return whether any work waits, due or not; asked after each commit, and hardly ever does any."""
-        return _ANY_WAITING.execute(connection, {"kinds": list(kinds)}).fetchone() is not None
-
-    @on_reader
     def due(
         self,
         connection: Connection,
@@ -385,7 +365,7 @@ class WorkRepository(IndexRepository):
 
 
 def add(connection: Connection, lane: Lane, key: str, payload: Payload, now: dt.datetime, **values: Any) -> int:
-    """Add work that waits, and remove old rows; return its id."""
+    """Add work that waits, note its kind, and remove old rows; return its id."""
     row = {
         **lane._asdict(),
         "key": key,
@@ -397,6 +377,7 @@ def add(connection: Connection, lane: Lane, key: str, payload: Payload, now: dt.
         **values,
     }
     id = connection.execute(insert(WorkRow).values(row).returning(WorkRow.id)).scalar_one()
+    note(connection, lane.kind)
     if id % PRUNED_EVERY == 0:
         prune(connection, lane.kind)
     return id
@@ -405,12 +386,15 @@ def add(connection: Connection, lane: Lane, key: str, payload: Payload, now: dt.
 def move(connection: Connection, how: Move, now: dt.datetime, *which: ColumnElement[bool], **values: Any) -> int:
     """Move the work that meets all conditions to another state, if it is in one that allows it; return how many were.
 
-    This is the only way from one state to another.
+    This is the only way from one state to another. If work waits then, of whichever kind it is, all kinds are noted.
     """
     transition = TRANSITIONS[how]
     condition = and_(*which, WorkRow.state.in_(transition.before))
-    moved = update(WorkRow).where(condition).values(state=transition.after, changed_at=now, **values)
-    return connection.execute(moved).rowcount
+    changed = update(WorkRow).where(condition).values(state=transition.after, changed_at=now, **values)
+    moved = connection.execute(changed).rowcount
+    for kind in get_args(Kind) if moved and transition.after == "waiting" else ():
+        note(connection, kind)
+    return moved
 
 
 def decide(connection: Connection, decision: Decision, now: dt.datetime, *which: ColumnElement[bool]) -> None:
@@ -465,13 +449,6 @@ def prune(connection: Connection, kind: Kind) -> None:
         made = exists().where(ResultRow.job_id == WorkRow.id)
         old = WorkRow.kind == kind, WorkRow.outcome.is_not(None), WorkRow.id <= last, ~made
         connection.execute(delete(WorkRow).where(*old))
-
-
-_ANY_WAITING = PreparedStatement(
-    select(WorkRow.id)
-    .where(looked_up_in(WorkRow.kind, bindparam("kinds", type_=JSON)), WorkRow.state == "waiting")
-    .limit(1)
-)
 
 
 def _is_due(now: dt.datetime) -> ColumnElement[bool]:
