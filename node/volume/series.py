@@ -242,11 +242,8 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
     Components may have unequal numbers of times: a flow has one magnitude and three phases. If each stack is what one
     instance holds, it was received as a whole.
     """
-    alike: dict[tuple[int, ...], list[Volume]] = defaultdict(list)
-    for volume in volumes:
-        placed = volume.kind is VolumeKind.VOLUME and volume.geometry is not Geometry.NONE
-        if placed and has_all_times(volume):
-            alike[volume.voxels.shape[2:4]].append(volume)
+    placed = [one for one in volumes if one.kind is VolumeKind.VOLUME and one.geometry is not Geometry.NONE]
+    alike = grouped([one for one in placed if has_all_times(one)], lambda one: one.voxels.shape[2:4])
     for stacks in alike.values():
         if all(len({source.sop_instance_uid for source in volume.sources}) == 1 for volume in stacks):
             continue
@@ -340,16 +337,17 @@ def with_shortages(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
 
 def with_moved_parts(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     """Return volumes that warn of others that may be further times of them, as of a patient who moved far."""
-    alike: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
-    for volume in volumes:
-        if volume.kind is VolumeKind.VOLUME:
-            kinds = tuple(kind for kind in volume.suffix.split("-") if not kind.removeprefix("s").isdigit())
-            alike[(kinds, *volume.voxels.shape[1:4])].append(volume)
+    alike = grouped([volume for volume in volumes if volume.kind is VolumeKind.VOLUME], _kind_and_shape)
     moved = {volume.stack: other for own in alike.values() for volume in own if (other := _moved(volume, own))}
     return tuple(
         replace(volume, warnings=(*volume.warnings, moved[volume.stack])) if volume.stack in moved else volume
         for volume in volumes
     )
+
+
+def _kind_and_shape(volume: Volume) -> tuple[object, ...]:
+    kinds = tuple(kind for kind in volume.suffix.split("-") if not kind.removeprefix("s").isdigit())
+    return kinds, *volume.voxels.shape[1:4]
 
 
 def _moved(volume: Volume, others: Sequence[Volume]) -> VolumeWarning | None:

@@ -120,12 +120,7 @@ def new_header(
     `shape`: (columns, rows, slices), then further axes. `zooms`: edges of a voxel in mm, then the step in seconds.
     `extension`: code and content.
     """
-    header: Any = {
-        (False, False): Nifti1Header,
-        (False, True): Nifti1PairHeader,
-        (True, False): Nifti2Header,
-        (True, True): Nifti2PairHeader,
-    }[large, pair]
+    header: Any = ((Nifti1Header, Nifti1PairHeader), (Nifti2Header, Nifti2PairHeader))[large][pair]
     head = header(endianness="<")
     head.set_data_dtype(dtype)
     head.set_data_shape(shape)

@@ -191,13 +191,9 @@ def _edges(plane: Array) -> dict[tuple[int, int], list[int]]:
     """Return, by corner (column, row), the directions of the edges that leave it with the inside on their right."""
     inside = np.pad(plane != 0, 1)
     here = inside[1:-1, 1:-1]
-    outside = (
-        ~inside[:-2, 1:-1],
-        ~inside[1:-1, 2:],
-        ~inside[2:, 1:-1],
-        ~inside[1:-1, :-2],
-    )  # above, right, below, left
-    first_corner = ((0, 0), (1, 0), (1, 1), (0, 1))  # of the edge above, right, below, left; (column, row)
+    # Above, right, below, left; and the first corner (column, row) of the edge there.
+    outside = ~inside[:-2, 1:-1], ~inside[1:-1, 2:], ~inside[2:, 1:-1], ~inside[1:-1, :-2]
+    first_corner = (0, 0), (1, 0), (1, 1), (0, 1)
     leaving: dict[tuple[int, int], list[int]] = defaultdict(list)
     for direction, (beyond, (column, row)) in enumerate(zip(outside, first_corner, strict=True)):
         for at_row, at_column in np.argwhere(here & beyond).tolist():

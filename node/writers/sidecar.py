@@ -69,9 +69,7 @@ def stack_fields(volume: Volume) -> dict[str, Any]:
     if any(warning.name is WarningKind.SLOPE_VARIES for warning in volume.warnings):
         for name in SCALING:
             fields.pop(name, None)
-    if volume.modality == "MR" and volume.times > 1:
-        return _repetition(volume, fields)
-    return fields
+    return _repetition(volume, fields) if volume.modality == "MR" and volume.times > 1 else fields
 
 
 def _repetition(volume: Volume, fields: dict[str, Any]) -> dict[str, Any]:

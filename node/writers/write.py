@@ -105,18 +105,12 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
     head["regular"], head["extents"] = b"r", EXTENTS
     image = folder / f"{stem}_analyze.img"
     with NewFile(image, digested=False) as stream:
-        for oriented_time in orientations:
-            _write_time(stream, oriented_time.voxels, volume, dtype)
+        for one in orientations:  # DICOM's y axis points to posterior, Analyze's to anterior
+            time = replace(volume, voxels=np.ascontiguousarray(one.voxels[:, ::-1])[None])
+            stream.writelines(real_slabs(time, dtype))
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
     grid = FileGrid(shape, spacing, "uint8" if volume.colour else dtype.name)
     return header.written(volume.kind, "analyze", grid, (image,))
-
-
-def _write_time(stream: Any, voxels: Any, volume: Volume, dtype: np.dtype[Any]) -> None:
-    """Write one time. DICOM's y axis points to posterior, Analyze's to anterior."""
-    time = replace(volume, voxels=np.ascontiguousarray(voxels[:, ::-1])[None])
-    for slab in real_slabs(time, dtype):
-        stream.write(slab)
 
 
 ORTHOGONAL_COSINE = 1e-4

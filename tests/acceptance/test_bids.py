@@ -47,7 +47,7 @@ def export(root: Path, rules: Path, out: Path, study: str | None = None) -> Expo
         exporter = Exporter(
             IndexSource(index, lambda file: root / file.key), read_rules(rules), Pseudonyms(made_key(root / "bids.key"))
         )
-        return exporter.export(out) if study is None else exporter.export_study(out, study)
+        return exporter.export(out, study)
 
 
 def images(out: Path) -> dict[str, int]:

@@ -143,9 +143,7 @@ def live_of(root: Path) -> dict[str, Any] | None:
         return live
     from node.control.control_socket import hangs, is_served  # of a node in another container the kernel lists no lock
 
-    if is_locked(root):
-        return {**live, "hangs": hangs(root)}
-    return {**live, "has_ended": not is_served(root)}
+    return {**live, "hangs": hangs(root)} if is_locked(root) else {**live, "has_ended": not is_served(root)}
 
 
 def _ports(facts: Mapping[str, Any]) -> str:

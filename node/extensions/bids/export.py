@@ -98,26 +98,20 @@ class Exporter:
         self._prune, self._check = prune, check
         self._refused: dict[str, Skipped] = {}  # series of patients without a label, by their marks
 
-    def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> ExportReport:
+    def export(
+        self, out: Path, study_instance_uid: str | None = None, *, dry_run: bool = False, link: bool = False
+    ) -> ExportReport:
         """Bring a data set up to date; one without volumes is not begun, and has no files.
 
+        `study_instance_uid`: bring only the subject of this study up to date, after series of it were converted or
+        deleted. The report is then about the session that has the study. If the study has another patient than before,
+        both subjects are brought up to date.
+
         `dry_run`: write nothing; `link`: make hard links of volumes, which must not be changed in the data set then.
-        Raises UsageError: the folder is not a data set, or another process changes it.
-        """
-        return self._export(out, None, dry_run=dry_run, link=link)
-
-    def export_study(self, out: Path, study_instance_uid: str) -> ExportReport:
-        """Bring the subject of one study up to date, after series of it were converted or deleted.
-
-        The report is about the session that has the study. If the study has another patient than before, both subjects
-        are brought up to date.
 
         Raises DatasetUnusable: the folder is not a data set, or another process changes it. Raises UsageError: what
         this program wrote about a session is damaged.
         """
-        return self._export(out, study_instance_uid, dry_run=False, link=False)
-
-    def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> ExportReport:
         report = ExportReport(not_selected=self._source.not_selected)
         with read_only(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from node.extensions.bids.names import RECORDING, Named, parsed, stem
 from node.extensions.bids.planned import (
@@ -33,8 +33,7 @@ MAX_CLOCK_DIFFERENCE_S = 1.0
 """Or one volume: Acquisition Time may be rounded, or that of the middle of the first slice."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """A volume as rules see it: its facts by `RULE_FIELDS`, its sidecar, and the tables beside it by extension."""
 
     facts: Facts
@@ -121,33 +120,21 @@ class Planner:
             raise NotExported(
                 f"its geometry is {volume.geometry['geometry']}: no affine gives the place of every voxel"
             )
-        read = facts_of(series, volume)
-        facts, sidecar, extra = read.facts, read.sidecar, read.extra
+        facts, sidecar, extra = facts_of(series, volume)
         meaning = self.rules.meaning_of(facts)
-        settings = self.rules.dataset
-        fields = sidecar_of(
-            sidecar, facts, meaning.named, anonymous=settings.anonymous, times_of_day=settings.dates != "omitted"
-        )
-        suffix = meaning.named.kind.suffix
+        named, settings = meaning.named, self.rules.dataset
+        timed = settings.dates != "omitted"
+        fields = sidecar_of(sidecar, facts, named, anonymous=settings.anonymous, times_of_day=timed)
+        suffix = named.kind.suffix
         if suffix == "bold" and volume.geometry["times"] == 1:
             raise NotExported("a bold series has several times, and this volume has one")
         if suffix == "dwi" and not (extra[".bval"] and extra[".bvec"]):
             raise NotExported("a dwi series has a gradient table, and this one states no directions")
         is_table = suffix in ("dwi", "epi") and extra[".bval"] and extra[".bvec"]
         files = {name: content for name, content in extra.items() if content and is_table}
-        planned = PlannedVolume(
-            series,
-            self.pseudonyms.mark(series.key),
-            volume,
-            meaning,
-            meaning.named,
-            _started(series, sidecar),
-            sidecar,
-            fields | dict(meaning.fields),
-            files,
-            subject,
-            "",
-        )
+        fields |= meaning.fields
+        mark, started = self.pseudonyms.mark(series.key), _started(series, sidecar)
+        planned = PlannedVolume(series, mark, volume, meaning, named, started, sidecar, fields, files, subject)
         if suffix == "asl":
             _add_context(planned, int(volume.geometry["times"]))
         return planned
@@ -158,19 +145,10 @@ class Planner:
         sidecar = _read_json(Path(str(volume.file).removesuffix(".tsv.gz") + ".json"), volume.local)
         columns = {name: sidecar[name] for name in sidecar.get("Columns", ()) if name in sidecar}
         fields = sidecar_of(sidecar, series.facts, named, anonymous=self.rules.dataset.anonymous, times_of_day=False)
-        return PlannedVolume(
-            series,
-            self.pseudonyms.mark(series.key),
-            volume,
-            Meaning(named, "recordings"),
-            named,
-            series.started,
-            sidecar,
-            fields | columns,
-            {".tsv.gz": _read_bytes(volume.file, volume.local)},
-            subject,
-            "",
-        )
+        fields |= columns
+        mark, meaning = self.pseudonyms.mark(series.key), Meaning(named, "recordings")
+        files = {".tsv.gz": _read_bytes(volume.file, volume.local)}
+        return PlannedVolume(series, mark, volume, meaning, named, series.started, sidecar, fields, files, subject)
 
     def _sessions(self, studies: Mapping[str, SubjectSeries], states: Mapping[str, SessionState]) -> dict[str, str]:
         """Return the label of the session of each study; numbers go on after those that the data set has."""
@@ -308,9 +286,8 @@ def _add_context(planned: PlannedVolume, times: int) -> None:
     kinds = context.of(times)
     if kinds is None:
         raise NotExported(f'the aslcontext of rule "{planned.meaning.rule}" does not divide {times} volumes')
-    planned.extra["context.tsv"] = (
-        "\n".join(("volume_type", *kinds)) + "\n"
-    ).encode()  # of NAME_asl: NAME_aslcontext.tsv
+    table = "\n".join(("volume_type", *kinds, ""))
+    planned.extra["context.tsv"] = table.encode()  # of NAME_asl: NAME_aslcontext.tsv
     pairs = min(kinds.count("control"), kinds.count("label"))
     if pairs:
         planned.fields.setdefault("TotalAcquiredPairs", pairs)

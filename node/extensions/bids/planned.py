@@ -112,11 +112,7 @@ class PlannedVolume:
     fields: dict[str, Any]
     extra: dict[str, bytes]
     subject: str
-    session: str
-
-    @property
-    def intended_for(self) -> tuple[str, ...]:
-        return self.meaning.intended_for
+    session: str = ""
 
     @property
     def stem(self) -> str:
@@ -191,7 +187,7 @@ class _FieldMap:
 
     def may_serve(self, image: PlannedVolume) -> bool:
         """Return whether it is meant for images of this kind, made with the same shim and in the same frame."""
-        return image.named.kind.datatype in self.files[0].intended_for and all(
+        return image.named.kind.datatype in self.files[0].meaning.intended_for and all(
             _agrees(file, image, name) for file in self.files for name in ("ShimSetting", "FrameOfReferenceUID")
         )
 

@@ -139,7 +139,7 @@ class DatasetWorker(HeldWorker):
                 raise DatasetUnusable(f"{folder} is not a folder: create it, or mount what belongs there")
             with self._index.reading(wait=False) as index:
                 exporter = self._exporter(IndexSource(index, self._local))
-                report = exporter.export_study(folder, study_instance_uid)
+                report = exporter.export(folder, study_instance_uid)
         except DatasetUnusable as error:
             self._hold(str(error))
             raise Interrupted from error

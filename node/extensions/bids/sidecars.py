@@ -195,7 +195,10 @@ class NiftiCopy:
         try:
             local = self.local(self.file)
             with local.open("rb") as source:
-                self._require(hashlib.file_digest(source, "sha256").hexdigest())
+                if hashlib.file_digest(source, "sha256").hexdigest() != self.sha256:
+                    raise NotExported(
+                        "its file is not the one that the node wrote: `voxelnode fsck` shows the difference"
+                    )
                 source.seek(0)
                 compressed = self.file.name.endswith(".gz")
                 if compressed and not (self.without_extension and _has_extension(source)):
@@ -223,10 +226,6 @@ class NiftiCopy:
                 packed.write(chunk)
         with path.open("rb") as written:
             return hashlib.file_digest(written, "sha256").hexdigest()
-
-    def _require(self, digest: str) -> None:
-        if digest != self.sha256:
-            raise NotExported("its file is not the one that the node wrote: `voxelnode fsck` shows the difference")
 
 
 Content = bytes | NiftiCopy

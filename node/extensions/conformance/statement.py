@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -78,19 +77,11 @@ _MATCHING_OF_ITEMS = "one item"
 """Matching of sequences (PS3.4 C.2.2.2.6)."""
 
 
-WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        "created_instances": "",
-        "created_reports": "",
-        "read_reports": "",
-        "creates_media": "No",
-        "written_media": "",
-        "queries": "",
-        "single_sign_on": "",
-        "audit_copies": "",
-        "audit_collector": "",
-    }
-)
+WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("created_instances", "created_reports", "read_reports", "written_media", "queries"), ""),
+    **dict.fromkeys(("single_sign_on", "audit_copies", "audit_collector"), ""),
+    "creates_media": "No",
+}
 """What stands in sentences of the template, if no extension has another value for it (`Statement.words`)."""
 
 

@@ -34,8 +34,7 @@ from node.extensions.deidentify.elements import (
     identifiers,
     private_creators,
     safe_private_vr,
-    shifted_date,
-    shifted_datetime,
+    shifted,
     stored_numbers,
     stored_value,
     texts_of,
@@ -257,8 +256,7 @@ class Cleaner:
         if vr == "TM":
             return self._kept(ds, tag, held_elements(ds)[tag], vr)
         days = self.key.days_earlier(self.patient)
-        shifted = shifted_date if vr == "DA" else shifted_datetime
-        values = [shifted(each, days) for each in texts_of(ds, tag)]
+        values = [shifted(vr, each, days) for each in texts_of(ds, tag)]
         return self._filled(tag, vr, values if all(values) else [""] * len(values))
 
     def _unlisted(

@@ -6,7 +6,6 @@ All frames are examined, but for those that look like an earlier one. What canno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from math import dist
 from pathlib import Path
@@ -192,7 +191,6 @@ def load() -> Any:
     """Return what reads text; loaded once in a process, and shared by those that it forks."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import cv2
-    import numpy as np
     import rapidocr
 
     cv2.setNumThreads(1)
@@ -217,17 +215,11 @@ def lines_in(picture: NDArray[np.uint8], before_each: Callable[[], None]) -> lis
     `before_each`: called before each part of the picture; what it raises ends the search.
     """
     candidates = list(_candidates(picture, before_each))
-    if not any(candidate.is_text for candidate in candidates):
-        return []
-    return [candidate.rectangle for candidate in candidates]
+    return [rectangle for rectangle, _ in candidates] if any(is_text for _, is_text in candidates) else []
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A line that was read. `is_text`: it is text for itself, and not only beside text."""
-
-    rectangle: Rectangle
-    is_text: bool
+_Candidate = tuple[Rectangle, bool]
+"""Where a line was read, and whether it is text for itself, and not only beside text."""
 
 
 def _candidates(picture: NDArray[np.uint8], before_each: Callable[[], None]) -> Iterator[_Candidate]:
@@ -255,8 +247,6 @@ def _starts(length: int) -> list[int]:
 
 def _read(tile: NDArray[Any], place: tuple[int, int], factor: int) -> Iterator[_Candidate]:
     """Read a part of a picture, which begins at `place` and is smaller by `factor`."""
-    import numpy as np
-
     if not np.ptp(tile):
         return
     rows, columns = tile.shape[:2]
@@ -275,7 +265,7 @@ def _read(tile: NDArray[Any], place: tuple[int, int], factor: int) -> Iterator[_
         is_text = _is_text(characters, confidence) or (likeness >= _LIKENESS and _is_line(box))
         if is_text or confidence >= _CONFIDENCE_BESIDE_TEXT or likeness >= _LIKENESS:
             left, top, width, height = (factor * side for side in _around(box, rows, columns))
-            yield _Candidate((place[0] + left, place[1] + top, width, height), is_text)
+            yield (place[0] + left, place[1] + top, width, height), is_text
 
 
 def _is_text(characters: str, confidence: float) -> bool:

@@ -199,6 +199,4 @@ class Deidentification:
 
     def uid(self, uid: str) -> str:
         """Return the UID of an instance, a series or a study in the place of another one."""
-        if Option.UIDS in self.profile.options and UID_FORM.fullmatch(uid):
-            return uid
-        return self.key.uid(uid)
+        return uid if Option.UIDS in self.profile.options and UID_FORM.fullmatch(uid) else self.key.uid(uid)

@@ -379,13 +379,8 @@ class _Download:
         for row in wanted:
             uid = row["series_instance_uid"]
             if damaged[uid]:
-                self._leave_out(
-                    study,
-                    uid,
-                    LeftOut(
-                        "damaged", counted(damaged[uid], "file is missing or damaged", "files are missing or damaged")
-                    ),
-                )
+                detail = counted(damaged[uid], "file is missing or damaged", "files are missing or damaged")
+                self._leave_out(study, uid, LeftOut("damaged", detail))
             if self._content == "dicom":
                 yield from self._dicom(series[uid])
             elif damaged[uid]:

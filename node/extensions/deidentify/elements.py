@@ -262,17 +262,12 @@ def private_creators(ds: Dataset) -> dict[int, str]:
     return {tag: "".join(texts_of(ds, tag)).strip() for tag in held_elements(ds) if tag.is_private_creator}
 
 
-def shifted_date(text: str, days_earlier: int) -> str:
-    """Return a DA, also of ACR-NEMA's form with dots; empty if it is not one whole day."""
-    return _shifted("DA", text.strip(), days_earlier)
+def shifted(vr: str, text: str, days_earlier: int) -> str:
+    """Return a DA, also of ACR-NEMA's form with dots, or a DT with its time and offset from UTC as they are.
 
-
-def shifted_datetime(text: str, days_earlier: int) -> str:
-    """Return a DT with its time and offset from UTC as they are; empty if it is less exact than a day."""
-    return _shifted("DT", text.strip(), days_earlier)
-
-
-def _shifted(vr: str, text: str, days_earlier: int) -> str:
+    It is empty if it is not one whole day, or less exact than a day.
+    """
+    text = text.strip()
     match = _WHOLE_DAY.match(text)
     if match is None or FORMS[vr].fullmatch(text) is None:
         return ""

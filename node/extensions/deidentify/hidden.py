@@ -215,9 +215,8 @@ def _fragments(stored: bytes) -> Iterator[bytes]:
     """Yield the Basic Offset Table, then the fragments (PS3.5 A.4)."""
     at = 0
     while at < len(stored):
-        if len(stored) < at + 8:
-            raise NotDeidentified(RefusalReason.UNREADABLE, "the fragments of the pixel data are damaged")
-        group, element, length = struct.unpack_from("<HHL", stored, at)
+        is_whole = len(stored) >= at + 8
+        group, element, length = struct.unpack_from("<HHL", stored, at) if is_whole else (0, 0, 0)
         if (group, element) != _ITEM or at + 8 + length > len(stored):
             raise NotDeidentified(RefusalReason.UNREADABLE, "the fragments of the pixel data are damaged")
         yield stored[at + 8 : at + 8 + length]

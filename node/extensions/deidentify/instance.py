@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import correct_ambiguous_vr
@@ -134,7 +134,10 @@ def _in_little_endian(ds: Dataset) -> Dataset:
         meta = ds.file_meta
         ds = read_dataset(BytesIO(encoded(ds, ExplicitVRLittleEndian)), False, True)
         ds.file_meta = meta
-    elif any(_is_implicit(element) is (syntax != ImplicitVRLittleEndian) for element in held_elements(ds).values()):
+    elif any(
+        isinstance(element, RawDataElement) and element.is_implicit_VR is (syntax != ImplicitVRLittleEndian)
+        for element in held_elements(ds).values()  # others pydicom has converted
+    ):
         for _ in ds.iterall():
             pass  # converted now: pydicom writes it in the encoding that the file names, and not in that of its bytes
         correct_ambiguous_vr(ds, True)
@@ -142,11 +145,6 @@ def _in_little_endian(ds: Dataset) -> Dataset:
     if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds
-
-
-def _is_implicit(element: DataElement | RawDataElement) -> bool | None:
-    """Return whether an element was encoded without VR; None if pydicom has converted it."""
-    return element.is_implicit_VR if isinstance(element, RawDataElement) else None
 
 
 def _file_meta(ds: Dataset, transfer_syntax_uid: str) -> FileMetaDataset:

@@ -40,16 +40,8 @@ class Option(StrEnum):
     PIXELS = "pixels"
 
 
-RETAIN = (
-    Option.SAFE_PRIVATE,
-    Option.UIDS,
-    Option.DEVICE,
-    Option.INSTITUTION,
-    Option.PATIENT,
-    Option.FULL_DATES,
-    Option.MODIFIED_DATES,
-)
 CLEAN = (Option.DESCRIPTORS, Option.STRUCTURED, Option.GRAPHICS, Option.PIXELS)
+RETAIN = tuple(option for option in Option if option not in CLEAN)
 
 BASIC_PROFILE = ("113100", "Basic Application Confidentiality Profile")
 CODES: Mapping[Option, tuple[str, str]] = {
@@ -151,16 +143,12 @@ class Profile:
         if {Option.FULL_DATES, Option.MODIFIED_DATES} <= self.options:
             raise UsageError("full-dates and modified-dates exclude each other; choose one")
 
-    @property
-    def _actions(self) -> Mapping[int, AttributeAction]:
-        return _actions(self.options)
-
     def action(self, tag: int) -> AttributeAction | None:
         """Return what happens to a standard attribute; None if the table does not list it.
 
         The data of curves and overlays are not here: `node.extensions.deidentify.attributes` decides on whole groups.
         """
-        return self._actions.get(tag)
+        return _actions(self.options).get(tag)
 
     def dummy_if_empty(self, tag: int) -> bool:
         """Return whether an attribute that has lost its value gets a dummy: in some IOD, it must have a value."""

@@ -322,16 +322,18 @@ def _items(content: bytes) -> list[dict[str, Any]]:
     return [item for item in listed if isinstance(item, dict)]
 
 
-def _sequence(item: Mapping[str, Any], tag: str) -> list[dict[str, Any]]:
+def _values(item: Mapping[str, Any], tag: str) -> list[Any]:
     element = item.get(tag)
-    values = element.get("Value", []) if isinstance(element, dict) else []
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []
+
+
+def _sequence(item: Mapping[str, Any], tag: str) -> list[dict[str, Any]]:
+    return [value for value in _values(item, tag) if isinstance(value, dict)]
 
 
 def _first(item: Mapping[str, Any], tag: str) -> Any:
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    first = values[0] if isinstance(values, list) and values else None
+    first = next(iter(_values(item, tag)), None)
     return first if isinstance(first, str | int) else None
 
 

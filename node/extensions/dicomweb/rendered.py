@@ -248,15 +248,8 @@ def _order(target: SelectedInstances, frame_number: int, media_type: str, longes
     crop, flip, size = viewport_of(query.get("viewport"))
     if size is None and longest is not None:
         size = longest, longest
-    return PictureOrder(
-        frame_number,
-        FORMATS[media_type],
-        window_of(query.get("window")),
-        crop,
-        size,
-        quality_of(query.get("quality")),
-        flip,
-    )
+    window, quality = window_of(query.get("window")), quality_of(query.get("quality"))
+    return PictureOrder(frame_number, FORMATS[media_type], window, crop, size, quality, flip)
 
 
 def quality_of(text: str | None) -> int:

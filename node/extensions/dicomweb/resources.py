@@ -213,15 +213,10 @@ def derived_file(node: Services, instance: StoredInstance, name: str, write: Cal
 
     `name` says what of the instance it is. `write` writes an empty file. Raises what `write` does, and Unavailable.
     """
-    is_short = node.archive.intake.is_short
+    most_bytes = 0 if node.archive.intake.is_short else FRAME_CACHE_BYTES
     try:
-        return node.archive.derived.opened(
-            instance.key,
-            local_file(node, instance),
-            derived_name(instance, name),
-            0 if is_short else FRAME_CACHE_BYTES,
-            write,
-        )
+        file, name = local_file(node, instance), derived_name(instance, name)
+        return node.archive.derived.opened(instance.key, file, name, most_bytes, write)
     except OSError as error:
         raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
 
@@ -270,7 +265,7 @@ def respond_document(
     if request.method == "HEAD":
         length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
         return without_content(status, shared | length)
-    return Response(content, status, shared) if isinstance(content, bytes) else Instances(content, status, shared)
+    return sent(content, status, shared)
 
 
 def respond_data_sets(

@@ -376,9 +376,7 @@ class _Part:
     def _begin(self, *, is_whole: bool) -> None:
         identity = identify(bytes(self._head))
         if self._study and not identity.study_instance_uid and not is_whole and len(self._head) < LONG_HEAD_BYTES:
-            self._wanted = min(
-                4 * self._wanted, LONG_HEAD_BYTES
-            )  # a long header, with the Study Instance UID further on
+            self._wanted = min(4 * self._wanted, LONG_HEAD_BYTES)  # a long header, with the study further on
             return
         self.identity = identity
         refusal = self._refusal(identity)

@@ -137,9 +137,7 @@ class MetadataTransaction(StoreTransaction):
                 answer = self._node.decoder.run(assemble_file, paths[0], self._metadata, self._bulk_data, into=paths[1])
                 for one in read_assembled(answer):
                     self._store(one, file)
-        except NotDecoded as error:
-            self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
-        except ValueError as error:
+        except (NotDecoded, ValueError) as error:
             self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
         except DecoderBusy:
             self.refused(PartFailure(OUT_OF_RESOURCES, "too many requests wait for a decoder: try again later"))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -246,7 +247,13 @@ def _require(call: Call, study: str, series: str | None, instance: str) -> None:
         raise NotThere(f"no instance {instance} in this series")
 
 
-_PARTS = tuple(f'{MULTIPART}; type="{name}"' for name in (OCTETS, *sorted({*FRAME_TYPES.values()})))
+def _parts_of(*media_types: str) -> tuple[str, ...]:
+    return tuple(f'{MULTIPART}; type="{name}"' for name in media_types)
+
+
+_PARTS = _parts_of(OCTETS, *sorted({*FRAME_TYPES.values()}))
+_DATA_SETS = (DICOM_JSON, JSON, *_parts_of(DICOM_XML))
+_STORED = (*_parts_of(DICOM, DICOM_JSON, DICOM_XML), DICOM)
 _RENDERED = {
     **ACCEPT,
     "window": f"centre, width and function: {', '.join(rendered.FUNCTIONS)}",
@@ -256,7 +263,7 @@ _RENDERED = {
 _SEARCH = Transaction(
     "Search",
     "10.6",
-    (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"'),
+    _DATA_SETS,
     {
         **ACCEPT,
         "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
@@ -270,6 +277,7 @@ _SEARCH = Transaction(
     },
     DOCUMENT,
 )
+_PICTURES = partial(Transaction, "Retrieve Rendered", "10.4.1.1.3", parameters=_RENDERED, headers=CONDITIONAL)
 _THUMBNAIL = Transaction("Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, CONDITIONAL)
 
 TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
@@ -277,40 +285,15 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     qido.search_series: _SEARCH,
     qido.search_instances: _SEARCH,
     stow.store: Transaction(
-        "Store",
-        "10.5",
-        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
-        ACCEPT,
-        ("Accept", "Accept-Encoding", "Content-Type"),
-        (*(f'{MULTIPART}; type="{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML)), DICOM),
+        "Store", "10.5", (*_DATA_SETS, DICOM_XML), ACCEPT, ("Accept", "Accept-Encoding", "Content-Type"), _STORED
     ),
     wado.retrieve: Transaction(
-        "Retrieve Instances",
-        "10.4.1.1.1",
-        (f'{MULTIPART}; type="{DICOM}"', f'{MULTIPART}; type="{OCTETS}"', DICOM, ZIP),
-        ACCEPT,
-        CONDITIONAL,
+        "Retrieve Instances", "10.4.1.1.1", (*_parts_of(DICOM, OCTETS), DICOM, ZIP), ACCEPT, CONDITIONAL
     ),
-    wado.retrieve_metadata: Transaction(
-        "Retrieve Metadata",
-        "10.4.1.1.2",
-        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
-        ACCEPT,
-        DOCUMENT,
-    ),
-    rendered.retrieve_rendered_series: Transaction(
-        "Retrieve Rendered",
-        "10.4.1.1.3",
-        tuple(f'{MULTIPART}; type="{name}"' for name in rendered.FORMATS),
-        _RENDERED,
-        CONDITIONAL,
-    ),
-    rendered.retrieve_rendered_instance: Transaction(
-        "Retrieve Rendered", "10.4.1.1.3", (*rendered.FORMATS, HTML, PDF), _RENDERED, CONDITIONAL
-    ),
-    rendered.retrieve_rendered_frames: Transaction(
-        "Retrieve Rendered", "10.4.1.1.3", tuple(rendered.FORMATS), _RENDERED, CONDITIONAL
-    ),
+    wado.retrieve_metadata: Transaction("Retrieve Metadata", "10.4.1.1.2", (*_DATA_SETS, DICOM_XML), ACCEPT, DOCUMENT),
+    rendered.retrieve_rendered_series: _PICTURES(_parts_of(*rendered.FORMATS)),
+    rendered.retrieve_rendered_instance: _PICTURES((*rendered.FORMATS, HTML, PDF)),
+    rendered.retrieve_rendered_frames: _PICTURES(tuple(rendered.FORMATS)),
     rendered.retrieve_thumbnail: _THUMBNAIL,
     rendered.retrieve_frame_thumbnail: _THUMBNAIL,
     delete_resource: Transaction("Delete", "10.1", (), {}, ()),

@@ -362,9 +362,7 @@ def _order(target: SelectedInstances, media_type: str) -> PictureOrder:
 
 def _window(query: QueryParams) -> Window | None:
     centre, width = query.get("windowCenter"), query.get("windowWidth")
-    if centre is None and width is None:
-        return None
-    return window_of(f"{centre},{width}")
+    return None if centre is None and width is None else window_of(f"{centre},{width}")
 
 
 def _number(query: QueryParams, name: str) -> int | None:

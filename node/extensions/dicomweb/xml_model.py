@@ -19,9 +19,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=Fal
 def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
     """Return a data set of the DICOM JSON Model as JSON, or as XML in the Native DICOM Model; ordered by tag."""
     model = dict(sorted(model.items()))
-    if as_xml:
-        return native_model(model)
-    return _JSON.encode(model).encode("utf-8", "replace")
+    return native_model(model) if as_xml else _JSON.encode(model).encode("utf-8", "replace")
 
 
 NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")

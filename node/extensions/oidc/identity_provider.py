@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -331,14 +331,10 @@ class ProvidedSignIns:
         """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         url = self.provider.authorization_url(redirect_uri, state, nonce, verifier)
-        claims = {
-            "state": state,
-            "nonce": nonce,
-            "code_verifier": verifier,
-            "redirect_uri": redirect_uri,
-            "next_path": next_path,
-            "exp": int(monotonic()) + SIGN_IN_SECONDS,  # this process alone has the key: no step of the clock counts
-        }
+        claims = asdict(SignIn(state, nonce, verifier, redirect_uri, next_path))
+        claims["exp"] = (
+            int(monotonic()) + SIGN_IN_SECONDS
+        )  # this process alone has the key: no step of the clock counts
         return url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS)
 
     def returned(self, cookie: str, state: str) -> SignIn:

@@ -312,9 +312,7 @@ def desk_of_conflict(call: Call, conflict: Mapping[str, Any]) -> Response | None
     if conflict["kind"] != SHARED:
         return None
     patients = _persons(call).of_conflict(conflict["id"])
-    if len(patients) < 2:
-        return None
-    return desk(call, patients, conflict)
+    return None if len(patients) < 2 else desk(call, patients, conflict)
 
 
 @router.get("/patients/compare")

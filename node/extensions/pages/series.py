@@ -242,10 +242,8 @@ def file_url(revision: Mapping[str, Any], name: str) -> str:
 
 
 def _title(series: Mapping[str, Any]) -> str:
-    number = series["series_number"]
-    return (
-        f"{'' if number is None else number} {series['series_description'] or series['modality'] or 'series'}".strip()
-    )
+    number = "" if series["series_number"] is None else series["series_number"]
+    return f"{number} {series['series_description'] or series['modality'] or 'series'}".strip()
 
 
 def _described(file: Mapping[str, Any], series: Mapping[str, Any], local: LocalPath) -> dict[str, Any]:

@@ -6,6 +6,7 @@ repeat no word of the patient's names or identifiers. Names, dates and times are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -346,12 +347,9 @@ class _Tree:
 
     def series(self) -> list[Record]:
         """Return the series that the document lists as its evidence."""
-        found: dict[tuple[str, str], int] = {}
-        for key in self._series.values():
-            found[key] = found.get(key, 0) + 1
         return [
             {"study_instance_uid": study, "series_instance_uid": series, "instances": count}
-            for (study, series), count in found.items()
+            for (study, series), count in Counter(self._series.values()).items()
         ]
 
     def code(self, item: Dataset, keyword: str) -> Code:

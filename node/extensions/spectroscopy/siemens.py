@@ -96,13 +96,8 @@ def _text(csa: CsaHeader, name: str) -> str:
 
 def _facts(csa: CsaHeader, assignments: Mapping[str, str], dwell_s: float) -> tuple[dict[str, Any], tuple[str, ...]]:
     facts: dict[str, Any] = {"SpectralWidth": 1 / dwell_s}
-    for name, element in (
-        ("RepetitionTime", "RepetitionTime"),
-        ("InversionTime", "InversionTime"),
-        ("MixingTime",) * 2,
-    ):
-        time_ms = _number(csa, element)
-        if time_ms:
+    for name in ("RepetitionTime", "InversionTime", "MixingTime"):
+        if time_ms := _number(csa, name):
             facts[name] = time_ms / 1000
     flip_angle = _number(csa, "FlipAngle")
     if flip_angle is not None:
@@ -111,10 +106,8 @@ def _facts(csa: CsaHeader, assignments: Mapping[str, str], dwell_s: float) -> tu
         facts["TxCoil"] = _text(csa, "TransmittingCoil")
     echo_ms, planned_ms = _number(csa, "EchoTime"), _planned_echo_ms(assignments)
     if echo_ms and planned_ms and abs(echo_ms - planned_ms) > TIME_TOLERANCE * planned_ms:
-        doubt = (
-            f"the echo time is {echo_ms:g} ms in the CSA header, and {planned_ms:g} ms in the protocol: it is left out"
-        )
-        return facts, (doubt,)
+        stated = f"{echo_ms:g} ms in the CSA header, and {planned_ms:g} ms in the protocol"
+        return facts, (f"the echo time is {stated}: it is left out",)
     if echo_ms:
         facts["EchoTime"] = echo_ms / 1000
     return facts, ()

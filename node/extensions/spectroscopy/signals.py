@@ -213,9 +213,7 @@ def _order(normals: Float, axes: Float, least: float) -> list[int] | None:
     """Return, for each axis, the index of the slab whose normal is along it; None if they do not pair."""
     cosines = np.abs(axes.T @ normals)
     order = [int(index) for index in cosines.argmax(axis=1)]
-    if sorted(order) != [0, 1, 2] or cosines.max(axis=1).min() < least:
-        return None
-    return order
+    return None if sorted(order) != [0, 1, 2] or cosines.max(axis=1).min() < least else order
 
 
 def size_along(

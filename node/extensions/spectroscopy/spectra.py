@@ -128,25 +128,14 @@ def _frame(uid: str, signal: Signals) -> Frame:
     return Frame(uid, signal.frames[0], lambda: np.zeros((rows, columns), np.int16), rows, columns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    """What signals of one file share exactly."""
-
-    shape: tuple[int, ...]
-    dwell_s: float
-    nucleus: str
-    echo_s: float | None
-    role: str
-
-
-def _traits(signal: Signals) -> _Traits:
-    return _Traits(
-        signal.voxels.shape[:4], round(signal.dwell_s, 12), signal.nucleus, signal.facts.get("EchoTime"), signal.role
-    )
+def _traits(signal: Signals) -> tuple[Any, ...]:
+    """Return what signals of one file share exactly."""
+    dwell_s, echo_s = round(signal.dwell_s, 12), signal.facts.get("EchoTime")
+    return signal.voxels.shape[:4], dwell_s, signal.nucleus, echo_s, signal.role
 
 
 def _groups(signals: Sequence[Signals]) -> list[list[Signals]]:
-    by_traits: dict[_Traits, list[list[Signals]]] = defaultdict(list)
+    by_traits: dict[tuple[Any, ...], list[list[Signals]]] = defaultdict(list)
     for signal in signals:
         alike = by_traits[_traits(signal)]
         group = next((group for group in alike if _is_of(signal, group[0])), None)

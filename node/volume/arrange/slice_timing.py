@@ -98,9 +98,7 @@ def _consensus(readings: Float, apart_s: float, bands: int) -> Float | None:
     if 2 * len(agreeing) > len(readings):
         return _from_first(np.median(agreeing, axis=0))
     even = [_from_first(row) for row in readings if _is_even(_from_first(row), apart_s, bands)]
-    if even and all(_agree(row, even[0], apart_s) for row in even):
-        return even[0]
-    return None
+    return even[0] if even and all(_agree(row, even[0], apart_s) for row in even) else None
 
 
 def _doubt(timing: Float | None, readings: Float, plans: Sequence[Float], apart_s: float, bands: int) -> str:

@@ -299,9 +299,7 @@ def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
     offset_of = {id(frame): (int(column), int(row)) for frame, column, row in zip(frames, across, down, strict=True)}
     fields = _by(frames, lambda frame: offset_of[id(frame)])
     single = sum(len(field) == 1 for field in fields)
-    if 2 * single <= len(fields) or len(starts) == 1:
-        return fields
-    return _fields_by_acquisition(frames, labels)
+    return fields if 2 * single <= len(fields) or len(starts) == 1 else _fields_by_acquisition(frames, labels)
 
 
 def _fields_by_acquisition(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:

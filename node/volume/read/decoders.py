@@ -129,9 +129,7 @@ def _decode_jpeg_ls(data: bytes, shape: FrameShape) -> Array:
 
     decoded, header = jpeg_ls.decode_pixel_data(data)
     samples = np.frombuffer(decoded, shape.container)
-    if shape.samples > 1 and header["interleave_mode"] == 0:
-        return _by_pixel(samples, shape)
-    return samples
+    return _by_pixel(samples, shape) if shape.samples > 1 and header["interleave_mode"] == 0 else samples
 
 
 def _decode_openjpeg(data: bytes, shape: FrameShape) -> Array:

@@ -51,14 +51,7 @@ TAKEN_FROM_NINE = (
 MAX_COMBINED = 4
 """Most directions whose images a scanner combines to one: three axes, or the corners of a tetrahedron."""
 
-_MATRIX = (
-    "DiffusionBValueXX",
-    "DiffusionBValueXY",
-    "DiffusionBValueXZ",
-    "DiffusionBValueYY",
-    "DiffusionBValueYZ",
-    "DiffusionBValueZZ",
-)
+_MATRIX = tuple(f"DiffusionBValue{axes}" for axes in ("XX", "XY", "XZ", "YY", "YZ", "ZZ"))
 
 
 def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset | None = None) -> Diffusion | None:
@@ -134,16 +127,9 @@ def without_repair(frame: Frame) -> Frame:
 
 
 @once_per_series(
-    "Manufacturer",
-    "ImageType",
-    "DerivationCodeSequence",
-    "MRImageFrameTypeSequence",
-    "MRDiffusionSequence",
-    "DiffusionDirectionality",
-    "DiffusionBValue",
-    "DiffusionGradientDirectionSequence",
-    "DiffusionGradientOrientation",
-    "DiffusionBMatrixSequence",
+    *("Manufacturer", "ImageType", "DerivationCodeSequence", "MRImageFrameTypeSequence", "MRDiffusionSequence"),
+    *("DiffusionDirectionality", "DiffusionBValue", "DiffusionGradientDirectionSequence"),
+    *("DiffusionGradientOrientation", "DiffusionBMatrixSequence"),
 )
 def _of_instance(ds: Dataset) -> tuple[str, frozenset[str], Gradient | None, bool]:
     """Return manufacturer, kinds of image and weighting of a classic instance, and whether it lacks a b-value."""

@@ -152,17 +152,9 @@ def _common(ds: Dataset, reader: FrameReader, plane: tuple[int, int]) -> FrameAr
 
 
 @once_per_series(
-    "TemporalPositionIdentifier",
-    "NumberOfTemporalPositions",
-    "NominalPercentageOfCardiacPhase",
-    "FrameReferenceTime",
-    "AcquisitionNumber",
-    "AcquisitionDateTime",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "ContentDate",
-    "ContentTime",
-    "TimezoneOffsetFromUTC",
+    *("TemporalPositionIdentifier", "NumberOfTemporalPositions", "NominalPercentageOfCardiacPhase"),
+    *("FrameReferenceTime", "AcquisitionNumber", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"),
+    *("ContentDate", "ContentTime", "TimezoneOffsetFromUTC"),
 )
 def _time_key(ds: Dataset) -> FrameArguments:
     """Return the values that order frames in time, but those that differ between the slices of one time."""
@@ -188,30 +180,10 @@ def _acquired_s(ds: Dataset) -> float | None:
 
 
 @once_per_series(
-    *SPACING_KEYWORDS,
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "ActualFrameDuration",
-    "SOPClassUID",
-    "PatientID",
-    "Modality",
-    "FrameOfReferenceUID",
-    "ImageType",
-    "EchoTime",
-    "EchoNumbers",
-    "InversionTime",
-    "RepetitionTime",
-    "FlipAngle",
-    "SequenceName",
-    "KVP",
-    "ConvolutionKernel",
-    "ContrastBolusAgent",
-    "Units",
-    "RescaleType",
-    "CorrectedImage",
-    "DoseUnits",
-    "DoseType",
-    "PhotometricInterpretation",
+    *(*SPACING_KEYWORDS, "SliceThickness", "SpacingBetweenSlices", "ActualFrameDuration", "SOPClassUID", "PatientID"),
+    *("Modality", "FrameOfReferenceUID", "ImageType", "EchoTime", "EchoNumbers", "InversionTime", "RepetitionTime"),
+    *("FlipAngle", "SequenceName", "KVP", "ConvolutionKernel", "ContrastBolusAgent", "Units", "RescaleType"),
+    *("CorrectedImage", "DoseUnits", "DoseType", "PhotometricInterpretation"),
 )
 def _common_of_series(
     ds: Dataset,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -52,8 +53,7 @@ class LookupTable:
         return self.entries[index]
 
 
-@dataclass(frozen=True, slots=True)
-class _Descriptor:
+class _Descriptor(NamedTuple):
     """Number of entries, stored value of the first one, and bits of an entry."""
 
     entries: int

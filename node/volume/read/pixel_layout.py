@@ -70,16 +70,8 @@ class PixelLayout:
 
 
 @once_per_series(
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PlanarConfiguration",
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
 )
 def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
     """Return the layout of the samples of the pixel data element `keyword`.

@@ -85,22 +85,14 @@ class FrameReader:
         lossy: bool,
         widths: Widths,
     ) -> None:
-        self.frames = layout.frames
-        self.rows = layout.rows
-        self.columns = layout.columns
+        self.frames, self.rows, self.columns = layout.frames, layout.rows, layout.columns
         self.colour = layout.photometric not in GREY
         self.modality_lut = table is not None and not self.colour
-        self.lossy = lossy
-        if self.colour:
-            self.dtype = np.dtype(np.uint8)
-        else:
-            self.dtype = layout.stored_dtype if table is None else table.entries.dtype
-        self.stored = stored
-        self._table = table
-        self._colours = colours
+        grey = layout.stored_dtype if table is None else table.entries.dtype
+        self.dtype = np.dtype(np.uint8) if self.colour else grey
+        self.stored, self._table, self._colours, self.lossy, self.widths = stored, table, colours, lossy, widths
         self.photometric = layout.photometric if colours is None else colours.photometric
         self._grey_bits = layout.bits_stored if table is None and colours is None and layout.real is None else 0
-        self.widths = widths
 
     def __call__(self, index: int) -> Array:
         """Return one frame as `Frame.read` describes; it may be a read-only view into the data set.
@@ -395,12 +387,6 @@ def _frame_starts(fragments: list[bytes], offsets: list[int], frames: int) -> li
     return starts
 
 
-def _decode(layout: PixelLayout, frame: bytes, stream: Codestream | None, syntax: str) -> Array:
-    return decoded_frame(
-        frame, FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream)
-    )
-
-
 def _as_stored(
     samples: Array, layout: PixelLayout, syntax: str, stream: Codestream | None, widths: Widths | None
 ) -> Array:
@@ -443,4 +429,5 @@ def decode_frame(
 
     Raises ConversionRefused ``undecodable``: the codec failed.
     """
-    return _as_stored(_decode(layout, frame, codestream, syntax), layout, syntax, codestream, widths)
+    shape = FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, codestream)
+    return _as_stored(decoded_frame(frame, shape), layout, syntax, codestream, widths)

@@ -204,9 +204,7 @@ def _representation(ds: Dataset, element: RawDataElement) -> str:
 
 def _word_bytes(ds: Dataset, tag: BaseTag, vr: str) -> int:
     """Return the number of bytes that change order together; pixels of more than 16 bits count as whole words too."""
-    if tag == _PIXEL_DATA and vr == "OW":
-        return max(int(ds.BitsAllocated) // 8, 2)
-    return _WORD_BYTES[vr]
+    return max(int(ds.BitsAllocated) // 8, 2) if tag == _PIXEL_DATA and vr == "OW" else _WORD_BYTES[vr]
 
 
 def _swapped(value: bytes, word_bytes: int) -> bytes:

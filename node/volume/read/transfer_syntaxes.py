@@ -151,9 +151,7 @@ def read_codestream(data: bytes) -> Codestream:
     ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.4 and A.5 (JPEG 2000).
     """
     try:
-        if data.startswith(_SOI):
-            return _read_jpeg(data)
-        return _read_jpeg_2000(data)
+        return _read_jpeg(data) if data.startswith(_SOI) else _read_jpeg_2000(data)
     except IndexError:
         raise _undecodable("the header is truncated") from None
 

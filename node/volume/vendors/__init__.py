@@ -66,16 +66,8 @@ def tiling(ds: Dataset) -> Tiling | None:
     return siemens_mosaic.tiling(ds) or uih.tiling(ds)
 
 
-def component(ds: Dataset) -> str | None:
-    """Return the kind of pixel of an MR image: magnitude, phase, real, imaginary or fieldmap; None if it is unknown.
-
-    From Complex Image Component (0008,9208), then Image Type (0008,0008) or Frame Type (0008,9007) from its third
-    value on, then GE's and Philips' private elements. `ds` may be an item of MR Image Frame Type Sequence (0018,9226).
-    """
-    return _stated_component(ds) or ge.component(ds) or philips.component(ds)
-
-
 def _stated_component(ds: Dataset) -> str | None:
+    """Return the component by Complex Image Component (0008,9208), else by the types from their third value on."""
     stated = _COMPLEX_COMPONENTS.get(text(ds, "ComplexImageComponent").upper())
     if stated:
         return stated
@@ -102,7 +94,7 @@ def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
 
 def first_reversed_volume(ds: Dataset) -> int | None:
     """Return from which index every second volume has reversed polarity; None if none has, or not GE."""
-    return ge.first_reversed_volume(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None
+    return ge.first_reversed_volume(ds) if _is_by(ds, "GE ") else None
 
 
 def is_encoded_upwards(ds: Dataset) -> bool | None:
@@ -175,7 +167,8 @@ def coil_element(name: str | None) -> tuple[str, int] | None:
 class MRKind(NamedTuple):
     """What vendors say of the kind of an MR image; three of it only GE, one only Siemens.
 
-    `component`: see `component`.
+    `component`: magnitude, phase, real, imaginary or fieldmap, by the standard, else by private elements of GE and
+    Philips; None if it is unknown.
     `noise`: see `is_noise`.
     `maps_field`: the sequence maps the field in hertz.
     `collapse_flag`: the flag that separates kinds of images of one series.

@@ -56,7 +56,7 @@ class Clinic:
 def test_a_study_asks_for_the_patients_that_may_have_its_label(tmp_path: Path, labels: str, asked: int | None) -> None:
     clinic = Clinic(tmp_path, 3)
     exporter = Exporter(clinic, rules_of(f'[subjects]\nlabels = "{labels}"\n', tmp_path), PSEUDONYMS)
-    report = exporter.export_study(tmp_path / "out", "1.2.2")
+    report = exporter.export(tmp_path / "out", "1.2.2")
     assert len(report.change.added) == report.subjects == 1
     assert clinic.asked == [asked]
 
@@ -71,7 +71,7 @@ def test_a_data_set_takes_only_the_key_with_which_it_was_begun(tmp_path: Path) -
     assert sorted(out.rglob("*")) == before
     (out / ".voxelnode.key.json").write_text("[]")
     with pytest.raises(DatasetUnusable, match="damaged"):
-        other.export_study(out, "1.2.1")
+        other.export(out, "1.2.1")
 
 
 def test_a_study_of_another_patient_than_before_updates_both(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_a_study_of_another_patient_than_before_updates_both(tmp_path: Path) -> 
     assert len([*out.glob(f"{one}/**/*.nii.gz")]) == 2
     clinic.series = [replace(series, patient=3) for series in clinic.series]
     exporter = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True)
-    report = exporter.export_study(out, "1.2.1")
+    report = exporter.export(out, "1.2.1")
     assert (len(report.change.added), len(report.change.removed)) == (2, 2)
     assert not [*out.glob(f"{one}/**/*.nii.gz")]
     assert len([*out.glob(f"{other}/**/*.nii.gz")]) == 4
     clinic.series = clinic.series[1:3]
-    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export_study(out, "1.2.1")
+    report = Exporter(clinic, rules_of("", tmp_path), PSEUDONYMS, prune=True).export(out, "1.2.1")
     assert len(report.change.removed) == 2
 
 
@@ -144,7 +144,7 @@ def test_people_who_share_a_patient_id_are_no_subject_before_a_table_names_each(
         rules = "" if rows is None else '[subjects]\nmap = "subjects.csv"\n'
         (tmp_path / "subjects.csv").write_text(f"patient_id,study_date,study_instance_uid,subject\nP3,,,03\n{rows}")
         exporter = Exporter(clinic, rules_of(rules, tmp_path), PSEUDONYMS)
-        report = exporter.export(out, dry_run=True) if study is None else exporter.export_study(out, study)
+        report = exporter.export(out, study, dry_run=study is None)
         names = sorted(path.partition("/")[0] for path in report.change.added if path.startswith("sub-"))
         return names, {one.reason for one in report.skipped}
 

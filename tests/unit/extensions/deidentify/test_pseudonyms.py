@@ -6,7 +6,7 @@ import pytest
 
 from node.children.pseudonyms import Patient, PseudonymKey, made_key, new_key_file, passing_key, read_keys, rotate
 from node.errors import UsageError
-from node.extensions.deidentify.elements import shifted_date, shifted_datetime
+from node.extensions.deidentify.elements import shifted
 from node.extensions.deidentify.text import Identities
 from tests.unit.extensions.deidentify.orders import KEY
 
@@ -73,11 +73,11 @@ def test_a_key_that_is_missing_or_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_dates_move_by_whole_days() -> None:
-    assert shifted_date("20240301", 1) == "20240229"
-    assert shifted_date("2024.03.01", 366) == "20230301"
-    assert shifted_datetime("20240301101500.25+0100", 1) == "20240229101500.25+0100"
-    assert [shifted_date(text, 1) for text in ("", "2024", "20241301", "00010101", "tomorrow")] == [""] * 5
-    assert [shifted_datetime(text, 1) for text in ("", "202403", "2024")] == [""] * 3
+    assert shifted("DA", "20240301", 1) == "20240229"
+    assert shifted("DA", "2024.03.01", 366) == "20230301"
+    assert shifted("DT", "20240301101500.25+0100", 1) == "20240229101500.25+0100"
+    assert [shifted("DA", text, 1) for text in ("", "2024", "20241301", "00010101", "tomorrow")] == [""] * 5
+    assert [shifted("DT", text, 1) for text in ("", "202403", "2024")] == [""] * 3
 
 
 @pytest.mark.parametrize(

@@ -30,21 +30,21 @@ from tests.unit.volume.grids import tiled
     ],
 )
 def test_image_type_tells_what_a_pixel_is_from_its_third_value_on(image_type: str, component: str | None) -> None:
-    assert vendors.component(make.mr_series(1, ImageType=image_type)[0]) == component
+    assert vendors.mr_kind(make.mr_series(1, ImageType=image_type)[0]).component == component
 
 
 def test_the_standards_attribute_goes_before_image_type() -> None:
     item = make.dataset(FrameType=["ORIGINAL", "PRIMARY", "M", "NONE"], ComplexImageComponent="PHASE")
-    assert vendors.component(item) == "phase"
+    assert vendors.mr_kind(item).component == "phase"
     item.ComplexImageComponent = "MIXED"
-    assert vendors.component(item) == "magnitude"
+    assert vendors.mr_kind(item).component == "magnitude"
 
 
 @pytest.mark.parametrize(("number", "component"), [(0, "magnitude"), (1, "phase"), (2, "real"), (3, "imaginary")])
 def test_ge_numbers_the_components(number: int, component: str) -> None:
     ds = make.mr_series(1, ImageType="ORIGINAL\\PRIMARY\\OTHER")[0]
     ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", number)
-    assert vendors.component(ds) == component
+    assert vendors.mr_kind(ds).component == component
 
 
 def test_philips_states_component_and_scale_slope() -> None:
@@ -52,7 +52,7 @@ def test_philips_states_component_and_scale_slope() -> None:
     block = ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
     block.add_new(0x11, "CS", "R")
     block.add_new(0x0E, "FL", 0.5)
-    assert vendors.component(ds) == "real"
+    assert vendors.mr_kind(ds).component == "real"
     assert philips.scale_slope(ds) == 0.5
     assert philips.scale_slope(make.mr_series(1)[0]) is None
 
