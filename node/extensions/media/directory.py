@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import PurePosixPath
 
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -210,28 +210,21 @@ class Directory:
 
     def encoded(self) -> bytes:
         """Return the file DICOMDIR."""
-        prefix = self._prefix(0, 0, 0)
-        bodies: list[bytearray] = []
-        places: dict[int, int] = {}
-        at = len(prefix)
-        for node in _walk(self._root):
-            body = bytearray(_record_bytes(node.record))
-            bodies.append(body)
-            places[id(node)] = at
-            at += _ITEM.size + len(body)
-        order = list(_walk(self._root))
-        numbers = {id(node): number for number, node in enumerate(order)}
+        prefix, order = self._prefix(0, 0, 0), _walk(self._root)
+        bodies = {id(node): bytearray(_record_bytes(node.record)) for node in order}
+        *starts, end = accumulate((_ITEM.size + len(body) for body in bodies.values()), initial=len(prefix))
+        places = dict(zip(bodies, starts, strict=True))
         for parent in (self._root, *order):
             siblings = list(parent.children.values())
             if siblings and parent is not self._root:
-                _put(bodies[numbers[id(parent)]], 30, places[id(siblings[0])])
+                _put(bodies[id(parent)], 30, places[id(siblings[0])])
             for one, following in pairwise(siblings):
-                _put(bodies[numbers[id(one)]], 8, places[id(following)])
+                _put(bodies[id(one)], 8, places[id(following)])
         patients = list(self._root.children.values())
         first, last = (places[id(patients[0])], places[id(patients[-1])]) if patients else (0, 0)
         written = BytesIO()
-        written.write(self._prefix(first, last, at - len(prefix)))
-        for body in bodies:
+        written.write(self._prefix(first, last, end - len(prefix)))
+        for body in bodies.values():
             written.write(_ITEM.pack(0xFFFE, 0xE000, len(body)))
             written.write(body)
         return written.getvalue()

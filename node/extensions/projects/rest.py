@@ -162,10 +162,10 @@ def set_member(call: CurrentCall, change: Change, project: Name, account: Accoun
     Administrators do this, and members with the role manage for accounts that see projects only before.
     """
 
+    @_managing(call, project)
     def act(_: object) -> Mapping[str, Any]:
-        with _managing(call, project):
-            known = {"name": project, "account": account, "role": member.role}
-            return call.act("set-project-member", **known, may_limit=call.account.role == Role.ADMIN)
+        known = {"name": project, "account": account, "role": member.role}
+        return call.act("set-project-member", **known, may_limit=call.account.role == Role.ADMIN)
 
     return change.make(ProjectMember, lambda index: _members(index, project), act)
 
@@ -174,9 +174,9 @@ def set_member(call: CurrentCall, change: Change, project: Name, account: Accoun
 def remove_member(call: CurrentCall, change: Change, project: Name, account: Account) -> RemovedMember:
     """Take the role in a project from an account: for administrators, and members with the role manage."""
 
+    @_managing(call, project)
     def act(_: object) -> Mapping[str, Any]:
-        with _managing(call, project):
-            return call.act("remove-project-member", name=project, account=account)
+        return call.act("remove-project-member", name=project, account=account)
 
     return change.make(RemovedMember, lambda index: _members(index, project), act)
 

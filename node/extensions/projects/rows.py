@@ -4,9 +4,9 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, literal, select, update
+from sqlalchemy import Connection, Select, delete, func, literal, select, update
 
 from node.errors import UsageError
 from node.extensions.projects.listed import ProjectViews
@@ -75,10 +75,8 @@ class ProjectRepository(IndexRepository):
         whether the project is new.
         """
         given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
-        values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        for key in ("rule", "called_ae_title"):
-            if values.get(key) == "":
-                values[key] = None
+        changed = {key: value for key, value in given.items() if value is not None}
+        values = {key: value if key == "description" else value or None for key, value in changed.items()}
         project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
         if project is None:
             connection.execute(insert(ProjectRow).values(name=name, created_by=who, created_at=now, **values))
@@ -126,8 +124,7 @@ class ProjectRepository(IndexRepository):
         _limit(connection, account)
         key = {"project_id": project, "account": account}
         added = insert(ProjectMemberRow).values(**key, role=role)
-        elements = ["project_id", "account"]
-        connection.execute(added.on_conflict_do_update(index_elements=elements, set_={"role": role}))
+        connection.execute(added.on_conflict_do_update(index_elements=list(key), set_={"role": role}))
 
     @on_writer
     def remove_member(self, connection: Connection, name: str, account: str) -> None:
@@ -220,14 +217,7 @@ class ReadProjects(ReadRepository, ProjectViews):
 
     def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
         """Return the row ids of series, by the UIDs of study and series; without a series, of all of the study."""
-        found: set[int] = set()
-        for study, series in keys:
-            query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            query = query.where(StudyRow.study_instance_uid == study)
-            if series:
-                query = query.where(SeriesRow.series_instance_uid == series)
-            found.update(self._connection.scalars(query))
-        return found
+        return {row for key in keys for row in self._connection.scalars(_series_of(*key))}
 
     def newest_series(self) -> tuple[int, str]:
         """Return row id and UID of the series with the largest row id; 0 and no UID if there is none."""
@@ -257,12 +247,17 @@ class ReadProjects(ReadRepository, ProjectViews):
         return tuple(self._connection.execute(state).one())
 
 
+def _series_of(study: str | None, series: str | None = None) -> Select[int]:
+    """Return what selects the row ids of a series, or of all of a study."""
+    query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    query = query.where(StudyRow.study_instance_uid == study)
+    return query.where(SeriesRow.series_instance_uid == series) if series else query
+
+
 def _derive(connection: Connection, project: int, study: str) -> None:
     """Have the series of a study in a project that its contents name, beside those of its rule."""
-    of_study = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    of_study = of_study.where(StudyRow.study_instance_uid == study)
     by_hand = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule.is_(False)
-    connection.execute(delete(ProjectSeriesRow).where(*by_hand, ProjectSeriesRow.series_id.in_(of_study)))
+    connection.execute(delete(ProjectSeriesRow).where(*by_hand, ProjectSeriesRow.series_id.in_(_series_of(study))))
     is_named = (
         select(ProjectContentRow.project_id)
         .where(
@@ -285,10 +280,6 @@ def _limit(connection: Connection, account: str) -> None:
 
 
 def _require(connection: Connection, content: Content) -> None:
-    query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    query = query.where(StudyRow.study_instance_uid == content.study)
-    if content.series:
-        query = query.where(SeriesRow.series_instance_uid == content.series)
-    if connection.execute(query.limit(1)).first() is None:
+    if connection.execute(_series_of(content.study, content.series).limit(1)).first() is None:
         what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
         raise UsageError(f"no {what[:200]} in the index; `voxelnode series --uids` lists all")
