@@ -194,7 +194,11 @@ def test_the_answer_names_the_message_and_the_instance(node: Running) -> None:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID, message_id=777))))
         peer.send(p_data(pdv(1, 2, data_set_bytes(ds))))
         answer = peer.receive()
+        peer.send(p_data(pdv(3, 3, c_store_rq(ds.SOPInstanceUID)), pdv(3, 2, data_set_bytes(ds))))
+        refused = peer.receive()
     assert answer is not None
+    assert refused is not None
+    assert decoded(refused[1])[0x0900] == (0x0122).to_bytes(2, "little"), "context 3 is for C-ECHO"
     elements = decoded(answer[1])
     assert elements[0x0100] == b"\x01\x80"
     assert elements[0x0120] == (777).to_bytes(2, "little")

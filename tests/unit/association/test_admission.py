@@ -10,6 +10,7 @@ from node.association import admission as module
 from node.association.admission import EVERY_VERB, Admission, add_peer
 from node.association.request import ProposedContext, ReceivedRequest
 from node.cli.run.config import table_of
+from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.runtime.metrics import Metrics
 from node.settings.peers import Dicom, Peer
@@ -137,6 +138,14 @@ def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
     assert doorkeeper.rights("10.3.2.3", asking("CT")).permitted == set()
     assert doorkeeper.rights("10.3.2.3", asking("STRANGER")).permitted == set()
     assert doorkeeper.rights("10.3.2.3", asking("ANY")).permitted == EVERY_VERB
+
+
+def test_who_reads_by_two_names_sees_what_either_of_them_sees() -> None:
+    beside = {None: ("query",), Scope(projects=("alpha",)): ("store",)}
+    for scope, may in beside.items():
+        one = Peer(ae_title="CT1", may=("query",), projects=("alpha",))
+        rights = admission({"one": one, "other": Peer(ae_title="CT1", may=may)}).rights("10.1.2.3", asking())
+        assert rights.scope == scope
 
 
 def test_without_peers_strangers_may_store_and_not_read() -> None:
