@@ -3,8 +3,6 @@
 The first line of a file contains the digest of the last line of the file before it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

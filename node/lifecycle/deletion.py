@@ -18,8 +18,6 @@ archive is: it must be sent again. An instance that came again meanwhile stays c
 are a conflict. If the process dies in between, the next start goes on.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Iterable

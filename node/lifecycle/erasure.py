@@ -8,8 +8,6 @@ between, the next start goes on with the rest in the row. The certificate says w
 it. It names no patient: it has digests of UIDs, by which whoever knows a UID finds it.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import mmap

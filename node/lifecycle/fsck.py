@@ -3,8 +3,6 @@
 `examine` changes nothing and may run while a node serves; `repair_all` requires the lock of the root.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The journal of a root for commands, also beside a node: its size, its waiting instances, its damage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

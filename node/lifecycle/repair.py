@@ -1,7 +1,5 @@
 """Repair the differences that `node.lifecycle.fsck` has found, under the lock of the root."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -12,8 +12,6 @@ machine there is none: the clock must then be later than it ever was, and not by
 The service writes one row of the index, and a confirmation another one: neither overwrites the other.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import time

@@ -1,7 +1,5 @@
 """The interface of channels: webhooks, commands and plugins."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

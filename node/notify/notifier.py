@@ -1,7 +1,5 @@
 """All hooks of a node, and the worker of each: it composes the message of each event, and its channel delivers it."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress

@@ -1,7 +1,5 @@
 """The interface of destinations, such as peers and buckets, and what those that write files have in common."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

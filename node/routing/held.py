@@ -3,8 +3,6 @@
 None of them costs an attempt. Hours are such as ``20:00-06:00``, in the time zone of the machine.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A peer as a destination: C-STORE on one association that stays open while there is something to send."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 

@@ -1,7 +1,5 @@
 """Instances are compared with their digests, and changed if the route says so, while those before them are sent."""
 
-from __future__ import annotations
-
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable

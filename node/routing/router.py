@@ -1,7 +1,5 @@
 """All routes of a node: configuration, start and stop."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass

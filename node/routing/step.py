@@ -4,8 +4,6 @@ A step holds no connection, no row and no file, and is thrown away at its end. `
 a message asks for and what became of that.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The configuration: its model, its sources, and the commented example."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 because child processes read it without the others.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network

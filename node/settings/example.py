@@ -1,7 +1,5 @@
 """Make the commented example of the configuration from the model: the keys that people set, by task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """[dicom] and [peers]: the listener, and who may call it or is called."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cached_property

@@ -3,8 +3,6 @@
 Child processes read [convert] without the others: to define those takes longer than the conversion of a slice.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sized
 from contextlib import suppress

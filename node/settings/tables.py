@@ -11,8 +11,6 @@ machine itself are refused (`Reach`). The secret of a hook is given once and nev
 address does.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

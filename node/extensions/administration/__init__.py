@@ -4,8 +4,6 @@ Accounts and one's own account; peers, routes, hooks and rules of retention, whi
 configuration with where each value comes from; the newest changes and log lines.
 """
 
-from __future__ import annotations
-
 from node.association.added import Parts, Running
 from node.hookspecs import Extension, MenuEntry, Router
 

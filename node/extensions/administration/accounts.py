@@ -1,7 +1,5 @@
 """Accounts: the page of one's own, with its password, tokens and sessions, and the page of all for administrators."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """The test of a hook: a message of the newest series, marked as a test."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Peers, routes, hooks and rules of retention, which they set here; the configurat
 the newest changes and log lines.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import pathlib

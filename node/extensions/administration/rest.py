@@ -1,7 +1,5 @@
 """REST: the account of the caller; hooks, with what waits for each."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from fastapi import Path

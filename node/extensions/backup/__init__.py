@@ -1,7 +1,5 @@
 """Backups of a root: made, proved, and restored (docs/backup.md)."""
 
-from __future__ import annotations
-
 from node.hookspecs import Command, Extension
 
 

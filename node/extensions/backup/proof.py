@@ -1,7 +1,5 @@
 """Prove a backup: restore it into a scratch root, compare every digest, and convert a sample of its series again."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gzip
 import hashlib

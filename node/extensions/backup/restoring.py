@@ -1,7 +1,5 @@
 """Restore a backup: into a new root, or into the scratch root of a proof."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """``voxelnode archive status|copy``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Move all of an archive to its object store, or back to the folder, while no node serves it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal

@@ -7,8 +7,6 @@ The synchronous calls of the library are used, from threads: after its asynchron
 its end (obstore 0.12.1).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

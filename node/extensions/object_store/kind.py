@@ -4,8 +4,6 @@ Every function but `tried` and `findings` may raise `node.archive.base.StoreAway
 configuration cannot be used.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import uuid

@@ -4,8 +4,6 @@ These are the files of instances, and those of revisions: volumes, and what lies
 move what is on their own disks. What is to be moved is, here, always what this host has.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Sequence

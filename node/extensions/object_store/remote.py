@@ -8,8 +8,6 @@ Readers of instances compare them with their digests themselves, and record dama
 of a revision that has other bytes never becomes a local file.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The servers of S3: those of [storage], and of [destinations.NAME] of the kind s3."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

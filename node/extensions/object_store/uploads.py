@@ -9,8 +9,6 @@ If the process dies in between, the file is still there, and the object is found
 again. While the store is away, files stay on the local disk.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Sequence

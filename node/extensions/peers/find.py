@@ -1,7 +1,5 @@
 """C-FIND as a service user (PS3.4 C.4.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from time import monotonic
 

@@ -1,7 +1,5 @@
 """C-GET as a service user: instances of a peer are stored as if the peer had sent them (PS3.4 C.4.3)."""
 
-from __future__ import annotations
-
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator

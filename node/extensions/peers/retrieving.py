@@ -3,8 +3,6 @@
 Instances that came before come again, and change nothing: a retrieval that ran when the node ended is repeated.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Peers: searches and retrievals, by REST and on pages."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Answers are read from their bytes, as received instances are: no value is longer
 none has control characters. A peer that is slow, dead or hostile takes the time of its own searches only.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from collections import Counter

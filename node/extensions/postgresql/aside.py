@@ -1,7 +1,5 @@
 """An index in PostgreSQL that was set aside: its tables and views are in a schema of their own."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count

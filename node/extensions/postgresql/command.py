@@ -1,7 +1,5 @@
 """``voxelnode db hosts [drain|forget]``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from time import monotonic, sleep
 from typing import Annotated, Any

@@ -4,8 +4,6 @@ A copy that was interrupted goes on where it was. If the process dies between th
 until the copy goes on.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from contextlib import ExitStack
 from itertools import zip_longest

@@ -3,8 +3,6 @@
 Importing this module registers the dialect ``voxelnode``.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import re

@@ -1,7 +1,5 @@
 """The index in a database of a PostgreSQL server: how it is written to, checked, copied and set aside."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import shutil

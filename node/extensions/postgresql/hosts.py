@@ -8,8 +8,6 @@ A lease does not stop a host that was only slow, so what such a host writes is f
 `Sharing.require` for everything else.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """This host among those that share an index: it says that it lives, hears of the others, and copies its audit log."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -11,8 +11,6 @@ that a second process of that host is refused, and nothing is written once the l
 them share another lock, which a migration or a copy takes for itself.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import re

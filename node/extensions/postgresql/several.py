@@ -1,7 +1,5 @@
 """One of several hosts that share an index; see `node.index.engine.sharing`. How far their commits are."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from math import inf

@@ -3,8 +3,6 @@
 No node opens a copy of a whole index that is not finished, nor the source of one that is, which would be behind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from typing import Any

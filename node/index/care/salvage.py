@@ -8,8 +8,6 @@ So are the rows of installed extensions; a row that names a patient, study, seri
 number of now.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

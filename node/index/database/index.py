@@ -1,7 +1,5 @@
 """The index of one root as the node has it open: one repository a noun, one writer, and readers beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace

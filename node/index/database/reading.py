@@ -7,8 +7,6 @@ first query.
 index they take seconds. They are therefore kept for a while, with the moment at which they were taken.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 import time

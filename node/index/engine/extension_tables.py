@@ -4,8 +4,6 @@ Each extension has migrations of its own, and a row of its own in ``alembic_vers
 of its extension, so a row also tells whose tables the index has while the extension is not installed: they stay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache

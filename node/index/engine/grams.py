@@ -6,8 +6,6 @@ a study or its patient changes it in the same transaction, also those that copy 
 it as a table of FTS5, and PostgreSQL as a table with an index of its texts; both have the id of the study as ``rowid``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

@@ -13,8 +13,6 @@ the whole of it ended, and what the node does and knows beside its series (such 
 for those who have a role in the whole node.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

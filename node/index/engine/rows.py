@@ -13,8 +13,6 @@ A read that a write depends on belongs in the body of that write; elsewhere, ano
 What only reads has one connection: rows of the documented views, and pages of tables.
 """
 
-from __future__ import annotations
-
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -12,8 +12,6 @@ Starlette gives its threads that copy. A thread that a request starts itself (`t
 executor, `run_in_executor`) has none, and would read the whole index: it begins with `copy_context().run`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -5,8 +5,6 @@ opens a file asks the `Sharing` of its index, and needs no case for several host
 every file. `node.extensions.postgresql.several` answers for one of several hosts.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any

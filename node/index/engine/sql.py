@@ -11,8 +11,6 @@ construct, because both engines know the words that say what is meant:
 - NULL compared as a value: `is_distinct_from` and `is_not_distinct_from`. IS of PostgreSQL compares no values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 

@@ -1,7 +1,5 @@
 """The index in a SQLite file: how it is opened, written to, checked, copied and set aside."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import sqlite3

@@ -10,8 +10,6 @@ Where SQLite and PostgreSQL say something differently, both words stand beside e
 operands. Statements of SQLAlchemy have them by the constructs of `node.index.engine.sql`.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import sqlite3

@@ -7,8 +7,6 @@ Paths in the tables are relative to the root, and `node.index.engine.sql.RootFol
 SQL that both engines share; where they differ, it has the words of its engine.
 """
 
-from __future__ import annotations
-
 from itertools import chain
 
 from sqlalchemy import Connection, Dialect

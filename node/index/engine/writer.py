@@ -10,8 +10,6 @@ order. If writers wait for each other all the same, the batch of one is undone, 
 in a transaction of its own.
 """
 
-from __future__ import annotations
-
 import queue
 import random
 import threading

@@ -1,7 +1,5 @@
 """The tables of what became of images: conversions, events, conflicts, refusals, losses and deletions."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

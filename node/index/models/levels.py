@@ -1,7 +1,5 @@
 """The tables of patients, studies, series and images, the levels of PS3.4 C.6."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

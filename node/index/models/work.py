@@ -1,7 +1,5 @@
 """The tables of the index itself: its accounts, projects and hosts, what they know of senders and owe to others."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Accounts for HTTP, with their tokens and sessions."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass

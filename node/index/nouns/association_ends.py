@@ -4,8 +4,6 @@ An end without release leaves an event of each series, which counts against it u
 sender comes back, or until it is known that this way of this sender to end means nothing.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping

@@ -3,8 +3,6 @@
 An end counts only while the claim is held: who has lost it changes nothing.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ A series has at most one current conversion; earlier ones are superseded. Their 
 instances, or some of their frames, in no volume.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The records of a conversion that its child process needs, apart from the others because each takes time to define."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SeriesKey = tuple[str, str]

@@ -7,8 +7,6 @@ deletion does not touch. (If the rows were removed last, that instance would be 
 deleted.) If the process dies before the files are gone, the next start finds the unfinished tombstone with their names.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath

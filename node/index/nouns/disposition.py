@@ -3,8 +3,6 @@
 The decision is a pure function; `node.index.nouns.received` looks up what it needs, and carries it out.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from node.index.nouns.records import Flaw, ReceivedPolicy, StoredFile

@@ -3,8 +3,6 @@
 It leaves when it is deleted, and when another version takes its place or moves it to another study.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 

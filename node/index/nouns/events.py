@@ -7,8 +7,6 @@ for each subscriber that wants it, whichever host commits it. The row is deleted
 became of the message, or in the one that deletes the instance: a crash repeats a message, and loses none.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, TypedDict, Unpack, cast

@@ -1,7 +1,5 @@
 """The facts of series that selectors compare: one query for any number of series, with only the fields it needs."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

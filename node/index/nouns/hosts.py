@@ -7,8 +7,6 @@ The record of an audit log is the file of each host (`node.audit.audit_log`). It
 copy of them shows whether the file was cut off, replaced or rewritten since, and each host can look.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Collection, Iterator, Sequence

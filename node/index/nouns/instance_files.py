@@ -3,8 +3,6 @@
 An order is given in the transaction in which the row that names the file changes or goes.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass

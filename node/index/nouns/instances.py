@@ -1,7 +1,5 @@
 """Instances: how they get into the index, their rows, and totals."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from math import inf

@@ -1,7 +1,5 @@
 """What commands and programs look at of patients, studies, series, instances and volumes, as of `views` the rest."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence

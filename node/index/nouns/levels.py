@@ -1,8 +1,6 @@
 """The rows above an instance: patient, study and series, inserted if new, and deleted when they are empty; and the
 conflicts between them."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Of records of the journal that cannot be read, nobody knows which instances they
 until a person accepts it.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections import Counter, defaultdict

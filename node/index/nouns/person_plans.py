@@ -3,8 +3,6 @@
 `node.index.nouns.persons` carries them out.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping

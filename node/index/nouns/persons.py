@@ -10,8 +10,6 @@ or of the patient. `StudyRow.identified_at` says that somebody has decided: what
 its patient then (`node.index.search.selection.Identities`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Sequence
 from itertools import chain, product

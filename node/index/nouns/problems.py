@@ -10,8 +10,6 @@ missing instances or the revision of the series changes, the problem is open aga
 An identity conflict is one UID or Patient ID with different content.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import asdict

@@ -6,8 +6,6 @@ and is what every read of a member looks up (`node.index.engine.narrowed`). A se
 that inserts it; what a rule says follows (`node.extensions.projects`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ What becomes of an instance whose UID is there already is decided by `node.index
 that needs a look at the kept file, nothing is written, and whoever added the instance has them compared first.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

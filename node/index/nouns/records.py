@@ -1,7 +1,5 @@
 """Plain records that the index accepts and returns."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Collection, Mapping, Sequence

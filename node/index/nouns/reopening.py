@@ -4,8 +4,6 @@ A series such as a structure set refers to the series that it was drawn on. Its 
 and is repeated when one of them is received, gets a new revision, or is deleted.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any

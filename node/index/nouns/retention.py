@@ -1,7 +1,5 @@
 """What retention has seen of the clock and asks about receipts, and how a person confirms that the clock is right."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from dataclasses import dataclass, replace

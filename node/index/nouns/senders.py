@@ -8,8 +8,6 @@ that way to end means nothing, of who ended so: an AE title at an address, until
 same way of anybody else, remains a sign.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from math import ceil

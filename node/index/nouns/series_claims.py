@@ -4,8 +4,6 @@ All state is in rows, so a restart loses nothing. A process that dies leaves its
 host releases them, or another host takes them over when its lease is over.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import uuid
 from collections.abc import Collection

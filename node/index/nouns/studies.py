@@ -1,7 +1,5 @@
 """Studies and series: when a study became quiet, the rows of the lists of both, and what exports read."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ all be at the end of that order, as names that begin with a letter are: after so
 however many they are.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ so that nothing counts as received, made or sent once more (`_Undo`). Emptying t
 tombstone of the deletion, which then removes them like any other.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

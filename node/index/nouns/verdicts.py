@@ -3,8 +3,6 @@
 `node.completeness` weighs the facts. A closed series is judged again at any time, by what the rows say then.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence

@@ -3,8 +3,6 @@
 `node.index.database.look` runs them without SQLAlchemy; the repositories of the nouns inherit them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar

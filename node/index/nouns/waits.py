@@ -19,8 +19,6 @@ by the step, so that no wait changes its length: of series and studies, and of w
 follow the clock of their database instead: none of them moves the timers of all.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections import defaultdict

@@ -3,8 +3,6 @@
 Conditions on a higher level are subqueries for the rows below it, so that SQLite can start at any level.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

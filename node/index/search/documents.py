@@ -7,8 +7,6 @@ SQL reads only the values that a query names. A series whose
 instances all have the same values is decided by its own document; the instances of the others are read one by one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

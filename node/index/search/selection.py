@@ -1,7 +1,5 @@
 """Stored instances and the location of their bytes, for C-MOVE, C-GET, WADO-RS and storage commitment."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any

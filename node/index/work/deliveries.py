@@ -9,8 +9,6 @@ for another attempt, and the outcome of all but those of single instances that w
 One host at a time delivers to a subscriber.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import heapq
 import uuid

@@ -9,8 +9,6 @@ one is done at a time, and a lane whose other side is slow or dead delays no oth
 The queries of the ledger stand together here, each with its name; `node.index.work.states` has the states.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import secrets
 from collections.abc import Collection, Mapping, Sequence

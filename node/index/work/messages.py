@@ -5,8 +5,6 @@ the event (`node.index.work.deliveries`). Its key is the same each time the even
 attempt that is under way, since the process that makes it has the lease of the lane: if it dies, the message is due.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

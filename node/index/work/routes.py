@@ -6,8 +6,6 @@ event of the same series, sends the others only. A series may be deleted once ev
 it, and nobody waits for it any more.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence

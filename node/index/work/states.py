@@ -6,8 +6,6 @@ in docs/project/development.md is what ``python -m node.index.work.states`` prin
 What a kind has of its own is one frozen class, in JSON in `work.payload`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
