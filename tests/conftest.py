@@ -21,6 +21,7 @@ from pynetdicom.transport import AssociationServer
 from node.cli import main
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
+from node.journal import journal, segment
 from tests.awaited_answers import lose_no_answer
 from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
@@ -72,6 +73,9 @@ lose_no_answer()
 # A client of HTTP reads the certificates of the machine's authorities, which takes longer than most requests of tests.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
+# A journal grows in steps of 4 MiB, which tests would write at each start and read before each look at rows.
+segment.GROW_BYTES = journal.GROW_BYTES = 64 << 10
+
 # pynetdicom's server looks only twice a second whether it is to end; tests start and end hundreds.
 AssociationServer.serve_forever = partialmethod(AssociationServer.serve_forever, poll_interval=0.02)
 
@@ -91,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the campaigns, so that no worker is left with a long one; leave out what PostgreSQL does not have."""
     _keep_diagonals(items)
+    _keep_samples(items)
     items.sort(key=lambda item: CAMPAIGNS not in item.path.parents)
     if IN_POSTGRESQL:
         for item in items:
@@ -119,11 +124,7 @@ def _is_slow(source: str) -> bool:
 
 def _keep_diagonals(items: list[pytest.Item]) -> None:
     """Leave to the slow tests what a matrix has beside its diagonal: the least cases in which each value occurs."""
-    matrices: dict[str, list[pytest.Function]] = defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("diagonal") is not None and isinstance(item, pytest.Function):
-            matrices[item.nodeid.partition("[")[0]].append(item)
-    for matrix in matrices.values():
+    for matrix in _cases(items, "diagonal").values():
         axes: list[dict[tuple[int, ...], int]] = [{} for _ in matrix[0].iter_markers("parametrize")]
         cases = [
             tuple(axis.setdefault(values, len(axis)) for axis, values in zip(axes, _values(item), strict=True))
@@ -133,6 +134,26 @@ def _keep_diagonals(items: list[pytest.Item]) -> None:
         for item, case in zip(matrix, cases, strict=True):
             if case not in diagonal:
                 item.add_marker(pytest.mark.slow)
+
+
+def _keep_samples(items: list[pytest.Item]) -> None:
+    """Leave to the slow tests all but some cases of a long table, in equal steps from the first to the last."""
+    for table in _cases(items, "sample").values():
+        quick = [item for item in table if not any(item.iter_markers(name="slow"))]
+        wanted = table[0].get_closest_marker("sample").args[0]
+        kept = {step * (len(quick) - 1) // max(wanted - 1, 1) for step in range(wanted)}
+        for number, item in enumerate(quick):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
+def _cases(items: list[pytest.Item], mark: str) -> dict[str, list[pytest.Function]]:
+    """The cases of each test that has a mark."""
+    cases: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker(mark) is not None and isinstance(item, pytest.Function):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    return cases
 
 
 def _values(item: pytest.Function) -> Iterator[tuple[int, ...]]:

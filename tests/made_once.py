@@ -12,19 +12,21 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from node.archive.root import MARKER, mark_anew
 from node.children.decoder import Decoder
 from node.conversion.pool import Converters
 from node.hookspecs import ObjectKind
 from node.index.database import index as database
+from node.index.engine import place as engine
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
 from node.index.engine.extension_tables import every_table
@@ -48,9 +50,27 @@ def empty_folder(folder: Path) -> None:
 def share_indexes() -> None:
     """Have new indexes of this process, and of those that it forks, begin as a copy of one that was migrated."""
     database.upgrade = _copy_or_upgrade  # type: ignore[attr-defined]
+    engine.schema_differences = _compared_once(engine.schema_differences)
     compile_once()
     if IN_POSTGRESQL:
         _put_into_postgresql()
+
+
+def _compared_once(differences: Callable[[Engine], list[str]]) -> Callable[[Engine], list[str]]:
+    """Compare each schema with the models once: it takes Alembic a tenth of a second, and most files have the same."""
+    known: dict[object, list[str]] = {}
+
+    def compared(opened: Engine) -> list[str]:
+        if opened.dialect.name != "sqlite":
+            return differences(opened)
+        with opened.connect() as connection:
+            statements = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master ORDER BY name, sql")
+            schema = tuple(map(tuple, statements)), tuple(every_table().values())
+        if schema not in known:
+            known[schema] = differences(opened)
+        return known[schema]
+
+    return compared
 
 
 @cache
@@ -105,7 +125,6 @@ def _put_into_postgresql() -> None:
     from node.extensions.postgresql import engine as postgresql
     from node.index.database import reading
     from node.index.engine import backend
-    from node.index.engine import place as engine
     from node.lifecycle import fsck
 
     in_configuration = engine.place_of

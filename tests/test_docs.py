@@ -164,6 +164,7 @@ def test_variables_that_documents_name_exist() -> None:
             assert name in known or of_hook or section in Settings.model_fields, name
 
 
+@pytest.mark.slow
 def test_every_test_that_documents_name_exists() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     named = {

@@ -89,6 +89,7 @@ def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_pat
     assert [row["format"] for row in listing["volumes"]] == ["npz", "png"]
 
 
+@pytest.mark.slow
 def test_each_series_is_reported_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
     done = run("convert", scan, "-o", tmp_path / "out")
     series, skipped, files, total = done.stdout.splitlines()

@@ -72,6 +72,7 @@ def remove_index(root: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("command", [("serve",), ("db", "upgrade"), ("db", "check"), ("account", "add", "ann",
     *PASSWORD_FREE), *LOOKING], ids=" ".join)  # fmt: skip

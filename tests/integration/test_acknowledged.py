@@ -206,6 +206,7 @@ def journal_kept(settings: Settings, sent: list[Sent], copy: Path) -> None:
     shutil.copytree(copy, settings.storage.root / JOURNAL_FOLDER)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settings, cut: int, tmp_path: Path) -> None:
     root, sent = settings.storage.root, new_series(2)

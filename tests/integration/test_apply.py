@@ -439,6 +439,7 @@ POISON: dict[str, Callable[[bytes, bytes], tuple[bytes, bytes]]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("poison", POISON)
 @pytest.mark.parametrize("live", [True, False])
 def test_a_record_that_cannot_be_applied_is_set_aside_and_nothing_stops_behind_it(

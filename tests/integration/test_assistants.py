@@ -86,6 +86,7 @@ def closed(assistants: Assistants) -> str:
         return "none left"
 
 
+@pytest.mark.slow
 def test_assistants() -> None:
     expected: dict[Callable[[Assistants], object], object] = {
         together: ["!", "1"],

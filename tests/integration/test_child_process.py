@@ -230,6 +230,7 @@ def test_closing_a_pool_ends_the_calls_that_are_under_way_and_refuses_others(poo
         call(pool, "pid")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("text", "out_of_memory"),
     [

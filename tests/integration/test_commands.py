@@ -615,6 +615,7 @@ def test_status_says_that_a_node_is_starting_while_the_root_is_locked(run) -> No
     assert ready == "not yet: the node is starting, or a command works on the root"
 
 
+@pytest.mark.slow
 def test_info_names_a_study_in_the_trash_of_a_patient_that_has_others(run, tmp_path: Path) -> None:
     studies = [make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")[0] for _ in range(3)]
     make.saved(studies, tmp_path / "scans")

@@ -237,6 +237,7 @@ def test_the_end_of_such_a_process_is_reported_and_costs_no_start(
     assert keeper(others) == before
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [b"a", b"d"])
 def test_what_it_forges_is_no_answer_to_a_later_request(decoder: Decoder, given: Path, kind: bytes) -> None:
     assert decoder.run(forge, given, kind) == b"own"

@@ -173,6 +173,7 @@ def test_a_rebuild_takes_them_over_with_the_numbers_of_now(greeted: tuple[Path, 
         assert check(place(root)) == []
 
 
+@pytest.mark.slow
 def test_a_rebuild_tells_what_it_leaves_of_an_extension_that_is_not_installed(greeted: tuple[Path, list[Sent]]) -> None:
     root, _ = greeted
     rows = greetings(root)

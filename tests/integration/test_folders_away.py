@@ -85,6 +85,7 @@ def content_of(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("harm", [nothing, mount_point, other_folder])
 @pytest.mark.parametrize("name", KEPT)
@@ -146,6 +147,7 @@ def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_ha
     assert {path.parent.name for path in root.glob(f"*/{MARKER}")} == set(KEPT) - {"volumes"}, "there are none yet"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tmp_path: Path, name: str) -> None:
     root, away = tmp_path / "root", tmp_path / "away"
@@ -209,6 +211,7 @@ def aside(repository: Repository) -> str:
     return Path(row["path"]).name
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("name", "look"), WHILE_AWAY)
 def test_what_is_not_found_while_its_folder_is_away_counts_as_there(
     tmp_path: Path, name: str, look: Callable[[Repository, int], object]
@@ -240,6 +243,7 @@ def rows_of_files(root: Path) -> list[list[dict[str, object]]]:
     return [read_rows(root, f"SELECT * FROM {table}") for table in tables]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", KEPT)
 def test_what_a_copied_folder_leaves_below_its_mount_is_not_taken_for_it(
     filled: Path, tmp_path: Path, name: str

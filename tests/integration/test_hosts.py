@@ -266,6 +266,7 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hos
     assert b.index.series.claim_due(now) is not None
 
 
+@pytest.mark.slow
 def test_a_gap_of_the_journal_that_was_accepted_at_another_host_is_reported_no_more(
     hosts: Hosts, tmp_path: Path
 ) -> None:
@@ -554,6 +555,7 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         until(lambda: membership.trouble is None, 60, "an answer")
 
 
+@pytest.mark.slow
 def test_a_host_without_an_answer_for_half_of_its_lease_is_reported_until_it_has_one() -> None:
     reported: list[bool] = []
     watch = LeaseWatch(dt.timedelta(seconds=60), lambda: reported.append(True))

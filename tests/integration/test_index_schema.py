@@ -99,6 +99,7 @@ def test_foreign_keys_are_enforced_and_a_missing_table_is_found_by_the_check(dat
     assert any("exclusions" in problem for problem in check(database))
 
 
+@pytest.mark.slow
 def test_words_find_what_each_statement_leaves(database: Place) -> None:
     def found(*words: str) -> list[int]:
         engine = open_engine(database)
@@ -129,6 +130,7 @@ def test_words_find_what_each_statement_leaves(database: Place) -> None:
     assert ["2 studies are not found by words" in problem for problem in check(database)] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("the file")
 def test_overwriting_leaves_no_grams_of_a_deleted_study_in_the_file(tmp_path: Path) -> None:
     """The first gram of a page is written out, and others where they differ from the one before."""
@@ -198,6 +200,7 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
         assert migrated[table] == made[table], table
 
 
+@pytest.mark.slow
 def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tmp_path: Path) -> None:
     run(database, "INSERT INTO patients (id, identity, patient_id, patient_name) VALUES (1, 'a', 'a', 'A')")
     body = 'op.add_column("patients", sa.Column("colour", sa.String(8)))\nop.drop_index("ix_patients_patient_name")'
@@ -214,6 +217,7 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("the lock of a file")
 def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

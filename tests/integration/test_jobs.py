@@ -156,6 +156,7 @@ def test_a_result_that_is_refused_fails_its_job_and_takes_no_other_along(root: R
     assert list((root.folder / "jobs").iterdir()) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("script", "reported"),
     [
@@ -380,6 +381,7 @@ def measured(of: Sequence[Any]) -> Any:
     return make.measurement_report(of, make.measured(("81827009", "SCT", "Diameter"), "12", "mm"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("of_images", [lambda _: make.structured_report(), measured], ids=["texts", "measurements"])
 def test_a_foreign_instance_in_a_series_refuses_none_of_its_results(
     root: Root, begin: Begin, of_images: Callable[[Sequence[Any]], Any]

@@ -115,6 +115,7 @@ def numbers_that_repeat(ds: FileDataset, time: int, slice_: int) -> None:
     ds.InstanceNumber = slice_ + 1
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "edit",
     [

@@ -433,6 +433,7 @@ def test_an_association_that_the_node_ended_before_its_series_was_quiet_is_not_h
     assert events(root)[0] == "node-ended"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("outcome", "how"),
     [
@@ -495,6 +496,7 @@ def verdicts(root: Root) -> list[str]:
     return [row["verdict"] for row in root.rows("SELECT verdict FROM v_series ORDER BY rowid")]
 
 
+@pytest.mark.slow
 def test_a_sender_that_never_releases_is_known_after_some_whole_series(root: Root) -> None:
     for number in range(MIN_SERIES - 1):
         whole(root, number)
@@ -524,6 +526,7 @@ WAYS = ("closed", "lost", "aborted", "violated")
 """How associations end without a release, that the node does not end."""
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_what_was_learnt_of_an_end_holds_for_this_way_of_this_sender_alone(root: Root, way: str) -> None:
     def brought(name: str, instances: int, outcome: str, title: str = "US9", address: str = "10.0.0.9") -> str:
@@ -592,6 +595,7 @@ def test_series_of_a_sender_are_judged_again_once_a_person_says_that_it_never_re
     assert settle_all(root) == 0
 
 
+@pytest.mark.slow
 def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(root: Root) -> None:
     for number in range(2 * MIN_SERIES):
         for ds in make.ct_series(6, PatientID=f"P-{number}")[1:4]:  # the first is missing

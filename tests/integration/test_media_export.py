@@ -69,6 +69,7 @@ def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: 
     assert (report.already_there + len(report.other_bytes), report.files) == (6, 6)
 
 
+@pytest.mark.slow
 def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     root: Root, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_document_without_a_title_gets_none_and_each_class_of_radiotherapy_its
     assert "ConceptNameCodeSequence" not in directory.invented
 
 
+@pytest.mark.slow
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
     root.take_all(make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"))
     medium = tmp_path / "cd"

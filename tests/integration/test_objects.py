@@ -819,6 +819,7 @@ def write_verdicts(node: Served) -> None:
     assert not Housekeeping(node.repository.archive, index, day, day, index.now).write_verdicts()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("step", JUDGING)
 def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_after_a_crash(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -857,6 +858,7 @@ def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_a
     assert [row["revision"] for row in node.rows("SELECT revision FROM v_series")] == [1]
 
 
+@pytest.mark.slow
 def test_a_sidecar_that_changes_while_it_is_uploaded_is_not_taken_for_the_new_one(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     node.take(*make.ct_series(3))

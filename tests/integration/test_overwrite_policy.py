@@ -329,6 +329,7 @@ def implicit(ds: FileDataset) -> tuple[Announced, bytes]:
     return Announced(said.sop_class_uid, said.sop_instance_uid, ImplicitVRLittleEndian), stream.getvalue()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "decided_by"),
     [

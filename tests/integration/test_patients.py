@@ -369,6 +369,7 @@ def test_a_decision_holds_until_it_is_undone_whatever_becomes_of_the_studies(
     assert root.rows("SELECT * FROM v_patients") == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("others_stay", [False, True])
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_what_was_decided_while_a_study_was_in_the_trash_holds_for_it(

@@ -440,6 +440,7 @@ def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_
         open_engine(ServerPlace("postgresql://u@a:1,b/x?port=1,2,3", tmp_path))
 
 
+@pytest.mark.slow
 def test_a_number_that_is_given_again_after_a_crash_is_waited_for(server: Server, place: ServerPlace) -> None:
     asked = {"user": "voxelnode", "host": str(server.folder), "dbname": "migrated"}
     engine = open_engine(place, read_only=True)

@@ -144,6 +144,7 @@ def test_a_series_that_was_converted_before_anybody_asked_is_asked_about_afterwa
     assert questions.ask() == []
 
 
+@pytest.mark.slow
 def test_a_loss_at_the_end_is_named(root: Root, source: Source, asked: Asked) -> None:
     whole = make.ct_series(8)
     source.has, source.count = [str(ds.SOPInstanceUID) for ds in whole], 8

@@ -147,6 +147,7 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
     assert len(merged) == 1
 
 
+@pytest.mark.slow
 def test_corrections_of_a_patient_and_of_one_study_outlive_a_rebuild(settings: Settings) -> None:
     root, name = settings.storage.root, {"patient_name": "Right^Name"}
     with Repository(settings) as repository:

@@ -165,6 +165,7 @@ def compare(root: Root) -> dict[str, Any]:
 KEPT, OPEN = {"decision": "kept", "decided_by": RECODED}, {"decision": None, "decided_by": None}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("encoding", RECODERS)
@@ -186,6 +187,7 @@ ENCODED = ("RLE", "JPEG-LS", "JPEG of dcmtk", "JPEG 2000", "deflated", "big endi
 PAIRS = [*zip(ENCODED, (ENCODED[-1], *ENCODED), strict=False), ("RLE", "RLE with offsets"), ("RLE", "RLE of dcmtk")]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("names", PAIRS)
 def test_two_lossless_encodings_are_compared_in_either_order(
     root: Root, tmp_path: Path, names: tuple[str, str]
@@ -279,6 +281,7 @@ ATTACKS: dict[str, tuple[Callable[[], FileDataset], Callable[[FileDataset], obje
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "big endian", "deflated"])
 @pytest.mark.parametrize("attack", ATTACKS)

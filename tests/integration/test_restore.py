@@ -176,6 +176,7 @@ def test_a_second_version_whose_file_is_gone_is_found_again(
     assert [Path(row["path"]).read_bytes() == whole for row in rows] == [True]
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_compared_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     root, _, kept, stray = repeated(settings)
     real = os.open

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import nibabel as nib
+import pytest
 from pydicom.uid import generate_uid
 
 from node.children.serving import ChildLimits
@@ -19,6 +20,7 @@ from tests.signals import POINTS, enhanced_spectra, signal
 LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
 
 
+@pytest.mark.slow
 def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root: Root) -> None:
     uids = {"study_uid": generate_uid(), "series_uid": generate_uid()}
     for number in range(1, 5):

@@ -61,6 +61,7 @@ def require_served(root: Root, *sent: FileDataset) -> None:
 HARMS = [remove, flip, cut, empty]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("instance", [lambda: make.ct_series(1)[0], large_instance], ids=["small", "large"])
 def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(

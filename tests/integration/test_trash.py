@@ -116,6 +116,7 @@ def fill(root: Root, series: FileDataset) -> None:
     root.index.trash._writer.run(write)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("level", ["study", "series", "instance", "only instance"])
 def test_an_undo_leaves_every_row_of_every_table_and_every_file_as_before(root: Root, audit: Audit, level: str) -> None:
     series = make.ct_series(1 if level == "only instance" else 4)

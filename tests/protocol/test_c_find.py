@@ -166,6 +166,7 @@ def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str
     assert len(found(node, identifier("IMAGE", PatientID="A1", **study, **series), **options)) == 2
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("model", "keys", "status", "offending"),
     [

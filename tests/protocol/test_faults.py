@@ -460,6 +460,7 @@ def test_the_same_instance_twice_is_stored_once(guarded: Running) -> None:
     assert len(list(guarded.root.rglob("*.dcm"))) == 1
 
 
+@pytest.mark.slow
 def test_twenty_senders_of_one_instance_leave_one_row_and_lose_no_bytes(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_associations_per_address=20)
     uid = instance().SOPInstanceUID

@@ -220,6 +220,7 @@ OBR = "OBR|1|||CT-T^CT||||||||||||||{}|RP1|{}||||CT|{}||^^^202611211015"
 ONE, TWO, NONE, OTHER = (("A1", "S1", ""),), (("A1", "", ""), ("A2", "", "")), (("A1", "", ""),), (("A2", "", ""),)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     ("messages", "verdict", "expected"),
     [
@@ -392,6 +393,7 @@ def test_every_name_of_a_character_set_is_known_or_refused() -> None:
             assert text in parse(written(charset=name, name=text, codec=codec)).named("PID"), name
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("message", "code", "reason"),
     [

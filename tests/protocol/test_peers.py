@@ -64,6 +64,7 @@ def at_rest(folder: Path) -> list[bytes]:
     return sorted(after_file_meta(path.read_bytes()) for path in folder.iterdir())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.peer
 @pytest.mark.parametrize("name", PROPOSE)
 def test_what_dcmtk_sends_is_stored_as_dcmtk_itself_stores_it(
@@ -101,6 +102,7 @@ def test_echoscu_is_answered(node: Running) -> None:
     assert node.settled()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [*PROPOSE, "MR_small.dcm"])
 def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) -> None:
     assert send_files([shipped(name)], node.address, "SENDER") == 1

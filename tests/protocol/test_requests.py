@@ -120,6 +120,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.own_acceptor
 @pytest.mark.parametrize("sent", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_dcmtk_and_orthanc_accept_is_accepted(node: Running, sent: bytes) -> None:

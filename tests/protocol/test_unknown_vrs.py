@@ -73,6 +73,7 @@ def private(ds: Dataset) -> list[tuple[str, bytes]]:
     return [(str(element.VR), element.value) for element in both]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.own_acceptor
 @pytest.mark.parametrize(("vr", "length_bytes"), VRS)
 def test_a_private_element_of_unknown_vr_is_kept_and_read_as_un(

@@ -143,6 +143,7 @@ FALSE_KEYS = [
 """Each attribute of the table. The dimensions of an instance order its frames, whatever their own order is."""
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(("kind", "label", "how"), FALSE_KEYS)
 def test_times_by_a_false_attribute_are_right_by_another_one_or_doubted(kind: str, label: str, how: str) -> None:
     keyword = (ENHANCED_LABELS if kind == ONE_FILE else LABELS)[label]

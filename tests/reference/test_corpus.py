@@ -47,6 +47,7 @@ def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[s
     return {"volumes": made, "refusals": reported}
 
 
+@pytest.mark.sample(32)
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
 def test_a_case_gives_the_expected_volumes_refusals_and_warnings(case, corpus, check, tmp_path):

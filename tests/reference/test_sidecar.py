@@ -29,6 +29,7 @@ def sidecar_of_dcm2niix(folder: Path, out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("case", "tolerance_s"),
     [

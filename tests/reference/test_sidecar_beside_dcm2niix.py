@@ -119,6 +119,7 @@ def test_every_explanation_is_needed_and_no_series_of_the_packages_needs_another
     assert {rule.reason for rule in DIFFERENCES} - used == set()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("reordering", ["LINEAR", "REVERSE_LINEAR"])
 @pytest.mark.parametrize("along", ["COL", "ROW"])
 @pytest.mark.parametrize("options", ["EPI_GEMS", "PFF"])

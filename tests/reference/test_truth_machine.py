@@ -26,6 +26,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.sample(26)
 @pytest.mark.parametrize("case", FOUND.values(), ids=FOUND)
 def test_no_volume_of_a_case_that_was_found_lies(case: Case) -> None:
     assert examine(case) == []

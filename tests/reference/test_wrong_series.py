@@ -24,6 +24,7 @@ NOT_RIGHT = {
 LARGE = {"many_slices"}
 
 
+@pytest.mark.sample(14)
 @pytest.mark.parametrize(
     "make_case",
     [pytest.param(make, id=name, marks=[pytest.mark.slow] if name in LARGE else []) for name, make in CASES.items()],

@@ -52,6 +52,7 @@ def test_the_example_imports_nothing_else_of_the_node() -> None:
         assert of_the_core(path, "voxelnode_hello") <= {"node.api"}, path
 
 
+@pytest.mark.slow
 def test_only_listed_extensions_import_what_the_page_has_not() -> None:
     more = {
         path.relative_to(EXTENSIONS).parts[0]

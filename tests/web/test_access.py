@@ -234,6 +234,7 @@ def test_credentials_that_make_no_sense_are_refused_also_where_none_are_needed(e
     assert answer.status_code == 401
 
 
+@pytest.mark.slow
 def test_the_name_stays_after_a_wrong_password(guarded: Site) -> None:
     client = guarded.client(headers={"Origin": guarded.origin})
     form = {"name": 'reader"><b>', "password": "wrong horse battery"}

@@ -59,6 +59,7 @@ def test_series_are_selected_by_an_expression_page_by_page(filled: Site) -> None
     assert wrong.json()["detail"] == 'at character 1: unknown field "modalty", did you mean "modality"?'
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

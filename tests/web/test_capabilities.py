@@ -85,6 +85,7 @@ def methods_of(application: ElementTree.Element) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
 def test_every_media_type_that_is_reported_is_given(site: Site, resource: CapabilityResource) -> None:
     for media_type in resource.transaction.produces:
@@ -117,6 +118,7 @@ def test_every_parameter_that_is_reported_has_an_effect(site: Site, resource: Ca
         assert answer.status_code != 200 or "warning" in answer.headers or is_empty, name
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
 def test_every_header_that_is_reported_has_an_effect(site: Site, resource: CapabilityResource) -> None:
     long = {"includefield": "all"} if resource.transaction.name == "Search" else {}  # short answers are not compressed

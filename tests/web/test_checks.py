@@ -41,6 +41,7 @@ def test_each_check_has_a_remedy_on_which_a_person_can_act() -> None:
     assert [remedy for check in CHECKS for remedy in check.remedies.values() if not acts(remedy)] == []
 
 
+@pytest.mark.slow
 def test_each_command_of_a_remedy_exists() -> None:
     remedies = [remedy for check in CHECKS for remedy in check.remedies.values()] + [
         remedy_of(part, "") for part in PARTS
@@ -68,6 +69,7 @@ def shown(site: Site) -> Iterator[tuple[str, str]]:
     yield "doctor", findings[0]["found"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("part", PARTS)
 def test_what_blocks_shows_in_doctor_and_status_in_readyz_and_on_the_page(site: Site, part: str) -> None:
     if part == "intake":

@@ -116,6 +116,7 @@ def test_the_list_has_the_digest_of_each_file_and_why_a_series_has_none(client: 
     assert lines[-1]["why"]
 
 
+@pytest.mark.slow
 def test_another_format_is_asked_for_and_its_header_names_its_voxels(client: TestClient, tmp_path: Path) -> None:
     archive = opened(client.get(f"/studies/{DOE}/series/{DOE}.2/volumes.zip", params={"format": "mhd"}).content)
     endings = {Path(name).suffix for name in archive.namelist()[:-1]}

@@ -37,6 +37,7 @@ def test_the_document_has_every_request_and_whom_it_is_for() -> None:
     assert access_table.DOCUMENT.read_text(encoding="utf-8") == access_table.written()
 
 
+@pytest.mark.slow
 def test_openapi_has_whom_each_operation_is_for(empty: Site) -> None:
     paths, compared = empty.client().get("/api/v1/openapi.json").json()["paths"], 0
     for (method, path), allowed in requests(empty.app.routes).items():

@@ -102,6 +102,7 @@ READERS = {
 """Who asks the index where instances are. A new one is a door: what leaves has its `identity`, and is tried."""
 
 
+@pytest.mark.slow
 def test_whoever_reads_instances_is_a_door_that_is_known() -> None:
     root = Path(__file__).parents[2]
     found = set()

@@ -42,6 +42,7 @@ def fetched(client: httpx2.Client, answer: httpx2.Response) -> zipfile.ZipFile:
     return zipfile.ZipFile(BytesIO(file.content))
 
 
+@pytest.mark.slow
 def test_a_medium_is_made_and_opened_as_its_dicomdir_says(site: Site, tmp_path: Path) -> None:
     client, before = site.client(follow_redirects=False), len(site.audited("Export"))
     assert f'href="/studies/{STUDY}/medium.zip"' in client.get(f"/studies/{STUDY}").text

@@ -103,6 +103,7 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     assert "a sync failed" in answer.json()["reasons"]["intake"]
 
 
+@pytest.mark.slow
 def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(impatient: Site) -> None:
     site = impatient
     path = site.root / "index.sqlite"

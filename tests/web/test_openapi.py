@@ -163,6 +163,7 @@ def test_every_operation_is_described(fuzzed: Site) -> None:
 SAME_HOWEVER_OFTEN = "put_job_file", "search_peer", "make_share"
 
 
+@pytest.mark.slow
 def test_every_change_takes_conditions(fuzzed: Site) -> None:
     changes = [
         operation

@@ -152,6 +152,7 @@ def test_what_is_typed_after_a_panel_has_opened_is_in_its_field(visitor: Visitor
     expect(field).to_have_value("g q j k")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 1440])
 def test_nothing_of_the_names_in_bids_is_cut_off(visitor: Visitor, width: int) -> None:
     page = visitor.open("/bids?study=1.2.65", size={"width": width, "height": 800})
@@ -575,6 +576,7 @@ def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     expect(page.locator("tbody tr").filter(has_text="instance-bytes").locator(".remedy")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_menu_counts_what_waits_and_what_is_to_be_settled(visitor: Visitor) -> None:
     page = visitor.open("/status")
     expect(page.locator("#badge-open")).to_contain_text("1")

@@ -281,6 +281,7 @@ def test_any_attribute_is_matched_and_answered(tmp_path: Path) -> None:
     assert search(client, "studies", OperatorsName="doe*") == []
 
 
+@pytest.mark.slow
 def test_series_are_found_by_their_requests_and_offsets(tmp_path: Path) -> None:
     site = open_site(tmp_path / "root")
     requested = [make.dataset(ScheduledProcedureStepID=f"S{n}", RequestedProcedureID=f"Grün{n}") for n in (1, 2)]

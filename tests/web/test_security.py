@@ -503,6 +503,7 @@ def test_no_websocket_is_opened_and_a_request_for_one_is_answered_as_any_other(g
             assert status_of(connection) == status
 
 
+@pytest.mark.slow
 def test_begun_handshakes_leave_no_memory_behind(
     start_site: Callable[..., Site],
     keys: Path,  # noqa: F811

@@ -205,6 +205,7 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
     assert post(site, body_of(file_of(first))).status_code == 200
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("rows", [16, 1024])
 @pytest.mark.parametrize("is_encapsulated", [False, True])
 def test_an_instance_that_ends_within_its_pixels_is_stored_with_a_warning(
@@ -250,6 +251,7 @@ def test_many_requests_at_once_are_all_stored(site: Site) -> None:
     assert stored(site) == {ds.SOPInstanceUID for series in several for ds in series}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("body", "fields", "status"),
     [

@@ -119,6 +119,7 @@ def test_implicit_and_big_endian_are_never_given_out(client: httpx2.Client, name
         assert get(client, path).json()[0]["00083002"]["Value"] == [EXPLICIT]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_instance_is_given_uncompressed_where_no_transfer_syntax_is_named(client: httpx2.Client, name: str) -> None:
     one = SAMPLES[name]
@@ -196,6 +197,7 @@ def test_head_tells_the_headers_and_an_entity_tag_saves_the_body(client: httpx2.
     assert get(client, compressed, AS_STORED).headers["etag"] != client.get(compressed).headers["etag"]
 
 
+@pytest.mark.slow
 def test_metadata_that_cannot_be_made_now_are_refused_before_their_status(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

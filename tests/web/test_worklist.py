@@ -62,6 +62,7 @@ for _ in range(20):
     NESTED = {"00400100": {"vr": "SQ", "Value": [NESTED]}}
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("change", "rule"),
     [

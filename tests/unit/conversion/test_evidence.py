@@ -197,6 +197,7 @@ def test_a_slice_with_a_lone_number_that_lies_far_away_is_missed_by_its_place(ju
     assert (verdict.state, verdict.rule, verdict.missing) == ("incomplete", "geometry", 86)
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_series_is_complete(judge: Judge, name: str) -> None:
     found = judge(WHOLE[name]())
@@ -245,6 +246,7 @@ LOSSES = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_incomplete_and_its_verdict_lists_what_is_missing(judge: Judge, name: str) -> None:
     make_series, lost, listed = LOSSES[name]

@@ -101,6 +101,7 @@ def test_pixels_that_are_cut_off_are_reported_as_long_as_they_are(tmp_path: Path
     assert len(data) == 2 * LONG_PIXELS - 1000
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize(
     "elements",
@@ -146,6 +147,7 @@ def test_what_is_read_first_may_end_at_any_byte_of_the_header(tmp_path: Path, di
     assert read_instance(path) == pydicom.dcmread(path)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("error", [-100_000, *range(-31, 80), 300, 1_000_000])

@@ -114,6 +114,7 @@ def test_combined_images_of_ge_stay_weighted_and_have_a_warning() -> None:
     assert says(volume).startswith("1 of 7 ")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("direction", [None, NONE], ids=["absent", "zeros"])
 def test_a_weighted_volume_without_a_direction_among_others_is_reported(

@@ -47,6 +47,7 @@ def written(one: Volume, folder: Path, options: WriteOptions = BOTH) -> tuple[Pa
     return nifti.path, mhd.path, mhd.companions[0]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("name", VOLUMES)
 def test_both_files_hold_the_voxels_and_have_one_stream_if_these_are_the_same(

@@ -42,6 +42,7 @@ def test_each_service_of_the_web_is_stated_once() -> None:
     assert len(services) == len(set(services)) > 5
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("extension", "claim"),
     [

@@ -140,6 +140,7 @@ def test_the_bytes_of_numbers_are_no_letters_of_a_person(keyword: str, is_read: 
     assert bytes(range(1, 17)) in cleaned(bytes(range(1, 17)))
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("mark", [chr(code) for code in (*range(1, 32), 0x85, 0xA0) if code != ord("\x1b")])
 @pytest.mark.parametrize("dates", [Option.MODIFIED_DATES, Option.FULL_DATES])
 def test_numbers_and_offsets_have_no_white_space_but_their_padding(mark: str, dates: Option) -> None:

@@ -86,6 +86,7 @@ def uneven_order(series: list[Any]) -> list[Any]:
     return [series[index] for index in (3, 0, 4, 1, 2)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.diagonal
 @pytest.mark.parametrize(
     "series",
@@ -152,6 +153,7 @@ def test_a_segmentation_belongs_to_its_patient_and_refers_to_its_images(tmp_path
     assert {item.ReferencedSOPInstanceUID for item in referenced} == {ds.SOPInstanceUID for ds in series}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -268,6 +270,7 @@ def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: f
     assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == placed(mask, LPS_TO_RAS @ volume.affine)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("series", [make.ct_series, make.tilted_ct_series], ids=["upright", "tilted gantry"])
 @pytest.mark.parametrize("stated", [9.9, 1.3, -4.5, 0])
 def test_a_segmentation_with_a_wrong_spacing_between_slices_is_read_by_its_positions(

@@ -118,6 +118,7 @@ SERIES: dict[str, Callable[[], list[FileDataset]]] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SERIES)
 def test_a_mask_has_the_voxels_whose_centres_are_inside(convert: Convert, name: str) -> None:
     images = SERIES[name]()
@@ -312,6 +313,7 @@ def images_of(image: Dataset) -> Any:
     return make.contour([[0.0, 0.0, 0.0]], [image]).ContourImageSequence
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_region_that_would_be_wrong_has_a_reason_and_harms_no_other(convert: Convert, name: str) -> None:
     bad, reason, word = REFUSED[name]

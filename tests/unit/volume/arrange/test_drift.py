@@ -64,6 +64,7 @@ def whole(series: truth.Truth) -> Volume:
     return volume
 
 
+@pytest.mark.sample(6)
 @pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("times", "modality", "step_mm"),
@@ -86,6 +87,7 @@ def test_a_series_that_drifts_within_its_planes_is_one_series_in_time(axis: int,
     assert moved(whole(drifting(5, 6, step_mm, axis)))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("modality", "limit_mm"),

@@ -41,6 +41,7 @@ def labelled(numbered: str, kinds: tuple[str, ...] = KINDS) -> list[FileDataset]
     return series
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kinds", [KINDS, KINDS[::-1]], ids="-".join)
 @pytest.mark.parametrize("numbered", NUMBERED)
 def test_phases_of_label_and_control_are_times_in_order_of_acquisition(numbered: str, kinds: tuple[str, ...]) -> None:

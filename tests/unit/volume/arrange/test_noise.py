@@ -41,6 +41,7 @@ def times_by_suffix(volumes: tuple[Volume, ...]) -> dict[str, int]:
     return {volume.suffix: volume.times for volume in volumes}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("mark", [by_image_type, by_private_text])
 @pytest.mark.parametrize("clock", [False, True])
 @pytest.mark.parametrize("noise", [1, 3])

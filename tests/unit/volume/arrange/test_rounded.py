@@ -42,6 +42,7 @@ def places(volume):
     return (ends @ volume.affine_lps.T)[:, :3]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("step_mm", [0.4, 0.9, 1.25, 1.7, 2.5, 3.3])
 @pytest.mark.parametrize("orientation", [make.AXIAL, make.SAGITTAL, make.OBLIQUE])
 def test_slice_location_and_thickness_place_rounded_slices(step_mm, orientation):

@@ -71,6 +71,7 @@ def timer(times: int, slices: int, bands: int = 1, **options: Any) -> NDArray[np
 # GE's timer
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lost", [1, 4, 11, 12])
 @pytest.mark.parametrize("order", ["", "1"])
 def test_a_timer_of_0_says_nothing_of_the_slices_of_the_first_time(lost: int, order: str) -> None:

@@ -66,6 +66,7 @@ def of_slices(field, keyword, values):
 KNOWN = {field.name: pairs for field in BIDS_FIELDS if field.name not in OF_STACK and (pairs := pairs_of(field))}
 
 
+@pytest.mark.sample(25)
 @pytest.mark.parametrize("field", [own for own in BIDS_FIELDS if own.name in KNOWN], ids=lambda field: field.name)
 def test_a_field_in_which_one_frame_differs_is_left_out_and_named(field):
     keyword, (one, other) = KNOWN[field.name]
