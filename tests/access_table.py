@@ -121,8 +121,7 @@ def tables(routes: Iterable[BaseRoute]) -> str:
 
 def written() -> str:
     """Return the document with what is made of the routes of now."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
+    head, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     settings = Settings(storage=Storage(root=Path("/srv/voxelnode")))
     return f"{head}{BEGIN}\n{tables(routes_of(settings))}\n{END}{rest.partition(END)[2]}"
 

@@ -24,5 +24,4 @@ def errors(dataset: Path, *options: str) -> list[dict[str, str]]:
             [str(VALIDATOR), "--json", str(copy), *options], capture_output=True, text=True, timeout=100, check=False
         )
     assert done.stdout, done.stderr
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return [issue for issue in issues if issue["severity"] == "error"]
+    return [issue for issue in json.loads(done.stdout)["issues"]["issues"] if issue["severity"] == "error"]

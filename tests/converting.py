@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from node.api import Index
 from node.archive.filesystem import Archive
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.series import record_outcome, write_volumes
-from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries
 from node.registry import installed, objects_of
 from node.writers.options import WriteOptions

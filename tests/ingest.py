@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom import FileDataset
 
+from node.api import Audit, Index, Settings
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Audit
 from node.control.repository import Repository
-from node.index.database.index import Index
 from node.index.nouns.records import Outcome
 from node.journal.journal import Journal
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Incoming, Ingest, Origin
 from node.runtime.metrics import Metrics
-from node.settings.model import Settings
 from tests import make
 from tests.rows import view_rows
 

@@ -235,8 +235,7 @@ def image_series(
             "SliceThickness": decimal(spacing),
             "InstanceNumber": index + 1,
         }
-        ds = instance(**(shared | geometry | own))
-        out.append(set_pixels(ds, plane))
+        out.append(set_pixels(instance(**(shared | geometry | own)), plane))
     return out
 
 

@@ -2,8 +2,7 @@
 
 import datetime as dt
 
-from node.notify.message import HookMessage
-from node.settings.core import HookEvent
+from node.api import HookEvent, HookMessage
 
 
 def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:

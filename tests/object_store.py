@@ -56,7 +56,6 @@ def object_store() -> Iterator[ObjectStore]:
         pytest.skip("moto is not installed (tests/interop/requirements.txt in tests/interop/.venv)")
     command = [str(ENVIRONMENT / "bin" / "python"), "-c", SERVER]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
     store = ObjectStore(process, f"http://127.0.0.1:{int(process.stdout.readline())}")
     try:
         yield store

@@ -10,9 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+from node.api import HookSettings, Settings
 from node.notify.channel import Channel, hook_channel
-from node.settings.core import HookSettings
-from node.settings.model import Settings
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:

@@ -17,8 +17,8 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from node.api import Index
 from node.dicom.attributes import instance_attributes
-from node.index.database.index import Index
 from node.index.nouns.records import Received, StoredFile
 from node.runtime.metrics import Metrics
 from node.settings.core import OverwritePolicy
@@ -92,7 +92,6 @@ def begin(url: str, root: Path, number: int) -> subprocess.Popen[str]:
 
 def go(process: subprocess.Popen[str]) -> None:
     """Have a process begin, once it is ready."""
-    assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == "ready\n"
     process.stdin.write("go\n")

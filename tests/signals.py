@@ -23,8 +23,7 @@ POINTS = 16
 
 def signal(*shape: int, seed: int = 0) -> NDArray[np.complex64]:
     """Return complex values that are all different."""
-    count = int(np.prod(shape))
-    numbers = np.arange(1, count + 1, dtype=np.float32) + 1000 * seed
+    numbers = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float32) + 1000 * seed
     return (numbers - 1j * (numbers + 0.5)).astype(np.complex64).reshape(shape)
 
 

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from node.cli import main
-from node.settings import ENVIRONMENT_PREFIX
 from node.settings.load import load
 from node.settings.model import Settings
 
@@ -61,8 +60,7 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     here = tmp_path / UNIT.name
     here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/voxelnode/bin/voxelnode", f'"{program}"'))
     done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60, check=False)
-    reported = [line for line in done.stderr.splitlines() if UNIT.name in line]
-    assert (done.returncode, reported) == (0, [])
+    assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
 
 
 def test_a_disk_that_is_not_mounted_is_not_served(
@@ -85,9 +83,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_unit_starts_a_command_that_exists(
-    unit: configparser.ConfigParser, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_unit_starts_a_real_command(unit: configparser.ConfigParser, capsys: pytest.CaptureFixture[str]) -> None:
     _, command, *options = unit["Service"]["ExecStart"].split()
     said = help_of(command, capsys)
     assert command == "serve"
@@ -116,7 +112,7 @@ def test_the_container_has_ports_and_keys_of_the_configuration(
     exposed = next(line.split()[1:] for line in containerfile if line.startswith("EXPOSE"))
     assert [int(port) for port in exposed] == [DEFAULTS.dicom.port, DEFAULTS.web.port]
     environment = next(line for line in containerfile if line.startswith("ENV"))
-    assert re.findall(rf"{ENVIRONMENT_PREFIX}\w+__\w+", environment) == [], "the environment wins over the mounted file"
+    assert re.findall(r"VOXELNODE_\w+__\w+", environment) == [], "the environment wins over the mounted file"
     assert "VOXELNODE_DEFAULTS=/etc/voxelnode/container.toml" in environment
     assert "COPY deploy/container.toml /etc/voxelnode/container.toml" in containerfile
     monkeypatch.setenv("VOXELNODE_DEFAULTS", str(DEPLOY / "container.toml"))
@@ -155,8 +151,7 @@ def test_compose_publishes_the_ports_of_the_configuration_to_this_machine_only(s
 
 
 def test_compose_builds_from_the_containerfile_and_waits_until_the_node_has_drained(service: dict[str, Any]) -> None:
-    context = (DEPLOY / service["build"]["context"]).resolve()
-    assert (context / service["build"]["dockerfile"]).is_file()
+    assert ((DEPLOY / service["build"]["context"]).resolve() / service["build"]["dockerfile"]).is_file()
     minutes = int(service["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 > WAITS_AT_THE_END * DEFAULTS.dicom.drain_seconds
 

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from node import __version__
-from node.archive.base import VOLUMES
+from node.api import VOLUMES, HookEvent, Settings
 from node.archive.filesystem import is_key
 from node.dicom.encoding import IMPLEMENTATION_VERSION_NAME
 from node.extensions.channels.settings import PLACEHOLDERS
@@ -28,9 +28,6 @@ from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
 from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
-from node.settings import ENVIRONMENT_PREFIX
-from node.settings.core import HookEvent
-from node.settings.model import Settings
 from tests import budget
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,9 +153,9 @@ def test_tables_of_the_configuration_that_documents_show_are_valid() -> None:
 
 def test_variables_that_documents_name_exist() -> None:
     known = {"CONFIG", "DEFAULTS", "TRACEBACK", "CORPUS", "FAILPOINT", "REQUIRE", "SECTION__KEY"}
-    known.add(IMPLEMENTATION_VERSION_NAME.removeprefix(ENVIRONMENT_PREFIX))
+    known.add(IMPLEMENTATION_VERSION_NAME.removeprefix("VOXELNODE_"))
     for document in DOCUMENTS:
-        for name in re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_0-9]+)", document.read_text(encoding="utf-8")):
+        for name in re.findall(r"VOXELNODE_([A-Z_0-9]+)", document.read_text(encoding="utf-8")):
             section = name.lower().partition("__")[0]
             of_hook = name.startswith("HOOK_") and name.removeprefix("HOOK_").lower() in PLACEHOLDERS
             assert name in known or of_hook or section in Settings.model_fields, name
@@ -181,8 +178,7 @@ def test_every_command_is_documented_and_no_other() -> None:
 
     commands = get_command(application()).commands
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `voxelnode (\w+)", text, flags=re.MULTILINE))
-    assert named == set(commands)
+    assert set(re.findall(r"^\| `voxelnode (\w+)", text, flags=re.MULTILINE)) == set(commands)
 
 
 def unknown_commands(lines: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from node.volume.assemble import assemble
+from node.api import assemble
 from node.volume.model import Frame, Geometry, Source, Volume, VolumeKind
 from node.writers.options import WriteOptions
 from tests.make import AXIAL

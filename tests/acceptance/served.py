@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from node.association.client.addresses import Address
+from node.api import Address
 from tests.preloaded import Process
 from tests.rows import read_rows, view_rows, wait_until_applied
 
@@ -26,9 +26,7 @@ def until(condition: Any, seconds: float, what: str) -> None:
 
 def peak_bytes(process: int) -> int:
     """The most memory that a process has had."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1]) * 1024
 
 
 class Served:
@@ -64,13 +62,11 @@ class Served:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def terminate(self, seconds: float = 30) -> int:
         """Ask it to stop; returns its exit status."""
-        assert self.process is not None
         self.process.terminate()
         return self.process.wait(seconds)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.association.client.addresses import Address
+from node.api import Address
 from tests import make
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host
@@ -33,10 +33,7 @@ class Receiver(Host):
 
     def start(self) -> Receiver:
         super().start()
-        assert self.process is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())
-        assert found is not None
-        self.web_port = int(found[1])
+        self.web_port = int(re.search(r"http://127\.0\.0\.1:(\d+)", self.process.stdout.readline())[1])
         return self
 
 
@@ -126,7 +123,6 @@ def test_senders_find_the_receiver_that_is_left(tmp_path: Path) -> None:
         assert answers(balancer)
         assert all(int(row[7]) > 0 for (backend, _), row in balancer.servers().items() if backend == "receivers")
 
-        assert first.process is not None
         first.process.terminate()
         takes_everything(balancer, tries=2)
         until(lambda: balancer.states()[first.name] == {"DOWN"}, 30, "a receiver that drains is left out")

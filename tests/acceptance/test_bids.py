@@ -11,18 +11,20 @@ import nibabel as nib
 import pytest
 from pydicom import Dataset
 
-from node.association.client.send import send_files
+from node.api import reading, send_files
 from node.children.pseudonyms import made_key
 from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.state import SessionChange
 from node.extensions.bids.subjects import Pseudonyms
-from node.index.database.reading import reading
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
 from tests.signals import enhanced_spectra, pulse_and_breath, recording
+
+pytestmark = pytest.mark.slow
+
 
 EPI = {"ScanningSequence": "EP\\GR", "SequenceVariant": "SK"}
 
@@ -71,7 +73,6 @@ def person() -> dict[str, Any]:
     return {"study_uid": make.generate_uid(), "StudyDate": "20260131", **names}
 
 
-@pytest.mark.slow
 def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> None:
     out, root, rules = tmp_path / "out", tmp_path / "root", tmp_path / "rules.toml"
     rules.write_text('[dataset]\nname = "Memory"\nparticipants = ["age", "sex"]\n')
@@ -156,14 +157,12 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         node.terminate()
 
 
-@pytest.mark.slow
 def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any]) -> None:
     (tmp_path / "scans").mkdir()
     for number, ds in enumerate(make.mr_series(5, SeriesDescription="t1_mprage", **person)):
         ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
     key = tmp_path / "key"
-    report = bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)
-    assert len(report["change"]["added"]) == 1
+    assert len(bids(tmp_path / "out", "--from", tmp_path / "scans", "--key", key)["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'state == "converted"')
     assert "state is known only to a node" in wrong.stderr
     other = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--key", tmp_path / "other")
@@ -174,7 +173,6 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     assert len(images(tmp_path / "out")) == 1
 
 
-@pytest.mark.slow
 def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict[str, Any]) -> None:
     (tmp_path / "scans").mkdir()
     for number, ds in enumerate(make.mr_series(5, SeriesDescription="mystery \x1b[1m", **person)):
@@ -208,7 +206,6 @@ def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict
     )
 
 
-@pytest.mark.slow
 def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, person: dict[str, Any]) -> None:
     """The recording is of the time series that began at its first volume and has as many, whatever its name is."""
     texts = pulse_and_breath(volumes=3, step=800, began=(10 * 3600 + 15 * 60) * 400)
@@ -241,10 +238,7 @@ def test_spectra_and_recordings_have_their_places_in_a_data_set(tmp_path: Path, 
     assert not bids(out, "--from", tmp_path / "scans", "--key", key)["change"]["added"]
 
 
-@pytest.mark.slow
-def test_two_people_with_one_patient_id_are_two_subjects_by_their_studies(
-    tmp_path: Path, person: dict[str, Any]
-) -> None:
+def test_two_people_with_one_patient_id_are_two_subjects_by_study(tmp_path: Path, person: dict[str, Any]) -> None:
     """In a node, where each of them is a patient, as well as in a folder of files."""
     other = {**person, "study_uid": make.generate_uid(), "StudyDate": "20260215"}
     other |= {"PatientName": "Tester^Chris", "PatientBirthDate": "19700101", "PatientSex": "M"}

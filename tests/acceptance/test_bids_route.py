@@ -74,7 +74,6 @@ def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatc
         node.wait_until_idle()
         out.mkdir()
         retry()
-        assert node.process is not None
         assert node.process.wait(60) == -9
     before = images()
     assert before.keys() == {"ses-01_T1w.nii.gz", "ses-01_task-rest_bold.nii.gz"}

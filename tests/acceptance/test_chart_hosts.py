@@ -119,7 +119,6 @@ class Pod:
         return httpx2.get(f"http://127.0.0.1:{self.ports[asked['port']]}{asked['path']}", timeout=60).status_code
 
     def end(self, number: int) -> int:
-        assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(60)
 

@@ -14,6 +14,9 @@ from node.index.engine.place import upgrade
 from tests.acceptance.served import Served
 from tests.preloaded import run
 
+pytestmark = pytest.mark.slow
+
+
 PASSWORD = "correct horse battery"
 
 
@@ -40,7 +43,6 @@ def listed(account: Callable[..., Result], root: Path) -> list[dict[str, Any]]:
     return json.loads(account(root, "list", "--json").out)
 
 
-@pytest.mark.slow
 def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_path: Path) -> None:
     root = tmp_path / "root"
     beyond = {"VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"}
@@ -49,7 +51,6 @@ def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_p
     assert "voxelnode account add NAME --role admin" in served.stderr
 
 
-@pytest.mark.slow
 def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")
@@ -81,7 +82,6 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
         assert secret not in audited
 
 
-@pytest.mark.slow
 def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")
@@ -101,13 +101,8 @@ def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result
     assert listed(account, root) == []
 
 
-@pytest.mark.slow
-def test_an_account_that_is_made_while_the_node_runs_may_log_in_at_once(
-    account: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_an_account_made_while_the_node_runs_may_log_in_at_once(account: Callable[..., Result], tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_WEB__HOST="127.0.0.1") as served:
-        assert served.process is not None
-        assert served.process.stdout is not None
         url = served.process.stdout.readline().rpartition(" ")[2].strip()
         assert account(served.root, "add", "anna", typed=PASSWORD).status == 0
         with httpx2.Client(base_url=url, auth=("anna", PASSWORD)) as client:

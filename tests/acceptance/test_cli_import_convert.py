@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from node.api import read_voxels
 from node.extensions.demo.known_series import Phantom, Truth, difference, head_phantom
-from node.writers.reading import read_voxels
 from tests import make
 from tests.make import PYDICOM_FILES
 from tests.mirrored import polarity_series
@@ -91,8 +91,7 @@ def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_pat
 
 @pytest.mark.slow
 def test_each_series_is_reported_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
-    done = run("convert", scan, "-o", tmp_path / "out")
-    series, skipped, files, total = done.stdout.splitlines()
+    series, skipped, files, total = run("convert", scan, "-o", tmp_path / "out").stdout.splitlines()
     assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
     assert "176 x 208 x 60" in series
     assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"

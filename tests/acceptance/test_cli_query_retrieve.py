@@ -9,13 +9,15 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
-from node.association.client.send import send_files
-from node.index.database.index import Index
+from node.api import Index, send_files
 from node.runtime.metrics import Metrics
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 from tests.preloaded import run
 from tests.rows import view_rows
+
+pytestmark = pytest.mark.slow
+
 
 STUDY = generate_uid()
 NO_WEB = {"VOXELNODE_WEB__ENABLED": "false"}
@@ -59,7 +61,6 @@ def digests(root: Path) -> dict[str, str]:
     return {uid: row["sha256"] for uid, row in images(root).items()}
 
 
-@pytest.mark.slow
 def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     status, answers, _ = voxelnode("peers", "find", "--from", peer, "PatientName=müller*", "StudyDate=20240101-")
@@ -77,7 +78,6 @@ def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True], ids=["into a free root", "into a running node"])
 def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, running: bool) -> None:
     root = tmp_path / "root"
@@ -94,7 +94,6 @@ def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, runnin
     assert {row["source"] for row in images(root).values()} == {"get"}
 
 
-@pytest.mark.slow
 def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configuration(
     source: Served, series: list[FileDataset], tmp_path: Path
 ) -> None:
@@ -112,7 +111,6 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         assert digests(target.root) == digests(source.root)
 
 
-@pytest.mark.slow
 def test_a_mistake_is_reported_in_one_sentence(source: Served, tmp_path: Path) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (

@@ -26,7 +26,6 @@ READY = re.compile(r"voxelnode ready: AE (\S+) on (\S+):(\d+), root (.*)\n")
 
 def ready(process: subprocess.Popen[str] | Process) -> tuple[str, str, int, str]:
     """AE title, host, port and root of the one readiness line."""
-    assert process.stdout is not None
     line = process.stdout.readline()
     match = READY.fullmatch(line)
     assert match, line
@@ -47,7 +46,6 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(tmp_path: Pat
         try:
             title, host, port, root = ready(process)
             assert (title, host, root) == ("PACS1", "127.0.0.1", str(tmp_path / "here"))
-            assert process.stdout is not None
             assert re.fullmatch(r"pages, REST and DICOMweb: http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
             assert echo(title, host, port)["ok"] is True
             process.send_signal(signal.SIGTERM)
@@ -55,8 +53,7 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(tmp_path: Pat
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
-    events = [json.loads(line)["event"] for line in err.splitlines()]
-    assert events[-1] == "stopped"
+    assert [json.loads(line)["event"] for line in err.splitlines()][-1] == "stopped"
 
 
 def test_serve_reports_that_a_peer_which_is_a_destination_alone_closes_the_node(tmp_path: Path) -> None:
@@ -90,16 +87,13 @@ print("draining", flush=True)
 threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "draining\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 1
 
 
 @pytest.mark.slow
-def test_systemd_hears_when_the_node_is_ready_alive_and_stopping_though_nobody_reads_standard_output(
-    tmp_path: Path,
-) -> None:
+def test_systemd_hears_when_the_node_is_ready_alive_and_stopping_though_nobody_reads_its_output(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -172,7 +166,6 @@ def test_a_node_that_hangs_or_was_killed_is_no_node_that_runs(tmp_path: Path) ->
         assert told("status")["intake"] == "open"
         assert f"the running node listens at 127.0.0.1:{node.port}" in str(told("doctor"))
 
-        assert node.process is not None
         node.process.send_signal(signal.SIGSTOP)
         ordered = pool.submit(done, "reload")
         said: list[str] = []

@@ -28,7 +28,7 @@ from tests.silent_line import line_to
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.sqlite("has databases of its own")
+pytestmark = [pytest.mark.slow, pytest.mark.sqlite("has databases of its own")]
 
 
 def store_of(folder: Path) -> Path:
@@ -130,7 +130,6 @@ def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-@pytest.mark.slow
 def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Server, tmp_path: Path) -> None:
     """Its clock is 10 minutes behind, then as much ahead: leases and waits are of the clock of the server."""
     url, clock = server.create("skewed", "migrated"), ShiftedClock(tmp_path)
@@ -144,7 +143,6 @@ def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Serve
     }  # 173 s
     with ExitStack() as running:
         a = running.enter_context(Host(tmp_path, url, "a", '["receive", "convert", "web"]', **rules))
-        assert a.process is not None
         client = running.enter_context(httpx2.Client(base_url=a.process.stdout.readline().split()[-1], timeout=60))
         skewed = {**rules, **clock.environment, "VOXELNODE_CONVERT__WORKERS": "2"}
         b = running.enter_context(Host(tmp_path, url, "b", **skewed))
@@ -166,7 +164,6 @@ def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Serve
         assert (kinds["series-quiet"], kinds["series-converted"], kinds["study-deleted"]) == (4, 4, 0)
 
 
-@pytest.mark.slow
 def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: Server, tmp_path: Path) -> None:
     url = server.create("hosts", "migrated")
     first, second, late = make.ct_series(4), make.ct_series(4), make.ct_series(1)
@@ -176,7 +173,6 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         cut = line.url("hosts", tcp_user_timeout="300", connect_timeout="2")
         own = {"VOXELNODE_JOURNAL__ACKNOWLEDGE": "local"}
         a = running.enter_context(Host(tmp_path, cut, "a", '["receive", "web"]', **own))
-        assert a.process is not None
         address = a.process.stdout.readline().split()[-1]
         client = running.enter_context(httpx2.Client(base_url=address, timeout=60))
         send(a, first)
@@ -241,10 +237,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
     assert (done.returncode, "its end was removed" in done.stdout) == (1, True)
 
 
-@pytest.mark.slow
 def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_path: Path) -> None:
-    from node.extensions.postgresql.servers import LOCK
-
     urls = {name: server.create(name, "migrated") for name in ("blocked", "unfollowed")}
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type "
     with ExitStack() as opened:
@@ -266,15 +259,14 @@ def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_pat
         def ends(name: str, process: Process) -> None:
             process.terminate()
             assert process.wait(60) == 0
-            ended = "SIGTERM has ended the start before the node was ready"
-            assert ended in (tmp_path / name).read_text()
+            assert "SIGTERM has ended the start before the node was ready" in (tmp_path / name).read_text()
 
         process = starts("silent")
         opened.enter_context(silent.accept()[0])
         ends("silent", process)
 
         other = opened.enter_context(psycopg.connect(urls["blocked"].replace("+psycopg", "")))
-        other.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [0x766F78656C])
         process = starts("blocked")
         until(lambda: server.run(f"{waiting} = 'Lock'", "blocked"), 60, "a start that waits for the end of a migration")
         ends("blocked", process)
@@ -334,7 +326,6 @@ class Modality(threading.Thread):
             assoc.release()
 
 
-@pytest.mark.slow
 def test_hosts_are_replaced_one_after_the_other_under_a_sender(server: Server, tmp_path: Path) -> None:
     url = server.create("rolling", "migrated")
     settings = {

@@ -13,7 +13,6 @@ from pydicom import Dataset
 from node.archive.root import MARKER
 from node.association.client.association import NoAssociation
 from node.association.client.send import send_files
-from node.audit.audit_files import verify
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.pace import few_in_the_gate
@@ -73,7 +72,6 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
     codes = [line["event"]["code"] for line in audit_lines(tmp_path / "root")]
     assert codes == ["110100", "110104", "110105", "110105", "110104", "110100"]
     assert audit_lines(tmp_path / "root")[1]["objects"][0]["patient_id"] == "P-1"
-    assert verify(tmp_path / "root") == []
     assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]
 
 
@@ -128,7 +126,6 @@ def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_pa
             shutil.copy(node.root / stored["path"], node.root / copy)
         order = ("delete", "--patient", "P-4711", "--erase", "--yes", "--root", str(node.root))
         assert run(*order).returncode != 0
-        assert node.process is not None
         node.process.wait(30)
     with Served(tmp_path / "root") as node:
         [row] = node.rows("SELECT outcome, payload FROM work WHERE kind = 'erasure'")
@@ -224,4 +221,4 @@ def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> 
         assert series == {"study_instance_uid": "1.2.3.4", "state": "converted", "instances": 3}
         assert "no conflict" in str(voxelnode(node.root, "conflicts", "keep", "999", status=2)).lower()
         assert node.terminate() == 0
-    assert verify(tmp_path / "root") == []
+    assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]

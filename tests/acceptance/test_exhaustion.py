@@ -31,7 +31,6 @@ def processor_seconds(process: int) -> float:
 @pytest.mark.slow
 def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_WEB__ENABLED="false") as node:
-        assert node.process is not None
         process = node.process.pid
         usual = resource.prlimit(process, resource.RLIMIT_AS)
         # Less than the stack of one thread more; it binds the superuser too, unlike a limit of threads.
@@ -54,8 +53,6 @@ def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -
 @pytest.mark.slow
 def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node, ExitStack() as held:
-        assert node.process is not None
-        assert node.process.stdout is not None
         web = int(re.search(r":(\d+)/$", node.process.stdout.readline().strip())[1])  # type: ignore[index]
         limit = resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (400, limit[1]))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from node.audit.audit_files import verify
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
@@ -104,7 +103,7 @@ def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Pa
     done = exported(root, target, "--group", GROUP)
     assert (done["copied"], done["unchanged"], done["removed"]) == (0, 1, 1)
     assert audited(root)[-1].endswith(": done, 0 conversions copied, 1 already there, 1 removed")
-    assert verify(root) == []
+    run("audit", "--verify", "--root", root, check=True)
     assert read_as_another_account(target, CATALOG) == [second]
     assert not Path(first["path"]).exists()
 
@@ -147,8 +146,7 @@ def test_an_export_without_damaged_volumes_and_of_its_owner_alone(tmp_path: Path
     sidecar.write_text(sidecar.read_text().replace('"state": "complete"', '"state": "incomplete"'))
     assert exported(root, target)["copied"] == 0
     assert (target / sidecar.relative_to(root)).read_text() == sidecar.read_text()
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (target, *target.rglob("*"))}
-    assert modes == {0o700, 0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (target, *target.rglob("*"))} == {0o700, 0o600}
     refused_targets(root, tmp_path)
 
 

@@ -16,6 +16,9 @@ import pytest
 from tests import make
 from tests.acceptance.served import until
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "voxelnode-hello"
 GROUP = "voxelnode.extensions"
@@ -71,7 +74,6 @@ def run(packages: Path | None, *arguments: object) -> subprocess.CompletedProces
     return subprocess.run(command, env=environment(packages), capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.slow
 def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed(installed: Path, kinds: Path) -> None:
     greeted = run(installed, "hello", "--config", kinds)
     assert (greeted.returncode, greeted.stdout) == (0, "hello, Ann\n")
@@ -80,8 +82,7 @@ def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed
     assert run(installed, "config", "check", "--config", kinds).returncode == 0
     example = run(installed, "config", "example").stdout
     assert ("[hello]" in example, 'file = "' in example) == (True, False)
-    wrong = run(installed, "config", "check", "--config", kinds.with_name("absent.toml"))
-    assert wrong.returncode == 2
+    assert run(installed, "config", "check", "--config", kinds.with_name("absent.toml")).returncode == 2
     without = run(None, "config", "check", "--config", kinds)
     assert without.returncode == 2
     unknown = "kind = 'greetings' is none of "
@@ -90,7 +91,6 @@ def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed
     assert run(None, "hello").returncode == 2
 
 
-@pytest.mark.slow
 def test_it_adds_a_line_to_the_conformance_statement(installed: Path) -> None:
     with_it, without = (run(packages, "conformance").stdout.splitlines() for packages in (installed, None))
     changed = {one for one in ndiff(without, with_it) if not one.startswith((" ", "?"))}
@@ -104,7 +104,6 @@ def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest
     own = environment(installed) | {"VOXELNODE_EXTENSIONS__DISABLED": disabled}
     with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(2)]
             assert lines[0].startswith("voxelnode ready"), process.stderr
             with httpx2.Client(base_url=lines[1].rpartition(" ")[2].strip(), timeout=30) as client:
@@ -116,7 +115,6 @@ def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest
             process.kill()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("serving", [[]], indirect=True)
 def test_it_adds_a_route_a_service_tables_and_a_kind_of_destinations_and_of_hooks_to_a_node(
     kinds: Path, serving: httpx2.Client, installed: Path, tmp_path: Path
@@ -144,7 +142,6 @@ def test_it_adds_a_route_a_service_tables_and_a_kind_of_destinations_and_of_hook
         assert (checked["problems"], checked["not_installed"]) == ([], names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("serving", [["hello"]], indirect=True)
 def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configuration: Path) -> None:
     assert serving.get("/api/v1/hello").status_code == 404
@@ -152,7 +149,6 @@ def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configu
     assert not configuration.with_name("greetings").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "problem"),
     [
@@ -162,9 +158,7 @@ def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configu
         ("voxelnode_hello.absent:EXTENSION", "cannot be loaded: No module named 'voxelnode_hello.absent'"),
     ],
 )
-def test_one_that_cannot_be_used_is_named_with_the_reason(
-    installed: Path, tmp_path: Path, place: str, problem: str
-) -> None:
+def test_one_that_cannot_be_used_is_named_with_why(installed: Path, tmp_path: Path, place: str, problem: str) -> None:
     packages = tmp_path / "packages"
     shutil.copytree(installed, packages)
     [points] = packages.glob("*.dist-info/entry_points.txt")
@@ -174,7 +168,6 @@ def test_one_that_cannot_be_used_is_named_with_the_reason(
     assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

@@ -15,7 +15,7 @@ from tests.acceptance.test_lifecycle import send
 from tests.preloaded import run
 from tests.receivers import Answer, Received, Receiver, with_kind
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
@@ -26,7 +26,6 @@ def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
     return {f"VOXELNODE_HOOKS__{name}__{key.upper()}": value for key, value in values.items()}
 
 
-@pytest.mark.slow
 def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: Path) -> None:
     series = make.ct_series(4)
     found: list[str] = []
@@ -52,8 +51,6 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
         on = ("instance-stored", "series-quiet", "volume-written", "study-quiet")
         settings = hook("pipeline", on, url=receiver.url) | {"VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "1"}
         with Served(tmp_path / "root", **settings) as node:
-            assert node.process is not None
-            assert node.process.stdout is not None
             web = re.findall(r"http://\S+\d", node.process.stdout.readline())[0]
             send(node, series)
             reported = receiver.wait_for(7, 120)
@@ -65,7 +62,6 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
     assert found in (["instance True"] * 4 + files, ["instance True"] * 4 + files * 2)
 
 
-@pytest.mark.slow
 def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(tmp_path: Path) -> None:
     works = tmp_path / "works"
     program = tmp_path / "program"
@@ -80,12 +76,10 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         works.touch()
         why, retry = ("deliveries", "--hook", "one", "--state", "given-up"), ("retry", "one")
         for command, says in ((why, "it printed: no licence"), (retry, "1 message waiting for another attempt\n")):
-            done = run("hooks", *command, "--root", node.root, environment=settings, check=True)
-            assert says in done.stdout
+            assert says in run("hooks", *command, "--root", node.root, environment=settings, check=True).stdout
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
 
-@pytest.mark.slow
 def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
     found: list[tuple[str, bool, bool]] = []
 
@@ -105,7 +99,6 @@ def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
     assert not Path(message["instance"]["path"]).exists()
 
 
-@pytest.mark.slow
 def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) -> None:
     small, large = make.ct_series(2), make.ct_series(4)
     with Served(tmp_path / "root") as node:

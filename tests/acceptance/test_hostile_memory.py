@@ -13,10 +13,9 @@ from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
+from node.api import Settings, import_instances
 from node.control.repository import Repository
-from node.receive.import_files import import_instances
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import Served, peak_bytes
 
@@ -29,8 +28,7 @@ GROWTH_BYTES = 150 * MEGABYTE
 def private_element() -> FileDataset:
     """A large private element."""
     ds = make.ct_series(1, study_uid="1.2.1", series_uid="1.2.1.1")[0]
-    block = ds.private_block(0x0029, "HOSTILE", create=True)
-    block.add_new(0x10, "OB", bytes(LARGE_BYTES))
+    ds.private_block(0x0029, "HOSTILE", create=True).add_new(0x10, "OB", bytes(LARGE_BYTES))
     return ds
 
 
@@ -98,8 +96,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
     store.close()
     with Served(folder / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0",
                 VOXELNODE_SERIES__QUIET_SECONDS="600") as node:  # fmt: skip
-        assert node.process is not None
-        assert node.process.stdout is not None
         yield node, re.findall(r"http://\S+\d", node.process.stdout.readline())[0]
 
 
@@ -142,7 +138,6 @@ def test_the_node_stays_small(
     served: tuple[Served, str], study: int, path: str, accept: str, status: int, length: int
 ) -> None:
     node, url = served
-    assert node.process is not None
     Path(f"/proc/{node.process.pid}/clear_refs").write_text("5")  # VmHWM begins anew
     before = peak_bytes(node.process.pid)
     instance = f"{url}/dicom-web/studies/1.2.{study}/series/1.2.{study}.1/instances/1.2.{study}.1.1"

@@ -39,14 +39,12 @@ def test_a_running_node_imports_and_its_page_says_how_far_it_is(tmp_path: Path) 
     series[0].PatientName = "Other^Bytes"
     series[0].save_as(damaged / "other.dcm", enforce_file_format=True)
     with Served(tmp_path / "root") as served:
-        assert served.process is not None
         url = re.search(r"http://\S+", served.process.stdout.readline())
         assert url is not None
         status, report, _ = imported(served, SHIPPED)
         assert (status, report["stored"], report["already_there"], report["refused"]) == (0, 81, 0, [])
         assert len(report["not_dicom"]) == 10
-        page = httpx2.get(f"{url[0]}status").text
-        assert "imported 91 of 91 files" in page
+        assert "imported 91 of 91 files" in httpx2.get(f"{url[0]}status").text
         status, again, _ = imported(served, SHIPPED / "DICOMDIR")
         assert (status, again["stored"], again["already_there"]) == (0, 0, 31)
         status, other, _ = imported(served, damaged)
@@ -55,8 +53,7 @@ def test_a_running_node_imports_and_its_page_says_how_far_it_is(tmp_path: Path) 
         assert other["other_bytes"] in ([f"{damaged}/scan.zip!0.dcm"], [f"{damaged}/other.dcm"])
         assert not list((served.root / "work").glob("import-*"))
         assert served.rows("SELECT count(*) AS n FROM v_images WHERE source = 'import'") == [{"n": 83}]
-        audit = run("audit", "--root", served.root, "--json").stdout
-        assert audit.count('"Import"') == 3
+        assert run("audit", "--root", served.root, "--json").stdout.count('"Import"') == 3
         served.wait_until_idle()
 
 

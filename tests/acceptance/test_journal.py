@@ -23,7 +23,7 @@ from tests.made_once import lose_index, put_index_back
 from tests.rows import index_locked, read_rows
 from tests.rsync import Rsync
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "journal.md"
 LONG_AGO_SECONDS = 600
@@ -98,7 +98,6 @@ def flip_a_byte_of_record(root: Path, number: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.slow
 def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path: Path) -> None:
     [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(script.splitlines()) <= 50
@@ -132,7 +131,6 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
         assert sorted(node.rows("SELECT count(*) AS n FROM v_images")[0].values()) == [7]
 
 
-@pytest.mark.slow
 def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp_path: Path) -> None:
     [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "rescue.py").write_text(script, encoding="utf-8")
@@ -144,7 +142,6 @@ def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp
     assert len(list((tmp_path / "rescued").iterdir())) == 3
 
 
-@pytest.mark.slow
 def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(root: Path, run: Run) -> None:
     with Served(root) as node:
         with index_locked(root):
@@ -163,7 +160,6 @@ def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(r
     assert "nothing waits for the index" in run("status").out
 
 
-@pytest.mark.slow
 def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(2))
     lose_index(root)
@@ -173,18 +169,15 @@ def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: 
     assert index_rows(root, "SELECT count(*) FROM v_images WHERE calling_ae_title = 'SENDER'") == [2]
 
 
-@pytest.mark.slow
 def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path, run: Run) -> None:
     with Served(root) as node:
         send(node, *make.ct_series(3))
         node.terminate()
     kill_with_records_that_wait(root, *make.ct_series(2))
-    reported = run("db", "rebuild").out
-    assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in reported
+    assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in run("db", "rebuild").out
     assert index_rows(root, "SELECT count(*) FROM v_images") == [5]
 
 
-@pytest.mark.slow
 def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))
@@ -201,7 +194,6 @@ def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path
     assert index_rows(root, "SELECT count(*) FROM v_images") == [3]
 
 
-@pytest.mark.slow
 def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run: Run) -> None:
     with Served(root) as node, index_locked(root):
         send(node, *make.ct_series(3))
@@ -211,7 +203,6 @@ def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run
         assert run("fsck", "--json").json == {"ok": True, "findings": []}
 
 
-@pytest.mark.slow
 def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run: Run) -> None:
     with Served(root) as node:
         send(node, *make.ct_series(3))
@@ -232,7 +223,6 @@ def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run
     assert run("fsck", "--hash").status == 0
 
 
-@pytest.mark.slow
 def test_a_damaged_record_is_reported_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(4))
     flip_a_byte_of_record(root, 2)
@@ -256,7 +246,6 @@ def test_a_damaged_record_is_reported_by_every_command_and_the_start_keeps_its_s
     assert run("journal", "status").status == 0
 
 
-@pytest.mark.slow
 def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: Run) -> None:
     with Served(root) as node:
         refused = run("journal", "drain")
@@ -274,7 +263,6 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
 
 
-@pytest.mark.slow
 def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Path, tmp_path: Path, run: Run) -> None:
     copy = tmp_path / "copy" / "root"
     copy.mkdir(parents=True)

@@ -13,7 +13,7 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def associate(node: Served, title: str = "SENDER") -> Any:
@@ -57,7 +57,6 @@ FIRST = ["series-quiet", "series-converted"]
 NEXT = ["series-reopened", "series-quiet", "volume-superseded", "series-converted"]
 
 
-@pytest.mark.slow
 def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
     *most, last = make.ct_series(6, ImagesInAcquisition=6)
     with Served(tmp_path / "root") as node:
@@ -70,7 +69,6 @@ def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
         assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 6)
 
 
-@pytest.mark.slow
 def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
     series = make.ct_series(6)
     with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="120") as node:
@@ -91,7 +89,6 @@ def reconvert(node: Served, *options: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.slow
 def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_changes_something(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         send(node, make.ct_series(4))

@@ -89,8 +89,7 @@ def test_an_index_that_is_gone_is_built_again(root: Path, command: tuple[str, ..
 @pytest.mark.sqlite("a database of a server is created by its administrator")
 @pytest.mark.parametrize("command", [("db", "check"), *LOOKING], ids=" ".join)
 def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[str, ...]) -> None:
-    said = refused(tmp_path / "new", *command)
-    assert remedy(said) == ["serve", "--create"]
+    assert remedy(refused(tmp_path / "new", *command)) == ["serve", "--create"]
     if command == ("status",):
         starts(tmp_path / "new")
         run("status", "--root", tmp_path / "new", check=True)

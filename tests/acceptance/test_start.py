@@ -22,6 +22,9 @@ from node.index.engine.place import FILE_NAME, upgrade
 from node.registry import installed, objects_of
 from node.writers.options import WriteOptions
 
+pytestmark = pytest.mark.slow
+
+
 COMMAND = """
 import atexit, sys
 from pathlib import Path
@@ -104,7 +107,6 @@ def serving(folder: Path, **environment: str) -> Iterator[list[str]]:
         ) as process,
     ):
         try:
-            assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(1 if "VOXELNODE_WEB__ENABLED" in environment else 2)]
             assert lines[0].startswith("voxelnode ready"), (folder / "log").read_text()[-2000:]
             yield lines
@@ -125,7 +127,6 @@ def loaded_by_node(folder: Path) -> set[str]:
     return packages
 
 
-@pytest.mark.slow
 def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path: Path) -> None:
     root = ("--root", str(tmp_path / "root"))
 
@@ -150,14 +151,12 @@ def test_a_command_that_looks_loads_no_sqlalchemy_and_nothing_of_pixels(tmp_path
     assert run("info 1CT1").isdisjoint(unused)  # pydicom has the names of what the header says
 
 
-@pytest.mark.slow
 def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
     with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
         pass
     assert loaded_by_node(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["JPEG2000.dcm", pytest.param("MR_small_bigendian.dcm", marks=pytest.mark.long)])
 def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: Path, name: str) -> None:
     path = Path(str(get_testdata_file(name)))
@@ -206,16 +205,13 @@ def run(folder: Path, *arguments: object) -> set[str]:
     return loaded(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [pytest.param(["--help"], marks=pytest.mark.long), ["convert", "--help"]])
 def test_help_loads_no_library_of_the_work(tmp_path: Path, arguments: list[str]) -> None:
     assert run(tmp_path, *arguments).isdisjoint(OF_SERVERS | OF_CHILDREN | OF_COMMANDS | {"pydicom", "multiprocessing"})
 
 
-@pytest.mark.slow
 def test_the_command_of_a_conversion_loads_nothing_that_only_its_child_needs(tmp_path: Path) -> None:
-    source = get_testdata_file("CT_small.dcm")
-    packages = run(tmp_path, "convert", source, "-o", tmp_path / "out", "--json")
+    packages = run(tmp_path, "convert", get_testdata_file("CT_small.dcm"), "-o", tmp_path / "out", "--json")
     assert (tmp_path / "out" / "conversion.json").is_file()
     assert packages.isdisjoint(OF_SERVERS | OF_CHILDREN | {"pydicom", "rich"})
     assert {"node.settings.model", "node.selector"}.isdisjoint((tmp_path / "modules").read_text().splitlines())
@@ -234,7 +230,6 @@ def converting(folder: Path, name: str, **options: Any) -> set[str]:
     return loaded(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "needed", "others"),
     [
@@ -256,7 +251,6 @@ def test_a_conversion_loads_what_its_frames_and_formats_need(
     assert packages.isdisjoint(others)
 
 
-@pytest.mark.slow
 def test_a_conversion_to_nifti_loads_neither_simpleitk_nor_an_extension(tmp_path: Path) -> None:
     assert "SimpleITK" not in converting(tmp_path, "CT_small.dcm", formats=("nifti",))
     modules = set((tmp_path / "modules").read_text().splitlines())

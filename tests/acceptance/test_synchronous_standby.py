@@ -38,7 +38,6 @@ def test_nothing_is_acknowledged_while_the_standby_is_away_and_all_is_said(serve
     series = make.ct_series(3)
     own = {"VOXELNODE_JOURNAL__ACKNOWLEDGE_SECONDS": "8"}
     with Host(tmp_path, site.url, "r1", '["receive", "convert", "web"]', **own) as host:
-        assert host.process is not None
         pages = host.process.stdout.readline().split()[-1]
 
         def ready() -> tuple[int, str]:

@@ -12,6 +12,9 @@ import pytest
 from tests import make
 from tests.preloaded import Process, run
 
+pytestmark = pytest.mark.slow
+
+
 STUDY, SERIES = f"1.2.3.{'8' * 50}", f"1.2.3.{'9' * 50}"
 NAME, DESCRIPTION = "山田花子" * 4 + "^太郎", "胸部 CT axial thin slices after contrast medium, second pass"
 
@@ -60,7 +63,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_series_fit_the_terminal_and_uids_are_there_if_asked_for(root: Path) -> None:
     lines = on_terminal(80, "series", "--root", root / "root")
     assert lines[1].split() == ["state", "no", "patient", "date", "mod", "images", "description"]
@@ -75,7 +77,6 @@ def test_series_fit_the_terminal_and_uids_are_there_if_asked_for(root: Path) -> 
     assert printed("series", "--root", root / "root").splitlines()[2].endswith(DESCRIPTION)
 
 
-@pytest.mark.slow
 def test_a_conversion_reports_within_the_terminal(root: Path, tmp_path: Path) -> None:
     command = ("convert", root / "in", "-o", tmp_path / "out", "--name", "{series_number}_{modality}")
     lines = on_terminal(80, *command)
@@ -85,7 +86,6 @@ def test_a_conversion_reports_within_the_terminal(root: Path, tmp_path: Path) ->
     assert printed(*command).splitlines()[0].split()[0] == lines[0].split()[0]
 
 
-@pytest.mark.slow
 def test_a_conflict_is_compared_within_the_terminal(root: Path) -> None:
     words = [line.split()[0] for line in printed("conflicts", "--root", root / "root").splitlines()[1:]]
     numbers = [word for word in words if word.isdigit()]

@@ -32,13 +32,12 @@ from typing import Any
 
 from pydicom import FileDataset
 
+from node.api import Settings, reading
 from node.control.care import check_repository
 from node.conversion.naming import folder_name
-from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
 from node.settings.core import ClusterSettings, IndexSettings, Storage
-from node.settings.model import Settings
 from tests import make
 from tests.acceptance.test_cluster import Host, in_folder, store_of
 from tests.acceptance.test_kill import Sender

@@ -347,7 +347,6 @@ class Reader:
         return [] if seen == self._seen else [f"a transaction saw {self._seen} instances, then {seen}"]
 
     def _count(self) -> int:
-        assert self._connection is not None
         return int(self._connection.execute("SELECT count(*) FROM images").fetchone()[0])
 
 

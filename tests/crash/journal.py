@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.association.client.addresses import Address
+from node.api import Address
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.protocol.conftest import Raw, associate_rq, pdu
@@ -125,8 +125,7 @@ class Sender(threading.Thread):
     def whole(self, slices: int) -> set[str]:
         """The series of which it was to send so many instances: all."""
         uids = {(one.series_instance_uid, one.sop_instance_uid) for one in self.instances}
-        counts = Counter(series for series, _ in uids)
-        return {series for series, count in counts.items() if count == slices}
+        return {series for series, count in Counter(series for series, _ in uids).items() if count == slices}
 
     def _store(self, peer: Raw, one: Sent, message_id: int) -> None:
         delivery = self._journal.sending(one)

@@ -24,14 +24,12 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from node.association.client.send import Outgoing
+from node.api import Outgoing, Settings, VoxelnodeError
 from node.control.care import check_repository
 from node.control.repository import perform_action
-from node.errors import VoxelnodeError
 from node.runtime.failpoints import CONVERTING, UPLOADING
 from node.runtime.failpoints import VARIABLE as FAILPOINT
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests.crash.harness import Campaign, main_of, within
 from tests.crash.routes import Node, send_all
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store

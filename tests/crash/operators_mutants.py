@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from node.api import NotUnderstood, SeriesFiles
 from node.archive import filesystem, intact
 from node.archive.filesystem import Archive
 from node.control import care, repository
 from node.conversion import series, volume_files
-from node.conversion.datasets import SeriesFiles
-from node.errors import NotUnderstood
 from node.index.care import salvage
 from node.index.engine import sqlite
 from node.index.nouns import received, reopening, waits

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.api import Settings, VoxelnodeError
 from node.archive.root import MARKER
 from node.control.repository import Repository
-from node.errors import VoxelnodeError
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, built, keep_marks, leave, syncs
 from tests.crash.harness import Node, Result, within

@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from node.association.client.addresses import Address
+from node.api import Address, VoxelnodeError
 from node.association.client.association import NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
-from node.errors import VoxelnodeError
 from tests.acceptance.served import READY
 from tests.crash.harness import Campaign, arguments, report, within
 from tests.crash.small_disk import fill, mount_small

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import build_context
 
-from node.association.client.addresses import Address
+from node.api import Address
 from tests.acceptance.served import Served
 from tests.crash.checker import Checker
 from tests.crash.harness import arguments
@@ -121,7 +121,6 @@ class Soak:
     def _rest(self, served: Served) -> Footprint:
         served.wait_until_idle()
         threading.Event().wait(12)  # longer than a connection without a request lives: what is left is left for good
-        assert served.process is not None
         return Footprint.of(served.process.pid)
 
     def _traffic(self, port: int, journal: Journal, seconds: float, seed: int) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from node.control.care import rebuild_index
-from node.extensions.object_store.remote import MARKER
 from node.extensions.object_store.stores import INCOMING, PART_SECONDS
 from node.runtime.failpoints import VARIABLE
 from node.settings.core import Storage
@@ -22,10 +21,12 @@ from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
 from tests.rows import read_rows
 
+pytestmark = pytest.mark.slow
+
+
 UIDS = "SELECT sop_instance_uid FROM images ORDER BY id"
 
 
-@pytest.mark.slow
 def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(tmp_path: Path) -> None:
     series, root = new_series(5), tmp_path / "root"
     uids = [one.sop_instance_uid for one in series]
@@ -43,7 +44,6 @@ def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(
         assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids
 
 
-@pytest.mark.slow
 def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_lost(tmp_path: Path) -> None:
     series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
     store.mkdir()
@@ -60,7 +60,6 @@ def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_
     assert found == {one.sop_instance_uid for one in series[:3]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 6], ids=["in the trial of the store", "in an upload"])
 def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path, at: int) -> None:
     series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
@@ -82,4 +81,4 @@ def test_a_kill_amid_an_upload_leaves_nothing_that_no_row_names(tmp_path: Path, 
         assert len(journal.acknowledged()) >= len(series)
         keys = {row["key"] for row in read_rows(root, "SELECT key FROM images")}
     found = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
-    assert found == {*keys, MARKER, str(under_way.relative_to(store))}
+    assert found == {*keys, "voxelnode-archive.json", str(under_way.relative_to(store))}

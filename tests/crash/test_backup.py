@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from node.extensions.backup.making import COPIED
 from node.runtime.failpoints import BACKING_UP, RESTORING, VARIABLE
 from tests.acceptance.served import Served, until
 from tests.crash.harness import Node, send
@@ -79,7 +78,7 @@ def test_a_backup_killed_in_any_step_is_the_one_before_or_the_new_one(tmp_path: 
         for number, point in enumerate(points):
             since = len(journal.acknowledged())
             until(lambda since=since: len(journal.acknowledged()) > since + 6, 60, "more instances")  # type: ignore[misc]
-            before, is_settled = journal.acknowledged(), not (folder / COPIED).exists()
+            before, is_settled = journal.acknowledged(), not (folder / ".copied").exists()
             assert backup(root, folder, point=point)[0] == -9, point
             if is_settled and point.partition(":")[0] in SETTLING:  # else it was killed before it began to copy
                 kept = before
@@ -225,8 +224,7 @@ def test_a_damaged_record_of_the_damaged_root_is_told_as_a_gap(tmp_path: Path) -
     content = bytearray(segment.read_bytes())
     content[content.index(since[1].data)] ^= 1
     segment.write_bytes(content)
-    done = run("restore", folder, "--root", new, "--ledger", root)
-    assert "of the journal cannot be read" in done.stdout
+    assert "of the journal cannot be read" in run("restore", folder, "--root", new, "--ledger", root).stdout
     assert [one.sop_instance_uid in served(new) for one in since] == [True, False, True]
     lost = run("lost", "list", "--root", new)
     assert (lost.returncode, "everything that was acknowledged" in lost.stdout) == (1, False)

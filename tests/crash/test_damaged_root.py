@@ -68,8 +68,7 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
         content[page * 4096 + 8 : page * 4096 + 16] = b"\xff" * 8
     index.write_bytes(content)
     assert "voxelnode db rebuild" in refused(node)
-    reported = run("db", "rebuild", "--root", node.root)
-    assert "12 instances indexed" in reported.stdout
+    assert "12 instances indexed" in run("db", "rebuild", "--root", node.root).stdout
     assert node.start()
     assert Checker(node.root).problems(journal) == []
 

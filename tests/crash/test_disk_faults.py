@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from node.api import Settings, reading
 from node.control.repository import perform_action
-from node.index.database.reading import reading
 from node.receive.readiness import intake_of, read_counters
-from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk
 from tests.crash.harness import Node, send, within
@@ -250,9 +249,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert within(30, lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
 
 
-def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
-    small_disk: Path, journal: Journal
-) -> None:
+def test_a_full_disk_refuses_associations_then_stores_and_takes_both_again(small_disk: Path, journal: Journal) -> None:
     settings = {"VOXELNODE_STORAGE__RESERVE_BYTES": "4000000"}
     ballast = small_disk / "ballast"
     series = new_series(6)

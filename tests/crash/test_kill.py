@@ -44,9 +44,7 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", few_in_the_gate(get_args(OverwritePolicy), "replace"))
-def test_corrected_versions_are_kept_and_the_policy_says_which_is_current(
-    tmp_path: Path, policy: OverwritePolicy
-) -> None:
+def test_corrected_versions_are_kept_and_the_policy_says_which_counts(tmp_path: Path, policy: OverwritePolicy) -> None:
     moments = ("record-synced", "rows-committed", "batch-cleared", None)
     result = Run(tmp_path, senders=2, slices=2, moments=moments, policy=policy, has_reader=True).run(len(moments))
     assert (result.problems, result.cycles) == ([], len(moments))

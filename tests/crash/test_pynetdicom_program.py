@@ -29,6 +29,9 @@ from tests.acceptance.served import until
 from tests.crash.harness import Node, Run, beside_random_moments, gone
 from tests.preloaded import Process
 
+pytestmark = pytest.mark.slow
+
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "pynetdicom.md"
 START_SECONDS = 60.0
 
@@ -80,12 +83,9 @@ class Forked(Program):
         return Process([str(self.root), str(self.port), "--create"], environment, log, program=code)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.long)])
-def test_a_program_that_is_killed_again_and_again_loses_nothing_that_it_acknowledged(
-    tmp_path: Path, times: int
-) -> None:
+def test_a_program_killed_again_and_again_loses_nothing_that_it_acknowledged(tmp_path: Path, times: int) -> None:
     result = Run(tmp_path, senders=2, slices=4, moments=tuple(beside_random_moments(RECEIVING)), node=Forked).run(times)
     assert result.problems == []
     assert result.cycles == times
@@ -148,7 +148,6 @@ def associate(program: Program, title: str, received: list[Dataset]) -> Associat
     return assoc
 
 
-@pytest.mark.slow
 def test_the_program_stores_finds_and_gives_back(program: Program, destination: tuple[int, list[Dataset]]) -> None:
     series = make.ct_series(3)
     uids = {ds.SOPInstanceUID for ds in series}
@@ -178,7 +177,6 @@ def test_the_program_stores_finds_and_gives_back(program: Program, destination: 
     assoc.release()
 
 
-@pytest.mark.slow
 def test_the_program_converts_what_it_receives(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with Program(root) as program:
@@ -197,7 +195,6 @@ def test_the_program_converts_what_it_receives(tmp_path: Path) -> None:
     assert "Traceback" not in program.log.read_text()
 
 
-@pytest.mark.slow
 def test_a_stranger_may_do_nothing(program: Program) -> None:
     [ds] = make.ct_series(1)
     query = Dataset()

@@ -40,7 +40,6 @@ def test_a_program_runs_once_wherever_the_node_is_killed_behind_its_end(tmp_path
     environment = {f"VOXELNODE_HOOKS__MODEL__{key}": value for key, value in hook.items()}
     with Served(tmp_path / "root", **{VARIABLE: point}, **environment) as node:
         send(node, make.ct_series(2))
-        assert node.process is not None
         assert node.process.wait(120) != 0
         node.environment.pop(VARIABLE)
         node.start()

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.association.client.send import send_files
+from node.api import Index, send_files
 from node.completeness import Reported
-from node.index.database.index import Index
 from node.runtime.failpoints import JUDGING, VARIABLE
 from node.runtime.metrics import Metrics
 from tests import make
@@ -54,7 +53,6 @@ def test_a_node_killed_in_any_step_writes_the_verdict_when_it_starts_again(tmp_p
         node = Served(root, **{VARIABLE: point})
         with suppress(AssertionError):  # it dies before it is ready, or soon after
             node.start()
-        assert node.process is not None
         assert node.process.stdout is not None
         node.process.wait(30)
         node.process.stdout.close()

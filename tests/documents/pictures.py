@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydicom import Dataset, FileDataset
 from pydicom.uid import RTDoseStorage, generate_uid
 
-from node.cli.exchange.hook_tests import shipped_with_pydicom
+from node.api import shipped_with_pydicom
 from node.extensions.demo.known_series import head_phantom
 from tests import make
 from tests.acceptance.served import Served
@@ -112,8 +112,7 @@ def _dose(head: Sequence[Dataset], **about: object) -> FileDataset:
 def take(page: Page, path: Path) -> None:
     """Write what a page shows."""
     page.wait_for_load_state("networkidle")
-    picture = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-    picture.save(path, optimize=True)
+    Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB").save(path, optimize=True)
     print(f"{path}: {path.stat().st_size} bytes")
 
 
@@ -153,7 +152,6 @@ def take_folder(browser: Browser, scans: Path, path: Path) -> None:
 def record(folder: Path) -> None:
     """Take all pictures."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright, Served(Path(name) / "root") as node:
-        assert node.process is not None
         found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
         assert found is not None
         send(node, study(), Path(name) / "study").wait()

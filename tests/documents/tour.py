@@ -159,7 +159,6 @@ def record(path: Path) -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         with Served(folder / "root", VOXELNODE_SERIES__QUIET_SECONDS="5") as node:
-            assert node.process is not None
             found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
             assert found is not None
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)

@@ -45,8 +45,7 @@ def run(data: bytes) -> None:
             _receive(file)
         if instances := _of_one_series(found):
             job = ConversionJob(instances, out, OPTIONS)
-            converted = convert_with_all(job)
-            _account(job, read_answer(write_answer(converted), job))
+            _account(job, read_answer(write_answer(convert_with_all(job)), job))
 
 
 def _receive(file: MediaFile) -> None:

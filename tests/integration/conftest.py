@@ -11,22 +11,20 @@ from typing import Any
 import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
+from node.api import Audit, Index, Settings
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Audit
 from node.cli.run.doctor import CHECKS, Site
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import Housekeeping
 from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, ResultMaking, answer, made_of
-from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.senders import quiet_seconds_of
 from node.runtime.metrics import Metrics
 from node.settings.core import Storage
-from node.settings.model import Settings
 from node.settings.section import Convert
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
@@ -137,8 +135,7 @@ class Root:
     def write_verdicts(self) -> None:
         """Write changed verdicts into the sidecars, as the worker does."""
         day = dt.timedelta(days=1)
-        housekeeping = Housekeeping(self.archive, self.index, day, day, self.clock)
-        assert not housekeeping.write_verdicts()
+        assert not Housekeeping(self.archive, self.index, day, day, self.clock).write_verdicts()
 
     def convert_due(self, options: WriteOptions = QUICK) -> None:
         """Let the quiet time pass, and convert what is due."""

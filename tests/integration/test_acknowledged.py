@@ -148,9 +148,7 @@ def test_an_older_index_tells_what_was_acknowledged_since(settings: Settings, tm
     assert lost_uids(root) == uids_of(late[:1])
 
 
-def test_an_older_index_blames_nobody_for_the_associations_that_were_open_then(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_an_older_index_blames_nobody_for_associations_that_were_open_then(settings: Settings, tmp_path: Path) -> None:
     root, sent = settings.storage.root, new_series(2)
     with Repository(settings) as repository:
         take(repository.ingest, sent, "a1")

@@ -12,20 +12,18 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom import FileDataset
 
+from node.api import Audit, Index, NotUnderstood, OutOfResources
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Audit
-from node.errors import NotUnderstood, OutOfResources
 from node.files.acknowledged import Acknowledged
-from node.index.database.index import Index
 from node.index.nouns import instances
 from node.index.nouns.records import Deletion, DeletionPlan, Outcome
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
-from node.lifecycle import deletion
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.receive import apply
 from node.receive.accounting import note_lost, unaccounted, write_off
@@ -216,9 +214,7 @@ def test_a_file_that_a_power_cut_took_is_written_again(started: Started, loss: s
 
 
 @pytest.mark.parametrize("lost", ["file", "bytes", "bytes and rows"])
-def test_a_file_in_quarantine_that_a_power_cut_took_is_written_again(
-    started: Started, tmp_path: Path, lost: str
-) -> None:
+def test_a_file_in_quarantine_that_a_power_cut_took_is_back(started: Started, tmp_path: Path, lost: str) -> None:
     [ds] = make.ct_series(1)
     parts = started()
     parts.apply(ds)
@@ -273,8 +269,7 @@ def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started
     first, second = make.ct_series(1)[0], make.ct_series(1)[0]
     parts = started()
     parts.apply(first, second)
-    plan = parts.plan(first)
-    parts.delete(plan)
+    parts.delete(parts.plan(first))
     started().require(second)
     lose_index(parts.folder)
     started().require(second)  # the index was rebuilt
@@ -325,11 +320,8 @@ def test_what_was_sent_again_before_a_deletion_is_resumed_is_owed(
     parts.apply(ds)
     plan = parts.plan(ds)
 
-    def killed(place: str) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as kill:
-        kill.setattr(deletion, "reached", killed)
+        kill.setattr("node.lifecycle.deletion.reached", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             parts.delete(plan)
     monkeypatch.setattr(parts.ingest, "now", lambda: NOW + dt.timedelta(seconds=after))
@@ -509,9 +501,7 @@ def test_what_a_batch_has_left_waits_for_nobody(started: Started, monkeypatch: p
     assert all(outcome.done() for outcome in outcomes)
 
 
-def test_an_instance_that_the_index_refuses_is_set_aside_alone(
-    started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_instance_that_an_index_refuses_goes_aside_alone(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = make.ct_series(5)
     refused = str(sent[2].SOPInstanceUID)
     real = instances.add_instances
@@ -647,9 +637,7 @@ def test_commits_that_fail_leave_one_file_a_record_however_often_they_are_tried(
     parts.require(ds)
 
 
-def test_a_query_sees_what_was_acknowledged_before_it_and_waits_for_it(
-    started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_query_waits_for_what_was_acknowledged_before_it(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     [ds] = make.ct_series(1)
     parts = started()
     parts.index.ahead = parts.applier
@@ -677,9 +665,7 @@ def test_a_query_sees_what_was_acknowledged_before_it_and_waits_for_it(
         assert counted.result(30) == 1
 
 
-def test_a_lone_record_is_not_kept_waiting_for_others_by_a_query(
-    started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lone_record_does_not_wait_for_others_for_a_query(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
     parts = started()
     parts.index.ahead = parts.applier
@@ -693,10 +679,7 @@ def test_a_failed_read_of_the_journal_stops_intake(started: Started, monkeypatch
     parts = started()
     parts.receive(make.ct_series(1)[0])
 
-    def fail(*_: Any) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(parts.journal, "read", fail)
+    monkeypatch.setattr(parts.journal, "read", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OutOfResources, match="EIO"):
         parts.applier.step()
     with pytest.raises(OutOfResources, match="intake has stopped"):

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from node.cli.run.config import table_of
 from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.integration.conftest import Root
@@ -68,9 +67,7 @@ def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(ro
 
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 @pytest.mark.parametrize(("studies", "waits"), [(4, False), (5, True)])
-def test_retention_says_that_a_pass_will_ask_as_the_pass_does(
-    root: Root, studies: int, waits: bool, dry_run: str
-) -> None:
+def test_retention_says_that_a_pass_will_ask_as_it_does(root: Root, studies: int, waits: bool, dry_run: str) -> None:
     for _ in range(studies):
         root.take(make.ct_series(1, PatientID="P-60", PatientName="", StudyDate="20260102")[0])
     (root.folder / "conf.d").mkdir(exist_ok=True)
@@ -84,20 +81,6 @@ def test_retention_says_that_a_pass_will_ask_as_the_pass_does(
     (root.folder / "conf.d" / "50.toml").write_text("[retention]\nmaximum_studies = 1\nonly_converted = true\n")
     kept = "kept by [retention] only_converted, and due otherwise: "
     assert f"{kept}{studies} studies" in run("retention", "--root", root.folder, check=True).stdout
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("echo,store", ["echo", "store"]),
-        ("echo, store", ["echo", "store"]),
-        ("store", ["store"]),
-        ('["echo", "store"]', ["echo", "store"]),
-        ('"a,b"', ["a,b"]),
-    ],
-)
-def test_several_values_of_a_key_need_only_commas(text: str, value: list[str]) -> None:
-    assert table_of("peers", [f"may={text}", "ae_title=CT,1"]) == {"may": value, "ae_title": "CT,1"}
 
 
 def test_peers_are_listed_with_what_they_may(root: Root) -> None:

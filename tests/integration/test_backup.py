@@ -19,6 +19,9 @@ from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back
 from tests.preloaded import run
 from tests.rsync import Rsync
 
+pytestmark = pytest.mark.slow
+
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 POLICIES = ("never", "keep_both", "replace")
 
@@ -87,7 +90,6 @@ def require(root: Path, settings: Settings, before: dict[str, list[Sent]], sent:
     assert {one.kind for one in found} <= {"journal-gap"}, "what came after the copy may be missing"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledged_before(
     tmp_path: Path, policy: OverwritePolicy, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +120,6 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
     require(copy, settings, before, senders.versions)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: Path, policy: OverwritePolicy) -> None:
     root, copy = tmp_path / "root", tmp_path / "index.sqlite"
@@ -147,7 +148,6 @@ def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: P
         assert served(root) == {uid: versions[-1].sha256 for uid, versions in senders.versions.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "without a journal"])
 def test_a_root_that_is_copied_while_no_node_runs_is_the_same(tmp_path: Path, how: str) -> None:
     root, copy = tmp_path / "root", tmp_path / "copy"

@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
+from node.api import Settings, reading
 from node.archive.root import MARKER
 from node.control.repository import Repository
-from node.extensions.backup import making
 from node.extensions.backup.making import holding_backups, make
 from node.files import acknowledged
-from node.index.database.reading import reading
 from node.settings.core import OverwritePolicy, Storage
-from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.crash.small_disk import another_disk, fill, mounted
 from tests.ingest import received, served
@@ -150,7 +148,7 @@ def test_what_is_deleted_while_the_backup_is_made_is_no_difference(
             run("delete", study, "--erase", "--yes", "--root", root, check=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr(making, "reached", delete)
+        patched.setattr("node.extensions.backup.making.reached", delete)
         make(Settings(storage=Storage(root=root)), folder)
     done = run("backup", "--prove", folder, "--root", root, "--json", "--sample", "0")
     assert json.loads(done.stdout)["differences"] == []
@@ -345,8 +343,7 @@ def test_a_full_disk_leaves_the_backup_before_and_no_half_of_the_new_one(
         backup(folder, root, "--no-prove")
         receive(root, new_series(3))
         fill(folder / "ballast")
-        index_bytes = (folder / "index.sqlite").stat().st_size
-        for room in (0, index_bytes + 65536):
+        for room in (0, (folder / "index.sqlite").stat().st_size + 65536):
             os.truncate(folder / "ballast", (folder / "ballast").stat().st_size - room)
             assert "is as it was before" in refused("backup", folder, "--root", root)
             assert [path.name for path in folder.glob(".*")] == []
@@ -393,7 +390,7 @@ def test_a_backup_has_all_that_was_acknowledged_before_whatever_comes_in_each_st
                 repository.applier.checkpoint()
 
         with monkeypatch.context() as patched:
-            patched.setattr(making, "reached", go_on)
+            patched.setattr("node.extensions.backup.making.reached", go_on)
             make(settings, folder)
     environment = {"VOXELNODE_STORAGE__OVERWRITE_POLICY": policy}
     done = run("backup", "--prove", folder, "--root", root, "--json", environment=environment)

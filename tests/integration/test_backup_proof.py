@@ -72,7 +72,6 @@ def test_a_whole_backup_is_proved_and_not_changed(made: tuple[Path, Path, list[S
     assert (found["instances"], found["converted"], found["not_comparable"]) == (len(sent), 2, 0)
     assert contents(backup) == before
     proof = last_proof(root)
-    assert proof is not None
     assert proof.ok
     assert proof.succeeded_at == proof.ended_at
     assert status(root)["instances"] == len(sent)
@@ -196,15 +195,12 @@ def test_what_a_backup_does_not_give_back_is_named(
     assert code == 1
     assert (kind, named) in {(row["kind"], row["path"]) for row in found["differences"]}
     proof = last_proof(root)
-    assert proof is not None
     assert not proof.ok
     assert proof.succeeded_at == "2026-01-02T00:00:00+00:00", "the last success stays known"
     assert status(root)["differences"] == len(found["differences"])
 
 
-def test_a_backup_that_is_not_there_is_a_failure_that_stays_known(
-    made: tuple[Path, Path, list[Sent]], tmp_path: Path
-) -> None:
+def test_a_backup_that_is_missing_is_a_failure_that_stays(made: tuple[Path, Path, list[Sent]], tmp_path: Path) -> None:
     root = made[0]
     done = run("backup", "--prove", tmp_path / "gone", "--root", root)
     assert done.returncode != 0
@@ -216,14 +212,11 @@ def test_a_backup_that_is_not_there_is_a_failure_that_stays_known(
 def test_a_proof_does_not_touch_the_root(made: tuple[Path, Path, list[Sent]], backup: Path, case: str) -> None:
     root = made[0]
     words = [root] if case == "root" else [backup, "--scratch", root / "here"]
-    done = run("backup", "--prove", *words, "--root", root)
-    assert done.returncode == 2
+    assert run("backup", "--prove", *words, "--root", root).returncode == 2
     assert not (root / "here").exists()
 
 
-def test_the_scratch_root_of_a_killed_proof_goes_with_the_next(
-    made: tuple[Path, Path, list[Sent]], backup: Path
-) -> None:
+def test_the_scratch_root_of_a_killed_proof_goes_with_a_next(made: tuple[Path, Path, list[Sent]], backup: Path) -> None:
     left = backup / ".proving-left"
     (left / "root").mkdir(parents=True)
     moment = time.time() - UNLOCKED_SECONDS - 1

@@ -111,8 +111,7 @@ def test_names_move_with_their_files_and_rows(site: Site) -> None:
         "filename\tacq_time\tquality",
         f"{site.stem('run1')}.nii.gz\t1900-01-01T08:00:00\tgood",
     ]
-    swapped = site.change(run2=site.volume("s1"), run1=site.volume("s2"))
-    assert len(swapped.renamed) == 2
+    assert len(site.change(run2=site.volume("s1"), run1=site.volume("s2")).renamed) == 2
     site.check()
     assert b"s2" in (site.out / PLACE / f"{site.stem('run1')}.json").read_bytes()
 
@@ -167,9 +166,7 @@ def test_an_emptied_session_leaves_no_folder_and_volumes_may_be_left(site: Site)
 
 def test_a_volume_that_cannot_be_copied_is_reported_and_the_others_are_written(site: Site) -> None:
     damaged = site.volume("s1")
-    image = damaged.files[".nii.gz"]
-    assert isinstance(image, NiftiCopy)
-    image.file.write_bytes(b"other bytes")
+    damaged.files[".nii.gz"].file.write_bytes(b"other bytes")
     change = site.change(run1=damaged, run2=site.volume("s2"))
     assert [path for path, _ in change.failed] == [f"{PLACE}/{site.stem('run1')}"]
     assert change.added == [f"{PLACE}/{site.stem('run2')}"]

@@ -86,8 +86,7 @@ def test_text_is_blanked_in_every_frame_and_burned_in_annotation_becomes_no() ->
     rng = np.random.default_rng(4)
     plain = [anatomy(200, 256, 5)(rng) for _ in range(3)]
     drawn = with_text(plain[1], rng, 10, 255, lines=2)
-    pixels = np.stack([plain[0], drawn.picture, plain[2]]).astype(np.uint8)
-    ds = of_pixels(pixels, NumberOfFrames=3)
+    ds = of_pixels(np.stack([plain[0], drawn.picture, plain[2]]).astype(np.uint8), NumberOfFrames=3)
     before = ds.pixel_array.copy()
     new = deidentified(ds, BLANK)
     after = new.pixel_array
@@ -138,8 +137,7 @@ def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined
     region.RegionLocationMaxY1 = 599
     kind = {"SOPClassUID": UltrasoundMultiFrameImageStorage, "Modality": "US", "NumberOfFrames": 1}
     ds = of_pixels(picture.astype(np.uint8)[None], SequenceOfUltrasoundRegions=[region], **kind)
-    new = deidentified(ds, REFUSE)
-    assert not new.pixel_array[:40].any()
+    assert not deidentified(ds, REFUSE).pixel_array[:40].any()
 
     drawn = with_text(picture, rng, 14, 255, lines=3)
     assert any(top > 60 for _, top, _, _ in drawn.boxes)
@@ -151,8 +149,7 @@ def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined
 def test_text_is_seen_whatever_the_window(value: str) -> None:
     rng = np.random.default_rng(6)
     picture = anatomy(256, 256, 2)(rng) + 20
-    drawn = with_text(picture * 0, rng, 12, 255, lines=2)
-    ink = drawn.picture > 127
+    ink = with_text(picture * 0, rng, 12, 255, lines=2).picture > 127
     pixels = (picture * 8).astype(np.int16)
     window = {"WindowCenter": 800, "WindowWidth": 1600}
     if value == "dark text":
@@ -174,8 +171,7 @@ def test_compressed_colours_are_examined_and_blanked() -> None:
     capture = make.rgb_capture(400, 600)
     capture.PixelData = np.repeat(np.clip(drawn.picture, 0, 255).astype(np.uint8)[..., None], 3, 2).tobytes()
     capture.compress(RLELossless)
-    way = replace(BLANK, allowed=frozenset({RefusalReason.SECONDARY_CAPTURE}))
-    new = deidentified(capture, way)
+    new = deidentified(capture, replace(BLANK, allowed=frozenset({RefusalReason.SECONDARY_CAPTURE})))
     for left, top, right, bottom in drawn.boxes:
         assert not new.pixel_array[top:bottom, left:right].any()
     assert new.BurnedInAnnotation == "NO"

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from node.children import child as child_process
 from node.children.child import Child, ChildDied, ChildPool
 from node.children.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
 from node.children.serving import ChildPipes, limit
@@ -115,7 +114,7 @@ def test_an_answer_to_another_request_is_dropped(child: Child) -> None:
 
 @pytest.mark.slow
 def test_a_request_that_is_not_read_is_not_waited_for(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "_END_SECONDS", 0.1)  # the deaf child does not end by itself
+    monkeypatch.setattr("node.children.child._END_SECONDS", 0.1)  # the deaf child does not end by itself
     call(child, "pid")
     with pytest.raises(ChildLate):
         child.call(("wait", bytes(1 << 20)), 0.5)
@@ -181,8 +180,7 @@ def test_calls_one_after_the_other_are_served_by_one_child(pool: ChildPool) -> N
 def test_a_call_has_a_child_to_itself_and_the_one_used_last_serves_next(pool: ChildPool, tmp_path: Path) -> None:
     first = call(pool, "pid")
     with _reading(pool, tmp_path / "fifo") as (reader, answer):
-        second = call(pool, "pid")
-        assert first != second == call(pool, "pid")
+        assert first != call(pool, "pid") == call(pool, "pid")
         reader("text")
         assert answer.result(SECONDS) == [first, "text"]
     assert call(pool, "pid") == first
@@ -199,7 +197,7 @@ def test_a_call_waits_for_a_busy_child_where_each_processor_has_one(pool: ChildP
 def test_a_call_starts_another_child_if_none_becomes_free(
     pool: ChildPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("node.children.child.PATIENCE_SECONDS", 0.0)
     pool._processors = 1
     with _reading(pool, tmp_path / "fifo") as (reader, answer):
         other = call(pool, "pid")
@@ -241,9 +239,7 @@ def test_closing_a_pool_ends_the_calls_that_are_under_way_and_refuses_others(poo
         (b"x" * 1_000_000, False),
     ],
 )
-def test_a_child_that_a_library_ended_for_want_of_memory_is_known(
-    pool: ChildPool, text: bytes, out_of_memory: bool
-) -> None:
+def test_a_child_that_ended_for_want_of_memory_is_known(pool: ChildPool, text: bytes, out_of_memory: bool) -> None:
     with pytest.raises(ChildDied) as died:
         call(pool, ("die", text))
     assert (died.value.exitcode, died.value.out_of_memory) == (1, out_of_memory)
@@ -312,7 +308,6 @@ def test_what_a_child_prints_reaches_nobody(kind: str) -> None:
 @pytest.mark.slow
 def test_a_child_ends_with_the_process_that_started_it() -> None:
     with _in_another_process("print(call(child, 'pid'), flush=True); call(child, 'wait')") as parent:
-        assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
         parent.kill()
         _wait_for_the_end(child)

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
+from node.api import Settings, UsageError, import_instances
 from node.archive.intact import data_set_offset
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
-from node.errors import UsageError
-from node.receive.import_files import import_instances
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.made_once import copy_root, lose_index

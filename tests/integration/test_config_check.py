@@ -93,9 +93,7 @@ def test_a_port_for_tls_that_is_taken_is_a_problem(tmp_path: Path) -> None:
         ("/v?host=a,b&port=5433&passfile={passfile}&keepalives_idle=5", []),
     ],
 )
-def test_a_url_of_an_index_is_examined_without_a_connection(
-    tmp_path: Path, parameters: str, problems: list[str]
-) -> None:
+def test_a_url_of_an_index_is_judged_without_a_connection(tmp_path: Path, parameters: str, problems: list[str]) -> None:
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     (passfile := tmp_path / "passfile").touch()
     url = f"postgresql+psycopg://v@{parameters.format(passfile=passfile)}"
@@ -216,7 +214,6 @@ def test_the_whole_configuration_of_the_document_on_results_is_valid(tmp_path: P
     document = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     block = document.partition("## A whole configuration\n")[2].partition("\nCheck it")[0]
     lines = [line.removeprefix("    ") for line in block.splitlines() if line.startswith("    ")]
-    text = "\n".join(lines).replace("/opt/lungs/bin/python", sys.executable)
-    storage, dicom = text.split("[dicom]")
+    storage, dicom = "\n".join(lines).replace("/opt/lungs/bin/python", sys.executable).split("[dicom]")
     assert storage.startswith("[storage]")
     assert check(tmp_path, f"[dicom]{dicom}")["problems"] == []

@@ -15,17 +15,15 @@ from typing import Any
 import pytest
 import tomlkit
 
-from node.association.client.addresses import Address
+from node.api import Address, Settings, UsageError
 from node.association.client.association import NoAssociation, verify
 from node.control.configuration import pages_file
 from node.control.repository import Repository
-from node.errors import UsageError
 from node.index.nouns.records import AssociationEnd
 from node.index.work.ledger import Lane
 from node.lifecycle.retention import Retention
 from node.settings.core import Storage
 from node.settings.load import load
-from node.settings.model import Settings
 from tests.acceptance.served import Served, until
 from tests.peers import Pacs
 from tests.preloaded import run
@@ -180,8 +178,7 @@ def test_two_administrators_do_not_overwrite_each_other(tmp_path: Path) -> None:
         put(store, "hooks.y", WEBHOOK)
         with pytest.raises(UsageError, match=r"\[hooks.file\] is set by .*voxelnode.toml"):
             put(store, "hooks.file", WEBHOOK)
-    settings = load(tmp_path / "voxelnode.toml")
-    assert sorted(settings.hooks) == ["file", "x", "y"]
+    assert sorted(load(tmp_path / "voxelnode.toml").hooks) == ["file", "x", "y"]
 
 
 def test_a_form_of_files_that_somebody_changed_by_hand_is_refused(tmp_path: Path) -> None:
@@ -446,7 +443,6 @@ def test_commands_write_the_drop_in_of_a_node_that_runs_or_not_and_sighup_reads_
         refused = run("hooks", "set", "mail", "on=instance-stored", "url=https://example.org/", "secret=x", *where)
         assert (refused.returncode, "others see a command line" in refused.stderr) == (2, True)
         file.write_text("[retention]\ndays = 9\n")
-        assert node.process is not None
         node.process.send_signal(signal.SIGHUP)
         until(lambda: "retention" in log_of(tmp_path), 30, "SIGHUP")
         file.write_text("[retention]\ndays = -9\n")

@@ -186,9 +186,7 @@ def test_each_file_has_a_process_of_its_own(decoder: Decoder, others: set[int], 
     assert _ended(descriptor)
 
 
-def test_the_files_of_a_series_share_a_process_that_reads_no_other(
-    decoder: Decoder, given: Path, tmp_path: Path
-) -> None:
+def test_files_of_a_series_share_a_process_that_reads_no_other(decoder: Decoder, given: Path, tmp_path: Path) -> None:
     series = [tmp_path / "one", tmp_path / "two"]
     for path in series:
         path.write_bytes(b"pixels")

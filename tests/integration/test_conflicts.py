@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.audit.audit_log import Audit
-from node.index.database.reading import reading
+from node.api import Audit, reading
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.fsck import examine
 from node.receive.custody import Compared, Conflicts, NoSuchConflict, NotDecidable, Quarantine, compared
@@ -139,8 +138,7 @@ def test_the_first_version_can_be_accepted_again(root: Root) -> None:
     second = corrected(first, **OTHER_STUDY)
     root.take_all([*first, *second])
     accept(root, alike=True)
-    back = root.rows("SELECT id FROM v_conflicts WHERE path IS NOT NULL ORDER BY id")
-    for row in back:
+    for row in root.rows("SELECT id FROM v_conflicts WHERE path IS NOT NULL ORDER BY id"):
         conflicts(root).accept(row["id"], "someone")
     assert current(root) == bytes_of(first)
     assert [row["study_instance_uid"] for row in root.rows("SELECT * FROM v_studies")] == [first[0].StudyInstanceUID]
@@ -210,8 +208,7 @@ def test_what_cannot_be_decided_is_reported_with_the_remedy(root: Root, monkeypa
         conflicts(root).accept(conflict["id"], "someone")
     with pytest.raises(NoSuchConflict):
         conflicts(root).accept(99, "someone")
-    anonymous = make.ct_series(1, PatientID="")
-    root.take(anonymous[0])
+    root.take(make.ct_series(1, PatientID="")[0])
     [other] = root.rows("SELECT id FROM v_conflicts WHERE kind = 'no-patient-id'")
     with pytest.raises(NotDecidable, match="keep"):
         conflicts(root).accept(other["id"], "someone")

@@ -3,12 +3,15 @@
 import dataclasses
 import datetime as dt
 import errno
+import gc
+import hashlib
 import json
 import os
 import re
 import resource
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,13 +21,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from pydicom.uid import JPEG2000Lossless
+from pydicom import Dataset
+from pydicom.uid import JPEG2000Lossless, generate_uid
 from structlog.testing import capture_logs
 
+from node.api import assemble
 from node.children.messages import ChildCancelled
 from node.children.serving import ChildLimits
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.naming import folder_name
+from node.conversion.naming import folder_name, name_template
+from node.conversion.offline import convert_folder
+from node.conversion.out_folder import Layout
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import Worker
@@ -32,8 +39,8 @@ from node.conversion.series import is_unchanged, record_outcome, sweep, write_vo
 from node.conversion.volume_files import revision_folder, sweep_unknown
 from node.settings.section import Convert
 from node.writers.options import write_options
-from tests import make
-from tests.converting import convert_with_all
+from tests import make, volumes
+from tests.converting import convert_with_all, here
 from tests.integration.conftest import QUICK, Clock, Root, announced, data_set_bytes, flip
 from tests.preloaded import run
 from tests.processes import children
@@ -223,8 +230,7 @@ def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch:
 
 def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
     root.take_all(make.ct_series(3))
-    claimed = dataclasses.replace(root.claim(), claim="of a process that is gone")
-    assert not root.convert(claimed)
+    assert not root.convert(dataclasses.replace(root.claim(), claim="of a process that is gone"))
     assert root.rows("SELECT 1 FROM v_volumes") == []
     assert list(root.folder.glob("volumes/*/*/*")) == []
 
@@ -253,8 +259,7 @@ def test_what_a_dead_process_published_goes_unless_rows_name_it(root: Root) -> N
 
 def test_a_folder_that_is_copied_to_another_disk_leaves_no_part(root: Root) -> None:
     root.take_all(make.ct_series(3))
-    claimed = root.claim()
-    write_volumes(claimed, root.archive, root.index, OPTIONS, convert)
+    write_volumes(root.claim(), root.archive, root.index, OPTIONS, convert)
     [published] = (root.folder / "volumes").glob("*/*/*")
     published.rename(published.with_name(f"part-{published.name}"))  # the process died while it copied
     sweep(root.archive, root.index)
@@ -323,8 +328,7 @@ def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Ro
         watch.join()
         converters.close()
     [nifti] = [file for file in outcome.files if file.format == "nifti"]
-    voxels = np.asanyarray(nib.load(root.folder / nifti.path).dataobj)
-    assert np.array_equal(voxels.T, noise - 1024)
+    assert np.array_equal(np.asanyarray(nib.load(root.folder / nifti.path).dataobj).T, noise - 1024)
     assert seen, "no process below the one that converts"
 
 
@@ -381,9 +385,7 @@ def test_a_child_over_its_memory_says_so_and_works_on(
 
 
 @pytest.mark.slow
-def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(
-    job: ConversionJob, converters: Converters
-) -> None:
+def test_the_least_memory_of_settings_is_enough_for_a_conversion(job: ConversionJob, converters: Converters) -> None:
     [at_least] = Convert.model_fields["memory_bytes"].metadata
     everything = write_options(Convert(previews=True, montages=True, projections=True, body_masks=True))
     limits = dataclasses.replace(LIMITS, memory_bytes=at_least.ge)
@@ -477,3 +479,74 @@ def test_a_stopping_worker_hands_back_what_it_cannot_finish(root: Root) -> None:
     [series] = root.rows("SELECT state, revision FROM v_series")
     assert series == {"state": "receiving", "revision": 0}
     assert list((root.folder / "work").iterdir()) == []
+
+
+# Identical input gives identical files, and what was read is let go.
+
+
+EVERYTHING = dataclasses.replace(volumes.EVERYTHING, suv=True)
+
+
+def saved(datasets: list[Dataset], folder: Path) -> list[tuple[str, Path]]:
+    folder.mkdir(exist_ok=True)
+    paths = [(str(ds.SOPInstanceUID), folder / f"{generate_uid()}.dcm") for ds in datasets]
+    for ds, (_, path) in zip(datasets, paths, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    return paths
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(volumes.unpacked(path)).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
+    for datasets in (
+        make.tilted_ct_series(6),
+        make.time_series(3, 4),
+        make.localizer(),
+        [make.rgb_capture(frames=3)],
+        [make.enhanced_mr(4, 2)],
+        make.image_series(3, modality="PT", Units="GML"),
+    ):
+        saved(datasets, tmp_path / "in")
+    layout = Layout(name_template("volume"))
+    convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING, here, layout=layout)
+    convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING, here, layout=layout)
+    first = digests(tmp_path / "first")
+    assert first == digests(tmp_path / "second")
+    assert {re.sub(r"-\d+(?=[_.])", "", Path(name).name) for name in first} >= {
+        *("volume.nii.gz", "volume.hdr", "volume.img", "volume_analyze.img", "volume.mhd", "volume.npz"),
+        *("volume.json", "volume_thumbnail.png", "volume_preview.png", "volume_montage.png", "volume_mip_axial.png"),
+        *("volume_resampled.nii.gz", "volume_mask.nii.gz", "volume_suv.nii.gz"),
+    }
+
+
+@pytest.mark.slow
+def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
+    instances = saved([*make.duplicate_series(6), make.structured_report()], tmp_path / "in")
+    for name, order in (("first", instances), ("second", instances[::-1])):
+        (tmp_path / name).mkdir()
+        assert convert_with_all(ConversionJob(tuple(order), tmp_path / name, EVERYTHING)).files
+    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+
+
+def test_a_data_set_is_let_go_when_the_next_one_is_read(request: pytest.FixtureRequest) -> None:
+    series = {str(ds.SOPInstanceUID): ds for ds in make.ct_series(6)}
+    read: list[weakref.ref[Dataset]] = []
+
+    def one_by_one() -> Iterator[Dataset]:
+        while series:
+            _, ds = series.popitem()
+            kept[str(ds.SOPInstanceUID)] = dict(ds.items())
+            gc.collect()
+            assert [each for each in read[:-1] if each() is not None] == []
+            read.append(weakref.ref(ds))
+            yield ds
+
+    kept: dict[str, dict] = {}
+    request.addfinalizer(gc.unfreeze)
+    gc.freeze()  # what earlier tests left is not looked through for each data set
+    (volume,) = assemble(one_by_one(), lambda uid: Dataset(kept[uid])).volumes
+    assert volume.shape[2] == len(read) == 6

@@ -1,8 +1,13 @@
 """What decodes in child processes: whatever happens to a child, its node goes on."""
 
+import hashlib
+import importlib.resources
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +29,9 @@ from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
 from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
+from node.files.reading import read_instance
 from node.runtime.budget import Caller, calling
+from node.volume.read.pixels import frame_reader
 from tests import make
 from tests.make import PYDICOM_FILES
 from tests.pace import idle_seconds, now
@@ -284,3 +291,37 @@ def test_a_frame_of_a_thousand_fragments_is_visited_in_a_child(tmp_path: Path) -
     assert [element and element.has_more_fragments_than(1000) for element in found] == [False, True, False]
     with closing(Decoder()) as decoder:
         assert decoder.run(stored_frame, many, 1) == bytes(2 * 1001)
+
+
+# Decoders of compressed frames: which there are, and what becomes of those that are not installed.
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+JPEG_LS_FILES = ("MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_08.dcm", "JPEGLSNearLossless_16.dcm")
+
+
+def samples_digests() -> dict[str, str]:
+    """Digests of the first frames of the JPEG-LS files."""
+    return {
+        name: hashlib.sha256(frame_reader(read_instance(FILES / name))(0).tobytes()).hexdigest()
+        for name in JPEG_LS_FILES
+    }
+
+
+@pytest.mark.slow
+def test_jpeg_ls_is_decoded_by_gdcm_where_pyjpegls_is_not_installed() -> None:
+    pytest.importorskip("jpeg_ls", reason="pyjpegls has no wheel for this Python")
+    program = """
+import json, sys
+sys.modules["jpeg_ls"] = None
+from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
+from tests.integration.test_decoding import samples_digests
+print(json.dumps([decoders_by_transfer_syntax(), samples_digests()]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    decoders, digests = json.loads(done.stdout)
+    syntaxes = {str(dcmread(FILES / name, stop_before_pixels=True).file_meta.TransferSyntaxUID) for name in digests}
+    assert len(syntaxes) == 2
+    assert {decoders[syntax][0].split()[0] for syntax in syntaxes} == {"python-gdcm"}
+    assert digests == samples_digests()

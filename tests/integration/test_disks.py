@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.archive import filesystem, space
+from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.archive.intake import Intake
 from node.control.repository import Repository
@@ -88,15 +88,13 @@ def test_a_revision_is_published_on_another_disk(settings: Settings, other: Path
     assert [path.name for path in (root / "work").iterdir()] == [f"publishing-{claimed.claim}"]
 
 
-def test_the_fullest_disk_decides_whether_there_is_room(
-    tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fullest_disk_decides_about_room(tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linked(tmp_path, "objects", other)
     intake = Intake(tmp_path, reserve_bytes=10 << 20)
     intake.watch([tmp_path])
     real, full = os.statvfs(tmp_path), os.statvfs(other)
     assert (real.f_blocks, real.f_files) != (full.f_blocks, full.f_files), "the test tells them apart by their sizes"
-    monkeypatch.setattr(space, "free_bytes", lambda disk: 1 if disk.f_blocks == full.f_blocks else 1 << 40)
+    monkeypatch.setattr("node.archive.space.free_bytes", lambda disk: 1 if disk.f_blocks == full.f_blocks else 1 << 40)
     assert str(tmp_path / "objects") in (intake.refusal() or "")
     assert intake.free_bytes() == 1
 

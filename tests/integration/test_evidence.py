@@ -76,8 +76,7 @@ def test_what_was_believed_wrongly_gives_way_to_the_instance_when_it_comes_again
     flip(objects(settings.storage.root)[0])
     assert [finding.kind for finding in repaired(settings)] == ["file-altered"]
     take(settings, ds)
-    row = row_of(settings, ds)
-    assert Path(row["path"]).read_bytes().endswith(data_set_bytes(ds))
+    assert Path(row_of(settings, ds)["path"]).read_bytes().endswith(data_set_bytes(ds))
     assert len(list((settings.storage.root / "quarantine").glob("*.*"))) == 1
     assert repaired(settings) == []
 

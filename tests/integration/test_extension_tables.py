@@ -11,22 +11,18 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 
+from node.api import NAMES, Extension, ImageRow, IndexTables, PatientRow, SeriesRow, Settings, StudyRow
 from node.control.care import rebuild_index
 from node.control.repository import Repository
 from node.extensions.projects.export import export
 from node.extensions.projects.rows import ProjectRepository
-from node.hookspecs import Extension
-from node.index.database import index as database
 from node.index.engine import extension_tables as own_tables
-from node.index.engine.extension_tables import IndexTables
 from node.index.engine.place import FILE_NAME, IndexUnusable, Place, check, left_by_others, place_of, upgrade
 from node.index.engine.scope import Scope, within
-from node.index.models.levels import NAMES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
 from node.index.nouns.projects import Content
 from node.registry import installed, resolve
 from node.settings.core import IndexSettings, Storage
-from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.made_once import IN_POSTGRESQL, _name, copy_root, lose_index, put_index_back, save_index
@@ -64,7 +60,7 @@ def having(extension: Extension, tables: IndexTables) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(own_tables, "installed", lambda: (*installed(), extension))
         patched.setattr(own_tables, "resolve", lambda at: tables if at == extension.index_tables else resolve(at))
-        patched.setattr(database, "upgrade", upgrade)  # not a copy of an index without it
+        patched.setattr("node.index.database.index.upgrade", upgrade)  # not a copy of an index without it
         forget()
         yield
     forget()
@@ -127,9 +123,7 @@ def greeted(greeted_once: tuple[Path, list[Sent]], tmp_path: Path) -> tuple[Path
 
 
 @pytest.mark.slow
-def test_they_go_with_what_they_name_and_stay_while_the_extension_is_not_installed(
-    greeted: tuple[Path, list[Sent]],
-) -> None:
+def test_they_go_with_what_they_name_and_stay_without_their_extension(greeted: tuple[Path, list[Sent]]) -> None:
     root, sent = greeted
     rows = greetings(root)
     assert [row[0] for row in rows] == sorted(one.study_instance_uid for one in sent[1:])
@@ -149,9 +143,7 @@ def test_they_go_with_what_they_name_and_stay_while_the_extension_is_not_install
 
 
 @pytest.mark.slow
-def test_the_node_is_upgraded_while_the_extension_is_not_installed(
-    greeted: tuple[Path, list[Sent]], tmp_path: Path
-) -> None:
+def test_the_node_is_upgraded_without_the_extension(greeted: tuple[Path, list[Sent]], tmp_path: Path) -> None:
     root, _ = greeted
     rows = greetings(root)
     with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
@@ -167,8 +159,7 @@ def test_a_rebuild_takes_them_over_with_the_numbers_of_now(greeted: tuple[Path, 
     root, _ = greeted
     rows = greetings(root)
     with hello():
-        done = rebuild_index(settings_of(root))
-        assert done.salvaged.rows["hello_greetings"] == 2
+        assert rebuild_index(settings_of(root)).salvaged.rows["hello_greetings"] == 2
         assert greetings(root) == rows
         assert check(place(root)) == []
 
@@ -195,9 +186,7 @@ class Somebody(Extension):
 
 
 @pytest.mark.slow
-def test_a_rebuild_finds_what_a_row_names_by_its_number_on_each_level(
-    greeted: tuple[Path, list[Sent]], tmp_path: Path
-) -> None:
+def test_a_rebuild_finds_what_a_row_names_by_number_at_levels(greeted: tuple[Path, list[Sent]], tmp_path: Path) -> None:
     root, sent = greeted
     levels = {"patient": PatientRow, "study": StudyRow, "series": SeriesRow, "image": ImageRow}
     keys = [Column(name, ForeignKey(row.id, ondelete="CASCADE")) for name, row in levels.items()]
@@ -320,8 +309,6 @@ def tables(
         (lambda: tables(Column("name", String, primary_key=True)), None),
     ],
 )
-def test_one_whose_tables_cannot_be_carried_along_is_refused(
-    own: Callable[[], IndexTables], problem: str | None
-) -> None:
+def test_one_whose_tables_cannot_be_taken_along_is_refused(own: Callable[[], IndexTables], problem: str | None) -> None:
     found = list(own_tables._mistakes("somebody", own(), {"labels"}))
     assert [bool(re.search(problem, one)) for one in found] == [True] if problem else found == []

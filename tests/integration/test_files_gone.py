@@ -6,18 +6,17 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from unittest.mock import Mock
 
 import httpx2
 import pytest
 
+from node.api import OutOfResources, Settings
 from node.control.node import Node
 from node.control.repository import Repository
 from node.control.root import RootInUse
-from node.errors import OutOfResources
 from node.receive.ingest import Origin
 from node.receive.readiness import intake_of, read_counters, readiness_of
-from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced, doctor_finds
 
@@ -72,9 +71,7 @@ def _replace(path: Path) -> None:
         "journal/00000000.journal",
     ],
 )
-def test_intake_stops_and_everything_says_so(
-    settings: Settings, node: Node, name: str, change: Callable[[Path], None]
-) -> None:
+def test_intake_stops_and_all_say_so(settings: Settings, node: Node, name: str, change: Callable[[Path], None]) -> None:
     address = node.start()
     root = settings.storage.root
     change(root / name)
@@ -97,10 +94,7 @@ def test_an_index_that_cannot_be_read_is_a_reason_and_no_error_of_the_page(
     address = node.start()
 
     # What SQLite raises when the file is gone: to break a file that it has mapped kills the process of the test.
-    def reading(**_: object) -> NoReturn:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr(node._repository.index, "reading", reading)
+    monkeypatch.setattr(node._repository.index, "reading", Mock(side_effect=sqlite3.OperationalError("disk I/O error")))
     answer = httpx2.get(f"{address.web}readyz?scope={scope}", trust_env=False)
     assert answer.status_code == (200 if answer.json()["ready"] else 503)
     if scope == "cluster":  # a host asks its index only for what it notes beside readiness
@@ -122,7 +116,6 @@ def test_a_node_on_a_sound_root_is_ready(settings: Settings, node: Node) -> None
     node.serve_until(_OneRound())
     live = read_counters(root)
     assert (readiness_of(live, root), intake_of(settings, live)) == ("yes", "open")
-    assert address.dicom is not None
     here = settings.model_copy(update={"dicom": settings.dicom.model_copy(update={"port": address.dicom.port})})
     assert doctor_finds(here, "port") == [("ok", f"the running node listens at {here.bind_host}:{address.dicom.port}")]
 

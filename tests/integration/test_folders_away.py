@@ -6,30 +6,30 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from node.api import OutOfResources, Settings, reading
 from node.archive.filesystem import Archive
 from node.archive.root import MARKER, FolderAway, mark_anew
-from node.archive.space import FOLDERS, KEPT
 from node.control.care import check_repository, drain_journal, rebuild_index
 from node.control.repository import Repository, open_for_import, perform_action
 from node.control.root import is_held, locked_root
 from node.conversion.series import publish
 from node.conversion.volume_files import Housekeeping, revision_folder
-from node.errors import OutOfResources
 from node.index.database.look import looking
-from node.index.database.reading import reading
 from node.index.engine.place import IndexUnusable
 from node.lifecycle.scrub import Scrub, ScrubPass
 from node.receive.ingest import Origin
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import announced, bring, data_set_bytes
 from tests.made_once import copy_root
 from tests.rows import read_rows, view_rows, write_rows
+
+KEPT = ("incoming", "objects", "quarantine", "journal", "acknowledged", "volumes")
 
 
 def nothing(folder: Path, other: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_root_of_before_is_marked_once_unless_a_folder_lacks_what_it_should_ha
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [*KEPT, "work"])
 def test_a_folder_that_goes_while_the_node_runs_stops_intake_until_it_is_back(tmp_path: Path, name: str) -> None:
     root, away = tmp_path / "root", tmp_path / "away"
     first, second, large, last = *make.ct_series(2), large_instance(), make.ct_series(1)[0]
@@ -245,9 +245,7 @@ def rows_of_files(root: Path) -> list[list[dict[str, object]]]:
 
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("name", KEPT)
-def test_what_a_copied_folder_leaves_below_its_mount_is_not_taken_for_it(
-    filled: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_a_copied_folder_leaves_below_a_mount_is_not_it(filled: Path, tmp_path: Path, name: str) -> None:
     root, below = tmp_path / "root", tmp_path / "below"
     copy_root(filled, root)
     shutil.copytree(root / name, tmp_path / "disk")
@@ -341,9 +339,6 @@ MOVES: dict[str, Callable[[Archive, str], object]] = {
 def test_a_copy_that_fails_leaves_the_file_where_it_was_and_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: str
 ) -> None:
-    def elsewhere(source: Path, target: Path) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
     def full(source: Path, target: Path, **options: bool) -> None:
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -354,7 +349,7 @@ def test_a_copy_that_fails_leaves_the_file_where_it_was_and_no_part(
     (archive.incoming / f"{Path(key).stem}.part").write_bytes(b"second")
     (archive.root / "quarantine" / "a.dcm").write_bytes(b"third")
     before = content_of(archive.root)
-    monkeypatch.setattr(os, "rename", elsewhere)
+    monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(errno.EXDEV, "Invalid cross-device link")))
     monkeypatch.setattr(shutil, "copy2", full)
     with pytest.raises((OSError, OutOfResources)):
         MOVES[move](archive, key)
@@ -363,9 +358,7 @@ def test_a_copy_that_fails_leaves_the_file_where_it_was_and_no_part(
 
 @pytest.mark.parametrize("text", [b"CREATE TABLE images", b"CREATE VIEW v_series", b"CREATE INDEX"])
 @pytest.mark.sqlite  # damages the file
-def test_a_schema_that_is_no_text_ends_in_the_sentence_with_the_remedy(
-    filled: Path, tmp_path: Path, text: bytes
-) -> None:
+def test_a_schema_that_is_no_text_ends_in_a_sentence_with_the_remedy(filled: Path, tmp_path: Path, text: bytes) -> None:
     root = tmp_path / "root"
     copy_root(filled, root)
     content = (root / "index.sqlite").read_bytes()

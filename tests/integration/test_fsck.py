@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from node.api import Index, Settings, VoxelnodeError, reading
 from node.archive.filesystem import Archive
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.conversion.pipeline import convert
-from node.errors import VoxelnodeError
 from node.files.acknowledged import FOLDER, entries, segments
-from node.index.database.index import Index
-from node.index.database.reading import reading
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.receive.recovery import COPIED, RETURNED, record_quarantined
 from node.runtime.metrics import Metrics
 from node.settings.core import Storage
-from node.settings.model import Settings
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
@@ -70,11 +67,6 @@ def objects(root: Path) -> list[Path]:
     return sorted(root.glob("objects/*/*.dcm"))
 
 
-@pytest.mark.slow
-def test_a_sound_root_has_no_findings(settings: Settings, filled: Path) -> None:
-    assert found(settings, digests=True) == []
-
-
 def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Settings, filled: Path) -> None:
     lost = objects(filled)[0]
     content = lost.read_bytes()
@@ -92,9 +84,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
 
 
 @pytest.mark.slow
-def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
-    settings: Settings, filled: Path
-) -> None:
+def test_repair_asks_whether_the_archive_is_mounted_if_many_files_are_missing(settings: Settings, filled: Path) -> None:
     shutil.copytree(filled / "objects", filled / "elsewhere")
     empty_folder(filled / "objects")
     with pytest.raises(VoxelnodeError, match=r"5 of 5 files are missing: is the archive mounted.*--force"):
@@ -124,42 +114,31 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert view_rows(filled, "SELECT verdict, state FROM v_series") == [{"verdict": "incomplete", "state": "receiving"}]
 
 
-@pytest.mark.parametrize("is_noted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["unknown", "noted"])
-def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
-    settings: Settings, filled: Path, is_noted: bool
-) -> None:
+@pytest.mark.diagonal
+@pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
+@pytest.mark.parametrize("is_marked", [False, True], ids=["of a row with a wrong digest", "of a marked row"])
+def test_a_file_comes_back_from_quarantine(settings: Settings, filled: Path, is_marked: bool, is_noted: bool) -> None:
     lost, *others = objects(filled)
-    mislead(filled, lost)
     content = lost.read_bytes()
-    lost.rename(filled / "quarantine" / lost.name)
+    if is_marked:
+        lost.unlink()
+        found(settings, repair=True)
+    else:
+        mislead(filled, lost)
+        lost.unlink()
+    (filled / "quarantine" / lost.name).write_bytes(content)
     if is_noted:  # as after a copy that was made while versions came
         with closing(Index(filled, Metrics())) as index:
             record_quarantined(Archive(filled), index, FAR)
-    repairs = [finding.repair for finding in found(settings, digests=True, repair=True)]
-    assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected" in repairs
-    assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
-    assert found(settings, digests=True) == []
-    assert view_rows(filled, "SELECT kind, sha256 FROM v_conflicts")[-1] == {
-        "kind": "digest-corrected",
-        "sha256": "0" * 64,
-    }
-    told = [row["kind"] for row in view_rows(filled, "SELECT kind FROM v_events ORDER BY id")]
-    assert told[-2:] == ["digest-corrected", "verdict-changed"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
-def test_a_marked_row_gets_its_file_back_from_quarantine(settings: Settings, filled: Path, is_noted: bool) -> None:
-    lost, *others = objects(filled)
-    content = lost.read_bytes()
-    lost.unlink()
-    found(settings, repair=True)
-    (filled / "quarantine" / lost.name).write_bytes(content)
-    if is_noted:
-        with closing(Index(filled, Metrics())) as index:
-            record_quarantined(Archive(filled), index, FAR)
-    repairs = {finding.kind: finding.repair for finding in found(settings, repair=True)}
-    assert repairs["file-missing"] == (COPIED if is_noted else RETURNED)
+    repairs = [finding.repair for finding in found(settings, digests=not is_marked, repair=True)]
+    if is_marked:
+        assert (COPIED if is_noted else RETURNED) in repairs
+    else:
+        assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was corrected" in repairs
+        conflict = view_rows(filled, "SELECT kind, sha256 FROM v_conflicts")[-1]
+        assert conflict == {"kind": "digest-corrected", "sha256": "0" * 64}
+        told = [row["kind"] for row in view_rows(filled, "SELECT kind FROM v_events ORDER BY id")]
+        assert told[-2:] == ["digest-corrected", "verdict-changed"]
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
 

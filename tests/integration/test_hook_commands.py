@@ -11,11 +11,9 @@ from time import monotonic
 
 import pytest
 
+from node.api import HookMessage, Interrupted, NotDelivered
 from node.errors import UsageError, with_last_line
 from node.extensions.channels.command import OUTPUT_BYTES, HookCommand
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import NotDelivered
-from node.notify.message import HookMessage
 from tests.messages import sample
 
 NEVER = threading.Event()
@@ -52,8 +50,7 @@ def test_placeholders_become_whole_arguments_without_a_shell() -> None:
 
 def test_the_message_is_the_standard_input() -> None:
     reported = message(detail="x" * 1_000_000)  # more than a pipe holds
-    output = run(python("import json, sys; print(len(json.load(sys.stdin)['detail']))"), reported)
-    assert output == "1000000"
+    assert run(python("import json, sys; print(len(json.load(sys.stdin)['detail']))"), reported) == "1000000"
 
 
 def test_a_program_that_does_not_read_its_input_succeeds_all_the_same() -> None:
@@ -97,7 +94,6 @@ def test_a_message_without_the_file_that_a_command_wants_is_given_up() -> None:
 def test_another_exit_status_than_0_is_a_failure_and_keeps_the_end_of_the_output() -> None:
     with pytest.raises(NotDelivered, match="exit status 3") as failure:
         run(python("import sys; print('a' * 100000); print('patient Nemo', file=sys.stderr); sys.exit(3)"))
-    assert failure.value.output is not None
     assert failure.value.output.endswith("patient Nemo")
     assert len(failure.value.output) <= OUTPUT_BYTES
     assert "Nemo" not in str(failure.value)

@@ -10,11 +10,8 @@ from textwrap import dedent, indent
 
 import pytest
 
-from node.errors import UsageError
+from node.api import HookMessage, Interrupted, NotDelivered, UsageError
 from node.extensions.channels.plugins import Plugin
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import NotDelivered
-from node.notify.message import HookMessage
 from tests.messages import sample
 
 NEVER = threading.Event()

@@ -10,18 +10,14 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.audit.audit_log import Audit
+from node.api import Audit, HookMessage, HookSettings, Settings
 from node.completeness import Reported
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
-from node.notify.message import HookMessage
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
-from node.runtime.background import jittered_wait_seconds
 from node.runtime.metrics import Metrics
-from node.settings.core import HookSettings
-from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
@@ -61,6 +57,17 @@ def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None
         root.clock.move(0.001)
 
 
+def convert(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None:
+    """Take a series, and convert it."""
+    take(root, series, title)
+    root.convert_due()
+
+
+def work_off(worker: HookWorker) -> None:
+    while worker.work():
+        pass
+
+
 def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, start: Start) -> None:
     metrics = Metrics()
     start(None, command=("true",), metrics=metrics)
@@ -80,8 +87,7 @@ def test_a_hook_is_reported_everything_in_the_order_in_which_it_happened(root: R
     series = make.ct_series(3)
     with Receiver() as receiver:
         worker = start(receiver)
-        take(root, series)
-        root.convert_due()
+        convert(root, series)
         assert worker.work()
         assert not worker.work()
         assert receiver.events() == ["instance-stored"] * 3 + ["series-quiet", "volume-written"]
@@ -104,13 +110,10 @@ def test_a_hook_is_reported_only_of_series_that_it_selects(root: Root, start: St
         for ds in enough:
             ds.BodyPartExamined, ds.SeriesDescription, ds.ProtocolName = "CHEST", "Thorax", "Lunge"
         take(root, few)
-        take(root, enough)
-        root.convert_due()
-        while worker.work():
-            pass
+        convert(root, enough)
+        work_off(worker)
         root.mark_quiet()
-        while worker.work():
-            pass
+        work_off(worker)
         assert receiver.events() == ["volume-written", "study-quiet"]
         written, quiet = [one.content for one in receiver.received]
     assert written["series_instance_uid"] == enough[0].SeriesInstanceUID
@@ -127,12 +130,9 @@ def test_a_result_under_its_own_title_does_not_start_the_hook_again(root: Root, 
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written",), where={"calling_ae_titles": "!=SEGMENTER"})
         scan, result = make.ct_series(3), make.ct_series(3)
-        take(root, scan)
-        root.convert_due()
-        take(root, result, "SEGMENTER")
-        root.convert_due()
-        while worker.work():
-            pass
+        convert(root, scan)
+        convert(root, result, "SEGMENTER")
+        work_off(worker)
         assert [one.content["series_instance_uid"] for one in receiver.received] == [scan[0].SeriesInstanceUID]
 
 
@@ -140,20 +140,16 @@ def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: S
     whole = make.ct_series(5)
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded"), where="slices == 3")
-        take(root, whole[:3])
-        root.convert_due()
-        take(root, whole[3:])
-        root.convert_due()
-        while worker.work():
-            pass
+        convert(root, whole[:3])
+        convert(root, whole[3:])
+        work_off(worker)
         assert [(one.content["event"], one.content["revision"]) for one in receiver.received] == [
             ("volume-written", 1), ("volume-superseded", 1),
         ]  # fmt: skip
 
 
 def test_a_new_hook_is_not_told_of_the_past(root: Root, start: Start) -> None:
-    take(root, make.ct_series(3))
-    root.convert_due()
+    convert(root, make.ct_series(3))
     with Receiver() as receiver:
         worker = start(receiver)
         assert not worker.work()
@@ -168,8 +164,7 @@ def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start
         take(root, make.ct_series(2))
         worker.work()
         root.convert_due()
-        again = start(receiver)
-        again.work()
+        start(receiver).work()
         assert receiver.events() == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
 
 
@@ -194,8 +189,7 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
 def test_what_failed_is_reported_again_later_under_the_same_id(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 503)) as receiver:
         worker = start(receiver, ("volume-written",))
-        take(root, make.ct_series(3))
-        root.convert_due()
+        convert(root, make.ct_series(3))
         worker.work()
         assert not worker.work()
         root.clock.move(30)
@@ -213,16 +207,12 @@ def test_what_failed_is_reported_again_later_under_the_same_id(root: Root, start
 
 
 @pytest.mark.slow
-def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studies_go_on(
-    root: Root, start: Start
-) -> None:
+def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_others_go_on(root: Root, start: Start) -> None:
     first, other = make.ct_series(2), make.ct_series(2)
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("series-quiet", "volume-written"))
-        take(root, first)
-        root.convert_due()
-        take(root, other)
-        root.convert_due()
+        convert(root, first)
+        convert(root, other)
         worker.work()
         root.clock.move(60)
         worker.work()
@@ -240,20 +230,16 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
 def test_a_hook_may_have_one_attempt(root: Root, start: Start) -> None:
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("volume-written",), attempts=1)
-        take(root, make.ct_series(2))
-        root.convert_due()
+        convert(root, make.ct_series(2))
         worker.work()
     [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
     assert event["detail"] == "hook one did not take volume-written in 1 attempt: HTTP status 500"
 
 
-def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried_again(
-    root: Root, start: Start
-) -> None:
+def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_retried(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 500)) as receiver:
         worker = start(receiver, ("volume-written",), attempts=2)
-        take(root, make.ct_series(2))
-        root.convert_due()
+        convert(root, make.ct_series(2))
         for _ in range(4):
             worker.work()
             root.clock.move(3600)
@@ -276,27 +262,18 @@ def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
 ) -> None:
     with Receiver(refusing(429, retry_after=asked)) as receiver:
         worker = start(receiver, ("study-quiet", "series-quiet"))
-        take(root, make.ct_series(1))
-        root.convert_due()
+        convert(root, make.ct_series(1))
         worker.work()
     [row] = root.rows("SELECT due_at FROM v_deliveries")
     wait = dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - root.clock()
     assert least <= wait.total_seconds() <= most
 
 
-def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
-    for attempts, longest in ((1, 30), (2, 60), (5, 480), (7, 1920), (8, 3600), (500, 3600)):
-        waits = {jittered_wait_seconds(attempts, None) for _ in range(50)}
-        assert longest / 2 <= min(waits) <= max(waits) <= longest
-        assert len(waits) > 1
-
-
 def test_what_was_deleted_is_reported_no_more(root: Root, start: Start) -> None:
     series = make.ct_series(2)
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("volume-written",))
-        take(root, series)
-        root.convert_due()
+        convert(root, series)
         worker.work()
         root.delete("study", str(series[0].StudyInstanceUID))
         root.clock.move(60)
@@ -309,8 +286,7 @@ def test_what_was_deleted_is_reported_no_more(root: Root, start: Start) -> None:
 def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, start: Start) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
     worker = start(None, ("series-quiet",), command=("echo", "Nemo^Captain"))
-    take(root, [*series, *other])
-    root.convert_due()
+    convert(root, [*series, *other])
     worker.work()
     root.delete("study", str(series[0].StudyInstanceUID))
     kept = {row["study_instance_uid"]: row["output"] for row in root.rows("SELECT * FROM v_deliveries")}
@@ -353,8 +329,7 @@ def test_only_of_some_senders(root: Root, start: Start) -> None:
     with Receiver() as receiver:
         worker = start(receiver, calling_ae_titles=("CT1",))
         take(root, make.ct_series(2), "CT2")
-        take(root, wanted, "CT1")
-        root.convert_due()
+        convert(root, wanted, "CT1")
         worker.work()
         reported = [one.content for one in receiver.received]
     assert [one["event"] for one in reported] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
@@ -370,8 +345,7 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
     with Receiver() as receiver:
         worker = start(receiver, ("series-failed",))
         take(root, [make.structured_report()])
-        take(root, refused)
-        root.convert_due()
+        convert(root, refused)
         assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"refused", "not-an-image"}
         worker.work()
         [reported] = [one.content for one in receiver.received]
@@ -386,11 +360,9 @@ def test_what_a_hook_does_not_want_does_not_queue_behind_what_failed(root: Root,
     report.StudyInstanceUID, report.PatientID = scan[0].StudyInstanceUID, scan[0].PatientID
     with Receiver(refusing(500, 500)) as receiver:
         worker = start(receiver, ("volume-written", "series-failed"))
-        take(root, scan)
-        root.convert_due()
+        convert(root, scan)
         worker.work()
-        take(root, [report])
-        root.convert_due()
+        convert(root, [report])
         worker.work()
     assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"converted", "not-an-image"}
     waiting = root.rows("SELECT event, state FROM v_deliveries")
@@ -401,10 +373,8 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
     *most, last = make.ct_series(4)
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded"))
-        take(root, most)
-        root.convert_due()
-        take(root, [last])
-        root.convert_due()
+        convert(root, most)
+        convert(root, [last])
         worker.work()
         reported = [(one.content["event"], one.content["revision"]) for one in receiver.received]
         newest = receiver.received[-1].content["volumes"]
@@ -412,14 +382,11 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
     assert [volume["shape"][2] for volume in newest] == [4]
 
 
-def test_a_changed_verdict_is_reported_with_the_one_before_also_after_a_failed_attempt(
-    root: Root, start: Start
-) -> None:
+def test_a_changed_verdict_is_reported_with_the_one_before_even_after_a_failure(root: Root, start: Start) -> None:
     series = make.ct_series(3)
     with Receiver(refusing(204, 503)) as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded", "verdict-changed"), where="slices == 3")
-        take(root, series)
-        root.convert_due()
+        convert(root, series)
         worker.work()
         key = str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
         root.index.series.record_reported(key, Reported(3, 5), root.clock())
@@ -448,8 +415,7 @@ def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: St
     series = make.ct_series(1, PatientName="Nemo^Captain", PatientID="N1")
     with Receiver() as receiver:
         worker = start(receiver, include_patient=is_included)
-        take(root, series)
-        root.convert_due()
+        convert(root, series)
         worker.work()
         assert len(receiver.received) == 3
         for one in receiver.received:
@@ -491,8 +457,7 @@ def test_a_long_backlog_is_reported_whole_and_in_order(
     with Receiver() as receiver:
         worker = start(receiver, on)
         for _ in range(4):
-            take(root, make.ct_series(4))
-            root.convert_due()
+            convert(root, make.ct_series(4))
         root.mark_quiet()
         while worker.step() == 0.0:
             pass
@@ -522,9 +487,7 @@ def test_a_running_hook_is_told_of_what_is_committed(root: Root, start: Start) -
 
 
 @pytest.mark.slow
-def test_a_hook_that_is_gone_lets_news_wait_without_rows(
-    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_news_of_a_gone_hook_wait_without_rows(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "MAX_WAITING", 3)
     answers: list[int] = []
     series = [make.ct_series(1) for _ in range(6)]
@@ -544,8 +507,7 @@ def test_a_hook_that_is_gone_lets_news_wait_without_rows(
         answers.append(204)
         count = len(receiver.received)
         root.clock.move(3600)
-        while worker.work():
-            pass
+        work_off(worker)
         reported = [one.content["sop_instance_uid"] for one in receiver.received[count:]]
     assert sorted(reported) == sorted(str(ds.SOPInstanceUID) for one in series for ds in one)
 
@@ -609,14 +571,11 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
 
 
 @pytest.mark.slow
-def test_a_replay_leaves_room_and_goes_on_where_it_ended(
-    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_leaves_room_and_goes_on_from_there(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "MAX_REPLAYED", 2)
     series = [make.ct_series(1) for _ in range(3)]
     for one in series:
-        take(root, one)
-    root.convert_due()
+        convert(root, one)
     keys = [(str(one[0].StudyInstanceUID), str(one[0].SeriesInstanceUID)) for one in series]
 
     def replay(before: dt.datetime | None = None, keys: list[tuple[str, str]] = keys) -> deliveries.Replay:
@@ -640,10 +599,8 @@ def test_a_replay_leaves_room_and_goes_on_where_it_ended(
 
 def test_a_replay_repeats_the_last_outcome_alone(root: Root, start: Start) -> None:
     whole = make.ct_series(4)
-    take(root, whole[:3])
-    root.convert_due()
-    take(root, whole[3:])
-    root.convert_due()
+    convert(root, whole[:3])
+    convert(root, whole[3:])
     key = (str(whole[0].StudyInstanceUID), str(whole[0].SeriesInstanceUID))
     with Receiver() as receiver:
         worker = start(receiver)

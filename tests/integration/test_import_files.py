@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from node.api import Index, Ingest, OutOfResources, import_instances
 from node.archive.filesystem import Archive
-from node.errors import OutOfResources
-from node.index.database.index import Index
 from node.receive.data_set import LARGE_BYTES
 from node.receive.dicom_files import MediaFile, find_instances
-from node.receive.import_files import import_instances
-from node.receive.ingest import Ingest
 from node.runtime.metrics import Metrics
 from tests import make
 from tests.ingest import opened_ingest
@@ -70,8 +67,7 @@ def test_a_zip_file_gives_what_its_folder_gives(ingest: Ingest, tmp_path: Path) 
     with zipfile.ZipFile(tmp_path / "medium.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((SHIPPED / "98892001").rglob("*")):
             archive.write(path, path.name)
-    report = import_instances([tmp_path / "medium.zip"], ingest)
-    assert report.refused == []
+    assert import_instances([tmp_path / "medium.zip"], ingest).refused == []
     assert stored(tmp_path / "root") == {uid: (digest, digest) for uid, digest in digests(SHIPPED / "98892001").items()}
     assert import_instances([SHIPPED / "98892001"], ingest).stored == 0
 

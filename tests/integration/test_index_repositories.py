@@ -20,11 +20,9 @@ from node.extensions.peers.asking import QuestionRepository
 from node.extensions.results.listed import JobViews
 from node.index.database.look import looking
 from node.index.database.reading import ReadIndex, other_host_of, reading
-from node.index.engine import writer
 from node.index.engine.place import IndexUnusable
 from node.index.engine.rows import set_about
 from node.index.engine.view_rows import Queries, Row, queries_of_file
-from node.index.nouns import level_views, studies
 from node.index.nouns.level_views import InstanceViews, SeriesViews, StudyViews, VolumeViews
 from node.index.nouns.study_search import StudyFilter
 from node.index.work import jobs
@@ -87,9 +85,7 @@ def test_one_study_and_one_job_are_found_without_reading_all_rows(root: Root) ->
 
 
 @pytest.mark.skipif(IN_POSTGRESQL, reason="about SQLite: its plan of a query")
-def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
-    root: Root, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_series_are_listed_and_counted_without_reading_a_table(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[dict[str, Any]] = [
         *({}, {"study": "1.2.3"}, {"patient": "P1"}, {"modality": "CT"}, {"states": ["incomplete", "refused"]}),
         *({"states": [state]} for state in ("converted", "refused", "verified", "incomplete")),
@@ -102,7 +98,7 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
         scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN k", "SCAN few")]
         is_of_few = {"study", "patient", "modality"} & wanted.keys() or wanted.get("states") == ["refused"]
         assert scans == ([] if is_of_few else [of_index]), (wanted, steps)
-    monkeypatch.setattr(level_views, "FEW_SERIES", 0)  # so that each modality is a common one
+    monkeypatch.setattr("node.index.nouns.level_views.FEW_SERIES", 0)  # so that each modality is a common one
     with explained(root) as (queries, steps):
         SeriesViews(queries).newest(100, modality="CT")
     assert of_index in steps
@@ -123,7 +119,7 @@ def test_series_are_listed_and_counted_in_an_index_and_no_table_is_read_whole(
 def test_retention_reads_studies_from_the_oldest_on_and_sorts_none(
     root: Root, monkeypatch: pytest.MonkeyPatch, with_senders: bool
 ) -> None:
-    monkeypatch.setattr(level_views, "CHUNK_STUDIES", 1)
+    monkeypatch.setattr("node.index.nouns.level_views.CHUNK_STUDIES", 1)
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     with explained(root) as (queries, steps):
@@ -147,7 +143,7 @@ def test_what_hooks_and_routes_are_owed_is_read_from_what_waits_and_not_from_the
 def test_a_page_of_series_is_read_in_its_order_if_many_match(
     root: Root, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(studies, "FEW_SERIES", 0)
+    monkeypatch.setattr("node.index.nouns.studies.FEW_SERIES", 0)
     steps = steps_of(root, lambda index: index.series.page(None, 100, **wanted))
     assert not any("ORDER BY" in step for step in steps), steps
 
@@ -174,9 +170,7 @@ def test_a_description_is_compared_with_those_that_there_are_and_not_with_each_s
 @pytest.mark.parametrize(
     ("key", "value"), [("PatientName", "*chmi*"), ("PatientID", "?123*"), ("AccessionNumber", "*A77*")]
 )
-def test_a_part_of_a_text_is_looked_up_and_not_compared_with_all_rows(
-    root: Root, level: str, key: str, value: str
-) -> None:
+def test_a_part_of_a_text_is_looked_up_not_compared_with_all_rows(root: Root, level: str, key: str, value: str) -> None:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
     setattr(identifier, key, value)
@@ -295,7 +289,7 @@ def test_without_a_name_of_its_own_a_host_asks_no_index_for_others(tmp_path: Pat
 
 @pytest.mark.slow
 def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MAX_BATCH", 1)
+    monkeypatch.setattr("node.index.engine.writer.MAX_BATCH", 1)
     with ThreadPoolExecutor() as pool:
         with held_writer(root, pool):
             queued = root.index._writer._queue.qsize

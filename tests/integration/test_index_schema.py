@@ -13,13 +13,11 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from node.index.database.reading import reading
-from node.index.engine import sqlite_file
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
-from node.index.engine.sharing import FOLLOWED
 from node.index.models.levels import Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
@@ -191,7 +189,7 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
                 for metadata in (Base.metadata, *(own.metadata for own in extension_tables().values())):
                     metadata.create_all(connection)
                 backend_of(connection).make_grams(connection)
-                backend_of(connection).order_numbers(connection, FOLLOWED)
+                backend_of(connection).order_numbers(connection, ("events", "images"))
             shapes.append(shape(connection))
         engine.dispose()
     migrated, made = shapes
@@ -222,7 +220,7 @@ def test_an_upgrade_keeps_the_rows_and_makes_the_views_again(database: Place, tm
 def test_an_upgrade_of_a_file_that_another_program_has_locked_says_so(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("node.index.engine.sqlite_file.BUSY_SECONDS", 0.05)
     with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
         with closing(sqlite3.connect(database)) as other:
             other.execute("BEGIN IMMEDIATE")

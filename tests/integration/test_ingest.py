@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from pydicom import Dataset
 
 from node.archive.filesystem import Archive
-from node.dicom.status import NotPermitted
-from node.errors import ClassMismatch, NotUnderstood, OutOfResources
+from node.dicom.encoding import file_head
+from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.index.nouns.records import Outcome
 from node.receive.data_set import LARGE_BYTES
 from node.receive.ingest import Announced, Origin
+from node.receive.recovery import recover
 from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes
@@ -68,18 +70,6 @@ def test_names_are_utf8_whatever_the_character_set(root: Root, term: str, name: 
     assert patient["patient_name"] == name
 
 
-def test_other_bytes_under_the_same_uid_leave_the_first_and_keep_the_second(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    ds.SeriesDescription = "corrected"
-    assert root.take(ds) is Outcome.OTHER_BYTES
-    assert root.take(ds) is Outcome.KNOWN_VERSION, "the loser is kept once, however often it is sent"
-    [conflict] = root.rows("SELECT * FROM v_conflicts")
-    assert conflict["kind"] == "instance-bytes"
-    assert Path(conflict["path"]).read_bytes().endswith(data_set_bytes(ds))
-    assert len(root.rows("SELECT 1 FROM v_images")) == 1
-
-
 def test_twenty_senders_of_one_instance_leave_one_row_and_one_file(root: Root) -> None:
     [ds] = make.ct_series(1)
     with ThreadPoolExecutor(20) as senders:
@@ -103,8 +93,7 @@ def test_a_hostile_uid_never_becomes_a_path(root: Root, uid: str) -> None:
     for image in root.rows("SELECT * FROM v_images"):
         assert image["sop_instance_uid"] == uid
         assert Path(image["path"]).resolve().is_relative_to(root.folder.resolve())
-    outside = [path for path in root.folder.parent.rglob("*") if not path.is_relative_to(root.folder)]
-    assert outside == []
+    assert [path for path in root.folder.parent.rglob("*") if not path.is_relative_to(root.folder)] == []
 
 
 def test_a_data_set_that_is_not_the_announced_one_is_refused_and_leaves_nothing(root: Root) -> None:
@@ -136,7 +125,7 @@ def test_a_peer_that_is_asked_for_something_stores_nothing_else(
 ) -> None:
     [ds] = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     origin = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", wanted=wanted)
-    with nullcontext() if is_taken else pytest.raises(NotPermitted, match="than the peer was asked for"):
+    with nullcontext() if is_taken else pytest.raises(InstanceRefused, match="than the peer was asked for"):
         root.take(ds, origin)
     assert len(root.rows("SELECT 1 FROM v_images")) == is_taken
 
@@ -224,3 +213,60 @@ def test_a_closed_door_answers_that_the_node_is_stopping(root: Root) -> None:
     [ds] = make.ct_series(1)
     with pytest.raises(OutOfResources, match="stopping"):
         root.take(ds)
+
+
+# What a start puts right after a death at each step of the way in.
+
+
+def recovered(root: Root) -> tuple[int, int, int, int]:
+    done = recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
+    return done.parts, done.adopted, done.quarantined, done.claims
+
+
+def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.ingest.begin(announced(ds), Origin("dicom")).take_fragment(bytes(LARGE_BYTES + 1))
+    assert list(root.folder.glob("incoming/*.receiving"))
+    root = open_root()
+    assert recovered(root) == (1, 0, 0, 0)
+    assert not list(root.folder.glob("incoming/*"))
+
+
+def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    first, second = make.ct_series(2)
+    root.take(first)
+    said = announced(second)
+    head = file_head(said.sop_class_uid, said.sop_instance_uid, said.transfer_syntax_uid, "MODALITY")
+    root.archive.write(root.archive.new_key(), head + data_set_bytes(second))
+    root = open_root()
+    assert recovered(root) == (0, 1, 0, 0)
+    [row] = root.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
+    sent = data_set_bytes(second)
+    assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
+    assert row["sha256"] == hashlib.sha256(sent).hexdigest()
+    assert row["calling_ae_title"] == "MODALITY"
+    assert recovered(root) == (0, 0, 0, 0)
+
+
+def test_a_file_that_cannot_be_read_goes_to_quarantine(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    [folder] = root.folder.glob("objects/*")
+    (folder / "stray.dcm").write_bytes(b"no DICOM at all")
+    assert recovered(open_root()) == (0, 0, 1, 0)
+    assert (root.folder / "quarantine" / "stray.dcm").exists()
+
+
+def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.clock.move(61)
+    assert root.index.series.claim_due(root.clock()) is not None
+    root = open_root()
+    assert root.index.series.claim_due(root.clock()) is None
+    assert recovered(root) == (0, 0, 0, 1)
+    assert root.index.series.claim_due(root.clock()) is not None

@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from pydicom import dcmread
 
+from node.api import Audit, Channel, Correction
 from node.archive.intake import ASK_BYTES
-from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import rows
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
-from node.index.nouns.person_plans import Correction
 from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
-from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
 from node.receive.apply import Applier
 from node.receive.data_set import LARGE_BYTES
@@ -122,19 +121,14 @@ def test_a_study_is_not_reported_again_for_what_its_hooks_made(root: Root, begin
 
 
 @pytest.mark.slow
-def test_an_attempt_after_a_lost_record_finds_what_was_stored(
-    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_after_a_lost_record_finds_it_all(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends between the instance and the record of it: the next attempt stores no second one."""
     worker = begin("one")
     take(root, make.ct_series(1))
     root.convert_due()
 
-    def lost(*_: Any) -> None:
-        raise OutOfResources("the process ended")
-
     with monkeypatch.context() as patched:
-        patched.setattr(ResultRepository, "stored", lost)
+        patched.setattr(ResultRepository, "stored", Mock(side_effect=OutOfResources("the process ended")))
         worker.work()
     assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("waiting", 0)]
     root.clock.move(60)
@@ -176,10 +170,7 @@ def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
     elsewhere.mkdir()
     (elsewhere / "report.pdf").write_bytes(b"%PDF-1.4 %%EOF")
 
-    def read(*_: Any) -> None:
-        raise AssertionError("a file of the hook was read")
-
-    monkeypatch.setattr(rows, "_taken", read)
+    monkeypatch.setattr(rows, "_taken", Mock(side_effect=AssertionError("a file of the hook was read")))
     worker = begin("one", script=script.replace("$ELSEWHERE", str(elsewhere)))
     take(root, make.ct_series(1))
     work(root, worker)
@@ -267,8 +258,7 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
     root: Root, begin: Begin, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Receiver(lambda _: Answer(202, ())) as receiver:
-        worker = begin("one", url=receiver.url, job_seconds=100)
-        attempt(root, worker)
+        attempt(root, begin("one", url=receiver.url, job_seconds=100))
     ended = root.results.folder("0" * 32)
     ended.mkdir(parents=True)
     (ended / "report.pdf").write_bytes(b"of a patient")

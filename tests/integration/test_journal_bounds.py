@@ -1,26 +1,21 @@
 """The size of the journal, the lag behind it, and a look at it from outside."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from pydantic import ValidationError
 
+from node.api import Index, Settings
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
-from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
-from node.journal import segment
-from node.journal.inspection import JournalUnusable, inspect
 from node.journal.journal import SEGMENT_BYTES, Journal
-from node.journal.segment import VERSION, Record, Segment
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
 from node.runtime.metrics import Metrics
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced, data_set_bytes
 
@@ -38,8 +33,7 @@ def take(ingest: Ingest, pixel_bytes: int = 512) -> None:
 
 @pytest.mark.slow
 def test_a_small_journal_has_smaller_segments_and_keeps_its_bound(tmp_path: Path) -> None:
-    settings = Settings(storage=Storage(root=tmp_path, reserve_bytes=0, journal_bytes=SMALLEST))
-    with Repository(settings) as store:
+    with Repository(Settings(storage=Storage(root=tmp_path, reserve_bytes=0, journal_bytes=SMALLEST))) as store:
         for _ in range(60):  # three times what fits
             take(store.ingest, 900_000)
         store.applier.require_caught_up()
@@ -105,36 +99,6 @@ def test_the_lag_counts_from_the_first_instance_after_a_rest(parts: tuple[Ingest
     assert applier.lag_seconds <= monotonic() - came
     applier.step()
     assert applier.lag_seconds == 0
-
-
-def test_a_look_beside_a_writer_takes_no_record_that_is_being_written_for_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The writer is ahead by two records just when the reader has passed the place of the first one."""
-    with closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
-        list(journal.replay())
-        journal.append(b"{}", b"first")
-        record_at = Segment.record_at
-
-        def record_at_with_writer(segment: Segment, *arguments: int) -> tuple[Record, int] | None:
-            found = record_at(segment, *arguments)
-            if found is None and journal.last == 1:
-                journal.append(b"{}", b"second")
-                journal.append(b"{}", b"third")
-            return found
-
-        monkeypatch.setattr(Segment, "record_at", record_at_with_writer)
-        state = inspect(tmp_path / "journal")
-        assert (state.last, state.damage) == (3, ())
-
-
-def test_a_journal_of_a_newer_version_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as newer, closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
-        newer.setattr(segment, "VERSION", VERSION + 1)
-        list(journal.replay())
-        journal.append(b"{}", b"first")
-    with pytest.raises(JournalUnusable, match="newer version"):
-        inspect(tmp_path / "journal")
 
 
 def test_a_journal_with_instances_but_no_index_beside_it_is_not_started_on(tmp_path: Path) -> None:

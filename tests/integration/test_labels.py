@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from node.audit.audit_log import Audit
-from node.errors import UsageError
-from node.extensions.labels import marks
+from node.api import Audit, UsageError
 from node.extensions.labels.marks import MarkRepository, NotMarkable, ReadMarks, Target
-from node.index.nouns import study_search
 from node.index.nouns.records import Level
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.deletion import Order, delete
@@ -62,7 +59,7 @@ def test_only_what_changes_is_reported_and_labels_are_of_one_target(two: Root) -
 
 @pytest.mark.parametrize("few", [0, 1000])
 def test_a_search_finds_few_and_many(two: Root, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_search, "FEW_STUDIES", few)
+    monkeypatch.setattr("node.index.nouns.study_search.FEW_STUDIES", few)
     change(two, SERIES, SECOND, add=("a",))
     change(two, SECOND, add=("b",))
     assert sorted(found(two, "a")) == ["1.1", "1.2"]
@@ -71,7 +68,7 @@ def test_a_search_finds_few_and_many(two: Root, few: int, monkeypatch: pytest.Mo
 
 
 def test_a_change_is_done_to_all_or_to_none(two: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "MAX_LABELS", 2)
+    monkeypatch.setattr("node.extensions.labels.marks.MAX_LABELS", 2)
     change(two, SECOND, add=("a", "b"))
     with pytest.raises(UsageError, match="more than 2 labels"):
         change(two, FIRST, SECOND, add=("c",))

@@ -5,20 +5,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pydicom import DataElement, dcmread
-from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom import dcmread
 from pydicom.fileset import FileSet
-from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from node.api import Settings, import_instances
 from node.archive.base import ArchivedFile
-from node.extensions.media.directory import Directory, NotOnMedia, records_of
 from node.extensions.media.export import write_medium
 from node.extensions.media.medium import Written
-from node.receive.import_files import import_instances
-from node.settings.model import Settings
 from tests import dciodvfy, make
 from tests.integration.conftest import Root
 from tests.programs import needs
@@ -105,36 +99,6 @@ def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     assert not {"StudyID", "VerificationDateTime"} & set(done.invented)
 
 
-def test_an_instance_of_which_no_record_can_be_made_is_refused_alone() -> None:
-    odd, directory = make.instance(PatientID="P1", PatientBirthDate="19700101", Rows=1), Directory("X")
-    rows = Tag(0x0028, 0x0010)
-    odd[rows] = RawDataElement(rows, "US", 3, b"abc", 0, False, True)  # type: ignore[assignment]
-    with pytest.raises(NotOnMedia, match="record of type IMAGE"):
-        directory.add(records_of(odd, ExplicitVRLittleEndian))
-    assert not directory.invented
-    directory.add(
-        records_of(make.instance(PatientID="P1", PatientBirthDate="19710101", Rows=1), ExplicitVRLittleEndian)
-    )
-    assert directory.instances == 1
-
-
-def test_a_document_without_a_title_gets_none_and_each_class_of_radiotherapy_its_type(tmp_path: Path) -> None:
-    directory = Directory("X")
-    kinds = {
-        "104.1": "ENCAP DOC", "481.22": "RADIOTHERAPY", "481.23": "IMAGE", "481.24": "IMAGE", "481.25": "RADIOTHERAPY",
-    }  # fmt: skip
-    for sop_class in kinds:
-        ds = make.instance(PatientID="P1", SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Rows=1)
-        ds.ContentDate, ds.ContentTime = "20260101", "120000"
-        directory.add(records_of(ds, ExplicitVRLittleEndian))
-    (tmp_path / "DICOMDIR").write_bytes(directory.encoded())
-    records = dcmread(tmp_path / "DICOMDIR").DirectoryRecordSequence
-    leaves = {str(one.ReferencedSOPClassUIDInFile)[24:]: one for one in records if "ReferencedSOPClassUIDInFile" in one}
-    assert {sop_class: one.DirectoryRecordType for sop_class, one in leaves.items()} == kinds
-    assert leaves["104.1"]["ConceptNameCodeSequence"].is_empty
-    assert "ConceptNameCodeSequence" not in directory.invented
-
-
 @pytest.mark.slow
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
     root.take_all(make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"))
@@ -145,20 +109,3 @@ def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings
     )
     assert "IM000002" in shown.stdout + shown.stderr
     assert not dciodvfy.errors(medium / "DICOMDIR")
-
-
-def test_values_that_their_representation_cannot_have_do_not_get_into_the_dicomdir(tmp_path: Path) -> None:
-    ds = make.instance(Rows=2, Columns=2)
-    wrong = {"PatientBirthDate": "***", "StudyDate": "1.2.2026", "StudyTime": "noon", "ImageType": ["ORIGINAL", "A/B"]}
-    for keyword, value in wrong.items():
-        ds[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE)
-    directory = Directory("X")
-    directory.add(records_of(ds, ExplicitVRLittleEndian))
-    path = tmp_path / "DICOMDIR"
-    path.write_bytes(directory.encoded())
-    patient, study, _, image = dcmread(path).DirectoryRecordSequence
-    assert (study.StudyDate, study.StudyTime) == ("19000101", "000000")
-    assert "PatientBirthDate" not in patient
-    assert "ImageType" not in image
-    assert directory.invented == {"StudyDate", "StudyTime"}
-    assert not dciodvfy.errors(path)

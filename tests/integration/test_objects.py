@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.api import OutOfResources, Parts, Settings, reading
 from node.archive.base import StoreAway
 from node.archive.intact import problem_with
-from node.association.added import Parts
 from node.association.services.commitment import CommitmentService, verify
 from node.completeness import Reported
 from node.control.care import check_repository, rebuild_index
@@ -24,21 +24,17 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.conversion.volume_files import Housekeeping
-from node.errors import OutOfResources
 from node.extensions.object_store.bucket import configured_store
 from node.extensions.object_store.copying import Copied, copy_archive
-from node.extensions.object_store.remote import MARKER
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import try_store
 from node.extensions.object_store.uploads import ObjectUploads
-from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
 from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
 from node.runtime.failpoints import JUDGING
 from node.settings.core import Acknowledge, JournalSettings, SeriesSettings, Storage
-from node.settings.model import Settings
 from node.settings.section import Convert as ConvertSettings
 from node.writers.options import write_options
 from tests import make
@@ -203,8 +199,7 @@ def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Serve) -> None:
     node = serve()
     node.take(*make.ct_series(4))
     node.upload()
-    size = max(path.stat().st_size for path in node.local())
-    node = serve(cache_bytes=2 * size)
+    node = serve(cache_bytes=2 * max(path.stat().st_size for path in node.local()))
     assert node.upload() is None
     assert len(node.local()) == 4
     node.forget()
@@ -251,15 +246,12 @@ def committed(node: Served, ds: FileDataset) -> int:
     references = [(ds.SOPClassUID, ds.SOPInstanceUID)]
     now = repository.index.now()
     owed = repository.index.work.add_commitment("1.2.3", "MODALITY", "127.0.0.1", references, now, now)
-    result = verify(service, owed.payload.references, owed.lane.name, lambda: False)
-    assert result is not None
-    return len(result.committed)
+    return len(verify(service, owed.payload.references, owed.lane.name, lambda: False).committed)
 
 
 def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(serve: Serve, tmp_path: Path) -> None:
     node = serve(acknowledge="object")
     promise = node.repository.ingest.acknowledgement
-    assert promise is not None
     promise.seconds = 600.0
     first, second, third = make.ct_series(3)
     early = node.receive(first)
@@ -297,8 +289,7 @@ def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(serve: Serve,
 def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their_turn(serve: Serve) -> None:
     node = serve(acknowledge="object")
     first, second = (node.receive(ds) for ds in make.ct_series(2))
-    seen = node.uploads.step()
-    assert (seen, first.done(), second.done()) == (0.0, True, True)
+    assert (node.uploads.step(), first.done(), second.done()) == (0.0, True, True)
     third = node.receive(*make.ct_series(1))
     node.uploads._after = "p"  # a round of all others has passed its key
     while node.uploads.step() == 0.0:
@@ -507,7 +498,7 @@ def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(serv
     node = serve()
     node.take(*make.ct_series(1))
     assert node.upload() is None
-    marker = tmp_path / "store" / MARKER
+    marker = tmp_path / "store" / "voxelnode-archive.json"
     own = marker.read_bytes()
     for content, reason in ((b'{"archive": "other"}', "is of another archive"), (None, "is of no archive")):
         marker.unlink()
@@ -515,8 +506,7 @@ def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(serv
             marker.write_bytes(content)
         node = serve()
         for role in (None, "convert"):
-            until_away = node.upload()
-            assert reason in str(until_away)
+            assert reason in str(node.upload())
             assert reason in reasons_not_ready(node.repository.ingest, {}, role)["object store"]
         marker.write_bytes(own)
     node = serve()
@@ -539,10 +529,8 @@ def test_everything_moves_back_to_the_folder(serve: Serve, tmp_path: Path) -> No
     stored.write_bytes(content)
     assert copy_archive(node.settings, "folder") == Copied(1, 0)
     assert node.rows(marked) == []
-    alone = Repository(Settings(storage=Storage(root=node.root)))
-    alone.close()
-    found = check_repository(Settings(storage=Storage(root=node.root)), digests=True, repair=False)
-    assert found == []
+    Repository(Settings(storage=Storage(root=node.root))).close()
+    assert check_repository(Settings(storage=Storage(root=node.root)), digests=True, repair=False) == []
     assert len(node.local()) == 4
     assert copy_archive(node.settings, "store") == Copied(4, 0)
     assert copy_archive(node.settings, "store") == Copied(0, 0)
@@ -704,9 +692,7 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(serve: Serve
 @pytest.mark.parametrize(
     ("altered", "lost"), [("volume.json", "volume.mhd"), (None, "volume.zraw")], ids=["two files", "voxels of a header"]
 )
-def test_volumes_that_are_lost_before_they_move_are_made_again(
-    serve: Serve, tmp_path: Path, altered: str | None, lost: str
-) -> None:
+def test_volumes_lost_before_they_move_are_remade(serve: Serve, tmp_path: Path, altered: str | None, lost: str) -> None:
     node = serve()
     node.take(*make.ct_series(3))
     node.convert()
@@ -776,8 +762,7 @@ def test_volumes_from_before_the_store_move_as_well_and_everything_back(serve: S
     (tmp_path / "lost").rename(lost)
 
     (tmp_path / "store" / "volumes" / "stray").write_bytes(b"of a conversion that the old index does not know")
-    rebuilt = rebuild_index(node.settings)
-    assert rebuilt.salvaged.rows["revision_files"] == 4
+    assert rebuild_index(node.settings).salvaged.rows["revision_files"] == 4
     node = serve()
     assert node.rows("SELECT state FROM v_series") == [{"state": "converted"}]
     node.upload()

@@ -16,7 +16,6 @@ from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.dicom.answers import Found
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
 from node.index.nouns.records import Received
@@ -84,7 +83,7 @@ def identifier(level: Level = Level.IMAGE, **keys: Any) -> Dataset:
     return ds
 
 
-def answers(root: Root, keys: Dataset) -> list[Found]:
+def answers(root: Root, keys: Dataset) -> list[Any]:
     return list(root.index.find(read_query(keys, QueryModel.PATIENT_ROOT, OPTIONS)))
 
 
@@ -208,8 +207,7 @@ def test_a_value_that_is_nearly_a_number_stops_neither_its_storage_nor_a_query(r
 def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
     old, new = make.instance(KVP="80"), make.instance(KVP="80")
     received = arrived_at(old, dt.datetime(2024, 1, 2, tzinfo=dt.UTC))
-    bare = Received(received.attributes, received.file, 60.0)
-    root.index.instances.add([bare])
+    root.index.instances.add([Received(received.attributes, received.file, 60.0)])
     store(root, [new])
     assert found(root, identifier(KVP="80")) == {str(old.SOPInstanceUID), str(new.SOPInstanceUID)}
     assert found(root, identifier(KVP="81")) == {str(old.SOPInstanceUID)}

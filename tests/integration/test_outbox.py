@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from node.audit.audit_log import Audit
+from node.api import Audit, HookEvent
 from node.extensions.channels.settings import WebhookSettings
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Lane
-from node.notify import notifier
 from node.notify.notifier import HookWorker
 from node.runtime.metrics import Metrics
-from node.settings.core import HookEvent
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Receiver, channel_of
@@ -94,10 +92,9 @@ def test_kills_between_commit_delivery_and_record_lose_nothing_and_reorder_nothi
         record(*arguments)
         hooks.reached()
 
-    monkeypatch.setattr(notifier, "reached", hooks.reached)
+    monkeypatch.setattr("node.notify.notifier.reached", hooks.reached)
     monkeypatch.setattr(root.index.deliveries, "record", record_or_die)
-    series = [make.ct_series(2) for _ in range(3)]
-    for number, one in enumerate(series, start=1):
+    for number, one in enumerate([make.ct_series(2) for _ in range(3)], start=1):
         hooks.most = 6 * number
         for ds in one:
             root.take(ds)

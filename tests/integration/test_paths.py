@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from node.association.client.send import send_files
+from node.api import Settings, reading, send_files
 from node.control.care import check_repository
 from node.control.repository import Repository
-from node.index.database.reading import reading
 from node.index.engine import place as engine
 from node.index.engine.place import FILE_NAME, backup, check, open_engine
 from node.index.engine.sqlite_file import connect
 from node.settings.core import Storage
-from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import Served
 from tests.crash.journal import new_series

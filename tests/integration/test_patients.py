@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit
+from node.api import Audit, PersonRepository, UsageError
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
-from node.errors import UsageError
 from node.index.nouns.person_plans import Correction, NoSuchPatient, PatientLink, Person
-from node.index.nouns.persons import PersonRepository
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.deletion import empty
 from tests import make
@@ -44,8 +42,7 @@ def owners(root: Root) -> dict[str, str]:
 
 def test_the_studies_of_one_are_those_of_the_other_from_then_on(root: Root) -> None:
     first, second = take(root, "OLD"), take(root, "NEW")
-    merged = persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock())
-    assert merged.studies == (first,)
+    assert persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock()).studies == (first,)
     later = take(root, "OLD")
     assert owners(root) == {first: "NEW", second: "NEW", later: "NEW"}
     assert root.rows("SELECT 1 FROM v_conflicts") == []
@@ -240,8 +237,7 @@ def test_a_correction_holds_for_what_comes_later_with_the_wrong_identity(root: R
     planned = persons(root).planned_correction(wrong, correction)
     assert persons(root).correct(wrong, correction, root.clock()) == planned
     root.take(first[1])
-    later = take(root, "C-7", PatientName="Wrong^Name")
-    owned = {uid: ("C-1", "Right^Name"), later: ("C-1", "Right^Name")}
+    owned = {uid: ("C-1", "Right^Name"), take(root, "C-7", PatientName="Wrong^Name"): ("C-1", "Right^Name")}
     assert {study: who for study, who in found_ids(root).items() if study != other} == owned
     assert root.rows("SELECT 1 FROM v_conflicts") == []
     persons(root).separate(wrong, root.clock())

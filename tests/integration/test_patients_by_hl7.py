@@ -3,10 +3,8 @@
 import pytest
 from pydicom import config
 
-from node.association.added import OpenedRoot
-from node.audit.audit_log import Audit
+from node.api import Audit, OpenedRoot, Settings, UsageError
 from node.dicom.json_model import entry_text
-from node.errors import UsageError
 from node.extensions.worklist.hl7 import MessageRefused, parse
 from node.extensions.worklist.mllp import MllpListener, changes_of, make_changes, update_of
 from node.extensions.worklist.modality_worklist import step_of
@@ -16,7 +14,6 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.persons import HELD, PersonRepository
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
-from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_patients import PEOPLE, number, owners, table_rows, take
@@ -53,7 +50,6 @@ def test_a_temporary_patient_is_merged_into_one_without_studies(root: Root, chan
     assert sent(changes, "PID|||REAL^^^HOSPITAL||Real^Person||19700101|F", "MRG|TEMP") == ["merged"]
     assert owners(root) == {study: "REAL"}
     shown = root.index.repository(PersonRepository).shown(number(root, "REAL"), 1)
-    assert shown is not None
     assert (shown["patient_name"], shown["issuer_of_patient_id"], shown["count"]) == ("Real^Person", "HOSPITAL", 1)
     assert sent(changes, "PID|||REAL^^^HOSPITAL", "PID|||TEMP", kind="ADT^A37") == ["separated"]
     assert table_rows(root) == before
@@ -125,9 +121,7 @@ def test_chains_in_any_order_end_at_the_last_and_the_other_way_round_corrects(
     assert owners(root) == {studies["A"]: "A", studies["B"]: "C", studies["C"]: "C"}
 
 
-def test_a_retired_patient_id_is_of_the_one_who_remains_unless_the_name_is_another_one(
-    root: Root, changes: OpenedRoot
-) -> None:
+def test_a_retired_patient_id_is_of_who_remains_unless_the_name_is_another(root: Root, changes: OpenedRoot) -> None:
     first = take(root, "OLD", PatientName="Trauma^One")
     own = take(root, "NEW", PatientName="Real^Name", PatientBirthDate="19700101")
     assert sent(changes, "PID|||NEW", "MRG|OLD") == ["merged"]
@@ -179,7 +173,6 @@ def test_steps_of_the_worklist_follow_a_merge_and_its_end(root: Root, changes: O
     after = whose()
     assert after == dict.fromkeys(("rest", "hl7", "file"), ("NEW", "New^Name")) | dict.fromkeys(REPORTED, "NEW")
     update = update_of(parse(b"MSH|^~\\&|RIS||||2026||ADT^A08|1|P|2.5\rPID|||NEW||Maier^Eva||19710101|F\r"))
-    assert update is not None
     assert update.make(steps, root.clock()) == 2  # those of files stay
     assert sent(changes, "PID|||B", "MRG|A") == [HELD]
     assert {whose()[name] for name in ("rest", "hl7")} == {("NEW", "Maier^Eva")}, "of others, it changes nothing"

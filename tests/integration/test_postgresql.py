@@ -24,15 +24,14 @@ from pydicom import Dataset
 from sqlalchemy import Connection, Engine, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from node.api import ImageRow, Index, OutOfResources, PersonRepository, Settings
 from node.control.care import rebuild_index
 from node.dicom.matching import Options, read_query
-from node.errors import OutOfResources
 from node.extensions.postgresql import copying
 from node.extensions.postgresql.copying import copy_index
 from node.extensions.projects.export import KEPT_TABLES, export
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.worklist.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository
-from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
 from node.index.engine.about_keys import REVISION
@@ -42,10 +41,8 @@ from node.index.engine.grams import NAME
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.rows import set_about
 from node.index.engine.sql import listed_in
-from node.index.models.levels import ImageRow
 from node.index.nouns import association_ends, deletions, persons, verdicts
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.persons import PersonRepository
 from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
@@ -53,7 +50,6 @@ from node.index.nouns.study_search import StudyFilter
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.runtime.metrics import Metrics
 from node.settings.core import IndexSettings, JournalSettings, Storage
-from node.settings.model import Settings
 from node.settings.section import Convert
 from node.writers.options import write_options
 from tests import make, several_writers
@@ -793,9 +789,7 @@ def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
 
 
 @pytest.mark.slow
-def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
-    server: Server, place: ServerPlace, tmp_path: Path
-) -> None:
+def test_a_nul_is_replaced_and_what_no_index_takes_refused(server: Server, place: ServerPlace, tmp_path: Path) -> None:
     with closing(Index(tmp_path, Metrics(), url=server.create("nul", "migrated"))) as index:
         assert index.software()[0] == "PostgreSQL"
         index.about.set("a", "b\0c")
@@ -827,8 +821,7 @@ def filled(root: Root) -> Path:
     changed = second[0]
     changed.PatientName = "Other^Bytes"
     root.take(changed)
-    claimed = root.claim()
-    assert root.convert(claimed, options=write_options(Convert()))
+    assert root.convert(root.claim(), options=write_options(Convert()))
     root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:
@@ -903,9 +896,7 @@ def senders_of(place: Path | ServerPlace) -> tuple[list[tuple[Any, ...]], list[i
 
 
 @pytest.mark.slow
-def test_null_and_the_null_of_json_are_copied_as_they_are(
-    filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_null_and_that_of_json_are_copied_as_is(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url, file = server.create("nulls"), filled / FILE_NAME
     with closing(sqlite3.connect(file)) as connection, connection:
         for title, unreleased in (("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')):
@@ -917,8 +908,7 @@ def test_null_and_the_null_of_json_are_copied_as_they_are(
     copy_index(of_file, url)
     as_they_were = [("CT", None), ("MR", "null"), ("XA", '[["1.2", "1.3"]]')], [0, 0, 1]
     assert senders_of(ServerPlace(url, filled)) == as_they_were
-    of_server = of_file.model_copy(update={"index": IndexSettings(url=url)})
-    copy_index(of_server, None)
+    copy_index(of_file.model_copy(update={"index": IndexSettings(url=url)}), None)
     assert senders_of(file) == as_they_were
     real = copying.copy_rows
 
@@ -1002,8 +992,7 @@ def test_a_backup_is_restored_by_pg_restore(
     bin_ = programs()
     assert bin_ is not None
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
-    size = backup(moved, tmp_path / "index.dump")
-    assert size == (tmp_path / "index.dump").stat().st_size > 0
+    assert backup(moved, tmp_path / "index.dump") == (tmp_path / "index.dump").stat().st_size > 0
     restored = ServerPlace(server.create("restored"), moved.root)
     url = restored.url.replace("+psycopg", "")
     subprocess.run(

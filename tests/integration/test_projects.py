@@ -4,14 +4,14 @@ import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import JSON, Connection, delete, insert, select
 from sqlalchemy.types import TypeEngine
 
-from node.association.added import OpenedRoot
+from node.api import OpenedRoot, Role, Settings, UsageError, Utc
 from node.audit.audit_log import Audit, AuditFailed
-from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import ProjectRules, actions, apply_rules
@@ -19,11 +19,8 @@ from node.index.engine.extension_tables import every_table, extension_tables
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
-from node.index.models.levels import Utc
-from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
 from node.index.nouns.study_search import StudyFilter
-from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
@@ -189,11 +186,8 @@ def test_who_sees_what_changes_only_with_a_line_before_it(three: Root, monkeypat
     change = actions(OpenedRoot(Settings(), three.ingest, Audit(three.folder, "VOXELNODE", now=three.clock)))
     contents = [("1.2", "")]
 
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as disk:
-        disk.setattr("node.audit.audit_log.os.write", full)
+        disk.setattr("node.audit.audit_log.os.write", Mock(side_effect=OSError(28, "No space left on device")))
         for name, arguments in {
             "change-project-contents": {"name": "trial", "add": contents},
             "limit-account": {"account": "anna", "is_limited": False},
@@ -284,7 +278,6 @@ def test_roles_limits_and_projects_end_without_showing_more(three: Root) -> None
     three.index.accounts.remove("anna")
     three.index.accounts.set("anna", Role.WRITE, None, three.clock())
     known = three.index.accounts.by_name("anna")
-    assert known is not None
     assert known.is_limited
     assert seen(three) == set()
     projects(three).set_member("trial", "anna", "read")
@@ -293,7 +286,6 @@ def test_roles_limits_and_projects_end_without_showing_more(three: Root) -> None
     assert seen(three) == set()
     projects(three).limit("anna", is_limited=False)
     known = three.index.accounts.by_name("anna")
-    assert known is not None
     assert not known.is_limited
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
-from node.audit.audit_log import Audit
+from node.api import Audit, reading
 from node.files.acknowledged import write_offs
-from node.index.database.reading import reading
 from node.index.engine.about_keys import AppliedPosition
 from node.receive.custody import NotInQuarantine, NotReleased, Quarantine, QuarantinedFile, examined, quarantined
 from tests import make
@@ -19,8 +18,7 @@ from tests.rows import write_rows
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
     [first] = make.ct_series(1)
-    second = make.corrected(first)
-    return first, second
+    return first, make.corrected(first)
 
 
 def files(root: Root) -> list[QuarantinedFile]:
@@ -62,9 +60,7 @@ def test_each_file_is_listed_with_its_reason_and_compared_with_the_current_insta
 
 
 @pytest.mark.parametrize("series", [None, "1.2.3.4"], ids=["of its series", "of another series"])
-def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_kept(
-    root: Root, series: str | None
-) -> None:
+def test_another_version_is_made_current_only_if_asked_and_the_first_is_kept(root: Root, series: str | None) -> None:
     first, second = two_versions()
     second.SeriesInstanceUID = series or second.SeriesInstanceUID
     root.take_all([first, second])
@@ -105,8 +101,7 @@ def test_the_only_copy_is_released_into_the_archive(root: Root, state: str) -> N
     if state == "deleted":
         plan = root.index.deletions.plan("instance", str(ds.SOPInstanceUID))
         root.index.deletions.order(plan, "test", root.clock())
-    done = quarantine(root).release(path.name, "someone")
-    assert done["sop_instance_uid"] == ds.SOPInstanceUID
+    assert quarantine(root).release(path.name, "someone")["sop_instance_uid"] == ds.SOPInstanceUID
     assert current(root) == data_set_bytes(ds)
     assert files(root) == []
 

@@ -11,7 +11,7 @@ from pynetdicom import AE, evt
 
 from node.dicom.uids import STUDY_ROOT_FIND, VERIFICATION
 from node.extensions.peers.asking import Asking, Questioner
-from node.index.work.ledger import Ended, Work
+from node.index.work.ledger import Ended
 from node.receive.ingest import Origin
 from node.settings.model import Settings
 from node.settings.peers import Peer
@@ -82,7 +82,6 @@ class Questions:
         index, now = self.root.index, self.root.clock
         outcomes = []
         for work in index.work.due(["question"], now()):
-            assert isinstance(work, Work)
             index.work.begin(work.id, now())
             decision = self.asking.perform(work, threading.Event())
             assert decision is not None

@@ -5,10 +5,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from node.association.client.addresses import Address
+from node.api import Address, OutOfReach, Reach
 from node.association.client.association import NoAssociation, verify
 from node.runtime import network as module
-from node.runtime.network import OutOfReach, Reach
 
 NOWHERE = Reach(())
 

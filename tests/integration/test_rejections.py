@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from node.index.nouns import problems
 from node.index.nouns.records import CountedRefusal, Refused
 from node.receive.senders import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from node.runtime.metrics import Metrics
@@ -70,7 +69,7 @@ def test_after_a_minute_of_peace_a_new_row_begins(root: Root) -> None:
 
 
 def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "MAX_ROWS", 10)
+    monkeypatch.setattr("node.index.nouns.problems.MAX_ROWS", 10)
     for number in range(25):
         root.index.rejections.record([counted(root, refused(f"CT{number}"))])
         root.clock.move(1)
@@ -78,7 +77,7 @@ def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: p
 
 
 def test_rows_of_one_level_take_no_place_of_another(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "MAX_ROWS", 3)
+    monkeypatch.setattr("node.index.nouns.problems.MAX_ROWS", 3)
     root.index.rejections.record([counted(root, refused("STRANGER"))])
     for number in range(9):
         root.clock.move(1)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from node.audit.audit_log import Audit, AuditMessage
+from node.api import Audit, AuditMessage, Role, Settings
 from node.conversion.volume_files import Housekeeping
 from node.extensions.shares.rows import ShareRepository
 from node.extensions.worklist.modality_worklist import Worklist
@@ -17,7 +17,6 @@ from node.extensions.worklist.performed_steps import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.engine.about_keys import Uptime
-from node.index.nouns.accounts import Role
 from node.index.nouns.records import Share
 from node.index.work.ledger import Ended, Postponed
 from node.index.work.messages import Attempt, PendingEvent
@@ -27,7 +26,6 @@ from node.lifecycle.retention import Retention, confirm
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
 from node.settings.core import RetentionSettings, RouteEvent
-from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.preloaded import run
@@ -171,8 +169,7 @@ def test_a_study_that_somebody_sends_while_a_pass_runs_stays(root: Root) -> None
     uid = take_study(root)
     root.convert_due()
     root.clock.move(31 * DAY)
-    message = PendingEvent("1", "send", root.clock(), uid)
-    send = [Attempt(message, Postponed(root.clock()), 0)]
+    send = [Attempt(PendingEvent("1", "send", root.clock(), uid), Postponed(root.clock()), 0)]
     audit = SlowAudit(root, lambda: root.index.deliveries.record(lane_to("", "ORTHANC"), send, (), root.clock()))
     settings = Settings(retention=RetentionSettings(days=30))
     Retention(root.archive, root.index, audit, Metrics(), settings, root.clock).run_once(root.clock())
@@ -194,8 +191,9 @@ class Machine:
         self._began += dt.timedelta(seconds=seconds)
 
 
-def served(root: Root, machine: Machine, **rules: Any) -> Retention:
-    """Retention as after a restart of the node."""
+def served(root: Root, machine: Machine, after: float = 0, **rules: Any) -> Retention:
+    """Retention as after a restart of the node, so many seconds later."""
+    root.clock.move(after)
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
     settings = RetentionSettings(only_converted=False, **rules)
     return Retention(root.archive, root.index, audit, Metrics(), Settings(retention=settings), root.clock, machine)
@@ -219,14 +217,11 @@ def test_a_clock_that_was_set_forward_deletes_nothing_until_a_person_confirms(ro
     assert "set forward" in confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine, days=30).step()
     assert (waits_for(root), studies(root)) == ("", taken)
-    root.clock.move(31 * DAY)
-    served(root, machine, days=30, maximum_share=1.0).step()
+    served(root, machine, after=31 * DAY, days=30, maximum_share=1.0).step()
     assert studies(root) == set()
 
 
-def test_what_else_goes_by_its_age_stays_while_the_clock_is_in_doubt_and_its_time_after_a_confirmation(
-    root: Root,
-) -> None:
+def test_what_else_goes_by_age_stays_while_the_clock_is_in_doubt_and_its_time_after_a_confirmation(root: Root) -> None:
     machine, keep = Machine(root), dt.timedelta(hours=24)
     *most, last = make.ct_series(4)
     root.take_all(most)
@@ -263,14 +258,11 @@ def test_what_else_goes_by_its_age_stays_while_the_clock_is_in_doubt_and_its_tim
     confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine).step()
     assert kept() == (2, 1, 0), "a link says itself when it is over"
-    root.clock.move(23 * 3600)
-    served(root, machine).step()
+    served(root, machine, after=23 * 3600).step()
     assert kept() == (2, 1, 0)
-    root.clock.move(2 * 3600)
-    served(root, machine).step()
+    served(root, machine, after=2 * 3600).step()
     assert kept() == (1, 1, 0)
-    root.clock.move(30 * DAY)
-    served(root, machine).step()
+    served(root, machine, after=30 * DAY).step()
     assert kept() == (1, 0, 0)
 
 
@@ -287,11 +279,9 @@ def test_a_study_received_under_a_clock_that_was_behind_is_as_old_as_the_confirm
     confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine, days=30).step()
     assert studies(root) == {before, behind}
-    root.clock.move(29 * DAY)
-    served(root, machine, days=30).step()
+    served(root, machine, after=29 * DAY, days=30).step()
     assert studies(root) == {before, behind}
-    root.clock.move(2 * DAY)
-    served(root, machine, days=30).step()
+    served(root, machine, after=2 * DAY, days=30).step()
     assert studies(root) == set()
 
 
@@ -313,11 +303,9 @@ def test_what_was_deleted_under_a_clock_that_was_behind_stays_in_the_trash_for_i
     confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine).step()
     assert ([entry["uid"] for entry in trash_of(root)], waits_for(root)) == ([behind], "")
-    root.clock.move(6 * DAY)
-    served(root, machine).step()
+    served(root, machine, after=6 * DAY).step()
     assert len(trash_of(root)) == 1
-    root.clock.move(2 * DAY)
-    served(root, machine).step()
+    served(root, machine, after=2 * DAY).step()
     assert (trash_of(root), studies(root)) == ([], {kept})
 
 
@@ -328,8 +316,7 @@ def test_a_deletion_by_a_clock_that_is_behind_the_last_look_is_as_old_as_that_lo
     machine.set_clock(root, -3 * 365 * DAY)
     root.delete("study", study, trash_until=root.clock() + dt.timedelta(days=7))
     machine.set_clock(root, 3 * 365 * DAY)
-    root.clock.move(6 * DAY)
-    served(root, machine).step()
+    served(root, machine, after=6 * DAY).step()
     assert (len(trash_of(root)), waits_for(root)) == (1, "")
 
 
@@ -358,8 +345,7 @@ def test_a_receipt_in_the_future_holds_the_first_start_as_well(root: Root) -> No
     served(root, machine, days=30).step()
     assert "in the future" in waits_for(root)
     confirm(root.index, root.clock(), machine(), RULES)
-    root.clock.move(31 * DAY)
-    served(root, machine, days=30).step()
+    served(root, machine, after=31 * DAY, days=30).step()
     assert studies(root) & {ahead, now} == set(), "the study from the future is as old as the confirmation"
 
 
@@ -368,8 +354,7 @@ def test_a_machine_that_starts_with_another_time_holds_retention(root: Root) -> 
     take_study(root)
     served(root, machine, days=30).step()
     machine.boot = "second"
-    root.clock.move(40 * DAY)
-    passing = served(root, machine, days=30)
+    passing = served(root, machine, after=40 * DAY, days=30)
     passing.step()
     assert len(studies(root)) == 1
     assert "40.0 days later than when it was last seen" in waits_for(root)
@@ -394,8 +379,7 @@ def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> N
     assert confirm(root.index, root.clock(), machine(), RULES) == "4 studies"
     passing.step()
     assert (studies(root), waits_for(root)) == (young, "")
-    root.clock.move(31 * DAY)
-    served(root, machine, days=30).step()
+    served(root, machine, after=31 * DAY, days=30).step()
     assert studies(root) == young, "a confirmation holds for one pass"
 
 

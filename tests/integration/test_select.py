@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 import node
-from node.audit.audit_log import Audit
-from node.index.nouns.facts import CHUNK_ROWS
+from node.api import Audit, Settings
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.runtime.metrics import Metrics
 from node.selector import FIELDS, compile_selector, grid_fields
 from node.settings.core import RetentionSettings
-from node.settings.model import Settings
 from node.settings.section import Convert
 from node.volume.reasons import REMEDIES
 from node.writers.options import write_options
@@ -162,7 +160,6 @@ def test_the_largest_volume_gives_the_geometry_and_all_give_warnings(root: Root)
 def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.index.nouns.facts.CHUNK_ROWS", 2)
     keys = [take(root, make.ct_series(1)) for _ in range(5)]
-    assert CHUNK_ROWS > 2
     assert selected(root, {"modality": "CT"}) == keys[::-1]
     assert selected(root, f'series_instance_uid == "{keys[1][1]}"') == [keys[1]]
     assert selected(root, 'modality == "MR"') == []
@@ -233,8 +230,7 @@ def test_select_names_series_as_people_do_and_those_that_wait_for_their_conversi
     assert result["why_not"][1]["clauses"][0]["instead"] == "not converted yet"
     on_medium = run("export", "--media", root.folder / "cd", "--where", asked[1], "--root", root.folder)
     assert "1 series may fit, but is not converted yet. Its name: voxelnode select " in on_medium.stdout
-    narrow = run(*asked, environment={"COLUMNS": "80"}).stdout.splitlines()
-    assert max(map(len, narrow)) < max(map(len, shown))
+    assert max(map(len, run(*asked, environment={"COLUMNS": "80"}).stdout.splitlines())) < max(map(len, shown))
 
 
 def test_a_name_in_the_place_of_a_patient_id_finds_nothing_and_says_so(root: Root) -> None:

@@ -14,21 +14,18 @@ import pytest
 from sqlalchemy import Engine, event, func, select
 from structlog.testing import capture_logs
 
+from node.api import IndexFollower, OutOfResources
 from node.archive.filesystem import Archive
 from node.completeness import Reported
-from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
-from node.errors import OutOfResources
-from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.records import OwedSidecars, Refused
 from node.receive.ingest import Origin
 from node.receive.senders import Rejections
-from node.runtime import background
 from node.runtime.metrics import Metrics
 from node.settings.section import Convert
 from tests import make
@@ -77,7 +74,7 @@ def test_a_commit_that_fails_tells_nobody(root: Root) -> None:
 
 
 def test_a_writer_whose_listener_raises_writes_on(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.01)
     raised: list[None] = []
 
     def listener() -> None:
@@ -165,7 +162,7 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
 
 
 def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.05)
     refused = Refused("association", "calling AE title", "not listed", "add it", "10.0.0.1", "CT1")
     rejections = Rejections(root.index, Metrics(), now=root.clock)
     failing = threading.Event()
@@ -196,9 +193,9 @@ def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, mon
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a lock up after a moment, and try again after a moment; used before the root is opened."""
     give_locks_up_after(0.05, monkeypatch)
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(background, "MAX_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.MAX_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("node.conversion.scheduler.RETRY_SECONDS", 0.05)
 
 
 class Locked:
@@ -238,7 +235,7 @@ def begin(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 @pytest.fixture
 def hourly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the worker look at the clock so rarely that only a wake-up or a due time explains a step."""
-    monkeypatch.setattr(scheduler, "CLOCK_SECONDS", 3600.0)
+    monkeypatch.setattr("node.conversion.scheduler.CLOCK_SECONDS", 3600.0)
     monkeypatch.setattr("node.conversion.volume_files.STUDIES_SECONDS", 3600.0)
     monkeypatch.setattr("node.conversion.volume_files.FILES_SECONDS", 3600.0)
 
@@ -324,7 +321,7 @@ def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: 
 def test_the_worker_notices_a_step_of_the_clock_without_being_woken(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("node.conversion.scheduler.CLOCK_SECONDS", 0.05)
     offsets = [dt.timedelta()]
 
     def now() -> dt.datetime:
@@ -365,9 +362,7 @@ def test_nothing_is_claimed_while_the_disk_has_no_room(root: Root, begin: Begin)
     until(lambda: all(row["state"] == "converted" for row in root.rows("SELECT state FROM v_series")))
 
 
-def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
-    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_in_a_step_ends_the_claims(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     looks = iter([None, None])  # at the begin of the step, and before the first claim
@@ -410,9 +405,7 @@ def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Convert
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
-    root: Root, locked: Locked, begin: Begin
-) -> None:
+def test_an_outcome_that_an_index_did_not_take_is_recorded_later(root: Root, locked: Locked, begin: Begin) -> None:
     root.take_all(make.ct_series(3))
     conversions: list[ConversionJob] = []
     worker = begin_unrecorded(begin, converting_and_locking(locked, conversions))
@@ -475,7 +468,7 @@ SHORTAGES = [
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    monkeypatch.setattr(background, "FIRST_WAIT_SECONDS", 0.005)
+    monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 0.005)
     root.take_all(make.ct_series(3))
     met: list[Exception] = []
 
@@ -493,10 +486,8 @@ def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     assert [line["event"] for line in lines if line["log_level"] != "info"] == ["conversions_wait"]
 
 
-def test_a_disk_without_room_is_logged_once_and_not_with_every_step(
-    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
+def test_a_disk_without_room_is_logged_once_for_all(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.conversion.scheduler.ROOM_SECONDS", 0.01)
     monkeypatch.setattr("node.archive.space.free_bytes", lambda disk: 0)
     with capture_logs() as lines:
         worker = begin()
@@ -508,7 +499,7 @@ def test_a_disk_without_room_is_logged_once_and_not_with_every_step(
 def test_a_series_that_is_due_tells_that_it_waits_for_room_and_how_much_there_is(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr("node.conversion.scheduler.ROOM_SECONDS", 0.01)
     root.take_all(make.ct_series(3))
     with monkeypatch.context() as full:
         full.setattr("node.archive.space.free_bytes", lambda disk: 4242)
@@ -537,10 +528,8 @@ def test_a_disk_that_fills_during_a_conversion_is_named_with_its_room(root: Root
 
 
 @pytest.mark.slow
-def test_a_claim_whose_thread_could_not_start_is_given_back(
-    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+def test_a_claim_without_a_thread_is_given_back(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.01)
     root.take(make.ct_series(1)[0])
     worker = begin()
     submit, refused = worker._pool.submit, []
@@ -560,9 +549,7 @@ def test_a_claim_whose_thread_could_not_start_is_given_back(
 
 
 @pytest.mark.slow
-def test_an_outcome_that_can_never_be_recorded_counts_as_a_crash(
-    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unrecordable_outcome_counts_as_a_crash(root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     root.take(make.ct_series(1)[0])
     monkeypatch.setattr(root.index.series, "record_outcome", lambda *arguments: 1 / 0)
     begin().start()
@@ -573,7 +560,7 @@ def test_an_outcome_that_can_never_be_recorded_counts_as_a_crash(
 def test_an_outcome_that_was_committed_although_an_error_came_keeps_its_files(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("node.conversion.scheduler.RETRY_SECONDS", 0.05)
     root.take_all(make.ct_series(3))
     real, answers = root.index.series.record_outcome, []
 
@@ -621,7 +608,7 @@ def test_a_claim_that_no_conversion_belongs_to_is_given_back_while_the_node_runs
 def test_a_series_whose_thread_cannot_begin_is_converted_later_and_once(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("node.runtime.background.PAUSE_SECONDS", 0.05)
     root.take(make.ct_series(1)[0])
     conversions: list[ConversionJob] = []
 

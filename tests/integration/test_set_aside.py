@@ -12,6 +12,9 @@ from tests.integration.test_conflicts import accept, conflicts
 from tests.integration.test_lifecycle import require_sidecars_to_follow
 from tests.preloaded import run
 
+pytestmark = pytest.mark.slow
+
+
 FACT = "1 instance was set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"
 
 
@@ -32,7 +35,6 @@ def verdict_of(root: Root, series: list[FileDataset]) -> dict[str, object]:
     return row
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_series_whose_instance_was_set_aside_says_so_until_it_is_accepted(root: Root, is_late: bool) -> None:
     first, second = two_series()
@@ -68,7 +70,6 @@ def test_a_series_whose_instance_was_set_aside_says_so_until_it_is_accepted(root
     assert verdict_of(root, second)["verdict_rule"] == "conflict"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_kept", [True, False])
 @pytest.mark.parametrize("is_late", [True, False])
 @pytest.mark.parametrize("policy", ["never", "keep_both"])
@@ -82,8 +83,7 @@ def test_a_series_with_versions_that_nobody_has_decided_about_is_suspect_until_s
         root.convert_due()
         assert verdict_of(root, series)["verdict"] == "complete"
     for seed in (1, 2):
-        other = make.set_pixels(deepcopy(series[1]), make.pattern(1, make.ROWS, make.COLUMNS, seed=seed)[0])
-        root.take(other)
+        root.take(make.set_pixels(deepcopy(series[1]), make.pattern(1, make.ROWS, make.COLUMNS, seed=seed)[0]))
     root.convert_due()
     found = verdict_of(root, series)
     assert (found["verdict"], found["verdict_rule"], found["missing_instances"]) == ("suspect", "versions", 0)
@@ -104,7 +104,6 @@ def test_a_series_with_versions_that_nobody_has_decided_about_is_suspect_until_s
     assert kinds.count("series-converted") == (1 if is_kept else 2)
 
 
-@pytest.mark.slow
 def test_commands_name_the_conflict_of_what_is_in_no_series(root: Root) -> None:
     first, second = two_series()
     root.take_all([*first, second[1]])

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.api import Settings, UsageError
+from node.archive.base import StoreAway
 from node.archive.filesystem import is_key
 from node.cli import main
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
-from node.errors import UsageError
-from node.extensions.object_store import places
 from node.extensions.object_store.copying import copy_archive
-from node.extensions.object_store.places import HostAway
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
@@ -28,7 +27,6 @@ from node.lifecycle.scrub import Scrub
 from node.receive.custody import NotDecidable, compared
 from node.receive.stored_files import report_damage
 from node.settings.core import ClusterSettings, IndexSettings, SeriesSettings
-from node.settings.model import Settings
 from node.settings.section import Convert
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
@@ -159,7 +157,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Hosts) 
     c1.index.repository(HostRepository).note_waits_for_hosts(since)
     waits = "waits: for host r1, which alone has 3 of its instances"
     assert c1.row("SELECT state, error FROM v_series") == {"state": "receiving", "error": waits}
-    with pytest.raises(HostAway, match="host r1 alone has the file"):
+    with pytest.raises(StoreAway, match="host r1 alone has the file"):
         c1.content(series[0])
     with c1.index.reading() as index:
         [of_r1] = [row for row in index.hosts.all(index.hosts.now()) if row["name"] == "r1"]
@@ -241,8 +239,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> N
             assert compared(host.root, index, conflict, host.archive.local).problem == problem
 
     # A deletion reaches every disk: rows at once, files with the objects.
-    copies = [r1.content(ds) for ds in (first, stored)]
-    assert len(copies) == len(r1.copies()) == 2
+    assert len([r1.content(ds) for ds in (first, stored)]) == len(r1.copies()) == 2
     delete(r2.repository, first.StudyInstanceUID)
     empty_trash(r2.repository)
     for host in (r1, r2, r1):
@@ -325,7 +322,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     with r1.index.reading() as index:
         volume = next(file for file in index.volumes.files() if file.key.endswith(".nii.gz"))
     assert (volume.place, volume.holder) == ("spool", "c1")
-    with pytest.raises(HostAway, match="host c1 alone has the file"):
+    with pytest.raises(StoreAway, match="host c1 alone has the file"):
         r1.archive.local(volume)
     r1.upload()
     assert check_repository(r1.settings, digests=True, repair=False) == []
@@ -404,7 +401,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     hosts: Hosts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(places, "HOST_SECONDS", 0.0)
+    monkeypatch.setattr("node.extensions.object_store.places.HOST_SECONDS", 0.0)
     r1, c1 = hosts("r1"), hosts("c1")
     stored, spooled = (make.ct_series(1, StationName=name)[0] for name in ("STORED", "SPOOLED"))
     r1.take(stored)

@@ -84,19 +84,6 @@ def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(
     require_served(root, ds)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
-def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: Root, policy: Any) -> None:
-    root.ingest.overwrite_policy = policy
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    flip(kept_file(root, ds))
-    other = make.corrected(ds)
-    assert root.take(other) is Outcome.STORED
-    require_served(root, other)
-    assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
-
-
 def test_other_bytes_of_an_instance_whose_file_is_whole_in_quarantine_are_a_conflict_that_names_it(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
@@ -135,9 +122,7 @@ def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root,
     assert all(content.endswith(digests[sha256]) for sha256, content in kept.items())
 
 
-def test_a_file_that_vanished_from_an_old_folder_while_the_node_was_down_is_restored(
-    open_root: Callable[[], Root],
-) -> None:
+def test_a_file_that_left_an_old_folder_while_the_node_was_down_is_restored(open_root: Callable[[], Root]) -> None:
     root = open_root()
     [ds] = make.ct_series(1)
     root.take(ds)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,10 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
+from node.api import Audit, PersonRepository
 from node.archive.root import MARKER
-from node.audit.audit_log import Audit
 from node.conversion.scheduler import Worker
 from node.conversion.series import REFERENCE_WAIT, ReferencedSeriesOpen, SeriesDamaged, is_unchanged
-from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
@@ -36,8 +36,9 @@ def structures(images: list[FileDataset]) -> FileDataset:
     return make.structure_set(images, {"Heart": contours})
 
 
-def convert_due(root: Root, seconds: float = 61) -> list[str]:
-    """Convert every series that is due, as the worker does; return their modalities in order."""
+def convert_due(root: Root, instances: Sequence[FileDataset] = (), seconds: float = 61) -> list[str]:
+    """Take instances, and convert every series that is due later, as the worker does; return their modalities."""
+    root.take_all(instances)
     root.clock.move(seconds)
     modalities = []
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
@@ -58,8 +59,7 @@ def modality_of(root: Root, claimed: ClaimedSeries) -> str:
 
 def masks(root: Root) -> list[tuple[int, list[int]]]:
     """Return revision and shape of the current masks."""
-    query = "SELECT revision, shape, path FROM v_volumes WHERE kind = 'mask' AND NOT superseded"
-    found = root.rows(query)
+    found = root.rows("SELECT revision, shape, path FROM v_volumes WHERE kind = 'mask' AND NOT superseded")
     assert all(Path(row["path"]).is_file() for row in found)
     return [(row["revision"], row["shape"]) for row in found]
 
@@ -67,8 +67,7 @@ def masks(root: Root) -> list[tuple[int, list[int]]]:
 def take_in_turn(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
     """Have the images converted before the structure set comes, and that one after them."""
     for datasets in (images, [structures]):
-        root.take_all(datasets)
-        convert_due(root)
+        convert_due(root, datasets)
 
 
 def state(root: Root) -> tuple[str, str]:
@@ -85,46 +84,35 @@ def remove(root: Root, level: Any, uid: str) -> None:
     delete(root.archive, root.index, audit, plan, Order("someone", "by command"), root.clock())
 
 
-def test_images_that_come_first_give_masks_at_once(
-    root: Root, images: list[FileDataset], structures: FileDataset
-) -> None:
-    root.take_all(images)
-    assert convert_due(root) == ["CT"]
-    root.take_all([structures])
-    assert convert_due(root) == ["RTSTRUCT"]
+def test_first_images_give_masks_at_once(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
+    assert convert_due(root, images) == ["CT"]
+    assert convert_due(root, [structures]) == ["RTSTRUCT"]
     assert masks(root) == [(1, "[12, 16, 3]")]
     [source] = root.rows("SELECT * FROM v_sources WHERE series_instance_uid = :uid", uid=structures.SeriesInstanceUID)
     assert source["sop_instance_uid"] == structures.SOPInstanceUID
 
 
-def test_images_that_come_later_make_the_structure_set_due(
-    root: Root, images: list[FileDataset], structures: FileDataset
-) -> None:
-    root.take_all([structures])
-    assert convert_due(root) == ["RTSTRUCT"]
+def test_late_images_make_the_structure_set_due(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
+    assert convert_due(root, [structures]) == ["RTSTRUCT"]
     assert state(root) == (
         "refused",
         f"incomplete: refers to series {images[0].SeriesInstanceUID}, which is not here: send it, and the masks are "
         "made",
     )
-    root.take_all(images)
-    assert convert_due(root) == ["CT", "RTSTRUCT"]
+    assert convert_due(root, images) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
     assert root.rows("SELECT * FROM v_failures") == []
     assert "series-reopened" in {row["kind"] for row in root.rows("SELECT kind FROM v_events")}
 
 
-def test_a_structure_set_waits_for_images_that_still_arrive(
-    root: Root, images: list[FileDataset], structures: FileDataset
-) -> None:
+def test_a_structure_set_waits_for_its_images(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
     root.take_all([structures])
     root.clock.move(30)
-    root.take_all(images)
-    assert convert_due(root, 31) == ["RTSTRUCT waits"]
+    assert convert_due(root, images, seconds=31) == ["RTSTRUCT waits"]
     assert state(root)[0] == "receiving"
     assert "which is not converted yet" in state(root)[1]
     assert root.rows("SELECT * FROM v_failures") == []
-    assert convert_due(root, 30) == ["CT", "RTSTRUCT"]
+    assert convert_due(root, seconds=30) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(1, "[12, 16, 3]")]
 
 
@@ -141,7 +129,6 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     wait = dt.timedelta(seconds=9)
     root.index.series.postpone(claimed, "open", wait, root.clock(), open_series.value.references)
     again = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
-    assert again is not None
     assert again.expectation.forced
     assert root.convert(again, convert_with_all)
     assert state(root)[0] == "refused"
@@ -154,18 +141,14 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
 def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    root.take_all([*images[:2], structures])
-    convert_due(root)
+    convert_due(root, [*images[:2], structures])
     assert masks(root) == [(1, "[12, 16, 2]")]
-    root.take_all([images[2]])
-    assert convert_due(root) == ["CT", "RTSTRUCT"]
+    assert convert_due(root, [images[2]]) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
 
 
 @pytest.mark.slow
-def test_masks_of_unchanged_images_are_not_made_again(
-    root: Root, images: list[FileDataset], structures: FileDataset
-) -> None:
+def test_masks_of_unchanged_images_stay(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
     take_in_turn(root, images, structures)
     key = structures.StudyInstanceUID, structures.SeriesInstanceUID
     assert root.index.series.reopen([key], root.clock()) == 1
@@ -198,7 +181,7 @@ def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
         return converted
 
     assert root.convert(claimed, images_arrive_meanwhile)
-    assert convert_due(root, 0) == ["RTSTRUCT"]
+    assert convert_due(root, seconds=0) == ["RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
 
 
@@ -213,8 +196,7 @@ def test_masks_follow_the_deletion_of_their_images(
     convert_due(root)
     if level == "series":
         assert (masks(root), state(root)[0]) == ([], "refused")
-        root.take_all(images)
-        convert_due(root)
+        convert_due(root, images)
         assert masks(root) == [(3, "[12, 16, 3]")]
     else:
         assert masks(root) == [(2, "[12, 16, 2]")]
@@ -231,10 +213,8 @@ def test_a_study_with_both_is_deleted_whole(root: Root, images: list[FileDataset
 def test_images_of_another_patient_are_refused_until_the_patients_are_merged(root: Root) -> None:
     images = make.ct_series(2, PatientID="OTHER", PatientName="Other^Name")
     contours = [make.contour(make.on_slice(image, SQUARE)) for image in images]
-    root.take_all(images)
-    convert_due(root)
-    root.take_all([make.structure_set(images, {"Heart": contours}, study_uid=generate_uid())])
-    convert_due(root)
+    convert_due(root, images)
+    convert_due(root, [make.structure_set(images, {"Heart": contours}, study_uid=generate_uid())])
     assert state(root)[0] == "refused"
     assert "another patient" in state(root)[1]
     assert "OTHER" not in state(root)[1]
@@ -254,10 +234,8 @@ def test_structure_sets_that_refer_to_each_other_end(root: Root, images: list[Fi
     for ds, other in ((first, second), (second, first)):
         [frame] = ds.ReferencedFrameOfReferenceSequence
         frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = other.SeriesInstanceUID
-    root.take_all([first, second])
-    convert_due(root)
-    root.take_all([make.corrected(first)])
-    convert_due(root)
+    convert_due(root, [first, second])
+    convert_due(root, [make.corrected(first)])
     assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"refused"}
 
 
@@ -265,8 +243,7 @@ def test_structure_sets_that_refer_to_each_other_end(root: Root, images: list[Fi
 def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    root.take_all(images)
-    convert_due(root)
+    convert_due(root, images)
     [row] = root.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=images[1].SOPInstanceUID)
     flip(Path(row["path"]))
     root.take_all([structures])
@@ -278,8 +255,7 @@ def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     error = damaged.value
     root.index.series.record_damaged(claimed, str(error), error.references, root.clock())
     assert state(root)[0] == "failed"
-    root.take_all([images[1]])
-    assert convert_due(root) == ["CT", "RTSTRUCT"]
+    assert convert_due(root, [images[1]]) == ["CT", "RTSTRUCT"]
     assert len(masks(root)) == 1
 
 

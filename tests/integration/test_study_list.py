@@ -10,7 +10,6 @@ import pytest
 
 from node.control.repository import Repository
 from node.index.database import reading
-from node.index.nouns import study_search
 from node.index.nouns.study_search import StudyFilter, StudyOrder
 from node.settings.core import Storage
 from node.settings.model import Settings
@@ -28,8 +27,7 @@ def store(tmp_path: Path) -> Iterator[Repository]:
 
 def take(store: Repository, number: int, **attributes: Any) -> None:
     """One study of one instance, ``1.2.<number>``."""
-    ds = make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes)
-    bring(store.ingest, ds)
+    bring(store.ingest, make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes))
 
 
 def found(store: Repository, **wanted: Any) -> list[str]:
@@ -77,8 +75,7 @@ def test_a_state_is_that_of_any_series(store: Repository) -> None:
 
 @pytest.mark.slow
 def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) -> None:
-    texts = ["c", "", "a", "c", "", "b", "c"]
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(["c", "", "a", "c", "", "b", "c"], start=1):
         own = {"PatientName": text, "AccessionNumber": text, "StudyDescription": text, "PatientID": text}
         take(store, number, StudyDate=f"2026010{ord(text) - 96}" if text else "", **own)
     by_text = "2536147"
@@ -142,11 +139,11 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
                 assert index.studies.matching(wanted).count() == len(numbers), text
 
     for few in (0, 9):
-        monkeypatch.setattr(study_search, "FEW_STUDIES", few)
+        monkeypatch.setattr("node.index.nouns.study_search.FEW_STUDIES", few)
         require("words", by_words)
         require("description", by_description)
         for walked in (1, 9):
-            monkeypatch.setattr(study_search, "WALKED_STUDIES", walked)
+            monkeypatch.setattr("node.index.nouns.study_search.WALKED_STUDIES", walked)
             assert found(store, words="a", description="head", modalities=("CT", "MR")) == ["1.2.2", "1.2.1"]
             assert found(store, words="a", description="knee", condition="open") == ["1.2.3"]
             assert found(store, words="x", description="knee") == []

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from node.api import Settings, UsageError
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, EventType, Participant, Result
-from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.extensions.syslog.settings import AuditSettings
-from node.settings.model import Settings
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30
@@ -71,8 +70,7 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(tmp_path: Path, collec
         received = [message(connection) for _ in range(2)]
         audit.close()
         assert connection.recv(1) == b""
-    kept = (tmp_path / "audit.jsonl").read_bytes().splitlines()
-    for text, line in zip(received, kept, strict=True):
+    for text, line in zip(received, (tmp_path / "audit.jsonl").read_bytes().splitlines(), strict=True):
         header, _, body = text.partition(b" audit - ")
         priority, at, _host, app, pid = header.split(b" ")
         assert (priority, app) == (b"<85>1", b"voxelnode")
@@ -87,7 +85,6 @@ def test_a_collector_that_comes_back_gets_what_waited(
     monkeypatch.setattr("node.extensions.syslog.collector.RETRY_SECONDS", (0.01, 0.05))
     syslog = TlsSyslog(address(collector), keys / "ca.pem")
     plain, _ = collector.accept() if syslog.send("one", "2026-01-01T00:00:00+00:00") is None else (None, None)
-    assert plain is not None
     plain.close()  # in the middle of the handshake
     with accepted(collector, keys) as connection:
         assert message(connection).endswith(b" one")
@@ -179,9 +176,7 @@ def schema() -> Any:
     return etree.RelaxNG(etree.parse(Path(__file__).parents[1] / "schemas/audit_message.rng"))
 
 
-def test_messages_of_dicom_are_those_of_the_schema(
-    tmp_path: Path, collector: socket.socket, keys: Path, schema: Any
-) -> None:
+def test_messages_of_dicom_fit_the_schema(tmp_path: Path, collector: socket.socket, keys: Path, schema: Any) -> None:
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}", syslog_ca_file=keys / "ca.pem", syslog_format="dicom"
     )

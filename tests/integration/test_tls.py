@@ -52,9 +52,7 @@ def test_certificates_are_accepted_by_chain_name_and_validity_only(
         ("stranger", "ca", "localhost", "self-signed certificate"),
     ],
 )
-def test_other_certificates_are_refused_with_the_reason(
-    keys: Path, server: str, trusted: str, name: str, reason: str
-) -> None:
+def test_other_certificates_are_refused_with_why(keys: Path, server: str, trusted: str, name: str, reason: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError) as refused:
         connect(keys, server, client_context(keys / f"{trusted}.pem"), name)
     assert failure_reason(refused.value) == reason

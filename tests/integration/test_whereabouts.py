@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
+from node.api import Settings, reading
 from node.audit.audit_log import Audit, Transfers
 from node.control.care import rebuild_index
 from node.control.repository import Repository
-from node.index.database.reading import reading
 from node.index.nouns.records import CountedRefusal, Refused
 from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.deletion import Order, delete, empty, empty_due, restore
 from node.receive.ingest import Origin
-from node.receive.whereabouts import Whereabouts, whereabouts
-from node.settings.model import Settings
+from node.receive.whereabouts import whereabouts
 from node.volume.reasons import REMEDIES
 from tests import make
 from tests.integration.conftest import Root, bring
@@ -128,8 +127,7 @@ def test_who_came_under_the_study_of_another_patient_is_found_there(root: Root, 
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 def test_commands_name_the_other_patient_of_a_study(root: Root) -> None:
     [first] = make.ct_series(1, PatientID="P2005", PatientName="Sauer^Sven")
-    second = under_one_study(first, PatientID="P2006", PatientName="Traut^Tina")
-    root.take_all([first, second], CT7)
+    root.take_all([first, under_one_study(first, PatientID="P2006", PatientName="Traut^Tina")], CT7)
 
     def said(*command: str) -> str:
         return " ".join(run(*command, "--root", root.folder).stdout.split())
@@ -229,9 +227,7 @@ def test_what_went_from_the_trash_or_came_back_from_it_says_so(root: Root, audit
     assert asked(root, uid) == f"stored; `voxelnode info {uid}` shows it"
 
 
-def test_of_what_a_person_deleted_the_emptying_of_the_trash_hides_neither_who_nor_whose_it_was(
-    root: Root, audit: Audit
-) -> None:
+def test_of_what_a_person_deleted_an_empty_trash_hides_neither_who_nor_whose_it_was(root: Root, audit: Audit) -> None:
     series = make.ct_series(1, PatientID="ID-7", PatientName="Trash^Tom")
     root.take_all(series, CT7)
     trashed(root, "study", series[0].StudyInstanceUID)
@@ -257,7 +253,6 @@ def test_info_says_of_each_series_of_a_study_or_a_patient_what_became_of_it_and_
     for sought in (str(slices[0].StudyInstanceUID), "ID-8"):
         said = " ".join(run("info", sought, "--root", root.folder).stdout.split())
         at = re.search(r"5 instances, (received 20\d\d-\d\d-\d\d \d\d:\d\d[^,]*), ", said)
-        assert at is not None
         found = f"incomplete 1 CT, 5 instances, {at[1]}, {slices[0].SeriesInstanceUID} missing-slice: 1 slice between"
         assert found in said
         assert f"; {REMEDIES['incomplete']}" in said
@@ -318,7 +313,6 @@ def test_what_is_stored_elsewhere_is_shown_there(root: Root) -> None:
     with root.index.reading() as index:
         found = whereabouts(index, root.folder, ds.SeriesInstanceUID, "1.2.3")
     uids = (ds.StudyInstanceUID, ds.SeriesInstanceUID)
-    assert isinstance(found, Whereabouts)
     assert (found.place, found.page) == (uids, f"/studies/{uids[0]}/series/{uids[1]}")
     assert found.happened() == f"stored in study {ds.StudyInstanceUID}"
     assert asked(root, ds.SOPInstanceUID).startswith(f"stored in study {ds.StudyInstanceUID};")
@@ -393,9 +387,7 @@ def test_what_never_came_may_have_been_refused(root: Root) -> None:
         )
     )
     with root.index.reading() as index:
-        found = whereabouts(index, root.folder, "1.2.3", admitted={"CT7"})
-        assert found is not None
-        assert "CT7" not in found.happened()
+        assert "CT7" not in whereabouts(index, root.folder, "1.2.3", admitted={"CT7"}).happened()
 
 
 def test_of_several_refused_senders_none_is_recommended_and_of_none_that_only_asked(root: Root) -> None:

@@ -29,8 +29,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, study: list[FileDataset], sto
     if not (NODE_MODULES / "dcmjs-dimse").is_dir():
         pytest.skip("dcmjs-dimse is not installed (npm ci --prefix tests/interop)")
     folder = tmp_path_factory.mktemp("dcmjs")
-    peers = {"dcmjs": {"ae_title": "DCMJS", "host": "127.0.0.1", "port": store_port}}
-    with served(folder, peers) as running:
+    with served(folder, {"dcmjs": {"ae_title": "DCMJS", "host": "127.0.0.1", "port": store_port}}) as running:
         stored(running, study, folder)
         yield running
 

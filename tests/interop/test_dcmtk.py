@@ -127,9 +127,7 @@ def test_getscu_gets_byte_for_byte(node: Served, study: list[FileDataset], tmp_p
 
 
 @pytest.mark.slow
-def test_getscu_that_takes_no_compression_gets_the_pixels_uncompressed(
-    node: Served, capture: FileDataset, tmp_path: Path
-) -> None:
+def test_getscu_without_compression_gets_native_pixels(node: Served, capture: FileDataset, tmp_path: Path) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={COMPRESSED}"]
     dcmtk("getscu", node, "-S", "-od", str(tmp_path), *keys)
     [path] = tmp_path.iterdir()
@@ -137,9 +135,7 @@ def test_getscu_that_takes_no_compression_gets_the_pixels_uncompressed(
 
 
 @pytest.mark.slow
-def test_a_peer_that_may_only_query_can_neither_get_nor_store(
-    node: Served, study: list[FileDataset], tmp_path: Path
-) -> None:
+def test_a_peer_that_may_query_neither_gets_nor_stores(node: Served, study: list[FileDataset], tmp_path: Path) -> None:
     keys = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     assert STUDY in dcmtk("findscu", node, *keys, title="READER")
     reported = dcmtk("getscu", node, *keys, "-od", str(tmp_path), title="READER", ok=False)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.association.client.addresses import Address
-from node.association.client.send import send_files
+from node.api import Address, send_files
 from tests.interop.conftest import is_answered, orthanc_beside, served, until
 from tests.make import ct_series
 from tests.programs import free_port, needs

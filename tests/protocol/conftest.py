@@ -26,12 +26,10 @@ from pynetdicom import AE, _config, build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
+from node.api import Address, Audit, Index
 from node.archive.filesystem import Archive
-from node.association.client.addresses import Address
 from node.association.listener import Listener
-from node.audit.audit_log import Audit
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
 from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
 from node.receive.senders import Rejections
@@ -186,8 +184,11 @@ CONSTANTS = {
 """Constants that tests make smaller, for all nodes of a test."""
 
 
+StartNode = Callable[..., Running]
+
+
 @pytest.fixture
-def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
+def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartNode]:
     """Start a node; keyword arguments are keys of [dicom] or of `CONSTANTS`, `peers` the table of peers."""
     started: list[Running] = []
     monkeypatch.setattr("node.receive.senders.WRITE_SECONDS", 0.1)
@@ -257,7 +258,7 @@ def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def node(start_node: Callable[..., Running]) -> Running:
+def node(start_node: StartNode) -> Running:
     """A node with everything by default."""
     return start_node()
 
@@ -357,7 +358,6 @@ class Raw:
         """Ask for an association and take the acceptance; `options` are those of `associate_rq`."""
         self.send(request or associate_rq(**options))
         answer = self.receive()
-        assert answer is not None
         assert answer[0] == 0x02
         return self
 
@@ -477,7 +477,6 @@ def decoded(body: bytes) -> dict[int, bytes]:
 
 def status_of(answer: tuple[int, bytes] | None) -> int:
     """*Status* of a response PDU."""
-    assert answer is not None
     assert answer[0] == 0x04
     return int(struct.unpack("<H", decoded(answer[1])[0x0900])[0])
 

@@ -1,14 +1,12 @@
 """Who gets an association, and what the others are told."""
 
 import ipaddress
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from pynetdicom import build_context, build_role
 
-from node.association import admission
 from node.dicom.uids import STUDY_ROOT_GET
 from node.settings.peers import Dicom, Peer
 from tests.make import instance
@@ -17,6 +15,7 @@ from tests.protocol.conftest import (
     VERIFICATION,
     Raw,
     Running,
+    StartNode,
     associate,
     associate_rq,
     echo_seconds,
@@ -34,7 +33,7 @@ def rejected(node: Running, **request: Any) -> tuple[int, ...] | None:
         return tuple(answer[1][1:4]) if answer[0] == 0x03 else None
 
 
-def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callable[..., Running]) -> None:
+def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: StartNode) -> None:
     assert rejected(start_node(), calling="WHOEVER", called="WHATEVER") is None
     node = start_node(require_called_ae_title=True, ae_title="ARCHIVE")
     assert rejected(node, called="OTHER") == (1, 1, 7)
@@ -42,7 +41,7 @@ def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callabl
     assert node.count("rejections_total{what=association}{rule=called AE title}") == 1
 
 
-def test_a_node_may_have_several_ae_titles(start_node: Callable[..., Running]) -> None:
+def test_a_node_may_have_several_ae_titles(start_node: StartNode) -> None:
     node = start_node(require_called_ae_title=True, ae_title="ARCHIVE", called_ae_titles=("OLD_PACS", "MR_STORE"))
     assert [rejected(node, called=title) for title in ("ARCHIVE", "OLD_PACS", "MR_STORE")] == [None] * 3
     assert rejected(node, called="OTHER") == (1, 1, 7)
@@ -57,7 +56,7 @@ MR = "1.2.840.10008.5.1.4.1.1.4"
 
 
 @pytest.mark.own_acceptor
-def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: Callable[..., Running]) -> None:
+def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: StartNode) -> None:
     peers = {"ct": Peer(ae_title="CT1", takes=("CTImageStorage",)), "any": Peer(ae_title="ANY")}
     node = start_node(peers=peers)
     contexts = [build_context(CT_IMAGE_STORAGE), build_context(MR), build_context(VERIFICATION)]
@@ -74,7 +73,7 @@ def test_a_peer_stores_the_classes_that_are_taken_from_it(start_node: Callable[.
     assoc.release()
 
 
-def test_a_name_that_may_not_store_takes_nothing_for_another_one(start_node: Callable[..., Running]) -> None:
+def test_a_name_that_may_not_store_takes_nothing_for_another_one(start_node: StartNode) -> None:
     peers = {
         "in": Peer(ae_title="CT1", may=("store",), takes=(CT_IMAGE_STORAGE,)),
         "out": Peer(ae_title="CT1", may=("query",)),
@@ -85,7 +84,7 @@ def test_a_name_that_may_not_store_takes_nothing_for_another_one(start_node: Cal
 
 
 @pytest.mark.own_acceptor
-def test_a_peer_gets_what_is_not_taken_from_it(start_node: Callable[..., Running]) -> None:
+def test_a_peer_gets_what_is_not_taken_from_it(start_node: StartNode) -> None:
     node = start_node(peers={"ct": Peer(ae_title="CT1", takes=(CT_IMAGE_STORAGE,))})
     role = build_role(MR, scp_role=True)
     assoc = associate(node, build_context(MR), build_context(STUDY_ROOT_GET), title="CT1", ext_neg=[role])
@@ -101,7 +100,7 @@ def test_what_is_taken_must_be_a_storage_class(name: str, said: str) -> None:
         Peer(ae_title="CT1", takes=(name,))
 
 
-def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -> None:
+def test_with_peers_strangers_are_rejected(start_node: StartNode) -> None:
     peers = {
         "ct": Peer(ae_title="CT1"),
         "mr": Peer(ae_title="MR1", networks=(ipaddress.ip_network("10.0.0.0/8"),)),
@@ -116,7 +115,7 @@ def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -
     assert node.count("rejections_total{what=association}{rule=peer address}") == 1
 
 
-def test_one_association_too_many_is_told_to_come_back(start_node: Callable[..., Running]) -> None:
+def test_one_association_too_many_is_told_to_come_back(start_node: StartNode) -> None:
     node = start_node(maximum_associations=3)
     open_ones = [associate(node) for _ in range(3)]
     for assoc in open_ones:
@@ -130,7 +129,7 @@ def test_one_association_too_many_is_told_to_come_back(start_node: Callable[...,
     assert node.settled()
 
 
-def test_one_address_cannot_take_every_association(start_node: Callable[..., Running]) -> None:
+def test_one_address_cannot_take_every_association(start_node: StartNode) -> None:
     node = start_node(maximum_associations=8, maximum_associations_per_address=2)
     hogs = [associate(node) for _ in range(2)]
     assert rejected(node) == (2, 3, 2)
@@ -141,7 +140,7 @@ def test_one_address_cannot_take_every_association(start_node: Callable[..., Run
 
 
 @pytest.mark.slow
-def test_idle_associations_give_way_when_all_are_taken(start_node: Callable[..., Running]) -> None:
+def test_idle_associations_give_way_when_all_are_taken(start_node: StartNode) -> None:
     node = start_node(maximum_associations=4)
     hogs = [associate(node, bind_address=(f"127.0.0.{number}", 0)) for number in (2, 2, 2, 3)]
     hogs[0].send_c_store(instance())
@@ -154,7 +153,7 @@ def test_idle_associations_give_way_when_all_are_taken(start_node: Callable[...,
         assoc.release()
 
 
-def test_a_share_is_kept_for_peers_that_prove_who_they_are(start_node: Callable[..., Running]) -> None:
+def test_a_share_is_kept_for_peers_that_prove_who_they_are(start_node: StartNode) -> None:
     loopback = (ipaddress.ip_network("127.0.0.1/32"),)
     peers = {"ct": Peer(ae_title="CT1", networks=loopback), "any": Peer(ae_title="ANY")}
     node = start_node(peers=peers, maximum_associations=4)
@@ -176,21 +175,16 @@ ANOTHER_CONTEXT = associate_rq().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.100
     [(ANOTHER_CONTEXT, (3, 1, 1, 2)), (VERSION_2, (3, 1, 2, 2))],
     ids=["application context", "protocol version"],
 )
-def test_what_the_node_does_not_speak_is_rejected(
-    start_node: Callable[..., Running], request_: bytes, rejection: tuple[int, ...]
-) -> None:
+def test_what_it_does_not_speak_is_rejected(start_node: StartNode, request_: bytes, rejection: tuple[int, ...]) -> None:
     with Raw(start_node()) as peer:
         peer.send(request_)
         answer = peer.receive()
-    assert answer is not None
     assert (answer[0], *answer[1][1:4]) == rejection
 
 
-def test_silent_sockets_cannot_lock_others_out(
-    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_sockets_cannot_lock_others_out(start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> None:
     # A plain pynetdicom acceptor answers nobody any more after ten of them.
-    monkeypatch.setattr(admission, "MAX_PENDING_CONNECTIONS", 20)
+    monkeypatch.setattr("node.association.admission.MAX_PENDING_CONNECTIONS", 20)
     node = start_node()
     silent = [Raw(node) for _ in range(60)]
     try:

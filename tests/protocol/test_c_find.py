@@ -3,7 +3,6 @@
 import json
 import struct
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     Raw,
     Running,
+    StartNode,
     associate,
     associate_rq,
     command,
@@ -72,7 +72,7 @@ def store(node: Running, *instances: Dataset) -> None:
 
 
 @pytest.fixture
-def archive(start_node: Callable[..., Running]) -> tuple[Running, dict[str, str]]:
+def archive(start_node: StartNode) -> tuple[Running, dict[str, str]]:
     """A node with two patients: three studies, the first of two series; and the UIDs by name."""
     node = start_node()
     uids = {name: generate_uid() for name in ("early", "late", "other", "ct", "sr", "mr")}
@@ -116,9 +116,7 @@ def test_a_study_is_answered_with_what_was_asked_for(archive: tuple[Running, dic
     assert (answer.QueryRetrieveLevel, answer.RetrieveAETitle) == ("STUDY", "VOXELNODE")
 
 
-def test_each_of_two_people_with_one_patient_id_is_found_by_the_name_of_the_files(
-    start_node: Callable[..., Running],
-) -> None:
+def test_each_of_two_people_with_one_patient_id_is_found_by_the_name_of_the_files(start_node: StartNode) -> None:
     node = start_node()
     people = {"Anonymous": ("20060101", "M"), "Dog^AVeryGood": ("20140422", "F")}
     for name, (birth_date, sex) in people.items():
@@ -136,7 +134,7 @@ def test_each_of_two_people_with_one_patient_id_is_found_by_the_name_of_the_file
 
 
 @pytest.mark.parametrize("terms", [["", "ISO 2022 IR 58"], ["GB18030"], ["ISO_IR 192"]])
-def test_a_chinese_name_is_found_in_every_character_set(start_node: Callable[..., Running], terms: list[str]) -> None:
+def test_a_chinese_name_is_found_in_every_character_set(start_node: StartNode, terms: list[str]) -> None:
     node = start_node()
     ds = make.instance(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientID="C1")
     ds.PatientName = "Zhang^XiaoDong=张^小东"
@@ -159,8 +157,7 @@ def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str
     numbers = [one.InstanceNumber for one in found(node, identifier("IMAGE", **study, **series, InstanceNumber=None))]
     assert numbers == [1, 2]
     options = {"model": PATIENT_ROOT_FIND}
-    patients = found(node, identifier("PATIENT", PatientName="mu*"), **options)
-    assert [one.PatientID for one in patients] == ["A1"]
+    assert [one.PatientID for one in found(node, identifier("PATIENT", PatientName="mu*"), **options)] == ["A1"]
     assert len(found(node, identifier("STUDY", PatientID="A1"), **options)) == 2
     assert len(found(node, identifier("SERIES", PatientID="A1", **study), **options)) == 2
     assert len(found(node, identifier("IMAGE", PatientID="A1", **study, **series), **options)) == 2
@@ -204,7 +201,7 @@ def test_keys_that_are_not_supported_are_reported_by_the_status(archive: tuple[R
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_any_attribute_is_matched_and_answered(start_node: Callable[..., Running], syntax: str) -> None:
+def test_any_attribute_is_matched_and_answered(start_node: StartNode, syntax: str) -> None:
     node = start_node()
     ds = make.instance(study_uid="1.2.3", InstitutionName="Klinik Süd", KVP="120.0", BitsAllocated=16)
     ds.SpecificCharacterSet = "ISO_IR 100"
@@ -224,7 +221,7 @@ def test_any_attribute_is_matched_and_answered(start_node: Callable[..., Running
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_a_series_is_found_by_the_request_that_it_fulfils(start_node: Callable[..., Running], syntax: str) -> None:
+def test_a_series_is_found_by_the_request_that_it_fulfils(start_node: StartNode, syntax: str) -> None:
     node = start_node()
     ds = make.instance(study_uid="1.2.3", series_uid="1.2.3.1", TimezoneOffsetFromUTC="+0200")
     ds.RequestAttributesSequence = [make.dataset(ScheduledProcedureStepID="S1", RequestedProcedureID="R1")]
@@ -296,7 +293,7 @@ def test_a_longer_identifier_is_refused_with_the_limit(node: Running) -> None:
     assert final.ErrorComment == "the identifier has more than 65536 bytes: ask for less at once"
 
 
-def test_a_query_with_too_many_answers_gets_none(start_node: Callable[..., Running]) -> None:
+def test_a_query_with_too_many_answers_gets_none(start_node: StartNode) -> None:
     node = start_node(maximum_query_results=100)
     fill(node, 101)
     answers, final = ask(node, identifier("STUDY"))
@@ -393,7 +390,6 @@ def statuses(peer: Raw) -> list[tuple[int, int]]:
     found = []
     while True:
         answer = peer.receive()
-        assert answer is not None
         assert answer[0] == 0x04
         if not answer[1][5] & 1:  # a fragment of a data set
             continue
@@ -432,7 +428,7 @@ def test_two_queries_at_once_are_answered_one_after_the_other(node: Running) -> 
 
 
 @pytest.mark.slow
-def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) -> None:
+def test_a_query_ends_when_the_node_stops(start_node: StartNode) -> None:
     node = start_node()
     fill(node, 50_000)
     assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
@@ -447,7 +443,7 @@ def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) ->
 
 
 @pytest.mark.slow
-def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_node: Callable[..., Running]) -> None:
+def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_node: StartNode) -> None:
     node = start_node(pdu_seconds=60)
     fill(node, 50_000)
     with Raw(node) as silent:
@@ -459,7 +455,7 @@ def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_
         assert not is_read(node.root)
 
 
-def test_queries_are_audited(start_node: Callable[..., Running], tmp_path: Path) -> None:
+def test_queries_are_audited(start_node: StartNode, tmp_path: Path) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     node = start_node(audit=audit)
     ds = identifier("STUDY", PatientName="Nobody*")

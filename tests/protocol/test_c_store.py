@@ -1,7 +1,7 @@
 """C-STORE over real associations."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
@@ -17,6 +17,7 @@ from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     Raw,
     Running,
+    StartNode,
     associate,
     c_echo_rq,
     c_store_rq,
@@ -52,9 +53,7 @@ def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
     assert 0 < node.count("receive_seconds_sum") < 60
 
 
-def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
-    start_node: Callable[..., Running],
-) -> None:
+def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(start_node: StartNode) -> None:
     first, other = ct_series(2)
     second = corrected(first)
     sent = [first, second, second, first, other, other]
@@ -69,13 +68,10 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
     assert "another version is current" in comments[1]
 
 
-def test_a_sender_that_is_promised_the_index_hears_of_success_once_the_row_is_there(
-    start_node: Callable[..., Running],
-) -> None:
+def test_a_sender_that_is_promised_the_index_hears_of_success_once_the_row_is_there(start_node: StartNode) -> None:
     first, second, third = ct_series(3)
     node = start_node(acknowledge="index", conflict_answer="warning")
     promise = node.ingest.acknowledgement
-    assert promise is not None
     promise.seconds = 600.0
     assoc = associate(node)
     assert assoc.send_c_store(first).Status == 0
@@ -196,8 +192,6 @@ def test_the_answer_names_the_message_and_the_instance(node: Running) -> None:
         answer = peer.receive()
         peer.send(p_data(pdv(3, 3, c_store_rq(ds.SOPInstanceUID)), pdv(3, 2, data_set_bytes(ds))))
         refused = peer.receive()
-    assert answer is not None
-    assert refused is not None
     assert decoded(refused[1])[0x0900] == (0x0122).to_bytes(2, "little"), "context 3 is for C-ECHO"
     elements = decoded(answer[1])
     assert elements[0x0100] == b"\x01\x80"
@@ -301,7 +295,7 @@ def test_a_text_that_no_index_takes_is_refused_by_its_name_and_the_next_instance
 
 
 @pytest.mark.own_acceptor("pynetdicom aborts at a UID that is none")
-def test_what_is_no_uid_is_refused_unless_the_archive_has_such(start_node: Callable[..., Running]) -> None:
+def test_what_is_no_uid_is_refused_unless_the_archive_has_such(start_node: StartNode) -> None:
     strict, lenient = start_node(), start_node(any_uids=True)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         for uid, is_one in (("1.2.007", True), ("1.2.3%2Flinks?", False), ("ABC-1", False), ("1..2", False)):
@@ -315,5 +309,4 @@ def test_what_is_no_uid_is_refused_unless_the_archive_has_such(start_node: Calla
     with Raw(strict).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq("ABC"))) + p_data(pdv(1, 2, data_set_bytes(instance()))))
         answer = peer.receive()
-    assert answer is not None
     assert decoded(answer[1])[0x0902].rstrip() == b"SOP Instance UID is no UID (PS3.5 9.1): see [storage] any_uids"

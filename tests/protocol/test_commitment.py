@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from pynetdicom import AE, build_context, evt
 
 from node.association.client.send import send_files
 from node.association.framing import encoded
-from node.association.services import commitment
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.receive.stored_files import report_damage
 from node.settings.peers import Peer
@@ -24,6 +23,7 @@ from tests.protocol.conftest import (
     DEADLINE_SECONDS,
     Raw,
     Running,
+    StartNode,
     associate_rq,
     c_store_rq,
     command,
@@ -126,9 +126,7 @@ def settled(node: Running, state: str = "reported") -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [None, "127.0.0.1"])
-def test_a_result_comes_on_the_association_that_waits_for_it(
-    start_node: Callable[..., Running], tmp_path: Path, host: str | None
-) -> None:
+def test_a_result_comes_on_an_association_that_waits(start_node: StartNode, tmp_path: Path, host: str | None) -> None:
     asker = Asker(port=1)  # nobody listens there: the result can come on one way only
     node = start_node(peers=peers(asker) | {"asker": Peer(ae_title="ASKER", host=host, port=asker.port)})
     series = stored(node, ct_series(3), tmp_path)
@@ -146,7 +144,7 @@ def test_a_result_comes_on_the_association_that_waits_for_it(
 
 
 def test_each_instance_that_is_not_safe_is_reported_with_its_reason(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+    start_node: StartNode, asker: Asker, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(asker))
     good, flipped, shorter, gone, other = series = stored(node, ct_series(5), tmp_path)
@@ -175,7 +173,7 @@ def test_each_instance_that_is_not_safe_is_reported_with_its_reason(
 
 
 def test_an_instance_that_is_whole_at_a_second_look_is_committed(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)
@@ -188,7 +186,7 @@ def test_an_instance_that_is_whole_at_a_second_look_is_committed(
         path.write_bytes(content)
         return report_damage(*arguments)
 
-    monkeypatch.setattr(commitment, "report_damage", mended_before)
+    monkeypatch.setattr("node.association.services.commitment.report_damage", mended_before)
     asker.ask(node, references(series))
     assert asker.came.wait(DEADLINE_SECONDS)
     assert [event for event, _ in asker.reports] == [1]
@@ -196,7 +194,7 @@ def test_an_instance_that_is_whole_at_a_second_look_is_committed(
 
 @pytest.mark.slow
 def test_who_sent_another_version_than_the_current_one_is_reported_no(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+    start_node: StartNode, asker: Asker, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(asker))
     series = ct_series(2)
@@ -216,7 +214,7 @@ def test_who_sent_another_version_than_the_current_one_is_reported_no(
 
 @pytest.mark.slow
 def test_more_references_than_are_looked_up_at_once_are_all_reported(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+    start_node: StartNode, asker: Asker, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(asker))
     series = stored(node, ct_series(3), tmp_path)
@@ -230,29 +228,26 @@ def test_more_references_than_are_looked_up_at_once_are_all_reported(
 
 @pytest.mark.slow
 def test_a_result_that_nobody_takes_is_tried_again(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 0.2)
     asker.status = 0x0110
     node = start_node(peers=peers(asker))
-    series = stored(node, ct_series(1), tmp_path)
-    asker.ask(node, references(series))
+    asker.ask(node, references(stored(node, ct_series(1), tmp_path)))
     assert asker.came.wait(DEADLINE_SECONDS)
     asker.status = 0x0000
-    row = settled(node)
-    assert row["attempts"] >= 2
+    assert settled(node)["attempts"] >= 2
 
 
 @pytest.mark.slow
 def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
-    start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("node.association.services.commitment.Reporting.max_attempts", 3)
     asker = Asker(port=1)
     node = start_node(peers=peers(asker))
-    series = stored(node, ct_series(1), tmp_path)
-    asker.ask(node, references(series))
+    asker.ask(node, references(stored(node, ct_series(1), tmp_path)))
     row = settled(node, "given-up")
     assert row["attempts"] == 3
     assert "does not answer" in row["detail"]
@@ -263,13 +258,12 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_reported(
 
 @pytest.mark.slow
 def test_what_is_owed_survives_a_restart(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.runtime.background.FIRST_WAIT_SECONDS", 1)
     absent = Asker(port=1)
     node = start_node(peers=peers(absent))
-    series = stored(node, ct_series(1), tmp_path)
-    absent.ask(node, references(series))
+    absent.ask(node, references(stored(node, ct_series(1), tmp_path)))
     assert until(lambda: node.rows(COMMITMENTS)[0]["attempts"] == 1)
     for close in node.closers:
         close()
@@ -280,9 +274,7 @@ def test_what_is_owed_survives_a_restart(
 
 
 @pytest.mark.slow
-def test_the_same_request_again_is_answered_again(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
-) -> None:
+def test_the_same_request_again_is_answered_again(start_node: StartNode, asker: Asker, tmp_path: Path) -> None:
     node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)
     transaction = generate_uid()
@@ -304,9 +296,7 @@ def test_the_same_request_again_is_answered_again(
         ({"references": [("", "1.2.3")]}, 0x0115),
     ],
 )
-def test_a_request_that_is_none_is_refused(
-    start_node: Callable[..., Running], options: dict[str, Any], expected: int
-) -> None:
+def test_a_request_that_is_none_is_refused(start_node: StartNode, options: dict[str, Any], expected: int) -> None:
     asker = Asker(port=1)
     node = start_node(peers=peers(asker))
     arguments = {"references": [(CT_IMAGE_STORAGE, "1.2.3")]} | options
@@ -315,7 +305,7 @@ def test_a_request_that_is_none_is_refused(
 
 
 def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_and_a_person_hears_why(
-    start_node: Callable[..., Running], tmp_path: Path
+    start_node: StartNode, tmp_path: Path
 ) -> None:
     node = start_node(peers={"asker": Peer(ae_title="ASKER"), "sender": Peer(ae_title="SENDER")})
     series = stored(node, ct_series(1), tmp_path)
@@ -330,9 +320,7 @@ def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_an
 
 
 @pytest.mark.slow
-def test_the_node_proposes_the_role_of_a_provider(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
-) -> None:
+def test_the_node_proposes_the_role_of_a_provider(start_node: StartNode, asker: Asker, tmp_path: Path) -> None:
     seen: list[Any] = []
     ae = AE("ASKER")
     ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
@@ -343,8 +331,7 @@ def test_the_node_proposes_the_role_of_a_provider(
     server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     try:
         asker.port = int(server.server_address[1])
-        node = start_node(peers=peers(asker))
-        asker.ask(node, [(CT_IMAGE_STORAGE, "1.2.3")])
+        asker.ask(start_node(peers=peers(asker)), [(CT_IMAGE_STORAGE, "1.2.3")])
         assert asker.came.wait(DEADLINE_SECONDS)
     finally:
         server.shutdown()
@@ -354,7 +341,7 @@ def test_the_node_proposes_the_role_of_a_provider(
 
 
 def test_a_peer_that_goes_on_sending_is_answered_at_once_and_reported_to_elsewhere(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+    start_node: StartNode, asker: Asker, tmp_path: Path
 ) -> None:
     # An answer to a report on this association would come behind the next request.
     node = start_node(peers=peers(asker))

@@ -1,6 +1,6 @@
 """The conformance statement says what associations do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -12,18 +12,16 @@ from pydicom.datadict import dictionary_VR
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import AE, build_context, evt
 
-from node.association.client.addresses import Address
+from node.api import Address, Settings, VoxelnodeError
 from node.association.client.association import verify
 from node.association.client.commitment import request_commitment
 from node.dicom.encoding import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION
-from node.errors import VoxelnodeError
 from node.extensions.conformance.statement import statement_for_programs
 from node.extensions.peers.find import find
-from node.settings.model import Settings
 from tests import make
-from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, StartNode, associate, identifier
 
 CONTEXTS_OF_AN_ASSOCIATION = 128
 """Most presentation contexts of an association: IDs are odd and end at 255 (PS3.8 9.3.2.2)."""
@@ -55,7 +53,7 @@ def of_kind(*kinds: str) -> list[str]:
 
 @pytest.mark.slow
 def test_exactly_the_abstract_syntaxes_of_the_statement_are_accepted(
-    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
+    start_node: StartNode, tables: dict[str, list[dict[str, str]]]
 ) -> None:
     reported = {row["SOP Class UID"] for row in tables["storage_classes"]}
     reported |= {
@@ -66,7 +64,7 @@ def test_exactly_the_abstract_syntaxes_of_the_statement_are_accepted(
 
 
 def test_exactly_the_transfer_syntaxes_of_the_statement_are_accepted(
-    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
+    start_node: StartNode, tables: dict[str, list[dict[str, str]]]
 ) -> None:
     reported = {row["Transfer Syntax UID"] for row in (*tables["read_syntaxes"], *tables["other_syntaxes"])}
     proposals = ((CT_IMAGE_STORAGE, uid) for uid in of_kind("Transfer Syntax"))
@@ -75,7 +73,7 @@ def test_exactly_the_transfer_syntaxes_of_the_statement_are_accepted(
 
 @pytest.mark.slow
 def test_services_are_spoken_in_the_transfer_syntaxes_of_the_statement(
-    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
+    start_node: StartNode, tables: dict[str, list[dict[str, str]]]
 ) -> None:
     names = {uid: UID_dictionary[uid][0] for uid in of_kind("Transfer Syntax")}
     verification, others, *_ = tables["accepted_contexts"]
@@ -93,13 +91,13 @@ def test_services_are_spoken_in_the_transfer_syntaxes_of_the_statement(
     assert found == services
 
 
-def test_a_class_that_nobody_knows_is_accepted_as_the_statement_says(start_node: Callable[..., Running]) -> None:
+def test_a_class_that_nobody_knows_is_accepted_as_the_statement_says(start_node: StartNode) -> None:
     private = "1.2.826.0.1.3680043.9.7433.1.1"
     assert accepted(start_node(), iter([(private, ImplicitVRLittleEndian)])) == {(private, ImplicitVRLittleEndian)}
 
 
 def test_the_acceptance_names_the_implementation_of_the_statement(
-    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
+    start_node: StartNode, tables: dict[str, list[dict[str, str]]]
 ) -> None:
     assoc = associate(start_node())
     acceptor = assoc.acceptor
@@ -136,7 +134,7 @@ def image_with_every_key() -> Dataset:
 
 
 @pytest.mark.slow
-def test_every_key_of_the_statement_is_returned_and_matched(start_node: Callable[..., Running]) -> None:
+def test_every_key_of_the_statement_is_returned_and_matched(start_node: StartNode) -> None:
     ds = image_with_every_key()
     models = PATIENT_ROOT_FIND, STUDY_ROOT_FIND
     assoc = associate(start_node(), *map(build_context, (CT_IMAGE_STORAGE, *models)))
@@ -182,9 +180,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
 
 
 @pytest.mark.slow
-def test_values_are_matched_as_the_statement_says(
-    start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
-) -> None:
+def test_values_match_as_the_statement_says(start_node: StartNode, tables: dict[str, list[dict[str, str]]]) -> None:
     stated = {vr: row["Matching"] for row in tables["matching"] for vr in row["Value Representations"].split(", ")}
     assert stated.keys() == {*VALUES, "SQ"}
     ds = make.instance(**{keyword: value for keyword, value, _ in VALUES.values()})

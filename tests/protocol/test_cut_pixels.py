@@ -8,8 +8,8 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
+from node.api import import_instances
 from node.dicom.header import CutPixels, cut_pixels
-from node.receive.import_files import import_instances
 from tests import make
 from tests.protocol.conftest import Running, after_file_meta, associate, data_set_bytes
 
@@ -94,9 +94,7 @@ def test_storescu_takes_the_warning_as_success(node: Running, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("way", ["C-STORE", "import"])
-def test_the_whole_instance_takes_the_place_of_a_cut_one_however_it_comes(
-    node: Running, tmp_path: Path, way: str
-) -> None:
+def test_a_whole_instance_takes_the_place_of_a_cut_one_whatever_way(node: Running, tmp_path: Path, way: str) -> None:
     [whole] = make.ct_series(1)
     [cut] = make.saved([whole], tmp_path / "cut")
     [file] = make.saved([whole], tmp_path / "whole")

@@ -5,21 +5,29 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from node.association.client.association import verify
+from node.errors import VoxelnodeError
 from node.settings.peers import Peer
-from tests.make import ct_series
+from tests.make import ct_series, instance
+from tests.pace import idle_seconds, now
 from tests.protocol.conftest import (
     DEADLINE_SECONDS,
     Raw,
     Running,
+    StartNode,
+    associate,
     associate_rq,
     c_store_rq,
     data_set_bytes,
     p_data,
     pdu,
     pdv,
+    status_of,
+    until,
 )
 
 ASKED = (5, b"\0\0\0\0")
@@ -47,8 +55,11 @@ class Stored:
         self.peer.send(ANOTHER)
 
 
+Store = Callable[..., Stored]
+
+
 @pytest.fixture
-def stored(start_node: Callable[..., Running]) -> Callable[..., Stored]:
+def stored(start_node: StartNode) -> Store:
     def store(node: Running | None = None, **options: object) -> Stored:
         node = node or start_node(**{"request_seconds": 0.4, "idle_seconds": 0.6, "release_seconds": 1.0} | options)
         [ds] = ct_series(1)
@@ -59,7 +70,7 @@ def stored(start_node: Callable[..., Running]) -> Callable[..., Stored]:
     return store
 
 
-def answering(stored: Callable[..., Stored], answers: dict[str, bytes]) -> dict[str, Stored]:
+def answering(stored: Store, answers: dict[str, bytes]) -> dict[str, Stored]:
     """Peers of one node that answer when it asks them for the release, after they were idle."""
     first = stored()
     peers = dict(zip(answers, [first, *(stored(first.node) for _ in range(len(answers) - 1))], strict=True))
@@ -69,9 +80,7 @@ def answering(stored: Callable[..., Stored], answers: dict[str, bytes]) -> dict[
     return peers
 
 
-def test_an_idle_association_is_released_and_whoever_ends_otherwise_was_ended_by_the_node(
-    stored: Callable[..., Stored],
-) -> None:
+def test_an_idle_association_is_released_and_whoever_ends_otherwise_was_ended_by_the_node(stored: Store) -> None:
     peers = answering(stored, {"release": RELEASE_RP, "close": b"", "abort": ABORT, "silence": b""})
     peers["close"].peer.socket.close()
     assert peers["release"].peer.receive() is None
@@ -85,9 +94,7 @@ def test_an_idle_association_is_released_and_whoever_ends_otherwise_was_ended_by
 
 
 @pytest.mark.own_acceptor
-def test_what_comes_behind_the_request_of_the_node_is_answered_or_ends_the_association(
-    stored: Callable[..., Stored],
-) -> None:
+def test_what_comes_behind_the_request_of_the_node_is_answered_or_ends_the_association(stored: Store) -> None:
     peers = answering(
         stored,
         {
@@ -111,9 +118,7 @@ def test_what_comes_behind_the_request_of_the_node_is_answered_or_ends_the_assoc
 
 
 @pytest.mark.own_acceptor
-def test_an_association_that_stalls_within_an_instance_is_aborted_and_its_sender_named(
-    stored: Callable[..., Stored],
-) -> None:
+def test_an_association_that_stalls_within_an_instance_is_aborted_and_its_sender_named(stored: Store) -> None:
     one = stored()
     one.begin_another()
     assert one.peer.aborted() is not None
@@ -122,7 +127,7 @@ def test_an_association_that_stalls_within_an_instance_is_aborted_and_its_sender
 
 
 @pytest.mark.own_acceptor
-def test_each_way_to_end_without_a_release_has_a_word_of_its_own(stored: Callable[..., Stored]) -> None:
+def test_each_way_to_end_without_a_release_has_a_word_of_its_own(stored: Store) -> None:
     first = stored(idle_seconds=300)
     ways = dict(
         zip(("closed", "lost", "aborted", "violated"), [first, *(stored(first.node) for _ in "123")], strict=True)
@@ -139,7 +144,7 @@ def test_each_way_to_end_without_a_release_has_a_word_of_its_own(stored: Callabl
 
 
 @pytest.mark.slow
-def test_a_silent_association_is_released_when_the_node_stops(stored: Callable[..., Stored]) -> None:
+def test_a_silent_association_is_released_when_the_node_stops(stored: Store) -> None:
     one = stored(idle_seconds=300)
     thread = threading.Thread(target=one.node.listener.drain, args=[20, 10])
     thread.start()
@@ -151,7 +156,7 @@ def test_a_silent_association_is_released_when_the_node_stops(stored: Callable[.
     assert one.node.count("associations_total{outcome=drained}") == 1
 
 
-def test_an_association_that_the_node_cuts_off_is_not_held_against_its_sender(stored: Callable[..., Stored]) -> None:
+def test_an_association_that_the_node_cuts_off_is_not_held_against_its_sender(stored: Store) -> None:
     one = stored(idle_seconds=300)
     one.node.listener.stop_now()
     assert one.peer.closed()
@@ -161,14 +166,14 @@ def test_an_association_that_the_node_cuts_off_is_not_held_against_its_sender(st
 NEVER = {"us": Peer(ae_title="RAW", releases=False)}
 
 
-def test_the_end_of_a_peer_that_is_said_never_to_release_says_nothing(stored: Callable[..., Stored]) -> None:
+def test_the_end_of_a_peer_that_is_said_never_to_release_says_nothing(stored: Store) -> None:
     one = stored(peers=NEVER)
     one.peer.send(ABORT)
     assert one.events() == []
 
 
 @pytest.mark.own_acceptor
-def test_such_a_peer_has_more_to_send_if_it_ends_within_an_instance(stored: Callable[..., Stored]) -> None:
+def test_such_a_peer_has_more_to_send_if_it_ends_within_an_instance(stored: Store) -> None:
     one = stored(peers=NEVER)
     begun = one.node.beginning()
     one.begin_another()
@@ -176,3 +181,138 @@ def test_such_a_peer_has_more_to_send_if_it_ends_within_an_instance(stored: Call
     one.peer.send(ABORT)
     [(kind, _)] = one.events()
     assert kind == "sender-aborted"
+
+
+# Stopping: what is under way is answered, nothing acknowledged is lost, nobody is waited for too long.
+
+
+def draining(node: Running, seconds: float) -> threading.Thread:
+    thread = threading.Thread(target=node.listener.drain, args=[seconds])
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_the_instance_under_way_is_answered_and_the_association_then_ended(node: Running) -> None:
+    ds = instance()
+    data = data_set_bytes(ds)
+    begun = node.beginning()
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
+        assert begun.wait(DEADLINE_SECONDS)
+        thread = draining(node, 60)
+        thread.join(0.8)
+        assert thread.is_alive()
+        peer.send(p_data(pdv(1, 2, data[100:])))
+        assert status_of(peer.receive()) == 0x0000
+        assert peer.aborted() == (0, 0)
+        peer.socket.close()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert node.stored_data_sets() == {ds.SOPInstanceUID: data}
+
+
+@pytest.mark.slow
+def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_silent(node: Running) -> None:
+    instances = [instance() for _ in range(3)]
+    begins = [p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, b"")) for ds in instances]
+    rests = [p_data(pdv(1, 2, data_set_bytes(ds))) for ds in instances]
+    begun = node.beginning()
+    with Raw(node).associate() as peer:
+        peer.send(begins[0])
+        assert begun.wait(DEADLINE_SECONDS)
+        thread = threading.Thread(target=node.listener.drain, args=[60, 60])
+        thread.start()
+        assert until(lambda: not node.listener.is_listening)
+        for rest, next_begin in zip(rests, [*begins[1:], b""], strict=True):
+            peer.send(rest + next_begin)
+            assert status_of(peer.receive()) == 0x0000
+        assert peer.receive() == (5, b"\0\0\0\0")
+        peer.socket.close()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert node.stored_data_sets().keys() == {ds.SOPInstanceUID for ds in instances}
+
+
+@pytest.mark.slow
+def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
+    silent = Raw(node)
+    assoc = associate(node)
+    assert until(lambda: node.count("connections") == 2)
+    began = now()
+    node.listener.drain(8)
+    assert idle_seconds(began, 4) < 4
+    assert until(lambda: not assoc.is_established)
+    silent.socket.close()
+
+
+def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
+    node.listener.drain(5)
+    with pytest.raises(VoxelnodeError):
+        verify(node.address, "SENDER", 2)
+
+
+@pytest.mark.slow
+def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:
+    begun = node.beginning()
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, bytes(1000))))
+        assert begun.wait(DEADLINE_SECONDS)
+        began = now()
+        node.listener.drain(1.0)
+        assert 0.9 < idle_seconds(began, 3) < 3
+        assert peer.closed()
+    assert node.part_files() == []
+    assert node.rows() == []
+
+
+class Held:
+    """An ingest that keeps every instance until it is let go."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.kept = threading.Event()
+        self.let_go = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def begin(self, announced: Any, origin: Any) -> Any:
+        incoming = self._real.begin(announced, origin)
+        finish = incoming.finish
+
+        def held(outcome: Any) -> None:
+            finish(outcome)
+            self.kept.set()
+            self.let_go.wait(10)
+
+        incoming.finish = held
+        return incoming
+
+
+@pytest.mark.slow
+def test_stopping_at_once_loses_nothing_that_was_acknowledged(start_node: StartNode) -> None:
+    holds: list[Held] = []
+
+    def hold(real: Any) -> Held:
+        holds.append(Held(real))
+        return holds[0]
+
+    node = start_node(ingest=hold)
+    ds = instance()
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data_set_bytes(ds))))
+        assert holds[0].kept.wait(10)
+        began = now()
+        node.listener.stop_now()
+        assert idle_seconds(began, 3) < 3
+        assert peer.closed()
+        holds[0].let_go.set()
+    assert [row["sop_instance_uid"] for row in node.rows()] == [ds.SOPInstanceUID]
+
+
+def test_a_listener_can_be_stopped_twice_and_before_it_starts(start_node: StartNode) -> None:
+    node = start_node()
+    node.listener.drain(1)
+    node.listener.drain(1)
+    node.listener.stop_now()

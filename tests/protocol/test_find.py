@@ -7,7 +7,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from node.association.client.addresses import Address
+from node.api import Address
 from node.association.client.association import NoAssociation
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.extensions.peers.find import FindFailed, find_instance_count

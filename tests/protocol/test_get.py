@@ -1,6 +1,6 @@
 """C-GET as a service user: how many SOP classes one association can ask for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,12 +8,12 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
-from node.association.client.addresses import Address
+from node.api import Address
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.get import GetFailed, RetrieveTarget, get
 from node.settings.peers import Dicom
 from tests.make import ct_series
-from tests.protocol.conftest import Running
+from tests.protocol.conftest import StartNode
 
 
 class Peer:
@@ -65,7 +65,7 @@ def peer() -> Iterator[Peer]:
 
 @pytest.mark.parametrize(("classes", "is_proposed"), [(127, True), (128, False)])
 def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
-    start_node: Callable[..., Running], peer: Peer, classes: int, is_proposed: bool
+    start_node: StartNode, peer: Peer, classes: int, is_proposed: bool
 ) -> None:
     # PS3.8 9.3.2.2: context IDs are odd and below 256, and one of the 128 is that of the C-GET.
     peer.sop_class_uids = [f"1.2.840.10008.5.1.4.1.1.{number + 1}" for number in range(classes)]
@@ -78,7 +78,7 @@ def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
         assert peer.proposed == [STUDY_ROOT_FIND]
 
 
-def test_a_failure_after_some_instances_is_a_failure(start_node: Callable[..., Running], peer: Peer) -> None:
+def test_a_failure_after_some_instances_is_a_failure(start_node: StartNode, peer: Peer) -> None:
     peer.sop_class_uids, node, statuses = [CTImageStorage], start_node(), list[int]()
     target = RetrieveTarget("1.2.3", "1.2.3.4")
     with pytest.raises(GetFailed, match="answered C-GET with 0xC001"):
@@ -87,9 +87,7 @@ def test_a_failure_after_some_instances_is_a_failure(start_node: Callable[..., R
     assert len(node.rows()) == 1
 
 
-def test_what_was_not_asked_for_is_refused_and_stays_at_the_peer(
-    start_node: Callable[..., Running], peer: Peer
-) -> None:
+def test_what_was_not_asked_for_is_refused_and_stays_at_the_peer(start_node: StartNode, peer: Peer) -> None:
     peer.sop_class_uids, node, statuses, reasons = [CTImageStorage], start_node(), list[int](), list[str]()
     peer.studies = [("1.2.9", "1.2.3.4"), ("1.2.3", "1.2.3.9"), ("1.2.3", "1.2.3.4")]
     target = RetrieveTarget("1.2.3", "1.2.3.4")

@@ -15,19 +15,16 @@ from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit
+from node.api import Audit, Index, Settings
 from node.control.checks import problems
 from node.dicom.json_model import entry_text
-from node.extensions.worklist import mllp
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
 from node.extensions.worklist.performed_steps import PerformedStep, PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.database.index import Index
 from node.receive.senders import Rejections
 from node.runtime.metrics import Metrics
-from node.settings.model import Settings
 from tests.protocol.conftest import DEADLINE_SECONDS, client_context, until
 from tests.rows import write_rows
 
@@ -96,7 +93,7 @@ class Sender:
 
 @pytest.fixture
 def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    monkeypatch.setattr(mllp, "TICK_SECONDS", 0.05)  # within which a listener stops
+    monkeypatch.setattr("node.extensions.worklist.mllp.TICK_SECONDS", 0.05)  # within which a listener stops
     index = Index(tmp_path / "root", Metrics())
     (tmp_path / "root").mkdir(exist_ok=True)  # an index in PostgreSQL does not make it
     audit = Audit(tmp_path / "root", "VOXELNODE")
@@ -343,9 +340,7 @@ def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -
         ({"charset": "~ISO IR87", "codec": "iso2022_jp", "name": "山田^太郎"}, "山田^太郎"),
     ],
 )  # fmt: skip
-def test_text_is_decoded_by_the_character_set_and_without_escapes(
-    listening: Any, options: dict[str, str], name: str
-) -> None:
+def test_text_is_decoded_by_character_set_without_escapes(listening: Any, options: dict[str, str], name: str) -> None:
     with Sender(listening()) as sender:
         assert sender.send(written(**options))[1] == "AA"
     [row] = entries(listening).values()
@@ -431,8 +426,7 @@ def test_what_is_not_taken_is_answered_with_a_reason_that_names_nobody(
 
 def test_several_messages_in_one_piece_and_one_in_many_are_answered(listening: Any) -> None:
     with Sender(listening()) as sender:
-        framed = b"".join(b"\x0b" + written(number=number) + b"\x1c\x0d" for number in (1, 2))
-        sender.socket.sendall(framed)
+        sender.socket.sendall(b"".join(b"\x0b" + written(number=number) + b"\x1c\x0d" for number in (1, 2)))
         assert sender.answer()[2] == "MSG1"
         assert sender.answer()[2] == "MSG2"
         for byte in b"\x0b" + written(number=3) + b"\x1c\x0d":
@@ -441,7 +435,7 @@ def test_several_messages_in_one_piece_and_one_in_many_are_answered(listening: A
 
 
 def test_endless_slow_and_foreign_peers_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mllp, "MESSAGE_SECONDS", 0.5)
+    monkeypatch.setattr("node.extensions.worklist.mllp.MESSAGE_SECONDS", 0.5)
     port = listening()
     with Sender(port) as endless, suppress(OSError):
         endless.socket.sendall(b"x" * 100_000_000)

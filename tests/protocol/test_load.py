@@ -8,7 +8,6 @@ import statistics
 import struct
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.protocol.conftest import (
     VERIFICATION,
     Raw,
     Running,
+    StartNode,
     associate,
     c_store_rq,
     data_set_bytes,
@@ -35,7 +35,7 @@ from tests.protocol.conftest import (
 
 
 @pytest.mark.slow
-def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running]) -> None:
+def test_sixty_four_associations_at_once_all_finish(start_node: StartNode) -> None:
     node = start_node(maximum_associations_per_address=64)
     together = threading.Barrier(64, timeout=60)
     seconds: list[float] = []
@@ -113,7 +113,6 @@ def test_answers_are_cut_to_what_the_peer_can_take(node: Running) -> None:
         parts = []
         while True:
             answer = peer.receive()
-            assert answer is not None
             assert len(answer[1]) <= 40
             parts.append(answer[1])
             if answer[1][5] & 2:
@@ -164,7 +163,7 @@ def test_idle_associations_cost_no_processor_time(node: Running) -> None:
 
 
 @pytest.mark.slow
-def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node: Callable[..., Running]) -> None:
+def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node: StartNode) -> None:
     node = start_node()
     assert echo_seconds(node) < 2
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,9 +202,7 @@ def test_file_descriptors_beyond_1023_are_served(node: Running) -> None:
 
 def test_many_connections_may_wait_to_be_accepted(node: Running) -> None:
     # Five, on a plain acceptor of pynetdicom.
-    listening = node.listener._sockets[0]
-    assert listening is not None
-    information = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    information = node.listener._sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     (backlog,) = struct.unpack_from("=L", information, 28)  # tcpi_sacked of a socket that listens
     assert backlog >= min(128, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
@@ -217,7 +214,7 @@ def test_no_thread_of_an_association_outlives_the_program(node: Running) -> None
 
 
 @pytest.mark.slow
-def test_a_slow_instance_is_not_cut_off_while_its_bytes_arrive(start_node: Callable[..., Running]) -> None:
+def test_a_slow_instance_is_not_cut_off_while_its_bytes_arrive(start_node: StartNode) -> None:
     # Each PDU takes 0.1 s, and each read of the node ends within one. The instance takes longer than any deadline.
     node = start_node(pdu_seconds=0.6, idle_seconds=0.8)
     ds = instance()

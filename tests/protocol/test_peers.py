@@ -3,7 +3,7 @@
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from node.association.client.send import SendFailed, send_files
 from tests.interop.conftest import is_answered
 from tests.make import PYDICOM_FILES, ct_series, instance
 from tests.programs import needs
-from tests.protocol.conftest import Running, after_file_meta, until
+from tests.protocol.conftest import Running, StartNode, after_file_meta, until
 
 PROPOSE = {
     "CT_small.dcm": "-xe",
@@ -67,9 +67,7 @@ def at_rest(folder: Path) -> list[bytes]:
 @pytest.mark.sample(3)
 @pytest.mark.peer
 @pytest.mark.parametrize("name", PROPOSE)
-def test_what_dcmtk_sends_is_stored_as_dcmtk_itself_stores_it(
-    node: Running, reference: tuple[int, Path], name: str
-) -> None:
+def test_what_dcmtk_sends_is_stored_as_dcmtk_does_it(node: Running, reference: tuple[int, Path], name: str) -> None:
     # DCMTK encodes data sets anew, so the file is no measure: its own bit-preserving receiver is.
     port, folder = reference
     path = str(shipped(name))
@@ -132,7 +130,7 @@ def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None
         send_files([path], node.address, "SENDER")
 
 
-def test_verification_measures_and_explains(node: Running, start_node: Callable[..., Running]) -> None:
+def test_verification_measures_and_explains(node: Running, start_node: StartNode) -> None:
     assert 0 < verify(node.address, "SENDER", 5) < 5
     strict = start_node(require_called_ae_title=True)
     with pytest.raises(NoAssociation, match="called ae title not recognised"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
 from node.extensions.worklist.performed_steps import PerformedStepRepository, ReadPerformedSteps, created
 from tests import make
 from tests.make import dataset
-from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, associate, associate_rq
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, StartNode, associate, associate_rq
 from tests.protocol.test_worklist import entry, ids, keys, look_at_the_worklist, plan
 
 STEP = "1.2.826.0.1.99"
@@ -156,7 +155,6 @@ def test_the_missing_attributes_are_listed_by_their_tags(node: Running) -> None:
         data = encoded(begun(Modality="", PerformedProcedureStepID=None), ImplicitVRLittleEndian)
         raw.send(message_pdus(1, encoded_command(request, True), 16000, data))
         received = raw.receive()
-    assert received is not None
     response = decode_command(received[1][6:])
     assert response.status == 0x0121
     listed = response.elements[0x1005]
@@ -242,9 +240,8 @@ def test_the_scheduled_step_follows_the_performed_one(node: Running) -> None:
     assert ids(node, keys()) == ["P2"]
 
 
-def test_what_a_modality_reports_is_audited(start_node: Callable[..., Running], tmp_path: Path) -> None:
-    node = start_node(audit=Audit(tmp_path, "VOXELNODE"))
-    with Modality(node) as modality:
+def test_what_a_modality_reports_is_audited(start_node: StartNode, tmp_path: Path) -> None:
+    with Modality(start_node(audit=Audit(tmp_path, "VOXELNODE"))) as modality:
         modality.perform("1.2.1", "COMPLETED", *make.ct_series(1))
         modality.create(begun())
     lines = [line for line in (tmp_path / "audit.jsonl").read_text().splitlines() if "Procedure Record" in line]
@@ -285,8 +282,6 @@ def test_a_series_that_is_here_is_due_when_the_step_is_completed(node: Running) 
         modality.perform("1.2.1", "COMPLETED", *images)
     assert is_due(node)
     claimed = node.ingest.index.series.claim_due(dt.datetime.now(dt.UTC))
-    assert claimed is not None
-    assert claimed.expectation.performed is not None
     assert (claimed.expectation.performed.listed, claimed.expectation.performed.missing) == (3, 0)
 
 
@@ -315,6 +310,4 @@ def test_two_steps_may_make_one_series(node: Running) -> None:
         assert is_due(node)
         modality.perform("1.2.1", "COMPLETED", *images[2:], uid=str(generate_uid()))
     claimed = node.ingest.index.series.claim_due(dt.datetime.now(dt.UTC))
-    assert claimed is not None
-    assert claimed.expectation.performed is not None
     assert (claimed.expectation.performed.listed, claimed.expectation.performed.missing) == (4, 2)

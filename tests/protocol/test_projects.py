@@ -10,15 +10,13 @@ from pydantic import ValidationError
 from pydicom import Dataset
 from pynetdicom import build_context
 
-from node.association.operation import Operation
 from node.dicom import uids
-from node.dicom.command import N_ACTION_RQ
 from node.extensions.projects.rows import ProjectRepository
 from node.index.engine.scope import Scope, current_scope
 from node.index.nouns.projects import Content
 from node.settings.peers import READING_VERBS, Peer
 from tests.make import ct_series
-from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, StartNode, associate, identifier
 from tests.protocol.test_retrieve import Destination, counts, get, move, start_destination, stored
 
 __all__ = ["start_destination"]
@@ -50,7 +48,7 @@ SERVICES = {
 
 @pytest.fixture
 def site(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: Callable[..., Destination], tmp_path: Path
 ) -> tuple[Running, Destination]:
     destination = start_destination()
     reading = tuple(READING_VERBS)
@@ -129,9 +127,7 @@ def test_a_query_finds_what_is_in_the_projects_of_its_peer(site: tuple[Running, 
 @pytest.mark.own_acceptor
 @pytest.mark.slow
 @pytest.mark.parametrize("title", ["ALPHA", "BETAGAMMA", "GONE"])
-def test_what_is_in_no_project_of_a_peer_is_as_if_it_did_not_exist(
-    site: tuple[Running, Destination], title: str
-) -> None:
+def test_what_is_in_no_project_of_a_peer_does_not_exist_for_it(site: tuple[Running, Destination], title: str) -> None:
     node, destination = site
     for patient, study, series, instance in foreign(title):
         is_seen_in_part = any(SERIES[one] == study for one in SEEN[title])
@@ -161,8 +157,7 @@ def test_what_is_in_no_project_of_a_peer_is_as_if_it_did_not_exist(
 
 
 def test_every_service_that_reads_the_index_is_asked_for_foreign_uids(node: Running) -> None:
-    reading = {uid for uid, verb in node.listener.verbs.items() if verb in ("query", "retrieve")}
-    assert reading == SERVICES
+    assert {uid for uid, verb in node.listener.verbs.items() if verb in ("query", "retrieve")} == SERVICES
 
 
 def test_a_peer_with_projects_has_no_service_that_changes_something() -> None:
@@ -173,7 +168,7 @@ def test_a_peer_with_projects_has_no_service_that_changes_something() -> None:
         Peer(ae_title="X", projects=("alpha",))
 
 
-def test_behind_another_acceptor_a_peer_with_projects_reads_nothing(start_node: Callable[..., Running]) -> None:
+def test_behind_another_acceptor_a_peer_with_projects_reads_nothing(start_node: StartNode) -> None:
     peer = Peer(ae_title="ALPHA", may=tuple(READING_VERBS), projects=("alpha",))
     node = start_node(peers={"alpha": peer}, acceptor="pynetdicom")
     assoc = associate(node, build_context(uids.STUDY_ROOT_FIND), build_context(CT_IMAGE_STORAGE), title="ALPHA")
@@ -184,7 +179,7 @@ def test_behind_another_acceptor_a_peer_with_projects_reads_nothing(start_node: 
 
 @pytest.mark.parametrize("accepting", ["node", "pynetdicom"])
 def test_each_acceptor_serves_within_the_projects_of_a_peer(
-    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, accepting: str
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch, accepting: str
 ) -> None:
     peers = {
         "reading": Peer(ae_title="ALPHA", may=("query",), projects=("alpha",)),
@@ -193,11 +188,11 @@ def test_each_acceptor_serves_within_the_projects_of_a_peer(
     node = start_node(peers=peers, acceptor=accepting)
     seen: list[object] = []
 
-    def serve(operation: Operation) -> None:
+    def serve(operation: Any) -> None:
         seen.extend((current_scope(), operation.origin.releases))
         operation.respond(0, AffectedSOPInstanceUID=uids.STORAGE_COMMITMENT_INSTANCE, ActionTypeID=1)
 
-    key = N_ACTION_RQ, uids.STORAGE_COMMITMENT
+    key = 0x0130, uids.STORAGE_COMMITMENT
     monkeypatch.setattr(node.listener, "operations", {**node.listener.operations, key: serve})
     assoc = associate(node, build_context(uids.STORAGE_COMMITMENT), title="ALPHA")
     information = Dataset()

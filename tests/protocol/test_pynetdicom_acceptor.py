@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
 )
 
-from node.audit.audit_log import Audit
-from node.errors import UsageError
+from node.api import Audit, UsageError
 from node.runtime.budget import Caller, Turns
 from node.settings.peers import Peer
 from tests.make import ct_series
@@ -25,6 +23,7 @@ from tests.protocol.conftest import (
     DEADLINE_SECONDS,
     Raw,
     Running,
+    StartNode,
     associate,
     c_store_rq,
     data_set_bytes,
@@ -34,15 +33,13 @@ from tests.protocol.conftest import (
     until,
 )
 
-Start = Callable[..., Running]
-
 
 @pytest.fixture
 def acceptor(acceptor: str) -> str:
     return "pynetdicom"
 
 
-def test_a_stranger_is_reported_that_it_is_rejected(start_node: Start) -> None:
+def test_a_stranger_is_reported_that_it_is_rejected(start_node: StartNode) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     assoc = associate(node, title="STRANGER")
     assert assoc.is_rejected
@@ -72,13 +69,13 @@ def test_the_instance_under_way_is_answered_before_the_association_ends(node: Ru
     assert node.stored_data_sets() == {ds.SOPInstanceUID: content}
 
 
-def test_tls_is_refused_with_the_remedy(start_node: Start, tmp_path: Path, keys: Path) -> None:
+def test_tls_is_refused_with_the_remedy(start_node: StartNode, tmp_path: Path, keys: Path) -> None:
     with pytest.raises(UsageError, match=r'set acceptor = "node"'):
         start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
 
 
 @pytest.mark.slow
-def test_what_goes_out_is_in_the_audit_log(start_node: Start, tmp_path: Path) -> None:
+def test_what_goes_out_is_in_the_audit_log(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(audit=Audit(tmp_path, "VOXELNODE"))
     [ds] = ct_series(1, PatientID="P-1")
     sender = associate(node)
@@ -110,7 +107,7 @@ def test_what_goes_out_is_in_the_audit_log(start_node: Start, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_silent_connections_end_after_the_time_for_a_request(start_node: Start) -> None:
+def test_silent_connections_end_after_the_time_for_a_request(start_node: StartNode) -> None:
     node = start_node(request_seconds=1)
     silent = Raw(node)
     began = time.monotonic()

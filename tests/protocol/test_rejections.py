@@ -1,6 +1,5 @@
 """Whatever is refused is told with who asked, what was offered, why, and what to do about it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.protocol.conftest import (
     VERIFICATION,
     Raw,
     Running,
+    StartNode,
     associate,
     associate_rq,
     echo_seconds,
@@ -31,7 +31,7 @@ def reported(node: Running, what: str) -> list[dict[str, Any]]:
     return node.rows(query)
 
 
-def test_a_stranger_is_reported_with_the_remedy(start_node: Callable[..., Running]) -> None:
+def test_a_stranger_is_reported_with_the_remedy(start_node: StartNode) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1")})
     assert not associate(node, title="STRANGER").is_established
     [row] = reported(node, "association")
@@ -65,7 +65,7 @@ def test_each_refused_context_is_reported_with_what_was_offered(node: Running) -
     assert "Little Endian" in syntax["remedy"]
 
 
-def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Callable[..., Running]) -> None:
+def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: StartNode) -> None:
     node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
     private = [build_context(f"1.2.999.{number}", [JPIPHTJ2KReferencedDeflate]) for number in range(125)]
     finds = [build_context(f"1.2.840.10008.5.1.4.1.2.{number}.1", [ExplicitVRLittleEndian]) for number in (1, 2)]
@@ -132,7 +132,7 @@ def test_instances_that_are_refused_for_different_reasons_are_reported_each_by_i
     assert counts == {"Study Instance": 1, "Series Instance": 2}
 
 
-def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Running], keys: Path) -> None:
+def test_a_peer_that_does_not_speak_tls_is_reported(start_node: StartNode, keys: Path) -> None:
     node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     with Raw(node) as raw:
         raw.send(associate_rq())
@@ -142,9 +142,7 @@ def test_a_peer_that_does_not_speak_tls_is_reported(start_node: Callable[..., Ru
     assert node.count("rejections_total{what=connection}{rule=TLS}") == 1
 
 
-def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(
-    start_node: Callable[..., Running],
-) -> None:
+def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_rule(start_node: StartNode) -> None:
     node = start_node(peers={"WS1": Peer(ae_title="WS1", may=("query",)), "CT7": Peer(ae_title="CT7", may=("store",))})
     [ds] = make.ct_series(1)
     del ds.StudyInstanceUID
@@ -165,7 +163,7 @@ def test_each_refusal_that_is_listed_is_counted_by_what_was_refused_and_by_its_r
 
 
 @pytest.mark.slow
-def test_a_flood_of_strangers_is_counted_and_the_node_stays_quick(start_node: Callable[..., Running]) -> None:
+def test_a_flood_of_strangers_is_counted_and_the_node_stays_quick(start_node: StartNode) -> None:
     node = start_node(peers={"CT1": Peer(ae_title="CT1"), "GOOD": Peer(ae_title="GOOD")})
     for number in range(200):
         associate(node, title=f"STRANGER{number}")

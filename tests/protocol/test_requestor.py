@@ -11,7 +11,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from node.association.client.addresses import Address
+from node.api import Address
 from node.association.client.association import EchoFailed, NoAssociation, association, contexts_of, verify
 from node.association.client.send import Outgoing, SendOutcome, batches, never_transcode, proposals, read_outgoing, send
 from node.association.framing import InstanceBytes, SourceLost, fragment_pdus
@@ -101,9 +101,7 @@ def test_a_peer_that_does_not_behave_is_reported_in_words(
 
 
 @pytest.mark.parametrize(("steps", "error"), [([], NoAssociation), ([accepting], EchoFailed)])
-def test_a_peer_that_stays_silent_is_left_in_time(
-    peer: Callable[..., int], steps: list[Script], error: type[Exception]
-) -> None:
+def test_a_silent_peer_is_left_in_time(peer: Callable[..., int], steps: list[Script], error: type[Exception]) -> None:
     over = threading.Event()
     port = peer(*steps, lambda connected: over.wait(10) and None)
     with pytest.raises(error, match=r"did not answer within 0\.3 s"):

@@ -2,7 +2,6 @@
 
 import random
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.protocol.conftest import (
     VERIFICATION,
     Raw,
     Running,
+    StartNode,
     c_echo_rq,
     c_store_rq,
     echo_seconds,
@@ -23,6 +23,9 @@ from tests.protocol.conftest import (
     thread_count,
     until,
 )
+
+pytestmark = pytest.mark.own_acceptor
+
 
 EXPLICIT = b"1.2.840.10008.1.2.1"
 APPLICATION = b"1.2.840.10008.3.1.1.1"
@@ -121,25 +124,21 @@ ACCEPTED = {
 
 
 @pytest.mark.sample(8)
-@pytest.mark.own_acceptor
 @pytest.mark.parametrize("sent", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_dcmtk_and_orthanc_accept_is_accepted(node: Running, sent: bytes) -> None:
     with Raw(node) as peer:
         peer.send(sent)
         answer = peer.receive()
-        assert answer is not None
         assert (answer[0], results(answer[1])) == (2, {1: 0, 3: 0})
         assert answer[1][4:68] == sent[10:74]  # PS3.8 table 9-17: identical to what was received
         assert peer.verify() == 0
 
 
-@pytest.mark.own_acceptor
 @pytest.mark.parametrize("sent", [request(b"", b""), request(user=item(0x52, b"1.2" + b".3" * 50))])
 def test_missing_titles_and_a_long_implementation_are_accepted_too(node: Running, sent: bytes) -> None:
     assert answered(node, sent)[0] == 2
 
 
-@pytest.mark.own_acceptor
 @pytest.mark.parametrize(
     ("first", "result"),
     [
@@ -160,7 +159,6 @@ def test_a_context_that_lacks_something_is_rejected_alone(node: Running, first: 
     assert "Doe" not in str(row)
 
 
-@pytest.mark.own_acceptor
 def test_a_context_with_an_even_id_is_answered_by_its_id(node: Running) -> None:
     kind, body = answered(node, request(contexts=context(2, CT_IMAGE_STORAGE.encode(), EXPLICIT) + ECHO))
     assert (kind, results(body)) == (2, {2: 0, 3: 0})
@@ -176,11 +174,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.own_acceptor
 @pytest.mark.parametrize(("sent", "rule"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_decoded_is_refused_by_the_names_of_sender_and_rule(
-    node: Running, sent: bytes, rule: str
-) -> None:
+def test_what_cannot_be_decoded_is_refused_by_names_of_sender_and_rule(node: Running, sent: bytes, rule: str) -> None:
     assert answered(node, sent)[0] == 7
     [row] = reported(node)
     assert (row["rule"], row["calling_ae_title"], row["called_ae_title"]) == ("request", "RAW", "VOXELNODE")
@@ -188,7 +183,6 @@ def test_what_cannot_be_decoded_is_refused_by_the_names_of_sender_and_rule(
     assert "PS3." in row["reason"]
 
 
-@pytest.mark.own_acceptor
 def test_another_protocol_version_is_refused_by_the_name_of_its_sender(node: Running) -> None:
     kind, body = answered(node, request(version=2))
     assert (kind, tuple(body[1:4])) == (3, (1, 2, 2))
@@ -196,10 +190,8 @@ def test_another_protocol_version_is_refused_by_the_name_of_its_sender(node: Run
     assert (row["rule"], row["calling_ae_title"]) == ("protocol version", "RAW")
 
 
-@pytest.mark.own_acceptor
-def test_a_peer_with_a_title_beyond_ascii_can_be_listed(start_node: Callable[..., Running]) -> None:
-    peers = {"xray": Peer(ae_title="RÖNTGEN1"), "other": Peer(ae_title="DOM\\CT1")}
-    node = start_node(peers=peers)
+def test_a_peer_with_a_title_beyond_ascii_can_be_listed(start_node: StartNode) -> None:
+    node = start_node(peers={"xray": Peer(ae_title="RÖNTGEN1"), "other": Peer(ae_title="DOM\\CT1")})
     assert answered(node, request(b"R\xd6NTGEN1"))[0] == 2
     assert answered(node, request(b"DOM\\CT1\0\0"))[0] == 2
     assert answered(node, request(b"R\xd6NTGEN2"))[0] == 3
@@ -256,17 +248,11 @@ def leave_nothing(node: Running, count: int, capfd: pytest.CaptureFixture[str]) 
     assert until(lambda: thread_count() <= threads and len(open_files()) <= files), "something was left"
 
 
-@pytest.mark.own_acceptor
 @pytest.mark.slow
-def test_four_hundred_mutations_leave_nothing(
-    start_node: Callable[..., Running], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_four_hundred_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFixture[str]) -> None:
     leave_nothing(start_node(), 400, capfd)
 
 
-@pytest.mark.own_acceptor
 @pytest.mark.long
-def test_four_thousand_mutations_leave_nothing(
-    start_node: Callable[..., Running], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_four_thousand_mutations_leave_nothing(start_node: StartNode, capfd: pytest.CaptureFixture[str]) -> None:
     leave_nothing(start_node(), 4000, capfd)

@@ -10,6 +10,7 @@ from io import BytesIO
 from itertools import permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,14 +30,11 @@ from pydicom.uid import (
 from pynetdicom import AE, build_context, build_role, evt
 from structlog.testing import capture_logs
 
-from node.association.client.send import send_files
+from node.api import Audit, Correction, PersonRepository, send_files
 from node.association.framing import encoded
-from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
-from node.index.nouns.person_plans import Correction
-from node.index.nouns.persons import PersonRepository
 from node.index.search.finder import QueryRefused
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, misencoded, mr_series, rgb_capture
@@ -45,6 +43,7 @@ from tests.protocol.conftest import (
     VERIFICATION,
     Raw,
     Running,
+    StartNode,
     after_file_meta,
     associate_rq,
     c_echo_rq,
@@ -77,8 +76,11 @@ class Destination:
     associations: int = 0
 
 
+StartDestination = Callable[..., Destination]
+
+
 @pytest.fixture
-def start_destination() -> Iterator[Callable[..., Destination]]:
+def start_destination() -> Iterator[StartDestination]:
     """Start a storage provider with these contexts (by default CT and MR in every native syntax)."""
     servers: list[Any] = []
 
@@ -210,8 +212,7 @@ def get(
     for syntax, transfer in wanted:
         ae.add_requested_context(syntax, transfer)
     negotiation = [build_role(syntax, scp_role=True) for syntax in {syntax for syntax, _ in wanted}] if roles else []
-    handlers = [(evt.EVT_C_STORE, store)]
-    assoc = ae.associate(node.host, node.port, ext_neg=negotiation, evt_handlers=handlers)
+    assoc = ae.associate(node.host, node.port, ext_neg=negotiation, evt_handlers=[(evt.EVT_C_STORE, store)])
     assert assoc.is_established
     for answer in assoc.send_c_get(keys, model, msg_id=GET_MESSAGE_ID):
         found.responses.append(answer)
@@ -239,7 +240,7 @@ OFFERS = (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 @pytest.mark.slow
 def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
-    start_node: Callable[..., Running], tmp_path: Path
+    start_node: StartNode, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers())
     study = generate_uid()
@@ -254,7 +255,7 @@ def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
         assert set(got.syntaxes.values()) == {next(uncompressed, JPEG2000Lossless)}, offered  # the first that suits all
 
 
-def test_videos_are_got_as_they_are_stored(start_node: Callable[..., Running], tmp_path: Path) -> None:
+def test_videos_are_got_as_they_are_stored(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers())
     video = instance(sop_class_uid=VideoEndoscopicImageStorage)
     video.file_meta.TransferSyntaxUID = MPEG4HP41
@@ -267,7 +268,7 @@ def test_videos_are_got_as_they_are_stored(start_node: Callable[..., Running], t
 
 
 def test_a_study_is_moved_byte_for_byte_and_counted(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     destination = start_destination()
     node = start_node(peers=peers(destination))
@@ -289,7 +290,7 @@ def test_a_study_is_moved_byte_for_byte_and_counted(
 
 @pytest.mark.parametrize("how", ["series", "instances", "patient"])
 def test_every_level_selects_what_it_names(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path, how: str
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path, how: str
 ) -> None:
     destination = start_destination()
     node = start_node(peers=peers(destination))
@@ -317,7 +318,7 @@ def test_every_level_selects_what_it_names(
 
 
 def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_reported(
-    start_node: Callable[..., Running], tmp_path: Path
+    start_node: StartNode, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers())
     [ds] = stored(node, ct_series(1), tmp_path)
@@ -331,7 +332,7 @@ def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_rep
 
 
 def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(start_destination()))
     [ds] = stored(node, ct_series(1), tmp_path)
@@ -348,9 +349,7 @@ def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
     assert "3 instances behind" in status.ErrorComment
 
 
-def test_a_destination_that_does_not_answer_fails_all_with_their_uids(
-    start_node: Callable[..., Running], tmp_path: Path
-) -> None:
+def test_a_destination_that_does_not_answer_fails_all_with_their_uids(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers(Destination(port=1)))
     series = stored(node, ct_series(2), tmp_path)
     with capture_logs() as lines:
@@ -360,27 +359,24 @@ def test_a_destination_that_does_not_answer_fails_all_with_their_uids(
     [ended] = [line for line in lines if line["event"] == "retrieve_ended"]
     assert (ended["log_level"], ended["failed"]) == ("warning", 2)
     assert "does not answer" in status.ErrorComment
-    assert failed is not None
     assert list(failed.FailedSOPInstanceUIDList) == [ds.SOPInstanceUID for ds in series]
 
 
 def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     series = ct_series(4)
     answers = {series[1].SOPInstanceUID: 0xA700, series[2].SOPInstanceUID: 0xB007}
-    destination = start_destination(status=lambda uid: answers.get(uid, 0x0000))
-    node = start_node(peers=peers(destination))
+    node = start_node(peers=peers(start_destination(status=lambda uid: answers.get(uid, 0x0000))))
     stored(node, series, tmp_path)
     status, failed = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))[-1]
     assert (status.Status, counts(status)) == (0xB000, (None, 2, 1, 1))
-    assert failed is not None
     assert failed.FailedSOPInstanceUIDList == series[1].SOPInstanceUID
 
 
 @pytest.mark.slow
 def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompressed_where_not(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     ds = rgb_capture(64, 64)
     pixels = ds.PixelData
@@ -406,7 +402,7 @@ def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompres
     ("announced", "is_implicit"), [(ImplicitVRLittleEndian, False), (ExplicitVRLittleEndian, True), (RLELossless, True)]
 )
 def test_a_data_set_leaves_in_the_encoding_of_its_context_however_it_came(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], announced: UID, is_implicit: bool
+    start_node: StartNode, start_destination: StartDestination, announced: UID, is_implicit: bool
 ) -> None:
     [ds] = ct_series(1)
     if announced == RLELossless:
@@ -428,7 +424,7 @@ def test_a_data_set_leaves_in_the_encoding_of_its_context_however_it_came(
 
 
 def test_an_instance_whose_file_is_damaged_is_not_handed_on(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     destination = start_destination()
     node = start_node(peers=peers(destination))
@@ -440,7 +436,6 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     paths[series[1].SOPInstanceUID].unlink()
     status, failed = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))[-1]
     assert (status.Status, counts(status)) == (0xB000, (None, 1, 2, 0))
-    assert failed is not None
     assert set(failed.FailedSOPInstanceUIDList) == {series[0].SOPInstanceUID, series[1].SOPInstanceUID}
     assert destination.stored.keys() == {series[2].SOPInstanceUID}
     reported = view_rows(node.root, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%'")
@@ -460,9 +455,7 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     ],
     ids=["level", "level of the model", "unique key", "several above"],
 )
-def test_an_identifier_that_breaks_the_model_is_reported_so(
-    start_node: Callable[..., Running], keys: Dataset, expected: int
-) -> None:
+def test_an_identifier_that_breaks_a_model_is_reported_so(start_node: StartNode, keys: Dataset, expected: int) -> None:
     node = start_node(peers=peers(Destination(port=1)))
     [(status, _)] = move(node, keys)
     assert status.Status == expected
@@ -472,7 +465,7 @@ def test_an_identifier_that_breaks_the_model_is_reported_so(
 
 
 def test_a_cancelled_move_stops_and_tells_what_remains(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     cancelled = threading.Event()
     count = 0
@@ -508,7 +501,7 @@ def test_a_cancelled_move_stops_and_tells_what_remains(
 
 
 def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     go_on = threading.Event()
     destination = start_destination(status=lambda uid: 0x0000 if go_on.wait(10) else 0xA700)
@@ -526,16 +519,12 @@ def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
         go_on.set()
         statuses = []
         while not statuses or statuses[-1] == b"\x00\xff":
-            answer = peer.receive()
-            assert answer is not None
-            statuses.append(decoded(answer[1])[0x0900])
+            statuses.append(decoded(peer.receive()[1])[0x0900])
     assert statuses[-1] == b"\x00\xfe"
     assert node.settled()
 
 
-def test_a_study_comes_back_on_the_same_association_byte_for_byte(
-    start_node: Callable[..., Running], tmp_path: Path
-) -> None:
+def test_a_study_comes_back_on_the_same_association_byte_for_byte(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers())
     study = generate_uid()
     series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
@@ -548,15 +537,11 @@ def test_a_study_comes_back_on_the_same_association_byte_for_byte(
 
 
 def test_an_error_of_our_own_aborts_the_association_and_no_other(
-    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("node.association.listener.serve_c_get", fail)
+    monkeypatch.setattr("node.association.listener.serve_c_get", Mock(side_effect=ZeroDivisionError))
     node = start_node(peers=peers() | {"good": Peer(ae_title="GOOD")})
-    got = get(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
-    assert "Status" not in got.last
+    assert "Status" not in get(node, identifier("STUDY", StudyInstanceUID="1.2.3")).last
     assert node.settled()
     assert node.count("associations_total{outcome=given up}") == 1
     assert echo_seconds(node) < 5
@@ -578,7 +563,7 @@ BOTH = (IMPLICIT_CT, (MR_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
     ids=["a patient", "a class that is not taken", "no role selection", "a refusal"],
 )
 def test_what_a_get_does_not_bring_is_a_failure_with_the_reason(
-    start_node: Callable[..., Running],
+    start_node: StartNode,
     tmp_path: Path,
     contexts: tuple[Any, ...],
     options: dict[str, Any],
@@ -608,7 +593,7 @@ def test_what_a_get_does_not_bring_is_a_failure_with_the_reason(
 
 
 @pytest.mark.slow
-def test_a_cancelled_get_stops(start_node: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_cancelled_get_stops(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers())
     series = stored(node, ct_series(60), tmp_path)
     got = get(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), cancel_after=2)
@@ -620,9 +605,7 @@ def test_a_cancelled_get_stops(start_node: Callable[..., Running], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(
-    start_node: Callable[..., Running], tmp_path: Path
-) -> None:
+def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers())
     series = stored(node, ct_series(60), tmp_path)
     ae = AE("ASKER")
@@ -641,7 +624,7 @@ def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(
 
 
 def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     node = start_node(peers=peers(start_destination()))
     series = stored(node, ct_series(3), tmp_path)
@@ -654,7 +637,7 @@ def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
 
 
 def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     go_on = threading.Event()
     lock = threading.Lock()
@@ -668,8 +651,7 @@ def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
 
     destination = start_destination(status=count)
     node = start_node(peers=peers(destination), maximum_retrieves=1)
-    series = stored(node, ct_series(1), tmp_path)
-    keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+    keys = identifier("STUDY", StudyInstanceUID=stored(node, ct_series(1), tmp_path)[0].StudyInstanceUID)
     last: list[int] = []
     threads = [threading.Thread(target=lambda: last.append(move(node, keys)[-1][0].Status)) for _ in range(3)]
     for thread in threads:
@@ -685,7 +667,7 @@ def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
 
 @pytest.mark.slow  # in one run of five, pynetdicom's requestor waits 30 s before it sees that the connection is closed
 def test_a_node_that_drains_tells_what_it_has_not_sent(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     sending, draining = threading.Event(), threading.Event()
 
@@ -694,8 +676,7 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
         draining.wait(60)
         return 0x0000
 
-    destination = start_destination(status=slowly)
-    node = start_node(peers=peers(destination))
+    node = start_node(peers=peers(start_destination(status=slowly)))
     series = stored(node, ct_series(5), tmp_path)
     found: list[Any] = []
     keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
@@ -716,7 +697,7 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
     asking.join(60)
 
 
-def test_a_get_over_tls_is_the_same(start_node: Callable[..., Running], keys: Path, tmp_path: Path) -> None:
+def test_a_get_over_tls_is_the_same(start_node: StartNode, keys: Path, tmp_path: Path) -> None:
     node = start_node(peers=peers(), tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     [ds] = ct_series(1, pixels=np.zeros((1, 600, 700), np.int16))
     path = tmp_path / "large.dcm"
@@ -731,9 +712,7 @@ def test_a_get_over_tls_is_the_same(start_node: Callable[..., Running], keys: Pa
     assert other.stored_data_sets() == {ds.SOPInstanceUID: data_set_bytes(ds)}
 
 
-def test_a_move_to_a_peer_with_tls_proves_who_both_are(
-    start_node: Callable[..., Running], keys: Path, tmp_path: Path
-) -> None:
+def test_a_move_to_a_peer_with_tls_proves_who_both_are(start_node: StartNode, keys: Path, tmp_path: Path) -> None:
     ours = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     target = start_node(**ours, tls_client_ca=keys / "ca.pem", ae_title="STORE")
     store = {"ae_title": "STORE", "host": "127.0.0.1", "port": target.port, "tls": True}
@@ -767,7 +746,7 @@ def test_a_move_to_a_peer_with_tls_proves_who_both_are(
     ],
 )
 def test_a_peer_gets_the_contexts_of_what_it_may_do(
-    start_node: Callable[..., Running], may: tuple[str, ...], results: dict[str, int]
+    start_node: StartNode, may: tuple[str, ...], results: dict[str, int]
 ) -> None:
     node = start_node(peers={"asker": Peer(ae_title="ASKER", may=may)})  # type: ignore[arg-type]
     ae = AE("ASKER")
@@ -777,8 +756,7 @@ def test_a_peer_gets_the_contexts_of_what_it_may_do(
         build_context(CT_IMAGE_STORAGE),
         build_context(MR_IMAGE_STORAGE),
     ]
-    role = build_role(MR_IMAGE_STORAGE, scp_role=True)
-    assoc = ae.associate(node.host, node.port, ext_neg=[role])
+    assoc = ae.associate(node.host, node.port, ext_neg=[build_role(MR_IMAGE_STORAGE, scp_role=True)])
     proposed: Any = assoc.requestor.primitive
     answer: Any = assoc.acceptor.primitive
     names = {STUDY_ROOT_MOVE: "move", STUDY_ROOT_GET: "get", CT_IMAGE_STORAGE: "store", MR_IMAGE_STORAGE: "take"}
@@ -792,14 +770,13 @@ def test_a_peer_gets_the_contexts_of_what_it_may_do(
     assert all("`may`" in remedy for remedy in remedies)
 
 
-def test_each_retrieve_goes_to_the_audit_log(start_node: Callable[..., Running], tmp_path: Path) -> None:
+def test_each_retrieve_goes_to_the_audit_log(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(peers=peers(), audit=Audit(tmp_path, "VOXELNODE"))
     [ds] = stored(node, ct_series(1, PatientID="P-1"), tmp_path)
     get(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID))
     assert node.settled()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    kinds = [line["event"]["code"] for line in lines]
-    assert kinds == ["110102", "110104"]
+    assert [line["event"]["code"] for line in lines] == ["110102", "110104"]
     assert lines[1]["objects"][0]["patient_id"] == "P-1"
     assert lines[1]["objects"][0]["study_instance_uid"] == ds.StudyInstanceUID
     assert [one["user"] for one in lines[1]["participants"]] == ["VOXELNODE", "ASKER", "ASKER"]
@@ -808,7 +785,7 @@ def test_each_retrieve_goes_to_the_audit_log(start_node: Callable[..., Running],
 @pytest.mark.slow
 @pytest.mark.parametrize("further", [b"", p_data(pdv(3, 3, c_echo_rq(8)))], ids=["alone", "behind a further request"])
 def test_a_requestor_that_vanishes_is_noticed_while_the_destination_says_nothing(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path, further: bytes
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path, further: bytes
 ) -> None:
     answer = threading.Event()
     destination = start_destination(status=lambda uid: 0x0000 if answer.wait(60) else 0xA700)
@@ -823,15 +800,11 @@ def test_a_requestor_that_vanishes_is_noticed_while_the_destination_says_nothing
 
 
 @pytest.mark.parametrize("destination", [b"STORE" + 20 * b"E" + b"X", b"ST\0ORE", b"", b"\x1b[2J"])
-def test_a_destination_that_is_no_title_is_unknown_and_is_shown_safely(
-    start_node: Callable[..., Running], destination: bytes
-) -> None:
+def test_a_destination_that_is_no_title_is_unknown_and_shown_safely(start_node: StartNode, destination: bytes) -> None:
     node = start_node(peers=peers())
     with asking(node) as peer:
         peer.send(move_request("1.2.3", destination))
-        answer = peer.receive()
-        assert answer is not None
-        assert decoded(answer[1])[0x0900] == b"\x01\xa8"
+        assert decoded(peer.receive()[1])[0x0900] == b"\x01\xa8"
     assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
     [reported] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
     assert len(reported["offered"]) <= 16
@@ -839,9 +812,7 @@ def test_a_destination_that_is_no_title_is_unknown_and_is_shown_safely(
 
 
 @pytest.mark.slow
-def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
-    start_node: Callable[..., Running], tmp_path: Path
-) -> None:
+def test_a_get_whose_answer_cannot_come_waits_idle_and_is_given_up(start_node: StartNode, tmp_path: Path) -> None:
     # The peer sends a further request instead of the answer, so the answer would have to come behind it.
     node = start_node(peers=peers(), response_seconds=2)
     [ds] = stored(node, ct_series(1), tmp_path)
@@ -856,9 +827,7 @@ def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
     with Raw(node) as peer:
         peer.associate(bytes(request))
         peer.send(p_data(pdv(1, 3, command({**elements, 0x0800: b"\0\0"})), pdv(1, 2, keys)))
-        sent = peer.receive()
-        assert sent is not None
-        assert decoded(sent[1])[0x0100] == b"\x01\x00"
+        assert decoded(peer.receive()[1])[0x0100] == b"\x01\x00"
         peer.send(p_data(pdv(3, 3, c_store_rq("1.2.3"))))
         before = time.process_time()
         assert peer.aborted() == (0, 0)
@@ -868,7 +837,7 @@ def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
 
 
 def test_what_is_retrieved_has_the_identity_that_queries_answer(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+    start_node: StartNode, start_destination: StartDestination, tmp_path: Path
 ) -> None:
     destination = start_destination()
     node = start_node(peers=peers(destination))
@@ -879,8 +848,7 @@ def test_what_is_retrieved_has_the_identity_that_queries_answer(
     persons.correct(row["id"], Correction("C-1", patient_name="Right^Name"), now, str(ds.StudyInstanceUID))
     for implicit in (False, True):
         syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        found = get(node, keys, (CT_IMAGE_STORAGE, [syntax]))
-        copy = read_dataset(BytesIO(found.stored[uid]), implicit, True)
+        copy = read_dataset(BytesIO(get(node, keys, (CT_IMAGE_STORAGE, [syntax])).stored[uid]), implicit, True)
         assert (copy.PatientID, copy.PatientName, copy.PixelData) == ("C-1", "Right^Name", ds.PixelData)
     assert move(node, keys)[-1][0].Status == 0
     copy = read_dataset(BytesIO(destination.stored[uid]), False, True)

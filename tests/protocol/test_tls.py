@@ -5,7 +5,6 @@ import hashlib
 import json
 import socket
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE, build_context
 
-from node.audit.audit_log import Audit
+from node.api import Audit, UsageError
 from node.dicom.uids import STUDY_ROOT_FIND
-from node.errors import UsageError
 from node.settings.peers import Dicom, Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
@@ -23,6 +21,7 @@ from tests.protocol.conftest import (
     DEADLINE_SECONDS,
     Raw,
     Running,
+    StartNode,
     associate_rq,
     client_context,
     data_set_bytes,
@@ -33,7 +32,7 @@ from tests.protocol.conftest import (
 
 
 @pytest.fixture
-def tls_node(start_node: Callable[..., Running], keys: Path) -> Running:
+def tls_node(start_node: StartNode, keys: Path) -> Running:
     return start_node(
         request_seconds=1.5,
         tls_certificate=keys / "server.pem",
@@ -91,9 +90,7 @@ def is_answered_plainly(node: Running) -> bool:
 
 
 @pytest.mark.slow
-def test_two_ports_take_plain_connections_and_tls_at_the_same_time(
-    start_node: Callable[..., Running], keys: Path
-) -> None:
+def test_two_ports_take_plain_connections_and_tls_at_the_same_time(start_node: StartNode, keys: Path) -> None:
     node = start_node(
         tls_port=0,
         tls_certificate=keys / "server.pem",
@@ -120,7 +117,6 @@ def test_two_ports_take_plain_connections_and_tls_at_the_same_time(
     with Raw(node) as unproven:  # a plain connection shows no certificate
         unproven.send(associate_rq(calling="SURE"))
         answer = unproven.receive()
-        assert answer is not None
         assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 3)
     assert until(lambda: bool(node.rows("SELECT 1 FROM v_rejections WHERE rule = 'peer certificate'")))
     [row] = node.rows("SELECT remedy FROM v_rejections WHERE rule = 'peer certificate'")
@@ -142,7 +138,7 @@ def fingerprint(path: Path) -> str:
     ],
 )  # fmt: skip
 def test_a_certificate_is_of_the_peer_whose_entry_names_it(
-    start_node: Callable[..., Running], keys: Path, certificate: str | None, taken: bool
+    start_node: StartNode, keys: Path, certificate: str | None, taken: bool
 ) -> None:
     if certificate is not None and certificate.endswith("fingerprint"):
         digits = fingerprint(keys / ("client.pem" if certificate.startswith("own") else "server.pem"))
@@ -155,7 +151,7 @@ def test_a_certificate_is_of_the_peer_whose_entry_names_it(
     assert node.count("rejections_total{what=association}{rule=peer certificate}") == (0 if taken else 1)
 
 
-def test_the_audit_log_names_the_certificate(start_node: Callable[..., Running], keys: Path, tmp_path: Path) -> None:
+def test_the_audit_log_names_the_certificate(start_node: StartNode, keys: Path, tmp_path: Path) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     node = start_node(
         audit=audit, tls_certificate=keys / "server.pem", tls_key=keys / "server.key", tls_client_ca=keys / "ca.pem"
@@ -170,9 +166,7 @@ def test_the_audit_log_names_the_certificate(start_node: Callable[..., Running],
     assert shown == f"sha256:{fingerprint(keys / 'client.pem')} (client, localhost, 127.0.0.1)"
 
 
-def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(
-    start_node: Callable[..., Running], keys: Path
-) -> None:
+def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(start_node: StartNode, keys: Path) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     with pytest.raises(UsageError, match=r"peers\.ct1\] certificate needs"):
         start_node(peers={"ct1": Peer(ae_title="CT1", certificate="ct1")}, **files)
@@ -181,7 +175,7 @@ def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(
 
 
 @pytest.mark.slow
-def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., Running], keys: Path) -> None:
+def test_an_idle_association_is_ended_within_tls_too(start_node: StartNode, keys: Path) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     node = start_node(idle_seconds=0.5, release_seconds=0.5, **files)
     with (
@@ -221,7 +215,7 @@ def test_a_port_for_tls_needs_a_certificate() -> None:
         Dicom(tls_port=2762)
 
 
-def test_a_missing_certificate_stops_the_start_with_its_key(start_node: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_missing_certificate_stops_the_start_with_its_key(start_node: StartNode, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tls_certificate"):
         start_node(tls_certificate=tmp_path / "none.pem")
     with pytest.raises(UsageError, match="need tls_certificate"):

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from node.association import transport
 from node.association.transport import Transport, send_parts
 from tests.protocol.conftest import DEADLINE_SECONDS
 
@@ -60,7 +59,7 @@ def test_a_peer_that_reads_in_drops_is_not_waited_for(
 ) -> None:
     # Each read makes room, so each of many sends is in time; all of them together have a deadline.
     connection, peer = pair
-    monkeypatch.setattr(transport, "MIN_BYTES_PER_SECOND", 64 << 20)
+    monkeypatch.setattr("node.association.transport.MIN_BYTES_PER_SECOND", 64 << 20)
     stopping = threading.Event()
 
     def sip() -> None:
@@ -88,7 +87,7 @@ class Short(socket.socket):
 
 
 def test_parts_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_PARTS", 100)
+    monkeypatch.setattr("node.association.transport.MAX_PARTS", 100)
     parts = [bytes([number % 251]) * (number % 31) for number in range(1005)]
     one, peer = socket.socketpair()
     with peer, Short(fileno=one.detach()) as sending:

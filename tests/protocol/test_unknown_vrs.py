@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Callable
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,7 @@ from node.files.reading import read_instance
 from node.volume.read.transcoding import transcoded
 from tests.make import ct_series
 from tests.preloaded import run
-from tests.protocol.conftest import CT_IMAGE_STORAGE, Raw, Running, data_set_bytes, identifier
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Raw, Running, StartNode, data_set_bytes, identifier
 
 VRS = ((b"\0\0", 2), (b"  ", 2), (b"??", 2), (b"lo", 2), (b"L\0", 2), (b"\xff\xff", 2), (b"ZZ", 4))
 """VRs and bytes of their lengths, as de-identifiers and old scanners write them; DCMTK and Orthanc keep them."""
@@ -76,9 +75,7 @@ def private(ds: Dataset) -> list[tuple[str, bytes]]:
 @pytest.mark.sample(3)
 @pytest.mark.own_acceptor
 @pytest.mark.parametrize(("vr", "length_bytes"), VRS)
-def test_a_private_element_of_unknown_vr_is_kept_and_read_as_un(
-    start_node: Callable[..., Running], vr: bytes, length_bytes: int
-) -> None:
+def test_a_private_element_of_unknown_vr_is_read_as_un(start_node: StartNode, vr: bytes, length_bytes: int) -> None:
     node, [ds] = start_node(), ct_series(1)
     data = with_element(data_set_bytes(ds), vr, length_bytes)
     with Raw(node).associate() as peer:
@@ -101,7 +98,7 @@ def test_a_private_element_of_unknown_vr_is_kept_and_read_as_un(
 
 @pytest.mark.own_acceptor
 @pytest.mark.parametrize("vr", [b"ow", b"\0\0", b"ZZ"])
-def test_pixels_of_an_unknown_vr_are_whole_and_can_be_read(start_node: Callable[..., Running], vr: bytes) -> None:
+def test_pixels_of_an_unknown_vr_are_whole_and_can_be_read(start_node: StartNode, vr: bytes) -> None:
     node, [ds] = start_node(), ct_series(1)
     data = data_set_bytes(ds)
     head = struct.pack("<HH", 0x7FE0, 0x0010)

@@ -16,11 +16,8 @@ from typing import Any
 
 import pytest
 
-from node.errors import UsageError
+from node.api import HookMessage, Interrupted, NotDelivered, UsageError
 from node.extensions.channels.webhook import Webhook, read_secret, signature
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import NotDelivered
-from node.notify.message import HookMessage
 from tests.messages import sample
 from tests.receivers import Answer, Receiver
 
@@ -79,8 +76,7 @@ def test_the_signature_is_that_of_the_standard() -> None:
     # The example of the specification of Standard Webhooks.
     secret = base64.b64decode("plJ3nmyCDGBKInavdOK15jsl")
     body = b'{"event_type":"ping","data":{"success":true}}'
-    sent_at = dt.datetime.fromtimestamp(1731705121.9, dt.UTC)
-    signed = signature(secret, "msg_loFOjxBNrRLzqYUf", sent_at, body)
+    signed = signature(secret, "msg_loFOjxBNrRLzqYUf", dt.datetime.fromtimestamp(1731705121.9, dt.UTC), body)
     assert signed == "v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
 
 
@@ -200,9 +196,7 @@ def accept_one(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("server", "authority"), [("server", "ca.pem"), ("server", None), ("stranger", "ca.pem"), ("expired", "ca.pem")]
 )
-def test_a_certificate_of_a_configured_authority_is_believed_and_no_other(
-    keys: Path, server: str, authority: str | None
-) -> None:
+def test_a_certificate_of_a_known_authority_is_believed_alone(keys: Path, server: str, authority: str | None) -> None:
     is_right = (server, authority) == ("server", "ca.pem")
     with raw_server(accept_one, served_by_tls(keys, server)) as address:
         webhook = Webhook(f"https://{address}/", 10, SECRET, keys / authority if authority else None)

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.settings.peers import Peer
 from tests.make import dataset
-from tests.protocol.conftest import Acceptor, Running, associate
+from tests.protocol.conftest import Acceptor, Running, StartNode, associate
 from tests.rows import write_rows
 
 PENDING, PENDING_WITHOUT_KEYS = 0xFF00, 0xFF01
@@ -56,8 +56,7 @@ def entry(number: int = 1, **attributes: Any) -> Dataset:
 def plan(node: Running, *entries: Dataset) -> None:
     steps = node.ingest.index.repository(ScheduledStepRepository)
     for ds in entries:
-        step = scheduled_step(checked(model_of(ds)))
-        assert steps.add("rest", step, dt.datetime.now(dt.UTC)) is not None
+        assert steps.add("rest", scheduled_step(checked(model_of(ds))), dt.datetime.now(dt.UTC)) is not None
 
 
 def look_at_the_worklist(node: Running, keep_days: int) -> None:
@@ -206,9 +205,7 @@ def oracle(files: Path) -> Iterator[Wlmscpfs]:
 
 @pytest.mark.slow
 @pytest.mark.peer
-def test_the_same_entries_match_as_in_the_worklist_of_dcmtk(
-    start_node: Callable[..., Running], files: Path, oracle: Wlmscpfs
-) -> None:
+def test_the_same_entries_match_as_in_dcmtks_worklist(start_node: StartNode, files: Path, oracle: Wlmscpfs) -> None:
     node = start_node(worklist=WorklistSettings(folder=files))
     different = {}
     for step, top in STEP_QUERIES:
@@ -220,7 +217,7 @@ def test_the_same_entries_match_as_in_the_worklist_of_dcmtk(
 
 
 def test_entries_follow_the_files_of_the_folder(
-    start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modality_worklist, "SCAN_SECONDS", 0.0)
     folder = tmp_path / "files"
@@ -318,7 +315,7 @@ def test_deep_and_wide_identifiers_are_refused_in_words(node: Running) -> None:
 
 
 @pytest.mark.slow
-def test_more_answers_than_allowed_are_refused(start_node: Callable[..., Running]) -> None:
+def test_more_answers_than_allowed_are_refused(start_node: StartNode) -> None:
     node = start_node(maximum_query_results=100)
     plan(node, *(entry(number) for number in range(101)))
     *_, (final, _) = asked(node, keys())
@@ -329,7 +326,7 @@ def test_more_answers_than_allowed_are_refused(start_node: Callable[..., Running
 @pytest.mark.parametrize(
     ("right", "service"), [("query", MODALITY_WORKLIST_FIND), ("worklist", PERFORMED_PROCEDURE_STEP)]
 )
-def test_only_a_peer_with_the_right_may_ask(start_node: Callable[..., Running], right: str, service: str) -> None:
+def test_only_a_peer_with_the_right_may_ask(start_node: StartNode, right: str, service: str) -> None:
     node = start_node(peers={"ct": Peer(ae_title="GOOD", may=("store", right))})
     assoc = associate(node, build_context(service))
     assert not assoc.accepted_contexts
@@ -337,9 +334,8 @@ def test_only_a_peer_with_the_right_may_ask(start_node: Callable[..., Running], 
     assert node.settled()
 
 
-def test_a_query_of_the_worklist_is_audited(start_node: Callable[..., Running], tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE")
-    node = start_node(audit=audit)
+def test_a_query_of_the_worklist_is_audited(start_node: StartNode, tmp_path: Path) -> None:
+    node = start_node(audit=Audit(tmp_path, "VOXELNODE"))
     plan(node, entry(1))
     assert ids(node, keys({}, PatientName="Doe*")) == ["P1"]
     lines = (tmp_path / "audit.jsonl").read_text()
@@ -347,7 +343,7 @@ def test_a_query_of_the_worklist_is_audited(start_node: Callable[..., Running], 
     assert MODALITY_WORKLIST_FIND in lines
 
 
-def test_a_node_without_an_extension_does_not_support_its_services(start_node: Callable[..., Running]) -> None:
+def test_a_node_without_an_extension_does_not_support_its_services(start_node: StartNode) -> None:
     syntaxes = MODALITY_WORKLIST_FIND, PERFORMED_PROCEDURE_STEP, VERIFICATION
     for disabled, results in (((), [0, 0, 0]), (("worklist",), [3, 3, 0])):  # 3: abstract syntax not supported
         assoc = associate(start_node(disabled=disabled), *map(build_context, syntaxes))

@@ -18,14 +18,11 @@ from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
+from node.api import Assembly, Geometry, Volume, VolumeKind, WarningKind, assemble, whole
 from node.completeness import Completeness, Evidence, Findings, expectation, verdict_of
 from node.conversion.evidence import find_evidence
 from node.conversion.grids import header_of
 from node.dicom.counts import COUNT_KEYWORDS, InstanceCounts
-from node.dicom.values import whole
-from node.volume.assemble import assemble
-from node.volume.model import Assembly, Geometry, Volume, VolumeKind
-from node.volume.reasons import WarningKind
 from tests.make import PYDICOM_FILES
 
 PYDICOM_DATA = Path(data_store.__file__).parent / "data"

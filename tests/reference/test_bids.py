@@ -16,7 +16,7 @@ from tests.bids_validator import errors, needs_validator
 from tests.converting import here
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of
 
-pytestmark = needs_validator
+pytestmark = [pytest.mark.slow, needs_validator]
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))
 COLLECTIONS = ("dcm_qa_*", "dcmstack", "dicom2nifti", "pydicom-data")
@@ -67,7 +67,6 @@ EMISSION: dict[str, Any] = {
 """What an ideal scanner states; the rest comes from the rule of docs/bids.md."""
 
 
-@pytest.mark.slow
 def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> None:
     document = (Path(__file__).parents[2] / "docs" / "bids.md").read_text(encoding="utf-8")
     example = dedent(document.split("and subjects of a table:\n")[1].split("### Keys")[0])
@@ -98,7 +97,6 @@ def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> Non
     assert errors(tmp_path / "out") == []
 
 
-@pytest.mark.slow
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, tmp_path: Path) -> None:
@@ -121,7 +119,6 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     assert errors(out) == []
 
 
-@pytest.mark.slow
 def test_the_validator_knows_every_name(tmp_path: Path) -> None:
     names = [
         "sub-a/anat/sub-a_T1W.nii.gz",

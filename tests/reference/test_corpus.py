@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from node.volume.assemble import assemble
-from node.volume.model import Assembly
+from node.api import Assembly, assemble
 from node.writers.base import stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume

@@ -16,8 +16,7 @@ import pydicom.data
 import pynetdicom
 import pytest
 
-from node.volume.assemble import assemble
-from node.volume.model import Volume, VolumeKind
+from node.api import Volume, VolumeKind, assemble
 from node.writers.nifti import nifti_header
 from tests.conftest import corpus_folder
 from tests.make import PYDICOM_FILES
@@ -129,8 +128,7 @@ def compare(name: str, files: Path, tmp_path: Path) -> None:
     theirs = oracle(files, tmp_path)
     alike = [[other for other in theirs if same(image, other)] for image in ours]
     assert all(acquired_alike(image, other) for image, others in zip(ours, alike, strict=True) for other in others)
-    agree = all(alike)
-    assert agree is (name not in DIFFERENCES), DIFFERENCES.get(name, "dcm2niix makes something else of it")
+    assert all(alike) is (name not in DIFFERENCES), DIFFERENCES.get(name, "dcm2niix makes something else of it")
 
 
 @pytest.mark.corpus

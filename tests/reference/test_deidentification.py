@@ -13,6 +13,7 @@ from zipfile import ZipFile
 import pytest
 from pydicom import dcmread
 
+from node.api import import_instances
 from node.children.pseudonyms import PseudonymKey, new_key_file
 from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
@@ -22,7 +23,6 @@ from node.extensions.deidentify.ways import configured
 from node.files.reading import read_instance
 from node.index.nouns.study_search import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
-from node.receive.import_files import import_instances
 from tests.leaks import leaks
 from tests.make import PYDICOM_FILES
 from tests.reference.real_series import PYDICOM_DATA
@@ -75,8 +75,7 @@ def what_leaks(path: Path, chosen: tuple[Option, ...]) -> list[object]:
 def test_nothing_leaks_from_a_choice_of_instances(corpus: Path) -> None:
     chosen = list(islice(one_of_each_folder(corpus), 0, None, 6))
     assert len(chosen) > 15
-    found = [leak for path in chosen for options in ((), EVERYTHING) for leak in what_leaks(path, options)]
-    assert found == []
+    assert [leak for path in chosen for options in ((), EVERYTHING) for leak in what_leaks(path, options)] == []
 
 
 @pytest.mark.long

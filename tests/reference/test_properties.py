@@ -21,10 +21,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
-from node.dicom.values import whole
-from node.volume.assemble import assemble
-from node.volume.model import Assembly, Volume
-from node.volume.reasons import Reason, WarningKind
+from node.api import Assembly, Reason, Volume, WarningKind, assemble, whole
 from tests.reference.real_series import (
     RealSeries,
     assert_sound,
@@ -154,8 +151,7 @@ def copies_with_numbers_of_their_own_are_told(origin: RealSeries, draw: Draw, _:
 
 
 def blank_pixels_take_no_time_away(origin: RealSeries, draw: Draw, _: Sibling) -> None:
-    volume = draw(st.sampled_from(origin.volumes))
-    times = origin.instances_by_time(volume)
+    times = origin.instances_by_time(draw(st.sampled_from(origin.volumes)))
     blank = set().union(*draw(st.lists(st.sampled_from(times), min_size=1)))
     clocks = draw(st.sampled_from(((), CLOCKS)))
     datasets = [without_values(ds, clocks, blank=str(ds.SOPInstanceUID) in blank) for ds in origin.datasets]
@@ -200,8 +196,7 @@ def periodic_pixels_take_no_time_away(origin: RealSeries, draw: Draw, _: Sibling
 def a_lost_time_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     volume = draw(st.sampled_from([volume for volume in origin.volumes if volume.times > 2] or [None]))
     assume(volume is not None)
-    times = origin.instances_by_time(volume)
-    lost = times[draw(st.integers(1, volume.times - 2))]
+    lost = origin.instances_by_time(volume)[draw(st.integers(1, volume.times - 2))]
     left = [ds for ds in origin.datasets if str(ds.SOPInstanceUID) not in lost]
     assembly = assemble(left)
     assert_sound(assembly, left, origin)
@@ -221,8 +216,7 @@ def losses_mix_no_times(origin: RealSeries, draw: Draw, _: Sibling) -> None:
     kept = draw(st.lists(st.booleans(), min_size=len(origin.datasets), max_size=len(origin.datasets)))
     left = [ds for ds, keep in zip(origin.datasets, kept, strict=True) if keep]
     assume(left and is_numbered(origin.datasets) and not is_numbered(left))  # an unbroken part may be a whole series
-    assembly = assemble(left)
-    assert_sound(assembly, left, origin)
+    assert_sound(assemble(left), left, origin)
 
 
 def a_lost_run_is_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
@@ -517,8 +511,7 @@ def a_slice_lost_of_each_time_is_told(origin: RealSeries, draw: Draw, _: Sibling
 
 
 def dropped_frames_are_told(origin: RealSeries, draw: Draw, _: Sibling) -> None:
-    index = draw(st.sampled_from(range(len(origin.datasets))))
-    ds = origin.datasets[index]
+    ds = origin.datasets[draw(st.sampled_from(range(len(origin.datasets))))]
     groups = ds.get("PerFrameFunctionalGroupsSequence")
     assume(groups and len(groups) > 3 and not ds.file_meta.TransferSyntaxUID.is_compressed)
     lost = draw(st.integers(1, len(groups) - 2))

@@ -122,8 +122,7 @@ def _items(ds: Dataset) -> Iterator[Dataset]:
 
 
 def test_nothing_of_the_person_is_in_any_byte(released: list[Released]) -> None:
-    found = [(one.copy, left) for one in released if (left := left_in(one.copy.read_bytes(), short=False))]
-    assert found == []
+    assert [(one.copy, left) for one in released if (left := left_in(one.copy.read_bytes(), short=False))] == []
 
 
 def test_another_program_sees_no_identity_in_the_texts(released: list[Released]) -> None:
@@ -138,8 +137,7 @@ def test_another_program_sees_no_identity_in_the_texts(released: list[Released])
                         if value and element.tag not in retained and not OF_DEVICES.search(element.keyword):
                             keywords[str(value)].add(element.keyword)
     assert len(keywords) > 200
-    found = [(keywords[text], kind, part, text) for text, kind, part in identities_in(list(keywords))]
-    assert found == []
+    assert [(keywords[text], kind, part, text) for text, kind, part in identities_in(list(keywords))] == []
 
 
 def test_the_copies_are_as_valid_as_the_originals(released: list[Released]) -> None:

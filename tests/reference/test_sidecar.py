@@ -9,7 +9,7 @@ import dcm2niix
 import pydicom
 import pytest
 
-from node.volume.assemble import assemble
+from node.api import assemble
 
 pytestmark = pytest.mark.corpus
 
@@ -44,9 +44,7 @@ def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: st
 
 
 @pytest.mark.slow
-def test_a_timer_of_ge_that_says_nothing_of_the_first_volume_changes_no_slice_timing(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_a_timer_of_ge_that_omits_the_first_volume_changes_no_slice_timing(corpus: Path, tmp_path: Path) -> None:
     folders = sorted((corpus.parent / "more" / "ge-slice-timing").glob("*epiRT*"))
     if not folders:
         pytest.skip("no further real series beside the corpus")

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from node.volume.assemble import assemble
-from node.volume.model import Volume, VolumeKind
+from node.api import Volume, VolumeKind, assemble
 from node.writers.options import WriteOptions
 from node.writers.sidecar import sidecar_fields, write_sidecar
 from tests import make
@@ -92,9 +91,7 @@ OF_SCANNERS = ("dcm_qa", "dcmstack", "dicom2nifti", "-")
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", [case for case in corpus_cases(corpus_folder()) if case.startswith(OF_SCANNERS)])
-def test_the_sidecars_of_a_case_are_those_of_dcm2niix_but_for_what_is_explained(
-    case: str, corpus: Path, tmp_path: Path
-) -> None:
+def test_sidecars_are_those_of_dcm2niix_but_for_what_is_explained(case: str, corpus: Path, tmp_path: Path) -> None:
     for number, datasets in enumerate(read_series(corpus / case).values()):
         for pair, volume, image in pairs(datasets, tmp_path / str(number)):
             assert list(unexplained(pair, volume, image, set())) == []
@@ -146,7 +143,6 @@ def test_phase_encoding_and_readout_of_ge_are_those_of_dcm2niix(
         block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
         block.add_new(0x2C, "SS", 500)
         block.add_new(0x83, "DS", ["0.5", "1"])
-    written = make.saved(datasets, tmp_path / "written")
-    [(pair, volume, image)] = pairs(list(map(dcmread, written)), tmp_path)
+    [(pair, volume, image)] = pairs(list(map(dcmread, make.saved(datasets, tmp_path / "written"))), tmp_path)
     assert {"PhaseEncodingDirection", "EffectiveEchoSpacing", "TotalReadoutTime"} <= pair.theirs.keys()
     assert list(unexplained(pair, volume, image, set())) == []

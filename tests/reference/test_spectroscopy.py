@@ -98,9 +98,7 @@ def test_spectra_of_siemens_are_those_of_two_other_programs(
     assert (meta["EchoTime"], meta["ExcitationFlipAngle"]) == (0.03, 90.0)
 
 
-def test_the_spectrum_of_philips_and_its_reference_lie_in_the_volume_that_was_excited(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_a_spectrum_of_philips_and_its_reference_lie_in_the_volume_excited(corpus: Path, tmp_path: Path) -> None:
     """The voxels are those of dcm2niix. Its voxel is 25 x 25 x 15 mm: Pixel Spacing is that of the planning stack.
 
     The private volume says 25 mm from right to left and 15 mm along the others. spec2nii wants three items in Volume

@@ -131,8 +131,7 @@ def stored_again(origin: Site, target: Site, path: str) -> Path | None:
     (model,) = answer.json()
     bulk = []
     for place in _bulk_data_of(model):
-        accept = "multipart/related; type=*/*; transfer-syntax=*"
-        parts = parts_of(ours.get(place, headers={"Accept": accept}))
+        parts = parts_of(ours.get(place, headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"}))
         bulk += [part(headers["Content-Type"], body, place) for headers, body in parts]
     if post(target, part(METADATA, json.dumps([model]).encode()), *bulk).status_code != 200:
         return None

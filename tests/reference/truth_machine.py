@@ -25,12 +25,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from pydicom.datadict import tag_for_keyword as tag_of
 
+from node.api import Assembly, Geometry, Reason, Volume, VolumeKind, WarningKind, assemble
 from node.volume.arrange.sources import SOURCES, Kind
-from node.volume.assemble import assemble
-from node.volume.geometry import NOISE_SHARE
-from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.read.meaning import name_of
-from node.volume.reasons import Reason, WarningKind
 from tests.reference.real_series import judged, verdict_and_findings
 from tests.reference.truth_series import (
     CLASSIC,
@@ -60,7 +57,7 @@ MAX_PLANES = 72
 PLACE_TOLERANCE_MM = 0.06
 """How far a slice may be from its place along the normal: position tolerance and jitter of one position."""
 
-PLACE_TOLERANCE_SHARE = 2 * NOISE_SHARE
+PLACE_TOLERANCE_SHARE = 0.03
 """The same, as a share of the distance between slices. A stack is even if some grid lies within the noise of all of its
 planes; the grid of its volume goes through the first and the last one, which both may be off by that much."""
 

@@ -351,14 +351,12 @@ def _numbers_that_lie() -> Case:
     rng = np.random.default_rng(1)
     numbers = [int(number) + 1 for number in rng.permutation(30)]
     series.edited(lambda ds, time, slice_: setattr(ds, "InstanceNumber", numbers[time * 6 + slice_]))
-    mistake = "slices of several times in one"
-    return Case("times, numbers shuffled", (546,), mistake, series.datasets, planes)
+    return Case("times, numbers shuffled", (546,), "slices of several times in one", series.datasets, planes)
 
 
 def _equal_numbers() -> Case:
     datasets = make.mr_series(8, InstanceNumber=1, AcquisitionNumber=1, AcquisitionTime="101500")
-    mistake = "slices are taken for doubles of each other"
-    return _classic("every Instance Number is 1", [168], mistake, datasets)
+    return _classic("every Instance Number is 1", [168], "slices are taken for doubles of each other", datasets)
 
 
 def _enhanced(name: str, issue: int, mistake: str, order: Sequence[int], **attributes: Any) -> Case:
@@ -386,16 +384,14 @@ def _enhanced_slices_first() -> Case:
 
 def _enhanced_shuffled() -> Case:
     order = [int(frame) for frame in np.random.default_rng(2).permutation(30)]
-    mistake = "frames are stacked as they come"
-    return _enhanced("enhanced, frames in no order", 533, mistake, order)
+    return _enhanced("enhanced, frames in no order", 533, "frames are stacked as they come", order)
 
 
 def _slope_per_slice() -> Case:
     datasets = make.mr_series(6)
     for number, ds in enumerate(datasets):
         ds.RescaleSlope, ds.RescaleIntercept = str(1.5 + number), str(-10 * number)
-    mistake = "the first slope scales all slices"
-    return _classic("a slope of its own for each slice", [363], mistake, datasets)
+    return _classic("a slope of its own for each slice", [363], "the first slope scales all slices", datasets)
 
 
 def _many_slices() -> Case:
@@ -424,8 +420,7 @@ def _images(
     planes = []
     for seed, (image, attributes) in enumerate(kinds.items()):
         pixels = make.pattern(slices, make.ROWS, make.COLUMNS, seed=seed)
-        own = make.mr_series(slices, pixels=pixels, **uids, **shared, **attributes)
-        for ds in own:
+        for ds in make.mr_series(slices, pixels=pixels, **uids, **shared, **attributes):
             ds.InstanceNumber = len(datasets) + 1
             datasets.append(ds)
             planes.append(plane_of(ds, image))
@@ -547,8 +542,7 @@ def _three_dimensional_epi() -> Case:
             yield f"RepetitionTime is {stated:g} s of 2.4 s"
 
     mistake = "the repetition of an excitation is that of the volumes"
-    planes = _in_time(series)
-    return Case("3-D EPI in time", (1024,), mistake, series.datasets, planes, sidecar=repetition)
+    return Case("3-D EPI in time", (1024,), mistake, series.datasets, _in_time(series), sidecar=repetition)
 
 
 def _stopped_scan() -> Case:
@@ -645,8 +639,7 @@ def _ge_coronal_directions(encoded: str) -> Case:
 
     series = _diffusion(orientation, edit, Manufacturer="GE MEDICAL SYSTEMS", ScanningSequence="EP")
     # The axes of frequency, phase and slice: signs as GE's engineers confirmed them with volunteers in that issue.
-    axes = np.stack([row, -column, -normal] if encoded == "COL" else [column, row, normal])
-    true = DIRECTIONS @ axes
+    true = DIRECTIONS @ np.stack([row, -column, -normal] if encoded == "COL" else [column, row, normal])
     return Case(
         f"GE, coronal, phase along {encoded}",
         (970,),
@@ -750,8 +743,7 @@ def _several_acquisitions() -> Case:
     for phase in range(3):
         origin = (-20.0, -30.0, 40.0 + 1.25 * phase)
         pixels = make.pattern(8 + phase, make.ROWS, make.COLUMNS, seed=phase)
-        own = make.ct_series(8 + phase, spacing=2.5, origin=origin, pixels=pixels, **uids)
-        for ds in own:
+        for ds in make.ct_series(8 + phase, spacing=2.5, origin=origin, pixels=pixels, **uids):
             ds.InstanceNumber = len(datasets) + 1
             ds.AcquisitionNumber, ds.AcquisitionTime = phase + 1, f"1015{10 * phase:02}"
             datasets.append(ds)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from node.errors import OutOfResources
 from node.runtime import background
 from node.runtime.background import BackgroundService, SupervisedThread
 
@@ -207,3 +208,10 @@ def test_a_service_survives_a_log_that_cannot_be_written(start: Start, monkeypat
     service = start(ValueError(), None)
     service.wait_for(2)
     assert service.is_alive
+
+
+def test_a_failure_that_an_error_of_ours_explains_is_told_in_its_words() -> None:
+    thread = SupervisedThread("worker", lambda: None)
+    thread._stopping.set()
+    thread.failed(OutOfResources("the index did not commit: another program has locked it"))
+    assert thread.last_failure == "the index did not commit: another program has locked it"

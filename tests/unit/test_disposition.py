@@ -30,9 +30,7 @@ def test_an_instance_that_is_not_there_is_new_and_one_that_was_applied_before_is
 
 
 @pytest.mark.parametrize(("policy", "of_series"), [*product(POLICIES, (False, True))])
-def test_the_same_bytes_are_not_kept_twice_and_replace_a_file_that_is_not_whole(
-    policy: ReceivedPolicy, of_series: bool
-) -> None:
+def test_the_same_bytes_are_kept_once_and_replace_a_file_with_a_flaw(policy: ReceivedPolicy, of_series: bool) -> None:
     there = first(of_series=of_series)
     assert disposition(received(), there, None, policy) == Same(there)
     missing = first(missing=True, of_series=of_series)
@@ -54,9 +52,7 @@ def test_other_bytes_of_the_same_series_replace_a_file_that_is_gone_whatever_the
 
 
 @pytest.mark.parametrize(("policy", "flaw"), [*product(POLICIES, (*UNKNOWN, *GONE))])
-def test_the_digest_that_a_row_had_before_it_was_mended_comes_back_to_it(
-    policy: ReceivedPolicy, flaw: Flaw | None
-) -> None:
+def test_the_digest_that_a_row_had_before_comes_back_to_it(policy: ReceivedPolicy, flaw: Flaw | None) -> None:
     there = first(of_series=True, had_digest=True)
     wanted = flaw if flaw in GONE else Flaw.DAMAGED
     assert disposition(received("other"), there, flaw, policy) == Restores(there, wanted)

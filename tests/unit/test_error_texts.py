@@ -35,9 +35,7 @@ def test_a_long_text_is_cut() -> None:
         ("missing", "Field required", "must be given"),
     ],
 )
-def test_a_rule_that_a_form_or_a_request_breaks_is_reported_in_plain_words(
-    kind: str, message: str, reported: str
-) -> None:
+def test_a_rule_that_a_form_or_request_breaks_is_told_in_plain_words(kind: str, message: str, reported: str) -> None:
     assert broken_rule(kind, message) == reported
 
 

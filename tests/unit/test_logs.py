@@ -110,9 +110,7 @@ def test_libraries_that_quote_data_sets_are_silent(lines: Any) -> None:
     assert lines() == []
 
 
-def test_a_command_prints_warnings_of_the_node_and_none_of_libraries(
-    lines: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_prints_warnings_of_the_node_alone(lines: Any, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure_command("json")
     logging.getLogger("pydicom").warning("value of %s is not valid", "Doe^Jane")
     logging.getLogger("py.warnings").warning("of a library")

@@ -60,9 +60,7 @@ def waits_after(*events: Instance | Abort) -> Waits:
         ([Instance("A", 0), Abort("A", 5), Abort("A", 40), Instance("A", 50, began=10)], 340),
     ],
 )
-def test_a_series_is_due_at_the_latest_moment_that_any_sender_asks_for(
-    events: list[Instance | Abort], seconds: int
-) -> None:
+def test_a_series_is_due_at_the_latest_moment_of_any_sender(events: list[Instance | Abort], seconds: int) -> None:
     assert due_at(waits_after(*events)) == at(seconds)
 
 
@@ -100,9 +98,7 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS, steps=st.lists(st.integers(1, 100), min_size=50, max_size=50), jump=st.integers(-9999, 9999))
-def test_the_due_time_is_that_of_a_model_which_forgets_nothing(
-    events: list[Instance | Abort], steps: list[int], jump: int
-) -> None:
+def test_the_due_time_is_that_of_a_plain_model(events: list[Instance | Abort], steps: list[int], jump: int) -> None:
     now, happened = 0, []
     for one, step in zip(events, steps, strict=False):
         now += step

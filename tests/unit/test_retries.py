@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from node.runtime.background import seconds_of_retry_after
+from node.runtime.background import jittered_wait_seconds, seconds_of_retry_after
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_a_date_is_in_utc_wherever_the_node_runs(zone: str, monkeypatch: pytest.
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
+    for attempts, longest in ((1, 30), (2, 60), (5, 480), (7, 1920), (8, 3600), (500, 3600)):
+        waits = {jittered_wait_seconds(attempts, None) for _ in range(50)}
+        assert longest / 2 <= min(waits) <= max(waits) <= longest
+        assert len(waits) > 1

@@ -8,14 +8,11 @@ from typing import Any
 import tomlkit
 from playwright.sync_api import Page
 
-from node.association.client.addresses import Address
-from node.association.client.send import send_files
+from node.api import Address, Role, Settings, send_files
 from node.control.configuration import pages_file
 from node.control.node import Node
 from node.control.repository import Repository
-from node.index.nouns.accounts import Role
 from node.settings.load import load
-from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until
 from tests.peers import Pacs
@@ -55,7 +52,6 @@ class Started:
         self.settings = settings
         self.node = Node(settings)
         endpoints = self.node.start()
-        assert endpoints.dicom is not None
         self.address = Address(endpoints.dicom.ae_title, "127.0.0.1", endpoints.dicom.port)
         self.url = endpoints.web or ""
         self.root = settings.storage.root

@@ -26,19 +26,17 @@ from pydicom import Dataset, FileDataset, dcmwrite
 from starlette.testclient import TestClient, _TestClientTransport
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from node.api import Role, Services, Settings
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.settings import StoreSettings
 from node.extensions.oidc.settings import WebWithOidc
-from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
 from node.registry import enabled, objects_of
-from node.settings.model import Settings
 from node.settings.section import Convert
 from node.web.application import application
 from node.web.credentials import digest, new_token
 from node.web.server import WebServer
-from node.web.services import Services
 from node.writers.options import write_options
 from tests import make
 from tests.ingest import indexed
@@ -271,8 +269,11 @@ def site_of(settings: Settings) -> Site:
     return Site(store, WebServer(settings.web, application(services)), services)
 
 
+StartSite = Callable[..., Site]
+
+
 @pytest.fixture
-def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def start_site(tmp_path: Path) -> Iterator[StartSite]:
     """Open a fresh root; keyword arguments are keys of [web]."""
     started: list[Site] = []
 
@@ -286,7 +287,7 @@ def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
-def site(start_site: Callable[..., Site]) -> Site:
+def site(start_site: StartSite) -> Site:
     """A root that this machine alone may ask, without accounts."""
     return start_site()
 
@@ -328,7 +329,7 @@ def visit(browser: Browser) -> Iterator[Callable[[str], Visitor]]:
 
 
 @pytest.fixture
-def guarded(start_site: Callable[..., Site]) -> Site:
+def guarded(start_site: StartSite) -> Site:
     """A root that asks for accounts: ``reader``, ``writer`` and ``admin``, all with `PASSWORD`."""
     site = start_site(authentication="always")
     for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):

@@ -21,10 +21,8 @@ from node.extensions.pages.operation import badges
 from node.index.engine.scope import current_scope, within
 from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
 from node.index.nouns.records import ListedToken, Share
-from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.web import access
 from node.web.access import READERS, Call, identified
-from node.web.authenticators import JOBS_PATH, SHARED_PATH
 from node.web.credentials import STEP_SECONDS, code_of, covers, digest, new_token
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
@@ -32,7 +30,7 @@ from node.web.principal import COOKIE, Principal
 from node.web.sessions import FREE_TRIES, MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
 from tests import make
 from tests.pace import idle_seconds, now
-from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, open_site
+from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, StartSite, every_route, open_site
 
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
@@ -41,8 +39,7 @@ BASIC = ("reader", PASSWORD)
 def logged_in(site: Site, name: str) -> httpx2.Client:
     """A browser in which an account is logged in."""
     client = site.client(headers={"Origin": site.origin})
-    answer = client.post("/login", data={"name": name, "password": PASSWORD})
-    assert answer.status_code == 303
+    assert client.post("/login", data={"name": name, "password": PASSWORD}).status_code == 303
     return client
 
 
@@ -146,8 +143,7 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     client = logged_in(guarded, "reader")
     value = client.cookies[COOKIE]
     assert client.post("/logout").status_code == 303
-    thief = guarded.client(cookies={COOKIE: value})
-    assert thief.get(API).status_code == 401
+    assert guarded.client(cookies={COOKIE: value}).get(API).status_code == 401
     audited = guarded.audited("User Authentication")
     assert [(line["detail"], line["event"]["type"]["code"]) for line in audited] == [
         ("Login", "110122"), ("Logout", "110123"),
@@ -165,7 +161,7 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     ids=["not used", "used", "a page that is left open"],
 )
 def test_a_session_lasts_as_long_as_a_person_uses_it(
-    start_site: Callable[..., Site], paths: list[str], looks: tuple[tuple[int, int], ...]
+    start_site: StartSite, paths: list[str], looks: tuple[tuple[int, int], ...]
 ) -> None:
     site = start_site(authentication="always", session_hours=1)
     site.account("reader", Role.READ)
@@ -230,15 +226,13 @@ def test_no_secret_is_kept_as_it_is(guarded: Site) -> None:
     "shown", ["Basic !!!", "Basic Zm9v", "Basic /w==", "Negotiate abc", "Bearer", "Basic " + "A" * 3000, "\xff"]
 )
 def test_credentials_that_make_no_sense_are_refused_also_where_none_are_needed(empty: Site, shown: str) -> None:
-    answer = empty.client().get(API, headers={b"Authorization": shown.encode("latin-1")})
-    assert answer.status_code == 401
+    assert empty.client().get(API, headers={b"Authorization": shown.encode("latin-1")}).status_code == 401
 
 
 @pytest.mark.slow
 def test_the_name_stays_after_a_wrong_password(guarded: Site) -> None:
     client = guarded.client(headers={"Origin": guarded.origin})
-    form = {"name": 'reader"><b>', "password": "wrong horse battery"}
-    answer = client.post("/login", data=form)
+    answer = client.post("/login", data={"name": 'reader"><b>', "password": "wrong horse battery"})
     assert answer.status_code == 401
     assert 'value="reader&#34;&gt;&lt;b&gt;"' in answer.text
     assert "wrong horse" not in answer.text
@@ -256,7 +250,7 @@ def test_a_proxy_makes_no_stranger_local(empty: Site) -> None:
     assert empty.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 401
 
 
-def test_never_means_never(start_site: Callable[..., Site]) -> None:
+def test_never_means_never(start_site: StartSite) -> None:
     site = start_site(authentication="never", trusted_proxies=("127.0.0.1",))
     assert site.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 200
 
@@ -291,12 +285,11 @@ def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
 
 
 def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> None:
-    client = guarded.client(auth=("reader", "wrong"), headers={"X-Forwarded-For": "203.0.113.9"})
-    client.get(API)
+    guarded.client(auth=("reader", "wrong"), headers={"X-Forwarded-For": "203.0.113.9"}).get(API)
     assert guarded.audited("User Authentication")[0]["participants"][0]["address"] == "127.0.0.1"
 
 
-def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_site: Callable[..., Site]) -> None:
+def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_site: StartSite) -> None:
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
@@ -309,8 +302,7 @@ def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_
     assert "strict-transport-security" in answer.headers
     value = answer.headers["set-cookie"].partition(";")[0].partition("=")[2]
     for name, status in (("__Host-voxelnode", 200), ("voxelnode", 401)):  # anybody on the way may set the second one
-        shown = site.client(headers={**headers, "Cookie": f"{name}={value}"})
-        assert shown.get(API).status_code == status
+        assert site.client(headers={**headers, "Cookie": f"{name}={value}"}).get(API).status_code == status
     assert site.audited("User Authentication")[0]["participants"][0]["address"] == "203.0.113.9"
 
 
@@ -370,8 +362,7 @@ def test_sessions_are_listed_and_ended(guarded: Site) -> None:
     assert "this one" in page
     newest = re.findall(r'name="session" value="(\d+)"', page)[0]
     end = "/account/sessions/end"
-    writer = logged_in(guarded, "writer")
-    writer.post(end, data={"session": newest}, headers=origin)
+    logged_in(guarded, "writer").post(end, data={"session": newest}, headers=origin)
     token = guarded.client(headers=scoped(guarded, "reader", None))
     assert token.post(end, data={"session": newest}, headers=origin).status_code == 403
     assert two.get(API).status_code == 200, "another account, and a token, end none"
@@ -418,7 +409,7 @@ def authorized(authorization: str) -> HTTPConnection:
 
 
 @pytest.mark.parametrize("authentication", ["always", "never"])
-def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..., Site], authentication: str) -> None:
+def test_below_the_address_of_links_only_the_link_counts(start_site: StartSite, authentication: str) -> None:
     site = start_site(authentication=authentication)
     site.account("admin", Role.ADMIN)
     site.take(*make.ct_series(1, study_uid="1.2.3"))
@@ -429,7 +420,7 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..
 
     def caller(token: str) -> Principal:
         headed = {name.lower(): value for name, value in headers.items()}
-        return access.identify(asked(f"{SHARED_PATH}{token}", headers=headed, path_params={"share_token": token}))
+        return access.identify(asked(f"/shared/{token}", headers=headed, path_params={"share_token": token}))
 
     assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
     with pytest.raises(ResourceNotFound, match="revoked"):
@@ -447,34 +438,31 @@ def test_what_programs_poll_extends_no_session(guarded: Site, route: object, is_
     end = accounts.by_session(digest(value), access.sessions.now()).expires_at
     late = end - access.sessions.time / 4
     access.sessions.now = lambda: late
-    request = asked(headers={"cookie": f"{COOKIE}={value}"}, endpoint=route)
-    assert access.identify(request).name == "reader"
+    assert access.identify(asked(headers={"cookie": f"{COOKIE}={value}"}, endpoint=route)).name == "reader"
     expected = late + access.sessions.time if is_extended else end
     assert accounts.by_session(digest(value), late).expires_at == expected
 
 
 def test_a_token_of_a_job_opens_its_address_alone(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    access, token = guarded.app.state.access, f"{JOB_TOKEN_PREFIX}x"
+    access, token = guarded.app.state.access, "voxeljob_x"
     monkeypatch.setattr(access._known._jobs, "knows_token", lambda job, given: (job, given) == ("7", token))
 
     def caller(path: str, job: str, given: str = token) -> Principal:
         return access.identify(asked(path, headers={"authorization": f"Bearer {given}"}, path_params={"job": job}))
 
-    assert (caller(f"{JOBS_PATH}7", "7").name, caller(f"{JOBS_PATH}7", "7").role) == ("job 7", Role.READ)
+    assert (caller("/api/v1/jobs/7", "7").name, caller("/api/v1/jobs/7", "7").role) == ("job 7", Role.READ)
     for path, job, given in (
-        (f"{JOBS_PATH}8", "8", token),
-        (f"{JOBS_PATH}8", "7", token),
+        ("/api/v1/jobs/8", "8", token),
+        ("/api/v1/jobs/8", "7", token),
         (API, "7", token),
-        (f"{JOBS_PATH}7", "7", f"{token}x"),
+        ("/api/v1/jobs/7", "7", f"{token}x"),
     ):
         with pytest.raises(NotAuthenticated):
             caller(path, job, given)
 
 
 @pytest.mark.parametrize("is_marked", [True, False], ids=["for projects", "for the whole node"])
-def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothing_elsewhere(
-    guarded: Site, is_marked: bool
-) -> None:
+def test_a_limited_account_sees_its_projects_where_routes_are_for_them_alone(guarded: Site, is_marked: bool) -> None:
     act = guarded.store.actions.by_name
     act["set-project"](name="trial", who="test")
     act["set-project-member"](name="trial", account="reader", role="read", who="test")
@@ -512,7 +500,7 @@ def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothi
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_member_changes_what_it_may_and_does_not_learn_of_the_rest(
-    start_site: Callable[..., Site], study: str, series: str | None, answer: type[Exception] | None
+    start_site: StartSite, study: str, series: str | None, answer: type[Exception] | None
 ) -> None:
     site = start_site(authentication="always")
     site.account("member", Role.WRITE)
@@ -654,9 +642,7 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
 
 
 @pytest.mark.slow
-def test_a_session_of_a_password_alone_sees_no_secret_and_removes_no_factor(
-    guarded: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_of_a_password_alone_touches_no_second_factor(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts, access = guarded.services.index.accounts, guarded.app.state.access
     reader = logged_in(guarded, "reader")
 
@@ -698,7 +684,7 @@ def test_a_session_of_a_password_alone_sees_no_secret_and_removes_no_factor(
 
 
 @pytest.mark.slow
-def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callable[..., Site]) -> None:
+def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: StartSite) -> None:
     site = start_site(authentication="always", second_factor="admin")
     site.account("admin", Role.ADMIN)
     site.account("reader", Role.READ)
@@ -718,7 +704,6 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callabl
 
     def code() -> str:
         known = accounts.by_name("admin")
-        assert known is not None
         assert known.totp_secret is not None
         return code_of(known.totp_secret, int(now[0].timestamp()) // STEP_SECONDS).decode()
 
@@ -745,8 +730,7 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callabl
     site.services.actions["remove-factor"](name="admin", who="test")
     assert second.get(API).status_code == 401
     guesser = begun()
-    statuses = {given(guesser, f"{number:06}").status_code for number in range(FREE_TRIES + 2)}
-    assert statuses == {401, 429}
+    assert {given(guesser, f"{number:06}").status_code for number in range(FREE_TRIES + 2)} == {401, 429}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from node.index.work.routes import lane_to
 from node.runtime import logs
 from node.settings.load import load
 from tests import make
-from tests.web.conftest import PASSWORD, Site
+from tests.web.conftest import PASSWORD, Site, StartSite
 from tests.web.pages import Visitor
 
 NEW = "another good password"
@@ -28,13 +28,12 @@ def signed_in(site: Site, name: str, password: str = PASSWORD) -> httpx2.Client:
     client = site.client(headers={"Origin": site.origin})
     answer = client.post("/login", data={"name": name, "password": password})
     assert answer.status_code == 303, answer.text
-    cookie = answer.headers["set-cookie"].partition(";")[0]
-    client.headers["Cookie"] = cookie
+    client.headers["Cookie"] = answer.headers["set-cookie"].partition(";")[0]
     return client
 
 
 @pytest.fixture
-def site(start_site: Callable[..., Site]) -> Site:
+def site(start_site: StartSite) -> Site:
     """A root that asks for accounts."""
     return start_site(authentication="always")
 
@@ -88,9 +87,7 @@ def test_accounts_are_made_changed_and_removed(site: Site, chief: httpx2.Client)
         ({"name": "ann", "role": "root"}, 422),
     ],
 )
-def test_an_account_that_cannot_be_is_refused(
-    site: Site, chief: httpx2.Client, form: dict[str, str], status: int
-) -> None:
+def test_an_impossible_account_is_refused(site: Site, chief: httpx2.Client, form: dict[str, str], status: int) -> None:
     assert chief.post("/administration/accounts", data=form).status_code == status
     assert roles(site) == {"chief": "ADMIN"}
     signed_in(site, "chief", PASSWORD)
@@ -104,7 +101,7 @@ def test_nobody_locks_themselves_out(site: Site, chief: httpx2.Client) -> None:
     assert roles(site) == {"chief": "ADMIN"}
 
 
-def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: Callable[..., Site]) -> None:
+def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: StartSite) -> None:
     site = start_site()
     site.account("chief", Role.ADMIN)
     token = {"Authorization": f"Bearer {site.token('chief')}"}
@@ -156,7 +153,7 @@ def test_ones_own_tokens_are_shown_once_and_revoked(site: Site) -> None:
 
 @pytest.mark.slow
 def test_the_configuration_says_where_each_value_comes_from(
-    start_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_site: StartSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "voxelnode.toml"
     file.write_text('[dicom]\nae_title = "FROMFILE"\n')
@@ -171,9 +168,7 @@ def test_the_configuration_says_where_each_value_comes_from(
 
 
 @pytest.mark.slow
-def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
-    start_site: Callable[..., Site], tmp_path: Path
-) -> None:
+def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: StartSite, tmp_path: Path) -> None:
     site = start_site(
         authentication="always",
         tables={
@@ -236,7 +231,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
 
 
 @pytest.mark.slow
-def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site: Callable[..., Site]) -> None:
+def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site: StartSite) -> None:
     site = start_site(tables={"retention": {"maximum_studies": 1, "only_converted": False}})
     for uid in ("1.2.1", "1.2.2"):
         site.take(*make.ct_series(2, study_uid=uid, series_uid=f"{uid}.1", PatientName=f"Old^{uid[-1]}"))
@@ -306,7 +301,7 @@ def kept_log() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept_log")
 def test_the_log_is_searched_and_taken_away_and_shows_requests_if_wanted(
-    start_site: Callable[..., Site], visit: Callable[[str], Visitor]
+    start_site: StartSite, visit: Callable[[str], Visitor]
 ) -> None:
     logs.log.warning("something_to_see", detail="the needle")
     logs.log.warning("something_else")
@@ -331,7 +326,7 @@ def test_the_log_is_searched_and_taken_away_and_shows_requests_if_wanted(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept_log")
-def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
+def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: StartSite) -> None:
     site = start_site()
     site.take(*make.ct_series(2, PatientName="SECRET^NAME"))
     site.convert()

@@ -3,19 +3,22 @@
 import base64
 import datetime as dt
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import Mock
 
+import httpx2
 import pytest
 
 from node.index.models.levels import SERIES_STATES
 from node.index.nouns.records import CountedRefusal, Refused
 from node.selector.fields import SeriesState
-from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
+from node.web.problem_types import PRECONDITION_FAILED, RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make
-from tests.web.conftest import Site, until
+from tests.web.conftest import Site, StartSite, every_route, until
 
 LISTS = [
     "patients", "studies", "series", "instances", "volumes",
@@ -82,8 +85,7 @@ def test_studies_are_found_by_what_is_known_of_them(filled: Site, query: dict[st
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["received", "date"])
 def test_pages_put_together_are_the_list(site: Site, order: str) -> None:
-    dates = ["20200101", "20210101", "", "20210101", "", "20190101", "20210101"]
-    for number, date in enumerate(dates):
+    for number, date in enumerate(["20200101", "20210101", "", "20210101", "", "20190101", "20210101"]):
         site.take(make.instance(study_uid=f"1.{number}", StudyDate=date))
     whole = items(site, "studies", order=order, limit=1000)
     for limit in (1, 2, 3, 7):
@@ -141,9 +143,7 @@ def test_a_list_has_a_bound_and_takes_no_forged_cursor(
     ],
     ids=["near", "one of two", "case", "none", "stream", "many and long"],
 )
-def test_a_misspelt_filter_is_refused_with_the_name_that_is_meant(
-    empty: Site, path: str, query: str, reported: str
-) -> None:
+def test_a_misspelt_filter_is_refused_with_the_right_name(empty: Site, path: str, query: str, reported: str) -> None:
     answer = empty.client().get(f"/api/v1/{path}?{query}")
     assert (answer.status_code, answer.json()["type"]) == (422, UNKNOWN_PARAMETER.uri)
     assert reported in answer.json()["detail"]
@@ -271,7 +271,6 @@ def test_an_instance_comes_back_byte_for_byte(filled: Site) -> None:
     assert "repr-digest" not in filled.client().get(path, headers={"Want-Repr-Digest": "sha-256=0"}).headers
     with filled.store.index.reading() as index:
         row = index.instances.row(one["sop_instance_uid"])
-    assert row is not None
     assert answer.content == Path(row["path"]).read_bytes()
     assert hashlib.sha256(answer.content[row["data_set_offset"] :]).hexdigest() == one["sha256"]
 
@@ -441,7 +440,7 @@ def blocks(lines: Iterator[str]) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site: Callable[..., Site]) -> None:
+def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site: StartSite) -> None:
     site = start_site()
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
     site.convert()
@@ -470,12 +469,8 @@ def test_a_stream_behind_an_event_that_is_not_there_is_refused(filled: Site) -> 
 
 
 def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("secret")
-
-    monkeypatch.setattr("node.web.api.routing.PageRequest.read", broken)
-    client = site.client()
-    answer = client.get("/api/v1/failures")
+    monkeypatch.setattr("node.web.api.routing.PageRequest.read", Mock(side_effect=RuntimeError("secret")))
+    answer = site.client().get("/api/v1/failures")
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -491,3 +486,177 @@ def test_an_instance_is_a_plain_file_for_clients_that_accept_only_this(filled: S
     assert answers[0].content == answers[1].content
     unchanged = filled.client().get(path, headers={"If-None-Match": answers[0].headers["etag"]})
     assert (unchanged.status_code, unchanged.headers["cache-control"]) == (304, "private, no-cache")
+
+
+# Changes over REST: only to what the client has seen.
+
+
+STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"
+
+
+@pytest.fixture
+def stored(site: Site) -> Site:
+    """One study of two instances, another version of one of them, and a second patient."""
+    first = make.instance(study_uid=STUDY, series_uid=SERIES, sop_instance_uid=INSTANCE, PatientID="A")
+    second = make.instance(study_uid=STUDY, series_uid=SERIES, sop_instance_uid="1.2.3.1.2", PatientID="A")
+    site.take(first, second, make.corrected(first))
+    site.take(make.instance(study_uid="1.2.4", PatientID="B"))
+    return site
+
+
+def paths(site: Site) -> dict[str, str]:
+    """The path of one resource of each kind that can be changed."""
+    client = site.client()
+    patient = client.get("/api/v1/patients", params={"patient_id": "A"}).json()["items"][0]["id"]
+    conflict = client.get("/api/v1/conflicts").json()["items"][0]["id"]
+    quarantined = client.get("/api/v1/quarantine").json()["items"][0]["name"]
+    return {
+        "patient": f"/api/v1/patients/{patient}",
+        "study": f"/api/v1/studies/{STUDY}",
+        "series": f"/api/v1/studies/{STUDY}/series/{SERIES}",
+        "instance": f"/api/v1/instances/{INSTANCE}",
+        "conflict": f"/api/v1/conflicts/{conflict}",
+        "quarantined": f"/api/v1/quarantine/{quarantined}",
+    }
+
+
+def change(site: Site, kind: str, verb: str, **options: Any) -> httpx2.Response:
+    url = paths(site)[kind]
+    if verb == "delete":
+        return site.client().delete(url, **options)
+    if verb == "merge":
+        target = site.client().get("/api/v1/patients", params={"patient_id": "B"}).json()["items"][0]["id"]
+        options["json"] = {"into": target}
+    return site.client().post(address(url, verb), **options)
+
+
+def address(url: str, verb: str) -> str:
+    """Where a change of a resource is asked for: a series is converted again as one of its study."""
+    study, _, series = url.partition("/series/")
+    return f"{study}/{verb}?series_instance_uid={series}" if series else f"{url}/{verb}"
+
+
+@pytest.mark.slow
+def test_what_can_be_changed_has_an_entity_tag(stored: Site) -> None:
+    client = stored.client()
+    for kind, path in paths(stored).items():
+        answer = client.get(path)
+        etag = answer.headers["etag"]
+        assert client.get(path).headers["etag"] == etag, kind
+        for tags in (etag, f'"x", W/{etag}', "*"):
+            again = client.get(path, headers={"If-None-Match": tags})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag), kind
+        assert client.get(path, headers={"If-None-Match": '"x"'}).json() == answer.json()
+
+
+CHANGES = [
+    ("patient", "merge"),
+    ("study", "reconvert"),
+    ("study", "delete"),
+    ("series", "reconvert"),
+    ("series", "delete"),
+    ("instance", "delete"),
+    ("conflict", "accept"),
+    ("conflict", "keep"),
+    ("quarantined", "release"),
+    ("quarantined", "delete"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "verb"), CHANGES)
+def test_a_change_is_made_only_to_what_the_client_has_seen(stored: Site, kind: str, verb: str) -> None:
+    client, path = stored.client(), paths(stored)[kind]
+    etag = client.get(path).headers["etag"]
+    for tags in ('"x"', f"W/{etag}", etag.strip('"'), ""):
+        refused = change(stored, kind, verb, headers={"If-Match": tags})
+        assert (refused.status_code, refused.json()["type"]) == (412, PRECONDITION_FAILED.uri), tags
+        assert refused.headers["etag"] == etag
+    assert client.get(path).headers["etag"] == etag
+    params = {"replace": "true"} if verb == "release" else None
+    done = change(stored, kind, verb, headers={"If-Match": f'"x", {etag}'}, params=params)
+    assert done.status_code in (200, 202), done.text
+
+
+def test_any_entity_tag_means_that_it_is_there(stored: Site) -> None:
+    headers = {"If-Match": "*"}
+    assert stored.client().delete(f"/api/v1/instances/{INSTANCE}", headers=headers).status_code == 200
+    assert stored.client().delete(f"/api/v1/instances/{INSTANCE}", headers=headers).status_code == 404
+
+
+def test_an_entity_tag_changes_with_what_it_is_of(stored: Site) -> None:
+    client = stored.client()
+    before = {kind: client.get(path).headers["etag"] for kind, path in paths(stored).items()}
+    stored.take(make.instance(study_uid=STUDY, series_uid=SERIES, sop_instance_uid="1.2.3.1.3", PatientID="A"))
+    after = {kind: client.get(path).headers["etag"] for kind, path in paths(stored).items()}
+    assert {kind for kind in before if before[kind] != after[kind]} == {"study", "series"}
+
+
+@pytest.mark.parametrize("level", ["study", "series"])
+def test_what_arrives_between_the_comparison_and_the_deletion_is_not_deleted(
+    stored: Site, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    require: Callable[..., None] = stored.services.audit.require
+
+    def arriving(message: Any) -> None:
+        require(message)
+        stored.take(make.instance(study_uid=STUDY, series_uid=SERIES, sop_instance_uid="1.2.3.1.9", PatientID="A"))
+
+    path = paths(stored)[level]
+    etag = stored.client().get(path).headers["etag"]
+    monkeypatch.setattr(stored.services.audit, "require", arriving)
+    assert stored.client().delete(path, headers={"If-Match": etag}).status_code == 412
+    assert stored.client().get(path).json()["instances"] == 3
+    assert "; the index did not change" in (stored.root / "audit.jsonl").read_text()
+
+
+def test_a_dry_run_has_conditions_too(stored: Site) -> None:
+    refused = change(stored, "study", "delete", headers={"If-Match": '"x"'}, params={"dry_run": "true"})
+    assert refused.status_code == 412
+
+
+# Numbers in addresses and queries that no row can have: told as such, never an error of ours.
+
+
+MORE_THAN_A_ROW_HAS = (2**63, -(2**63) - 1, 10**40)
+
+
+@pytest.mark.slow
+def test_a_number_that_no_row_can_have_is_reported(filled: Site) -> None:
+    client, failed, asked = filled.client(), [], 0
+    for path, route in every_route(filled.app.routes):
+        numbers = {
+            parameter.alias
+            for parameter in route.dependant.path_params + route.dependant.query_params
+            if "int" in str(parameter.field_info.annotation)
+        }
+        for method in sorted(route.methods - {"DELETE"}) if numbers and path != "/api/v1/events" else ():
+            number = MORE_THAN_A_ROW_HAS[asked % len(MORE_THAN_A_ROW_HAS)]
+            in_path = numbers & set(re.findall(r"{(\w+)", path))
+            values = {name: number if name in in_path else 1 for name in re.findall(r"{(\w+)", path)}
+            url = path.replace(":path}", "}").format(**values)
+            asked += 1
+            form = {"data": {"action": "cancel"}} if method == "POST" and not path.startswith("/api") else {}
+            answer = client.request(method, url, params=dict.fromkeys(numbers - in_path, number), **form)
+            if answer.status_code >= 500 or (in_path and answer.status_code < 400):
+                failed.append((method, url, answer.status_code))
+    assert asked > 20
+    assert not failed, failed
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "/dicom-web/studies?offset={}",
+        "/dicom-web/studies?limit={}",
+        "/dicom-web/series?SeriesNumber={}",
+        "/dicom-web/instances?InstanceNumber={}",
+        "/dicom-web/studies?NumberOfStudyRelatedInstances={}",
+        "/studies?page={}",
+        "/?q={}",
+        "/problems?page={}",
+    ],
+)
+def test_a_search_for_a_number_that_no_row_can_have_is_no_error_of_ours(filled: Site, query: str) -> None:
+    for number in MORE_THAN_A_ROW_HAS:
+        assert filled.client().get(query.format(number)).status_code < 500

@@ -66,8 +66,7 @@ def test_the_grid_proposes_names_and_becomes_a_file_of_rules(scanned: Site) -> N
     assert rules["something"]["suffix"] == "bold"
     assert rules["something"]["entities"] == {"task": "rest", "ce": "gad", "dir": "AP"}
 
-    made = client.post("/bids", data=form(rows, action="dataset"), follow_redirects=False)
-    page = made.headers["location"]
+    page = client.post("/bids", data=form(rows, action="dataset"), follow_redirects=False).headers["location"]
     until(lambda: "The file is ready" in client.get(page).text, 60)
     with ZipFile(BytesIO(client.get(f"{page}/file").content)) as dataset:
         names = dataset.namelist()

@@ -181,8 +181,7 @@ def test_every_uri_of_long_values_is_there_and_a_sequence_has_none(site: Site, t
     ds = make.structured_report(transfer_syntax_uid=transfer_syntax_uid)
     contour = make.dataset(ContourData=[1.5] * 14_000)  # 56,000 bytes
     ds.ROIContourSequence = [make.dataset(ContourSequence=[contour])] * 3
-    block = ds.private_block(0x0029, "ACME", create=True)
-    block.add_new(1, "UN", b"abc\0" * 20_000)
+    ds.private_block(0x0029, "ACME", create=True).add_new(1, "UN", b"abc\0" * 20_000)
     if transfer_syntax_uid == ImplicitVRLittleEndian:
         ds.DVHData = [0.25] * 30_000  # a DS in Explicit VR is shorter
     site.take(ds)

@@ -14,11 +14,10 @@ import httpx2
 import pytest
 from pydicom import Dataset
 
-from node.association.client.send import send_files
+from node.api import Role, send_files
 from node.children.decoder import Decoder
 from node.extensions.dicomweb import bursts
 from node.extensions.dicomweb.decoding import PictureOrder, picture
-from node.index.nouns.accounts import Role
 from node.web.middleware import AccessLog
 from node.web.routes_by_path import template_of
 from tests import make
@@ -147,9 +146,7 @@ def test_frames_that_are_asked_for_at_once_have_their_bytes_and_one_line_for_eac
 
 
 @pytest.mark.slow
-def test_pictures_of_a_burst_are_made_in_the_process_of_their_series(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_of_a_burst_are_made_in_the_process_of_a_series(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[bytes] = []
     run_beside = Decoder.run_beside
 
@@ -247,8 +244,7 @@ def test_a_file_that_changed_is_refused_in_the_midst_of_a_burst(site: Site) -> N
     [key] = [one.key for one in site.services.index.instances.files_after("", 1)]
     file = site.root / key
     file.write_bytes(file.read_bytes()[:-1] + b"\x55")
-    statuses = {reader.get(path_of(ds))[0].status_code for ds in CT}
-    assert statuses == {200, 500}
+    assert {reader.get(path_of(ds))[0].status_code for ds in CT} == {200, 500}
 
 
 @pytest.mark.slow
@@ -303,7 +299,6 @@ def test_a_node_that_is_killed_in_a_burst_has_its_line(tmp_path: Path) -> None:
     for file, ds in zip(files, CT, strict=True):
         ds.save_as(file, enforce_file_format=True)
     with Served(tmp_path / "root") as served:
-        assert served.process is not None
         url = served.process.stdout.readline().split()[-1].rstrip("/")
         send_files(files, served.address, "SCANNER")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import numpy as np
@@ -128,18 +129,13 @@ def test_who_does_not_ask_gets_what_is_there_and_who_asks_the_best_that_can_be_h
     assert f"Content-Type: {JPEG_LS}".encode() in answer.content
 
 
-def test_what_was_made_is_sent_again_without_another_look_at_the_pixels(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_made_is_sent_again_without_a_look_at_pixels(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ds = signed_ct()
     site.take(ds)
     first = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
 
-    def run(*_: object, **__: object) -> bytes:
-        raise NotDecoded("nothing is made any more")
-
     for name in ("run", "run_beside"):
-        monkeypatch.setattr(site.services.decoder, name, run)
+        monkeypatch.setattr(site.services.decoder, name, Mock(side_effect=NotDecoded("nothing is made any more")))
     again = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
     assert [answer.content for answer in again] == [answer.content for answer in first]
     assert len(kept(site)) == 2

@@ -26,8 +26,7 @@ SECRET = "whsec_" + "A" * 43 + "="
 def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_node_receives(
     tmp_path: Path, visit: Callable[[str], Visitor], pacs: Pacs
 ) -> None:
-    web = {**WEB, "hook_networks": ["127.0.0.0/8"]}
-    settings = settings_of(tmp_path / "root", pacs, web=web, **FILES)
+    settings = settings_of(tmp_path / "root", pacs, web={**WEB, "hook_networks": ["127.0.0.0/8"]}, **FILES)
     chief_of(settings)
     here = Started(settings)
     visitor = visit(here.url)
@@ -137,9 +136,7 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
 
 
 @pytest.mark.slow
-def test_rules_of_retention_are_set_and_files_are_applied_in_the_browser(
-    tmp_path: Path, visit: Callable[[str], Visitor]
-) -> None:
+def test_rules_of_retention_are_set_and_applied_in_the_browser(tmp_path: Path, visit: Callable[[str], Visitor]) -> None:
     settings = settings_of(tmp_path / "root", web=WEB)
     chief_of(settings)
     here = Started(settings)

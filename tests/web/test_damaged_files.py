@@ -12,7 +12,6 @@ from pydicom.uid import RLELossless
 
 from node.index.nouns.accounts import Role
 from node.receive.stored_files import report_damage
-from node.web import files
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import PASSWORD, Site
@@ -81,7 +80,7 @@ def test_a_file_that_is_whole_at_a_second_look_is_read(
         path.write_bytes(content)
         return report_damage(*arguments)
 
-    monkeypatch.setattr(files, "report_damage", mended_before)
+    monkeypatch.setattr("node.web.files.report_damage", mended_before)
     url = READS["frames"].format(study=STUDY, series=SERIES, uid=damaged.SOPInstanceUID)
     assert site.client().get(url).status_code == 200
     assert events(site, "file-damaged") == []
@@ -118,8 +117,7 @@ def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     actions["set-project"](name="trial", who="test")
     actions["set-project-member"](name="trial", account="anna", role="read", who="test")
     actions["change-project-contents"](name="trial", who="test", add=[(STUDY, "")])
-    anna = site.client(auth=("anna", PASSWORD))
-    refused = anna.get(f"/api/v1/volumes/{before['id']}/file")
+    refused = site.client(auth=("anna", PASSWORD)).get(f"/api/v1/volumes/{before['id']}/file")
     assert refused.status_code == 410, refused.text
     assert "damaged" in refused.json()["detail"]
     site.convert()

@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +15,14 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
+from node.api import Role, Route
 from node.children.pseudonyms import Patient, read_keys
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
-from node.index.nouns.accounts import Role
-from node.settings.core import Route
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run
-from tests.web.conftest import PASSWORD, Site, made_download, open_site, until
+from tests.web.conftest import PASSWORD, Site, StartSite, made_download, open_site, until
 from tests.web.test_routes import run as run_routes
 from tests.web.test_stow import file_of
 
@@ -105,8 +104,7 @@ def instances_in(content: bytes) -> dict[str, bytes]:
 def report_in(content: bytes) -> dict[str, Any]:
     with ZipFile(BytesIO(content)) as archive:
         assert archive.namelist()[-2:] == ["remaining.csv", "deidentification.json"]
-        remaining = archive.read("remaining.csv").decode()
-        assert remaining.startswith("attribute,tag,vr,value,count\r\n")
+        assert archive.read("remaining.csv").decode().startswith("attribute,tag,vr,value,count\r\n")
         assert archive.testzip() is None
         report: dict[str, Any] = json.loads(archive.read("deidentification.json"))
         return report
@@ -195,7 +193,7 @@ def test_volumes_are_made_of_copies_and_nothing_stays_behind(here: Site) -> None
 
 @pytest.mark.slow
 def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_leaves(
-    here: Site, start_site: Callable[..., Site], key: Path, tmp_path: Path
+    here: Site, start_site: StartSite, key: Path, tmp_path: Path
 ) -> None:
     there, folder = start_site(tables(key)), tmp_path / "out"
     folder.mkdir()
@@ -216,13 +214,11 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
             columns = rb"secret varchar\("  # whose names the file of the index has
             assert not path.is_file() or b"secret" not in re.sub(columns, b"", path.read_bytes().lower())
             assert not path.is_file() or STUDY.encode() not in path.read_bytes()
-    original = dcmread(BytesIO(file_of(identified()[0])))
-    assert leaks(original, b"".join(by_route), PROFILE) == []
+    assert leaks(dcmread(BytesIO(file_of(identified()[0]))), b"".join(by_route), PROFILE) == []
     assert {ds.PatientID for ds in stowed} == {read_keys(key)[0].patient(Patient("", "SECRET-4711"))}
 
     messages = sender.client().get("/api/v1/work?kind=route&state=failed").json()["items"]
-    reasons = {message["reason"].split(": ")[1] for message in messages}
-    assert (reasons, len(messages)) == (REFUSED, 6)
+    assert ({message["reason"].split(": ")[1] for message in messages}, len(messages)) == (REFUSED, 6)
     assert all("leave it out by `where` of the route" in message["reason"] for message in messages)
     rows = sender.client().get("/api/v1/routes").json()["items"]
     [row] = [row for row in rows if (row["route"], row["destination"]) == ("up", "CLOUD")]
@@ -264,7 +260,7 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Callable[..., Site], key: Path) -> None:
+def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: StartSite, key: Path) -> None:
     site = start_site(tables(key), authentication="always").serving()
     for name in ("one", "two"):
         site.account(name, Role.READ)

@@ -21,7 +21,6 @@ from node.index.engine.place import FILE_NAME
 from node.index.engine.view_rows import queries_of_file
 from node.index.nouns.level_views import StudyViews
 from node.index.nouns.records import RevisionFile
-from node.web.pages import downloads
 from tests import make
 from tests.web.conftest import Site, open_site
 
@@ -119,8 +118,7 @@ def test_the_list_has_the_digest_of_each_file_and_why_a_series_has_none(client: 
 @pytest.mark.slow
 def test_another_format_is_asked_for_and_its_header_names_its_voxels(client: TestClient, tmp_path: Path) -> None:
     archive = opened(client.get(f"/studies/{DOE}/series/{DOE}.2/volumes.zip", params={"format": "mhd"}).content)
-    endings = {Path(name).suffix for name in archive.namelist()[:-1]}
-    assert endings == {".json", ".mhd", ".zraw"}
+    assert {Path(name).suffix for name in archive.namelist()[:-1]} == {".json", ".mhd", ".zraw"}
     archive.extractall(tmp_path)
     [header] = tmp_path.glob("*/002_t1_mprage.mhd")
     assert sitk.ReadImage(str(header)).GetSize()[2] == 3
@@ -183,7 +181,7 @@ def test_files_that_are_removed_while_a_download_begins_are_reported(
     """The series is converted again between the look at the folder of its files and their reading."""
     for name in ("volume.mhd", "volume.json"):
         gone = RevisionFile(f"volumes/1/2/1-gone/{name}", 5)
-        monkeypatch.setattr(downloads, "files_of", lambda *args, gone=gone: [gone])
+        monkeypatch.setattr("node.web.pages.downloads.files_of", lambda *args, gone=gone: [gone])
         answer = client.get(f"/studies/{DOE}/volumes.zip?format=all")
         assert (answer.status_code, "its series was converted again" in answer.text) == (500, True)
 

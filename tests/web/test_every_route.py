@@ -18,8 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from node.errors import UsageError
-from node.index.nouns.accounts import Role
+from node.api import Role, UsageError
 from node.index.work.messages import PendingEvent
 from node.web.access import ADMINS, ANYBODY, READERS, SAFE_METHODS, WRITERS, Allow, CurrentCall, declared
 from node.web.credentials import digest, new_token

@@ -1,6 +1,6 @@
 """An extension that is switched off serves nothing over HTTP, and the pages do not offer it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -8,7 +8,7 @@ from node.extensions.conformance.statement import statement
 from node.registry import installed
 from node.settings.model import Settings
 from tests import make
-from tests.web.conftest import Site
+from tests.web.conftest import Site, StartSite
 
 JSON = {"Accept": "application/json"}
 
@@ -29,9 +29,7 @@ IN_MENU = {"dicomweb", "pages"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVED)
-def test_an_extension_that_is_off_serves_and_offers_nothing(
-    empty: Site, start_site: Callable[..., Site], name: str
-) -> None:
+def test_an_extension_that_is_off_serves_and_offers_nothing(empty: Site, start_site: StartSite, name: str) -> None:
     client, without = empty.client(), start_site({"extensions": {"disabled": [name]}}).client()
     for path in SERVED[name]:
         assert (client.get(path).status_code, without.get(path).status_code) == (200, 404), path
@@ -43,7 +41,7 @@ def test_an_extension_that_is_off_serves_and_offers_nothing(
 
 
 @pytest.mark.slow
-def test_a_node_without_any_extension_receives_converts_and_serves(start_site: Callable[..., Site]) -> None:
+def test_a_node_without_any_extension_receives_converts_and_serves(start_site: StartSite) -> None:
     disabled = [extension.name for extension in installed()]
     for kept, status in (("pages", 200), ("", 404)):
         site = start_site({"extensions": {"disabled": [name for name in disabled if name != kept]}})

@@ -1,7 +1,7 @@
 """Pages of other sites, in a real browser that is logged in here (fault W5): they change nothing and read nothing."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from node.index.nouns.accounts import Role
 from tests import make
-from tests.web.conftest import PASSWORD, Site
+from tests.web.conftest import PASSWORD, Site, StartSite
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ FETCH = "([url, options]) => fetch(url, options).then(answer => answer.type + an
 
 @pytest.mark.parametrize("authentication", ["always", "auto"])
 def test_a_page_elsewhere_can_neither_delete_nor_read(
-    browser: Browser, start_site: Callable[..., Site], elsewhere: str, authentication: str
+    browser: Browser, start_site: StartSite, elsewhere: str, authentication: str
 ) -> None:
     site = start_site(authentication=authentication)
     site.take(make.instance(study_uid="1.2"))
@@ -77,7 +77,7 @@ def test_a_page_elsewhere_can_neither_delete_nor_read(
     page.context.close()
 
 
-def test_our_own_pages_may(browser: Browser, start_site: Callable[..., Site]) -> None:
+def test_our_own_pages_may(browser: Browser, start_site: StartSite) -> None:
     site = start_site(authentication="always")
     site.take(make.instance(study_uid="1.2"))
     site.account("admin", Role.ADMIN)

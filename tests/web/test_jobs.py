@@ -84,9 +84,7 @@ def outcome_of_instances(site: Site, series: tuple[str, str], path: str, token: 
 
 
 @pytest.mark.slow
-def test_a_receiver_reports_progress_and_results_with_its_token_alone(
-    site: Site, series: tuple[str, str], tmp_path: Path
-) -> None:
+def test_a_receiver_reports_all_with_its_token_alone(site: Site, series: tuple[str, str], tmp_path: Path) -> None:
     site.account("reader", Role.READ, None)
     (path, token), (other, other_token) = begin(site, series), begin(site, series, "another")
     client, headers = site.client(), bearer(token)
@@ -124,8 +122,7 @@ def test_a_receiver_reports_progress_and_results_with_its_token_alone(
     assert view_rows(site.root, f"SELECT source FROM v_images WHERE sop_instance_uid = '{uid}'") == [
         {"source": "result"}
     ]
-    again = client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"})
-    assert again.json() == done.json()
+    assert client.post(f"{path}/outcome", headers=headers, json={"state": "succeeded"}).json() == done.json()
     for method, address, body in (
         ("POST", "progress", {"percent": 1}), ("PUT", "files/a.pdf", {}), ("POST", "outcome", {"state": "failed"})
     ):  # fmt: skip
@@ -287,8 +284,7 @@ def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way
     deliveries.record(hook, [Attempt(pending, Postponed(NOW, "exit status 3"), 1, "no licence")], [], NOW)
     with site.store.index.reading() as index:
         assert index.hooks.progress()["one"]["trouble"] == "exit status 3; it printed: no licence"
-    given_up = Attempt(pending, Ended("failed", "status 500"), 9)
-    deliveries.record(hook, [given_up], [], NOW)
+    deliveries.record(hook, [Attempt(pending, Ended("failed", "status 500"), 9)], [], NOW)
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("failed", 9)
     if way == "REST":
@@ -300,9 +296,7 @@ def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way
     assert (row["state"], row["attempts"]) == ("waiting", 0)
 
 
-def test_a_job_that_failed_is_one_row_of_the_work_and_a_problem_until_it_is_tried_again(
-    site: Site, series: tuple[str, str]
-) -> None:
+def test_a_job_that_failed_is_one_row_of_work_and_a_problem_until_retried(site: Site, series: tuple[str, str]) -> None:
     """The message of a job says less than the job, and is what is tried again."""
     hook, client, why = Lane("hook", "lung"), site.client(), "mask.nii.gz: the axes of the mask are others"
     site.store.index.deliveries.begin("hook", {hook: ()})

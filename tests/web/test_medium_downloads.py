@@ -26,8 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     compressed = make.ct_series(1, study_uid=STUDY, series_uid="1.2.3.2", PatientID="P1")[0]
     compressed.compress(RLELossless)
     site.take(compressed, make.structured_report(study_uid=OTHER, series_uid="1.2.4.1", PatientID="P2"))
-    unplaced = make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid=OTHER, PatientID="P2")
-    site.take(unplaced)
+    site.take(make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid=OTHER, PatientID="P2"))
     yield site
     site.close()
 

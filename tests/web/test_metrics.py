@@ -3,33 +3,45 @@
 import json
 import re
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.api import OutOfResources, Settings
+from node.cli.run.doctor import CHECKS
+from node.cli.run.doctor import Site as Looked
 from node.control.repository import Repository
-from node.errors import OutOfResources
-from node.index.engine import sqlite, sqlite_file
+from node.index.engine import sqlite
 from node.index.engine.about_keys import RETENTION
 from node.index.engine.backend import IndexUnusable
+from node.index.engine.sqlite_file import LOCKED
 from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
-from node.runtime.background import SupervisedThread
+from node.receive.readiness import (
+    NEEDED,
+    NEEDED_TO_ACKNOWLEDGE,
+    intake_of,
+    read_counters,
+    readiness_of,
+    remedy_of,
+    write_counters,
+)
 from node.settings.core import Storage
-from node.settings.model import Settings
 from node.web import monitoring
-from node.web.monitoring import ROLES
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.rows import give_locks_up_after, index_locked
-from tests.web.conftest import Site, until
+from tests.web.conftest import Site, StartSite, until
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES, DOCUMENT = ROOT / "deploy" / "prometheus-alerts.yml", ROOT / "docs" / "web.md"
@@ -37,7 +49,7 @@ DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 
 
 @pytest.fixture
-def impatient(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
+def impatient(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site that waits half a second for locks of other programs."""
     give_locks_up_after(0.5, monkeypatch)
     return start_site()
@@ -116,16 +128,12 @@ def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(impatient: S
         stranger.execute("BEGIN IMMEDIATE")
         with pytest.raises(OutOfResources, match=f"did not commit: another program has locked it: .*fuser {path}"):
             site.store.index.about.set("x", "y")
-    thread = SupervisedThread("worker", lambda: None)
-    thread._stopping.set()
-    thread.failed(OutOfResources("the index did not commit: another program has locked it"))
-    assert thread.last_failure == "the index did not commit: another program has locked it"
 
 
 def test_a_reader_that_lets_the_log_of_the_index_grow_is_named_by_a_node_that_is_ready(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_file, "MAX_WAL_BYTES", 0)
+    monkeypatch.setattr("node.index.engine.sqlite_file.MAX_WAL_BYTES", 0)
     with closing(sqlite3.connect(site.root / "index.sqlite", isolation_level=None)) as stranger:
         stranger.execute("BEGIN")
         stranger.execute("SELECT count(*) FROM about").fetchone()
@@ -149,7 +157,7 @@ def test_each_role_needs_other_parts(tmp_path: Path) -> None:
     parts = {"cluster": lambda: "is silent", "worker": lambda: "has stopped", "listener": lambda: None}
 
     def needed(ingest: Ingest) -> dict[str, list[str]]:
-        return {role: sorted(readiness.reasons_not_ready(ingest, parts, role)) for role in ROLES}
+        return {role: sorted(readiness.reasons_not_ready(ingest, parts, role)) for role in monitoring.ROLES}
 
     for acknowledge, of_receiver in (("local", []), ("index", ["cluster"])):
         settings = Settings(
@@ -173,9 +181,7 @@ def receive(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
-    impatient: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_monitoring_tells_of_a_lagging_index_without_waiting(impatient: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site, client = impatient, impatient.client()
     with index_locked(site.root):
         receive(site)
@@ -213,3 +219,70 @@ def test_a_short_lag_is_no_reason_to_be_reported(site: Site) -> None:
     with index_locked(site.root):
         receive(site)
         assert site.client().get("/readyz").json() == {"ready": True, "reasons": {}}
+
+
+# Is it well? All checks are walked: each has a remedy, and what blocks the node shows wherever somebody looks.
+
+
+ORDERS = re.compile(
+    "(run|use|make|free|set|send|start|restart|end|install|restore|reinstall|let|mount|check|back|raise|have|correct|"
+    "remove|`voxelnode) "
+)
+"""What a clause of a remedy begins with on which a person can act."""
+
+PARTS = sorted({*chain(*NEEDED.values()), *NEEDED_TO_ACKNOWLEDGE, "journal", "apply", "a part of an extension"})
+
+
+def acts(remedy: str) -> bool:
+    """Whether a remedy tells a person to do something."""
+    return any(map(ORDERS.match, re.split(r"[;:,] (?:and |or )?", remedy)))
+
+
+def test_each_check_has_a_remedy_on_which_a_person_can_act() -> None:
+    assert [remedy for check in CHECKS for remedy in check.remedies.values() if not acts(remedy)] == []
+
+
+@pytest.mark.slow
+def test_each_command_of_a_remedy_exists() -> None:
+    remedies = [remedy for check in CHECKS for remedy in check.remedies.values()] + [
+        remedy_of(part, "") for part in PARTS
+    ]
+    commands = {re.sub(r" (--|[A-Z]).*", "", found) for text in remedies for found in re.findall("`(vox[^`]+)`", text)}
+    assert len(commands) > 5
+    for command in sorted(commands):
+        words = command.removeprefix("voxelnode ").split()
+        subprocess.run([sys.executable, "-m", "node", *words, "--help"], check=True, capture_output=True, timeout=60)
+
+
+def shown(site: Site) -> Iterator[tuple[str, str]]:
+    """Where somebody looks, and what it says."""
+    client = site.client()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    yield "readyz", str(answer.json()["reasons"])
+    yield "page", client.get("/status").text
+    write_counters({}, site.root, answer.json()["reasons"])  # as the node does every three seconds
+    live = read_counters(site.root)
+    yield "status", f"{readiness_of(live, site.root)} {intake_of(site.services.settings, live)}"
+    found = Looked(site.services.settings)
+    findings = [row for check in CHECKS if check.name == "node" for row in check.findings(found)]
+    assert [(row["state"], acts(row["remedy"])) for row in findings] == [("broken", True)], findings
+    yield "doctor", findings[0]["found"]
+
+
+@pytest.mark.sample(4)
+@pytest.mark.parametrize("part", PARTS)
+def test_what_blocks_shows_in_doctor_and_status_in_readyz_and_on_the_page(site: Site, part: str) -> None:
+    if part == "intake":
+        site.store.archive.intake.stop("it is out of order")
+    else:
+        site.app.state.services = replace(site.services, parts={part: lambda: "it is out of order"})
+    assert [place for place, text in shown(site) if "it is out of order" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "reason", [LOCKED, "intake has stopped: x", "x; intake goes on once its disk is mounted again"]
+)
+def test_a_reason_that_names_its_cause_has_the_remedy_of_the_cause(reason: str) -> None:
+    assert acts(remedy_of("intake", reason))
+    assert ("restart the node" in remedy_of("intake", reason)) is reason.startswith("intake has")

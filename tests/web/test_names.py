@@ -1,6 +1,5 @@
 """The tree of links by name of a node: it follows the index."""
 
-from collections.abc import Callable
 from io import BytesIO
 from math import inf
 from pathlib import Path
@@ -8,6 +7,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from node.api import read_voxels
 from node.conversion.naming import name_template, node_template
 from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
@@ -15,10 +15,12 @@ from node.extensions.names import tree
 from node.extensions.names.tree import NameTree, Tree
 from node.settings.section import Convert
 from node.writers.options import write_options
-from node.writers.reading import read_voxels
 from tests import make
 from tests.converting import here
-from tests.web.conftest import Site
+from tests.web.conftest import Site, StartSite
+
+pytestmark = pytest.mark.slow
+
 
 TEMPLATE = "{patient_name}_{modality}/{series_number:03}_{series_description}"
 
@@ -28,7 +30,6 @@ def settled(names: NameTree) -> None:
         pass
 
 
-@pytest.mark.slow
 def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     names = NameTree(Tree(site.root, node_template(TEMPLATE)), site.services.index)
     settled(names)
@@ -70,10 +71,9 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     assert read_voxels(header)[0].shape[2] == 7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "{patient_id}/{study_date}_{study_id}/{station}_{series_number:02}"])
 def test_convert_zip_files_and_the_tree_give_a_series_one_path(
-    template: str | None, tmp_path: Path, start_site: Callable[..., Site]
+    template: str | None, tmp_path: Path, start_site: StartSite
 ) -> None:
     """Two studies of two people, one of whom has no name, and one of whom is called like a way out."""
     site = start_site(storage={} if template is None else {"names": template})
@@ -95,8 +95,7 @@ def test_convert_zip_files_and_the_tree_give_a_series_one_path(
     ]
     site.take(*instances)
     site.convert()
-    names = NameTree(Tree(site.root, node_template(template)), site.services.index)
-    settled(names)
+    settled(NameTree(Tree(site.root, node_template(template)), site.services.index))
     tree = {str(path.relative_to(site.root / "names")) for path in (site.root / "names").rglob("*.nii.gz")}
 
     answer = site.client().post("/selected/volumes.zip", data={"study": [*whose]}, follow_redirects=True)
@@ -114,10 +113,7 @@ def test_convert_zip_files_and_the_tree_give_a_series_one_path(
     assert sorted({path.rpartition("/")[0] for path in tree}) == folders
 
 
-@pytest.mark.slow
-def test_zip_files_of_studies_in_one_folder_of_a_person_can_be_unpacked_together(
-    start_site: Callable[..., Site],
-) -> None:
+def test_zip_files_of_studies_in_one_folder_of_a_person_can_be_unpacked_together(start_site: StartSite) -> None:
     """With the template of a site, the days of studies do not tell their folders apart."""
     site = start_site(storage={"names": "{patient_id}/{series_number:03}"})
     for study, day in (("1.2.3", "20261120"), ("1.2.4", "20261121")):

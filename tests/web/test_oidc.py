@@ -15,8 +15,8 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 from playwright.sync_api import expect
 
+from node.api import ProviderUnavailable, Role, SignInFailed, UsageError
 from node.control.node import _require_account
-from node.errors import UsageError
 from node.extensions.oidc import identity_provider
 from node.extensions.oidc.identity_provider import (
     MAX_WAITING,
@@ -26,10 +26,8 @@ from node.extensions.oidc.identity_provider import (
     claim_at,
 )
 from node.extensions.oidc.settings import Oidc
-from node.index.nouns.accounts import Role
-from node.web.errors import ProviderUnavailable, SignInFailed
 from tests import make
-from tests.web.conftest import PASSWORD, Site
+from tests.web.conftest import PASSWORD, Site, StartSite
 from tests.web.oidc import CLIENT, SECRET, Provider
 from tests.web.pages import Visitor
 
@@ -51,7 +49,7 @@ def keys_of(provider: Provider, folder: Path, **oidc: Any) -> dict[str, Any]:
     return {"issuer": provider.issuer, "client_id": CLIENT, "client_secret_file": secret, **ROLES, **oidc}
 
 
-StartSite = Callable[..., Site]
+StartSite = StartSite
 
 
 @pytest.fixture
@@ -68,8 +66,7 @@ def begin(client: httpx2.Client, path: str = "/login/oidc") -> str:
     """Go to the provider, and return the address that it sends the browser back to."""
     there = client.get(path)
     assert there.status_code == 303, there.text
-    back = httpx2.get(there.headers["location"])
-    return str(back.headers["location"])
+    return str(httpx2.get(there.headers["location"]).headers["location"])
 
 
 def sign_in(client: httpx2.Client) -> httpx2.Response:
@@ -96,9 +93,7 @@ def audited(site: Site) -> list[tuple[str, int, str]]:
         ("pacs", Role.ADMIN),
     ],
 )
-def test_a_person_of_the_provider_gets_a_session_with_a_role(
-    start: StartSite, provider: Provider, roles: Any, role: Role
-) -> None:
+def test_a_person_of_the_provider_gets_a_role(start: StartSite, provider: Provider, roles: Any, role: Role) -> None:
     provider.claims["roles"] = roles
     site = start()
     client = browser_of(site)
@@ -111,7 +106,6 @@ def test_a_person_of_the_provider_gets_a_session_with_a_role(
     assert "SameSite=strict" in session
     assert client.get(API).status_code == 200
     known = site.services.index.accounts.by_name("oidc:5f3c")
-    assert known is not None
     assert (known.role, known.password_hash) == (role, None)
     assert audited(site) == [("oidc:5f3c", 0, "Login by OpenID Connect")]
 
@@ -120,9 +114,7 @@ def test_the_account_may_be_named_by_another_claim_and_roles_lie_deeper(start: S
     provider.claims = {"preferred_username": "anna@hospital.example", "realm_access": {"roles": ["physics"]}}
     site = start(name_claim="preferred_username", role_claim="realm_access.roles")
     assert sign_in(browser_of(site)).status_code == 200
-    known = site.services.index.accounts.by_name("oidc:anna@hospital.example")
-    assert known is not None
-    assert known.role == Role.WRITE
+    assert site.services.index.accounts.by_name("oidc:anna@hospital.example").role == Role.WRITE
 
 
 SPOILT = [
@@ -189,9 +181,7 @@ def test_only_those_who_are_allowed_may_sign_in(start: StartSite, provider: Prov
 
 
 @pytest.mark.slow
-def test_each_sign_in_brings_the_role_of_now_and_another_role_ends_older_sessions(
-    start: StartSite, provider: Provider
-) -> None:
+def test_each_sign_in_brings_the_role_of_now_and_another_ends_sessions(start: StartSite, provider: Provider) -> None:
     site = start()
     first, second, third = browser_of(site), browser_of(site), browser_of(site)
     sign_in(first)
@@ -225,12 +215,9 @@ def test_a_session_of_the_provider_is_not_prolonged(start: StartSite, monkeypatc
 def test_our_own_accounts_stay_apart(start: StartSite) -> None:
     site = start()
     site.account("5f3c", Role.ADMIN)
-    client = browser_of(site)
-    sign_in(client)
+    sign_in(browser_of(site))
     assert site.client(auth=("oidc:5f3c", PASSWORD)).get(API).status_code == 401
-    own = site.services.index.accounts.by_name("5f3c")
-    assert own is not None
-    assert own.role == Role.ADMIN
+    assert site.services.index.accounts.by_name("5f3c").role == Role.ADMIN
     assert site.client(auth=("5f3c", PASSWORD)).get(API).status_code == 200
 
 
@@ -344,11 +331,9 @@ def test_the_sign_in_leads_nowhere_else(start: StartSite, elsewhere: str) -> Non
 
 def test_the_sign_in_leads_back_to_the_page_that_asked_for_it(start: StartSite) -> None:
     client = browser_of(start())
-    to_form = client.get("/studies/1.2.3?x=1&y='\"")
-    form = client.get(to_form.headers["location"])
+    form = client.get(client.get("/studies/1.2.3?x=1&y='\"").headers["location"])
     href = form.text.partition('href="/login/oidc')[2].partition('"')[0]
-    answer = client.get(begin(client, "/login/oidc" + href))
-    assert "url=/studies/1.2.3?x=1&amp;y=" in answer.text
+    assert "url=/studies/1.2.3?x=1&amp;y=" in client.get(begin(client, "/login/oidc" + href)).text
 
 
 # The provider
@@ -362,8 +347,7 @@ def test_a_provider_that_is_down_is_reported_and_own_accounts_go_on(start: Start
     provider.close()
     assert begun.get(back).status_code == 503
     assert begun.get(API).status_code == 401
-    identity_provider_is_unknown = start()
-    answer = browser_of(identity_provider_is_unknown).get("/login/oidc")
+    answer = browser_of(start()).get("/login/oidc")
     assert answer.status_code == 503
     assert "The identity provider gave an unexpected answer" in answer.text
     assert site.client(auth=("reader", PASSWORD)).get(API).status_code == 200
@@ -425,9 +409,7 @@ def test_new_keys_of_the_provider_are_fetched_and_strangers_cannot_have_them_fet
     "metadata",
     [{"token_endpoint": None}, {"authorization_endpoint": "ftp://x/"}, {"jwks_uri": "javascript:1"}, {"issuer": ""}],
 )
-def test_a_provider_that_says_nonsense_of_itself_is_not_asked(
-    provider: Provider, tmp_path: Path, metadata: dict[str, Any]
-) -> None:
+def test_a_provider_with_nonsense_is_not_asked(provider: Provider, tmp_path: Path, metadata: dict[str, Any]) -> None:
     provider.metadata = metadata
     node = IdentityProvider(Oidc(**keys_of(provider, tmp_path)))
     with pytest.raises(ProviderUnavailable):

@@ -5,17 +5,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from node.receive.import_files import import_instances
+from node.api import import_instances
 from tests import make
 from tests.preloaded import run
 from tests.rows import view_rows
-from tests.web.conftest import Site, until
+from tests.web.conftest import StartSite, until
+
+pytestmark = pytest.mark.slow
 
 
 def folder_of_files(folder: Path) -> list[Path]:
@@ -39,10 +40,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-@pytest.mark.slow
-def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
-    start_site: Callable[..., Site], tmp_path: Path
-) -> None:
+def test_a_file_is_referred_to_and_the_folder_stays_whatever_is_done(start_site: StartSite, tmp_path: Path) -> None:
     files = folder_of_files(tmp_path / "scans")
     before = state_of(files[0].parent)
     site = start_site({"dicom": {"enabled": False}})
@@ -84,7 +82,6 @@ def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
     }
 
 
-@pytest.mark.slow
 def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_the_folder(tmp_path: Path) -> None:
     files = folder_of_files(tmp_path / "scans")
     [other] = make.ct_series(1, study_uid="1.2.4", PatientName="Another^Person")  # a conflict, which the pages show
@@ -125,7 +122,6 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
     assert state_of(files[0].parent) == before
 
 
-@pytest.mark.slow
 def test_a_folder_without_dicom_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
     temporary = tmp_path / "tmp"

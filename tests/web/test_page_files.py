@@ -18,8 +18,8 @@ from PIL import Image
 
 from node import __version__
 from node.extensions.ohif.package import MANIFEST, folder_of
-from node.extensions.pages.assets import FOLDER
 from tests import make
+from tests.conftest import ROOT
 from tests.web.conftest import Site, until
 
 PLACE = "/studies/1.2.3/series/1.2.3.1"
@@ -91,8 +91,7 @@ def test_metaimage_is_reduced_as_nifti_is(filled: Site) -> None:
 
 def test_a_browser_may_keep_what_is_named_by_version_and_nothing_of_a_patient(filled: Site) -> None:
     client = filled.client()
-    style = client.get(f"/static/voxelnode.css?v={__version__}")
-    assert "max-age=31536000" in style.headers["cache-control"]
+    assert "max-age=31536000" in client.get(f"/static/voxelnode.css?v={__version__}").headers["cache-control"]
     assert client.get("/static/voxelnode.css").headers["cache-control"] == "no-cache"
     assert client.get("/studies/1.2.3").headers["cache-control"] == "no-store"
 
@@ -136,9 +135,7 @@ def test_no_page_has_a_script_or_a_style_of_its_own(filled: Site, path: str) -> 
 
 def test_a_part_of_a_page_is_sent_again_only_when_it_has_changed(filled: Site) -> None:
     client = filled.client()
-    first = client.get("/queue/rows")
-    seen = re.search(r"seen=(\w+)", first.text)
-    assert seen is not None
+    seen = re.search(r"seen=(\w+)", client.get("/queue/rows").text)
     assert client.get(f"/queue/rows?seen={seen[1]}").status_code == 204
 
 
@@ -181,7 +178,7 @@ def test_a_search_is_as_long_as_its_fields_at_most(filled: Site, search: dict[st
 
 
 def test_what_is_not_ours_is_what_its_licence_list_says() -> None:
-    vendor = FOLDER / "vendor"
+    vendor = ROOT / "node/extensions/pages/static/vendor"
     reported = dict(
         re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", (vendor / "LICENSES.md").read_text(), re.MULTILINE)
     )
@@ -230,8 +227,7 @@ def test_masks_and_reports_are_listed_and_served_as_files_of_their_series(site: 
     site.take(*images, structures, make.measurement_report(images, number, series_uid="1.2.9.3"))
     site.convert()
     client = site.client()
-    mask = client.get("/studies/1.2.9/series/1.2.9.2")
-    assert "volume_roi1_mask.nii.gz" in mask.text
+    assert "volume_roi1_mask.nii.gz" in client.get("/studies/1.2.9/series/1.2.9.2").text
     assert client.get("/studies/1.2.9/series/1.2.9.2/files/1/volume_roi1_mask.nii.gz").status_code == 200
     report = client.get("/studies/1.2.9/series/1.2.9.3")
     assert report.status_code == 200

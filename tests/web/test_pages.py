@@ -21,7 +21,7 @@ from node.extensions.demo.known_series import head_phantom
 from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.trash import empty_trash
-from tests.web.conftest import PASSWORD, Site, open_site
+from tests.web.conftest import PASSWORD, Site, StartSite, open_site
 from tests.web.pages import NARROW, OF_COLOURS, WIDE, Visitor, accessibility_faults, is_wider_than_window
 
 UTF8 = "ISO_IR 192"
@@ -74,8 +74,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     refused = Refused("association", "called AE title", "called X", "call us VOXELNODE", "10.0.0.1", SCRIPT, "X")
     now = dt.datetime.now(dt.UTC)
     site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
-    instance = phantom.instances[0]
-    yield Shown(site, _place(instance), _place(_knee()[0]))
+    yield Shown(site, _place(phantom.instances[0]), _place(_knee()[0]))
     site.close()
 
 
@@ -282,9 +281,7 @@ def test_one_button_has_all_downloads(visitor: Visitor, shown: Shown, width: int
     expect(menu.get_by_role("link")).to_have_count(0)
     menu.locator("summary").click()
     expect(menu.get_by_role("link")).to_have_text(["Volumes", "All files", "DICOM", "CD or USB…"])
-    box = menu.locator(".panel").bounding_box()
-    assert box is not None
-    assert box["x"] >= 0
+    assert menu.locator(".panel").bounding_box()["x"] >= 0
     assert not is_wider_than_window(page)
     assert accessibility_faults(page) == []
     with page.expect_download():
@@ -594,9 +591,7 @@ def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[
 
 
 @pytest.mark.slow
-def test_the_first_page_of_a_series_is_light_and_nothing_is_asked_of_any_other_machine(
-    visitor: Visitor, shown: Shown
-) -> None:
+def test_the_first_page_of_a_series_is_light_and_asks_no_other_machine(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.head)
     page.wait_for_selector("#viewer[data-shown]")
     weights = page.evaluate(
@@ -611,20 +606,18 @@ def test_the_first_page_of_a_series_is_light_and_nothing_is_asked_of_any_other_m
 
 @pytest.mark.slow
 def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[str], Visitor]) -> None:
-    visitor = visit(site.url)
-    page = visitor.open("/")
+    page = visit(site.url).open("/")
     expect(page.locator("main")).to_contain_text("dcmsend -aec VOXELNODE")
     assert accessibility_faults(page) == []
 
 
 @pytest.mark.slow
 def test_peers_that_must_show_a_certificate_are_sent_as_to_the_port_of_tls(
-    start_site: Callable[..., Site], visit: Callable[[str], Visitor]
+    start_site: StartSite, visit: Callable[[str], Visitor]
 ) -> None:
     tls = {"tls_certificate": "/node.pem", "tls_client_ca": "/ca.pem", "tls_port": 2762}
     peers = {"CT1": {"ae_title": "CT1", "certificate": "ct1", "networks": ["10.1.2.0/24", "10.1.3.0/24"]}}
-    site = start_site({"dicom": {"host": "127.0.0.1", **tls}, "peers": peers})
-    page = visit(site.url).open("/")
+    page = visit(start_site({"dicom": {"host": "127.0.0.1", **tls}, "peers": peers}).url).open("/")
     main = page.locator("main")
     expect(main).to_contain_text("+cf CA -aet CT1 -aec VOXELNODE +sd +r --no-halt 127.0.0.1 2762 FOLDER")
     expect(main).to_contain_text("CT1 from 10.1.2.0/24 or 10.1.3.0/24: all other senders are rejected.")
@@ -733,9 +726,7 @@ def test_a_page_of_what_was_deleted_says_so(site: Site, visit: Callable[[str], V
 
 
 @pytest.mark.slow
-def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
-    site: Site, visit: Callable[[str], Visitor]
-) -> None:
+def test_a_series_is_converted_again_and_its_old_revision_shown(site: Site, visit: Callable[[str], Visitor]) -> None:
     series = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1")
     site.take(*series[:5])
     site.convert()
@@ -799,9 +790,7 @@ def test_an_upload_shows_each_of_its_studies(site: Site, visit: Callable[[str], 
 
 
 @pytest.mark.slow
-def test_files_that_are_dropped_are_stored_and_others_reported(
-    site: Site, visit: Callable[[str], Visitor], tmp_path: Path
-) -> None:
+def test_dropped_files_are_stored_or_reported(site: Site, visit: Callable[[str], Visitor], tmp_path: Path) -> None:
     files = []
     for number, ds in enumerate(make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1")):
         files.append(tmp_path / f"{number}.dcm")
@@ -889,9 +878,7 @@ def test_a_page_whose_session_is_over_leads_to_the_form(guarded: Site, visit: Ca
 
 
 @pytest.mark.slow
-def test_sign_in_upload_and_identity_desk_fit_every_window(
-    guarded: Site, tmp_path: Path, visit: Callable[[str], Visitor]
-) -> None:
+def test_sign_in_upload_and_desk_fit_any_window(guarded: Site, tmp_path: Path, visit: Callable[[str], Visitor]) -> None:
     long = {"PatientID": "P1", "PatientName": "Bobinski-Longname^Robert Alexander", "PatientSex": "M"}
     guarded.take(*make.ct_series(2, study_uid="1.1", PatientID="P1", PatientName="Ann^A", PatientSex="F"))
     guarded.take(*make.ct_series(2, study_uid="1.2", **long))

@@ -15,18 +15,16 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
-from node.association.client.addresses import Address
-from node.association.client.send import send_files
+from node.api import Address, Role, send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.retrieving import Retrieving, outcome
 from node.index.database.work_loop import RequestLoop
-from node.index.nouns.accounts import Role
 from node.index.work.states import Counts
 from tests import make
 from tests.interop.conftest import is_answered
 from tests.programs import free_port, needs
 from tests.trash import empty_trash
-from tests.web.conftest import Site, until
+from tests.web.conftest import Site, StartSite, until
 from tests.web.pages import NARROW, Visitor, accessibility_faults, is_wider_than_window
 
 STUDY, CT, MR = "1.2.90", "1.2.90.1", "1.2.90.2"
@@ -127,7 +125,7 @@ def retrieving(site: Site) -> RequestLoop:
 
 
 @pytest.fixture
-def site(start_site: Callable[..., Site], dcmtk: int, stranger: Stranger, silent: socket.socket) -> Iterator[Site]:
+def site(start_site: StartSite, dcmtk: int, stranger: Stranger, silent: socket.socket) -> Iterator[Site]:
     """A site with these peers, whose retriever runs; accounts send a token, and whoever sends none is local."""
     peers = {
         name: {"ae_title": name.upper(), "host": "127.0.0.1", "port": port}
@@ -265,7 +263,7 @@ def test_the_outcome_is_reported_in_words(counts: Counts, problem: str, state: s
     assert outcome(counts, problem, "disk", None) == (state, words)
 
 
-def test_a_retrieval_that_ran_when_the_node_ended_is_repeated_but_not_for_ever(start_site: Callable[..., Site]) -> None:
+def test_a_retrieval_that_ran_when_the_node_ended_is_repeated_but_not_for_ever(start_site: StartSite) -> None:
     site = start_site()
     rows, now = site.store.index.work, site.store.ingest.now()
     limit = Retrieving.max_attempts

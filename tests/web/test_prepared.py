@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,19 +14,17 @@ from typing import Any, cast
 import httpx2
 import pytest
 
+from node.api import Call, OutOfResources, Role
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
 from node.conversion.series import sweep
-from node.errors import OutOfResources
-from node.index.nouns.accounts import Role
 from node.index.work.ledger import MAX_DOWNLOADS, Work
 from node.index.work.states import Download
-from node.web.access import Call
 from node.web.downloads import MAX_MADE, Downloads, Making, makes
 from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.principal import Principal
 from node.web.zips import Member
 from tests import make
-from tests.web.conftest import PASSWORD, Site, until
+from tests.web.conftest import PASSWORD, Site, StartSite, until
 
 STUDY = "1.2.3"
 
@@ -72,9 +70,7 @@ def in_work(site: Site) -> list[str]:
 
 
 @pytest.mark.usefixtures("held")
-def test_an_account_has_one_download_made_while_others_wait_in_order(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_account_has_a_download_made_while_others_wait_in_turn(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = [begin(site, f"{number}.zip") for number in range(MAX_DOWNLOADS)]
     with pytest.raises(DownloadsBusy, match="remove one on its page"):
         begin(site, "more.zip")
@@ -147,7 +143,7 @@ def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(sit
 
 
 @pytest.fixture
-def two(start_site: Callable[..., Site]) -> tuple[Site, httpx2.Client, httpx2.Client]:
+def two(start_site: StartSite) -> tuple[Site, httpx2.Client, httpx2.Client]:
     """A root with a study of two series, and two accounts that read."""
     site = start_site(authentication="always").serving()
     for series in ("1.2.3.1", "1.2.3.2"):
@@ -196,8 +192,7 @@ def test_a_medium_is_asked_for_watched_fetched_in_parts_and_removed_by_rest(
 @pytest.mark.slow
 def test_rest_makes_some_series_and_refuses_what_is_not_there(two: tuple[Site, httpx2.Client, httpx2.Client]) -> None:
     _, one, _ = two
-    some = {"study_instance_uids": [STUDY], "series_instance_uids": ["1.2.3.2"]}
-    first = asked(one, some)
+    first = asked(one, {"study_instance_uids": [STUDY], "series_instance_uids": ["1.2.3.2"]})
     assert ended(one, first["id"])["instances"] == 2
     for body, status in (
         ({"study_instance_uids": ["9.9"]}, 404),
@@ -213,9 +208,7 @@ def test_rest_makes_some_series_and_refuses_what_is_not_there(two: tuple[Site, h
 
 
 @pytest.mark.slow
-def test_a_download_is_for_its_account_alone_and_only_while_it_sees_the_series(
-    two: tuple[Site, httpx2.Client, httpx2.Client],
-) -> None:
+def test_a_download_is_for_its_account_while_it_sees_the_series(two: tuple[Site, httpx2.Client, httpx2.Client]) -> None:
     site, one, other = two
     site.account("admin", Role.ADMIN)
     admin = site.client(auth=("admin", PASSWORD))

@@ -71,8 +71,7 @@ def test_a_problem_stays_until_somebody_acknowledges_it_and_returns_when_the_ser
 
 @pytest.mark.slow
 def test_one_word_for_certainty_in_rest_and_views(site: Site) -> None:
-    counted = {"study_uid": "1.2.3", "series_uid": "1.2.3.1", "ImagesInAcquisition": 3}
-    site.take(*make.ct_series(3, **counted))
+    site.take(*make.ct_series(3, **{"study_uid": "1.2.3", "series_uid": "1.2.3.1", "ImagesInAcquisition": 3}))
     site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.2"))
     site.take(*make.gap_series(9, (4,), study_uid="1.2.3", series_uid="1.2.3.3"))
     site.convert()
@@ -114,8 +113,7 @@ def test_problems_of_one_cause_are_acknowledged_together(site: Site) -> None:
 
     site.take(*make.gap_series(9, (4,), study_uid="1.2.9", series_uid="1.2.9.1"))
     site.convert()
-    late = client.post("/problems/causes/geometry", data={"seen": seen, "reason": REASON})
-    assert late.status_code == 409
+    assert client.post("/problems/causes/geometry", data={"seen": seen, "reason": REASON}).status_code == 409
     assert badge(site) == 5, "one came that the person has not seen"
 
     [seen] = re.findall(r'name="seen" value="(\w+)"', client.get("/problems/causes/geometry").text)
@@ -123,8 +121,7 @@ def test_problems_of_one_cause_are_acknowledged_together(site: Site) -> None:
     assert client.post("/problems/causes/geometry", data={"seen": seen, "reason": REASON}).status_code == 303
     assert badge(site) == 1
     assert client.get("/problems/acknowledged").text.count("/problems/withdraw") == 4
-    lines = [line for line in site.audited("DICOM Instances Accessed") if "acknowledged" in str(line)]
-    assert len(lines) == 4
+    assert len([line for line in site.audited("DICOM Instances Accessed") if "acknowledged" in str(line)]) == 4
     assert client.get("/problems/causes/nothing").status_code == 200
 
 

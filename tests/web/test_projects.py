@@ -10,10 +10,9 @@ import httpx2
 import pytest
 
 import node
-from node.errors import UsageError
+from node.api import Role, UsageError
 from node.index.engine.narrowed import RULES
 from node.index.models.levels import Base
-from node.index.nouns.accounts import Role
 from node.web.access import declared
 from node.web.credentials import digest, new_token
 from tests import make
@@ -214,8 +213,7 @@ def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(s
     listed = ben.get("/").text
     assert {study for study in set(SERIES.values()) if f"/studies/{study}" in listed} == {"1.2.902", "1.2.903"}
     assert "2 studies" in re.sub(r"<[^>]+>", "", listed)
-    menu = re.findall(r'<li><a href="([^"]+)"', listed)
-    assert menu == ["/"], "the pages of the node are not for members"
+    assert re.findall(r'<li><a href="([^"]+)"', listed) == ["/"], "the pages of the node are not for members"
     found = ben.post("/", data={"words": "1.2.9"}, headers={"hx-request": "true"}).text
     assert "Name^1.2.901" not in found
     assert "1.2.902" in found
@@ -366,7 +364,6 @@ def test_a_token_is_for_one_project(start_site: Any) -> None:
     assert "<option>beta</option>" in pages.get("/account").text
     assert "<option>alpha</option>" not in pages.get("/account").text
     made = re.search(r"vxn_[\w-]+", pages.post("/account/tokens", data=form).text)
-    assert made is not None
     assert seen(made[0]) == {"1.2.902.1", "1.2.903.1"}
     assert pages.post("/account/tokens", data=form | {"label": "no", "project": "alpha"}).status_code == 400
 

@@ -1,18 +1,16 @@
 """Every URL that the node hands out can be followed, whatever a client says in its Host header."""
 
 import re
-from collections.abc import Callable
 from urllib.parse import urljoin
 
 import httpx2
 import pytest
 from pydantic import ValidationError
 
-from node.index.nouns.accounts import Role
-from node.settings.core import Web
+from node.api import Role, Web
 from tests import make
 from tests.access_table import requests
-from tests.web.conftest import PASSWORD, Site
+from tests.web.conftest import PASSWORD, Site, StartSite
 from tests.web.mixed import sample
 from tests.web.test_stow import body_of, file_of, post
 
@@ -40,7 +38,7 @@ PUBLIC = "https://pacs.example.org/archive"
     ],
 )
 def test_every_url_begins_with_the_address_that_clients_reach(
-    start_site: Callable[..., Site], web: dict[str, str], headers: dict[str, str], expected: str
+    start_site: StartSite, web: dict[str, str], headers: dict[str, str], expected: str
 ) -> None:
     """A port that a client leaves out of the Host is added, but not to the host of a proxy."""
     site = start_site(**web)
@@ -57,7 +55,7 @@ SLASHES = ("/dicom-web/studies/", "/api/v1/studies/", "/studies/1.2/", "/login/"
 
 @pytest.mark.slow
 def test_every_redirect_of_every_route_is_right_behind_a_proxy_that_removes_a_path_and_beside_it(
-    start_site: Callable[..., Site],
+    start_site: StartSite,
 ) -> None:
     site = start_site(authentication="always", public_url=PUBLIC)
     site.account("admin", Role.ADMIN)

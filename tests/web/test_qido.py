@@ -9,7 +9,6 @@ import pytest
 from pydicom import config
 
 from node.dicom.matching import MAX_MATCHES
-from node.extensions.dicomweb import qido
 from tests import make
 from tests.web.conftest import Site, open_site
 
@@ -95,9 +94,7 @@ def test_all_studies_come_with_what_the_standard_asks_for(client: httpx2.Client)
         ({"PatientID": "%"}, set()),
     ],
 )
-def test_studies_are_searched_by_attributes(
-    client: httpx2.Client, parameters: dict[str, Any], studies: set[str]
-) -> None:
+def test_studies_are_found_by_attributes(client: httpx2.Client, parameters: dict[str, Any], studies: set[str]) -> None:
     assert set(values(search(client, "studies", **parameters), "0020000D")) == studies
 
 
@@ -144,7 +141,7 @@ def test_pages_follow_each_other_without_gap_or_overlap(client: httpx2.Client) -
 
 
 def test_there_is_an_end_to_what_one_answer_holds(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qido, "MAX_RESULTS", 2)
+    monkeypatch.setattr("node.extensions.dicomweb.qido.MAX_RESULTS", 2)
     response = client.get("/dicom-web/studies", params={"limit": 10**9})
     assert len(response.json()) == 2
     assert "At most 2 results" in response.headers["warning"]

@@ -145,7 +145,6 @@ def test_endless_and_deep_reports_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", ["test-SR.dcm", "reportsi.dcm"])
 def test_reports_of_others_are_shown(name: str) -> None:
-    ds = dcmread(PYDICOM_FILES / name)
-    reader = Reader(report_html(ds))
+    reader = Reader(report_html(dcmread(PYDICOM_FILES / name)))
     assert "not shown" not in reader.text
     assert reader.elements <= PLAIN

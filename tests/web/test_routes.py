@@ -1,22 +1,18 @@
 """Routes over HTTP: STOW-RS to another node, and what REST and pages show and change."""
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit
+from node.api import Audit, Role, Route
 from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
-from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
 from node.routing.router import RouteWorkers, lanes_of
-from node.settings.core import Route
-from node.web.api.work import RouteResource
 from tests import make
-from tests.web.conftest import Site
+from tests.web.conftest import Site, StartSite
 
 
 def route_of(there: str, tokens: Path | None = None, **keys: Any) -> dict[str, Any]:
@@ -52,9 +48,7 @@ def token(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
-    start_site: Callable[..., Site], token: Path
-) -> None:
+def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_made_send(start_site: StartSite, token: Path) -> None:
     there = start_site(authentication="always")
     there.account("writer", Role.WRITE)
     token.write_text("wrong")
@@ -68,9 +62,8 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     assert "401" in row["trouble"]
     assert "token_file" in row["trouble"]
     assert row["trouble_since"].endswith("Z")
-    held = RouteResource.of(row)
-    assert (held.instances_behind, held.series_behind, held.waiting, held.given_up) == (3, None, 0, 0)
-    assert held.waiting_since is None
+    held = [row.get(name) for name in ("instances_behind", "series_behind", "waiting", "given_up", "waiting_since")]
+    assert held == [3, None, 0, 0, None]
     assert "check the token" in client.get("/routes").text
     token.write_text(there.token("writer"))
     path = "/api/v1/routes/up/CLOUD"
@@ -103,7 +96,7 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     assert 'voxelnode_route_waiting{destination="CLOUD",route="up"} 0.0' in client.get("/metrics").text
 
 
-def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(start_site: Callable[..., Site]) -> None:
+def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(start_site: StartSite) -> None:
     there = start_site()
     here = start_site(route_of(there.url))
     run(here, "up/CLOUD")
@@ -123,7 +116,7 @@ def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(start_site: C
 
 @pytest.mark.slow
 def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_waits_for_it(
-    start_site: Callable[..., Site], tmp_path: Path
+    start_site: StartSite, tmp_path: Path
 ) -> None:
     folders = {name: FolderSettings(folder=tmp_path / name, layout="archive") for name in ("one", "two")}
     for folder in folders:
@@ -156,8 +149,7 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     assert left() == 4  # one destination lacks the late instance
     run(here, "away/two")
     assert left() == 4  # an event to come is awaited, too
-    quiet = dt.timedelta(0)
-    assert index.studies.mark_quiet(quiet, dt.datetime.now(dt.UTC) + dt.timedelta(days=1)) == 1
+    assert index.studies.mark_quiet(dt.timedelta(0), dt.datetime.now(dt.UTC) + dt.timedelta(days=1)) == 1
     assert left() == 4
     run(here, "last/two")
     assert left() == 0

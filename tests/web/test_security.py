@@ -19,18 +19,16 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
-from node.errors import UsageError
-from node.index.nouns.accounts import Role
+from node.api import Role, UsageError, Web
 from node.index.search.finder import Finder
 from node.runtime.budget import current_caller
 from node.runtime.logs import ALLOWED_FIELDS
-from node.settings.core import Web
 from node.web import middleware, server
 from node.web.headers import HEADERS
 from node.web.server import WebServer
 from tests.pace import idle_seconds, now
 from tests.protocol.conftest import keys  # noqa: F401
-from tests.web.conftest import PASSWORD, Site, until
+from tests.web.conftest import PASSWORD, Site, StartSite, until
 
 API = "/api/v1/studies"
 CHANGE = "/api/v1/studies/1.2/reconvert"
@@ -61,7 +59,7 @@ def test_a_request_for_an_address_or_this_machine_is_taken(empty: Site, host: st
     assert empty.client(headers={"Host": socket.gethostname()}).get(API).status_code == 200
 
 
-def test_a_name_of_the_configuration_is_taken(start_site: Callable[..., Site]) -> None:
+def test_a_name_of_the_configuration_is_taken(start_site: StartSite) -> None:
     site = start_site(allowed_hosts=("pacs.example.org",))
     assert site.client(headers={"Host": "pacs.example.org:8443"}).get(API).status_code == 200
     proxied = {"Host": "127.0.0.1", "Origin": "https://pacs.example.org"}
@@ -87,7 +85,7 @@ def test_a_page_elsewhere_changes_nothing(empty: Site, headers: dict[str, str]) 
     assert "page of another site" in answer.json()["detail"]
 
 
-def test_a_page_of_another_scheme_or_port_is_a_page_elsewhere(start_site: Callable[..., Site]) -> None:
+def test_a_page_of_another_scheme_or_port_is_a_page_elsewhere(start_site: StartSite) -> None:
     site = start_site(allowed_hosts=("pacs.example.org", "other.example.org:8443"))
 
     ours, pacs = site.origin.partition("//")[2], "pacs.example.org"
@@ -117,9 +115,7 @@ def test_our_pages_and_scripts_may_change_things(empty: Site) -> None:
         assert empty.client(headers=headers).post(CHANGE).status_code == 404
 
 
-def test_no_page_elsewhere_may_read_or_ask_what_it_may_send_unless_it_is_configured(
-    start_site: Callable[..., Site],
-) -> None:
+def test_no_page_elsewhere_may_read_or_ask_what_it_may_send_unless_it_is_configured(start_site: StartSite) -> None:
     closed, opened = start_site(), start_site(cors_origins=("https://viewer.example.org",))
     asked = {
         "Access-Control-Request-Method": "GET",
@@ -142,7 +138,7 @@ def test_no_page_elsewhere_may_read_or_ask_what_it_may_send_unless_it_is_configu
             Web(cors_origins=(every,))
 
 
-def test_a_page_of_a_friend_has_no_more_rights_than_the_token_that_it_shows(start_site: Callable[..., Site]) -> None:
+def test_a_page_of_a_friend_has_no_more_rights_than_the_token_that_it_shows(start_site: StartSite) -> None:
     site = start_site(cors_origins=("https://viewer.example.org",))  # on loopback: nobody else needs an account
     site.account("reader", Role.READ)
     page = {"Origin": "https://viewer.example.org", "Sec-Fetch-Site": "cross-site"}
@@ -292,7 +288,7 @@ def test_a_connection_that_asks_for_nothing_is_closed(site: Site, monkeypatch: p
 
 
 def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    start_site: StartSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 4)
     site = start_site()
@@ -305,7 +301,7 @@ def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(
 
 @pytest.mark.slow
 def test_connections_that_never_end_their_handshake_are_closed(
-    start_site: Callable[..., Site],
+    start_site: StartSite,
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -340,7 +336,7 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
     assert not site.server._thread.is_alive()
 
 
-def test_one_address_cannot_take_every_place(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_cannot_take_every_place(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.server.PER_ADDRESS", 2)
     site = start_site()
     with held_connections(site, 3) as held:
@@ -352,18 +348,15 @@ def test_one_address_cannot_take_every_place(start_site: Callable[..., Site], mo
             assert status_of(elsewhere) == 200
 
 
-def test_all_that_a_trusted_proxy_brings_is_not_one_address(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trusted_proxy_brings_more_than_one_address(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.server.PER_ADDRESS", 1)
-    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
-    with held_connections(site, 4) as held:
+    with held_connections(start_site(trusted_proxies=("127.0.0.0/8",), authentication="never"), 4) as held:
         for number, connection in enumerate(held):
             connection.sendall(request_head("GET", "/api/v1/events", f"X-Forwarded-For: 203.0.113.{number % 3}"))
             assert status_of(connection) == (200 if number < 3 else 503)
 
 
-def test_a_stream_does_not_hold_up_the_end(start_site: Callable[..., Site]) -> None:
+def test_a_stream_does_not_hold_up_the_end(start_site: StartSite) -> None:
     site = start_site()
     with site.network_client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
@@ -385,9 +378,7 @@ def test_a_client_in_the_middle_of_a_body_does_not_hold_up_the_end(site: Site) -
 
 
 @pytest.mark.slow
-def test_whoever_needs_an_account_and_shows_none_cannot_send_for_long(
-    guarded: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_needs_an_account_and_shows_none_cannot_send_long(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.server.HEAD_SECONDS", 0.3)
     with raw(guarded) as connection:
         head = "Content-Type: multipart/related; type=application/dicom; boundary=x\r\nTransfer-Encoding: chunked"
@@ -399,7 +390,6 @@ def test_whoever_needs_an_account_and_shows_none_cannot_send_for_long(
 
 def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) -> None:
     assert empty.url
-    assert empty.server._socket is not None
     assert empty.server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
@@ -410,13 +400,12 @@ def test_an_address_that_is_taken_is_reported_with_the_remedy(empty: Site) -> No
 
 
 def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
-    start_site: Callable[..., Site],
+    start_site: StartSite,
     keys: Path,  # noqa: F811
 ) -> None:
     site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     assert site.url.startswith("https://")
-    trusted = ssl.create_default_context(cafile=str(keys / "ca.pem"))
-    answer = site.network_client(verify=trusted).get("/healthz")
+    answer = site.network_client(verify=ssl.create_default_context(cafile=str(keys / "ca.pem"))).get("/healthz")
     assert answer.status_code == 200
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     port = int(site.url.rpartition(":")[2])
@@ -505,7 +494,7 @@ def test_no_websocket_is_opened_and_a_request_for_one_is_answered_as_any_other(g
 
 @pytest.mark.slow
 def test_begun_handshakes_leave_no_memory_behind(
-    start_site: Callable[..., Site],
+    start_site: StartSite,
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -522,8 +511,7 @@ def test_begun_handshakes_leave_no_memory_behind(
     gc.collect()
     gc.disable()  # else a collection may come by chance
     try:
-        site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
-        address = urlsplit(site.url)
+        address = urlsplit(start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key").url)
         for _ in range(60):
             with socket.create_connection((address.hostname, address.port)) as stranger:
                 stranger.sendall(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03")

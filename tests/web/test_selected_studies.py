@@ -11,6 +11,9 @@ from PIL import Image
 from tests import make
 from tests.web.conftest import Site, open_site
 
+pytestmark = pytest.mark.slow
+
+
 STUDIES = ("1.2.1", "1.2.2", "1.2.3")
 
 
@@ -26,7 +29,6 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-@pytest.mark.slow
 def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site) -> None:
     client, both = three.client(), {"study": [*STUDIES[:2], "9.9", STUDIES[0]]}
     with ZipFile(BytesIO(client.post("/selected/dicom.zip", data=both, follow_redirects=True).content)) as dicom:
@@ -64,7 +66,6 @@ def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site)
     assert client.post("/selected/delete", data=others).status_code == 404
 
 
-@pytest.mark.slow
 def test_a_csv_file_has_what_the_list_has_and_no_formula(three: Site) -> None:
     answer = three.client().post(
         "/studies.csv", data={"order": "name", "reverse": "on", "words": "p", "description": ""}
@@ -75,7 +76,6 @@ def test_a_csv_file_has_what_the_list_has_and_no_formula(three: Site) -> None:
     assert any("as a CSV file" in str(line) for line in three.audited("Query"))
 
 
-@pytest.mark.slow
 def test_a_list_shows_small_pictures(three: Site) -> None:
     answer = three.client().get("/studies/1.2.1/series/1.2.1.1/thumbnails/1/volume_thumbnail.png")
     assert answer.headers["content-type"] == "image/webp"

@@ -1,7 +1,7 @@
 """STOW-RS: what is stored, what is refused and how either is told; hostile bodies (row W4 of the fault catalogue)."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -14,7 +14,7 @@ from pydicom.uid import JPIPHTJ2KReferencedDeflate, RLELossless
 from node.index.nouns.records import Refused
 from tests import make
 from tests.rows import index_locked, view_rows
-from tests.web.conftest import Site, until
+from tests.web.conftest import Site, StartSite, until
 from tests.web.mixed import NAMES, data_set, sample
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=XX'
@@ -54,9 +54,7 @@ def part_files(site: Site) -> list[Any]:
 REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"
 
 
-def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_promised(
-    start_site: Callable[..., Site],
-) -> None:
+def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_promised(start_site: StartSite) -> None:
     site = start_site(tables={"journal": {"acknowledge": "index"}})
     promise = site.services.ingest.acknowledgement
     assert promise is not None
@@ -100,9 +98,7 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-def test_the_cuts_of_a_body_text_around_its_parts_and_padding_of_boundaries_do_not_matter(
-    site: Site, piece: int
-) -> None:
+def test_cuts_of_a_body_text_around_its_parts_and_padding_of_boundaries_do_not_matter(site: Site, piece: int) -> None:
     series = make.ct_series(5, rows=8, columns=8)
     first, second, *others = map(file_of, series)
     head = b"Content-Type: application/dicom\r\n\r\n"
@@ -191,7 +187,7 @@ def test_what_is_here_already_is_stored_again_without_harm(site: Site) -> None:
 
 @pytest.mark.parametrize(("answer", "status", "reason"), [("success", 200, None), ("warning", 202, 0xB000)])
 def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
-    start_site: Callable[..., Site], answer: str, status: int, reason: int | None
+    start_site: StartSite, answer: str, status: int, reason: int | None
 ) -> None:
     site = start_site(storage={"conflict_answer": answer})
     first, other = make.ct_series(2)
@@ -208,9 +204,7 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("rows", [16, 1024])
 @pytest.mark.parametrize("is_encapsulated", [False, True])
-def test_an_instance_that_ends_within_its_pixels_is_stored_with_a_warning(
-    site: Site, rows: int, is_encapsulated: bool
-) -> None:
+def test_an_instance_cut_in_its_pixels_is_stored_with_a_warning(site: Site, rows: int, is_encapsulated: bool) -> None:
     whole, cut = make.ct_series(2, rows=rows, columns=rows)
     if is_encapsulated:
         for ds in (whole, cut):
@@ -282,8 +276,7 @@ def test_a_body_that_makes_no_sense_is_refused(site: Site, body: bytes, fields: 
 
 def test_a_body_that_is_cut_short_keeps_what_came_whole(site: Site) -> None:
     first, second = (file_of(ds) for ds in make.ct_series(2))
-    response = post(site, body_of(first, second)[: -len(second) // 2])
-    assert response.status_code == 400
+    assert post(site, body_of(first, second)[: -len(second) // 2]).status_code == 400
     assert len(stored(site)) == 1
     assert part_files(site) == []
 

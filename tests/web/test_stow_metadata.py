@@ -221,9 +221,7 @@ def _changed(**elements: Any) -> list[dict[str, Any]]:
     ],
     ids=range(22),
 )
-def test_metadata_that_cannot_be_meant_are_refused_with_the_reason(
-    targets: dict[str, Site], metadata: Any, reported: str
-) -> None:
+def test_senseless_metadata_are_refused_with_the_reason(targets: dict[str, Site], metadata: Any, reported: str) -> None:
     site = targets["nothing"]
     body = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
     (ds,) = make.ct_series(1)
@@ -289,9 +287,7 @@ DESCRIPTION = (
         ("MR_small_RLE.dcm", 409),
     ],
 )
-def test_the_description_of_pixels_may_be_left_out_if_the_frames_say_it(
-    origin: Site, site: Site, name: str, status: int
-) -> None:
+def test_pixels_need_no_description_if_the_frames_say_it(origin: Site, site: Site, name: str, status: int) -> None:
     one, model = given_out(origin, name)
     uri, left = model["7FE00010"]["BulkDataURI"], {tag: model[tag] for tag in model if tag not in DESCRIPTION}
     answer = origin.client().get(uri, headers=AS_STORED)

@@ -1,7 +1,7 @@
 """Strangers who want the places, the streams or the accounts of others (faults W4, W5)."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import pytest
 from node.index.nouns.accounts import Role
 from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
 from node.web.sessions import FREE_TRIES, FREE_TRIES_OF_ACCOUNT, Throttle
-from tests.web.conftest import PASSWORD, Site, until
+from tests.web.conftest import PASSWORD, Site, StartSite, until
 from tests.web.test_security import raw, request_head, status_of
 
 API = "/api/v1/studies"
@@ -59,9 +59,7 @@ def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str,
 
 
 @pytest.mark.slow
-def test_slow_posts_through_a_proxy_keep_nobody_out(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_posts_through_a_proxy_keep_nobody_out(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The addresses that a trusted proxy forwards count, not its own."""
     monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 40)
     site = start_site(trusted_proxies=("127.0.0.0/8",))
@@ -78,9 +76,7 @@ def test_slow_posts_through_a_proxy_keep_nobody_out(
                 assert fresh.get("/healthz").status_code == 200
 
 
-def test_health_answers_while_every_place_is_taken_by_known_clients(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_health_answers_while_clients_take_every_place(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 4)
     site = start_site()
     with ExitStack() as stack:
@@ -133,7 +129,7 @@ def shown(site: Site, address: str, password: str, name: str = "reader") -> int:
 
 
 @pytest.fixture
-def proxied(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
+def proxied(start_site: StartSite, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose clients have the addresses that they claim, where no time passes for the throttle or for hashes."""
     monkeypatch.setattr(Throttle.__init__, "__defaults__", (lambda: 0.0,))
     is_right = lambda password, hashed: bool(hashed) and password == PASSWORD  # noqa: E731
@@ -180,8 +176,7 @@ def test_guesses_at_one_account_lock_out_no_other_at_the_same_address(proxied: S
 
 
 def test_an_address_that_tries_many_names_is_slowed_down(proxied: Site) -> None:
-    statuses = [shown(proxied, "198.51.100.1", "wrong", f"name{number}") for number in range(30)]
-    assert statuses[-1] == 429
+    assert [shown(proxied, "198.51.100.1", "wrong", f"name{number}") for number in range(30)][-1] == 429
     assert shown(proxied, "203.0.113.1", PASSWORD) == 200
     assert len(proxied.audited("Security Alert")) == 1
 

@@ -12,14 +12,12 @@ import httpx2
 import pytest
 import tomlkit
 
+from node.api import Role, Settings, UsageError
 from node.children.pseudonyms import new_key_file
 from node.control import checks
 from node.control.configuration import pages_file
-from node.errors import UsageError
-from node.index.nouns.accounts import Role
 from node.settings.example import sections
 from node.settings.load import load
-from node.settings.model import Settings
 from node.settings.tables import CONTROLS, LIMITS, fields_of
 from tests.protocol.conftest import make_keys
 from tests.web.conftest import PASSWORD, Site, site_of
@@ -193,9 +191,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", REQUIRED)
-def test_every_key_outlives_a_form_that_is_saved_and_goes_by_its_name_alone(
-    section: str, files: Path, tmp_path: Path
-) -> None:
+def test_every_key_outlives_a_saved_form_and_goes_by_its_name_alone(section: str, files: Path, tmp_path: Path) -> None:
     scratch, root = tmp_path / "scratch" / "root", tmp_path / "root"
     tables = tables_of(section, files, scratch)
     assert set().union(*tables) == set(fields_of(section))

@@ -10,9 +10,7 @@ import httpx2
 import pytest
 from pydicom import config
 
-from node.dicom.attributes import is_identifier
-from node.errors import NotUnderstood
-from node.index.nouns.accounts import Role
+from node.api import NotUnderstood, Role, is_identifier
 from tests import make
 from tests.web.conftest import PASSWORD, Site, open_site
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
-from node.extensions.pages import files
-from node.extensions.pages import series as series_pages
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window
+
+pytestmark = pytest.mark.slow
+
 
 STUDY = "1.2.70"
 CT, MR, REGIONS, STEADY, COLOUR, ELSEWHERE = (f"{STUDY}.{number}" for number in range(1, 7))
@@ -38,6 +39,9 @@ def _ct() -> list[Any]:
     return make.ct_series(
         12, rows=90, columns=70, pixels=pixels, series_uid=CT, SeriesNumber=1, SeriesDescription="chest", **about
     )
+
+
+View = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def visitor(visit: Callable[[str], Visitor], site: Site) -> Visitor:
 
 
 @pytest.fixture
-def view(visitor: Visitor) -> Callable[..., Page]:
+def view(visitor: Visitor) -> View:
     def view(series: str, **options: Any) -> Page:
         page = visitor.open(f"/studies/{STUDY}/series/{series}", **options)
         page.wait_for_selector("#viewer[data-shown]")
@@ -103,8 +107,7 @@ def colours(element: Locator) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(BytesIO(element.screenshot())).convert("RGB"), dtype=int)
 
 
-@pytest.mark.slow
-def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[..., Page]) -> None:
+def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: View) -> None:
     page = view(CT)
     axial = plane(page, "axial").locator("canvas")
     expect(caption(page, "axial")).to_have_text("Axial 7 of 12")
@@ -136,15 +139,13 @@ def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[.
     page.keyboard.press("Escape")
     axial.focus()
     bar = page.get_by_role("toolbar", name="Viewer").bounding_box()
-    assert bar is not None
     assert bar["height"] < 40, "one line at 1440 pixels"
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("MIP, MinIP")
     assert accessibility_faults(page) == []
 
 
-@pytest.mark.slow
-def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
+def test_a_distance_is_that_of_the_patient(view: View) -> None:
     page = view(CT)
     page.keyboard.press("x")
     page.get_by_role("button", name="Distance").click()
@@ -176,8 +177,7 @@ def test_a_distance_is_that_of_the_patient(view: Callable[..., Page]) -> None:
     expect(measures).to_have_count(0)
 
 
-@pytest.mark.slow
-def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(view: Callable[..., Page]) -> None:
+def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(view: View) -> None:
     page = view(CT)
     axial = plane(page, "axial")
 
@@ -220,13 +220,11 @@ def test_angles_and_regions_are_measured_by_keys_on_a_turned_and_flipped_plane(v
     assert letters() == [*("R", "L", "A", "P")]
 
 
-@pytest.mark.slow
-def test_one_finger_scrolls_or_does_what_the_tool_says_and_two_zoom_and_move(view: Callable[..., Page]) -> None:
+def test_one_finger_scrolls_or_does_what_the_tool_says_and_two_zoom_and_move(view: View) -> None:
     page = view(CT, has_touch=True)
     page.keyboard.press("x")
     canvas = plane(page, "axial").locator("canvas")
     box = canvas.bounding_box()
-    assert box is not None
     middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
     session = page.context.new_cdp_session(page)
 
@@ -262,16 +260,14 @@ def _of(page: Page, series: str) -> str:
     return page.locator(f"#beside option[data-series='{series}']").get_attribute("value") or ""
 
 
-@pytest.mark.slow
-def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., Page]) -> None:
+def test_two_series_beside_each_other_share_the_cross_hair(view: View) -> None:
     page = view(CT)
     page.get_by_text("Beside…").click()
     page.get_by_label("Beside").select_option(_of(page, MR))
     page.get_by_text("Beside…").click()
     expect(page.locator(".view")).to_have_count(2)
     expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 6 of 20")  # x = 2 mm, as in the middle of the CT
-    axial = plane(page, "axial").locator("canvas")
-    axial.focus()
+    plane(page, "axial").locator("canvas").focus()
     for _ in range(10):
         page.keyboard.press("Shift+ArrowLeft")  # 12 mm to the right of the patient: three slices of the MR
     expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 9 of 20")
@@ -287,8 +283,7 @@ def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., P
     expect(page.locator(".view")).to_have_count(1)
 
 
-@pytest.mark.slow
-def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: Callable[..., Page]) -> None:
+def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: View) -> None:
     page = view(CT)
     page.keyboard.press("x")
     canvas = plane(page, "axial").locator("canvas")
@@ -307,8 +302,7 @@ def test_a_region_lies_over_the_image_in_its_colour_and_with_its_name(view: Call
     assert np.abs(colours(canvas) - before).max() < 3
 
 
-@pytest.mark.slow
-def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> None:
+def test_times_play_and_colours_are_as_they_are(view: View) -> None:
     page = view(STEADY)
     expect(page.locator("#time-number")).to_contain_text("1 of 3")
     page.keyboard.press("ArrowRight")
@@ -322,8 +316,7 @@ def test_times_play_and_colours_are_as_they_are(view: Callable[..., Page]) -> No
     assert not is_wider_than_window(page)
 
 
-@pytest.mark.slow
-def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, view: Callable[..., Page]) -> None:
+def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, view: View) -> None:
     page = view(CT, size={"width": 330, "height": 300})  # the processor draws
     assert not [url for url in visitor.asked if "niivue" in url]
     page.keyboard.press("v")
@@ -338,10 +331,8 @@ def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, vi
     assert np.abs(greys(canvas) - soft).mean() > 1
 
 
-@pytest.mark.slow
-def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view: Callable[..., Page]) -> None:
-    page = view(CT)
-    expect(page.locator(".rail img").first).to_have_attribute("src", re.compile("thumbnail"))
+def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view: View) -> None:
+    expect(view(CT).locator(".rail img").first).to_have_attribute("src", re.compile("thumbnail"))
     # A browser may ask for the icon at any time, and for badges after 10 seconds.
     asked = [url for url in visitor.asked if not re.search(r"/badges$|/mark\.svg", url)]
     first = asked.index(next(url for url in asked if url.endswith("volume.nii.gz"))) + 1
@@ -349,7 +340,6 @@ def test_other_pictures_wait_for_the_first_of_the_viewer(visitor: Visitor, view:
     assert [url for url in asked[:first] if "thumbnail" in url] == []
 
 
-@pytest.mark.slow
 def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor) -> None:
     page = visitor.open("/status")
     page.add_init_script(
@@ -363,24 +353,22 @@ def test_without_webgl_planes_are_shown_and_space_says_why_not(visitor: Visitor)
     expect(plane(page, "space")).to_contain_text("WebGL 2 is missing")
 
 
-@pytest.mark.slow
-def test_files_that_a_browser_does_not_read_are_shown_as_the_copy_of_the_node(
-    view: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(series_pages, "BROWSER_FORMATS", frozenset())  # as on a node that writes NRRD alone
+def test_files_that_no_browser_reads_are_shown_as_a_nodes_copy(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "node.extensions.pages.series.BROWSER_FORMATS", frozenset()
+    )  # as on a node that writes NRRD alone
     page = view(STEADY)
     expect(page.locator("#notes")).to_contain_text("Only the first time is shown: of files in this format")
     expect(caption(page, "coronal")).to_contain_text("Coronal")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("voxels", ["volume.nii.gz", "volume.zraw"])
 def test_a_large_volume_is_shown_reduced_before_it_is_complete(
     visitor: Visitor, site: Site, monkeypatch: pytest.MonkeyPatch, voxels: str
 ) -> None:
-    monkeypatch.setattr(files, "REDUCED_VOXELS", 20_000)
+    monkeypatch.setattr("node.extensions.pages.files.REDUCED_VOXELS", 20_000)
     if voxels == "volume.zraw":  # as on a node that writes MetaImage alone
-        monkeypatch.setattr(series_pages, "VIEWED_FORMATS", ("mhd",))
+        monkeypatch.setattr("node.extensions.pages.series.VIEWED_FORMATS", ("mhd",))
     page = visitor.open("/status")
     held: list[Route] = []
 

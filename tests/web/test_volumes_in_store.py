@@ -57,7 +57,6 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
 def forget(site: Site) -> None:
     """Remove all copies, as if they had not been used for long."""
     remote = site.store.archive.remote
-    assert remote is not None
     remote.stays_seconds = 0.0
     remote.trim()
     remote.stays_seconds = 60.0

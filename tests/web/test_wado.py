@@ -3,7 +3,7 @@
 import json
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from email.message import Message
 from io import BytesIO
@@ -18,16 +18,16 @@ from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, MRSpectroscopyStorage, RLELossless
 
+from node.api import import_instances
 from node.dicom.encoding import file_meta
 from node.dicom.uids import web_transfer_syntax
-from node.extensions.dicomweb import bulk_data, wado
-from node.receive.import_files import import_instances
+from node.extensions.dicomweb import bulk_data
 from node.receive.ingest import Announced, Origin
 from node.web.files import CHUNK_BYTES
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import decoder
-from tests.web.conftest import Site, open_site, until
+from tests.web.conftest import Site, StartSite, open_site, until
 from tests.web.mixed import NAMES, data_set, sample
 
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -158,9 +158,7 @@ def test_the_accept_query_parameter_goes_before_the_header(client: httpx2.Client
         (f"{SAMPLES['rtdose_rle.dcm'].path}/frames/1,2", "application/octet-stream"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_given_is_reported_by_406_with_what_is_offered(
-    client: httpx2.Client, path: str, accept: str
-) -> None:
+def test_what_cannot_be_given_is_406_with_what_is_offered(client: httpx2.Client, path: str, accept: str) -> None:
     response = get(client, path, accept)
     assert response.status_code == 406
     assert "; available: " in response.json()["detail"]
@@ -198,9 +196,7 @@ def test_head_tells_the_headers_and_an_entity_tag_saves_the_body(client: httpx2.
 
 
 @pytest.mark.slow
-def test_metadata_that_cannot_be_made_now_are_refused_before_their_status(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_that_cannot_be_made_are_refused_before_a_status(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     [ds] = make.ct_series(1)
     site.take(ds)
     monkeypatch.setattr(decoder(), "_limits", replace(decoder()._limits, deadline_seconds=0.0))
@@ -378,7 +374,7 @@ def test_frames_are_broken_off_where_a_later_one_cannot_be_had(site: Site) -> No
         client.get(f"{one.path}/frames/1,2")
 
 
-def test_frames_of_an_instance_that_was_replaced_are_those_of_the_new_one(start_site: Callable[..., Site]) -> None:
+def test_frames_of_an_instance_that_was_replaced_are_those_of_the_new_one(start_site: StartSite) -> None:
     site = start_site()
     site.store.ingest.overwrite_policy = "replace"
     place = {"study_uid": "1.2.3", "series_uid": "1.2.3.1", "sop_instance_uid": "1.2.3.1.1"}
@@ -414,8 +410,7 @@ def test_metadata_hold_every_attribute_and_no_pixels(client: httpx2.Client, name
 def test_bulk_data_are_where_the_metadata_say(client: httpx2.Client) -> None:
     one = SAMPLES["examples_palette.dcm"]
     (reported,) = client.get(f"{one.path}/metadata").json()
-    uri = reported["7FE00010"]["BulkDataURI"]
-    ((_, body),) = parts_of(client.get(uri))
+    ((_, body),) = parts_of(client.get(reported["7FE00010"]["BulkDataURI"]))
     assert body == one.read().PixelData
     ((headers, frame),) = parts_of(
         get(client, SAMPLES["MR_small_RLE.dcm"].path + "/bulkdata/7FE00010", "*/*; transfer-syntax=*")
@@ -469,8 +464,8 @@ def test_metadata_of_several_jobs_are_in_the_order_of_the_instances(
     filled: Site, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
 ) -> None:
     reported = filled.client().get("/dicom-web/studies/1.2.3/metadata").content
-    monkeypatch.setattr(wado, "AT_ONCE", most)
-    monkeypatch.setattr(wado, "AT_ONCE_BYTES", most_bytes)
+    monkeypatch.setattr("node.extensions.dicomweb.wado.AT_ONCE", most)
+    monkeypatch.setattr("node.extensions.dicomweb.wado.AT_ONCE_BYTES", most_bytes)
     assert filled.client().get("/dicom-web/studies/1.2.3/metadata").content == reported
     assert len(json.loads(reported)) == 5
 
@@ -562,9 +557,7 @@ def test_annotations_and_profiles_are_ignored_with_a_warning(client: httpx2.Clie
      {"viewport": "9,"}, {"viewport": "9,9,a"}, {"viewport": "9,9,,,,,9"}, {"viewport": "9,9,inf"},
      {"quality": "101"}, {"quality": "x"}],
 )  # fmt: skip
-def test_parameters_of_pictures_that_make_no_sense_are_reported(
-    client: httpx2.Client, parameters: dict[str, str]
-) -> None:
+def test_senseless_parameters_of_pictures_are_reported(client: httpx2.Client, parameters: dict[str, str]) -> None:
     response = get(client, f"{SAMPLES['CT_small.dcm'].path}/rendered", **parameters)
     assert response.status_code == 400
     assert "PS3.18" in response.json()["detail"]
@@ -572,8 +565,7 @@ def test_parameters_of_pictures_that_make_no_sense_are_reported(
 
 def test_a_frame_can_be_rendered_by_itself(client: httpx2.Client) -> None:
     path = SAMPLES["examples_ybr_color.dcm"].path
-    pictures = {client.get(f"{path}/frames/{number}/rendered").content for number in (1, 15, 30)}
-    assert len(pictures) == 3
+    assert len({client.get(f"{path}/frames/{number}/rendered").content for number in (1, 15, 30)}) == 3
     assert client.get(f"{path}/frames/31/rendered").status_code == 406
     assert client.get(f"{path}/frames/2/thumbnail").headers["content-type"] == "image/jpeg"
 
@@ -622,8 +614,7 @@ def test_the_older_way_to_ask_for_one_instance(client: httpx2.Client) -> None:
 
     native = dcmread(BytesIO(ask(contentType="application/dicom").content))
     assert native.file_meta.TransferSyntaxUID == EXPLICIT
-    stored = ask(contentType="application/dicom", transferSyntax="*")
-    assert data_set(stored.content) == data_set(one.file)
+    assert data_set(ask(contentType="application/dicom", transferSyntax="*").content) == data_set(one.file)
     with Image.open(BytesIO(ask(rows="32", windowCenter="600", windowWidth="1200").content)) as picture:
         assert (picture.format, picture.size) == ("JPEG", (32, 32))
     assert ask(contentType="image/png", frameNumber="1").headers["content-type"] == "image/png"

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -34,13 +35,10 @@ def test_the_part_of_a_large_instance_becomes_its_file(tmp_path: Path) -> None:
 
 
 def test_a_part_that_the_disk_does_not_move_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Path) -> None:
-        raise OSError(errno.EIO, "no")
-
     archive = Archive(tmp_path / "root")
     key = archive.new_key()
     archive.open_part(key).finish()
-    monkeypatch.setattr(filesystem, "move_file", refuse)
+    monkeypatch.setattr(filesystem, "move_file", Mock(side_effect=OSError(errno.EIO, "no")))
     with pytest.raises(OutOfResources):
         archive.keep_part(key)
 
@@ -61,17 +59,14 @@ def test_files_are_for_the_owner_only(tmp_path: Path) -> None:
 def test_folders_fill_up_and_a_restart_begins_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystem, "MAX_FILES_PER_FOLDER", 2)
     archive = Archive(tmp_path / "root")
-    folders = [Path(archive.new_key()).parent.name for _ in range(3)]
-    assert folders == ["00000000", "00000000", "00000001"]
+    assert [Path(archive.new_key()).parent.name for _ in range(3)] == ["00000000", "00000000", "00000001"]
     again = Archive(tmp_path / "root")
     assert Path(again.new_key()).parent.name == "00000002"
     assert again.folders() == ["00000000", "00000001", "00000002"]
 
 
 @pytest.mark.parametrize("count", [3, filesystem.MAX_SINGLE_SYNCS + 1])
-def test_a_sync_reaches_every_file_and_none_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
+def test_a_sync_reaches_every_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     archive = Archive(tmp_path / "root")
     keys = [kept(archive, b"x") for _ in range(2)] + ["objects/00000000/gone.dcm"] * (count - 2)
     synced: list[str] = []
@@ -154,9 +149,7 @@ def test_quarantine_moves_a_file_out_of_the_objects(tmp_path: Path) -> None:
     archive.remove(key)
 
 
-def test_the_new_name_of_a_moved_part_is_synced_before_the_old_one_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_name_of_a_part_is_synced_before_the_old_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = Archive(tmp_path / "root")
     key = archive.new_key()
     parts = [archive.open_part(key), archive.open_part(archive.new_key()), archive.open_part(archive.new_key())]

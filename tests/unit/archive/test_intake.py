@@ -50,9 +50,7 @@ def test_the_trash_is_named_only_if_emptying_it_makes_room(tmp_path: Path, free:
         assert (told() or "").endswith("or run `voxelnode trash empty --all`")
 
 
-def test_what_was_refused_comes_back_with_a_tenth_more_than_the_mark(
-    tmp_path: Path, free: Callable[[float], None]
-) -> None:
+def test_what_was_refused_comes_back_a_tenth_above_the_mark(tmp_path: Path, free: Callable[[float], None]) -> None:
     intake = Intake(tmp_path, reserve_bytes=10 * MB, low_bytes=20 * MB)
     free(9 * MB)
     assert intake.refusal()

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -49,13 +50,8 @@ def test_a_network_file_system_whose_locks_reach_no_other_machine_is_refused(
 
 
 @pytest.mark.parametrize("call", ["flock", "fcntl"])
-def test_a_root_where_no_lock_can_be_taken_is_refused(
-    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, call, failing)
+def test_a_root_that_takes_no_lock_is_refused(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, call, Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     with pytest.raises(LocksUnusable, match=r"without locks \(No locks available\).*use a local disk"):
         Repository(Settings(storage=Storage(root=tmp_path, reserve_bytes=0)))
 

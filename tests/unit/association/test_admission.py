@@ -53,8 +53,7 @@ def admission(peers: dict[str, Peer] | None = None, **dicom: Any) -> Admission:
 def test_addresses_are_compared_as_people_write_them(address: str, fits: bool) -> None:
     peers = {"ct": Peer(ae_title="CT1", networks=(ip_network("10.1.0.0/16"), ip_network("fd00::/64")))}
     doorkeeper = admission(peers)
-    rejection = doorkeeper.judge(doorkeeper.connected(Thread(), address), asking())
-    assert (rejection is None) == fits
+    assert (doorkeeper.judge(doorkeeper.connected(Thread(), address), asking()) is None) == fits
 
 
 def test_two_peers_of_one_title_may_come_from_either_address() -> None:
@@ -110,15 +109,12 @@ def test_waiting_for_the_last_connection_ends_with_it() -> None:
     assert doorkeeper.wait_until_empty(0)
 
 
-def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_reported(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_connection_that_gives_way_and_a_rejected_association_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 1)
     reported: list[Refused] = []
     door = Admission(Dicom(), lambda: {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=reported.append)
     door.connected(Thread(), "10.0.0.1")
-    second = door.connected(Thread(), "10.0.0.2")
-    assert door.judge(second, asking("CT1")) is not None
+    assert door.judge(door.connected(Thread(), "10.0.0.2"), asking("CT1")) is not None
     assert [(one.what, one.rule, one.peer, one.calling_ae_title) for one in reported] == [
         ("connection", "pending connections", "10.0.0.1", ""),
         ("association", "calling AE title", "10.0.0.2", "CT1"),

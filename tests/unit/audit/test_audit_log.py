@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -99,9 +100,7 @@ def test_a_line_torn_by_a_power_cut_stays_and_the_chain_goes_on(tmp_path: Path) 
     assert json.loads(path.read_text().splitlines()[-1])["detail"] == "after"
 
 
-def test_a_disk_that_is_full_is_reported_and_leaves_no_half_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     tell(audit)
     write = os.write
@@ -142,8 +141,7 @@ def test_what_is_required_and_what_tells_of_a_change_is_durable_and_a_reading_ne
 
 
 def test_a_name_that_is_no_text_has_a_line(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE")
-    tell(audit, os.fsdecode(b"CT \xff"))
+    tell(Audit(tmp_path, "VOXELNODE"), os.fsdecode(b"CT \xff"))
     assert lines(tmp_path)[0]["detail"] == "CT \udcff"
     assert verify(tmp_path) == []
 
@@ -203,11 +201,8 @@ def test_a_start_after_a_crash_between_two_files_goes_on_with_the_chain(tmp_path
 
 
 def test_a_file_that_cannot_be_set_aside_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*paths: object) -> None:
-        raise OSError(13, os.strerror(13))
-
     audit = Audit(tmp_path, "VOXELNODE")
-    monkeypatch.setattr("node.audit.audit_files.os.rename", fails)
+    monkeypatch.setattr("node.audit.audit_files.os.rename", Mock(side_effect=OSError(13, os.strerror(13))))
     for number in range(12):
         tell(audit, f"{number} " + "x" * 3000)
     assert len(lines(tmp_path)) == 12
@@ -263,11 +258,8 @@ def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, mo
     transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
     transfers.brought(SENDER, attributes("1.1"))
 
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(28, os.strerror(28))
-
     with monkeypatch.context() as disk, capture_logs() as logged:
-        disk.setattr("node.audit.audit_log.os.write", full)
+        disk.setattr("node.audit.audit_log.os.write", Mock(side_effect=OSError(28, os.strerror(28))))
         transfers.ended(SENDER, "released")
         monkeypatch.setattr(module, "MAX_LINE_SECONDS", -1.0)
         transfers.brought(SENDER, attributes("1.2"))

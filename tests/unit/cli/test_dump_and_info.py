@@ -79,9 +79,7 @@ def test_each_level_is_shown_with_those_above_it_and_its_children_counted(run, s
     assert ["series_description", "Thorax"] in fields
 
 
-def test_a_patient_is_found_by_a_part_of_the_name_and_a_series_by_the_end_of_its_uid(
-    run, series: list[Dataset]
-) -> None:
+def test_a_patient_is_found_by_part_of_the_name_and_a_series_by_the_end_of_its_uid(run, series: list[Dataset]) -> None:
     assert run("import", "scan", "--root", "here")[0] == 0
     uid, name = series[0].SeriesInstanceUID, str(series[0].PatientName)
     first, second = name.split("^")[:2]
@@ -128,8 +126,7 @@ def test_the_header_of_a_series_tells_what_the_index_does_not_have(run, tmp_path
     text = run("info", ds.SeriesInstanceUID, "--root", "here")[1]
     assert "  InstitutionName" in text
     assert "\x1b" not in text
-    path = Path(json.loads(run("info", ds.SOPInstanceUID, "--root", "here", "--json")[1])["instance"]["path"])
-    path.unlink()
+    Path(json.loads(run("info", ds.SOPInstanceUID, "--root", "here", "--json")[1])["instance"]["path"]).unlink()
     assert header(ds.SOPInstanceUID) == {"problem": "the file is missing: run `voxelnode fsck`"}
 
 
@@ -183,8 +180,7 @@ def _columns(line: str, what: int | str) -> Any:
     widths = [0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in line]
     if isinstance(what, str):
         return sum(widths[: line.index(what)])
-    ends = list(accumulate(widths, initial=0))
-    return line[ends.index(what) :]
+    return line[list(accumulate(widths, initial=0)).index(what) :]
 
 
 def test_hooks_and_their_messages_are_within_80_columns(run, tmp_path: Path) -> None:

@@ -41,9 +41,7 @@ def test_times_that_are_declared_and_written_are_complete(images: int, clock: bo
 @pytest.mark.parametrize("images", [None, 6, 48])
 @pytest.mark.parametrize("step_mm", [truth.SPACING_MM, 3.7])
 @pytest.mark.parametrize("clock", [False, True])
-def test_times_that_are_declared_and_not_written_are_in_the_verdict(
-    images: int | None, step_mm: float, clock: bool
-) -> None:
+def test_times_declared_and_not_written_are_in_the_verdict(images: int | None, step_mm: float, clock: bool) -> None:
     counts = {"NumberOfTemporalPositions": 8} | ({} if images is None else {"ImagesInAcquisition": images})
     found = verdict(declaring(drifting(8, 6, step_mm, clock=clock), **counts))
     assert found.state != "complete" or not assemble(drifting(8, 6, step_mm, clock=clock).datasets).volumes
@@ -82,8 +80,7 @@ def test_times_that_inversion_times_divide_are_complete() -> None:
 
 @pytest.mark.parametrize(("directions", "state"), [(6, "complete"), (7, "suspect")])
 def test_fewer_directions_than_the_protocol_of_ge_declares_are_suspect(directions: int, state: str) -> None:
-    random = np.random.default_rng(5)
-    chosen = random.normal(size=(6, 3))
+    chosen = np.random.default_rng(5).normal(size=(6, 3))
     chosen /= np.linalg.norm(chosen, axis=1, keepdims=True)
     series = truth.series(7, 4, Manufacturer="GE MEDICAL SYSTEMS")
 

@@ -182,8 +182,7 @@ def test_any_text_becomes_one_plain_part_of_a_path(text: str) -> None:
 )
 def test_descriptions_that_differ_in_a_sign_give_names_that_differ(one: str, other: str) -> None:
     template = name_template(DEFAULT)
-    names = {template.name_of({**SERIES, "series_description": each}) for each in (one, other)}
-    assert len(names) == 2
+    assert len({template.name_of({**SERIES, "series_description": each}) for each in (one, other)}) == 2
 
 
 def test_a_person_is_named_by_the_first_way_to_write_the_name_that_is_there() -> None:

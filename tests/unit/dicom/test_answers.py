@@ -107,6 +107,4 @@ def test_values_too_long_for_their_representation_are_of_unknown_representation(
 
 def test_representations_of_keys_are_those_of_the_dictionary() -> None:
     for keyword in KEYS_OF_ANSWERS:
-        key = key_of(keyword, Level.STUDY)
-        assert key is not None
-        assert key.vr == dictionary_VR(keyword)
+        assert key_of(keyword, Level.STUDY).vr == dictionary_VR(keyword)

@@ -133,8 +133,7 @@ def request_item(number: int) -> Dataset:
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_the_requests_of_a_series_are_read_from_every_encoding(implicit: bool, undefined: bool, count: int) -> None:
     ds = Dataset()
-    items = Sequence([request_item(number) for number in range(count)])
-    ds.RequestAttributesSequence = items
+    ds.RequestAttributesSequence = Sequence([request_item(number) for number in range(count)])
     ds["RequestAttributesSequence"].is_undefined_length = undefined
     for item in ds.RequestAttributesSequence:
         item.is_undefined_length_sequence_item = undefined

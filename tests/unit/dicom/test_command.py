@@ -103,5 +103,4 @@ def test_a_command_set_is_read_by_pydicom_as_it_was_meant() -> None:
 
 def test_a_comment_of_a_peer_cannot_move_the_cursor() -> None:
     data = encoded(CommandField=0x8021, CommandDataSetType=0x0101, MessageIDBeingRespondedTo=1, Status=0xA700)
-    comment = b"\x00\x00\x02\x09\x06\x00\x00\x00no\x1b[2J"[: 8 + 6]
-    assert decode_command(data + comment).comment == "no?[2J"
+    assert decode_command(data + b"\x00\x00\x02\x09\x06\x00\x00\x00no\x1b[2J"[: 8 + 6]).comment == "no?[2J"

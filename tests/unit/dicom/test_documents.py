@@ -76,8 +76,7 @@ def test_a_head_that_is_cut_is_never_taken_for_the_whole() -> None:
 @pytest.mark.parametrize("written", ["1.7e+38", "1.7E38", "1.6999999760721821e+38", "17" + 37 * "0"])
 def test_a_value_of_32_bits_is_found_however_a_program_writes_it(written: str, vr: str) -> None:
     key = DocumentKey("2005,EXAMPLE,10", 0x20051010, "EXAMPLE", vr, (written,), restricts=True)
-    document = {key.name: ["FL", "1.7e+38"]}
-    assert holds([key], document) is True
+    assert holds([key], {key.name: ["FL", "1.7e+38"]}) is True
     assert holds([key], {key.name: ["FL", "1.7000002e+38"]}) is False
 
 

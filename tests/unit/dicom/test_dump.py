@@ -36,8 +36,7 @@ def by_tag(elements: tuple[DumpedElement, ...]) -> dict[str, DumpedElement]:
 
 def image() -> Dataset:
     ds = make.ct_series(1, rows=10, columns=20, PatientName="Müller^Jürgen", SpecificCharacterSet="ISO_IR 192")[0]
-    block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
-    block.add_new(0x0C, "IS", "1000")
+    ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", "1000")
     ds.private_block(0x0099, "NOBODY KNOWS", create=True).add_new(0x01, "LO", "words")
     inner = make.dataset(CodeValue="T-1")
     reference = make.dataset(ReferencedSOPInstanceUID="1.2.3", PurposeOfReferenceCodeSequence=[inner])
@@ -99,8 +98,7 @@ def test_a_value_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
 
 def test_an_element_that_ends_the_parser_leaves_what_comes_before(tmp_path: Path) -> None:
     path = saved(image(), tmp_path / "a.dcm", ImplicitVRLittleEndian)
-    broken = path.read_bytes().replace(b"\x08\0\x40\x11", b"\x08\0\x40\x11\xff\xff\xff\xff\x08\0", 1)
-    path.write_bytes(broken)
+    path.write_bytes(path.read_bytes().replace(b"\x08\0\x40\x11", b"\x08\0\x40\x11\xff\xff\xff\xff\x08\0", 1))
     dumped = dump(path)
     assert dumped.error is not None
     assert "(0008,1140)" in dumped.error
@@ -134,8 +132,7 @@ def test_a_deflated_data_set_is_listed_up_to_a_limit(tmp_path: Path) -> None:
     assert (deflated.elements[-1], deflated.error) == (whole.elements[-1], None)
     assert by_tag(deflated.elements)["(0002,0010)"].text == "Deflated Explicit VR Little Endian"
     ds.PixelData = bytes(50_000_000)
-    bomb = dump(saved(ds, path))
-    assert bomb.error == "only the first 1048576 bytes of the deflated data set are listed"
+    assert dump(saved(ds, path)).error == "only the first 1048576 bytes of the deflated data set are listed"
     path.write_bytes(path.read_bytes()[:-10])
     assert by_tag(dump(path).elements)["(0010,0010)"].text == "'Müller^Jürgen'"
 

@@ -85,8 +85,7 @@ def test_a_name_that_the_character_set_lacks_makes_it_unicode_and_no_text_is_los
 def test_an_earlier_change_is_kept_and_a_copy_that_is_right_already_has_no_new_one(tmp_path: Path) -> None:
     [ds] = make.ct_series(1, **WRONG)
     first = copied(ds, tmp_path, CopyChange(identity=RIGHT))
-    again = copied(first, tmp_path, CopyChange(identity=RIGHT))
-    assert len(again.OriginalAttributesSequence) == 1
+    assert len(copied(first, tmp_path, CopyChange(identity=RIGHT)).OriginalAttributesSequence) == 1
     later = copied(first, tmp_path, CopyChange(identity=replace(RIGHT, patient_id="C-2", reason="COERCE")))
     assert [item.ReasonForTheAttributeModification for item in later.OriginalAttributesSequence] == [
         "CORRECT",

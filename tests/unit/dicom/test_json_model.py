@@ -98,8 +98,7 @@ def test_values_that_anyone_may_have_sent(tag: int, vr: str, value: bytes, repor
 def test_a_sequence_has_its_items_however_long_it_is(implicit: bool) -> None:
     ds = make.dataset(Modality="RTSTRUCT")
     ds.ROIContourSequence = [make.dataset(ContourSequence=[make.dataset(ContourData=[1.5] * 12_000)])] * 3
-    model = json_model(read_back(ds, implicit=implicit), lambda path: path)
-    items = model["30060039"]["Value"]
+    items = json_model(read_back(ds, implicit=implicit), lambda path: path)["30060039"]["Value"]
     assert [len(item["30060040"]["Value"][0]["30060050"]["Value"]) for item in items] == [12_000] * 3
 
 

@@ -28,5 +28,4 @@ def test_a_subclass_is_answered_as_its_kind() -> None:
 
 
 def test_a_comment_fits_its_value_representation() -> None:
-    comment = answer_to(NotUnderstood("ä\\b\n\x1b[2J" + "x" * 100)).comment
-    assert comment == ("??b??[2J" + "x" * 100)[:64]
+    assert answer_to(NotUnderstood("ä\\b\n\x1b[2J" + "x" * 100)).comment == ("??b??[2J" + "x" * 100)[:64]

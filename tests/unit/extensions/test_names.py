@@ -174,8 +174,7 @@ def test_a_hostile_name_stays_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_several_parts_is_followed_and_empty_parts_go(tmp_path: Path) -> None:
-    by_person = "{patient_id}/{study_date}/{series_number:03}_{series_description}"
-    tree = Tree(tmp_path, node_template(by_person))
+    tree = Tree(tmp_path, node_template("{patient_id}/{study_date}/{series_number:03}_{series_description}"))
     tree.scan()
     rows = {uid: ([series(f"{uid}.1")], {f"{uid}.1": revision(tmp_path, uid, f"{uid}.1")}) for uid in ("1.1", "1.2")}
     for uid in rows:

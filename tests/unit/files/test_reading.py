@@ -158,8 +158,7 @@ def test_a_wrong_group_length_is_forgiven(tmp_path: Path, error: int, syntax: st
     ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(path, enforce_file_format=True)
     data = bytearray(path.read_bytes())
-    length = max(int.from_bytes(data[140:144], "little") + error, 0)
-    data[140:144] = length.to_bytes(4, "little")
+    data[140:144] = max(int.from_bytes(data[140:144], "little") + error, 0).to_bytes(4, "little")
     path.write_bytes(data)
     found = read_instance(path)
     assert found == ds
@@ -212,9 +211,7 @@ def test_files_of_a_series_give_their_own_values_however_they_differ(tmp_path: P
 
 
 @pytest.mark.parametrize("cut", [1, 2, 9, 100])
-def test_a_file_that_ends_within_an_element_of_the_file_before_is_read_as_pydicom_reads_it(
-    tmp_path: Path, cut: int
-) -> None:
+def test_a_file_that_ends_within_an_element_of_the_one_before_is_read_as_by_pydicom(tmp_path: Path, cut: int) -> None:
     [ds] = ct_series(1)
     ds.PixelData = None
     del ds.PixelData

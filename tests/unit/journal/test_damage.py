@@ -126,9 +126,7 @@ def test_a_lost_segment_is_reported_as_damage(opened: Opened) -> None:
 
 @pytest.mark.parametrize("cut", [None, 0, 100, HEADER_BYTES])
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_reported(
-    opened: Opened, at: int, cut: int | None
-) -> None:
+def test_a_segment_missing_or_cut_after_an_unclean_end_is_reported(opened: Opened, at: int, cut: int | None) -> None:
     opened.filled(3 * PER_SEGMENT)
     path = opened.segments()[at]
     if cut is None:
@@ -158,9 +156,7 @@ def test_the_only_segment_is_missed_and_after_a_clean_end_none_is(opened: Opened
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"journal": "another", "freed": 12}'])
-def test_without_a_mark_of_its_own_the_journal_is_read_from_its_first_record(
-    opened: Opened, content: bytes | None
-) -> None:
+def test_without_a_mark_of_its_own_a_journal_is_read_from_the_start(opened: Opened, content: bytes | None) -> None:
     journal = opened.ready()
     journal.free(fill(journal, 7)[-1])
     journal.close()
@@ -187,7 +183,6 @@ def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened)
     [path] = opened.segments()
     content = path.read_bytes()
     head = segment_head(content)
-    assert head is not None
     newer = SegmentHead(segment.VERSION + 1, head.journal, head.salt, head.first).encoded()
     path.write_bytes(newer + content[len(newer) :])
     for _ in range(2):  # and nothing was changed by the first try

@@ -8,6 +8,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -86,9 +87,7 @@ def test_a_clean_segment_that_cannot_be_begun_is_an_error_and_ends_the_appends(
             attempt()
 
 
-def test_a_refused_record_never_takes_the_place_of_an_acknowledged_one(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_record_never_replaces_an_acknowledged_one(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.filled(PER_SEGMENT - 1)
     with Fault(monkeypatch, "fdatasync", errno.ENOSPC, after=True), pytest.raises(OSError, match="No space left"):
         journal.append(b"refused", b"short")  # whole, in the room that the first segment has left
@@ -97,9 +96,7 @@ def test_a_refused_record_never_takes_the_place_of_an_acknowledged_one(
     assert found(opened)[PER_SEGMENT - 1 :] == [(PER_SEGMENT, b"acknowledged"), (PER_SEGMENT + 1, b"6")]
 
 
-def test_nothing_of_a_refused_batch_follows_an_acknowledged_record(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_part_of_a_refused_batch_follows_other_records(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.ready(segment_bytes=1 << 20)
     journal.append(b"first")
     fault = Fault(monkeypatch, "fdatasync", errno.ENOSPC, after=True)
@@ -156,11 +153,7 @@ def test_all_that_share_a_failed_sync_are_refused(opened: Opened, monkeypatch: p
 def test_a_failed_sync_of_a_preallocation_ends_the_appends(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.filled(3)
     with monkeypatch.context() as failing:
-
-        def fail(*_: object) -> None:
-            raise OSError(errno.EIO, "Input/output error")
-
-        failing.setattr(os, "fsync", fail)
+        failing.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
         with pytest.raises(OSError, match="Input/output"):
             journal.prepare()
     with pytest.raises(OSError, match="Input/output"):
@@ -207,10 +200,8 @@ def test_a_write_that_is_cut_short_is_finished(opened: Opened, monkeypatch: pyte
 
 
 def test_a_batch_of_more_buffers_than_a_write_takes_is_whole(opened: Opened) -> None:
-    journal = opened.ready()
-    journal.append(b"many", *[b"x"] * 1500)
+    opened.ready().append(b"many", *[b"x"] * 1500)
     [record] = opened.left()
-    assert isinstance(record, Record)
     assert record.payload == b"x" * 1500
 
 
@@ -227,8 +218,7 @@ def test_a_segment_that_was_only_begun_hides_no_record_of_the_one_that_was_begun
         journal.append(b"refused", PAYLOAD)
     journal = opened.ready()
     begun = 2 * PER_SEGMENT + 1
-    numbers = fill(journal, PER_SEGMENT + 1)
-    assert numbers == list(range(begun, begun + PER_SEGMENT + 1))
+    assert fill(journal, PER_SEGMENT + 1) == list(range(begun, begun + PER_SEGMENT + 1))
     first = PER_SEGMENT + 1 if spare else 1
     assert [number for number, _ in found(opened)] == list(range(first, begun + PER_SEGMENT + 1))
 
@@ -236,11 +226,8 @@ def test_a_segment_that_was_only_begun_hides_no_record_of_the_one_that_was_begun
 def test_without_a_mark_nothing_is_used_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.filled(2 * PER_SEGMENT)
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(os, "fsync", fail)
+        full.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
             journal.free(PER_SEGMENT)
     assert journal.freed == 0

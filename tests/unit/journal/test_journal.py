@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -143,8 +144,7 @@ def test_a_second_process_on_one_journal_is_refused_until_the_first_one_ends(ope
         Journal(opened.folder)
     journal.append(b"1")
     journal.close()
-    second = Journal(opened.folder)
-    second.close()
+    Journal(opened.folder).close()
 
 
 def test_an_append_to_a_closed_journal_touches_no_file(opened: Opened) -> None:
@@ -163,8 +163,7 @@ def test_an_append_to_a_closed_journal_touches_no_file(opened: Opened) -> None:
 def test_freed_segments_are_used_again_and_old_records_never_come_back(opened: Opened) -> None:
     journal = opened.ready(max_bytes=3 * SEGMENT_BYTES)
     for _ in range(20):
-        last = fill(journal, PER_SEGMENT - 1)[-1]
-        journal.free(last)
+        journal.free(fill(journal, PER_SEGMENT - 1)[-1])
     assert len(opened.segments()) <= 3
     fill(journal, 2)
     assert numbers(opened.left()) == [81, 82]
@@ -279,19 +278,15 @@ def test_the_header_of_an_empty_segment_stays_when_it_grows(tmp_path: Path) -> N
 
 
 def test_no_segment_is_prepared_beyond_the_limit(opened: Opened) -> None:
-    journal = opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES)
-    journal.prepare()
+    opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES).prepare()
     assert len(opened.segments()) == 3
 
 
 def test_a_preallocation_without_room_is_no_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.filled(PER_SEGMENT - 1)
 
-    def no_room(self: Segment, size: int) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(Segment, "grow", no_room)
+        full.setattr(Segment, "grow", Mock(side_effect=OSError(28, "No space left on device")))
         journal.prepare()
     assert fill(journal, 3) == [PER_SEGMENT, PER_SEGMENT + 1, PER_SEGMENT + 2]
 
@@ -356,3 +351,33 @@ def test_segments_beyond_the_limit_go_once_they_are_free(opened: Opened) -> None
     assert fill(journal, 2 * PER_SEGMENT) == list(range(10 * PER_SEGMENT + 1, 12 * PER_SEGMENT + 1))
     journal.free(journal.last - 1)
     assert numbers(opened.left()) == [12 * PER_SEGMENT]
+
+
+def test_a_look_beside_a_writer_takes_no_record_that_is_being_written_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is ahead by two records just when the reader has passed the place of the first one."""
+    with closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
+        list(journal.replay())
+        journal.append(b"{}", b"first")
+        record_at = Segment.record_at
+
+        def record_at_with_writer(segment: Segment, *arguments: int) -> tuple[Record, int] | None:
+            found = record_at(segment, *arguments)
+            if found is None and journal.last == 1:
+                journal.append(b"{}", b"second")
+                journal.append(b"{}", b"third")
+            return found
+
+        monkeypatch.setattr(Segment, "record_at", record_at_with_writer)
+        state = inspect(tmp_path / "journal")
+        assert (state.last, state.damage) == (3, ())
+
+
+def test_a_journal_of_a_newer_version_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer, closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
+        newer.setattr("node.journal.segment.VERSION", 2)
+        list(journal.replay())
+        journal.append(b"{}", b"first")
+    with pytest.raises(JournalUnusable, match="newer version"):
+        inspect(tmp_path / "journal")

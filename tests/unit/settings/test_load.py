@@ -71,9 +71,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: py
     assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "voxelnode.toml"}
 
 
-def test_lists_and_names_of_senders_come_from_the_environment_as_they_are_spelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_lists_and_names_of_senders_come_from_the_environment_as_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXELNODE_CONVERT__FORMATS", '["mhd"]')
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS_BY_CALLING_AE_TITLE__SlowPacs", "300")
     monkeypatch.setenv("VOXELNODE_PEERS__Ct1__AE_TITLE", "CT1")
@@ -202,8 +200,7 @@ def test_the_example_is_generated_from_the_model() -> None:
 
 
 def test_the_example_has_a_line_for_each_comment_and_is_short() -> None:
-    lines = example_toml().splitlines()
-    assert [line for line in lines if len(line) > 140] == []
+    assert [line for line in example_toml().splitlines() if len(line) > 140] == []
     assert len(example_toml().encode()) <= 9000
 
 

@@ -259,13 +259,11 @@ def test_integers_that_leave_sixteen_bits_by_their_slopes_stay_exact():
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_an_enhanced_instance_is_laid_out_by_its_functional_groups(shuffled):
     order = np.random.default_rng(3).permutation(12) if shuffled else None
-    ds = make.enhanced_mr(4, 3, order=order)
-    volume = only(assemble(stored([ds])))
+    volume = only(assemble(stored([make.enhanced_mr(4, 3, order=order)])))
     assert volume.shape == (12, 16, 4, 3)
     assert np.array_equal(volume.voxels.reshape(12, 16, 12), make.pattern(12, 16, 12))
     assert volume.spacing_mm == pytest.approx((0.5, 0.75, 2.5))
-    numbers = sorted(source.frame_number for source in volume.sources)
-    assert numbers == list(range(1, 13))
+    assert sorted(source.frame_number for source in volume.sources) == list(range(1, 13))
 
 
 def test_an_enhanced_volume_in_each_instance_makes_one_series_in_time():
@@ -291,8 +289,7 @@ def test_frames_of_a_clip_are_times_without_a_place():
 
 
 def test_planes_at_one_position_are_a_series_in_time_not_a_volume_without_thickness():
-    series = make.ct_series(4, positions=[(0, 0, 5)] * 4)
-    volume = only(assemble(series))
+    volume = only(assemble(make.ct_series(4, positions=[(0, 0, 5)] * 4)))
     assert volume.shape == (12, 16, 1, 4)
     assert volume.geometry is Geometry.SINGLE
 
@@ -301,8 +298,7 @@ def test_a_report_in_an_image_series_is_left_out_and_reported():
     series = make.ct_series(3)
     report = make.structured_report()
     assembly = assemble([*series, report])
-    volume = only(assembly)
-    assert names(volume) == [WarningKind.PARTLY_NOT_AN_IMAGE]
+    assert names(only(assembly)) == [WarningKind.PARTLY_NOT_AN_IMAGE]
     assert [(entry.sop_instance_uid, entry.reason) for entry in assembly.exclusions] == [
         (report.SOPInstanceUID, Reason.NOT_AN_IMAGE)
     ]
@@ -437,5 +433,4 @@ def test_damaged_headers_never_raise_and_no_instance_gets_lost(files, damage):
             continue
         if uid.encode() in file:  # neither does an instance with a damaged identity
             datasets.append((uid, ds))
-    assembly = assemble([ds for _, ds in datasets])
-    assert assembly.unaccounted({uid for uid, _ in datasets}) == set()
+    assert assemble([ds for _, ds in datasets]).unaccounted({uid for uid, _ in datasets}) == set()

@@ -49,9 +49,7 @@ def test_values_are_the_same_in_every_encoding_and_after_pydicom_touched_them(sy
 
 
 def test_what_is_no_number_is_not_a_number_and_never_an_exception():
-    ds = raw(0x00280030, "DS", b"0.5\\abc ")
-    values = stated_numbers(ds, "PixelSpacing")
-    assert values is not None
+    values = stated_numbers(raw(0x00280030, "DS", b"0.5\\abc "), "PixelSpacing")
     assert values[0] == 0.5
     assert math.isnan(values[1])
     assert number(raw(0x00280030, "DS", b"nan "), "PixelSpacing") is None

@@ -53,9 +53,7 @@ def placed(positions, orientation=AXIAL, pixel_spacing=SPACING):
     origin=st.tuples(*[st.floats(-500, 500)] * 3),
     shear=st.tuples(*[st.floats(-2, 2)] * 2),
 )
-def test_the_affine_puts_every_corner_where_the_positions_say(
-    orientation, count, spacing, pixel_spacing, origin, shear
-):
+def test_the_affine_puts_each_corner_where_positions_say(orientation, count, spacing, pixel_spacing, origin, shear):
     positions = stack_positions(count, spacing, origin, orientation, shear)
     placement = placed(positions, orientation, pixel_spacing)
     for index in {0, count // 2, count - 1}:

@@ -118,8 +118,7 @@ def test_an_intercept_does_not_round_stored_values() -> None:
 def test_a_frame_whose_sign_differs_from_the_data_set_keeps_its_values(decoded: str, found: str) -> None:
     first, other = frames_of("uint16", (1, 0), (1, 0))
     pixels = np.array([[np.iinfo(decoded).min, np.iinfo(decoded).max]], decoded)
-    signed = axial_frame(2, pixels, (0, 0, 2), dtype=np.dtype("uint16"))
-    voxels, *_ = fill([[first, signed, other]])
+    voxels, *_ = fill([[first, axial_frame(2, pixels, (0, 0, 2), dtype=np.dtype("uint16")), other]])
     assert voxels.dtype == found
     assert voxels[0, :, 0].tolist() == [[0, 65535], pixels[0].tolist(), [0, 65535]]
 

@@ -95,8 +95,7 @@ def test_monochrome1_is_inverted_in_pictures() -> None:
 
 
 def test_padding_does_not_stretch_the_percentiles_and_is_dark() -> None:
-    values = [-2000, *range(100, 201)]
-    shown = greys(line(values, display=Display(padding=(-2000, -2000))))
+    shown = greys(line([-2000, *range(100, 201)], display=Display(padding=(-2000, -2000))))
     assert shown[0] == 0
     assert shown[51] == pytest.approx(128, abs=2)
 
@@ -167,9 +166,7 @@ ORIENTATIONS = [
 
 
 @pytest.mark.parametrize("axes", ORIENTATIONS, ids="".join)
-def test_planes_hang_with_the_patients_right_or_anterior_at_the_left_and_anterior_or_superior_up(
-    axes: tuple[str, ...],
-) -> None:
+def test_planes_hang_with_right_or_anterior_at_the_left_and_anterior_or_superior_up(axes: tuple[str, ...]) -> None:
     image = marked(*axes)
     axial, coronal, sagittal = (picture.pixels.astype(int) for picture in preview(image, Stored(image)))
     left, posterior, superior = (lambda v: v // 100, lambda v: v // 10 % 10, lambda v: v % 10)
@@ -188,8 +185,7 @@ def test_pixels_of_a_plane_keep_the_spacing_of_their_axes(axes: tuple[str, ...])
     image = marked(*axes)
     along = {tuple(map(abs, LETTERS[letter])): spacing for letter, spacing in zip(axes, (1, 2, 4), strict=True)}
     x, y, z = along[1, 0, 0], along[0, 1, 0], along[0, 0, 1]
-    sizes = [picture.pixel_size for picture in preview(image, Stored(image))]
-    assert sizes == [(y, x), (z, x), (z, y)]
+    assert [picture.pixel_size for picture in preview(image, Stored(image))] == [(y, x), (z, x), (z, y)]
 
 
 def test_the_thumbnail_is_the_middle_slice_in_its_own_plane() -> None:

@@ -133,8 +133,7 @@ def test_a_matrix_that_contradicts_the_b_value_gives_no_direction(written: tuple
 
 
 def test_no_matrix_is_put_right_if_that_is_switched_off() -> None:
-    series = matrix_series(tuple(elements((0.48, 0.6, 0.64)).ravel()[:6]))
-    assembly = assemble(series, repair=False)
+    assembly = assemble(matrix_series(tuple(elements((0.48, 0.6, 0.64)).ravel()[:6])), repair=False)
     [entry] = assembly.volumes[0].diffusion or ()
     assert entry.direction_lps is None
     assert WarningKind.NO_DIFFUSION_DIRECTIONS in warned(assembly)

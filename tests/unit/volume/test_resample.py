@@ -67,8 +67,7 @@ def test_the_upright_grid_is_orthogonal_and_keeps_the_first_plane():
 
 
 def test_uneven_slices_are_interpolated_to_the_finest_spacing():
-    distances = np.array([0, 1.0, 3.0, 6.0, 7.0])
-    _, affine, step = resampled(distances[:, None] * [0, 0, 1.0], AXIAL)
+    _, affine, step = resampled(np.array([0, 1.0, 3.0, 6.0, 7.0])[:, None] * [0, 0, 1.0], AXIAL)
     assert step == pytest.approx(1.0)
     assert affine[2, 2] == pytest.approx(1.0)
 

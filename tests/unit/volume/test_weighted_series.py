@@ -145,9 +145,7 @@ def test_a_weighted_volume_without_a_direction_among_others_is_reported(
         (1000, "epi_b", False),
     ],
 )
-def test_a_b_value_that_the_name_of_the_sequence_contradicts_is_reported(
-    stated: int, name: str, is_doubtful: bool
-) -> None:
+def test_a_b_value_that_the_sequence_name_contradicts_is_reported(stated: int, name: str, is_doubtful: bool) -> None:
     found = series("SIEMENS", [(0, NONE), *shell(stated, *SIX[:2])])
     for index, ds in enumerate(found):
         ds.SequenceName = name.format(index // SLICES) if index >= SLICES else "*ep_b0"

@@ -135,9 +135,7 @@ def test_a_volume_of_air_alone_has_no_foreground() -> None:
 @pytest.mark.parametrize(
     ("modality", "intercept", "known"), [("MR", 0.0, True), ("MR", -200.0, False), ("PT", 0.0, False)]
 )
-def test_the_foreground_of_a_magnetic_resonance_is_above_the_noise(
-    modality: str, intercept: float, known: bool
-) -> None:
+def test_the_foreground_of_a_magnetic_resonance_is_above_noise(modality: str, intercept: float, known: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 20, x_mm.shape)
     head = ellipse(70, 80)
     affine = np.diag([PIXEL_MM, PIXEL_MM, 5.0, 1.0])

@@ -83,6 +83,5 @@ def test_contours_are_in_the_patient_and_name_their_images(tmp_path: Path) -> No
 
 def test_where_no_affine_is_exact_there_are_no_contours(tmp_path: Path) -> None:
     uneven = volume(box(), modality="CT", geometry=Geometry.IRREGULAR)
-    nowhere = replace(uneven, affine_lps=None, geometry=Geometry.NONE)
-    for number, ct in enumerate((uneven, nowhere)):
+    for number, ct in enumerate((uneven, replace(uneven, affine_lps=None, geometry=Geometry.NONE))):
         assert len(write_volume(ct, tmp_path, f"volume_{number}", OPTIONS)) == 1

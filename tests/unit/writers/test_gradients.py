@@ -47,8 +47,7 @@ def test_a_series_of_which_one_volume_is_weighted_has_one() -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_unweighted_volumes_of_a_diffusion_sequence_keep_theirs(times: int) -> None:
-    volume = only(series([0.0] * times, ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE"))
-    assert b_values_of(volume) == [0] * times
+    assert b_values_of(only(series([0.0] * times, ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE"))) == [0] * times
 
 
 def table_of(volume: Volume, folder: Path) -> tuple[str, str | None] | None:
@@ -61,9 +60,7 @@ def table_of(volume: Volume, folder: Path) -> tuple[str, str | None] | None:
 
 @pytest.mark.parametrize("kind", ["TRACEW", "ISO"])
 def test_trace_images_of_several_b_values_have_a_table_without_directions(kind: str, tmp_path: Path) -> None:
-    volume = only(series([0, 500, 1000], ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}"))
-    table = table_of(volume, tmp_path)
-    assert table is not None
+    table = table_of(only(series([0, 500, 1000], ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")), tmp_path)
     assert table[0] == "0 500 1000"
     assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
 
@@ -143,8 +140,7 @@ def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path)
 
 
 def test_without_any_word_of_directions_the_b_values_stand_alone(tmp_path: Path) -> None:
-    table = table_of(only(series([0, 1000])), tmp_path)
-    assert table == ("0 1000", None)
+    assert table_of(only(series([0, 1000])), tmp_path) == ("0 1000", None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +176,6 @@ def test_directions_beside_a_resampled_volume_are_along_its_own_axes(tmp_path: P
         (folder := tmp_path / str(number)).mkdir()
         write_gradients(volume, folder, "volume")
         vector = np.loadtxt(folder / "volume.bvec")[:, 1]
-        assert volume.affine_lps is not None
         axes = volume.affine_lps[:3, :3] / np.linalg.norm(volume.affine_lps[:3, :3], axis=0)
         axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
         flipped = vector * [-1, 1, 1]  # FSL's x of a volume with a positive determinant

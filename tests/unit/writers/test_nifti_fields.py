@@ -70,9 +70,7 @@ def test_an_order_without_a_code_is_left_unknown(timing: list[float]) -> None:
 
 def test_rounded_times_of_a_scanner_still_have_an_order() -> None:
     exact = np.arange(30) * 2.0 / 30
-    rounded = (np.round(exact / 0.0025) * 0.0025).tolist()
-    order = slice_order(rounded)
-    assert order is not None
+    order = slice_order((np.round(exact / 0.0025) * 0.0025).tolist())
     assert order[0] == 1
     assert order[1] == pytest.approx(2 / 30, rel=0.01)
 
@@ -135,8 +133,7 @@ def test_the_extension_holds_the_sidecar_and_the_voxels_stay_in_place(
     tmp_path: Path, name: Any, compress: bool, columns: int
 ) -> None:
     voxels = np.arange(24 * columns, dtype=np.int16).reshape(1, 3, 8, columns)
-    attributes = {"Manufacturer": "Ärzte & Söhne", "EchoTime": 0.03}
-    one = volume(voxels, attributes=attributes)
+    one = volume(voxels, attributes={"Manufacturer": "Ärzte & Söhne", "EchoTime": 0.03})
     options = WriteOptions(formats=(name,), compress=compress, thumbnails=False, nifti_extension=True)
     [file] = write_volume(one, tmp_path, "volume", options)
     image: Any = nib.load(file.path)

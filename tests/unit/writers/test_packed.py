@@ -50,9 +50,7 @@ def written(one: Volume, folder: Path, options: WriteOptions = BOTH) -> tuple[Pa
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("name", VOLUMES)
-def test_both_files_hold_the_voxels_and_have_one_stream_if_these_are_the_same(
-    tmp_path: Path, name: str, extended: bool
-) -> None:
+def test_both_files_hold_the_voxels_in_one_stream_if_the_same(tmp_path: Path, name: str, extended: bool) -> None:
     one = VOLUMES[name]()
     options = WriteOptions(formats=("nifti", "mhd"), thumbnails=False, nifti_extension=extended)
     nifti, mhd, zraw = written(one, tmp_path, options)

@@ -220,9 +220,7 @@ def test_big_endian_voxels_are_written_as_their_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "uint32", "float64"])
-def test_analyze_promotes_what_it_cannot_hold_and_turns_to_the_order_that_readers_assume(
-    tmp_path: Path, dtype: str
-) -> None:
+def test_analyze_promotes_what_it_cannot_hold_and_turns_as_readers_assume(tmp_path: Path, dtype: str) -> None:
     one = volume(np.arange(60).reshape(1, 3, 4, 5).astype(dtype), slope=1.0, intercept=-10.0)
     [file] = write_volume(one, tmp_path, "volume", WriteOptions(formats=("analyze",), thumbnails=False))
     image = nib.AnalyzeImage.load(file.path)
@@ -238,8 +236,7 @@ def test_analyze_lays_a_sagittal_stack_on_the_axes_of_the_patient(tmp_path: Path
     one = volume(affine_lps=affine)
     [file] = write_volume(one, tmp_path, "volume", WriteOptions(formats=("analyze",), thumbnails=False))
     image = nib.AnalyzeImage.load(file.path)
-    column_row_slice = real(one)
-    expected = column_row_slice.transpose(2, 0, 1)[::-1, ::-1, ::-1]
+    expected = real(one).transpose(2, 0, 1)[::-1, ::-1, ::-1]
     np.testing.assert_array_equal(np.asarray(image.dataobj), expected)
     assert image.header.get_zooms() == (4, 2, 3)
 

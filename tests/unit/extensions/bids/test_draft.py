@@ -69,8 +69,7 @@ def test_what_the_rules_name_needs_no_new_one(tmp_path: Path, scanner: Scanner) 
 
 def test_two_descriptions_with_one_name_are_distinguished(tmp_path: Path, scanner: Scanner) -> None:
     series = [scanner.series("t1_mprage_sag"), scanner.series("t1_mprage_sag_ND"), scanner.series("t1_mprage_sag_2")]
-    made = drafted(*series)
-    assert exported(tmp_path, made, *series)[0] == ["acq-ND_T1w", "run-1_T1w", "run-2_T1w"]
+    assert exported(tmp_path, drafted(*series), *series)[0] == ["acq-ND_T1w", "run-1_T1w", "run-2_T1w"]
     elsewhere = [scanner.series("t2_tse", study=2), scanner.series("t2_tse_fs", study=3)]
     assert drafted(*elsewhere).proposed == 0
 

@@ -206,8 +206,7 @@ def test_a_session_that_is_older_than_one_with_a_lower_number_is_marked(
         moment = march.study_started + dt.timedelta(days=moved)
         uids = {"study_instance_uid": f"1.2.{study}", "series_instance_uid": f"1.2.{study}.1"}
         clinic.series.append(replace(march, study_started=moment, **uids))
-    report = exporter.export(out)
-    print_report(report, out, [], dry_run=False, uids=False)
+    print_report(exporter.export(out), out, [], dry_run=False, uids=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("add ")]
     assert [line.endswith("  (older than ses-01, which keeps its number)") for line in lines] == [True, False]
     assert "/ses-02/" in lines[0]

@@ -52,7 +52,6 @@ def test_sessions_are_numbered_by_date_and_keep_their_numbers(scanner: Scanner) 
 
 
 def replace_study(series: SubjectSeries, day: int) -> SubjectSeries:
-    assert series.study_started is not None
     return replace(series, study_started=series.study_started.replace(day=day))
 
 

@@ -82,9 +82,7 @@ def named(
         ("something", "-", {}, "no rule fits: a sequence of unknown kind, 4 x 4 x 3 x 1"),
     ],
 )
-def test_the_default_rules_name_common_protocols(
-    description: str, sequence: str, more: dict[str, Any], name: str
-) -> None:
+def test_default_rules_name_common_protocols(description: str, sequence: str, more: dict[str, Any], name: str) -> None:
     assert named(DEFAULT, description, sequence, **more) == name
 
 

@@ -49,16 +49,13 @@ def test_values_tables_and_contents_are_filled_in() -> None:
 
 
 def test_programs_get_tables_as_objects() -> None:
-    document = as_json(TEMPLATE, {"what": "X"}, TABLES)
-    within = document["sections"][1]
+    within = as_json(TEMPLATE, {"what": "X"}, TABLES)["sections"][1]
     assert (within["number"], within["title"], within["text"]) == ("1.1", "Within", "")
     assert within["tables"] == {"colours": [{"Name": "red|green", "Value": "1"}, {"Name": "blue", "Value": "2"}]}
 
 
 @pytest.mark.parametrize(("values", "tables"), [({}, TABLES), ({"what": "X"}, {})])
-def test_what_the_template_names_and_nobody_gives_is_an_error(
-    values: dict[str, str], tables: dict[str, object]
-) -> None:
+def test_what_a_template_names_and_nobody_gives_is_an_error(values: dict[str, str], tables: dict[str, object]) -> None:
     with pytest.raises(KeyError):
         as_markdown(TEMPLATE, values, tables)  # type: ignore[arg-type]
 

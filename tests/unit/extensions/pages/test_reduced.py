@@ -107,8 +107,7 @@ def test_a_voxel_of_analyze_lies_where_that_of_nifti_does(tmp_path: Path, signs:
 @pytest.mark.parametrize("write", [write_metaimage, write_nrrd, write_npz, write_analyze])
 def test_colours_and_a_plane_without_a_place_are_copied(tmp_path: Path, write: Callable[..., WrittenFile]) -> None:
     voxels = np.random.default_rng(1).integers(0, 255, (1, 1, 4, 5, 3), np.uint8)
-    plane = replace(volume(voxels), affine_lps=None)
-    written = write(plane, tmp_path, "plane", WriteOptions())
+    written = write(replace(volume(voxels), affine_lps=None), tmp_path, "plane", WriteOptions())
     voxel_file = written.companions[0] if written.companions else written.path
     image = nibabel.Nifti1Image.from_bytes(gzip.decompress(reduced(written.path, voxel_file, 1000)))
     assert image.shape == (5, 4, 1)

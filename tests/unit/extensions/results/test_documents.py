@@ -50,9 +50,7 @@ def test_measurements_are_read_back_with_their_references(making: ResultMaking) 
         measured.append({"name": unit, "value": 1, "unit": unit})
     making.file.write_text("\ufeff" + json.dumps({"measurements": measured}), encoding="utf-8")
     make_report(making)
-    document = read_document(read_instance(making.into))
-    assert document is not None
-    groups = document.record["groups"]
+    groups = read_document(read_instance(making.into)).record["groups"]
     assert [each["value"] for group in groups for each in group["measurements"]] == [12.5, 3.0, *[1.0] * 10]
     assert groups[1]["measurements"][0]["unit"] == UCUM_ML
     assert "39607008" in json.dumps(groups[0])
@@ -140,9 +138,7 @@ def test_files_are_results_by_their_names(tmp_path: Path) -> None:
         ({"file": "lung.nii.gz", "label": {}}, "label: is unknown"),
     ],
 )
-def test_an_entry_of_a_manifest_that_is_wrong_takes_no_other_along(
-    tmp_path: Path, entry: dict[str, Any], reason: str
-) -> None:
+def test_a_wrong_entry_of_a_manifest_takes_no_other_along(tmp_path: Path, entry: dict[str, Any], reason: str) -> None:
     folder, refused = leave(tmp_path, "lung.nii.gz", "a.json"), list[str]()
     listed = "\ufeff" + json.dumps({"results": [entry, {"file": "a.json"}]})
     (folder / "results.json").write_text(listed, encoding="utf-8")

@@ -35,8 +35,7 @@ def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Res
     """Store a series; return what asks for a segmentation of it, and its volume as a model sees it."""
     paths = make.saved(series, folder)
     files = tuple(zip((str(ds.SOPInstanceUID) for ds in series), paths, strict=True))
-    volume = assemble(map(read_instance, paths)).volumes[0]
-    write_nifti(volume, folder, "volume", WriteOptions())
+    write_nifti(assemble(map(read_instance, paths)).volumes[0], folder, "volume", WriteOptions())
     into = folder / "made.dcm"
     into.touch()
     source = ResultSource(
@@ -237,8 +236,7 @@ def test_a_mask_with_the_upright_axes_of_itk_is_known(tmp_path: Path) -> None:
     sitk.WriteImage(image, str(making.file))
     with pytest.raises(ResultRefused, match="axes at right angles, as ITK writes"):
         make_segmentation(making)
-    written = nibabel.load(making.file)
-    nibabel.save(Nifti(np.asarray(written.dataobj), volume.affine), making.file)
+    nibabel.save(Nifti(np.asarray(nibabel.load(making.file).dataobj), volume.affine), making.file)
     make_segmentation(making)
 
 

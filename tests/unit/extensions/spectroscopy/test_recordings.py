@@ -43,8 +43,7 @@ def test_every_sample_is_at_its_tick_and_holds_until_the_next(tmp_path: Path) ->
             str(5000 + tick // 8),
             "1" if (tick - 400) % 400 == 0 < tick else "0",
         ]
-    triggers = [tick for tick, line in enumerate(table) if line[2] == "1"]
-    assert triggers == [400, 800, 1200]
+    assert [tick for tick, line in enumerate(table) if line[2] == "1"] == [400, 800, 1200]
     [file] = result.files
     assert (file.kind, file.format, file.shape) == ("physio", "tsv", (3, len(table)))
     assert result.sources[0][1:] == (recording_uid(result), 1)
@@ -88,8 +87,7 @@ def test_channels_without_a_signal_are_left_out(tmp_path: Path) -> None:
 
 
 def test_xa_has_its_recordings_elsewhere(tmp_path: Path) -> None:
-    texts = pulse_and_breath()
-    classic = recording(texts, rows=32)
+    classic = recording(pulse_and_breath(), rows=32)
     kind = ["ORIGINAL", "PRIMARY", "RAWDATA", "NONE"]
     raw = make.instance(sop_class_uid=RAW_DATA, modality="MR", ImageType=kind, AcquisitionNumber=32)
     raw.add_new((0x7FE1, 0x0010), "LO", "SIEMENS MR IMA")

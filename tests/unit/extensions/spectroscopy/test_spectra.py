@@ -112,8 +112,7 @@ def test_elements_of_the_coil_are_a_dimension_before_the_averages(tmp_path: Path
     image, meta, _ = only(series, tmp_path)
     assert image.shape == (1, 1, 1, POINTS, 3, 2)
     assert (meta["dim_5"], meta["dim_6"]) == ("DIM_COIL", "DIM_DYN")
-    first = np.asarray(image.dataobj)[0, 0, 0, 0].real
-    assert first.tolist() == [[1, 3001], [1001, 4001], [2001, 5001]]
+    assert np.asarray(image.dataobj)[0, 0, 0, 0].real.tolist() == [[1, 3001], [1001, 4001], [2001, 5001]]
     assert refused(series[:-1], tmp_path)[0] == "incomplete"
 
 
@@ -193,8 +192,7 @@ def test_frames_of_an_imaging_grid_are_slices_at_their_positions(tmp_path: Path)
 
 def test_uneven_frames_of_an_imaging_grid_are_refused(tmp_path: Path) -> None:
     frames = [{"position": (5.0, -6.0, height)} for height in (0.0, 10.0, 25.0)]
-    ds = enhanced_spectra(signal(3, 2, 4, POINTS), frames=frames)
-    assert refused([ds], tmp_path)[0] == "unproven-layout"
+    assert refused([enhanced_spectra(signal(3, 2, 4, POINTS), frames=frames)], tmp_path)[0] == "unproven-layout"
 
 
 def philips(data: Any, kinds: Sequence[int], conditions: Sequence[str] = ()) -> FileDataset:

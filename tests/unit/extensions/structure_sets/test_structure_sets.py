@@ -86,8 +86,7 @@ def angles_around(centres: NDArray[np.float64], points: NDArray[np.float64], nor
 
 def expected_mask(mask: NDArray[np.uint8], affine_lps: NDArray[np.float64], contours: Sequence[Dataset]) -> Any:
     """Return the mask by another way: all in millimetres, from the written affine, by winding numbers."""
-    indices = np.indices(mask.shape).reshape(3, -1).T
-    centres = indices @ affine_lps[:3, :3].T + affine_lps[:3, 3]
+    centres = np.indices(mask.shape).reshape(3, -1).T @ affine_lps[:3, :3].T + affine_lps[:3, 3]
     normal = np.cross(affine_lps[:3, 0], affine_lps[:3, 1])
     normal /= np.linalg.norm(normal)
     count = np.zeros(len(centres), int)
@@ -188,8 +187,7 @@ def test_contours_that_cross_are_reported(convert: Convert) -> None:
     images = make.ct_series(3)
     shifted = [(column + 3, row) for column, row in SQUARE]
     contours = [*on_slices(images, SQUARE), *on_slices(images[1:2], shifted)]
-    result = convert([*images, make.structure_set(images, {"both": contours})])
-    [warning] = result.sidecars[1]["warnings"]
+    [warning] = convert([*images, make.structure_set(images, {"both": contours})]).sidecars[1]["warnings"]
     assert warning["name"] == "contours-cross"
     assert "on 1 slices: 2;" in warning["detail"]
 

@@ -132,8 +132,7 @@ def test_blank_times_that_any_attribute_tells_apart_stay(keyword: str) -> None:
         time = index // SLICES
         ds.InstanceNumber = index % SLICES + 1
         setattr(ds, keyword, f"1015{time:02d}" if keyword == "ContentTime" else time + 1)
-    assembly = assemble(series)
-    assert grids(assembly) == [in_turn(series, SLICES)]
+    assert grids(assemble(series)) == [in_turn(series, SLICES)]
 
 
 def test_a_blank_weighting_stays_in_the_table() -> None:
@@ -162,10 +161,8 @@ def test_a_fact_of_the_vendor_makes_two_frames_of_equal_pixels_two_frames() -> N
     series = make.ct_series(5)
     other = again(series[2:3])
     for number, ds in enumerate((series[2], *other)):
-        block = ds.private_block(0x0021, "EXAMPLE", create=True)
-        block.add_new(0x5E, "DS", str(number))
-    assembly = assemble([*series, *other])
-    [exclusion] = assembly.exclusions
+        ds.private_block(0x0021, "EXAMPLE", create=True).add_new(0x5E, "DS", str(number))
+    [exclusion] = assemble([*series, *other]).exclusions
     assert exclusion.reason is Reason.SAME_POSITION_TWICE
 
 

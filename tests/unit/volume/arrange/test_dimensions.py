@@ -53,14 +53,12 @@ def test_planes_that_share_positions_are_times_in_order_of_the_key_that_tells_th
 
 
 def test_acquisition_numbers_name_times_but_do_not_order_them():
-    frames = [frame(0, acquisition_number=number) for number in (15, 14, 13)]
-    (grid,) = arrange(frames)
+    (grid,) = arrange([frame(0, acquisition_number=number) for number in (15, 14, 13)])
     assert values(grid, "acquisition_number") == [[15], [14], [13]]
 
 
 def test_a_key_that_says_nothing_is_passed_over():
-    frames = [frame(z, temporal_position=1, dimensions=(time,)) for time in (2, 1) for z in (0, 5)]
-    (grid,) = arrange(frames)
+    (grid,) = arrange([frame(z, temporal_position=1, dimensions=(time,)) for time in (2, 1) for z in (0, 5)])
     assert values(grid, "dimensions") == [[(1,), (1,)], [(2,), (2,)]]
 
 

@@ -1,6 +1,5 @@
 """Times at slightly different positions: one series in time, never planes of several times in one stack."""
 
-import random
 from collections.abc import Callable
 
 import numpy as np
@@ -81,12 +80,6 @@ def test_a_drifting_series_is_one_series_in_time(times: int, modality: str, step
     assert moved(whole(series)) == ((times - 1) * step_mm > JITTER_TOLERANCE_MM)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("step_mm", [0.02, 0.4])
-def test_a_series_that_drifts_within_its_planes_is_one_series_in_time(axis: int, step_mm: float) -> None:
-    assert moved(whole(drifting(5, 6, step_mm, axis)))
-
-
 @pytest.mark.sample(5)
 @pytest.mark.diagonal
 @pytest.mark.parametrize(
@@ -120,20 +113,6 @@ def test_slices_that_are_numbered_time_after_time_may_drift_too() -> None:
     whole(series.edited(by_slice))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("label", LABELS[1:])
-@pytest.mark.parametrize("step_mm", [0.0, 0.02, 0.3])
-def test_the_first_time_is_not_the_one_with_the_least_instance_number(label: Edit, step_mm: float) -> None:
-    for seed in range(5):
-        series = drifting(5, 6, step_mm).edited(label)
-        if label is by_acquisition and seed % 2:
-            series.edited(by_time)
-        numbers = random.Random(seed).sample(range(1, 31), 30)
-        for ds, number in zip(series.datasets, numbers, strict=True):
-            ds.InstanceNumber = number
-        truth.whole(assemble(series.datasets), series)
-
-
 # What is not a series in time
 
 
@@ -164,34 +143,6 @@ def test_two_kernels_of_one_scan_are_not_moved_onto_each_other() -> None:
 
 
 # What no rule can tell is at least not called complete
-
-
-@pytest.mark.diagonal
-@pytest.mark.parametrize("limit_mm", [0.06, 0.12, 0.3, 0.6])
-@pytest.mark.parametrize("times", [2, 4, 8])
-def test_slices_that_jitter_each_for_itself_are_true_or_suspect(limit_mm: float, times: int) -> None:
-    offsets = np.random.default_rng(2).uniform(-limit_mm, limit_mm, (times, 6, 3)) * (0, 0, 1)
-    series = truth.series(times, 6, offsets_mm=offsets)
-    assembly = assemble(series.datasets)
-    assert not list(truth.lies(assembly, series)) or judged(series.datasets, assembly).state != "complete"
-
-
-@pytest.mark.diagonal
-@pytest.mark.parametrize("step_mm", [0.06, 0.2, 0.6, 1.0, 3.7])
-@pytest.mark.parametrize("lost", [(), (0,), (9,), (3, 20)])
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_a_drift_with_lost_or_shuffled_numbers_is_true_or_suspect(
-    step_mm: float, lost: tuple[int, ...], shuffled: bool
-) -> None:
-    series = drifting(5, 6, step_mm)
-    numbers = list(range(1, 31))
-    if shuffled:
-        random.Random(3).shuffle(numbers)
-    for ds, number in zip(series.datasets, numbers, strict=True):
-        ds.InstanceNumber = number
-    left = [ds for index, ds in enumerate(series.datasets) if index not in lost]
-    assembly = assemble(left)
-    assert not list(truth.lies(assembly, series)) or judged(left, assembly).state != "complete"
 
 
 def test_planes_that_no_scanner_puts_so_close_are_suspect() -> None:

@@ -54,9 +54,7 @@ def test_numbers_alone_tell_of_lost_times() -> None:
 
 
 @pytest.mark.parametrize(("second_s", "step_s"), [(2.0, 2.0), (9.7, None), (8.0, None)])
-def test_two_times_far_apart_whose_slices_take_one_repetition_have_no_step(
-    second_s: float, step_s: float | None
-) -> None:
+def test_two_times_far_apart_whose_slices_take_a_repetition_lack_a_step(second_s: float, step_s: float | None) -> None:
     """The clock of the first volume of an fMRI may be that of a scan before it: nothing tells what the step is."""
     series = make.time_series(2, 4)
     for index, ds in enumerate(series):

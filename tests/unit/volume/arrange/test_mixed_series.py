@@ -376,6 +376,5 @@ def test_odd_slices_that_are_excited_long_before_the_even_ones_are_one_volume() 
 
 
 def test_a_ct_without_any_scaling_keeps_its_stored_values() -> None:
-    series = make.ct_series(6, RescaleIntercept=None, RescaleSlope=None)
-    [volume] = assemble(series).volumes
+    [volume] = assemble(make.ct_series(6, RescaleIntercept=None, RescaleSlope=None)).volumes
     assert (volume.slope, volume.intercept) == (1.0, 0.0)

@@ -54,8 +54,7 @@ def test_noise_is_apart_from_the_images_of_its_series(mark: Mark, clock: bool, n
 
 
 def test_a_series_of_noise_alone_needs_no_name_for_it() -> None:
-    series = with_noise(4, 0, by_image_type)
-    assert times_by_suffix(assemble(series.datasets).volumes) == {"": 4}
+    assert times_by_suffix(assemble(with_noise(4, 0, by_image_type).datasets).volumes) == {"": 4}
 
 
 @pytest.mark.parametrize("private", [False, True])

@@ -261,8 +261,7 @@ def test_a_diffusion_weighting_that_lost_a_slice_is_left_out_alone() -> None:
 def test_slices_of_several_weightings_that_share_no_position_are_no_volume() -> None:
     volumes = diffusion_series([0, 1000])
     kept = [volumes[0][:2], volumes[1][2:]]
-    assembly = assemble([ds for volume in kept for ds in volume])
-    assert grids(assembly) == [[planes(volume)] for volume in kept]
+    assert grids(assemble([ds for volume in kept for ds in volume])) == [[planes(volume)] for volume in kept]
 
 
 @pytest.mark.parametrize(

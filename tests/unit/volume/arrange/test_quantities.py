@@ -101,8 +101,7 @@ def test_instances_at_one_position_that_only_numbers_order_are_reported(
     clock: list[str] | None, reported: set[WarningKind]
 ) -> None:
     shared = of_one_series()
-    series = make.mr_series(2, positions=np.zeros((2, 3)), AcquisitionTime=clock, **shared)
-    assembly = assemble(series)
+    assembly = assemble(make.mr_series(2, positions=np.zeros((2, 3)), AcquisitionTime=clock, **shared))
     assert [len(grid) for grid in grids(assembly)] == [2]
     assert warned(assembly) == reported
 

@@ -56,15 +56,13 @@ def test_a_clock_of_each_slice_tells_remains_as_well() -> None:
 def test_remains_alone_are_refused() -> None:
     series = series_in_time()
     left = [ds for index, ds in enumerate(series) if index in (0, 6, 7, 8, 9, 10, 16, 17, 18, 19)]
-    assembly = assemble(left)
-    assert [refusal.reason for refusal in assembly.refusals] == [Reason.INCOMPLETE]
+    assert [refusal.reason for refusal in assemble(left).refusals] == [Reason.INCOMPLETE]
 
 
 @pytest.mark.parametrize("numbers_between", [0, 7])
 @pytest.mark.parametrize("clock_s", [None, 0.4])
 def test_a_whole_series_has_no_remains(numbers_between: int, clock_s: float | None) -> None:
-    series = series_in_time(numbers_between, clock_s=clock_s)
-    assembly = assemble(series)
+    assembly = assemble(series_in_time(numbers_between, clock_s=clock_s))
     assert [len(grid) for grid in grids(assembly)] == [TIMES]
     assert warned(assembly) == set()
 
@@ -114,6 +112,5 @@ def test_slices_of_two_times_of_a_dynamic_pet_are_reported() -> None:
     for index, ds in enumerate(series):
         ds.ImageIndex = index + 1
         ds.RescaleSlope, ds.RescaleIntercept = "1", "0"
-    assembly = assemble(series[:2] + series[6:])
-    assert WarningKind.PARAMETER_VARIES in warned(assembly)
+    assert WarningKind.PARAMETER_VARIES in warned(assemble(series[:2] + series[6:]))
     assert WarningKind.PARAMETER_VARIES not in warned(assemble(series))

@@ -156,8 +156,7 @@ def test_a_wrong_clock_is_never_written(wrong_s: float, times: int, slice_: int)
 @pytest.mark.slow
 def test_clocks_of_whole_milliseconds_of_a_fast_scan_are_even_enough() -> None:
     times = np.round(times_of_slices(40, 8) / 2.5e-3 * 0.4) * 2.5e-3
-    series = clocked(np.arange(3)[:, None] * 0.8 + times, RepetitionTime="800")
-    volume = volume_of(series)
+    volume = volume_of(clocked(np.arange(3)[:, None] * 0.8 + times, RepetitionTime="800"))
     assert volume.attributes["SliceTiming"] == pytest.approx(times, abs=1e-5)
     assert doubts(volume) == []
 

@@ -138,8 +138,7 @@ def test_thick_and_thin_slices_of_one_series_are_two_volumes(origin_z: float) ->
     shared = of_one_series()
     thin = make.ct_series(21, spacing=1.0, origin=(-50.0, -40.0, origin_z), **shared)
     thick = make.ct_series(5, spacing=5.0, pixels=make.pattern(5, 16, 12, seed=9), **shared)
-    stacks = grids(assemble(thin + thick))
-    assert sorted(stacks) == sorted([[planes(thin)], [planes(thick)]])
+    assert sorted(grids(assemble(thin + thick))) == sorted([[planes(thin)], [planes(thick)]])
 
 
 def test_two_repetition_times_at_the_same_places_are_two_volumes_but_those_of_heart_beats_are_not() -> None:
@@ -171,8 +170,7 @@ def test_stacks_with_a_gap_between_them_are_two_volumes() -> None:
 
 @pytest.mark.parametrize("offset_mm", [10.0, 1.25])
 def test_packages_that_fit_together_evenly_are_one_volume(offset_mm: float) -> None:
-    ds = stacked(offset_mm)
-    [volume] = assemble([ds]).volumes
+    [volume] = assemble([stacked(offset_mm)]).volumes
     assert volume.shape == (12, 16, 8)
     assert volume.geometry is Geometry.REGULAR
 
@@ -360,8 +358,7 @@ def test_a_concatenation_that_lacks_a_part_is_reported(missing: int, total: int 
         parts.append(part)
     [volume] = assemble(parts).volumes
     assert volume.warnings == ()
-    assembly = assemble(parts[:missing] + parts[missing + 1 :])
-    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assemble(parts[:missing] + parts[missing + 1 :]))
 
 
 # Slices without a place

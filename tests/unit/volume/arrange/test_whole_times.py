@@ -172,9 +172,7 @@ def test_instance_numbers_order_acquisitions_unless_they_differ_between_position
         ([0] * 4, False),
     ],
 )
-def test_only_weightings_that_are_known_assign_frames_to_several_times(
-    b_values: list[float | None], are_several: bool
-) -> None:
+def test_only_known_weightings_assign_frames_to_several_times(b_values: list[float | None], are_several: bool) -> None:
     bins = [
         [
             axial_frame(
@@ -241,11 +239,8 @@ def test_temporal_positions_are_believed_before_numbers_that_go_slice_by_slice()
 
 
 @pytest.mark.parametrize(("slices", "step", "is_told"), [(8, 3, True), (7, 2, True), (8, 1, False)])
-def test_a_volume_whose_numbers_count_the_slices_of_several_times_is_told(
-    slices: int, step: int, is_told: bool
-) -> None:
-    frames = in_time(step, slices, "none")[::step]
-    [grid] = arrange(frames)
+def test_a_volume_whose_numbers_count_slices_of_several_times_is_told(slices: int, step: int, is_told: bool) -> None:
+    [grid] = arrange(in_time(step, slices, "none")[::step])
     assert len(grid.planes) == 1
     told = [f"belong to {step} times" in warning.detail for warning in grid.warnings]
     assert told == ([True] if is_told else [])

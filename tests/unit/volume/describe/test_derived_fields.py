@@ -38,8 +38,7 @@ def facts_of(frames: list[Frame] | None = None, **attributes: Any) -> dict[str, 
     ],
 )
 def test_a_sequence_has_a_general_name(kinds: str, variants: str, expected: str | None) -> None:
-    facts = facts_of(ScanningSequence=kinds, SequenceVariant=variants)
-    assert facts.get("PulseSequenceType") == expected
+    assert facts_of(ScanningSequence=kinds, SequenceVariant=variants).get("PulseSequenceType") == expected
 
 
 def test_the_echo_of_a_diffusion_sequence_that_is_not_stated_is_not_made_up() -> None:

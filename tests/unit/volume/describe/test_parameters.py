@@ -59,9 +59,7 @@ def test_each_inversion_time_of_one_slice_is_a_volume() -> None:
 
 
 @pytest.mark.parametrize("beat_ms", [(900, 900, 900), (905, 911, 893), (920, 1000, 870)])
-def test_inversion_times_that_follow_the_heart_beat_of_each_slice_are_one_volume_a_turn(
-    beat_ms: tuple[int, int, int],
-) -> None:
+def test_inversion_times_that_follow_the_heart_of_each_slice_are_a_volume_a_turn(beat_ms: tuple[int, int, int]) -> None:
     def time_ms(slice_: int, turn: int) -> float:
         return 120 + 80 * (turn % 2) + turn // 2 * beat_ms[slice_] + 3 * slice_
 

@@ -145,9 +145,7 @@ def raw_data(version: float, *, polarity: int, order: int, options: int = 0x840)
 
 @pytest.mark.parametrize(("reordering", "direction"), [("LINEAR", "-"), ("REVERSE_LINEAR", ""), ("CENTRIC", None)])
 @pytest.mark.parametrize(("along", "axis"), [("COL", "j"), ("ROW", "i")])
-def test_ge_tells_the_sign_by_the_order_of_its_lines(
-    reordering: str, direction: str | None, along: str, axis: str
-) -> None:
+def test_ge_tells_a_sign_by_the_order_of_lines(reordering: str, direction: str | None, along: str, axis: str) -> None:
     facts = describe(
         ge_epi(RectilinearPhaseEncodeReordering=reordering, InPlanePhaseEncodingDirection=along), [frame()]
     )

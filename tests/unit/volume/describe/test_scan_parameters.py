@@ -61,8 +61,7 @@ def test_only_times_that_leave_no_doubt_have_a_weighting(
     expected: str | None, sequence: dict[str, Any], tr_te_ti_flip: tuple[float | None, ...]
 ) -> None:
     keywords = ("RepetitionTime", "EchoTime", "InversionTime", "FlipAngle")
-    times = dict(zip(keywords, tr_te_ti_flip, strict=True))
-    assert described(**sequence, **times)["weighting"] == expected
+    assert described(**sequence, **dict(zip(keywords, tr_te_ti_flip, strict=True)))["weighting"] == expected
 
 
 @pytest.mark.parametrize(

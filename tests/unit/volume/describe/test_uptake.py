@@ -59,8 +59,7 @@ def test_an_injection_before_midnight_is_of_the_day_before() -> None:
 
 def test_a_dynamic_scan_may_begin_before_the_injection() -> None:
     soon = injection(RadiopharmaceuticalStartTime="110030")
-    ds = pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon)
-    factors = suv_factor(ds)
+    factors = suv_factor(pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon))
     assert factors.decay_s == -30
     assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
 
@@ -248,8 +247,7 @@ def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors()
 
 
 def test_the_uptake_of_a_resampled_volume_has_a_name_of_its_own() -> None:
-    places = [(-50.0, -40.0, z) for z in (0.0, 2.0, 7.0)]
-    volumes = uptake_of(pet_series(positions=places))
+    volumes = uptake_of(pet_series(positions=[(-50.0, -40.0, z) for z in (0.0, 2.0, 7.0)]))
     assert [(volume.kind, stem_of(volume)) for volume in volumes] == [
         (VolumeKind.VOLUME, "volume"),
         (VolumeKind.SUV, "volume_suv"),
@@ -372,8 +370,7 @@ def test_each_type_of_uptake_is_a_volume_of_its_own_name_and_unit() -> None:
     ]
     expected = pseudo_code(series[0], "M")
     for volume in uptake:
-        suv_type = volume.attributes["SUVType"]
-        assert volume.slope == pytest.approx(activity.slope * expected[suv_type], rel=1e-12)
+        assert volume.slope == pytest.approx(activity.slope * expected[volume.attributes["SUVType"]], rel=1e-12)
         assert volume.kind is VolumeKind.SUV
 
 

@@ -160,8 +160,7 @@ def test_segments_that_span_too_large_a_grid_are_refused(monkeypatch: pytest.Mon
 
 
 def test_a_segmentation_without_a_frame_of_reference_keeps_its_place() -> None:
-    labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
-    ds = segments(labels)
+    ds = segments(np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8))
     (expected,) = volumes(ds)
     del ds.FrameOfReferenceUID
     (volume,) = volumes(ds)
@@ -218,8 +217,7 @@ def test_a_segmentation_of_a_slide_is_refused_as_tiles(where: str) -> None:
 
 
 def test_uneven_planes_of_a_segmentation_are_refused() -> None:
-    masks = np.ones((SLICES, ROWS, COLUMNS, 1), np.uint8)
-    ds = segments(masks)
+    ds = segments(np.ones((SLICES, ROWS, COLUMNS, 1), np.uint8))
     place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
     place.ImagePositionPatient = [float(value) + 0.4 for value in place.ImagePositionPatient]
     refused = refusal(ds)
@@ -267,7 +265,6 @@ def test_relative_and_absolute_offsets_place_the_planes_of_a_dose(offsets: list[
 
 def test_offsets_of_an_oblique_dose_go_along_its_normal() -> None:
     (volume,) = volumes(dose([0, 5, 10], orientation=make.OBLIQUE))
-    assert volume.affine_lps is not None
     assert np.allclose(volume.affine_lps[:3, 2], 5 * np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:]))
 
 

@@ -58,8 +58,7 @@ def tiled(order: list[int] | None = None, **attributes: Any) -> FileDataset:
 
 @pytest.mark.parametrize("order", [None, [5, 3, 0, 11, 7, 1, 2, 4, 6, 10, 9, 8]], ids=["full", "sparse"])
 def test_the_tiles_of_a_small_level_are_one_picture(order: list[int] | None) -> None:
-    ds = tiled(order)
-    assembly = assemble([ds])
+    assembly = assemble([tiled(order)])
     [volume] = assembly.volumes
     assert np.array_equal(volume.voxels[0, 0], PICTURE)
     assert (volume.geometry, volume.affine_lps, volume.spacing_mm) == (Geometry.NONE, None, (0.002, 0.004, 1.0))

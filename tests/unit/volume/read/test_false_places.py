@@ -76,8 +76,7 @@ def test_an_impossible_orientation_of_other_images_and_an_impossible_spacing_of_
     slices = make.ct_series(3)
     for ds in slices:
         ds.ImageOrientationPatient = FALSE["zero"]
-    capture = make.rgb_capture(ImageOrientationPatient=list(make.AXIAL), **PLACE)
-    for series in (slices, [capture]):
+    for series in (slices, [make.rgb_capture(ImageOrientationPatient=list(make.AXIAL), **PLACE)]):
         (refusal,) = assemble(series).refusals
         assert refusal.reason is Reason.BAD_GEOMETRY
 

@@ -160,13 +160,10 @@ def test_a_reconstructed_gated_study_is_placed_and_has_its_slots_as_times() -> N
     ("stated", "step_mm"),
     [({}, 1.0), ({"SliceThickness": "4.4"}, 4.4), ({"SliceThickness": "4.4", "SpacingBetweenSlices": "0"}, 4.4)],
 )
-def test_reconstructed_slices_without_a_distance_between_them_keep_their_place(
-    stated: dict[str, Any], step_mm: float
-) -> None:
+def test_reconstructed_slices_without_a_distance_keep_their_place(stated: dict[str, Any], step_mm: float) -> None:
     ds = nuclear("RECON TOMO", 7, SliceVector=list(range(1, 8)), NumberOfSlices=7, **stated)
     ds.DetectorInformationSequence = [make.dataset(**DETECTOR)]
     [volume] = checked(ds)
-    assert volume.affine_lps is not None
     assert volume.affine_lps[:3, 3] == pytest.approx((-20, -30, 40))
     assert volume.spacing_mm == pytest.approx((4, 4, step_mm))
     assert [warning.name for warning in volume.warnings] == [WarningKind.SPACING_ASSUMED]

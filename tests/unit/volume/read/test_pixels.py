@@ -121,8 +121,7 @@ def test_big_endian_pixels_are_swapped(dtype: str) -> None:
 
 def test_a_native_slice_is_a_view_without_a_copy() -> None:
     ds = grey(np.ones((64, 64), np.uint16), BitsStored=12, HighBit=11)
-    view = frame_reader(ds)(0)
-    assert np.shares_memory(view, np.frombuffer(ds.PixelData, np.uint8))
+    assert np.shares_memory(frame_reader(ds)(0), np.frombuffer(ds.PixelData, np.uint8))
 
 
 def test_a_slice_whose_pixels_stay_in_its_file_is_read_from_there(tmp_path: Path) -> None:

@@ -55,8 +55,7 @@ def test_frames_of_an_enhanced_run_are_times_whatever_place_they_state(placed: b
     volume = only([ds])
     assert (volume.geometry, volume.shape[2:]) == (Geometry.NONE, (1, FRAMES))
     assert volume.voxels[:, 0].tobytes() == ds.PixelData
-    still = only([enhanced([30.0] * FRAMES, placed=placed)])
-    assert still.shape[2:] == (FRAMES,)
+    assert only([enhanced([30.0] * FRAMES, placed=placed)]).shape[2:] == (FRAMES,)
 
 
 @pytest.mark.parametrize("modality", ["XA", "RF"])
@@ -80,5 +79,4 @@ def test_instances_of_a_run_are_times_if_the_positioner_turns(degrees: float, sh
         series.append(ds)
     for number, ds in enumerate(series):
         ds.PixelData = np.full(16, number, "<u2").tobytes()
-    volume = only(series)
-    assert volume.shape[2:] == shape
+    assert only(series).shape[2:] == shape

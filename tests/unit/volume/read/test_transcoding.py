@@ -106,8 +106,7 @@ def assert_same_elements(before: Dataset, after: Dataset, *, compressed: bool) -
 
 
 def test_values_that_pydicom_cannot_read_keep_their_bytes(tmp_path: Path) -> None:
-    ds = ct_series(1)[0]
-    path = saved(ds, tmp_path)
+    path = saved(ct_series(1)[0], tmp_path)
     name = b"Voxel^Test"
     raw = path.read_bytes()
     assert name in raw
@@ -220,8 +219,7 @@ def test_bits_above_those_stored_are_kept(tmp_path: Path) -> None:
     set_pixels(ds, pixels)
     ds.BitsStored, ds.HighBit = 12, 11
     ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
-    after = read(in_syntax(saved(ds, tmp_path), EXPLICIT), EXPLICIT)
-    assert after.PixelData == pixels.tobytes()
+    assert read(in_syntax(saved(ds, tmp_path), EXPLICIT), EXPLICIT).PixelData == pixels.tobytes()
 
 
 def test_an_odd_number_of_bytes_is_padded(tmp_path: Path) -> None:
@@ -237,9 +235,7 @@ def test_an_odd_number_of_bytes_is_padded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "why"), [([b"\xff\x4f not JPEG 2000"], "decompress"), ([b"\0" * 64] * 2, "decompress")]
 )
-def test_frames_that_cannot_be_decoded_are_refused_with_the_reason(
-    tmp_path: Path, frames: list[bytes], why: str
-) -> None:
+def test_frames_that_cannot_be_decoded_are_refused_with_a_reason(tmp_path: Path, frames: list[bytes], why: str) -> None:
     ds: Any = ct_series(1)[0]
     ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
     ds.PixelData = encapsulate(frames)

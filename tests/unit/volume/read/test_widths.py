@@ -43,8 +43,7 @@ def with_palette(pixels, descriptor, data, prefix=""):
 def test_entries_of_a_modality_lut_that_exceed_their_stated_width_are_kept_with_a_warning(bits, vr):
     table = np.linspace(0, 4022, 256).astype("<u2")
     data = table.tobytes() if vr == "OW" else table.tolist()
-    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    volume = only(with_modality_lut(indices, [256, 0, bits], data, vr))
+    volume = only(with_modality_lut(np.arange(256, dtype=np.uint8).reshape(16, 16), [256, 0, bits], data, vr))
     assert np.array_equal(volume.voxels[0, 0], table.reshape(16, 16))
     assert len(doubts(volume)) == 1
 
@@ -150,8 +149,7 @@ def waves(low, high, dtype):
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_the_wrong_sign_of_smooth_samples_is_reported(bits):
-    negative = waves(-1000, 900, np.int16)
-    words = negative.view(np.uint16) & ((1 << bits) - 1)
+    words = waves(-1000, 900, np.int16).view(np.uint16) & ((1 << bits) - 1)
     volume = only(image(words.astype(np.uint16), BitsStored=bits, HighBit=bits - 1))
     assert "sign" in doubts(volume)[0]
     bright = waves(0, (1 << bits) - 200, np.uint16)
@@ -204,5 +202,4 @@ def test_samples_below_zero_by_their_codestream_alone_are_reported(least, is_den
     ds.PixelData, ds.PixelRepresentation, ds.BitsStored, ds.HighBit = encapsulate([codestream]), 0, 12, 11
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    found = [doubt for doubt in doubts(only(ds)) if "codestream" in doubt]
-    assert len(found) == is_denied
+    assert len([doubt for doubt in doubts(only(ds)) if "codestream" in doubt]) == is_denied

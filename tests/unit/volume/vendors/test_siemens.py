@@ -127,9 +127,7 @@ def test_the_protocol_is_read_out_of_its_envelope() -> None:
 @pytest.mark.parametrize("orientation", [make.AXIAL, make.SAGITTAL, make.CORONAL, make.OBLIQUE])
 @pytest.mark.parametrize("forward", [1.0, -1.0])
 @pytest.mark.parametrize("version", [1, 2])
-def test_tiles_lie_along_the_slice_normal_of_the_csa_header(
-    orientation: make.Numbers, forward: float, version: int
-) -> None:
+def test_tiles_lie_along_the_normal_of_the_csa_header(orientation: make.Numbers, forward: float, version: int) -> None:
     ds = mosaic(orientation=orientation)
     direction = normal(orientation) * forward
     times = (0.0, 1200.0, 400.0, 1600.0, 800.0)
@@ -272,9 +270,7 @@ def v_series(protocol: bytes, **attributes: Any) -> FileDataset:
 
 
 @pytest.mark.parametrize(("written", "part"), [("0x4", 0.75), ("8", 0.875), ("16", 1.0), ("0x3", None), ("half", None)])
-def test_the_protocol_tells_partial_fourier_as_older_and_newer_software_write_it(
-    written: str, part: float | None
-) -> None:
+def test_the_protocol_tells_partial_fourier_as_old_and_new_software_write_it(written: str, part: float | None) -> None:
     assert describe(v_series(planned(sKSpace__ucPhasePartialFourier=written)), []).get("PartialFourier") == part
 
 
@@ -311,9 +307,7 @@ def test_one_band_in_the_protocol_is_no_word_on_sequences_of_others() -> None:
         (r"%SiemensSeq%\gre", "P", (None, None)),  # the phase of one echo
     ],
 )
-def test_phase_differences_tell_both_their_echoes(
-    sequence: str, kind: str, times: tuple[float | None, float | None]
-) -> None:
+def test_phase_differences_tell_both_echoes(sequence: str, kind: str, times: tuple[float | None, float | None]) -> None:
     protocol = planned(**{"tSequenceFileName": f'"{sequence}"', "alTE[0]": "5190", "alTE[1]": "7650"})
     facts = describe(v_series(protocol, ImageType=f"ORIGINAL\\PRIMARY\\{kind}\\ND"), [])
     assert (facts.get("EchoTime1"), facts.get("EchoTime2")) == times
@@ -334,9 +328,7 @@ def test_dwell_time_and_coils_are_reported_by_private_elements_or_the_csa_header
 
 
 @pytest.mark.parametrize(("kind", "corrected"), [("ND", False), ("DIS2D", True), ("DIS3D", True), ("NORM", None)])
-def test_image_type_tells_whether_the_nonlinearity_of_gradients_was_corrected(
-    kind: str, corrected: bool | None
-) -> None:
+def test_image_type_tells_whether_nonlinearity_of_gradients_was_corrected(kind: str, corrected: bool | None) -> None:
     ds = siemens_mr(ImageType=f"ORIGINAL\\PRIMARY\\M\\{kind}")
     assert describe(ds, []).get("NonlinearGradientCorrection") == corrected
 
@@ -383,9 +375,7 @@ def test_enhanced_images_of_xa_keep_the_protocol_beside_the_shared_groups() -> N
         ("4", 5, (0, 3, 1, 4, 2)),
     ],
 )
-def test_older_mosaics_tell_the_order_of_their_slices_in_the_protocol(
-    mode: str, count: int, turns: tuple[int, ...]
-) -> None:
+def test_older_mosaics_tell_the_order_of_slices_in_a_protocol(mode: str, count: int, turns: tuple[int, ...]) -> None:
     expected = pytest.approx(tuple(turn * 2.0 / count for turn in turns))
     assert tiled(older_mosaic(count, mode)).slice_times_s == expected
 

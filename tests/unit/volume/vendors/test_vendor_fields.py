@@ -64,8 +64,7 @@ def test_an_assignment_of_siemens_protocol_is_a_field(key: str, value: str, name
 def test_shims_of_siemens_are_three_offsets_and_five_currents(place: str) -> None:
     offsets = {f"{place}.lOffset{axis}": value for axis, value in zip("XYZ", (-3717, 15233, -9833), strict=True)}
     currents = {f"sGRADSPEC.alShimCurrent[{term}]": term - 2 for term in (0, 1, 3, 4)}
-    facts = describe(siemens(**offsets, **currents), [])
-    assert facts["ShimSetting"] == [-3717, 15233, -9833, -2, -1, 0, 1, 2]
+    assert describe(siemens(**offsets, **currents), [])["ShimSetting"] == [-3717, 15233, -9833, -2, -1, 0, 1, 2]
 
 
 @pytest.mark.parametrize(("scheme", "name"), [("1", "Bipolar"), ("2", "Monopolar"), ("9", None)])

@@ -169,7 +169,6 @@ def test_a_uih_grid_has_a_position_for_each_plane() -> None:
     tiling = tiled(ds)
     assert (tiling.count, tiling.rows_of_tiles, tiling.columns_of_tiles) == (11, 3, 4)
     assert (tiling.tile_rows, tiling.tile_columns) == (4, 4)
-    assert tiling.positions is not None
     assert tiling.positions[10].tolist() == [1, 2, 43]
     assert tiling.cut(ds.pixel_array, 10).tolist() == ds.pixel_array[8:12, 8:12].tolist()
 

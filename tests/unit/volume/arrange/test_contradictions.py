@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from node.api import Volume, WarningKind, assemble
 from node.volume.arrange.contradictions import settle
-from node.volume.assemble import assemble
-from node.volume.model import Volume
-from node.volume.reasons import WarningKind
 from tests import truth
 from tests.reference.real_series import judged
 from tests.reference.truth_series import ENHANCED_LABELS, LABELS, Case, Series, build
@@ -42,8 +40,7 @@ def clocked(times: int, step_s: float, **attributes: Any) -> truth.Truth:
 def test_a_clock_that_contradicts_the_repetition_leaves_the_step_out(
     clock_s: float, repetition_s: float, step_s: float | None
 ) -> None:
-    series = clocked(6, clock_s, **EPI, RepetitionTime=f"{1000 * repetition_s:g}")
-    [volume] = assemble(series.datasets).volumes
+    [volume] = assemble(clocked(6, clock_s, **EPI, RepetitionTime=f"{1000 * repetition_s:g}").datasets).volumes
     assert volume.time_step_s == step_s
     assert (WarningKind.SLICE_TIMING_DOUBTFUL in {one.name for one in volume.warnings}) == (step_s is None)
 
@@ -69,9 +66,7 @@ def test_the_repetition_of_one_line_is_not_the_step_of_volumes(sequence: str, tr
         ("MR", {"ImagesInAcquisition": 24}, "complete"),
     ],
 )
-def test_declared_slices_and_times_are_compared_with_what_was_written(
-    modality: str, declared: dict[str, int], state: str
-) -> None:
+def test_declared_slices_and_times_are_compared_with_files(modality: str, declared: dict[str, int], state: str) -> None:
     datasets = truth.series(4, 6, modality=modality, clock=True, **declared).datasets
     verdict = judged(datasets, assemble(datasets))
     assert verdict.state == state
@@ -222,8 +217,7 @@ def test_phases_of_several_encodings_that_nothing_names_are_doubted(phases: tupl
     def phase(ds: Any, time: int, slice_: int) -> None:
         ds.TriggerTime = str(100 * (time if time < phases[0] else time - phases[0]))
 
-    series = truth.series(sum(phases), 4).edited(phase)
-    for volume in assemble(series.datasets).volumes:
+    for volume in assemble(truth.series(sum(phases), 4).edited(phase).datasets).volumes:
         assert WarningKind.TIMES_ASSUMED in {one.name for one in volume.warnings}
 
 

@@ -124,8 +124,7 @@ def numbers_that_repeat(ds: FileDataset, time: int, slice_: int) -> None:
     ],
 )
 def test_series_that_may_be_several_scans_are_not_joined(edit: Callable[..., None], tmp_path: Path) -> None:
-    series = split_series(TIMES, SLICES, by_volume).edited(edit)
-    listing, _ = converted(series.datasets, tmp_path)
+    listing, _ = converted(split_series(TIMES, SLICES, by_volume).edited(edit).datasets, tmp_path)
     assert len(volumes(listing)) == TIMES
     assert all("joined_series" not in row for row in listing["series"])
 
@@ -137,8 +136,7 @@ def test_no_series_are_joined_if_that_is_switched_off(tmp_path: Path) -> None:
 
 def test_a_lost_volume_of_the_acquisition_is_reported(tmp_path: Path) -> None:
     series = split_series(TIMES, SLICES, by_volume)
-    kept = [ds for index, ds in enumerate(series.datasets) if index // SLICES != 2]
-    listing, _ = converted(kept, tmp_path)
+    listing, _ = converted([ds for index, ds in enumerate(series.datasets) if index // SLICES != 2], tmp_path)
     assert len(volumes(listing)) == TIMES - 1 or listing["series"][0]["verdict"]["state"] != "complete"
 
 
