@@ -317,9 +317,12 @@ def test_a_merge_that_was_decided_before_its_first_file_holds_for_it(root: Root)
 def test_what_comes_back_from_the_trash_is_of_the_right_patient_still(root: Root, audit: Audit) -> None:
     uid, other = take(root, "C-7", PatientBirthDate="19700101"), take(root, "C-7")
     persons(root).correct(number(root, "C-7"), right(patient_id="C-1"), root.clock(), uid)
-    for _ in range(2):
+    for is_sent_again in (False, False, True):
         deleted = trash(root, "study", uid)
         assert root.rows("SELECT 1 FROM v_patients WHERE patient_id = 'C-1'") == []
+        if is_sent_again:
+            take(root, "C-7", PatientBirthDate="19700101", study_uid=uid)
+            assert found_ids(root)[uid][0] == "C-7"
         bring_back(root, audit, deleted)
         assert {study: who for study, (who, _) in found_ids(root).items()} == {uid: "C-1", other: "C-7"}
 

@@ -385,6 +385,34 @@ def test_an_instance_that_comes_back_after_a_conversion_without_it_makes_the_rev
     assert [revision for _, revision in numbers_given(root)] == [1, 2, 3]
 
 
+def test_a_message_that_was_dropped_meanwhile_waits_again_and_no_other(root: Root, audit: Audit) -> None:
+    series = [make.ct_series(1)[0] for _ in range(2)]
+    take(root, series)
+
+    def write(connection: Connection) -> None:
+        for one in series:
+            of = {"happened_at": root.clock(), "requested_by": "hook", "study_instance_uid": one.StudyInstanceUID}
+            add(connection, Lane("hook", "one"), one.SOPInstanceUID, Assignment(), root.clock(), **of)
+
+    root.index.trash._writer.run(write)
+    number = trash(root, "study", series[0].StudyInstanceUID)
+    write_rows(root.folder, "UPDATE work SET state = 'ended', outcome = 'dropped'")
+    bring_back(root, audit, number)
+    outcomes = {row["study_instance_uid"]: row["outcome"] for row in root.rows("SELECT * FROM work")}
+    assert outcomes == {series[0].StudyInstanceUID: None, series[1].StudyInstanceUID: "dropped"}
+
+
+def test_a_failure_of_a_series_that_came_again_meanwhile_stays_away(root: Root, audit: Audit) -> None:
+    report = make.structured_report()
+    take(root, [report])
+    root.convert_due()
+    assert len(root.rows("SELECT 1 FROM failures")) == 1
+    number = trash(root, "study", report.StudyInstanceUID)
+    take(root, [report])
+    bring_back(root, audit, number)
+    assert root.rows("SELECT 1 FROM failures") == []
+
+
 def test_a_row_keeps_its_number_from_those_that_get_another_one(root: Root, audit: Audit) -> None:
     series = [make.ct_series(1, study_uid="1.2.3")[0] for _ in range(3)]
     take(root, series)
