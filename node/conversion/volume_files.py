@@ -23,9 +23,10 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from glob import glob
 from math import inf
 from pathlib import Path, PurePath
 from time import monotonic
@@ -179,21 +180,6 @@ def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda fol
         sync_folder(next(parent for parent in folder.parents if parent.is_dir()))
 
 
-def _revision_folders(root: Path) -> Iterator[str]:
-    """Yield the folders of all revisions relative to the root."""
-    for study in _names(f"{root}/volumes"):
-        for series in _names(f"{root}/volumes/{study}"):
-            for revision in _names(f"{root}/volumes/{study}/{series}"):
-                yield f"volumes/{study}/{series}/{revision}"
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:  # no folder, or one that cannot be read
-        return []
-
-
 class LostSources:
     """The folders and objects of volumes that no row names and that were made of lost instances.
 
@@ -226,7 +212,9 @@ class LostSources:
 
     def folders(self, root: Path) -> list[str]:
         """Return the folders of these series that were made of lost instances, relative to the root."""
-        found = [f"{folder}/{name}" for folder in self._lost for name in sorted(_names(f"{root}/{folder}"))]
+        found = [
+            path for folder in self._lost for path in sorted(glob(f"{folder}/*", root_dir=root, include_hidden=True))
+        ]
         return [folder for folder in found if self.are_in(root, folder)]
 
 
@@ -236,7 +224,7 @@ def sweep_unknown(archive: Archive, index: Index) -> bool:
     Folders that were made of lost instances stay (`LostSources`). What other hosts have published and not recorded yet
     belongs to their claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
     """
-    there = list(_revision_folders(archive.root))
+    there = glob(f"{VOLUMES}/*/*/*", root_dir=archive.root, include_hidden=True)
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk
     unnamed = {folder for folder in there if folder not in live}
@@ -291,7 +279,8 @@ class Housekeeping:
         has_more = self.write_verdicts()
         studies_wait = self._studies_at - moment
         if studies_wait <= 0:
-            self.find_quiet_studies()
+            if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
+                log.info("studies_quiet", count=count)
             self._studies_at = moment + STUDIES_SECONDS
             quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
             seconds = (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
@@ -318,11 +307,6 @@ class Housekeeping:
                 self._unwritable.add(owed.conversion_id)
         self._are_sidecars_owed = len(batch) == BATCH
         return self._are_sidecars_owed
-
-    def find_quiet_studies(self) -> None:
-        """Mark the studies that have become quiet."""
-        if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
-            log.info("studies_quiet", count=count)
 
     def remove_superseded(self) -> None:
         """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""

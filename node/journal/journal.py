@@ -86,6 +86,9 @@ class Journal:
     `folder`: created if missing; locked for this process.
     `segment_bytes`, `max_bytes`: size of a segment, and of all of them.
 
+    `last`: sequence number of the last durable record; 0 before the first one. `freed`: that of the last record that is
+    durable elsewhere, or 0.
+
     Raises JournalUnusable: another process holds it, or a newer version has written it.
     Raises OSError: it cannot be read or made.
     """
@@ -106,7 +109,7 @@ class Journal:
         self._marking = threading.Lock()  # guards `_sizes` and the mark
         self._sizes: dict[str, int] = {}  # of the segments that the mark names
         self._is_closed = self._is_ready = False
-        self._last = self._freed = 0
+        self.last = self.freed = 0
         self._start = Cursor(1, HEADER_BYTES)
         if (lock := locked(folder, os.O_RDONLY | os.O_DIRECTORY)) is None:
             raise JournalUnusable(f"{folder} is in use by another process: stop it first")
@@ -122,7 +125,7 @@ class Journal:
         segments = [Segment(path) for path in paths]
         self._number = int(paths[-1].stem) + 1 if paths else 0
         self._used, self._spare = segments, []  # so that `close` finds them if they are unusable
-        self._used, identity, self._freed, self._gone = used_segments(self._folder, segments)
+        self._used, identity, self.freed, self._gone = used_segments(self._folder, segments)
         self._sizes = {segment.path.name: segment.capacity for segment in segments}
         self._spare = [segment for segment in segments if not segment.was_used]
         self._identity = identity or os.urandom(16)
@@ -133,19 +136,9 @@ class Journal:
         return self._identity.hex()
 
     @property
-    def last(self) -> int:
-        """Sequence number of the last durable record; 0 before the first one."""
-        return self._last
-
-    @property
     def size(self) -> int:
         """Bytes of all segments on the disk."""
         return sum(segment.capacity for segment in self._segments())
-
-    @property
-    def freed(self) -> int:
-        """Number of the last record that is durable elsewhere, or 0."""
-        return self._freed
 
     def replay(self, known: int = 0) -> Iterator[Record | Damage]:
         """Yield every record that was not freed, and the damage between them.
@@ -154,15 +147,15 @@ class Journal:
 
         `known`: no number up to this one is given to a new record, even if its record is no longer readable.
         """
-        self._last = self._freed
-        for found in read_in_order(self._used, self._freed, self._gone):
-            self._last = found.last if isinstance(found, Damage) else found.sequence
+        self.last = self.freed
+        for found in read_in_order(self._used, self.freed, self._gone):
+            self.last = found.last if isinstance(found, Damage) else found.sequence
             yield found
-        self._last = max(self._last, known, *(segment.last for segment in self._used))
-        self._start = Cursor(self._last + 1, HEADER_BYTES)
+        self.last = max(self.last, known, *(segment.last for segment in self._used))
+        self._start = Cursor(self.last + 1, HEADER_BYTES)
         # Before a segment is begun: a start writes over what is freed, and the journal grows by no segment a start.
-        self._spare += [segment for segment in self._used if segment.last <= self._freed]
-        self._used = [segment for segment in self._used if segment.last > self._freed]
+        self._spare += [segment for segment in self._used if segment.last <= self.freed]
+        self._used = [segment for segment in self._used if segment.last > self.freed]
         self._begin_segment(bounded=False)
         try:
             self._drop_surplus()
@@ -254,7 +247,7 @@ class Journal:
     def _write_to(self, segment: Segment, batch: list[_Waiting]) -> None:
         assert segment.head is not None
         buffers: list[bytes] = []
-        for sequence, waiting in enumerate(batch, self._last + 1):
+        for sequence, waiting in enumerate(batch, self.last + 1):
             body = (waiting.facts, *waiting.payload)
             facts_bytes = len(waiting.facts)
             payload_bytes = waiting.size - RECORD_HEAD_BYTES - facts_bytes
@@ -264,11 +257,11 @@ class Journal:
         segment.write(buffers, len(batch))
         reached("record-synced")
         with self._lock:
-            for sequence, waiting in enumerate(batch, self._last + 1):
+            for sequence, waiting in enumerate(batch, self.last + 1):
                 waiting.sequence = sequence
                 if waiting.known is not None:
                     self._known[sequence] = waiting.known
-        self._last += len(batch)
+        self.last += len(batch)
 
     def _segment_for(self, size: int) -> Segment:
         """Return the segment that is written to, with room for a record of `size` bytes."""
@@ -276,7 +269,7 @@ class Journal:
             raise self._failed
         segment = self._used[-1]
         if segment.is_torn and segment.last < segment.first:
-            segment.begin(self._identity, self._last + 1)  # with another salt: what the failed write left is no record
+            segment.begin(self._identity, self.last + 1)  # with another salt: what the failed write left is no record
         elif segment.is_torn or segment.end + size > self._segment_bytes:
             self._begin_segment()
         return self._used[-1]
@@ -292,7 +285,7 @@ class Journal:
                         "applied ([storage] journal_bytes)"
                     )
             segment = self._spare.pop(0) if self._spare else self._new_segment()
-            segment.begin(self._identity, self._last + 1)
+            segment.begin(self._identity, self.last + 1)
             self._used.append(segment)
 
     def _new_segment(self) -> Segment:
@@ -323,10 +316,10 @@ class Journal:
         """
         with self._marking:
             self._sizes = {} if forget else {**self._sizes, **new}
-            number = self._freed if freed is None else freed
+            number = self.freed if freed is None else freed
             mark = {"version": VERSION, "journal": self.identity, "freed": number, "segments": self._sizes}
             write_durably(self._folder / MARK_FILE, json.dumps(mark).encode())
-            self._freed = number
+            self.freed = number
 
     def prepare(self) -> None:
         """Preallocate ahead of the appends; for the thread that reads, when it has time.
@@ -376,7 +369,7 @@ class Journal:
         sequence, offset, size = cursor.sequence, cursor.offset, 0
         with self._lock:
             self._known = known = {number: its for number, its in self._known.items() if number >= sequence}
-        while sequence <= self._last and len(records) < max_records and size < max_bytes:
+        while sequence <= self.last and len(records) < max_records and size < max_bytes:
             with self._room:
                 segment = next(used for used in self._used if used.first <= sequence <= used.last)
             if sequence == segment.first:
@@ -414,7 +407,7 @@ class Journal:
 
         Raises OSError if there is no room for the mark, or the disk fails.
         """
-        self._mark(freed=sequence, forget=isinstance(self._failed, SegmentGone) and sequence == self._last)
+        self._mark(freed=sequence, forget=isinstance(self._failed, SegmentGone) and sequence == self.last)
         reached("journal-freed")
         self._release(sequence)
         self._drop_surplus()
@@ -437,7 +430,7 @@ class Journal:
 
     def overwrite_free(self) -> None:
         """Overwrite the segments that are free with zeros, durably, beside the appends."""
-        self._release(self._freed)
+        self._release(self.freed)
         with self._room:
             free, self._spare = self._spare, []
         try:
@@ -481,9 +474,9 @@ class Journal:
         with self._leading:
             if self._is_closed:
                 return
-            if self._is_ready and self._freed == self._last and not isinstance(self._failed, OSError):
+            if self._is_ready and self.freed == self.last and not isinstance(self._failed, OSError):
                 with suppress(OSError):
-                    self._mark(freed=self._freed, forget=True)
+                    self._mark(freed=self.freed, forget=True)
             self._is_closed, self._failed = True, JournalUnusable("the journal is closed")
             for segment in (*self._used, *self._spare):
                 segment.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,8 @@ def reasons_not_ready(
     reasons = {
         "intake": ingest.refusal() or shortage,
         "index": None if ingest.index.thread.is_alive else "the writer of the index has stopped: restart the node",
-        "journal": _lag(ingest.applier) or _gap(ingest.gaps),
+        "journal": _lag(ingest.applier)
+        or (f"{ingest.gaps[0]}; `voxelnode lost list` lists the gaps" if ingest.gaps else None),
         **{name: trouble() for name, trouble in parts.items()},
     }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -101,10 +102,6 @@ def remedy_of(part: str, reason: str) -> str:
     """Return what a person does about a part that is not ready."""
     by_reason = (remedy for words, remedy in _REMEDIES_BY_REASON.items() if words in reason)
     return next(by_reason, REMEDIES.get(part, _RESTART))
-
-
-def _gap(gaps: Sequence[str]) -> str | None:
-    return f"{gaps[0]}; `voxelnode lost list` lists the gaps" if gaps else None
 
 
 def _lag(applier: Applier) -> str | None:

@@ -132,9 +132,9 @@ def mark_before_sync() -> None:
 
     def checkpoint(self: Applier) -> None:
         if self._applied > self._journal.freed:
-            freed, self._journal._freed = self._journal.freed, self._applied
+            freed, self._journal.freed = self._journal.freed, self._applied
             self._journal.free(self._applied)
-            self._journal._freed = freed
+            self._journal.freed = freed
         real(self)
 
     Applier.checkpoint = checkpoint  # type: ignore[method-assign]

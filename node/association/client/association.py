@@ -202,7 +202,9 @@ class RequestedAssociation(Association):
         self._framing.expect_answer()
         try:
             self.send_pdus(request_pdu(calling_ae_title, self.peer.ae_title, contexts, roles))
-            answer = self._other_pdu(self.timeout)
+            answer = self._next(self.timeout)
+            if isinstance(answer, Piece):
+                raise AssociationLost("it sent data before it accepted the association")
             if answer.kind == framing.ASSOCIATE_RJ:
                 raise NoAssociation(f"{self.peer}: {rejection_reason(answer.encoded)}")
             if answer.kind != framing.ASSOCIATE_AC:
@@ -347,12 +349,6 @@ class RequestedAssociation(Association):
         except OSError as error:
             self._is_open = False
             raise AssociationLost(f"the connection failed ({_reason(error)})") from error
-
-    def _other_pdu(self, seconds: float) -> OtherPdu:
-        unit = self._next(seconds)
-        if not isinstance(unit, OtherPdu):
-            raise AssociationLost("it sent data before it accepted the association")
-        return unit
 
     def _next(self, seconds: float) -> Piece | OtherPdu:
         deadline = monotonic() + seconds
