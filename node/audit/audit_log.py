@@ -10,8 +10,6 @@ changed, removed or inserted. If the process dies while writing, the torn line s
 digest.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json
@@ -24,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
@@ -139,7 +137,7 @@ class AuditMessage:
         objects: Sequence[Mapping[str, Any]] = (),
         result: Result = Result.SUCCESS,
         kind: EventType | None = None,
-    ) -> AuditMessage:
+    ) -> Self:
         """Return the message that an account, or a user of this machine, did something."""
         return cls(event, action, result, [Participant(who, APPLICATION, is_requestor=True)], objects, detail, kind)
 

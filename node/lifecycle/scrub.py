@@ -9,8 +9,6 @@ A version that came again in another lossless transfer syntax counts as kept at 
 person decides. What a crash leaves is compared after the next start.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os
@@ -20,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -74,7 +72,7 @@ class ScrubPass:
     damaged: int = 0
     unreadable: int = 0
 
-    def counting(self, problem: str | None, length: int = 0) -> ScrubPass:
+    def counting(self, problem: str | None, length: int = 0) -> Self:
         """Return the pass with one more file, and its problem."""
         return replace(
             self,

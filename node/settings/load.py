@@ -5,8 +5,6 @@ name; a table stands in one file only. All mistakes are reported together, each 
 the nearest known name.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tomllib
@@ -105,6 +103,15 @@ def mistakes(error: ValidationError, section: str) -> UsageError:
     return UsageError("\n".join(_explained(errors, None, {section: "flag"})))
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file that was read."""
+
+    path: Path
+    content: bytes
+    tables: Mapping[str, Any]
+
+
 def _files(
     chosen: Path | None, below: Mapping[str, Any], above: Sequence[Mapping[str, Any]], drafts: Drafts
 ) -> Iterator[_File]:
@@ -134,15 +141,6 @@ def _root_in(values: Mapping[str, Any]) -> Path:
     storage = values.get("storage")
     root = storage.get("root") if isinstance(storage, Mapping) else None
     return (Path(root) if root and isinstance(root, str | Path) else Storage().root).absolute()
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file that was read."""
-
-    path: Path
-    content: bytes
-    tables: Mapping[str, Any]
 
 
 def _read_file(path: Path, drafts: Drafts) -> _File:

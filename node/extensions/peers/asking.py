@@ -7,8 +7,6 @@ A sender that is still acquiring a series counts what it has so far. One that ma
 (`[peers.NAME] confirm_by_find`) is therefore asked again and again, and believed once two counts in a row agree.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import secrets
 import threading
@@ -89,6 +87,13 @@ class Questioner(IndexFollower):
         if questions:
             self._questions.add(questions, moment)
         return None if next_at is None else max((next_at - moment).total_seconds(), FOLLOW_SECONDS)
+
+
+class Waiting(NamedTuple):
+    """The series that a question is about: its stored instances, and when it is due (None: it does not wait)."""
+
+    received: int
+    due_at: dt.datetime | None
 
 
 class _Query(NamedTuple):
@@ -202,13 +207,6 @@ class Question(NamedTuple):
 
     peer: str
     series: SeriesKey
-
-
-class Waiting(NamedTuple):
-    """The series that a question is about: its stored instances, and when it is due (None: it does not wait)."""
-
-    received: int
-    due_at: dt.datetime | None
 
 
 def _is_silent(connection: Connection, peer: str, now: dt.datetime) -> bool:

@@ -1,11 +1,9 @@
 """The schema of an index, the keys of the facts about it, and what some of these facts are as text."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 REVISION = "0001"
 """The last migration, which gives a database the tables of `node.index.models`."""
@@ -76,7 +74,7 @@ class AppliedPosition:
         return f"{self.journal}:{self.sequence}"
 
     @classmethod
-    def of(cls, text: str | None) -> AppliedPosition:
+    def of(cls, text: str | None) -> Self:
         """Return the position that a text names; that before the first record of no journal if there is none."""
         journal, _, sequence = (text or ":0").partition(":")
         return cls(journal, int(sequence))
