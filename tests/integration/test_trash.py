@@ -151,7 +151,9 @@ def test_an_undo_leaves_every_row_of_every_table_and_every_file_as_before(root: 
 def test_nobody_finds_what_is_in_the_trash_but_the_trash(root: Root, audit: Audit) -> None:
     series = make.ct_series(3)
     take(root, series)
-    trash(root, "study", series[0].StudyInstanceUID)
+    number = trash(root, "study", series[0].StudyInstanceUID)
+    assert root.index.trash.of("series", series[0].SeriesInstanceUID) == ({number}, set())
+    assert root.index.trash.of("instance", series[0].SOPInstanceUID) == (set(), {number}), "it has others as well"
     done = recover(root.archive, root.index, lambda title: 60.0, root.clock())
     assert (done.adopted, done.quarantined, images(root)) == (0, 0, {})
     for view in ("v_studies", "v_series", "v_images", "v_patients"):
