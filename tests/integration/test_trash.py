@@ -385,6 +385,11 @@ def test_an_instance_that_comes_back_after_a_conversion_without_it_makes_the_rev
     root.convert_due()
     assert [row["revision"] for row in root.rows("SELECT revision FROM v_series")] == [3]
     assert [revision for _, revision in numbers_given(root)] == [1, 2, 3]
+    number = trash(root, "instance", series[2].SOPInstanceUID)
+    take(root, [make.changed(series[0], SOPInstanceUID="1.2.3.5", InstanceNumber=10)])
+    root.convert_due()
+    bring_back(root, audit, number)
+    assert root.index.series.claim_due(root.clock()) is not None, "it has another instance beside that which is back"
 
 
 def test_a_message_that_was_dropped_meanwhile_waits_again_and_no_other(root: Root, audit: Audit) -> None:

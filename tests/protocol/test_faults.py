@@ -270,7 +270,6 @@ GARBAGE_COMMANDS = {
 }
 
 
-@pytest.mark.slow
 def test_a_broken_pdu_aborts_and_leaves_nothing(guarded: Running) -> None:
     broken = {name: (pdu(4, body), (2, 6)) for name, body in MALFORMED_PDVS.items()}
     for length in (0xFFFFFFFF, 131072 + 7, 0, 5):
