@@ -92,7 +92,6 @@ def begin(url: str, root: Path, number: int) -> subprocess.Popen[str]:
 
 def go(process: subprocess.Popen[str]) -> None:
     """Have a process begin, once it is ready."""
-    assert process.stdin is not None
     assert process.stdout.readline() == "ready\n"
     process.stdin.write("go\n")
     process.stdin.flush()

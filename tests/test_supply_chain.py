@@ -112,8 +112,6 @@ def test_the_container_installs_what_is_locked_and_nothing_else() -> None:
 @pytest.fixture(scope="module")
 def bill() -> ModuleType:
     spec = importlib.util.spec_from_file_location("bill_of_materials", ROOT / ".ci/bill_of_materials.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -153,7 +153,6 @@ def record(folder: Path) -> None:
     """Take all pictures."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright, Served(Path(name) / "root") as node:
         found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
-        assert found is not None
         send(node, study(), Path(name) / "study").wait()
         node.wait_until_idle()
         [row] = node.rows("SELECT * FROM v_series WHERE series_number = 1")

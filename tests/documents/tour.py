@@ -160,7 +160,6 @@ def record(path: Path) -> None:
         folder = Path(name)
         with Served(folder / "root", VOXELNODE_SERIES__QUIET_SECONDS="5") as node:
             found = re.search(r"http://\S+:\d+", node.process.stdout.readline())
-            assert found is not None
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             page = browser.new_page(viewport=SIZE, base_url=found[0], color_scheme="dark")
             page.set_default_timeout(SECONDS * 1000)

@@ -80,7 +80,6 @@ def test_a_revision_is_published_on_another_disk(settings: Settings, other: Path
             incoming.take_fragment(data_set_bytes(ds))
             indexed(incoming)
         claimed = repository.index.series.claim_due(repository.index.now() + dt.timedelta(days=1))
-        assert claimed is not None
         write_volumes(claimed, repository.archive, repository.index, WriteOptions(), convert)
     destination = root / revision_folder(claimed)
     assert (destination / "volume.nii.gz").stat().st_dev != root.stat().st_dev

@@ -434,7 +434,6 @@ def test_counts_and_collections_are_those_of_the_rows(world: World) -> None:
         series = images[answer.SOPInstanceUID].parent
         study = series.parent
         patient = study.parent
-        assert patient is not None
         assert answer.NumberOfSeriesRelatedInstances == len(series.children)
         assert answer.NumberOfStudyRelatedSeries == len(study.children)
         assert answer.NumberOfStudyRelatedInstances == len(below(study.children))

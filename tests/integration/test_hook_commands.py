@@ -42,7 +42,6 @@ def test_placeholders_become_whole_arguments_without_a_shell() -> None:
         "$(id) {x y}; *",
     )
     output = run(python(code, *arguments))
-    assert output is not None
     assert json.loads(output) == [
         "1.2.3", "--to=1.2.3.4/1", "/nowhere/1/1.nii.gz", "/nowhere/1", "$(id) {x y}; *"
     ]  # fmt: skip
@@ -60,9 +59,7 @@ def test_a_program_that_does_not_read_its_input_succeeds_all_the_same() -> None:
 def test_the_environment_holds_what_happened_and_no_secret_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXELNODE_STORAGE__ROOT", "/secret")
     monkeypatch.setenv("DATABASE_PASSWORD", "secret")
-    output = run(python("import json, os; print(json.dumps(dict(os.environ)))"))
-    assert output is not None
-    environment = json.loads(output)
+    environment = json.loads(run(python("import json, os; print(json.dumps(dict(os.environ)))")))
     assert {name: value for name, value in environment.items() if name.startswith("VOXELNODE")} == {
         "VOXELNODE_HOOK_ID": message().id,
         "VOXELNODE_HOOK_EVENT": "volume-written",
@@ -159,7 +156,6 @@ def test_what_a_program_leaves_in_the_background_holds_nobody_up() -> None:
     started = monotonic()
     output = run(python(code))
     assert monotonic() - started < 15
-    assert output is not None
     os.kill(int(output), 9)
 
 

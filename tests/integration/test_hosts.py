@@ -130,14 +130,12 @@ def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(h
     assert a.index.series.take_over(later) is None  # its own: it knows what it does
     taken, of = b.index.series.take_over(later) or (None, "")
     assert (taken and taken.id, of) == (claimed.id, "a")
-    assert taken is not None
     assert a.index.series.is_claimed(claimed) is False
     assert b.index.series.record_crash(taken, "host a vanished", 3, later) is True
     with b.index.reading() as view:
         [row] = view.series.under_way(10)
         assert (row["state"], row["error"]) == ("receiving", "host a vanished")
     again = b.index.series.claim_due(later + dt.timedelta(hours=1))
-    assert again is not None
     a.index.series.release_claim(claimed, later)  # of a claim that was lost
     assert b.index.series.claims() == [again.claim]
     assert b.index.series.release_all_claims(later) == 1  # a start of the host itself
@@ -227,7 +225,6 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Hosts, tmp_p
     now = a.index.now()
     add(a.index, now)
     claimed = a.index.series.claim_due(now)
-    assert claimed is not None
     archive = Archive(tmp_path / "archive", host="b")
     copies = archive.root / "objects/00000007-a"
     published, stray = archive.root / revision_folder(claimed), archive.root / "volumes/1.2/3.4/1-01234567"
@@ -565,11 +562,9 @@ def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hos
     now = a.index.now()
     add(a.index, now)
     claimed = a.index.series.claim_due(now)
-    assert claimed is not None
     assert a.index.series.release_claim(claimed, now) is True
     assert a.index.series.release_claim(claimed, now) is False
     claimed = a.index.series.claim_due(now)
-    assert claimed is not None
     [ds] = make.ct_series(1)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = claimed.study_instance_uid, claimed.series_instance_uid
     add(a.index, now + dt.timedelta(hours=1), ds)

@@ -64,7 +64,6 @@ class Served:
         self.repository = Repository(self.settings)
         self.is_open = True
         remote = self.repository.archive.remote
-        assert remote is not None
         self.remote = remote
         self.uploads = ObjectUploads(
             self.repository.archive,

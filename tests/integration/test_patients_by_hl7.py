@@ -27,9 +27,7 @@ def changes(root: Root, settings: Settings) -> OpenedRoot:
 
 def sent(changes: OpenedRoot, *segments: str, kind: str = "ADT^A40") -> list[str]:
     text = "\r".join((f"MSH|^~\\&|RIS|HOSPITAL|||20260101||{kind}|1|P|2.5.1", *segments, ""))
-    found = changes_of(parse(text.encode()))
-    assert found is not None
-    return list(make_changes(changes, found, "HL7 10.0.0.1"))
+    return list(make_changes(changes, changes_of(parse(text.encode())), "HL7 10.0.0.1"))
 
 
 def test_a_merge_and_its_end_by_hl7_leave_the_index_as_it_was(root: Root, changes: OpenedRoot) -> None:

@@ -84,7 +84,6 @@ class Questions:
         for work in index.work.due(["question"], now()):
             index.work.begin(work.id, now())
             decision = self.asking.perform(work, threading.Event())
-            assert decision is not None
             index.work.record(work.id, decision, now())
             outcomes.append(decision.outcome if isinstance(decision, Ended) else "again")
         return outcomes

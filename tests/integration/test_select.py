@@ -32,7 +32,6 @@ def take(root: Root, series: list[Any], title: str = "CT1") -> tuple[str, str]:
 def facts(root: Root, key: tuple[str, str], revision: int | None = None) -> dict[str, Any]:
     with root.index.reading() as index:
         found = index.facts.of_series(FIELDS, *key, revision)
-    assert found is not None
     return dict(found)
 
 

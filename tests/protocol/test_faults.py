@@ -357,7 +357,6 @@ def test_a_peer_that_was_stopped_is_let_go(hurried: Running) -> None:
     command_line = [sys.executable, "-c", program, hurried.host, str(hurried.port)]
     with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
         try:
-            assert peer.stdout is not None
             peer.stdin.write(f"{talk}\n")
             peer.stdin.flush()
             assert "x02" in peer.stdout.readline()

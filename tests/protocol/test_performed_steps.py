@@ -289,9 +289,7 @@ def test_a_series_that_is_closed_gets_another_verdict(node: Running) -> None:
     images = make.ct_series(5, study_uid="1.2.1")
     store(node, *images[:3])
     now, series = dt.datetime.now(dt.UTC), node.ingest.index.series
-    claimed = series.claim_due(now + dt.timedelta(hours=1))
-    assert claimed is not None
-    series.record_damaged(claimed, "for the test", (), now)
+    series.record_damaged(series.claim_due(now + dt.timedelta(hours=1)), "for the test", (), now)
     with Modality(node) as modality:
         modality.perform("1.2.1", "COMPLETED", *images)
     [row] = node.rows("SELECT * FROM v_series")

@@ -704,7 +704,6 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: StartSi
 
     def code() -> str:
         known = accounts.by_name("admin")
-        assert known.totp_secret is not None
         return code_of(known.totp_secret, int(now[0].timestamp()) // STEP_SECONDS).decode()
 
     first = begun()
@@ -741,7 +740,6 @@ def test_a_second_factor_and_its_recovery_codes_outlive_a_rebuild_of_the_index(t
     access = site.server._app.state.access
     access.sessions.begin_factor(site.services.index.accounts.by_name("admin"))
     known = site.services.index.accounts.by_name("admin")
-    assert known is not None
     code = code_of(known.totp_secret or "", int(access.sessions.now().timestamp()) // STEP_SECONDS).decode()
     codes = access.sessions.give_code(known, code, Client()).recovery_codes
     settings = site.services.settings

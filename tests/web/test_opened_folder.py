@@ -98,7 +98,6 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
     watchdog = threading.Timer(100, process.kill)
     watchdog.start()
     try:
-        assert process.stdout is not None
         with process.stdout as output:
             assert str(files[0].parent) in output.readline()
             address = output.readline().split()[1]

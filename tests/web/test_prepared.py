@@ -135,7 +135,6 @@ def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(sit
     until(lambda: of(site, number).outcome == "succeeded")
     assert again.file(of(site, number)) is not None
     file = again.file(of(site, ready, "two"))
-    assert file is not None
     os.utime(file, (time.time() - DOWNLOAD_KEPT_SECONDS - 1,) * 2)
     again.wake()
     until(lambda: not file.exists())

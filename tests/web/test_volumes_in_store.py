@@ -45,7 +45,6 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     site.convert()
     made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}
     remote = site.store.archive.remote
-    assert remote is not None
     uploads = ObjectUploads(site.store.archive, remote, site.store.index, site.store.metrics)
     while uploads.step() == 0.0:
         pass

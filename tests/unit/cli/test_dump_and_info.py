@@ -278,7 +278,6 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
     index = Index(root, Metrics())
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     claimed = index.series.claim_due(later)
-    assert claimed is not None
     assert convert_series(claimed, Archive(root), index, WriteOptions(), convert, lambda: later)
     index.close()
     for uid in (series[0].SeriesInstanceUID, series[0].SOPInstanceUID, series[0].StudyInstanceUID):

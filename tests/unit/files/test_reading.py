@@ -97,7 +97,6 @@ def test_pixels_that_are_cut_off_are_reported_as_long_as_they_are(tmp_path: Path
     path = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
     data, _ = stored_bytes(read_instance(path), "PixelData")
-    assert data is not None
     assert len(data) == 2 * LONG_PIXELS - 1000
 
 

@@ -33,7 +33,6 @@ def test_a_reader_that_holds_a_transaction_is_reported_and_the_log_is_cut_once_i
         reader.execute("SELECT count(*) FROM t").fetchone()
         write(20)
         reported = held_back(path)
-        assert reported is not None
         assert "keeps a transaction open" in reported
         assert str(path) in reported
     write(3)

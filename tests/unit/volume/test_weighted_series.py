@@ -46,7 +46,6 @@ def enhanced(vendor: str, weightings: list[Weighting]) -> FileDataset:
 
 
 def b_values(volume: Volume) -> list[float]:
-    assert volume.diffusion is not None
     return [weighting.b_value for weighting in volume.diffusion]
 
 

@@ -90,7 +90,6 @@ def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
             ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = offsets, lengths
         ds.save_as(tmp_path / name)
         header, element = header_and_pixels(tmp_path / name)
-        assert element is not None
         assert "PixelData" not in header
         assert element.encapsulated
         assert [element.encapsulated_frame(number) for number in range(1, 16)] == frames
@@ -169,7 +168,6 @@ def test_no_pixel_data_are_none() -> None:
 def test_frames_of_a_deflated_file_are_read_from_its_inflated_data_set() -> None:
     path = PYDICOM_FILES / "image_dfl.dcm"
     header, element = header_and_pixels(path)
-    assert element is not None
     assert header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
     assert b"".join(element.native_frame(1)) == dcmread(path).PixelData
 

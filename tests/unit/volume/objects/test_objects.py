@@ -29,7 +29,6 @@ ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
 
 def volumes(ds: Dataset) -> tuple[Volume, ...]:
     found = objects.special_volumes(ds, 3)
-    assert found is not None
     assert all(volume.stack == 3 for volume in found)
     return found
 
@@ -76,7 +75,6 @@ def source_positions() -> np.ndarray:
 
 def ascending(volume: Volume) -> np.ndarray:
     """Voxels (slices, rows, columns) in the order of `source_positions`, as the affine places them."""
-    assert volume.affine_lps is not None
     index = np.linalg.inv(volume.affine_lps) @ np.vstack([source_positions().T, np.ones(SLICES)])
     assert np.allclose(index[:2], 0, atol=1e-3)
     assert np.allclose(index[2], np.rint(index[2]), atol=1e-3)
@@ -257,7 +255,6 @@ def test_relative_and_absolute_offsets_place_the_planes_of_a_dose(offsets: list[
     z = np.array(offsets) if offsets[0] else np.array(offsets) + 30
     order = np.argsort(z)
     assert np.array_equal(volume.voxels[0], stored(ds)[order])
-    assert volume.affine_lps is not None
     assert np.allclose(volume.affine_lps, [[3, 0, 0, 1], [0, 2, 0, 2], [0, 0, 5, z.min()], [0, 0, 0, 1]])
     assert volume.slope == 1e-9
     assert {source.frame_number for source in volume.sources} == {1, 2, 3}

@@ -19,7 +19,6 @@ def image(orientation: make.Numbers = make.AXIAL, **attributes: Any) -> FileData
 
 
 def assert_along(found: Diffusion, direction: make.Numbers) -> None:
-    assert found.direction_lps is not None
     assert np.isclose(np.linalg.norm(found.direction_lps), 1)
     assert np.isclose(abs(found.direction_lps @ np.array(direction)), 1)
 

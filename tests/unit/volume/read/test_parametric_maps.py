@@ -50,7 +50,6 @@ def parametric_map(pixels: np.ndarray, mappings: list[Any]) -> Dataset:
 def ascending(volume: Volume) -> np.ndarray:
     """Real values (slices, rows, columns) in the order of the source's positions, as the affine places them."""
     assert volume.geometry is Geometry.REGULAR
-    assert volume.affine_lps is not None
     places = make.stack_positions(SLICES, SPACING, make.ORIGIN_MM, make.OBLIQUE)
     index = np.linalg.inv(volume.affine_lps) @ np.vstack([places.T, np.ones(SLICES)])
     assert np.allclose(index[:2], 0, atol=1e-3)
