@@ -111,7 +111,7 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         assert digests(target.root) == digests(source.root)
 
 
-def test_a_mistake_is_reported_in_one_sentence(source: Served, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (
         (("peers", "send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no stored study"),

@@ -195,9 +195,7 @@ def test_a_node_that_hangs_or_was_killed_is_no_node_that_runs(tmp_path: Path) ->
         assert "the running node" not in str(told("doctor"))
 
 
-def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_looked_at_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_writes_nothing_more_has_an_unknown_state_and_a_disk_is_looked_at_now(tmp_path: Path) -> None:
     settings = Settings(storage=Storage(root=tmp_path))
     with locked_root(tmp_path):
         write_counters({}, tmp_path, {})

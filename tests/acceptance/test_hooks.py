@@ -80,7 +80,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
 
-def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
+def test_a_test_message_names_files_that_exist() -> None:
     found: list[tuple[str, bool, bool]] = []
 
     def look(received: Received) -> Answer:

@@ -332,7 +332,7 @@ def test_a_command_that_is_interrupted_while_it_waits_has_done_nothing(
 
 
 def test_a_stop_answers_the_request_under_way_and_refuses_those_that_wait(
-    server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path
 ) -> None:
     under_way, answered = in_thread(lambda: request_action(tmp_path, "gate", {}))
     assert gate.begun.wait(10)

@@ -307,7 +307,7 @@ def job(tmp_path: Path) -> ConversionJob:
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this machine has one processor")
-def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root, tmp_path: Path) -> None:
+def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (12, 256, 256), np.int16)
     for ds in make.ct_series(12, pixels=noise):
         ds.compress(JPEG2000Lossless, generate_instance_uid=False)

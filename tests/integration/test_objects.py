@@ -473,7 +473,7 @@ def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(serve: Ser
 
 
 @pytest.mark.slow
-def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(serve: Serve, tmp_path: Path) -> None:
+def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(serve: Serve) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(3))
     node.close()
@@ -727,7 +727,7 @@ def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(serve:
 
 
 @pytest.mark.slow
-def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(serve: Serve, tmp_path: Path) -> None:
+def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(serve: Serve) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
     [ds] = make.ct_series(1)
     node.take_away(ds)

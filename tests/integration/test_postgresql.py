@@ -1038,9 +1038,7 @@ def test_a_new_index_takes_over_what_pages_can_be_read(moved: ServerPlace, serve
 
 
 @pytest.mark.slow
-def test_the_doctor_warns_of_a_promise_that_a_failover_may_break(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_warns_of_a_promise_that_a_failover_may_break(server: Server, tmp_path: Path) -> None:
     url = server.create("followed")
     upgrade(ServerPlace(url, tmp_path))
     settings = Settings(

@@ -320,7 +320,7 @@ def test_a_result_for_a_peer_without_a_host_that_has_left_is_given_up_at_once_an
 
 
 @pytest.mark.slow
-def test_the_node_proposes_the_role_of_a_provider(start_node: StartNode, asker: Asker, tmp_path: Path) -> None:
+def test_the_node_proposes_the_role_of_a_provider(start_node: StartNode, asker: Asker) -> None:
     seen: list[Any] = []
     ae = AE("ASKER")
     ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)

@@ -69,7 +69,7 @@ def test_the_instance_under_way_is_answered_before_the_association_ends(node: Ru
     assert node.stored_data_sets() == {ds.SOPInstanceUID: content}
 
 
-def test_tls_is_refused_with_the_remedy(start_node: StartNode, tmp_path: Path, keys: Path) -> None:
+def test_tls_is_refused_with_the_remedy(start_node: StartNode, keys: Path) -> None:
     with pytest.raises(UsageError, match=r'set acceptor = "node"'):
         start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
 

@@ -168,7 +168,7 @@ def test_the_configuration_says_where_each_value_comes_from(
 
 
 @pytest.mark.slow
-def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: StartSite, tmp_path: Path) -> None:
+def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(start_site: StartSite) -> None:
     site = start_site(
         authentication="always",
         tables={

@@ -7,7 +7,6 @@ import time
 import zipfile
 from collections.abc import Generator, Iterator
 from io import BytesIO
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -116,7 +115,7 @@ def test_no_download_begins_on_a_full_disk(site: Site, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("held")
-def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(site: Site, tmp_path: Path) -> None:
+def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(site: Site) -> None:
     ready = begin(site, "ready.zip", "two")
     until(lambda: of(site, ready, "two").state == "running")
     may_go_on.set()

@@ -259,7 +259,7 @@ def test_a_compressed_body_is_not_taken(empty: Site) -> None:
     assert empty.client().post("/login", content=body, headers=headers).status_code == 415
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(site: Site) -> None:
     patience = next(one for one in site.app.user_middleware if one.cls is middleware.BodyLimits)
     patience.kwargs["patience_seconds"] = 0.2
     site.app.middleware_stack = None  # made anew with the next request

@@ -241,7 +241,7 @@ def test_a_value_in_place_of_a_table_is_one_problem(text: str) -> None:
     assert len(problems(written(text))) == 1
 
 
-def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_within_a_table_is_read_from_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("voxelnode.toml").write_text(
         '[web]\nport = 1\n[web.oidc]\nissuer = "https://a"\nread = ["r"]\nclient_id = "x"\n'
     )
