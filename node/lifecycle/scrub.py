@@ -254,13 +254,11 @@ MOVED_SECONDS = 1.0
 class Comparisons(IndexFollower):
     """Makes the comparisons that `ConflictRepository.not_compared` lists; commits that add to the list wake it."""
 
-    def __init__(self, archive: Archive, index: Index, decoder: Decoder) -> None:
-        super().__init__("comparisons", index)
-        self._archive, self._decoder = archive, decoder
+    notes = (NOT_COMPARED,)
 
-    def _follow(self) -> None:
-        if self._index.take_note(NOT_COMPARED):
-            self.wake(MOVED_SECONDS)
+    def __init__(self, archive: Archive, index: Index, decoder: Decoder) -> None:
+        super().__init__("comparisons", index, MOVED_SECONDS)
+        self._archive, self._decoder = archive, decoder
 
     def step(self) -> float | None:
         """Compare all that can be compared now."""

@@ -19,10 +19,10 @@ from node.errors import UsageError
 from node.extensions.projects.rows import RULES, ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
+from node.index.database.work_loop import IndexFollower
 from node.index.engine.rows import Row
 from node.index.engine.scope import PROJECT_ROLES
 from node.index.nouns.projects import Content
-from node.runtime.background import BackgroundService
 from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()
@@ -81,31 +81,25 @@ def _selector(rule: ProjectRule, tell: bool) -> Selector | None:
         return None
 
 
-class ProjectRules(BackgroundService):
+class ProjectRules(IndexFollower):
     """Applies the rules of projects while a node runs."""
 
     def __init__(self, index: Index) -> None:
-        super().__init__("rules of projects")
-        self._index, self._projects = index, index.repository(ProjectRepository)
+        super().__init__("rules of projects", index, STEP_SECONDS)
+        self._projects = index.repository(ProjectRepository)
         self._last_event: int | None = None
         self._last_series = 0, ""
         self._labels: tuple[object, ...] | None = None
         self._all_at = 0.0
-        self._has_rules = True  # until the first step knows better
-        index.commit_listeners.append(self._follow)
-
-    def _follow(self) -> None:
-        self._has_rules |= self._index.take_note(RULES)
-        if self._has_rules:
-            self.wake(STEP_SECONDS)
 
     def step(self) -> float | None:
         """Apply the rules to series with events that are new, or to all; return the seconds until all are due.
 
         Commits wake it; without rules it sleeps until then.
         """
-        self._has_rules = self._projects.has_rules()
-        if not self._has_rules:
+        has_rules = self._projects.has_rules()
+        self.notes = () if has_rules else (RULES,)
+        if not has_rules:
             self._last_event = None
             return None
         with self._index.reading(wait=False, following=True) as view:

@@ -61,13 +61,15 @@ FOLLOW_SECONDS = 0.25
 
 
 class IndexFollower(BackgroundService):
-    """A background service that wakes after each commit to the index.
+    """A background service that wakes after each commit to the index, or after those that note something of `notes`.
 
     A step that commits wakes its own service again. It must therefore commit only if it had something to do.
 
     `within` (seconds): longest delay from a commit to the next step. `lease`: the lease that a host needs for
     the work, if several share the index; None: every host does it.
     """
+
+    notes: Collection[str] = ()
 
     def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS, lease: str | None = None) -> None:
         super().__init__(name)
@@ -84,7 +86,8 @@ class IndexFollower(BackgroundService):
         self._index.commit_listeners.remove(self._follow)
 
     def _follow(self) -> None:
-        self.wake(self._within)
+        if not self.notes or any([self._index.take_note(what) for what in self.notes]):
+            self.wake(self._within)
 
 
 class Interrupted(VoxelnodeError):
@@ -156,6 +159,7 @@ class RequestLoop(WorkLoop):
     ) -> None:
         super().__init__(name, index, now, lease=name if host is None else None)
         self._steps, self._looked_at = steps, now()
+        self.notes = tuple(steps)  # most commits, such as those of received instances, let no work wait
         self._lanes, self._destination = lanes, host or ""
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}
@@ -164,11 +168,6 @@ class RequestLoop(WorkLoop):
         """Let the work wait again that the last process left under way."""
         limits = {kind: step.max_attempts for kind, step in self._steps.items()}
         self._index.work.resume(limits, self._now(), self._destination)
-
-    def _follow(self) -> None:
-        """Wake if a commit has let work wait: most, such as those of received instances, have not."""
-        if any([self._index.take_note(kind) for kind in self._steps]):
-            super()._follow()
 
     def work(self) -> bool:
         """Begin the first due work of each lane that has none under way; its end wakes the loop."""
