@@ -581,6 +581,17 @@ def test_another_sender_does_not_end_the_grace_of_an_aborted_association(root: R
     require_due_in(root, 290)
 
 
+def test_a_sender_that_is_back_has_no_grace_whatever_an_association_of_before_brings_with_it(root: Root) -> None:
+    begin, second = root.clock(), dt.timedelta(seconds=1)
+    first, back, beside = make.ct_series(3)
+    root.take(first, origin("a1"))
+    root.clock.move(30)
+    root.end("a1", "aborted")
+    came = arrived_at(back, begin + 41 * second, begin + 40 * second)
+    root.index.instances.add([came, arrived_at(beside, begin + 42 * second, begin)])
+    assert the_series(root)["due_at"] == "2026-01-01 12:01:42.000000"
+
+
 def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_broke(root: Root) -> None:
     begin, second = root.clock(), dt.timedelta(seconds=1)
     first, back, last, *late = make.ct_series(6)
