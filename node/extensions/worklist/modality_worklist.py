@@ -41,7 +41,7 @@ from node.runtime.background import BackgroundService
 log = structlog.get_logger()
 
 MAX_FILES = 10_000
-MAX_FILE_BYTES, MAX_ELEMENTS = 200_000, 10_000
+MAX_FILE_BYTES, MAX_FILE_ELEMENTS = 200_000, 10_000
 SCAN_SECONDS = 1.0
 """Least time between two looks at the folder."""
 
@@ -160,7 +160,7 @@ def _of_dicom(data: bytes) -> Json:
     try:
         meta, offset = file_meta(data)
         syntax = found_syntax(data[offset : offset + 8], meta.get(0x0010, IMPLICIT_LITTLE_ENDIAN))
-        require_few_elements(memoryview(data)[offset:], syntax, MAX_ELEMENTS)
+        require_few_elements(memoryview(data)[offset:], syntax, MAX_FILE_ELEMENTS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return model_of(dcmread(BytesIO(data), force=True))
