@@ -287,7 +287,7 @@ def test_the_whole_one_of_two_versions_that_are_indexed_together_counts(
     data = after_file_meta(path.read_bytes())
     outcomes: list[Future[Outcome]] = [Future(), Future()]
     with monkeypatch.context() as unapplied:
-        unapplied.setattr(root.ingest.applier, "appended", lambda: None)
+        unapplied.setattr(root.ingest.applier, "wake", lambda *_: None)
         for lost, outcome in zip(order, outcomes, strict=True):
             incoming = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
             incoming.take_fragment(data[: len(data) - lost])
@@ -340,7 +340,7 @@ def test_both_encodings_of_a_data_set_that_are_indexed_together_leave_nothing_to
 ) -> None:
     [ds] = make.ct_series(1)
     with monkeypatch.context() as unapplied:
-        unapplied.setattr(root.ingest.applier, "appended", lambda: None)
+        unapplied.setattr(root.ingest.applier, "wake", lambda *_: None)
         for said, data in ((announced(ds), data_set_bytes(ds)), implicit(ds)):
             incoming = root.ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
             incoming.take_fragment(data)

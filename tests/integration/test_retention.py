@@ -151,10 +151,11 @@ def test_a_study_that_receives_an_instance_after_it_was_listed_stays_also_if_tha
     root.clock.move(31 * DAY)
 
     def acknowledge() -> None:
-        monkeypatch.setattr(root.ingest.applier, "appended", lambda: None)  # it takes its time
-        incoming = root.ingest.begin(announced(late), origin)
-        incoming.take_fragment(data_set_bytes(late))
-        incoming.finish()
+        with monkeypatch.context() as unapplied:
+            unapplied.setattr(root.ingest.applier, "wake", lambda *_: None)  # it takes its time
+            incoming = root.ingest.begin(announced(late), origin)
+            incoming.take_fragment(data_set_bytes(late))
+            incoming.finish()
 
     audit = SlowAudit(root, (lambda: root.take(late, origin)) if is_indexed else acknowledge)
     rules = RetentionSettings(days=30, trash_days=trash_days)
