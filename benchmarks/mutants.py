@@ -518,7 +518,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     if options.again is not None:
-        sys.exit("\n".join(tried_again(options.tree.resolve(), options.again)))
+        sys.exit("\n".join(tried_again(options.tree.resolve(), options.again)) or None)
     sums: dict[str, list[int]] = {room: [0, 0, 0] for room in options.rooms}
     written = []
     for room, outcome in run(options):
