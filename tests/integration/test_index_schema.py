@@ -17,7 +17,7 @@ from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
 from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
-from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.engine.place import FILE_NAME, IndexUnusable, check, exists, open_engine, upgrade
 from node.index.models.levels import Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
@@ -262,6 +262,8 @@ def test_alembic_runs_in_a_checkout(database: Place, monkeypatch: pytest.MonkeyP
         alembic("check")
     run(database, "ALTER TABLE comments DROP COLUMN colour")
     assert check(database) == []
+    alembic("downgrade", "base")
+    assert not exists(database)
     alembic("upgrade", "heads")
     assert check(database) == []
     run(database, *ROWS)

@@ -193,6 +193,7 @@ def draining(node: Running, seconds: float) -> threading.Thread:
 
 
 @pytest.mark.slow
+@pytest.mark.own_acceptor  # that of pynetdicom tells of an instance once it is whole
 def test_the_instance_under_way_is_answered_and_the_association_then_ended(node: Running) -> None:
     ds = instance()
     data = data_set_bytes(ds)
@@ -213,6 +214,7 @@ def test_the_instance_under_way_is_answered_and_the_association_then_ended(node:
 
 
 @pytest.mark.slow
+@pytest.mark.own_acceptor  # that of pynetdicom tells of an instance once it is whole
 def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_silent(node: Running) -> None:
     instances = [instance() for _ in range(3)]
     begins = [p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, b"")) for ds in instances]
@@ -253,6 +255,7 @@ def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.own_acceptor  # that of pynetdicom tells of an instance once it is whole
 def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:
     begun = node.beginning()
     with Raw(node).associate() as peer:
