@@ -435,7 +435,9 @@ def test_a_row_keeps_its_number_from_those_that_get_another_one(root: Root, audi
     assert len(root.rows("SELECT 1 FROM v_volumes")) == 3 + 2
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=MORE) for seed in range(4, 60))])
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=MORE if seed < 20 else pytest.mark.long) for seed in range(4, 60))]
+)
 def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
     root: Root, audit: Audit, seed: int
 ) -> None:
