@@ -11,8 +11,6 @@ from pydicom.datadict import keyword_for_tag
 from node.dicom import attributes
 from node.errors import VoxelnodeError
 
-_LEVEL = 0x00080052
-
 
 class InvalidQuery(VoxelnodeError):
     """A key of the query is invalid: `tag` is the offending element, `rule` the violated rule.

@@ -28,6 +28,7 @@ from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
+from tests.pace import few_in_the_gate
 from tests.rows import write_rows
 
 pytestmark = pytest.mark.postgresql
@@ -436,7 +437,7 @@ def test_a_row_keeps_its_number_from_those_that_get_another_one(root: Root, audi
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=MORE if seed < 20 else pytest.mark.long) for seed in range(4, 60))]
+    "seed", [*range(4), *(pytest.param(seed, marks=MORE) for seed in range(4, 20)), *few_in_the_gate(range(20, 60))]
 )
 def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
     root: Root, audit: Audit, seed: int

@@ -130,7 +130,7 @@ def _made(settings: Settings, root: Path, folder: Path) -> Made:
         if left != copying:  # the machine may have stopped before all bytes of a file that looks whole were written
             shutil.rmtree(left)
     try:
-        made = _copy_all(settings, root, folder, copying)
+        made = _copy_all(root, folder, copying)
     except (OSError, IndexUnusable) as error:
         if isinstance(error, OSError) and error.errno not in DISK_FULL:
             raise
@@ -215,7 +215,7 @@ def identity_of(root: Path) -> str:
     return next(filter(None, found), "")
 
 
-def _copy_all(settings: Settings, root: Path, folder: Path, copying: Path) -> Made:
+def _copy_all(root: Path, folder: Path, copying: Path) -> Made:
     copying.mkdir(mode=0o700, exist_ok=True)
     copy_database(place_of(root, None), copying / FILE_NAME)
     (copying / FILE_NAME).chmod(0o600)

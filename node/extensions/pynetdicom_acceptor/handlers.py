@@ -356,8 +356,8 @@ class AcceptorHandlers:
         return self._listener.admission.rights(event.assoc.requestor.address, _requested(event))
 
     def _may_store(self, event: Event) -> bool:
-        takes = self._rights(event).takes
-        return self._may(event, "store") and (takes is None or event.context.abstract_syntax in takes)
+        rights = self._rights(event)
+        return "store" in rights.permitted and (rights.takes is None or event.context.abstract_syntax in rights.takes)
 
     def _require(self, event: Event, verb: Verb) -> None:
         if not self._may(event, verb):
