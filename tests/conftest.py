@@ -37,7 +37,7 @@ CAMPAIGNS = ROOT / "tests" / "crash"
 QUICK = "not slow and not long"
 """What README's command runs."""
 
-MARKED = re.compile(r"^@pytest\.mark\.(slow|long)$", re.MULTILINE)
+MARKED = re.compile(r"^@pytest\.mark\.(slow|long|sample\(0, \d+\))$", re.MULTILINE)
 OF_A_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.(slow|long)\b", re.MULTILINE)
 
 MEMORY = Path("/dev/shm")
@@ -137,14 +137,20 @@ def _keep_diagonals(items: list[pytest.Item]) -> None:
 
 
 def _keep_samples(items: list[pytest.Item]) -> None:
-    """Leave to the slow tests all but some cases of a long table, in equal steps from the first to the last."""
+    """Leave to the slow tests all but some cases of a long table, and all but some of these to the long ones."""
     for table in _cases(items, "sample").values():
-        quick = [item for item in table if not any(item.iter_markers(name="slow"))]
-        wanted = table[0].get_closest_marker("sample").args[0]
-        kept = {step * (len(quick) - 1) // max(wanted - 1, 1) for step in range(wanted)}
-        for number, item in enumerate(quick):
-            if number not in kept:
-                item.add_marker(pytest.mark.slow)
+        few, *more = table[0].get_closest_marker("sample").args
+        _keep_some([item for item in table if item.get_closest_marker("slow") is None], few, pytest.mark.slow)
+        for some in more:
+            _keep_some([item for item in table if item.get_closest_marker("slow")], some, pytest.mark.long)
+
+
+def _keep_some(cases: list[pytest.Function], wanted: int, others: pytest.MarkDecorator) -> None:
+    """Mark all but `wanted` cases, which are in equal steps from the first to the last."""
+    kept = {step * (len(cases) - 1) // max(wanted - 1, 1) for step in range(wanted)}
+    for number, item in enumerate(cases):
+        if number not in kept:
+            item.add_marker(others)
 
 
 def _cases(items: list[pytest.Item], mark: str) -> dict[str, list[pytest.Function]]:

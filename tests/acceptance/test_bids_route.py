@@ -46,6 +46,7 @@ def skipped(node: Served) -> dict[str | None, str]:
     return {row["series_instance_uid"]: row["reason"] for row in rows}
 
 
+@pytest.mark.long
 def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     out, root = tmp_path / "out", tmp_path / "root"

@@ -135,6 +135,7 @@ def ended(*pods: Pod) -> Iterator[None]:
                 pod.process.stdout.close()
 
 
+@pytest.mark.long
 def test_pods_of_the_chart_receive_and_convert_and_a_killed_converter_comes_back_with_an_empty_disk(
     tmp_path: Path,
 ) -> None:

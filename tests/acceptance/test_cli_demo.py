@@ -59,7 +59,7 @@ def test_the_demo_needs_an_empty_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_demo_on_a_terminal_speaks_at_once_opens_the_page_stays_and_cleans_up(tmp_path: Path) -> None:
     # Other signals: test_the_first_signal_asks_to_stop_and_the_second_aborts, which is about the same handler.
     temporary, opened = tmp_path / "tmp", tmp_path / "opened"

@@ -151,7 +151,7 @@ def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(served:
         json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_that_hangs_or_was_killed_is_no_node_that_runs(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node, ThreadPoolExecutor() as pool:  # what asks a node that hangs waits for it
         port = {"VOXELNODE_DICOM__PORT": str(node.port)}

@@ -130,6 +130,7 @@ def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
+@pytest.mark.long
 def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Server, tmp_path: Path) -> None:
     """Its clock is 10 minutes behind, then as much ahead: leases and waits are of the clock of the server."""
     url, clock = server.create("skewed", "migrated"), ShiftedClock(tmp_path)
@@ -326,6 +327,7 @@ class Modality(threading.Thread):
             assoc.release()
 
 
+@pytest.mark.long
 def test_hosts_are_replaced_one_after_the_other_under_a_sender(server: Server, tmp_path: Path) -> None:
     url = server.create("rolling", "migrated")
     settings = {

@@ -103,7 +103,7 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
     assert [path for path in files if b"P-4711" in path.read_bytes()] == []
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.sqlite("starts commands that look for the index in the root")
 @pytest.mark.parametrize(
     "point",

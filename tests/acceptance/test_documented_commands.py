@@ -194,6 +194,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(tmp_path_factory.mktemp("documents") / "site", until_the_end)
 
 
+@pytest.mark.sample(0, 15)
 @pytest.mark.peer
 @pytest.mark.parametrize(
     ("document", "command"), [pair for pair in RUN if not STOPPED.match(pair[1])], ids=lambda text: text[:40]
@@ -270,6 +271,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_keys(tmp_path_factory.mktemp("keys"))
 
 
+@pytest.mark.sample(0, 2)
 @pytest.mark.peer
 @pytest.mark.parametrize(
     ("configuration", "command"),

@@ -75,6 +75,7 @@ def series(folder: Path, name: str, **attributes: Any) -> None:
 CATALOG = "SELECT * FROM v_catalog ORDER BY series_description"
 
 
+@pytest.mark.long
 def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Path) -> None:
     root, target = folder / "root", folder / "shared"
     spin_echo = {"ScanningSequence": "SE", "RepetitionTime": 500, "EchoTime": 12, "SliceThickness": 1}

@@ -168,6 +168,7 @@ def test_one_that_cannot_be_used_is_named_with_why(installed: Path, tmp_path: Pa
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.sample(0, 3)
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

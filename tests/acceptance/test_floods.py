@@ -200,6 +200,7 @@ MORE = {"echoes", "silent connections", "whole orders", "of many accounts", "eve
 TURNS = itertools.cycle(READERS)
 
 
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize("flood", [pytest.param(one, marks=[pytest.mark.long] * (one in MORE)) for one in FLOODS])
 def test_a_good_peer_gets_through_a_flood(node: Flooded, flood: str) -> None:
     port, addresses, count, sent, drip = FLOODS[flood]
@@ -226,6 +227,7 @@ OF_TLS: dict[str, tuple[int, Sent, Callable[[bytes], bytes], bool]] = {
 """Connections from each address, what each of them sends and adds, and whether after a handshake."""
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize(
     ("flood", "port"),
     [
@@ -245,6 +247,7 @@ def test_a_good_peer_gets_through_a_flood_of_tls(secured: Flooded, flood: str, p
     assert log.stat().st_size - logged < LOGGED_BYTES
 
 
+@pytest.mark.long
 def test_a_flood_of_refused_requests_does_not_fill_the_log_and_the_audit_trail_tells_of_it(node: Flooded) -> None:
     root = node.served.root
     log, audit = root.parent / "serve.log", root / "audit.jsonl"

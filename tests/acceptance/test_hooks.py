@@ -99,6 +99,7 @@ def test_a_test_message_names_files_that_exist() -> None:
     assert not Path(message["instance"]["path"]).exists()
 
 
+@pytest.mark.long
 def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) -> None:
     small, large = make.ct_series(2), make.ct_series(4)
     with Served(tmp_path / "root") as node:

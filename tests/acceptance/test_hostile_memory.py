@@ -115,7 +115,7 @@ def read(url: str, accept: str) -> tuple[int, int, bytes]:
         return error.code, 0, error.read(500)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize(
     ("study", "path", "accept", "status", "length"),
     [

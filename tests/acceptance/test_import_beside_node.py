@@ -27,6 +27,7 @@ def imported(served: Served, *paths: Path) -> tuple[int, dict, str]:
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.long
 def test_a_running_node_imports_and_its_page_says_how_far_it_is(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()

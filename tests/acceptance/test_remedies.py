@@ -72,7 +72,7 @@ def remove_index(root: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(4, 2)
 @pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("command", [("serve",), ("db", "upgrade"), ("db", "check"), ("account", "add", "ann",
     *PASSWORD_FREE), *LOOKING], ids=" ".join)  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_root_whose_archive_is_not_mounted_is_refused(tmp_path: Path, there: s
     assert (reported, "broken") in [(one["found"], one["state"]) for one in checks]
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("how", ["serve --create", "init", "db upgrade", "account add ann --role admin --no-password"])
 def test_a_root_that_was_made_is_served_with_no_more_said(tmp_path: Path, how: str) -> None:
     root = tmp_path / "root"
@@ -174,7 +174,7 @@ def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, fi
     starts(fresh, **public)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.sqlite("removes or damages the file")
 @pytest.mark.parametrize("harm", ["no database", "newer", "empty"])
 def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_program(root: Path, harm: str) -> None:

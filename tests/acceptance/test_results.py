@@ -85,7 +85,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
     server.server_close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Settings, Endpoints]) -> None:
     settings, endpoints = served
@@ -206,7 +206,7 @@ print("a word of the hook")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_test_of_a_hook_refuses_with_the_words_of_the_node(tmp_path: Path) -> None:
     """The control: what the node stores, and a hook that leaves nothing, pass the test too."""

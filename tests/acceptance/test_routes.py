@@ -15,7 +15,7 @@ from tests.preloaded import FIRST_WAIT, run
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("how", ["sent again", "put back"])
 def test_what_damage_kept_from_a_destination_is_sent_once_the_file_is_whole(tmp_path: Path, how: str) -> None:
     path, config = tmp_path / "sent.dcm", tmp_path / "voxelnode.toml"

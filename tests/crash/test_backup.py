@@ -197,6 +197,7 @@ def test_each_instance_after_the_backup_comes_back_or_is_told_as_lost(tmp_path: 
     assert "voxelnode lost list" in done.stdout
 
 
+@pytest.mark.long
 def test_a_restore_killed_in_any_step_leaves_no_root_or_a_whole_one(tmp_path: Path) -> None:
     root, folder, new = tmp_path / "damaged", tmp_path / "backup", tmp_path / "new"
     with backed_up(root, folder) as (node, journal):

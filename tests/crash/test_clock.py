@@ -86,6 +86,7 @@ def test_nothing_is_deleted_for_an_age_that_a_jump_of_the_clock_gave_it(tmp_path
         assert (node.studies, node.state["held"]) == (6, None)
 
 
+@pytest.mark.long
 def test_what_was_deleted_while_the_clock_was_behind_stays_in_the_trash_for_its_days(tmp_path: Path) -> None:
     with Shifted(tmp_path / "root") as node:
         node.send(tmp_path / "first", 2)

@@ -110,6 +110,7 @@ def noted_reason(node: Node) -> str:
     return str(live["reasons"].get("intake", "")).replace("IOERR", "EIO")
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("place", each_once(FAULTS))
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -132,6 +133,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("place", each_once(FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS))
 def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -167,6 +169,7 @@ def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_ackno
     require_sound_start(node, journal)
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("place", each_once(FAULTS_BEHIND))
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -297,6 +300,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         assert within(40, lambda: not Checker(node.root).unsettled())
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
 @pytest.mark.parametrize("lacking", ["bytes", "inodes"])
 def test_a_study_can_be_deleted_from_a_disk_that_is_full(

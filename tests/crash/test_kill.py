@@ -50,7 +50,7 @@ def test_corrected_versions_are_kept_and_the_policy_says_which_counts(tmp_path: 
     assert (result.problems, result.cycles) == ([], len(moments))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_lose_nothing_where_the_folder_of_instances_is_on_another_disk(tmp_path: Path) -> None:
     moments = ("part-synced", "file-written", "journal-freed", None)
     result = Run(tmp_path, senders=2, slices=4, moments=moments, has_two_disks=True).run(len(moments))

@@ -10,7 +10,7 @@ import pytest
 from tests.crash.loss import HARMS, Losses
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_what_was_acknowledged_is_there_or_named_after_every_rebuild(tmp_path: Path) -> None:
     losses = Losses(tmp_path)

@@ -28,6 +28,7 @@ def test_whatever_operators_do_nothing_acknowledged_is_lost_and_nothing_deleted_
     try_interleavings(orders, first=first, seed=seed)
 
 
+@pytest.mark.long
 def test_what_is_deleted_comes_back_or_is_gone_wherever_the_node_dies_and_a_new_index_knows_it() -> None:
     with closing(Site("root", "replace", None)) as site:
         operators = Operators(site, counts := Counter[str]())
@@ -47,6 +48,7 @@ def test_what_is_deleted_comes_back_or_is_gone_wherever_the_node_dies_and_a_new_
         operators.settle()
 
 
+@pytest.mark.long
 def test_a_disk_that_is_away_a_journal_that_is_gone_and_starts_in_a_loop_lose_only_what_is_reported() -> None:
     with closing(Site("root", "replace", None)) as site:
         operators = Operators(site, Counter())

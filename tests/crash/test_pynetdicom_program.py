@@ -83,6 +83,7 @@ class Forked(Program):
         return Process([str(self.root), str(self.port), "--create"], environment, log, program=code)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.long)])
 def test_a_program_killed_again_and_again_loses_nothing_that_it_acknowledged(tmp_path: Path, times: int) -> None:

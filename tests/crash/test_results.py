@@ -28,6 +28,7 @@ for name in ("one", "two"):
 """
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize(
     "point", few_in_the_gate(["message-delivered", *RESULTS, "result-stored:2"], "message-delivered", "result-stored:2")
 )

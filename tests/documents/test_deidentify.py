@@ -45,6 +45,7 @@ class Configured(Served):
         return self
 
 
+@pytest.mark.long
 def test_a_second_node_has_pseudonyms_and_no_identity(tmp_path: Path) -> None:
     first, second = configurations()
     scans = tmp_path / "scans"

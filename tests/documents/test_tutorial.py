@@ -86,7 +86,7 @@ def comparable(lines: list[str], folder: Path) -> list[str]:
     return sorted(" ".join(VARYING.sub("_", line.replace(str(folder), "/tutorial")).split()) for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)  # ten seconds of a processor, in some twenty processes one after the other
 def test_the_tutorial_does_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # the environment is active

@@ -77,7 +77,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_backup_copies_only_what_is_new(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     first = backup(folder, root)

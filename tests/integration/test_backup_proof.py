@@ -173,6 +173,7 @@ def damage_ledger(backup: Path) -> str:
     return f"acknowledged/{segment.name}"
 
 
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [

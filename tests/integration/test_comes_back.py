@@ -194,7 +194,7 @@ def owed(root: Path) -> set[tuple[str, str]]:
     return {(row["sop_instance_uid"], row["sha256"]) for query in (marked, lost) for row in view_rows(root, query)}
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(4, 12)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("door", [door.__name__ for door in DOORS])

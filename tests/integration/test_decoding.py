@@ -309,7 +309,7 @@ def samples_digests() -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jpeg_ls_is_decoded_by_gdcm_where_pyjpegls_is_not_installed() -> None:
     pytest.importorskip("jpeg_ls", reason="pyjpegls has no wheel for this Python")
     program = """

@@ -36,7 +36,7 @@ def test_a_header_is_printed_as_text_and_as_json_as_far_as_it_goes(run: Run, tmp
     assert err == f"voxelnode: scan/0000.dcm: {ended}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_header_of_a_volume_is_told(run: Run, tmp_path: Path) -> None:
     make.saved(make.ct_series(3), tmp_path / "scan")
     assert run("convert", "scan", "-o", "out", "--format", "nifti", "--format", "mhd")[0] == 0

@@ -264,7 +264,7 @@ def test_a_scope_shows_what_their_rule_says_and_an_export_none_of_them(
             assert not has_table or copy.execute("SELECT count(*) FROM hello_greetings").fetchone() == (0,), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.sqlite("starts from SQLite")
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
 def test_an_index_moves_to_postgresql_and_back_with_them(

@@ -59,7 +59,7 @@ def _replace(path: Path) -> None:
         shutil.copyfile(path.parent.parent / "gone", path)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize("change", [_remove, _replace])
 @pytest.mark.parametrize(
     "name",

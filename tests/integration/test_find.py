@@ -345,7 +345,7 @@ def test_the_index_finds_what_a_plain_reading_finds(world: World, keys: dict[str
     assert identities(world, query) == expected(world.rows[level], keys)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=asked())
 def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, str]) -> None:

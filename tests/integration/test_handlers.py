@@ -28,7 +28,7 @@ with node.handlers(sys.argv[1]):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_handlers_give_the_root_back_once_and_after_a_failed_start(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path / "root"], cwd=tmp_path, capture_output=True, text=True, timeout=120

@@ -63,7 +63,7 @@ def test_a_plugin_gets_the_message(install: Install) -> None:
     assert len({line["pid"] for line in lines}) == 1  # one child serves many messages
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize(
     ("body", "function", "reported"),
     [

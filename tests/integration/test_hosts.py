@@ -493,7 +493,7 @@ class Converting:
         os.close(self._child)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_conversion_ends_with_its_claim_or_its_host_cut_off(server: Server, line: Line, tmp_path: Path) -> None:
     url = server.create("claims", "migrated")
     with ExitStack() as opened, capture_logs() as lines:
@@ -578,7 +578,7 @@ op.create_index("ix_images_colour", "images", ["colour"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_index_is_migrated_when_all_hosts_have_stopped_and_none_goes_on_with_another_schema(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

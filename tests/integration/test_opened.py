@@ -466,7 +466,7 @@ print(len(node.convert("scans", "volumes").series()))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("arguments", [["program.py"], ["-c", AT_THE_TOP], ["-"], ["-i"]], ids=lambda words: words[0])
 def test_a_program_that_converts_at_its_top_runs_once(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "program.py").write_text(AT_THE_TOP)

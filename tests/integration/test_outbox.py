@@ -80,7 +80,7 @@ def hooks(root: Root, audit: Audit) -> Iterator[Hooks]:
         yield Hooks(root, audit, opened)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("seed", range(4))
 def test_kills_between_commit_delivery_and_record_lose_nothing_and_reorder_nothing(
     root: Root, hooks: Hooks, monkeypatch: pytest.MonkeyPatch, seed: int

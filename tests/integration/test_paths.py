@@ -84,7 +84,7 @@ def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, mo
         assert Path(index.root).samefile(root)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
     (tmp_path / HOSTILE).mkdir()
     with Served(tmp_path / HOSTILE / "root") as node:

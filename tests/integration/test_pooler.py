@@ -56,6 +56,7 @@ def pooled(server: Server, mode: str, more: str = "") -> Iterator[Path]:
         (folder / ".s.PGSQL.6432").unlink()
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 @pytest.mark.parametrize(
     ("more", "reason"),

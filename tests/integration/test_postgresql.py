@@ -385,7 +385,7 @@ def test_of_several_servers_one_that_answers_nothing_hangs_nobody(
             server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'beside'")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("place")
 def test_of_several_servers_one_that_waits_for_no_standby_is_taken_for_a_former_primary(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -957,7 +957,7 @@ def moved(filled: Path, server: Server, request: pytest.FixtureRequest) -> Serve
     return ServerPlace(url, filled)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_export_of_an_index_in_postgresql_is_one_of_sqlite(moved: ServerPlace, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     done = export(moved.root, folder, url=moved.url)

@@ -167,7 +167,7 @@ KEPT, OPEN = (
 )
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(4, 12)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("encoding", RECODERS)
@@ -278,7 +278,7 @@ ATTACKS: dict[str, tuple[Callable[[], FileDataset], Callable[[FileDataset], obje
 }
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(5, 12)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("encoding", ["RLE", "JPEG-LS", "JPEG 2000", "big endian", "deflated"])
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -57,7 +57,7 @@ def opened_or_repaired(settings: Settings, how: str) -> list[Finding]:
         return []
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +89,7 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorded(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +143,7 @@ def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) 
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("harm", ["none", "flipped"])
 def test_a_file_goes_only_when_the_bytes_it_repeats_were_read(settings: Settings, how: str, harm: str) -> None:
     root, one, kept, stray = repeated(settings)
@@ -261,7 +261,7 @@ def drop_quarantine(root: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("how", ["start", "repair", "rebuild"])
 @pytest.mark.parametrize("policy", few_in_the_gate(POLICIES, "never"))
 def test_a_restored_backup_names_the_versions_that_came_since(

@@ -263,6 +263,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     assert (r1.copies(), r1.row("SELECT count(*) AS n FROM images")) == (set(), {"n": 0})
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("meanwhile", ["nothing", "one comes again", "a host is forgotten"])
 def test_an_undo_at_one_host_brings_back_what_others_alone_have(hosts: Hosts, meanwhile: str) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
@@ -287,6 +288,7 @@ def test_an_undo_at_one_host_brings_back_what_others_alone_have(hosts: Hosts, me
     assert (r2.index.trash.restoring(), r2.spooled()) == ([], {})
 
 
+@pytest.mark.long
 def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     put, lost, sent_again = make.ct_series(3)
@@ -316,6 +318,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -
     require_agreement(r1, r2)
 
 
+@pytest.mark.long
 def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(hosts: Hosts) -> None:
     r1, c1, ds, made = converted_elsewhere(hosts)
     assert (sorted(made), r1.volumes()) == (["volume.json", "volume.nii.gz"], {})
@@ -352,6 +355,7 @@ def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them
     assert not [path for path in r1.store.glob("volumes/**/*") if path.is_file()]
 
 
+@pytest.mark.long
 def test_a_host_whose_disk_is_new_makes_again_what_it_alone_had(hosts: Hosts) -> None:
     r1, c1, _, made = converted_elsewhere(hosts)
     c1.close()
@@ -398,6 +402,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
         hosts("r3")
 
 
+@pytest.mark.long
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
     hosts: Hosts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -28,12 +28,10 @@ from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
-from tests.pace import few_in_the_gate
 from tests.rows import write_rows
 
 pytestmark = pytest.mark.postgresql
 
-MORE = pytest.mark.slow, pytest.mark.sqlite("four seeds are for PostgreSQL")
 
 DAY = 86400
 
@@ -436,9 +434,8 @@ def test_a_row_keeps_its_number_from_those_that_get_another_one(root: Root, audi
     assert len(root.rows("SELECT 1 FROM v_volumes")) == 3 + 2
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=MORE) for seed in range(4, 20)), *few_in_the_gate(range(20, 60))]
-)
+@pytest.mark.sample(3, 3)
+@pytest.mark.parametrize("seed", range(60))
 def test_whatever_happens_between_deletions_and_undos_nothing_is_lost_and_no_number_is_given_twice(
     root: Root, audit: Audit, seed: int
 ) -> None:

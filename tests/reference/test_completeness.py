@@ -18,7 +18,7 @@ INCOMPLETE = {
 """Cases that lack instances as they are, and why that is known. Derived ones announce the ten times of their source."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_whole_series_is_called_incomplete_or_suspect(corpus: Path) -> None:
     found = read_folder(corpus)
     assert len(found) > 50

@@ -131,6 +131,7 @@ def compare(name: str, files: Path, tmp_path: Path) -> None:
     assert all(alike) is (name not in DIFFERENCES), DIFFERENCES.get(name, "dcm2niix makes something else of it")
 
 
+@pytest.mark.sample(0, 20)
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", corpus_cases(corpus_folder()))

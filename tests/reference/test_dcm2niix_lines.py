@@ -48,7 +48,7 @@ def test_there_are_ten() -> None:
     assert len(LINES) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 3)
 @pytest.mark.parametrize(("theirs", "ours"), LINES)
 def test_a_line_of_dcm2niix_has_its_equivalent(theirs: str, ours: str, scans: Path, tmp_path: Path) -> None:
     for name in ("theirs", "ours"):

@@ -97,7 +97,7 @@ def directions_of_dcm2niix(folder: Path, out: Path) -> np.ndarray:
     return (np.diag([-1, -1, 1]) @ axes @ vectors).T
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 6)
 @pytest.mark.parametrize("vendor", ["SIEMENS", "PHILIPS", "GE", "CANON", "UIH"])
 @pytest.mark.parametrize(
     ("orientation", "phase"),

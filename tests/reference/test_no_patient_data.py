@@ -94,7 +94,7 @@ def without(facts: set[str], text: str) -> str:
     return text
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 12)
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
 def test_nothing_personal_of_a_series_is_written(corpus: Path, tmp_path: Path, case: str) -> None:

@@ -604,7 +604,7 @@ def check(known: Library, holds: Property, data: st.DataObject) -> None:
 CHECKS = list(HealthCheck)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 3)
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
 @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=CHECKS)
 @given(data=st.data())

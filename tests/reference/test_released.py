@@ -121,6 +121,7 @@ def _items(ds: Dataset) -> Iterator[Dataset]:
             yield from _items(item)
 
 
+@pytest.mark.long
 def test_nothing_of_the_person_is_in_any_byte(released: list[Released]) -> None:
     assert [(one.copy, left) for one in released if (left := left_in(one.copy.read_bytes(), short=False))] == []
 

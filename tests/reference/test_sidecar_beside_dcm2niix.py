@@ -87,7 +87,7 @@ OF_SCANNERS = ("dcm_qa", "dcmstack", "dicom2nifti", "-")
 """Collections of what scanners wrote; the long test compares the others too."""
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 12)
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", [case for case in corpus_cases(corpus_folder()) if case.startswith(OF_SCANNERS)])

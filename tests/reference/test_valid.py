@@ -73,6 +73,7 @@ def test_results_are_valid(corpus: Path, tmp_path: Path) -> None:
     assert found == {file.name: [] for file in makers}
 
 
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("step", [len(ENCODINGS), pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_copies_of_routes_are_as_valid_as_what_is_stored(
@@ -99,6 +100,7 @@ def test_copies_of_routes_are_as_valid_as_what_is_stored(
     assert found == []
 
 
+@pytest.mark.long
 def test_what_clients_store_as_metadata_and_bulk_data_is_as_valid_as_theirs(corpus: Path, tmp_path: Path) -> None:
     origin, target = open_site(tmp_path / "origin"), open_site(tmp_path / "target")
     found, judged = [], 0

@@ -39,7 +39,7 @@ def test_a_series_that_somebody_converted_wrongly_is_right_or_not_in_silence(mak
         assert evidence in page.splitlines(), evidence
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(wrong_series.DCM2NIIX is None, reason="dcm2niix is not installed")
 def test_the_page_says_what_its_version_of_dcm2niix_makes_of_every_case() -> None:
     version, page = wrong_series.version_of_dcm2niix(), PAGE.read_text()

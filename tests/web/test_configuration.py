@@ -22,7 +22,7 @@ FILES = {"hooks": {"file": HOOK}, "routes": {"file": {"to": ["pacs"], "where": '
 SECRET = "whsec_" + "A" * 43 + "="
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_node_receives(
     tmp_path: Path, visit: Callable[[str], Visitor], pacs: Pacs
 ) -> None:

@@ -27,7 +27,7 @@ OF_ONE = {"results": {"/api/v1/jobs/{job}", "/api/v1/jobs/{job}/outcome"}}
 IN_MENU = {"dicomweb", "pages"}
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize("name", SERVED)
 def test_an_extension_that_is_off_serves_and_offers_nothing(empty: Site, start_site: StartSite, name: str) -> None:
     client, without = empty.client(), start_site({"extensions": {"disabled": [name]}}).client()

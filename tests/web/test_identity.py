@@ -147,7 +147,7 @@ def answers(site: Site) -> Iterator[tuple[str, httpx2.Response]]:
                     yield f"{path} as {accept}", answer
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_route_says_who_the_patient_was_named(corrected: Site) -> None:
     doors, others = set(), []
     for door, answer in answers(corrected):

@@ -171,7 +171,7 @@ def test_the_pages_show_what_a_hook_made_and_lay_it_over_its_source(
     assert [JOBS[name](job) for name in ("series", "revision")] == ["CT Thorax", "1 (outdated)"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_can_be_told_apart(
     site: Site, series: tuple[str, str], tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:
@@ -204,7 +204,7 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
         assert len(set(colours)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mask_of_uneven_slices_lies_over_the_resampled_copy_and_says_where_it_has_no_label(
     site: Site, tmp_path: Path, visit: Callable[[str], Visitor]
 ) -> None:

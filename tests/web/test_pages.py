@@ -159,7 +159,7 @@ def test_nothing_of_the_names_in_bids_is_cut_off(visitor: Visitor, width: int) -
     assert not is_wider_than_window(page)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 5)
 @pytest.mark.parametrize("path", [*PAGES, *(pytest.param(path, marks=pytest.mark.long) for path in OTHER_PAGES)])
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:
     page = visitor.open(path)
@@ -539,7 +539,7 @@ def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visito
     expect(rows).to_contain_text("30")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.knee)
     files = page.locator("details.revision").first
@@ -643,7 +643,7 @@ def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[str], V
     assert len(set(page.locator("#rows td.c-id").all_inner_texts())) == 120
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Callable[[str], Visitor]) -> None:
     page = visit(site.url).open("/")
     site.take(make.instance(PatientID="FIRST"))

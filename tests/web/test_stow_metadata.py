@@ -102,7 +102,7 @@ def given_out(origin: Site, name: str) -> tuple[Sample, dict[str, Any]]:
     return one, model
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(5, 8)
 @pytest.mark.diagonal
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "image_dfl.dcm"])
 @pytest.mark.parametrize("form", ["json", "xml"])

@@ -39,7 +39,7 @@ def send(connections: list[socket.socket], data: bytes) -> None:
             connection.sendall(data)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize(
     ("path", "header"),
     [("/login", ""), ("/", ""), ("/dicom-web/studies", ""), (API, "X-Forwarded-For: 127.0.0.9")],

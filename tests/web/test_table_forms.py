@@ -189,7 +189,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return files
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 1)
 @pytest.mark.parametrize("section", REQUIRED)
 def test_every_key_outlives_a_saved_form_and_goes_by_its_name_alone(section: str, files: Path, tmp_path: Path) -> None:
     scratch, root = tmp_path / "scratch" / "root", tmp_path / "root"

@@ -147,7 +147,7 @@ def test_instances_of_many_makers_are_the_same_in_both_encodings(name: str) -> N
     assert same(ds, with_undefined_lengths(ds))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255), lost=st.integers(0, 3))
 def test_bytes_that_mean_no_good_raise_nothing(at: int, byte: int, lost: int) -> None:

@@ -112,7 +112,7 @@ def kept_by(option: Option) -> list[tuple[int, str]]:
     return [(tag, vr) for tag in tags if dictionary_has_tag(tag) and (vr := dictionary_VR(tag)) in VALID]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(2, 1)
 @pytest.mark.parametrize("option", [option for option in Option if kept_by(option)])
 @pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
 def test_what_an_option_keeps_has_the_form_of_its_vr_to_its_last_character(option: Option) -> None:
@@ -131,7 +131,7 @@ def test_what_an_option_keeps_has_the_form_of_its_vr_to_its_last_character(optio
             assert all(valid.encode() in left for _, _, valid in whole)
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(12, 6)
 @pytest.mark.parametrize("group", sorted({tag >> 16 for tag in DicomDictionary} - {0, 2, 4}))
 @pytest.mark.filterwarnings("ignore:Invalid value|Value|A value")
 def test_texts_end_at_their_first_nul_and_codes_are_codes(group: int) -> None:

@@ -44,7 +44,7 @@ def what_leaves(ds: Dataset, folder: Path, *options: Option) -> list[Any]:
     return where(dcmread(BytesIO(content))) + left_in(content)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(0, 2)
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
