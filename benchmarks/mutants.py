@@ -335,7 +335,7 @@ class Copy:
         environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(map(str, (self.folder, self._site)))}
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
-                [self._python, *arguments], cwd=self.folder, env=environment, start_new_session=True,
+                [self._python, *arguments], cwd=self.folder, env=environment, process_group=0,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
             status: int | None = None
