@@ -53,15 +53,13 @@ def last_line(folder: Path) -> bytes:
     return next((line for line in map(_last_line, reversed(audit_files(folder))) if line), b"")
 
 
-def last_lines(folder: Path, count: int) -> list[bytes]:
-    """Return the last `count` lines of the audit log, oldest first."""
-    lines: list[bytes] = []
-    for path in reversed(audit_files(folder)):
-        with path.open("rb") as file:
-            lines = [*deque(file, count - len(lines)), *lines]
-        if len(lines) >= count:
-            break
-    return lines
+def last_lines(folder: Path, count: int) -> tuple[list[bytes], int]:
+    """Return the last `count` lines of the audit log, oldest first, and how many it has."""
+    lines, total = deque[bytes](maxlen=count), 0
+    for line in _lines(folder):
+        lines.append(line)
+        total += 1
+    return list(lines), total
 
 
 @dataclass(frozen=True, slots=True)

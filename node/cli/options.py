@@ -47,6 +47,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 Where = Annotated[
     str, typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists.")
 ]
+Limit = Annotated[
+    int, typer.Option("--limit", "--last", metavar="N", min=1, help="Maximum number of rows, the newest.")
+]
 OfProject = Annotated[
     str | None, typer.Option("--project", metavar="NAME", help="Only series of this project, as its members see it.")
 ]
@@ -224,6 +227,8 @@ def completed(command: Callable[..., Answer | None], *, is_above_others: bool = 
         for name, kind in parts.items():
             given[name] = kind(**{option: given.pop(option) for option in kind.options})
         answer = command(**given)
+        if isinstance(answer, Listing) and answer.left_out and chosen:
+            print(f"voxelnode: {answer.left_out}; --limit N shows more", file=sys.stderr)
         if isinstance(answer, Listing) and "tsv" in chosen:
             answer.show_tsv()
         elif answer is not None:

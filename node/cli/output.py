@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import get_terminal_size
@@ -71,9 +71,11 @@ class Listing(Answer):
     """Rows: a table for people, and lines of fields for programs.
 
     `rows`: what ``--tsv`` prints: the names of the fields, and a line for each row; nothing without rows.
+    `left_out`: how many of how many rows are there, if others are left out; programs find it on stderr.
     """
 
     rows: Sequence[Mapping[str, Any]] = ()
+    left_out: str = ""
 
     def show_tsv(self) -> None:
         """Print the rows with a tab between fields; a tab or the end of a line within a field becomes an escape."""
@@ -108,6 +110,17 @@ def listing(
             print(line)
 
     return Listing(rows if data is None else data, show, failed, rows)
+
+
+def newest(shown: int, total: int, one: str, many: str | None = None) -> str:
+    """Return how many rows a list has, such as ``3 series``, or ``the newest 3 of 152 series`` if it has more."""
+    return f"the newest {shown} of {counted(total, one, many)}" if shown < total else counted(total, one, many)
+
+
+def bounded(shown: Listing, title: str, total: int) -> Listing:
+    """Return a listing of the newest rows of a list, whose JSON has the `total`, and whose `title` says `newest`."""
+    data = {"total": total, "items": shown.data}
+    return replace(shown, data=data, left_out=title if len(shown.rows) < total else "")
 
 
 def described(data: Mapping[str, Any], text: Callable[[], None], *, failed: bool = False) -> Listing:

@@ -107,7 +107,9 @@ def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatc
         assert "deleted from the node" in skipped(node)[None]
         unfinished = "SELECT 1 FROM v_route_messages WHERE state IN ('waiting', 'given-up')"
         until(lambda: not node.rows(unfinished), 60, "the dead letter is delivered")
-        listed = json.loads(run("routes", "waiting", "--json", "--root", root, environment=settings, check=True).stdout)
+        listed = json.loads(
+            run("routes", "waiting", "--json", "--root", root, environment=settings, check=True).stdout
+        )["items"]
         assert {row["series_instance_uid"] for row in listed} == {*reasons, None}
         log = (tmp_path / "serve.log").read_text()
         assert node.terminate() == 0

@@ -72,10 +72,11 @@ def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     status, answers, _ = voxelnode("peers", "find", "--from", peer, "--level", "series", f"StudyInstanceUID={STUDY}")
     assert {answer["00080060"]["Value"][0] for answer in answers} == {"CT", "MR"}
     assert voxelnode("peers", "find", "--from", peer, "PatientID=nobody")[1] == []
-    assert (
-        voxelnode("peers", "find", "--from", peer, "--limit", 1, "--level", "series", f"StudyInstanceUID={STUDY}")[0]
-        == 0
-    )
+    query = ("--level", "series", f"StudyInstanceUID={STUDY}")
+    status, answers, said = voxelnode("peers", "find", "--from", peer, "--limit", 1, *query)
+    assert (status, len(answers)) == (0, 1)
+    assert "which has more; --limit N shows more" in said
+    assert voxelnode("peers", "find", "--from", peer, "--limit", 2, *query)[2] == ""
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["into a free root", "into a running node"])

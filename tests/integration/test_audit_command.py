@@ -31,7 +31,7 @@ def test_the_audit_log_says_who_deleted_whose_study_and_can_be_asked_for_one(roo
         assert f"patient ID-2 Doe^Jane, level study, study_instance_uid {second}" in said
         assert first not in said
     assert "no such line" in run("audit", "--patient", "ID-2", "--uid", first, "--root", root.folder).stdout
-    lines = json.loads(run("audit", "--uid", first, "--last", "1", "--root", root.folder, "--json").stdout)
+    lines = json.loads(run("audit", "--uid", first, "--last", "1", "--root", root.folder, "--json").stdout)["items"]
     assert [line["detail"].partition(":")[0] for line in lines] == ["done"]
 
 
@@ -48,7 +48,7 @@ def test_refusals_begin_with_the_newest_and_equal_ones_are_one(root: Root) -> No
     assert newest in said
     assert said.index("CT7") < said.index("CT9")
     assert said.count("CT7") == 1
-    assert len(json.loads(run("rejections", "--root", root.folder, "--json").stdout)) == 3
+    assert json.loads(run("rejections", "--root", root.folder, "--json").stdout)["total"] == 3
 
 
 def test_refusals_are_equal_without_their_measures_and_differ_by_their_causes(root: Root) -> None:

@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -50,7 +51,10 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["convert", "."], "voxelnode convert: Missing option '--out OUT'. See"),
         (["convert", ".", "-z", "y"], "voxelnode convert: No such option: -z. See"),
         (["conflicts", "show", "9" * 22], f"voxelnode conflicts show: Invalid value for 'ID': {'9' * 22} is more than"),
-        (["series", "--limit", "9" * 22], f"voxelnode series: Invalid value for '--limit': {'9' * 22} is more than"),
+        (
+            ["series", "--limit", "9" * 22],
+            f"voxelnode series: Invalid value for '--limit' / '--last': {'9' * 22} is more than",
+        ),
         (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),
         (["help", "selec"], "voxelnode: 'selec' is not a document, did you mean \"select\"?"),
         (["help", "nothing"], "voxelnode: 'nothing' is not a document; `voxelnode help` lists them"),
@@ -67,7 +71,10 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["status", "now"], "voxelnode status: Unexpected argument: now. See"),
         (["peers", "find", "--from", "PACS", "-k", "x"], "voxelnode peers find: No such option: -k. See"),
         (["info", " "], "voxelnode: an empty name is that of nobody"),
-        (["series", "--limit", "0"], "voxelnode series: Invalid value for '--limit': must be at least 1. See"),
+        (
+            ["series", "--limit", "0"],
+            "voxelnode series: Invalid value for '--limit' / '--last': must be at least 1. See",
+        ),
         (["series", "--stat", "x"], "voxelnode series: No such option: --stat. Did you mean --state? See"),
         (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot. Did you mean --port? See"),
         (["serve", "--log", "x"], "voxelnode serve: No such option: --log. See"),
@@ -191,6 +198,8 @@ def test_every_command_that_reads_prints_json_and_every_listing_lines_of_fields(
     named = {path for path in options if path.endswith(" list")}
     assert len(named) > 10
     assert {path for path, names in options.items() if "--tsv" in names} == named | LISTING
+    bounded = {path for path, names in options.items() if "--limit" in names}
+    assert bounded == {command.partition(" '")[0] for command in BOUNDED} | {"peers find"}
 
 
 def test_what_is_known_of_one_thing_is_lines_of_names_and_values(run) -> None:
@@ -531,7 +540,9 @@ def test_series_are_listed_by_patient_modality_and_day(run, tmp_path: Path) -> N
     day = dt.datetime.now().astimezone().date()
 
     def listed(*options: str) -> set[str]:
-        return {row["patient_id"] for row in json.loads(run("series", "--root", "here", "--json", *options).out)}
+        return {
+            row["patient_id"] for row in json.loads(run("series", "--root", "here", "--json", *options).out)["items"]
+        }
 
     assert listed("--patient", "P1") == {"P1"}
     assert listed("--modality", "mr") == {"P2"}
@@ -540,13 +551,70 @@ def test_series_are_listed_by_patient_modality_and_day(run, tmp_path: Path) -> N
     assert listed("--since", f"{day + dt.timedelta(days=2)}") == set()
 
 
+BOUNDED = {
+    "series": ("series", ""),
+    "select 'instances > 0'": ("series", ""),
+    "audit": ("lines", ""),
+    "rejections": (
+        "refusals",
+        "INSERT INTO rejections (what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, count, "
+        "first_at, last_at) VALUES ('connection', 'TLS', '', :key, '', '', 'no TLS', 'use it', 1, :at, :at)",
+    ),
+    **{
+        command: (
+            noun,
+            "INSERT INTO work (kind, name, destination, key, happened_at, requested_by, state, attempts, payload, "
+            f"created_at, changed_at) VALUES ('{kind}', 'x', '', :key, :at, '', 'waiting', 0, '{{}}', :at, :at)",
+        )
+        for command, noun, kind in (
+            ("hooks deliveries", "messages", "hook"), ("routes waiting", "messages", "route"),
+            ("hooks jobs", "jobs", "job"),
+        )
+    },
+    "worklist list": (
+        "entries",
+        "INSERT INTO scheduled_steps (source, source_key, attributes, state, created_at, changed_at) "
+        "VALUES ('hl7', :key, '{}', 'SCHEDULED', :at, :at)",
+    ),
+    "worklist performed": (
+        "steps",
+        "INSERT INTO performed_steps (sop_instance_uid, state, series, instances, attributes, calling_ae_title, "
+        "created_at, changed_at) VALUES (:key, 'IN PROGRESS', 0, 0, '{}', 'CT1', :at, :at)",
+    ),
+}  # fmt: skip
+"""Lists that a limit cuts, with their nouns, and what adds a row to those that no import fills."""
+
+
+@pytest.mark.parametrize("command", BOUNDED)
+def test_a_list_says_how_many_rows_it_leaves_out(run, tmp_path: Path, command: str) -> None:
+    noun, added = BOUNDED[command]
+    for key in ("1", "2", "3"):
+        make.saved(make.ct_series(1), tmp_path / key)
+        run("import", key, "--root", "here")
+        if added:
+            write_rows(tmp_path / "here", added, key=key, at=f"2026-01-01 12:00:0{key}.000000")
+    listed = (*shlex.split(command), "--root", "here")
+    whole = json.loads(run(*listed, "--json").out)
+    total = whole.get("total", whole.get("selected"))
+    assert total >= 3
+    assert run(*listed, "--json").err == "" == run(*listed, "--tsv").err
+    for option in ("--limit", "--last"):
+        assert "the newest 2" in run(*listed, option, "2").out.splitlines()[0]
+    as_json, as_tsv = run(*listed, "--limit", "2", "--json"), run(*listed, "--limit", "2", "--tsv")
+    cut = json.loads(as_json.out)
+    assert (cut.get("total", cut.get("selected")), len(cut.get("items", cut.get("series")))) == (total, 2)
+    assert len(as_tsv.out.splitlines()) == 3
+    assert as_json.err == as_tsv.err
+    assert as_tsv.err.endswith(f"the newest 2 of {total} {noun}; --limit N shows more\n")
+
+
 def test_a_misspelt_hook_route_or_account_is_no_empty_list(run) -> None:
     run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
     hook = run("hooks", "deliveries", "--hook", "mial", "--root", "here")
     assert hook == (2, "", "voxelnode: there is no hook 'mial'; none are configured\n")
     route = run("routes", "waiting", "nothing", "--root", "here")
     assert (route.status, "there is no route 'nothing'" in route.err) == (2, True)
-    assert run("hooks", "deliveries", "--root", "here").out == "last 0 messages\n"
+    assert run("hooks", "deliveries", "--root", "here").out == "0 messages\n"
     sessions = run("account", "sessions", "nobody", "--root", "here")
     assert (sessions.status, "there is no account 'nobody'" in sessions.err) == (2, True)
 

@@ -210,7 +210,7 @@ def test_a_series_with_a_damaged_file_is_incomplete_and_named_until_it_comes_aga
     def certainties() -> tuple[str, ...]:
         with root.index.reading() as index:
             [study] = index.studies.listed(StudyFilter())
-        return *study.certainties, *(row["certainty"] for row in json.loads(said("series", "--json")))
+        return *study.certainties, *(row["certainty"] for row in json.loads(said("series", "--json"))["items"])
 
     assert certainties() == ("no gap seen", "no gap seen")
     flip(path_of(root, sent[1]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot
-from node.cli.output import MAX_NAMED_FILES, Answer, named_files, print_fields, printable, progress_bar
+from node.cli.output import Answer, named_files, print_fields, progress_bar
 
 if TYPE_CHECKING:
     from node.receive.dicom_files import SkippedFile
@@ -94,8 +94,8 @@ def _reported(report: ImportReport) -> Answer:
                 "skipped, not DICOM": len(report.skipped),
             }
         )
-        for name in report.cut[:MAX_NAMED_FILES]:
-            print(printable(f"without all its pixels: {name}"))
+        for line in named_files("cut", ((name, "without all its pixels") for name in report.cut)):
+            print(line)
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
         if report.stored:

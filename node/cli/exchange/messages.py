@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
+from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Limit, Root, Where
 from node.cli.output import (
     Answer,
     Columns,
     Listing,
+    bounded,
     listing,
     minute,
+    newest,
     optional,
     patient,
     print_finding,
@@ -36,7 +39,6 @@ HookName = Annotated[str, typer.Argument(help="Name of a hook in the configurati
 RouteName = Annotated[
     str, typer.Argument(help="Name of a route; /DESTINATION alone is what people send by hand.", **ROUTE)
 ]
-Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of messages to show.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the series.")]
 
 BY_HAND = "by hand"
@@ -102,7 +104,7 @@ def deliveries(
         Literal["waiting", "delivered", "given-up", "dropped"] | None,
         typer.Option("--state", help="Only messages in this state."),
     ] = None,
-    last: Last = 20,
+    limit: Limit = 20,
     *,
     root: Root,
 ) -> Listing:
@@ -111,12 +113,13 @@ def deliveries(
     Shows delivered, waiting and given-up messages, with the reasons of failures.
     """
     with root.looking() as index:
-        rows = index.hooks.deliveries(last, hook=hook, state=state)
+        rows = index.hooks.deliveries(limit, hook=hook, state=state)
     if hook is not None and not rows:
         configured(root, hook)  # a misspelt name has no messages, either
+    title = newest(len(rows), rows.total, "message")
 
     def show() -> None:
-        print(f"last {counted(len(rows), 'message')}")
+        print(title)
         for row in rows:
             tries = counted(row["attempts"], "attempt") + (
                 f", the next {minute(row['due_at'])}" if row["due_at"] else ""
@@ -125,7 +128,7 @@ def deliveries(
             texts = (f"{row['event']} to {row['hook']}: {row['state']}", series_name(row), tries, reason or "")
             print_finding(minute(row["happened_at"]), *texts, f"id {row['message_id']}")
 
-    return Listing(rows, show, rows=rows)
+    return bounded(Listing(rows, show, rows=rows), title, rows.total)
 
 
 @hooks.command("test")
@@ -391,7 +394,7 @@ def _state(row: Mapping[str, Any]) -> str:
 @routes.command()
 def waiting(
     name: Annotated[str | None, typer.Argument(help="Only messages of this route.", **ROUTE)] = None,
-    last: Last = 20,
+    limit: Limit = 20,
     *,
     root: Root,
 ) -> Listing:
@@ -399,21 +402,19 @@ def waiting(
     route, slash, destination = (name or "").partition("/")
     filters = {"route": route if name is not None else None, "destination": destination if slash else None}
     with root.looking() as index:
-        rows = [
-            row
-            for state in ("given-up", "waiting", "skipped")
-            for row in index.routes.messages(last, state=state, **filters)
-        ]
+        found = [index.routes.messages(limit, state=state, **filters) for state in ("given-up", "waiting", "skipped")]
+        rows, total = [*chain(*found)], sum(rows.total for rows in found)
         behind = [
             line
             for row in index.routes.destinations()
             if _unseen(row) and all(wanted is None or row[key] == wanted for key, wanted in filters.items())
-            for line in _owed(row, index.routes.unseen(row["route"], row["destination"], last))
+            for line in _owed(row, index.routes.unseen(row["route"], row["destination"], limit))
         ]
     if name is not None and not rows:
         _destinations(root, name)  # a misspelt name has no messages, either
     none = "no message was tried yet" if behind else ""
-    return listing(counted(len(rows), "message"), ROUTED, rows, none=none, below=behind)
+    title = newest(len(rows), total, "message")
+    return bounded(listing(title, ROUTED, rows, none=none, below=behind), title, total)
 
 
 @routes.command("retry")

@@ -15,7 +15,7 @@ import typer
 
 from node.cli.exchange.messages import HookName, hooks, routes
 from node.cli.options import HOOK, PEER, ROUTE, CallingAet, ChangedRoot, Commands, Configured, Root
-from node.cli.output import Answer, Columns, Listing, listing, print_fields, printable, progress_bar
+from node.cli.output import Answer, Columns, Listing, listing, named_files, print_fields, printable, progress_bar
 from node.cli.run.config import Drop, Keys, SetsKeys, Unset, in_force, set_table
 from node.errors import UsageError, counted
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from node.index.search.selection import Selected
 
 peers = Commands(help="List, set, remove, test and query peers.", no_args_is_help=True)
-
-SHOWN_FAILURES = 20
-"""Maximum number of unsent instances to list; ``--json`` lists all."""
 
 
 @peers.command("list")
@@ -156,10 +153,8 @@ def _answer(results: list[Sent]) -> Answer:
 
     def show() -> None:
         print_fields(counts)
-        for failure in failures[:SHOWN_FAILURES]:
-            print(f"not sent: {failure['sop_instance_uid']}: {failure['reason']}")
-        if len(failed) > SHOWN_FAILURES:
-            print(f"not sent: and {len(failed) - SHOWN_FAILURES} more (--json lists all)")
+        for line in named_files("not sent", ((one["sop_instance_uid"], one["reason"]) for one in failures)):
+            print(line)
 
     data = {"sent": counts["sent"], "warnings": counts["sent with a warning"], "failed": failures}
     return Answer(data, show, failed=bool(failed))

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import Root
-from node.cli.output import Listing, minute, print_finding, problems_of
+from node.cli.options import Limit, Root
+from node.cli.output import Listing, bounded, minute, newest, print_finding, problems_of
 from node.errors import UsageError
 
 MAX_OBJECTS = 5
@@ -35,7 +35,7 @@ def shown_offer(offered: str | None) -> str:
 
 
 def audit(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of lines to show.")] = 20,
+    limit: Limit = 20,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the hash chain of all lines; exit 1 if it is broken.")
     ] = False,
@@ -66,10 +66,12 @@ def audit(
     sought = [text for text in (of_patient, uid) if text is not None]
     if sought:
         named = _lines_with(root.folder, sought)
-        return _listed(str(path), [*islice(named, last)][::-1])
+        lines = [*islice(named, limit)][::-1]
+        return _listed(str(path), lines, len(lines) + sum(1 for _ in named))
     if has_hosts:
-        return _listed(f"audit logs in {settings.index.url}", _of_all_hosts(root, last))
-    return _listed(str(path), [line for line in map(_parsed, last_lines(root.folder, last)) if line])
+        return _listed(f"audit logs in {settings.index.url}", *_of_all_hosts(root, limit))
+    last, total = last_lines(root.folder, limit)
+    return _listed(str(path), [*filter(None, map(_parsed, last))], total)
 
 
 def _lines_with(folder: Path, sought: list[str]) -> Iterator[dict[str, Any]]:
@@ -82,11 +84,12 @@ def _lines_with(folder: Path, sought: list[str]) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _listed(title: str, lines: list[dict[str, Any]]) -> Listing:
-    """Return lines for people: when and who, then what, and below it whose it is."""
+def _listed(where: str, lines: list[dict[str, Any]], total: int) -> Listing:
+    """Return the last of `total` lines for people: when and who, then what, and below it whose it is."""
+    title = where if len(lines) == total else f"{where}: {newest(len(lines), total, 'line')}"
 
     def text() -> None:
-        print(title if lines else f"{title}: no such line")
+        print(title if lines else f"{where}: no such line")
         for line in lines:
             who = ", ".join(_participant(one) for one in line["participants"] if one["requestor"])
             failed = "" if line["outcome"] == 0 else f"failed ({line['outcome']})"
@@ -95,7 +98,7 @@ def _listed(title: str, lines: list[dict[str, Any]]) -> Listing:
             more = [f"and {len(objects) - MAX_OBJECTS} more; --json lists all"] if len(objects) > MAX_OBJECTS else []
             print_finding(minute(line["at"]), what, line["detail"], *objects[:MAX_OBJECTS], *more)
 
-    return Listing(lines, text, rows=lines)
+    return bounded(Listing(lines, text, rows=lines), title, total)
 
 
 def _participant(one: dict[str, Any]) -> str:
@@ -112,17 +115,19 @@ def _object(named: dict[str, Any]) -> str:
     return ", ".join(filter(None, (patient and f"patient {patient}", *rest)))
 
 
-def _of_all_hosts(root: Root, last: int) -> list[dict[str, Any]]:
-    """Return lines of the file of this host, and of the copies of others."""
+def _of_all_hosts(root: Root, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the last lines of the file of this host and of the copies of others, and how many lines there are."""
     from node.audit.audit_files import last_lines
 
     own = root.settings.cluster.name
-    lines = [(own, line) for line in last_lines(root.folder, last)]
+    last, total = last_lines(root.folder, limit)
+    lines = [(own, line) for line in last]
     with root.reading() as index:
-        copies = index.audit_lines.newest(last, other_than=own)
+        copies = index.audit_lines.newest(limit, own, others=True)
+        total += index.audit_lines.count_of_others(own)
     lines += [(name, line.encode()) for name, line in copies]
     shown = [{"log": name, **line} for name, line in ((name, _parsed(line)) for name, line in lines) if line]
-    return sorted(shown, key=lambda line: str(line["at"]))[-last:]
+    return sorted(shown, key=lambda line: str(line["at"]))[-limit:], total
 
 
 def _problems_of_copies(root: Root) -> Iterator[str]:
@@ -134,7 +139,7 @@ def _problems_of_copies(root: Root) -> Iterator[str]:
         for name in index.audit_lines.hosts():
             for problem in copy_problems(index.audit_lines.of_host(name)):
                 yield f"{name}: {problem}"
-            newest = index.audit_lines.newest(1, host=own) if name == own else []
+            newest = index.audit_lines.newest(1, own) if name == own else []
             if newest and position_behind(root.folder, digest_of(f"{newest[0][1]}\n".encode())) is None:
                 yield f"{name}: the last line that was copied is not in {root.folder} any more: its end was removed"
 
@@ -146,16 +151,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
         return {}
 
 
-def rejections(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of refusals to show.")] = 20,
-    *,
-    root: Root,
-) -> Listing:
+def rejections(limit: Limit = 20, *, root: Root) -> Listing:
     """List recent refusals with sender, reason and remedy."""
     from node.index.nouns.records import kind_of
 
     with root.looking() as index:
-        rows = index.rejections.newest(last)
+        rows = index.rejections.newest(limit)
+    title = newest(len(rows), rows.total, "refusal")
 
     def text() -> None:
         alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -163,7 +165,7 @@ def rejections(
             names = ("what", "rule", "peer", "calling_ae_title", "called_ae_title", "offered")
             kinds = kind_of(row["reason"]), kind_of(row["remedy"])
             alike.setdefault((*kinds, *(row[name] for name in names)), []).append(row)
-        print("refusals, the newest first" if rows else "no refusals")
+        print(f"{title}, the newest first" if rows else "no refusals")
         for of_one in alike.values():
             row, times = of_one[0], sum(one["count"] for one in of_one)
             named = " at ".join(filter(None, (row["calling_ae_title"], row["peer"]))) or "an unknown sender"
@@ -179,4 +181,4 @@ def rejections(
                 *([f"offered: {offered}"] if offered else []),
             )
 
-    return Listing(rows, text, rows=rows)
+    return bounded(Listing(rows, text, rows=rows), title, rows.total)

@@ -6,13 +6,12 @@ import datetime as dt
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from node.cli.options import Root
-from node.cli.output import Columns, Listing, finding, listing, moment_of, patient, print_table, printable
+from node.cli.options import Limit, Root
+from node.cli.output import Columns, Listing, bounded, finding, listing, newest, patient, print_table, printable
 from node.completeness import Certainty
 from node.selector.fields import NOT_CONVERTED, SeriesState
 from node.volume.reasons import REMEDIES
@@ -133,9 +132,7 @@ def series(
             "--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only series received since, such as 2026-01-31."
         ),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
-    ] = 100,
+    limit: Limit = 100,
     uids: Annotated[bool, typer.Option("--uids", help="With the Series Instance UIDs.")] = False,
     *,
     root: Root,
@@ -149,19 +146,19 @@ def series(
 
     states = frozenset(state or ())
     with root.looking() as index:
-        rows = index.series.newest(
+        newest_series = index.series.newest(
             _EVERY if "waiting" in states else limit,
             study=study,
             states=[*states - {"waiting"}, *(["receiving"] if "waiting" in states else [])],
             patient=of_patient,
             modality=modality and modality.upper(),
+            since=since and since.astimezone(),
         )
+    found, total = list(newest_series), newest_series.total
     if "waiting" in states:
-        rows = [row for row in rows if not states.isdisjoint((row["state"], state_of(row)))][:limit]
-    if since is not None:
-        first = since.astimezone()
-        rows = [*takewhile(lambda row: moment_of(row["last_received_at"]) >= first, rows)]
-    rows = [{name: row[name] for name in FIELDS} for row in map(judged, rows)]
+        found = [row for row in found if not states.isdisjoint((row["state"], state_of(row)))]
+        total = len(found)
+    rows = [{name: row[name] for name in FIELDS} for row in map(judged, found[:limit])]
     hint = ""
     if of_patient is not None and not rows:
         hint = f"0 series. --patient is a Patient ID; for a name: {shlex.join(['voxelnode', 'info', of_patient])}"
@@ -175,9 +172,9 @@ def series(
     for reason in dict.fromkeys(map(_reason, refused)):
         problems += finding(reason, REMEDIES[reason])
     columns = SERIES | UIDS if uids else SERIES
-    return listing(
-        f"{len(rows)} series", columns, rows, none=printable(hint), below=problems, cut=("patient", "description")
-    )
+    title, cut = newest(len(rows), total, "series", "series"), ("patient", "description")
+    shown = listing(title, columns, rows, none=printable(hint), below=problems, cut=cut)
+    return bounded(shown, title, total)
 
 
 def _reason(error: str) -> str:
@@ -201,7 +198,7 @@ def select(
     why: Annotated[
         bool, typer.Option("--why", help="Show how many series each clause excludes, and those that fit all others.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series to show.")] = 100,
+    limit: Limit = 100,
     *,
     root: Root,
 ) -> Listing:
@@ -242,10 +239,10 @@ def select(
         ]
 
     def show() -> None:
-        more = f", the newest {limit}" if counts[True] > limit else ""
         rows = [[*(_joined(row[name]) for name in shown), row["series_instance_uid"]] for row in selected]
         columns = (*(name.replace("_", " ") for name in shown), "series")
         cut = [name.replace("_", " ") for name in shown if SELECTABLE[name].type == "text"]
+        more = f", the newest {limit}" if counts[True] > limit else ""
         print_table(f"{counts[True]} of {counts.total()} series{more}", columns, rows, cut)
         if why:
             others.show()
@@ -255,7 +252,8 @@ def select(
     rows = [
         {**found[row["id"]], "why_not": "; ".join(instead for _, instead in row["clauses"])} for row in others.newest
     ]
-    return Listing(data, show, rows=[*selected, *rows])
+    left_out = newest(len(selected), counts[True], "series", "series") if counts[True] > limit else ""
+    return Listing(data, show, rows=[*selected, *rows], left_out=left_out)
 
 
 class _Others:

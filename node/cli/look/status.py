@@ -9,7 +9,7 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields, series_name
+from node.cli.output import Columns, Listing, described, listing, minute, newest, patient, print_fields, series_name
 from node.errors import counted, sized
 
 if TYPE_CHECKING:
@@ -230,4 +230,4 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
         rows = facts["series_retried"]
         listing(f"{counted(len(rows), 'series waits', 'series wait')} for another try", RETRIED, rows).show()
     if failures:
-        listing(f"last of {counted(facts['failures'], 'failure')}", FAILURES, failures).show()
+        listing(newest(len(failures), facts["failures"], "failure"), FAILURES, failures).show()

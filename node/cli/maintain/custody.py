@@ -235,9 +235,6 @@ LOST: Columns = {
     "instance": "sop_instance_uid",
 }  # fmt: skip
 
-MAX_DAMAGED = 1000
-"""Instances with missing or damaged files that are named."""
-
 
 @lost_app.command("list")
 def list_lost(root: Root) -> Listing:
@@ -249,19 +246,18 @@ def list_lost(root: Root) -> Listing:
     """
     with root.looking() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
-        without_file, damaged = index.instances.count_missing_files(), index.instances.damaged(MAX_DAMAGED)
+        damaged = index.instances.damaged()
     title = f"acknowledged, not here: {len(rows)}"
     none = "the index knows of none; `voxelnode fsck` compares it with the ledger, and checks it"
     below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
     if gaps:
         none = "no single instance is known to be lost; what these gaps of the journal had is unknown:"
         below.append("accept that: voxelnode lost write-off journal --reason TEXT")
-    if without_file:
+    if damaged:
         none = "no other instance is known to be lost"
-        below.append(f"missing or damaged: the files of {counted(without_file, 'instance')}; send the instances again")
+        below.append(f"missing or damaged: the files of {counted(len(damaged), 'instance')}; send the instances again")
         below += map(_damaged, damaged)
-        below += [f"and {without_file - len(damaged)} more"] if without_file > len(damaged) else []
-    is_lost = bool(rows or gaps or without_file)
+    is_lost = bool(rows or gaps or damaged)
     return listing(title, LOST, rows, none=none, below=below, data=[*rows, *damaged, *gaps], failed=is_lost)
 
 

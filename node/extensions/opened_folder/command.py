@@ -135,3 +135,5 @@ def _print(report: ImportReport) -> None:
     for word, files in (("refused", report.refused), ("unreadable", unread), ("no DICOM", strange)):
         for file in files[:NAMED_FILES]:
             print(printable(f"{word}: {file.name}: {file.reason}"))
+        if len(files) > NAMED_FILES:
+            print(f"{word}: and {counted(len(files) - NAMED_FILES, 'more file')}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from time import sleep
@@ -81,13 +81,14 @@ def find(
     query = _query(keys or [], level)
     model = PATIENT_ROOT_FIND if level == "patient" else STUDY_ROOT_FIND
     calling = calling_aet or settings.dicom.ae_title
-    answers = list(ask(query, peer, calling, settings.dicom.response_seconds, limit, model))
+    answers = list(ask(query, peer, calling, settings.dicom.response_seconds, limit + 1, model))
+    cut = f"the first {limit} answers from {peer}, which has more" if len(answers) > limit else ""
+    answers = answers[:limit]
     keywords = [keyword for keyword in _keywords(query) if any(_shown(keyword, answer) for answer in answers)]
     rows = [{keyword: _shown(keyword, answer) for keyword in keywords} for answer in answers]
     data = [answer.to_json_dict() for answer in answers]
-    return listing(
-        f"{counted(len(answers), 'answer')} from {peer}", {keyword: keyword for keyword in keywords}, rows, data=data
-    )
+    title = cut or f"{counted(len(answers), 'answer')} from {peer}"
+    return replace(listing(title, {keyword: keyword for keyword in keywords}, rows, data=data), left_out=cut)
 
 
 def _query(keys: list[str], level: str) -> Dataset:

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from node.cli.options import HOOK, ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, described, listing, print_fields
+from node.cli.options import HOOK, ChangedRoot, Commands, Limit, Root
+from node.cli.output import Answer, Columns, Listing, bounded, described, listing, newest, print_fields
 from node.errors import UsageError, counted
 
 app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
@@ -45,7 +45,7 @@ def list_(
         Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"] | None,
         typer.Option("--state", help="Only jobs in this state."),
     ] = None,
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of jobs to show.")] = 20,
+    limit: Limit = 20,
     *,
     root: Root,
 ) -> Listing:
@@ -53,8 +53,9 @@ def list_(
     from node.extensions.results.listed import JobViews
 
     with root.looking() as index:
-        rows = index.views(JobViews).newest(last, hook=hook, state=state)
-    return listing(f"last {counted(len(rows), 'job')}", JOBS, rows, none="no jobs")
+        rows = index.views(JobViews).newest(limit, hook=hook, state=state)
+    title = newest(len(rows), rows.total, "job")
+    return bounded(listing(title, JOBS, rows, none="no jobs"), title, rows.total)
 
 
 @app.command()

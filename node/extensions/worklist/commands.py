@@ -1,14 +1,11 @@
 """``voxelnode worklist list|performed``."""
 
 import datetime as dt
-from typing import Annotated
+from collections.abc import Sequence
 
-import typer
-
-from node.cli.options import Commands, Root
-from node.cli.output import Listing, listing
-from node.errors import counted
-from node.index.engine.view_rows import Row, ViewRows, timed
+from node.cli.options import Commands, Limit, Root
+from node.cli.output import Listing, bounded, listing, newest
+from node.index.engine.view_rows import Newest, ViewRows, timed
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
 
@@ -19,55 +16,43 @@ STEPS = ("created_at", "ended_at", "state", "modality", "station_ae_title", "pat
 
 
 @app.command("list")
-def list_(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of entries to show.")] = 20,
-    *,
-    root: Root,
-) -> Listing:
+def list_(limit: Limit = 20, *, root: Root) -> Listing:
     """List the newest entries of the worklist."""
     with root.looking() as index:
-        rows = index.views(StepViews).scheduled(last)[::-1]
-    return listing(
-        f"last {counted(len(rows), 'entry', 'entries')}",
-        {key: key for key in ENTRIES},
-        rows,
-        none="the worklist is empty",
-    )
+        rows = index.views(StepViews).scheduled(limit)
+    return _listed(rows, ENTRIES, "the worklist is empty", "entry", "entries")
 
 
 @app.command()
-def performed(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of steps to show.")] = 20,
-    *,
-    root: Root,
-) -> Listing:
+def performed(limit: Limit = 20, *, root: Root) -> Listing:
     """List the newest procedure steps that modalities report."""
     with root.looking() as index:
-        rows = index.views(StepViews).performed(last)[::-1]
-    return listing(
-        f"last {counted(len(rows), 'step')}", {key: key for key in STEPS}, rows, none="no performed procedure steps"
-    )
+        rows = index.views(StepViews).performed(limit)
+    return _listed(rows, STEPS, "no performed procedure steps", "step")
+
+
+def _listed(rows: Newest, columns: Sequence[str], none: str, *noun: str) -> Listing:
+    title = newest(len(rows), rows.total, *noun)
+    return bounded(listing(title, {key: key for key in columns}, rows[::-1], none=none), title, rows.total)
 
 
 class StepViews(ViewRows):
     """Rows of ``scheduled_steps`` and ``performed_steps`` without their attributes, newest first."""
 
-    def scheduled(self, limit: int) -> list[Row]:
+    def scheduled(self, limit: int) -> Newest:
         """Return at most `limit` entries of the worklist."""
-        rows = self._newest("SELECT * FROM scheduled_steps ORDER BY id DESC LIMIT :limit", limit)
+        rows = self._steps("scheduled_steps", limit)
         for row in rows:
             date, time = row["start_date"], row["start_time"]
             row["start_date"] = date and dt.date.fromisoformat(date)
             row["start_time"] = time and dt.time.fromisoformat(time)
         return rows
 
-    def performed(self, limit: int) -> list[Row]:
+    def performed(self, limit: int) -> Newest:
         """Return at most `limit` steps that modalities report."""
-        return self._newest("SELECT * FROM performed_steps ORDER BY id DESC LIMIT :limit", limit)
+        return self._steps("performed_steps", limit)
 
-    def _newest(self, query: str, limit: int) -> list[Row]:
-        rows = self._rows(query, limit=limit)
-        return [
-            timed({name: value for name, value in row.items() if name not in ("attributes", "identified")})
-            for row in rows
-        ]
+    def _steps(self, table: str, limit: int) -> Newest:
+        rows, hidden = self._newest(limit, "id DESC", table), ("attributes", "identified")
+        known = [timed({name: value for name, value in row.items() if name not in hidden}) for row in rows]
+        return Newest(known, rows.total)

@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import sqlite3
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -152,6 +152,14 @@ def queries_of_file(connection: sqlite3.Connection) -> Queries:
     return Queries(rows, Words("sqlite"))
 
 
+class Newest(list[Row]):
+    """The newest rows of a list, which has `total`."""
+
+    def __init__(self, rows: Iterable[Row], total: int) -> None:
+        super().__init__(rows)
+        self.total = total
+
+
 class ViewRows:
     """Queries about one noun on one connection. Not thread-safe."""
 
@@ -160,6 +168,21 @@ class ViewRows:
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
         return self._queries.rows(query, values)
+
+    def _newest(self, limit: int, order: str, view: str, around: str = "{0}", **filters: Any) -> Newest:
+        """Return the first rows of a view in an order, and how many there are.
+
+        `around`: the query that has them as ``({0})``. `filters`: values of columns; None matches all.
+        """
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        matching = " AND ".join((f"SELECT * FROM {view} WHERE 1 = 1", *(f"{name} = :{name}" for name in wanted)))
+        rows = self._rows(around.format(f"{matching} ORDER BY {order} LIMIT :limit"), limit=limit, **wanted)
+        return self._with_total(rows, limit, matching, **wanted)
+
+    def _with_total(self, rows: list[Row], limit: int, matching: str, **values: Any) -> Newest:
+        """Return rows, and how many a query has without `limit`; they are counted only if it cut them."""
+        counted = f"SELECT count(*) FROM ({matching}) matching"
+        return Newest(rows, len(rows) if len(rows) < limit else self._number(counted, **values))
 
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)

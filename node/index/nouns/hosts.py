@@ -274,15 +274,17 @@ class ReadAuditLines(ReadRepository):
         """Return the hosts that have copied lines, by name."""
         return list(self._connection.scalars(select(AuditLineRow.host).distinct().order_by(AuditLineRow.host)))
 
-    def newest(self, count: int, *, host: str | None = None, other_than: str | None = None) -> list[tuple[str, str]]:
-        """Return the last lines, of one host, or of all but one, by their times, oldest first: (host, line)."""
-        query = select(AuditLineRow.host, AuditLineRow.line)
-        if host is not None:
-            query = query.where(AuditLineRow.host == host)
-        if other_than is not None:
-            query = query.where(AuditLineRow.host != other_than)
+    def newest(self, count: int, host: str, *, others: bool = False) -> list[tuple[str, str]]:
+        """Return the last lines, of one host, or of all others, by their times, oldest first: (host, line)."""
+        wanted = AuditLineRow.host != host if others else AuditLineRow.host == host
+        query = select(AuditLineRow.host, AuditLineRow.line).where(wanted)
         order = AuditLineRow.at.desc(), AuditLineRow.host, AuditLineRow.number.desc()
         return [(row.host, row.line) for row in self._connection.execute(query.order_by(*order).limit(count))][::-1]
+
+    def count_of_others(self, host: str) -> int:
+        """Count the lines of all hosts but one."""
+        query = select(func.count()).select_from(AuditLineRow).where(AuditLineRow.host != host)
+        return int(self._connection.execute(query).scalar_one())
 
     def of_host(self, host: str) -> Iterator[tuple[int, bytes]]:
         """Yield number and bytes of each line of a host, oldest first."""

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from node.index.engine.view_rows import DISTINCT, LIKE, MOMENT, Row, ViewRows, certainty_of, moment, pattern_of
+from node.index.engine.view_rows import DISTINCT, LIKE, MOMENT, Newest, Row, ViewRows, certainty_of, moment, pattern_of
 from node.index.nouns.records import InstanceFile, PlaceCount, StoredStudy
 from node.quiet import is_due
 
@@ -214,11 +214,12 @@ class SeriesViews(ViewRows):
         states: Sequence[str] = (),
         patient: str | None = None,
         modality: str | None = None,
-    ) -> list[Row]:
+        since: dt.datetime | None = None,
+    ) -> Newest:
         """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
-        `study`, `states`, `patient`, `modality`: Filters; without one, all match. `states`: alternatives, also the
-        certainties of what is converted; `patient`: its Patient ID.
+        `study`, `states`, `patient`, `modality`, `since`: Filters; without one, all match. `states`: alternatives, also
+        the certainties of what is converted; `patient`: its Patient ID; `since`: of the last instance.
         """
         # The newest series of a common value are at the beginning of `ix_series_listed`. SQLite would read and sort all
         # of them by an index of `=`, and has none for NOT <>. PostgreSQL knows how many there are.
@@ -234,30 +235,28 @@ class SeriesViews(ViewRows):
             else f"NOT se.state <> 'converted' AND {certainty_of('se')} = :{name}"
             for name, state in named.items()
         )
-        filters = (
-            (study, "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)"),
-            (
-                patient,
-                "se.study_id IN (SELECT st.id FROM patients p JOIN studies st ON st.patient_id = p.id "
-                "WHERE p.patient_id = :patient)",
-            ),
-            (states or None, f"({is_in_state})"),
-            (modality, "se.modality = :modality" if is_rare else "NOT se.modality <> :modality"),
-        )
-        conditions = "".join(f" AND {condition}" for value, condition in filters if value is not None)
-        newest = f"SELECT se.id FROM series se WHERE 1 = 1{conditions} ORDER BY se.last_received_at DESC LIMIT :limit"
-        return self._rows(
+        first = since and f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}"
+        values = {"study": study, "patient": patient, "modality": modality, "since": first, **named}
+        filters = {
+            "study": "se.study_id IN (SELECT id FROM studies WHERE study_instance_uid = :study)",
+            "patient": "se.study_id IN (SELECT st.id FROM patients p JOIN studies st ON st.patient_id = p.id "
+            "WHERE p.patient_id = :patient)",
+            "modality": "se.modality = :modality" if is_rare else "NOT se.modality <> :modality",
+            "since": f"se.last_received_at >= {self._queries.say(MOMENT, ':since')}",
+        }
+        conditions = [f"({is_in_state or '1 = 1'})", *(filters[name] for name in filters if values[name] is not None)]
+        matching = f"SELECT se.id FROM series se WHERE {' AND '.join(conditions)}"
+        newest = f"{matching} ORDER BY se.last_received_at DESC LIMIT :limit"
+        rows = self._rows(
             f"SELECT v.*, p.patient_name, p.patient_id, st.study_date FROM ({newest}) k CROSS JOIN series own "
             "CROSS JOIN studies st CROSS JOIN patients p CROSS JOIN v_series v "
             "WHERE own.id = k.id AND st.id = own.study_id AND p.id = st.patient_id "
             "AND v.study_instance_uid = st.study_instance_uid AND v.series_instance_uid = own.series_instance_uid "
             "ORDER BY own.last_received_at DESC",
-            study=study,
-            patient=patient,
-            modality=modality,
             limit=limit,
-            **named,
+            **values,
         )
+        return self._with_total(rows, limit, matching, **values)
 
     def under_way(self, limit: int) -> list[Row]:
         """Return the series that wait or are being converted, with their patients, earliest due first."""
@@ -369,14 +368,13 @@ class InstanceViews(_FileViews):
         held = "SELECT spool_host, count(*) AS count FROM images WHERE spool_host IS NOT NULL"
         return self._counts(f"{held} GROUP BY spool_host ORDER BY spool_host")
 
-    def damaged(self, limit: int) -> list[Row]:
-        """Return at most `limit` instances with a missing or damaged file, by series, with the patient."""
+    def damaged(self) -> list[Row]:
+        """Return the instances with a missing or damaged file, by series, with the patient."""
         return self._rows(
             "SELECT p.patient_id, p.patient_name, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid, "
             f"i.calling_ae_title, i.peer, i.received_at, i.file_missing FROM images i {_ABOVE_IMAGE} "
             "JOIN patients p ON p.id = st.patient_id WHERE i.file_missing "
-            "ORDER BY i.series_id, i.instance_number, i.sop_instance_uid LIMIT :limit",
-            limit=limit,
+            "ORDER BY i.series_id, i.instance_number, i.sop_instance_uid"
         )
 
     def count_missing_files(self) -> int:

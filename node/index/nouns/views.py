@@ -21,7 +21,7 @@ from node.index.engine.about_keys import (
     RetentionState,
     retention_state,
 )
-from node.index.engine.view_rows import Queries, Row, ViewRows, moment, timed
+from node.index.engine.view_rows import Newest, Queries, Row, ViewRows, moment, timed
 from node.index.nouns.records import ListedAccount, ListedToken, Role, removes_instances
 
 Added = TypeVar("Added")
@@ -205,19 +205,16 @@ class HookViews(ViewRows):
         rows = self._rows("SELECT * FROM v_hooks ORDER BY hook")
         return {row["hook"]: {**row, "trouble": troubles.get(row["hook"])} for row in rows}
 
-    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
+    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> Newest:
         """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
 
         `hook`, `state`: filters; None matches all.
         """
-        return self._rows(
-            "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
-            "WHERE (hook = :hook OR :hook IS NULL) AND (state = :state OR :state IS NULL) "
-            f"ORDER BY happened_at DESC LIMIT :limit) d {_WITH_SERIES} ORDER BY d.happened_at",
-            hook=hook,
-            state=state,
-            limit=limit,
+        around = (
+            "SELECT d.*, se.series_number, se.modality, se.series_description FROM ({0}) d "
+            f"{_WITH_SERIES} ORDER BY d.happened_at"
         )
+        return self._newest(limit, "happened_at DESC", "v_deliveries", around, hook=hook, state=state)
 
 
 class LostViews(ViewRows):
@@ -245,10 +242,11 @@ class LostViews(ViewRows):
 class RejectionViews(ViewRows):
     """Rows of ``v_rejections``."""
 
-    def newest(self, limit: int, skip: int = 0) -> list[Row]:
+    def newest(self, limit: int, skip: int = 0) -> Newest:
         """Return at most `limit` rows of ``v_rejections``, last refusal first."""
-        query = "SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :limit OFFSET :skip"
-        return self._rows(query, limit=limit, skip=skip)
+        query = "SELECT * FROM v_rejections"
+        rows = self._rows(f"{query} ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip)
+        return self._with_total(rows, limit, query)
 
 
 class RouteViews(ViewRows):
@@ -289,28 +287,23 @@ class RouteViews(ViewRows):
 
     def messages(
         self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
-    ) -> list[Row]:
+    ) -> Newest:
         """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
 
         One that waits for a destination that is paused or held has the reason of that, and when it goes on.
 
         `route`, `destination`, `state`: filters; None matches all.
         """
-        rows = self._rows(
+        around = (
             "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
-            "st.patient_name, st.patient_id, "
-            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
-            "WHERE (route = :route OR :route IS NULL) AND (destination = :destination OR :destination IS NULL) "
-            "AND (state = :state OR :state IS NULL) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
-            f"{_WITH_SERIES} LEFT JOIN v_studies st USING (study_instance_uid) "
+            "st.patient_name, st.patient_id, st.study_date, st.study_description "
+            f"FROM ({{0}}) m {_WITH_SERIES} LEFT JOIN v_studies st USING (study_instance_uid) "
             "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
-            "ORDER BY m.happened_at DESC",
-            route=route,
-            destination=destination,
-            state=state,
-            limit=limit,
+            "ORDER BY m.happened_at DESC"
         )
-        return [_with_what_holds_it(row) for row in rows]
+        filters = {"route": route, "destination": destination, "state": state}
+        rows = self._newest(limit, "happened_at DESC, message_id", "v_route_messages", around, **filters)
+        return Newest(map(_with_what_holds_it, rows), rows.total)
 
     def unseen(self, route: str, destination: str, limit: int) -> list[Row]:
         """Return at most `limit` series that a destination may want, as nobody has looked at them yet."""

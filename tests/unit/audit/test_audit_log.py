@@ -169,7 +169,7 @@ def test_a_full_file_is_set_aside_and_the_chain_goes_on(tmp_path: Path) -> None:
     assert len(names) > 3
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in audit_files(tmp_path))
     assert verify(tmp_path) == []
-    details = [json.loads(line)["detail"][:3] for line in last_lines(tmp_path, 15)]
+    details = [json.loads(line)["detail"][:3] for line in last_lines(tmp_path, 15)[0]]
     assert details == [f"{start} {number}" for start in range(3) for number in range(5)]
     audit_files(tmp_path)[0].unlink()  # kept elsewhere
     assert verify(tmp_path) == []
@@ -282,7 +282,7 @@ def test_lines_are_read_behind_one_of_them_while_others_are_written_and_files_ch
             read += tail.read(2)
     read += tail.read(100)
     assert len(audit_files(tmp_path)) > 3
-    assert read == last_lines(tmp_path, 9)
+    assert read == last_lines(tmp_path, 9)[0]
     assert tail.read(1) == []
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(b"torn")
@@ -300,7 +300,7 @@ def test_a_copy_shows_what_was_removed_from_it_or_from_the_log(tmp_path: Path) -
     audit = Audit(tmp_path, "VOXELNODE")
     for number in range(5):
         tell(audit, str(number))
-    copies = list(enumerate(last_lines(tmp_path, 5), start=1))
+    copies = list(enumerate(last_lines(tmp_path, 5)[0], start=1))
     assert list(copy_problems(copies)) == []
     assert list(copy_problems(copies[2:])) == []  # the oldest ones may be removed
     assert list(copy_problems([*copies[:2], *copies[3:]])) == ["lines 3 to 3 are missing"]
@@ -308,12 +308,12 @@ def test_a_copy_shows_what_was_removed_from_it_or_from_the_log(tmp_path: Path) -
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))  # its end
     tell(Audit(tmp_path, "VOXELNODE"), "after")
-    copies.append((6, last_lines(tmp_path, 1)[0]))
+    copies.append((6, last_lines(tmp_path, 1)[0][0]))
     [problem] = copy_problems(copies)
     assert problem.startswith("line 6 does not follow")
     path.unlink()
     tell(Audit(tmp_path, "VOXELNODE"), "in a new root")
-    [problem] = copy_problems([*copies[:5], (6, last_lines(tmp_path, 1)[0])])
+    [problem] = copy_problems([*copies[:5], (6, last_lines(tmp_path, 1)[0][0])])
     assert problem.startswith("line 6 begins a new log")
     [torn] = copy_problems([(1, b"torn\n")])
     assert torn.startswith("line 1 is not a line")

@@ -166,7 +166,7 @@ def test_tables_have_whole_uids_in_columns_and_fields_for_programs(run, tmp_path
     assert "not-an-image: " not in run("series", "--root", "here")[1], "a document is no problem"
     head, *rows = run("series", "--uids", "--root", "here")[1].splitlines()[1:3]
     assert all(_columns(row, _columns(head, "series")) == uid for row in rows if uid in row)
-    as_json = json.loads(run("series", "--root", "here", "--json")[1])
+    as_json = json.loads(run("series", "--root", "here", "--json")[1])["items"]
     names, *lines = [line.split("\t") for line in run("series", "--root", "here", "--tsv")[1].splitlines()]
     assert names == list(as_json[0])
     assert [line[names.index("series_instance_uid")] for line in lines] == [
