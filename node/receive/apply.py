@@ -54,11 +54,14 @@ from node.runtime.metrics import Metrics
 
 log = structlog.get_logger()
 
-MAX_BATCH = 256
+MAX_BATCH = 512
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
-"""Time between an append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where
+"""Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where
 senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this long."""
+
+YIELD_SECONDS = 1.0
+"""How long a record waits at most for such a batch while others follow it: senders have the interpreter until then."""
 
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
@@ -92,7 +95,8 @@ class Applier(BackgroundService, Ahead):
     ) -> None:
         super().__init__("apply")
         self._is_awaited = is_awaited
-        self._gather_seconds = 0.0 if is_awaited else GATHER_SECONDS
+        self._gathered = 0  # bytes since the last batch
+        self._wanted = 0  # the number of the last record that somebody waits for
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
@@ -150,10 +154,21 @@ class Applier(BackgroundService, Ahead):
             raise OutOfResources(f"intake has stopped: {self._archive.intake.stopped or error}") from error
         except (JournalFull, JournalUnusable) as error:
             raise OutOfResources(str(error)) from error
-        self.wake(self._gather_seconds)
-        if self._is_awaited and self.lag >= self._company:
+        if not self._is_awaited:
+            self._gather(sum(map(len, payload)))
+            return
+        self.wake()
+        if self.lag >= self._company:
             with self._changed:
                 self._changed.notify_all()
+
+    def _gather(self, size: int) -> None:
+        """Let the batch of a record wait for those that follow, until it is full or one has waited `YIELD_SECONDS`."""
+        self._gathered += size
+        if self._wanted > self._applied or self.lag >= MAX_BATCH or self._gathered >= MAX_BATCH_BYTES:
+            self.wake()
+        else:
+            self.wake_not_before(min(monotonic() + GATHER_SECONDS, self._caught_up_at + YIELD_SECONDS))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index."""
@@ -174,6 +189,7 @@ class Applier(BackgroundService, Ahead):
         wanted = self._journal.last
         if self._applied >= wanted:
             return True
+        self._wanted = max(self._wanted, wanted)
         self.wake()
         return self._wait_until(lambda: self._applied >= wanted, seconds)
 
@@ -209,7 +225,7 @@ class Applier(BackgroundService, Ahead):
         if self._is_awaited:
             self._await_company()
         self._archive.intake.require_here()  # what a record is compared with
-        last = self._journal.last
+        last, self._gathered = self._journal.last, 0
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             began = monotonic()
@@ -226,7 +242,7 @@ class Applier(BackgroundService, Ahead):
             self.checkpoint()  # the last chance
         if not self.lag:
             return None
-        return 0.0 if len(records) == MAX_BATCH else self._gather_seconds
+        return 0.0 if self._is_awaited or len(records) == MAX_BATCH else GATHER_SECONDS
 
     def _await_company(self) -> None:
         """Let as many senders share a commit as have waited for the last one or during it.

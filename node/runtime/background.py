@@ -170,6 +170,13 @@ class BackgroundService(ABC):
                 self._due_at = due_at
                 self._rescheduled.notify()
 
+    def wake_not_before(self, at: float) -> None:
+        """Run the next step at a time of the monotonic clock, also if it was due earlier."""
+        with self._rescheduled:
+            was, self._due_at = self._due_at, at
+            if at < was:
+                self._rescheduled.notify()
+
     def begin_stop(self) -> None:
         """Prevent further steps, and return at once. Long steps check `_stopping`."""
         self._stopping.set()

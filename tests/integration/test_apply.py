@@ -675,6 +675,27 @@ def test_a_lone_record_does_not_wait_for_others_for_a_query(started: Started, mo
         assert len(parts.rows()) == 1
 
 
+def test_a_batch_waits_while_senders_send_until_it_is_full_or_late(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
+    monkeypatch.setattr(apply, "YIELD_SECONDS", 1000.0)
+    monkeypatch.setattr(apply, "MAX_BATCH", 3)
+    parts, committed = started(), Mock()
+    monkeypatch.setattr(parts.applier._metrics.commit_instances, "observe", committed)
+    first, *others, last = make.ct_series(5)
+    parts.applier.start()
+    for ds in (first, *others):
+        parts.receive(ds)
+        if ds is first:
+            assert parts.applier.catch_up()
+    assert parts.applier._wait_until(lambda: not parts.applier.lag, 30)
+    monkeypatch.setattr(apply, "YIELD_SECONDS", 0.0)
+    parts.receive(last)
+    assert parts.applier._wait_until(lambda: not parts.applier.lag, 30)
+    assert [batch.args for batch in committed.call_args_list] == [(1,), (3,), (1,)]
+
+
 def test_a_failed_read_of_the_journal_stops_intake(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = started()
     parts.receive(make.ct_series(1)[0])
