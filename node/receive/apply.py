@@ -57,8 +57,9 @@ log = structlog.get_logger()
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 32 << 20
 GATHER_SECONDS = 0.05
-"""Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where
-senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this long."""
+"""Time between the last append and the batch that applies it, while nobody waits for it: others join it meanwhile.
+Where senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this
+long."""
 
 YIELD_SECONDS = 1.0
 """How long a record waits at most for such a batch while others follow it: senders have the interpreter until then."""

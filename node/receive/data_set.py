@@ -202,7 +202,7 @@ def content(record: Record, archive: Archive, written: Callable[[str], None]) ->
     """
     if isinstance(record.known, AssociationEnd):
         return record.known
-    facts = receipt(record.facts)
+    facts = record.known.receipt if isinstance(record.known, Known) else receipt(record.facts)
     if facts is None:
         return association_end(record.facts)
     try:

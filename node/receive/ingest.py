@@ -408,7 +408,7 @@ class Incoming:
         )
         payload = (self._head, self._data_set.in_memory()) if self._data_set.is_in_memory else ()
         try:
-            ingest.applier.append(facts.encoded(), *payload, known=Known(attributes, outcome))
+            ingest.applier.append(facts.encoded(), *payload, known=Known(facts, attributes, outcome))
         except OutOfResources:
             if ingest.archive.intake.stopped is not None:
                 self._data_set.release()  # the record may be durable: the next start decides about its file

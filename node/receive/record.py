@@ -59,6 +59,7 @@ class Known:
     `outcome`: gets the outcome after the commit; None: nobody waits for it.
     """
 
+    receipt: Receipt
     attributes: InstanceAttributes
     outcome: Future[Outcome] | None = None
 

@@ -114,18 +114,20 @@ class _Compiled:
     def __init__(self, statement: ClauseElement, columns: list[str] | None, dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
         self.sql = str(compiled)
-        self._parameters: list[tuple[str, Callable[[Any], Any] | None, Any]] = []
-        for name in compiled.positiontup:
+        self._parameters: list[tuple[str, Any]] = []
+        self._processed: list[tuple[int, Callable[[Any], Any]]] = []
+        for place, name in enumerate(compiled.positiontup):
             bind = compiled.binds[name]
-            process = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            self._parameters.append((name, process, None if bind.required else bind.value))
+            self._parameters.append((name, None if bind.required else bind.value))
+            if (process := bind.type.dialect_impl(dialect).bind_processor(dialect)) is not None:
+                self._processed.append((place, process))
 
     def bound(self, values: Mapping[str, Any]) -> list[Any]:
-        return [
-            process(value) if process is not None and value is not None else value
-            for name, process, default in self._parameters
-            for value in (values.get(name, default),)
-        ]
+        bound = [values.get(name, default) for name, default in self._parameters]
+        for place, process in self._processed:
+            if bound[place] is not None:
+                bound[place] = process(bound[place])
+        return bound
 
 
 class PreparedRows:
