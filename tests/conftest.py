@@ -140,6 +140,7 @@ def _keep_samples(items: list[pytest.Item]) -> None:
     """Leave to the slow tests all but some cases of a long table, and all but some of these to the long ones."""
     for table in _cases(items, "sample").values():
         few, *more = table[0].get_closest_marker("sample").args
+        table = [item for item in table if item.get_closest_marker("long") is None]
         _keep_some([item for item in table if item.get_closest_marker("slow") is None], few, pytest.mark.slow)
         for some in more:
             _keep_some([item for item in table if item.get_closest_marker("slow")], some, pytest.mark.long)
