@@ -1,6 +1,6 @@
 """Frames and pictures made from instances for requests. They stay on disk for the next request, within a bound.
 
-    work/derived/<name of the instance's file>/<name>
+    work/derived/<name of the instance's file>-<name>
 
 `Archive.remove` deletes them with the file of their instance, and a new process deletes those of the process before.
 They are never synced: a request makes a lost file again.
@@ -14,8 +14,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path, PurePath
-from tempfile import mkstemp
+from functools import partial
+from itertools import count
+from pathlib import Path
 from typing import IO
 
 
@@ -25,11 +26,14 @@ class Derived:
     def __init__(self, root: Path) -> None:
         self._folder = root / "work" / "derived"
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # bytes by key, the least recently read first
+        self._files: OrderedDict[str, dict[str, int]] = OrderedDict()  # by key, the least recently read first: bytes
         self._bytes = 0
         self._is_new = True
+        self._numbers = count()
 
-    def opened(self, key: str, source: Path, name: str, max_bytes: int, write: Callable[[Path], object]) -> IO[bytes]:
+    def opened(
+        self, key: str, source: Path, name: str, max_bytes: int, write: Callable[[IO[bytes]], object]
+    ) -> IO[bytes]:
         """Return a file made of an instance, which is written if it is not there; the caller closes it.
 
         `key`: of the instance, in the archive.
@@ -43,68 +47,72 @@ class Derived:
         kept = self.kept(key, name)
         if kept is not None:
             return kept
-        for made in (self._folder.parent, self._folder):
-            made.mkdir(mode=0o700, exist_ok=True)
-        number, part = mkstemp(dir=self._folder, suffix=".part")
-        file = os.fdopen(number, "rb")
+        file = self._begun()
         try:
-            write(Path(part))
+            write(file)
+            file.seek(0)
             if max_bytes:
-                self._keep(key, source, Path(part), name)
+                self._keep(key, source, file, name)
         except BaseException:
             file.close()
             raise
         finally:
-            Path(part).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(file.name)
         self._trim(max_bytes)
         return file
 
     def kept(self, key: str, name: str) -> IO[bytes] | None:
         """Return a file that was made of an instance and is there, or None; the caller closes it. Raises OSError."""
-        self._forget_earlier()
+        with self._lock:
+            if name not in self._files.get(key, ()):
+                return None
+            self._files.move_to_end(key)
         try:
-            file = (self._of(key) / name).open("rb")
-        except FileNotFoundError:
+            return open(self._path(key, name), "rb")
+        except FileNotFoundError:  # dropped meanwhile
             return None
-        self._note(key, 0)
-        return file
 
     def drop(self, key: str) -> None:
         """Remove all that was made of an instance; call it after the file of the instance was removed."""
         with self._lock:
-            self._bytes -= self._sizes.pop(key, 0)
-        shutil.rmtree(self._of(key), ignore_errors=True)
+            names = self._files.pop(key, {})
+            self._bytes -= sum(names.values())
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(key, name))
 
-    def _of(self, key: str) -> Path:
-        return self._folder / PurePath(key).name
+    def _path(self, key: str, name: str) -> str:
+        return f"{self._folder}/{os.path.basename(key)}-{name}"
 
-    def _forget_earlier(self) -> None:
-        """Remove what an earlier process has left, which is in no count."""
+    def _begun(self) -> IO[bytes]:
         with self._lock:
-            if self._is_new:
+            if self._is_new:  # what an earlier process has left is in no count
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._is_new = False
+        part, opener = f"{self._folder}/{next(self._numbers)}.part", partial(os.open, mode=0o600)
+        try:
+            return open(part, "x+b", opener=opener)
+        except FileNotFoundError:
+            for made in (self._folder.parent, self._folder):
+                made.mkdir(mode=0o700, exist_ok=True)
+            return open(part, "x+b", opener=opener)
 
-    def _keep(self, key: str, source: Path, part: Path, name: str) -> None:
-        folder = self._of(key)
-        size = part.stat().st_size
-        with suppress(FileNotFoundError):  # dropped meanwhile
-            folder.mkdir(mode=0o700, exist_ok=True)
-            os.rename(part, folder / name)
-            self._note(key, size)
+    def _keep(self, key: str, source: Path, file: IO[bytes], name: str) -> None:
+        size = os.fstat(file.fileno()).st_size
+        os.rename(file.name, self._path(key, name))
+        with self._lock:
+            names = self._files.setdefault(key, {})
+            self._bytes += size - names.get(name, 0)
+            names[name] = size
+            self._files.move_to_end(key)
         if not source.exists():  # who removes an instance may have dropped this before it was here
             self.drop(key)
-
-    def _note(self, key: str, added: int) -> None:
-        with self._lock:
-            if added or key in self._sizes:
-                self._sizes[key] = self._sizes.pop(key, 0) + added
-                self._bytes += added
 
     def _trim(self, max_bytes: int) -> None:
         while True:
             with self._lock:
-                if self._bytes <= max_bytes or not self._sizes:
+                if self._bytes <= max_bytes or not self._files:
                     return
-                oldest = next(iter(self._sizes))
+                oldest = next(iter(self._files))
             self.drop(oldest)

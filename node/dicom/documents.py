@@ -121,8 +121,8 @@ class SeriesDocument:
         if self._read is not None:
             before, bytes_before, own = self._read
             changed = read_changed(head, before)
-            if changed is not None and _are_alone(changed, bytes_before):
-                return self._updated(own, before, changed)
+            if changed is not None and _are_alone(changed.elements, bytes_before):
+                return self._updated(own, before, changed.elements)
         header = read_elements(head)
         own = differences(document_of(header), self.document)
         self._read = (header, _bytes(header.elements), own) if header.pieces else None

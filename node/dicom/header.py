@@ -106,11 +106,13 @@ class Header:
     `pieces`: of each element, in their order: tag, the bytes that it begins with, and how many it has in all. One that
         begins with them elsewhere has the same value, or one that is too long. Empty: other headers cannot be compared
         with this one.
+    `pixels_at`: where the pixels begin, if all elements before them were read.
     """
 
     elements: Elements
     transfer_syntax_uid: str
     pieces: list[tuple[int, bytes, int]]
+    pixels_at: int
 
 
 def read_header(
@@ -178,18 +180,6 @@ def read_header_by_windows(
                 ) from None
 
 
-def read_to_pixels(data: memoryview, transfer_syntax_uid: str, wanted: frozenset[int]) -> tuple[dict[int, bytes], int]:
-    """As `read_header`, of the beginning of a data set; also return where its first element of the pixels begins.
-
-    Raises HeaderCut if there is none in `data`.
-    """
-    walker = Walker(data, found_syntax(data[:8], transfer_syntax_uid))
-    elements = walker.values(wanted | {PIXEL_DATA}, {})
-    if walker.is_at_end:
-        raise HeaderCut(walker.end)
-    return elements, walker.at
-
-
 def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> list[dict[int, bytes]]:
     """Return the raw values of some elements of each item of a sequence that `read_header` returned.
 
@@ -223,7 +213,8 @@ def read_elements(head: Head) -> Header:
     if not is_whole:
         elements[REST] = b"", None
     is_compared = len(pieces) == len(elements) and sum(len(piece) for _, piece, _ in pieces) <= MAX_COMPARED_BYTES
-    return Header(elements, head.transfer_syntax_uid, pieces if is_compared else [])
+    pixels_at = head.at + sum(length for _, _, length in pieces)
+    return Header(elements, head.transfer_syntax_uid, pieces if is_compared else [], pixels_at)
 
 
 def _plain(head: Head) -> Head:
@@ -235,8 +226,8 @@ def _plain(head: Head) -> Head:
     return Head(data, at, found_syntax(data[at : at + 8], head.transfer_syntax_uid), is_cut)
 
 
-def read_changed(head: Head, before: Header) -> Elements | None:
-    """Return the elements that are not as in another header; None unless this has the same elements in this order.
+def read_changed(head: Head, before: Header) -> Header | None:
+    """Return what is not as in another header; None unless this has the same elements in this order.
 
     Nearly all elements of an instance have the bytes that they have in the others of its series: comparing them takes a
     tenth of the time of reading them.
@@ -259,7 +250,7 @@ def read_changed(head: Head, before: Header) -> Elements | None:
         is_whole = not head.is_cut if at == walker.end else walker.is_at_pixels(at)
     except (HeaderCut, NotUnderstood):
         return None
-    return changed if is_whole else None
+    return Header(changed, head.transfer_syntax_uid, [], at) if is_whole else None
 
 
 def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:

@@ -21,6 +21,9 @@ Grey = NDArray[np.uint8]
 SAMPLE = 1_000_000
 """Approximate number of voxels from which the range of a volume is estimated."""
 
+PIECE = 1 << 15
+"""Number of pixels of which grey values are looked up at once: their indices stay in the cache of a processor."""
+
 MAX_WINDOW_RATIO = 20
 """A window this many times as wide as the range of the data would show a single grey level."""
 
@@ -125,7 +128,12 @@ class Shades:
         if high - low >= stored.size:
             return self._grey(stored)
         of_each_value = self._grey(np.arange(low, high + 1).astype(stored.dtype))
-        return of_each_value.take(np.subtract(stored, low, dtype=np.intp, casting="unsafe"))
+        grey = np.empty(stored.shape, np.uint8)
+        step = max(1, PIECE * len(stored) // stored.size)
+        for start in range(0, len(stored), step):
+            index = np.subtract(stored[start : start + step], low, dtype=np.intp, casting="unsafe")
+            of_each_value.take(index, out=grey[start : start + step], mode="clip")  # none is outside
+        return grey
 
     def _grey(self, stored: Array) -> Grey:
         unit = np.nan_to_num(self._to_unit(real(self._volume, stored)), nan=0.0)
@@ -152,13 +160,14 @@ class Shades:
         if display.voi_lut is not None and len(display.voi_lut[1]):
             first, table = display.voi_lut
             return lambda values: voi_lut(values, first, table)
-        visible = sample(volume)
-        lowest, highest = (float(visible.min()), float(visible.max())) if visible.size else (0.0, 1.0)
+        ends = sample(volume, only_ends=True)
+        lowest, highest = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
         for centre, width in display.windows:
             if is_sane(centre, width, lowest, highest):
                 return _by(Window(centre, width, display.function))
         if volume.modality == "CT" and is_sane(*CT_WINDOW, lowest, highest):
             return lambda values: linear(values, *CT_WINDOW)
+        visible = sample(volume)
         if volume.modality == "PT" and highest > 0:
             self._inverted = True  # activity is shown black on white by convention
             return _between(0.0, float(np.percentile(visible, 99.5)) or highest)
@@ -197,11 +206,16 @@ def padded(volume: Volume, stored: Array) -> NDArray[np.bool_]:
     return (stored >= low) & (stored <= high)
 
 
-def sample(volume: Volume) -> Array:
-    """Return finite, unpadded real values from all parts of the middle time of a volume, in no order."""
+def sample(volume: Volume, *, only_ends: bool = False) -> Array:
+    """Return finite, unpadded real values from all parts of the middle time of a volume, in no order.
+
+    `only_ends`: of whole numbers, the values of the least and the largest are enough.
+    """
     voxels = volume.voxels[volume.times // 2]
     step = max(1, int(np.ceil((voxels.size / SAMPLE) ** (1 / 3))))
     stored = voxels if step == 1 else voxels[step // 2 % len(voxels) :: step, ::step, ::step]
+    if only_ends and stored.dtype.kind in "iu" and stored.size and volume.display.padding is None:
+        stored = np.array([stored.min(), stored.max()])
     values = real(volume, stored)
     visible = np.isfinite(values)
     if volume.display.padding is not None:

@@ -20,17 +20,19 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pydicom import dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from node.archive.intact import data_set_offset
 from node.children.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecoded, NotDecodedNow, _Refusals, _Subject
 from node.children.decoding import differences_between, transcode
 from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
-from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
+from node.extensions.dicomweb.decoding import PictureOrder, frame, native_picture, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.files.reading import read_instance
 from node.runtime.budget import Caller, calling
+from node.volume.planes import Window
 from node.volume.read.pixels import frame_reader
 from tests import make
 from tests.make import PYDICOM_FILES
@@ -66,6 +68,64 @@ def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
             decoder.run(os.abort)  # type: ignore[arg-type]  # returns nothing, not even that
         assert [len(job.result()) for job in good] == [64 * 64 * 2] * 2
     assert len(decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
+
+
+NATIVE = {
+    "a CT": {},
+    "a window": {"WindowCenter": ["40", "50"], "WindowWidth": ["80", "9"]},
+    "a sigmoid": {"WindowCenter": "1040", "WindowWidth": "80", "VOILUTFunction": "SIGMOID"},
+    "padding": {"PixelPaddingValue": 3},
+    "inverted": {"PhotometricInterpretation": "MONOCHROME1", "Modality": "PT"},
+    "other spacings": {"PixelSpacing": [0.5, 2.0]},
+    "an aspect": {"PixelSpacing": None, "PixelAspectRatio": [1, 2]},
+    "a slope below 0": {"RescaleSlope": "-2.5", "RescaleIntercept": "1e3"},
+    "bits above": {"BitsStored": 5, "HighBit": 9},
+    "8 bits": {
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelData": bytes(range(256)),
+        "Rows": 16,
+        "Columns": 16,
+    },
+    "two frames": {"NumberOfFrames": 2, "Rows": 8},
+    "sequences": {"ReferencedImageSequence": [Dataset()], "PatientComments": "\xe9" * 2000},
+}
+"""Changes of a slice of 16 x 16 that the node renders itself."""
+
+LEFT = {
+    "a VOI LUT": {"VOILUTSequence": [Dataset()]},
+    "a Modality LUT": {"ModalityLUTSequence": [Dataset()]},
+    "functional groups": {"SharedFunctionalGroupsSequence": [Dataset()]},
+    "regions": {"PixelSpacing": None, "SequenceOfUltrasoundRegions": [Dataset()]},
+    "a row too many": {"Rows": 17},
+    "a row too few": {"Rows": 15},
+    "colours": {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "Columns": 4, "Rows": 16},
+    "no bits": {"BitsAllocated": 12},
+    "a long side": {"Rows": 1, "Columns": 1025, "PixelData": bytes(2050)},
+    "what follows the pixels": {"DataSetTrailingPadding": bytes(4)},
+}
+"""Changes with which it does not: a child has to."""
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("name", [*NATIVE, *LEFT])
+def test_a_picture_that_the_node_renders_itself_is_that_of_a_child(tmp_path: Path, name: str, syntax: UID) -> None:
+    [ds] = make.ct_series(1, rows=16, columns=16)
+    ds.file_meta.TransferSyntaxUID = syntax
+    make.changed(ds, **(NATIVE | LEFT)[name])
+    ds.save_as(
+        path := tmp_path / "a.dcm", enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True
+    )
+    data_set = path.read_bytes()[data_set_offset(path) :]
+    for order in PictureOrder(1, "PNG"), PictureOrder(1, "JPEG", Window(1000, 10), (1, 2, 9, None), (40, 90), 70):
+        shown = native_picture(data_set, syntax, order)
+        is_ambiguous = name == "padding" and syntax.is_implicit_VR  # US or SS: PS3.6 leaves it open
+        assert (shown is None) == (name in LEFT or is_ambiguous)
+        assert shown is None or shown == picture(path, order)
+        assert native_picture(data_set[:-2], syntax, order) is None
+    assert native_picture(data_set, syntax, PictureOrder(9)) is None
+    assert native_picture(data_set, syntax, PictureOrder(1, size=(2000, 1))) is None
 
 
 @pytest.mark.parametrize("is_apart", [False, pytest.param(True, marks=pytest.mark.slow)])

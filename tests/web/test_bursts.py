@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 from pydicom import Dataset
+from pydicom.uid import RLELossless
 
 from node.api import Role, send_files
 from node.children.decoder import Decoder
@@ -146,7 +147,10 @@ def test_frames_that_are_asked_for_at_once_have_their_bytes_and_one_line_for_eac
 
 
 @pytest.mark.slow
-def test_pictures_of_a_burst_are_made_in_the_process_of_a_series(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("is_compressed", "jobs"), [(False, 0), (True, 5)], ids=["native", "compressed"])
+def test_compressed_pictures_of_a_burst_are_made_in_the_process_of_a_series_and_native_ones_in_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch, is_compressed: bool, jobs: int
+) -> None:
     files: list[bytes] = []
     run_beside = Decoder.run_beside
 
@@ -155,16 +159,21 @@ def test_pictures_of_a_burst_are_made_in_the_process_of_a_series(site: Site, mon
         return run_beside(decoder, beside, *arguments)
 
     viewer = Viewer(site, "reader", Accept="image/jpeg")
-    viewer.burst(path_of(CT[0], "frames/1/rendered"))
+    series = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.2")
+    for ds in series if is_compressed else ():
+        ds.compress(RLELossless, generate_instance_uid=False)
+    site.take(*series)
+    pictures = [path_of(ds, "frames/1/rendered").replace("1.2.3.1", "1.2.3.2") for ds in series]
+    viewer.burst(pictures[0])
     monkeypatch.setattr(Decoder, "run_beside", noted)
     with site.services.index.reading() as index:
-        stored = {one.sop_instance_uid: one for one in index.instances.stored("1.2.3", "1.2.3.1")}
+        stored = {one.sop_instance_uid: one for one in index.instances.stored("1.2.3", "1.2.3.2")}
     paths = {uid: site.services.archive.path(one.key) for uid, one in stored.items()}
-    for ds in CT[1:]:
-        shown = viewer.get(path_of(ds, "frames/1/rendered"))[0]
+    for ds, path in zip(series[1:], pictures[1:], strict=True):
+        shown = viewer.get(path)[0]
         assert shown.content == site.services.decoder.run(picture, paths[ds.SOPInstanceUID], PictureOrder(1))
-    assert len(files) == 5
-    assert {frozenset(one.split(b"\0")) for one in files} == {frozenset(map(os.fsencode, paths.values()))}
+    assert len(files) == jobs
+    assert all(set(one.split(b"\0")) == set(map(os.fsencode, paths.values())) for one in files)
 
 
 @pytest.mark.slow

@@ -299,11 +299,11 @@ def read_frame(
 def _compressed(
     target: SelectedInstances, instance: StoredInstance, element: PixelElement, number: int, syntax: str
 ) -> IO[bytes]:
-    def write(into: Path) -> None:
+    def write(into: IO[bytes]) -> None:
         if element.frame_bytes > MAX_BYTES_IN_MEMORY:
-            target.node.decoder.run(compressed_frame, element.path, number, syntax, into=into)
+            target.node.decoder.run(compressed_frame, element.path, number, syntax, into=Path(into.name))
         else:
-            into.write_bytes(decoded(target, instance, compressed_frame, element.path, number, syntax))
+            into.write(decoded(target, instance, compressed_frame, element.path, number, syntax))
 
     return derived_file(target.node, instance, _compressed_name(number, syntax), write)
 

@@ -13,28 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, HTJ2KLossless
+from pydicom.uid import HTJ2KLossless
 
+from node.dicom.values import text, whole
 from node.errors import counted
 from node.extensions.dicomweb.metadata import bulk_data_paths, document, long_value
 from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
     PixelElement,
     header_and_pixels,
+    native_image,
     nearby_pixels,
     single_frame,
-    with_frame,
 )
 from node.files.reading import read_instance
 from node.volume.planes import Window
-from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
+from node.volume.read.transfer_syntaxes import ENCODERS
 
 if TYPE_CHECKING:
     from node.volume.rendering import Picture
 
 LIBRARIES = ("node.extensions.dicomweb.encoders", *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []))
 """See `node.children.decoding.LIBRARIES`."""
+
+NATIVE_SIDE = 1024
+"""Longest side of a frame, and of a picture, that the process of a node renders: in some milliseconds."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]
 
@@ -97,9 +100,34 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 def picture(path: Path, order: PictureOrder) -> bytes:
     """Return one frame as PNG, JPEG or GIF."""
+    header, element = _opened(path)
+    if element is not None and element.encapsulated:  # read this frame only
+        return _picture(header, order, single_frame(header, element, order.frame_number), 0)
+    return _picture(header, order, header, order.frame_number - 1)
+
+
+def native_picture(data_set: bytes, transfer_syntax_uid: str, order: PictureOrder) -> bytes | None:
+    """Return what `picture` does, in the process of a node; None: a child process has to try.
+
+    No decoder has part in it: the samples are taken as they are, once header and lengths are proved (`native_image`),
+    and neither they nor the picture are large.
+    """
+    from node.volume.read.pixel_layout import GREY
+
+    try:
+        ds = native_image(data_set, transfer_syntax_uid)
+        sides = (whole(ds, "Rows") or 0, whole(ds, "Columns") or 0, *(order.size or ()))
+        if max(sides) > NATIVE_SIDE or text(ds, "PhotometricInterpretation") not in GREY:
+            return None
+        return _picture(ds, order, ds, order.frame_number - 1)
+    except Exception:  # a child says what is wrong with it
+        return None
+
+
+def _picture(header: Dataset, order: PictureOrder, ds: Dataset, index: int) -> bytes:
     from node.writers.pictures import resized
 
-    shown = _shown(path, order)
+    shown = _shown(header, order, ds, index)
     image = resized(shown, max(shown.pixels.shape))
     if order.size is not None:
         factor = min(order.size[0] / image.width, order.size[1] / image.height)
@@ -113,22 +141,15 @@ def picture(path: Path, order: PictureOrder) -> bytes:
 def compressed_frame(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path | None = None) -> bytes:
     """Return one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
-    It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
+    What is written holds the samples that are sent uncompressed.
     """
     from node.extensions.dicomweb.encoders import encoded_frame
-    from node.volume.display import decompressed_frame
 
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
     samples = frame(path, frame_number) if element.encapsulated else b"".join(element.native_frame(frame_number))
-    codestream = encoded_frame(header, samples, transfer_syntax_uid)
-    ds = with_frame(header, codestream)
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    if decompressed_frame(ds) != samples:
-        raise NotTranscodable("the compressed frame would not have the same samples")
-    return _given(codestream, into)
+    return _given(encoded_frame(header, samples, transfer_syntax_uid), into)
 
 
 def pixel_location(path: Path) -> bytes:
@@ -160,15 +181,11 @@ def document_file(path: Path, into: Path) -> bytes:
     return _given(document(path), into)
 
 
-def _shown(path: Path, order: PictureOrder) -> Picture:
+def _shown(header: Dataset, order: PictureOrder, ds: Dataset, index: int) -> Picture:
     from node.volume.display import rendered_frame
     from node.volume.read.pixels import frame_reader
     from node.volume.rendering import Picture
 
-    header, element = _opened(path)
-    ds, index = header, order.frame_number - 1
-    if element is not None and element.encapsulated:  # read this frame only
-        ds, index = single_frame(header, element, order.frame_number), 0
     reader = frame_reader(ds)
     if index >= reader.frames:
         raise FrameNotFound(

@@ -11,17 +11,22 @@ from node.volume.read.transfer_syntaxes import NotTranscodable
 
 
 def encoded_frame(header: Dataset, samples: bytes, transfer_syntax_uid: str) -> bytes:
-    """Return the codestream of one frame; decode it before anybody gets it, since an encoder may err.
+    """Return the codestream of one frame, after it was decoded again: an encoder may err.
 
     `header`: the header of its instance.
     `samples`: the frame as an uncompressed data set in little endian holds it.
     `transfer_syntax_uid`: one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
-    Raises NotTranscodable: the frame is neither grey nor RGB by pixel, or has other samples than of 8 or 16 bits.
+    Raises NotTranscodable: the frame is neither grey nor RGB by pixel, has other samples than of 8 or 16 bits, or would
+        have others.
     Raises ConversionRefused: the header contradicts itself.
     """
     layout = pixel_layout(header, "PixelData")
-    return _ENCODE[transfer_syntax_uid](_shaped(layout, samples), layout)
+    encode, decode = _CODECS[transfer_syntax_uid]
+    codestream = encode(_shaped(layout, samples), layout)
+    if decode(codestream) != samples:
+        raise NotTranscodable("the compressed frame would not have the same samples")
+    return codestream
 
 
 def _shaped(layout: PixelLayout, samples: bytes) -> Array:
@@ -47,10 +52,25 @@ def _jpeg_ls(frame: Array, layout: PixelLayout) -> bytes:
     return bytes(jpeg_ls.encode_buffer(frame.tobytes(), layout.rows, layout.columns, layout.samples, bits, 0, mode))
 
 
+def _of_jpeg_ls(codestream: bytes) -> bytes:
+    import jpeg_ls
+
+    return bytes(jpeg_ls.decode_buffer(codestream)[0])
+
+
 def _htj2k(frame: Array, layout: PixelLayout) -> bytes:
     from imagecodecs import htj2k_encode
 
     return bytes(htj2k_encode(frame, reversible=True))
 
 
-_ENCODE: dict[str, Callable[[Array, PixelLayout], bytes]] = {uid.JPEGLSLossless: _jpeg_ls, uid.HTJ2KLossless: _htj2k}
+def _of_htj2k(codestream: bytes) -> bytes:
+    from imagecodecs import htj2k_decode
+
+    return bytes(htj2k_decode(codestream).tobytes())
+
+
+_CODECS: dict[str, tuple[Callable[[Array, PixelLayout], bytes], Callable[[bytes], bytes]]] = {
+    uid.JPEGLSLossless: (_jpeg_ls, _of_jpeg_ls),
+    uid.HTJ2KLossless: (_htj2k, _of_htj2k),
+}

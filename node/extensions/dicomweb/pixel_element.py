@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
@@ -19,18 +19,19 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from node.children.decoding import NoSuchValue
+from node.dicom.documents import vr_of
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
     EXPLICIT_BIG_ENDIAN,
     META_BYTES,
+    NUMBER_CODES,
     UNDEFINED_LENGTH,
     encoding_of,
     file_meta,
     locates_frames,
 )
-from node.dicom.header import read_to_pixels
-from node.dicom.values import text, value, whole
-from node.dicom.walker import HeaderCut
+from node.dicom.header import REST, Head, Header, read_changed, read_elements
+from node.dicom.values import tag_read, text, value, whole
 from node.errors import NotUnderstood, counted
 from node.files.reading import BoundedFile, ClosedFile, InflatedFile, inflated_file
 
@@ -49,19 +50,11 @@ _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 """Tags (FFFE,E000) and (FFFE,E0DD) of fragments, in little endian (PS3.5 A.4)."""
 
-_DESCRIBED = {
-    0x00280002: "US",
-    0x00280004: "CS",
-    0x00280008: "IS",
-    0x00280010: "US",
-    0x00280011: "US",
-    0x00280100: "US",
-}
-"""What decides how long frames are, and its VRs: Samples per Pixel, Photometric Interpretation, Number of Frames, Rows,
-Columns, Bits Allocated."""
-
 NEARBY_BYTES = 1 << 16
 """How much of a file `nearby_pixels` reads: the header of nearly every slice."""
+
+_PLAIN_VRS = frozenset(("CS", "DS", "IS", "LO", "SH", "UI"))
+"""VRs of texts that the process of a node reads beside numbers."""
 
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
@@ -240,17 +233,12 @@ def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset
 
     Raises FrameNotFound as `PixelElement.encapsulated_frame` does.
     """
-    return with_frame(header, element.encapsulated_frame(number))
-
-
-def with_frame(header: Dataset, codestream: bytes) -> Dataset:
-    """Return a data set whose only frame is a codestream in the transfer syntax of the header."""
     ds = Dataset({tag: header.get_item(tag) for tag in header.keys() if tag not in _VRS})  # noqa: SIM118 - iterating converts elements
     ds.file_meta = header.file_meta
     ds.NumberOfFrames = 1
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         ds.pop(keyword, None)
-    ds.PixelData = encapsulate([codestream])
+    ds.PixelData = encapsulate([element.encapsulated_frame(number)])
     ds["PixelData"].is_undefined_length = True
     return ds
 
@@ -280,26 +268,70 @@ def nearby_pixels(path: Path) -> PixelElement | None:
     It is that of `header_and_pixels`, which takes a child process.
     """
     with path.open("rb", buffering=0) as file:
-        data = memoryview(file.read(NEARBY_BYTES))
-        meta, start = file_meta(bytes(data[:META_BYTES]))
-        syntax = meta.get(0x0010, DEFLATED_LITTLE_ENDIAN)
-        if syntax == DEFLATED_LITTLE_ENDIAN:
-            return None
-        try:
-            values, at = read_to_pixels(data[start:], syntax, frozenset(_DESCRIBED))
-        except (HeaderCut, NotUnderstood):
-            return None
-        if any(len(value) != 2 for tag, value in values.items() if _DESCRIBED[tag] == "US"):
-            return None  # not as PS3.5 6.2 has it
-        is_little = syntax != EXPLICIT_BIG_ENDIAN
-        header = Dataset(
-            {
-                BaseTag(tag): RawDataElement(BaseTag(tag), _DESCRIBED[tag], len(value), value, 0, False, is_little)
-                for tag, value in values.items()
-            }
-        )
-        size = os.fstat(file.fileno()).st_size
-        return _element(path, size, header, syntax, bytes(data[start + at :][:12]), start + at)
+        data, size = file.read(NEARBY_BYTES), os.fstat(file.fileno()).st_size
+    meta, start = file_meta(data[:META_BYTES])
+    syntax = meta.get(0x0010, DEFLATED_LITTLE_ENDIAN)
+    if syntax == DEFLATED_LITTLE_ENDIAN:
+        return None
+    try:
+        ds, at = _plain_header(Head(data, start, syntax, is_cut=True))
+        return _element(path, size, ds, syntax, data[at : at + 12], at)
+    except LeftToChild:
+        return None
+
+
+class LeftToChild(Exception):
+    """What is asked of a data set is read in a child process alone."""
+
+
+class _Left:
+    """In place of an element that only a child process reads: a sequence, a long value, text that is not ASCII."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise LeftToChild(name)
+
+
+_read_before: dict[str, tuple[Header, dict[BaseTag, Any]]] = {}
+"""Header and elements of the data set that was read before, by transfer syntax; replaced, never changed."""
+
+
+def native_image(data_set: bytes, transfer_syntax_uid: str) -> Dataset:
+    """Return the plain elements of a data set in little endian and its native pixels, for the process of a node.
+
+    The bounded reader alone has read the header, and the pixels end the data set. That they are as long as the header
+    states (PS3.5 8.1.1, PS3.3 C.7.6.3), `node.volume.read.pixels.frame_reader` compares.
+
+    Raises LeftToChild if that is not so, and later at the first access to an element that is not plain.
+    """
+    ds, at = _plain_header(Head(data_set, 0, transfer_syntax_uid))
+    pixels = _element(Path(), len(data_set), ds, transfer_syntax_uid, data_set[at : at + 12], at)
+    if pixels is None or pixels.encapsulated or pixels.word_bytes > 1 or pixels.offset + pixels.length < len(data_set):
+        raise LeftToChild
+    tag, value = tag_read(pixels.tag), data_set[pixels.offset :]
+    ds[tag] = RawDataElement(tag, pixels.vr, len(value), value, 0, False, True)
+    return ds
+
+
+def _plain_header(head: Head) -> tuple[Dataset, int]:
+    """Return the elements before the pixels, and where these begin; most are those of the data set read before."""
+    before, elements = _read_before.get(head.transfer_syntax_uid, (None, {}))
+    header = read_changed(head, before) if before is not None else None
+    if header is None:
+        header, elements = read_elements(head), {}
+    if REST in header.elements:
+        raise LeftToChild
+    is_little = encoding_of(header.transfer_syntax_uid).order == "<"
+    elements = elements | {tag_read(tag): _plain(tag, *one, is_little) for tag, one in header.elements.items()}
+    if header.pieces:
+        _read_before[head.transfer_syntax_uid] = header, elements
+    return Dataset(dict(elements)), header.pixels_at
+
+
+def _plain(tag: int, encoded_vr: bytes, value: bytes | None, is_little: bool) -> RawDataElement | _Left:
+    vr = encoded_vr.decode("ascii") or vr_of(tag)
+    if value is None or not (vr in NUMBER_CODES or (vr in _PLAIN_VRS and value.isascii())):
+        return _Left()
+    return RawDataElement(tag_read(tag), vr, len(value), value, 0, False, is_little)
 
 
 def _element(

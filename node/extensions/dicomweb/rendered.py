@@ -11,10 +11,11 @@ from typing import IO
 from fastapi import HTTPException, Response
 from pydicom.uid import MRSpectroscopyStorage
 
+from node.archive.intact import intact_bytes
 from node.children.decoder import NotDecoded
 from node.extensions.dicomweb.bulk_data import frame_numbers
-from node.extensions.dicomweb.bursts import BurstRoute, begin_burst, decoded, kept_bytes
-from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
+from node.extensions.dicomweb.bursts import MAX_FILE_BYTES, BurstRoute, begin_burst, decoded, kept_bytes
+from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, document_file, native_picture, picture
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.extensions.dicomweb.report import report_file
 from node.extensions.dicomweb.resources import (
@@ -36,9 +37,9 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.planes import Window
-from node.volume.read.transfer_syntaxes import NATIVE, can_decode
+from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 from node.web.access import MEMBERS, CurrentCall
-from node.web.files import decoded_file, whole_file
+from node.web.files import decoded_file, local_file, whole_file
 
 router = dicomweb_router(MEMBERS)
 
@@ -218,12 +219,22 @@ def rendered(target: SelectedInstances, instance: StoredInstance, order: Picture
 
 
 def _picture_file(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> IO[bytes]:
-    path = whole_file(target.node, instance)
-
-    def write(into: Path) -> None:
-        into.write_bytes(decoded(target, instance, picture, path, order))
+    def write(into: IO[bytes]) -> None:
+        into.write(
+            _native(target, instance, order)
+            or decoded(target, instance, picture, whole_file(target.node, instance), order)
+        )
 
     return derived_file(target.node, instance, _name_of(order), write)
+
+
+def _native(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes | None:
+    """Return a picture of a short file that is as it was received, if its pixels are native and plain; else None."""
+    if instance.transfer_syntax_uid not in TARGETS or instance.bytes > MAX_FILE_BYTES:
+        return None
+    path = local_file(target.node, instance)
+    data_set = intact_bytes(path, instance.data_set_offset, instance.bytes, instance.sha256)
+    return None if isinstance(data_set, str) else native_picture(data_set, instance.transfer_syntax_uid, order)
 
 
 def _name_of(order: PictureOrder) -> str:

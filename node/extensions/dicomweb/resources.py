@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import IO, Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -208,7 +207,9 @@ def dicomweb_router(allowed: Sequence[Any]) -> APIRouter:
     return APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=allowed)
 
 
-def derived_file(node: Services, instance: StoredInstance, name: str, write: Callable[[Path], object]) -> IO[bytes]:
+def derived_file(
+    node: Services, instance: StoredInstance, name: str, write: Callable[[IO[bytes]], object]
+) -> IO[bytes]:
     """Return a file that is made of an instance, and kept for the next request within `FRAME_CACHE_BYTES`.
 
     `name` says what of the instance it is. `write` writes an empty file. Raises what `write` does, and Unavailable.
