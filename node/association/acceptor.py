@@ -390,8 +390,7 @@ class Reports:
         reason = failure_reason(error)
         self._log_of_address("connection_failed", reason)
         if isinstance(error, ssl.SSLError):
-            remedy = "the sender must use TLS 1.2 or later, and a certificate of [dicom] tls_client_ca if that is set"
-            self._refused("connection", "TLS", f"TLS failed: {reason}", remedy)
+            self._refused("connection", "TLS", f"TLS failed: {reason}", self._admission.tls_remedy)
 
     def not_understood(self, violation: VoxelnodeError, other_protocol: tuple[str, str] | None) -> None:
         """Report what came in place of a request; `other_protocol`: its name and the remedy, if it is known."""

@@ -130,8 +130,8 @@ class Associated(Holder, Protocol):
 
 _RULES = {
     "places": ("associations", "try again later, or raise [dicom] maximum_associations"),
-    "address": ("associations of one address", "raise [dicom] maximum_associations"),
-    "caller": ("associations of one peer", "raise [dicom] maximum_associations"),
+    "address": ("associations of one address", "set `associations` of the peer, or raise [dicom] maximum_associations"),
+    "caller": ("associations of one peer", "raise `associations` of the peer, or [dicom] maximum_associations"),
 }
 """The rejection for each share that may be used up, and its remedy."""
 
@@ -191,7 +191,9 @@ class Admission:
         """Return the rejection of an association; or count it as open and return None."""
         rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
-            connection.caller = self._proved(connection.address, requested)
+            proving = self._proved(connection.address, requested)
+            connection.caller = requested.calling_ae_title if proving else ""
+            connection.share = max((peer.associations or 0 for peer in proving), default=0)
             connection.standing = Standing.PROVEN if connection.caller else Standing.STRANGER
             rule = self._budget.enter(connection)
             rejection = Rejection(2, 3, 2, *_RULES[rule]) if rule is not None else None
@@ -285,16 +287,22 @@ class Admission:
             return f"set `certificate` of [peers.{name}] if it may show {shown}"
         if self._dicom.tls_port is not None:
             return f"the sender must call the TLS port {self._dicom.tls_port}, for [peers.{name}] has a certificate"
-        return f"the sender must show the certificate of [peers.{name}]"
+        return f"the sender must show the certificate of [peers.{name}], {self._peers()[name].certificate}"
+
+    @property
+    def tls_remedy(self) -> str:
+        """What a sender needs whose TLS failed, by the files of the certificates."""
+        signed = f", and show a certificate signed by {self._dicom.tls_client_ca}" * bool(self._dicom.tls_client_ca)
+        return f"the sender must use TLS 1.2 or later, trust the certificate {self._dicom.tls_certificate}{signed}"
 
     def _no_intake(self) -> Rejection | None:
         reason = self._intake_refusal()
         return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
 
-    def _proved(self, address: str, requested: ReceivedRequest) -> str:
-        """Return the AE title of a requestor that proves it, by its network or certificate, else an empty text."""
+    def _proved(self, address: str, requested: ReceivedRequest) -> list[Peer]:
+        """Return the peers that a requestor proves to be, by its network or certificate."""
         peers = _matching(self._peers(), address, requested).values()
-        return requested.calling_ae_title if any(peer.networks or peer.certificate for peer in peers) else ""
+        return [peer for peer in peers if peer.networks or peer.certificate]
 
     def _report_eviction(self, connection: Claim, stage: Stage) -> None:
         what: Literal["association", "connection"] = "association" if stage is Stage.PLACED else "connection"

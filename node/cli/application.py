@@ -184,6 +184,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     context = getattr(error, "ctx", None)
     known = f" {given[0]}" if given and given[0] in _names() else ""
     path = context.command_path if context else f"voxelnode{known}"
+    more = f"{path} --help"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
@@ -193,12 +194,17 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
+    if path == "voxelnode convert" and re.match("No such option: -[a-z]", message):
+        from node.cli.convert.convert import same_as_dcm2niix
+
+        message = f"{message[16:18]} is an option of dcm2niix. {same_as_dcm2niix(given[1:])}"
+        more = "voxelnode help dcm2niix"
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
         message += _with_place(error, given) if path == "voxelnode" else ""
         end = "" if message.endswith((".", "?")) else "."
-        print(f"{path}: {message}{end} See `{path} --help`.", file=sys.stderr)
+        print(f"{path}: {message}{end} See `{more}`.", file=sys.stderr)
     return 2
 
 

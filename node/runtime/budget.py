@@ -107,6 +107,7 @@ class Claim:
     """The claim of one connection to a place.
 
     `address` is empty if it may stand for many clients, as that of a proxy does; `caller` if nobody is named.
+    `share`: places of its caller, which then counts for no address; 0: those that `Limits` has.
     """
 
     holder: Holder
@@ -114,6 +115,7 @@ class Claim:
     """Use `locate` to change it."""
     standing: Standing = Standing.STRANGER
     caller: str = ""
+    share: int = 0
     stage: Stage = Stage.PENDING
     since: float = 0.0
     worked_at: float = NEVER
@@ -189,12 +191,12 @@ def _contested(newcomer: Claim, placed: Sequence[Claim], limits: Limits) -> tupl
         if len(low) >= limits.places - limits.reserved:
             rule, candidates = "places", low
     block, standing = newcomer.block, newcomer.standing
-    of_address = {claim for claim in placed if claim.block == block and claim.standing >= standing}
-    if block and len(of_address) >= limits.per_address:
+    of_address = {one for one in placed if one.block == block and one.standing >= standing and not one.share}
+    if block and not newcomer.share and len(of_address) >= limits.per_address:
         rule, candidates = "address", [claim for claim in candidates if claim in of_address]
     of_caller = {claim for claim in placed if claim.caller == newcomer.caller}
     is_bound = newcomer.caller and newcomer.standing < Standing.ADMINISTRATOR
-    if is_bound and len(of_caller) >= limits.per_caller:
+    if is_bound and len(of_caller) >= (newcomer.share or limits.per_caller):
         rule, candidates = "caller", [claim for claim in candidates if claim in of_caller]
     return candidates, rule
 

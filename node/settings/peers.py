@@ -126,6 +126,14 @@ class Peer(SettingsSection):
         "host; true: also while a series waits.",
         examples=[False],
     )
+    associations: int | None = Field(
+        None,
+        ge=1,
+        le=500,
+        description="Associations that it may have at once, however many its address has, as gateways behind one "
+        "address need; unset: 16 of an address, 32 of a peer. Needs networks or a certificate.",
+        examples=[40],
+    )
     releases: bool = Field(
         True,
         description="false: it never releases its associations, so their end says nothing about its series; for others "
@@ -145,6 +153,8 @@ class Peer(SettingsSection):
         return self.host is not None and self.confirm_by_find is not False
 
     def _mistakes(self) -> Iterator[str]:
+        if self.associations and not (self.networks or self.certificate):
+            yield "associations needs networks or certificate: without one, anybody could take them"
         if self.takes:
             from node.dicom.uids import storage_class, storage_classes
 

@@ -164,7 +164,7 @@ def test_commands_list_refusals_and_conflicts(tmp_path: Path) -> None:
         with pytest.raises(NoAssociation):
             send(node, tmp_path / "out", first, title="STRANGER")
         until(lambda: node.rows("SELECT 1 FROM v_rejections"), 20, "the rejection is told")
-        [rejection] = voxelnode(node.root, "rejections")
+        [rejection] = voxelnode(node.root, "rejections")["items"]
         assert (rejection["calling_ae_title"], rejection["what"]) == ("STRANGER", "association")
         assert "[peers]" in rejection["remedy"]
         [conflict] = voxelnode(node.root, "conflicts")

@@ -15,6 +15,7 @@ from node.receive.custody import Compared, Conflicts, NoSuchConflict, NotDecidab
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes, flip
 from tests.integration.test_deletion import take_and_convert
+from tests.preloaded import run
 from tests.rows import write_rows
 
 UNDECIDED = "SELECT * FROM v_conflicts WHERE decision IS NULL ORDER BY id"
@@ -65,6 +66,20 @@ def aside(root: Root) -> set[bytes]:
 
 
 OTHER_STUDY = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.4.1", "PatientID": "P-2", "PatientName": "B"}
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("starts a command that looks for the index in the root")
+def test_conflicts_that_are_decided_together_are_listed_as_one_with_what_differs(root: Root) -> None:
+    for count, name in ((3, "T1"), (1, "T2")):
+        series = make.ct_series(count, SeriesDescription=name, PatientName="Doe^Jane")
+        root.take_all([*series, *corrected(series, SeriesDescription=f"{name} corrected")])
+    said = " ".join(run("conflicts", "--root", root.folder, check=True).stdout.split())
+    assert said.startswith("2 decisions about 4 instances")
+    assert "3 instances, such as: DOE JANE" in said.replace("Doe Jane", "DOE JANE")
+    for name in ("T1", "T2"):
+        assert said.count(f"series_description: {name}, now {name} corrected") == 1
+    assert len(json.loads(run("conflicts", "--root", root.folder, "--json").stdout)) == 4
 
 
 @pytest.mark.slow

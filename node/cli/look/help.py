@@ -1,6 +1,8 @@
 """``voxelnode help``: the documents, which come with the package."""
 
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +17,14 @@ LIST = "voxelnode help"
 def help_(
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="TOPIC", help="Name of a document.", autocompletion=lambda: sorted(_documents())),
+        typer.Argument(
+            metavar="TOPIC",
+            help="Name of a document, or a word of a heading.",
+            autocompletion=lambda: sorted(_documents()),
+        ),
     ] = None,
 ) -> Answer | Listing:
-    """List the documents, or show one."""
+    """List the documents, show one, or the sections about a word."""
     documents = _documents()
     if topic is None:
         titles = {name: _title(path) for name, path in sorted(documents.items())}
@@ -26,8 +32,11 @@ def help_(
         return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
     name = topic.rpartition("/")[2].removesuffix(".md")
     if name not in documents:
-        raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents), LIST)}")
-    text = documents[name].read_text(encoding="utf-8")
+        text = "\n".join(_sections(topic, documents))
+        if not text:
+            raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents), LIST)}")
+    else:
+        text = documents[name].read_text(encoding="utf-8")
     return Answer({"topic": name, "text": text}, lambda: _show(text))
 
 
@@ -35,6 +44,18 @@ def _documents() -> dict[str, Path]:
     installed = Path(__file__).parents[2] / "docs"
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "docs"
     return {path.stem: path for path in folder.rglob("*.md")}
+
+
+def _sections(word: str, documents: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the sections, with those below them, that have a word in their heading."""
+    for _, path in sorted(documents.items()):
+        found = 0
+        for part in re.split(r"\n(?=#+ )", path.read_text(encoding="utf-8")):
+            marks, _, rest = part.partition(" ")
+            found = 0 if len(marks) <= found else found
+            found = found or len(marks) * bool(re.match(rf".*\b{re.escape(word)}", rest, re.IGNORECASE))
+            if found:
+                yield part
 
 
 def _title(path: Path) -> str:

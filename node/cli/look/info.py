@@ -363,7 +363,7 @@ def _told(series: Row) -> Row:
 
     Whether the instances of a refused series are complete reads as if it had been converted.
     """
-    told = dict(series)
+    told = {**series, "state": state_of(series)} if series["state"] == "receiving" else dict(series)
     if series["missing_instances"] and series["expected_instances"]:
         told["missing_instances"] = f"{series['missing_instances']} of {series['expected_instances']} expected"
         told["expected_instances"] = f"{series['expected_instances']}, by {series['expected_source']}"

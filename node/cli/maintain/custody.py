@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,11 +59,17 @@ def list_conflicts(
         rows = with_strangers(index.conflicts.all(decided=everything), index, local)
 
     def text() -> None:
-        print(counted(len(rows), "conflict") if rows else "no conflicts")
-        for kind, alike in groupby(rows, itemgetter("kind")):
-            print(kind)
-            for row in alike:
-                _print_found(row, _known_by(row), uids=uids)
+        decisions: dict[Any, list[dict[str, Any]]] = {}
+        for row in rows:  # as `accept --alike` and the page take them together
+            key = (row["kind"], row["study_instance_uid"], row["calling_ae_title"], row["decision"])
+            decisions.setdefault(key, []).append(row)
+        about = f"{counted(len(decisions), 'decision')} about {counted(len(rows), 'instance')}"
+        print(about if rows else "no conflicts")
+        for alike in decisions.values():
+            row = alike[-1]
+            differences = "" if row["path"] is None else _differences(root, row["id"])
+            many = f"{len(alike)} instances, such as: " if len(alike) > 1 else ""
+            _print_found(row, f"{many}{_known_by(row)}", differences, uids=uids)
 
     return Listing(rows, text, rows=rows)
 
@@ -81,10 +85,22 @@ def _known_by(row: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (named(row) if other else patient(row), row["study_date"], series, other)))
 
 
-def _print_found(row: Mapping[str, Any], what: str, *, uids: bool) -> None:
+def _differences(root: Root, conflict: int) -> str:
+    """Return the attributes in which two versions differ, each as it is current and as it came, or else how they do."""
+    with root.reading() as index, root.files() as local:
+        from node.receive.custody import compared  # after the index, of which it loads less then
+
+        found = compared(root.folder, index, conflict, local)
+        if found.files is not None and not found.differences:
+            return _pixels(*found.files)
+    return "; ".join(f"{one.attribute}: {one.current}, now {one.other}" for one in found.differences)
+
+
+def _print_found(row: Mapping[str, Any], *texts: str, uids: bool) -> None:
     facts = (row["calling_ae_title"] and f"from {row['calling_ae_title']}", minute(row["found_at"]), row["decision"])
     of_uids = (row["study_instance_uid"], row["sop_instance_uid"], row["path"]) if uids else ()
-    print_finding(f"{row['id']:>4}", row["detail"], what, ", ".join(filter(None, facts)), *filter(None, of_uids))
+    detail = f"{row['kind']}: {row['detail']}"
+    print_finding(f"{row['id']:>4}", detail, *texts, ", ".join(filter(None, facts)), *filter(None, of_uids))
 
 
 @conflicts_app.command()
@@ -99,7 +115,7 @@ def show(conflict: Number, uids: Uids = False, *, root: Root) -> Listing:
     def text() -> None:
         from node.receive.aside import OF_TWO_PATIENTS
 
-        _print_found(found.conflict, found.conflict["kind"], uids=uids)
+        _print_found(found.conflict, uids=uids)
         if found.current is not None and found.other is not None:
             named = ("patient", "patient ID", "born", "sex", "sent by", "received")
             persons = zip(named, _of(found.current), _of(found.other), strict=True)

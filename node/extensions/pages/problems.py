@@ -164,13 +164,12 @@ def _section(
 def conflicts(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
 
-    def rows_of(index: ReadIndex) -> Callable[[int, int], list[dict[str, Any]]]:
-        local = call.node.archive.local
-        return lambda limit, skip: with_strangers(index.conflicts.undecided(limit, skip), index, local)
-
-    response = _problems(call, "conflicts", rows_of, number)
-    with call.node.index.reading() as index:
-        remember_seen(call.request, response, seen_problems(call.request)[0], index.conflicts.newest_undecided())
+    with call.node.index.searching() as index:
+        counts, found = problem_counts(index), index.conflicts.undecided(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        rows = with_strangers(found, index, call.node.archive.local)
+        instances, newest = sum(index.conflicts.count_open().values()), index.conflicts.newest_undecided()
+    response = _section(call, "conflicts", counts, rows, number, instances=instances)
+    remember_seen(call.request, response, seen_problems(call.request)[0], newest)
     return response
 
 

@@ -337,7 +337,7 @@ def sending(request: Request, node: Services) -> Sending | None:
     words = ["dcmsend"]
     if by_tls:
         words = ["storescu", *(("+tls", "KEY", "CERTIFICATE") if dicom.tls_client_ca else ("+tla",)), "+cf", "CA"]
-    words += ["-aet", sender.ae_title] if sender is not None else []
+    words += ["-aet", sender.ae_title if sender else "SENDER"] if sender or by_tls else []
     words += ["-aec", dicom.ae_title, "+sd", "+r", "--no-halt", _dicom_host(request, node), str(port), "FOLDER"]
     return Sending(port, by_tls, sender, shlex.join(words))
 

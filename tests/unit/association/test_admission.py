@@ -121,6 +121,32 @@ def test_a_connection_that_gives_way_and_a_rejected_association_are_reported(mon
     ]
 
 
+def test_gateways_behind_one_address_have_numbers_of_their_own() -> None:
+    networks = (ip_network("10.1.0.0/16"),)
+    peers = {
+        name: Peer(ae_title=name, networks=networks, associations=number)
+        for name, number in (("GW1", 20), ("GW2", 18), ("CT1", None))
+    }
+    doorkeeper = admission(peers)
+
+    def let_in(title: str) -> int:
+        answers = [doorkeeper.judge(doorkeeper.connected(Thread(), "10.1.2.3"), asking(title)) for _ in range(25)]
+        return answers.count(None)
+
+    assert [*map(let_in, peers)] == [20, 18, 16]
+    with pytest.raises(ValueError, match="associations needs networks or certificate"):
+        Peer(ae_title="GW1", associations=20)
+
+
+def test_remedies_name_the_certificates() -> None:
+    peers = {"ct": Peer(ae_title="CT1", certificate="ct1.example")}
+    doorkeeper = admission(peers, tls_certificate="node.pem", tls_client_ca="ca.pem")
+    assert "trust the certificate node.pem, and show a certificate signed by ca.pem" in doorkeeper.tls_remedy
+    rejection = doorkeeper.judge(doorkeeper.connected(Thread(), "10.1.2.3"), asking())
+    assert rejection is not None
+    assert rejection.remedy == "the sender must show the certificate of [peers.ct], ct1.example"
+
+
 def test_what_a_peer_may_do_is_reported_by_its_title_and_address() -> None:
     doorkeeper = admission(
         {
