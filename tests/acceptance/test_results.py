@@ -147,11 +147,11 @@ def lungs_are_shown(page: Page, segmentation: str) -> None:
     page.wait_for_selector("#viewer[data-shown]")
     for overlay in page.locator(f"[data-overlay]:not([data-series='{segmentation}'])").all():
         overlay.uncheck()
-    expect(page.locator("#legend li")).to_have_text([*LUNGS])
+    expect(page.locator("#legend li")).to_have_text(["All labels", *LUNGS])
     page.keyboard.press("x")  # without the cross-hair
     shown = pixels_of(page)
     page.keyboard.press("o")  # without overlays
-    tint = shown - pixels_of(page)
+    tint = shown - (plain := pixels_of(page))
     is_tinted = np.abs(tint).max(2) > 20
     on_right = np.arange(tint.shape[1]) > tint.shape[1] / 2
     for name, side in zip(LUNGS, (on_right, ~on_right), strict=True):
@@ -160,6 +160,9 @@ def lungs_are_shown(page: Page, segmentation: str) -> None:
         coloured = tint[is_tinted & side]
         assert len(coloured) > 500
         assert np.argmax(coloured.mean(0)) == np.argmax(colour)
+    page.keyboard.press("o")
+    page.locator("#legend").get_by_label("Right lung").uncheck()
+    assert not (np.abs(pixels_of(page) - plain).max(2) > 20)[:, ~on_right].any()
 
 
 def pixels_of(page: Page) -> NDArray[Any]:

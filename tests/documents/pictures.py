@@ -131,6 +131,7 @@ def take_series(browser: Browser, url: str, path: Path) -> None:
         page.get_by_role("checkbox", name=overlay).check()
     expect(page.locator("#legend li")).to_have_count(3)
     page.locator("#layout").select_option("four")
+    page.get_by_role("button", name="Draw it").click()
     page.wait_for_selector(".pane[data-plane=space][data-shown]")
     page.wait_for_timeout(1500)  # the processor renders the volume here
     page.evaluate("scrollTo(0, 0)")

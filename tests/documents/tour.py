@@ -146,6 +146,7 @@ def look_through(page: Page, recording: Recording, slices: int) -> None:
             page.wait_for_timeout(300)
             recording.show(milliseconds)
         page.keyboard.press("v")
+        page.get_by_role("button", name="Draw it").click()
         page.wait_for_selector(".pane[data-plane=space][data-shown]")
         page.wait_for_timeout(1500)  # the processor renders the volume here
     recording.show(1500)

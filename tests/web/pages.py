@@ -27,7 +27,7 @@ ARGUMENTS = [
 SECONDS = 40
 """Longest wait for anything: a volume is rendered by the processor here, beside other tests."""
 
-WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+WIDE, TABLET, NARROW = ({"width": wide, "height": high} for wide, high in ((1440, 900), (1024, 768), (390, 844)))
 
 
 def start_browser(playwright: Playwright) -> Iterator[Browser]:
@@ -96,7 +96,8 @@ OF_COLOURS = ("color-contrast", "link-in-text-block")
 
 def accessibility_faults(page: Page, *rules: str) -> list[str]:
     """What axe finds that is serious or worse, by all of its rules unless some are named."""
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    covers = page.locator("details.popover[open]").count() > 0  # which lie over what is small then
+    options: dict[str, Any] = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": not covers}}}
     if rules:
         options["runOnly"] = list(rules)
     violations = Axe().run(page, options=options).response["violations"]
@@ -105,6 +106,18 @@ def accessibility_faults(page: Page, *rules: str) -> list[str]:
         for one in violations
         if one["impact"] in ("serious", "critical")
     ]
+
+
+CUT = """() => [...document.querySelectorAll("main *")].filter((one) => one.checkVisibility() && !one.closest(".unseen")
+    && getComputedStyle(one).overflowX !== "visible" && one.scrollWidth > one.clientWidth + 1 && one.innerText?.trim()
+    && (innerWidth > 640 || getComputedStyle(one).overflowX !== "auto") && !one.matches("select, input"))
+    .map((one) => `${one.className}: ${one.innerText.trim().slice(0, 40)}`)"""
+
+
+def cut_texts(page: Page) -> list[str]:
+    """Return what is cut off at the width of the window, or has to be pushed sideways except on a telephone."""
+    found: list[str] = page.evaluate(CUT)
+    return found
 
 
 def is_wider_than_window(page: Page) -> bool:

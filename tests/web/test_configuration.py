@@ -157,12 +157,12 @@ def test_rules_of_retention_are_set_and_applied_in_the_browser(tmp_path: Path, v
 
         pages_file(here.root).rename(pages_file(here.root).with_name("10-ours.toml"))
         (here.root / "conf.d" / "20-web.toml").write_text('[retention]\ndays = 3\n[log]\nlevel = "info"\n')
-        page.goto("/administration/configuration?chosen=true")
+        page.goto("/administration/configuration")
         page.get_by_role("button", name="Apply").click()
         expect(page.get_by_text("[retention] is in both")).to_be_visible()
         assert here.settings.retention.maximum_studies == 1
         (here.root / "conf.d" / "20-web.toml").write_text("[series]\nquiet_seconds = 5\n")
-        page.goto("/administration/configuration?chosen=true")
+        page.goto("/administration/configuration")
         page.get_by_role("button", name="Apply").click()
         expect(page.locator(".notice")).to_contain_text("At the next start of the node: series.quiet_seconds")
         expect(page.get_by_role("row", name="retention.maximum_studies")).to_contain_text("10-ours.toml")

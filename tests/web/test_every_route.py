@@ -93,8 +93,8 @@ ABSENT = {
     **dict.fromkeys(("id", "number", "work", "entry", "conflict", "share"), "999999"),
     **dict.fromkeys(("hook", "peer", "section", "cause"), "nothing"),
     "route": "-", "destination": "NOWHERE", "action": "retry", "decision": "keep", "aetitle": "ANY", "frames": "1",
-    "revision": "1", "path": "7FE00010", "slug": "not-found", "file": "mask.nii.gz", "name": "nothing",
-    "share_token": "wrong",
+    "revision": "1", "path": "7FE00010", "slug": "not-found", "topic": "pages", "file": "mask.nii.gz",
+    "name": "nothing", "share_token": "wrong",
 }  # fmt: skip
 """What is not there, or needs no instance: those who may ask change nothing."""
 

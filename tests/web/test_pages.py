@@ -22,7 +22,16 @@ from node.index.nouns.records import CountedRefusal, Refused
 from tests import make
 from tests.trash import empty_trash
 from tests.web.conftest import PASSWORD, Site, StartSite, open_site
-from tests.web.pages import NARROW, OF_COLOURS, WIDE, Visitor, accessibility_faults, is_wider_than_window
+from tests.web.pages import (
+    NARROW,
+    OF_COLOURS,
+    TABLET,
+    WIDE,
+    Visitor,
+    accessibility_faults,
+    cut_texts,
+    is_wider_than_window,
+)
 
 UTF8 = "ISO_IR 192"
 SCRIPT = "<script>alert(1)</script>"
@@ -128,6 +137,9 @@ OTHER_PAGES = (
     "/problems/hooks",
     "/problems/trash",
     "/routes",
+    "/work",
+    "/bids?study=1.2.65",
+    "/help/access",
     "/account",
     "/administration/connections",
     "/administration/retention",
@@ -151,25 +163,25 @@ def test_what_is_typed_after_a_panel_has_opened_is_in_its_field(visitor: Visitor
     expect(field).to_have_value("g q j k")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 1440])
-def test_nothing_of_the_names_in_bids_is_cut_off(visitor: Visitor, width: int) -> None:
-    page = visitor.open("/bids?study=1.2.65", size={"width": width, "height": 800})
-    assert page.locator(".scroll").evaluate("one => one.scrollWidth <= one.clientWidth")
-    assert not is_wider_than_window(page)
-
-
 @pytest.mark.sample(0, 5)
 @pytest.mark.parametrize("path", [*PAGES, *(pytest.param(path, marks=pytest.mark.long) for path in OTHER_PAGES)])
-def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:
+def test_a_page_is_accessible_fits_any_window_and_links_to_its_document(visitor: Visitor, path: str) -> None:
     page = visitor.open(path)
+    assert accessibility_faults(page) == []
     for details in page.locator("main details").all():
         details.evaluate("one => { one.open = true; }")
     assert accessibility_faults(page) == []
     page.emulate_media(color_scheme="dark")
     assert accessibility_faults(page, *OF_COLOURS) == []
-    page.set_viewport_size(NARROW)
-    assert not is_wider_than_window(page)
+    for size in (WIDE, TABLET, NARROW):
+        page.set_viewport_size(size)
+        assert not is_wider_than_window(page)
+        assert cut_texts(page) == [], size
+    if page.locator(".top nav").count():
+        assert {one.get_attribute("href") for one in page.locator(".top nav a").all()} <= {*PAGES, *OTHER_PAGES}
+        document, _, anchor = page.locator("a[rel=help]").get_attribute("href").partition("#")
+        page.goto(document)
+        expect(page.locator(f"#{anchor}" if anchor else "h1")).to_have_count(1)
 
 
 @pytest.mark.slow
@@ -483,6 +495,13 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     notice = page.locator(".notice.bad")
     expect(notice).to_contain_text("bad-geometry")
     expect(notice.locator(".remedy")).to_be_visible()
+    expect(page.get_by_text("two unit vectors")).to_have_count(1)
+    for caption in ("Image 1 of 3", "Image 2 of 3"):
+        picture = page.locator("#images").get_by_alt_text(caption, exact=True)
+        assert picture.evaluate("one => one.naturalWidth") > 0
+        expect(page.locator("output")).to_have_text(caption)
+        page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
 
 
 @pytest.mark.slow
@@ -910,18 +929,3 @@ def test_sign_in_upload_and_desk_fit_any_window(guarded: Site, tmp_path: Path, v
             expect(head).to_have_text(title)
             assert not is_wider_than_window(page), (link, size)
             page.get_by_role("link", name="Cancel").click()
-
-
-@pytest.mark.slow
-def test_at_the_width_of_a_tablet_what_decides_a_problem_and_descriptions_are_there(
-    site: Site, visit: Callable[[str], Visitor]
-) -> None:
-    whole = make.ct_series(9, StudyDescription="Chest with contrast", SeriesDescription="A series of the chest, thin")
-    site.take(*whole[:2], *whole[4:7])
-    site.convert()
-    visitor = visit(site.url)
-    page = visitor.open("/problems", size={"width": 1024, "height": 768})
-    assert page.locator(".scroll").last.evaluate("one => one.scrollWidth <= one.clientWidth")
-    expect(page.get_by_text("Acknowledge…")).to_be_in_viewport(ratio=1)
-    page = visitor.open("/", size={"width": 1024, "height": 768})
-    assert page.locator("thead .c-description").evaluate("one => one.clientWidth") >= 80

@@ -320,6 +320,11 @@ def test_the_volume_in_space_is_loaded_when_it_is_asked_for(visitor: Visitor, vi
     page = view(CT, size={"width": 330, "height": 300})  # the processor draws
     assert not [url for url in visitor.asked if "niivue" in url]
     page.keyboard.press("v")
+    expect(plane(page, "space")).to_contain_text("There is no GPU")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#layout")).to_have_value("three")
+    page.keyboard.press("v")
+    page.get_by_role("button", name="Draw it").click()
     page.wait_for_selector(".pane[data-plane=space][data-shown]")
     assert [url for url in visitor.asked if url.endswith("reduced?only_body=true")]
     canvas = plane(page, "space").locator("canvas")

@@ -20,35 +20,36 @@ def help_(
         typer.Argument(
             metavar="TOPIC",
             help="Name of a document, or a word of a heading.",
-            autocompletion=lambda: sorted(_documents()),
+            autocompletion=lambda: sorted(documents()),
         ),
     ] = None,
 ) -> Answer | Listing:
     """List the documents, show one, or the sections about a word."""
-    documents = _documents()
+    known = documents()
     if topic is None:
-        titles = {name: _title(path) for name, path in sorted(documents.items())}
+        titles = {name: _title(path) for name, path in sorted(known.items())}
         rows = [{"topic": name, "about": title} for name, title in titles.items()]
         return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
     name = topic.rpartition("/")[2].removesuffix(".md")
-    if name not in documents:
-        text = "\n".join(_sections(topic, documents))
+    if name not in known:
+        text = "\n".join(_sections(topic, known))
         if not text:
-            raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents), LIST)}")
+            raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(known), LIST)}")
     else:
-        text = documents[name].read_text(encoding="utf-8")
+        text = known[name].read_text(encoding="utf-8")
     return Answer({"topic": name, "text": text}, lambda: _show(text))
 
 
-def _documents() -> dict[str, Path]:
+def documents() -> dict[str, Path]:
+    """Return the files of the documents by their names."""
     installed = Path(__file__).parents[2] / "docs"
     folder = installed if installed.is_dir() else Path(__file__).parents[3] / "docs"
     return {path.stem: path for path in folder.rglob("*.md")}
 
 
-def _sections(word: str, documents: Mapping[str, Path]) -> Iterator[str]:
+def _sections(word: str, known: Mapping[str, Path]) -> Iterator[str]:
     """Yield the sections, with those below them, that have a word in their heading."""
-    for _, path in sorted(documents.items()):
+    for _, path in sorted(known.items()):
         found = 0
         for part in re.split(r"\n(?=#+ )", path.read_text(encoding="utf-8")):
             marks, _, rest = part.partition(" ")

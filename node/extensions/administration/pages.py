@@ -164,16 +164,9 @@ def retention(call: CurrentCall) -> Response:
         state = index.retention
     known = [study for _, study in shown if study is not None]
     call.audit.accessed([of_study(one["study_instance_uid"], one["patient_id"]) for one in known], "pages: retention")
-    given = [row for row in values_of(settings) if row[0].startswith("retention.")]
-    values: dict[str, Any] = {
-        "rules": rules,
-        "given": given,
-        "keys": keys_of(settings, "retention"),
-        "seen": sources.digest,
-        "due": due,
-        "why_spared": SPARED,
-        "bytes": due_bytes,
-    }
+    given = [row for row in _values(call) if row[0].startswith("retention.")]
+    values: dict[str, Any] = {"rules": rules, "given": given, "keys": keys_of(settings, "retention")}
+    values |= {"seen": sources.digest, "due": due, "why_spared": SPARED, "bytes": due_bytes}
     values |= {"rows": shown, "state": state, "alone": not settings.shares_index}
     values |= {"others": not sources.is_of_pages("retention") and sources.keys_of("retention")}
     return page(call, "retention.html", part="retention", **values)
@@ -187,12 +180,16 @@ def confirm(call: CurrentCall) -> Response:
 
 
 @router.get("/administration/configuration")
-def configuration(call: CurrentCall, chosen: bool = False) -> Response:
-    """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""
-    known = values_of(call.node.settings)
-    rows = [(key, value, origin) for key, value, origin in known if not chosen or origin != "default"]
+def configuration(call: CurrentCall) -> Response:
+    """Each key with its value, and where that comes from; those that were set first."""
     sources = call.node.settings.loaded_from
-    return page(call, "configuration.html", part="configuration", rows=rows, sources=sources, chosen=chosen)
+    return page(call, "configuration.html", part="configuration", rows=_values(call), sources=sources)
+
+
+def _values(call: CurrentCall) -> list[tuple[str, str, str]]:
+    """Return each key, its value as a file has it, "" if it is unset, and where it comes from."""
+    known = values_of(call.node.settings)
+    return [(key, "" if value is None else as_toml(value), origin) for key, value, origin in known]
 
 
 @router.post("/administration/configuration/apply")
@@ -200,7 +197,7 @@ def apply(call: CurrentCall) -> Response:
     """Read the files again, and put in force what needs no restart."""
     require_session(call)
     call.act("reload")
-    return RedirectResponse("/administration/configuration?chosen=true", SEE_OTHER)
+    return RedirectResponse("/administration/configuration", SEE_OTHER)
 
 
 Level = Literal["debug", "info", "warning", "error"]

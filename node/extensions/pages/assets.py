@@ -1,21 +1,28 @@
-"""Stylesheet and scripts. They contain no secrets, so browsers may cache them.
+"""Stylesheet and scripts, and the documents of the package.
 
-Each is compressed once, when it is first asked for, and then kept in memory.
+Stylesheet and scripts contain no secrets, so browsers may cache them. Each is compressed once, when it is first asked
+for, and then kept in memory.
 """
 
 import gzip
+import re
 from functools import cache
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastapi import APIRouter
+from markupsafe import Markup
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from node.cli.look.help import documents
 from node.version import __version__
-from node.web.access import for_anybody
+from node.web.access import MEMBERS, CurrentCall, for_anybody
+from node.web.errors import ResourceNotFound
 from node.web.headers import accepts_gzip, has_etag
+from node.web.pages.rendering import page
 
 FOLDER = Path(__file__).with_name("static")
 
@@ -85,3 +92,36 @@ def _joined(name: str, is_compressed: bool) -> bytes:
 
 router = APIRouter()
 router.mount("/static", for_anybody(Assets()))
+
+
+@router.get("/help/{topic}", include_in_schema=False, dependencies=MEMBERS)
+def document(call: CurrentCall, topic: str) -> Response:
+    """A document, to which pages link."""
+    if topic not in documents():
+        raise ResourceNotFound("document")
+    return page(call, "help.html", text=_rendered(topic), topic=topic)
+
+
+@cache
+def _rendered(topic: str) -> Markup:
+    """Return a document as HTML with the anchors of its headings. Pictures do not ship, and are left out.
+
+    A link to something else than a document of the package, such as to the code, becomes text.
+    """
+    from markdown_it import MarkdownIt  # for the first document that is read
+
+    known = documents()
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    markdown.add_render_rule("image", lambda *_: "")
+    tokens = markdown.parse(known[topic].read_text(encoding="utf-8"))
+    for before, token in pairwise(tokens):
+        if before.type == "heading_open":
+            before.attrs["id"] = re.sub(r"[^\w -]", "", token.content.lower()).replace(" ", "-")
+        for part in token.children or ():
+            place, _, anchor = str(part.attrs.get("href", "")).partition("#")
+            name = PurePath(place).stem
+            if place and "//" not in place:
+                part.attrs["href"] = f"/help/{name}{anchor and f'#{anchor}'}"
+                if not place.endswith(".md") or name not in known:
+                    del part.attrs["href"]
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))

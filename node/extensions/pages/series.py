@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -98,11 +99,18 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
+            images=[] if volumes else _images(index, key),
             marks=labels.marks_of(index, *key) if (labels := part_of(call.node.settings, LABELS)) is not None else None,
             stranger=strangers_seen(call, index, study_instance_uid).get(key[1]),
             digest="",
             shown_rows=SHOWN_ROWS,
         )
+
+
+def _images(index: ReadIndex, key: SeriesKey) -> list[tuple[str, int]]:
+    """Return UID and number of frames of the first images of a series, by Instance Number."""
+    images = (one for one in index.instances.stored(*key) if one.rows)
+    return [(one.sop_instance_uid, max(one.number_of_frames or 1, 1)) for one in islice(images, SHOWN_ROWS)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")

@@ -1,6 +1,5 @@
 """The pages of routes and of work: what the node owes to others, what was given up, and what came of it."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
@@ -67,31 +66,6 @@ def _shown(node: Services) -> dict[str, Any]:
     }
 
 
-KINDS: Mapping[WorkKind, str] = {
-    "hook": "message to hook",
-    "route": "send to",
-    "job": "job of hook",
-    "retrieval": "retrieve from",
-    "commitment": "commitment to",
-    "question": "ask",
-    "erasure": "erasure",
-    "download": "download for",
-}
-"""What is owed, whatever became of it."""
-
-PLURALS: Mapping[WorkKind, str] = {
-    "hook": "Messages",
-    "route": "Routes",
-    "job": "Jobs",
-    "retrieval": "Retrievals",
-    "commitment": "Commitments",
-    "question": "Questions",
-    "erasure": "Erasures",
-    "download": "Downloads",
-}
-"""Kinds as the page chooses them."""
-
-
 Kind = Annotated[WorkKind | None, Query()]
 
 
@@ -100,7 +74,7 @@ def work(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> Respon
     """Work, newest first, which updates itself while some of it has not ended."""
     shown = _work(call, number, kind)
     call.audit.queried(f"work, page {number}", len(shown["rows"]))
-    return page(call, "work.html", **shown, plurals=PLURALS, digest="")
+    return page(call, "work.html", **shown, digest="")
 
 
 @router.get("/work/rows")
@@ -120,7 +94,7 @@ def _work(call: Call, number: int, kind: WorkKind | None) -> dict[str, Any]:
         read_results = part_of(call.node.settings, READ_RESULTS)
         results_of = index.repository(read_results).results if read_results is not None else lambda job: []
         rows = [{**row, "results": results_of(row["id"]) if row["kind"] == "job" else []} for row in found]
-    return rows_of_page(rows, number) | {"kind": kind, "kinds": KINDS, "chips": WORK_CHIPS}
+    return rows_of_page(rows, number) | {"kind": kind, "chips": WORK_CHIPS}
 
 
 @router.post("/work/{work}", dependencies=WRITERS)

@@ -13,10 +13,19 @@ function library(url) {
   return loading;
 }
 
+// Whether a GPU draws. Throws if nothing does.
+export function hasGpu() {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  if (!gl) throw new Error("This browser cannot display volumes in space (WebGL 2 is missing).");
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  const renderer = String(gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
+}
+
 // Show a volume on a canvas. Values below `low` are transparent.
 export async function openSpace(canvas, { library: address, url, isCt, isLabels, low, high }) {
   const niivue = await library(address);
-  if (!canvas.getContext("webgl2")) throw new Error("This browser cannot display volumes in space (WebGL 2 is missing).");
   const viewer = new niivue.Niivue({
     backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, isRadiologicalConvention: true, crosshairWidth: 0,
     dragAndDropEnabled: false, loadingText: "", logLevel: "error", isResizeCanvas: true, fontColor: [0.8, 0.83, 0.86, 1],

@@ -148,6 +148,7 @@ class View {
     this.isLabels = isLabelVolume(this.about, volume);
     if (this.isLabels) this.byLabel = new Map(volume.labels(MAX_LABELS).map((label) => [label, planes.labelColour(label)]));
     if (isFirst) {
+      this.left = new Set();
       this.main = planes.acquired(volume, this.planes);
       this.place = volume.toPlace(volume.middle(this.isLabels));
       this.colours = this.isLabels ? "labels" : this.about.modality === "PT" ? "inverse" : "gray";
@@ -277,18 +278,19 @@ class Pane {
       slice, time: own.time, slab: own.slab, thickness: Math.max(1, Math.round(own.thicknessMm / plane.sliceMm)),
       low: own.low, high: own.high, isInverted: own.isInverted !== (own.colours === "inverse"), opacity: Number(fields.opacity.value) / 100,
     };
-    const key = JSON.stringify([look, own.colours, own.about.url, own.volume.dims, this.quarters, this.isFlipped, shown.map((one) => [one.url, one.version])]);
+    const key = JSON.stringify([look, own.colours, own.about.url, own.volume.dims, this.quarters, this.isFlipped, [...own.left], shown.map((one) => [one.url, one.version, ...one.left])]);
     if (key === this.key) return;
     this.key = key;
     if (this.picture?.width !== plane.columns || this.picture?.height !== plane.rows) this.picture = element("canvas", { width: plane.columns, height: plane.rows });
     const context = this.picture.getContext("2d");
     const image = context.createImageData(plane.columns, plane.rows);
     if (own.colours === "labels") {
-      const labels = { volume: own.volume, byLabel: own.byLabel };
+      const labels = { volume: own.volume, byLabel: shownLabels(own) };
       const black = { low: Infinity, high: Infinity, colours: planes.scale("gray"), isInverted: false };
       planes.paint(image, own.volume, plane, { ...look, ...black, overlays: [labels], opacity: 1 });
     } else {
-      planes.paint(image, own.volume, plane, { ...look, colours: planes.scale(own.colours), overlays: shown });
+      const laid = shown.map((one) => one.byLabel ? { ...one, byLabel: shownLabels(one) } : one);
+      planes.paint(image, own.volume, plane, { ...look, colours: planes.scale(own.colours), overlays: laid });
     }
     context.putImageData(image, 0, 0);
   }
@@ -348,8 +350,9 @@ class Pane {
 class SpacePane {
   constructor(ofView) {
     Object.assign(this, { view: ofView, name: "space", space: null, plane: null });
-    this.words = element("p", { className: "veil" });
+    this.words = element("div", { className: "veil" });
     this.root = element("figure", { className: "pane" }, element("figcaption", { textContent: "3-D" }), this.words);
+    this.isWanted = false; // whether without a GPU as well
     this.root.dataset.plane = "space";
     this.root.hidden = true;
   }
@@ -363,9 +366,14 @@ class SpacePane {
     canvas.addEventListener("focus", () => activate(this));
     this.root.prepend(canvas);
     const isCt = about.modality === "CT" && ["volume", "resampled", "masked"].includes(about.kind);
-    this.tell("Loading…");
+    this.tell("Loading…", ["Cancel", () => this.cancel()]);
     try {
-      const { openSpace } = await import(`./space.js${version}`);
+      const { hasGpu, openSpace } = await import(`./space.js${version}`);
+      if (!this.isWanted && !hasGpu()) {
+        const anyway = () => { this.isWanted = true; this.url = ""; drawAll(); };
+        this.tell("There is no GPU: the processor draws the volume, which may take minutes and stops the page meanwhile.", ["Draw it", anyway], ["Cancel", () => this.cancel()]);
+        return;
+      }
       const opened = await openSpace(canvas, {
         library: box.dataset.niivue, isCt, isLabels: this.view.isLabels,
         url: reducedUrl(about.url, isCt), low: isCt ? AIR_HU : this.view.low, high: isCt ? 700 : this.view.high,
@@ -383,7 +391,21 @@ class SpacePane {
     }
   }
 
-  tell(words) { this.words.textContent = words; this.words.hidden = !words; }
+  tell(words, ...choices) {
+    const buttons = choices.map(([textContent, act]) => {
+      const button = element("button", { type: "button", textContent });
+      button.addEventListener("click", act);
+      return button;
+    });
+    this.words.replaceChildren(element("p", { textContent: words }), element("div", { className: "actions" }, ...buttons));
+    this.words.hidden = !words;
+  }
+
+  // What is still loaded is closed when it arrives: its canvas is gone.
+  cancel() {
+    this.close();
+    setLayout("three");
+  }
 
   close() {
     this.space?.close();
@@ -534,7 +556,7 @@ function showControls() {
   fields.colours.disabled = fields.slab.disabled = own.volume.isColour;
   fields.plane.replaceChildren(...Object.keys(own.planes).map((name) => new Option(name[0].toUpperCase() + name.slice(1), name)));
   byId("threshold-of").hidden = !own.panes.at(-1).space || own.panes.at(-1).root.hidden;
-  if (byId("legend")) legend();
+  legend();
   showState();
 }
 
@@ -621,7 +643,7 @@ function showPlace(own) {
   if (own.isLabels && at) words.push(nameOf(own, at));
   for (const overlay of overlaysOf(own)) {
     const value = overlay.volume.value(overlay.volume.toVoxel(volume.toPlace(voxel)), Math.min(own.time, overlay.volume.times - 1));
-    if (value) words.push(overlay.byLabel ? nameOf(overlay, value) : `${overlay.name} ${readable(value)}`);
+    if (value && !overlay.left.has(value)) words.push(overlay.byLabel ? nameOf(overlay, value) : `${overlay.name} ${readable(value)}`);
   }
   byId("place").textContent = words.join(" · ");
 }
@@ -806,7 +828,7 @@ async function setOverlay(input) {
     drawAll();
     return;
   }
-  const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null, unlabelled: new WeakMap() };
+  const overlay = { ...input.dataset, name: input.dataset.name, version: 0, volume: null, unlabelled: new WeakMap(), left: new Set() };
   overlays.set(url, overlay);
   try {
     const sidecar = await sidecarOf(overlay);
@@ -874,35 +896,63 @@ function nameOf(labelled, label) {
   return segmentOf(labelled, label)?.label || sidecar.roi?.name || (name && byLabel.size === 1 ? name : `${name || "label"} ${label}`);
 }
 
+// The labels of an overlay, or of a view that shows a label volume, without those that were switched off.
+const shownLabels = ({ byLabel, left }) => left.size ? new Map([...byLabel].filter(([label]) => !left.has(label))) : byLabel;
+
 function legend() {
-  const shown = [...overlays.values()].filter((overlay) => overlay.volume && views.some((own) => fits(overlay, own)));
-  const groups = [...new Set(shown.map(({ series: of }) => of))].map((of) => shown.filter((one) => one.series === of));
+  const laid = [...overlays.values()].filter((overlay) => overlay.volume && views.some((own) => fits(overlay, own)));
+  const shown = [...views.filter((own) => own.volume && own.colours === "labels" && own.byLabel?.size > 1), ...laid];
+  const seriesOf = (one) => one.series ?? one.about.series;
+  const groups = [...new Set(shown.map(seriesOf))].map((of) => shown.filter((one) => seriesOf(one) === of));
   const entries = groups.length > 1 ? groups.map(group) : entriesOf(shown);
   byId("legend").replaceChildren(...entries);
 }
 
 function entriesOf(shown) {
   return shown.flatMap((overlay) => {
-    if (overlay.byLabel) return [...overlay.byLabel].map(([label, colour]) => entry(nameOf(overlay, label), [colour]));
+    if (overlay.byLabel) return labelEntries(overlay);
     const stops = [0, 64, 128, 192, 255].map((level) => [...overlay.colours.slice(3 * level, 3 * level + 3)]);
     return [entry(`${overlay.name} ${readable(overlay.low)} to ${readable(overlay.high)}`, stops)];
   });
 }
 
+// Labels with their colours. Several are switched off and on one by one, or all at once.
+function labelEntries(labelled) {
+  const { byLabel, left } = labelled;
+  if (byLabel.size === 1) return [...byLabel].map(([label, colour]) => entry(nameOf(labelled, label), [colour]));
+  const all = element("input", { type: "checkbox" });
+  const boxes = [...byLabel.keys()].map((label) => [label, element("input", { type: "checkbox" })]);
+  const update = () => {
+    for (const [label, one] of boxes) one.checked = !left.has(label);
+    all.checked = left.size === 0;
+    all.indeterminate = left.size > 0 && left.size < byLabel.size;
+    drawAll();
+  };
+  for (const [label, one] of boxes) one.addEventListener("change", () => { left[one.checked ? "delete" : "add"](label); update(); });
+  all.addEventListener("change", () => {
+    for (const label of byLabel.keys()) left[all.checked ? "delete" : "add"](label);
+    update();
+  });
+  update();
+  const every = element("li", {}, element("label", {}, all, element("span", { textContent: "All labels" })));
+  return [every, ...boxes.map(([label, one]) => entry(nameOf(labelled, label), [byLabel.get(label)], one))];
+}
+
 // The overlays of one series, below what the list of overlays says of it: the hook and the time of a result.
 function group(shown) {
-  const [input] = [...document.querySelectorAll("[data-overlay]")].filter((one) => one.dataset.url === shown[0].url);
-  const said = input.parentElement.querySelector(".muted")?.cloneNode(true) ?? "";
+  const input = [...document.querySelectorAll("[data-overlay]")].find((one) => one.dataset.url === shown[0].url);
+  const said = input?.parentElement.querySelector(".muted")?.cloneNode(true) ?? "";
   const title = element("span", {}, element("bdi", { textContent: shown[0].of || "this series" }), " ", said);
   return element("li", { className: "of-series" }, title, element("ul", {}, ...entriesOf(shown)));
 }
 
-function entry(name, colours) {
+function entry(name, colours, box = null) {
   const swatch = element("span", { className: "swatch", ariaHidden: "true" });
   const stops = colours.map((colour) => `rgb(${colour.join(" ")})`);
   swatch.style.background = stops.length > 1 ? `linear-gradient(to right, ${stops.join(", ")})` : stops[0];
   swatch.classList.toggle("wide", stops.length > 1);
-  return element("li", {}, swatch, element("bdi", { textContent: name }));
+  const parts = [swatch, element("bdi", { textContent: name })];
+  return element("li", {}, ...(box ? [element("label", {}, box, ...parts)] : parts));
 }
 
 // --- controls
@@ -1129,7 +1179,7 @@ function start() {
   });
   fields.slab.addEventListener("change", () => { view().slab = fields.slab.value; drawAll(); });
   fields.thickness.addEventListener("input", () => { view().thicknessMm = clamp(Number(fields.thickness.value) || 1, 0.1, 500); drawAll(); });
-  fields.colours.addEventListener("change", () => { view().colours = fields.colours.value; drawAll(); });
+  fields.colours.addEventListener("change", () => { view().colours = fields.colours.value; legend(); drawAll(); });
   fields.time.addEventListener("input", () => view().setTime(Number(fields.time.value) - 1));
   fields.rate.addEventListener("input", () => { if (timer) play(true); });
   fields.opacity?.addEventListener("input", drawAll);
