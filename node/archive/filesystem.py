@@ -209,7 +209,7 @@ class Archive:
         """
         self.intake.require_sound()
         with self.intake.refusing():
-            folders = {self._own(key).parent for key in keys}
+            folders = {self._own(folder) for folder in {key.rpartition("/")[0] for key in keys}}
             if len(keys) > MAX_SINGLE_SYNCS:
                 for folder in {folder.stat().st_dev: folder for folder in folders}.values():
                     sync_file_system(folder)
