@@ -1,4 +1,4 @@
-"""The tutorial does what it shows: its commands are run in order, and what it prints is compared."""
+"""Documents do what they show: their commands are run in order, and what they print is compared."""
 
 import os
 import re
@@ -15,20 +15,23 @@ from tests.preloaded import Process, run
 from tests.rows import view_rows
 
 PROJECT = Path(__file__).resolve().parents[2]
-TUTORIAL = PROJECT / "docs" / "tutorial.md"
-VARYING = re.compile(r"\b2\.25\.\d+|(?<=/)\d+-[0-9a-f]{8}(?=/)|\b[\d.]+ s\b|\btest-[\d.]+|127\.0\.0\.1:\d+")
+VARYING = re.compile(
+    r"\b2\.25\.\d+|(?<=/)\d+-[0-9a-f]{8}(?=/)|\b[\d.]+ s\b|\btest-[\d.]+|127\.0\.0\.1:\d+"
+    r"|\b20\d\d-\d\d-\d\d \d\d:\d\d UTC|\b[0-9a-f]{32}\b|until 20[\d-]+"
+)
 
 
-def steps() -> Iterator[tuple[str, list[str]]]:
-    """Each command of the document, with its here-document, and the lines that it is said to print."""
-    for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", TUTORIAL.read_text(encoding="utf-8"), flags=re.MULTILINE):
+def steps(name: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a document, with its here-document, and the lines that it is said to print."""
+    text = (PROJECT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, flags=re.MULTILINE):
         for step in re.split(r"^    \$ ", block, flags=re.MULTILINE)[1:]:
             lines = [line.removeprefix("    ") for line in step.rstrip().split("\n")]
             end = lines.index("END") + 1 if "END" in lines[0] else 1
             yield "\n".join(lines[:end]), lines[end:]
 
 
-FILES = next(steps())[0]
+FILES = next(steps("tutorial"))[0]
 """The first command, which sets a variable: every other one has a shell of its own."""
 
 
@@ -71,7 +74,7 @@ class Reader:
             root = self.folder / "node"
             waiting = "SELECT 1 FROM v_series WHERE state IN ('receiving', 'converting')"
             until(lambda: not view_rows(root, waiting), 60, command)
-            if "replay" in command:
+            if "replay" in command or "import" in command:
                 until(lambda: view_rows(root, "SELECT 1 FROM v_series WHERE modality = 'SEG'"), 60, command)
                 until(lambda: not view_rows(root, waiting), 60, command)
 
@@ -86,17 +89,19 @@ def comparable(lines: list[str], folder: Path) -> list[str]:
     return sorted(" ".join(VARYING.sub("_", line.replace(str(folder), "/tutorial")).split()) for line in lines)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)  # ten seconds of a processor, in some twenty processes one after the other
-def test_the_tutorial_does_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "document", [pytest.param("tutorial", marks=pytest.mark.long), pytest.param("model", marks=pytest.mark.slow)]
+)
+def test_a_document_does_what_it_shows(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # the environment is active
     reader = Reader(tmp_path)
-    typed = list(steps())
-    assert len(typed) > 15
+    typed = list(steps(document))
+    assert len(typed) > 10
     try:
         for command, shown in typed:
             printed = reader.type(command).splitlines()
-            if "storescu" in command or "replay" in command:
+            if any(word in command for word in ("storescu", "import heart", "replay")):
                 reader.wait(command)
             assert comparable(printed, tmp_path) == comparable(shown, tmp_path), command
     finally:

@@ -52,7 +52,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (
             ["convert", "-z", "y", "-f", "%p_%s", "-b", "y", "-ba", "y", "-x", "y", "-o", "out", "my scans"],
             "voxelnode convert: -z is an option of dcm2niix. The same, but for -x: "
-            "voxelnode convert -o out -f %p_%s --flat --anonymous 'my scans'. See `voxelnode help dcm2niix`.",
+            "voxelnode convert -o out -f %p_%s --flat 'my scans'. See `voxelnode help dcm2niix`.",
         ),
         (
             ["convert", "-b", "n", "-x", "n", "scans"],

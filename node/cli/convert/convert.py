@@ -50,7 +50,6 @@ MAX_HEAD = 12
 SAME = {
     ("-z", "n"): ["--no-compress"],
     ("-z", "3"): ["--no-compress", "--split-times"],
-    ("-ba", "y"): ["--anonymous"],
     ("-e", "y"): ["--format", "nrrd"],
     ("-n", "-1"): ["--list"],
 }
