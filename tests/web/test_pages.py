@@ -660,6 +660,15 @@ def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[str], V
         page.locator("#rows tr.more").scroll_into_view_if_needed()
         expect(rows).to_have_count(count)
     assert len(set(page.locator("#rows td.c-id").all_inner_texts())) == 120
+    page.locator("button.expand").nth(100).click()
+    expect(page.locator(".expansion:not([hidden])")).to_have_count(1)
+    rows.nth(110).scroll_into_view_if_needed()
+    place = page.evaluate("scrollY")
+    rows.nth(110).locator("a").click()
+    expect(page.locator("h1.name")).to_be_visible()
+    page.go_back()
+    expect(page.locator(".expansion:not([hidden])")).to_have_count(1)
+    page.wait_for_function("place => Math.abs(scrollY - place) < 5", arg=place)
 
 
 @pytest.mark.long

@@ -52,7 +52,16 @@
       seen.unobserve(target);
     }
   });
+  // What is being made shows that it is, until it is here.
+  const watchPending = (within) => {
+    for (const one of within.querySelectorAll?.("main img:not([data-pending])") || []) {
+      if (one.complete && one.src) continue;
+      one.dataset.pending = "";
+      for (const name of ["load", "error"]) one.addEventListener(name, () => delete one.dataset.pending, { once: true });
+    }
+  };
   const watchPictures = (within) => {
+    watchPending(within);
     if (viewer && !("settled" in viewer.dataset)) return;
     within.querySelectorAll?.("img[data-picture]:not([src])").forEach((one) => seen.observe(one));
   };
@@ -63,7 +72,8 @@
   // The series of a study below its row. htmx sends one request of an element at a time, so each button is the source of
   // its own. A row that was replaced while they were asked for gets nothing below it; the row in its place asks again.
   // Who opens, closes and opens again asks twice: the first answer is shown.
-  const openSeries = new Set();
+  const place = history.state?.place; // where somebody was who comes back
+  const openSeries = new Set(place?.open);
   const isBelow = (row) => row.nextElementSibling?.classList.contains("expansion");
   const swapOnce = (event) => {
     const row = event.currentTarget, isOfSeries = event.detail.requestConfig?.elt.matches("button.expand");
@@ -91,6 +101,25 @@
       if (openSeries.has(button.dataset.series)) expand(button, true);
     }
   });
+
+  // Whoever comes back finds the place again: as many rows, the same series open, as far down. It is kept with the entry
+  // of the history, before a click may leave the page.
+  const countRows = () => document.querySelectorAll("#rows > tr:not(.expansion, .more, .nothing)").length;
+  const keepPlace = () => history.replaceState({ ...history.state, place: { y: scrollY, rows: countRows(), open: [...openSeries] } }, "");
+  let isComingBack = Boolean(place), kept = 0;
+  const comeBack = (event) => {
+    const isOfPage = event.type !== "htmx:load" || event.detail.elt === document.body;
+    if (!isComingBack || (isOfPage && byId("filters") && location.hash)) return; // the rows that fit the filters are asked for
+    const more = document.querySelector("#rows .more button");
+    if (more && countRows() < place.rows) { more.click(); return; }
+    requestAnimationFrame(() => scrollTo(0, place.y)); // and again when the series above have opened
+    setTimeout(() => { isComingBack = false; }, 2000);
+  };
+  document.addEventListener("htmx:load", comeBack);
+  addEventListener("load", comeBack);
+  for (const name of ["wheel", "touchstart", "keydown"]) addEventListener(name, () => { isComingBack = false; }, { passive: true });
+  document.addEventListener("click", keepPlace, true);
+  addEventListener("scroll", () => { clearTimeout(kept); kept = setTimeout(() => { if (!isComingBack) keepPlace(); }, 200); }, { passive: true });
 
   // A hidden page polls nothing.
   document.addEventListener("htmx:beforeRequest", (event) => {
