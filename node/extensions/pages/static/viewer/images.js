@@ -35,7 +35,7 @@
   slider.max = frames.length;
   slider.addEventListener("input", show);
   chosen.addEventListener("click", (event) => { if (event.target.dataset.step) step(Number(event.target.dataset.step)); });
-  stage.addEventListener("wheel", (event) => { event.preventDefault(); step(Math.sign(event.deltaY)); }, { passive: false });
   chosen.hidden = frames.length < 2;
+  if (!chosen.hidden) stage.addEventListener("wheel", (event) => { event.preventDefault(); step(Math.sign(event.deltaY)); }, { passive: false });
   show();
 })();
