@@ -21,7 +21,7 @@ from tests import make
 from tests.rows import read_rows, view_rows
 from tests.trash import empty_trash
 from tests.web.conftest import Site
-from tests.web.pages import Visitor
+from tests.web.pages import TABLET, WIDE, Visitor, cut_texts
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -202,6 +202,10 @@ def test_of_two_versions_of_a_result_the_newest_lies_over_the_images_and_both_ca
             one.evaluate("(one) => getComputedStyle(one).backgroundColor") for one in groups.locator(".swatch").all()
         ]
         assert len(set(colours)) == 2
+    for size in (WIDE, TABLET):
+        page = visitor.open("/work", size=size)
+        expect(page.get_by_role("columnheader", name="Results")).to_be_visible()
+        assert cut_texts(page) == []
 
 
 @pytest.mark.long
