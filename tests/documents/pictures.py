@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydicom import Dataset, FileDataset
 from pydicom.uid import RTDoseStorage, generate_uid
@@ -28,7 +29,9 @@ from tests.preloaded import run
 from tests.web.pages import ARGUMENTS, CHROMIUM
 
 STUDY_SIZE, SERIES_SIZE = {"width": 1180, "height": 842}, {"width": 1180, "height": 860}
-FOLDER_SIZE = {"width": 1180, "height": 300}
+FOLDER_SIZE = {"width": 1180, "height": 100}
+COLUMNS = "130"
+"""Of the terminal that the picture of the command shows."""
 TERMINAL = '<pre style="margin: 1.2rem; font: 14px/1.5 monospace; white-space: pre-wrap">'
 REGIONS = {"Right hemisphere": (62, 92, 18, 34), "Cerebellum": (88, 148, 24, 12)}
 """Middle (column, row) and radii of ellipses on the slices of the head, in pixels."""
@@ -110,10 +113,20 @@ def _dose(head: Sequence[Dataset], **about: object) -> FileDataset:
 
 
 def take(page: Page, path: Path) -> None:
-    """Write what a page shows."""
+    """Write what a page shows, with its words."""
     page.wait_for_load_state("networkidle")
-    Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB").save(path, optimize=True)
+    words = PngInfo()
+    words.add_text("Description", page.locator("body").inner_text())
+    shown = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    shown.save(path, optimize=True, pnginfo=words)
     print(f"{path}: {path.stat().st_size} bytes")
+
+
+def words_of(path: Path) -> list[str]:
+    """Return the lines that a picture shows, without what differs from one taking to the next."""
+    with Image.open(path) as picture:
+        words = picture.info.get("Description") or picture.info.get("xmp", b"").decode()
+    return re.sub(r"\b\d[\d.:]*", "#", words).splitlines()
 
 
 def take_study(browser: Browser, url: str, path: Path) -> None:
@@ -129,7 +142,8 @@ def take_series(browser: Browser, url: str, path: Path) -> None:
     page.wait_for_selector("#viewer[data-shown]")
     for overlay in (*REGIONS, "4 Plan dose"):
         page.get_by_role("checkbox", name=overlay).check()
-    expect(page.locator("#legend li")).to_have_count(3)
+    for name in (*REGIONS, "Plan dose"):
+        expect(page.locator("#legend")).to_contain_text(name)
     page.locator("#layout").select_option("four")
     page.get_by_role("button", name="Draw it").click()
     page.wait_for_selector(".pane[data-plane=space][data-shown]")
@@ -143,10 +157,11 @@ def take_folder(browser: Browser, scans: Path, path: Path) -> None:
     for name in ("77654033", "98892001", "TINY_ALPHA"):
         [folder] = (file for file in shipped_with_pydicom("dicomdirtests") if file.name == name)
         shutil.copytree(folder, scans / "scans" / name)
-    done = run("convert", "scans", "-o", "volumes", folder=scans)
+    done = run("convert", "scans", "-o", "volumes", folder=scans, environment={"COLUMNS": COLUMNS})
     page = browser.new_page(viewport=FOLDER_SIZE, color_scheme="dark")
     text = html.escape(f"$ voxelnode convert scans -o volumes\n{done.stdout}")
     page.set_content(f'<body style="margin: 0; background: #10141a; color: #dbe4ec">{TERMINAL}{text}</pre>')
+    page.set_viewport_size({**FOLDER_SIZE, "height": page.evaluate("document.documentElement.scrollHeight")})
     take(page, path)
 
 

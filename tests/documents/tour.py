@@ -58,10 +58,12 @@ class Recording:
         self._frames = [(frame, min(shown, most)) for frame, shown in self._frames]
 
     def write(self, path: Path) -> int:
-        """Write the frames as WebP that repeats; return its size in bytes."""
+        """Write the frames as WebP that repeats, with the words of the last one; return its size in bytes."""
         frames, shown = zip(*self._frames, strict=True)
+        words = self._page.locator("body").inner_text().encode()
+        durations = list(shown)
         frames[0].save(
-            path, save_all=True, append_images=frames[1:], duration=list(shown), loop=0, quality=60, method=6
+            path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60, method=6, xmp=words
         )
         return path.stat().st_size
 
