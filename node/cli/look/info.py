@@ -19,6 +19,7 @@ from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_finding, print_table, printable, series_name
 from node.errors import UsageError, counted
 from node.index.engine.view_rows import judged, parsed, remedy_of
+from node.index.nouns.views import MAX_CONFLICTS
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def info(
         description = _Describer(index, local).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
+    bounds = {"patients": MAX_PATIENTS, "exclusions": MAX_EXCLUSIONS, "conflicts": MAX_CONFLICTS}
+    cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) == bound}
+    description |= {"first_only": cut} if cut else {}
     return described(description, partial(_print, description))
 
 
@@ -451,6 +455,8 @@ def _print_reasons(description: Row) -> None:
 
 
 def _print_absent(description: Row) -> None:
+    for name, bound in description.get("first_only", {}).items():
+        print(f"only the first {bound} {name} are shown")
     if description.get("trash"):
         deleted = [(row["number"], row["level"], row["uid"], minute(row["deleted_at"])) for row in description["trash"]]
         print_table("in the trash: `voxelnode trash restore NUMBER`", ("number", "level", "uid", "deleted"), deleted)

@@ -28,30 +28,10 @@ DOUBTED = ("incomplete", "suspect")
 _EVERY = 2**31 - 1
 
 FIELDS = (
-    "series_instance_uid",
-    "modality",
-    "state",
-    "verdict",
-    "certainty",
-    "verdict_rule",
-    "expected_instances",
-    "expected_source",
-    "instances",
-    "missing_instances",
-    "missing_detail",
-    "verdict_reason",
-    "revision",
-    "due_at",
-    "error",
-    *(
-        "series_number",
-        "series_description",
-        "protocol_name",
-        "patient_name",
-        "patient_id",
-        "study_date",
-        "study_instance_uid",
-    ),
+    *("series_instance_uid", "modality", "state", "verdict", "certainty", "verdict_rule", "expected_instances"),
+    *("expected_source", "instances", "missing_instances", "missing_detail", "verdict_reason", "revision", "due_at"),
+    *("error", "series_number", "series_description", "protocol_name", "patient_name", "patient_id", "study_date"),
+    "study_instance_uid",
 )
 
 
@@ -87,14 +67,7 @@ SERIES: Columns = {
 UIDS: Columns = {"series": "series_instance_uid"}
 
 SELECTED = (
-    "patient_id",
-    "study_date",
-    "modality",
-    "series_description",
-    "body_part",
-    "instances",
-    "slices",
-    "certainty",
+    *("patient_id", "study_date", "modality", "series_description", "body_part", "instances", "slices", "certainty"),
 )
 
 NAMED = ("patient_id", "patient_name", "study_date", "series_number", "series_description", "protocol_name")

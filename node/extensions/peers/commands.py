@@ -24,23 +24,12 @@ FromPeer = Annotated[str, typer.Option("--from", help="A name in [peers], or AET
 RETURNED = {
     "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     "study": (
-        "StudyDate",
-        "PatientID",
-        "PatientName",
-        "AccessionNumber",
-        "ModalitiesInStudy",
-        "StudyDescription",
-        "NumberOfStudyRelatedSeries",
-        "NumberOfStudyRelatedInstances",
-        "StudyInstanceUID",
+        *("StudyDate", "PatientID", "PatientName", "AccessionNumber", "ModalitiesInStudy", "StudyDescription"),
+        *("NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "StudyInstanceUID"),
     ),
     "series": (
-        "SeriesNumber",
-        "Modality",
-        "SeriesDescription",
-        "NumberOfSeriesRelatedInstances",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
+        *("SeriesNumber", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances"),
+        *("StudyInstanceUID", "SeriesInstanceUID"),
     ),
     "image": ("InstanceNumber", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 }
