@@ -7,8 +7,9 @@ heavy libraries only when it runs; commands, completion and ``--help`` therefore
 import errno
 import os
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,17 @@ from node.errors import UsageError, VoxelnodeError, in_plain_words, near
 from node.hookspecs import Command, Panel
 from node.registry import installed, resolve
 from node.version import __version__
+
+_SAME = {
+    ("-z", "n"): ["--no-compress"],
+    ("-z", "3"): ["--no-compress", "--split-times"],
+    ("-e", "y"): ["--format", "nrrd"],
+    ("-n", "-1"): ["--list"],
+}
+"""Options of dcm2niix with their values, and those that do the same here."""
+
+_ALIKE = {"-o", "-f", "-z", "-b", "-ba", "-d", "-v", "-w", "-p"}
+"""Options of dcm2niix that need no other one here, whatever their value is."""
 
 
 class _Panels(typer.core.TyperGroup):
@@ -195,9 +207,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
     if path == "voxelnode convert" and re.match("No such option: -[a-z]", message):
-        from node.cli.convert.convert import same_as_dcm2niix
-
-        message = f"{message[16:18]} is an option of dcm2niix. {same_as_dcm2niix(given[1:])}"
+        message = f"{message[16:18]} is an option of dcm2niix. {_same_as_dcm2niix(given[1:])}"
         more = "voxelnode help dcm2niix"
     if context and message == context.get_help():  # no command was given
         print(message)
@@ -206,6 +216,24 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
         end = "" if message.endswith((".", "?")) else "."
         print(f"{path}: {message}{end} See `{more}`.", file=sys.stderr)
     return 2
+
+
+def _same_as_dcm2niix(given: Iterable[str]) -> str:
+    """Return the command that does what these arguments do for dcm2niix, whose options are short and have a value.
+
+    An option with the value n, and those of `_ALIKE`, change nothing; others than those are named before the command.
+    """
+    rest, values, others = iter(given), {"-z": "n", "-o": "OUT"}, []
+    for word in rest:
+        if re.fullmatch(r"-[a-z]{1,2}", word):
+            values[word] = next(rest, "")
+        elif not re.fullmatch(r"-[1-9]", word):  # the strength of compression
+            others.append(word)
+    named = [word for pair in values.items() if pair[0] in ("-o", "-f") for word in pair]
+    same = [word for pair in values.items() for word in _SAME.get(pair, [])]
+    line = ["voxelnode", "convert", *named, "--flat", *same, *(word for word in others if word != "--flat")]
+    unlike = [name for name, value in values.items() if {name, value, (name, value)}.isdisjoint({*_ALIKE, *_SAME, "n"})]
+    return f"The same{', but for' * bool(unlike)} {', '.join(unlike)}".rstrip() + f": {shlex.join(line)}"
 
 
 def _with_near_names(message: str, context: typer.Context | None) -> str:

@@ -28,11 +28,10 @@ from node.children.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecod
 from node.children.decoding import differences_between, transcode
 from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
-from node.extensions.dicomweb.decoding import PictureOrder, frame, native_picture, picture, stored_frame
+from node.extensions.dicomweb.decoding import PictureOrder, Window, frame, native_picture, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.files.reading import read_instance
 from node.runtime.budget import Caller, calling
-from node.volume.planes import Window
 from node.volume.read.pixels import frame_reader
 from tests import make
 from tests.make import PYDICOM_FILES

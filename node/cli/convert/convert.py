@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import signal
 import sys
 import time
@@ -45,36 +43,6 @@ MAX_REASONS = 5
 
 MAX_HEAD = 12
 """Columns of number and modality, and of the gap behind them."""
-
-
-SAME = {
-    ("-z", "n"): ["--no-compress"],
-    ("-z", "3"): ["--no-compress", "--split-times"],
-    ("-e", "y"): ["--format", "nrrd"],
-    ("-n", "-1"): ["--list"],
-}
-"""Options of dcm2niix with their values, and those that do the same here."""
-
-ALIKE = {"-o", "-f", "-z", "-b", "-ba", "-d", "-v", "-w", "-p"}
-"""Options of dcm2niix that need no other one here, whatever their value is."""
-
-
-def same_as_dcm2niix(given: Iterable[str]) -> str:
-    """Return the command that does what these arguments do for dcm2niix, whose options are short and have a value.
-
-    An option with the value n, and those of `ALIKE`, change nothing; others than those are named before the command.
-    """
-    rest, values, others = iter(given), {"-z": "n", "-o": "OUT"}, []
-    for word in rest:
-        if re.fullmatch(r"-[a-z]{1,2}", word):
-            values[word] = next(rest, "")
-        elif not re.fullmatch(r"-[1-9]", word):  # the strength of compression
-            others.append(word)
-    named = [word for pair in values.items() if pair[0] in ("-o", "-f") for word in pair]
-    same = [word for pair in values.items() for word in SAME.get(pair, [])]
-    line = ["voxelnode", "convert", *named, "--flat", *same, *(word for word in others if word != "--flat")]
-    unlike = [name for name, value in values.items() if {name, value, (name, value)}.isdisjoint({*ALIKE, *SAME, "n"})]
-    return f"The same{', but for' * bool(unlike)} {', '.join(unlike)}".rstrip() + f": {shlex.join(line)}"
 
 
 def convert(
