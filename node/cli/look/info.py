@@ -19,7 +19,6 @@ from node.cli.options import Root
 from node.cli.output import Listing, described, minute, print_fields, print_finding, print_table, printable, series_name
 from node.errors import UsageError, counted
 from node.index.engine.view_rows import judged, parsed, remedy_of
-from node.index.nouns.views import MAX_CONFLICTS
 from node.volume.reasons import REMEDIES
 
 if TYPE_CHECKING:
@@ -118,6 +117,8 @@ def info(
         description = _Describer(index, local).describe(uid)
     if not description:
         raise UsageError(_why_missing(uid, root))
+    from node.index.nouns.views import MAX_CONFLICTS
+
     bounds = {"patients": MAX_PATIENTS, "exclusions": MAX_EXCLUSIONS, "conflicts": MAX_CONFLICTS}
     cut = {name: bound for name, bound in bounds.items() if len(description.get(name, ())) == bound}
     description |= {"first_only": cut} if cut else {}
