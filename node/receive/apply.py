@@ -96,7 +96,7 @@ class Applier(BackgroundService, Ahead):
     ) -> None:
         super().__init__("apply")
         self._is_awaited = is_awaited
-        self._gathered = 0  # bytes since the last batch
+        self._gathered, self._gathers_since = 0, 0.0  # bytes, and since when, for the next batch
         self._wanted = 0  # the number of the last record that somebody waits for
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
@@ -165,11 +165,14 @@ class Applier(BackgroundService, Ahead):
 
     def _gather(self, size: int) -> None:
         """Let the batch of a record wait for those that follow, until it is full or one has waited `YIELD_SECONDS`."""
-        self._gathered += size
+        now = monotonic()
+        if not self._gathered:
+            self._gathers_since = now
+        self._gathered += 1 + size
         if self._wanted > self._applied or self.lag >= MAX_BATCH or self._gathered >= MAX_BATCH_BYTES:
             self.wake()
         else:
-            self.wake_not_before(min(monotonic() + GATHER_SECONDS, self._caught_up_at + YIELD_SECONDS))
+            self.wake_not_before(min(now + GATHER_SECONDS, self._gathers_since + YIELD_SECONDS))
 
     def may_bring(self, sop_instance_uid: str) -> bool:
         """Return whether an instance with this UID may be ahead of the index."""
