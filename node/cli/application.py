@@ -223,11 +223,13 @@ def _same_as_dcm2niix(given: Iterable[str]) -> str:
 
     An option with the value n, and those of `_ALIKE`, change nothing; others than those are named before the command.
     """
-    rest, values, others = iter(given), {"-z": "n", "-o": "OUT"}, []
-    for word in rest:
-        if re.fullmatch(r"-[a-z]{1,2}", word):
-            values[word] = next(rest, "")
-        elif not re.fullmatch(r"-[1-9]", word):  # the strength of compression
+    rest, values, others = list(given), {"-z": "n", "-o": "OUT"}, []
+    while rest:
+        word = rest.pop(0)
+        if option := re.fullmatch(r"(-ba|-[a-z])(.*)", word):
+            has_value = option[2] or not rest or re.match("-[a-z]", rest[0])
+            values[option[1]] = option[2] if has_value else rest.pop(0)
+        elif not re.fullmatch("-[1-9]", word):  # the strength of compression
             others.append(word)
     named = [word for pair in values.items() if pair[0] in ("-o", "-f") for word in pair]
     same = [word for pair in values.items() for word in _SAME.get(pair, [])]

@@ -55,7 +55,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
             "voxelnode convert -o out -f %p_%s --flat 'my scans'. See `voxelnode help dcm2niix`.",
         ),
         (
-            ["convert", "-b", "n", "-x", "n", "scans"],
+            ["convert", "-bn", "-v", "-x", "n", "scans"],
             "voxelnode convert: -b is an option of dcm2niix. The same: "
             "voxelnode convert -o OUT --flat --no-compress scans. See",
         ),

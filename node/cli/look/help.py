@@ -26,7 +26,7 @@ def help_(
 ) -> Answer | Listing:
     """List the documents, show one, or the sections about a word."""
     known = documents()
-    if topic is None:
+    if not topic:
         titles = {name: _title(path) for name, path in sorted(known.items())}
         rows = [{"topic": name, "about": title} for name, title in titles.items()]
         return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
