@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -68,6 +69,9 @@ THUMBNAIL_TRIES = 5
 class NotShown(NotAcceptable):
     """An instance cannot be rendered."""
 
+
+_rendering = threading.BoundedSemaphore(2)
+"""More threads at once would render no faster, as they wait for the lock of the interpreter, and take more memory."""
 
 _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 
@@ -234,7 +238,10 @@ def _native(target: SelectedInstances, instance: StoredInstance, order: PictureO
         return None
     path = local_file(target.node, instance)
     data_set = intact_bytes(path, instance.data_set_offset, instance.bytes, instance.sha256)
-    return None if isinstance(data_set, str) else native_picture(data_set, instance.transfer_syntax_uid, order)
+    if isinstance(data_set, str):
+        return None
+    with _rendering:
+        return native_picture(data_set, instance.transfer_syntax_uid, order)
 
 
 def _name_of(order: PictureOrder) -> str:
