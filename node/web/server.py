@@ -133,11 +133,8 @@ HEAD_SECONDS = 20.0
 
 IDLE_SECONDS = 10
 
-TCP_INFO_BYTES, BYTES_ACKED_OFFSET, DELIVERY_RATE_OFFSET = 168, 120, 160
-"""Of `struct tcp_info` in linux/tcp.h: its first bytes; where tcpi_bytes_acked and tcpi_delivery_rate stand in them."""
-
-LINE_BYTES = 1 << 20
-"""What fills the buffers of the kernels and of a tunnel, so that the line behind them shows."""
+TCP_INFO_BYTES, BYTES_ACKED_OFFSET = 128, 120
+"""Of `struct tcp_info` in linux/tcp.h: its first bytes, and where tcpi_bytes_acked stands in them."""
 
 READ_SECONDS = 60.0
 READ_BYTES = 65_536
@@ -261,7 +258,7 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         place, self.claim = self.places.find(transport.get_extra_info("socket").fileno())
         self._address, self._read_at = self.claim.address, monotonic()
-        self.app_state = {**self.app_state, "claim": self.claim, "line": self.line_bytes}  # the state of each request
+        self.app_state = {**self.app_state, "claim": self.claim}  # the state of each request
         place.protocol = self
         self._await_head()
 
@@ -306,21 +303,15 @@ class _Protocol(H11Protocol):
             self.transport.abort()
         self._leave()
 
-    def line_bytes(self) -> int:
-        """Return how many bytes a second the client has acknowledged lately; 0 if it took too few to know."""
-        return self._tcp_info(DELIVERY_RATE_OFFSET, 0) if self._taken_bytes() >= LINE_BYTES else 0
-
     def _taken_bytes(self) -> int:
         """What the client has acknowledged so far. The kernel holds megabytes for it: our buffer shows only bursts."""
-        return self._tcp_info(BYTES_ACKED_OFFSET, self._taken)
-
-    def _tcp_info(self, offset: int, default: int) -> int:
         try:
-            connection = self.transport.get_extra_info("socket")
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-            return int(struct.unpack_from("Q", info, offset)[0])
-        except (OSError, struct.error):  # closed, or a kernel before 4.9
-            return default
+            info = self.transport.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES
+            )
+            return int(struct.unpack_from("Q", info, BYTES_ACKED_OFFSET)[0])
+        except (OSError, struct.error):  # closed, or a kernel before 4.1
+            return self._taken
 
     def _leave(self) -> None:
         """Leave the place unless an answer is under way; one that is not taken occupies memory."""

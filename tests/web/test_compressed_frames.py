@@ -129,25 +129,6 @@ def test_who_does_not_ask_gets_what_is_there_and_who_asks_the_best_that_can_be_h
     assert f"Content-Type: {JPEG_LS}".encode() in answer.content
 
 
-@pytest.mark.slow
-def test_native_frames_are_uncompressed_on_a_fast_line_for_who_likes_that_no_less(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ct = signed_ct()
-    site.take(ct)
-    client = site.network_client()
-
-    def sent(accept: str = f"image/jls, {NATIVE}") -> str:
-        return str(client.get(path_of(ct), headers={"Accept": accept}).headers["content-type"])
-
-    assert {sent() for _ in range(3)} == {JPEG_LS}, "what it took is too little to know"
-    monkeypatch.setattr("node.web.server.LINE_BYTES", 1)
-    assert [sent() for _ in range(3)] == [NATIVE] * 3
-    assert sent(f"image/jls, {NATIVE}; q=0.9") == sent("image/jls") == JPEG_LS
-    monkeypatch.setattr("node.extensions.dicomweb.bulk_data.FAST_LINE_BYTES", 1 << 60)
-    assert {sent() for _ in range(3)} == {JPEG_LS}
-
-
 def test_what_was_made_is_sent_again_without_a_look_at_pixels(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ds = signed_ct()
     site.take(ds)

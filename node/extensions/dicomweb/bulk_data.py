@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.parse import quote
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
@@ -57,7 +57,6 @@ from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import MEMBERS, CurrentCall
 from node.web.files import Damaged, Unavailable, decoded_file, leaving_file, whole_file
-from node.web.principal import is_forwarded
 
 router = dicomweb_router(MEMBERS)
 
@@ -75,9 +74,6 @@ FEW_FRAMES = 1000
 MAX_FRAMES = 10_000
 """Maximum frames per request; a longer list does not fit into a URL."""
 
-
-FAST_LINE_BYTES = 100_000_000
-"""Bytes a second of a line on which a frame is there sooner uncompressed, even if it is kept compressed."""
 
 COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 """Media types in which frames are compressed here, for messages."""
@@ -193,27 +189,14 @@ def accept_of(target: SelectedInstances) -> str:
 
 
 def forms_of_frames(target: SelectedInstances, element: PixelElement, instance: StoredInstance) -> list[FrameForm]:
-    """Return the forms in which the frames of an instance are accepted, the best first; 406 if there is none.
-
-    On a fast line, native frames are uncompressed for who likes that no less: who compresses and who decompresses takes
-    longer than the line.
-    """
-    ranges = accepted(target.request)
-    if not element.encapsulated and _is_on_fast_line(target.request):
-        ranges = tuple(sorted(ranges, key=lambda one: (-one.quality, not one.covers(OCTETS))))
-    forms = frame_forms(ranges, instance.transfer_syntax_uid, element.encapsulated)
+    """Return the forms in which the frames of an instance are accepted, the best first; 406 if there is none."""
+    forms = frame_forms(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
     if not forms:
         raise NotAcceptable(
             f'{MULTIPART} or a single part of the type "{OCTETS}", as stored (transfer-syntax=*) or uncompressed; '
             f"compressed without loss: {COMPRESSED}"
         )
     return forms
-
-
-def _is_on_fast_line(request: Request) -> bool:
-    """Return whether a client has taken answers fast lately, itself, and not a proxy with a line of its own to it."""
-    line: Callable[[], int] | None = getattr(request.state, "line", None)
-    return line is not None and line() >= FAST_LINE_BYTES and not is_forwarded(request)
 
 
 def answer_frames(
